@@ -1,0 +1,2699 @@
+#!/usr/bin/env python3
+"""runmaker4 - run the jobs in a text file, on as many cores and hosts as you like.
+
+    $ cat runs.txt                      $ runmaker4.py -j4 runs.txt
+    . simulate --seed 1                 (the same on any other host that sees the file)
+    . simulate --seed 2
+
+One text file is the queue.  A line ". CMD" is a job; its first byte is its state, and runners rewrite that byte
+in place.  Any number of runners, on any number of hosts, work on one file at once; there is nothing to set up.
+
+    .  new                  d  done: exit 0                        #  /  a comment, as is every line whose
+    r  running              !  failed: exit not 0, or timed out          second byte is neither blank nor tab
+    e  error: it did not run to its end (interrupted, killed, its runner or host died), or could not be started
+    any other byte: on hold (x by convention), never run
+
+The protocol, which is all there is to know about how runners share a file:
+
+ 1. Claim the job whose state byte is at offset o: open the file anew, take an exclusive open-file-description
+    record lock on byte o, without waiting.  Refused: somebody else has it; go on to the next line.
+ 2. Under the lock read the whole line again.  Only if it is still the line that was found, in a state that may be
+    taken, write "r" over the state.
+ 3. Start the job with a copy of that descriptor.  Runner and job now hold the lock together: it is gone only when
+    both are.  The lock is the life sign; there are no heartbeats and no time limits.
+ 4. When the job has ended, verify the line once more, write its new state over the "r", unlock, close.
+ 5. A line "r" whose lock is free has neither runner nor job: an orphan.  Editors may have moved it just now, and
+    its runner then moves the lock along within a second; so it takes three looks, one second apart, to prove it.
+ 6. Appending (runset4.py --add) holds an exclusive lock on byte 2^62+1.  Whoever must see the work of other hosts
+    first takes a shared lock on byte 2^62 and gives it back: on NFS only a granted lock makes reads fresh.
+
+Assumptions: the file system shares record locks between all hosts that use the file (JobFile and `check_mount`
+refuse those known not to); editors may replace or rewrite the file, programs other than ours do not write to it
+within the microseconds between step 2's read and its write; jobs keep descriptor 64 open, or have a shell that does.
+
+The file reads top-down: basics, record locks, file systems, the job file, processes, output, the runner, the
+command line.  `Runner` knows neither files nor sockets, `JobFile` knows nothing of processes.
+"""
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import fcntl
+import functools
+import itertools
+import math
+import os
+import re
+import resource
+import select
+import shlex
+import shutil
+import socket
+import stat
+import struct
+import sys
+import termios
+import time
+import warnings
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Awaitable, Callable, Iterable, Iterator, Sequence
+
+NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
+
+REFRESH_BYTE = 1 << 62          # locked shared and given back to make reads fresh; never exclusively
+APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively by who appends
+PROBE_BYTES = REFRESH_BYTE + 2  # up to 2^32 bytes from here: the start-up test, one byte each
+
+Say = Callable[[str], None]     # takes a message of one line, without program and file name
+
+
+# ======== Basics ======================================================================================================
+
+
+class Problem(Exception):
+    """Something the user can mend: printed as one line, exit status 2."""
+
+
+def reason(error: OSError) -> str:
+    """What an OSError says, without number and file name: 'No space left on device' -> 'no space left on device'."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def show(data: bytes) -> str:
+    """Bytes as text for a message: invalid UTF-8 survives the way to the terminal, control characters do not."""
+    return re.sub(r"[\0-\x1f\x7f]", "?", os.fsdecode(data))
+
+
+DURATION = re.compile(r"(\d+\.?\d*|\.\d+)([smhd]?)", re.ASCII)
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(text: str) -> float | None:
+    """Seconds in '90', '90s', '5m', '1.5h' or '1d'; None for 'none'.  Raises argparse.ArgumentTypeError."""
+    if text == "none":
+        return None
+    match = DURATION.fullmatch(text)
+    seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
+    if not 0 < seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"not a duration: '{text}' (such as 90, 90s, 5m, 2h, 1d or none)")
+    return seconds
+
+
+def whole_number(least: int, most: int = 1_000_000) -> Callable[[str], int]:
+    """An argparse type: a whole number from least to most."""
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"not a whole number from {least} to {most}: '{text}'")
+        return int(text)
+    return parse
+
+
+def human_time(seconds: float) -> str:
+    """'0.4s', '12s', '5m 03s', '3h 12m', '2d 4h'."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    for unit, inner, size, inner_size in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
+        if whole >= size:
+            return f"{whole // size}{unit} {whole % size // inner_size:02}{inner}"
+    return f"{whole}s"
+
+
+def plural(count: int, word: str) -> str:
+    """'1 job', '2 jobs'."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+class CompactHelp(argparse.RawDescriptionHelpFormatter):
+    """Help whose second column begins where most options end."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with an example before the usage and errors of one line."""
+
+    def __init__(self, prog: str, example: str, usage: str, **settings: Any) -> None:
+        super().__init__(prog=prog, usage=f"{prog} {usage}", add_help=False, allow_abbrev=False,
+                         formatter_class=CompactHelp, **settings)
+        self.example = example
+
+    def format_help(self) -> str:
+        return f"{self.example}\n\n{super().format_help()}"
+
+    def print_help(self, file: Any = None) -> None:
+        put(self.format_help().encode())
+
+    def error(self, message: str) -> Any:
+        raise Problem(f"{message} (see --help)")
+
+
+def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Run a script's body: its Problem becomes one line on stderr and exit status 2, Ctrl-C 130, a closed pipe 0."""
+    open_standard_descriptors()
+    try:
+        return main(sys.argv[1:] if argv is None else argv)
+    except Problem as problem:
+        warn(f"{prog}: {problem}")
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 0                            # `| head` has seen enough
+
+
+def leave(code: int) -> None:
+    """End the process.  Python's tear-down would take as long as twenty short jobs, and nothing is left to be flushed."""
+    os._exit(code)
+
+
+def warn(text: str) -> None:
+    """Print a line on stderr, at once."""
+    with contextlib.suppress(OSError):      # closed, or full: nowhere is left to say it
+        write_all(2, os.fsencode(text) + b"\n")
+
+
+def open_standard_descriptors() -> None:
+    """Where 0, 1 or 2 is closed, the next file would get its number and be written to by mistake."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
+        os.set_inheritable(fd, True)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """write(2) until everything is written.  Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+def put(data: bytes) -> None:
+    """Print on stdout, at once.  Raises BrokenPipeError, Problem."""
+    try:
+        write_all(1, data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Problem(f"stdout: {reason(error)}") from None
+
+
+def put_lines(lines: Iterable[bytes]) -> int:
+    """Print many lines, some at a time; how many there were.  Raises BrokenPipeError, Problem."""
+    count = 0
+    lines = iter(lines)
+    while True:
+        some = list(itertools.islice(lines, 1000))
+        if not some:
+            return count
+        count += len(some)
+        put(b"\n".join(some) + b"\n")
+
+
+# ======== Record locks ================================================================================================
+#
+# fcntl(2), "Open file description locks": owned by what open() made, not by the process.  So they exclude two opens of
+# one process, survive the close of another descriptor of the file, and are inherited.  struct flock is
+# short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).
+#
+# Classic record locks are owned by the process; closing *any* descriptor of the file drops them all, and no child has
+# them.  Where they must do, a process uses one descriptor for everything and never closes it.
+
+FLOCK = struct.Struct("hhqqi4x")
+
+
+def _have_description_locks() -> bool:
+    """Whether Python and the system know these locks (WSL 1 and kernels before 3.15 answer EINVAL)."""
+    if not hasattr(fcntl, "F_OFD_SETLK"):
+        return False
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+DESCRIPTION_LOCKS = _have_description_locks()
+
+
+def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
+    """Lock bytes if nobody else has them, without waiting.  Raises OSError for anything but 'somebody has it'."""
+    try:
+        if DESCRIPTION_LOCKS:
+            kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, at, length, 0))
+        else:
+            fcntl.lockf(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB, length, at)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def unlock(fd: int, at: int, length: int = 1) -> None:
+    """Give bytes back, also for children that inherited the descriptor."""
+    if DESCRIPTION_LOCKS:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, length, 0))
+    else:
+        fcntl.lockf(fd, fcntl.LOCK_UN, length, at)
+
+
+def is_free(fd: int, at: int) -> bool:
+    """Whether nobody else has a byte locked; a descriptor open for reading will do."""
+    request = fcntl.F_OFD_GETLK if DESCRIPTION_LOCKS else fcntl.F_GETLK
+    answer = fcntl.fcntl(fd, request, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
+    return FLOCK.unpack(answer)[0] == fcntl.F_UNLCK
+
+
+@contextlib.contextmanager
+def locked(fd: int, at: int, length: int = 1, patience: float = 1.0) -> Iterator[None]:
+    """Hold an exclusive lock for a moment; tries for `patience` seconds, then raises OSError(EAGAIN).
+
+    F_SETLKW would wait, but on NFSv4.0 it does so by polling with pauses of seconds.
+    """
+    end = time.monotonic() + patience
+    while not lock(fd, at, length):
+        if time.monotonic() > end:
+            raise OSError(errno.EAGAIN, "somebody else has kept it locked")
+        time.sleep(0.002)
+    try:
+        yield
+    finally:
+        unlock(fd, at, length)
+
+
+def append(fd: int, data: bytes, sync: bool, header: bytes = b"", patience: float = 30.0) -> None:
+    """Append lines to a shared file, all or nothing, after its last line's missing newline if need be.
+
+    fd is open with O_RDWR | O_APPEND.  A part that was written before an error is cut off again, but only where it
+    surely is the end of the file.  `sync`: not before it is on disk (a network file system tells errors only then).
+    `header`: what an empty file begins with; `patience`: seconds to wait for others who append.  Raises OSError.
+    """
+    with locked(fd, APPEND_BYTE, patience=patience):
+        size = os.fstat(fd).st_size
+        if not size:
+            data = header + data
+        elif os.pread(fd, 1, size - 1) != b"\n":
+            data = b"\n" + data
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(fd, data[written:])
+            if sync:
+                os.fsync(fd)
+        except OSError:
+            if written and os.fstat(fd).st_size == size + written:
+                os.ftruncate(fd, size)
+            raise
+
+
+# ======== File systems ================================================================================================
+
+MOUNTINFO = "/proc/self/mountinfo"
+NETWORK_KINDS = {"nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "gpfs", "beegfs", "afs", "9p", "glusterfs"}
+
+
+@dataclass(frozen=True)
+class Mount:
+    """What a file is on: the type of its file system ('ext4') and its mount options."""
+    kind: str
+    options: frozenset[str]
+
+    @property
+    def network(self) -> bool:
+        return self.kind in NETWORK_KINDS or self.kind.startswith("fuse.")
+
+
+def find_mount(path: str) -> Mount:
+    """The mount that a path is on, from /proc/self/mountinfo (proc(5)); Mount('', ()) where that does not exist."""
+    best, found = -1, Mount("", frozenset())
+    try:
+        path = os.path.realpath(path)
+        with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                ours, _, theirs = line.partition(" - ")
+                point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), ours.split()[4])
+                if len(point) >= best and (path + "/").startswith(point.rstrip("/") + "/"):
+                    kind, _, options = theirs.rstrip("\n").split(" ")[:3]       # the middle one may be empty
+                    best, found = len(point), Mount(kind, frozenset(options.split(",") + ours.split()[5].split(",")))
+    except OSError:
+        pass                                # not Linux, no current directory: nothing is known, nothing refused
+    return found
+
+
+def mount_fault(mount: Mount) -> str:
+    """Why locks on this mount do not exclude other hosts; '' if nothing is known against them."""
+    kind, options = mount.kind, mount.options
+    if kind == "nfs":                       # version 3 and before: 4 is nfs4, and ignores these options
+        for option in ("nolock", "local_lock=posix", "local_lock=all"):
+            if option in options:
+                return f"is on NFS mounted with {option}: its locks do not reach other hosts"
+    if kind == "lustre" and options & {"localflock", "noflock"}:
+        return "is on Lustre mounted without flock: its locks do not reach other hosts"
+    if kind in ("9p", "fuse.sshfs"):
+        return f"is on {kind}: its locks do not reach other hosts"
+    if kind in ("cifs", "smb3"):
+        return f"is on {kind}: its locks " + ("do not reach other hosts" if "nobrl" in options else
+                                              "keep others from reading, too")
+    return ""
+
+
+def check_mount(path: str, single_host: bool, warn: Say) -> Mount:
+    """Refuse a file system that does not share locks between hosts.  Raises Problem."""
+    mount = find_mount(path)
+    fault = "" if single_host else mount_fault(mount)
+    if fault:
+        raise Problem(f"{path}: {fault} (use another file system, or --single-host if no other host uses the file)")
+    if mount.kind in ("beegfs", "afs") and not single_host:
+        warn(f"is on {mount.kind}, where locks reach other hosts only if it is set up so (or use --single-host)")
+    return mount
+
+
+# ======== The job file ================================================================================================
+
+UTF8_MARK = b"\xef\xbb\xbf"
+JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
+
+
+@dataclass(eq=False)
+class Line:
+    """A job line as it was read: `text` is all after the state byte, up to the newline."""
+    number: int             # what an editor shows, from 1
+    ordinal: int            # counts job lines only, from 1; 0 where nobody asked for it
+    offset: int             # of the state byte
+    state: bytes
+    text: bytes             # separator, command, perhaps \r
+    whole: bool = True      # it ends with a newline
+
+    @property
+    def command(self) -> bytes:
+        return self.text[1:-1] if self.text.endswith(b"\r") else self.text[1:]
+
+    def __bytes__(self) -> bytes:
+        """As it is listed: b'7 . COMMAND'."""
+        return b"%d %s %s" % (self.number, self.state, self.command)
+
+
+@dataclass(eq=False)
+class Job(Line):
+    """A claimed line; `state` is what it was when it was claimed."""
+    fd: int = -1                        # the descriptor with the record lock, for the job to inherit; -1: none
+    file: tuple[int, int] = (0, 0)      # device and inode that the lock is on
+    missing: int = 0                    # looks in a row that did not find the line
+    taken: bool = False                 # by --retry or --resume
+
+
+class Shifted(Exception):
+    """The file was edited above the place where a scan stands: its line count is off."""
+
+
+class Scan:
+    """One walk through a job file, in chunks, from one line in a wanted state to the next.
+
+    It sees the file as if a newline stood before it, so that every line begins with one.  What lies between wanted
+    lines is searched and counted, never parsed; of the file it holds one chunk.  Chunks are small where it just found
+    something, so that the next line is judged by a fresh read, and grow to 1 MiB where it finds nothing.
+    """
+    SMALL, LARGE = 4096, 1 << 20
+
+    def __init__(self, fd: int, start: int, states: bytes | None = None, *, count_states: bool = False,
+                 careful: bool = False) -> None:
+        """states: the wanted ones; None: every job line.  start: where the first line begins (after a mark).
+
+        count_states: count how many job lines are in which state, which gives ordinals, too.
+        careful: raise Shifted when line numbers are found to be off.
+        """
+        self.fd, self.start, self.careful = fd, start, careful
+        self.pattern = re.compile(rb"\n([" + re.escape(states) + rb"])[ \t]") if states else JOB_LINE
+        self.buffer, self.base = b"\n", start - 1   # buffer[0] is the byte at offset `base`
+        self.pos = 0                                # buffer[:pos] is done with, and counted:
+        self.lines = 0
+        self.states: Counter[bytes] | None = Counter() if count_states else None
+        self.size = self.SMALL
+        self.last: Line | None = None
+
+    def next(self) -> Line | None:
+        """The next wanted line; None at the end of the file (ask again when it has grown).  Raises Shifted."""
+        while True:
+            match = self.pattern.search(self.buffer, self.pos)
+            if match:
+                return self._line(match.start() + 1)
+            if not self._more():
+                return None
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self.next, None)
+
+    def reread(self, data: bytes | None = None) -> None:
+        """Read on behind the state of the last line with fresh bytes: `data` from its offset on, or a new read."""
+        offset = self.last.offset
+        self.size = self.SMALL
+        self.buffer = b"\n" + (os.pread(self.fd, self.size, offset) if data is None else data)
+        self.base, self.pos = offset - 1, 1
+
+    def _line(self, begin: int) -> Line:
+        """The line whose state is at buffer[begin]."""
+        end = self.buffer.find(b"\n", begin)
+        if end < 0:
+            self._drop(begin - 1)
+            begin = 1
+        while end < 0:
+            have = len(self.buffer)
+            self.buffer += os.pread(self.fd, max(self.size, have), self.base + have)
+            if len(self.buffer) == have:
+                break
+            end = self.buffer.find(b"\n", have)
+        self._count(begin)
+        stop = end if end >= 0 else len(self.buffer)
+        ordinal = sum(self.states.values()) if self.states else 0
+        self.last = Line(self.lines, ordinal, self.base + begin, self.buffer[begin:begin + 1],
+                         self.buffer[begin + 1:stop], end >= 0)
+        return self.last
+
+    def _count(self, upto: int) -> None:
+        """Count the lines that begin in buffer[pos:upto], and move on to there."""
+        self.lines += self.buffer.count(b"\n", self.pos, upto)
+        if self.states is not None:
+            self.states.update(JOB_LINE.findall(self.buffer, self.pos, upto + 2))
+        self.pos = upto
+
+    def _more(self) -> bool:
+        """Move on to the next chunk; False if there is none yet."""
+        self._drop(max(self.pos, len(self.buffer) - 2))     # a match is three bytes: the last two may begin one
+        data = os.pread(self.fd, self.size, self.base + len(self.buffer))
+        self.buffer += data
+        self.size = min(2 * self.size, self.LARGE)
+        return bool(data)
+
+    def _drop(self, upto: int) -> None:
+        """Have done with the buffer up to there.  Raises Shifted."""
+        self._check_place()
+        self._count(upto)
+        self.buffer, self.base, self.pos = self.buffer[upto:], self.base + upto, 0
+
+    def _check_place(self) -> None:
+        """After an insertion above, the last line does not stand where it stood, and all line numbers are off."""
+        if self.careful and self.last:
+            text = self.last.text[:64]
+            if os.pread(self.fd, len(text), self.last.offset + 1) != text:
+                raise Shifted
+
+
+def first_line(fd: int) -> int:
+    """The offset of a job file's first line: 3 after a UTF-8 byte-order mark, else 0.  Raises OSError for UTF-16."""
+    head = os.pread(fd, 3, 0)
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise OSError(errno.EILSEQ, "is UTF-16 (save it as UTF-8)")
+    return 3 if head == UTF8_MARK else 0
+
+
+def open_job_file(path: str, flags: int) -> int:
+    """Open a job file, or say in one line why it cannot be one.  Raises Problem."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            raise Problem(f"{path}: is {kind} (a job file is wanted)")
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        try:
+            first_line(fd)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+    except OSError as error:
+        hint = {errno.ENOENT: "make it, with a line '. COMMAND' for each job",
+                errno.EACCES: "it must be readable" + (" and writable" if flags & os.O_RDWR else ""),
+                errno.EROFS: "jobs are claimed by writing to it"}.get(error.errno, "")
+        raise Problem(f"{path}: {reason(error)}" + (f" ({hint})" if hint else "")) from None
+
+
+def test_locks(path: str) -> None:
+    """Try the locks before relying on them: two descriptors must exclude each other.  Raises Problem."""
+    at = PROBE_BYTES + int.from_bytes(os.urandom(4), "big")
+    first = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        broken = not lock(first, at) or DESCRIPTION_LOCKS and is_free(second, at)
+        unlock(first, at)
+    except OSError as error:
+        raise Problem(f"{path}: no record locks on this file system: {reason(error)} (use another one)") from None
+    finally:
+        os.close(second)
+        os.close(first)
+    if broken:
+        raise Problem(f"{path}: record locks on this file system do not exclude (use another one)")
+
+
+class NotNow(Exception):
+    """A result cannot be written at this moment; try again."""
+
+
+class Taken:
+    """The lines that --retry and --resume may not take (again): taken before, or left `!` or `e` by this runner.
+
+    Known by line number and text.  Once the file was edited numbers mean nothing any more; then of the lines with one
+    text as many are passed over, in each round, as there are of it in here.
+    """
+
+    def __init__(self) -> None:
+        self.texts: dict[int, int] = {}         # by line number what hash() makes of the text; until the first edit
+        self.last: Line | None = None           # the one that stands last in the file: an edit above would move it
+        self.counts: Counter[int] | None = None # from the first edit on: how many lines of a text
+        self.left: Counter[int] = Counter()     # in this round: how many of them are still to be passed over
+
+    def add(self, line: Line) -> None:
+        if self.counts is not None:
+            self.counts[hash(line.text)] += 1
+        self.texts[line.number] = hash(line.text)
+        if not self.last or line.offset >= self.last.offset:
+            self.last = Line(line.number, 0, line.offset, line.state, line.text)
+
+    def discard(self, line: Line) -> None:
+        if self.counts is not None:
+            self.counts[hash(line.text)] -= 1
+        self.texts.pop(line.number, None)
+
+    def note_edit(self) -> None:
+        """Line numbers may be off from now on."""
+        if self.counts is None:
+            self.counts = Counter(self.texts.values())
+
+    def begin_round(self) -> None:
+        self.left = Counter(self.counts)
+
+    def __contains__(self, line: Line) -> bool:
+        text = hash(line.text)
+        if self.counts is None:
+            return self.texts.get(line.number) == text
+        self.left[text] -= 1
+        return self.left[text] >= 0
+
+
+@dataclass
+class Suspect:
+    """A line `r` that was found without a lock, `looks` times, last at `when` (monotonic seconds)."""
+    text: bytes
+    when: float
+    looks: int = 0
+    seen: bool = True           # in this round
+
+
+class Suspects:
+    """Lines `r` that are not locked.  Three looks, one apart, prove an orphan: editors may have moved it just now."""
+    LOOKS = 3
+
+    def __init__(self, every: float, clock: Callable[[], float]) -> None:
+        """every: seconds from look to look."""
+        self.every, self.clock = every, clock
+        self.found: dict[int, Suspect] = {}     # by offset
+
+    def look(self, line: Line) -> bool:
+        """A line was found without a lock; whether that proves it."""
+        now = self.clock()
+        suspect = self.found.get(line.offset)
+        if suspect is None or suspect.text != line.text:
+            suspect = self.found[line.offset] = Suspect(line.text, now - self.every)
+        suspect.seen = True
+        if now - suspect.when >= self.every:
+            suspect.looks += 1
+            suspect.when = now
+        return suspect.looks >= self.LOOKS
+
+    def acquit(self, offset: int) -> None:
+        self.found.pop(offset, None)
+
+    def end_round(self) -> None:
+        """Forget those that were not met in this round."""
+        self.found = {at: suspect for at, suspect in self.found.items() if suspect.seen}
+        for suspect in self.found.values():
+            suspect.seen = False
+
+
+@dataclass
+class Survey:
+    """What a job file holds."""
+    states: Counter[bytes]                                      # how many job lines are in which state
+    running: list[Line] = field(default_factory=list)           # lines `r` but for orphans
+    orphans: list[Line] = field(default_factory=list)
+    unsure: int = 0                                             # how many of `running` may turn out to be orphans
+
+    @property
+    def held(self) -> int:
+        return sum(self.states.values()) - sum(self.states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
+
+
+class JobFile:
+    """The queue: claims lines of a job file, writes results, looks after the lines it holds.
+
+    For one thread at a time.  It does not wait for jobs: claim() that finds nothing says in `again` when another look
+    is worth while.  On a network file system any call may take long, and its caller runs it in a thread of its own.
+    """
+    LOOKS = 3                   # that prove that a line is gone
+    TROUBLE = 30.0              # seconds that errors of a network file system are put up with
+    NAMED = 10                  # orphans that are named one by one
+
+    def __init__(self, path: str, *, say: Say, retry: bytes = b"", resume: bool = False, ordinals: bool = False,
+                 network: bool = False, wait_for_file: bool = False, read_only: bool = False,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        """retry: the states to be taken besides '.'; resume: take orphans, too; wait_for_file: it may come later."""
+        self.path, self.say, self.clock = path, say, clock
+        self.retry, self.resume, self.ordinals, self.network = retry, resume, ordinals, network
+        self.wait_for_file = wait_for_file
+        self.flags = (os.O_RDONLY if DESCRIPTION_LOCKS or read_only else os.O_RDWR) | os.O_CLOEXEC
+        self.every = 5.0 if network else 1.0    # seconds from look to look
+        self.again: float | None = None         # after a claim that found nothing: seconds until it may find more
+        self.failed = ""                        # why nothing can be claimed any more
+        self.orphans: list[int] = []            # line numbers of those met and not taken
+        self.held: set[Job] = set()
+        self.lost: list[Job] = []               # taken by others; told by the next look_after()
+        self.taken = Taken()
+        self.suspects = Suspects(self.every, clock)
+        self.tail: tuple[int, float] | None = None          # a last line without newline: file size, since when
+        self.tail_seen = False                  # in this round
+        self.fd = -1                            # for reading; for classic locks: for everything
+        self.file = (0, 0)                      # its device and inode
+        self.start = 0                          # where its first line begins
+        self.scan: Scan | None = None           # the round under way
+        self.found = False                      # this round took something: another one follows
+        self.refused = False                    # it met a line that somebody else held, perhaps only for a moment
+        self.refusals = 0                       # empty rounds in a row that did
+        self.quiet: tuple[Any, float] | None = None         # signature at the start of the last empty round, and when
+        self.cost = 0.0                         # seconds that the last round took
+        self.trouble_since: float | None = None
+
+    # -- claiming ---------------------------------------------------------------------------------------------------
+
+    def claim(self, last: bool = False) -> Job | None:
+        """Claim the next job; None if a whole round through the file found nothing.
+
+        last: nothing is running here, and the caller will leave; so no round is spared.
+        """
+        try:
+            job = self._claim(last)
+            self.trouble_since = None
+            return job
+        except OSError as error:
+            self._bear(error)
+            return None
+
+    def _claim(self, last: bool) -> Job | None:
+        if self.scan is None:
+            if not last and self._nothing_new():
+                return None
+            self._begin_round()
+        while True:
+            try:
+                line = self.scan.next()
+                if line is None:
+                    if not self.found:
+                        return self._end_round()
+                    self._begin_round()
+                elif self._may_take(line):
+                    self.suspects.acquit(line.offset)
+                    job = self._take(line)
+                    if job:
+                        self.found = True
+                        return job
+            except Shifted:
+                self._note_edit()
+                self._begin_round()
+                self.found = True
+
+    def _begin_round(self) -> None:
+        """Start from the top, with fresh reads.  Raises OSError."""
+        self._follow_path()
+        self.refresh()
+        self._keep_hold()                       # or an idle slot might take a job of ours that an edit has moved
+        if self.taken.last and self._state_at(self.fd, self.taken.last) is None:
+            self._note_edit()
+        self.taken.begin_round()
+        self.started = self.clock()
+        self.signature = self._sign()
+        self.scan = Scan(self.fd, self.start, NEW + RUNNING + self.retry, count_states=self.ordinals, careful=True)
+        self.found = self.refused = self.tail_seen = False
+
+    def _end_round(self) -> None:
+        """A whole round found nothing: say when to look again."""
+        self.scan = None
+        self.suspects.end_round()
+        if not self.tail_seen:
+            self.tail = None
+        now = self.clock()
+        self.cost = now - self.started
+        self.quiet = (self.signature, self.started)
+        self.refusals = self.refusals + 1 if self.refused else 0
+        due = [it.when + self.every - now for it in self.suspects.found.values()]
+        if self.tail:
+            due.append(self.tail[1] + self.every - now)
+        if self.refused:
+            due.append(self.every / 20 if self.refusals == 1 else self.every)
+        self.again = max(min(due), 20 * self.cost, 0.01) if due else None
+
+    def _nothing_new(self) -> bool:
+        """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
+
+        The signature is no proof (time stamps are coarse), so after a while a round is made all the same.
+        """
+        if not self.quiet:
+            return False
+        since = self.clock() - self.quiet[1]
+        if since < 20 * self.cost:              # a round through a huge file is not free
+            return True
+        if self.again is not None:
+            return False
+        self.refresh()
+        return since < max(5.0, 100 * self.cost) and self._sign() == self.quiet[0]
+
+    def _note_edit(self) -> None:
+        """Lines may have moved: begin a new round, by what they say now."""
+        self.taken.note_edit()
+        self.scan = self.quiet = None
+
+    def _stat(self) -> os.stat_result:
+        """What the path names now.
+
+        NFS answers from the directory's cached attributes, so for up to a minute it does not see that another host has
+        renamed a new file to this place; opening the directory makes it ask the server (seen on v4.2: 23 s, then 0).
+        """
+        if self.network:
+            os.close(os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        return os.stat(self.path)
+
+    def _sign(self) -> tuple[int, ...]:
+        info = self._stat()
+        return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+    def _may_take(self, line: Line) -> bool:
+        """Whether a line that was found is for us."""
+        if not line.whole and self._still_grows():
+            return False
+        if line.state == NEW:
+            return True
+        if line.state == RUNNING:
+            return self._is_orphan(line)
+        return line not in self.taken
+
+    def _still_grows(self) -> bool:
+        """Whether the file, whose last line has no newline, may have grown lately."""
+        self.tail_seen = True
+        size = os.fstat(self.fd).st_size
+        if not self.tail or self.tail[0] != size:
+            self.tail = (size, self.clock())
+        return self.clock() - self.tail[1] < self.every
+
+    def _is_orphan(self, line: Line) -> bool:
+        """Look at a line `r`: whether it is an orphan for sure."""
+        if not is_free(self.fd, line.offset) or self._is_ours(line.offset):
+            self.suspects.acquit(line.offset)
+            return False
+        if self._state_at(self.fd, line) != RUNNING:    # read after the lock test: it had ended just before that
+            return False
+        return self.suspects.look(line)
+
+    def _is_ours(self, offset: int) -> bool:
+        """Whether we hold this line; classic locks do not exclude their own process."""
+        return any(job.offset == offset and job.file == self.file for job in self.held)
+
+    def _take(self, line: Line) -> Job | None:
+        """Lock a line, verify it, mark it `r`.  An orphan that we are not to run becomes `e`."""
+        fd, job = self._open(), None
+        try:
+            if self._identity(fd) != self.file:     # the file was replaced this very moment
+                raise Shifted
+            if not DESCRIPTION_LOCKS and self._is_ours(line.offset):
+                return None
+            if not lock(fd, line.offset):
+                self.refused = True
+                self.refresh()
+                self.scan.reread()
+                return None
+            try:
+                job = self._mark(fd, line)
+                return job
+            finally:
+                if not job:
+                    unlock(fd, line.offset)
+        finally:
+            if not job:
+                self._close(fd)
+
+    def _mark(self, fd: int, line: Line) -> Job | None:
+        """Verify a line that is locked, and write its first state.  Raises Shifted."""
+        data = self._read_line(fd, line, Scan.SMALL)
+        if not data:
+            raise Shifted
+        self.scan.reread(data)
+        if data[:1] != line.state:                  # taken, and ended or not, since we read it
+            return None
+        job = Job(**vars(line), fd=fd, file=self.file)
+        if line.state != RUNNING:
+            try:
+                self._write(job, RUNNING)
+            except OSError:                         # disk full, lease lost: no `r` may stay behind without a lock
+                with contextlib.suppress(OSError):
+                    self._write(job, line.state)
+                raise
+        elif self.resume and line not in self.taken:
+            self.say(f"line {line.number}: was left behind by a dead runner, is run again")
+        else:
+            self._write(job, ERROR)
+            self.orphans.append(line.number)
+            if len(self.orphans) <= self.NAMED:
+                self.say(f"line {line.number}: was left behind by a dead runner, marked e (--resume runs it again)")
+            return None
+        if line.state != NEW:
+            self.taken.add(line)
+            job.taken = True
+        self.held.add(job)
+        return job
+
+    # -- results ----------------------------------------------------------------------------------------------------
+
+    def finish(self, job: Job, state: bytes) -> str:
+        """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
+        try:
+            found = self._find(job)
+            if found is None:
+                job.missing += 1
+                if job.missing < self.LOOKS:
+                    raise NotNow("its line is not where it was")
+            elif found == RUNNING:
+                self._write(job, state)
+        except OSError as error:
+            raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
+        bad = state in (FAILED, ERROR)
+        if self.retry and bad and not job.taken and job.offset >= 0:
+            self.taken.add(job)
+        elif job.taken and not bad:
+            self.taken.discard(job)
+        self.give_up(job)
+        if found is None:
+            return f"its line is gone; its result {show(state)} is not written"
+        if found != RUNNING:
+            return f"its state was set to '{show(found)}' meanwhile; its result {show(state)} is not written"
+        return ""
+
+    def release(self, job: Job) -> str:
+        """Put a claimed job that was not started back to what it was.  Raises NotNow."""
+        fault = self.finish(job, ERROR if job.state == RUNNING else job.state)
+        if job.taken:
+            self.taken.discard(job)
+        return fault
+
+    def give_up(self, job: Job) -> None:
+        """Let go of a job's line without writing anything."""
+        self.held.discard(job)
+        if job.fd < 0:
+            return
+        if job.offset >= 0:
+            with contextlib.suppress(OSError):      # EIO, ESTALE: the lock is lost already
+                unlock(job.fd, job.offset)
+        self._close(job.fd)
+        job.fd = -1
+
+    # -- looking after held lines -----------------------------------------------------------------------------------
+
+    def look_after(self) -> list[Job]:
+        """Follow the lines that an edit has moved and take back lost locks; the jobs that others have taken from us."""
+        if not self.held and not self.lost:
+            return []
+        try:
+            self._follow_path()
+            self.refresh()
+            self._keep_hold()
+        except OSError:
+            pass                    # not there, or not now; the next look is a second away, and finish() says so
+        lost, self.lost = self.lost, []
+        return lost
+
+    def _keep_hold(self) -> None:
+        """Lock held lines where they stand now; note in `lost` those that others have."""
+        moved = [job for job in self.held if self._stands(job) is None]
+        lost = [job for job in moved if job.fd < 0 and self._retake(job) is False]
+        self.lost += lost
+        self.held.difference_update(lost)
+        self._relocate([job for job in moved if job not in lost and self._stands(job) is None])
+
+    def _find(self, job: Job) -> bytes | None:
+        """The state of a held line, wherever it stands now; None if it is nowhere.  Raises OSError."""
+        try:
+            self._follow_path()
+        except FileNotFoundError:
+            return None                             # deleted; or an editor is about to put a new one there
+        state = self._stands(job, fresh=True)
+        if state is None:
+            if job.fd < 0 and self._retake(job) is False:
+                return b"?"
+            self._relocate([job])
+            state = self._stands(job)
+        return state
+
+    def _stands(self, job: Job, fresh: bool = False) -> bytes | None:
+        """The state of a held line if it stands where it stood, in today's file, and its lock is good.
+
+        fresh: other hosts may have edited the file since the last refresh(); locking the line again is one, too.
+        """
+        if job.file != self.file or job.fd < 0:
+            return None
+        try:
+            if fresh and self.network and job.offset >= 0 and not lock(job.fd, job.offset):
+                raise OSError(errno.EIO, "the lock was lost")
+            return self._state_at(job.fd, job)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.ESTALE, errno.EBADF):
+                raise
+            self._close(job.fd)     # NFS: the lease was lost, and with it every lock of this host; the old descriptor
+            job.fd = -1             # stays useless, even where a lock on it seems to succeed
+            return None
+
+    def _retake(self, job: Job) -> bool | None:
+        """Lock a line anew whose lock was lost: False if somebody else has it, None if it stands there no more."""
+        if job.offset < 0:
+            return None
+        fd = self._open()
+        if not lock(fd, job.offset):
+            self._close(fd)
+            return False
+        if self._state_at(fd, job) is None:
+            self._close(fd)
+            return None
+        job.fd, job.file = fd, self._identity(fd)
+        self.say(f"line {job.number}: its lock was lost and is taken back")
+        return True
+
+    def _relocate(self, jobs: list[Job]) -> None:
+        """Find where edited lines stand now, and lock them there."""
+        wanted: dict[bytes, list[Job]] = {}
+        for job in sorted(jobs, key=lambda job: job.number):
+            wanted.setdefault(job.text, []).append(job)
+            if job.fd >= 0 and job.file == self.file and job.offset >= 0:
+                unlock(job.fd, job.offset)      # something else stands there now, perhaps another of our lines
+                job.offset = -1
+        if not wanted:
+            return
+        self._note_edit()
+        saved: dict[bytes, list[Line]] = {}     # by an editor, over the file, as it read them before the claim
+        for line in Scan(self.fd, self.start, NEW + RUNNING):
+            left = wanted.get(line.text)
+            if left and line.state == RUNNING and self._move(left[0], line):
+                left.pop(0)
+            elif left and line.state == NEW:
+                saved.setdefault(line.text, []).append(line)
+        for text, lines in saved.items():
+            left = wanted[text]
+            sure = len(left) == len(lines)      # if there are more such lines than jobs, only the number can tell
+            for job, line in zip(left, lines) if sure else itertools.product(left, lines):
+                if sure or job.number == line.number:
+                    self._move(job, line)
+
+    def _move(self, job: Job, line: Line) -> bool:
+        """Lock a held job's line where it stands now, if it is free and still so."""
+        same = job.fd >= 0 and job.file == self.file
+        fd = job.fd if same else self._open()   # on the same file the job shares it: so it keeps its life sign
+        ours = self._is_ours(line.offset)
+        if ours or not lock(fd, line.offset) or self._state_at(fd, line) != line.state:
+            if not same:
+                self._close(fd)                 # gives a lock back, too
+            elif not ours:
+                unlock(fd, line.offset)
+            return False
+        if not same and job.fd >= 0:
+            self._close(job.fd)
+        job.fd, job.file, job.offset, job.missing = fd, self._identity(fd), line.offset, 0
+        if line.state == NEW:
+            self._write(job, RUNNING)
+        self.say(f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
+        return True
+
+    # -- by hand, and just looking ----------------------------------------------------------------------------------
+
+    def set_state(self, fd: int, line: Line, state: bytes, force: bool) -> str:
+        """Set the state of a line that a scan has found; why that was refused, or ''.  Raises OSError.
+
+        fd: open for reading and writing.  Running lines are locked, and refused, unless forced.
+        """
+        if lock(fd, line.offset):
+            try:
+                return self._overwrite(fd, line, state, force)
+            finally:
+                unlock(fd, line.offset)
+        if not force:
+            return "is running (wait for it, or use --force)"
+        with locked(fd, APPEND_BYTE, patience=30.0):    # on NFS a write under any lock leaves its neighbours alone
+            return self._overwrite(fd, line, state, force)
+
+    def _overwrite(self, fd: int, line: Line, state: bytes, force: bool) -> str:
+        found = self._state_at(fd, line)
+        if found is None or found != line.state and not force:
+            return "has changed meanwhile, and is left alone"
+        os.pwrite(fd, state, line.offset)
+        if self.network:
+            os.fsync(fd)
+        return ""
+
+    def lines(self, states: bytes | None = None) -> Scan:
+        """All job lines, or those in some states, freshly read.  Raises OSError."""
+        self._follow_path()
+        self.refresh()
+        return Scan(self.fd, self.start, states, count_states=True)
+
+    def survey(self) -> Survey:
+        """Count the states, and tell orphans from running jobs.  Raises OSError."""
+        scan = self.lines(RUNNING)
+        found = Survey(scan.states)
+        for line in scan:
+            (found.orphans if self._is_orphan(line) else found.running).append(line)
+        self.suspects.end_round()
+        found.unsure = len(self.suspects.found) - len(found.orphans)
+        return found
+
+    # -- small steps ------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Make reads fresh on a network file system: only a granted lock does."""
+        if self.network:
+            for _ in range(100):
+                if lock(self.fd, REFRESH_BYTE, shared=True):
+                    return unlock(self.fd, REFRESH_BYTE)
+                time.sleep(0.01)                # nobody of ours locks it exclusively
+            raise OSError(errno.EAGAIN, "somebody keeps its refresh byte locked")
+
+    def _follow_path(self) -> None:
+        """Make `fd` the file that the path names now.  Raises OSError."""
+        info = self._stat()
+        if self.file == (info.st_dev, info.st_ino):
+            return
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file any more")
+        fd = os.open(self.path, self.flags)
+        try:
+            start = first_line(fd)
+        except OSError:
+            os.close(fd)
+            raise
+        if self.fd >= 0:
+            self.say("was replaced by another file of this name; going on with that")
+            self._note_edit()
+            self._close(self.fd)
+        self.fd, self.file, self.start = fd, self._identity(fd), start
+        self.scan, self.quiet, self.tail = None, None, None
+        self.suspects.found.clear()
+
+    def _open(self) -> int:
+        """A descriptor for one line's lock; the only one there is, where locks are classic."""
+        return os.open(self.path, os.O_RDWR | os.O_CLOEXEC) if DESCRIPTION_LOCKS else self.fd
+
+    def _close(self, fd: int) -> None:
+        """Close a descriptor and give back its lock; never a classic one, which would give back all others."""
+        if DESCRIPTION_LOCKS:
+            os.close(fd)
+
+    @staticmethod
+    def _identity(fd: int) -> tuple[int, int]:
+        info = os.fstat(fd)
+        return info.st_dev, info.st_ino
+
+    def _read_line(self, fd: int, line: Line, ahead: int = 1) -> bytes:
+        """The file from a line's state on and some way behind it, if the line stands there whole; else b''."""
+        if line.offset < 0:
+            return b""
+        before = 1 if line.offset > self.start else 0
+        end = 1 + len(line.text)
+        data = os.pread(fd, before + end + ahead, line.offset - before)
+        if before and data[:1] != b"\n":
+            return b""
+        data = data[before:]
+        return data if data[1:end] == line.text and data[end:end + 1] in (b"\n", b"") else b""
+
+    def _state_at(self, fd: int, line: Line) -> bytes | None:
+        """The state of a line that stands where it stood; None if it does not."""
+        return self._read_line(fd, line)[:1] or None
+
+    def _write(self, job: Job, state: bytes) -> None:
+        """Write the state of a line that is locked and verified."""
+        os.pwrite(job.fd, state, job.offset)
+        if self.network:
+            os.fsync(job.fd)                    # a server that is full, or lost, says so only here
+
+    def _bear(self, error: OSError) -> None:
+        """Put up with an error of the file system for a while, then fail for good."""
+        self.scan = self.quiet = None
+        self.again = self.every
+        now = self.clock()
+        if self.trouble_since is None:
+            self.trouble_since = now
+            self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
+        patience = self.TROUBLE if self.network else self.LOOKS * self.every
+        if now - self.trouble_since >= patience and not self._may_come(error):
+            self.failed, self.again = reason(error), None
+
+    def _may_come(self, error: OSError) -> bool:
+        return self.wait_for_file and error.errno == errno.ENOENT
+
+    def has_new(self) -> bool:
+        """Whether a new job is left.  Raises OSError."""
+        return self.lines(NEW).next() is not None
+
+    def jobs_to_take(self) -> Iterator[Line]:
+        """What claim() would find now, without touching anything.  Raises OSError."""
+        for line in self.lines(NEW + RUNNING + self.retry):
+            if line.state != RUNNING or self.resume and is_free(self.fd, line.offset):
+                yield line
+
+    def close(self) -> None:
+        """Have on disk what was written."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
+                os.fsync(self.fd)
+
+
+class FileJobs:
+    """A JobFile as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
+
+    A connection to a server has the same methods, and is all that a Runner needs to know about where jobs come from:
+    claim, finish, release, look_after, has_new, close; `every` (seconds between looks after the held lines), `poll`
+    (seconds between looks for new jobs while there are none), `again`, `failed` and `orphans`.
+    """
+
+    def __init__(self, file: JobFile, worker: Worker) -> None:
+        self.file, self.worker = file, worker
+        self.every = file.every
+        self.poll = 5.0 if file.network else 0.25
+
+    @property
+    def again(self) -> float | None:
+        return self.file.again
+
+    @property
+    def failed(self) -> str:
+        return self.file.failed
+
+    @property
+    def orphans(self) -> list[int]:
+        return self.file.orphans
+
+    async def claim(self, last: bool) -> Job | None:
+        return await self.worker.call(self.file.claim, last)
+
+    async def finish(self, job: Job, state: bytes) -> str:
+        return await self.worker.call(self.file.finish, job, state)
+
+    async def release(self, job: Job) -> str:
+        return await self.worker.call(self.file.release, job)
+
+    async def look_after(self) -> list[Job]:
+        return await self.worker.call(self.file.look_after)
+
+    async def has_new(self) -> bool:
+        return await self.worker.call(self.file.has_new)
+
+    async def close(self) -> None:
+        await self.worker.call(self.file.close)
+
+
+class Worker:
+    """Makes file operations in the order they come: at once, or in one thread where a file system may block.
+
+    An NFS server that does not answer blocks every call for as long as it pleases.  Output, timeouts and signals
+    must go on meanwhile; claims, results and records wait.
+    """
+
+    def __init__(self, threaded: bool) -> None:
+        self.pool = ThreadPoolExecutor(1) if threaded else None
+        self.backlog = 0            # bytes posted and not yet written
+        self.pending: set[Future[Any]] = set()                  # calls made and not yet ended
+        self.relieved: Callable[[], None] = lambda: None        # called when bytes were written
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Make a call and wait for its answer."""
+        if not self.pool:
+            return function(*args)
+        return await asyncio.wrap_future(self._submit(function, *args))
+
+    def post(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
+        """Make a call without waiting; `size`: the bytes it holds on to.  It deals with its errors itself."""
+        if not self.pool:
+            return function(*args)
+        self.backlog += size
+        done = asyncio.wrap_future(self._submit(function, *args))
+        done.add_done_callback(functools.partial(self._written, size))
+
+    def _submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        future = self.pool.submit(function, *args)
+        self.pending.add(future)
+        future.add_done_callback(self.pending.discard)
+        return future
+
+    def _written(self, size: int, done: asyncio.Future[None]) -> None:
+        self.backlog -= size
+        self.relieved()
+        done.result()               # an exception here is a defect of ours: asyncio shows it
+
+    async def flush(self) -> None:
+        """Wait until all calls have ended."""
+        await self.call(int)
+
+
+# ======== Processes ===================================================================================================
+
+SHELL = b"/bin/sh"
+LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
+GRACE = 10.0                        # seconds from TERM to KILL
+MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
+DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+@dataclass(eq=False)
+class Shell:
+    """The shell of a running job."""
+    pid: int
+    mark: bytes
+    ended: asyncio.Future[int]      # its wait status (waitpid(2))
+
+
+class ProcessTable:
+    """All living processes (proc(5)), by parent, by session, and by the job that marked them."""
+    MARKED = re.compile(rb"(?:^|\0)" + MARK + rb"=([^\0]*)")
+
+    def __init__(self, names: Iterable[str], taken: float = 0.0) -> None:
+        """names: the numeric entries of /proc; taken: when that was (event loop's time)."""
+        self.taken = taken
+        self.children: dict[int, list[int]] = {}
+        self.sessions: dict[int, list[int]] = {}
+        self.marked: dict[bytes, list[int]] = {}
+        for name in names:
+            with contextlib.suppress(OSError):      # it has ended meanwhile
+                self._add(name)
+
+    @classmethod
+    def read(cls, now: float) -> ProcessTable:
+        """Today's table; empty, and so false, where there is no /proc."""
+        try:
+            return cls(filter(str.isdigit, os.listdir("/proc")), now)
+        except OSError:
+            return cls([], now)
+
+    def __bool__(self) -> bool:
+        return bool(self.children)
+
+    def _add(self, name: str) -> None:
+        with open(f"/proc/{name}/stat", "rb") as file:
+            state, parent, _, session = file.read().rpartition(b")")[2].split()[:4]
+        if state in (b"Z", b"X"):
+            return
+        self.children.setdefault(int(parent), []).append(int(name))
+        self.sessions.setdefault(int(session), []).append(int(name))
+        with contextlib.suppress(PermissionError):  # somebody else's
+            with open(f"/proc/{name}/environ", "rb") as file:
+                mark = self.MARKED.search(file.read())
+            for part in mark[1].split(b"/") if mark else ():
+                self.marked.setdefault(part, []).append(int(name))
+
+    def tree(self, shell: Shell) -> list[int]:
+        """The living processes of a job: its session, what carries its mark, and what descends from these.
+
+        The shell comes first, and parents before their children: were a command ended before its shell, the shell
+        would begin the next one.
+        """
+        session = self.sessions.get(shell.pid, [])
+        todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.mark, []))
+        found: dict[int, None] = {}
+        while todo:
+            pid = todo.popleft()
+            if pid not in found:
+                found[pid] = None
+                todo.extendleft(self.children.get(pid, []))
+        return list(found)
+
+
+class Signals:
+    """Calls handlers in the event loop when signals come.
+
+    The C-level handler writes the signal's number to a pipe that the loop watches (signal.set_wakeup_fd).  asyncio's
+    own add_signal_handler wakes the loop twice for each signal, which for SIGCHLD costs 5 % of a short job.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.handlers: dict[int, Callable[[], None]] = {}
+        self.pipe, feed = os.pipe()
+        os.set_blocking(feed, False)
+        signal.set_wakeup_fd(feed, warn_on_full_buffer=False)   # full: it will be read, and reap() misses nothing
+        loop.add_reader(self.pipe, self._read)
+
+    def handle(self, number: int, handler: Callable[[], None]) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # whoever started us may have blocked it
+        self.handlers[number] = handler
+        signal.signal(number, lambda *_: None)      # the byte in the pipe is what counts
+
+    def ignore_from_now_on(self) -> None:
+        """We are leaving.  Python's end would set the default actions again, and a late HUP would be our exit status."""
+        signal.set_wakeup_fd(-1)
+        for number in self.handlers:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _read(self) -> None:
+        for number in set(os.read(self.pipe, 1 << 16)):
+            if number in self.handlers:
+                self.handlers[number]()
+
+
+class Processes:
+    """Starts jobs, reaps them, ends whole trees.  The one place that knows SIGCHLD and waitpid."""
+    EMPTY = 2       # looks that must find nothing of a job: within execve(2) a process shows no environment, and no mark
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals) -> None:
+        self.loop = loop
+        self.running: dict[int, Shell] = {}
+        self.impatient = False      # KILL now, without grace
+        self.started = 0
+        self.table = ProcessTable([])
+        self.unique = b"%s-%d-%d-" % (os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000)
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 2)
+        self.environ = {key: value for key, value in os.environb.items() if key != b"RUNMAKER4_TOKEN"}
+        outer = self.environ.get(MARK)              # we are a job ourselves: our jobs are also that job's
+        self.chain = outer + b"/" if outer else b""
+        signals.handle(signal.SIGCHLD, self.reap)
+
+    def start(self, command: bytes, environ: dict[bytes, bytes], out: int, err: int, lock: int) -> Shell:
+        """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
+
+        The `exit` at the end keeps the shell around the last command: shells exec that otherwise, and with a command
+        that closes all descriptors above 2, as ssh does, the lock would be gone.  The empty line is for a command
+        that ends with a backslash.
+        """
+        self.started += 1
+        mark = self.unique + b"%d" % self.started
+        actions = [(os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, err, 2)]
+        if lock >= 0:           # dup2 of a number onto itself would leave close-on-exec set in some C libraries
+            actions.append((os.POSIX_SPAWN_DUP2, lock, self.lock_fd if lock != self.lock_fd else self.lock_fd + 1))
+        environ = {**self.environ, **environ, MARK: self.chain + mark}
+        pid = os.posix_spawn(SHELL, (SHELL, b"-c", command + b"\n\nexit"), environ, file_actions=actions,
+                             setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        shell = self.running[pid] = Shell(pid, mark, self.loop.create_future())
+        return shell
+
+    def reap(self) -> None:
+        """Collect what has ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            shell = self.running.pop(pid, None)
+            if shell and not shell.ended.done():    # else: a child that whoever exec'd us left to us
+                shell.ended.set_result(status)
+
+    async def end(self, shell: Shell) -> list[int]:
+        """End a job and all that came of it: TERM and CONT, after GRACE seconds KILL.  What is left, if anything."""
+        start = looked = self.loop.time()
+        asked: set[int] = set()
+        pause, empty = 0.005, 0
+        while True:
+            if self.table.taken <= looked:          # many jobs may be ending: they share the tables
+                self.table = ProcessTable.read(self.loop.time())
+            looked = self.loop.time()
+            left = self.table.tree(shell)
+            empty = 0 if left else empty + 1
+            if empty >= self.EMPTY and (shell.ended.done() or not self.table):
+                break
+            if looked - start > GRACE + 5:
+                return left                         # in a system call that does not end
+            if self.impatient or looked - start > GRACE:
+                self._signal(left, signal.SIGKILL)
+            else:
+                new = [pid for pid in left if pid not in asked]
+                self._signal(new, signal.SIGTERM)
+                self._signal(new, signal.SIGCONT)   # not before all have got TERM
+                asked.update(new)
+            await asyncio.sleep(0.02 if empty else pause)
+            pause = min(2 * pause, 0.1)
+        if not self.table:
+            await self._end_session(shell)
+        await shell.ended
+        return []
+
+    async def _end_session(self, shell: Shell) -> None:
+        """The same where there is no /proc: the process group is all that is known."""
+        for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(shell.pid, number)
+                os.killpg(shell.pid, signal.SIGCONT)
+            await asyncio.wait([shell.ended], timeout=0 if self.impatient else patience)
+
+    @staticmethod
+    def _signal(pids: Iterable[int], number: int) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+
+# ---- how many at once ------------------------------------------------------------------------------------------------
+
+CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
+
+
+def available_cpus(environ: dict[str, str] | None = None) -> int:
+    """How many CPUs this process may use: the least of affinity, cgroup limit and Slurm's share; at least 1."""
+    environ = dict(os.environ) if environ is None else environ
+    limits = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
+    limits += cgroup_limits()
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):     # the first is set only where -c was given
+        if environ.get(name, "").isdigit():
+            limits.append(float(environ[name]))
+            break
+    return max(1, int(min(limits)))
+
+
+def cgroup_limits() -> Iterator[float]:
+    """The CPU limits of this process's control groups and their parents (cgroups(7); v1: cfs quota, v2: cpu.max)."""
+    try:
+        with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
+            entries = [line.rstrip("\n").split(":", 2) for line in lines]
+    except OSError:
+        return
+    for _, controllers, path in (entry for entry in entries if len(entry) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        tops = [os.path.join(CGROUP_ROOT, name) for name in ((controllers, "cpu") if controllers else ("", "unified"))]
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            for top in tops:
+                yield from _cpu_limit(os.path.join(top, *parts[:depth]))
+
+
+def _cpu_limit(group: str) -> Iterator[float]:
+    """The limit that one control group sets, if it does."""
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        words: list[str] = []
+        with contextlib.suppress(OSError):
+            for name in files:
+                with open(os.path.join(group, name), encoding="ascii") as file:
+                    words += file.read().split()
+        if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
+            yield int(words[0]) / int(words[1])
+
+
+def allow_descriptors(needed: int) -> None:
+    """Raise the soft limit of open files to what is needed.  Raises Problem if the hard limit is lower."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise Problem(f"so many jobs need {needed} open files, the limit is {hard} (lower -j, or raise ulimit -Hn)")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+# ======== Output ======================================================================================================
+
+
+class Writer:
+    """Writes to a descriptor that others share (a terminal, a pipe) without ever blocking the event loop.
+
+    O_NONBLOCK would be seen by all who share it, so a pipe or terminal is opened a second time, which makes an open
+    file of its own.  Where that is not allowed, it writes no more at once than poll(2) and pipe(7) promise to take.
+    """
+    LOW, HIGH = 1 << 18, 1 << 20        # bytes waiting: below, jobs are read again; above, no more
+    DELAY, AT_ONCE = 0.002, 1 << 16     # seconds for which lines are gathered, bytes that do not wait for that
+    PROMISED = 256                      # bytes that a terminal takes; a pipe takes more
+    MANY = 64                           # chunks at once
+
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None]) -> None:
+        """broken: called once, when nothing can be written any more; what comes then is dropped."""
+        self.fd, self.loop, self.broken = fd, loop, broken
+        self.terminal = os.isatty(fd)
+        self.chunks: deque[bytes | memoryview] = deque()
+        self.backlog = 0
+        self.closed = False
+        self.relieved: Callable[[], None] = lambda: None        # called when little is left to be written
+        self.drained: asyncio.Future[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.waiting = False
+        self.write_some = self._write_many
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISSOCK(mode):
+            self.socket = socket.socket(fileno=os.dup(fd))
+            self.write_some = self._send
+        elif self.terminal or stat.S_ISFIFO(mode):
+            try:
+                self.fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            except OSError:             # somebody else's terminal (su), no /proc, no reader any more
+                self.write_some = self._write_promised
+
+    def write(self, data: bytes) -> None:
+        """Have data written, together with what comes within two milliseconds: short jobs print few bytes each."""
+        if self.closed:
+            return
+        self.chunks.append(data)
+        self.backlog += len(data)
+        if not self.timer:
+            self.timer = self.loop.call_later(self.DELAY, self.flush)
+        if self.backlog > self.AT_ONCE and not self.waiting:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what can be written now."""
+        if self.timer:
+            self.timer.cancel()
+            self.timer = None
+        if not self.chunks or self.closed:
+            return
+        try:
+            while self.chunks:
+                self._drop(self.write_some())
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.closed = True
+            self._drop(self.backlog)
+            self.broken(error)
+        self._watch()
+
+    def _write_many(self) -> int:
+        return os.writev(self.fd, list(itertools.islice(self.chunks, self.MANY)))
+
+    def _send(self) -> int:
+        return self.socket.sendmsg(list(itertools.islice(self.chunks, self.MANY)), (), socket.MSG_DONTWAIT)
+
+    def _write_promised(self) -> int:
+        if not select.select((), (self.fd,), (), 0)[1]:
+            raise BlockingIOError
+        return os.write(self.fd, self.chunks[0][:self.PROMISED])
+
+    def _drop(self, written: int) -> None:
+        """So much has been written."""
+        self.backlog -= written
+        while written:
+            chunk = self.chunks.popleft()
+            if len(chunk) > written:
+                self.chunks.appendleft(memoryview(chunk)[written:])
+            written -= min(written, len(chunk))
+
+    def _watch(self) -> None:
+        """Come back when more can be written; tell those who wait that little, or nothing, is left."""
+        if bool(self.chunks) != self.waiting:
+            self.waiting = bool(self.chunks)
+            if self.waiting:
+                self.loop.add_writer(self.fd, self.flush)
+            else:
+                self.loop.remove_writer(self.fd)
+        if self.drained and not self.chunks and not self.drained.done():
+            self.drained.set_result(None)
+        if self.backlog < self.LOW:
+            self.relieved()
+
+    async def drain(self, patience: float) -> None:
+        """Wait until all is written, at the most for `patience` seconds."""
+        self.flush()
+        if self.backlog:
+            self.drained = self.loop.create_future()
+            await asyncio.wait([self.drained], timeout=patience)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: the shell's wait status, and why we ended it, if we did."""
+    status: int
+    cause: str = ""                     # "timeout", "stop" or "lost"; "": it ended by itself
+    limit: float = 0.0                  # the timeout, in seconds
+
+    @property
+    def code(self) -> int:
+        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else 0
+
+    @property
+    def signal(self) -> int:
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+
+    @property
+    def state(self) -> bytes:
+        """The state that the job's line gets."""
+        if self.cause == "timeout":
+            return FAILED
+        if self.cause or self.signal:
+            return ERROR
+        return FAILED if self.code else DONE
+
+    def __str__(self) -> str:
+        if self.cause == "timeout":
+            return f"timeout after {self.limit:g}s"
+        return f"signal {self.signal}" if self.signal else f"exit {self.code}"
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of a job, as sinks and the runner see it."""
+    job: Job
+    slot: str
+    host: bytes
+    began: float = 0.0                  # wall clock, seconds
+    started: float = 0.0                # monotonic
+    took: float = 0.0
+    shell: Shell | None = None
+    streams: tuple[Stream, ...] = ()    # stdout and stderr
+    ending: Ending | None = None
+    cause: str = ""                     # why it is being ended
+    killer: asyncio.Task[None] | None = None
+
+    @property
+    def where(self) -> bytes:
+        """'(alice,601)'"""
+        return b"(%s,%d)" % (self.host, self.shell.pid)
+
+
+@dataclass(eq=False)
+class Stream:
+    """One of the two pipes that a job writes to."""
+    name: bytes
+    fd: int
+    received: int = 0
+    watched: bool = False
+    data: dict[Any, Any] = field(default_factory=dict)      # what sinks keep for it, by sink
+
+
+class Sink:
+    """Something that takes what happens to jobs: four events, in this order."""
+
+    def starting(self, run: Run) -> None:
+        """The run is about to start; it has no process yet."""
+
+    def started(self, run: Run) -> None:
+        """Its shell runs."""
+
+    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+        """It has printed."""
+
+    def ended(self, run: Run) -> None:
+        """It has ended, and all its output came before."""
+
+    def tick(self) -> None:
+        """A second has passed."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that it could not get rid of."""
+        return 0
+
+
+class Lines:
+    """Cuts a stream into pieces that end with a newline; a line over 1 MiB is cut into several."""
+    LONGEST = 1 << 20
+
+    def __init__(self) -> None:
+        self.rest = bytearray()
+        self.cut = False                # the last piece ended within a line
+
+    def feed(self, data: bytes) -> bytes:
+        """All complete lines up to here, as one piece."""
+        if self.cut and data:
+            self.cut = False
+            if data.startswith(b"\n"):
+                data = data[1:]
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self.rest += data
+            self.cut = len(self.rest) >= self.LONGEST
+            return self.end() if self.cut else b""
+        piece = bytes(self.rest) + data[:end] if self.rest else data[:end]
+        self.rest[:] = data[end:]
+        return piece
+
+    def end(self) -> bytes:
+        """What is left, as a line."""
+        piece = bytes(self.rest) + b"\n" if self.rest else b""
+        self.rest.clear()
+        return piece
+
+
+class Console(Sink):
+    """What a person sees: every line of every job, whole, after the name of the stream, the host and the process."""
+    RED, PLAIN = b"\x1b[31m", b"\x1b[0m"
+
+    def __init__(self, writer: Writer, with_output: bool, colour: bool) -> None:
+        self.writer, self.with_output, self.colour = writer, with_output, colour
+
+    @property
+    def backlog(self) -> int:
+        return self.writer.backlog
+
+    def starting(self, run: Run) -> None:
+        self.writer.write(b"executing `%s'\n" % run.job.command)
+
+    def started(self, run: Run) -> None:
+        self.writer.write(b'status %s: forked "%s"\n' % (run.where, run.job.command))
+
+    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+        if self.with_output:
+            lines = stream.data.get(self) or stream.data.setdefault(self, Lines())
+            self._print(run, stream, lines.feed(data))
+
+    def ended(self, run: Run) -> None:
+        for stream in run.streams:
+            if self in stream.data:
+                self._print(run, stream, stream.data[self].end())
+        line = b'status %s: %s "%s"' % (run.where, str(run.ending).encode(), run.job.command)
+        if self.colour and run.ending.state != DONE:
+            line = self.RED + line + self.PLAIN
+        self.writer.write(line + b"\n")
+
+    def _print(self, run: Run, stream: Stream, lines: bytes) -> None:
+        if lines:
+            prefix = b"%s %s: " % (stream.name, run.where)
+            self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
+
+
+@dataclass(eq=False)
+class Record:
+    """What the log file's record of a run shows: its last lines."""
+    head: bytes
+    lines: deque[bytes]
+    rests: dict[Stream, bytes] = field(default_factory=dict)
+
+
+class LogFile(Sink):
+    """A fixed record per job, at a fixed place: a heading and the last lines of the job, 160 bytes each.
+
+    Hosts share the file.  On NFS a page is written back whole, with old neighbours in it, unless a lock is held:
+    so each record is locked, and written by one pwrite.
+    """
+    WIDTH = 160
+    PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
+
+    def __init__(self, path: str, lines: int, worker: Worker, trouble: Callable[[str], None]) -> None:
+        """lines: of output per record.  Raises Problem."""
+        self.path, self.lines, self.worker, self.trouble = path, lines, worker, trouble
+        self.fd = open_record(path, os.O_RDWR)
+        self.place = b"(in %s)" % os.fsencode(os.getcwd())
+        self.records: dict[Run, Record] = {}
+        self.changed: dict[Run, Record] = {}
+
+    def started(self, run: Run) -> None:
+        record = Record(b".-> %s %s" % (run.job.command, self.place), deque(maxlen=self.lines))
+        self.records[run] = self.changed[run] = record
+        self._status(run, record, b"forked")
+
+    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+        record = self.changed[run] = self.records[run]
+        *lines, rest = data.rsplit(b"\n", self.lines + 1)
+        if lines:
+            if len(lines) <= self.lines:                        # the first of these goes on where the last one stopped
+                lines[0] = record.rests.get(stream, b"") + lines[0]
+            for line in lines[-self.lines:]:
+                self._line(run, record, stream.name, line)
+        else:
+            rest = record.rests.get(stream, b"") + rest
+        record.rests[stream] = rest[:self.WIDTH + 4]            # no more of it can be shown
+
+    def ended(self, run: Run) -> None:
+        record = self.records.pop(run)
+        self.changed.pop(run, None)
+        for stream, rest in record.rests.items():
+            if rest:
+                self._line(run, record, stream.name, rest)
+        self._status(run, record, str(run.ending).encode())
+        self._write(run, record)
+
+    @property
+    def backlog(self) -> int:
+        return self.worker.backlog
+
+    def tick(self) -> None:
+        if self.backlog < Writer.HIGH:                          # else the file system does not answer
+            for run, record in self.changed.items():
+                self._write(run, record)
+            self.changed.clear()
+
+    def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
+        record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, text[:self.WIDTH + 4]))
+
+    def _status(self, run: Run, record: Record, what: bytes) -> None:
+        self._line(run, record, b"status", b'%s "%s"' % (what, run.job.command))
+
+    def _write(self, run: Run, record: Record) -> None:
+        lines = [record.head, *record.lines]
+        lines += [b""] * (1 + self.lines - len(lines))
+        data = b"".join(fit(line, self.WIDTH) + b"\n" for line in lines)
+        self.worker.post(self._store, (run.job.ordinal - 1) * len(data), data, size=len(data))
+
+    def _store(self, at: int, data: bytes) -> None:
+        try:
+            with locked(self.fd, at, len(data)):
+                written = os.pwrite(self.fd, data, at)
+                if written < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if self.worker.pool:
+                    os.fsync(self.fd)
+        except OSError as error:
+            self.trouble(f"{self.path}: {reason(error)} (the log file is incomplete; the jobs go on)")
+
+
+def fit(line: bytes, width: int) -> bytes:
+    """A line cut to whole UTF-8 characters, or padded, to exactly `width` bytes."""
+    if len(line) > width:
+        cut = width
+        while cut > width - 4 and line[cut] & 0xC0 == 0x80:     # a continuation byte would begin the rest
+            cut -= 1
+        line = line[:cut] if line[cut] & 0xC0 != 0x80 else line[:width]
+    return line.ljust(width)
+
+
+def open_record(path: str, flags: int) -> int:
+    """Open, or make, a file that records go to.  Raises Problem."""
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise Problem(f"{path}: is not a regular file (give another name)")
+        return fd
+    except OSError as error:
+        raise Problem(f"{path}: {reason(error)} (it must be a file that can be written)") from None
+
+
+class OutFile:
+    """One stream of one run in the output directory: made when there is something to write.
+
+    Most jobs print nothing on stderr, many nothing at all; making empty files for them would cost more than a short
+    job does (several round trips on NFS).
+    """
+
+    def __init__(self, name: str, trouble: Callable[[str], None]) -> None:
+        self.name, self.trouble = name, trouble
+        self.fd = -1
+        self.broken = False
+
+    def prepare(self) -> None:
+        """Put an older run's file out of the way."""
+        try:
+            keep_older(self.name)
+        except OSError as error:
+            self._give_up(error)
+
+    def store(self, data: bytes) -> None:
+        if self.broken:
+            return
+        try:
+            if self.fd < 0:
+                self.fd = os.open(self.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            write_all(self.fd, data)
+        except OSError as error:            # what comes later would stand at the wrong place: the file ends here
+            self._give_up(error)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            try:
+                os.close(fd)
+            except OSError as error:        # NFS tells on close that the disk is full
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.broken = True
+        self.trouble(f"{self.name}: {reason(error)} (this output is incomplete; the jobs go on)")
+
+
+class OutDir(Sink):
+    """Everything that a job prints, in files of its own: DIR/ID.out and DIR/ID.err."""
+    SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
+
+    def __init__(self, path: str, worker: Worker, trouble: Callable[[str], None]) -> None:
+        """Makes the directory if need be.  Raises Problem."""
+        self.path, self.worker, self.trouble = path, worker, trouble
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise Problem(f"{path}: {reason(error)} (it must be a directory that can be written)") from None
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise Problem(f"{path}: permission denied (it must be a directory that can be written)")
+
+    @property
+    def backlog(self) -> int:
+        return self.worker.backlog
+
+    def started(self, run: Run) -> None:
+        for stream in run.streams:
+            name = os.path.join(self.path, f"{run.job.number}{self.SUFFIX[stream.name]}")
+            stream.data[self] = file = OutFile(name, self.trouble)
+            self.worker.post(file.prepare)
+
+    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+        self.worker.post(stream.data[self].store, data, size=len(data))
+
+    def ended(self, run: Run) -> None:
+        for stream in run.streams:
+            self.worker.post(stream.data[self].close)
+
+
+def keep_older(name: str) -> None:
+    """Rename a file, if it exists, to NAME.~1~ or the next number that is free, as cp --backup=numbered does."""
+    if not os.path.lexists(name):
+        return
+    number = 1
+    while os.path.lexists(f"{name}.~{number}~"):
+        number += 1
+    os.rename(name, f"{name}.~{number}~")
+
+
+class JobLog(Sink):
+    """One line per run, in GNU parallel's format (parallel(1), --joblog): the record of history."""
+    HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+
+    def __init__(self, path: str, worker: Worker, trouble: Callable[[str], None]) -> None:
+        """Raises Problem."""
+        self.path, self.worker, self.trouble = path, worker, trouble
+        self.fd = open_record(path, os.O_RDWR | os.O_APPEND)
+        try:
+            head = os.pread(self.fd, len(self.HEADER), 0)
+        except OSError as error:
+            raise Problem(f"{path}: {reason(error)}") from None
+        if head and head != self.HEADER:
+            raise Problem(f"{path}: is not a job log (give another name)")
+
+    def ended(self, run: Run) -> None:
+        ending = run.ending
+        code = -1 if ending.cause == "timeout" else ending.code         # as GNU parallel has it
+        line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
+            run.job.number, run.host, run.began, run.took, run.streams[0].received, code,
+            ending.signal, run.job.command)
+        self.worker.post(self._store, line, size=len(line))
+
+    def _store(self, line: bytes) -> None:
+        try:
+            append(self.fd, line, bool(self.worker.pool), self.HEADER, patience=10.0 if self.worker.pool else 1.0)
+        except OSError as error:
+            self.trouble(f"{self.path}: {reason(error)} (the job log is incomplete; the jobs go on)")
+
+
+# ======== The runner ==================================================================================================
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a runner is told to do."""
+    slots: Sequence[str]
+    host: bytes
+    one_only: bool = False
+    retries: int = 0
+    timeout: float | None = None        # seconds
+    walltime: float | None = None       # seconds
+    follow: bool = False
+    verbose: bool = False
+
+
+@dataclass
+class Tally:
+    """What became of a runner's jobs."""
+    SHOWN = 8
+    done: int = 0
+    failed: int = 0
+    lost: int = 0                       # marked e
+    left: bool = False                  # the wall time, or a file that cannot be used, left work undone
+    trouble: bool = False               # output or records were lost
+    unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
+    bad_lines: list[int] = field(default_factory=list)
+
+    def count(self, number: int, state: bytes) -> None:
+        if state == DONE:
+            self.done += 1
+            return
+        if state == FAILED:
+            self.failed += 1
+        else:
+            self.lost += 1
+        self.bad_lines.append(number)
+
+    def summary(self, orphans: Sequence[int], seconds: float, again: Callable[[bool], str]) -> str:
+        """The closing line; again(failed): the command that runs again what failed, or only what was lost."""
+        counts = [f"{count} {word}" for count, word in (
+            (self.done, "done"), (self.failed, "failed"), (self.lost, "lost"), (len(orphans), "left behind"),
+            (len(self.unwritten), "not written down")) if count or word == "done"]
+        lines = sorted({*self.bad_lines, *self.unwritten, *orphans})
+        if not (self.done or lines):
+            return "nothing to do" if not self.left else "nothing done, jobs are left"
+        text = f"{', '.join(counts)} in {human_time(seconds)}"
+        if lines:
+            shown = ", ".join(map(str, lines[:self.SHOWN])) + (", ..." if len(lines) > self.SHOWN else "")
+            text += f" (line{'s' if len(lines) > 1 else ''} {shown}); run again: {again(self.failed > 0)}"
+        return text + ("; jobs are left" if self.left and not lines else "")
+
+
+class Runner:
+    """N slots, each: claim a job, run it, write down how it ended, again.  Knows neither files nor sockets."""
+    YOUNG = 0.01                        # seconds; most short jobs have ended by then and need no watching
+    READ = 1 << 18                      # bytes
+    HOLD = 1 << 24                      # bytes that sinks may be behind before no more jobs are started
+    LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
+    PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE,      # the machine is full, for now;
+               errno.EBADF)             # the worker's thread has just exchanged the job's descriptor
+
+    def __init__(self, jobs: Any, processes: Processes, sinks: Sequence[Sink], settings: Settings, say: Say) -> None:
+        """jobs: a FileJobs, or what has its methods."""
+        self.jobs, self.processes, self.sinks, self.settings, self.say = jobs, processes, sinks, settings, say
+        self.loop = asyncio.get_running_loop()
+        self.tally = Tally()
+        self.runs: set[Run] = set()         # those that have a process
+        self.busy = 0                       # slots at work
+        self.turn = asyncio.Lock()          # one slot at a time looks for work
+        self.changed = asyncio.Event()      # a reason to look again
+        self.settling: set[Job] = set()     # those whose state is being written
+        self.stopping = False               # start nothing more
+        self.wall_over = False              # because the wall time is over, or too near
+        self.killed = 0                     # by which signal
+        self.paused = False                 # jobs are not read
+        self.young: asyncio.TimerHandle | None = None
+        self.began = self.loop.time()
+
+    # -- from start to end ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run jobs until there is nothing to do."""
+        self.slots = [asyncio.ensure_future(self._slot(name)) for name in self.settings.slots]
+        chores = [asyncio.ensure_future(self._look_after()), asyncio.ensure_future(self._tick())]
+        wall = self.settings.walltime
+        alarm = self.loop.call_later(wall, self._wall) if wall else None
+        with contextlib.suppress(asyncio.CancelledError):       # by _last_resort
+            await asyncio.gather(*self.slots)
+        for chore in chores:
+            chore.cancel()
+        if alarm:
+            alarm.cancel()
+        if not self.killed:
+            await self._account_for_rest()
+            await self.jobs.close()
+
+    async def _account_for_rest(self) -> None:
+        """Whether jobs are left that should have been run."""
+        if self.jobs.failed:
+            self.say(f"{self.jobs.failed} (no more jobs were started)")
+            self.tally.left = True
+        elif self.wall_over:
+            try:
+                self.tally.left = await self.jobs.has_new()
+            except OSError:
+                self.tally.left = True          # so it must be feared
+
+    def status(self) -> int:
+        """The exit status, as things stand."""
+        if self.killed:
+            return 128 + self.killed
+        tally = self.tally
+        return int(bool(tally.failed or tally.lost or tally.unwritten or tally.trouble or tally.left or
+                        self.jobs.orphans))
+
+    def drain(self, number: int) -> None:
+        """Start nothing more, wait for what runs."""
+        self.say(f"{signal.Signals(number).name}: starting no more jobs, waiting for {plural(self.busy, 'job')}")
+        self._stop()
+
+    def kill(self, number: int) -> None:
+        """End the jobs and leave; at once if it is another INT.  Slurm sends TERM twice and does not mean that by it."""
+        if self.killed:
+            self.processes.impatient |= number == signal.SIGINT
+            return
+        self.killed = number
+        self.say(f"{signal.Signals(number).name}: ending {plural(len(self.runs), 'job')}")
+        self._stop()
+        self._end_all()
+        asyncio.ensure_future(self._last_resort())
+
+    def _wall(self) -> None:
+        self.say(f"the wall time is over, ending {plural(len(self.runs), 'job')}")
+        self.wall_over = True
+        self._stop()
+        self._end_all()
+
+    def _stop(self) -> None:
+        self.stopping = True
+        self.changed.set()
+
+    def _end_all(self) -> None:
+        for run in list(self.runs):
+            self._end(run, "stop")
+
+    async def _last_resort(self) -> None:
+        """Leave although results cannot be written: the file system does not answer."""
+        while self.runs:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(self.LAST_TRIES)
+        self.tally.unwritten += [job.number for job in self.settling]
+        for slot in self.slots:
+            slot.cancel()
+
+    async def _look_after(self) -> None:
+        """Keep hold of the lines of running jobs; stop our copy of those that others have taken."""
+        while True:
+            await asyncio.sleep(self.jobs.every)
+            for job in await self.jobs.look_after():
+                self.say(f"line {job.number}: was lost to another runner, our copy is stopped")
+                for run in list(self.runs):
+                    if run.job is job:
+                        self._end(run, "lost")
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for sink in self.sinks:
+                sink.tick()
+
+    # -- slots ------------------------------------------------------------------------------------------------------
+
+    async def _slot(self, name: str) -> None:
+        while True:
+            async with self.turn:
+                job = await self._next_job()
+                self.busy += bool(job)
+            if job is None:
+                return
+            try:
+                await self._work(job, name)
+            finally:
+                self.busy -= 1
+                self.changed.set()
+            if self.settings.one_only:
+                return
+
+    async def _next_job(self) -> Job | None:
+        """Claim a job, or wait for one; None: this runner shall start no more."""
+        while self._may_start():
+            if self._backlog() > self.HOLD:
+                await self._wait(1.0)
+                continue
+            self.changed.clear()
+            job = await self.jobs.claim(last=not self.busy and not self.settings.follow)
+            if job and not self.stopping:
+                if self.settings.verbose:
+                    self.say(f"line {job.number}: claimed")
+                return job
+            if job:                             # it was claimed while the signal came
+                await self._settle(job, functools.partial(self.jobs.release, job))
+            elif self.jobs.failed or self.jobs.again is None and not self.busy and not self.settings.follow:
+                self._stop()                    # the other slots need not look again
+            else:
+                await self._wait(min(self.jobs.poll, self.jobs.again or self.jobs.poll))
+        return None
+
+    def _may_start(self) -> bool:
+        """Whether more jobs may be started: also not if one that takes its whole timeout would exceed the wall time."""
+        timeout, wall = self.settings.timeout, self.settings.walltime
+        if timeout and wall and self.loop.time() - self.began + timeout > wall:
+            self.wall_over = True
+            self._stop()
+        return not self.stopping
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait for a change, at the most so long."""
+        alarm = self.loop.call_later(seconds, self.changed.set)
+        await self.changed.wait()
+        self.changed.clear()
+        alarm.cancel()
+
+    async def _work(self, job: Job, slot: str) -> None:
+        """Run a job, again if it fails and that is wished, and write down its state."""
+        for _ in range(1 + self.settings.retries):
+            run = Run(job, slot, self.settings.host)
+            state = await self._run(run)
+            if state == DONE or self.stopping or run.cause not in ("", "timeout") or not run.shell:
+                break
+        if run.cause == "lost":
+            state = ERROR                       # its line is another's now
+        elif state == NEW:
+            return await self._settle(job, functools.partial(self.jobs.release, job))
+        else:
+            await self._settle(job, functools.partial(self.jobs.finish, job, state))
+        self.tally.count(job.number, state)
+
+    async def _settle(self, job: Job, write: Callable[[], Awaitable[str]]) -> None:
+        """Have a job's state written, however long it takes."""
+        self.settling.add(job)
+        pause = self.jobs.every
+        while True:
+            try:
+                fault = await write()
+                break
+            except NotNow as trouble:
+                if pause == self.jobs.every:
+                    self.say(f"line {job.number}: {trouble}; trying again")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 30.0)
+        self.settling.discard(job)
+        if fault:
+            self.say(f"line {job.number}: {fault}")
+            self.tally.unwritten.append(job.number)
+
+    # -- one run ----------------------------------------------------------------------------------------------------
+
+    async def _run(self, run: Run) -> bytes:
+        """Run a job once; the state that its line should get."""
+        fault = await self._start(run)
+        if fault:
+            return fault
+        limit = self.settings.timeout
+        timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
+        if self.killed or self.loop.time() - self.began >= (self.settings.walltime or math.inf):
+            self._end(run, "stop")              # the signal came while it was started
+        status = await run.shell.ended
+        if run.killer:
+            await run.killer
+        if timer:
+            timer.cancel()
+        self.runs.discard(run)
+        self._drain(run)
+        run.took = self.loop.time() - run.started
+        run.ending = Ending(status, run.cause, limit or 0.0)
+        for sink in self.sinks:
+            sink.ended(run)
+        return run.ending.state
+
+    async def _start(self, run: Run) -> bytes:
+        """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be any more."""
+        for sink in self.sinks:
+            sink.starting(run)
+        pause = 0.1
+        while True:
+            passing = False
+            try:
+                self._spawn(run)
+                return b""
+            except ValueError:
+                fault = "there is a NUL in the command"
+            except OSError as error:
+                fault = reason(error)
+                if error.errno == errno.E2BIG:
+                    fault = "the command, or the environment, is too long (128 KiB for the command)"
+                passing = error.errno in self.PASSING
+            if pause == 0.1:
+                self.say(f"line {run.job.number}: cannot be started: {fault}" + ("; trying again" if passing else ""))
+            if not passing:
+                return ERROR
+            if self.stopping:
+                return NEW
+            await self._wait(pause)
+            pause = min(2 * pause, 5.0)
+
+    def _spawn(self, run: Run) -> None:
+        """Make the pipes and start the shell.  Raises OSError, ValueError."""
+        fds: list[int] = []
+        job, slot = run.job, os.fsencode(run.slot)
+        try:
+            fds += os.pipe()
+            fds += os.pipe()
+            run.began, run.started = time.time(), self.loop.time()
+            environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": slot, b"SLAVE_IP": slot}
+            run.shell = self.processes.start(job.command, environ, fds[1], fds[3], job.fd)
+        except (OSError, ValueError):
+            for fd in fds:
+                os.close(fd)
+            raise
+        os.close(fds[1])
+        os.close(fds[3])
+        run.streams = Stream(b"stdout", fds[0]), Stream(b"stderr", fds[2])
+        self.runs.add(run)
+        if not self.young:
+            self.young = self.loop.call_later(self.YOUNG, self._watch_older)
+        for sink in self.sinks:
+            sink.started(run)
+
+    def _end(self, run: Run, cause: str) -> None:
+        """End a run and all its processes, unless it has just ended by itself."""
+        self.processes.reap()
+        if not run.cause and not run.shell.ended.done():
+            run.cause = cause
+            run.killer = asyncio.ensure_future(self._kill_tree(run))
+
+    async def _kill_tree(self, run: Run) -> None:
+        left = await self.processes.end(run.shell)
+        if left:
+            self.say(f"line {run.job.number}: these processes do not die: {', '.join(map(str, left))}")
+            if not run.shell.ended.done():
+                run.shell.ended.set_result(signal.SIGKILL)
+
+    # -- output -----------------------------------------------------------------------------------------------------
+
+    def _backlog(self) -> int:
+        return max([sink.backlog for sink in self.sinks], default=0)
+
+    def _watch_older(self) -> None:
+        """Have runs watched that did not end at once; one timer serves many short jobs."""
+        now = self.loop.time()
+        young = [run.started for run in self.runs if now - run.started < self.YOUNG]
+        self.young = self.loop.call_later(min(young) + self.YOUNG - now, self._watch_older) if young else None
+        for run in self.runs:
+            if now - run.started >= self.YOUNG:
+                self._watch(run)
+
+    def _watch(self, run: Run) -> None:
+        """Have the pipes of a run read when there is something to read."""
+        for stream in run.streams:
+            if stream.fd >= 0 and not stream.watched and not self.paused:
+                stream.watched = True
+                self.loop.add_reader(stream.fd, self._readable, run, stream)
+
+    def _unwatch(self, stream: Stream) -> None:
+        if stream.watched:
+            stream.watched = False
+            self.loop.remove_reader(stream.fd)
+
+    def _readable(self, run: Run, stream: Stream) -> None:
+        data = os.read(stream.fd, self.READ)
+        if data:
+            self._feed(run, stream, data)
+            if self._backlog() > Writer.HIGH:
+                self._pause()
+        else:
+            self._close(stream)
+
+    def _feed(self, run: Run, stream: Stream, data: bytes) -> None:
+        stream.received += len(data)
+        for sink in self.sinks:
+            sink.output(run, stream, data)
+
+    def _drain(self, run: Run) -> None:
+        """Take what the pipes of an ended job still hold.  What it left in the background may keep them open."""
+        for stream in run.streams:
+            if stream.fd >= 0:
+                waiting = int.from_bytes(fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+                if waiting:
+                    self._feed(run, stream, os.read(stream.fd, waiting))
+                self._close(stream)
+
+    def _close(self, stream: Stream) -> None:
+        self._unwatch(stream)
+        os.close(stream.fd)
+        stream.fd = -1
+
+    def _pause(self) -> None:
+        """Read no more: a sink is behind."""
+        self.paused = True
+        for run in self.runs:
+            for stream in run.streams:
+                self._unwatch(stream)
+
+    def resume(self) -> None:
+        """Read again, if no sink is behind any more."""
+        if self.paused and self._backlog() < Writer.LOW:
+            self.paused = False
+            for run in self.runs:
+                self._watch(run)
+            self.changed.set()
+
+
+# ======== Command line ================================================================================================
+
+PROG = "runmaker4.py"
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of runmaker4.py.  Raises Problem."""
+    parser = Parser(
+        PROG, example="Run the jobs in runs.txt, four at a time (the same on as many hosts as you like):\n"
+                      f"    {PROG} -j4 runs.txt\n"
+                      "A job is a line '. COMMAND'.  The dot becomes r (running), then d (done), ! (failed) or e (error).",
+        usage="[options] FILE",
+        epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark them e; HUP and USR1\n"
+               "start nothing more and wait.  Exit status: 0 all is done; 1 something failed, was lost or is left;\n"
+               "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.")
+    add = parser.add_argument_group("which jobs, and how many").add_argument
+    add("file", metavar="FILE", help="the job file")
+    add("-j", "--jobs", type=whole_number(0, 100_000), default=1, metavar="N",
+        help="run N jobs at once, 0: as many as there are CPUs for this process [1]")
+    add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
+    add("-r", "--retry", action="store_true", help="also run jobs that failed (!) or ended in error (e)")
+    add("--resume", action="store_true", help="also run jobs in error (e) or left behind by a dead runner (r)")
+    add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
+    add("--follow", action="store_true", help="when there is nothing to do, or no file yet, wait for more")
+    add("--dry-run", action="store_true", help="print what would be run, touch nothing")
+    add = parser.add_argument_group("limits").add_argument
+    add("--timeout", type=duration, metavar="T", help="kill a job that runs longer, and mark it !")
+    add("--walltime", type=duration, metavar="T",
+        help="after T, kill what runs (marked e) and exit; start no job whose timeout no longer fits")
+    add = parser.add_argument_group("output and records").add_argument
+    add("-l", "--logfile", metavar="FILE", help="the last lines of every job, a fixed record each; shared by all hosts")
+    add("-n", "--loglines", type=whole_number(1, 10_000), default=3, metavar="N", help="lines of output per record [3]")
+    add("--outdir", metavar="DIR", help="everything a job prints: DIR/LINE.out, DIR/LINE.err")
+    add("--joblog", metavar="FILE", help="one line per run of a job, in GNU parallel's format")
+    add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
+    add("-v", "--verbose", action="store_true", help="print more")
+    add = parser.add_argument_group("hosts and background").add_argument
+    add("--name", metavar="NAME", help="this host's name in messages [the node name]")
+    add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
+    add("-d", "--daemon", action="store_true", help="go into the background (errors of the start come first)")
+    add("--pidfile", metavar="FILE", help="write the process number there")
+    add("--errors", metavar="FILE", help="append there what would go to stderr")
+    add("-h", "--help", action="help", help="print this help")
+    return parser.parse_args(argv)
+
+
+def rerun_command(argv: Sequence[str], failed: bool) -> str:
+    """This runner's command with what makes it run failed, or else only lost jobs again; fit to be pasted."""
+    words = list(argv)
+    wanted = "-r" if failed else "--resume"
+    if not {wanted, "-r", "--retry"} & set(words):
+        words.insert(0, wanted)
+    script = sys.argv[0]
+    found = shutil.which(os.path.basename(script))
+    if found and os.path.realpath(found) == os.path.realpath(script):
+        return shlex.join([os.path.basename(script), *words])
+    python = os.path.basename(sys.executable)
+    found = shutil.which(python)
+    same = found and os.path.realpath(found) == os.path.realpath(sys.executable)
+    return shlex.join([python if same else sys.executable, script, *words])
+
+
+def keep_descriptors_from_jobs() -> None:
+    """Whatever we were started with besides 0 to 2 (`flock 9`, a pipe of make's) is not for jobs to hold open."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir("/dev/fd"):
+            if int(name) > 2:
+                with contextlib.suppress(OSError):      # the one that listed them is closed by now
+                    os.set_inheritable(int(name), False)
+
+
+def go_into_background() -> int:
+    """Leave terminal and session (daemon(7)); stay in the directory, where the jobs are to run.
+
+    The starter waits until the descriptor that is returned is closed: were it the leader of its session (ssh -t), its
+    end would hang up on us before we have left.
+    """
+    watch, ready = os.pipe()
+    if os.fork():
+        os.close(ready)
+        os.read(watch, 1)
+        os._exit(0)
+    os.close(watch)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe to someone who waits for its end
+            os.dup2(null, fd)
+    return ready
+
+
+def leave_without_waiting(code: int) -> None:
+    """Exit although a thread waits for a file system that does not answer.
+
+    Python's own exit would wait for the thread.  The kernel's would wait, too, for the answer to the unlock that comes
+    with the last close of a locked file on NFS.  So a child keeps all descriptors until we are gone, and does the
+    waiting; it is nobody's business any more.
+    """
+    parent = os.getpid()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)     # fork() besides a thread: this child needs no lock
+        child = os.fork()
+    if child == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        while os.getppid() == parent:
+            time.sleep(0.02)
+        os._exit(0)
+    os._exit(code)
+
+
+class App:
+    """runmaker4.py: checks everything that can be checked, then puts the parts together and runs them."""
+    TROUBLES = 10               # messages of one kind that are printed
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Raises Problem."""
+        self.argv = argv
+        self.options = options = parse(argv)
+        try:
+            os.getcwd()
+        except OSError:
+            raise Problem("the current directory is gone (cd to one that exists)") from None
+        self.path = options.file
+        self.say: Say = self._say_directly
+        self.threaded = False
+        self.troubles = 0
+        self.mount = check_mount(self.path, options.single_host, self._say_directly)
+        if not (options.follow and not os.path.lexists(self.path)):
+            os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
+            if not options.dry_run:
+                test_locks(self.path)
+        number = options.jobs or available_cpus()
+        self.slots = [str(slot + 1) for slot in range(number)]
+
+    def main(self) -> int:
+        """Run, or say what would be run; the exit status."""
+        options = self.options
+        if options.dry_run:
+            return self._dry_run()
+        allow_descriptors(32 + len(self.slots) * (7 if options.outdir else 5))
+        self.threaded = self.mount.network or any(
+            find_mount(path).network for path in (options.logfile, options.outdir, options.joblog) if path)
+        self.worker = Worker(self.threaded)
+        self.sinks = self._open_sinks()
+        pidfile = open_record(options.pidfile, os.O_WRONLY) if options.pidfile else -1
+        if options.errors:
+            os.dup2(open_record(options.errors, os.O_WRONLY | os.O_APPEND), 2)
+        ready = go_into_background() if options.daemon else -1
+        if pidfile >= 0:
+            os.ftruncate(pidfile, 0)
+            write_all(pidfile, b"%d\n" % os.getpid())
+        if ready >= 0:
+            os.close(ready)
+        keep_descriptors_from_jobs()
+        code = asyncio.run(self._run())
+        if pidfile >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(options.pidfile)
+        if self.worker.pending:
+            leave_without_waiting(code)
+        return code
+
+    def _dry_run(self) -> int:
+        if os.path.lexists(self.path):          # with --follow it need not be there
+            put_lines(map(bytes, self._job_file().jobs_to_take()))
+        return 0
+
+    def _job_file(self) -> JobFile:
+        options = self.options
+        retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
+        return JobFile(self.path, say=lambda text: self._in_loop(self.say, text), retry=retry, resume=bool(retry),
+                       ordinals=bool(options.logfile), network=self.mount.network, wait_for_file=options.follow)
+
+    def _open_sinks(self) -> list[Sink]:
+        """All but the console.  Raises Problem."""
+        options = self.options
+        names = {os.path.realpath(self.path)}
+        for path in (options.logfile, options.joblog, options.errors, options.pidfile):
+            if path and os.path.realpath(path) in names:
+                raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
+            names.add(os.path.realpath(path or ""))
+        trouble = functools.partial(self._in_loop, self._trouble)
+        sinks: list[Sink] = []
+        if options.logfile:
+            sinks.append(LogFile(options.logfile, options.loglines, self.worker, trouble))
+        if options.outdir:
+            sinks.append(OutDir(options.outdir, self.worker, trouble))
+        if options.joblog:
+            sinks.append(JobLog(options.joblog, self.worker, trouble))
+        return sinks
+
+    async def _run(self) -> int:
+        """All that happens inside the event loop."""
+        options = self.options
+        self.loop = asyncio.get_running_loop()
+        self.stdout = Writer(1, self.loop, self._stdout_broken)
+        same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
+        self.stderr = self.stdout if same else Writer(2, self.loop, lambda error: None)     # nowhere is left to say it
+        self.say = self._say
+        if not options.quiet:
+            colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+            self.sinks.insert(0, Console(self.stdout, not options.logfile, colour))
+        settings = Settings(
+            self.slots, os.fsencode(options.name or os.uname().nodename), one_only=options.one_only,
+            retries=options.retries, timeout=options.timeout, walltime=options.walltime, follow=options.follow,
+            verbose=options.verbose)
+        signals = Signals(self.loop)
+        try:
+            return await self._run_jobs(settings, signals)
+        finally:
+            signals.ignore_from_now_on()
+
+    async def _run_jobs(self, settings: Settings, signals: Signals) -> int:
+        """Run the jobs, print what there is to print; the exit status."""
+        jobs = FileJobs(self._job_file(), self.worker)
+        self.runner = runner = Runner(jobs, Processes(self.loop, signals), self.sinks, settings, self.say)
+        self.stdout.relieved = self.worker.relieved = runner.resume
+        for number, action in ((signal.SIGINT, runner.kill), (signal.SIGTERM, runner.kill),
+                               (signal.SIGHUP, runner.drain), (signal.SIGUSR1, runner.drain)):
+            if signal.getsignal(number) != signal.SIG_IGN:      # ignored at the start (nohup): stays so
+                signals.handle(number, functools.partial(action, number))
+        await runner.run()
+        if not runner.killed:
+            await self.worker.flush()
+        await self._print_rest(self.stdout)
+        seconds = self.loop.time() - runner.began
+        self.say(runner.tally.summary(jobs.orphans, seconds, lambda failed: rerun_command(self.argv, failed)))
+        await self._print_rest(self.stderr)
+        return runner.status()
+
+    async def _print_rest(self, writer: Writer) -> None:
+        """Wait until all is printed, however long that takes; after a signal two seconds more."""
+        while writer.backlog and not self.runner.killed:
+            await writer.drain(0.5)
+        await writer.drain(2.0)
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    def _say_directly(self, text: str) -> None:
+        warn(f"{PROG}: {self.path}: {text}")
+
+    def _say(self, text: str) -> None:
+        self.stderr.write(os.fsencode(f"{PROG}: {self.path}: {text}\n"))
+
+    def _in_loop(self, function: Say, text: str) -> None:
+        """What the worker's thread has to say goes through the loop's."""
+        if self.threaded:
+            self.loop.call_soon_threadsafe(function, text)
+        else:
+            function(text)
+
+    def _trouble(self, text: str) -> None:
+        """Output or records were lost."""
+        self.runner.tally.trouble = True
+        self.troubles += 1
+        if self.troubles <= self.TROUBLES:
+            more = " (more such messages are left out)" if self.troubles == self.TROUBLES else ""
+            self.stderr.write(os.fsencode(f"{PROG}: {text}{more}\n"))
+
+    def _stdout_broken(self, error: OSError) -> None:
+        self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
+        if error.errno not in (errno.EPIPE, errno.EIO):         # nobody reads it; the terminal is gone
+            self.runner.tally.trouble = True
+
+
+def run_file(argv: Sequence[str]) -> int:
+    """The body of runmaker4.py.  Raises Problem."""
+    return App(argv).main()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run runmaker4.py with these arguments; the exit status."""
+    return run_main(PROG, run_file, argv)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,77 @@
+"""Jobs that leave marks of when they ran, and the proof that none was lost and none ran twice at once.
+
+The jobs and the test append lines to one file, each by a single write, so their order is the order of events:
+
+    start JOB PID RUNNER    a job begins; RUNNER is the process that started it
+    end JOB PID             the same job comes to its end
+    killed PID              the test kills a runner, or a job that it has stopped before, so it does nothing any more
+"""
+import os
+import pathlib
+from dataclasses import dataclass
+from typing import Container, Dict, List, Set
+
+
+@dataclass
+class Run:
+    """One run of a job."""
+    pid: int
+    runner: int
+
+
+def command(job: int, seconds: float = 0) -> str:
+    """A job that marks its start and its end in the file `marks`."""
+    pause = f"sleep {seconds}; " if seconds else ""
+    return f'echo "start {job} $$ $PPID" >>marks; {pause}echo "end {job} $$" >>marks'
+
+
+def append(path: pathlib.Path, text: str) -> None:
+    """Append to the marks in one write."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+class Reader:
+    """Reads the marks in the order of events, and collects what must not be."""
+
+    def __init__(self, runners: Container[int]) -> None:
+        self.runners = runners                          # all that ever were; the job of a dead one has another parent
+        self.last: Dict[int, Run] = {}                  # job -> its latest run
+        self.running: Set[int] = set()                  # jobs that have started and not ended
+        self.ended: Set[int] = set()                    # jobs that came to their end at least once
+        self.killed: Set[int] = set()
+        self.problems: List[str] = []
+
+    def start(self, job: int, pid: int, runner: int) -> None:
+        before = self.last.get(job)
+        if job in self.running:
+            self.problems.append(f"job {job}: started as {pid} while it ran as {before.pid}")
+        elif before and before.runner in self.runners and before.runner not in self.killed:
+            self.problems.append(f"job {job}: started again as {pid}, and nobody killed runner {before.runner}")
+        self.last[job] = Run(pid, runner)
+        self.running.add(job)
+
+    def end(self, job: int, pid: int) -> None:
+        if job not in self.running or self.last[job].pid != pid:
+            self.problems.append(f"job {job}: {pid} ended, and was not what ran")
+        self.running.discard(job)
+        self.ended.add(job)
+
+    def kill(self, pid: int) -> None:
+        self.killed.add(pid)
+        self.running = {job for job in self.running if self.last[job].pid != pid}
+
+
+def problems(text: bytes, jobs: int, runners: Container[int]) -> List[str]:
+    """What the marks of jobs 1 to `jobs` say that must not be; nothing, if all is well."""
+    reader = Reader(runners)
+    events = {"start": reader.start, "end": reader.end, "killed": reader.kill}
+    for line in text.decode().splitlines():
+        kind, *numbers = line.split()
+        events[kind](*map(int, numbers))
+    reader.problems += [f"job {job}: started and neither ended nor killed" for job in sorted(reader.running)]
+    reader.problems += [f"job {job}: never came to its end" for job in range(1, jobs + 1) if job not in reader.ended]
+    return reader.problems

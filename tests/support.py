@@ -1,0 +1,363 @@
+"""What the tests share: job files, the scripts as real processes, and waiting for conditions.
+
+Every process that a test starts carries a mark in its environment, and so does all that comes of it; what is
+left of them is killed when the test ends.  RUNMAKER4_TEST_DIR=DIR puts the job files on another file system.
+"""
+import fcntl
+import contextlib
+import ctypes
+import os
+import pathlib
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import uuid
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RUNMAKER, RUNSET, RUNWAIT = "runmaker4.py", "runset4.py", "runwait4.py"
+FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, minutes each; .ci/run turns it on
+MARK = "RUNMAKER4_TEST_MARK"
+GATE = "until [ -e go ]; do sleep 0.02; done"            # a job that runs until open_gate() is called
+Text = Union[str, bytes]
+
+
+def as_bytes(text: Text) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
+
+
+@dataclass
+class Ended:
+    """How a script ended: exit status and what it printed."""
+    code: int
+    out: bytes
+    err: bytes
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 20, what: str = "") -> object:
+    """Wait until condition() is true and return its value; fail after timeout seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout} s: {what or condition}")
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+
+
+def marked(mark: str) -> List[int]:
+    """The living processes that have this text in their environment (Linux)."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                environ = pathlib.Path(f"/proc/{entry}/environ").read_bytes()
+            except OSError:
+                continue
+            if mark.encode() in environ and alive(int(entry)):
+                found.append(int(entry))
+    return found
+
+
+def lock_holder(path: pathlib.Path, offset: int) -> int:
+    """Who has a lock on a byte of a file: a pid, -1 for an open-file-description lock, 0 for nobody."""
+    flock = "hhqqi4x"                                   # struct flock on 64-bit Linux: type, whence, start, length, pid
+    with open(path, "rb") as file:
+        asked = struct.pack(flock, fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+        kind, _, _, _, pid = struct.unpack(flock, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    return 0 if kind == fcntl.F_UNLCK else pid
+
+
+@contextlib.contextmanager
+def deadline(process: subprocess.Popen, timeout: float = 60) -> Iterator[None]:
+    """Kill the process if the block takes longer than this, so that reading its output comes to an end."""
+    watchdog = threading.Timer(timeout, process.kill)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+class Case(unittest.TestCase):
+    """A test with a directory of its own, where its scripts run; cleans up after itself."""
+
+    def setUp(self) -> None:
+        base = os.environ.get("RUNMAKER4_TEST_DIR")
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-", dir=base)).resolve()
+        self.mark = uuid.uuid4().hex
+        self.started: List[subprocess.Popen] = []
+        self.addCleanup(self._clean)
+
+    def _clean(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+        for _ in range(100):
+            left = [pid for pid in marked(f"{MARK}={self.mark}") if pid != os.getpid()]
+            if not left:
+                break
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.02)
+        for process in self.started:
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream:
+                    stream.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    # -- files ----------------------------------------------------------------------------------------------
+
+    def write(self, text: Text, name: str = "runs.txt") -> pathlib.Path:
+        """Make a file in the test's directory."""
+        path = self.dir / name
+        path.write_bytes(as_bytes(text))
+        return path
+
+    def read(self, name: str = "runs.txt") -> bytes:
+        return (self.dir / name).read_bytes()
+
+    def open_gate(self) -> None:
+        """Let the jobs that wait at the GATE end."""
+        self.write("", "go")
+
+    def states(self, name: str = "runs.txt") -> str:
+        """The state bytes of all job lines, in order: 'dd.r'."""
+        found = re.findall(rb"^([^#/ \t\r\n])[ \t]", self.read(name), re.MULTILINE)
+        return b"".join(found).decode("latin-1")
+
+    def wait_states(self, wanted: str, timeout: float = 20, name: str = "runs.txt") -> None:
+        """Wait until the job lines have exactly these states."""
+        end = time.monotonic() + timeout
+        while self.states(name) != wanted:
+            if time.monotonic() > end:
+                self.fail(f"states are {self.states(name)!r}, not {wanted!r}, after {timeout} s")
+            time.sleep(0.01)
+
+    def locked_lines(self, name: str = "runs.txt") -> List[int]:
+        """The numbers of the lines whose state byte somebody has locked."""
+        path, offset, locked = self.dir / name, 0, []
+        for number, line in enumerate(self.read(name).splitlines(keepends=True), 1):
+            if lock_holder(path, offset):
+                locked.append(number)
+            offset += len(line)
+        return locked
+
+    def start_to_gate(self, text: Text) -> subprocess.Popen:
+        """Make runs.txt of this text, which has a job that waits at the GATE; a quiet runner that runs this job now."""
+        self.write(text)
+        runner = self.start(RUNMAKER, "-q", "runs.txt")
+        wait_until(lambda: "r" in self.states() or runner.poll() is not None, what="a job is running")
+        if "r" not in self.states():
+            self.fail(f"the runner has ended: {runner.communicate()}")
+        return runner
+
+    def wait_file(self, name: str, timeout: float = 20) -> bytes:
+        """Wait until a file is there and not empty; its bytes."""
+        path = self.dir / name
+        return wait_until(lambda: path.exists() and path.read_bytes(), timeout, f"{name} is written")
+
+    # -- processes ------------------------------------------------------------------------------------------
+
+    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+        """The environment of what a test starts: ours, the mark, and no colour or cluster of the caller's."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "RUNMAKER4_"))}
+        kept.update({MARK: self.mark})
+        kept.update(extra or {})
+        return kept
+
+    def command(self, script: str, *args: object) -> List[str]:
+        """The argv of one of our scripts; other commands go through unchanged."""
+        words = [str(word) for word in args]
+        return [sys.executable, str(ROOT / script), *words] if script.endswith("4.py") else [script, *words]
+
+    def start(self, script: str, *args: object, env: Optional[Dict[str, str]] = None, **options) -> subprocess.Popen:
+        """Start a script (RUNMAKER, RUNSET, RUNWAIT or any command) in the test's directory; output to pipes."""
+        settings = dict(cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        settings.update(options)
+        process = subprocess.Popen(self.command(script, *args), env=self.environ(env), **settings)
+        self.started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen, timeout: float = 60) -> Ended:
+        """Wait for a started script and return how it ended; never a traceback."""
+        out, err = process.communicate(timeout=timeout)
+        self.assertNotIn(b"Traceback", err or b"")
+        return Ended(process.returncode, out or b"", err or b"")
+
+    def run_script(self, script: str, *args: object, timeout: float = 60,
+                   env: Optional[Dict[str, str]] = None, **options) -> Ended:
+        """Run a script to its end."""
+        return self.finish(self.start(script, *args, env=env, **options), timeout)
+
+    def run_all(self, calls: Iterable[Sequence[object]], **options) -> List[Tuple[Sequence[object], Ended]]:
+        """Run scripts at the same time, each call a script and its arguments: the calls and how they ended."""
+        started = [(call, self.start(*call, **options)) for call in calls]
+        return [(call, self.finish(process)) for call, process in started]
+
+    def assertRefused(self, ended: Ended, *words: str) -> None:
+        """Exit 2, nothing on stdout, one line on stderr that has these words."""
+        self.assertEqual(ended.code, 2, ended.err)
+        self.assertEqual(ended.out, b"")
+        self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
+        for word in words:
+            self.assertIn(as_bytes(word), ended.err)
+
+
+# -- the console of a runner ------------------------------------------------------------------------------------
+
+CONSOLE_LINE = re.compile(rb"(executing) `(.*)'|(status|stdout|stderr) \(([^,()]+),(\d+)\): (.*)", re.DOTALL)
+
+
+@dataclass
+class ConsoleLine:
+    """A line that a runner printed: executing (text is the command), status, stdout or stderr."""
+    kind: str
+    host: str
+    pid: int
+    text: bytes
+
+
+def console_lines(out: bytes) -> List[ConsoleLine]:
+    """What a runner printed on stdout, line by line; fails where a line has none of the forms or is cut short."""
+    if not out:
+        return []
+    found = []
+    whole, _, rest = out.rpartition(b"\n")
+    assert not rest, f"the last line has no newline: {rest[:200]!r}"
+    for line in whole.split(b"\n"):
+        match = CONSOLE_LINE.fullmatch(line)
+        assert match, f"not a line of the console: {line[:200]!r}"
+        if match[1]:
+            found.append(ConsoleLine("executing", "", 0, match[2]))
+        else:
+            found.append(ConsoleLine(match[3].decode(), match[4].decode(), int(match[5]), match[6]))
+    return found
+
+
+def printed(lines: List[ConsoleLine], kind: str = "stdout", pid: Optional[int] = None) -> List[bytes]:
+    """The texts of the lines of one kind, of one job or of all."""
+    return [line.text for line in lines if line.kind == kind and pid in (None, line.pid)]
+
+
+def peak_memory(pid: int) -> float:
+    """The most memory that a process of ours ever had, in MB; 0 once it has ended (Linux)."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) / 1000 if found else 0.0
+
+
+# -- runners and their endings ----------------------------------------------------------------------------------
+
+UP = ": > up.$JOB_ID"               # a job says that it runs
+WAITING = f"{UP}; {GATE}"           # ... and runs until open_gate() is called
+SLEEPING = f"{UP}; sleep 60"        # ... and must be ended
+
+
+def without_states(text: bytes) -> bytes:
+    """The bytes of a job file with every state blotted out."""
+    return re.sub(rb"^[^#/ \t\r\n](?=[ \t])", b"?", text, flags=re.MULTILINE)
+
+
+# KILL comes 1 s after TERM, not 10 s; a line is gone, or was left behind, at the first look instead of the third
+QUICK = "import runmaker4; runmaker4.GRACE, runmaker4.JobFile.LOOKS = 1.0, 1"
+PR_CAPBSET_DROP, CAP_DAC = 24, (1, 2)       # of <linux/prctl.h>; CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+
+
+class RunCase(Case):
+    """A test of what becomes of jobs, of their file and of their processes."""
+
+    def jobs(self, *commands: str) -> None:
+        """Make runs.txt of these commands, all new."""
+        self.before = self.write("".join(f". {command}\n" for command in commands)).read_bytes()
+
+    def run_jobs(self, *options: object, **settings) -> Ended:
+        """Run the jobs of runs.txt to the end of the runner."""
+        return self.run_script(RUNMAKER, *options, "runs.txt", **settings)
+
+    def start_jobs(self, *options: object, up: Sequence[int] = (1,), quick: bool = False,
+                   **settings) -> subprocess.Popen:
+        """Start a runner on runs.txt, and return it when the jobs of these lines have made their up.LINE.
+
+        quick: it is less patient (see QUICK), unless all is to be tested in full size.
+        """
+        if quick and not FULL:
+            runner = self.start_patched(QUICK, *options, "runs.txt", **settings)
+        else:
+            runner = self.start(RUNMAKER, *options, "runs.txt", **settings)
+        self.wait_up(*up, runner=runner)
+        return runner
+
+    def start_patched(self, statements: str, *args: object, env: Optional[Dict[str, str]] = None,
+                      **settings) -> subprocess.Popen:
+        """Start runmaker4.py in a Python that has run these statements, which import runmaker4, before."""
+        program = f"import sys\n{statements}\nsys.argv[0] = {str(ROOT / RUNMAKER)!r}\nsys.exit(runmaker4.main())\n"
+        return self.start(sys.executable, "-c", program, *args, env=dict(env or {}, PYTHONPATH=str(ROOT)), **settings)
+
+    def wait_up(self, *lines: int, runner: Optional[subprocess.Popen] = None) -> None:
+        """Wait until the jobs of these lines run; fail at once when this runner is gone."""
+        def is_up(name: str) -> bool:
+            gone = runner is not None and runner.poll() is not None
+            if gone and not self.exists(name):
+                self.fail(f"the runner ended before {name} was there: {runner.communicate()}")
+            return self.exists(name)
+
+        for line in lines:
+            wait_until(lambda: is_up(f"up.{line}"), 30, f"the job of line {line} runs")
+
+    def exists(self, name: str) -> bool:
+        return (self.dir / name).exists()
+
+    def assertNobodyLeft(self) -> None:
+        """No process of this test lives on."""
+        wait_until(lambda: not marked(f"{MARK}={self.mark}"), 3, "no process is left")
+
+    def assertOnlyStatesChanged(self) -> None:
+        """Nothing but state bytes differs from what jobs() wrote."""
+        self.assertEqual(without_states(self.read()), without_states(self.before))
+
+    def assertEnded(self, ended: Ended, code: int, states: str) -> None:
+        """The runner's exit status, the states it left; only they changed in the file, and no process lives on."""
+        self.assertEqual((ended.code, self.states()), (code, states), ended.err.decode(errors="replace"))
+        self.assertOnlyStatesChanged()
+        self.assertNobodyLeft()
+
+    def assertComplains(self, ended: Ended, *words: str) -> None:
+        """One line on stderr has all these words (in any case); the closing line does not count."""
+        lines = ended.err.splitlines()[:-1]
+        self.assertTrue(any(all(as_bytes(word).lower() in line.lower() for word in words) for line in lines),
+                        f"no line has {words}: {ended.err!r}")
+
+    def bound_by_permissions(self) -> Dict[str, object]:
+        """Settings for start() with which root, too, may do no more than the permissions of a file say (Linux)."""
+        if os.geteuid() != 0:
+            return {}
+        libc = ctypes.CDLL(None)
+        settings = dict(preexec_fn=lambda: [libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) for number in CAP_DAC])
+        self.write("", "probe").chmod(0)
+        if subprocess.run(["cat", self.dir / "probe"], stderr=subprocess.DEVNULL, **settings).returncode == 0:
+            self.skipTest("root's right to pass over permissions cannot be dropped here (prctl PR_CAPBSET_DROP)")
+        (self.dir / "probe").unlink()
+        return settings

@@ -1,0 +1,231 @@
+"""Promise: a job that must end does end, with all that came of it; timeouts, retries and walltimes do as they say."""
+import os
+import shlex
+import signal
+import subprocess
+import time
+import unittest
+from typing import Sequence
+
+from tests.support import FULL, RUNMAKER, SLEEPING, UP, Ended, RunCase, alive, console_lines, printed, wait_until
+
+# Jobs that are more than one process.  Each makes its up.LINE when all of its parts run.
+TREES = (
+    f"sh -c 'sleep 60 & sleep 60 & wait' & sh -c 'sh -c \"sleep 60; :\"; :' & {UP}; wait",      # shells in shells
+    f"setsid sleep 60 & {UP}; wait",                                    # a part in a session of its own
+    f"setsid sh -c 'sleep 60 &'; {UP}; sleep 60",                       # ... that nobody is the parent of
+    f"setsid sh -c 'setsid sleep 60 & setsid sleep 60; :' & {UP}; wait",
+    f"nohup sleep 60 & {UP}; wait",
+    f"{UP}; kill -STOP $$; touch never",                                # stops itself
+    f"{UP}; setsid sh -c 'kill -STOP $$; sleep 60'; touch never",       # a part of it stops itself
+    f"{UP}; exec sleep 60",
+)
+
+# Jobs that only KILL ends.
+DEAF = (
+    f"trap '' TERM; {UP}; sleep 60",
+    f"trap '' TERM; setsid sleep 60 & {UP}; wait",
+    f"setsid sh -c 'trap \"\" TERM; {UP}; sleep 60' & wait",            # the shell ends on TERM, its part does not
+    f"trap 'setsid sleep 60 & exit' TERM; {UP}; while :; do sleep 0.1; done",       # starts another one on TERM
+)
+
+
+class Trees(RunCase):
+    """No process of a job lives on after the runner has ended the job."""
+
+    def start_all(self, commands: Sequence[str], *options: object, quick: bool = False) -> subprocess.Popen:
+        """Run these commands all at once, to where they are up."""
+        self.jobs(*commands)
+        return self.start_jobs("-j", len(commands), *options, up=range(1, len(commands) + 1), quick=quick)
+
+    def test_int_ends_every_part_of_a_job_and_does_not_wait_for_kill(self):
+        runner = self.start_all(TREES)
+        start = time.monotonic()
+        runner.send_signal(signal.SIGINT)
+        self.assertEnded(self.finish(runner), 130, "e" * len(TREES))
+        self.assertLess(time.monotonic() - start, 8)
+        self.assertFalse(self.exists("never"))
+
+    def test_the_command_after_the_one_that_runs_is_not_begun(self):
+        """A shell gets TERM before its commands, or it sees one end and goes on; one CPU brings that to light."""
+        jobs = 30
+        self.jobs(*[f"{SLEEPING}; touch never"] * jobs)
+        runner = self.start_jobs("-j", jobs, up=range(1, jobs + 1),
+                                 preexec_fn=lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}))
+        runner.send_signal(signal.SIGINT)
+        self.assertEnded(self.finish(runner), 130, "e" * jobs)
+        self.assertFalse(self.exists("never"))
+
+    def test_a_timeout_ends_every_part_of_a_job_and_the_next_job_runs(self):
+        runner = self.start_all([*TREES, f"{UP}; true"], "--timeout", "1.5")
+        self.assertEnded(self.finish(runner), 1, "!" * len(TREES) + "d")
+
+    def test_after_a_timeout_jobs_that_ignore_term_are_killed(self):
+        runner = self.start_all([*DEAF, f"{UP}; true"], "--timeout", "1", quick=True)
+        self.assertEnded(self.finish(runner), 1, "!" * len(DEAF) + "d")
+
+    def test_after_int_jobs_that_ignore_term_are_killed(self):
+        runner = self.start_all(DEAF, quick=True)
+        runner.send_signal(signal.SIGINT)
+        self.assertEnded(self.finish(runner), 130, "e" * len(DEAF))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 10 s")
+    def test_after_the_walltime_jobs_that_ignore_term_are_killed(self):
+        runner = self.start_all(DEAF, "--walltime", "2")
+        self.assertEnded(self.finish(runner), 1, "e" * len(DEAF))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 10 s")
+    def test_kill_comes_ten_seconds_after_term(self):
+        runner = self.start_all(DEAF)
+        start = time.monotonic()
+        runner.send_signal(signal.SIGTERM)
+        self.assertEnded(self.finish(runner), 143, "e" * len(DEAF))
+        self.assertGreater(time.monotonic() - start, 9.9)
+        self.assertLess(time.monotonic() - start, 20)
+
+    def test_a_part_without_its_environment_is_ended_because_it_descends_from_the_job(self):
+        self.check_bare("env -i setsid sh -c 'echo $$ > pid; sleep 60; :' &")
+
+    def test_a_part_without_its_environment_and_parent_is_ended_because_it_is_of_the_session(self):
+        self.check_bare("env -i sh -c 'sleep 60 & echo $! > pid';")
+
+    def check_bare(self, start: str) -> None:
+        """A process that this command starts, and that does not even carry the mark of the tests, is ended."""
+        self.jobs(f"{start} {SLEEPING}")
+        runner = self.start_jobs()
+        part = int(self.wait_file("pid"))
+        self.addCleanup(self.kill_if_alive, part)
+        runner.send_signal(signal.SIGTERM)
+        self.assertEnded(self.finish(runner), 143, "e")
+        wait_until(lambda: not alive(part), 3, "the part has ended")
+
+    def kill_if_alive(self, pid: int) -> None:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+    def test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead(self):
+        inner = shlex.join(self.command(RUNMAKER, "inner.txt"))
+        self.write(". : > inner.up; sleep 60\n", "inner.txt")
+        self.jobs(f"{inner} & {UP}; until [ -e inner.up ]; do sleep 0.02; done; kill -9 $!; : > dead; sleep 60")
+        runner = self.start_jobs()
+        wait_until(lambda: self.exists("dead"), 20, "the inner runner is dead")
+        runner.send_signal(signal.SIGINT)
+        self.assertEqual((self.finish(runner).code, self.states()), (130, "e"))
+        self.assertNobodyLeft()
+
+    def test_other_jobs_are_not_touched_when_one_is_ended(self):
+        self.jobs("setsid sleep 60", "sleep 0.6",
+                  "setsid sh -c 'until grep -q \"^!\" runs.txt; do sleep 0.05; done; touch lived'")
+        self.assertEnded(self.run_jobs("-j2", "--timeout", "1.2"), 1, "!dd")
+        self.assertTrue(self.exists("lived"))
+
+
+class Timeouts(RunCase):
+    """--timeout: a job that runs longer is ended and marked !."""
+
+    def test_a_job_that_runs_too_long_is_marked_as_failed_and_the_console_says_why(self):
+        self.jobs(f"echo before; {SLEEPING}; touch never", "echo after")
+        ended = self.run_jobs("--timeout", "0.5")
+        self.assertEnded(ended, 1, "!d")
+        lines = console_lines(ended.out)
+        command = lines[0].text
+        self.assertEqual(printed(lines, "status")[1], b'timeout after 0.5s "%s"' % command)
+        self.assertEqual(printed(lines), [b"before", b"after"])
+        self.assertLess([line.text for line in lines].index(b"before"), 3, "output comes before the end")
+        self.assertFalse(self.exists("never"))
+
+    def test_the_time_of_each_job_counts_alone(self):
+        self.jobs(*["sleep 0.5"] * 3)
+        self.assertEnded(self.run_jobs("--timeout", "1.4"), 0, "ddd")
+
+    def test_durations_have_units_and_none_is_no_limit(self):
+        for words, states in ("0.005m", "!"), ("none", "d"):
+            with self.subTest(timeout=words):
+                self.jobs("sleep 0.6")
+                self.assertEnded(self.run_jobs("--timeout", words), int(states == "!"), states)
+
+    def test_a_job_that_ends_well_on_term_has_run_too_long_all_the_same(self):
+        self.jobs(f"trap 'exit 0' TERM; {UP}; while :; do sleep 0.1; done")
+        self.assertEnded(self.run_jobs("--timeout", "0.5"), 1, "!")
+
+
+COUNTED = "echo $JOB_ID >> runs; test $(wc -l < runs) -gt"         # COUNTED N: fails N times, then is well
+
+
+class Retries(RunCase):
+    """--retries N: a job that fails is run up to N more times, at once, before it is marked !."""
+
+    def run_retried(self, command: str, *options: object) -> Ended:
+        self.jobs(command, "echo second >> order")
+        return self.run_jobs("--retries", *options)
+
+    def count(self) -> int:
+        return len(self.read("runs").split())
+
+    def test_a_job_that_is_well_in_the_end_is_done(self):
+        ended = self.run_retried(f"echo first >> order; {COUNTED} 2", 2)
+        self.assertEnded(ended, 0, "dd")
+        self.assertEqual(self.read("order"), b"first\n" * 3 + b"second\n")
+        status = printed(console_lines(ended.out), "status")
+        self.assertEqual([text[:6] for text in status[:6]], [b"forked", b"exit 1"] * 2 + [b"forked", b"exit 0"])
+
+    def test_a_job_that_goes_on_failing_is_marked_after_n_more_runs(self):
+        self.assertEnded(self.run_retried(f"{COUNTED} 99", 2), 1, "!d")
+        self.assertEqual(self.count(), 3)
+
+    def test_a_job_that_is_well_is_not_repeated(self):
+        self.assertEnded(self.run_retried(f"{COUNTED} 0", 3), 0, "dd")
+        self.assertEqual(self.count(), 1)
+
+    def test_no_retries_is_one_run(self):
+        self.assertEnded(self.run_retried(f"{COUNTED} 99", 0), 1, "!d")
+        self.assertEqual(self.count(), 1)
+
+    def test_a_job_that_runs_too_long_is_retried(self):
+        self.assertEnded(self.run_retried(f"{COUNTED} 1 || sleep 60", 1, "--timeout", "0.7"), 0, "dd")
+        self.assertEqual(self.count(), 2)
+
+    def test_a_job_that_dies_of_a_signal_is_retried(self):
+        self.assertEnded(self.run_retried(f"{COUNTED} 1 || kill -9 $$", 1), 0, "dd")
+        self.assertEqual(self.count(), 2)
+
+    def test_the_line_stays_running_from_the_first_run_to_the_last(self):
+        self.jobs("head -c1 runs.txt >> seen; test $(wc -c < seen) -gt 3")
+        self.assertEnded(self.run_jobs("--retries", 3), 0, "d")
+        self.assertEqual(self.read("seen"), b"rrrr")
+
+
+class Walltimes(RunCase):
+    """--walltime T: after T what runs is ended and marked e; no job is started whose timeout no longer fits."""
+
+    def test_what_runs_is_ended_and_not_retried_and_what_waits_stays_new(self):
+        self.jobs("true", SLEEPING, "touch never")
+        self.assertEnded(self.run_jobs("--walltime", "1.2", "--retries", "5", "--retry"), 1, "de.")
+
+    def test_a_runner_that_is_done_before_does_not_wait(self):
+        self.jobs("true", "true")
+        self.assertEnded(self.run_jobs("--walltime", "1h", timeout=30), 0, "dd")
+
+    def test_a_failure_before_counts(self):
+        self.jobs("true", "false")
+        self.assertEnded(self.run_jobs("--walltime", "1h"), 1, "d!")
+
+    def test_a_following_runner_leaves_at_its_walltime_and_all_is_well_if_all_is_done(self):
+        self.jobs("true")
+        start = time.monotonic()
+        self.assertEnded(self.run_jobs("--walltime", "0.7", "--follow"), 0, "d")
+        self.assertGreater(time.monotonic() - start, 0.7)
+
+    def test_no_job_is_started_whose_timeout_does_not_fit(self):
+        self.jobs("touch never")
+        ended = self.run_jobs("--walltime", "30", "--timeout", "60", timeout=20)
+        self.assertEnded(ended, 1, ".")
+        self.assertFalse(self.exists("never"))
+
+    def test_jobs_are_started_as_long_as_their_timeout_fits(self):
+        self.jobs("sleep 0.8", "touch never")
+        self.assertEnded(self.run_jobs("--walltime", "4.7", "--timeout", "4"), 1, "d.")
+
+
+if __name__ == "__main__":
+    unittest.main()

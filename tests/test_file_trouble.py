@@ -1,0 +1,335 @@
+"""Promise: whatever happens to the job file or to the disks, jobs go on, and no byte is written in the wrong place."""
+import os
+import resource
+import subprocess
+import time
+import unittest
+from typing import Sequence
+
+from tests.support import RUNMAKER, WAITING, Ended, RunCase, as_bytes, wait_until, without_states
+
+
+class FileCase(RunCase):
+    """A job waits at the gate, something happens to the file, the gate opens."""
+
+    def wait_at_gate(self, *others: str, first: str = WAITING, options: Sequence[str] = (), **settings) -> None:
+        """Start a runner whose first job waits at the gate; the other jobs come after it."""
+        self.jobs(first, *others)
+        self.runner = self.start_jobs(*options, **settings)
+        self.running = self.read().partition(b"\n")[0] + b"\n"          # the line that runs: r COMMAND
+
+    def go_on(self) -> Ended:
+        """Open the gate and wait for the runner."""
+        self.open_gate()
+        return self.finish(self.runner)
+
+    def rewrite(self, text: bytes) -> None:
+        """Edit the file in place, as some editors do: the same inode gets other bytes, and its end is cut."""
+        with open(self.dir / "runs.txt", "r+b") as file:
+            file.write(text)
+            file.truncate()
+        self.before = text
+
+    def replace(self, text: bytes) -> None:
+        """Edit the file as most editors do: a new file takes its name."""
+        self.write(text, "new")
+        os.replace(self.dir / "new", self.dir / "runs.txt")
+        self.before = text
+
+    def append(self, text: bytes) -> None:
+        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
+            file.write(text)
+        self.before += text
+
+    def assertLineGone(self, ended: Ended, states: str) -> None:
+        """The result of line 1 could not be written and was said; exit 1."""
+        self.assertComplains(ended, "line 1", "gone")
+        self.assertEnded(ended, 1, states)
+
+
+class Deleted(FileCase):
+    """The job file is deleted: what runs may end, and its result is said."""
+
+    def test_the_running_job_ends_and_its_result_is_said(self):
+        self.wait_at_gate("touch never", first=f"{WAITING}; touch finished", quick=True)
+        (self.dir / "runs.txt").unlink()
+        ended = self.go_on()
+        self.assertEqual(ended.code, 1)
+        self.assertComplains(ended, "line 1", "gone")
+        self.assertTrue(self.exists("finished"))
+        self.assertFalse(self.exists("never"))
+        self.assertFalse(self.exists("runs.txt"), "nobody makes it anew")
+        self.assertNobodyLeft()
+
+
+class Replaced(FileCase):
+    """The job file is replaced by an editor: the new file is followed."""
+
+    def test_the_result_goes_into_the_new_file_and_its_new_lines_are_run(self):
+        self.wait_at_gate()
+        self.replace(b". touch above\n" + self.running + b". touch below\n")
+        self.assertEnded(self.go_on(), 0, "ddd")
+        self.assertTrue(self.exists("above") and self.exists("below"))
+
+    def test_a_failure_goes_into_the_new_file_too(self):
+        self.wait_at_gate(first=f"{WAITING}; exit 7")
+        self.replace(b"# a comment, with a longer text than before\n" + self.running)
+        self.assertEnded(self.go_on(), 1, "!")
+
+    def test_a_line_that_the_new_file_lacks_is_said(self):
+        self.wait_at_gate(quick=True)
+        self.replace(b". touch instead\n")
+        self.assertLineGone(self.go_on(), "d")
+        self.assertTrue(self.exists("instead"))
+
+    def test_an_idle_following_runner_goes_on_with_the_new_file(self):
+        self.jobs("touch first")
+        runner = self.start(RUNMAKER, "--follow", "runs.txt")
+        self.wait_states("d")
+        self.replace(b"d touch first\n. touch second\n")
+        self.wait_states("dd")
+        runner.terminate()
+        self.assertEnded(self.finish(runner), 143, "dd")
+
+
+class Truncated(FileCase):
+    """The job file is cut: what is left stays as it is."""
+
+    def test_an_emptied_file_stays_empty_and_the_result_is_said(self):
+        self.wait_at_gate("touch never", quick=True)
+        self.rewrite(b"")
+        self.assertLineGone(self.go_on(), "")
+        self.assertFalse(self.exists("never"))
+
+    def test_a_single_byte_of_the_line_is_left_alone(self):
+        self.wait_at_gate(quick=True)
+        self.rewrite(b"r")
+        self.assertLineGone(self.go_on(), "")
+        self.assertEqual(self.read(), b"r")
+
+    def test_a_file_that_is_cut_after_the_running_line_is_well(self):
+        self.wait_at_gate("touch never", "touch never")
+        self.rewrite(self.running)
+        self.assertEnded(self.go_on(), 0, "d")
+        self.assertFalse(self.exists("never"))
+
+
+class Edited(FileCase):
+    """The job file is edited in place: results find their line, changed jobs run as they now stand."""
+
+    def test_a_running_line_that_moves_down_gets_its_result_there(self):
+        self.wait_at_gate()
+        self.rewrite(b". touch above\n" + self.running)
+        self.assertEnded(self.go_on(), 0, "dd")
+
+    def test_a_running_line_that_moves_up_gets_its_result_there(self):
+        self.write("# a comment that will be deleted\n")
+        self.before = b"# a comment that will be deleted\n"
+        self.append(f". {WAITING}; exit 1\n. touch below\n".encode())
+        self.runner = self.start_jobs(up=[2])
+        self.rewrite(self.read().partition(b"\n")[2])
+        self.assertEnded(self.go_on(), 1, "!d")
+
+    def test_two_running_lines_of_the_same_text_that_move_by_one_line_both_get_their_results(self):
+        self.wait_at_gate(WAITING, options=["-j2"])
+        self.wait_up(2)
+        above = b". touch above;" .ljust(len(self.running) - 1, b" ") + b"\n"
+        self.rewrite(above + 2 * self.running)
+        self.assertEnded(self.go_on(), 0, "ddd")
+
+    def test_a_running_line_with_another_command_gets_no_result(self):
+        self.wait_at_gate(quick=True)
+        self.rewrite(b". touch instead\n")
+        self.assertLineGone(self.go_on(), "d")
+        self.assertTrue(self.exists("instead"))
+
+    def test_a_state_that_was_set_by_hand_is_left_alone_and_that_is_said(self):
+        self.wait_at_gate("touch second")
+        self.rewrite(b"x" + self.running[1:] + b". touch second\n")
+        ended = self.go_on()
+        self.assertComplains(ended, "line 1")
+        self.assertEnded(ended, 1, "xd")
+
+    def test_a_waiting_job_runs_as_it_now_stands(self):
+        self.wait_at_gate("touch old", "echo third >> third")
+        self.rewrite(self.running + b". touch a-new-and-longer-name\n. echo third >> third\n")
+        self.assertEnded(self.go_on(), 0, "ddd")
+        self.assertTrue(self.exists("a-new-and-longer-name"))
+        self.assertFalse(self.exists("old"))
+        self.assertEqual(self.read("third"), b"third\n")
+
+    def test_a_waiting_job_that_was_deleted_is_not_run_and_the_next_runs_once(self):
+        self.wait_at_gate("touch never", "echo third >> third")
+        self.rewrite(self.running + b". echo third >> third\n")
+        self.assertEnded(self.go_on(), 0, "dd")
+        self.assertFalse(self.exists("never"))
+        self.assertEqual(self.read("third"), b"third\n")
+
+    def test_what_looks_like_a_job_in_the_middle_of_a_line_is_not_run(self):
+        """After the edit '. touch never' stands just where the next line began before, but in a command."""
+        tail = b". touch never\n"
+        self.wait_at_gate("touch second", first=f"{WAITING} # {tail.decode().strip()}")
+        self.rewrite(b"#".ljust(len(tail) - 1) + b"\n" + self.running + b". touch second\n")
+        self.assertEnded(self.go_on(), 0, "dd")
+        self.assertTrue(self.exists("second"))
+        self.assertFalse(self.exists("never"))
+
+    def test_a_job_that_was_joined_to_the_comment_above_is_not_run(self):
+        """The line stands where it stood, byte for byte, but the newline before it is a blank now."""
+        self.before = self.write(f". {WAITING}\n# text\n. touch never\n. touch last\n").read_bytes()
+        self.runner = self.start_jobs()
+        self.rewrite(self.read().replace(b"# text\n.", b"# text ."))
+        self.assertEnded(self.go_on(), 0, "dd")
+        self.assertTrue(self.exists("last"))
+        self.assertFalse(self.exists("never"))
+
+
+class Appended(FileCase):
+    """A last line without a newline counts once the file has not grown for a second; no newline is added."""
+
+    def test_a_last_line_without_a_newline_is_run(self):
+        self.before = self.write(". touch first\n. touch second").read_bytes()
+        self.assertEnded(self.run_jobs(), 0, "dd")
+        self.assertTrue(self.exists("second"))
+
+    def test_a_line_that_is_appended_while_jobs_run_is_run(self):
+        self.wait_at_gate(options=["-j2"])
+        self.append(b". touch second")
+        wait_until(lambda: self.exists("second"), what="the second job has run beside the first")
+        self.assertEnded(self.go_on(), 0, "dd")
+
+    def test_a_line_that_still_grows_is_not_run_before_it_is_whole(self):
+        self.wait_at_gate(options=["-j2"])
+        slowest = 0.0
+        for byte in b". echo $((1111111)) >> got\n":
+            start = time.monotonic()
+            self.append(bytes([byte]))
+            time.sleep(0.07)
+            slowest = max(slowest, time.monotonic() - start)
+        if slowest > 0.9:
+            self.skipTest(f"this machine was too busy to append every 0.07 s: one took {slowest:.1f} s")
+        self.assertEnded(self.go_on(), 0, "dd")
+        self.assertEqual(self.read("got"), b"1111111\n")
+
+    def test_a_running_last_line_may_get_its_newline_and_more_lines(self):
+        self.before = self.write(f". {WAITING}").read_bytes()
+        self.runner = self.start_jobs()
+        self.append(b"\n. touch second\n")
+        self.assertEnded(self.go_on(), 0, "dd")
+
+
+class ReadOnly(FileCase):
+    """The job file is made read-only: what runs gets its result, nothing more is started."""
+
+    def test_no_job_is_started_and_the_running_one_gets_its_result(self):
+        self.wait_at_gate("touch never", quick=True, **self.bound_by_permissions())
+        (self.dir / "runs.txt").chmod(0o444)
+        ended = self.go_on()
+        self.assertIn(ended.code, (1, 2))
+        self.assertEnded(ended, ended.code, "d.")
+        self.assertComplains(ended, "runs.txt", "permission denied")
+
+
+class FullDisk(FileCase):
+    """What cannot be written to the log, the output directory or the job log is said; jobs go on; exit 1."""
+
+    def run_limited(self, limit: int, *options: object) -> Ended:
+        """Run the jobs while no file may grow beyond so many bytes."""
+        return self.run_jobs(*options, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+
+    def test_output_files(self):
+        self.jobs("head -c 100000 /dev/zero", "echo small")
+        ended = self.run_limited(50_000, "--outdir", "out")
+        self.assertComplains(ended, "out", "too large")
+        self.assertEnded(ended, 1, "dd")
+        self.assertLessEqual(set(self.read("out/1.out")), {0})
+        self.assertEqual(self.read("out/2.out"), b"small\n")
+
+    def test_the_console_still_shows_what_the_output_directory_has_no_room_for(self):
+        self.jobs("seq 1 3000")
+        ended = self.run_limited(2000, "--outdir", "out")
+        self.assertEqual(ended.code, 1)
+        shown = [line.rpartition(b" ")[2] for line in ended.out.splitlines() if line.startswith(b"stdout")]
+        self.assertEqual(shown, [as_bytes(str(number)) for number in range(1, 3001)])
+
+    def test_the_log_file(self):
+        self.jobs("echo a", "echo b", "exit 3")
+        ended = self.run_limited(1000, "-l", "log")
+        self.assertComplains(ended, "log", "too large")
+        self.assertEnded(ended, 1, "dd!")
+        self.assertIn(b"): a ", self.read("log"))
+
+    def test_the_job_log(self):
+        self.jobs("true", "true", "exit 3")
+        ended = self.run_limited(100, "--joblog", "joblog")
+        self.assertComplains(ended, "joblog", "too large")
+        self.assertEnded(ended, 1, "dd!")
+
+    def test_an_output_directory_that_becomes_a_file(self):
+        self.wait_at_gate("echo second", options=["--outdir", "out"])
+        os.rename(self.dir / "out", self.dir / "out.old")
+        self.write("not a directory\n", "out")
+        ended = self.go_on()
+        self.assertComplains(ended, "out", "not a directory")
+        self.assertEnded(ended, 1, "dd")
+        self.assertEqual(self.read("out"), b"not a directory\n")
+
+
+class FailingWrites(FileCase):
+    """A state that cannot be written now is written later; the line stays locked meanwhile."""
+
+    SETUP = """
+import errno, os, runmaker4
+write = os.pwrite
+def pwrite(fd, data, offset):
+    if data == b"d" and not os.path.exists("room"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return write(fd, data, offset)
+os.pwrite = pwrite
+"""
+
+    def test_a_result_that_finds_no_room_is_written_as_soon_as_there_is(self):
+        self.jobs("touch ran", "touch second")
+        runner = self.start_patched(self.SETUP, "-j1", "runs.txt")
+        wait_until(lambda: self.exists("ran"), what="the first job has run")
+        self.assertEqual(self.run_jobs("--dry-run", "--resume").out, b"2 . touch second\n", "line 1 is locked")
+        self.write("", "room")
+        ended = self.finish(runner)
+        self.assertEnded(ended, 0, "dd")
+        self.assertComplains(ended, "line 1", "no space left")
+
+
+class SmallFileSystem(FileCase):
+    """The same on a file system that really is full."""
+
+    MOUNT = "mount -t tmpfs -o size=64k none full"
+
+    def run_there(self, file: str, *options: str) -> Ended:
+        """Run the jobs in a mount namespace where full/ is full and has the job file; the file comes to stdout."""
+        (self.dir / "full").mkdir(exist_ok=True)
+        probe = subprocess.run(["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE)
+        if probe.returncode != 0:
+            self.skipTest(f"no mount namespace with a tmpfs of our own: {probe.stderr.decode()}")
+        fill = "mkdir full/out; cp runs.txt full/; cat /dev/zero > full/filler 2> /dev/null"
+        script = f'{self.MOUNT}; {fill}; "$@"; code=$?; cat {file}; exit $code'
+        words = self.command(RUNMAKER, "-q", *options, file)
+        return self.run_script("unshare", "-rm", "sh", "-c", script, "sh", *words)
+
+    def test_a_job_file_on_a_full_disk_gets_its_states(self):
+        self.jobs("true", "exit 3", "head -c 200000 /dev/zero")
+        ended = self.run_there("full/runs.txt")
+        self.assertEqual((ended.code, ended.out[:1]), (1, b"d"), ended.err)
+        self.assertEqual(without_states(ended.out), without_states(self.before))
+        self.assertEqual([line[:1] for line in ended.out.splitlines()], [b"d", b"!", b"d"])
+
+    def test_logs_on_a_full_disk_stop_no_job(self):
+        for options in ("--outdir", "full/out"), ("-l", "full/log"), ("--joblog", "full/out/joblog"):
+            with self.subTest(options=options):
+                self.jobs("head -c 200000 /dev/zero", "true", "exit 3")
+                ended = self.run_there("runs.txt", *options)
+                self.assertComplains(ended, "no space left")
+                self.assertEnded(ended, 1, "dd!")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,478 @@
+"""Promise: the console shows what jobs print, whole and in order, and a runner's last line says what became of them."""
+import fcntl
+import os
+import pathlib
+import re
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import time
+from typing import Callable, Dict, List
+
+from tests.support import (GATE, ROOT, RUNMAKER, SLEEPING, Case, ConsoleLine, Ended, RunCase, console_lines,
+                           peak_memory, printed, wait_until)
+
+ESCAPE = re.compile(rb"\x1b\[[0-9;]*m")
+
+
+def read_terminal(master: int) -> bytes:
+    """All that a pseudo-terminal gets until its last holder has gone, with plain newlines."""
+    shown, end = b"", time.monotonic() + 60
+    while time.monotonic() < end:
+        if select.select([master], [], [], 0.1)[0]:
+            try:
+                shown += os.read(master, 65536)
+            except OSError:                         # EIO: the hang-up
+                return shown.replace(b"\r\n", b"\n")
+    raise AssertionError(f"the runner did not end: {shown[-1000:]!r}")
+
+
+class Console(Case):
+    """One line per event, in a fixed form, never mixed with another and never late."""
+
+    def run_jobs(self, text: str, *options: str) -> List[ConsoleLine]:
+        self.write(text)
+        return console_lines(self.run_script(RUNMAKER, *options, "runs.txt").out)
+
+    def test_the_lines_of_a_job_have_exactly_this_form_and_order(self):
+        self.write(". echo a; echo 'b \"c\"'\n")
+        out = self.run_script(RUNMAKER, "--name", "alice", "runs.txt").out
+        command, pid = b"echo a; echo 'b \"c\"'", re.search(rb",(\d+)\)", out)[1]
+        self.assertEqual(out, b"executing `" + command + b"'\n"
+                         b"status (alice," + pid + b"): forked \"" + command + b"\"\n"
+                         b"stdout (alice," + pid + b"): a\n"
+                         b"stdout (alice," + pid + b"): b \"c\"\n"
+                         b"status (alice," + pid + b"): exit 0 \"" + command + b"\"\n")
+
+    def test_every_line_names_the_node_and_the_shell_of_the_job(self):
+        lines = self.run_jobs(". echo $$; echo $$ >&2\n")
+        self.assertEqual(len(lines), 5)
+        pid = lines[1].pid
+        self.assertEqual((printed(lines), printed(lines, "stderr")), ([b"%d" % pid], [b"%d" % pid]))
+        self.assertEqual({(line.host, line.pid) for line in lines[1:]}, {(os.uname().nodename, pid)})
+
+    def test_the_exit_status_or_signal_of_a_failure_is_shown(self):
+        lines = self.run_jobs(". exit 3\n. sh -c 'kill -9 $$'\n. kill -9 $$\n")
+        ends = [text for text in printed(lines, "status") if not text.startswith(b"forked")]
+        self.assertEqual(ends, [b'exit 3 "exit 3"', b'exit 137 "sh -c \'kill -9 $$\'"', b'signal 9 "kill -9 $$"'])
+
+    def test_stderr_has_its_own_lines(self):
+        lines = self.run_jobs(". echo a >&2; printf 'b\\nc' >&2\n")
+        self.assertEqual((printed(lines), printed(lines, "stderr")), ([], [b"a", b"b", b"c"]))
+
+    def test_a_last_line_without_a_newline_is_printed_before_the_exit_line(self):
+        lines = self.run_jobs(". printf 'a\\nb'\n. printf 'a\\nb'; sleep 0.1\n")
+        kinds = ["executing", "status", "stdout", "stdout", "status"]
+        self.assertEqual([line.kind for line in lines], kinds + kinds)
+        self.assertEqual(printed(lines), [b"a", b"b"] * 2)
+
+    def test_lines_of_jobs_at_once_are_never_mixed_within_a_line(self):
+        halves = "for i in 1 2 3 4 5; do printf aaaa; sleep 0.0$i; echo bbbb; done"
+        lines = self.run_jobs(f". {halves}\n" * 4, "-j4")
+        self.assertEqual(printed(lines), [b"aaaabbbb"] * 20)
+
+    def test_a_line_is_shown_while_its_job_runs(self):
+        self.write(". echo first; until [ -e go ]; do sleep 0.02; done; echo second\n")
+        runner = self.start(RUNMAKER, "runs.txt")
+        self.addCleanup(self.write, "", "go")
+        early = [runner.stdout.readline() for _ in range(3)]
+        self.assertTrue(early[2].endswith(b"): first\n"), early)
+        self.assertEqual(self.states(), "r")
+        self.write("", "go")
+        self.assertEqual(printed(console_lines(self.finish(runner).out)), [b"second"])
+
+    def test_quiet_leaves_no_line_on_stdout(self):
+        self.write(". echo a; echo b >&2\n. exit 1\n")
+        ended = self.run_script(RUNMAKER, "-q", "runs.txt")
+        self.assertEqual((ended.code, ended.out, self.states()), (1, b"", "d!"))
+        self.assertEqual(ended.err.count(b"\n"), 1)
+        self.assertTrue(ended.err.startswith(b"runmaker4.py: runs.txt: "), ended.err)
+
+
+class LastOutput(Case):
+    """All that a job printed is shown before its exit line, nothing after it."""
+
+    def assertNothingLate(self, lines: List[ConsoleLine]) -> None:
+        ended = set()
+        for line in lines:
+            self.assertNotIn(line.pid, ended, line)
+            if line.kind == "status" and not line.text.startswith(b"forked"):
+                ended.add(line.pid)
+
+    def test_the_dying_words_of_jobs_of_every_age_come_before_their_exit_line(self):
+        pauses = ["", "sleep 0.01; ", "sleep 0.05; "]
+        jobs = [f"{pauses[number % 3]}seq {number} 3000; printf end >&2; printf end" for number in range(36)]
+        self.write("".join(f". {job}\n" for job in jobs))
+        lines = console_lines(self.run_script(RUNMAKER, "-j4", "runs.txt").out)
+        self.assertNothingLate(lines)
+        for number, job in enumerate(jobs):
+            pid = next(line.pid for line in lines if line.text == b'exit 0 "%s"' % job.encode())
+            self.assertEqual(printed(lines, "stdout", pid), [b"%d" % i for i in range(number, 3001)] + [b"end"])
+            self.assertEqual(printed(lines, "stderr", pid), [b"end"])
+
+    def test_a_full_pipe_is_read_to_its_end_when_the_job_ends(self):
+        self.write(". head -c 60000 /dev/zero | tr '\\0' x; kill -9 $$\n" * 10)
+        lines = console_lines(self.run_script(RUNMAKER, "-j2", "runs.txt").out)
+        self.assertNothingLate(lines)
+        self.assertEqual(printed(lines), [b"x" * 60000] * 10)
+
+    def test_what_a_background_process_prints_later_is_not_shown(self):
+        self.write(". (trap '' PIPE; sleep 0.3; echo late; touch late) & echo last\n"
+                   ". until [ -e late ]; do sleep 0.02; done\n")
+        lines = console_lines(self.run_script(RUNMAKER, "runs.txt").out)
+        self.assertEqual(printed(lines), [b"last"])
+        self.assertNothingLate(lines)
+
+
+class BlockedReader(Case):
+    """A console that nobody reads holds back the jobs, not the runner's memory; nothing is lost."""
+
+    def start_blocked(self, count: int) -> subprocess.Popen:
+        """Start a runner whose 4 jobs print count lines each; return it when its stdout is full."""
+        self.write(f". seq -f %079.0f 1 {count}\n" * 4)
+        runner = self.start(RUNMAKER, "-j4", "runs.txt")
+        wait_until(lambda: self.pipe_fill(runner) > 32_000, what="the pipe is full")
+        self.wait_states("rrrr")
+        return runner
+
+    def pipe_fill(self, process: subprocess.Popen) -> int:
+        """The bytes that wait in the runner's stdout."""
+        return struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4))[0]
+
+    def test_all_output_is_there_once_it_is_read(self):
+        count = 160_000
+        runner = self.start_blocked(count)
+        time.sleep(0.7)                             # in which a runner without bounds would read it all
+        self.assertEqual(self.states(), "rrrr", "a job ended, so its output was read")
+        self.assertLess(peak_memory(runner.pid), 80)
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (0, "dddd"))
+        self.assertJobsPrinted(ended.out, count, 4)
+
+    def test_an_interrupt_ends_a_runner_although_nobody_reads(self):
+        runner = self.start_blocked(100_000)
+        runner.send_signal(signal.SIGINT)
+        self.assertEqual(runner.wait(30), 130)
+        self.assertEqual(self.states(), "eeee")
+        self.assertIn(b"run again: ", self.finish(runner).err)
+
+    def test_a_signal_ends_a_runner_whose_jobs_have_all_ended_although_nobody_reads(self):
+        runners = {}
+        for number in signal.SIGINT, signal.SIGTERM:
+            self.write(". seq 20000\n", number.name)
+            runners[number] = self.start(RUNMAKER, number.name)
+        for number in runners:
+            self.wait_states("d", name=number.name)
+        time.sleep(0.3)                             # in which they begin to wait for their readers
+        for number, runner in runners.items():
+            runner.send_signal(number)
+        for number, runner in runners.items():
+            self.assertEqual(runner.wait(20), 128 + number)
+            self.assertIn(b": 1 done ", self.finish(runner).err)
+
+    def assertJobsPrinted(self, out: bytes, count: int, jobs: int) -> None:
+        """Each job printed the numbers up to count in order, before its exit line."""
+        last: Dict[bytes, int] = {}
+        ends = []
+        for line in out.split(b"\n"):
+            key, _, text = line.partition(b"): ")
+            if key.startswith(b"stdout"):
+                last[key[6:]] = self.assertNext(last.get(key[6:], 0), text)
+            elif text.startswith(b"exit"):
+                ends.append(last[key[6:]])
+        self.assertEqual(ends, [count] * jobs)
+
+    def assertNext(self, before: int, text: bytes) -> int:
+        if int(text) != before + 1 or len(text) != 79:
+            self.fail(f"{text!r} after {before}")
+        return before + 1
+
+
+class SharedDescriptor(Case):
+    """Console and messages may go to one pipe or terminal, and the console to a file or a socket."""
+
+    LINES = 30_000
+
+    def start_noisy(self, **options) -> subprocess.Popen:
+        """Start a runner that has much to print and many messages to say meanwhile."""
+        self.write(f". seq 1000001 {1_000_000 + self.LINES}\n" + ". :\0\n. sleep 0.02\n" * 40)
+        return self.start(RUNMAKER, "-j2", "--name", "alice", "runs.txt", **options)
+
+    @staticmethod
+    def read_slowly(read: Callable[[], bytes]) -> bytes:
+        """All that comes, with pauses in which the runner has to wait."""
+        pieces = []
+        while not pieces or pieces[-1]:
+            pieces.append(read())
+            time.sleep(0.001)
+        return b"".join(pieces)
+
+    def assertWholeLines(self, out: bytes) -> None:
+        """Every line of the job is there and whole, and so are the messages."""
+        lines = re.sub(rb"^runmaker4\.py: [^\n]*\n", b"", out, flags=re.MULTILINE)
+        expected = [b"%d" % number for number in range(1_000_001, 1_000_001 + self.LINES)]
+        self.assertTrue(printed(console_lines(lines)) == expected, "not the lines of the job")
+        self.assertEqual(len(re.findall(rb"^runmaker4\.py: runs\.txt: line \d+: [^\n]*\n", out, re.MULTILINE)), 40)
+
+    def test_messages_on_the_same_pipe_split_no_line(self):
+        runner = self.start_noisy(stderr=subprocess.STDOUT)
+        self.assertWholeLines(self.read_slowly(lambda: os.read(runner.stdout.fileno(), 3000)))
+
+    def test_messages_on_the_same_terminal_split_no_line(self):
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        self.start_noisy(stdout=slave, stderr=slave, env={"NO_COLOR": "1"})
+        os.close(slave)
+        self.assertWholeLines(read_terminal(master))
+
+    def test_a_file_gets_all_lines(self):
+        with open(self.dir / "console", "wb") as console:
+            self.assertEqual(self.start_noisy(stdout=console, stderr=subprocess.STDOUT).wait(60), 1)
+        self.assertWholeLines(self.read("console"))
+
+    def test_a_socket_gets_all_lines(self):
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.start_noisy(stdout=theirs, stderr=theirs)
+        theirs.close()
+        self.assertWholeLines(self.read_slowly(lambda: ours.recv(3000)))
+
+
+class Terminal(Case):
+    """On a terminal failures stand out in colour; a pipe, a file and NO_COLOR get the plain lines."""
+
+    JOBS = ". echo a\n. echo b; exit 3\n. kill -9 $$\n"
+
+    def run_in_terminal(self, **env: str) -> bytes:
+        """Run the jobs with stdout and stderr on a pseudo-terminal; what the terminal got."""
+        self.write(self.JOBS)
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        settings = {"NO_COLOR": "", "TERM": "xterm-256color", **env}
+        runner = self.start(RUNMAKER, "--name", "alice", "runs.txt", env=settings, stdout=slave, stderr=slave)
+        os.close(slave)
+        shown = read_terminal(master)
+        self.assertEqual(runner.wait(20), 1)
+        self.assertEqual(self.states(), "d!e")
+        return shown
+
+    def plain_lines(self, out: bytes) -> List[bytes]:
+        """The lines without colours, the process ids replaced."""
+        return re.sub(rb"alice,\d+", b"alice,PID", ESCAPE.sub(b"", out)).split(b"\n")
+
+    def line_of(self, shown: bytes, text: bytes) -> bytes:
+        return next(line for line in shown.split(b"\n") if text in line)
+
+    def test_failures_are_coloured_and_successes_are_not(self):
+        shown = self.run_in_terminal()
+        for text in b"exit 3", b"signal 9":
+            self.assertRegex(self.line_of(shown, text + b' "'), rb"\x1b\[[0-9;]+m")
+        for text in b"): forked", b"): a", b"exit 0":
+            self.assertNotIn(b"\x1b", self.line_of(shown, text))
+        self.assertTrue(ESCAPE.findall(shown)[-1] in (b"\x1b[0m", b"\x1b[m"), "the colour is switched off again")
+
+    def test_but_for_the_colours_the_lines_are_those_of_a_pipe(self):
+        shown = self.run_in_terminal()
+        self.write(self.JOBS)
+        piped = self.run_script(RUNMAKER, "--name", "alice", "runs.txt").out
+        wanted = self.plain_lines(piped)[:-1]
+        self.assertEqual(self.plain_lines(shown)[:len(wanted)], wanted)
+
+    def test_no_color_is_honoured(self):
+        self.assertNotIn(b"\x1b", self.run_in_terminal(NO_COLOR="1"))
+
+    def test_a_pipe_and_a_file_get_no_colour(self):
+        self.write(self.JOBS)
+        ended = self.run_script(RUNMAKER, "runs.txt", env={"NO_COLOR": "", "TERM": "xterm-256color"})
+        self.assertNotIn(b"\x1b", ended.out + ended.err)
+
+    def test_a_pipe_gets_no_colour_while_stderr_is_a_terminal(self):
+        self.write(self.JOBS)
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        runner = self.start(RUNMAKER, "runs.txt", env={"NO_COLOR": "", "TERM": "xterm-256color"}, stderr=slave)
+        os.close(slave)
+        out = runner.communicate(timeout=30)[0]
+        self.assertNotIn(b"\x1b", out)
+        self.assertIn(b"run again: ", read_terminal(master))
+
+
+class ClosingLine(Case):
+    """A runner's last line, on stderr, says what became of its jobs and which command runs the failures again."""
+
+    def closing(self, ended: Ended, name: str = "runs.txt") -> str:
+        """The last line of stderr."""
+        self.assertTrue(ended.err.endswith(b"\n"), ended.err)
+        line = ended.err[:-1].rpartition(b"\n")[2].decode()
+        self.assertTrue(line.startswith(f"runmaker4.py: {name}: "), line)
+        return line
+
+    def command_of(self, line: str) -> str:
+        """The command that the closing line offers."""
+        self.assertEqual(line.count("run again: "), 1, line)
+        return line.partition("run again: ")[2]
+
+    def paste(self, command: str) -> Ended:
+        """Run it as if it had been pasted into a shell in the same directory."""
+        return self.run_script("/bin/sh", "-c", command)
+
+    def named_lines(self, line: str) -> str:
+        """What stands after 'line' or 'lines' in the brackets."""
+        return re.search(r"\(lines? ([^)]*)\)", line)[1]
+
+    def test_success_is_one_line_with_the_count_and_the_time(self):
+        self.write(". echo a\n. echo b\n. echo c\n")
+        ended = self.run_script(RUNMAKER, "runs.txt")
+        self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1))
+        line = self.closing(ended)
+        self.assertRegex(line, r"\b3 done\b")
+        self.assertRegex(line, r"\d ?s\b")
+        for word in "failed", "run again", "(line":
+            self.assertNotIn(word, line)
+
+    def test_nothing_to_do_is_said(self):
+        self.write("d echo a\n# b\nx echo c\n")
+        ended = self.run_script(RUNMAKER, "runs.txt")
+        self.assertEqual((ended.code, ended.out), (0, b""))
+        self.assertIn("nothing to do", self.closing(ended))
+
+    def test_one_failure_is_named_by_its_line(self):
+        self.write("# comment\n. true\n. false\n. true\n")
+        ended = self.run_script(RUNMAKER, "runs.txt")
+        line = self.closing(ended)
+        self.assertEqual(ended.code, 1)
+        self.assertRegex(line, r"\b2 done, 1 failed\b")
+        self.assertIn("(line 3)", line)
+
+    def test_several_failures_are_named_by_their_first_lines(self):
+        failing = [2, 5, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19, 20]
+        self.write("".join(". false\n" if number in failing else ". true\n" for number in range(1, 21)))
+        line = self.closing(self.run_script(RUNMAKER, "-j4", "runs.txt"))
+        self.assertRegex(line, r"\b6 done, 14 failed\b")
+        *numbers, last = self.named_lines(line).split(", ")
+        self.assertEqual(last, "...")
+        self.assertGreaterEqual(len(numbers), 2)
+        self.assertEqual([int(number) for number in numbers], failing[:len(numbers)])
+
+    def test_two_failures_are_both_named(self):
+        self.write(". false\n. true\n. false\n")
+        self.assertEqual(self.named_lines(self.closing(self.run_script(RUNMAKER, "runs.txt"))), "1, 3")
+
+    def test_errors_count_apart_from_failures(self):
+        self.write(". true\n. false\n. kill -9 $$\n. echo a\0b\n")
+        ended = self.run_script(RUNMAKER, "runs.txt")
+        line = self.closing(ended)
+        self.assertEqual((ended.code, self.states()), (1, "d!ee"))
+        self.assertRegex(line, r"\b1 done, 1 failed, 2 \w+")
+        self.assertEqual(self.named_lines(line), "2, 3, 4")
+
+    def test_the_pasted_command_runs_the_failures_again_and_only_these(self):
+        self.write(". echo good >> ran\n"
+                   ". echo bad >> ran; [ -e mended ]\n"
+                   ". echo worse >> ran; [ -e mended ] || kill -9 $$\n")
+        first = self.run_script(RUNMAKER, "runs.txt")
+        self.assertEqual(self.states(), "d!e")
+        again = self.paste(self.command_of(self.closing(first)))
+        self.assertEqual((again.code, self.states()), (1, "d!e"))
+        self.write("", "mended")
+        self.assertEqual(self.paste(self.command_of(self.closing(again))).code, 0)
+        self.assertEqual(self.states(), "ddd")
+        self.assertEqual(self.read("ran").split(), [b"good", b"bad", b"worse", b"bad", b"worse", b"bad", b"worse"])
+
+    def test_the_pasted_command_works_for_any_file_name_and_keeps_the_options(self):
+        for name in "my runs.txt", "it's $HOME.txt", "-j.txt", "sub/runs.txt":
+            with self.subTest(name=name):
+                (self.dir / "sub").mkdir(exist_ok=True)
+                self.write(". [ -e mended ] && echo well\n", name)
+                ended = self.run_script(RUNMAKER, "-j", "2", "--outdir", "my out", "--name", "a b", "--", name)
+                command = self.command_of(self.closing(ended, name))
+                self.write("", "mended")
+                again = self.paste(command)
+                self.assertEqual((again.code, self.states(name)), (0, "d"), again.err)
+                self.assertEqual({line.host for line in console_lines(again.out)} - {""}, {"a b"})
+                self.assertEqual(self.read("my out/1.out"), b"well\n")
+                os.remove(self.dir / "mended")
+
+    def test_it_is_there_after_an_interrupt_too(self):
+        self.write(". [ -e mended ] || sleep 60\n")
+        runner = self.start(RUNMAKER, "runs.txt")
+        runner.stdout.readline()
+        runner.stdout.readline()
+        runner.send_signal(signal.SIGINT)
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (130, "e"))
+        line = self.closing(ended)
+        self.assertIn("(line 1)", line)
+        self.write("", "mended")
+        self.assertEqual(self.paste(self.command_of(line)).code, 0)
+        self.assertEqual(self.states(), "d")
+
+    def test_it_is_the_last_of_all_lines(self):
+        self.write(". false\n. echo a\0b\n. true\n")
+        both = self.run_script(RUNMAKER, "-j3", "runs.txt", stderr=subprocess.STDOUT).out
+        last = both[:-1].rpartition(b"\n")[2]
+        self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: ") and b"run again: " in last, both)
+
+    def test_two_runners_count_their_own_jobs(self):
+        self.write(". sleep 0.05; [ $JOB_ID != 7 ]\n" * 20)
+        runners = [self.start(RUNMAKER, "-j2", "runs.txt") for _ in range(2)]
+        lines = [self.closing(self.finish(runner)) for runner in runners]
+        done = [int(number) for line in lines for number in re.findall(r"\b(\d+) done\b", line)]
+        self.assertEqual(sum(done), 19)
+        self.assertEqual(["(line 7)" in line for line in lines].count(True), 1)
+
+    def end_without_script(self, change: Callable[[pathlib.Path, pathlib.Path], None]) -> str:
+        """The closing line of a copy of the script, whose file changed meanwhile: change(file, another on PATH)."""
+        copies = [self.dir / folder / RUNMAKER for folder in ("one", "two")]
+        for copy in copies:
+            copy.parent.mkdir()
+            shutil.copy(ROOT / RUNMAKER, copy)
+        path = f"{copies[1].parent}{os.pathsep}{os.environ['PATH']}"
+        self.write(f". {GATE}; false\n")
+        runner = self.start(sys.executable, copies[0], "runs.txt", env={"PATH": path})
+        self.wait_states("r")
+        change(*copies)
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (1, "!"))
+        return self.closing(ended)
+
+    def test_it_is_there_when_the_script_has_been_removed_meanwhile(self):
+        line = self.end_without_script(lambda script, other: script.unlink())
+        self.assertIn("(line 1); run again: ", line)
+
+    def test_the_pasted_command_works_when_the_script_has_been_replaced_meanwhile(self):
+        line = self.end_without_script(lambda script, other: os.replace(other, script))
+        self.assertEqual(self.paste(self.command_of(line)).code, 1)
+        self.assertEqual(self.states(), "!")
+
+
+class ClosingLineOfLostStates(RunCase):
+    """The closing line names the lines whose state could not be written before the runner had to leave."""
+    NO_ROOM = """
+import errno, os, runmaker4
+pwrite = os.pwrite
+def no_room_for_errors(descriptor, data, offset):
+    if data == b"e":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return pwrite(descriptor, data, offset)
+os.pwrite = no_room_for_errors
+runmaker4.Runner.LAST_TRIES = 0.5
+"""
+
+    def test_after_a_signal_the_lines_that_still_say_running_are_named(self):
+        self.jobs(SLEEPING, "true", SLEEPING)
+        runner = self.start_patched(self.NO_ROOM, "-j3", "runs.txt")
+        self.wait_up(1, 3, runner=runner)
+        self.wait_states("rdr")
+        runner.send_signal(signal.SIGTERM)
+        ended = self.finish(runner)
+        self.assertEnded(ended, 143, "rdr")
+        closing = ended.err.decode().splitlines()[-1]
+        self.assertIn("(lines 1, 3); run again: ", closing)
+        self.assertRegex(closing, r"\b1 done\b")

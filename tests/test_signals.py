@@ -1,0 +1,326 @@
+"""Promise: a signal ends or drains a runner in an orderly way, and a console that is gone or stuck stops no job."""
+import fcntl
+import os
+import pty
+import random
+import signal
+import subprocess
+import termios
+import time
+import unittest
+
+from tests.support import (RUNMAKER, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines, printed,
+                           wait_until)
+
+STUBBORN = f"trap ': > term.$JOB_ID' TERM; {UP}; while :; do sleep 0.1; done"       # notes TERM, and lives on
+
+
+class Interrupted(RunCase):
+    """INT and TERM end the jobs, mark them e, and exit with 130 and 143."""
+
+    def interrupt(self, number: signal.Signals, *options: object) -> Ended:
+        """Two jobs run and one waits when the signal comes."""
+        self.jobs(SLEEPING, SLEEPING, "touch never")
+        runner = self.start_jobs("-j2", *options, up=[1, 2])
+        runner.send_signal(number)
+        return self.finish(runner)
+
+    def test_int_ends_the_jobs_and_exits_130(self):
+        self.assertEnded(self.interrupt(signal.SIGINT), 130, "ee.")
+
+    def test_term_ends_the_jobs_and_exits_143(self):
+        self.assertEnded(self.interrupt(signal.SIGTERM), 143, "ee.")
+
+    def test_an_ended_job_is_not_retried(self):
+        self.assertEnded(self.interrupt(signal.SIGINT, "--retries", "3", "--retry", "--follow"), 130, "ee.")
+
+    def test_the_closing_line_names_the_jobs_that_were_ended(self):
+        last = self.interrupt(signal.SIGINT).err.splitlines()[-1]
+        self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: "), last)
+        self.assertIn(b"lines 1, 2", last)
+
+    def test_ctrl_c_reaches_the_runner_alone_and_the_jobs_get_term(self):
+        traps = "; ".join(f"trap 'echo {name} >> got; exit 0' {name}" for name in ("INT", "TERM"))
+        self.jobs(f"{traps}; {UP}; while :; do sleep 0.1; done")
+        runner = self.start_jobs(start_new_session=True)
+        os.killpg(runner.pid, signal.SIGINT)
+        self.assertEnded(self.finish(runner), 130, "e")
+        self.assertEqual(self.read("got"), b"TERM\n")
+
+    def test_what_a_job_prints_when_it_gets_term_is_not_lost(self):
+        self.jobs(f"trap 'echo tidied up; exit 0' TERM; {UP}; while :; do sleep 0.1; done")
+        runner = self.start_jobs()
+        runner.send_signal(signal.SIGINT)
+        self.assertEqual(printed(console_lines(self.finish(runner).out)), [b"tidied up"])
+
+    def test_a_second_term_leaves_the_jobs_their_time(self):
+        self.jobs(f"trap 'sleep 0.5; touch saved; exit' TERM; {UP}; while :; do sleep 0.1; done")
+        runner = self.start_jobs()
+        for _ in range(2):                              # as Slurm does at a time limit
+            runner.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        self.assertEnded(self.finish(runner), 143, "e")
+        self.assertTrue(self.exists("saved"))
+
+    def test_a_second_int_kills_at_once(self):
+        self.jobs(STUBBORN, STUBBORN)
+        runner = self.start_jobs("-j2", up=[1, 2])
+        runner.send_signal(signal.SIGINT)
+        wait_until(lambda: self.exists("term.1") and self.exists("term.2"), what="the jobs got TERM")
+        start = time.monotonic()
+        runner.send_signal(signal.SIGINT)
+        self.assertEnded(self.finish(runner), 130, "ee")
+        self.assertLess(time.monotonic() - start, 6, "KILL did not come before its time, which is after 10 s")
+
+    def test_nothing_is_left_running_when_int_comes_amid_short_jobs(self):
+        for seed in range(3):
+            with self.subTest(seed=seed):
+                self.jobs(*["echo $JOB_ID >> ran"] * 1000)
+                runner = self.start(RUNMAKER, "-j3", "-q", "runs.txt")
+                wait_until(lambda: self.states().count("d") > 5, what="some are done")
+                time.sleep(random.Random(seed).uniform(0, 0.1))
+                runner.send_signal(signal.SIGINT)
+                states = self.check_amid(self.finish(runner), 130)
+                self.assertLessEqual(states.count("e"), 3)
+
+    def test_nothing_is_cut_short_when_hup_comes_amid_short_jobs(self):
+        self.jobs(*["echo $JOB_ID >> ran"] * 1000)
+        runner = self.start(RUNMAKER, "-j3", "-q", "runs.txt")
+        wait_until(lambda: self.states().count("d") > 5, what="some are done")
+        runner.send_signal(signal.SIGHUP)
+        self.assertNotIn("e", self.check_amid(self.finish(runner), 0))
+
+    def check_amid(self, ended: Ended, code: int) -> str:
+        """Only some of the jobs ran, none is running, and those that ran are those that are marked; the states."""
+        states = self.states()
+        self.assertEnded(ended, code, states)
+        self.assertLessEqual(set(states), set("d.e"))
+        self.assertIn(".", states)
+        ran = sorted(int(line) for line in self.read("ran").split())
+        done = [line for line, state in enumerate(states, 1) if state == "d"]
+        self.assertEqual([line for line in ran if states[line - 1] != "e"], done)
+        (self.dir / "ran").unlink()
+        return states
+
+
+class Drained(RunCase):
+    """HUP and USR1: nothing more is started, what runs may end, and the results make the exit status."""
+
+    def drain(self, number: signal.Signals, first: str, *options: object) -> Ended:
+        """The signal comes while the first job waits at the gate and the second is still to come."""
+        self.jobs(first, "touch never")
+        runner = self.start_jobs(*options)
+        runner.send_signal(number)
+        self.open_gate()
+        return self.finish(runner)
+
+    def test_hup_lets_the_running_job_end_and_starts_nothing_more(self):
+        self.assertEnded(self.drain(signal.SIGHUP, WAITING), 0, "d.")
+
+    def test_usr1_lets_the_running_job_end_and_starts_nothing_more(self):
+        self.assertEnded(self.drain(signal.SIGUSR1, WAITING), 0, "d.")
+
+    def test_a_job_that_fails_after_the_signal_makes_the_exit_status_1(self):
+        self.assertEnded(self.drain(signal.SIGHUP, f"{WAITING}; exit 3"), 1, "!.")
+
+    def test_a_job_that_fails_after_the_signal_is_not_retried(self):
+        ended = self.drain(signal.SIGHUP, f"{WAITING}; echo x >> runs; exit 3", "--retries", "3")
+        self.assertEnded(ended, 1, "!.")
+        self.assertEqual(self.read("runs"), b"x\n")
+
+    def test_a_drained_runner_does_not_follow_the_file_any_longer(self):
+        self.assertEnded(self.drain(signal.SIGUSR1, WAITING, "--follow"), 0, "d.")
+
+    def test_int_still_ends_the_jobs_of_a_draining_runner(self):
+        self.jobs(SLEEPING, "touch never")
+        runner = self.start_jobs()
+        runner.send_signal(signal.SIGHUP)
+        runner.send_signal(signal.SIGINT)
+        self.assertEnded(self.finish(runner), 130, "e.")
+
+
+class IgnoredAtStart(RunCase):
+    """A signal that was ignored when the runner started (nohup) stays ignored - by the runner, not by its jobs."""
+
+    def start_ignoring(self, signals: str) -> subprocess.Popen:
+        words = self.command(RUNMAKER, "runs.txt")
+        return self.start("sh", "-c", f'trap "" {signals}; exec "$@"', "sh", *words)
+
+    def test_a_runner_under_nohup_goes_on_after_hup(self):
+        self.check_ignored("HUP", signal.SIGHUP)
+
+    def test_ignored_int_and_term_stay_ignored(self):
+        self.check_ignored("INT TERM", signal.SIGINT, signal.SIGTERM)
+
+    def check_ignored(self, names: str, *numbers: signal.Signals) -> None:
+        self.jobs(WAITING, "touch second")
+        runner = self.start_ignoring(names)
+        self.wait_up(1)
+        for number in numbers:
+            runner.send_signal(number)
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 0, "dd")
+
+    def test_jobs_start_with_default_signals(self):
+        names = ("HUP", "INT", "QUIT", "TERM", "PIPE", "USR1", "XFSZ")
+        self.jobs(*[f"sh -c 'kill -{name} $$; :'" for name in names])
+        ended = self.finish(self.start_ignoring("HUP INT QUIT PIPE USR1 XFSZ"))
+        self.assertEnded(ended, 1, "!" * len(names))
+
+
+class DeadlySignals(RunCase):
+    """A job that dies of a signal: e if its shell did, ! if a command in it did."""
+
+    def result(self, command: str) -> bytes:
+        """Run one job to its failing end; the text of its last status line."""
+        self.jobs(command)
+        ended = self.run_jobs()
+        self.assertEqual(ended.code, 1)
+        return printed(console_lines(ended.out), "status")[-1]
+
+    def test_a_shell_that_is_killed_did_not_run_to_its_end(self):
+        self.assertEqual(self.result("kill -9 $$"), b'signal 9 "kill -9 $$"')
+        self.assertEqual(self.states(), "e")
+
+    def test_the_number_is_that_of_the_signal(self):
+        self.assertEqual(self.result("kill -USR2 $$"), b'signal %d "kill -USR2 $$"' % signal.SIGUSR2)
+        self.assertEqual(self.states(), "e")
+
+    def test_a_command_that_is_killed_makes_its_job_fail(self):
+        command = "sh -c 'kill -9 $$; :'"
+        self.assertEqual(self.result(command), b'exit 137 "%s"' % command.encode())
+        self.assertEqual(self.states(), "!")
+
+
+class LostConsole(RunCase):
+    """A console that goes away is said once; the jobs go on, and only they decide the exit status."""
+
+    def close_early(self, last: str) -> Ended:
+        """Read one line, as head -1 does, and close the pipe while the first of four jobs runs."""
+        self.jobs(f"{WAITING}; echo a", "echo b", "echo c", last)
+        runner = self.start_jobs()
+        self.assertTrue(runner.stdout.readline().startswith(b"executing `"))
+        runner.stdout.close()
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual(ended.err.count(b"\n"), 2, f"the complaint and the closing line: {ended.err!r}")
+        self.assertComplains(ended, "output")
+        return ended
+
+    def test_a_closed_pipe_is_said_once_and_the_jobs_go_on(self):
+        self.assertEnded(self.close_early("true"), 0, "dddd")
+
+    def test_a_failing_job_still_counts(self):
+        self.assertEnded(self.close_early("false"), 1, "ddd!")
+
+    def test_the_jobs_go_on_when_stderr_is_closed_too(self):
+        self.jobs(f"{WAITING}; echo a; echo b >&2", "echo b", "exit 1")
+        runner = self.start_jobs(stderr=subprocess.STDOUT)
+        runner.stdout.close()
+        self.open_gate()
+        self.assertEqual(runner.wait(timeout=60), 1)
+        self.assertEqual(self.states(), "dd!")
+        self.assertNobodyLeft()
+
+    def test_a_full_disk_under_the_console_stops_no_job(self):
+        self.jobs("echo a", "echo b", "true")
+        with open("/dev/full", "wb") as full:
+            ended = self.run_jobs(stdout=full)
+        self.assertEqual(self.states(), "ddd")
+        self.assertComplains(ended, "output")
+
+    def test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file(self):
+        """Files that a runner opens must not get the numbers 0 to 2, where messages go."""
+        self.jobs("echo a; echo b >&2; cat; touch ran", "true")
+        words = self.command(RUNMAKER, "-l", "log", "--joblog", "joblog", "runs.txt")
+        ended = self.run_script("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words)
+        self.assertEnded(ended, 0, "dd")
+        self.assertTrue(self.exists("ran"))
+        self.assertEqual([line.split(b"\t")[0] for line in self.read("joblog").splitlines()], [b"Seq", b"1", b"2"])
+
+
+class StuckConsole(RunCase):
+    """A console that blocks holds back the reading of jobs, nothing else: timeouts strike and states are written."""
+
+    def test_a_timeout_strikes_while_nobody_reads_the_pipe(self):
+        self.jobs("yes", f"echo $$ > pid; {SLEEPING}", "touch third")
+        runner = self.start_jobs("-j2", "--timeout", "1", up=[2])
+        sleeper = int(self.wait_file("pid"))
+        wait_until(lambda: not alive(sleeper), what="the timeout has struck")
+        self.wait_states("!!d")
+        self.assertEnded(self.finish(runner), 1, "!!d")
+
+    def test_a_timeout_strikes_while_the_terminal_is_stopped(self):
+        """Ctrl-S from the first line on, Ctrl-Q in the end; then all that was printed is there."""
+        self.jobs("echo a", SLEEPING, "echo c")
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        termios.tcflow(slave, termios.TCOOFF)
+        runner = self.start(RUNMAKER, "--timeout", "0.3", "runs.txt", stdout=slave)
+        self.wait_states("d!d")
+        termios.tcflow(slave, termios.TCOON)
+        self.assertEnded(self.finish(runner), 1, "d!d")
+        shown = os.read(master, 100_000)
+        os.close(slave)
+        for text in b": a\r\n", b"timeout after 0.3s", b": c\r\n", b'exit 0 "echo c"':
+            self.assertIn(text, shown)
+
+    def test_int_ends_the_jobs_while_nobody_reads_the_pipe(self):
+        self.jobs(f"{UP}; yes", SLEEPING)
+        runner = self.start_jobs("-j2", up=[1, 2])
+        runner.send_signal(signal.SIGINT)
+        self.wait_states("ee")
+        self.assertEnded(self.finish(runner), 130, "ee")
+
+
+class ControllingTerminal(RunCase):
+    """Jobs have neither the runner's terminal nor its input."""
+
+    def test_a_job_that_asks_the_terminal_fails_at_once(self):
+        self.jobs("cat < /dev/tty", "true")
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        self.addCleanup(os.close, slave)
+        runner = self.start(RUNMAKER, "runs.txt", stdin=slave, start_new_session=True,
+                            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        self.assertEnded(self.finish(runner, timeout=20), 1, "!d")
+
+    def test_a_job_that_reads_its_input_finds_the_end_at_once(self):
+        self.jobs("cat > got")
+        runner = self.start(RUNMAKER, "runs.txt", stdin=subprocess.PIPE)
+        runner.stdin.write(b"for the runner\n")
+        runner.stdin.flush()
+        self.assertEqual(runner.wait(timeout=20), 0)
+        self.assertEqual(self.read("got"), b"")
+
+
+class Descriptors(RunCase):
+    """The limit of open files is raised to what the slots need, or the runner refuses to start."""
+
+    def run_limited(self, limit: str) -> subprocess.Popen:
+        words = self.command(RUNMAKER, "-j100", "runs.txt")
+        return self.start("sh", "-c", f'ulimit {limit}; exec "$@"', "sh", *words)
+
+    def test_a_hundred_jobs_run_at_once_under_a_soft_limit_of_64(self):
+        os.mkfifo(self.dir / "fifo")
+        self.jobs(*[f"{UP}; : < fifo"] * 100)
+        runner = self.run_limited("-Sn 64")
+        self.wait_up(*range(1, 101))
+        gate = os.open(self.dir / "fifo", os.O_RDWR)
+        self.addCleanup(os.close, gate)
+        self.assertEnded(self.finish(runner), 0, "d" * 100)
+
+    def test_a_limit_that_is_low_but_suffices_is_no_obstacle(self):
+        self.jobs("echo a", "true")
+        words = self.command(RUNMAKER, "runs.txt")
+        self.assertEnded(self.run_script("sh", "-c", 'ulimit -n 45; exec "$@"', "sh", *words), 0, "dd")
+
+    def test_a_hard_limit_of_64_is_refused_in_one_line(self):
+        self.jobs(*["touch ran"] * 100)
+        self.assertRefused(self.finish(self.run_limited("-n 64")), "runmaker4.py", "64")
+        self.assertEqual(self.states(), "." * 100)
+        self.assertFalse(self.exists("ran"))
+
+
+if __name__ == "__main__":
+    unittest.main()

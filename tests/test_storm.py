@@ -1,0 +1,175 @@
+"""Runners and jobs killed at random: no job is lost, and none runs twice at the same time."""
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+import unittest
+from typing import Callable, Dict, Iterable, List, Tuple
+
+from tests import marks
+from tests.support import FULL, RUNMAKER, UP, Case, RunCase, deadline, wait_until
+
+JOBS, KILLS, RUNNERS = (10_000, 500, 6) if FULL else (1_000, 50, 6)
+LONG_JOBS, LAST_KILLS = 12, 4           # once all long jobs have begun, some more runners are killed
+PATIENCE = 1800 if FULL else 180
+
+
+class TheProof(unittest.TestCase):
+    """The reader of the marks finds what must not be: else the storm proves nothing."""
+
+    def found(self, text: str, jobs: int = 1) -> str:
+        return "; ".join(marks.problems(text.encode(), jobs, runners={50, 60}))
+
+    def test_runs_that_end_are_fine(self) -> None:
+        self.assertEqual(self.found("start 1 100 50\nstart 2 200 50\nend 2 200\nend 1 100\n", jobs=2), "")
+
+    def test_a_job_that_was_killed_may_start_again(self) -> None:
+        self.assertEqual(self.found("start 1 100 50\nkilled 100\nkilled 50\nstart 1 101 60\nend 1 101\n"), "")
+
+    def test_a_job_whose_runner_was_killed_may_start_again_after_its_end(self) -> None:
+        self.assertEqual(self.found("start 1 100 50\nkilled 50\nend 1 100\nstart 1 101 60\nend 1 101\n"), "")
+
+    def test_a_job_that_lost_its_runner_before_its_first_mark_may_start_again(self) -> None:
+        self.assertEqual(self.found("killed 50\nstart 1 100 1\nend 1 100\nstart 1 101 60\nend 1 101\n"), "")
+
+    def test_two_runs_at_once_are_found(self) -> None:
+        self.assertIn("while it ran as 100", self.found("start 1 100 50\nkilled 50\nstart 1 101 60\nend 1 101\n"))
+
+    def test_an_end_after_the_next_start_is_found(self) -> None:
+        text = "start 1 100 50\nkilled 100\nkilled 50\nstart 1 101 60\nend 1 100\nend 1 101\n"
+        self.assertIn("100 ended, and was not what ran", self.found(text))
+
+    def test_a_second_run_without_need_is_found(self) -> None:
+        self.assertIn("nobody killed runner 50", self.found("start 1 100 50\nend 1 100\nstart 1 101 60\nend 1 101\n"))
+
+    def test_a_run_that_was_cut_short_is_found(self) -> None:
+        self.assertIn("neither ended nor", self.found("start 1 100 50\nend 1 100\nkilled 50\nstart 1 101 60\n"))
+
+    def test_a_job_that_never_ran_is_found(self) -> None:
+        self.assertEqual(self.found("start 1 100 50\nend 1 100\n", jobs=2), "job 2: never came to its end")
+
+
+def process_table() -> Dict[int, Tuple[str, int]]:
+    """All processes: pid -> (state letter, parent)."""
+    table = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = pathlib.Path(f"/proc/{entry}/stat").read_text(errors="replace")
+            except OSError:
+                continue                                # it has ended meanwhile
+            state, parent = stat.rpartition(")")[2].split()[:2]
+            table[int(entry)] = (state, int(parent))
+    return table
+
+
+def send(number: int, processes: Iterable[int]) -> None:
+    """Send a signal to processes, or to process groups (negative numbers), that may be gone."""
+    for pid in processes:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def freeze(processes: List[int]) -> None:
+    """Stop processes, and wait until they do nothing any more."""
+    send(signal.SIGSTOP, processes)
+
+    def still() -> bool:
+        table = process_table()
+        return all(table[pid][0] in "TZX" for pid in processes if pid in table)
+    wait_until(still, what=f"{processes} are stopped")
+
+
+class Storm(Case):
+    """Runners die by kill -9, alone or with their jobs, and new ones with --resume carry on."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.random = random.Random(5)
+        self.killed: List[subprocess.Popen] = []
+        self.errors = open(self.dir / "errors", "ab")
+        self.addCleanup(self.errors.close)
+
+    def job(self, number: int) -> str:
+        """A short job; the last ones outlast the three looks that other runners take at their lines."""
+        return marks.command(number, 0.03 if number <= JOBS - LONG_JOBS else 4)
+
+    def done(self) -> int:
+        return (b"\n" + self.read()).count(b"\nd ")
+
+    def living(self) -> List[subprocess.Popen]:
+        return [runner for runner in self.started if runner.poll() is None]
+
+    def keep_runners_until(self, condition: Callable[[], object]) -> None:
+        """Start new runners for those that died, until condition() is true."""
+        def reached() -> object:
+            for _ in range(RUNNERS - len(self.living())):
+                slots = self.random.randint(1, 4)
+                self.start(RUNMAKER, f"-j{slots}", "-q", "--resume", "runs.txt", stderr=self.errors)
+            return condition()
+        wait_until(reached, PATIENCE)
+
+    def kill(self, runner: subprocess.Popen, with_jobs: bool) -> None:
+        """kill -9 a runner.  Its jobs too: each is a session of its own, with its process group."""
+        jobs: List[int] = []
+        if with_jobs:
+            freeze([runner.pid])                        # so that it starts no more jobs
+            jobs = [pid for pid, (_, parent) in process_table().items() if parent == runner.pid]
+            freeze(jobs)                                # so that their marks end before ours
+        marks.append(self.dir / "marks", "".join(f"killed {pid}\n" for pid in [*jobs, runner.pid]))
+        send(signal.SIGKILL, [*jobs, *(-pid for pid in jobs), runner.pid])
+        self.killed.append(runner)
+
+    def kill_one(self, with_jobs: bool) -> None:
+        time.sleep(self.random.uniform(0, 0.03))
+        self.kill(self.random.choice(self.living()), with_jobs)
+
+    def test_no_job_is_lost_and_none_runs_twice_at_once(self) -> None:
+        self.write("".join(f". {self.job(number)}\n" for number in range(1, JOBS + 1)))
+        self.write("", "marks")
+        for done in sorted(self.random.sample(range(JOBS * 8 // 10), KILLS - LAST_KILLS)):
+            self.keep_runners_until(lambda: self.done() >= done)
+            self.kill_one(with_jobs=self.random.random() < 0.5)
+        self.keep_runners_until(lambda: b"start %d " % JOBS in self.read("marks"))
+        for number in range(LAST_KILLS):
+            self.kill_one(with_jobs=number % 2 == 0)
+        self.keep_runners_until(lambda: self.states() == "d" * JOBS)
+
+        self.assertGreater(self.read("marks").count(b"killed "), KILLS, "no job died with its runner")
+        survivors = [runner for runner in self.started if runner not in self.killed]
+        self.assertEqual({self.finish(runner).code for runner in survivors}, {0}, self.read("errors"))
+        self.assertNotIn(b"Traceback", self.read("errors"))
+        self.assertEqual(self.locked_lines(), [])
+        self.assertEqual(self.states(), "d" * JOBS)
+        self.assertEqual(marks.problems(self.read("marks"), JOBS, {runner.pid for runner in self.started}), [])
+
+
+class StubbornJobs(RunCase):
+    """Many jobs that ignore TERM are ended by one TERM: KILL comes after the grace, and meanwhile all goes on."""
+    JOBS, GRACE = 60, 2.0
+    STUBBORN = f"trap '' TERM; {UP}; while :; do sleep 0.5; done"
+    TALKING = f"trap '' TERM; {UP}; while :; do echo tick; sleep 0.1; done"
+
+    def test_output_goes_on_through_the_grace_and_then_all_are_gone(self) -> None:
+        self.jobs(*[self.STUBBORN] * self.JOBS, self.TALKING)
+        driver = f"import runmaker4; runmaker4.GRACE = {self.GRACE}"
+        runner = self.start_patched(driver, f"-j{self.JOBS + 1}", "runs.txt")
+        self.wait_up(*range(1, self.JOBS + 2), runner=runner)
+        runner.send_signal(signal.SIGTERM)
+        begin = time.monotonic()
+        ticks = self.times_of_ticks(runner, begin)
+        ended = self.finish(runner)
+        self.assertGreaterEqual(time.monotonic() - begin, self.GRACE)
+        self.assertLess(time.monotonic() - begin, self.GRACE + 10)
+        self.assertEnded(ended, 143, "e" * (self.JOBS + 1))
+        during = [tick for tick in ticks if 0.3 < tick < self.GRACE - 0.3]
+        self.assertGreater(len(during), 3, "nothing was printed through the grace")
+
+    def times_of_ticks(self, runner: subprocess.Popen, begin: float) -> List[float]:
+        """When the talking job's lines came, in seconds since then, until its runner has ended."""
+        with deadline(runner):
+            return [time.monotonic() - begin for line in runner.stdout if line.endswith(b": tick\n")]
