@@ -1,0 +1,479 @@
+"""Promise: the log file, the output directory and the job log keep what jobs printed and how they ended."""
+import csv
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import time
+import unittest
+from typing import Dict, List
+
+from tests.support import FULL, RUNMAKER, RUNSET, Case, Ended, console_lines, printed, wait_until
+
+WIDTH = 160                             # bytes of a line of the log file, without its newline
+BLANK = b" " * WIDTH
+
+
+def cut(text: bytes) -> bytes:
+    """UTF-8 as it stands in the log: whole characters only, padded to the width."""
+    return text[:WIDTH].decode("utf-8", "ignore").encode().ljust(WIDTH)
+
+
+class LogCase(Case):
+    """Helpers for the tests of -l."""
+
+    def run_jobs(self, *options: object, name: str = "alice") -> Ended:
+        return self.run_script(RUNMAKER, "--name", name, "-l", "outputs", *options, "runs.txt")
+
+    def record(self, ordinal: int, loglines: int = 3) -> List[bytes]:
+        """The lines of record k, which stands at a fixed place."""
+        size = (1 + loglines) * (WIDTH + 1)
+        data = self.read("outputs")[(ordinal - 1) * size:ordinal * size]
+        self.assertEqual(len(data), size, f"record {ordinal}")
+        lines = [data[start:start + WIDTH + 1] for start in range(0, size, WIDTH + 1)]
+        for line in lines:
+            self.assertEqual(line[WIDTH:], b"\n", lines)
+        return [line[:WIDTH] for line in lines]
+
+    def header(self, command: str) -> bytes:
+        return cut(f".-> {command} (in {self.dir})".encode())
+
+    def assertRecord(self, ordinal: int, command: str, *lines: str, loglines: int = 3) -> None:
+        """Record k is the header and these lines (WHO stands for host and process), the rest blank."""
+        record = self.record(ordinal, loglines)
+        who = re.search(rb"\((\w+,\d+)\)", record[1])[1].decode()
+        wanted = [self.header(command)] + [cut(line.replace("WHO", who).encode()) for line in lines]
+        self.assertEqual(record, wanted + [BLANK] * (1 + loglines - len(wanted)))
+
+    def assertLogOfLength(self, records: int, loglines: int = 3) -> None:
+        self.assertEqual(len(self.read("outputs")), records * (1 + loglines) * (WIDTH + 1))
+
+
+class LogRecords(LogCase):
+    """-l: the last lines of each job, in a fixed record per job."""
+
+    def test_a_record_is_a_header_and_the_last_lines_byte_for_byte(self):
+        self.write(". echo a; echo A\n. echo b >&2; exit 3\n. :\n")
+        self.assertEqual(self.run_jobs().code, 1)
+        self.assertRecord(1, "echo a; echo A", ": stdout (WHO): a", ": stdout (WHO): A",
+                          '+ status (WHO): exit 0 "echo a; echo A"')
+        self.assertRecord(2, "echo b >&2; exit 3", '+ status (WHO): forked "echo b >&2; exit 3"',
+                          "! stderr (WHO): b", '+ status (WHO): exit 3 "echo b >&2; exit 3"')
+        self.assertRecord(3, ":", '+ status (WHO): forked ":"', '+ status (WHO): exit 0 ":"')
+        self.assertLogOfLength(3)
+
+    def test_only_the_last_lines_are_kept(self):
+        self.write(". seq 1000\n")
+        self.run_jobs()
+        self.assertRecord(1, "seq 1000", ": stdout (WHO): 999", ": stdout (WHO): 1000",
+                          '+ status (WHO): exit 0 "seq 1000"')
+
+    def test_the_number_of_lines_can_be_chosen(self):
+        self.write(". seq 9\n. seq 9\n")
+        self.run_jobs("-n", 1)
+        self.assertRecord(2, "seq 9", '+ status (WHO): exit 0 "seq 9"', loglines=1)
+        self.assertLogOfLength(2, loglines=1)
+        os.remove(self.dir / "outputs")
+        self.write(". seq 2\n. seq 2\n")
+        self.run_jobs("--loglines", 6)
+        self.assertRecord(2, "seq 2", '+ status (WHO): forked "seq 2"', ": stdout (WHO): 1", ": stdout (WHO): 2",
+                          '+ status (WHO): exit 0 "seq 2"', loglines=6)
+        self.assertLogOfLength(2, loglines=6)
+
+    def test_the_host_is_the_node_where_no_name_is_given(self):
+        self.write(". :\n")
+        self.run_script(RUNMAKER, "-l", "outputs", "runs.txt")
+        self.assertIn(b" (%s," % os.uname().nodename.encode(), self.record(1)[1])
+
+    def test_output_lines_go_to_the_log_instead_of_the_console(self):
+        self.write(". echo a; echo b >&2\n")
+        lines = console_lines(self.run_jobs().out)
+        self.assertEqual([line.kind for line in lines], ["executing", "status", "status"])
+        self.assertEqual(printed(lines, "status"), [b'forked "echo a; echo b >&2"', b'exit 0 "echo a; echo b >&2"'])
+
+    def test_the_last_output_without_a_newline_is_in_the_record(self):
+        self.write(". printf 'a\\nb'\n")
+        self.run_jobs()
+        self.assertEqual(re.findall(rb": stdout \(\w+,\d+\): (\w)", b"".join(self.record(1))), [b"a", b"b"])
+
+
+class LogPlaces(LogCase):
+    """Record k stands at a fixed place, whoever writes it and whenever."""
+
+    def test_comments_have_no_record_and_held_jobs_keep_theirs(self):
+        self.write("# comment\n. echo a\n\nprose\nx echo held\nd echo done\n. echo b\n")
+        self.run_jobs()
+        for ordinal, word in (1, "a"), (4, "b"):
+            self.assertRecord(ordinal, f"echo {word}", f'+ status (WHO): forked "echo {word}"',
+                              f": stdout (WHO): {word}", f'+ status (WHO): exit 0 "echo {word}"')
+        self.assertLogOfLength(4)
+
+    def test_what_never_ran_is_a_hole(self):
+        self.write("x echo held\n" * 2000 + ". echo last\n")
+        self.run_jobs()
+        size = 4 * (WIDTH + 1)
+        self.assertEqual(self.read("outputs")[:2000 * size], b"\0" * (2000 * size))
+        self.assertRecord(2001, "echo last", '+ status (WHO): forked "echo last"', ": stdout (WHO): last",
+                          '+ status (WHO): exit 0 "echo last"')
+        self.assertLess(os.stat(self.dir / "outputs").st_blocks * 512, 1000 * size)
+
+    def test_an_empty_file_made_before_serves_as_well(self):
+        self.write("", "outputs")
+        self.write(". seq 2\n")
+        self.run_jobs()
+        self.assertRecord(1, "seq 2", ": stdout (WHO): 1", ": stdout (WHO): 2", '+ status (WHO): exit 0 "seq 2"')
+        self.assertLogOfLength(1)
+
+    def test_the_records_of_earlier_runs_stay_as_they_are(self):
+        self.write(". seq 2\n. seq 3\n")
+        self.run_jobs()
+        before = self.read("outputs")
+        self.write(self.read() + b". echo new\n")
+        self.run_jobs()
+        self.assertEqual(self.read("outputs")[:len(before)], before)
+        self.assertLogOfLength(3)
+
+    def test_a_job_that_runs_again_leaves_nothing_of_its_earlier_record(self):
+        self.write(". if [ -e short ]; then :; else seq 100; fi; touch short; exit 1\n. seq 2\n")
+        self.run_jobs()
+        second = self.record(2)
+        self.assertIn(b"stdout", b"".join(self.record(1)))
+        self.run_jobs("-r", name="bob")
+        again = self.record(1)
+        self.assertNotIn(b"stdout", b"".join(again))
+        self.assertIn(b"+ status (bob,", again[1])
+        self.assertEqual((again[3], self.record(2)), (BLANK, second))
+
+    def test_several_runners_share_the_file(self):
+        jobs = 60
+        command = "echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID"
+        self.write("# shared\n" + f". {command}\n" * jobs)
+        names = ["alice", "bob", "carol"]
+        runners = [self.start(RUNMAKER, "-j2", "--name", name, "-l", "outputs", "runs.txt") for name in names]
+        self.assertEqual([self.finish(runner).code for runner in runners], [0, 0, 0])
+        for ordinal in range(1, jobs + 1):
+            line = ordinal + 1
+            self.assertRecord(ordinal, command, f": stdout (WHO): start {line}", f": stdout (WHO): end {line}",
+                              f'+ status (WHO): exit 0 "{command}"')
+        self.assertLogOfLength(jobs)
+        hosts = re.findall(rb"\+ status \((\w+),\d+\)", self.read("outputs"))
+        self.assertEqual({host.decode() for host in hosts}, set(names))
+
+
+class LogCutting(LogCase):
+    """Lines are cut and padded to 160 bytes, between characters."""
+
+    def test_long_commands_are_cut_between_characters(self):
+        commands = [": " + "x" * shift + letter * 170 for shift in range(4) for letter in ("a", "ä", "€", "𝄞")]
+        self.write("".join(f". {command}\n" for command in commands))
+        self.run_jobs()
+        for ordinal, command in enumerate(commands, 1):
+            self.assertRecord(ordinal, command, f'+ status (WHO): forked "{command}"',
+                              f'+ status (WHO): exit 0 "{command}"')
+
+    def test_long_output_is_cut_between_characters(self):
+        texts = ["x" * shift + "€" * 100 for shift in range(8)]
+        self.write("\n".join(texts) + "\n", "data")
+        self.write(". cat data\n")
+        self.run_jobs("-n", 12)
+        output = [f": stdout (WHO): {text}" for text in texts]
+        self.assertRecord(1, "cat data", '+ status (WHO): forked "cat data"', *output,
+                          '+ status (WHO): exit 0 "cat data"', loglines=12)
+
+    def test_a_line_that_just_fits_is_not_cut(self):
+        fitting = WIDTH - len(f".-> :  (in {self.dir})")
+        commands = [": " + "x" * length for length in (fitting - 1, fitting, fitting + 1)]
+        self.write("".join(f". {command}\n" for command in commands))
+        self.run_jobs()
+        headers = [self.record(ordinal)[0] for ordinal in (1, 2, 3)]
+        self.assertEqual(headers, [self.header(command) for command in commands])
+        self.assertEqual([header.endswith(b")") for header in headers], [False, True, False])
+
+    def test_bytes_that_are_not_utf8_keep_their_place(self):
+        self.write(b"\xff" * 300 + b"\n\xe2\x82\n", "data")
+        self.write(". cat data\n")
+        self.run_jobs()
+        _, first, second, last = self.record(1)
+        self.assertRegex(first, rb"^: stdout \(alice,\d+\): \xff{100}")
+        self.assertRegex(second, rb"^: stdout \(alice,\d+\): \xe2\x82 +$")
+        self.assertTrue(last.startswith(b"+ status"))
+
+    def test_a_line_of_megabytes_is_one_line_of_the_record(self):
+        self.write(". head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end\n")
+        self.run_jobs()
+        _, first, second, last = self.record(1)
+        self.assertRegex(first, rb"^: stdout \(alice,\d+\): x+$")
+        self.assertRegex(second, rb"^: stdout \(alice,\d+\): end +$")
+        self.assertTrue(last.startswith(b"+ status"))
+
+
+class LogWhileRunning(LogCase):
+    """The record is rewritten as the job runs, at most once a second."""
+
+    def test_the_record_shows_what_a_running_job_printed_so_far(self):
+        command = "echo first; until [ -e go ]; do sleep 0.02; done; echo second; until [ -e end ]; do sleep 0.02; done"
+        forked, first, second = f'+ status (WHO): forked "{command}"', ": stdout (WHO): first", ": stdout (WHO): second"
+        self.write(f". {command}\n")
+        runner = self.start(RUNMAKER, "--name", "alice", "-l", "outputs", "runs.txt")
+        self.wait_output(b"first")
+        self.assertRecord(1, command, forked, first)
+        self.write("", "go")
+        self.wait_output(b"second")
+        self.assertRecord(1, command, forked, first, second)
+        self.assertEqual(self.states(), "r")
+        self.write("", "end")
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertRecord(1, command, first, second, f'+ status (WHO): exit 0 "{command}"')
+
+    def wait_output(self, text: bytes) -> None:
+        """Wait until the log shows this line of output."""
+        log = self.dir / "outputs"
+        wait_until(lambda: log.exists() and b"): " + text + b" " in log.read_bytes(), what=f"{text!r} is in the log")
+
+    def test_a_job_that_prints_all_the_time_is_written_at_most_once_a_second(self):
+        self.write(". i=0; while [ $i -lt 45 ]; do i=$((i + 1)); echo line $i; sleep 0.03; done\n")
+        runner = self.start(RUNMAKER, "-l", "outputs", "runs.txt", stdout=subprocess.DEVNULL)
+        seen, start = set(), time.monotonic()
+        while runner.poll() is None:
+            if (self.dir / "outputs").exists():
+                seen.add(self.read("outputs"))
+            time.sleep(0.005)
+        seen.add(self.read("outputs"))
+        self.assertGreater(len(seen), 1)
+        self.assertLessEqual(len(seen), time.monotonic() - start + 4)   # + empty, started, first output, end
+
+
+class OutputDirectory(Case):
+    """--outdir: everything a job prints, one file per stream; older ones are kept."""
+
+    def run_jobs(self, *options: str) -> Ended:
+        return self.run_script(RUNMAKER, "--outdir", "out", *options, "runs.txt")
+
+    def files(self) -> Dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.dir / "out").iterdir()}
+
+    def test_a_file_is_made_for_each_stream_that_a_job_prints_on(self):
+        self.write("# comment\n. echo a\n. echo b >&2; exit 3\nx echo held\n. :\nd echo done\n. echo c; echo d >&2\n")
+        self.assertEqual(self.run_jobs("-j2").code, 1)
+        self.assertEqual(self.files(), {"2.out": b"a\n", "3.err": b"b\n", "7.out": b"c\n", "7.err": b"d\n"})
+
+    def test_an_older_file_is_put_aside_although_the_new_run_prints_nothing(self):
+        self.write(". [ -e quiet ] || echo a\n")
+        self.run_jobs()
+        self.write("", "quiet")
+        self.run_script(RUNSET, "--all", "--set=.", "runs.txt")
+        self.run_jobs()
+        self.assertEqual(self.files(), {"1.out.~1~": b"a\n"})
+
+    def test_the_console_shows_the_output_as_well(self):
+        self.write(". echo a; echo b >&2\n")
+        lines = console_lines(self.run_jobs().out)
+        self.assertEqual((printed(lines), printed(lines, "stderr")), ([b"a"], [b"b"]))
+
+    def test_quiet_and_the_log_do_not_take_it_away(self):
+        self.write(". echo a; seq 10\n")
+        self.assertEqual(self.run_jobs("-q", "-l", "outputs").out, b"")
+        self.assertEqual(self.files()["1.out"], b"a\n" + b"".join(b"%d\n" % number for number in range(1, 11)))
+
+    def test_older_files_are_kept_under_rising_numbers(self):
+        self.write(". cat word; cat word >&2; exit 1\n")
+        for word in "first", "second", "third":
+            self.write(word, "word")
+            self.run_jobs("-r")
+        for kind in "out", "err":
+            found = {name: data for name, data in self.files().items() if f".{kind}" in name}
+            self.assertEqual(found, {f"1.{kind}": b"third", f"1.{kind}.~1~": b"first", f"1.{kind}.~2~": b"second"})
+
+    def test_a_gap_in_the_numbers_loses_nothing(self):
+        self.write(". echo new\n")
+        (self.dir / "out").mkdir()
+        for name in "1.out", "1.out.~1~", "1.out.~7~":
+            self.write(f"old {name}", f"out/{name}")
+        self.run_jobs()
+        self.assertEqual(self.read("out/1.out"), b"new\n")
+        kept = sorted(data for name, data in self.files().items() if name.startswith("1.out.~"))
+        self.assertEqual(kept, [b"old 1.out", b"old 1.out.~1~", b"old 1.out.~7~"])
+
+    def test_the_output_of_every_try_is_kept(self):
+        self.write(". echo x >> tries; wc -l < tries; exit 1\n")
+        self.run_jobs("--retries", "2")
+        together = b"".join(data for name, data in sorted(self.files().items()) if name.startswith("1.out"))
+        self.assertEqual(sorted(together.split()), [b"1", b"2", b"3"])
+        self.assertTrue(self.read("out/1.out").endswith(b"3\n"))
+
+    def test_the_files_grow_while_the_job_runs(self):
+        self.write(". echo a; echo b >&2; until [ -e go ]; do sleep 0.02; done; echo c\n")
+        runner = self.start(RUNMAKER, "--outdir", "out", "runs.txt")
+        self.assertEqual(self.wait_file("out/1.out"), b"a\n")
+        self.assertEqual(self.wait_file("out/1.err"), b"b\n")
+        self.assertEqual(self.states(), "r")
+        self.write("", "go")
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.read("out/1.out"), b"a\nc\n")
+
+    def test_a_job_that_could_not_be_started_does_not_touch_its_older_files(self):
+        self.write(". echo a\0b\n")
+        (self.dir / "out").mkdir()
+        self.write("old", "out/1.out")
+        self.run_jobs()
+        self.assertEqual(self.files(), {"1.out": b"old"})
+
+    def test_several_runners_share_the_directory(self):
+        self.write(". sleep 0.02; echo $JOB_ID\n" * 40)
+        runners = [self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt") for _ in range(3)]
+        for runner in runners:
+            self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.files(), {f"{line}.out": b"%d\n" % line for line in range(1, 41)})
+
+
+class JobLog(Case):
+    """--joblog: one line per run of a job, in GNU parallel's format."""
+
+    COLUMNS = ["Seq", "Host", "Starttime", "JobRuntime", "Send", "Receive", "Exitval", "Signal", "Command"]
+
+    def run_jobs(self, *options: object) -> Ended:
+        return self.run_script(RUNMAKER, "--name", "alice", "--joblog", "joblog", *options, "runs.txt")
+
+    def rows(self) -> List[Dict[str, str]]:
+        """The lines of the job log, as the csv module reads them."""
+        with open(self.dir / "joblog", newline="", encoding="utf-8", errors="surrogateescape") as log:
+            rows = list(csv.DictReader(log, delimiter="\t"))
+        for row in rows:
+            self.assertEqual(list(row), self.COLUMNS, row)
+        return rows
+
+    def column(self, *names: str) -> List[List[str]]:
+        return [[row[name] for name in names] for row in self.rows()]
+
+    def test_a_line_has_the_columns_of_gnu_parallel(self):
+        self.write("# comment\n. echo abc; echo def >&2; sleep 0.2\n")
+        begin = time.time()
+        self.run_jobs()
+        row, = self.rows()
+        self.assertTrue(begin - 0.01 <= float(row["Starttime"]) <= time.time(), row)
+        self.assertTrue(0.2 <= float(row["JobRuntime"]) < time.time() - begin, row)
+        self.assertEqual(self.column("Seq", "Host", "Send", "Receive", "Exitval", "Signal", "Command"),
+                         [["2", "alice", "0", "4", "0", "0", "echo abc; echo def >&2; sleep 0.2"]])
+        self.assertEqual(self.read("joblog").split(b"\n")[0], "\t".join(self.COLUMNS).encode())
+
+    def test_exit_statuses_signals_and_timeouts_can_be_told_apart(self):
+        self.write(". true\n. exit 3\n. kill -9 $$\n. sleep 30\n")
+        self.run_jobs("--timeout", 1)
+        succeeded, failed, killed, timed_out = self.column("Exitval", "Signal")
+        self.assertEqual((succeeded, failed, killed), (["0", "0"], ["3", "0"], ["0", "9"]))
+        self.assertEqual(timed_out[0], "-1")
+
+    def test_the_header_is_written_once_and_earlier_lines_stay(self):
+        self.write(". true\n. false\n")
+        self.run_jobs()
+        before = self.read("joblog")
+        self.run_jobs("-r")
+        self.assertTrue(self.read("joblog").startswith(before))
+        self.assertEqual(self.column("Seq", "Exitval"), [["1", "0"], ["2", "1"], ["2", "1"]])
+
+    def test_an_empty_file_gets_the_header(self):
+        self.write("", "joblog")
+        self.write(". true\n")
+        self.run_jobs()
+        self.assertEqual(self.column("Seq"), [["1"]])
+
+    def test_a_last_line_that_was_cut_short_spoils_no_other(self):
+        self.write("\t".join(self.COLUMNS) + "\n1\talice\t12", "joblog")
+        self.write(". true\n")
+        self.run_jobs()
+        self.assertRegex(self.read("joblog").decode(), r"\n1\talice\t\d+\.\d+\t *\d+\.\d+\t\d+\t\d+\t0\t0\ttrue\n$")
+
+    def test_there_is_one_line_per_try(self):
+        self.write(". [ -e second ] && exit 0; touch second; exit 7\n. exit 5\n")
+        self.run_jobs("--retries", 2)
+        self.assertEqual(self.column("Seq", "Exitval"), [["1", "7"], ["1", "0"], ["2", "5"], ["2", "5"], ["2", "5"]])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
+    def test_an_orphan_has_no_line(self):
+        self.write("r true\n. true\n")
+        self.run_jobs()
+        self.assertEqual((self.states(), self.column("Seq")), ("ed", [["2"]]))
+
+    def test_several_runners_append_at_once(self):
+        jobs = 400
+        command = ": " + "x" * 200
+        self.write(f". {command}\n" * jobs)
+        names = ["alice", "bob", "carol", "dave"]
+        runners = [self.start(RUNMAKER, "-q", "-j2", "--name", name, "--joblog", "joblog", "runs.txt")
+                   for name in names]
+        for runner in runners:
+            self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(sorted(int(seq) for seq, in self.column("Seq")), list(range(1, jobs + 1)))
+        self.assertEqual({found for found, in self.column("Command")}, {command})
+        self.assertTrue({host for host, in self.column("Host")} <= set(names))
+
+    def test_commands_are_written_as_they_are(self):
+        commands = [b": '\"'", b"\"echo\" \"a\"", b":\ta\tb", b": \xff\xe2\x82\xac", b": \\t \\n"]
+        self.write(b"".join(b". " + command + b"\n" for command in commands))
+        self.run_jobs()
+        lines = self.read("joblog").split(b"\n")[1:-1]
+        self.assertEqual([line.split(b"\t", 8)[8] for line in lines], commands)
+
+
+class SharedNames(Case):
+    """No two kinds of records go to one file: they would overwrite each other."""
+    OPTIONS = ("-l", "--joblog", "--errors", "--pidfile")
+
+    def test_a_file_that_is_named_twice_is_refused(self):
+        self.write(". true\n")
+        os.symlink("o", self.dir / "link")
+        calls = [(RUNMAKER, first, "o", second, name, "runs.txt")
+                 for first, second in itertools.combinations(self.OPTIONS, 2) for name in ("./o", "link")]
+        for call, ended in self.run_all(calls):
+            with self.subTest(call=call):
+                self.assertRefused(ended, call[4])
+        self.assertEqual(self.states(), ".")
+
+    def test_a_file_for_each_is_fine(self):
+        self.write(". echo a\n")
+        options = [word for option in self.OPTIONS for word in (option, f"file{option}")]
+        self.assertEqual(self.run_script(RUNMAKER, *options, "runs.txt").code, 0)
+        self.assertEqual(self.states(), "d")
+
+
+@unittest.skipUnless(shutil.which("parallel"), "GNU parallel is not installed")
+class WithGnuParallel(Case):
+    """GNU parallel goes on where a job log of ours ends, and the other way round."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        version = self.run_parallel("--version", check=False)
+        if b"GNU parallel" not in version:
+            self.skipTest("parallel is not GNU parallel")
+
+    def run_parallel(self, *args: str, check: bool = True) -> bytes:
+        """What GNU parallel printed; its own settings and the citation notice are kept out of it."""
+        ended = self.run_script("parallel", *args, env={"HOME": str(self.dir), "PARALLEL": "--will-cite"})
+        if check:
+            self.assertEqual(ended.code, 0, ended.err)
+        return ended.out
+
+    def run_our_jobs(self) -> None:
+        self.write(". echo one\n. exit 3\n. echo three\n")
+        self.run_script(RUNMAKER, "--joblog", "joblog", "runs.txt")
+        self.assertEqual(self.read("joblog").count(b"\n"), 4)
+
+    def test_resume_skips_what_our_log_lists(self):
+        self.run_our_jobs()
+        out = self.run_parallel("-k", "--resume", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c", "d", "e")
+        self.assertEqual(out, b"ran d\nran e\n")
+
+    def test_resume_failed_runs_our_failures_again(self):
+        self.run_our_jobs()
+        out = self.run_parallel("-k", "--resume-failed", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c")
+        self.assertEqual(out, b"ran b\n")
+
+    def test_we_append_to_a_log_of_gnu_parallel(self):
+        self.run_parallel("--joblog", "joblog", "true {}", ":::", "a", "b")
+        before = self.read("joblog")
+        self.write("d true a\nd true b\n. true c\n")
+        self.assertEqual(self.run_script(RUNMAKER, "--joblog", "joblog", "runs.txt").code, 0)
+        after = self.read("joblog")
+        self.assertTrue(after.startswith(before))
+        self.assertRegex(after[len(before):], rb"^3\t[^\n]*\ttrue c\n$")

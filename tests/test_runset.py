@@ -1,0 +1,325 @@
+"""runset4.py: states are set, jobs are selected, listed and added, and no running job is disturbed."""
+import fcntl
+import os
+import stat
+import subprocess
+import unittest
+from typing import List
+
+from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, as_bytes
+
+APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
+FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
+
+
+class RunsetCase(Case):
+    """Steps that the tests below share."""
+
+    def assertQuiet(self, *args: object) -> None:
+        """runset4.py with these arguments succeeds and prints nothing."""
+        ended = self.run_script(RUNSET, *args)
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+
+    def assertComplains(self, ended: Ended, *words: object) -> None:
+        """Exit 1 and one line on stderr that has these words."""
+        self.assertEqual((ended.code, ended.out, ended.err.count(b"\n")), (1, b"", 1), ended.err)
+        for word in words:
+            self.assertIn(as_bytes(str(word)), ended.err)
+
+    def assertLists(self, expected: bytes, *args: object) -> None:
+        """runset4.py --list with these arguments prints just this."""
+        ended = self.run_script(RUNSET, "--list", "runs.txt", *args)
+        self.assertEqual((ended.code, ended.out, ended.err), (0, expected, b""))
+
+    def runner_at_gate(self, others: str = "") -> subprocess.Popen:
+        """A runner whose job, line 1, runs until the gate opens; the other lines wait."""
+        return self.start_to_gate(f". {GATE}\n{others}")
+
+
+class SettingStates(RunsetCase):
+    """--set changes the state bytes of what is selected, and nothing else."""
+
+    def test_all_jobs_are_set_back(self) -> None:
+        self.write(FOUR)
+        self.assertQuiet("--all", "--set=.", "runs.txt")
+        self.assertEqual(self.states(), "....")
+
+    def test_the_short_options_mean_the_same(self) -> None:
+        self.write(FOUR)
+        self.assertQuiet("-a", "-s", "x", "runs.txt")
+        self.assertEqual(self.states(), "xxxx")
+
+    def test_all_includes_held_jobs(self) -> None:
+        self.write("x echo a\nQ echo b\n")
+        self.assertQuiet("--all", "--set=.", "runs.txt")
+        self.assertEqual(self.states(), "..")
+
+    def test_only_the_state_bytes_change(self) -> None:
+        before = b"\xef\xbb\xbfd echo a\r\nd\techo \xff\n# d\n/ d\nprose\n\n  d\nd d \nd no newline"
+        after = b"\xef\xbb\xbf. echo a\r\n.\techo \xff\n# d\n/ d\nprose\n\n  d\n. d \n. no newline"
+        path = self.write(before)
+        os.utime(path, (0, 0))                  # so that the last line counts
+        self.assertQuiet("--all", "--set=.", "runs.txt")
+        self.assertEqual(self.read(), after)
+
+    def test_the_file_stays_the_same_file(self) -> None:
+        path = self.write(FOUR)
+        path.chmod(0o640)
+        before = path.stat()
+        self.assertQuiet("--all", "--set=d", "runs.txt")
+        after = path.stat()
+        self.assertEqual((after.st_ino, stat.S_IMODE(after.st_mode)), (before.st_ino, 0o640))
+
+    def test_what_makes_no_sense_as_a_state_is_refused(self) -> None:
+        self.write(FOUR)
+        states = ("", " ", "\t", "\n", "\r", "#", "/", "ab", "..", "\u00e9")
+        for call, ended in self.run_all((RUNSET, "--all", f"--set={state}", "runs.txt") for state in states):
+            with self.subTest(call=call):
+                self.assertRefused(ended, "state")
+        self.assertEqual(self.read(), as_bytes(FOUR))
+
+    def test_set_without_a_selection_is_refused(self) -> None:
+        self.write(FOUR)
+        self.assertRefused(self.run_script(RUNSET, "--set=.", "runs.txt"), "runset4.py: ", "--all")
+        self.assertEqual(self.states(), ".d!e")
+
+    def test_a_file_without_anything_to_do_is_refused(self) -> None:
+        self.write(FOUR)
+        self.assertRefused(self.run_script(RUNSET, "runs.txt"), "--set")
+
+
+class Selecting(RunsetCase):
+    """Jobs are selected by line, range, state, or command; never by a part of something."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write(". echo a\n# comment\n! echo b\n. echo ab\n! test [ -e a ]\nd Echo a\n")
+
+    def assertSelects(self, expected: str, *selection: object) -> None:
+        """Setting what is selected to X gives these states."""
+        self.assertQuiet("--set=X", *selection)
+        self.assertEqual(self.states(), expected)
+
+    def test_lines(self) -> None:
+        self.assertSelects("X!.Xd", "runs.txt", 1, 5)
+
+    def test_a_range_counts_all_lines_and_has_both_ends(self) -> None:
+        self.assertSelects(".XX!d", "runs.txt", "2-4")
+
+    def test_lines_and_ranges_together_in_any_order(self) -> None:
+        self.assertSelects("XX.XX", "runs.txt", "5-6", 3, "1-1", 3)
+
+    def test_a_range_may_reach_past_the_end(self) -> None:
+        self.assertSelects(".!.XX", "runs.txt", "5-999999999")
+
+    def test_a_state(self) -> None:
+        self.assertSelects(".X.Xd", "--state=!", "runs.txt")
+
+    def test_a_whole_command(self) -> None:
+        self.assertSelects("X!.!d", "--match=echo a", "runs.txt")
+
+    def test_a_shell_pattern(self) -> None:
+        self.assertSelects("XXX!d", "--match=echo *", "runs.txt")
+
+    def test_a_pattern_matches_the_whole_command_only(self) -> None:
+        self.assertSelects("XX.!d", "--match=echo ?", "runs.txt")
+
+    def test_a_command_with_brackets_matches_itself(self) -> None:
+        self.assertSelects(".!.Xd", "--match=test [ -e a ]", "runs.txt")
+
+    def test_a_command_that_is_not_text_matches_itself(self) -> None:
+        self.write(b". echo \xff\n. echo \xfe\n")
+        self.assertSelects("X.", os.fsdecode(b"--match=echo \xff"), "runs.txt")
+
+    def test_selecting_nothing_is_said(self) -> None:
+        before = self.read()
+        for call, ended in self.run_all((RUNSET, "--set=X", "runs.txt", selection)
+                                     for selection in (2, 7, "--state=e", "--match=cho ?")):
+            with self.subTest(call=call):
+                self.assertComplains(ended, "runset4.py: runs.txt: ")
+        self.assertEqual(self.read(), before)
+
+    def test_nothing_in_an_empty_file_is_said(self) -> None:
+        self.write("")
+        self.assertComplains(self.run_script(RUNSET, "--all", "--set=.", "runs.txt"), "runs.txt")
+
+    def test_bad_lines_and_ranges_are_refused(self) -> None:
+        before = self.read()
+        selections = ("0", "0-3", "5-3", "1-", "one", "1-2-3", "1.5", "+1", "1_0", "\u0663", "", "1 - 2")
+        for call, ended in self.run_all((RUNSET, "--set=X", "runs.txt", selection) for selection in selections):
+            with self.subTest(call=call):
+                self.assertRefused(ended, call[-1])
+        self.assertEqual(self.read(), before)
+
+
+class BesideRunners(RunsetCase):
+    """A running job is not touched, and its runner is not disturbed."""
+
+    def test_a_running_job_is_refused_and_the_others_are_set(self) -> None:
+        runner = self.runner_at_gate(". echo b\nd echo c\n")
+        self.assertComplains(self.run_script(RUNSET, "--all", "--set=x", "runs.txt"), "runs.txt", "line 1", "--force")
+        self.assertEqual(self.states(), "rxx")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.states(), "dxx")
+
+    def test_a_job_that_outlived_its_runner_is_refused(self) -> None:
+        runner = self.runner_at_gate()
+        runner.kill()
+        runner.wait()
+        self.assertComplains(self.run_script(RUNSET, "--set=.", "runs.txt", 1), "line 1")
+        self.assertEqual(self.states(), "r")
+
+    def test_a_state_that_only_looks_running_can_be_set(self) -> None:
+        self.write("r echo a\n")
+        self.assertQuiet("--set=.", "runs.txt", 1)
+        self.assertEqual(self.states(), ".")
+
+    def test_force_sets_a_running_job_and_its_runner_leaves_it_alone(self) -> None:
+        runner = self.runner_at_gate()
+        self.assertQuiet("--force", "--set=x", "runs.txt", 1)
+        self.assertEqual(self.states(), "x")
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual(ended.code, 1)
+        self.assertIn(b"line 1", ended.err)
+        self.assertEqual(self.states(), "x")
+
+    def test_a_held_job_is_not_run_and_a_job_set_back_is(self) -> None:
+        runner = self.runner_at_gate(". echo b >>marks\nd echo c >>marks\n")
+        self.assertQuiet("--set=x", "runs.txt", 2)
+        self.assertQuiet("--set=.", "runs.txt", 3)
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual((self.states(), self.read("marks")), ("dxd", b"c\n"))
+
+    def test_setting_jobs_that_runners_claim_meanwhile_runs_none_of_them_twice(self) -> None:
+        count = 200
+        self.write("".join(f". echo {number} >>marks\n" for number in range(count)))
+        runners = [self.start(RUNMAKER, "-q", "-j2", "runs.txt") for _ in range(2)]
+        while any(runner.poll() is None for runner in runners):
+            ended = self.run_script(RUNSET, "--set=.", "--state=.", "runs.txt")
+            self.assertIn(ended.code, (0, 1))           # 1: what was selected is running by now, or nothing was left
+        self.assertEqual([self.finish(runner).code for runner in runners], [0, 0])
+        self.assertEqual(self.states(), "d" * count)
+        self.assertEqual(sorted(self.read("marks").split()), sorted(str(n).encode() for n in range(count)))
+
+
+class Listing(RunsetCase):
+    """--list prints LINE STATE COMMAND, and goes well with other commands."""
+
+    def test_all_jobs_are_listed_if_nothing_is_selected(self) -> None:
+        self.write("# first\n" + FOUR + "x sleep 1\nprose\n")
+        everything = b"2 . echo a\n3 d echo b\n4 ! echo c\n5 e echo d\n6 x sleep 1\n"
+        self.assertLists(everything)
+        self.assertLists(everything, "--all")
+
+    def test_the_selected_jobs_are_listed_in_the_order_of_the_file(self) -> None:
+        self.write(FOUR)
+        self.assertLists(b"2 d echo b\n4 e echo d\n", 4, 2)
+        self.assertLists(b"3 ! echo c\n", "--state=!")
+        self.assertLists(b"1 . echo a\n", "--match=*a")
+
+    def test_selecting_nothing_is_said(self) -> None:
+        self.write(FOUR)
+        self.assertComplains(self.run_script(RUNSET, "--list", "--state=x", "runs.txt"), "runs.txt")
+
+    def test_a_running_job_is_listed_as_running(self) -> None:
+        runner = self.runner_at_gate(". echo b\n")
+        self.assertLists(f"1 r {GATE}\n2 . echo b\n".encode())
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+
+
+class Adding(RunsetCase):
+    """--add appends jobs: all of them, in order, or none."""
+
+    def test_jobs_are_appended_in_order(self) -> None:
+        self.write(FOUR)
+        self.assertQuiet("runs.txt", "--add", "echo 1", "echo 2")
+        self.assertEqual(self.read(), as_bytes(FOUR) + b". echo 1\n. echo 2\n")
+
+    def test_a_missing_file_is_made(self) -> None:
+        self.assertQuiet("new.txt", "--add", "echo 1")
+        self.assertEqual(self.read("new.txt"), b". echo 1\n")
+
+    def test_a_file_that_cannot_be_made_is_refused(self) -> None:
+        for call, ended in self.run_all((RUNSET, name, "--add", "echo 1") for name in ("no/such/folder/runs.txt", ".")):
+            with self.subTest(call=call):
+                self.assertRefused(ended, f"runset4.py: {call[1]}: ")
+
+    def test_a_missing_final_newline_is_added_first(self) -> None:
+        self.write(". echo a")
+        self.assertQuiet("runs.txt", "--add", "echo 1")
+        self.assertEqual(self.read(), b". echo a\n. echo 1\n")
+
+    def test_a_command_is_bytes_and_not_text(self) -> None:
+        self.assertQuiet("runs.txt", "--add", os.fsdecode(b"echo \xff '\t' "))
+        self.assertEqual(self.read(), b". echo \xff '\t' \n")
+
+    def test_a_command_of_two_lines_is_refused_and_nothing_is_added(self) -> None:
+        self.write(FOUR)
+        self.assertRefused(self.run_script(RUNSET, "runs.txt", "--add", "echo 1", "echo 2\necho 3"), "runset4.py: ")
+        self.assertEqual(self.read(), as_bytes(FOUR))
+
+    def test_add_without_a_command_is_refused(self) -> None:
+        self.assertRefused(self.run_script(RUNSET, "runs.txt", "--add"), "--add")
+        self.assertFalse((self.dir / "runs.txt").exists())
+
+    def test_nothing_is_added_if_not_all_fits(self) -> None:
+        before = FOUR + "# " + "x" * 1000 + "\n"
+        self.write(before)
+        commands = ["echo " + "y" * 700] * 10
+        limited = f"trap '' XFSZ; ulimit -f {-(-len(before) // 512)}; exec \"$@\""
+        ended = self.run_script("sh", "-c", limited, "sh", *self.command(RUNSET, "runs.txt", "--add", *commands))
+        self.assertNotEqual(ended.code, 0)
+        self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
+        self.assertEqual(self.read(), as_bytes(before))
+
+    def test_several_that_add_at_once_do_not_mix(self) -> None:
+        writers, rounds, jobs = 4, 3, 40
+        self.write(". no newline")
+        script = 'for round in 1 2 3; do "$@" || exit 1; done'
+        started = []
+        for writer in range(writers):
+            commands = [f"echo {writer} {job}" for job in range(jobs)]
+            words = self.command(RUNSET, "runs.txt", "--add", *commands)
+            started.append(self.start("sh", "-c", script, "sh", *words))
+        self.assertEqual([self.finish(process).code for process in started], [0] * writers)
+        lines = self.read().split(b"\n")
+        self.assertEqual((lines[0], lines[-1]), (b". no newline", b""))
+        self.assertEqual(self.batches(lines[1:-1], jobs), sorted(list(range(writers)) * rounds))
+
+    def test_it_waits_for_another_that_is_adding(self) -> None:
+        self.write(". echo a\n")
+        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, APPEND_BYTE)
+            file.write(b". half")
+            adding = self.start(RUNSET, "runs.txt", "--add", "echo 1")
+            with self.assertRaises(subprocess.TimeoutExpired):
+                adding.wait(0.7)
+            file.write(b" line\n")
+        self.assertEqual(self.finish(adding).code, 0)
+        self.assertEqual(self.read(), b". echo a\n. half line\n. echo 1\n")
+
+    def batches(self, lines: List[bytes], jobs: int) -> List[int]:
+        """Who wrote the batches in these lines, sorted; each batch is whole and in order."""
+        self.assertEqual(len(lines) % jobs, 0)
+        found = []
+        for start in range(0, len(lines), jobs):
+            batch = lines[start:start + jobs]
+            writer = int(batch[0].split()[2])
+            self.assertEqual(batch, [b". echo %d %d" % (writer, job) for job in range(jobs)])
+            found.append(writer)
+        return sorted(found)
+
+    def test_a_running_runner_takes_what_was_added(self) -> None:
+        runner = self.runner_at_gate()
+        self.assertQuiet("runs.txt", "--add", "echo b >>marks", "echo c >>marks")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual((self.states(), self.read("marks")), ("ddd", b"b\nc\n"))
+
+
+if __name__ == "__main__":
+    unittest.main()
