@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+"""runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, count.
+
+It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as an error.
+"""
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any, Callable, Sequence
+
+from runmaker4 import (DONE, ERROR, FAILED, NEW, JobFile, Parser, Problem, Survey, check_mount, human_time, leave,
+                       open_job_file, put, reason, run_main, warn)
+
+PROG = "runwait4.py"
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options.  Raises Problem."""
+    parser = Parser(
+        PROG, example=f"Wait until no job is new or running any more, watch meanwhile; count the jobs:\n"
+                      f"    {PROG} --progress runs.txt && echo all have ended\n"
+                      f"    {PROG} --status runs.txt",
+        usage="[options] FILE",
+        epilog="Lines on hold are not waited for; jobs left behind by a dead runner count as errors.\n"
+               "Exit status: 0 when the jobs have ended; with -e 1 if one is not done; 2 bad usage.")
+    add = parser.add_argument_group("what to do").add_argument
+    add("file", metavar="FILE", help="the job file")
+    add("-p", "--progress", action="store_true",
+        help="a bar: redrawn in place with the time left on a terminal, a line per change elsewhere")
+    add("-e", "--use-exit-status", action="store_true", help="exit 0 only if every job is done")
+    add("--status", action="store_true", help="print how many jobs are in which state, and exit")
+    add("--json", action="store_true", help="with --status: as JSON, with the jobs that run")
+    add("-h", "--help", action="help", help="print this help")
+    options = parser.parse_args(argv)
+    if options.json and not options.status:
+        parser.error("--json goes with --status")
+    return options
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many jobs are in which state; orphans are errors."""
+    new: int
+    running: int
+    done: int
+    failed: int
+    error: int
+    held: int
+
+    @property
+    def all(self) -> int:
+        """Jobs that are waited for."""
+        return self.new + self.running + self.processed
+
+    @property
+    def processed(self) -> int:
+        return self.done + self.bad
+
+    @property
+    def bad(self) -> int:
+        return self.failed + self.error
+
+
+def counts(found: Survey) -> Counts:
+    """A survey in a person's terms."""
+    states = found.states
+    return Counts(states[NEW], len(found.running), states[DONE], states[FAILED], states[ERROR] + len(found.orphans),
+                  found.held)
+
+
+class Watcher:
+    """Looks at the job file again and again, but never spends more than a twentieth of the time on it."""
+    PATIENCE = 5.0              # seconds for which the file may be away: editors replace it
+
+    def __init__(self, path: str) -> None:
+        """Raises Problem."""
+        os.close(open_job_file(path, os.O_RDONLY))
+        self.path = path
+        network = check_mount(path, single_host=True, warn=warn).network
+        self.file = JobFile(path, say=lambda text: None, network=network, read_only=True)
+        self.pause = 5.0 if network else 0.2
+        self.cost = 0.0         # seconds for one look
+
+    def look(self) -> Survey:
+        """What the file holds now.  Raises Problem."""
+        start = time.monotonic()
+        while True:
+            try:
+                found = self.file.survey()
+                self.cost = time.monotonic() - start
+                return found
+            except OSError as error:
+                if time.monotonic() - start > self.PATIENCE:
+                    raise Problem(f"{self.path}: {reason(error)}") from None
+            time.sleep(0.1)
+
+    def sure_look(self) -> Survey:
+        """The same, with orphans told from running jobs; that takes three looks, one second apart, if there are any."""
+        found = self.look()
+        while found.unsure:
+            time.sleep(self.pause)
+            found = self.look()
+        return found
+
+    def wait(self, show: Callable[[Counts], None]) -> Counts:
+        """Wait until no job is new or running; show(counts) after each look."""
+        while True:
+            now = counts(self.look())
+            show(now)
+            if not now.new and not now.running:
+                return now
+            time.sleep(max(self.pause, 20 * self.cost))
+
+
+def bar(now: Counts, width: int) -> str:
+    """'========>>>>    ': done =, error e, failed !, running >."""
+    text, seen = "", 0
+    for count, mark in ((now.done, "="), (now.error, "e"), (now.failed, "!"), (now.running, ">")):
+        seen += count
+        text += mark * (seen * width // max(now.all, 1) - len(text))
+    return text.ljust(width)
+
+
+def progress_line(now: Counts, width: int = 16) -> str:
+    """'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'"""
+    return f"progress: {now.processed:3} of {now.all:3} jobs processed, {now.bad} errors [{bar(now, width)}]"
+
+
+class PipeProgress:
+    """A line per change, at most one a second; the last always."""
+
+    def __init__(self) -> None:
+        self.printed = ""
+        self.when = -1.0
+        self.line = ""
+
+    def show(self, now: Counts) -> None:
+        self.line = progress_line(now)
+        if time.monotonic() - self.when >= 1.0:
+            self.close()
+
+    def close(self) -> None:
+        """Print what is new."""
+        if self.line != self.printed:
+            put(f"{self.line}\n".encode())
+            self.printed, self.when = self.line, time.monotonic()
+
+
+class TerminalProgress:
+    """One line, redrawn in place, as wide as fits, with rate and time left by what was seen lately."""
+    CLEAR = "\r\x1b[K"
+    WINDOW, CHANGES = 300.0, 20     # seconds and changes: both at least, if there were so many, make up the rate
+    WIDEST = 60                 # characters of the bar
+
+    def __init__(self, put: Callable[[bytes], None] = put, clock: Callable[[], float] = time.monotonic) -> None:
+        self.put, self.clock = put, clock
+        self.seen: deque[tuple[float, int]] = deque()       # when how many were processed; an entry per change
+
+    def show(self, now: Counts) -> None:
+        clock = self.clock()
+        if not self.seen or now.processed != self.seen[-1][1]:
+            self.seen.append((clock, now.processed))
+        while len(self.seen) > self.CHANGES and clock - self.seen[0][0] > self.WINDOW:
+            self.seen.popleft()
+        columns = os.get_terminal_size(1).columns or 80     # 0: it does not tell (ssh -tt, serial lines)
+        self.put((self.CLEAR + self.fitted(now, columns)).encode())
+
+    def fitted(self, now: Counts, columns: int) -> str:
+        """The fullest text that fits, with a bar that fills the rest."""
+        texts = (progress_line(now, 0) + self.estimate(now), progress_line(now, 0),
+                 f"{now.processed}/{now.all}, {now.bad} errors []")
+        text = next((text for text in texts if len(text) + 8 < columns), texts[-1])
+        width = min(columns - 1 - len(text), self.WIDEST)
+        return text.replace("[]", f"[{bar(now, width)}]" if width > 0 else "")[:columns - 1]
+
+    def estimate(self, now: Counts) -> str:
+        """' 1.2/s, 3m 20s left'"""
+        first, before = self.seen[0]
+        seconds = self.clock() - first
+        if now.processed <= before or seconds <= 0:
+            return ""
+        rate = (now.processed - before) / seconds
+        pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
+        return f" {pace}, {human_time((now.all - now.processed) / rate)} left"
+
+    def close(self) -> None:
+        """Leave the last line where it is."""
+        self.put(b"\n")
+
+
+def print_status(found: Survey, as_json: bool) -> None:
+    """The counts, and in JSON the jobs that run."""
+    now = counts(found)
+    total = now.all + now.held
+    if as_json:
+        jobs: list[dict[str, Any]] = [
+            {"line": line.number, "command": line.command.decode(errors="surrogateescape")} for line in found.running]
+        text = json.dumps({**asdict(now), "total": total, "jobs": jobs})
+    else:
+        text = f"{total} jobs: " + ", ".join(f"{count} {name}" for name, count in asdict(now).items())
+    put(f"{text}\n".encode())
+
+
+def end_by_signal(number: int, frame: object) -> None:
+    """A signal ends the program by way of its `finally`."""
+    sys.exit(128 + number)
+
+
+def watch(argv: Sequence[str]) -> int:
+    """The body of runwait4.py.  Raises Problem."""
+    options = parse(argv)
+    watcher = Watcher(options.file)
+    if options.status:
+        found = watcher.sure_look()
+        print_status(found, options.json)
+        now = counts(found)
+    elif options.progress:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, end_by_signal)
+        progress = TerminalProgress() if os.isatty(1) else PipeProgress()
+        try:
+            now = watcher.wait(progress.show)
+        finally:
+            progress.close()
+    else:
+        now = watcher.wait(lambda now: None)
+    return 1 if options.use_exit_status and now.done < now.all else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run runwait4.py with these arguments; the exit status."""
+    return run_main(PROG, watch, argv)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,291 @@
+"""A line is claimed by exactly one runner: the quick start, many runners on one file, and classic locks."""
+import itertools
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from typing import List
+
+from tests.support import (FULL, GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, Case, as_bytes, console_lines,
+                           lock_holder, printed, wait_until)
+
+HOST = os.uname().nodename
+LETTERS = "abcd"
+
+
+def quick_start(pause: str) -> str:
+    """The job file of the README, with a pause of our own."""
+    return "".join(f". echo {letter}; {pause}; echo {letter.upper()}\n" for letter in LETTERS)
+
+
+class ClassicLocks:
+    """Put before a test case: its scripts run as on a system that has no open-file-description locks."""
+    MAIN = ("import fcntl, importlib, sys; vars(fcntl).pop('F_OFD_SETLK', None); sys.path.insert(0, sys.argv.pop(1)); "
+            "script = importlib.import_module(sys.argv.pop(1)); sys.exit(script.main(sys.argv[1:]))")
+
+    def command(self, script: str, *args: object) -> List[str]:
+        words = super().command(script, *args)
+        if not script.endswith("4.py"):
+            return words
+        return [words[0], "-c", self.MAIN, str(ROOT), script[:-len(".py")], *words[2:]]
+
+
+class TwoRunners(Case):
+    """Helpers for two runners on one file."""
+
+    def start_two(self, *options: str) -> List[subprocess.Popen]:
+        return [self.start(RUNMAKER, "-j2", *options, "runs.txt") for _ in range(2)]
+
+    def finish_all(self, runners: List[subprocess.Popen]) -> bytes:
+        """Wait for runners that all succeed; what they printed."""
+        ended = [self.finish(runner) for runner in runners]
+        self.assertEqual([end.code for end in ended], [0] * len(runners), [end.err for end in ended])
+        return b"".join(end.out for end in ended)
+
+    def pid_of(self, command: str, out: bytes) -> int:
+        """The process of a job, from the `forked` line of the console."""
+        pids = [line.pid for line in console_lines(out) if line.text == as_bytes(f'forked "{command}"')]
+        self.assertEqual(len(pids), 1, f"{command} was started {len(pids)} times")
+        return pids[0]
+
+
+class QuickStart(TwoRunners):
+    """What the README shows first."""
+
+    def watch_until(self, wanted: str) -> List[str]:
+        """The states that each job went through, until all are as wanted: ['.rd', ...]."""
+        seen = [self.states()]
+        while seen[-1] != wanted:
+            wait_until(lambda: self.states() != seen[-1], what=f"{seen[-1]} changes")
+            seen.append(self.states())
+        return ["".join(state for state, _ in itertools.groupby(states)) for states in zip(*seen)]
+
+    def test_two_runners_run_each_job_once_and_print_what_happens(self) -> None:
+        self.write(quick_start("sleep 0.6"))
+        runners = self.start_two()
+        self.assertEqual(self.watch_until("dddd"), [".rd"] * 4)
+        out = self.finish_all(runners)
+        for letter in LETTERS:
+            command = f"echo {letter}; sleep 0.6; echo {letter.upper()}"
+            job = f"({HOST},{self.pid_of(command, out)})"
+            of_this_job = [line for line in out.decode().splitlines() if command in line or job in line]
+            self.assertEqual(of_this_job, [f"executing `{command}'",
+                                           f'status {job}: forked "{command}"',
+                                           f"stdout {job}: {letter}",
+                                           f"stdout {job}: {letter.upper()}",
+                                           f'status {job}: exit 0 "{command}"'])
+        self.assertEqual(len(out.splitlines()), 4 * 5)
+        self.assertEqual(self.read().decode(), quick_start("sleep 0.6").replace(". ", "d "))
+
+    def test_the_number_in_a_line_is_the_process_of_the_job(self) -> None:
+        self.write(". echo $$\n")
+        line, = [line for line in console_lines(self.finish_all(self.start_two())) if line.kind == "stdout"]
+        self.assertEqual(int(line.text), line.pid)
+
+    def test_two_runners_share_the_jobs(self) -> None:
+        self.write(quick_start(GATE))
+        runners = self.start_two()
+        self.wait_states("rrrr")
+        self.open_gate()
+        for runner in runners:
+            self.assertEqual(self.finish_all([runner]).count(b"executing"), 2)
+
+    def test_all_jobs_can_be_set_back_and_run_again(self) -> None:
+        self.write(quick_start(":"))
+        self.finish_all(self.start_two())
+        ended = self.run_script(RUNSET, "--all", "--set=.", "runs.txt")
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        self.assertEqual(self.read().decode(), quick_start(":"))
+        out = self.finish_all(self.start_two())
+        self.assertEqual(sorted(printed(console_lines(out))), [b"A", b"B", b"C", b"D", b"a", b"b", b"c", b"d"])
+        self.assertEqual(self.states(), "dddd")
+
+    def test_progress_shows_what_is_done_running_and_left_and_ends_with_the_jobs(self) -> None:
+        self.write(f". true\n. true\n. {GATE}\n. true\n")
+        runner = self.start(RUNMAKER, "-j1", "runs.txt")
+        self.wait_states("ddr.")
+        runwait = self.command(RUNWAIT, "--progress", "runs.txt")
+        watch = self.start("sh", "-c", '"$@" >shown && echo mail', "sh", *runwait)
+        self.assertEqual(self.wait_file("shown"), b"progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]\n")
+        self.open_gate()
+        self.finish_all([runner])
+        self.assertEqual(self.finish_all([watch]), b"mail\n")
+        last = self.read("shown").splitlines()[-1]
+        self.assertEqual(last, b"progress:   4 of   4 jobs processed, 0 errors [================]")
+
+
+class QuickStartLog(TwoRunners):
+    """The records that -l writes for the quick start."""
+
+    def record(self, command: str, *lines: str) -> str:
+        """A record of the log: the command and three lines, cut and filled to 160 characters."""
+        header = f".-> {command} (in {self.dir})"
+        return "".join(f"{line[:160]:160}\n" for line in [header, *lines])
+
+    def check(self) -> None:
+        """Two runners share the log `outputs`: each job has its record, and its output is nowhere else."""
+        self.write(quick_start("sleep 0.1"))
+        out = self.finish_all(self.start_two("-l", "outputs"))
+        expected = ""
+        for letter in LETTERS:
+            command = f"echo {letter}; sleep 0.1; echo {letter.upper()}"
+            job = f"({HOST},{self.pid_of(command, out)})"
+            expected += self.record(command, f": stdout {job}: {letter}", f": stdout {job}: {letter.upper()}",
+                                    f'+ status {job}: exit 0 "{command}"')
+        self.assertEqual(self.read("outputs").decode(), expected)
+        self.assertEqual(printed(console_lines(out), "stdout"), [])
+
+    def test_the_log_is_made(self) -> None:
+        self.check()
+
+    def test_an_empty_log_is_filled(self) -> None:
+        self.write("", "outputs")
+        self.check()
+
+    def test_a_running_job_has_its_record_already(self) -> None:
+        command = f"echo a; {GATE}; echo A"
+        self.write(f". {command}\n")
+        runner = self.start(RUNMAKER, "-l", "outputs", "runs.txt")
+        self.wait_states("r")
+        wait_until(lambda: b"stdout" in self.wait_file("outputs"), what="the first line is in the log")
+        job = re.search(r"\(\S+,\d+\)", self.read("outputs").decode())[0]
+        self.assertEqual(self.read("outputs").decode(), self.record(command, f'+ status {job}: forked "{command}"',
+                                                                    f": stdout {job}: a", ""))
+        self.open_gate()
+        self.finish_all([runner])
+
+
+class ManyRunners(Case):
+    """Eight runners on one file that others append to, set and watch: each job is started exactly once."""
+    LINES, ROUNDS = 5000, 40 if FULL else 8
+
+    def job(self, number: int) -> str:
+        """A job that says that it started; every seventh fails."""
+        return f"echo {number} >>marks" + ("; false" if number % 7 == 0 else "")
+
+    def others(self, first: int) -> List[subprocess.Popen]:
+        """Append twice ten jobs, put on hold what is next to be run, and count, all at once."""
+        added = [self.job(number) for number in range(first, first + 20)]
+        with open(self.dir / "runs.txt", "ab") as file:
+            file.write(as_bytes("".join(f". {command}\n" for command in added[:10])))
+        begun = len(self.read("marks").split())
+        return [self.start(RUNSET, "runs.txt", "--add", *added[10:]),
+                self.start(RUNSET, "--set=x", "--state=.", "runs.txt", f"{begun + 1}-{begun + 300}"),
+                self.start(RUNWAIT, "--status", "--json", "runs.txt")]
+
+    def release(self) -> None:
+        """Take back what is on hold."""
+        self.assertIn(self.run_script(RUNSET, "--set=.", "--state=x", "runs.txt").code, (0, 1))
+
+    def end(self, runners: List[subprocess.Popen]) -> None:
+        """End followers that have nothing more to do."""
+        for runner in runners:
+            runner.send_signal(signal.SIGHUP)
+        for runner in runners:
+            self.assertIn(self.finish(runner).code, (0, 1))
+
+    def test_each_job_is_started_once_and_every_state_is_right(self) -> None:
+        self.write("".join(f". {self.job(number)}\n" for number in range(1, self.LINES + 1)))
+        self.write("", "marks")
+        watch = self.start(RUNWAIT, "--progress", "runs.txt")
+        runners = [self.start(RUNMAKER, "-j4", "-q", *options, "runs.txt") for options in [(), ("--follow",)] * 4]
+        for number in range(self.ROUNDS):
+            codes = [self.finish(other).code for other in self.others(self.LINES + 1 + 20 * number)]
+            self.assertEqual((codes[0], codes[2]), (0, 0))
+            self.assertIn(codes[1], (0, 1))             # 1: nothing to hold, or a line began to run meanwhile
+            self.release()
+
+        self.assertEqual(self.run_script(RUNWAIT, "runs.txt", timeout=180).code, 0)
+        self.assertEqual(self.finish(watch).code, 0)
+        self.end(runners)
+
+        total = self.LINES + 20 * self.ROUNDS
+        self.assertEqual(Counter(self.read("marks").split()), Counter(b"%d" % number for number in range(1, total + 1)))
+        expected = [f"{'!' if number % 7 == 0 else 'd'} {self.job(number)}" for number in range(1, total + 1)]
+        lines = self.read().decode().splitlines()
+        self.assertEqual(lines[:self.LINES], expected[:self.LINES])
+        self.assertEqual(sorted(lines), sorted(expected))
+
+
+class HugeFile(Case):
+    """Where a look through the file takes its time, looks are rare; but none is spared before the runner leaves."""
+
+    def test_what_the_last_job_appends_as_it_ends_is_run(self) -> None:
+        self.write(f". {GATE}; echo '. true' >>runs.txt\n" + "d :\n" * 6_000_000 + ". echo >passed\n")
+        runner = self.start(RUNMAKER, "-q", "-j2", "runs.txt")
+        self.wait_file("passed")
+        time.sleep(0.3)                                 # in which the idle slot has found nothing more
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.read()[-7:], b"d true\n")
+
+
+class TwoThatRetry(Case):
+    """Two runners with -r or --resume at once come to an end, although the jobs fail every time."""
+
+    def check(self, option: str, command: str, state: str) -> None:
+        """Each runner takes a line that has ended badly at most once, and none that it ended itself."""
+        self.write(f". {command}\n{state} {command}\n" * 10)
+        runners = [self.start(RUNMAKER, "-j3", option, "runs.txt") for _ in range(2)]
+        ended = [self.finish(runner) for runner in runners]
+        self.assertEqual(self.states(), state * 20)
+        self.assertIn(1, [end.code for end in ended])
+        for line, runs in Counter(self.read("marks").split()).items():
+            self.assertIn(runs, (1, 2), line)
+        for end in ended:
+            own = Counter(printed(console_lines(end.out)))
+            self.assertEqual([line for line, runs in own.items() if runs > 1], [], "a runner took a line twice")
+        self.assertEqual(len(set(self.read("marks").split())), 20)
+
+    def test_with_retry_jobs_that_fail(self) -> None:
+        self.check("-r", "echo $JOB_ID; echo $JOB_ID >>marks; false", "!")
+
+    def test_with_resume_jobs_that_die(self) -> None:
+        self.check("--resume", "echo $JOB_ID; echo $JOB_ID >>marks; kill -9 $$", "e")
+
+
+class QuickStartWithClassicLocks(ClassicLocks, QuickStart):
+    """The quick start where open-file-description locks are missing."""
+
+
+class ManyRunnersWithClassicLocks(ClassicLocks, ManyRunners):
+    """Eight runners on one file where open-file-description locks are missing."""
+    LINES, ROUNDS = (5000, 40) if FULL else (500, 3)
+
+
+class TwoThatRetryWithClassicLocks(ClassicLocks, TwoThatRetry):
+    """-r and --resume by two runners where open-file-description locks are missing."""
+
+
+class ClassicLocksOfARunner(ClassicLocks, Case):
+    """Classic locks belong to the runner's process; all of them go when it closes any descriptor of the file."""
+
+    def start_runner(self) -> subprocess.Popen:
+        """A runner whose first job waits at the gate, while others have ended."""
+        self.write(f". {GATE}\n. true\n. true\n. true\n")
+        runner = self.start(RUNMAKER, "-j2", "runs.txt")
+        self.wait_states("rddd")
+        return runner
+
+    def holder(self) -> int:
+        return lock_holder(self.dir / "runs.txt", 0)
+
+    def test_a_line_stays_locked_by_the_runner_while_others_end(self) -> None:
+        runner = self.start_runner()
+        self.assertEqual(self.holder(), runner.pid)
+        self.run_script(RUNSET, "runs.txt", "--add", "true")
+        self.wait_states("rdddd")                       # by now it has read the file anew
+        self.assertEqual(self.holder(), runner.pid)
+        self.assertEqual(self.run_script(RUNMAKER, "--resume", "runs.txt").code, 0)
+        self.assertEqual(self.states()[0], "r")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.states(), "ddddd")
+
+    def test_a_job_does_not_carry_the_lock(self) -> None:
+        runner = self.start_runner()
+        runner.kill()
+        runner.wait()
+        self.assertEqual((self.holder(), self.states()), (0, "rddd"))

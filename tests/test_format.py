@@ -1,0 +1,147 @@
+"""The format of the job file: random bytes, read by the real scripts and by a parser of a few lines."""
+import json
+import os
+import pathlib
+import random
+import sys
+import unittest
+from collections import Counter
+from typing import Callable, Iterable, Iterator, List, Tuple
+
+from tests.support import ROOT, RUNSET, RUNWAIT, Case
+
+FILES = 300
+BOM = b"\xef\xbb\xbf"
+LONG_AGO = 1_000_000_000            # so that a last line without a newline counts
+Job = Tuple[int, bytes, bytes]      # line number, state, command
+WORDS = {b".": "new", b"r": "running", b"d": "done", b"!": "failed", b"e": "error"}
+
+# Calls main() of a script for each file; what it prints goes to a file beside.  One process: imports take long.
+READ_ALL = """
+import importlib, os, sys
+script, suffix, *options = sys.argv[1].split()
+main = importlib.import_module(script).main
+for path in sys.argv[2:]:
+    out = os.open(path + suffix, os.O_WRONLY | os.O_CREAT)
+    os.dup2(out, 1)
+    if main([*options, path]) != 0:
+        sys.exit(path)
+    os.closerange(3, 1000)
+"""
+
+
+def parse(data: bytes) -> List[Job]:
+    """The job lines of a file, the straightforward way."""
+    jobs = []
+    if data.startswith(BOM):
+        data = data[len(BOM):]
+    lines = data.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        state, separator, command = line[:1], line[1:2], line[2:]
+        if separator in (b" ", b"\t") and state not in (b"#", b"/", b" ", b"\t"):
+            jobs.append((number, state, command[:-1] if command.endswith(b"\r") else command))
+    return jobs
+
+
+def noise(random_: random.Random) -> bytes:
+    """Any bytes at all."""
+    return random_.randbytes(random_.randrange(2000))
+
+
+def near_misses(random_: random.Random) -> bytes:
+    """Bytes that mean something, in any order."""
+    alphabet = b".rd!ex#/ \t\r\n\n\n\0\xff\xef\xbb\xbf\xc3\xa9ab'"
+    return bytes(random_.choices(alphabet, k=random_.randrange(300)))
+
+
+def job_lines(random_: random.Random) -> bytes:
+    """Mostly good lines; some files are larger than what is read at once."""
+    longest = random_.choice([10, 10, 10, 300, 30_000])
+    lines = []
+    for _ in range(random_.randrange(60)):
+        state = bytes(random_.choices(b".rd!ex#/q\x80", k=1))
+        separator = random_.choice([b" ", b" ", b"\t", b"", b"x"])
+        command = random_.randbytes(random_.randrange(longest)).replace(b"\n", b"|")
+        lines.append(state + separator + command + random_.choice([b"\n", b"\n", b"\r\n"]))
+    return random_.choice([b"", BOM]) + b"".join(lines)
+
+
+class RandomBytes(Case):
+    """Whatever bytes a file holds, the scripts see the jobs that the format says, and change nothing."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        random_ = random.Random(4)
+        makers: List[Callable[[random.Random], bytes]] = [noise, near_misses, job_lines]
+        self.files = {}
+        for number in range(FILES):
+            data = makers[number % len(makers)](random_)
+            if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.endswith(b"\r"):
+                data += b"\n"               # a carriage return ends a line only together with a newline
+            path = self.write(data, f"{number}.txt")
+            os.utime(path, (LONG_AGO, LONG_AGO))
+            self.files[path] = data
+
+    def read_all(self, paths: Iterable[pathlib.Path], call: str) -> Iterator[Tuple[bytes, List[Job], bytes]]:
+        """Let a script read these files: the bytes of each, its jobs, and what the script printed."""
+        ended = self.run_script(sys.executable, "-c", READ_ALL, call, *paths, env={"PYTHONPATH": str(ROOT)})
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        for path in paths:
+            data = self.files[path]
+            self.assertEqual(path.read_bytes(), data)
+            yield data, parse(data), self.read(path.name + call.split()[1])
+
+    def test_the_list_shows_the_jobs_that_are_there(self) -> None:
+        for data, jobs, out in self.read_all(list(self.files), "runset4 .list --list"):
+            self.assertEqual(out, b"".join(b"%d %s %s\n" % job for job in jobs), data[:1000])
+
+    def test_the_status_counts_the_jobs_that_are_there(self) -> None:
+        quick = [path for path, data in self.files.items() if not any(state == b"r" for _, state, _ in parse(data))]
+        self.assertGreater(len(quick), FILES // 3)      # the others take seconds each: three looks at the orphans
+        for data, jobs, out in self.read_all(quick, "runwait4 .status --status --json"):
+            status = json.loads(out)
+            self.assertEqual((status.pop("total"), status.pop("jobs")), (len(jobs), []), data[:1000])
+            self.assertEqual(+Counter(status), Counter(WORDS.get(state, "held") for _, state, _ in jobs), data[:1000])
+
+
+class Lines(Case):
+    """The lines that files really have, one peculiarity at a time."""
+
+    def assertLists(self, data: bytes, expected: bytes) -> None:
+        self.write(data)
+        ended = self.run_script(RUNSET, "--list", "runs.txt")
+        self.assertEqual((ended.code, ended.out, ended.err), (0, expected, b""))
+
+    def test_comments_and_prose_are_no_jobs(self) -> None:
+        self.assertLists(b"# a\n/ b\n#c\nMy runs of today\n\n. echo a\n  indented\n.\n", b"6 . echo a\n")
+
+    def test_a_tab_separates_as_well_as_a_space(self) -> None:
+        self.assertLists(b".\techo\ta\n", b"1 . echo\ta\n")
+
+    def test_carriage_returns_of_another_system_are_dropped(self) -> None:
+        self.assertLists(b". echo a\r\nd echo\rb\r\n", b"1 . echo a\n2 d echo\rb\n")
+
+    def test_a_byte_order_mark_is_not_a_state(self) -> None:
+        self.assertLists(BOM + b". echo a\n. echo b\n", b"1 . echo a\n2 . echo b\n")
+
+    def test_a_command_is_bytes_and_not_text(self) -> None:
+        self.assertLists(b". echo \xff\xfe\n", b"1 . echo \xff\xfe\n")
+
+    def test_blanks_at_the_ends_of_a_command_belong_to_it(self) -> None:
+        self.assertLists(b".  echo a \n", b"1 .  echo a \n")
+
+    def test_unknown_states_are_kept_and_listed(self) -> None:
+        self.assertLists(b"x echo a\nQ echo b\n", b"1 x echo a\n2 Q echo b\n")
+
+    def test_utf_16_is_refused(self) -> None:
+        for encoding in ("utf-16-le", "utf-16-be"):
+            self.write("\ufeff. echo a\n".encode(encoding))
+            for script, option in ((RUNSET, "--list"), (RUNWAIT, "--status")):
+                with self.subTest(encoding=encoding, script=script):
+                    self.assertRefused(self.run_script(script, option, "runs.txt"), "runs.txt", "UTF-16")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,364 @@
+"""The lock is the life sign: it lives as long as the runner or the job, and moves along when the file is edited."""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from typing import Any, Callable, List
+
+from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Case, Ended, alive, console_lines, printed, wait_until
+
+CLOSES_DESCRIPTORS = "import os; os.closerange(3, 999); os.system(os.environ['WAITS'])"
+
+
+class LifeSign(Case):
+    """Helpers: a job that waits at the gate, and runners that die."""
+    WAITING = f"echo $$ >>marks; {GATE}; echo ended >>marks"
+
+    def start_runner(self, *options: str, **settings: Any) -> subprocess.Popen:
+        return self.start(RUNMAKER, *options, "runs.txt", start_new_session=True, **settings)
+
+    def job_pid(self) -> int:
+        """The process of the job that waits (of its latest run)."""
+        return int(self.wait_file("marks").split()[-1])
+
+    def runs(self) -> int:
+        """How many times the waiting job was started."""
+        return len([mark for mark in self.read("marks").split() if mark.isdigit()])
+
+    def kill(self, runner: subprocess.Popen) -> None:
+        """kill -9 a runner, and all that is in its process group."""
+        os.killpg(runner.pid, signal.SIGKILL)
+        runner.wait()
+
+    def lose_runner(self) -> int:
+        """Let a runner die while its only job waits at the gate; the pid of the job, that is alive."""
+        self.write(f". {self.WAITING}\n")
+        runner = self.start_runner()
+        pid = self.job_pid()
+        self.kill(runner)
+        self.assert_running()
+        return pid
+
+    def assert_running(self) -> None:
+        """The only job is running, and somebody holds its line."""
+        self.assertTrue(alive(self.job_pid()))
+        self.assertEqual((self.states(), self.locked_lines()), ("r", [1]))
+
+    def end_job(self) -> None:
+        """Open the gate, and wait until nobody holds a line."""
+        self.open_gate()
+        wait_until(lambda: not self.locked_lines(), what="all lines are free")
+
+    def assert_orphan(self, ended: Ended, line: int = 1) -> None:
+        """A runner has met an orphan, and says so."""
+        start = f"runmaker4.py: runs.txt: line {line}: "
+        said = [text for text in ended.err.decode().splitlines() if text.startswith(start) and "left behind" in text]
+        self.assertEqual(len(said), 1, ended.err)
+        self.assertEqual(ended.code, 1)
+
+
+class KilledRunner(LifeSign):
+    """A runner dies by kill -9 while its job runs."""
+
+    def test_the_job_lives_on_and_nobody_runs_it_again_and_in_the_end_it_is_an_error(self) -> None:
+        self.lose_runner()
+        for option in "--resume", "--retry":
+            ended = self.run_script(RUNMAKER, option, "runs.txt")
+            self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
+            self.assert_running()
+        self.end_job()
+        self.assertEqual(self.states(), "r")            # its last look at the file was that of the dead runner
+        begin = time.monotonic()
+        self.assert_orphan(self.run_script(RUNMAKER, "runs.txt"))
+        self.assertGreater(time.monotonic() - begin, 2, "that was no three looks, a second apart")
+        self.assertEqual((self.states(), self.runs()), ("e", 1))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_runner_that_follows_with_resume_runs_it_again_when_it_has_ended(self) -> None:
+        self.lose_runner()
+        follower = self.start_runner("--follow", "--resume")
+        with open(self.dir / "runs.txt", "ab") as file:
+            file.write(b". true\n")
+        self.wait_states("rd")                          # so it has come past line 1
+        self.end_job()
+        self.wait_states("dd")
+        self.assertEqual(self.runs(), 2)
+        follower.send_signal(signal.SIGHUP)
+        ended = self.finish(follower)
+        self.assertEqual(ended.code, 0, ended.err)
+
+    def test_runwait_waits_for_the_job_and_then_counts_an_error(self) -> None:
+        self.lose_runner()
+        with open(self.dir / "shown", "wb") as shown:
+            waits = self.start(RUNWAIT, "--progress", "--use-exit-status", "runs.txt", stdout=shown)
+        self.assertIn(b"   0 of   1 jobs processed, 0 errors [>>>>>>>>>>>>>>>>]\n", self.wait_file("shown"))
+        self.end_job()
+        self.assertEqual(self.finish(waits).code, 1)
+        self.assertTrue(self.read("shown").endswith(b"   1 of   1 jobs processed, 1 errors [eeeeeeeeeeeeeeee]\n"))
+        self.assertEqual((self.states(), self.runs()), ("r", 1))    # runwait4.py never writes
+
+    def test_a_line_is_freed_when_its_job_ends_though_a_later_job_of_the_runner_runs(self) -> None:
+        self.write(". until [ -e go.1 ]; do sleep 0.02; done\n. echo $$ >>marks; " + GATE + "\n")
+        runner = self.start_runner("-j2")
+        self.job_pid()
+        self.wait_states("rr")
+        self.kill(runner)
+        self.assertEqual(self.locked_lines(), [1, 2])
+        self.write("", "go.1")
+        wait_until(lambda: self.locked_lines() == [2], what="only line 2 is locked")
+        self.assertTrue(alive(self.job_pid()))
+
+
+class Orphans(LifeSign):
+    """Lines that say `r` and have neither runner nor job."""
+    TEXT = "".join(f"r echo {number} >>marks\n" for number in (1, 2, 3))
+
+    def test_two_runners_at_once_run_each_again_once(self) -> None:
+        runners = []
+        for option in "--resume", "--retry":
+            self.write(self.TEXT.replace("marks", f"marks{option}"), f"runs{option}")
+            runners += [self.start(RUNMAKER, option, f"runs{option}") for _ in range(2)]
+        self.assertEqual([self.finish(runner).code for runner in runners], [0] * 4)
+        for option in "--resume", "--retry":
+            self.assertEqual(self.states(f"runs{option}"), "ddd", option)
+            self.assertEqual(sorted(self.read(f"marks{option}").split()), [b"1", b"2", b"3"], option)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_only_the_first_ten_are_named_and_all_are_counted(self) -> None:
+        self.write("# comment\n" + "r true\n" * 12)
+        ended = self.run_script(RUNMAKER, "runs.txt")
+        *said, closing = ended.err.decode().splitlines()
+        named = [line.split(": ")[2] for line in said if "left behind" in line]
+        self.assertEqual(named, [f"line {number}" for number in range(2, 12)])
+        self.assertIn("12 left behind", closing)
+        self.assertEqual((ended.code, self.states()), (1, "e" * 12))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_busy_runner_marks_them_too(self) -> None:
+        self.write(f". {self.WAITING}\nr true\n")
+        runner = self.start_runner("-j2")
+        self.wait_states("re")
+        self.open_gate()
+        self.assert_orphan(self.finish(runner), line=2)
+        self.assertEqual(self.states(), "de")
+
+
+class WhoHoldsTheLock(LifeSign):
+    """Whatever a job does with its shell and its descriptors, its line is locked until it ends."""
+    WAITS = f"touch ready.$JOB_ID; {GATE}"
+    JOBS = [WAITS,
+            f'"{sys.executable}" -c "{CLOSES_DESCRIPTORS}"',
+            f"exec 3>three 9>nine; {WAITS}; echo 3 >&3",
+            f"exec sh -c '{WAITS}'",
+            f"({WAITS}) & wait"]
+
+    def test_jobs_of_a_killed_runner_keep_their_lines_until_they_end(self) -> None:
+        self.write("".join(f". {command}\n" for command in self.JOBS))
+        runner = self.start_runner(f"-j{len(self.JOBS)}", env={"WAITS": self.WAITS})
+        lines = list(range(1, len(self.JOBS) + 1))
+        for line in lines:
+            wait_until((self.dir / f"ready.{line}").exists, what=f"job {line} is ready")
+        self.kill(runner)
+        self.assertEqual(self.locked_lines(), lines)
+        ended = self.run_script(RUNMAKER, "--resume", "runs.txt")
+        self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
+        self.assertEqual(self.locked_lines(), lines)
+        self.end_job()
+        self.assertEqual(self.states(), "r" * len(lines))
+
+
+class WithBash(WhoHoldsTheLock):
+    """The same where /bin/sh is bash: in a mount namespace, so that nobody else sees that."""
+    SHELL, IS_IT = "bash", 'test -n "$BASH_VERSION"'
+    IN_NAMESPACE = 'mount --bind "$0" /bin/sh && exec "$@"'
+
+    def setUp(self) -> None:
+        super().setUp()
+        if not shutil.which("unshare") or not shutil.which(self.SHELL):
+            self.skipTest(f"unshare or {self.SHELL} is missing")
+        if self.run_script("true").code != 0:
+            self.skipTest("this user may not bind another shell to /bin/sh (unshare -m)")
+
+    def command(self, script: str, *args: object) -> List[str]:
+        private = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+        shell = str(shutil.which(self.SHELL))
+        return [*private, "/bin/sh", "-c", self.IN_NAMESPACE, shell, *super().command(script, *args)]
+
+    def test_the_shell_is_this_one(self) -> None:
+        self.write(f". {self.IS_IT}\n")
+        self.run_script(RUNMAKER, "runs.txt")
+        self.assertEqual(self.states(), "d")
+
+
+class WithDash(WithBash):
+    """The same where /bin/sh is dash."""
+    SHELL, IS_IT = "dash", 'test -z "$BASH_VERSION"'
+
+
+class EditedHelpers(LifeSign):
+    """Helpers: two ways to change the file."""
+
+    def overwrite(self, text: bytes) -> None:
+        """Change the file in place."""
+        with open(self.dir / "runs.txt", "r+b") as file:
+            file.write(text)
+
+    def replace(self, text: bytes) -> None:
+        """Change the file as most editors do: write another, and rename it."""
+        self.write(text, "runs.new")
+        os.replace(self.dir / "runs.new", self.dir / "runs.txt")
+
+
+class EditedFile(EditedHelpers):
+    """The file changes under a running job: the lock moves along, and nobody runs the job again."""
+    ABOVE = b"# a note\nx held\n"
+
+    def start_with_job(self) -> subprocess.Popen:
+        """A runner whose first job waits at the gate; its idle slot looks for orphans meanwhile."""
+        self.write(f". {self.WAITING}\n. true\n")
+        runner = self.start_runner("-j2", "--resume")
+        self.job_pid()
+        self.wait_states("rd")
+        return runner
+
+    def assert_all_done(self, runner: subprocess.Popen) -> None:
+        """The result stands where the line now stands, and nothing else has changed."""
+        ended = self.finish(runner)
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertEqual(self.read(), self.ABOVE + f"d {self.WAITING}\nd true\n".encode())
+        self.assertEqual(self.runs(), 1)
+
+    def check_lock_moves(self, change: Callable[[bytes], None]) -> None:
+        runner = self.start_with_job()
+        change(self.ABOVE + self.read())
+        other = self.run_script(RUNMAKER, "--resume", "runs.txt")
+        self.assertEqual((other.code, other.out), (0, b""), other.err)
+        self.assertNotIn(b"left behind", other.err)
+        self.assertEqual(self.locked_lines(), [3])
+        self.open_gate()
+        self.assert_all_done(runner)
+
+    def check_result_moves(self, change: Callable[[bytes], None]) -> None:
+        runner = self.start_with_job()
+        change(self.ABOVE + self.read())
+        self.open_gate()                                # the job ends before the runner has looked at the file
+        self.assert_all_done(runner)
+
+    def test_the_lock_moves_when_the_file_is_replaced(self) -> None:
+        self.check_lock_moves(self.replace)
+
+    def test_the_lock_moves_when_the_file_is_edited_in_place(self) -> None:
+        self.check_lock_moves(self.overwrite)
+
+    def test_a_result_follows_its_line_into_another_file(self) -> None:
+        self.check_result_moves(self.replace)
+
+    def test_a_result_follows_its_line_in_the_same_file(self) -> None:
+        self.check_result_moves(self.overwrite)
+
+    def test_that_a_line_has_moved_is_said(self) -> None:
+        runner = self.start_with_job()
+        self.replace(self.ABOVE + self.read())
+        wait_until(lambda: self.locked_lines() == [3], what="line 3 is locked")
+        self.open_gate()
+        said = self.finish(runner).err.decode().splitlines()
+        self.assertTrue([line for line in said if "line 1" in line and "line 3" in line], said)
+
+    def test_a_moved_job_that_outlives_its_runner_keeps_its_line(self) -> None:
+        runner = self.start_with_job()
+        self.overwrite(self.ABOVE + self.read())
+        wait_until(lambda: self.locked_lines() == [3], what="line 3 is locked")
+        self.kill(runner)
+        self.assertTrue(alive(self.job_pid()))
+        self.assertEqual(self.locked_lines(), [3])
+        self.end_job()
+
+    def test_a_runner_does_not_retry_what_it_ended_itself_because_the_line_has_moved(self) -> None:
+        self.write(f". echo failed >>tries; false\n. {self.WAITING}\n")
+        runner = self.start_runner("-j2", "--retry")
+        self.wait_states("!r")
+        self.overwrite(self.ABOVE + self.read() + b". true\n")
+        self.wait_states("x!rd")                        # so it has come past all other lines
+        wait_until(lambda: self.locked_lines() == [4], what="line 4 is locked")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 1)
+        self.assertEqual((self.states(), self.read("tries")), ("x!dd", b"failed\n"))
+
+    def check_older_copy(self, above: bytes) -> None:
+        """An editor saves what it read before the job was claimed, with new lines: the job does not run twice."""
+        older = self.write(f". {self.WAITING}\n").read_bytes()
+        runner = self.start_runner("-j3")
+        self.job_pid()
+        self.wait_states("r")
+        self.replace(above + older + b". true\n")
+        self.wait_states("rd")                          # so an idle slot has come past the job's line
+        self.assertEqual(self.runs(), 1)
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual((self.states(), self.runs()), ("dd", 1))
+
+    def test_an_idle_slot_does_not_take_what_an_editor_set_back_by_saving_an_older_copy(self) -> None:
+        self.check_older_copy(above=b"")
+
+    def test_nor_does_it_where_the_older_copy_has_a_new_line_above_the_job(self) -> None:
+        self.check_older_copy(above=b"# a note\n")
+
+    def test_equal_lines_get_a_lock_each(self) -> None:
+        self.write(f". {self.WAITING}\n" * 3)
+        runner = self.start_runner("-j3")
+        self.wait_states("rrr")
+        wait_until(lambda: self.runs() == 3, what="three jobs run")
+        self.replace(self.ABOVE + self.read())
+        wait_until(lambda: self.locked_lines() == [3, 4, 5], what="lines 3 to 5 are locked")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual((self.states(), self.runs()), ("xddd", 3))
+
+
+class RetriesInAnEditedFile(EditedHelpers):
+    """-r runs each failed line again exactly once, also where commands repeat and line numbers change meanwhile."""
+    NOTE = b"# a note\n"
+
+    def check_retries(self, before: bytes, after: bytes, command: str, result: str) -> None:
+        """Five equal lines have failed; the head of the file is edited while two of them are run again."""
+        self.write(before + f"! {command}\n".encode() * 5)
+        runner = self.start_runner("-j2", "--retry")
+        wait_until(lambda: (self.dir / "marks").exists() and self.runs() == 2, what="two jobs run")
+        self.replace(after + self.read()[len(before):])
+        first = after.count(b"\n") + 1
+        wait_until(lambda: self.locked_lines() == [first, first + 1], what="the locks have moved")
+        self.open_gate()
+        self.finish(runner, timeout=20)
+        self.assertEqual((self.states(), self.runs()), (result * 5, 5))
+
+    def test_a_line_inserted_above_jobs_that_succeed(self) -> None:
+        self.check_retries(b"", self.NOTE, self.WAITING, "d")
+
+    def test_a_line_inserted_above_jobs_that_fail_again(self) -> None:
+        self.check_retries(b"", self.NOTE, f"{self.WAITING}; false", "!")
+
+    def test_a_line_removed_above_jobs_that_succeed(self) -> None:
+        self.check_retries(self.NOTE, b"", self.WAITING, "d")
+
+    def test_a_line_removed_above_jobs_that_fail_again(self) -> None:
+        self.check_retries(self.NOTE, b"", f"{self.WAITING}; false", "!")
+
+
+class LeftBehindProcesses(LifeSign):
+    """A job is done when its shell is, whatever it leaves in the background."""
+
+    def test_the_line_is_done_and_free_while_the_process_lives(self) -> None:
+        self.write(f". sleep 1000 & echo $! >left; echo said\n. {self.WAITING}\n")
+        runner = self.start_runner("-j2")
+        self.wait_states("dr")
+        wait_until(lambda: self.locked_lines() == [2], what="only line 2 is locked")
+        self.assertTrue(alive(int(self.read("left"))))
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertEqual(printed(console_lines(ended.out)), [b"said"])
+        self.assertTrue(alive(int(self.read("left"))))
+        self.assertEqual(self.run_script(RUNWAIT, "-e", "runs.txt").code, 0)

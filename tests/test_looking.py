@@ -1,0 +1,46 @@
+"""Promise: who only looks at a job file is not disturbed by edits, and leaves the terminal as it was."""
+import fcntl
+import os
+import struct
+import subprocess
+import termios
+
+from tests.support import RUNSET, RUNWAIT, Case, wait_until
+
+JOBS = 30_000
+
+
+class EditedMeanwhile(Case):
+    """The file is edited while a script is in the middle of it."""
+
+    def waiting(self, process: subprocess.Popen) -> int:
+        """The bytes that nobody has read yet of what a process printed."""
+        return struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))[0]
+
+    def test_a_list_that_is_paged_slowly_comes_to_its_end(self) -> None:
+        self.write("".join(f"d true\nd echo done\n# comment\n. echo job {number}\n" for number in range(JOBS)))
+        lister = self.start(RUNSET, "--list", "--state=.", "runs.txt")
+        wait_until(lambda: self.waiting(lister) > 32_000, what="the pipe is full")
+        self.write(b"# a note\n" + self.read())
+        ended = self.finish(lister)
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertIn(ended.out.count(b"\n"), (JOBS, JOBS + 1))     # the one at the place of the edit may come twice
+        self.assertTrue(ended.out.endswith(b" . echo job %d\n" % (JOBS - 1)))
+
+
+class Terminal(Case):
+    """--progress needs nothing of a terminal that has to be undone: kill -9 and Ctrl-Z do no harm."""
+
+    def test_no_mode_of_the_terminal_is_changed(self) -> None:
+        self.write("d true\n. true\n")
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        before = termios.tcgetattr(slave)
+        watcher = self.start(RUNWAIT, "--progress", "runs.txt", stdout=slave, env={"TERM": "xterm-256color"})
+        shown = b""
+        while b"1/2" not in shown and b"1 of   2" not in shown:
+            shown += os.read(master, 4096)
+        self.assertNotIn(b"\x1b[?", shown)              # such as \x1b[?25l, which hides the cursor
+        self.assertEqual(termios.tcgetattr(slave), before)
+        watcher.kill()
+        os.close(slave)

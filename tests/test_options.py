@@ -1,0 +1,364 @@
+"""Promise: which jobs a runner takes, how it waits and hides, what it says: each option does what --help says."""
+import fcntl
+import os
+import pty
+import signal
+import statistics
+import termios
+import time
+import unittest
+
+from tests.support import (FULL, RUNMAKER, RUNSET, RUNWAIT, WAITING, Ended, RunCase, alive, console_lines, printed,
+                           wait_until)
+
+
+class Selection(RunCase):
+    """-1, --retry and --resume: which lines a runner takes, and that it comes to an end."""
+
+    def run_states(self, states: str, *options: str) -> str:
+        """Run lines of these states, each of which notes its number in 'ran'; which lines ran."""
+        self.before = self.write("".join(f"{state} echo $JOB_ID >> ran\n" for state in states)).read_bytes()
+        self.write("", "ran")
+        self.ended = self.run_jobs(*options)
+        return " ".join(self.read("ran").decode().split())
+
+    def test_without_options_only_new_jobs_are_run(self):
+        self.assertEqual(self.run_states("!.edx.q"), "2 6")
+        self.assertEnded(self.ended, 0, "!dedxdq")
+
+    def test_retry_also_runs_what_failed_or_ended_in_error(self):
+        for option in "-r", "--retry":
+            with self.subTest(option=option):
+                self.assertEqual(self.run_states("!.edx!", option), "1 2 3 6")
+                self.assertEnded(self.ended, 0, "ddddxd")
+
+    def test_resume_runs_errors_but_not_failures(self):
+        self.assertEqual(self.run_states("!.edxe", "--resume"), "2 3 6")
+        self.assertEnded(self.ended, 0, "!dddxd")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
+    def test_a_line_left_behind_becomes_an_error(self):
+        self.assertEqual(self.run_states("dr."), "3")
+        self.assertComplains(self.ended, "line 2", "left behind")
+        self.assertEnded(self.ended, 1, "ded")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
+    def test_resume_runs_a_line_left_behind_again(self):
+        self.run_left_behind("--resume")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: as --resume, and takes 2 s more")
+    def test_retry_runs_a_line_left_behind_again(self):
+        self.run_left_behind("--retry")
+
+    def run_left_behind(self, option: str) -> None:
+        self.assertEqual(self.run_states("dr", option), "2")
+        self.assertComplains(self.ended, "line 2", "left behind")
+        self.assertEnded(self.ended, 0, "dd")
+
+    def test_a_job_that_fails_again_is_taken_once_by_each_runner(self):
+        self.before = self.write("! echo $JOB_ID >> ran; exit 1\n. echo $JOB_ID >> ran; exit 1\n").read_bytes()
+        self.assertEnded(self.run_jobs("--retry"), 1, "!!")
+        self.assertEqual(sorted(self.read("ran").split()), [b"1", b"2"])
+        self.assertEnded(self.run_jobs("--retry"), 1, "!!")
+        self.assertEqual(sorted(self.read("ran").split()), [b"1", b"1", b"2", b"2"])
+
+    def test_one_only_runs_one_job_per_slot(self):
+        for options, ran in (("-1",), "1"), (("--one-only", "-j2"), "1 2"), (("-1", "-j3"), "1 2 3"):
+            with self.subTest(options=options):
+                lines = self.run_states(".....", *options).split()
+                self.assertEqual(" ".join(sorted(lines)), ran)
+                self.assertEnded(self.ended, 0, "d" * len(lines) + "." * (5 - len(lines)))
+
+    def test_one_only_counts_a_job_that_fails(self):
+        self.jobs("exit 1", "touch never")
+        self.assertEnded(self.run_jobs("-1"), 1, "!.")
+
+    def test_nothing_to_do_is_said_and_no_error(self):
+        for states in "", "d", "dx!e":
+            with self.subTest(states=states):
+                self.run_states(states)
+                self.assertEnded(self.ended, 0, states)
+                self.assertIn(b"nothing to do", self.ended.err)
+
+
+class Waiting(RunCase):
+    """--follow waits for jobs and for the file; other runners look for new jobs as long as theirs run."""
+
+    def test_follow_waits_for_a_file_that_is_not_there_yet(self):
+        runner = self.start(RUNMAKER, "--follow", "-j1", "runs.txt")
+        wait_until(lambda: b"runs.txt" in self.command_line(runner.pid), what="the runner has started")
+        time.sleep(0.5)
+        self.assertIsNone(runner.poll())
+        self.jobs("touch first")
+        self.wait_states("d")
+        self.add_line("touch second")
+        self.wait_states("dd")
+        runner.send_signal(signal.SIGHUP)
+        self.assertEnded(self.finish(runner), 0, "dd")
+
+    def command_line(self, pid: int) -> bytes:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+
+    def add_line(self, command: str) -> None:
+        with open(self.dir / "runs.txt", "a") as file:
+            file.write(f". {command}\n")
+        self.before += f". {command}\n".encode()
+
+    def test_follow_starts_a_new_job_within_half_a_second(self):
+        self.jobs("true")
+        runner = self.start(RUNMAKER, "--follow", "runs.txt")
+        self.wait_states("d")
+        delays = []
+        for count in range(2, 7):
+            self.add_line("true")
+            start = time.monotonic()
+            self.wait_states("d" * count)
+            delays.append(time.monotonic() - start)
+        self.assertLess(statistics.median(delays), 0.8, delays)     # with allowance for a busy machine
+        runner.send_signal(signal.SIGINT)
+        self.assertEnded(self.finish(runner), 130, "d" * 6)
+
+    def test_follow_takes_a_line_that_is_set_back(self):
+        self.jobs("echo x >> ran")
+        runner = self.start(RUNMAKER, "--follow", "runs.txt")
+        self.wait_states("d")
+        self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", "1").code, 0)
+        wait_until(lambda: self.read("ran") == b"x\nx\n", what="the job has run twice")
+        runner.send_signal(signal.SIGUSR1)
+        self.assertEnded(self.finish(runner), 0, "d")
+
+    def test_one_only_with_follow_waits_for_one_job(self):
+        self.jobs()
+        runner = self.start(RUNMAKER, "-1", "--follow", "runs.txt")
+        self.add_line("touch first")
+        self.add_line("touch never")
+        self.assertEnded(self.finish(runner), 0, "d.")
+
+    def test_a_free_slot_takes_a_new_job_while_others_run(self):
+        self.jobs(WAITING)
+        runner = self.start_jobs("-j2")
+        self.add_line("touch second")
+        self.wait_states("rd")
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 0, "dd")
+
+
+class Background(RunCase):
+    """-d: start-up errors come first, then the runner leaves the terminal and goes on."""
+
+    def start_daemon(self, *options: str) -> int:
+        """Start a runner with -d whose first job waits at the gate; its pid."""
+        ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", *options)
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        pid = int(self.wait_file("pid"))
+        self.wait_up(1)
+        self.assertTrue(alive(pid))
+        return pid
+
+    def wait_gone(self, pid: int) -> None:
+        wait_until(lambda: not alive(pid), what="the runner in the background has ended")
+        self.assertNobodyLeft()
+        self.assertOnlyStatesChanged()
+
+    def test_it_runs_in_the_background_in_the_same_directory(self):
+        self.jobs(f"{WAITING}; pwd -P > where", "true")
+        pid = self.start_daemon()
+        self.open_gate()
+        self.wait_states("dd")
+        self.wait_gone(pid)
+        self.assertEqual(self.read("where").decode().strip(), str(self.dir))
+
+    def test_what_would_go_to_stderr_goes_to_the_errors_file(self):
+        self.jobs(f"{WAITING}; exit 1", "true")
+        pid = self.start_daemon()
+        self.open_gate()
+        self.wait_gone(pid)
+        last = self.read("errors").splitlines()[-1]
+        self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: 1 done, 1 failed"), last)
+
+    def test_term_ends_it_and_its_jobs(self):
+        self.jobs(f"{WAITING}; touch never")
+        pid = self.start_daemon()
+        os.kill(pid, signal.SIGTERM)
+        self.wait_gone(pid)
+        self.assertEqual(self.states(), "e")
+
+    def test_the_lines_of_its_jobs_are_locked(self):
+        self.jobs(WAITING)
+        pid = self.start_daemon()
+        self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", "1").code, 1)
+        self.open_gate()
+        self.wait_gone(pid)
+        self.assertEqual(self.states(), "d")
+
+    def test_a_failed_start_is_reported_before_it_goes_into_the_background(self):
+        self.jobs("touch never")
+        for words in (("missing.txt",), ("--outdir", "runs.txt", "runs.txt"), ("-j", "x", "runs.txt")):
+            with self.subTest(words=words):
+                ended = self.run_script(RUNMAKER, "-d", "--pidfile", "pid", "--errors", "errors", *words)
+                self.assertRefused(ended)
+                self.assertFalse(self.exists("pid"))
+        self.assertNobodyLeft()
+        self.assertEqual(self.states(), ".")
+
+    def test_a_caller_that_reads_its_pipes_to_their_end_is_not_kept_waiting(self):
+        """As ssh does, and the shell's $(...)."""
+        self.jobs(WAITING)
+        ended = self.run_jobs("-d", "--pidfile", "pid", timeout=20)
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        pid = int(self.wait_file("pid"))
+        self.open_gate()
+        self.wait_gone(pid)
+        self.assertEqual(self.states(), "d")
+
+    def test_it_survives_the_end_of_its_terminal_and_prints_nothing_there(self):
+        self.jobs(f"{WAITING}; echo said; echo cried >&2", "exit 1", "true")
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        starter = self.start(RUNMAKER, "-d", "--pidfile", "pid", "runs.txt", stdin=slave, stdout=slave, stderr=slave,
+                             start_new_session=True, preexec_fn=self.take_terminal)
+        os.close(slave)
+        self.assertEqual(starter.wait(timeout=30), 0)       # as the first of its session, it takes the terminal along
+        self.wait_up(1)
+        pid = int(self.read("pid"))
+        self.open_gate()
+        self.wait_states("d!d")
+        self.wait_gone(pid)
+        with self.assertRaises(OSError, msg="the terminal is closed, and nothing was printed there"):
+            os.read(master, 1000)
+
+    @staticmethod
+    def take_terminal() -> None:
+        """Make the new session's terminal of stdin; on one CPU a parent that does not wait ends before its child."""
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+class Names(RunCase):
+    """--name: what the messages call this host."""
+
+    def test_the_name_stands_in_every_line_of_the_console(self):
+        self.jobs("echo a; echo b >&2")
+        lines = console_lines(self.run_jobs("--name", "bob").out)
+        self.assertEqual({line.host for line in lines if line.kind != "executing"}, {"bob"})
+
+    def test_without_it_the_node_name_is_used(self):
+        self.jobs("echo a")
+        lines = console_lines(self.run_jobs().out)
+        self.assertEqual({line.host for line in lines if line.kind != "executing"}, {os.uname().nodename})
+
+
+class DryRun(RunCase):
+    """--dry-run: says what would be run, and touches nothing."""
+
+    def dry_run(self, *options: str) -> bytes:
+        """Which jobs would run; nothing came into being, and the file is as it was."""
+        path = self.write("# text\n. touch a\nd touch b\n! touch c\ne touch d\n.\ttouch e\n")
+        before, names = (path.read_bytes(), path.stat().st_mtime_ns), os.listdir(self.dir)
+        ended = self.run_jobs("--dry-run", *options)
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertEqual((path.read_bytes(), path.stat().st_mtime_ns), before)
+        self.assertEqual(sorted(os.listdir(self.dir)), sorted(names))
+        return ended.out
+
+    def test_it_lists_line_state_and_command(self):
+        self.assertEqual(self.dry_run(), b"2 . touch a\n6 . touch e\n")
+
+    def test_it_heeds_retry_and_resume(self):
+        self.assertEqual(self.dry_run("-r"), b"2 . touch a\n4 ! touch c\n5 e touch d\n6 . touch e\n")
+        self.assertEqual(self.dry_run("--resume"), b"2 . touch a\n5 e touch d\n6 . touch e\n")
+
+    def test_it_makes_no_logs(self):
+        self.dry_run("-l", "log", "--joblog", "joblog", "--outdir", "out")
+
+    def test_it_does_not_wait_for_more(self):
+        self.dry_run("--follow")
+
+    def test_it_lists_nothing_where_there_is_no_file_yet(self):
+        ended = self.run_jobs("--dry-run", "--follow")
+        self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
+
+    def test_a_running_job_is_not_listed(self):
+        self.jobs(WAITING, "true")
+        runner = self.start_jobs()
+        self.assertEqual(self.run_jobs("--dry-run", "--resume").out, b"2 . true\n")
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 0, "dd")
+
+
+class Loudness(RunCase):
+    """-q and -v: less and more on the console."""
+
+    def run_loud(self, *options: str) -> Ended:
+        self.jobs("echo a; echo b >&2", "exit 3")
+        ended = self.run_jobs("--name", "alice", *options)
+        self.assertEnded(ended, 1, "d!")
+        return ended
+
+    def test_quiet_leaves_only_the_closing_line(self):
+        ended = self.run_loud("-q")
+        self.assertEqual(ended.out, b"")
+        self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
+        self.assertTrue(ended.err.startswith(b"runmaker4.py: runs.txt: 1 done, 1 failed"), ended.err)
+
+    def test_quiet_leaves_errors(self):
+        self.write(". true\n. echo a\0b\n")
+        ended = self.run_jobs("-q")
+        self.assertEqual((ended.code, ended.out), (1, b""))
+        self.assertComplains(ended, "line 2")
+
+    def test_verbose_says_all_that_is_said_otherwise_and_more(self):
+        plain, verbose = self.run_loud(), self.run_loud("-v")
+        kinds = [line.kind for line in console_lines(plain.out)]
+        self.assertEqual(kinds, ["executing", "status", "stdout", "stderr", "status", "executing", "status", "status"])
+        self.assertEqual(printed(console_lines(verbose.out)), [b"a"])
+        self.assertGreater(len((verbose.out + verbose.err).splitlines()), len((plain.out + plain.err).splitlines()))
+
+
+class Help(RunCase):
+    """--help of each script: an example first, groups, all on a screen or two."""
+
+    OPTIONS = {
+        RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow -l --logfile -n "
+                  "--loglines --outdir --joblog -d --daemon --pidfile --errors --name --single-host --dry-run -q -v",
+        RUNSET: "-s --set -l --list -a --all --state --match --add --force",
+        RUNWAIT: "-p --progress -e --use-exit-status --status --json",
+    }
+
+    def test_it_fits_sixty_lines_of_a_hundred_columns(self):
+        for script in self.OPTIONS:
+            for columns in "", "100":
+                with self.subTest(script=script, columns=columns):
+                    lines = self.help(script, columns)
+                    self.assertLessEqual(len(lines), 60)
+                    self.assertLessEqual(max(map(len, lines)), 100)
+
+    def test_it_opens_with_an_example(self):
+        for script in self.OPTIONS:
+            with self.subTest(script=script):
+                opening = self.help(script)[:6]
+                self.assertTrue(any(script in line and "runs.txt" in line and "[" not in line for line in opening),
+                                opening)
+
+    def test_it_is_grouped(self):
+        for script in self.OPTIONS:
+            with self.subTest(script=script):
+                lines = self.help(script)
+                headings = [line for line in lines if line.endswith(":") and not line.startswith((" ", "-"))]
+                self.assertGreaterEqual(len(headings), 2, headings)
+
+    def test_it_names_every_option(self):
+        for script, options in self.OPTIONS.items():
+            words = " ".join(self.help(script)).replace(",", " ").replace("=", " ").replace("[", " ").split()
+            with self.subTest(script=script):
+                self.assertEqual([option for option in options.split() if option not in words], [])
+
+    def help(self, script: str, columns: str = "100") -> list:
+        ended = self.run_script(script, "--help", env={"COLUMNS": columns})
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        return ended.out.decode().splitlines()
+
+
+if __name__ == "__main__":
+    unittest.main()

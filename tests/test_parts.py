@@ -1,0 +1,335 @@
+"""Smaller parts of runmaker4.py by themselves: what may be retried, what is an orphan, which processes are a job's."""
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import unittest
+from collections import Counter
+from typing import Dict, Iterator, List
+from unittest import mock
+
+import runmaker4
+from tests.support import alive, wait_until
+from tests.test_units import FileCase, a_run
+
+
+def line(number: int, text: bytes = b" CMD", state: bytes = b"!") -> runmaker4.Line:
+    """A line of 10 bytes per number."""
+    return runmaker4.Line(number, 0, 10 * (number - 1), state, text)
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class JobFileCase(FileCase):
+    """A test with a job file of its own, and a clock."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+
+    def jobs(self, text: bytes, **options: object) -> runmaker4.JobFile:
+        """A JobFile on this text."""
+        self.path.write_bytes(text)
+        jobs = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock, **options)
+        self.addCleanup(lambda: os.close(jobs.fd))
+        return jobs
+
+
+class WhatWasTaken(unittest.TestCase):
+    """Taken: a line is retried once, by number and text, and by text and count after an edit."""
+
+    def setUp(self) -> None:
+        self.taken = runmaker4.Taken()
+
+    def passed_over(self, *lines: runmaker4.Line) -> List[bool]:
+        """Which of these lines a round passes over."""
+        self.taken.begin_round()
+        return [item in self.taken for item in lines]
+
+    def test_the_number_and_the_text_must_be_the_same(self) -> None:
+        self.taken.add(line(1))
+        self.assertEqual(self.passed_over(line(1), line(2), line(1, b" OTHER")), [True, False, False])
+
+    def test_a_line_is_passed_over_as_often_as_it_is_met(self) -> None:
+        self.taken.add(line(1))
+        self.assertEqual(self.passed_over(line(1), line(1)), [True, True])
+
+    def test_what_has_succeeded_may_be_taken_again(self) -> None:
+        self.taken.add(line(1))
+        self.taken.discard(line(1))
+        self.taken.discard(line(5))                     # was never there
+        self.assertEqual(self.passed_over(line(1)), [False])
+
+    def test_after_an_edit_as_many_lines_of_a_text_are_passed_over_as_were_taken(self) -> None:
+        for item in line(1), line(2), line(7, b" OTHER"):
+            self.taken.add(item)
+        self.taken.note_edit()
+        met = [line(number) for number in (3, 4, 5)] + [line(9, b" OTHER"), line(1, b" NEW")]
+        for _ in range(2):                              # in each round anew
+            self.assertEqual(self.passed_over(*met), [True, True, False, True, False])
+
+    def test_after_an_edit_lines_that_stand_where_others_stood_are_counted_too(self) -> None:
+        self.taken.add(line(2))
+        self.taken.add(line(3))
+        self.taken.note_edit()                          # line 1 was removed: these two are lines 1 and 2 now
+        self.taken.add(line(3))                         # a third one of this text, that was line 4
+        self.assertEqual(self.passed_over(line(1), line(2), line(3), line(4)), [True, True, True, False])
+
+    def test_after_an_edit_another_line_with_the_number_of_one_that_succeeded_is_not_forgotten(self) -> None:
+        self.taken.add(line(2, b" GOOD"))
+        self.taken.note_edit()                          # line 1 was removed
+        self.taken.add(line(2, b" BAD"))                # was line 3
+        self.taken.discard(line(2, b" GOOD"))
+        self.assertEqual(self.passed_over(line(1, b" GOOD"), line(2, b" BAD")), [False, True])
+
+    def test_the_last_line_of_the_file_is_remembered(self) -> None:
+        for number in 2, 5, 3:
+            self.taken.add(line(number))
+        self.assertEqual(self.taken.last.number, 5)
+
+
+class SuspectedLines(unittest.TestCase):
+    """Suspects: three looks, one apart, in rounds one after the other, prove an orphan."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.suspects = runmaker4.Suspects(every=1.0, clock=self.clock)
+
+    def look(self, later: float = 0.0, text: bytes = b" CMD") -> bool:
+        """A round that meets the line so much later."""
+        self.clock.now += later
+        proved = self.suspects.look(line(1, text))
+        self.suspects.end_round()
+        return proved
+
+    def test_the_third_look_proves_it(self) -> None:
+        self.assertEqual([self.look(), self.look(1.0), self.look(1.0), self.look()], [False, False, True, True])
+
+    def test_looks_in_quick_succession_count_once(self) -> None:
+        self.assertEqual([self.look(0.3) for _ in range(7)], [False] * 7)       # counted: at 0.3 and 1.5 s
+        self.assertEqual([self.look(0.3) for _ in range(2)], [False, True])     # and at 2.7 s
+
+    def test_a_line_that_was_locked_once_starts_anew(self) -> None:
+        self.look()
+        self.look(1.0)
+        self.suspects.acquit(line(1).offset)
+        self.assertEqual([self.look(1.0), self.look(1.0), self.look(1.0)], [False, False, True])
+
+    def test_another_text_at_the_place_starts_anew(self) -> None:
+        self.look()
+        self.look(1.0)
+        self.assertEqual([self.look(1.0, b" NEW") for _ in range(3)], [False, False, True])
+
+    def test_a_line_that_a_round_did_not_meet_starts_anew(self) -> None:
+        self.look()
+        self.look(1.0)
+        self.suspects.end_round()
+        self.assertEqual([self.look(1.0), self.look(1.0), self.look(1.0)], [False, False, True])
+
+
+class ProcessTrees(unittest.TestCase):
+    """ProcessTable.tree: the session of a job, whatever carries its mark, and all that descends from these."""
+
+    def table(self, children: Dict[int, List[int]], sessions: Dict[int, List[int]],
+              marked: Dict[bytes, List[int]]) -> runmaker4.ProcessTable:
+        """A made-up table."""
+        table = runmaker4.ProcessTable([])
+        table.children, table.sessions, table.marked = children, sessions, marked
+        return table
+
+    def tree(self, table: runmaker4.ProcessTable, pid: int, mark: bytes) -> List[int]:
+        return list(table.tree(runmaker4.Shell(pid, mark, None)))
+
+    def now(self, pid: int, mark: bytes) -> List[int]:
+        """The tree in today's table."""
+        return self.tree(runmaker4.ProcessTable.read(0.0), pid, mark)
+
+    def test_what_belongs_to_a_job_and_nothing_else(self) -> None:
+        table = self.table(children={1: [10, 20, 40], 10: [11], 11: [12], 20: [21], 30: [31], 31: [32]},
+                           sessions={1: [1], 10: [10, 11], 12: [12], 20: [20, 21], 30: [30, 31, 32], 40: [40]},
+                           marked={b"a": [10, 11, 30], b"b": [20, 21], b"ab": [40]})
+        for _ in range(2):                              # a table serves many jobs, again and again
+            self.assertEqual(sorted(self.tree(table, 10, b"a")), [10, 11, 12, 30, 31, 32])
+            self.assertEqual(sorted(self.tree(table, 20, b"b")), [20, 21])
+
+    def test_the_shell_comes_first_and_parents_before_their_children(self) -> None:
+        table = self.table(children={1: [90], 90: [12, 80], 80: [15, 11], 12: [13]},        # pids start again at 1
+                           sessions={90: [11, 12, 13, 15, 80, 90]}, marked={b"a": [11, 12, 13, 15, 80, 90]})
+        found = self.tree(table, 90, b"a")
+        self.assertEqual(sorted(found), [11, 12, 13, 15, 80, 90])
+        self.assertEqual(found[0], 90)
+        for parent, child in (12, 13), (80, 15), (80, 11):
+            self.assertLess(found.index(parent), found.index(child), found)
+
+    def test_a_job_that_has_gone_has_no_processes(self) -> None:
+        self.assertEqual(self.tree(self.table({1: [40]}, {40: [40]}, {}), 10, b"a"), [])
+
+    def test_an_empty_table_is_false(self) -> None:
+        self.assertFalse(runmaker4.ProcessTable([]))
+        self.assertTrue(runmaker4.ProcessTable([str(os.getpid())]))
+
+    def test_names_of_processes_that_have_ended_do_no_harm(self) -> None:
+        self.assertFalse(runmaker4.ProcessTable(["999999999"]))
+
+    def test_real_processes(self) -> None:
+        script = "setsid sleep 60 & env -i sleep 60 & true & exec sleep 60"     # another session, no mark, a zombie
+        mark = b"test-%d" % os.getpid()
+        environ = {**os.environb, runmaker4.MARK: mark}
+        shell = subprocess.Popen(["sh", "-c", script], env=environ, start_new_session=True)
+        try:
+            found = wait_until(lambda: self.living(shell.pid, mark, 3), what="three processes sleep")
+            self.assertIn(shell.pid, found)
+        finally:
+            for pid in self.now(shell.pid, mark):
+                os.kill(pid, signal.SIGKILL)
+            shell.wait()
+        wait_until(lambda: not self.now(shell.pid, mark), what="all have gone")
+
+    def living(self, pid: int, mark: bytes, count: int) -> List[int]:
+        """The tree, once it is of this size and all of it are `sleep`."""
+        found = self.now(pid, mark)
+        names = {pathlib.Path(f"/proc/{each}/comm").read_text() for each in found if alive(each)}
+        return found if len(found) == count and names == {"sleep\n"} else []
+
+
+class IdleLooks(JobFileCase):
+    """How often a runner looks that has nothing to do, by a made-up clock."""
+
+    def locked_job(self) -> runmaker4.JobFile:
+        """A file whose only line is new and locked by somebody else, as --force may leave it."""
+        jobs = self.jobs(b". a\n")
+        self.holder = self.open(os.O_RDWR)
+        self.assertTrue(runmaker4.lock(self.holder, 0))
+        return jobs
+
+    def looks(self, jobs: runmaker4.JobFile, seconds: float) -> Iterator[float]:
+        """Look as often as `again` says: the pauses."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.assertIsNone(jobs.claim())
+            self.assertIsNotNone(jobs.again)
+            self.clock.now += jobs.again
+            yield jobs.again
+
+    def test_a_new_line_that_stays_locked_is_looked_at_once_a_second(self) -> None:
+        pauses = list(self.looks(self.locked_job(), 20))
+        self.assertLess(pauses[0], 0.2)                 # it may have been locked for a moment only
+        self.assertTrue(10 <= len(pauses) <= 25, pauses)
+
+    def test_it_is_taken_when_it_is_free(self) -> None:
+        jobs = self.locked_job()
+        list(self.looks(jobs, 5))
+        runmaker4.unlock(self.holder, 0)
+        self.assertEqual(jobs.claim().number, 1)
+
+    def test_a_last_look_is_never_spared(self) -> None:
+        jobs = self.jobs(b"d a\n")
+        self.assertIsNone(jobs.claim())
+        jobs.cost = 60.0                                # as if that round had taken a minute
+        with open(self.path, "ab") as file:
+            file.write(b". b\n")
+        self.assertIsNone(jobs.claim())
+        self.assertEqual(jobs.claim(last=True).number, 2)
+
+
+class LooksAtAnEditedFile(JobFileCase):
+    """Who only looks does not mind that the file is edited above the place that is read."""
+
+    def test_a_survey_and_a_list_come_to_their_ends(self) -> None:
+        body = b"r a\n" + b"d b\n" * 5000 + b"r c\n" + b"d d\n" * 5000
+        jobs = self.jobs(body, read_only=True)
+        writer = self.open(os.O_RDWR)
+        read, texts = os.pread, [body, b"# a note\n" + body]
+
+        def edit_and_read(*args: int) -> bytes:
+            texts.reverse()
+            os.pwrite(writer, texts[0], 0)
+            return read(*args)
+
+        with mock.patch.object(os, "pread", edit_and_read):
+            for _ in range(5):
+                self.assertGreater(sum(jobs.survey().states.values()), 9000)
+                self.assertGreater(len(list(jobs.lines())), 9000)
+
+
+class RetriesAmidEdits(JobFileCase):
+    """With -r each line is taken once, whatever lines are inserted and removed above it meanwhile."""
+
+    def edit(self, random_: random.Random) -> None:
+        """Insert or remove a comment somewhere, in a new file of this name."""
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        comments = [number for number, text in enumerate(lines) if text == b"# note\n"]
+        if comments and random_.random() < 0.5:
+            del lines[random_.choice(comments)]
+        else:
+            lines.insert(random_.randrange(len(lines) + 1), b"# note\n")
+        new = self.path.with_name("new")
+        new.write_bytes(b"".join(lines))
+        os.replace(new, self.path)
+
+    def claims(self, random_: random.Random, jobs: runmaker4.JobFile) -> Counter:
+        """Run all jobs, two at a time, with edits in between: how often each command was claimed."""
+        count, running = Counter(), []
+        for _ in range(1000):
+            if random_.random() < 0.3:
+                self.edit(random_)
+            job = jobs.claim(last=True) if len(running) < 2 else None
+            if job:
+                count[job.command] += 1
+                running.append(job)
+            elif not running:
+                return count
+            else:
+                done = running.pop(random_.randrange(len(running)))
+                self.assertEqual(jobs.finish(done, random_.choice([b"d", b"!", b"!", b"e"])), "")
+        self.fail(f"it does not come to an end: {count}")
+
+    def test_random_files_with_few_different_commands(self) -> None:
+        random_ = random.Random(17)
+        for _ in range(150):
+            lines = [random_.choice([b".", b"!", b"!", b"e", b"d"]) + random_.choice([b" a\n", b" b\n", b" c\n"])
+                     for _ in range(random_.randrange(1, 12))]
+            wanted = Counter(text[2:3] for text in lines if text[:1] != b"d")
+            found = self.claims(random_, self.jobs(b"# note\n" + b"".join(lines), retry=b"!e", resume=True))
+            self.assertEqual(found, wanted, lines)
+
+
+class ScansInMemory(FileCase):
+    """A scan holds one chunk of the file and no more, however many lines it finds."""
+
+    def test_a_scan_that_wants_every_line_does_not_gather_the_file(self) -> None:
+        self.path.write_bytes(b". echo job\n" * 20_000)
+        with mock.patch.multiple(runmaker4.Scan, SMALL=512, LARGE=4096):
+            scan = runmaker4.Scan(self.open(), 0)
+            self.assertLess(max(len(scan.buffer) for _ in scan), 3 * 4096)
+
+
+class RecordsInMemory(FileCase):
+    """The record of a job holds no more than the log file shows, however long the lines are."""
+
+    def test_long_lines_are_cut_before_they_are_kept(self) -> None:
+        log = runmaker4.LogFile(str(self.path), 100, runmaker4.Worker(threaded=False), self.fail)
+        self.addCleanup(os.close, log.fd)
+        run = a_run()
+        run.job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
+        log.started(run)
+        for data in b"x" * 60_000 + b"\n", b"y" * 60_000, b"y" * 60_000, b"y\n" + b"z" * 60_000:
+            for stream in run.streams:
+                log.output(run, stream, data)
+        record = log.records[run]
+        self.assertEqual(len(record.lines), 5)          # forked, and two of each stream
+        for text in [*record.lines, *record.rests.values()]:
+            self.assertLessEqual(len(text), log.WIDTH + 40)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,62 @@
+"""What prints lists and counts goes well with other commands, and says so when nothing can be printed."""
+import os
+import unittest
+from typing import List, Sequence, Tuple
+
+from tests.support import RUNMAKER, RUNSET, RUNWAIT, Case, Ended, deadline
+
+PRINTING = ((RUNSET, "--list"), (RUNWAIT, "--status"), (RUNWAIT, "--progress"), (RUNMAKER, "--dry-run", "-r"),
+            (RUNSET, "--help"), (RUNWAIT, "--help"), (RUNMAKER, "--help"))
+
+
+class StandardOutput(Case):
+    """A reader that leaves is no error; a full disk is one; neither gives a traceback."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write("d echo a\n! echo b\n")
+
+    def run_by_shell(self, redirection: str, *calls: Sequence[str]) -> List[Tuple[Sequence[object], Ended]]:
+        """How the scripts end that are started so."""
+        words = ("sh", "-c", f'exec "$@" {redirection}', "sh")
+        return self.run_all((*words, *self.command(*call, "runs.txt")) for call in calls)
+
+    def test_a_reader_that_has_left_is_no_error(self) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        self.addCleanup(os.close, writing)
+        for call, ended in self.run_all(((*words, "runs.txt") for words in PRINTING), stdout=writing):
+            with self.subTest(call=call):
+                self.assertEqual((ended.code, ended.err), (0, b""))
+
+    def test_a_reader_that_leaves_in_the_middle_is_no_error(self) -> None:
+        self.write(". echo some words that fill the pipe\n" * 20_000)
+        for words in ((RUNSET, "--list"), (RUNMAKER, "--dry-run")):
+            with self.subTest(words=words):
+                process = self.start(*words, "runs.txt")
+                with deadline(process):
+                    self.assertEqual(process.stdout.readline(), b"1 . echo some words that fill the pipe\n")
+                process.stdout.close()
+                self.assertEqual((process.wait(60), process.stderr.read()), (0, b""))
+
+    @unittest.skipUnless(os.path.exists("/dev/full"), "there is no /dev/full")
+    def test_a_full_disk_is_said_in_one_line(self) -> None:
+        for call, ended in self.run_by_shell(">/dev/full", *PRINTING[:4]):
+            with self.subTest(call=call):
+                self.assertIn(ended.code, (1, 2))
+                self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
+                self.assertIn(b"o space left", ended.err)
+
+    def test_a_closed_output_gives_no_traceback(self) -> None:
+        for call, ended in self.run_by_shell(">&-", *PRINTING[:4]):
+            with self.subTest(call=call):
+                self.assertLessEqual(ended.err.count(b"\n"), 1)         # finish() looks for tracebacks
+
+    def test_no_output_at_all_leaves_the_job_file_alone(self) -> None:
+        before = self.read()
+        self.run_by_shell("<&- >&- 2>&-", *PRINTING[:4], (RUNSET, "--set=q", "--state=z"))
+        self.assertEqual(self.read(), before)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,343 @@
+"""Promise: what cannot work is refused in one line with exit 2, before anything runs; -j0 takes its share, no more."""
+import os
+import shutil
+import sys
+import unittest
+from typing import Dict, Optional
+
+from tests.support import ROOT, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase
+
+NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x")
+DURATIONS = ("--timeout=", "--timeout=s", "--timeout=5y", "--timeout=-5", "--timeout=nan", "--timeout=1:30",
+             "--walltime=soon")
+
+
+class RefusalCase(RunCase):
+    """A job file whose job must not run."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.jobs("touch ran")
+
+    def assertUntouched(self) -> None:
+        """The job file has the bytes it had, and its job did not run."""
+        self.assertEqual(self.read(), self.before)
+        self.assertFalse(self.exists("ran"))
+
+    def refuse(self, script: str, *args: object, words: str = "", **settings) -> None:
+        """The script refuses these arguments with one line, which starts with its name and has these words."""
+        ended = self.run_script(script, *args, timeout=20, **settings)
+        self.assertRefused(ended, *words.split())
+        self.assertTrue(ended.err.startswith(f"{script}: ".encode()), ended.err)
+        self.assertUntouched()
+
+
+class JobFiles(RefusalCase):
+    """A job file that is none, or that cannot be used."""
+
+    def test_a_missing_file(self):
+        for script, *options in (RUNMAKER,), (RUNSET, "--list"), (RUNSET, "--all", "--set=."), (RUNWAIT,):
+            with self.subTest(script=script, options=options):
+                self.refuse(script, *options, "missing.txt", words="missing.txt")
+                self.assertFalse(self.exists("missing.txt"))
+
+    def test_a_directory(self):
+        (self.dir / "runs").mkdir()
+        for script, *options in (RUNMAKER,), (RUNSET, "--list"), (RUNSET, "--all", "--set=."), (RUNWAIT,):
+            with self.subTest(script=script, options=options):
+                self.refuse(script, *options, "runs", words="runs directory")
+
+    def test_a_fifo(self):
+        os.mkfifo(self.dir / "fifo")
+        for script, *options in (RUNMAKER,), (RUNSET, "--list"), (RUNSET, "--all", "--set=."), (RUNWAIT,):
+            with self.subTest(script=script, options=options):
+                self.refuse(script, *options, "fifo", words="fifo")
+
+    def test_a_file_that_one_may_not_read(self):
+        bound = self.bound_by_permissions()
+        self.write(". touch ran\n", "secret.txt").chmod(0)
+        for script, *options in (RUNMAKER,), (RUNSET, "--list"), (RUNWAIT,):
+            with self.subTest(script=script):
+                self.refuse(script, *options, "secret.txt", words="secret.txt", **bound)
+
+    def test_a_file_that_one_may_not_write(self):
+        bound = self.bound_by_permissions()
+        (self.dir / "runs.txt").chmod(0o444)
+        self.refuse(RUNMAKER, "runs.txt", words="runs.txt", **bound)
+        self.refuse(RUNSET, "--all", "--set=x", "runs.txt", words="runs.txt", **bound)
+
+    def test_reading_needs_no_right_to_write(self):
+        bound = self.bound_by_permissions()
+        (self.dir / "runs.txt").chmod(0o444)
+        for script, option in (RUNSET, "--list"), (RUNWAIT, "--status"):
+            with self.subTest(script=script):
+                ended = self.run_script(script, option, "runs.txt", **bound)
+                self.assertEqual((ended.code, ended.err), (0, b""))
+
+    def test_following_waits_for_a_file_but_not_for_a_directory(self):
+        (self.dir / "runs").mkdir()
+        self.refuse(RUNMAKER, "--follow", "runs", words="runs directory")
+
+    def test_utf16(self):
+        for codec in "utf-16-le", "utf-16-be":
+            with self.subTest(codec=codec):
+                self.write("\ufeff. touch ran\n".encode(codec), "wide.txt")
+                self.refuse(RUNMAKER, "wide.txt", words="wide.txt UTF-16")
+
+
+class Arguments(RefusalCase):
+    """A command line that makes no sense."""
+
+    def test_bad_numbers_and_durations(self):
+        for word in NUMBERS + DURATIONS:
+            with self.subTest(word=word):
+                self.refuse(RUNMAKER, word, "runs.txt", words=word.partition("=")[0])
+
+    def test_no_file_two_files_and_unknown_options(self):
+        for script in RUNMAKER, RUNWAIT:
+            with self.subTest(script=script):
+                self.refuse(script)
+                self.refuse(script, "runs.txt", "runs.txt")
+        for script in RUNMAKER, RUNWAIT, RUNSET:
+            with self.subTest(script=script):
+                self.refuse(script, "--unheard-of", "runs.txt", words="--unheard-of")
+
+    def test_lines_that_are_no_numbers(self):
+        self.refuse(RUNSET, "--set=x", "runs.txt", "one", words="one")
+
+
+class Outputs(RefusalCase):
+    """A log, an output directory, a job log, an errors file or a pid file that cannot be used."""
+
+    def test_a_directory_in_place_of_a_file(self):
+        (self.dir / "place").mkdir()
+        for option in "--logfile", "--joblog":
+            with self.subTest(option=option):
+                self.refuse(RUNMAKER, f"{option}=place", "runs.txt", words="place")
+        for option in "--pidfile", "--errors":
+            with self.subTest(option=option):
+                self.refuse(RUNMAKER, "-d", f"{option}=place", "runs.txt", words="place")
+
+    def test_a_directory_that_is_not_there(self):
+        for option in "--logfile", "--joblog":
+            with self.subTest(option=option):
+                self.refuse(RUNMAKER, f"{option}=nowhere/log", "runs.txt", words="nowhere/log")
+
+    def test_a_file_in_place_of_the_output_directory(self):
+        self.write("text\n", "place")
+        self.refuse(RUNMAKER, "--outdir=place", "runs.txt", words="place")
+        self.assertEqual(self.read("place"), b"text\n")
+
+    def test_a_log_that_one_may_not_write(self):
+        self.write("", "log")
+        bound = self.bound_by_permissions()
+        (self.dir / "log").chmod(0o444)
+        for option in "--logfile", "--joblog":
+            with self.subTest(option=option):
+                self.refuse(RUNMAKER, f"{option}=log", "runs.txt", words="log", **bound)
+
+    def test_a_job_log_of_another_format(self):
+        for text in "hello\n", "Seq\tHost\n", "runs,1,2\n":
+            with self.subTest(text=text):
+                self.write(text, "joblog")
+                self.refuse(RUNMAKER, "--joblog=joblog", "runs.txt", words="joblog")
+                self.assertEqual(self.read("joblog"), text.encode())
+
+    def test_the_job_file_itself(self):
+        for option in "--logfile", "--joblog":
+            with self.subTest(option=option):
+                self.refuse(RUNMAKER, f"{option}=runs.txt", "runs.txt", words="runs.txt")
+        for option in "--pidfile", "--errors":
+            with self.subTest(option=option):
+                self.refuse(RUNMAKER, "-d", f"{option}=runs.txt", "runs.txt", words="runs.txt")
+
+
+class Mounts(RefusalCase):
+    """A file system that is known not to share locks between hosts is refused, unless --single-host is given."""
+
+    def run_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt", place: str = "",
+                    other: str = "") -> Ended:
+        """Run with a made-up mount of the test's directory, or of this place in it, and perhaps of another, on NFS."""
+        device = os.stat(self.dir).st_dev
+        point = str(self.dir / place).replace(" ", r"\040")
+        lines = ["22 1 250:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw",
+                 f"36 22 {os.major(device)}:{os.minor(device)} / {point} rw,relatime - {kind} server:/x {options}"]
+        if other:
+            lines.append(f"35 22 0:99 / {other} rw,relatime shared:2 - nfs server:/x rw,vers=3,nolock")
+        self.write("\n".join(lines) + "\n", "mountinfo")
+        return self.finish(self.start_patched("import runmaker4; runmaker4.MOUNTINFO = 'mountinfo'", *args, file))
+
+    def assertAccepted(self, ended: Ended) -> None:
+        self.assertEnded(ended, 0, "d")
+        self.assertEqual(ended.err.count(b"\n"), 1, f"nothing but the closing line: {ended.err!r}")
+
+    def test_mounts_that_share_no_locks(self):
+        for kind, options, word in (("nfs", "rw,vers=3,nolock,proto=tcp", "nolock"),
+                                    ("nfs", "rw,vers=3,local_lock=posix,proto=tcp", "local_lock"),
+                                    ("nfs", "rw,vers=3,local_lock=all", "local_lock"),
+                                    ("lustre", "rw,localflock", "Lustre"), ("lustre", "rw,noflock", "Lustre"),
+                                    ("9p", "rw,trans=virtio", "9p"), ("fuse.sshfs", "rw,user_id=0", "sshfs"),
+                                    ("cifs", "rw,vers=3.0", "cifs")):
+            with self.subTest(kind=kind, options=options):
+                self.assertRefused(self.run_mounted(kind, options), "runs.txt", word, "--single-host")
+                self.assertUntouched()
+
+    def test_mounts_that_share_locks(self):
+        for kind, options in (("nfs4", "rw,vers=4.2,local_lock=none"), ("lustre", "rw,flock"),
+                              ("nfs", "rw,vers=3,local_lock=flock"), ("xfs", "rw,nolock-not-really")):
+            with self.subTest(kind=kind, options=options):
+                self.jobs("true")
+                self.assertAccepted(self.run_mounted(kind, options))
+
+    def test_single_host_takes_any_of_them(self):
+        self.assertAccepted(self.run_mounted("nfs", "rw,vers=3,nolock", "--single-host"))
+
+    def test_a_mount_above_or_beside_does_not_matter(self):
+        for other in self.dir.parent, f"{self.dir}-other", f"{self.dir}/run":
+            with self.subTest(other=other):
+                self.jobs("true")
+                self.assertAccepted(self.run_mounted("ext4", "rw", other=str(other)))
+
+    def test_a_mount_point_with_a_blank_in_its_name(self):
+        (self.dir / "my runs").mkdir()
+        os.link(self.dir / "runs.txt", self.dir / "my runs" / "runs.txt")
+        ended = self.run_mounted("nfs", "rw,nolock", place="my runs", file="my runs/runs.txt")
+        self.assertRefused(ended, "my runs/runs.txt", "nolock")
+        self.assertUntouched()
+
+    def test_a_link_leads_to_the_mount_of_what_it_names(self):
+        (self.dir / "home").mkdir()
+        os.link(self.dir / "runs.txt", self.dir / "home" / "runs.txt")
+        (self.dir / "link.txt").symlink_to("home/runs.txt")
+        ended = self.run_mounted("nfs", "rw,nolock", place="home", file="link.txt")
+        self.assertRefused(ended, "link.txt", "nolock")
+        self.assertUntouched()
+
+    def test_beegfs_and_afs_are_warned_of(self):
+        for kind in "beegfs", "afs":
+            with self.subTest(kind=kind):
+                self.jobs("true")
+                ended = self.run_mounted(kind, "rw")
+                self.assertEnded(ended, 0, "d")
+                self.assertComplains(ended, kind)
+
+
+class Locks(RefusalCase):
+    """A file system without locks: the first lock call says so."""
+
+    BROKEN = """
+import errno, fcntl, os
+def lock(real, commands):
+    def call(descriptor, command, *rest):
+        if commands is None or command in commands:
+            raise OSError(errno.{0}, os.strerror(errno.{0}))
+        return real(descriptor, command, *rest)
+    return call
+names = "F_OFD_SETLK", "F_OFD_SETLKW", "F_SETLK", "F_SETLKW"
+fcntl.fcntl = lock(fcntl.fcntl, [getattr(fcntl, name) for name in names if hasattr(fcntl, name)])
+fcntl.lockf = lock(fcntl.lockf, None)
+import runmaker4
+"""
+
+    def run_with(self, error: str) -> Ended:
+        """Run where every lock call fails with this error."""
+        return self.finish(self.start_patched(self.BROKEN.format(error), "runs.txt"))
+
+    def test_a_file_system_without_locks(self):
+        for name in "ENOSYS", "EINVAL", "EOPNOTSUPP":
+            with self.subTest(errno=name):
+                self.assertRefused(self.run_with(name), "runs.txt", "lock")
+                self.assertUntouched()
+
+    def test_locks_that_have_run_out_end_in_a_clear_error(self):
+        ended = self.run_with("ENOLCK")
+        self.assertNotEqual(ended.code, 0)
+        self.assertIn(b"runs.txt", ended.err)
+        self.assertIn(b"lock", ended.err)
+        self.assertUntouched()
+
+
+class CpuCount(RunCase):
+    """-j0: the least of CPU affinity, cgroup limits and the share of Slurm's CPUs; here 64 CPUs, unless said."""
+
+    def cpus(self, groups: str = "", limits: Optional[Dict[str, str]] = None, env: Optional[Dict[str, str]] = None,
+             affinity: int = 64) -> int:
+        """available_cpus() with this text in /proc/self/cgroup, and these files in /sys/fs/cgroup."""
+        root = self.dir / "cgroup"
+        for name, text in (limits or {}).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text + "\n")
+        own = self.write(groups, "self")
+        program = ("import os\n"
+                   f"os.sched_getaffinity = lambda pid: set(range({affinity}))\n"
+                   "os.cpu_count = os.process_cpu_count = lambda: 64\n"
+                   "import runmaker4\n"
+                   f"runmaker4.CGROUP_ROOT, runmaker4.PROC_CGROUP = {str(root)!r}, {str(own)!r}\n"
+                   "print(runmaker4.available_cpus())\n")
+        ended = self.run_script(sys.executable, "-c", program, env=dict(env or {}, PYTHONPATH=str(ROOT)))
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        shutil.rmtree(root, ignore_errors=True)
+        return int(ended.out)
+
+    def test_affinity(self):
+        self.assertEqual(self.cpus(), 64)
+        self.assertEqual(self.cpus(affinity=3), 3)
+
+    def test_cgroup_v2_limits_of_the_group_and_of_those_above(self):
+        group = "0::/user.slice/job.scope\n"
+        for limits, cpus in (({"user.slice/job.scope/cpu.max": "300000 100000"}, 3),
+                             ({"user.slice/job.scope/cpu.max": "max 100000"}, 64),
+                             ({"user.slice/job.scope/cpu.max": "max 100000", "user.slice/cpu.max": "100000 50000"}, 2),
+                             ({"user.slice/job.scope/cpu.max": "200000 100000", "user.slice/cpu.max": "max 100000"}, 2),
+                             ({"user.slice/job.scope/cpu.max": "10000 100000"}, 1), ({}, 64)):
+            with self.subTest(limits=limits):
+                self.assertEqual(self.cpus(group, limits), cpus)
+
+    def test_cgroup_v1_limits(self):
+        group = "5:memory:/jobs/a\n4:cpu,cpuacct:/jobs/a\n0::/\n"
+        for place, quota, cpus in (("cpu,cpuacct/jobs/a", "300000", 3), ("cpu/jobs/a", "300000", 3),
+                                   ("cpu,cpuacct/jobs", "200000", 2), ("cpu,cpuacct/jobs/a", "-1", 64),
+                                   ("cpu,cpuacct/jobs/a", "5000", 1)):
+            with self.subTest(place=place, quota=quota):
+                limits = {f"{place}/cpu.cfs_quota_us": quota, f"{place}/cpu.cfs_period_us": "100000"}
+                self.assertEqual(self.cpus(group, limits), cpus)
+
+    def test_a_container_sees_its_own_limit_at_the_root(self):
+        """/proc/self/cgroup may name a path of the host that is not mounted here."""
+        self.assertEqual(self.cpus("0::/docker/abc\n", {"cpu.max": "200000 100000"}), 2)
+        limits = {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}
+        self.assertEqual(self.cpus("4:cpu:/docker/abc\n", limits), 2)
+
+    def test_slurm_variables(self):
+        for env, cpus in (({"SLURM_CPUS_PER_TASK": "3"}, 3), ({"SLURM_CPUS_ON_NODE": "5"}, 5),
+                          ({"SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "12"}, 3),
+                          ({"SLURM_CPUS_ON_NODE": "500"}, 64), ({"SLURM_CPUS_ON_NODE": "many"}, 64)):
+            with self.subTest(env=env):
+                self.assertEqual(self.cpus(env=env), cpus)
+
+    def test_the_least_of_all_counts(self):
+        group, limits, env = "0::/a\n", {"a/cpu.max": "500000 100000"}, {"SLURM_CPUS_PER_TASK": "6"}
+        self.assertEqual(self.cpus(group, limits, env, affinity=7), 5)
+        self.assertEqual(self.cpus(group, limits, env, affinity=4), 4)
+        self.assertEqual(self.cpus(group, {"a/cpu.max": "800000 100000"}, env, affinity=7), 6)
+
+    @unittest.skipUnless(shutil.which("taskset"), "there is no taskset here")
+    def test_j0_runs_one_job_at_a_time_on_one_cpu(self):
+        first = min(os.sched_getaffinity(0))
+        self.jobs(*["mkdir alone && sleep 0.1 && rmdir alone"] * 3)
+        ended = self.run_script("taskset", "-c", first, *self.command(RUNMAKER, "-j0", "runs.txt"))
+        self.assertEnded(ended, 0, "ddd")
+
+    def test_j0_runs_as_many_jobs_as_slurm_gives(self):
+        """Two jobs that each wait for the other one."""
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skipTest("there is one CPU only")
+        root = self.write("", "no-limits")
+        self.jobs(": > a; until [ -e b ]; do sleep 0.05; done", ": > b; until [ -e a ]; do sleep 0.05; done")
+        unlimited = f"import runmaker4; runmaker4.CGROUP_ROOT = runmaker4.PROC_CGROUP = {str(root)!r}"
+        runner = self.start_patched(unlimited, "-j0", "--timeout=20", "runs.txt", env={"SLURM_CPUS_ON_NODE": "2"})
+        self.assertEnded(self.finish(runner), 0, "dd")
+
+
+if __name__ == "__main__":
+    unittest.main()

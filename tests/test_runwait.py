@@ -1,0 +1,508 @@
+"""runwait4.py: it waits until all jobs have ended, shows the progress, counts; and it never writes."""
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+import threading
+import time
+import unittest
+from typing import Dict, List, Tuple
+
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, Case, Ended, deadline, wait_until
+
+LINE = re.compile(rb"progress: +\d+ of +\d+ jobs processed, \d+ errors \[=*e*!*>* *\]\n")
+COUNTS = ("new", "running", "done", "failed", "error", "held")
+HALF_WAY = b"progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]\n"
+ALL_DONE = b"progress:   4 of   4 jobs processed, 0 errors [================]\n"
+
+
+class RunwaitCase(Case):
+    """Steps that the tests below share."""
+
+    def runwait(self, *args: object) -> Ended:
+        return self.run_script(RUNWAIT, *args, "runs.txt")
+
+    def runner_at_gate(self, *lines: str) -> subprocess.Popen:
+        """A runner of a file with these lines, the first of which waits for the gate."""
+        return self.start_to_gate("".join(f"{line}\n" for line in lines))
+
+    def half_way(self) -> subprocess.Popen:
+        """A runner that has done 2 of 4 jobs and waits for the gate in the third."""
+        return self.runner_at_gate("d echo a", "d echo b", f". {GATE}", ". echo d")
+
+    def first_line(self, process: subprocess.Popen) -> bytes:
+        with deadline(process):
+            return process.stdout.readline()
+
+    def assertQuietEnd(self, ended: Ended, code: int = 0) -> None:
+        self.assertEqual((ended.code, ended.out, ended.err), (code, b"", b""))
+
+
+class Waiting(RunwaitCase):
+    """It waits for what is new or running, whoever runs it, and for nothing else."""
+
+    def assertStillWaiting(self, waiter: subprocess.Popen, seconds: float = 0.7) -> None:
+        with self.assertRaises(subprocess.TimeoutExpired):
+            waiter.wait(seconds)
+
+    def test_it_waits_until_the_last_job_has_ended(self) -> None:
+        runner = self.runner_at_gate(f". {GATE}", ". true")
+        waiter = self.start(RUNWAIT, "runs.txt")
+        self.assertStillWaiting(waiter)
+        self.open_gate()
+        self.assertQuietEnd(self.finish(waiter))
+        self.assertEqual(self.states(), "dd")
+        self.assertEqual(self.finish(runner).code, 0)
+
+    def test_it_waits_for_jobs_that_nobody_runs_yet_and_for_added_ones(self) -> None:
+        self.write(". true\n")
+        waiter = self.start(RUNWAIT, "runs.txt")
+        self.assertStillWaiting(waiter)
+        self.run_script(RUNSET, "runs.txt", "--add", "false")
+        self.run_script(RUNSET, "--set=d", "runs.txt", 1)
+        self.assertStillWaiting(waiter)
+        self.run_script(RUNSET, "--set=d", "runs.txt", 2)
+        self.assertQuietEnd(self.finish(waiter))
+
+    def test_it_waits_for_a_last_line_without_a_newline(self) -> None:
+        self.write("d true\n. true")
+        waiter = self.start(RUNWAIT, "runs.txt")
+        self.assertStillWaiting(waiter, 1.2)
+        self.run_script(RUNSET, "--set=d", "runs.txt", 2)
+        self.assertQuietEnd(self.finish(waiter))
+
+    def test_nothing_to_wait_for_is_no_error(self) -> None:
+        for text in ("", "# comment\n", "x held\nQ held\n"):
+            with self.subTest(text=text):
+                self.write(text)
+                self.assertQuietEnd(self.runwait())
+
+    def test_a_job_that_starts_at_the_moment_of_a_look_is_waited_for(self) -> None:
+        self.write(". true\n")
+        with open(self.dir / "runs.txt", "r+b", buffering=0) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
+            waiters = [self.start(RUNWAIT, "runs.txt") for _ in range(3)]
+            end = time.monotonic() + 2
+            while time.monotonic() < end:       # as if new jobs started all the time
+                for state in (b".", b"r"):
+                    os.pwrite(file.fileno(), state, 0)
+            self.assertEqual([waiter.poll() for waiter in waiters], [None] * 3)
+            os.pwrite(file.fileno(), b"d", 0)
+        for waiter in waiters:
+            self.assertQuietEnd(self.finish(waiter))
+
+    def test_a_job_that_outlived_its_runner_is_waited_for(self) -> None:
+        runner = self.runner_at_gate(f". {GATE}")
+        runner.kill()
+        runner.wait()
+        self.assertStillWaiting(self.start(RUNWAIT, "runs.txt"), 2.7)       # longer than three looks take
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
+    def test_a_job_left_behind_is_an_error_in_the_end_and_nothing_is_written(self) -> None:
+        path = self.write("d a\nd b\nd c\nr left behind\n# comment\nx held")
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        path.chmod(0o444)
+        before = (path.stat().st_mtime_ns, path.stat().st_ctime_ns, path.read_bytes())
+        waiter = self.start(RUNWAIT, "--progress", "-e", "runs.txt")
+        status = self.start(RUNWAIT, "--status", "runs.txt")
+        ended = self.finish(waiter)
+        last = b"progress:   4 of   4 jobs processed, 1 errors [============eeee]"
+        self.assertEqual((ended.code, ended.out.splitlines()[-1]), (1, last))
+        self.assertIn(b" 1 error", self.finish(status).out)
+        self.assertEqual((path.stat().st_mtime_ns, path.stat().st_ctime_ns, path.read_bytes()), before)
+
+    def test_interrupting_it_ends_it_without_a_word(self) -> None:
+        self.write(". true\n")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with self.subTest(signal=number):
+                waiter = self.start(RUNWAIT, "--progress", "runs.txt")
+                self.first_line(waiter)
+                waiter.send_signal(number)
+                ended = self.finish(waiter)
+                self.assertIn(ended.code, (128 + number, -number))
+                self.assertEqual(ended.err, b"")
+
+
+class ExitStatus(RunwaitCase):
+    """Plain waiting succeeds whatever became of the jobs; with -e all must be done."""
+
+    def test_the_exit_status_tells_with_e_whether_all_is_done(self) -> None:
+        names = ("all-dd", "all-dx", "all-", "not-d!", "not-de")
+        for name in names:
+            self.write("".join(f"{state} true\n" for state in name.partition("-")[2]), name)
+        for call, ended in self.run_all((RUNWAIT, "-e", name) for name in names):
+            with self.subTest(call=call):
+                self.assertQuietEnd(ended, int(call[-1].startswith("not")))
+
+    def test_the_long_option_means_the_same(self) -> None:
+        self.write("! true\n")
+        self.assertQuietEnd(self.runwait("--use-exit-status"), 1)
+
+    def test_without_e_nothing_of_this_matters(self) -> None:
+        self.write("d a\n! b\ne c\n")
+        self.assertQuietEnd(self.runwait())
+
+    def test_progress_does_not_change_the_exit_status(self) -> None:
+        self.write("d a\n! b\n")
+        self.assertEqual([self.runwait("-p").code, self.runwait("-p", "-e").code], [0, 1])
+
+
+class Status(RunwaitCase):
+    """--status counts and ends at once, for people and as JSON."""
+
+    TEXT = "# comment\n. a\n. b\n. c\nd d\nd e\n! f\ne g\nx h\nQ i\nprose\n"
+    EXPECTED = {"new": 3, "running": 0, "done": 2, "failed": 1, "error": 1, "held": 2}
+
+    def counts(self) -> Dict[str, object]:
+        """What --status --json prints, after a look at its form."""
+        ended = self.runwait("--status", "--json")
+        self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, b"", 1))
+        found = json.loads(ended.out)
+        self.assertEqual(set(found), {*COUNTS, "total", "jobs"})
+        return found
+
+    def test_the_counts_are_one_line(self) -> None:
+        self.write(self.TEXT)
+        ended = self.runwait("--status")
+        self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, b"", 1))
+        self.assertRegex(ended.out, rb"^9 jobs: ")
+        found = {word.decode(): int(number) for number, word in re.findall(rb"(\d+) ([a-z]+)", ended.out)}
+        del found["jobs"]
+        self.assertEqual(found, self.EXPECTED)
+
+    def test_the_counts_as_json(self) -> None:
+        self.write(self.TEXT)
+        self.assertEqual(self.counts(), {**self.EXPECTED, "total": 9, "jobs": []})
+
+    def test_an_empty_file_has_no_jobs(self) -> None:
+        self.write("")
+        self.assertEqual(self.counts(), {**dict.fromkeys(COUNTS, 0), "total": 0, "jobs": []})
+        self.assertRegex(self.runwait("--status").out, rb"^0 jobs: ")
+
+    def test_what_runs_is_told_with_line_and_command(self) -> None:
+        runner = self.runner_at_gate(f". {GATE}", ". echo b")
+        found = self.counts()
+        self.assertEqual((found["running"], found["new"], found["total"]), (1, 1, 2))
+        (job,) = found["jobs"]
+        self.assertEqual((job["line"], job["command"]), (1, GATE))
+        self.assertLessEqual(set(job), {"line", "command", "host", "start"})
+        self.open_gate()
+        self.finish(runner)
+
+    def test_a_command_that_is_not_text_is_valid_json(self) -> None:
+        command = f"{GATE}; : ".encode() + b"'\xff\xc3\xa9\x01\"'"
+        runner = self.start_to_gate(b". " + command + b"\n")
+        (job,) = self.counts()["jobs"]
+        self.assertEqual(job["command"].encode("utf-8", "surrogateescape"), command)
+        self.open_gate()
+        self.finish(runner)
+
+    def test_json_without_status_is_refused(self) -> None:
+        self.write(self.TEXT)
+        self.assertRefused(self.runwait("--json"), "--status")
+
+
+class ProgressInAPipe(RunwaitCase):
+    """In a pipe or a file --progress prints a plain line per change."""
+
+    def test_the_lines_of_the_quick_start(self) -> None:
+        runner = self.half_way()
+        waiter = self.start(RUNWAIT, "--progress", "runs.txt")
+        self.assertEqual(self.first_line(waiter), HALF_WAY)
+        self.open_gate()
+        ended = self.finish(waiter)
+        self.assertEqual((ended.code, ended.out[-len(ALL_DONE):], ended.err), (0, ALL_DONE, b""))
+        self.finish(runner)
+
+    def test_done_error_failed_and_running_are_told_apart(self) -> None:
+        runner = self.runner_at_gate(f". {GATE}", "d b", "e c", "! d", "d e", "d f", "x held", "d h", "d i")
+        waiter = self.start(RUNWAIT, "--progress", "runs.txt")
+        self.assertRegex(self.first_line(waiter), rb"^progress:   7 of   8 .* \[==========ee!!>>\]\n$")
+        self.open_gate()
+        self.finish(waiter)
+        self.finish(runner)
+
+    def test_held_jobs_are_not_counted(self) -> None:
+        self.write("d a\nx b\nd c\nd d\nd e\n")
+        self.assertEqual(self.runwait("--progress").out, ALL_DONE)
+
+    def test_a_bar_is_as_long_whatever_the_numbers(self) -> None:
+        for count in (1, 7, 1200):
+            self.write("d a\n" * (count - 1) + "! b\n", str(count))
+        for call, ended in self.run_all((RUNWAIT, "--progress", count) for count in (1, 7, 1200)):
+            with self.subTest(call=call):
+                numbers = b"%3d of %3d" % (call[-1], call[-1])
+                self.assertRegex(ended.out, rb"^progress: " + numbers + rb" jobs processed, 1 errors \[=*!*\]\n$")
+                self.assertEqual(len(ended.out.partition(b"[")[2]), 16 + len("]\n"))
+
+    def test_an_empty_file_is_shown_and_does_not_hang(self) -> None:
+        self.write("")
+        ended = self.runwait("--progress")
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertRegex(ended.out, rb"^progress:   0 of   0 jobs processed, 0 errors \[.{16}\]\n$")
+
+    def test_a_line_comes_per_change_and_at_most_one_a_second(self) -> None:
+        self.write(". sleep 0.1\n" * 15 + f". {GATE}\n")
+        waiter = self.start(RUNWAIT, "--progress", "runs.txt")
+        runner = self.start(RUNMAKER, "-q", "runs.txt")
+        seen = self.timed_lines(waiter)
+        gaps = [later - earlier for (earlier, _), (later, _) in zip(seen, seen[1:-1])]
+        self.assertGreater(len(gaps), 0)
+        self.assertGreater(min(gaps), 0.5)           # generous: a busy machine delays some lines
+        lines = [line for _, line in seen]
+        self.assertEqual(len(set(lines)), len(lines), lines)
+        for line in lines:
+            self.assertRegex(line, LINE)
+        self.assertIn(b" 16 of  16 jobs", lines[-1])
+        self.finish(runner)
+
+    def timed_lines(self, waiter: subprocess.Popen) -> List[Tuple[float, bytes]]:
+        """The lines of runwait4.py and when they came; opens the gate soon after all jobs but one are done."""
+        seen = []
+        with deadline(waiter):
+            for line in waiter.stdout:
+                seen.append((time.monotonic(), line))
+                if b" 15 of " in line:
+                    threading.Timer(0.2, self.open_gate).start()
+        return seen
+
+    def test_a_reader_that_left_does_not_end_the_waiting_with_an_error_message(self) -> None:
+        runner = self.half_way()
+        waiter = self.start(RUNWAIT, "--progress", "runs.txt")
+        self.first_line(waiter)
+        waiter.stdout.close()
+        self.open_gate()
+        self.assertEqual((waiter.wait(60), waiter.stderr.read()), (0, b""))
+        self.finish(runner)
+
+
+class Screen:
+    """A terminal's screen as far as a progress bar needs one: what stands where, and which modes are set."""
+
+    TOKEN = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|([\r\n])|([^\x00-\x1f\x7f])")
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.rows: Dict[int, List[str]] = {}
+        self.row = self.column = 0
+        self.modes: Dict[str, str] = {}         # private modes by number: set (h) or reset (l)
+        self.rendition = ""                     # colours and the like; empty when reset
+
+    def feed(self, text: str) -> None:
+        position = 0
+        while position < len(text):
+            token = self.TOKEN.match(text, position)
+            if not token:
+                raise AssertionError(f"an unknown control sequence: {text[position:position + 20]!r}")
+            number, command, control, character = token.groups()
+            position = token.end()
+            if command:
+                self.control(number, command)
+            elif control:
+                self.column = 0
+                self.row += control == "\n"     # the terminal has made \r\n of it
+            else:
+                self.put(character)
+
+    def put(self, character: str) -> None:
+        if self.column == self.columns:
+            self.row, self.column = self.row + 1, 0
+        line = self.rows.setdefault(self.row, [])
+        line.extend(" " * (self.column + 1 - len(line)))
+        line[self.column] = character
+        self.column += 1
+
+    def control(self, number: str, command: str) -> None:
+        if command == "K" and number in ("", "0"):
+            del self.rows.setdefault(self.row, [])[self.column:]
+        elif command == "K" and number == "2":
+            self.rows[self.row] = []
+        elif command == "m":
+            self.rendition = "" if number in ("", "0") else number
+        elif command in "hl":
+            self.modes[number] = command
+        else:
+            raise AssertionError(f"an unknown control sequence: {number}{command}")
+
+    def lines(self) -> List[str]:
+        """The lines that are not blank."""
+        texts = ["".join(self.rows[row]).rstrip() for row in sorted(self.rows)]
+        return [text for text in texts if text]
+
+
+class Terminal:
+    """A real pseudo-terminal of some width (0: unknown), and the screen that somebody would see."""
+
+    def __init__(self, columns: int) -> None:
+        self.master, self.slave = pty.openpty()
+        os.set_blocking(self.master, False)
+        self.settings = termios.tcgetattr(self.slave)
+        self.resize(columns)
+
+    def resize(self, columns: int) -> None:
+        """Make the window as wide; what stood on the screen is forgotten."""
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.unread()
+        self.screen = Screen(columns or 80)
+
+    def unread(self) -> str:
+        """What was printed since it was last read."""
+        try:
+            return os.read(self.master, 1 << 20).decode()
+        except BlockingIOError:
+            return ""
+
+    def look(self) -> List[str]:
+        """The lines on the screen by now."""
+        self.screen.feed(self.unread())
+        return self.screen.lines()
+
+    def close(self) -> None:
+        os.close(self.master)
+        os.close(self.slave)
+
+
+class ProgressOnATerminal(RunwaitCase):
+    """On a terminal --progress is one line, redrawn in place, that fits; the terminal is left as it was."""
+
+    def terminal(self, columns: int) -> Terminal:
+        terminal = Terminal(columns)
+        self.addCleanup(terminal.close)
+        return terminal
+
+    def watch(self, terminal: Terminal, *options: str) -> subprocess.Popen:
+        """runwait4.py --progress in this terminal, as a shell would start it."""
+        def take_the_terminal() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        return self.start(RUNWAIT, "--progress", *options, "runs.txt", stdin=terminal.slave, stdout=terminal.slave,
+                          stderr=terminal.slave, start_new_session=True, preexec_fn=take_the_terminal,
+                          env={"TERM": "xterm", "COLUMNS": "", "LINES": ""})
+
+    def wait_shown(self, terminal: Terminal, pattern: str) -> str:
+        """Wait until the terminal shows this; the line."""
+        def shown() -> object:
+            lines = terminal.look()
+            return lines if lines and re.search(pattern, lines[-1]) else None
+        try:
+            return wait_until(shown, what=pattern)[-1]
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the screen: {terminal.screen.lines()}") from None
+
+    def assertLeftClean(self, terminal: Terminal) -> None:
+        """The cursor is visible and at the start of a line, no colour is left, the settings are as before."""
+        terminal.look()
+        self.assertEqual(terminal.screen.modes.get("?25", "h"), "h")
+        self.assertEqual(terminal.screen.modes.get("?7", "h"), "h")
+        self.assertEqual(terminal.screen.modes.get("?1049", "l"), "l")
+        self.assertEqual((terminal.screen.rendition, terminal.screen.column), ("", 0))
+        self.assertEqual(termios.tcgetattr(terminal.slave), terminal.settings)
+
+    def test_the_bar_is_redrawn_in_place_and_fits_any_width(self) -> None:
+        runner = self.half_way()
+        watched = []
+        for columns in (40, 80, 200):
+            terminal = self.terminal(columns)
+            watched.append((terminal, self.watch(terminal)))
+        for terminal, _ in watched:
+            self.wait_shown(terminal, r"\b2\b.*\b4\b.*\[=+>+ +\]")
+        self.open_gate()
+        for terminal, process in watched:
+            with self.subTest(columns=terminal.screen.columns):
+                self.assertEqual(process.wait(60), 0)
+                (line,) = terminal.look()
+                self.assertRegex(line, r"\b4\b.*\b4\b.*\[=+\]")
+                self.assertLeftClean(terminal)
+        self.finish(runner)
+
+    def test_a_terminal_wide_enough_shows_the_known_words(self) -> None:
+        runner = self.half_way()
+        terminal = self.terminal(80)
+        watcher = self.watch(terminal)
+        self.wait_shown(terminal, r"^progress:   2 of   4 jobs processed, 0 errors \[=+>+ +\]")
+        self.open_gate()
+        watcher.wait(60)
+        self.finish(runner)
+
+    def test_a_terminal_that_does_not_tell_its_width_is_taken_for_one_of_80_columns(self) -> None:
+        self.write("d true\n! false\n")
+        terminal = self.terminal(0)
+        self.watch(terminal).wait(60)
+        self.assertRegex(terminal.look()[0], r"^progress:   2 of   2 jobs processed, 1 errors \[=+!+\]$")
+
+    def test_rate_and_time_left_come_from_what_it_saw_itself(self) -> None:
+        steps = [f". until [ -e step{step} ]; do sleep 0.02; done" for step in range(4)]
+        runner = self.runner_at_gate(*steps, *["d true"] * 100)
+        terminal = self.terminal(120)
+        watcher = self.watch(terminal)
+        before = self.wait_shown(terminal, r"\b100\b.*\b104\b")
+        self.assertNotRegex(before, r"\d.*left")        # nothing has ended before its eyes
+        for step in range(3):
+            self.write("", f"step{step}")
+            self.wait_shown(terminal, rf"\b{101 + step}\b.*\b104\b")
+        after = self.wait_shown(terminal, r"\d.*left")
+        self.assertRegex(after, r"\d ?/ ?(s|min|m|h)\b")
+        self.write("", "step3")
+        self.assertEqual(watcher.wait(60), 0)
+        (line,) = terminal.look()
+        self.assertRegex(line, r"\b104\b.*\b104\b")
+        self.assertLeftClean(terminal)
+        self.finish(runner)
+
+    def test_a_line_that_becomes_shorter_leaves_nothing_of_the_longer_one(self) -> None:
+        self.write(". a\n. b\n. c\n")
+        terminal = self.terminal(200)
+        self.watch(terminal)
+        self.wait_shown(terminal, r"\b0\b.*\b3\b")
+        self.run_script(RUNSET, "--set=d", "runs.txt", 1)
+        self.wait_shown(terminal, r"\b1\b.*\b3\b.*left")
+        self.run_script(RUNSET, "--set=.", "runs.txt", 1)
+        self.wait_shown(terminal, r"\b0\b.*\b3\b.*\]$")
+
+    def test_a_window_made_narrower_is_followed(self) -> None:
+        runner = self.half_way()
+        terminal = self.terminal(120)
+        watcher = self.watch(terminal)
+        self.wait_shown(terminal, r"\b2\b.*\b4\b")
+        terminal.resize(40)
+        self.open_gate()
+        self.assertEqual(watcher.wait(60), 0)
+        (line,) = terminal.look()
+        self.assertRegex(line, r"\b4\b.*\b4\b")
+        self.finish(runner)
+
+    def test_ctrl_c_leaves_the_terminal_clean(self) -> None:
+        runner = self.half_way()
+        terminal = self.terminal(80)
+        watcher = self.watch(terminal)
+        self.wait_shown(terminal, r"\b2\b.*\b4\b")
+        os.write(terminal.master, b"\x03")
+        self.assertIn(watcher.wait(60), (130, -signal.SIGINT))
+        self.assertLeftClean(terminal)
+        self.assertNotIn("Traceback", "".join(terminal.look()))
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+
+    def test_term_leaves_the_terminal_clean(self) -> None:
+        self.write(". true\n")
+        terminal = self.terminal(80)
+        watcher = self.watch(terminal)
+        self.wait_shown(terminal, r"\b0\b.*\b1\b")
+        watcher.terminate()
+        self.assertIn(watcher.wait(60), (143, -signal.SIGTERM))
+        self.assertLeftClean(terminal)
+
+    def test_the_exit_status_is_the_same_as_elsewhere(self) -> None:
+        self.write("d true\n! false\n")
+        terminal = self.terminal(80)
+        self.assertEqual(self.watch(terminal, "-e").wait(60), 1)
+        self.assertRegex(terminal.look()[-1], r"\b2\b.*\b2\b.*!")
+        self.assertLeftClean(terminal)
+
+
+if __name__ == "__main__":
+    unittest.main()

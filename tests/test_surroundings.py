@@ -1,0 +1,161 @@
+"""Promise: a runner copes with what it is started in: descriptors, signals, mounts, directories, a full machine."""
+import os
+import signal
+import subprocess
+from typing import Sequence
+
+from tests.support import RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, Ended, RunCase
+
+
+class Descriptors(RunCase):
+    """What the runner was started with besides 0, 1 and 2 is not for its jobs."""
+    LIST = "for fd in /proc/$$/fd/*; do readlink $fd; done >open"
+
+    def test_jobs_have_the_lock_and_nothing_foreign(self) -> None:
+        self.jobs(self.LIST)
+        ended = self.run_script("sh", "-c", 'exec 7>leak 8>&1; exec "$@"', "sh", *self.command(RUNMAKER, "runs.txt"))
+        self.assertEqual(ended.code, 0, ended.err)
+        names = [os.path.basename(line) for line in self.read("open").decode().splitlines()]
+        self.assertNotIn("leak", names)
+        self.assertEqual(names.count("runs.txt"), 1, names)
+        self.assertEqual(len([name for name in names if name.startswith("pipe:")]), 2, names)   # its stdout and stderr
+
+
+class BlockedSignals(RunCase):
+    """Signals that were blocked by whoever started the runner do what they always do."""
+    ALL = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE)
+
+    def start_blocking(self, *options: str, up: Sequence[int] = ()) -> subprocess.Popen:
+        """Start a runner on runs.txt with all these signals blocked."""
+        return self.start_jobs(*options, up=up, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.ALL))
+
+    def test_the_ends_of_jobs_are_noticed(self) -> None:
+        self.jobs("true", "exit 3", "sleep 0.1")
+        self.assertEnded(self.finish(self.start_blocking(), timeout=20), 1, "d!d")
+
+    def test_term_ends_the_jobs(self) -> None:
+        self.jobs(SLEEPING, "true")
+        runner = self.start_blocking(up=[1])
+        runner.send_signal(signal.SIGTERM)
+        self.assertEnded(self.finish(runner, timeout=20), 143, "e.")
+
+    def test_hup_lets_the_running_job_end(self) -> None:
+        self.jobs(WAITING, "true")
+        runner = self.start_blocking(up=[1])
+        runner.send_signal(signal.SIGHUP)
+        self.open_gate()
+        self.assertEnded(self.finish(runner, timeout=20), 0, "d.")
+
+    def test_jobs_start_with_no_signal_blocked(self) -> None:
+        self.jobs("grep SigBlk /proc/$$/status >blocked")
+        self.assertEnded(self.finish(self.start_blocking(), timeout=20), 0, "d")
+        self.assertEqual(int(self.read("blocked").split()[1], 16), 0)
+
+
+class MountWithoutSource(RunCase):
+    """A mount may have an empty source: two blanks stand in its line of mountinfo."""
+
+    def run_mounted(self, kind: str, options: str) -> Ended:
+        """Run the jobs where the test's directory is on such a mount."""
+        self.write("22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
+                   f"40 22 0:50 / {self.dir} rw - {kind}  {options}\n", "mounts")
+        return self.finish(self.start_patched("import runmaker4; runmaker4.MOUNTINFO = 'mounts'", "runs.txt"))
+
+    def test_a_file_system_that_shares_locks_is_accepted(self) -> None:
+        self.jobs("true")
+        self.assertEnded(self.run_mounted("tmpfs", "rw,size=1k"), 0, "d")
+
+    def test_the_options_are_still_found(self) -> None:
+        self.jobs("true")
+        self.assertRefused(self.run_mounted("nfs", "rw,vers=3,nolock"), "runs.txt", "nolock")
+
+
+class LostDirectory(RunCase):
+    """The current directory was removed before a script was started in it."""
+    LOSE = 'mkdir lost; cd lost; rmdir ../lost; exec "$@"'
+
+    def run_lost(self, script: str, *args: str) -> Ended:
+        return self.run_script("sh", "-c", self.LOSE, "sh", *self.command(script, *args))
+
+    def test_a_runner_says_so_in_one_line(self) -> None:
+        path = self.write(". true\n")
+        for name in str(path), "runs.txt":
+            with self.subTest(name=name):
+                self.assertRefused(self.run_lost(RUNMAKER, name), "current directory")
+        self.assertEqual(self.states(), ".")
+
+    def test_the_other_scripts_need_none_where_the_path_is_absolute(self) -> None:
+        path = str(self.write("d true\n"))
+        for script, option in (RUNSET, "--list"), (RUNWAIT, "--status"):
+            with self.subTest(script=script):
+                ended = self.run_lost(script, option, path)
+                self.assertEqual((ended.code, ended.err), (0, b""))
+
+    def test_a_relative_path_leads_nowhere(self) -> None:
+        for script, option in (RUNSET, "--list"), (RUNWAIT, "--status"):
+            with self.subTest(script=script):
+                self.assertRefused(self.run_lost(script, option, "runs.txt"), "runs.txt")
+
+
+class FullMachine(RunCase):
+    """The machine has no room for another process, for now."""
+    FULL = """
+import errno, os, runmaker4
+spawn, tries = os.posix_spawn, int(sys.argv.pop(1))
+def refuse(*args, **options):
+    global tries
+    tries -= 1
+    if tries >= 0:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return spawn(*args, **options)
+os.posix_spawn = refuse
+runmaker4.JobFile.LOOKS = 2
+"""
+    JOB = "echo this is the job"
+
+    def start_full(self, tries: int) -> subprocess.Popen:
+        """Start a runner that has been refused its first process, and will be so many times; stderr is in a file."""
+        with open(self.dir / "errors", "wb") as errors:
+            runner = self.start_patched(self.FULL, str(tries), "runs.txt", stderr=errors)
+        self.assertIn(b"line 1: cannot be started: ", self.wait_file("errors"))
+        return runner
+
+    def assertSaid(self, runner: subprocess.Popen, code: int) -> bytes:
+        """The runner ends with this exit status; what it said, which is no traceback."""
+        self.assertEqual(runner.wait(30), code)
+        said = self.read("errors")
+        self.assertNotIn(b"Traceback", said)
+        return said
+
+    def test_the_job_is_started_as_soon_as_that_is_possible(self) -> None:
+        self.jobs(self.JOB)
+        said = self.assertSaid(self.start_full(3), 0)
+        self.assertEqual((self.states(), said.count(b"cannot be started")), ("d", 1))
+
+    def test_term_gives_the_job_back(self) -> None:
+        self.jobs(self.JOB)
+        runner = self.start_full(1_000_000)
+        runner.send_signal(signal.SIGTERM)
+        self.assertSaid(runner, 143)
+        self.assertEqual(self.read(), self.before)
+
+    def test_term_leaves_alone_what_has_taken_the_place_of_the_job(self) -> None:
+        for line in b"# no job any more.......\n", b". echo another job.....\n":
+            with self.subTest(line=line):
+                self.jobs(self.JOB)
+                runner = self.start_full(1_000_000)
+                self.write(line)
+                runner.send_signal(signal.SIGTERM)
+                self.assertIn(b"line 1: its line is gone", self.assertSaid(runner, 143))
+                self.assertEqual(self.read(), line)
+
+
+class LongEnvironment(RunCase):
+    """The environment leaves no room for a command, however short."""
+    LONG = "import os, runmaker4; os.environ.update({f'LONG{number}': 'x' * 100_000 for number in range(80)})"
+
+    def test_the_environment_is_named(self) -> None:
+        self.jobs("true")
+        ended = self.finish(self.start_patched(self.LONG, "runs.txt"))
+        self.assertEnded(ended, 1, "e")
+        self.assertComplains(ended, "line 1: cannot be started", "environment")

@@ -1,0 +1,467 @@
+"""Parts of the scripts by themselves: random bytes, made-up clocks, and references of a few lines."""
+import argparse
+import os
+import pathlib
+import random
+import tempfile
+import unittest
+from typing import Iterable, Iterator, List, Optional, Tuple
+from unittest import mock
+
+import runmaker4
+import runwait4
+from tests.test_format import BOM, parse
+
+JOB = runmaker4.Job(number=7, ordinal=2, offset=0, state=b".", text=b" CMD")
+SHELL = runmaker4.Shell(601, b"", None)
+
+
+def job_file(random_: random.Random, lines: int = 40) -> bytes:
+    """Job lines, comments and prose in all states, of very different lengths."""
+    text = []
+    for _ in range(random_.randrange(lines)):
+        state = random_.choice([".", ".", "r", "d", "!", "e", "x", "#", "/", ""])
+        separator = random_.choice([" ", " ", "\t", "prose"])
+        command = "c" * random_.choice([0, 1, 2, 3, 10, 50, 300])
+        text.append(state + separator + command + random_.choice(["\n", "\n", "\r\n", "\n\n"]))
+    return random_.choice([b"", b"", BOM]) + "".join(text).encode()
+
+
+def pieces(random_: random.Random, data: bytes, longest: int) -> Iterator[bytes]:
+    """The data in pieces as a pipe may deliver them."""
+    while data:
+        size = random_.randrange(1, longest)
+        yield data[:size]
+        data = data[size:]
+
+
+def a_run(ending: Optional[runmaker4.Ending] = None) -> runmaker4.Run:
+    """A run of a job, as the sinks see it."""
+    streams = (runmaker4.Stream(b"stdout", 3), runmaker4.Stream(b"stderr", 4))
+    return runmaker4.Run(job=JOB, slot="1", host=b"alice", shell=SHELL, streams=streams, ending=ending)
+
+
+class FileCase(unittest.TestCase):
+    """A test with a file of its own."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory(prefix="runmaker4-", dir=os.environ.get("RUNMAKER4_TEST_DIR"))
+        self.addCleanup(folder.cleanup)
+        self.path = pathlib.Path(folder.name) / "runs.txt"
+
+    def open(self, flags: int = os.O_RDONLY) -> int:
+        descriptor = os.open(self.path, flags)
+        self.addCleanup(os.close, descriptor)
+        return descriptor
+
+
+class Durations(unittest.TestCase):
+    """Durations are read as people write them, and nothing else is taken for one."""
+
+    def test_numbers_and_units(self) -> None:
+        for text, seconds in (("90", 90), ("90s", 90), ("5m", 300), ("2h", 7200), ("1d", 86400), ("1.5h", 5400),
+                              (".5", 0.5), ("0.25s", 0.25), ("007", 7), ("none", None)):
+            with self.subTest(text=text):
+                self.assertEqual(runmaker4.duration(text), seconds)
+
+    def test_random_numbers_with_every_unit(self) -> None:
+        random_ = random.Random(5)
+        for _ in range(200):
+            number, (unit, factor) = random_.randrange(1, 10_000) / 100, random_.choice(
+                [("", 1), ("s", 1), ("m", 60), ("h", 60 * 60), ("d", 24 * 60 * 60)])
+            self.assertAlmostEqual(runmaker4.duration(f"{number}{unit}"), number * factor)
+
+    def test_anything_else_is_refused(self) -> None:
+        for text in ("", "0", "0s", "-1", "+1", "s", ".", "5 m", " 5", "5\n", "1h30m", "5M", "5ms", "1e3", "inf", "nan",
+                     "None", "\u0665", "1,5", "1_0", "9" * 400):
+            with self.subTest(text=text), self.assertRaises(argparse.ArgumentTypeError):
+                runmaker4.duration(text)
+
+    def test_times_are_told_with_two_units_at_the_most(self) -> None:
+        for seconds, text in ((0, "0.0s"), (0.44, "0.4s"), (9.94, "9.9s"), (9.96, "10s"), (59.4, "59s"),
+                              (59.6, "1m 00s"), (303, "5m 03s"), (3599.6, "1h 00m"), (11_520, "3h 12m"),
+                              (187_200, "2d 04h")):
+            with self.subTest(seconds=seconds):
+                self.assertEqual(runmaker4.human_time(seconds), text)
+
+
+class Scans(FileCase):
+    """A scan finds what a parser of the whole file finds, however the file falls into chunks."""
+
+    def scan(self, data: bytes, sizes: Tuple[int, int], states: Optional[bytes]) -> List[runmaker4.Line]:
+        """The lines that a scan with chunks of these sizes finds."""
+        self.path.write_bytes(data)
+        with mock.patch.multiple(runmaker4.Scan, SMALL=sizes[0], LARGE=sizes[1]), open(self.path, "rb") as file:
+            start = runmaker4.first_line(file.fileno())
+            return list(runmaker4.Scan(file.fileno(), start, states, count_states=True))
+
+    def test_random_files_in_chunks_of_all_sizes(self) -> None:
+        random_ = random.Random(6)
+        for _ in range(400):
+            data = job_file(random_)
+            sizes = random_.choice([(1, 1), (1, 8), (2, 2), (3, 3), (7, 64), (50, 400), (4096, 1 << 20)])
+            states = random_.choice([None, b".", b"r", b".r", b".r!e", b"x"])
+            everything = [(ordinal, *job) for ordinal, job in enumerate(parse(data), 1)]
+            expected = [job for job in everything if states is None or job[2] in states]
+            found = self.scan(data, sizes, states)
+            self.assertEqual([(line.ordinal, line.number, line.state, line.command) for line in found], expected,
+                             (data, sizes, states))
+            for line in found:
+                stop = line.offset + 1 + len(line.text)
+                self.assertEqual(data[line.offset:stop], line.state + line.text)
+                self.assertEqual((line.whole, data[stop:stop + 1]), (True, b"\n"))
+
+    def test_a_scan_goes_on_when_the_file_has_grown(self) -> None:
+        random_ = random.Random(7)
+        for _ in range(50):
+            data = job_file(random_, 20)
+            mark = len(BOM) if data.startswith(BOM) else 0
+            found: List[runmaker4.Line] = []
+            with open(self.path, "wb", buffering=0) as writer, open(self.path, "rb") as reader:
+                writer.write(data[:mark])
+                scan = runmaker4.Scan(reader.fileno(), runmaker4.first_line(reader.fileno()))
+                for line in data[mark:].splitlines(keepends=True):
+                    writer.write(line)
+                    found += list(scan)
+            self.assertEqual([(line.number, line.state, line.command) for line in found], parse(data))
+
+    def test_a_last_line_without_a_newline_is_told_apart(self) -> None:
+        *_, last = self.scan(b". a\n. b", (4096, 4096), b".")
+        self.assertEqual((last.number, last.text, last.whole), (2, b" b", False))
+
+    def test_an_insertion_above_is_noticed(self) -> None:
+        self.path.write_bytes(b". a\n. b\n")
+        scan = runmaker4.Scan(self.open(), 0, b".", careful=True)
+        self.assertEqual([scan.next().number, scan.next().number], [1, 2])
+        self.path.write_bytes(b"# new\n. a\n. b\n")
+        with self.assertRaises(runmaker4.Shifted):
+            scan.next()
+
+
+class Claims(FileCase):
+    """A job file hands out each job that may be taken once, in order, and changes nothing but states."""
+
+    def jobs(self, **options: object) -> runmaker4.JobFile:
+        """The file, as a runner with these options sees it; its clock jumps ahead with every look."""
+        clock = mock.Mock(side_effect=range(0, 1_000_000, 10))
+        return runmaker4.JobFile(str(self.path), say=self.said.append, clock=clock, **options)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.said: List[str] = []
+
+    def take_all(self, jobs: runmaker4.JobFile, state: bytes) -> List[int]:
+        """Claim and finish jobs until there are no more; their line numbers."""
+        numbers = []
+        while True:
+            job = jobs.claim()
+            if job:
+                numbers.append(job.number)
+                self.assertEqual(jobs.finish(job, state), "")
+            elif jobs.again is None:
+                return numbers
+
+    def test_random_files_by_runners_with_and_without_retry(self) -> None:
+        random_ = random.Random(8)
+        for _ in range(100):
+            data = job_file(random_)
+            retry, resume = random_.choice([(b"", False), (b"e", True), (b"!e", True)])
+            result = random_.choice([b"d", b"!", b"e"])
+            self.path.write_bytes(data)
+            wanted = b"." + retry + (b"r" if resume else b"")
+            numbers = [number for number, state, _ in parse(data) if state in wanted]
+            self.assertEqual(sorted(self.take_all(self.jobs(retry=retry, resume=resume), result)), numbers, data)
+            self.assertEqual(self.path.read_bytes(), self.expected(data, wanted, result), data)
+
+    def expected(self, data: bytes, wanted: bytes, result: bytes) -> bytes:
+        """The file after a runner: what it ran has this result, and other orphans are errors."""
+        after = data.split(b"\n")
+        for number, state, _ in parse(data):
+            if state in wanted or state == b"r":
+                line = after[number - 1]
+                at = len(BOM) if line.startswith(BOM) else 0
+                new = result if state in wanted else b"e"
+                after[number - 1] = line[:at] + new + line[at + 1:]
+        return b"\n".join(after)
+
+    def test_new_jobs_come_in_the_order_of_the_file(self) -> None:
+        self.path.write_bytes(b"".join(b". %d\n" % number for number in range(1, 301)))
+        self.assertEqual(self.take_all(self.jobs(), b"d"), list(range(1, 301)))
+
+    def test_two_runners_in_turns_share_the_jobs(self) -> None:
+        self.path.write_bytes(b". a\n" * 100)
+        both = [self.jobs(), self.jobs()]
+        claimed = [runner.claim().number for _ in range(50) for runner in both]
+        self.assertEqual(sorted(claimed), list(range(1, 101)))
+        self.assertEqual([runner.claim() for runner in both], [None, None])
+
+    def test_a_result_is_written_only_over_r(self) -> None:
+        self.path.write_bytes(b". a\n")
+        jobs = self.jobs()
+        job = jobs.claim()
+        self.path.write_bytes(b"x a\n")
+        self.assertIn("x", jobs.finish(job, b"d"))
+        self.assertEqual(self.path.read_bytes(), b"x a\n")
+
+    def test_a_released_job_is_as_it_was(self) -> None:
+        self.path.write_bytes(b". a\ne b\n")
+        jobs = self.jobs(retry=b"e")
+        for job in [jobs.claim(), jobs.claim()]:
+            self.assertEqual(jobs.release(job), "")
+        self.assertEqual(self.path.read_bytes(), b". a\ne b\n")
+        self.assertEqual([jobs.claim().number, jobs.claim().number], [1, 2])
+
+
+class Surveys(FileCase):
+    """A look at a file counts each job once, whatever happens meanwhile."""
+
+    def test_jobs_that_change_their_state_are_counted_once(self) -> None:
+        self.path.write_bytes(b". a\nd b\n")
+        writer = self.open(os.O_RDWR)
+        self.assertTrue(runmaker4.lock(writer, 0))
+        random_ = random.Random(16)
+        read = os.pread
+
+        def change_and_read(*args: int) -> bytes:
+            os.pwrite(writer, random_.choice([b".", b"r", b"d"]), 0)
+            return read(*args)
+
+        jobs = runmaker4.JobFile(str(self.path), say=self.fail, read_only=True)
+        with mock.patch.object(os, "pread", change_and_read):
+            totals = {runwait4.counts(jobs.survey()).all for _ in range(100)}
+        self.assertEqual(totals, {2})
+
+
+class LineSplitting(unittest.TestCase):
+    """Output is cut at its line ends: nothing is lost, invented or split, however it arrives."""
+
+    def cut(self, random_: random.Random, data: bytes) -> bytes:
+        """What comes out; every piece ends a line."""
+        lines = runmaker4.Lines()
+        out = [lines.feed(piece) for piece in pieces(random_, data, 40)] + [lines.end()]
+        for piece in out:
+            self.assertTrue(piece == b"" or piece.endswith(b"\n"), out)
+        return b"".join(out)
+
+    def test_random_output_comes_out_as_it_went_in(self) -> None:
+        random_ = random.Random(9)
+        for _ in range(200):
+            data = bytes(random_.choices(b"ab\n\r\0\xff", k=random_.randrange(300)))
+            ended = data if data.endswith(b"\n") or not data else data + b"\n"
+            self.assertEqual(self.cut(random_, data), ended, data)
+
+    def test_lines_that_are_too_long_are_cut_and_nothing_else_changes(self) -> None:
+        random_ = random.Random(10)
+        with mock.patch.object(runmaker4.Lines, "LONGEST", 30):
+            for _ in range(200):
+                data = b"".join(b"x" * random_.choice([0, 1, 29, 30, 31, 60, 100]) + b"\n" for _ in range(8))
+                out = self.cut(random_, data)
+                self.assertEqual(out.replace(b"\n", b""), data.replace(b"\n", b""), data)
+                self.assertEqual(out.split(b"\n").count(b""), data.split(b"\n").count(b""), data)
+                self.assertGreaterEqual(out.count(b"\n"), data.count(b"\n"), data)
+
+
+class LogRecords(FileCase):
+    """A record has its place and its size; it shows the head and the last lines of a job."""
+
+    def record(self, chunks: List[Tuple[int, bytes]], lines: int = 3) -> List[bytes]:
+        """The record of a job that printed this (0: stdout, 1: stderr), without the blanks at the ends of its lines."""
+        log = runmaker4.LogFile(str(self.path), lines, runmaker4.Worker(threaded=False), self.fail)
+        self.addCleanup(os.close, log.fd)
+        run = a_run()
+        log.started(run)
+        for number, data in chunks:
+            log.output(run, run.streams[number], data)
+            log.tick()
+        run.ending = runmaker4.Ending(0)
+        log.ended(run)
+        data = self.path.read_bytes()
+        size = (1 + lines) * 161
+        self.assertEqual((len(data), data[:size]), (2 * size, bytes(size)))         # it is the second job's
+        rows = data[size:].split(b"\n")
+        self.assertEqual([len(row) for row in rows], [160] * (1 + lines) + [0])
+        return [row.rstrip() for row in rows[:-1]]
+
+    HEAD = b".-> CMD (in %s)" % os.fsencode(os.getcwd())
+    FORKED = b'+ status (alice,601): forked "CMD"'
+    EXIT = b'+ status (alice,601): exit 0 "CMD"'
+
+    def test_a_job_that_prints_little_leaves_lines_blank(self) -> None:
+        self.assertEqual(self.record([(0, b"a\n")], 5),
+                         [self.HEAD[:160], self.FORKED, b": stdout (alice,601): a", self.EXIT, b"", b""])
+
+    def test_both_streams_are_shown_in_the_order_of_their_lines(self) -> None:
+        found = self.record([(0, b"a"), (1, b"x\ny"), (0, b"b\n"), (1, b"z\n"), (0, b"end")], 6)
+        self.assertEqual(found[1:], [self.FORKED, b"! stderr (alice,601): x", b": stdout (alice,601): ab",
+                                     b"! stderr (alice,601): yz", b": stdout (alice,601): end", self.EXIT])
+
+    def test_random_output_leaves_its_last_lines(self) -> None:
+        random_ = random.Random(11)
+        for number in range(100):
+            lines = random_.randrange(1, 6)
+            data = b"\n".join(b"%d" % random_.randrange(10 ** random_.choice([1, 5, 200])) for _ in range(
+                random_.randrange(1, 12))) + random_.choice([b"", b"\n"])
+            chunks = [(0, piece) for piece in pieces(random_, data, 60)]
+            printed = [b": stdout (alice,601): " + line for line in data.splitlines()]
+            expected = [line[:160] for line in [self.FORKED, *printed, self.EXIT]][-lines:]
+            self.assertEqual(self.record(chunks, lines)[1:], expected + [b""] * (lines - len(expected)), chunks)
+            self.path.unlink()
+
+    def test_lines_are_cut_to_whole_characters(self) -> None:
+        random_ = random.Random(12)
+        for _ in range(300):
+            text = "".join(random_.choices("a\u00e9\u20ac\U0001f600", k=random_.randrange(30)))
+            whole = text
+            while len(whole.encode()) > 40:
+                whole = whole[:-1]
+            self.assertEqual(runmaker4.fit(text.encode(), 40), whole.encode().ljust(40))
+
+    def test_lines_that_are_not_text_have_the_right_width_too(self) -> None:
+        random_ = random.Random(13)
+        for _ in range(300):
+            line = bytes(random_.choices(b"a\x80\xbf\xc3\xe2\xf0\xff", k=random_.randrange(60)))
+            fitted = runmaker4.fit(line, 40)
+            self.assertEqual(len(fitted), 40)
+            kept = fitted.rstrip(b" ")
+            self.assertTrue(line.startswith(kept) and len(kept) >= min(len(line), 37), (line, fitted))
+
+
+class Endings(unittest.TestCase):
+    """What became of a run: the words for it, and the state of its line."""
+
+    def test_the_ways_to_end(self) -> None:
+        for ending, words, state in (
+                (runmaker4.Ending(0), "exit 0", b"d"),
+                (runmaker4.Ending(3 << 8), "exit 3", b"!"),
+                (runmaker4.Ending(9), "signal 9", b"e"),
+                (runmaker4.Ending(9 | 128), "signal 9", b"e"),          # it dumped core
+                (runmaker4.Ending(15, "timeout", 0.5), "timeout after 0.5s", b"!"),
+                (runmaker4.Ending(0, "timeout", 30.0), "timeout after 30s", b"!"),
+                (runmaker4.Ending(15, "stop"), "signal 15", b"e"),
+                (runmaker4.Ending(0, "stop"), "exit 0", b"e")):
+            with self.subTest(ending=ending):
+                self.assertEqual((str(ending), ending.state), (words, state))
+
+
+class ClosingLine(unittest.TestCase):
+    """The last line of a runner: how many, in what time, which failed, and how to run them again."""
+
+    def summary(self, states: str, orphans: Tuple[int, ...] = ()) -> str:
+        """The line for jobs that ended so, on lines 1, 2, ..."""
+        tally = runmaker4.Tally()
+        for number, state in enumerate(states, 1):
+            tally.count(number, state.encode())
+        return tally.summary(orphans, 75, lambda failed: "AGAIN -r" if failed else "AGAIN --resume")
+
+    def test_all_done(self) -> None:
+        self.assertEqual(self.summary("ddd"), "3 done in 1m 15s")
+
+    def test_nothing_to_do(self) -> None:
+        self.assertEqual(self.summary(""), "nothing to do")
+
+    def test_one_failed(self) -> None:
+        self.assertEqual(self.summary("d!"), "1 done, 1 failed in 1m 15s (line 2); run again: AGAIN -r")
+
+    def test_what_was_lost_is_resumed(self) -> None:
+        self.assertEqual(self.summary("de"), "1 done, 1 lost in 1m 15s (line 2); run again: AGAIN --resume")
+
+    def test_orphans_count_and_the_lines_are_in_order(self) -> None:
+        self.assertEqual(self.summary("d!e", orphans=(9, 1)),
+                         "1 done, 1 failed, 1 lost, 2 left behind in 1m 15s (lines 1, 2, 3, 9); run again: AGAIN -r")
+
+    def test_only_the_first_lines_are_named(self) -> None:
+        self.assertRegex(self.summary("!" * 100), r"\(lines 1, 2, 3, [\d, ]+, \.\.\.\); run again: AGAIN -r$")
+        self.assertLess(len(self.summary("!" * 1000)), 150)
+
+    def test_a_line_that_failed_twice_is_named_once(self) -> None:
+        tally = runmaker4.Tally()
+        tally.count(4, b"!")
+        tally.count(4, b"!")
+        self.assertIn("(line 4)", tally.summary((), 1, lambda failed: ""))
+
+
+class Mounts(FileCase):
+    """The mount of a file is found in the kernel's list."""
+
+    TABLE = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:40 / /home rw,relatime shared:2 - nfs4 server:/home rw,vers=4.2,local_lock=none
+31 30 0:41 / /home/with\040blank rw - nfs server:/b rw,vers=3,local_lock=posix
+32 22 0:42 / /homes rw - tmpfs tmpfs rw
+33 30 0:43 / /home/over rw - ext4 /dev/sdb1 rw
+34 33 0:44 / /home/over rw - fuse.sshfs user@host:/ rw
+"""
+
+    def test_the_innermost_mount_counts_and_the_last_one_there(self) -> None:
+        self.path.write_text(self.TABLE)
+        with mock.patch.object(runmaker4, "MOUNTINFO", str(self.path)):
+            for path, kind in (("/runs.txt", "ext4"), ("/home/runs.txt", "nfs4"), ("/home", "nfs4"),
+                               ("/home/with blank/runs.txt", "nfs"), ("/home/with", "nfs4"),
+                               ("/homes/runs.txt", "tmpfs"), ("/homeless/runs.txt", "ext4"),
+                               ("/home/over/a/runs.txt", "fuse.sshfs")):
+                with self.subTest(path=path):
+                    self.assertEqual(runmaker4.find_mount(path).kind, kind)
+            self.assertIn("local_lock=posix", runmaker4.find_mount("/home/with blank/runs.txt").options)
+
+
+class ProgressLines(unittest.TestCase):
+    """The bar and what stands around it."""
+
+    def counts(self, done: int = 0, error: int = 0, failed: int = 0, running: int = 0, new: int = 0) -> runwait4.Counts:
+        return runwait4.Counts(new=new, running=running, done=done, failed=failed, error=error, held=3)
+
+    def test_random_bars_show_the_states_in_order_and_in_proportion(self) -> None:
+        random_ = random.Random(14)
+        for _ in range(300):
+            numbers = [random_.choice([0, 1, 2, 50, 4000]) for _ in range(5)]
+            width = random_.choice([1, 16, 60])
+            bar = runwait4.bar(self.counts(*numbers), width)
+            self.assertRegex(bar, "^=*e*!*>* *$")
+            self.assertEqual(len(bar), width)
+            for number, mark in zip(numbers, "=e!> "):
+                share = width * number / sum(numbers) if sum(numbers) else width * (mark == " ")
+                self.assertLess(abs(bar.count(mark) - share), 1.001, (numbers, bar))
+            self.assertEqual(bar.endswith(" "), numbers[4] > 0 or not any(numbers), (numbers, bar))
+
+    def test_the_text_fits_whatever_the_width_and_the_numbers(self) -> None:
+        random_ = random.Random(15)
+        for _ in range(300):
+            columns = random_.randrange(1, 250)
+            numbers = [random_.choice([0, 3, 4000, 10 ** 6]) for _ in range(10)]
+            looks = [(0.0, self.counts(*numbers[:5])), (random_.choice([0.0, 1.0, 1e5]), self.counts(*numbers[5:]))]
+            line = self.drawn(looks, columns)
+            self.assertLess(len(line), max(columns, 2), looks)          # in the last column, some terminals wrap
+            self.assertTrue(columns < 30 or f"{looks[-1][1].processed}" in line, (columns, line))
+
+    def drawn(self, looks: Iterable[Tuple[float, runwait4.Counts]], columns: int = 200) -> str:
+        """The line on a terminal after these looks, each so many seconds after the one before."""
+        clock, printed = 0.0, []
+        with mock.patch.object(os, "get_terminal_size", lambda _: os.terminal_size((columns, 24))):
+            progress = runwait4.TerminalProgress(put=printed.append, clock=lambda: clock)
+            for seconds, counts in looks:
+                clock += seconds
+                progress.show(counts)
+        return printed[-1].decode().rpartition("\x1b[K")[2]
+
+    def estimate(self, finished: List[float], now: float, total: int = 100, step: float = 1.0) -> str:
+        """What a terminal shows some time after the first look, when jobs ended at these times."""
+        done = [sum(end <= look * step for end in finished) for look in range(int(now / step) + 1)]
+        return self.drawn((step, self.counts(done=number, new=total - number)) for number in done)
+
+    def test_rate_and_time_left(self) -> None:
+        found = self.estimate([float(second) for second in range(1, 51)], 50)
+        self.assertRegex(found, r"\b1\.0/s\b.*\b(49|50|51)s left")
+
+    def test_nothing_is_estimated_before_a_job_has_ended(self) -> None:
+        self.assertRegex(self.estimate([], 50), r"errors \[ +\]$")
+
+    def test_slow_jobs_are_estimated_well_at_all_times(self) -> None:
+        hourly = [3600.0 * hour for hour in range(1, 11)]
+        for now in (36_010, 37_800, 39_500):            # just after the tenth, half an hour later, nearly an hour later
+            with self.subTest(now=now):
+                found = self.estimate(hourly, now, total=20, step=20.0)
+                self.assertRegex(found, r"\b(0\.9|1\.[01])/h\b")
+                self.assertRegex(found, r"\b(9|1[01])h \d\dm left")
+
+
+if __name__ == "__main__":
+    unittest.main()
