@@ -1,0 +1,419 @@
+"""Benchmarks: what the README's table "speed and memory" is made of.
+
+    python3 tests/bench/bench.py                    all rows, 5 rounds each
+    python3 tests/bench/bench.py status idle        these rows only
+    python3 tests/bench/bench.py --quick            a tenth of the sizes, to see that it works
+
+Speed is compared, not absolute: what is measured and its peers run in turn (A B A B) within one run, and a figure
+is the median of the rounds' ratios.  Peers are xargs and GNU parallel; one that is missing is named as missing.
+Memory is the peak of the process as the kernel counts it (ru_maxrss).  RUNMAKER4_TEST_DIR=DIR measures elsewhere.
+"""
+import argparse
+import os
+import pathlib
+import platform
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Tuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+RUNMAKER = [sys.executable, str(ROOT / "runmaker4.py")]
+RUNWAIT = [sys.executable, str(ROOT / "runwait4.py")]
+MB = 1_000_000
+
+
+@dataclass
+class Used:
+    """What a process took."""
+    seconds: float
+    memory: float                       # its peak, in MB
+
+
+@dataclass
+class Row:
+    """A row of the table."""
+    what: str
+    measured: str
+    wanted: str
+    reached: bool
+
+
+class Bench:
+    """The sizes of a run, a directory for its files, and ways to run a process and look at it."""
+
+    def __init__(self, directory: pathlib.Path, rounds: int, quick: bool) -> None:
+        self.dir = directory
+        self.rounds = rounds
+        self.quick = quick
+        self.errors = directory / "stderr"
+        self.environ = {**os.environ, "HOME": str(directory), "PARALLEL": "--will-cite", "NO_COLOR": "1"}
+
+    def size(self, full: int) -> int:
+        """A size, a tenth of it with --quick."""
+        return full // 10 if self.quick else full
+
+    def file(self, name: str, *parts: Tuple[bytes, int]) -> str:
+        """Write a file of lines, each given as (line, how often), in pieces that keep this process small."""
+        with open(self.dir / name, "wb") as file:
+            for line, count in parts:
+                for start in range(0, count, 10_000):
+                    file.write(line * min(10_000, count - start))
+        return name
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            path = self.dir / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    # -- processes ------------------------------------------------------------------------------------------
+
+    def start(self, command: List[str], stdin: str = os.devnull, stdout: int = subprocess.DEVNULL) -> subprocess.Popen:
+        """Start a command in the directory; what it says on stderr is kept for the case that it fails."""
+        with open(self.dir / stdin, "rb") as source, open(self.errors, "ab") as errors:
+            return subprocess.Popen(command, cwd=self.dir, env=self.environ, stdin=source, stdout=stdout, stderr=errors)
+
+    def wait(self, process: subprocess.Popen, began: float) -> Used:
+        """Wait for its end; a failure ends the benchmarks.
+
+        A new process inherits the peak of this one (it shares our memory until its exec), so this one must stay small.
+        """
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"exit {process.returncode}: {process.args}\n{self.errors.read_text()[-2000:]}")
+        return Used(time.perf_counter() - began, usage.ru_maxrss * 1024 / MB)
+
+    def run(self, command: List[str], stdin: str = os.devnull) -> Used:
+        """Run a command to its end, its output thrown away."""
+        began = time.perf_counter()
+        return self.wait(self.start(command, stdin), began)
+
+    def run_piped(self, command: List[str]) -> Tuple[Used, int]:
+        """Run a command with stdout in a pipe that is read as fast as it goes; what it took, and the bytes read."""
+        began = time.perf_counter()
+        process = self.start(command, stdout=subprocess.PIPE)
+        buffer, total = bytearray(1 << 20), 0
+        with process.stdout:
+            while True:
+                count = os.readv(process.stdout.fileno(), [buffer])
+                if not count:
+                    return self.wait(process, began), total
+                total += count
+
+    def run_all(self, commands: List[List[str]]) -> float:
+        """Run commands at the same time; the seconds until the last has ended."""
+        began = time.perf_counter()
+        processes = [self.start(command) for command in commands]
+        for process in processes:
+            self.wait(process, began)
+        return time.perf_counter() - began
+
+    def until_first_job(self, options: List[str], name: str) -> Tuple[float, Used]:
+        """The seconds until a runner's first job (`. : > started`) runs, and what the runner took as a whole."""
+        self.remove("started")
+        os.mkfifo(self.dir / "started")
+        reader = os.open(self.dir / "started", os.O_RDONLY | os.O_NONBLOCK)
+        poll = select.poll()
+        poll.register(reader, select.POLLHUP)       # once somebody has opened it for writing and closed it
+        began = time.perf_counter()
+        process = self.start([*RUNMAKER, *options, name])
+        if not poll.poll(60_000):
+            raise SystemExit("the first job did not start")
+        seconds = time.perf_counter() - began
+        os.close(reader)
+        return seconds, self.wait(process, began)
+
+    def until_jobs_done(self, name: str, first: int, last: int) -> float:
+        """The seconds from the end of the first-th job to that of the last-th; then the runner is told to stop."""
+        process = self.start([*RUNMAKER, name], stdout=subprocess.PIPE)
+        done, times = 0, {}
+        for line in process.stdout:
+            if b"): exit 0 " in line:
+                done += 1
+                times[done] = time.perf_counter()
+                if done == last:
+                    process.send_signal(signal.SIGHUP)      # start nothing more
+        process.stdout.close()
+        self.wait(process, began=0)
+        return times[last] - times[first]
+
+    # -- comparing ------------------------------------------------------------------------------------------
+
+    def interleave(self, variants: Dict[str, Callable[[], float]]) -> Dict[str, List[float]]:
+        """Run each variant once per round, in turn; the results of each."""
+        results: Dict[str, List[float]] = {name: [] for name in variants}
+        for _ in range(self.rounds):
+            for name, variant in variants.items():
+                results[name].append(variant())
+        return results
+
+    @staticmethod
+    def ratio(one: List[float], other: List[float]) -> float:
+        """The median of the rounds' ratios."""
+        return statistics.median(a / b for a, b in zip(one, other))
+
+
+def spread(values: List[float]) -> str:
+    """The median, with least and most."""
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
+
+
+# -- the rows ---------------------------------------------------------------------------------------------------
+
+def throughput(bench: Bench) -> List[Row]:
+    """jobs per second against xargs and GNU parallel"""
+    count = bench.size(2000)
+    bench.file("list", (b"true\n", count))
+
+    def ours() -> float:
+        bench.file("runs.txt", (b". true\n", count))
+        return count / bench.run([*RUNMAKER, "-j2", "runs.txt"]).seconds
+
+    def xargs() -> float:
+        return count / bench.run(["xargs", "-d", "\n", "-P2", "-n1", "sh", "-c"], "list").seconds
+
+    def parallel() -> float:
+        bench.remove("joblog")
+        return count / bench.run(["parallel", "-j2", "--joblog", "joblog"], "list").seconds
+
+    peers = {name: peer for name, peer in (("xargs", xargs), ("parallel", parallel)) if shutil.which(name)}
+    rates = bench.interleave({"ours": ours, **peers})
+    rows = []
+    for peer, title, least in (("xargs", "`xargs -P2 -n1 sh -c`", 0.9), ("parallel", "GNU parallel `--joblog`", 4)):
+        what, wanted = f"{count:,} x `true`, `-j2`, against {title}", f">= {least} x"
+        if peer not in rates:
+            rows.append(Row(what, f"{spread(rates['ours'])} jobs/s; {peer} is missing here", wanted, True))
+            continue
+        ratio = bench.ratio(rates["ours"], rates[peer])
+        measured = f"{ratio:.2f} x: {spread(rates['ours'])} against {spread(rates[peer])} jobs/s"
+        rows.append(Row(what, measured, wanted, ratio >= least))
+    return rows
+
+
+def sinks(bench: Bench) -> List[Row]:
+    """jobs per second with -l, --joblog, --outdir"""
+    count = bench.size(2000)
+    options = {"plain": [], "-l": ["-l", "outputs"], "--joblog": ["--joblog", "joblog"],
+               "--outdir": ["--outdir", "out"]}
+
+    def rate(extra: List[str]) -> float:
+        bench.remove("outputs", "joblog", "out")
+        bench.file("runs.txt", (b". true\n", count))
+        return count / bench.run([*RUNMAKER, "-j2", *extra, "runs.txt"]).seconds
+
+    def files() -> float:
+        """What the file system alone takes for the files of --outdir, in ms."""
+        bench.remove("out")
+        os.mkdir(bench.dir / "out")
+        began = time.perf_counter()
+        for number in range(2 * count):
+            bench.file(f"out/{number}")
+        return (time.perf_counter() - began) * 1000
+
+    variants = {name: lambda extra=extra: rate(extra) for name, extra in options.items()}
+    rates = bench.interleave({**variants, "files": files})
+    rows = []
+    for name in list(options)[1:]:
+        ratio = bench.ratio(rates[name], rates["plain"])
+        measured = f"{ratio:.2f} x: {spread(rates[name])} against {spread(rates['plain'])} jobs/s"
+        if name == "--outdir":
+            measured += f"; to make {2 * count:,} empty files alone takes {spread(rates['files'])} ms here"
+        rows.append(Row(f"the same with `{name}`, against without", measured, ">= 0.85 x", ratio >= 0.85))
+    return rows
+
+
+def start(bench: Bench) -> List[Row]:
+    """from the start of the runner to its first job"""
+    def ours() -> float:
+        bench.file("runs.txt", (b". : > started\n", 1))
+        return bench.until_first_job([], "runs.txt")[0] * 1000
+
+    def python() -> float:
+        return bench.run([sys.executable, "-c", "import asyncio, argparse"]).seconds * 1000
+
+    times = {"ours": [], "python": []}
+    for _ in range(4):                              # short: more rounds
+        for name, values in bench.interleave({"ours": ours, "python": python}).items():
+            times[name] += values
+    ratio = bench.ratio(times["ours"], times["python"])
+    measured = f"{ratio:.2f} x: {spread(times['ours'])} against {spread(times['python'])} ms"
+    return [Row("start to first job, 1-line file, against `python3 -c 'import asyncio, argparse'`", measured,
+                "<= 1.5 x", ratio <= 1.5)]
+
+
+def skip(bench: Bench) -> List[Row]:
+    """the first job behind a million that are done"""
+    count = bench.size(1_000_000)
+    seconds, memory = [], []
+    for _ in range(bench.rounds):
+        bench.file("runs.txt", (b"d ./simulate --seed 123456\n", count), (b". : > started\n", 1), (b". true\n", 1))
+        first, used = bench.until_first_job([], "runs.txt")
+        seconds.append(first)
+        memory.append(used.memory)
+    middle, most = statistics.median(seconds), max(memory)
+    return [Row(f"first job of {count + 2:,} lines whose first {count:,} are `d`", f"{middle:.2f} s, {most:.0f} MB",
+                "<= 0.35 s, <= 60 MB", middle <= 0.35 and most <= 60)]
+
+
+def scale(bench: Bench) -> List[Row]:
+    """the cost of a job in a file of a million lines"""
+    large, jobs = bench.size(1_000_000), 900
+
+    def cost(*parts: Tuple[bytes, int]) -> Callable[[], float]:
+        def measure() -> float:
+            bench.file("runs.txt", *parts)
+            return bench.until_jobs_done("runs.txt", 50, jobs) / (jobs - 50) * 1e6
+        return measure
+
+    costs = bench.interleave({"small": cost((b". true\n", 1000)), "new": cost((b". true\n", large)),
+                              "end": cost((b"d true\n", large - 1000), (b". true\n", 1000))})
+    rows = []
+    for name, which in ("new", "all of them new"), ("end", "the last thousand new"):
+        ratio = bench.ratio(costs[name], costs["small"])
+        measured = f"{ratio:.2f} x: {spread(costs[name])} against {spread(costs['small'])} us"
+        rows.append(Row(f"cost per job in a file of {large:,} lines, {which}, against one of 1,000", measured,
+                        "<= 1.2 x", ratio <= 1.2))
+    return rows
+
+
+def many(bench: Bench) -> List[Row]:
+    """many runners on one file"""
+    count = bench.size(8000)
+
+    def rate(runners: int, slots: int) -> float:
+        bench.file("runs.txt", (b". true\n", count))
+        return count / bench.run_all([[*RUNMAKER, f"-j{slots}", "runs.txt"]] * runners)
+
+    rates = bench.interleave({"eight": lambda: rate(8, 1), "one": lambda: rate(1, 8)})
+    ratio = bench.ratio(rates["eight"], rates["one"])
+    measured = f"{ratio:.2f} x: {spread(rates['eight'])} against {spread(rates['one'])} jobs/s"
+    return [Row(f"8 runners `-j1` on one file of {count:,} jobs, against one `-j8`", measured,
+                ">= 0.8 x", ratio >= 0.8)]
+
+
+def output(bench: Bench) -> List[Row]:
+    """one job that prints 200 MB in lines of 80 bytes"""
+    size = bench.size(200 * MB)
+    job = f". yes {'x' * 79} | head -c {size}\n".encode()
+    memory: Dict[str, List[float]] = {}
+
+    def rate(name: str, options: List[str], piped: bool) -> float:
+        bench.remove("out")
+        bench.file("runs.txt", (job, 1))
+        command = [*RUNMAKER, *options, "runs.txt"]
+        used, total = bench.run_piped(command) if piped else (bench.run(command), size)
+        kept = bench.dir / "out/1.out"
+        if total < size or options and kept.stat().st_size != size:
+            raise SystemExit(f"{name}: output was lost")
+        memory.setdefault(name, []).append(used.memory)
+        return size / used.seconds / MB
+
+    kinds = {"`--outdir -q`": (["-q", "--outdir", "out"], False, 150),
+             "`--outdir`, console to /dev/null": (["--outdir", "out"], False, 150),
+             "a piped console": ([], True, 60)}
+    rates = bench.interleave({name: lambda name=name, kind=kind: rate(name, *kind[:2]) for name, kind in kinds.items()})
+    rows = []
+    for name, (_, _, least) in kinds.items():
+        middle, most = statistics.median(rates[name]), max(memory[name])
+        measured = f"{spread(rates[name])} MB/s, {most:.0f} MB memory"
+        rows.append(Row(f"one job printing {size // MB} MB to {name}", measured,
+                        f">= {least} MB/s, <= 60 MB", middle >= least and most <= 60))
+    return rows
+
+
+def status(bench: Bench) -> List[Row]:
+    """counting the states of a million lines"""
+    count = bench.size(1_000_000)
+    states = b"d", b"!", b"e", b"."
+    bench.file("runs.txt", *[(state + b" ./simulate --seed 123456\n", count // 4) for state in states])
+    used = [bench.run([*RUNWAIT, "--status", "runs.txt"]) for _ in range(bench.rounds)]
+    middle, most = statistics.median(one.seconds for one in used), max(one.memory for one in used)
+    return [Row(f"`runwait4.py --status` on {count:,} lines", f"{middle:.2f} s, {most:.0f} MB",
+                "<= 0.7 s, <= 60 MB", middle <= 0.7 and most <= 60)]
+
+
+def idle(bench: Bench) -> List[Row]:
+    """the share of a core of who waits"""
+    seconds = 4 if bench.quick else 20
+    bench.file("runs.txt", (b". sleep 600\n", 2))
+    bench.file("done.txt", (b"d true\n", 2))
+    commands = {"a runner with 2 running jobs": [*RUNMAKER, "-j2", "runs.txt"],
+                "a runner with `--follow` and nothing to do": [*RUNMAKER, "--follow", "done.txt"],
+                "`runwait4.py` on running jobs": [*RUNWAIT, "runs.txt"]}
+    processes = {}
+    try:
+        for name, command in commands.items():
+            processes[name] = bench.start(command)
+            time.sleep(1)                           # the jobs run before somebody waits for them
+        before = {name: cpu_seconds(process.pid) for name, process in processes.items()}
+        time.sleep(seconds)
+        used = {name: cpu_seconds(process.pid) - before[name] for name, process in processes.items()}
+        gone = [name for name, process in processes.items() if process.poll() is not None]
+        if gone:
+            raise SystemExit(f"did not wait: {gone[0]}: {bench.errors.read_text()[-2000:]}")
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.wait(30)
+    shares = {name: 100 * value / seconds for name, value in used.items()}
+    return [Row(f"idle: {name}", f"{share:.2f} % of a core", "<= 1 % of a core", share <= 1)
+            for name, share in shares.items()]
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process (not its children) has used."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+ROWS = {function.__name__: function for function in (throughput, sinks, start, skip, scale, many, output, status, idle)}
+
+
+# -- the table --------------------------------------------------------------------------------------------------
+
+def machine(directory: pathlib.Path) -> str:
+    """CPU, cores, kernel, Python and the file system of the files, in one line."""
+    model = "unknown processor"
+    for line in pathlib.Path("/proc/cpuinfo").read_text().split("\n"):
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    listed = subprocess.run(["df", "--output=fstype", directory], capture_output=True, text=True)
+    kind = (listed.stdout.split() or ["unknown file system"])[-1]
+    return (f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, "
+            f"{platform.python_implementation()} {platform.python_version()}, files on {kind}")
+
+
+def main() -> int:
+    listed = "\n".join(f"  {name:12}{function.__doc__}" for name, function in ROWS.items())
+    parser = argparse.ArgumentParser(description=__doc__, epilog=f"rows:\n{listed}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="rows to measure [all]")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds per row [5]")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the sizes")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in ROWS]
+    if unknown or options.rounds < 1:
+        parser.error(f"no such row: {' '.join(unknown)}" if unknown else "at least one round")
+    with tempfile.TemporaryDirectory(prefix="runmaker4-bench-", dir=os.environ.get("RUNMAKER4_TEST_DIR")) as directory:
+        bench = Bench(pathlib.Path(directory).resolve(), options.rounds, options.quick)
+        print(f"{machine(bench.dir)}; {options.rounds} rounds{', quick' if options.quick else ''}\n")
+        print("| what | measured | must reach |\n|---|---|---|", flush=True)
+        bench.run([*RUNMAKER, "--help"])            # so that nobody pays for reading the modules the first time
+        for name in options.names or ROWS:
+            for row in ROWS[name](bench):
+                missed = "" if row.reached or options.quick else " **(not reached)**"
+                print(f"| {row.what} | {row.measured}{missed} | {row.wanted} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
