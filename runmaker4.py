@@ -780,7 +780,7 @@ class JobFile:
         if self.again is not None:
             return False
         self.refresh()
-        return since < max(5.0, 100 * self.cost) and self._sign() == self.quiet[0]
+        return since < max(self.every, 100 * self.cost) and self._sign() == self.quiet[0]
 
     def _note_edit(self) -> None:
         """Lines may have moved: begin a new round, by what they say now."""
