@@ -866,15 +866,15 @@ class JobFile:
         job = Job(**vars(line), fd=fd, file=self.file)
         if line.state != RUNNING:
             try:
-                self._write(job, RUNNING)
+                self._write(fd, line, RUNNING)
             except OSError:                         # disk full, lease lost: no `r` may stay behind without a lock
                 with contextlib.suppress(OSError):
-                    self._write(job, line.state)
+                    self._write(fd, line, line.state)
                 raise
         elif self.resume and line not in self.taken:
             self.say(f"line {line.number}: was left behind by a dead runner, is run again")
         else:
-            self._write(job, ERROR)
+            self._write(fd, line, ERROR)
             self.orphans.append(line.number)
             if len(self.orphans) <= self.NAMED:
                 self.say(f"line {line.number}: was left behind by a dead runner, marked e (--resume runs it again)")
@@ -896,7 +896,7 @@ class JobFile:
                 if job.missing < self.LOOKS:
                     raise NotNow("its line is not where it was")
             elif found == RUNNING:
-                self._write(job, state)
+                self._write(job.fd, job, state)
         except OSError as error:
             raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
         bad = state in (FAILED, ERROR)
@@ -1039,7 +1039,7 @@ class JobFile:
             self._close(job.fd)
         job.fd, job.file, job.offset, job.missing = fd, self._identity(fd), line.offset, 0
         if line.state == NEW:
-            self._write(job, RUNNING)
+            self._write(fd, job, RUNNING)
         self.say(f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
         return True
 
@@ -1064,20 +1064,18 @@ class JobFile:
         found = self._state_at(fd, line)
         if found is None or found != line.state and not force:
             return "has changed meanwhile, and is left alone"
-        os.pwrite(fd, state, line.offset)
-        if self.network:
-            os.fsync(fd)
+        self._write(fd, line, state)
         return ""
 
-    def lines(self, states: bytes | None = None) -> Scan:
+    def lines(self, states: bytes | None = None, count_states: bool = False) -> Scan:
         """All job lines, or those in some states, freshly read.  Raises OSError."""
         self._follow_path()
         self.refresh()
-        return Scan(self.fd, self.start, states, count_states=True)
+        return Scan(self.fd, self.start, states, count_states=count_states)
 
     def survey(self) -> Survey:
         """Count the states, and tell orphans from running jobs.  Raises OSError."""
-        scan = self.lines(RUNNING)
+        scan = self.lines(RUNNING, count_states=True)
         found = Survey(scan.states)
         for line in scan:
             (found.orphans if self._is_orphan(line) else found.running).append(line)
@@ -1147,11 +1145,11 @@ class JobFile:
         """The state of a line that stands where it stood; None if it does not."""
         return self._read_line(fd, line)[:1] or None
 
-    def _write(self, job: Job, state: bytes) -> None:
+    def _write(self, fd: int, line: Line, state: bytes) -> None:
         """Write the state of a line that is locked and verified."""
-        os.pwrite(job.fd, state, job.offset)
+        os.pwrite(fd, state, line.offset)
         if self.network:
-            os.fsync(job.fd)                    # a server that is full, or lost, says so only here
+            os.fsync(fd)                        # a server that is full, or lost, says so only here
 
     def _bear(self, error: OSError) -> None:
         """Put up with an error of the file system for a while, then fail for good."""
@@ -1565,9 +1563,11 @@ class Writer:
             return
         self.chunks.append(data)
         self.backlog += len(data)
+        if self.waiting:
+            return                      # it is flushed when more can be written
         if not self.timer:
             self.timer = self.loop.call_later(self.DELAY, self.flush)
-        if self.backlog > self.AT_ONCE and not self.waiting:
+        if self.backlog > self.AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
@@ -1781,6 +1781,17 @@ class Console(Sink):
             self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
 
 
+class FileSink(Sink):
+    """A sink that writes to files, through a worker, and says what it could not write."""
+
+    def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
+        self.path, self.worker, self.trouble = path, worker, trouble
+
+    @property
+    def backlog(self) -> int:
+        return self.worker.backlog
+
+
 @dataclass(eq=False)
 class Record:
     """What the log file's record of a run shows: its last lines."""
@@ -1789,7 +1800,7 @@ class Record:
     rests: dict[Stream, bytes] = field(default_factory=dict)
 
 
-class LogFile(Sink):
+class LogFile(FileSink):
     """A fixed record per job, at a fixed place: a heading and the last lines of the job, 160 bytes each.
 
     Hosts share the file.  On NFS a page is written back whole, with old neighbours in it, unless a lock is held:
@@ -1798,9 +1809,10 @@ class LogFile(Sink):
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
-    def __init__(self, path: str, lines: int, worker: Worker, trouble: Callable[[str], None]) -> None:
+    def __init__(self, path: str, lines: int, worker: Worker, trouble: Say) -> None:
         """lines: of output per record.  Raises Problem."""
-        self.path, self.lines, self.worker, self.trouble = path, lines, worker, trouble
+        super().__init__(path, worker, trouble)
+        self.lines = lines
         self.fd = open_record(path, os.O_RDWR)
         self.place = b"(in %s)" % os.fsencode(os.getcwd())
         self.records: dict[Run, Record] = {}
@@ -1831,10 +1843,6 @@ class LogFile(Sink):
                 self._line(run, record, stream.name, rest)
         self._status(run, record, str(run.ending).encode())
         self._write(run, record)
-
-    @property
-    def backlog(self) -> int:
-        return self.worker.backlog
 
     def tick(self) -> None:
         if self.backlog < Writer.HIGH:                          # else the file system does not answer
@@ -1895,7 +1903,7 @@ class OutFile:
     job does (several round trips on NFS).
     """
 
-    def __init__(self, name: str, trouble: Callable[[str], None]) -> None:
+    def __init__(self, name: str, trouble: Say) -> None:
         self.name, self.trouble = name, trouble
         self.fd = -1
         self.broken = False
@@ -1930,23 +1938,19 @@ class OutFile:
         self.trouble(f"{self.name}: {reason(error)} (this output is incomplete; the jobs go on)")
 
 
-class OutDir(Sink):
+class OutDir(FileSink):
     """Everything that a job prints, in files of its own: DIR/ID.out and DIR/ID.err."""
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
-    def __init__(self, path: str, worker: Worker, trouble: Callable[[str], None]) -> None:
+    def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
         """Makes the directory if need be.  Raises Problem."""
-        self.path, self.worker, self.trouble = path, worker, trouble
+        super().__init__(path, worker, trouble)
         try:
             os.makedirs(path, exist_ok=True)
         except OSError as error:
             raise Problem(f"{path}: {reason(error)} (it must be a directory that can be written)") from None
         if not os.access(path, os.W_OK | os.X_OK):
             raise Problem(f"{path}: permission denied (it must be a directory that can be written)")
-
-    @property
-    def backlog(self) -> int:
-        return self.worker.backlog
 
     def started(self, run: Run) -> None:
         for stream in run.streams:
@@ -1972,13 +1976,13 @@ def keep_older(name: str) -> None:
     os.rename(name, f"{name}.~{number}~")
 
 
-class JobLog(Sink):
+class JobLog(FileSink):
     """One line per run, in GNU parallel's format (parallel(1), --joblog): the record of history."""
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
-    def __init__(self, path: str, worker: Worker, trouble: Callable[[str], None]) -> None:
+    def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
         """Raises Problem."""
-        self.path, self.worker, self.trouble = path, worker, trouble
+        super().__init__(path, worker, trouble)
         self.fd = open_record(path, os.O_RDWR | os.O_APPEND)
         try:
             head = os.pread(self.fd, len(self.HEADER), 0)

@@ -92,7 +92,7 @@ def set_states(options: argparse.Namespace, file: JobFile, fd: int) -> tuple[int
         fault = file.set_state(fd, line, options.set, options.force)
         if fault:
             refused += 1
-            warn(f"{PROG}: {options.file}: line {line.number}: {fault}")
+            file.say(f"line {line.number}: {fault}")
     return count, refused
 
 

@@ -19,8 +19,8 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any, Callable, Sequence
 
-from runmaker4 import (DONE, ERROR, FAILED, NEW, JobFile, Parser, Problem, Survey, check_mount, human_time, leave,
-                       open_job_file, put, reason, run_main, warn)
+from runmaker4 import (DONE, ERROR, FAILED, NEW, JobFile, Line, Parser, Problem, Survey, check_mount, human_time,
+                       leave, open_job_file, put, reason, run_main, warn)
 
 PROG = "runwait4.py"
 
@@ -199,13 +199,12 @@ class TerminalProgress:
         self.put(b"\n")
 
 
-def print_status(found: Survey, as_json: bool) -> None:
+def print_status(now: Counts, running: Sequence[Line], as_json: bool) -> None:
     """The counts, and in JSON the jobs that run."""
-    now = counts(found)
     total = now.all + now.held
     if as_json:
         jobs: list[dict[str, Any]] = [
-            {"line": line.number, "command": line.command.decode(errors="surrogateescape")} for line in found.running]
+            {"line": line.number, "command": line.command.decode(errors="surrogateescape")} for line in running]
         text = json.dumps({**asdict(now), "total": total, "jobs": jobs})
     else:
         text = f"{total} jobs: " + ", ".join(f"{count} {name}" for name, count in asdict(now).items())
@@ -223,8 +222,8 @@ def watch(argv: Sequence[str]) -> int:
     watcher = Watcher(options.file)
     if options.status:
         found = watcher.sure_look()
-        print_status(found, options.json)
         now = counts(found)
+        print_status(now, found.running, options.json)
     elif options.progress:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:

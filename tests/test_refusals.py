@@ -109,14 +109,18 @@ class Arguments(RefusalCase):
 class Outputs(RefusalCase):
     """A log, an output directory, a job log, an errors file or a pid file that cannot be used."""
 
-    def test_a_directory_in_place_of_a_file(self):
-        (self.dir / "place").mkdir()
+    def refuse_as_any_output(self, name: str) -> None:
+        """Nothing that the runner writes may have this name."""
         for option in "--logfile", "--joblog":
             with self.subTest(option=option):
-                self.refuse(RUNMAKER, f"{option}=place", "runs.txt", words="place")
+                self.refuse(RUNMAKER, f"{option}={name}", "runs.txt", words=name)
         for option in "--pidfile", "--errors":
             with self.subTest(option=option):
-                self.refuse(RUNMAKER, "-d", f"{option}=place", "runs.txt", words="place")
+                self.refuse(RUNMAKER, "-d", f"{option}={name}", "runs.txt", words=name)
+
+    def test_a_directory_in_place_of_a_file(self):
+        (self.dir / "place").mkdir()
+        self.refuse_as_any_output("place")
 
     def test_a_directory_that_is_not_there(self):
         for option in "--logfile", "--joblog":
@@ -144,12 +148,7 @@ class Outputs(RefusalCase):
                 self.assertEqual(self.read("joblog"), text.encode())
 
     def test_the_job_file_itself(self):
-        for option in "--logfile", "--joblog":
-            with self.subTest(option=option):
-                self.refuse(RUNMAKER, f"{option}=runs.txt", "runs.txt", words="runs.txt")
-        for option in "--pidfile", "--errors":
-            with self.subTest(option=option):
-                self.refuse(RUNMAKER, "-d", f"{option}=runs.txt", "runs.txt", words="runs.txt")
+        self.refuse_as_any_output("runs.txt")
 
 
 class Mounts(RefusalCase):
