@@ -47,6 +47,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import itertools
 import math
 import os
@@ -64,7 +65,7 @@ import time
 import warnings
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Awaitable, Callable, Iterable, Iterator, Sequence
 
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
@@ -199,6 +200,14 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view):]
+
+
+def pwrite_all(fd: int, data: bytes, at: int) -> None:
+    """pwrite(2) until everything is written.  Raises OSError."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        view, at = view[written:], at + written
 
 
 def put(data: bytes) -> None:
@@ -418,6 +427,24 @@ class Job(Line):
     file: tuple[int, int] = (0, 0)      # device and inode that the lock is on
     missing: int = 0                    # looks in a row that did not find the line
     taken: bool = False                 # by --retry or --resume
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a server notes of a line that one of its clients has, for the server after it."""
+    key: str                # of the job, on the wire
+    client: str             # who has it
+    name: str               # the client's name, for messages
+    number: int
+    ordinal: int
+    offset: int
+    state: bytes            # what it was when it was claimed
+    digest: bytes           # of its text
+
+
+def digest(text: bytes) -> bytes:
+    """16 bytes by which a line's text is known again."""
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 class Shifted(Exception):
@@ -661,36 +688,505 @@ class Survey:
 
 
 class JobFile:
-    """The queue: claims lines of a job file, writes results, looks after the lines it holds.
+    """A job file and the lines of it that are held here: locks, verifies, writes, looks after them.
 
-    For one thread at a time.  It does not wait for jobs: claim() that finds nothing says in `again` when another look
-    is worth while.  On a network file system any call may take long, and its caller runs it in a thread of its own.
+    For one thread at a time.  It does not wait for jobs, and which line comes next is a `Cursor`'s business.  On a
+    network file system any call may take long, and its caller runs it in a thread of its own.
+
+    A runner opens the file anew for each line, and its job inherits that descriptor: the lock lives as long as either.
+    A server's jobs are elsewhere.  It has all its locks on one descriptor, as everybody has where locks are classic
+    (`single`), which a keeper shares; the fcntl manual's warning holds for its own lines then: they do not exclude it.
     """
     LOOKS = 3                   # that prove that a line is gone
+
+    def __init__(self, path: str, *, say: Say, network: bool = False, read_only: bool = False, single: bool = False,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.path, self.say, self.clock, self.network = path, say, clock, network
+        self.single = single or not DESCRIPTION_LOCKS
+        self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC
+        self.every = 5.0 if network else 1.0    # seconds from look to look
+        self.held: set[Job] = set()
+        self.places: dict[int, Job] = {}        # held lines by offset
+        self.lost: list[Job] = []               # taken by others; told by the next look_after()
+        self.suspects = Suspects(self.every, clock)         # of survey()
+        self.edits = 0                          # how often it was noticed that lines have moved
+        self.opened: Callable[[int], None] = lambda fd: None    # told of each descriptor that is to have locks
+        self.marking: Callable[[Line], None] = lambda line: None    # told of each line before it becomes `r`
+        self.left: list[int] = []               # descriptors of files that were replaced, with locks perhaps
+        self.fd = -1                            # for reading; if `single`: for everything
+        self.file = (0, 0)                      # its device and inode
+        self.start = 0                          # where its first line begins
+
+    # -- taking a line ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def locked_line(self, line: Line) -> Iterator[int]:
+        """Hold a line's lock for a moment: the descriptor, or -1 if somebody else has it, or this very process.
+
+        Whoever puts the line into `held` meanwhile keeps lock and descriptor.  Raises Shifted, OSError.
+        """
+        fd, kept = self._open(), False
+        try:
+            if (self.sign()[:2] if self.single else self._identity(fd)) != self.file:
+                raise Shifted                       # the file was replaced this very moment
+            if self.single and self.is_ours(line.offset) or not lock(fd, line.offset):
+                yield -1
+                return
+            try:
+                yield fd
+                kept = self.is_ours(line.offset)
+            finally:
+                if not kept:
+                    unlock(fd, line.offset)
+        finally:
+            if not kept:
+                self._close(fd)
+
+    def hold(self, job: Job) -> None:
+        """A line is held from now on, where it stands."""
+        self.held.add(job)
+        self.places[job.offset] = job
+
+    def let_go(self, job: Job) -> None:
+        """A line is not held here any more, wherever it stands."""
+        self.held.discard(job)
+        if self.places.get(job.offset) is job:
+            del self.places[job.offset]
+
+    def is_ours(self, offset: int) -> bool:
+        """Whether we hold this line; locks on one descriptor do not exclude their own process."""
+        job = self.places.get(offset)
+        return job is not None and job.file == self.file
+
+    def mark(self, fd: int, line: Line) -> Job:
+        """Write `r` over the state of a line that is locked and verified, and hold it.  Raises OSError."""
+        job = Job(**vars(line), fd=fd, file=self.file)
+        self.marking(line)
+        if line.state != RUNNING:
+            try:
+                self.write(fd, line, RUNNING)
+            except OSError:                         # disk full, lease lost: no `r` may stay behind without a lock
+                with contextlib.suppress(OSError):
+                    self.write(fd, line, line.state)
+                raise
+        self.hold(job)
+        return job
+
+    def is_orphan(self, line: Line, suspects: Suspects) -> bool:
+        """Look at a line `r`: whether it is an orphan for sure."""
+        if not is_free(self.fd, line.offset) or self.is_ours(line.offset):
+            suspects.acquit(line.offset)
+            return False
+        if self.state_at(self.fd, line) != RUNNING:    # read after the lock test: it had ended just before that
+            return False
+        return suspects.look(line)
+
+
+    # -- results ----------------------------------------------------------------------------------------------------
+
+    def finish(self, job: Job, state: bytes) -> str:
+        """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
+        try:
+            found = self._find(job)
+            if found is None:
+                job.missing += 1
+                if job.missing < self.LOOKS:
+                    raise NotNow("its line is not where it was")
+            elif found == RUNNING:
+                self.write(job.fd, job, state)
+        except OSError as error:
+            raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
+        self.give_up(job)
+        if found is None:
+            return f"its line is gone; its result {show(state)} is not written"
+        if found != RUNNING:
+            return f"its state was set to '{show(found)}' meanwhile; its result {show(state)} is not written"
+        return ""
+
+    def give_up(self, job: Job) -> None:
+        """Let go of a job's line without writing anything."""
+        self.let_go(job)
+        if job.fd < 0:
+            return
+        if job.offset >= 0:
+            with contextlib.suppress(OSError):      # EIO, ESTALE: the lock is lost already
+                unlock(job.fd, job.offset)
+        self._close(job.fd)
+        job.fd = -1
+
+    # -- looking after held lines -----------------------------------------------------------------------------------
+
+    def look_after(self) -> list[Job]:
+        """Follow the lines that an edit has moved and take back lost locks; the jobs that others have taken from us."""
+        if self.left:
+            self._close_left()
+        if not self.held and not self.lost:
+            return []
+        try:
+            self.follow_path()
+            self.refresh()
+            self.keep_hold()
+        except OSError:
+            pass                    # not there, or not now; the next look is a second away, and finish() says so
+        lost, self.lost = self.lost, []
+        return lost
+
+    def keep_hold(self) -> None:
+        """Lock held lines where they stand now; note in `lost` those that others have."""
+        moved = [job for job in self.held if self._stands(job) is None]
+        lost = [job for job in moved if job.fd < 0 and self._retake(job) is False]
+        self.lost += lost
+        for job in lost:
+            self.let_go(job)
+        self._relocate([job for job in moved if job not in lost and self._stands(job) is None])
+
+    def _find(self, job: Job) -> bytes | None:
+        """The state of a held line, wherever it stands now; None if it is nowhere.  Raises OSError."""
+        try:
+            self.follow_path()
+        except FileNotFoundError:
+            return None                             # deleted; or an editor is about to put a new one there
+        state = self._stands(job, fresh=True)
+        if state is None:
+            if job.fd < 0 and self._retake(job) is False:
+                return b"?"
+            self._relocate([job])
+            state = self._stands(job)
+        return state
+
+    def _stands(self, job: Job, fresh: bool = False) -> bytes | None:
+        """The state of a held line if it stands where it stood, in today's file, and its lock is good.
+
+        fresh: other hosts may have edited the file since the last refresh(); locking the line again is one, too.
+        """
+        if job.file != self.file or job.fd < 0:
+            return None
+        try:
+            if fresh and self.network and job.offset >= 0 and not lock(job.fd, job.offset):
+                raise OSError(errno.EIO, "the lock was lost")
+            return self.state_at(job.fd, job)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.ESTALE, errno.EBADF):
+                raise
+            self._forsake(job)      # NFS: the lease was lost, and with it every lock of this host; the old descriptor
+            return None             # stays useless, even where a lock on it seems to succeed
+
+    def _forsake(self, job: Job) -> None:
+        """Have done with the descriptor of a held line, and so of all that share it."""
+        if not self.single:
+            os.close(job.fd)
+            job.fd = -1
+        elif job.fd == self.fd:
+            with contextlib.suppress(OSError):      # what this host remembers of these locks, for us and for who shares
+                unlock(job.fd, 0, 0)                # the description, would refuse our own new ones
+            self._leave(self.fd)
+            self.edits += 1
+            self.fd = os.open(self.path, self.flags)
+            self.opened(self.fd)
+            for other in self.held:
+                other.fd = -1
+
+    def _retake(self, job: Job) -> bool | None:
+        """Lock a line anew whose lock was lost: False if somebody else has it, None if it stands there no more."""
+        if job.offset < 0:
+            return None
+        fd = self._open()
+        if not lock(fd, job.offset):
+            self._close(fd)
+            return False
+        if self.state_at(fd, job) is None:
+            unlock(fd, job.offset)
+            self._close(fd)
+            return None
+        job.fd, job.file = fd, self._identity(fd)
+        self.say(f"line {job.number}: its lock was lost and is taken back")
+        return True
+
+    def _relocate(self, jobs: list[Job]) -> None:
+        """Find where edited lines stand now, and lock them there."""
+        wanted: dict[bytes, list[Job]] = {}
+        for job in sorted(jobs, key=lambda job: job.number):
+            wanted.setdefault(job.text, []).append(job)
+            if job.fd >= 0 and job.file == self.file and job.offset >= 0:
+                if self.places.get(job.offset) is job:
+                    del self.places[job.offset]
+                unlock(job.fd, job.offset)      # something else stands there now, perhaps another of our lines
+                job.offset = -1
+        if not wanted:
+            return
+        self.edits += 1
+        saved: dict[bytes, list[Line]] = {}     # by an editor, over the file, as it read them before the claim
+        for line in Scan(self.fd, self.start, NEW + RUNNING):
+            left = wanted.get(line.text)
+            if left and line.state == RUNNING and self._move(left[0], line):
+                left.pop(0)
+            elif left and line.state == NEW:
+                saved.setdefault(line.text, []).append(line)
+        for text, lines in saved.items():
+            left = wanted[text]
+            sure = len(left) == len(lines)      # if there are more such lines than jobs, only the number can tell
+            for job, line in zip(left, lines) if sure else itertools.product(left, lines):
+                if sure or job.number == line.number:
+                    self._move(job, line)
+
+    def _move(self, job: Job, line: Line) -> bool:
+        """Lock a held job's line where it stands now, if it is free and still so."""
+        same = job.fd >= 0 and job.file == self.file
+        fd = job.fd if same else self._open()   # on the same file the job shares it: so it keeps its life sign
+        ours = self.is_ours(line.offset)
+        if ours or not lock(fd, line.offset) or self.state_at(fd, line) != line.state:
+            if not ours:
+                unlock(fd, line.offset)
+            if not same:
+                self._close(fd)
+            return False
+        if not same and job.fd >= 0:
+            self._close(job.fd)
+        self.let_go(job)
+        job.fd, job.file, job.offset, job.missing = fd, self._identity(fd), line.offset, 0
+        self.hold(job)
+        if line.state == NEW:
+            self.write(fd, job, RUNNING)
+        self.say(f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
+        return True
+
+    def take_back(self, lines: dict[Line, bytes]) -> dict[Line, Job]:
+        """Hold lines again that their jobs' runner has lost, if nobody has them now.  Raises OSError.
+
+        lines: where they stood when they were claimed, and in which states they may be now; they may have moved since.
+        """
+        self.follow_path()
+        self.refresh()
+        jobs: dict[Line, Job] = {}
+        astray: dict[bytes, list[Line]] = {}
+        for line, states in lines.items():
+            state = self.state_at(self.fd, line)
+            if state is None:
+                astray.setdefault(line.text, []).append(line)
+            elif state in states:
+                self._try_to_hold(jobs, line, replace(line, state=state))
+        for place in Scan(self.fd, self.start, RUNNING + ERROR) if astray else ():
+            left = astray.get(place.text, [])
+            line = next((line for line in left if place.state in lines[line]), None)
+            if line and self._try_to_hold(jobs, line, place):
+                left.remove(line)
+        return jobs
+
+    def _try_to_hold(self, jobs: dict[Line, Job], line: Line, place: Line) -> bool:
+        """Hold the line at this place, if it is free, as that line's job."""
+        with contextlib.suppress(Shifted):  # replaced this very moment: whoever did that means to have it run anew
+            with self.locked_line(place) as fd:
+                if fd >= 0 and self.state_at(fd, place) == place.state:
+                    jobs[line] = self.mark(fd, place)
+        return line in jobs
+
+    def adopt(self, fd: int, entries: Sequence[Entry]) -> dict[Entry, Job]:
+        """Go on with a descriptor, and the locks on it, of a server that has died; the lines that are held by it.
+
+        Edits while nobody looked may have moved lines: they are known by their digests.  Raises OSError.
+        """
+        self.fd, self.file, self.start = fd, self._identity(fd), first_line(fd)
+        found = {entry: self._line_at(entry.offset) for entry in entries}
+        moved = {entry for entry, line in found.items() if not line or digest(line.text) != entry.digest}
+        if moved:
+            known = {line.offset for entry, line in found.items() if entry not in moved}
+            self.refresh()
+            for line in Scan(fd, self.start, RUNNING):
+                entry = next((entry for entry in moved if entry.digest == digest(line.text)), None)
+                if entry and line.offset not in known:
+                    found[entry] = line
+                    moved.discard(entry)
+        jobs = {}
+        for entry, line in found.items():
+            if entry not in moved and line and line.state == RUNNING and lock(fd, line.offset):
+                jobs[entry] = job = Job(entry.number, entry.ordinal, line.offset, entry.state, line.text, fd=fd,
+                                        file=self.file, taken=entry.state != NEW)
+                self.hold(job)
+        at = 0                                  # what else was locked has no entry any more, or not yet
+        for offset in sorted(job.offset for job in jobs.values()):
+            if offset > at:
+                unlock(fd, at, offset - at)
+            at = offset + 1
+        unlock(fd, at, 0)
+        return jobs
+
+    def _line_at(self, offset: int) -> Line | None:
+        """The line whose state is at this offset; None if no line begins there."""
+        if offset > self.start and os.pread(self.fd, 1, offset - 1) != b"\n":
+            return None
+        line = Scan(self.fd, offset).next()
+        return line if line and line.offset == offset else None
+
+    # -- by hand, and just looking ----------------------------------------------------------------------------------
+
+    def set_state(self, fd: int, line: Line, state: bytes, force: bool) -> str:
+        """Set the state of a line that a scan has found; why that was refused, or ''.  Raises OSError.
+
+        fd: open for reading and writing.  Running lines are locked, and refused, unless forced.
+        """
+        if lock(fd, line.offset):
+            try:
+                return self._overwrite(fd, line, state, force)
+            finally:
+                unlock(fd, line.offset)
+        if not force:
+            return "is running (wait for it, or use --force)"
+        with locked(fd, APPEND_BYTE, patience=30.0):    # on NFS a write under any lock leaves its neighbours alone
+            return self._overwrite(fd, line, state, force)
+
+    def _overwrite(self, fd: int, line: Line, state: bytes, force: bool) -> str:
+        found = self.state_at(fd, line)
+        if found is None or found != line.state and not force:
+            return "has changed meanwhile, and is left alone"
+        self.write(fd, line, state)
+        return ""
+
+    def lines(self, states: bytes | None = None, count_states: bool = False) -> Scan:
+        """All job lines, or those in some states, freshly read.  Raises OSError."""
+        self.follow_path()
+        self.refresh()
+        return Scan(self.fd, self.start, states, count_states=count_states)
+
+    def survey(self) -> Survey:
+        """Count the states, and tell orphans from running jobs.  Raises OSError."""
+        scan = self.lines(RUNNING, count_states=True)
+        found = Survey(scan.states)
+        for line in scan:
+            (found.orphans if self.is_orphan(line, self.suspects) else found.running).append(line)
+        self.suspects.end_round()
+        found.unsure = len(self.suspects.found) - len(found.orphans)
+        return found
+
+    # -- small steps ------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Make reads fresh on a network file system: only a granted lock does."""
+        if self.network:
+            for _ in range(100):
+                if lock(self.fd, REFRESH_BYTE, shared=True):
+                    return unlock(self.fd, REFRESH_BYTE)
+                time.sleep(0.01)                # nobody of ours locks it exclusively
+            raise OSError(errno.EAGAIN, "somebody keeps its refresh byte locked")
+
+    def _stat(self) -> os.stat_result:
+        """What the path names now.
+
+        NFS answers from the directory's cached attributes, so for up to a minute it does not see that another host has
+        renamed a new file to this place; opening the directory makes it ask the server (seen on v4.2: 23 s, then 0).
+        """
+        if self.network:
+            os.close(os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        return os.stat(self.path)
+
+    def sign(self) -> tuple[int, ...]:
+        info = self._stat()
+        return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+    def follow_path(self) -> None:
+        """Make `fd` the file that the path names now.  Raises OSError."""
+        info = self._stat()
+        if self.file == (info.st_dev, info.st_ino):
+            return
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file any more")
+        fd = os.open(self.path, self.flags)
+        try:
+            start = first_line(fd)
+        except OSError:
+            os.close(fd)
+            raise
+        if self.fd >= 0:
+            self.say("was replaced by another file of this name; going on with that")
+            self.edits += 1
+            self._leave(self.fd)
+        self.fd, self.file, self.start = fd, self._identity(fd), start
+        self.opened(fd)
+        self.suspects.found.clear()
+
+    def _open(self) -> int:
+        """A descriptor for one line's lock."""
+        return self.fd if self.single else os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+
+    def _leave(self, fd: int) -> None:
+        """Have done with the descriptor that was for reading; held lines may still have their locks on it."""
+        if not self.single:
+            os.close(fd)
+        elif DESCRIPTION_LOCKS:
+            self.left.append(fd)
+
+    def _close_left(self) -> None:
+        needed = {job.fd for job in self.held}
+        for fd in [fd for fd in self.left if fd not in needed]:
+            self.left.remove(fd)
+            os.close(fd)
+
+    def _close(self, fd: int) -> None:
+        """Close a line's descriptor and give back its lock; never one that has other locks, too."""
+        if not self.single:
+            os.close(fd)
+
+    @staticmethod
+    def _identity(fd: int) -> tuple[int, int]:
+        info = os.fstat(fd)
+        return info.st_dev, info.st_ino
+
+    def read_line(self, fd: int, line: Line, ahead: int = 1) -> bytes:
+        """The file from a line's state on and some way behind it, if the line stands there whole; else b''."""
+        if line.offset < 0:
+            return b""
+        before = 1 if line.offset > self.start else 0
+        end = 1 + len(line.text)
+        data = os.pread(fd, before + end + ahead, line.offset - before)
+        if before and data[:1] != b"\n":
+            return b""
+        data = data[before:]
+        return data if data[1:end] == line.text and data[end:end + 1] in (b"\n", b"") else b""
+
+    def state_at(self, fd: int, line: Line) -> bytes | None:
+        """The state of a line that stands where it stood; None if it does not."""
+        return self.read_line(fd, line)[:1] or None
+
+    def write(self, fd: int, line: Line, state: bytes) -> None:
+        """Write the state of a line that is locked and verified."""
+        os.pwrite(fd, state, line.offset)
+        if self.network:
+            os.fsync(fd)                        # a server that is full, or lost, says so only here
+
+    def has_new(self) -> bool:
+        """Whether a new job is left.  Raises OSError."""
+        return self.lines(NEW).next() is not None
+
+    def close(self) -> None:
+        """Have on disk what was written."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
+                os.fsync(self.fd)
+
+
+class Cursor:
+    """Finds the next line to take, for one runner: `.` lines, and what --retry and --resume let it take besides.
+
+    It moves forward through the file, and begins again at the top when it has come to the end and has found
+    something: states may have been set back.  claim() that finds nothing says in `again` when another look is worth
+    while.  A server has one for all its clients, and one more for each client with --retry or --resume.
+    """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     NAMED = 10                  # orphans that are named one by one
 
-    def __init__(self, path: str, *, say: Say, retry: bytes = b"", resume: bool = False, ordinals: bool = False,
-                 network: bool = False, wait_for_file: bool = False, read_only: bool = False,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, file: JobFile, *, retry: bytes = b"", resume: bool = False, ordinals: bool = False,
+                 wait_for_file: bool = False) -> None:
         """retry: the states to be taken besides '.'; resume: take orphans, too; wait_for_file: it may come later."""
-        self.path, self.say, self.clock = path, say, clock
-        self.retry, self.resume, self.ordinals, self.network = retry, resume, ordinals, network
-        self.wait_for_file = wait_for_file
-        self.flags = (os.O_RDONLY if DESCRIPTION_LOCKS or read_only else os.O_RDWR) | os.O_CLOEXEC
-        self.every = 5.0 if network else 1.0    # seconds from look to look
+        self.file, self.say, self.clock = file, file.say, file.clock
+        self.retry, self.resume, self.ordinals, self.wait_for_file = retry, resume, ordinals, wait_for_file
+        self.every = file.every
         self.again: float | None = None         # after a claim that found nothing: seconds until it may find more
         self.failed = ""                        # why nothing can be claimed any more
         self.orphans: list[int] = []            # line numbers of those met and not taken
-        self.held: set[Job] = set()
-        self.lost: list[Job] = []               # taken by others; told by the next look_after()
         self.taken = Taken()
-        self.suspects = Suspects(self.every, clock)
+        self.suspects = Suspects(self.every, self.clock)
+        self.edits = (file.edits, file.file)    # of the file, as far as they are taken into account
         self.tail: tuple[int, float] | None = None          # a last line without newline: file size, since when
         self.tail_seen = False                  # in this round
-        self.fd = -1                            # for reading; for classic locks: for everything
-        self.file = (0, 0)                      # its device and inode
-        self.start = 0                          # where its first line begins
         self.scan: Scan | None = None           # the round under way
         self.found = False                      # this round took something: another one follows
         self.refused = False                    # it met a line that somebody else held, perhaps only for a moment
@@ -698,8 +1194,6 @@ class JobFile:
         self.quiet: tuple[Any, float] | None = None         # signature at the start of the last empty round, and when
         self.cost = 0.0                         # seconds that the last round took
         self.trouble_since: float | None = None
-
-    # -- claiming ---------------------------------------------------------------------------------------------------
 
     def claim(self, last: bool = False) -> Job | None:
         """Claim the next job; None if a whole round through the file found nothing.
@@ -715,6 +1209,7 @@ class JobFile:
             return None
 
     def _claim(self, last: bool) -> Job | None:
+        self._notice_edits()
         if self.scan is None:
             if not last and self._nothing_new():
                 return None
@@ -733,21 +1228,23 @@ class JobFile:
                         self.found = True
                         return job
             except Shifted:
-                self._note_edit()
+                self.file.edits += 1
                 self._begin_round()
                 self.found = True
 
     def _begin_round(self) -> None:
         """Start from the top, with fresh reads.  Raises OSError."""
-        self._follow_path()
-        self.refresh()
-        self._keep_hold()                       # or an idle slot might take a job of ours that an edit has moved
-        if self.taken.last and self._state_at(self.fd, self.taken.last) is None:
-            self._note_edit()
+        file = self.file
+        file.follow_path()
+        file.refresh()
+        file.keep_hold()                        # or an idle slot might take a job of ours that an edit has moved
+        if self.taken.last and file.state_at(file.fd, self.taken.last) is None:
+            file.edits += 1
+        self._notice_edits()
         self.taken.begin_round()
         self.started = self.clock()
-        self.signature = self._sign()
-        self.scan = Scan(self.fd, self.start, NEW + RUNNING + self.retry, count_states=self.ordinals, careful=True)
+        self.signature = file.sign()
+        self.scan = Scan(file.fd, file.start, NEW + RUNNING + self.retry, count_states=self.ordinals, careful=True)
         self.found = self.refused = self.tail_seen = False
 
     def _end_round(self) -> None:
@@ -779,27 +1276,21 @@ class JobFile:
             return True
         if self.again is not None:
             return False
-        self.refresh()
-        return since < max(self.every, 100 * self.cost) and self._sign() == self.quiet[0]
+        self.file.refresh()
+        return since < max(self.every, 100 * self.cost) and self.file.sign() == self.quiet[0]
 
-    def _note_edit(self) -> None:
-        """Lines may have moved: begin a new round, by what they say now."""
-        self.taken.note_edit()
+    def _notice_edits(self) -> None:
+        """If lines have moved: begin a new round, by what they say now."""
+        now = self.file.edits, self.file.file
+        if self.edits == now:
+            return
+        if self.edits[1] != now[1]:                 # it is another file altogether
+            self.tail = None
+            self.suspects.found.clear()
+        if self.edits[0] != now[0]:
+            self.taken.note_edit()
         self.scan = self.quiet = None
-
-    def _stat(self) -> os.stat_result:
-        """What the path names now.
-
-        NFS answers from the directory's cached attributes, so for up to a minute it does not see that another host has
-        renamed a new file to this place; opening the directory makes it ask the server (seen on v4.2: 23 s, then 0).
-        """
-        if self.network:
-            os.close(os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        return os.stat(self.path)
-
-    def _sign(self) -> tuple[int, ...]:
-        info = self._stat()
-        return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+        self.edits = now
 
     def _may_take(self, line: Line) -> bool:
         """Whether a line that was found is for us."""
@@ -808,108 +1299,60 @@ class JobFile:
         if line.state == NEW:
             return True
         if line.state == RUNNING:
-            return self._is_orphan(line)
+            return self.file.is_orphan(line, self.suspects)
         return line not in self.taken
 
     def _still_grows(self) -> bool:
         """Whether the file, whose last line has no newline, may have grown lately."""
         self.tail_seen = True
-        size = os.fstat(self.fd).st_size
+        size = os.fstat(self.file.fd).st_size
         if not self.tail or self.tail[0] != size:
             self.tail = (size, self.clock())
         return self.clock() - self.tail[1] < self.every
 
-    def _is_orphan(self, line: Line) -> bool:
-        """Look at a line `r`: whether it is an orphan for sure."""
-        if not is_free(self.fd, line.offset) or self._is_ours(line.offset):
-            self.suspects.acquit(line.offset)
-            return False
-        if self._state_at(self.fd, line) != RUNNING:    # read after the lock test: it had ended just before that
-            return False
-        return self.suspects.look(line)
-
-    def _is_ours(self, offset: int) -> bool:
-        """Whether we hold this line; classic locks do not exclude their own process."""
-        return any(job.offset == offset and job.file == self.file for job in self.held)
-
     def _take(self, line: Line) -> Job | None:
-        """Lock a line, verify it, mark it `r`.  An orphan that we are not to run becomes `e`."""
-        fd, job = self._open(), None
-        try:
-            if self._identity(fd) != self.file:     # the file was replaced this very moment
-                raise Shifted
-            if not DESCRIPTION_LOCKS and self._is_ours(line.offset):
-                return None
-            if not lock(fd, line.offset):
+        """Lock a line, verify it, mark it `r`.  An orphan that we are not to run becomes `e`.  Raises Shifted."""
+        file = self.file
+        with file.locked_line(line) as fd:
+            if fd < 0:
                 self.refused = True
-                self.refresh()
+                file.refresh()
                 self.scan.reread()
                 return None
-            try:
-                job = self._mark(fd, line)
-                return job
-            finally:
-                if not job:
-                    unlock(fd, line.offset)
-        finally:
-            if not job:
-                self._close(fd)
-
-    def _mark(self, fd: int, line: Line) -> Job | None:
-        """Verify a line that is locked, and write its first state.  Raises Shifted."""
-        data = self._read_line(fd, line, Scan.SMALL)
-        if not data:
-            raise Shifted
-        self.scan.reread(data)
-        if data[:1] != line.state:                  # taken, and ended or not, since we read it
-            return None
-        job = Job(**vars(line), fd=fd, file=self.file)
-        if line.state != RUNNING:
-            try:
-                self._write(fd, line, RUNNING)
-            except OSError:                         # disk full, lease lost: no `r` may stay behind without a lock
-                with contextlib.suppress(OSError):
-                    self._write(fd, line, line.state)
-                raise
-        elif self.resume and line not in self.taken:
+            data = file.read_line(fd, line, Scan.SMALL)
+            if not data:
+                raise Shifted
+            self.scan.reread(data)
+            if data[:1] != line.state:              # taken, and ended or not, since we read it
+                return None
+            if line.state == RUNNING and not (self.resume and line not in self.taken):
+                file.write(fd, line, ERROR)
+                self._name_orphan(line)
+                return None
+            job = file.mark(fd, line)
+        if line.state == RUNNING:
             self.say(f"line {line.number}: was left behind by a dead runner, is run again")
-        else:
-            self._write(fd, line, ERROR)
-            self.orphans.append(line.number)
-            if len(self.orphans) <= self.NAMED:
-                self.say(f"line {line.number}: was left behind by a dead runner, marked e (--resume runs it again)")
-            return None
         if line.state != NEW:
             self.taken.add(line)
             job.taken = True
-        self.held.add(job)
         return job
+
+    def _name_orphan(self, line: Line) -> None:
+        self.orphans.append(line.number)
+        if len(self.orphans) <= self.NAMED:
+            self.say(f"line {line.number}: was left behind by a dead runner, marked e (--resume runs it again)")
 
     # -- results ----------------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
-        try:
-            found = self._find(job)
-            if found is None:
-                job.missing += 1
-                if job.missing < self.LOOKS:
-                    raise NotNow("its line is not where it was")
-            elif found == RUNNING:
-                self._write(job.fd, job, state)
-        except OSError as error:
-            raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
+        fault = self.file.finish(job, state)
         bad = state in (FAILED, ERROR)
         if self.retry and bad and not job.taken and job.offset >= 0:
             self.taken.add(job)
         elif job.taken and not bad:
             self.taken.discard(job)
-        self.give_up(job)
-        if found is None:
-            return f"its line is gone; its result {show(state)} is not written"
-        if found != RUNNING:
-            return f"its state was set to '{show(found)}' meanwhile; its result {show(state)} is not written"
-        return ""
+        return fault
 
     def release(self, job: Job) -> str:
         """Put a claimed job that was not started back to what it was.  Raises NotNow."""
@@ -918,238 +1361,7 @@ class JobFile:
             self.taken.discard(job)
         return fault
 
-    def give_up(self, job: Job) -> None:
-        """Let go of a job's line without writing anything."""
-        self.held.discard(job)
-        if job.fd < 0:
-            return
-        if job.offset >= 0:
-            with contextlib.suppress(OSError):      # EIO, ESTALE: the lock is lost already
-                unlock(job.fd, job.offset)
-        self._close(job.fd)
-        job.fd = -1
-
-    # -- looking after held lines -----------------------------------------------------------------------------------
-
-    def look_after(self) -> list[Job]:
-        """Follow the lines that an edit has moved and take back lost locks; the jobs that others have taken from us."""
-        if not self.held and not self.lost:
-            return []
-        try:
-            self._follow_path()
-            self.refresh()
-            self._keep_hold()
-        except OSError:
-            pass                    # not there, or not now; the next look is a second away, and finish() says so
-        lost, self.lost = self.lost, []
-        return lost
-
-    def _keep_hold(self) -> None:
-        """Lock held lines where they stand now; note in `lost` those that others have."""
-        moved = [job for job in self.held if self._stands(job) is None]
-        lost = [job for job in moved if job.fd < 0 and self._retake(job) is False]
-        self.lost += lost
-        self.held.difference_update(lost)
-        self._relocate([job for job in moved if job not in lost and self._stands(job) is None])
-
-    def _find(self, job: Job) -> bytes | None:
-        """The state of a held line, wherever it stands now; None if it is nowhere.  Raises OSError."""
-        try:
-            self._follow_path()
-        except FileNotFoundError:
-            return None                             # deleted; or an editor is about to put a new one there
-        state = self._stands(job, fresh=True)
-        if state is None:
-            if job.fd < 0 and self._retake(job) is False:
-                return b"?"
-            self._relocate([job])
-            state = self._stands(job)
-        return state
-
-    def _stands(self, job: Job, fresh: bool = False) -> bytes | None:
-        """The state of a held line if it stands where it stood, in today's file, and its lock is good.
-
-        fresh: other hosts may have edited the file since the last refresh(); locking the line again is one, too.
-        """
-        if job.file != self.file or job.fd < 0:
-            return None
-        try:
-            if fresh and self.network and job.offset >= 0 and not lock(job.fd, job.offset):
-                raise OSError(errno.EIO, "the lock was lost")
-            return self._state_at(job.fd, job)
-        except OSError as error:
-            if error.errno not in (errno.EIO, errno.ESTALE, errno.EBADF):
-                raise
-            self._close(job.fd)     # NFS: the lease was lost, and with it every lock of this host; the old descriptor
-            job.fd = -1             # stays useless, even where a lock on it seems to succeed
-            return None
-
-    def _retake(self, job: Job) -> bool | None:
-        """Lock a line anew whose lock was lost: False if somebody else has it, None if it stands there no more."""
-        if job.offset < 0:
-            return None
-        fd = self._open()
-        if not lock(fd, job.offset):
-            self._close(fd)
-            return False
-        if self._state_at(fd, job) is None:
-            self._close(fd)
-            return None
-        job.fd, job.file = fd, self._identity(fd)
-        self.say(f"line {job.number}: its lock was lost and is taken back")
-        return True
-
-    def _relocate(self, jobs: list[Job]) -> None:
-        """Find where edited lines stand now, and lock them there."""
-        wanted: dict[bytes, list[Job]] = {}
-        for job in sorted(jobs, key=lambda job: job.number):
-            wanted.setdefault(job.text, []).append(job)
-            if job.fd >= 0 and job.file == self.file and job.offset >= 0:
-                unlock(job.fd, job.offset)      # something else stands there now, perhaps another of our lines
-                job.offset = -1
-        if not wanted:
-            return
-        self._note_edit()
-        saved: dict[bytes, list[Line]] = {}     # by an editor, over the file, as it read them before the claim
-        for line in Scan(self.fd, self.start, NEW + RUNNING):
-            left = wanted.get(line.text)
-            if left and line.state == RUNNING and self._move(left[0], line):
-                left.pop(0)
-            elif left and line.state == NEW:
-                saved.setdefault(line.text, []).append(line)
-        for text, lines in saved.items():
-            left = wanted[text]
-            sure = len(left) == len(lines)      # if there are more such lines than jobs, only the number can tell
-            for job, line in zip(left, lines) if sure else itertools.product(left, lines):
-                if sure or job.number == line.number:
-                    self._move(job, line)
-
-    def _move(self, job: Job, line: Line) -> bool:
-        """Lock a held job's line where it stands now, if it is free and still so."""
-        same = job.fd >= 0 and job.file == self.file
-        fd = job.fd if same else self._open()   # on the same file the job shares it: so it keeps its life sign
-        ours = self._is_ours(line.offset)
-        if ours or not lock(fd, line.offset) or self._state_at(fd, line) != line.state:
-            if not same:
-                self._close(fd)                 # gives a lock back, too
-            elif not ours:
-                unlock(fd, line.offset)
-            return False
-        if not same and job.fd >= 0:
-            self._close(job.fd)
-        job.fd, job.file, job.offset, job.missing = fd, self._identity(fd), line.offset, 0
-        if line.state == NEW:
-            self._write(fd, job, RUNNING)
-        self.say(f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
-        return True
-
-    # -- by hand, and just looking ----------------------------------------------------------------------------------
-
-    def set_state(self, fd: int, line: Line, state: bytes, force: bool) -> str:
-        """Set the state of a line that a scan has found; why that was refused, or ''.  Raises OSError.
-
-        fd: open for reading and writing.  Running lines are locked, and refused, unless forced.
-        """
-        if lock(fd, line.offset):
-            try:
-                return self._overwrite(fd, line, state, force)
-            finally:
-                unlock(fd, line.offset)
-        if not force:
-            return "is running (wait for it, or use --force)"
-        with locked(fd, APPEND_BYTE, patience=30.0):    # on NFS a write under any lock leaves its neighbours alone
-            return self._overwrite(fd, line, state, force)
-
-    def _overwrite(self, fd: int, line: Line, state: bytes, force: bool) -> str:
-        found = self._state_at(fd, line)
-        if found is None or found != line.state and not force:
-            return "has changed meanwhile, and is left alone"
-        self._write(fd, line, state)
-        return ""
-
-    def lines(self, states: bytes | None = None, count_states: bool = False) -> Scan:
-        """All job lines, or those in some states, freshly read.  Raises OSError."""
-        self._follow_path()
-        self.refresh()
-        return Scan(self.fd, self.start, states, count_states=count_states)
-
-    def survey(self) -> Survey:
-        """Count the states, and tell orphans from running jobs.  Raises OSError."""
-        scan = self.lines(RUNNING, count_states=True)
-        found = Survey(scan.states)
-        for line in scan:
-            (found.orphans if self._is_orphan(line) else found.running).append(line)
-        self.suspects.end_round()
-        found.unsure = len(self.suspects.found) - len(found.orphans)
-        return found
-
-    # -- small steps ------------------------------------------------------------------------------------------------
-
-    def refresh(self) -> None:
-        """Make reads fresh on a network file system: only a granted lock does."""
-        if self.network:
-            for _ in range(100):
-                if lock(self.fd, REFRESH_BYTE, shared=True):
-                    return unlock(self.fd, REFRESH_BYTE)
-                time.sleep(0.01)                # nobody of ours locks it exclusively
-            raise OSError(errno.EAGAIN, "somebody keeps its refresh byte locked")
-
-    def _follow_path(self) -> None:
-        """Make `fd` the file that the path names now.  Raises OSError."""
-        info = self._stat()
-        if self.file == (info.st_dev, info.st_ino):
-            return
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file any more")
-        fd = os.open(self.path, self.flags)
-        try:
-            start = first_line(fd)
-        except OSError:
-            os.close(fd)
-            raise
-        if self.fd >= 0:
-            self.say("was replaced by another file of this name; going on with that")
-            self._note_edit()
-            self._close(self.fd)
-        self.fd, self.file, self.start = fd, self._identity(fd), start
-        self.scan, self.quiet, self.tail = None, None, None
-        self.suspects.found.clear()
-
-    def _open(self) -> int:
-        """A descriptor for one line's lock; the only one there is, where locks are classic."""
-        return os.open(self.path, os.O_RDWR | os.O_CLOEXEC) if DESCRIPTION_LOCKS else self.fd
-
-    def _close(self, fd: int) -> None:
-        """Close a descriptor and give back its lock; never a classic one, which would give back all others."""
-        if DESCRIPTION_LOCKS:
-            os.close(fd)
-
-    @staticmethod
-    def _identity(fd: int) -> tuple[int, int]:
-        info = os.fstat(fd)
-        return info.st_dev, info.st_ino
-
-    def _read_line(self, fd: int, line: Line, ahead: int = 1) -> bytes:
-        """The file from a line's state on and some way behind it, if the line stands there whole; else b''."""
-        if line.offset < 0:
-            return b""
-        before = 1 if line.offset > self.start else 0
-        end = 1 + len(line.text)
-        data = os.pread(fd, before + end + ahead, line.offset - before)
-        if before and data[:1] != b"\n":
-            return b""
-        data = data[before:]
-        return data if data[1:end] == line.text and data[end:end + 1] in (b"\n", b"") else b""
-
-    def _state_at(self, fd: int, line: Line) -> bytes | None:
-        """The state of a line that stands where it stood; None if it does not."""
-        return self._read_line(fd, line)[:1] or None
-
-    def _write(self, fd: int, line: Line, state: bytes) -> None:
-        """Write the state of a line that is locked and verified."""
-        os.pwrite(fd, state, line.offset)
-        if self.network:
-            os.fsync(fd)                        # a server that is full, or lost, says so only here
+    # -- trouble, and just looking ----------------------------------------------------------------------------------
 
     def _bear(self, error: OSError) -> None:
         """Put up with an error of the file system for a while, then fail for good."""
@@ -1159,63 +1371,53 @@ class JobFile:
         if self.trouble_since is None:
             self.trouble_since = now
             self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
-        patience = self.TROUBLE if self.network else self.LOOKS * self.every
+        patience = self.TROUBLE if self.file.network else self.file.LOOKS * self.every
         if now - self.trouble_since >= patience and not self._may_come(error):
             self.failed, self.again = reason(error), None
 
     def _may_come(self, error: OSError) -> bool:
         return self.wait_for_file and error.errno == errno.ENOENT
 
-    def has_new(self) -> bool:
-        """Whether a new job is left.  Raises OSError."""
-        return self.lines(NEW).next() is not None
-
     def jobs_to_take(self) -> Iterator[Line]:
         """What claim() would find now, without touching anything.  Raises OSError."""
-        for line in self.lines(NEW + RUNNING + self.retry):
-            if line.state != RUNNING or self.resume and is_free(self.fd, line.offset):
+        for line in self.file.lines(NEW + RUNNING + self.retry):
+            if line.state != RUNNING or self.resume and is_free(self.file.fd, line.offset):
                 yield line
-
-    def close(self) -> None:
-        """Have on disk what was written."""
-        if self.fd >= 0:
-            with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
-                os.fsync(self.fd)
 
 
 class FileJobs:
-    """A JobFile as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
+    """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
 
     A connection to a server has the same methods, and is all that a Runner needs to know about where jobs come from:
-    claim, finish, release, look_after, has_new, close; `every` (seconds between looks after the held lines), `poll`
+    claim, finish, release, look_after, has_new, leave; `every` (seconds between looks after the held lines), `poll`
     (seconds between looks for new jobs while there are none), `again`, `failed` and `orphans`.
     """
 
-    def __init__(self, file: JobFile, worker: Worker) -> None:
-        self.file, self.worker = file, worker
-        self.every = file.every
-        self.poll = 5.0 if file.network else 0.25
+    def __init__(self, cursor: Cursor, worker: Worker) -> None:
+        self.cursor, self.file, self.worker = cursor, cursor.file, worker
+        self.every = cursor.every
+        self.poll = 5.0 if cursor.file.network else 0.25
 
     @property
     def again(self) -> float | None:
-        return self.file.again
+        return self.cursor.again
 
     @property
     def failed(self) -> str:
-        return self.file.failed
+        return self.cursor.failed
 
     @property
     def orphans(self) -> list[int]:
-        return self.file.orphans
+        return self.cursor.orphans
 
     async def claim(self, last: bool) -> Job | None:
-        return await self.worker.call(self.file.claim, last)
+        return await self.worker.call(self.cursor.claim, last)
 
     async def finish(self, job: Job, state: bytes) -> str:
-        return await self.worker.call(self.file.finish, job, state)
+        return await self.worker.call(self.cursor.finish, job, state)
 
     async def release(self, job: Job) -> str:
-        return await self.worker.call(self.file.release, job)
+        return await self.worker.call(self.cursor.release, job)
 
     async def look_after(self) -> list[Job]:
         return await self.worker.call(self.file.look_after)
@@ -1223,8 +1425,11 @@ class FileJobs:
     async def has_new(self) -> bool:
         return await self.worker.call(self.file.has_new)
 
-    async def close(self) -> None:
-        await self.worker.call(self.file.close)
+    async def leave(self, runner: Runner) -> None:
+        """Have on disk what was written; a killed runner does not wait for a file system that may not answer."""
+        if not runner.killed:
+            await self.worker.call(self.file.close)
+            await self.worker.flush()
 
 
 class Worker:
@@ -1245,6 +1450,16 @@ class Worker:
         if not self.pool:
             return function(*args)
         return await asyncio.wrap_future(self._submit(function, *args))
+
+    def ask(self, then: Callable[[Any], None], function: Callable[..., Any], *args: Any) -> None:
+        """Make a call, and another one with its answer; at once, or in the event loop when the thread has answered.
+
+        Neither may raise: nobody would hear of it.
+        """
+        if not self.pool:
+            return then(function(*args))
+        done = asyncio.wrap_future(self._submit(function, *args))
+        done.add_done_callback(lambda future: then(future.result()))
 
     def post(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
         """Make a call without waiting; `size`: the bytes it holds on to.  It deals with its errors itself."""
@@ -1559,7 +1774,7 @@ class Writer:
 
     def write(self, data: bytes) -> None:
         """Have data written, together with what comes within two milliseconds: short jobs print few bytes each."""
-        if self.closed:
+        if self.closed or not data:
             return
         self.chunks.append(data)
         self.backlog += len(data)
@@ -1671,6 +1886,7 @@ class Run:
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
     ending: Ending | None = None
+    sinks: Sequence[Sink] = ()          # that take its events
     cause: str = ""                     # why it is being ended
     killer: asyncio.Task[None] | None = None
 
@@ -1781,8 +1997,11 @@ class Console(Sink):
             self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
 
 
-class FileSink(Sink):
-    """A sink that writes to files, through a worker, and says what it could not write."""
+class Store:
+    """Where a sink's records go: files here, written by a worker; a client's go to files of its server's.
+
+    What cannot be written is said, and the jobs go on.
+    """
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
         self.path, self.worker, self.trouble = path, worker, trouble
@@ -1790,6 +2009,17 @@ class FileSink(Sink):
     @property
     def backlog(self) -> int:
         return self.worker.backlog
+
+
+class StoreSink(Sink):
+    """A sink that writes to a store."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+
+    @property
+    def backlog(self) -> int:
+        return self.store.backlog
 
 
 @dataclass(eq=False)
@@ -1800,23 +2030,23 @@ class Record:
     rests: dict[Stream, bytes] = field(default_factory=dict)
 
 
-class LogFile(FileSink):
-    """A fixed record per job, at a fixed place: a heading and the last lines of the job, 160 bytes each.
-
-    Hosts share the file.  On NFS a page is written back whole, with old neighbours in it, unless a lock is held:
-    so each record is locked, and written by one pwrite.
-    """
+class LastLines(StoreSink):
+    """A fixed record per job: a heading and the last lines of the job, 160 bytes each."""
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
-    def __init__(self, path: str, lines: int, worker: Worker, trouble: Say) -> None:
-        """lines: of output per record.  Raises Problem."""
-        super().__init__(path, worker, trouble)
+    def __init__(self, store: Any, lines: int) -> None:
+        """lines: of output per record."""
+        super().__init__(store)
         self.lines = lines
-        self.fd = open_record(path, os.O_RDWR)
         self.place = b"(in %s)" % os.fsencode(os.getcwd())
         self.records: dict[Run, Record] = {}
         self.changed: dict[Run, Record] = {}
+
+    @classmethod
+    def size(cls, lines: int) -> int:
+        """The bytes of a record."""
+        return (1 + lines) * (cls.WIDTH + 1)
 
     def started(self, run: Run) -> None:
         record = Record(b".-> %s %s" % (run.job.command, self.place), deque(maxlen=self.lines))
@@ -1859,8 +2089,23 @@ class LogFile(FileSink):
     def _write(self, run: Run, record: Record) -> None:
         lines = [record.head, *record.lines]
         lines += [b""] * (1 + self.lines - len(lines))
-        data = b"".join(fit(line, self.WIDTH) + b"\n" for line in lines)
-        self.worker.post(self._store, (run.job.ordinal - 1) * len(data), data, size=len(data))
+        self.store.put(run.job, b"".join(fit(line, self.WIDTH) + b"\n" for line in lines))
+
+
+class LogFile(Store):
+    """The log file: record k, of the job with the ordinal k, is at a fixed place.
+
+    Hosts share the file.  On NFS a page is written back whole, with old neighbours in it, unless a lock is held:
+    so each record is locked, and written by one pwrite.
+    """
+
+    def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
+        """Raises Problem."""
+        super().__init__(path, worker, trouble)
+        self.fd = open_record(path, os.O_RDWR)
+
+    def put(self, job: Job, data: bytes) -> None:
+        self.worker.post(self._store, (job.ordinal - 1) * len(data), data, size=len(data))
 
     def _store(self, at: int, data: bytes) -> None:
         try:
@@ -1903,9 +2148,11 @@ class OutFile:
     job does (several round trips on NFS).
     """
 
-    def __init__(self, name: str, trouble: Say) -> None:
-        self.name, self.trouble = name, trouble
+    def __init__(self, name: str, fresh: bool, trouble: Say) -> None:
+        """fresh: no such file may be there; else the run began under a server before us, and this goes on."""
+        self.name, self.fresh, self.trouble = name, fresh, trouble
         self.fd = -1
+        self.size = 0                       # where it ends, as far as we know
         self.broken = False
 
     def prepare(self) -> None:
@@ -1915,14 +2162,19 @@ class OutFile:
         except OSError as error:
             self._give_up(error)
 
-    def store(self, data: bytes) -> None:
+    def store(self, at: int, data: bytes) -> None:
+        """Write what stands at this place of the stream; a client may tell it twice."""
         if self.broken:
             return
         try:
             if self.fd < 0:
-                self.fd = os.open(self.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            write_all(self.fd, data)
-        except OSError as error:            # what comes later would stand at the wrong place: the file ends here
+                exclusive = os.O_EXCL if self.fresh else 0
+                self.fd = os.open(self.name, os.O_WRONLY | os.O_CREAT | exclusive | os.O_CLOEXEC, 0o666)
+            if at > self.size and at > os.fstat(self.fd).st_size:
+                raise OSError(errno.EINVAL, "a piece is missing")
+            pwrite_all(self.fd, data, at)
+            self.size = at + len(data)
+        except OSError as error:            # what comes later would stand behind a hole: the file ends here
             self._give_up(error)
 
     def close(self) -> None:
@@ -1938,13 +2190,14 @@ class OutFile:
         self.trouble(f"{self.name}: {reason(error)} (this output is incomplete; the jobs go on)")
 
 
-class OutDir(FileSink):
-    """Everything that a job prints, in files of its own: DIR/ID.out and DIR/ID.err."""
+class OutDir(Store):
+    """The output directory: DIR/ID.out and DIR/ID.err."""
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
         """Makes the directory if need be.  Raises Problem."""
         super().__init__(path, worker, trouble)
+        self.files: dict[tuple[Job, bytes], OutFile] = {}
         try:
             os.makedirs(path, exist_ok=True)
         except OSError as error:
@@ -1952,18 +2205,40 @@ class OutDir(FileSink):
         if not os.access(path, os.W_OK | os.X_OK):
             raise Problem(f"{path}: permission denied (it must be a directory that can be written)")
 
+    def begin(self, job: Job) -> None:
+        """A run begins."""
+        self.end(job)
+        for stream in self.SUFFIX:
+            self.worker.post(self._file(job, stream, fresh=True).prepare)
+
+    def put(self, job: Job, stream: bytes, at: int, data: bytes) -> None:
+        file = self.files.get((job, stream)) or self._file(job, stream, fresh=False)
+        self.worker.post(file.store, at, data, size=len(data))
+
+    def end(self, job: Job) -> None:
+        """The run has ended."""
+        for stream in self.SUFFIX:
+            file = self.files.pop((job, stream), None)
+            if file:
+                self.worker.post(file.close)
+
+    def _file(self, job: Job, stream: bytes, fresh: bool) -> OutFile:
+        name = os.path.join(self.path, f"{job.number}{self.SUFFIX[stream]}")
+        file = self.files[job, stream] = OutFile(name, fresh, self.trouble)
+        return file
+
+
+class AllOutput(StoreSink):
+    """Everything that a job prints, in files of its own."""
+
     def started(self, run: Run) -> None:
-        for stream in run.streams:
-            name = os.path.join(self.path, f"{run.job.number}{self.SUFFIX[stream.name]}")
-            stream.data[self] = file = OutFile(name, self.trouble)
-            self.worker.post(file.prepare)
+        self.store.begin(run.job)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        self.worker.post(stream.data[self].store, data, size=len(data))
+        self.store.put(run.job, stream.name, stream.received - len(data), data)
 
     def ended(self, run: Run) -> None:
-        for stream in run.streams:
-            self.worker.post(stream.data[self].close)
+        self.store.end(run.job)
 
 
 def keep_older(name: str) -> None:
@@ -1976,8 +2251,8 @@ def keep_older(name: str) -> None:
     os.rename(name, f"{name}.~{number}~")
 
 
-class JobLog(FileSink):
-    """One line per run, in GNU parallel's format (parallel(1), --joblog): the record of history."""
+class JobLog(Store):
+    """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog)."""
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
@@ -1991,12 +2266,7 @@ class JobLog(FileSink):
         if head and head != self.HEADER:
             raise Problem(f"{path}: is not a job log (give another name)")
 
-    def ended(self, run: Run) -> None:
-        ending = run.ending
-        code = -1 if ending.cause == "timeout" else ending.code         # as GNU parallel has it
-        line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
-            run.job.number, run.host, run.began, run.took, run.streams[0].received, code,
-            ending.signal, run.job.command)
+    def put(self, job: Job, line: bytes) -> None:
         self.worker.post(self._store, line, size=len(line))
 
     def _store(self, line: bytes) -> None:
@@ -2004,6 +2274,17 @@ class JobLog(FileSink):
             append(self.fd, line, bool(self.worker.pool), self.HEADER, patience=10.0 if self.worker.pool else 1.0)
         except OSError as error:
             self.trouble(f"{self.path}: {reason(error)} (the job log is incomplete; the jobs go on)")
+
+
+class History(StoreSink):
+    """One line per run: the record of history."""
+
+    def ended(self, run: Run) -> None:
+        ending = run.ending
+        code = -1 if ending.cause == "timeout" else ending.code         # as GNU parallel has it
+        self.store.put(run.job, b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
+            run.job.number, run.host, run.began, run.took, run.streams[0].received, code, ending.signal,
+            run.job.command))
 
 
 # ======== The runner ==================================================================================================
@@ -2068,11 +2349,12 @@ class Runner:
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE,      # the machine is full, for now;
                errno.EBADF)             # the worker's thread has just exchanged the job's descriptor
 
-    def __init__(self, jobs: Any, processes: Processes, sinks: Sequence[Sink], settings: Settings, say: Say) -> None:
-        """jobs: a FileJobs, or what has its methods."""
+    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: Settings, say: Say,
+                 tally: Tally) -> None:
+        """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change."""
         self.jobs, self.processes, self.sinks, self.settings, self.say = jobs, processes, sinks, settings, say
         self.loop = asyncio.get_running_loop()
-        self.tally = Tally()
+        self.tally = tally
         self.runs: set[Run] = set()         # those that have a process
         self.busy = 0                       # slots at work
         self.turn = asyncio.Lock()          # one slot at a time looks for work
@@ -2101,7 +2383,6 @@ class Runner:
             alarm.cancel()
         if not self.killed:
             await self._account_for_rest()
-            await self.jobs.close()
 
     async def _account_for_rest(self) -> None:
         """Whether jobs are left that should have been run."""
@@ -2125,7 +2406,7 @@ class Runner:
     def drain(self, number: int) -> None:
         """Start nothing more, wait for what runs."""
         self.say(f"{signal.Signals(number).name}: starting no more jobs, waiting for {plural(self.busy, 'job')}")
-        self._stop()
+        self.stop()
 
     def kill(self, number: int) -> None:
         """End the jobs and leave; at once if it is another INT.  Slurm sends TERM twice and does not mean that by it."""
@@ -2134,21 +2415,23 @@ class Runner:
             return
         self.killed = number
         self.say(f"{signal.Signals(number).name}: ending {plural(len(self.runs), 'job')}")
-        self._stop()
-        self._end_all()
+        self.stop()
+        self.end_all()
         asyncio.ensure_future(self._last_resort())
 
     def _wall(self) -> None:
         self.say(f"the wall time is over, ending {plural(len(self.runs), 'job')}")
         self.wall_over = True
-        self._stop()
-        self._end_all()
+        self.stop()
+        self.end_all()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Start nothing more."""
         self.stopping = True
         self.changed.set()
 
-    def _end_all(self) -> None:
+    def end_all(self) -> None:
+        """End what runs."""
         for run in list(self.runs):
             self._end(run, "stop")
 
@@ -2174,7 +2457,7 @@ class Runner:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            for sink in self.sinks:
+            for sink in {*self.sinks, *(sink for run in self.runs for sink in run.sinks)}:
                 sink.tick()
 
     # -- slots ------------------------------------------------------------------------------------------------------
@@ -2209,7 +2492,7 @@ class Runner:
             if job:                             # it was claimed while the signal came
                 await self._settle(job, functools.partial(self.jobs.release, job))
             elif self.jobs.failed or self.jobs.again is None and not self.busy and not self.settings.follow:
-                self._stop()                    # the other slots need not look again
+                self.stop()                    # the other slots need not look again
             else:
                 await self._wait(min(self.jobs.poll, self.jobs.again or self.jobs.poll))
         return None
@@ -2219,7 +2502,7 @@ class Runner:
         timeout, wall = self.settings.timeout, self.settings.walltime
         if timeout and wall and self.loop.time() - self.began + timeout > wall:
             self.wall_over = True
-            self._stop()
+            self.stop()
         return not self.stopping
 
     async def _wait(self, seconds: float) -> None:
@@ -2232,7 +2515,7 @@ class Runner:
     async def _work(self, job: Job, slot: str) -> None:
         """Run a job, again if it fails and that is wished, and write down its state."""
         for _ in range(1 + self.settings.retries):
-            run = Run(job, slot, self.settings.host)
+            run = Run(job, slot, self.settings.host, sinks=tuple(self.sinks))
             state = await self._run(run)
             if state == DONE or self.stopping or run.cause not in ("", "timeout") or not run.shell:
                 break
@@ -2282,13 +2565,13 @@ class Runner:
         self._drain(run)
         run.took = self.loop.time() - run.started
         run.ending = Ending(status, run.cause, limit or 0.0)
-        for sink in self.sinks:
+        for sink in run.sinks:
             sink.ended(run)
         return run.ending.state
 
     async def _start(self, run: Run) -> bytes:
         """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be any more."""
-        for sink in self.sinks:
+        for sink in run.sinks:
             sink.starting(run)
         pause = 0.1
         while True:
@@ -2332,7 +2615,7 @@ class Runner:
         self.runs.add(run)
         if not self.young:
             self.young = self.loop.call_later(self.YOUNG, self._watch_older)
-        for sink in self.sinks:
+        for sink in run.sinks:
             sink.started(run)
 
     def _end(self, run: Run, cause: str) -> None:
@@ -2386,7 +2669,7 @@ class Runner:
 
     def _feed(self, run: Run, stream: Stream, data: bytes) -> None:
         stream.received += len(data)
-        for sink in self.sinks:
+        for sink in run.sinks:
             sink.output(run, stream, data)
 
     def _drain(self, run: Run) -> None:
@@ -2424,6 +2707,49 @@ class Runner:
 PROG = "runmaker4.py"
 
 
+Add = Callable[..., Any]        # an argument group's add_argument
+
+
+def add_running_options(add: Add) -> None:
+    """What runner and client can be told about which jobs they run."""
+    add("-j", "--jobs", type=whole_number(0, 100_000), default=1, metavar="N",
+        help="run N jobs at once, 0: as many as there are CPUs for this process [1]")
+    add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
+    add("-r", "--retry", action="store_true", help="also run jobs that failed (!) or ended in error (e)")
+    add("--resume", action="store_true", help="also run jobs in error (e) or left behind by a dead runner (r)")
+    add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
+    add("--follow", action="store_true", help="when there is nothing to do, or no file yet, wait for more")
+
+
+def add_limits(add: Add) -> None:
+    """What ends jobs."""
+    add("--timeout", type=duration, metavar="T", help="kill a job that runs longer, and mark it !")
+    add("--walltime", type=duration, metavar="T",
+        help="after T, kill what runs (marked e) and exit; start no job whose timeout no longer fits")
+
+
+def add_records(add: Add) -> None:
+    """What runner and server can write besides the job file."""
+    add("-l", "--logfile", metavar="FILE", help="the last lines of every job, a fixed record each; shared by all hosts")
+    add("-n", "--loglines", type=whole_number(1, 10_000), default=3, metavar="N", help="lines of output per record [3]")
+    add("--outdir", metavar="DIR", help="everything a job prints: DIR/LINE.out, DIR/LINE.err")
+    add("--joblog", metavar="FILE", help="one line per run of a job, in GNU parallel's format")
+
+
+def add_verbosity(add: Add) -> None:
+    """How much is printed."""
+    add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
+    add("-v", "--verbose", action="store_true", help="print more")
+
+
+def add_background(add: Add) -> None:
+    """How to go into the background; and --help, which stands last everywhere."""
+    add("-d", "--daemon", action="store_true", help="go into the background (errors of the start come first)")
+    add("--pidfile", metavar="FILE", help="write the process number there")
+    add("--errors", metavar="FILE", help="append there what would go to stderr")
+    add("-h", "--help", action="help", help="print this help")
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options of runmaker4.py.  Raises Problem."""
     parser = Parser(
@@ -2436,32 +2762,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", help="the job file")
-    add("-j", "--jobs", type=whole_number(0, 100_000), default=1, metavar="N",
-        help="run N jobs at once, 0: as many as there are CPUs for this process [1]")
-    add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
-    add("-r", "--retry", action="store_true", help="also run jobs that failed (!) or ended in error (e)")
-    add("--resume", action="store_true", help="also run jobs in error (e) or left behind by a dead runner (r)")
-    add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
-    add("--follow", action="store_true", help="when there is nothing to do, or no file yet, wait for more")
+    add_running_options(add)
     add("--dry-run", action="store_true", help="print what would be run, touch nothing")
-    add = parser.add_argument_group("limits").add_argument
-    add("--timeout", type=duration, metavar="T", help="kill a job that runs longer, and mark it !")
-    add("--walltime", type=duration, metavar="T",
-        help="after T, kill what runs (marked e) and exit; start no job whose timeout no longer fits")
+    add_limits(parser.add_argument_group("limits").add_argument)
     add = parser.add_argument_group("output and records").add_argument
-    add("-l", "--logfile", metavar="FILE", help="the last lines of every job, a fixed record each; shared by all hosts")
-    add("-n", "--loglines", type=whole_number(1, 10_000), default=3, metavar="N", help="lines of output per record [3]")
-    add("--outdir", metavar="DIR", help="everything a job prints: DIR/LINE.out, DIR/LINE.err")
-    add("--joblog", metavar="FILE", help="one line per run of a job, in GNU parallel's format")
-    add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
-    add("-v", "--verbose", action="store_true", help="print more")
+    add_records(add)
+    add_verbosity(add)
     add = parser.add_argument_group("hosts and background").add_argument
     add("--name", metavar="NAME", help="this host's name in messages [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
-    add("-d", "--daemon", action="store_true", help="go into the background (errors of the start come first)")
-    add("--pidfile", metavar="FILE", help="write the process number there")
-    add("--errors", metavar="FILE", help="append there what would go to stderr")
-    add("-h", "--help", action="help", help="print this help")
+    add_background(add)
     return parser.parse_args(argv)
 
 
@@ -2481,35 +2791,71 @@ def rerun_command(argv: Sequence[str], failed: bool) -> str:
     return shlex.join([python if same else sys.executable, script, *words])
 
 
+def open_descriptors() -> list[int]:
+    """The descriptors that are open; without /proc those that may be."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            return [int(name) for name in os.listdir(folder)]
+    return list(range(1024))
+
+
 def keep_descriptors_from_jobs() -> None:
     """Whatever we were started with besides 0 to 2 (`flock 9`, a pipe of make's) is not for jobs to hold open."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir("/dev/fd"):
-            if int(name) > 2:
-                with contextlib.suppress(OSError):      # the one that listed them is closed by now
-                    os.set_inheritable(int(name), False)
+    for fd in open_descriptors():
+        if fd > 2:
+            with contextlib.suppress(OSError):          # the one that listed them is closed by now
+                os.set_inheritable(fd, False)
 
 
 def go_into_background() -> int:
     """Leave terminal and session (daemon(7)); stay in the directory, where the jobs are to run.
 
-    The starter waits until the descriptor that is returned is closed: were it the leader of its session (ssh -t), its
-    end would hang up on us before we have left.
+    The starter waits until detach() is called with the descriptor that is returned: were it the leader of its session
+    (ssh -t), its end would hang up on us before we have left.
     """
     watch, ready = os.pipe()
     if os.fork():
         os.close(ready)
-        os.read(watch, 1)
-        os._exit(0)
+        os._exit(0 if os.read(watch, 1) else 2)
     os.close(watch)
     os.setsid()
     if os.fork():
         os._exit(0)
+    return ready
+
+
+def detach(ready: int) -> None:
+    """All went well: let the starter go, and have no more to do with its terminal."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe to someone who waits for its end
             os.dup2(null, fd)
-    return ready
+    os.write(ready, b"+")
+    os.close(ready)
+
+
+def fork_quietly() -> int:
+    """fork(2) besides a thread: Python warns of that, but the children that we make need no lock of its."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def change_argument(old: bytes, new: bytes) -> bool:
+    """Overwrite bytes, as many, in what ps shows of us (proc(5): arg_start, arg_end in /proc/self/stat); whether it is so."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            at = memory.read(end - start).find(old)
+            if at >= 0:
+                memory.seek(start + at)
+                memory.write(new)
+        return True
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def leave_without_waiting(code: int) -> None:
@@ -2520,9 +2866,7 @@ def leave_without_waiting(code: int) -> None:
     waiting; it is nobody's business any more.
     """
     parent = os.getpid()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)     # fork() besides a thread: this child needs no lock
-        child = os.fork()
+    child = fork_quietly()
     if child == 0:
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
@@ -2534,51 +2878,68 @@ def leave_without_waiting(code: int) -> None:
     os._exit(code)
 
 
-class App:
-    """runmaker4.py: checks everything that can be checked, then puts the parts together and runs them."""
+def run_loop(main: Any) -> int:
+    """As asyncio.run(), which would wait for a resolver that does not answer before it lets us go."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks))
+        loop.close()
+
+
+class Program:
+    """What runner, server and client have in common: messages, records, the background, the event loop."""
     TROUBLES = 10               # messages of one kind that are printed
 
-    def __init__(self, argv: Sequence[str]) -> None:
-        """Raises Problem."""
-        self.argv = argv
-        self.options = options = parse(argv)
+    def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
+        """label: the job file, or the server, for messages.  Raises Problem."""
+        self.prog, self.label, self.options = prog, label, options
+        self.say: Say = self._say_directly
+        self.tally = Tally()
+        self.troubles = 0
         try:
             os.getcwd()
         except OSError:
             raise Problem("the current directory is gone (cd to one that exists)") from None
-        self.path = options.file
-        self.say: Say = self._say_directly
-        self.threaded = False
-        self.troubles = 0
-        self.mount = check_mount(self.path, options.single_host, self._say_directly)
-        if not (options.follow and not os.path.lexists(self.path)):
-            os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
-            if not options.dry_run:
-                test_locks(self.path)
-        number = options.jobs or available_cpus()
-        self.slots = [str(slot + 1) for slot in range(number)]
+
+    def use_worker(self, network: bool) -> None:
+        """Have what writes files: in a thread of its own where a file system may not answer."""
+        paths = [getattr(self.options, name, None) for name in ("logfile", "outdir", "joblog")]
+        self.threaded = network or any(find_mount(path).network for path in paths if path)
+        self.worker = Worker(self.threaded)
+
+    def open_stores(self, job_file: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
+        """What -l, --outdir and --joblog ask for.  Raises Problem."""
+        options = self.options
+        names = {os.path.realpath(job_file)}
+        for path in (options.logfile, options.joblog, options.errors, options.pidfile):
+            if path and os.path.realpath(path) in names:
+                raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
+            names.add(os.path.realpath(path or ""))
+        trouble = functools.partial(self.in_loop, self._trouble)
+        return (LogFile(options.logfile, self.worker, trouble) if options.logfile else None,
+                OutDir(options.outdir, self.worker, trouble) if options.outdir else None,
+                JobLog(options.joblog, self.worker, trouble) if options.joblog else None)
 
     def main(self) -> int:
-        """Run, or say what would be run; the exit status."""
+        """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
         options = self.options
-        if options.dry_run:
-            return self._dry_run()
-        allow_descriptors(32 + len(self.slots) * (7 if options.outdir else 5))
-        self.threaded = self.mount.network or any(
-            find_mount(path).network for path in (options.logfile, options.outdir, options.joblog) if path)
-        self.worker = Worker(self.threaded)
-        self.sinks = self._open_sinks()
         pidfile = open_record(options.pidfile, os.O_WRONLY) if options.pidfile else -1
         if options.errors:
             os.dup2(open_record(options.errors, os.O_WRONLY | os.O_APPEND), 2)
         ready = go_into_background() if options.daemon else -1
         if pidfile >= 0:
-            os.ftruncate(pidfile, 0)
-            write_all(pidfile, b"%d\n" % os.getpid())
+            self._write_pid(pidfile)
         if ready >= 0:
-            os.close(ready)
+            detach(ready)
         keep_descriptors_from_jobs()
-        code = asyncio.run(self._run())
+        code = run_loop(self._run())
         if pidfile >= 0:
             with contextlib.suppress(OSError):
                 os.unlink(options.pidfile)
@@ -2586,107 +2947,164 @@ class App:
             leave_without_waiting(code)
         return code
 
-    def _dry_run(self) -> int:
-        if os.path.lexists(self.path):          # with --follow it need not be there
-            put_lines(map(bytes, self._job_file().jobs_to_take()))
-        return 0
-
-    def _job_file(self) -> JobFile:
-        options = self.options
-        retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
-        return JobFile(self.path, say=lambda text: self._in_loop(self.say, text), retry=retry, resume=bool(retry),
-                       ordinals=bool(options.logfile), network=self.mount.network, wait_for_file=options.follow)
-
-    def _open_sinks(self) -> list[Sink]:
-        """All but the console.  Raises Problem."""
-        options = self.options
-        names = {os.path.realpath(self.path)}
-        for path in (options.logfile, options.joblog, options.errors, options.pidfile):
-            if path and os.path.realpath(path) in names:
-                raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
-            names.add(os.path.realpath(path or ""))
-        trouble = functools.partial(self._in_loop, self._trouble)
-        sinks: list[Sink] = []
-        if options.logfile:
-            sinks.append(LogFile(options.logfile, options.loglines, self.worker, trouble))
-        if options.outdir:
-            sinks.append(OutDir(options.outdir, self.worker, trouble))
-        if options.joblog:
-            sinks.append(JobLog(options.joblog, self.worker, trouble))
-        return sinks
+    def _write_pid(self, fd: int) -> None:
+        try:
+            os.ftruncate(fd, 0)
+            write_all(fd, b"%d\n" % os.getpid())
+        except OSError as error:
+            raise Problem(f"{self.options.pidfile}: {reason(error)} (the process number must be written)") from None
 
     async def _run(self) -> int:
         """All that happens inside the event loop."""
-        options = self.options
         self.loop = asyncio.get_running_loop()
         self.stdout = Writer(1, self.loop, self._stdout_broken)
         same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
         self.stderr = self.stdout if same else Writer(2, self.loop, lambda error: None)     # nowhere is left to say it
         self.say = self._say
-        if not options.quiet:
-            colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-            self.sinks.insert(0, Console(self.stdout, not options.logfile, colour))
-        settings = Settings(
-            self.slots, os.fsencode(options.name or os.uname().nodename), one_only=options.one_only,
-            retries=options.retries, timeout=options.timeout, walltime=options.walltime, follow=options.follow,
-            verbose=options.verbose)
-        signals = Signals(self.loop)
+        self.signals = Signals(self.loop)
         try:
-            return await self._run_jobs(settings, signals)
+            return await self.work()
         finally:
-            signals.ignore_from_now_on()
+            self.signals.ignore_from_now_on()
 
-    async def _run_jobs(self, settings: Settings, signals: Signals) -> int:
-        """Run the jobs, print what there is to print; the exit status."""
-        jobs = FileJobs(self._job_file(), self.worker)
-        self.runner = runner = Runner(jobs, Processes(self.loop, signals), self.sinks, settings, self.say)
-        self.stdout.relieved = self.worker.relieved = runner.resume
-        for number, action in ((signal.SIGINT, runner.kill), (signal.SIGTERM, runner.kill),
-                               (signal.SIGHUP, runner.drain), (signal.SIGUSR1, runner.drain)):
-            if signal.getsignal(number) != signal.SIG_IGN:      # ignored at the start (nohup): stays so
-                signals.handle(number, functools.partial(action, number))
-        await runner.run()
-        if not runner.killed:
-            await self.worker.flush()
-        await self._print_rest(self.stdout)
-        seconds = self.loop.time() - runner.began
-        self.say(runner.tally.summary(jobs.orphans, seconds, lambda failed: rerun_command(self.argv, failed)))
-        await self._print_rest(self.stderr)
-        return runner.status()
+    async def work(self) -> int:
+        """What this program is for; the exit status."""
+        raise NotImplementedError
 
-    async def _print_rest(self, writer: Writer) -> None:
-        """Wait until all is printed, however long that takes; after a signal two seconds more."""
-        while writer.backlog and not self.runner.killed:
+    def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
+        """INT and TERM: end(number); HUP and USR1: drain(number)."""
+        for action, numbers in ((end, (signal.SIGINT, signal.SIGTERM)), (drain, (signal.SIGHUP, signal.SIGUSR1))):
+            for number in numbers:
+                if signal.getsignal(number) != signal.SIG_IGN:      # ignored at the start (nohup): stays so
+                    self.signals.handle(number, functools.partial(action, number))
+
+    async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
+        """Wait until all is printed, however long that takes; when hurried (after a signal) two seconds more."""
+        while writer.backlog and not hurried():
             await writer.drain(0.5)
         await writer.drain(2.0)
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
     def _say_directly(self, text: str) -> None:
-        warn(f"{PROG}: {self.path}: {text}")
+        warn(f"{self.prog}: {self.label}: {text}")
 
     def _say(self, text: str) -> None:
-        self.stderr.write(os.fsencode(f"{PROG}: {self.path}: {text}\n"))
+        self.stderr.write(os.fsencode(f"{self.prog}: {self.label}: {text}\n"))
 
-    def _in_loop(self, function: Say, text: str) -> None:
+    def in_loop(self, function: Callable[..., None], *args: Any) -> None:
         """What the worker's thread has to say goes through the loop's."""
         if self.threaded:
-            self.loop.call_soon_threadsafe(function, text)
+            self.loop.call_soon_threadsafe(function, *args)
         else:
-            function(text)
+            function(*args)
 
     def _trouble(self, text: str) -> None:
         """Output or records were lost."""
-        self.runner.tally.trouble = True
+        self.tally.trouble = True
         self.troubles += 1
         if self.troubles <= self.TROUBLES:
             more = " (more such messages are left out)" if self.troubles == self.TROUBLES else ""
-            self.stderr.write(os.fsencode(f"{PROG}: {text}{more}\n"))
+            self.stderr.write(os.fsencode(f"{self.prog}: {text}{more}\n"))
 
     def _stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
         if error.errno not in (errno.EPIPE, errno.EIO):         # nobody reads it; the terminal is gone
-            self.runner.tally.trouble = True
+            self.tally.trouble = True
+
+
+class RunnerProgram(Program):
+    """What runmaker4.py and runmaker4-client.py have in common: a Runner, wherever its jobs come from."""
+
+    def __init__(self, prog: str, label: str, options: argparse.Namespace, argv: Sequence[str]) -> None:
+        """argv: as it may be printed in a command that runs jobs again.  Raises Problem."""
+        super().__init__(prog, label, options)
+        self.argv = argv
+        number = options.jobs or available_cpus()
+        self.slots = [str(slot + 1) for slot in range(number)]
+        self.host = os.fsencode(options.name or os.uname().nodename)
+        self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
+
+    def settings(self) -> Settings:
+        options = self.options
+        return Settings(self.slots, self.host, one_only=options.one_only, retries=options.retries,
+                        timeout=options.timeout, walltime=options.walltime, follow=options.follow,
+                        verbose=options.verbose)
+
+    def console(self, with_output: bool) -> list[Sink]:
+        """What is printed of the jobs."""
+        if self.options.quiet:
+            return []
+        colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        return [Console(self.stdout, with_output, colour)]
+
+    def make_runner(self, jobs: Any, sinks: list[Sink]) -> Runner:
+        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods."""
+        processes = Processes(self.loop, self.signals)
+        self.runner = runner = Runner(jobs, processes, sinks, self.settings(), self.say, self.tally)
+        self.stdout.relieved = self.worker.relieved = runner.resume
+        self.handle_signals(runner.kill, runner.drain)
+        return runner
+
+    async def run_to_end(self, jobs: Any) -> int:
+        """Run the jobs, print what there is to print; the exit status."""
+        runner = self.runner
+        await runner.run()
+        await jobs.leave(runner)
+        await self.print_rest(self.stdout, lambda: bool(runner.killed))
+        seconds = self.loop.time() - runner.began
+        self.say(self.tally.summary(jobs.orphans, seconds, lambda failed: rerun_command(self.argv, failed)))
+        await self.print_rest(self.stderr, lambda: bool(runner.killed))
+        return runner.status()
+
+
+class App(RunnerProgram):
+    """runmaker4.py: checks everything that can be checked, then puts the parts together and runs them."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Raises Problem."""
+        options = parse(argv)
+        super().__init__(PROG, options.file, options, argv)
+        self.path = options.file
+        self.mount = check_mount(self.path, options.single_host, self.say)
+        if not (options.follow and not os.path.lexists(self.path)):
+            os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
+            if not options.dry_run:
+                test_locks(self.path)
+
+    def main(self) -> int:
+        """Run, or say what would be run; the exit status."""
+        options = self.options
+        self.use_worker(self.mount.network)
+        if options.dry_run:
+            return self._dry_run()
+        allow_descriptors(32 + len(self.slots) * (7 if options.outdir else 5))
+        self.stores = self.open_stores(self.path)
+        return super().main()
+
+    def _dry_run(self) -> int:
+        if os.path.lexists(self.path):          # with --follow it need not be there
+            put_lines(map(bytes, self._cursor().jobs_to_take()))
+        return 0
+
+    def _cursor(self) -> Cursor:
+        file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.mount.network)
+        return Cursor(file, retry=self.retry, resume=bool(self.retry), ordinals=bool(self.options.logfile),
+                      wait_for_file=self.options.follow)
+
+    async def work(self) -> int:
+        """Run the jobs of the file."""
+        log, outdir, joblog = self.stores
+        sinks = self.console(with_output=not log)
+        if log:
+            sinks.append(LastLines(log, self.options.loglines))
+        if outdir:
+            sinks.append(AllOutput(outdir))
+        if joblog:
+            sinks.append(History(joblog))
+        jobs = FileJobs(self._cursor(), self.worker)
+        self.make_runner(jobs, sinks)
+        return await self.run_to_end(jobs)
 
 
 def run_file(argv: Sequence[str]) -> int:

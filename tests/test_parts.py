@@ -36,12 +36,16 @@ class JobFileCase(FileCase):
         super().setUp()
         self.clock = Clock()
 
-    def jobs(self, text: bytes, **options: object) -> runmaker4.JobFile:
+    def file(self, text: bytes, **options: object) -> runmaker4.JobFile:
         """A JobFile on this text."""
         self.path.write_bytes(text)
-        jobs = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock, **options)
-        self.addCleanup(lambda: os.close(jobs.fd))
-        return jobs
+        file = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock, **options)
+        self.addCleanup(lambda: os.close(file.fd))
+        return file
+
+    def jobs(self, text: bytes, **options: object) -> runmaker4.Cursor:
+        """A cursor in a JobFile on this text."""
+        return runmaker4.Cursor(self.file(text), **options)
 
 
 class WhatWasTaken(unittest.TestCase):
@@ -204,14 +208,14 @@ class ProcessTrees(unittest.TestCase):
 class IdleLooks(JobFileCase):
     """How often a runner looks that has nothing to do, by a made-up clock."""
 
-    def locked_job(self) -> runmaker4.JobFile:
+    def locked_job(self) -> runmaker4.Cursor:
         """A file whose only line is new and locked by somebody else, as --force may leave it."""
         jobs = self.jobs(b". a\n")
         self.holder = self.open(os.O_RDWR)
         self.assertTrue(runmaker4.lock(self.holder, 0))
         return jobs
 
-    def looks(self, jobs: runmaker4.JobFile, seconds: float) -> Iterator[float]:
+    def looks(self, jobs: runmaker4.Cursor, seconds: float) -> Iterator[float]:
         """Look as often as `again` says: the pauses."""
         end = self.clock.now + seconds
         while self.clock.now < end:
@@ -246,7 +250,7 @@ class LooksAtAnEditedFile(JobFileCase):
 
     def test_a_survey_and_a_list_come_to_their_ends(self) -> None:
         body = b"r a\n" + b"d b\n" * 5000 + b"r c\n" + b"d d\n" * 5000
-        jobs = self.jobs(body, read_only=True)
+        jobs = self.file(body, read_only=True)
         writer = self.open(os.O_RDWR)
         read, texts = os.pread, [body, b"# a note\n" + body]
 
@@ -276,7 +280,7 @@ class RetriesAmidEdits(JobFileCase):
         new.write_bytes(b"".join(lines))
         os.replace(new, self.path)
 
-    def claims(self, random_: random.Random, jobs: runmaker4.JobFile) -> Counter:
+    def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> Counter:
         """Run all jobs, two at a time, with edits in between: how often each command was claimed."""
         count, running = Counter(), []
         for _ in range(1000):
@@ -317,8 +321,9 @@ class RecordsInMemory(FileCase):
     """The record of a job holds no more than the log file shows, however long the lines are."""
 
     def test_long_lines_are_cut_before_they_are_kept(self) -> None:
-        log = runmaker4.LogFile(str(self.path), 100, runmaker4.Worker(threaded=False), self.fail)
-        self.addCleanup(os.close, log.fd)
+        file = runmaker4.LogFile(str(self.path), runmaker4.Worker(threaded=False), self.fail)
+        self.addCleanup(os.close, file.fd)
+        log = runmaker4.LastLines(file, 100)
         run = a_run()
         run.job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
         log.started(run)

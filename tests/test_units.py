@@ -141,16 +141,16 @@ class Scans(FileCase):
 class Claims(FileCase):
     """A job file hands out each job that may be taken once, in order, and changes nothing but states."""
 
-    def jobs(self, **options: object) -> runmaker4.JobFile:
+    def jobs(self, **options: object) -> runmaker4.Cursor:
         """The file, as a runner with these options sees it; its clock jumps ahead with every look."""
         clock = mock.Mock(side_effect=range(0, 1_000_000, 10))
-        return runmaker4.JobFile(str(self.path), say=self.said.append, clock=clock, **options)
+        return runmaker4.Cursor(runmaker4.JobFile(str(self.path), say=self.said.append, clock=clock), **options)
 
     def setUp(self) -> None:
         super().setUp()
         self.said: List[str] = []
 
-    def take_all(self, jobs: runmaker4.JobFile, state: bytes) -> List[int]:
+    def take_all(self, jobs: runmaker4.Cursor, state: bytes) -> List[int]:
         """Claim and finish jobs until there are no more; their line numbers."""
         numbers = []
         while True:
@@ -266,8 +266,9 @@ class LogRecords(FileCase):
 
     def record(self, chunks: List[Tuple[int, bytes]], lines: int = 3) -> List[bytes]:
         """The record of a job that printed this (0: stdout, 1: stderr), without the blanks at the ends of its lines."""
-        log = runmaker4.LogFile(str(self.path), lines, runmaker4.Worker(threaded=False), self.fail)
-        self.addCleanup(os.close, log.fd)
+        file = runmaker4.LogFile(str(self.path), runmaker4.Worker(threaded=False), self.fail)
+        self.addCleanup(os.close, file.fd)
+        log = runmaker4.LastLines(file, lines)
         run = a_run()
         log.started(run)
         for number, data in chunks:
