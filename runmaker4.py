@@ -48,11 +48,14 @@ import errno
 import fcntl
 import functools
 import hashlib
+import hmac
 import itertools
+import json
 import math
 import os
 import re
 import resource
+import secrets
 import select
 import shlex
 import shutil
@@ -2700,6 +2703,447 @@ class Runner:
             for run in self.runs:
                 self._watch(run)
             self.changed.set()
+
+
+# ======== The wire ====================================================================================================
+#
+# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 1.  Both know a token of 128 random bits, which
+# never crosses the wire: each proves that it knows it, and from then on every frame carries a MAC.
+#
+#     1. S   {"runmaker4": 1, "nonce": S's}                   the version; a challenge of 128 random bits
+#     2. C   {"runmaker4": 1, "nonce": C's, "proof": H("client")}         C knows the token, and answers this challenge
+#     3. S   {"proof": H("server")}                           so does S; or {"error": "token" | "version"}, and a close
+#     4. C, S   messages, each {"type": ...}                  what they mean is said in the two scripts
+#
+#     H(label) = HMAC-SHA256(token, label + S's nonce + C's nonce), in hexadecimal
+#     frame    = length of the JSON (4 bytes, big-endian), from step 4 on its MAC (32 bytes), JSON
+#     MAC      = HMAC-SHA256(key, number of the frame in its direction (8 bytes) + JSON); the keys are
+#                H("client to server") and H("server to client"), as bytes
+#
+# So frames cannot be altered, left out, repeated, put in another order, sent back to where they come from, or taken
+# from another connection.  They can be read: secrecy is a tunnel's business (README).  Bytes that are no UTF-8 travel
+# as lone surrogates (PEP 383).  Every length is capped before anything of that length is kept.
+
+WIRE_VERSION = 1
+PORT = 9998
+STRANGER_FRAME, FRAME = 1 << 10, 1 << 20    # bytes of JSON: before, and after the other end has proven itself
+PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one
+KEEP_ALIVE = 5.0                            # seconds: a client lets hear from itself so often, and is answered
+SILENCE = 15.0                              # seconds without a frame: the other end is lost
+HANDSHAKE = 10.0                            # seconds until the other end must have proven itself
+HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and nonces
+UNREAD = 1 << 24                            # bytes that the other end may leave unread
+
+
+class WireError(Exception):
+    """The other end does not keep to the protocol."""
+
+
+class Refused(WireError):
+    """The two ends do not fit together: the token, or the version."""
+
+
+def awake_clock() -> float:
+    """Seconds of a clock that goes on while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def to_text(data: bytes) -> str:
+    """Bytes as they travel in JSON."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def to_bytes(text: str) -> bytes:
+    """The bytes that travelled.  Raises WireError."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise WireError("text that stands for no bytes") from None
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > 19:        # as many as 2^63 has; int() takes long for thousands
+        raise ValueError("a huge number")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number that is not finite")
+    return number
+
+
+ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+DECODER = json.JSONDecoder(parse_int=_bounded_int, parse_float=_finite, parse_constant=_finite)
+
+
+def decode(frame: bytes) -> dict[str, Any]:
+    """The message in a frame.  Raises WireError."""
+    try:
+        message = DECODER.decode(frame.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise WireError("no JSON that can be read") from None
+    if not isinstance(message, dict):
+        raise WireError("no message")
+    return message
+
+
+class Message:
+    """Reads the fields of a message and takes nothing on trust: each getter raises WireError."""
+
+    def __init__(self, fields: Any) -> None:
+        if not isinstance(fields, dict):
+            raise WireError("no object where one is wanted")
+        self.fields = fields
+
+    def text(self, name: str, longest: int = FRAME) -> str:
+        value = self.fields.get(name)
+        if not isinstance(value, str) or len(value) > longest:
+            raise WireError(f"{name}: no text that will do")
+        if not value.isascii():
+            to_bytes(value)
+        return value
+
+    def data(self, name: str) -> bytes:
+        return to_bytes(self.text(name))
+
+    def whole(self, name: str, most: int = 1 << 62) -> int:
+        value = self.fields.get(name)
+        if type(value) is not int or not 0 <= value <= most:
+            raise WireError(f"{name}: no whole number that will do")
+        return value
+
+    def real(self, name: str) -> float:
+        value = self.fields.get(name)
+        if type(value) not in (int, float):
+            raise WireError(f"{name}: no number")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        value = self.fields.get(name)
+        if not isinstance(value, bool):
+            raise WireError(f"{name}: neither true nor false")
+        return value
+
+    def state(self, name: str) -> bytes:
+        value = self.data(name)
+        if len(value) != 1 or value in b"#/" or not b"!" <= value <= b"~":
+            raise WireError(f"{name}: no state")
+        return value
+
+    def items(self, name: str, kind: type) -> list[Any]:
+        """A list of texts (str), whole numbers (int) or objects (dict)."""
+        value = self.fields.get(name)
+        if not isinstance(value, list) or not all(type(item) is kind for item in value):
+            raise WireError(f"{name}: no list that will do")
+        return value
+
+    def objects(self, name: str) -> list[Message]:
+        return [Message(item) for item in self.items(name, dict)]
+
+
+class Channel:
+    """One end of a connection, without its I/O: bytes come in and messages out, and the other way round."""
+    LENGTH, NUMBER = struct.Struct(">I"), struct.Struct(">Q")
+    MAC = 32                            # bytes
+
+    def __init__(self, token: str | bytes, server: bool) -> None:
+        self.token = token.encode() if isinstance(token, str) else token
+        self.server = server
+        self.proven = False             # the other end knows the token
+        self.buffer = bytearray()       # received, and not yet a whole frame
+        self.ready: list[bytes] = []    # to be written
+        self.sent = self.received = 0   # frames with a MAC
+        self.mine = secrets.token_hex(16)
+        self.theirs = ""
+        self.broken: WireError | None = None
+        if server:
+            self._write({"runmaker4": WIRE_VERSION, "nonce": self.mine})
+
+    def outgoing(self) -> bytes:
+        """What is to be written, and is forgotten here."""
+        data = b"".join(self.ready)
+        self.ready.clear()
+        return data
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Have a message written, once the other end has proven itself."""
+        body = ENCODE(message).encode("ascii")
+        if not self.proven or len(body) > FRAME:
+            raise ValueError("a message too early, or too long")
+        mac = hmac.digest(self.key_out, self.NUMBER.pack(self.sent) + body, "sha256")
+        self.sent += 1
+        self.ready += (self.LENGTH.pack(len(body)), mac, body)
+
+    def receive(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that are complete with these bytes.  Raises WireError: then nothing more can be received."""
+        if self.broken:
+            raise self.broken
+        self.buffer += data
+        messages = []
+        try:
+            frame = self._frame()
+            while frame is not None:
+                if self.proven:
+                    messages.append(decode(frame))
+                elif self.server:
+                    self._meet_client(Message(decode(frame)))
+                else:
+                    self._meet_server(Message(decode(frame)))
+                frame = self._frame()
+        except WireError as error:
+            self.broken = error
+            raise
+        return messages
+
+    def _frame(self) -> bytes | None:
+        """The JSON of the next frame, if it is complete.  Raises WireError."""
+        start = self.LENGTH.size + (self.MAC if self.proven else 0)
+        if len(self.buffer) < self.LENGTH.size:
+            return None
+        length, = self.LENGTH.unpack_from(self.buffer)
+        if length > (FRAME if self.proven else STRANGER_FRAME):
+            raise WireError("a frame that is too long")
+        if len(self.buffer) < start + length:
+            return None
+        body = bytes(self.buffer[start:start + length])
+        if self.proven:
+            mac = hmac.digest(self.key_in, self.NUMBER.pack(self.received) + body, "sha256")
+            if not hmac.compare_digest(mac, bytes(self.buffer[self.LENGTH.size:start])):
+                raise WireError("a frame that was altered")
+            self.received += 1
+        del self.buffer[:start + length]
+        return body
+
+    def _meet_client(self, message: Message) -> None:
+        """Step 2, at the server.  Raises WireError."""
+        if message.whole("runmaker4") != WIRE_VERSION:
+            self._write({"error": "version"})
+            raise Refused("another version of the protocol")
+        self.theirs = self._nonce(message)
+        if not hmac.compare_digest(self._prove("client"), message.data("proof")):
+            self._write({"error": "token"})
+            raise Refused("wrong token")
+        self._write({"proof": self._prove("server").decode()})
+        self._trust()
+
+    def _meet_server(self, message: Message) -> None:
+        """Steps 1 and 3, at the client.  Raises WireError."""
+        if "error" in message.fields:
+            raise Refused({"token": "wrong token", "version": "another version of the protocol"}.get(
+                message.text("error", 64), "refused"))
+        if not self.theirs:
+            version = message.whole("runmaker4")
+            if version != WIRE_VERSION:
+                raise Refused(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
+            self.theirs = self._nonce(message)
+            self._write({"runmaker4": WIRE_VERSION, "nonce": self.mine, "proof": self._prove("client").decode()})
+        elif hmac.compare_digest(self._prove("server"), message.data("proof")):
+            self._trust()
+        else:
+            raise Refused("wrong token")
+
+    @staticmethod
+    def _nonce(message: Message) -> str:
+        nonce = message.text("nonce")
+        if not HEX.fullmatch(nonce):        # of one length always: so H's texts cannot run into each other
+            raise WireError("no nonce")
+        return nonce
+
+    def _prove(self, label: str) -> bytes:
+        """H(label)."""
+        nonces = self.mine + self.theirs if self.server else self.theirs + self.mine
+        return hmac.digest(self.token, (label + nonces).encode("ascii"), "sha256").hex().encode()
+
+    def _trust(self) -> None:
+        """The other end has proven itself."""
+        keys = [bytes.fromhex(self._prove(label).decode()) for label in ("server to client", "client to server")]
+        self.key_out, self.key_in = keys if self.server else reversed(keys)
+        self.proven = True
+
+    def _write(self, message: dict[str, Any]) -> None:
+        """A frame of the handshake."""
+        body = ENCODE(message).encode("ascii")
+        self.ready += (self.LENGTH.pack(len(body)), body)
+
+
+class Link(asyncio.Protocol):
+    """A Channel on a connection in the event loop.  Subclasses say what messages, and the end, mean."""
+
+    def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+        self.channel, self.loop = channel, loop
+        self.transport: Any = None
+        self.heard = awake_clock()          # when the last frame that counts has come
+        self.why = ""                       # it was dropped
+        self.flushing = self.receiving = self.ended = False
+        self.timer: asyncio.TimerHandle | None = None       # until what was posted is sent
+
+    # -- for subclasses -------------------------------------------------------------------------------------------
+
+    def proven(self) -> None:
+        """The other end has just proven itself."""
+
+    def handle(self, message: Message) -> None:
+        """A message has come.  Raises WireError."""
+        raise NotImplementedError
+
+    def handled(self) -> None:
+        """All messages that have come together are handled."""
+
+    def lost(self, why: str) -> None:
+        """The connection is gone."""
+        raise NotImplementedError
+
+    # -- what they use --------------------------------------------------------------------------------------------
+
+    def send(self, **message: Any) -> None:
+        """Send a message, together with others of this turn of the loop."""
+        if self.post(message) and not self.flushing:
+            self.flushing = True
+            if not self.receiving:          # else it is done after the last message that came
+                self.loop.call_soon(self.flush)
+
+    def post(self, message: dict[str, Any]) -> bool:
+        """Send a message within two milliseconds, together with others; False if it is too late for any."""
+        if self.ended or self.transport.is_closing():
+            return False                    # the connection is being lost, which will be dealt with
+        self.channel.send(message)
+        if not self.timer and not self.flushing:
+            self.timer = self.loop.call_later(Writer.DELAY, self.flush)
+        return True
+
+    def flush(self) -> None:
+        """Hand over what is to be written; an end that does not read is dropped."""
+        self.flushing = False
+        if self.timer:
+            self.timer.cancel()
+            self.timer = None
+        data = self.channel.outgoing()
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+            if self.transport.get_write_buffer_size() > UNREAD:
+                self.drop("it does not read what it is sent")
+
+    def end(self) -> None:
+        """Send nothing more; once the other end has read everything, it closes the connection."""
+        self.flush()
+        if not self.transport.is_closing():
+            self.ended = True
+            with contextlib.suppress(OSError):      # ENOTCONN: the other end is gone, which we shall hear
+                self.transport.write_eof()
+
+    def drop(self, why: str) -> None:
+        """Have done with this connection, at once."""
+        self.why = self.why or why
+        self.transport.abort()
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        with contextlib.suppress(OSError):  # it is gone already
+            # asyncio does so only for sockets that know their protocol, which accepted ones do not; with Nagle's
+            # algorithm a second small frame waits for the other end's delayed acknowledgement: 40 ms
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        known, self.receiving = self.channel.proven, True
+        try:
+            messages = self.channel.receive(data)
+            if self.channel.proven and not known:
+                self.proven()
+            if messages:
+                self.heard = awake_clock()
+            for message in messages:
+                self.handle(Message(message))
+            self.handled()
+        except WireError as error:
+            self.why = self.why or str(error)
+            self.flush()
+            self.transport.close()          # after what says why
+            return
+        finally:
+            self.receiving = False
+        if self.flushing or not known:
+            self.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        why = self.why or (reason(error) if isinstance(error, OSError) else "the connection was closed")
+        self.lost(why)
+
+
+# ---- the token -------------------------------------------------------------------------------------------------------
+
+
+
+def token_path() -> str:
+    """Where the server leaves its token: ~/.runmaker4.token."""
+    return os.path.join(os.path.expanduser("~"), ".runmaker4.token")
+
+
+def read_token(path: str, follow: bool = True) -> str:
+    """The token in a file that nobody else can read.  follow: also through a link.  Raises Problem, OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise Problem(f"{path}: is not a regular file")
+        if info.st_uid != os.geteuid():
+            raise Problem(f"{path}: belongs to somebody else (chown it)")
+        if info.st_mode & 0o077:
+            raise Problem(f"{path}: others can get at it, permissions {info.st_mode & 0o777:04o} (chmod 600 it)")
+        text = os.read(fd, 100).decode("ascii", "replace").strip()
+    finally:
+        os.close(fd)
+    if not HEX.fullmatch(text):
+        raise Problem(f"{path}: has no token in it (32 hexadecimal digits; the server makes one)")
+    return text
+
+
+def make_token(path: str, new: bool) -> str:
+    """The server's token: the one in the file, or a new one.  Raises Problem.
+
+    A link, or a file that others could read, is replaced; links are never followed.
+    """
+    try:
+        while True:
+            try:
+                info = os.lstat(path)
+                if stat.S_ISREG(info.st_mode) and info.st_uid != os.geteuid():
+                    raise Problem(f"{path}: belongs to somebody else (move it away)")
+                if stat.S_ISDIR(info.st_mode):
+                    raise Problem(f"{path}: is a directory (move it away)")
+                if not new and stat.S_ISREG(info.st_mode):
+                    with contextlib.suppress(Problem):
+                        return read_token(path, follow=False)
+                return _write_token(path, os.replace)
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):      # another server was faster: its token will do
+                    return _write_token(path, os.link)
+            except OSError as error:
+                if error.errno != errno.ELOOP:                  # it has just become a link: look again
+                    raise
+    except OSError as error:
+        raise Problem(f"{path}: {reason(error)} (the token must be written there)") from None
+
+
+def _write_token(path: str, place: Callable[[str, str], None]) -> str:
+    """Write a new token to a file that never was anybody else's to read, and put it in its place.  Raises OSError."""
+    token = secrets.token_hex(16)
+    draft = f"{path}.{secrets.token_hex(4)}"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(fd, 0o600)                # whatever the umask left of it
+        write_all(fd, token.encode() + b"\n")
+        os.fsync(fd)
+        place(draft, path)
+    finally:
+        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+    return token
 
 
 # ======== Command line ================================================================================================

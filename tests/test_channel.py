@@ -1,0 +1,574 @@
+"""Promise: what comes out of a Channel is what the other end said, whole, once, in order; all else is a WireError."""
+import contextlib
+import hashlib
+import json
+import random
+import secrets
+import tracemalloc
+import unittest
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from unittest import mock
+
+import runmaker4
+from tests.support import FULL
+from tests.wire import (FROM_CLIENT, FROM_SERVER, LENGTH, MAC, NO_JSON, NO_NUMBERS, NO_OBJECTS, PROVEN, STRANGE, TOKEN,
+                        UNPROVEN, Forger, fields_of, frame, garbage, mutilate, pieces, plain, read_plain, spoiled,
+                        split, traces)
+
+ROUNDS = 100_000 if FULL else 5_000
+OTHER_TOKEN = TOKEN[:-1] + "e"
+GREETING, ANSWER, PROOF = range(3)                      # the flights of a handshake
+FIELDS = fields_of(FROM_CLIENT + FROM_SERVER)
+Alter = Callable[[int, bytes], bytes]                   # what a network makes of a flight
+Message = Dict[str, Any]
+
+
+def unaltered(_: int, data: bytes) -> bytes:
+    return data
+
+
+class Line:
+    """Two ends and what lies between them.  Every handshake goes through `alter`, and is recorded as it was sent."""
+
+    def __init__(self, token: Any = TOKEN, servers: Any = TOKEN) -> None:
+        self.client, self.server = runmaker4.Channel(token, False), runmaker4.Channel(servers, True)
+        self.flights: List[bytes] = []
+        self.errors = ""
+
+    def shake(self, alter: Alter = unaltered) -> Tuple[bool, bool]:
+        """A handshake as far as it comes: which ends are convinced, client and server."""
+        for number in (GREETING, ANSWER, PROOF):
+            sender, receiver = self.ends(number)
+            self.flights.append(sender.outgoing())
+            try:
+                assert receiver.receive(alter(number, self.flights[-1])) == []
+            except runmaker4.WireError as error:
+                self.errors += str(error)
+                break
+        return self.client.proven, self.server.proven
+
+    def ends(self, number: int) -> Tuple[runmaker4.Channel, runmaker4.Channel]:
+        """Who sends a flight and who receives it."""
+        return (self.client, self.server) if number == ANSWER else (self.server, self.client)
+
+    def forger(self, from_server: bool) -> Forger:
+        """One who can go on in the name of an end, once both are convinced."""
+        return Forger(self.flights[GREETING], self.flights[ANSWER], from_server)
+
+    def directions(self) -> Iterator[Tuple[runmaker4.Channel, runmaker4.Channel]]:
+        """Sender and receiver, one way and the other."""
+        yield self.client, self.server
+        yield self.server, self.client
+
+
+def proven() -> Line:
+    """Two ends after their handshake."""
+    line = Line()
+    assert line.shake() == (True, True)
+    return line
+
+
+def both_ways() -> Iterator[Tuple[runmaker4.Channel, runmaker4.Channel]]:
+    """Two ends that have just proven themselves, sender and receiver: from the client, and from the server."""
+    for number in range(2):
+        yield list(proven().directions())[number]
+
+
+def frames_of(sender: runmaker4.Channel, *messages: Message) -> List[bytes]:
+    """The frames that these messages become."""
+    for message in messages:
+        sender.send(message)
+    return split(sender.outgoing())
+
+
+class ChannelCase(unittest.TestCase):
+    """Assertions about what a channel makes of bytes."""
+
+    def refuse(self, receiver: runmaker4.Channel, data: bytes, then: bytes = plain(a=1) * 3) -> str:
+        """The bytes are refused, and what comes after them, too; what the error says."""
+        with self.assertRaises(runmaker4.WireError) as caught:
+            receiver.receive(data)
+        self.assertEqual(self.received(receiver, then), [])
+        return str(caught.exception)
+
+    def received(self, receiver: runmaker4.Channel, *parts: bytes) -> List[Message]:
+        """The messages that come out until an error ends it."""
+        found: List[Message] = []
+        with contextlib.suppress(runmaker4.WireError):
+            for part in parts:
+                found += receiver.receive(part)
+        return found
+
+    def numbered(self, count: int) -> List[Message]:
+        return [{"type": "ping", "request": number} for number in range(count)]
+
+
+class Handshake(ChannelCase):
+    """Both ends prove that they know the token; nothing else convinces either of them."""
+
+    def test_two_ends_with_one_token_are_convinced(self) -> None:
+        for token in TOKEN, TOKEN.encode():
+            self.assertEqual(Line(token).shake(), (True, True))
+            self.assertEqual(Line(TOKEN, token).shake(), (True, True))
+
+    def test_the_flights_are_as_they_are_written_down(self) -> None:
+        line = proven()
+        said = [read_plain(flight) for flight in line.flights]
+        self.assertEqual([sorted(message) for message in said],
+                         [["nonce", "runmaker4"], ["nonce", "proof", "runmaker4"], ["proof"]])
+        self.assertEqual([said[number]["runmaker4"] for number in (GREETING, ANSWER)], [runmaker4.WIRE_VERSION] * 2)
+        for message in said:
+            for field in set(message) - {"runmaker4"}:
+                self.assertRegex(message[field], "^[0-9a-f]{32,}$")
+
+    def test_the_client_says_nothing_before_the_server(self) -> None:
+        self.assertEqual(Line().client.outgoing(), b"")
+
+    def test_an_end_is_convinced_only_by_the_last_byte(self) -> None:
+        line = Line()
+        for number in (GREETING, ANSWER, PROOF):
+            sender, receiver = line.ends(number)
+            for byte in sender.outgoing():
+                self.assertFalse(receiver.proven)
+                self.assertEqual(receiver.receive(bytes([byte])), [])
+        self.assertEqual((line.client.proven, line.server.proven), (True, True))
+
+    def test_no_two_channels_say_the_same(self) -> None:
+        random.seed(1)                                  # which is of no use to who wants to foretell nonces
+        flights = [flight for _ in range(50) for flight in self.again().flights]
+        self.assertEqual(len(set(flights)), len(flights))
+
+    def again(self) -> Line:
+        """Two ends that are proven, with the module `random` in the same state as for all the others."""
+        random.seed(1)
+        return proven()
+
+    def test_a_wrong_token_is_refused_and_that_is_said(self) -> None:
+        for other in OTHER_TOKEN, "", TOKEN.upper(), TOKEN + "0":
+            with self.subTest(token=other):
+                line = Line(other)
+                self.assertEqual(line.shake(), (False, False))
+                self.assertIn("token", self.refuse(line.client, line.server.outgoing()))
+
+    def test_a_server_that_does_not_know_the_token_is_refused(self) -> None:
+        for fake in (plain(proof=""), plain(proof="0" * 64), plain(), plain(proof=None), plain(proof=True),
+                     plain(proof=["0" * 64]), plain(proof="\u00e9" * 64), plain(proof="0" * 63),
+                     plain(runmaker4=1, nonce="0" * 32, proof="0" * 64), plain(type="welcome"), frame(b"{}")):
+            with self.subTest(fake=fake):
+                self.assertEqual(Line().shake(lambda number, data: fake if number == PROOF else data), (False, True))
+
+    def test_another_version_is_refused_and_that_is_said(self) -> None:
+        for version in "0", "2", "1000000000":
+            with self.subTest(version=version):
+                line = Line()
+                self.assertEqual(line.shake(self.changed(GREETING, "runmaker4", version)), (False, False))
+                client = Line().client
+                self.assertIn("version", self.refuse(client, plain(runmaker4=int(version), nonce="0" * 32)))
+                line = Line()
+                self.assertEqual(line.shake(self.changed(ANSWER, "runmaker4", version)), (False, False))
+                self.assertIn("version", self.refuse(line.client, line.server.outgoing()))
+
+    def changed(self, flight: int, field: str, text: str) -> Alter:
+        """A network that puts this JSON text in the place of a field of one flight."""
+        def alter(number: int, data: bytes) -> bytes:
+            if number != flight:
+                return data
+            items = {name: json.dumps(value) for name, value in read_plain(data).items()}
+            items[field] = text
+            return frame(("{%s}" % ", ".join(f'"{name}": {item}' for name, item in items.items())).encode())
+        return alter
+
+    def test_no_strange_value_in_any_field_convinces_anybody(self) -> None:
+        for flight, fields in enumerate((["runmaker4", "nonce"], ["runmaker4", "nonce", "proof"], ["proof"])):
+            for field in fields:
+                for text in STRANGE + NO_NUMBERS:
+                    if (field, text) != ("runmaker4", "true"):      # which Python takes for 1
+                        with self.subTest(flight=flight, field=field, text=text):
+                            convinced = Line().shake(self.changed(flight, field, text))
+                            self.assertEqual(convinced, (False, flight == PROOF))
+
+    def test_a_nonce_is_128_bits_in_hexadecimal(self) -> None:
+        """Nothing that a label could be made of, or that is not long enough to be new."""
+        for nonce in "", "0", "0" * 31, "0" * 33, "to server " + "0" * 32, "0" * 31 + " ", "0" * 31 + "g":
+            with self.subTest(nonce=nonce):
+                self.refuse(Line().client, plain(runmaker4=runmaker4.WIRE_VERSION, nonce=nonce))
+                with mock.patch.object(secrets, "token_hex", return_value=nonce):
+                    client = runmaker4.Channel(TOKEN, False)
+                server = runmaker4.Channel(TOKEN, True)
+                client.receive(server.outgoing())
+                answer = client.outgoing()
+                self.assertEqual(read_plain(answer)["nonce"], nonce)
+                self.refuse(server, answer)
+
+    def test_no_altered_bit_convinces_anybody(self) -> None:
+        for flight in (GREETING, ANSWER, PROOF):
+            for at in range(len(proven().flights[flight])):
+                for bit in (1, 2, 4, 8, 16, 64, 128):               # 32 makes capitals, which mean the same
+                    convinced = Line().shake(lambda number, data: data if number != flight else
+                                             data[:at] + bytes([data[at] ^ bit]) + data[at + 1:])
+                    self.assertEqual(convinced, (False, flight == PROOF), (flight, at, bit))
+
+    def test_a_replayed_flight_convinces_nobody(self) -> None:
+        old = proven().flights
+        for flight in (GREETING, ANSWER, PROOF):
+            convinced = Line().shake(lambda number, data: old[number] if number == flight else data)
+            self.assertEqual(convinced, (False, flight == PROOF), flight)
+        self.assertEqual(Line().shake(lambda number, _: old[number]), (False, False))
+
+    def test_reflected_flights_convince_nobody(self) -> None:
+        line = Line()
+        self.assertEqual(line.shake(lambda number, data: line.flights[GREETING] if number == ANSWER else data),
+                         (False, False))
+        line = Line()
+        self.assertEqual(line.shake(lambda number, data: line.flights[ANSWER] if number == PROOF else data),
+                         (False, True))
+
+    def test_flights_out_of_order_convince_nobody(self) -> None:
+        server = Line().server
+        self.refuse(server, proven().flights[PROOF])
+        client = Line().client
+        self.refuse(client, proven().flights[PROOF])
+
+    def test_a_clients_proof_is_no_servers_proof(self) -> None:
+        first, second = Line().client, Line().client
+        first.receive(Line().server.outgoing())
+        answer = read_plain(first.outgoing())
+        second.receive(plain(runmaker4=runmaker4.WIRE_VERSION, nonce=answer["nonce"]))
+        for proof in answer["proof"], read_plain(second.outgoing())["proof"]:
+            client = Line().client
+            client.receive(plain(runmaker4=runmaker4.WIRE_VERSION, nonce=answer["nonce"]))
+            client.outgoing()
+            self.refuse(client, plain(proof=proof))
+        self.refuse(first, plain(proof=answer["proof"]))
+
+    def test_a_refusal_from_the_other_end_is_an_error_whatever_it_says(self) -> None:
+        for text in "wrong token", "", "a\nb\x1b[2J", "\ud800", 5, None, [], {}, "x" * 900:
+            for number in range(2):
+                with self.subTest(text=text, number=number):
+                    line = Line()
+                    if number:
+                        line.client.receive(line.server.outgoing())
+                    self.refuse(line.client, plain(error=text))
+                    self.refuse(Line().server, plain(error=text))
+
+    def test_a_message_before_the_proof_is_refused(self) -> None:
+        line = proven()
+        early = frames_of(line.client, *self.numbered(1))[0]
+        self.assertEqual(self.received(Line().server, early, plain(type="ping", request=1)), [])
+        self.refuse(Line().server, plain(type="ping", request=1))
+        self.refuse(Line().client, plain(type="pong", request=1))
+
+
+class Messages(ChannelCase):
+    """Between proven ends every message arrives as it was sent, in whatever pieces."""
+
+    def test_all_bytes_go_through_both_ways(self) -> None:
+        texts = [bytes(range(256)).decode("utf-8", "surrogateescape"), *map(chr, range(0xdc80, 0xdd00)), "\0", "",
+                 "\u00e9\u20ac\U0001f600", "\ud800", "\udfff", "\udc80\ud800x", "\u2028\x7f\x1b[0m", "\\\"/\b\f\n\r\t"]
+        for sender, receiver in both_ways():
+            for text in texts:
+                message = {"type": "print", "data": text, text: [text]}
+                self.assertEqual(receiver.receive(b"".join(frames_of(sender, message))), [message])
+
+    def test_all_json_goes_through(self) -> None:
+        message = {"a": [1, -1, 0, 2 ** 53, 1.5, -1e-9, True, False, None, {"b": [[], {}]}], "": {}}
+        for sender, receiver in both_ways():
+            self.assertEqual(receiver.receive(b"".join(frames_of(sender, message))), [message])
+
+    def test_random_messages_in_random_pieces_come_in_order(self) -> None:
+        random_ = random.Random(20)
+        for sender, receiver in both_ways():
+            messages = [{"data": "x" * random_.choice([0, 1, 50, 3000]), "n": number} for number in range(300)]
+            data = b"".join(frames_of(sender, *messages))
+            self.assertEqual(self.received(receiver, *pieces(random_, data, 4000)), messages)
+
+    def test_a_message_comes_with_its_last_byte_and_not_before(self) -> None:
+        for sender, receiver in both_ways():
+            for message in self.numbered(3):
+                *most, last = frames_of(sender, message)[0]
+                for byte in most:
+                    self.assertEqual(receiver.receive(bytes([byte])), [])
+                    self.assertEqual(receiver.receive(b""), [])
+                self.assertEqual(receiver.receive(bytes([last])), [message])
+
+    def test_what_is_sent_behind_the_proof_at_once_arrives(self) -> None:
+        line = Line()
+        for number in (GREETING, ANSWER):
+            sender, receiver = line.ends(number)
+            receiver.receive(sender.outgoing())
+        line.server.send({"type": "closing", "done": True})
+        self.assertEqual(line.client.receive(line.server.outgoing()), [{"type": "closing", "done": True}])
+        self.assertTrue(line.client.proven)
+
+    def test_outgoing_bytes_are_given_once(self) -> None:
+        for sender, _ in both_ways():
+            sender.send({"type": "ping"})
+            self.assertNotEqual(sender.outgoing(), b"")
+            self.assertEqual(sender.outgoing(), b"")
+
+
+class Forgeries(ChannelCase):
+    """Nobody without the token gets a message in, out of its place, or in twice."""
+
+    def three(self, sender: runmaker4.Channel) -> List[bytes]:
+        return frames_of(sender, *self.numbered(3))
+
+    def test_a_replayed_frame_is_refused(self) -> None:
+        for sender, receiver in both_ways():
+            first, second, third = self.three(sender)
+            self.assertEqual(receiver.receive(first + second), self.numbered(2))
+            self.refuse(receiver, second)
+            self.assertEqual(self.received(receiver, third), [])
+
+    def test_reordered_frames_are_refused(self) -> None:
+        for sender, receiver in both_ways():
+            first, second, third = self.three(sender)
+            self.assertEqual(receiver.receive(first), self.numbered(1))
+            self.refuse(receiver, third)
+            self.assertEqual(self.received(receiver, second, third), [])
+
+    def test_after_a_frame_that_was_left_out_nothing_more_is_taken(self) -> None:
+        for sender, receiver in both_ways():
+            _, second, third = self.three(sender)
+            self.refuse(receiver, second)
+            self.assertEqual(self.received(receiver, third), [])
+
+    def test_a_reflected_frame_is_refused(self) -> None:
+        for sender, _ in both_ways():
+            self.refuse(sender, self.three(sender)[0])
+
+    def test_a_frame_of_another_session_is_refused(self) -> None:
+        for (sender, _), (_, receiver) in zip(both_ways(), both_ways()):
+            self.refuse(receiver, self.three(sender)[0])
+
+    def test_a_frame_without_its_mac_is_refused(self) -> None:
+        body = json.dumps(self.numbered(1)[0]).encode()
+        for fake in (frame(body) + bytes(MAC), frame(body)[:LENGTH] + bytes(MAC) + body,
+                     frame(body)[:LENGTH] + hashlib.sha256(body).digest() + body):
+            for _, receiver in both_ways():
+                self.refuse(receiver, fake)
+
+    def test_no_altered_bit_gets_in(self) -> None:
+        size = len(self.three(proven().client)[0])
+        for at in range(size):
+            for bit in range(8):
+                for sender, receiver in both_ways():
+                    first, *others = self.three(sender)
+                    altered = first[:at] + bytes([first[at] ^ 1 << bit]) + first[at + 1:]
+                    self.assertEqual(self.received(receiver, altered, *others), [], (at, bit))
+
+    def test_equal_messages_have_different_macs(self) -> None:
+        frames = [one for sender, _ in both_ways() for one in frames_of(sender, {"a": 1}, {"a": 1})]
+        line = proven()
+        frames += [one for sender, _ in line.directions() for one in frames_of(sender, {"a": 1})]
+        self.assertEqual(len({one[LENGTH:LENGTH + MAC] for one in frames}), len(frames))
+
+    def test_the_macs_are_those_of_the_protocols_table(self) -> None:
+        for from_server in False, True:
+            line = proven()
+            forger = line.forger(from_server)
+            sender, receiver = list(line.directions())[from_server]
+            for message, genuine in zip(self.numbered(2), self.three(sender)):
+                self.assertEqual(forger.frame(genuine[LENGTH + MAC:]), genuine)
+            self.assertEqual(receiver.receive(line.forger(from_server).frame(b'{"a": 1}')), [{"a": 1}])
+
+
+class Sizes(ChannelCase):
+    """A frame has a length that a stranger cannot make large, and nobody endless."""
+    TOO_LONG = (1, 2, 1000, 1 << 16)
+
+    def lengths(self, most: int) -> Sequence[int]:
+        return [*(most + more for more in self.TOO_LONG), 1 << 31, (1 << 32) - 1]
+
+    def test_before_the_proof_a_kilobyte_at_the_most(self) -> None:
+        for length in self.lengths(UNPROVEN):
+            for end in Line().client, Line().server:
+                self.refuse(end, length.to_bytes(4, "big"))         # not one byte more has to come
+
+    def test_a_whole_kilobyte_is_taken(self) -> None:
+        line = Line()
+        self.assertEqual(line.shake(lambda _, data: frame(data[LENGTH:].ljust(UNPROVEN))), (True, True))
+
+    def test_after_the_proof_a_megabyte_at_the_most(self) -> None:
+        for length in self.lengths(PROVEN):
+            for _, receiver in both_ways():
+                self.refuse(receiver, length.to_bytes(4, "big"))
+
+    def test_a_whole_megabyte_goes_through_and_no_more_is_sent(self) -> None:
+        around = len(frames_of(proven().client, {"data": ""})[0]) - LENGTH - MAC
+        for sender, receiver in both_ways():
+            message = {"data": "x" * (PROVEN - around)}
+            self.assertEqual(receiver.receive(frames_of(sender, message)[0]), [message])
+            with self.assertRaises(ValueError):
+                sender.send({"data": message["data"] + "x"})
+
+    def test_the_limit_of_strangers_ends_with_the_proof(self) -> None:
+        line = Line()
+        for number in (GREETING, ANSWER):
+            sender, receiver = line.ends(number)
+            receiver.receive(sender.outgoing())
+        line.server.send({"data": "x" * 5000})
+        self.assertEqual(line.client.receive(line.server.outgoing()), [{"data": "x" * 5000}])
+
+    def test_a_channel_keeps_no_more_than_a_frame(self) -> None:
+        line = proven()
+        message = {"data": "x" * (PROVEN - 100)}
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(8):
+            for part in frames_of(line.client, message):
+                half = len(part) // 2
+                self.assertEqual(line.server.receive(part[:half]), [])
+                self.assertEqual(len(line.server.receive(part[half:])), 1)
+        self.assertLess(tracemalloc.get_traced_memory()[0], 4 * PROVEN)
+        self.assertLess(tracemalloc.get_traced_memory()[1], 12 * PROVEN)
+
+
+class Contents(ChannelCase):
+    """A frame that is no JSON object is refused, also from somebody who knows the token."""
+    REFUSED = (*NO_OBJECTS, *NO_JSON, *(f'{{"type": "ping", "request": {text}}}'.encode() for text in NO_NUMBERS))
+    DEEP = (b"[" * 200_000, b"[" * 200_000 + b"]" * 200_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+            b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}")
+
+    def test_before_the_proof(self) -> None:
+        for body in self.REFUSED:
+            if len(body) <= UNPROVEN:
+                for end in Line().client, Line().server:
+                    with self.subTest(body=body):
+                        self.refuse(end, frame(body))
+
+    def test_after_the_proof(self) -> None:
+        for body in self.REFUSED + self.DEEP:
+            for from_server in False, True:
+                with self.subTest(body=body[:80], from_server=from_server):
+                    line = proven()
+                    forger, (_, receiver) = line.forger(from_server), list(line.directions())[from_server]
+                    self.assertEqual(receiver.receive(forger.frame(b'{"a": 1}')), [{"a": 1}])
+                    self.refuse(receiver, forger.frame(body), then=forger.frame(b'{"a": 1}'))
+
+    def test_strange_texts_and_numbers_are_handed_on_as_they_are(self) -> None:
+        for text in STRANGE:
+            for from_server in False, True:
+                line = proven()
+                forger, (_, receiver) = line.forger(from_server), list(line.directions())[from_server]
+                self.assertEqual(receiver.receive(forger.frame(f'{{"data": {text}}}'.encode())),
+                                 [{"data": json.loads(text)}])
+
+    def test_an_empty_frame_is_refused(self) -> None:
+        for end in Line().client, Line().server:
+            self.refuse(end, bytes(LENGTH))
+        for _, receiver in both_ways():
+            self.refuse(receiver, bytes(LENGTH + MAC))
+
+
+class Secrecy(ChannelCase):
+    """The token leaves an end in no form; what is compared with a secret is compared in constant time."""
+
+    def assertNoTrace(self, text: bytes) -> None:
+        for trace in traces(TOKEN):
+            self.assertNotIn(trace, text)
+
+    def test_nothing_of_the_token_is_on_the_wire(self) -> None:
+        line = proven()
+        wire = b"".join(line.flights)
+        for sender, receiver in line.directions():
+            data = b"".join(frames_of(sender, *FROM_CLIENT, *FROM_SERVER))
+            self.assertEqual(len(receiver.receive(data)), len(FROM_CLIENT + FROM_SERVER))
+            wire += data
+        self.assertNoTrace(wire)
+
+    def test_nothing_of_the_token_is_in_a_refusal(self) -> None:
+        line = Line(OTHER_TOKEN)
+        line.shake()
+        said = line.server.outgoing()
+        self.assertIn("token", line.errors)
+        self.assertNoTrace(b"".join(line.flights) + said + (line.errors + self.refuse(line.client, said)).encode())
+
+    def test_nothing_of_the_token_is_in_an_error_or_in_what_is_printed_of_a_channel(self) -> None:
+        for body in Contents.REFUSED:
+            line = proven()
+            error = self.refuse(line.server, line.forger(False).frame(body))
+            self.assertNoTrace(f"{error} {line.server!r} {line.client}".encode("utf-8", "backslashreplace"))
+
+    def test_nothing_but_a_comparison_in_constant_time_decides(self) -> None:
+        with mock.patch("hmac.compare_digest", return_value=True):
+            line = Line(OTHER_TOKEN)
+            self.assertEqual(line.shake(), (True, True), "a proof is compared in another way")
+            self.assertEqual(line.server.receive(frames_of(line.client, {"a": 1})[0]), [{"a": 1}])
+        for sender, receiver in both_ways():
+            with mock.patch("hmac.compare_digest", return_value=False):
+                self.refuse(receiver, frames_of(sender, {"a": 1})[0])
+
+
+class Fuzz(ChannelCase):
+    """Whatever bytes come, at either end: messages that were sent, in their order, or a WireError; nothing else."""
+
+    def check(self, seed: int, share: float, attack: Callable[[random.Random], None]) -> None:
+        random_ = random.Random(seed)
+        for number in range(int(ROUNDS * share)):
+            state = random_.getstate()
+            try:
+                attack(random_)
+            except Exception as error:
+                raise AssertionError(f"round {number} of seed {seed}, state {hash(state)}: {error!r}") from error
+
+    def feed(self, random_: random.Random, receiver: runmaker4.Channel, data: bytes) -> List[Message]:
+        return self.received(receiver, *pieces(random_, data, random_.choice([2, 40, 4000])))
+
+    def a_stranger(self, random_: random.Random, steps: int = 2) -> Tuple[Line, runmaker4.Channel]:
+        """An end at a random point of its handshake, of which the other end has not proven anything."""
+        line = Line()
+        for number in range(random_.randrange(steps)):
+            sender, receiver = line.ends(number)
+            receiver.receive(sender.outgoing())
+        return line, random_.choice([line.client, line.server])
+
+    def test_random_bytes_and_objects_from_strangers(self) -> None:
+        def attack(random_: random.Random) -> None:
+            _, end = self.a_stranger(random_)
+            data = b"".join(random_.choice([random_.randbytes(random_.randrange(80)), frame(garbage(random_).encode())])
+                            for _ in range(3))
+            before = end.proven
+            self.assertEqual(self.feed(random_, end, data), [])
+            self.assertEqual(end.proven, before)
+        self.check(21, 0.3, attack)
+
+    def test_mutilated_handshakes(self) -> None:
+        def attack(random_: random.Random) -> None:
+            flight = random_.randrange(3)
+            line = Line()
+            mutilated = b""
+
+            def alter(number: int, data: bytes) -> bytes:
+                nonlocal mutilated
+                if number == flight:
+                    mutilated = data = mutilate(random_, data)
+                return data
+            convinced = line.shake(alter)
+            if not mutilated.lower().startswith(line.flights[flight].lower()):      # capitals mean the same
+                self.assertFalse(convinced[flight == ANSWER], mutilated)
+        self.check(22, 0.2, attack)
+
+    def test_mutilated_sessions(self) -> None:
+        def attack(random_: random.Random) -> None:
+            sender, receiver = random_.choice(list(proven().directions()))
+            messages = [random_.choice(FROM_CLIENT + FROM_SERVER) for _ in range(random_.randrange(1, 5))]
+            frames = frames_of(sender, *messages)
+            random_.choice([lambda: None, lambda: random_.shuffle(frames)])()
+            data = b"".join(frames)
+            found = self.feed(random_, receiver, mutilate(random_, data))
+            self.assertEqual(found, messages[:len(found)])
+        self.check(23, 0.3, attack)
+
+    def test_garbage_from_somebody_who_knows_the_token(self) -> None:
+        def attack(random_: random.Random) -> None:
+            line = proven()
+            from_server = random_.random() < 0.5
+            forger, (_, receiver) = line.forger(from_server), list(line.directions())[from_server]
+            texts = [spoiled(random_, *random_.choice(FIELDS)) for _ in range(3)]
+            bodies = [random_.choice([text.encode("utf-8", "surrogatepass"), mutilate(random_, text.encode())])
+                      for text in texts]
+            for message in self.feed(random_, receiver, b"".join(map(forger.frame, bodies))):
+                self.assertIsInstance(message, dict)
+                json.dumps(message, allow_nan=False)
+        self.check(24, 0.2, attack)
