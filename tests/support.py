@@ -3,11 +3,13 @@
 Every process that a test starts carries a mark in its environment, and so does all that comes of it; what is
 left of them is killed when the test ends.  RUNMAKER4_TEST_DIR=DIR puts the job files on another file system.
 """
+import atexit
 import fcntl
 import contextlib
 import ctypes
 import os
 import pathlib
+import py_compile
 import re
 import shutil
 import signal
@@ -24,10 +26,21 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUNMAKER, RUNSET, RUNWAIT = "runmaker4.py", "runset4.py", "runwait4.py"
+RUNSERVER, RUNCLIENT = "runmaker4-server.py", "runmaker4-client.py"
+SCRIPTS = (RUNMAKER, RUNSET, RUNWAIT, RUNSERVER, RUNCLIENT)
 FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, minutes each; .ci/run turns it on
 MARK = "RUNMAKER4_TEST_MARK"
 GATE = "until [ -e go ]; do sleep 0.02; done"            # a job that runs until open_gate() is called
 Text = Union[str, bytes]
+SCRIPTS_AT = ROOT
+if not FULL:    # compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
+    SCRIPTS_AT = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-compiled-"))
+    atexit.register(shutil.rmtree, SCRIPTS_AT, ignore_errors=True)
+    for name in SCRIPTS:
+        py_compile.compile(str(ROOT / name), f"{SCRIPTS_AT / name}c", doraise=True)
+        (SCRIPTS_AT / name).mkdir()
+        (SCRIPTS_AT / name / "__main__.pyc").symlink_to(f"{SCRIPTS_AT / name}c")
+        (SCRIPTS_AT / name / "runmaker4.pyc").symlink_to(SCRIPTS_AT / "runmaker4.pyc")
 
 
 def as_bytes(text: Text) -> bytes:
@@ -191,10 +204,10 @@ class Case(unittest.TestCase):
     def command(self, script: str, *args: object) -> List[str]:
         """The argv of one of our scripts; other commands go through unchanged."""
         words = [str(word) for word in args]
-        return [sys.executable, str(ROOT / script), *words] if script.endswith("4.py") else [script, *words]
+        return [sys.executable, str(SCRIPTS_AT / script), *words] if script in SCRIPTS else [script, *words]
 
     def start(self, script: str, *args: object, env: Optional[Dict[str, str]] = None, **options) -> subprocess.Popen:
-        """Start a script (RUNMAKER, RUNSET, RUNWAIT or any command) in the test's directory; output to pipes."""
+        """Start a script (one of SCRIPTS, or any command) in the test's directory; output to pipes."""
         settings = dict(cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         settings.update(options)
         process = subprocess.Popen(self.command(script, *args), env=self.environ(env), **settings)
@@ -281,8 +294,14 @@ def without_states(text: bytes) -> bytes:
     return re.sub(rb"^[^#/ \t\r\n](?=[ \t])", b"?", text, flags=re.MULTILINE)
 
 
-# KILL comes 1 s after TERM, not 10 s; a line is gone, or was left behind, at the first look instead of the third
-QUICK = "import runmaker4; runmaker4.GRACE, runmaker4.JobFile.LOOKS = 1.0, 1"
+# From look to look at a job file it takes 0.2 s, not 1 s
+EVERY = 1.0 if FULL else 0.2
+HASTY = f"""
+import runmaker4
+runmaker4.JobFile.every = property(lambda file: 5.0 if file.network else {EVERY}, lambda file, seconds: None)
+"""
+# KILL comes 0.5 s after TERM, not 10 s; a line is gone at the first look instead of the third
+QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobFile.LOOKS = 0.5, 1\n"
 PR_CAPBSET_DROP, CAP_DAC = 24, (1, 2)       # of <linux/prctl.h>; CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 
@@ -301,20 +320,28 @@ class RunCase(Case):
                    **settings) -> subprocess.Popen:
         """Start a runner on runs.txt, and return it when the jobs of these lines have made their up.LINE.
 
-        quick: it is less patient (see QUICK), unless all is to be tested in full size.
+        quick: with less patience (see QUICK), unless all is to be tested in full size.
         """
-        if quick and not FULL:
-            runner = self.start_patched(QUICK, *options, "runs.txt", **settings)
+        if quick:
+            runner = self.start_hasty(*options, "runs.txt", patience=QUICK, **settings)
         else:
             runner = self.start(RUNMAKER, *options, "runs.txt", **settings)
         self.wait_up(*up, runner=runner)
         return runner
 
     def start_patched(self, statements: str, *args: object, env: Optional[Dict[str, str]] = None,
-                      **settings) -> subprocess.Popen:
-        """Start runmaker4.py in a Python that has run these statements, which import runmaker4, before."""
-        program = f"import sys\n{statements}\nsys.argv[0] = {str(ROOT / RUNMAKER)!r}\nsys.exit(runmaker4.main())\n"
-        return self.start(sys.executable, "-c", program, *args, env=dict(env or {}, PYTHONPATH=str(ROOT)), **settings)
+                      script: str = RUNMAKER, **settings) -> subprocess.Popen:
+        """Start a script in a Python that has run these statements, which import runmaker4, before."""
+        program = (f"import sys\n{statements}\nimport {script[:-3]} as script\n"
+                   f"sys.argv[0] = {str(ROOT / script)!r}\nsys.exit(script.main())\n")
+        importing = dict(env or {}, PYTHONPATH=str(SCRIPTS_AT))
+        return self.start(sys.executable, "-c", program, *args, env=importing, **settings)
+
+    def start_hasty(self, *args: object, patience: str = HASTY, **settings) -> subprocess.Popen:
+        """Start runmaker4.py with less patience, unless all is to be tested in full size."""
+        if FULL:
+            return self.start(RUNMAKER, *args, **settings)
+        return self.start_patched(patience, *args, **settings)
 
     def wait_up(self, *lines: int, runner: Optional[subprocess.Popen] = None) -> None:
         """Wait until the jobs of these lines run; fail at once when this runner is gone."""

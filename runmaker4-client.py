@@ -1,0 +1,922 @@
+#!/usr/bin/env python3
+"""runmaker4-client - run jobs that a runmaker4-server.py hands out, on hosts that do not share its file system.
+
+    alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 --token TOKEN alice
+
+It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from there, and what becomes of them goes
+there.  Everything that must not be lost (a job has started, what it printed, how it ended) is an event with a number,
+kept and sent again after each new connection until the server has acknowledged it.  While the connection is gone jobs
+run on; output that the server collects is held back in their pipes once there are 2 MiB of it.
+
+Jobs are asked for ahead of free slots, by as many as a round trip is worth: not one if jobs take minutes, up to one per
+slot if they take milliseconds.  Those that no slot has taken soon go back.  runmaker4-server.py has the protocol.
+"""
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import secrets
+import socket
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import runmaker4
+from runmaker4 import (HEX, PORT, AllOutput, Channel, Console, History, Job, LastLines, Link, Message, Parser,
+                       Problem, Refused, Run, Runner, RunnerProgram, Sink, WireError, add_background, add_limits,
+                       add_running_options, add_verbosity, allow_descriptors, awake_clock, change_argument, duration,
+                       human_time, leave, plural, put, read_token, reason, run_main, show, to_bytes, to_text,
+                       token_path, warn, whole_number)
+
+PROG = "runmaker4-client.py"
+LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
+CONNECT = 10.0                  # seconds that an attempt may take
+UNSTARTED = 0.25                # seconds (besides some round trips) after which a job that no slot has taken goes back
+STATES = ("new", "running", "done", "failed", "error", "held")
+EVER = 1e9                      # seconds
+
+
+def patience(text: str) -> float | None:
+    """An argparse type: a duration, or 0."""
+    return 0.0 if text == "0" else duration(text)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options.  Raises Problem."""
+    parser = Parser(
+        PROG, example=f"Run jobs that a server hands out, four at a time; see what all its clients do:\n"
+                      f"    alice$ runmaker4-server.py runs.txt\n"
+                      f"    bob$   {PROG} -j4 --token TOKEN alice    (the server prints it)\n"
+                      f"    bob$   {PROG} --token TOKEN --status alice",
+        usage="[options] SERVER",
+        epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
+               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 all is done;\n"
+               "1 something failed, was lost or is left; 2 bad usage, or the server cannot be\n"
+               "used; 130, 143 ended by a signal.")
+    add = parser.add_argument_group("which jobs, and how many").add_argument
+    add("server", metavar="SERVER", help="the host where runmaker4-server.py runs")
+    add_running_options(add)
+    add_limits(parser.add_argument_group("limits").add_argument)
+    add = parser.add_argument_group("connection").add_argument
+    add("--token", metavar="X", help="the server's token, or a file with it [$RUNMAKER4_TOKEN, ~/.runmaker4.token]")
+    add("--port", type=whole_number(1, 65535), default=PORT, metavar="N", help=f"the server's port [{PORT}]")
+    add("--give-up", type=patience, metavar="T", help="end if there is no server for T; 0: at once [never]")
+    add = parser.add_argument_group("output").add_argument
+    add_verbosity(add)
+    add("--status", action="store_true", help="print what waits, and what all clients do, and exit")
+    add("--json", action="store_true", help="with --status: as JSON")
+    add = parser.add_argument_group("hosts and background").add_argument
+    add("--name", metavar="NAME", help="this host's name in messages [the node name]")
+    add_background(add)
+    options = parser.parse_args(argv)
+    if options.json and not options.status:
+        parser.error("--json goes with --status")
+    return options
+
+
+# ======== The token ===================================================================================================
+
+
+def find_token(given: str | None) -> str:
+    """The token that --token, $RUNMAKER4_TOKEN or the file gives.  No message shows it.  Raises Problem."""
+    given = given if given is not None else os.environ.get("RUNMAKER4_TOKEN") or None
+    if given is not None and HEX.fullmatch(given):
+        return given
+    path = token_path() if given is None else given
+    try:
+        return read_token(path)
+    except Problem as problem:
+        raise Problem(f"token: {problem}") from None
+    except (OSError, ValueError) as error:
+        if given is not None:
+            raise Problem("--token: neither a token (32 hexadecimal digits) nor a file that can be read") from None
+        raise Problem(f"no token: {path}: {reason(error)} (--token gives it; the server prints it)") from None
+
+
+def without_token(argv: Sequence[str]) -> list[str]:
+    """The arguments as they may be shown."""
+    return ["TOKEN" if HEX.fullmatch(word) else HEX.sub("TOKEN", word) if word.startswith("--token=") else word
+            for word in argv]
+
+
+def hide_from_ps(secret: str) -> None:
+    """Overwrite the token where ps sees it."""
+    if not change_argument(secret.encode(), b"*" * len(secret)):
+        warn(f"{PROG}: the token can be seen with ps (give --token a file)")
+
+
+# ======== The connection ==============================================================================================
+
+
+class Patience:
+    """Time for several steps of a blocking conversation: each sets the socket's time-out to what is left."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = awake_clock() + seconds
+
+    def receive(self, sock: socket.socket) -> bytes:
+        """Raises OSError."""
+        sock.settimeout(max(self.end - awake_clock(), 0.01))
+        return sock.recv(1 << 16)
+
+
+def dial(options: argparse.Namespace, token: str) -> tuple[socket.socket, Channel]:
+    """Connect, and have both ends prove themselves, within ten seconds, or --give-up.  Raises OSError, WireError."""
+    seconds = min(CONNECT, options.give_up or CONNECT)
+    patience = Patience(seconds)
+    sock = socket.create_connection((options.server, options.port), timeout=seconds)
+    channel = Channel(token, server=False)
+    try:
+        while not channel.proven:
+            data = patience.receive(sock)
+            if not data:
+                raise ConnectionResetError("the server has closed the connection (is it a runmaker4-server.py?)")
+            channel.receive(data)
+            sock.sendall(channel.outgoing())
+    except (OSError, WireError):
+        sock.close()
+        raise
+    return sock, channel
+
+
+@dataclass(eq=False)
+class RemoteJob(Job):
+    """A job of the server's."""
+    key: str = ""
+    arrived: float = 0.0                # awake_clock()
+    begun: float = 0.0                  # taken by a slot
+    result: bytes | None = None         # the server is being told
+
+
+@dataclass(eq=False)
+class Event:
+    """Something that the server must learn of, kept until it has acknowledged it."""
+    number: int
+    message: dict[str, Any]
+    size: int                           # bytes of output
+
+
+class ServerLink(Link):
+    """A connection of the client's."""
+
+    def __init__(self, connection: Connection, channel: Channel) -> None:
+        super().__init__(channel, connection.loop)
+        self.connection = connection
+        self.gone = connection.loop.create_future()         # why it is lost
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if self.channel.proven:
+            self.proven()
+
+    def proven(self) -> None:
+        self.connection.greet(self)
+
+    def handle(self, message: Message) -> None:
+        self.connection.handle(self, message)
+
+    def lost(self, why: str) -> None:
+        if not self.gone.done():
+            self.gone.set_result(why)
+
+
+class Connection:
+    """The server, as a `Runner` wants its jobs (see runmaker4.FileJobs); connects again whenever it is lost."""
+
+    every = 0.0                         # look_after() comes back when there is something
+    poll = EVER                         # and the runner is woken when there is
+
+    def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop) -> None:
+        self.program, self.loop, self.say, self.options = program, loop, program.say, program.options
+        self.runner: Runner | None = None
+        self.id = secrets.token_hex(8)
+        self.link: ServerLink | None = None         # one on which we are welcome
+        self.again: float | None = EVER
+        self.failed = ""
+        self.orphans: list[int] = []
+        self.over = False                           # the server has left for good
+        self.ever = False                           # there was a connection once
+        self.refused = False                        # the last attempt was
+        self.down_since = awake_clock()
+        self.grace = 60.0
+        self.jobs: dict[str, RemoteJob] = {}        # all that we have, but for those that wait:
+        self.queue: deque[RemoteJob] = deque()
+        self.requested = 0                          # jobs asked for that have not come
+        self.number = 0                             # of the last request
+        self.asked: dict[int, float] = {}           # requests that are not answered: when they were sent
+        self.alive = -EVER                          # when the last answered one was sent
+        self.last_asked = 0                         # the request that said we leave if there is nothing
+        self.round_trip = 0.0                       # seconds
+        self.duration = EVER                        # seconds that jobs have taken lately
+        self.total = 0                              # jobs that slots have taken
+        self.unsent: deque[Event] = deque()
+        self.sent: deque[Event] = deque()           # and not acknowledged
+        self.events = 0
+        self.collected: list[Any] = []              # what the server wants of output and records
+        self.window = runmaker4.PIECE
+        self.flying = 0                             # bytes of output in `sent`
+        self.backlog = 0                            # ... in both
+        self.lost: list[Job] = []
+        self.something_lost = asyncio.Event()
+        self.emptied = asyncio.Event()              # the last event was acknowledged, or never will be
+        self.return_timer: asyncio.TimerHandle | None = None
+        self.summary: asyncio.Future[bool] | None = None    # of a status: whether jobs are left
+        self.said = ""                              # why there is no connection
+
+    # -- as a Runner sees it ----------------------------------------------------------------------------------------
+
+    async def claim(self, last: bool) -> RemoteJob | None:
+        """A job that has come, if any; else it is asked for, and the runner woken when there is an answer."""
+        if self.queue and self._may_start():
+            job = self.queue.popleft()
+            job.begun = awake_clock()
+            self.jobs[job.key] = job
+            self.total += 1
+            self.last_asked, self.again = 0, EVER
+            self._ask()
+            return job
+        if self.again is not None:
+            self._ask(last)
+        return None
+
+    async def finish(self, job: RemoteJob, state: bytes) -> str:
+        """The result goes its way; what is wrong with it will be told when it is known."""
+        took = awake_clock() - job.begun
+        self.duration = took if self.duration == EVER else 0.8 * self.duration + 0.2 * took
+        return self._end(job, state, type="finish", state=to_text(state))
+
+    async def release(self, job: RemoteJob) -> str:
+        return self._end(job, job.state, type="release")
+
+    def _end(self, job: RemoteJob, result: bytes, **message: Any) -> str:
+        if job.key in self.jobs:                    # else it is somebody else's now
+            job.result = result
+            self.event(id=job.key, **message)
+        return ""
+
+    async def look_after(self) -> list[Job]:
+        """Wait until jobs are lost to others; those."""
+        await self.something_lost.wait()
+        self.something_lost.clear()
+        lost, self.lost = self.lost, []
+        return lost
+
+    async def has_new(self) -> bool:
+        """Whether jobs are left.  Raises OSError."""
+        if not self.link:
+            raise ConnectionResetError("there is no server")
+        self.summary = self.loop.create_future()
+        self.link.send(type="status")
+        done, _ = await asyncio.wait([self.summary], timeout=CONNECT)
+        if not done:
+            raise ConnectionResetError("no answer")
+        return self.summary.result()
+
+    async def leave(self, runner: Runner) -> None:
+        """Once no job runs any more: have all results at the server, and part."""
+        self._return_queue()
+        began = awake_clock()
+        while (self.sent or self.unsent) and not (self.failed or self.over):
+            hurried = runner.killed or runner.wall_over
+            if hurried and (runner.processes.impatient or awake_clock() - began > runner.LAST_TRIES):
+                break
+            self.emptied.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.emptied.wait(), 0.2)
+        unwritten = [job.number for job in self.jobs.values()]
+        if unwritten:
+            self.say(f"the server could not be told how {plural(len(unwritten), 'job')} ended")
+            self.program.tally.unwritten += unwritten
+        self.over = True
+        if self.link:
+            self.link.send(type="bye")
+            self.link.flush()
+            self.link.transport.close()
+
+    # -- asking for jobs --------------------------------------------------------------------------------------------
+
+    def _may_start(self) -> bool:
+        """Rule 2 of runmaker4-server.py: only soon after something that was answered."""
+        return self.link is not None and awake_clock() - self.alive < min(self.grace / 2, runmaker4.SILENCE)
+
+    def _ahead(self) -> int:
+        """How many jobs may run ahead of free slots: those that end within a round trip."""
+        slots = len(self.program.slots)
+        return 0 if self.options.one_only else min(slots, int(
+            2 * slots * (self.round_trip + 0.002) / max(self.duration, 0.0001) + 0.5))
+
+    def _ask(self, last: bool = False) -> None:
+        """Ask for as many jobs as we could use now."""
+        if not self.link or not self.runner or self.runner.stopping:
+            return
+        slots = len(self.program.slots)
+        if self.options.one_only:
+            want = slots - self.total
+        else:
+            want = slots + self._ahead() - sum(job.result is None for job in self.jobs.values())
+        due = len(self.queue) + self.requested
+        want = max(want - due, 0)
+        if due and 2 * want < self._ahead():        # in few messages; what is due lasts for a round trip
+            want = 0
+        if want or last and not self.last_asked:
+            self.requested += want
+            number = self._request("claim", want=want, last=last)
+            if last:
+                self.last_asked = number
+
+    def _request(self, kind: str, **fields: Any) -> int:
+        self.number += 1
+        self.asked[self.number] = awake_clock()
+        self.link.send(type=kind, request=self.number, **fields)
+        return self.number
+
+    def _answered(self, number: int) -> None:
+        """The server was alive after this request was sent."""
+        if number in self.asked:
+            self.alive = max(self.alive, self.asked[number])
+            for old in [old for old in self.asked if old <= number]:
+                del self.asked[old]
+
+    def _return_late(self) -> None:
+        """Give back jobs that no slot has taken soon: somebody else may run them."""
+        self.return_timer = None
+        limit = awake_clock() - self._patience()
+        while self.queue and self.queue[0].arrived <= limit:
+            job = self.queue.popleft()
+            self.jobs[job.key] = job
+            job.result = job.state
+            self.event(type="release", id=job.key)
+        self._watch_queue()
+        self.wake()                                 # a slot may be free, only not allowed to start what has come
+
+    def _return_queue(self) -> None:
+        for job in self.queue:
+            job.arrived = -EVER
+        self._return_late()
+
+    def _watch_queue(self) -> None:
+        if self.queue and not self.return_timer:
+            due = self.queue[0].arrived + self._patience() - awake_clock()
+            self.return_timer = self.loop.call_later(max(due, 0.01), self._return_late)
+
+    def _patience(self) -> float:
+        return UNSTARTED + 4 * self.round_trip
+
+    def wake(self) -> None:
+        """There is news for the runner."""
+        if self.runner:
+            self.runner.changed.set()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Output that has to wait here; what is on its way does not hold back jobs, or the way would run empty."""
+        return self.backlog - self.flying
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def event(self, size: int = 0, **message: Any) -> None:
+        """Have the server learn of something; size: the bytes of output in it."""
+        self.events += 1
+        message["n"] = self.events
+        self.unsent.append(Event(self.events, message, size))
+        self.backlog += size
+        self._send_events()
+
+    def _send_events(self) -> None:
+        while self.unsent and self.link and (self.flying < self.window or not self.unsent[0].size):
+            event = self.unsent.popleft()
+            self.sent.append(event)
+            self.flying += event.size
+            self.link.post(event.message)
+
+    def _acknowledged(self, number: int) -> None:
+        """The server has dealt with all events up to this one."""
+        while self.sent and self.sent[0].number <= number:
+            event = self.sent.popleft()
+            self.flying -= event.size
+            self.backlog -= event.size
+            if event.message["type"] in ("finish", "release"):
+                self.jobs.pop(event.message["id"], None)
+        self._send_events()
+        if not self.sent and not self.unsent:
+            self.emptied.set()
+        if self.runner:
+            self.runner.resume()
+
+    def _drop(self, key: str) -> RemoteJob | None:
+        """A job is none of ours any more: nor is what the server does not know of it yet."""
+        job = self.jobs.pop(key, None)
+        self.queue = deque(waiting for waiting in self.queue if waiting.key != key)
+        for events in (self.sent, self.unsent):
+            kept = [event for event in events if event.message.get("id") != key]
+            events.clear()
+            events.extend(kept)
+        self.flying = sum(event.size for event in self.sent)
+        self.backlog = self.flying + sum(event.size for event in self.unsent)
+        self.emptied.set()
+        return job
+
+    def _lose(self, key: str) -> None:
+        """Somebody else has a job's line now."""
+        job = self._drop(key)
+        if job and job.result is None:
+            self.lost.append(job)
+            self.something_lost.set()
+        elif job and job.result != job.state:       # else it was given back
+            self._not_written(job, "was taken by another runner meanwhile")
+
+    def _not_written(self, job: RemoteJob, fault: str) -> None:
+        result = f"; its result {show(job.result)} is not written" if job.result else ""
+        self.say(f"line {job.number}: {fault}{result}")
+        self.program.tally.unwritten.append(job.number)
+
+    # -- connecting -------------------------------------------------------------------------------------------------
+
+    async def stay_connected(self, sock: socket.socket | None, channel: Channel | None) -> None:
+        """Connect, and again whenever the connection is lost, until that is given up.  sock: a first connection."""
+        pause = 0.1
+        while not self.over and not self.failed:
+            try:
+                link = await self._connect(sock, channel)
+                why = await self._use(link)
+                pause = 0.1 if link is self.link else pause
+            except (OSError, asyncio.TimeoutError) as error:
+                why = no_server(self.options, error)
+            sock = None
+            self._note_loss(why)
+            if self.over or self._given_up(why):
+                return
+            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._left()))    # or all would come at once
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _connect(self, sock: socket.socket | None, channel: Channel | None) -> ServerLink:
+        """A link on which both ends have proven themselves, or soon will."""
+        options = self.options
+        if sock:
+            link = ServerLink(self, channel)
+            await self.loop.create_connection(lambda: link, sock=sock)
+        else:
+            link = ServerLink(self, Channel(self.program.token, server=False))
+            await asyncio.wait_for(self.loop.create_connection(
+                lambda: link, options.server, options.port, happy_eyeballs_delay=0.25),
+                min(CONNECT, self._left()))
+        return link
+
+    async def _use(self, link: ServerLink) -> str:
+        """Keep a link alive until it is lost; why it was."""
+        made = awake_clock()
+        while not link.gone.done():
+            pause = min(runmaker4.KEEP_ALIVE, self.grace / 8) if link is self.link else 0.2
+            await asyncio.wait([link.gone], timeout=pause)
+            now = awake_clock()
+            if link.gone.done():
+                break
+            if link is self.link:
+                if now - link.heard > runmaker4.SILENCE:
+                    link.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
+                else:
+                    self._request("ping")
+            elif now - made > min(runmaker4.HANDSHAKE, self._left()):
+                link.drop("no answer")
+        broken = link.channel.broken
+        self.refused = str(broken) == "wrong token"
+        return refusal(broken) if isinstance(broken, Refused) else link.gone.result()
+
+    def greet(self, link: ServerLink) -> None:
+        """The server has proven itself: say who we are, and what we have."""
+        jobs = [dict(id=job.key, number=job.number, ordinal=job.ordinal, offset=job.offset, state=to_text(job.state),
+                     text=to_text(job.text), result=job.result and to_text(job.result)) for job in self.jobs.values()]
+        for job in jobs:                            # one by one: a command may fill a message
+            link.send(type="have", jobs=[job])
+        retry = {b"": "", b"e": "e"}.get(self.program.retry, "!e")
+        link.send(type="hello", client=self.id, name=to_text(self.program.host), pid=os.getpid(),
+                  slots=len(self.program.slots), retry=retry)
+
+    def _note_loss(self, why: str) -> None:
+        """Say once that there is no server; and when one is there that does not want us."""
+        if self.link:
+            self.link, self.down_since = None, awake_clock()
+        if not self.over and (not self.said or self.refused and why != self.said):
+            running = f"; {plural(len(self.jobs), 'job')} not handed in yet" if self.jobs else ""
+            self.say(f"{why}{running}; trying again")
+            self.said = why
+        self.queue.clear()                          # rule 3: not named in the next hello, they become `.` again
+        self.requested, self.last_asked, self.again = 0, 0, EVER
+        self.asked.clear()
+
+    def _limit(self) -> float:
+        """Seconds without a server after which we give up.  A token that was changed will not be right again."""
+        limit = EVER if self.options.give_up is None else self.options.give_up
+        return min(limit, self.grace) if self.refused else limit
+
+    def _left(self) -> float:
+        """Seconds until we give up; at least enough to try."""
+        return max(self._limit() - (awake_clock() - self.down_since), 0.5)
+
+    def _given_up(self, why: str) -> bool:
+        gone = awake_clock() - self.down_since
+        if gone < self._limit():
+            return False
+        self.failed = f"no server for {human_time(gone)}: {why}"
+        self.emptied.set()
+        self.runner.stop()
+        self.runner.end_all()
+        return True
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    def handle(self, link: ServerLink, message: Message) -> None:
+        """Whatever the server says.  Raises WireError."""
+        kind = message.text("type", 16)
+        if link is not self.link and kind not in ("welcome", "closing"):
+            raise WireError("no welcome")
+        if kind == "welcome":
+            self._on_welcome(link, message)
+        elif kind == "jobs":
+            self._on_jobs(message)
+        elif kind == "ack":
+            self.window = max(message.whole("window"), 1)
+            self._acknowledged(message.whole("n"))
+        elif kind == "nothing":
+            self._on_nothing(message)
+        elif kind == "pong":
+            sent = self.asked.get(message.whole("request"))
+            if sent is not None:
+                self.round_trip = awake_clock() - sent
+            self._answered(message.whole("request"))
+            if self.queue:
+                self.wake()
+        elif kind == "fault":
+            job = self.jobs.get(message.text("id"))
+            if job:
+                self._not_written(job, show(to_bytes(message.text("text", 1000))))
+        elif kind == "lost":
+            self._lose(message.text("id"))
+        elif kind == "summary":
+            new = Message(message.fields.get("counts")).whole("new")
+            if self.summary and not self.summary.done():
+                self.summary.set_result(new > 0)
+        elif kind == "closing":
+            self._on_closing(link, message.flag("done"))
+        elif kind not in ("client", "job", "end"):      # of a status
+            raise WireError(f"what is {kind!a}?")
+
+    def _on_welcome(self, link: ServerLink, message: Message) -> None:
+        """We are known: settle what has changed, send what was not acknowledged, and go on."""
+        grace, seen, window = max(message.real("grace"), 0.1), message.whole("seen"), message.whole("window")
+        lost, settled = message.items("lost", str), message.items("settled", str)
+        sinks = self._sinks(message)
+        if self.ever:
+            self.say("connected again")
+        self.link, self.ever, self.refused, self.said = link, True, False, ""
+        self.grace, self.window = grace, max(window, 1)
+        for key in lost:
+            self._lose(key)
+        for key in settled:
+            self._drop(key)
+        self.unsent.extendleft(reversed(self.sent))
+        self.sent.clear()
+        self.flying = 0
+        while self.unsent and self.unsent[0].number <= seen:
+            self.sent.append(self.unsent.popleft())
+            self.flying += self.sent[-1].size
+        self._acknowledged(seen)
+        if sinks and self.runner:
+            self.runner.sinks[:] = sinks
+        self._request("ping")
+        self._send_events()
+        self.wake()
+
+    def _sinks(self, message: Message) -> list[Sink]:
+        """Who takes the events of runs that start from now on: the console, and what the server collects.
+
+        None if all is as it was: runs that go on share records with those that start.
+        """
+        collected = [message.fields.get(name) for name in ("log", "outdir", "joblog", "print")]
+        if collected == self.collected:
+            return []
+        self.collected = collected
+        sinks: list[Sink] = [Starts(self), *self.program.console(with_output=True)]
+        lines = message.whole("log", 10_000)
+        if lines:
+            sinks.append(LastLines(RemoteStore(self, "log"), lines))
+        if message.flag("outdir"):
+            sinks.append(AllOutput(RemoteStore(self, "out")))
+        if message.flag("joblog"):
+            sinks.append(History(RemoteStore(self, "joblog")))
+        if message.flag("print"):
+            sinks.append(Console(RemoteConsole(self), with_output=True, colour=False))
+        return sinks
+
+    def _on_jobs(self, message: Message) -> None:
+        number = message.whole("request")
+        for item in message.objects("jobs"):
+            job = RemoteJob(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
+                            item.data("text"), key=item.text("id", 16), arrived=awake_clock())
+            self.queue.append(job)
+            self.requested = max(self.requested - 1, 0)
+        self._answered(number)
+        if not self._may_start():
+            self._request("ping")
+        self._watch_queue()
+        self.last_asked, self.again = 0, EVER
+        self.wake()
+
+    def _on_nothing(self, message: Message) -> None:
+        number = message.whole("request")
+        self.orphans += message.items("orphans", int)
+        self._answered(number)
+        if self.last_asked and number >= self.last_asked and not self.queue:
+            self.last_asked, self.again = 0, None
+        self.wake()
+
+    def _on_closing(self, link: ServerLink, done: bool) -> None:
+        """The server leaves."""
+        if done:
+            self.over = True
+            if self.runner:
+                self.runner.stop()
+        link.drop("the server was stopped")
+
+
+# ======== What the server is told of runs =============================================================================
+
+
+class Starts(Sink):
+    """Tells the server that jobs have started; of those that end at once their end tells enough."""
+    DELAY = 0.05                    # seconds
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.young: dict[Run, None] = {}
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def backlog(self) -> int:
+        return self.connection.unsent_bytes         # also of runs whose records are not collected any more
+
+    def started(self, run: Run) -> None:
+        self.young[run] = None
+        if not self.timer:
+            self.timer = self.connection.loop.call_later(self.DELAY, self._report)
+
+    def ended(self, run: Run) -> None:
+        self.young.pop(run, None)
+
+    def _report(self) -> None:
+        self.timer = None
+        for run in self.young:
+            self.connection.event(type="started", id=run.job.key, pid=run.shell.pid)
+        self.young.clear()
+
+
+def pieces(data: bytes) -> list[bytes]:
+    """Data in parts that fit into messages."""
+    size = runmaker4.PIECE
+    return [data[at:at + size] for at in range(0, len(data), size)] if len(data) > size else [data]
+
+
+class RemoteStore:
+    """The server's log file, output directory or job log, as sinks write to it."""
+
+    def __init__(self, connection: Connection, kind: str) -> None:
+        self.connection, self.kind = connection, kind
+
+    @property
+    def backlog(self) -> int:
+        return self.connection.unsent_bytes
+
+    def begin(self, job: RemoteJob) -> None:
+        self._event(job, "begin")
+
+    def end(self, job: RemoteJob) -> None:
+        self._event(job, "end")
+
+    def put(self, job: RemoteJob, *args: Any) -> None:
+        """What the stores of runmaker4.py take: (record), (line), or (stream, at, data)."""
+        if self.kind == "out":
+            stream, at, data = args
+            for piece in pieces(data):
+                self._event(job, "out", len(piece), stream=to_text(stream), at=at, data=to_text(piece))
+                at += len(piece)
+        elif self.kind == "log":
+            self._event(job, "log", len(args[0]), data=to_text(args[0]))
+        else:
+            self._event(job, "joblog", len(args[0]), line=to_text(args[0]))
+
+    def _event(self, job: RemoteJob, kind: str, size: int = 0, **fields: Any) -> None:
+        if job.key in self.connection.jobs:         # else it is somebody else's now
+            self.connection.event(size, type=kind, id=job.key, **fields)
+
+
+class RemoteConsole:
+    """The server's console (--print), as a Console writes to it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @property
+    def backlog(self) -> int:
+        return self.connection.unsent_bytes
+
+    def write(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):       # cut between lines: the end of one may come to another server than its beginning
+            end = data.rfind(b"\n", at, at + runmaker4.PIECE) + 1 or at + runmaker4.PIECE
+            piece, at = data[at:end], end
+            self.connection.event(len(piece), type="print", data=to_text(piece))
+
+
+# ======== The program =================================================================================================
+
+
+class ClientProgram(RunnerProgram):
+    """Connects, so that what is wrong is told at once; then runs jobs, in the background if that is asked for."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Raises Problem."""
+        options = parse(argv)
+        if options.token and HEX.fullmatch(options.token):
+            hide_from_ps(options.token)
+        self.token = find_token(options.token)
+        super().__init__(PROG, options.server, options, without_token(argv))
+
+    def main(self) -> int:
+        """Print a status, or run jobs; the exit status.  Raises Problem."""
+        options = self.options
+        if options.status:
+            return print_status(self)
+        allow_descriptors(32 + 4 * len(self.slots))
+        self.use_worker(network=False)
+        self.sock, self.channel = self._first_connection()
+        return super().main()
+
+    def _first_connection(self) -> tuple[socket.socket | None, Channel | None]:
+        """A connection, or none if one may still come.  Raises Problem."""
+        options = self.options
+        try:
+            return dial(options, self.token)
+        except (socket.gaierror, UnicodeError) as error:
+            raise Problem(f"{options.server}: {unknown_host(error)}") from None
+        except WireError as error:
+            raise Problem(f"{options.server}: {refusal(error)}") from None
+        except OSError as error:
+            text = no_server(options, error)
+            if options.give_up == 0:
+                raise Problem(f"{options.server}: {text}") from None
+            self.say(f"{text}; trying again")
+            return None, None
+
+    async def work(self) -> int:
+        """Run jobs; the exit status."""
+        connection = Connection(self, self.loop)
+        connection.runner = self.make_runner(connection, [])
+        connection.said = "" if self.sock else "no server"      # _first_connection() has said that
+        keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
+        ending = asyncio.ensure_future(self.run_to_end(connection))
+        await asyncio.wait([ending, keeping], return_when=asyncio.FIRST_COMPLETED)
+        if keeping.done():
+            keeping.result()                # it has given up; or there is a defect of ours, which shall be seen
+        code = await ending
+        return 2 if connection.failed and not connection.ever and code == 1 else code
+
+
+def unknown_host(error: Exception) -> str:
+    text = reason(error) if isinstance(error, OSError) else "no name of a host"
+    return f"unknown host: {text}"
+
+
+def refusal(error: WireError) -> str:
+    """What is to be done about a server that does not want us."""
+    if str(error) == "wrong token":
+        return "wrong token (the server has printed the right one; --token gives it)"
+    if isinstance(error, Refused):
+        return f"{error} (use the same release on both ends)"
+    return f"no runmaker4-server.py: {error}"
+
+
+def no_server(options: argparse.Namespace, error: Exception) -> str:
+    """Why there is no connection."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = os.strerror(number).lower() if number and number > 0 else "no connection"
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
+        text = "no answer"
+    return f"port {options.port}: {text} (does runmaker4-server.py run there?)"
+
+
+# ---- --status --------------------------------------------------------------------------------------------------------
+
+
+def ask_status(program: ClientProgram) -> dict[str, Any]:
+    """The server's status, as --json prints it.  Raises Problem, OSError."""
+    options = program.options
+    try:
+        sock, channel = dial(options, program.token)
+        channel.send(dict(type="status"))
+        sock.sendall(channel.outgoing())
+        with sock:
+            return gather_status(sock, channel)
+    except (socket.gaierror, UnicodeError) as error:
+        raise Problem(f"{options.server}: {unknown_host(error)}") from None
+    except WireError as error:
+        raise Problem(f"{options.server}: {refusal(error)}") from None
+
+
+def gather_status(sock: socket.socket, channel: Channel) -> dict[str, Any]:
+    """Put the messages of a status together.  Raises OSError, WireError, Problem."""
+    status: dict[str, Any] = {}
+    patience = Patience(CONNECT)
+    while True:
+        data = patience.receive(sock)
+        if not data:
+            raise ConnectionResetError("the server has closed the connection")
+        for message in map(Message, channel.receive(data)):
+            kind = message.text("type")
+            if kind == "summary":
+                status = summary(message)
+            elif kind == "end" and status:
+                return status
+            elif kind == "client" and status:
+                status["clients"].append(dict(
+                    name=message.text("name"), address=message.text("address"), pid=message.whole("pid"),
+                    slots=message.whole("slots"), seen=message.real("seen"), lost=message.flag("lost"), jobs=[]))
+            elif kind == "job" and status and status["clients"]:
+                since = None if message.fields.get("since") is None else message.real("since")
+                status["clients"][-1]["jobs"].append(dict(
+                    line=message.whole("line"), command=message.text("command"), pid=message.whole("pid"), since=since))
+            else:
+                raise WireError(f"what is {kind!a}?")
+
+
+def summary(message: Message) -> dict[str, Any]:
+    """The beginning of a status.  Raises WireError, Problem."""
+    if message.text("fault"):
+        raise Problem(f"{printable(message.text('file'))}: {printable(message.text('fault'))}")
+    counts = Message(message.fields.get("counts"))
+    return dict(
+        {name: message.text(name) for name in ("file", "host")},
+        **{name: message.whole(name) for name in ("port", "pid")},
+        **{name: message.real(name) for name in ("since", "grace")},
+        **{name: counts.whole(name) for name in (*STATES, "total")},
+        waiting=[dict(line=job.whole("line"), command=job.text("command")) for job in message.objects("waiting")],
+        clients=[])
+
+
+def print_status(program: ClientProgram) -> int:
+    """--status.  Raises Problem."""
+    try:
+        status = ask_status(program)
+    except OSError as error:
+        raise Problem(f"{program.options.server}: {no_server(program.options, error)}") from None
+    if program.options.json:
+        put(json.dumps(status).encode() + b"\n")
+    else:
+        put(b"".join(to_bytes(line) + b"\n" for line in status_lines(status, 80)))
+    return 0
+
+
+def status_lines(status: dict[str, Any], width: int) -> list[str]:
+    """A status for a person."""
+    lines = [f"{status['file']} on {status['host']}, port {status['port']}, served for {human_time(status['since'])}",
+             ", ".join(f"{status[name]} {name}" for name in STATES)]
+    if status["waiting"]:
+        lines.append("waiting:")
+        lines += [f"  {job['line']:>7} {job['command']}" for job in status["waiting"]]
+        if status["new"] > len(status["waiting"]):
+            lines.append(f"      ... and {status['new'] - len(status['waiting'])} more")
+    lines.append("clients:" if status["clients"] else "no clients")
+    for client in status["clients"]:
+        seen = f"lost {human_time(client['seen'])} ago" if client["lost"] else f"seen {human_time(client['seen'])} ago"
+        lines.append(f"  {client['name']} ({client['address']}), {plural(client['slots'], 'slot')}, {seen}")
+        for job in client["jobs"]:
+            since = "waits" if job["since"] is None else human_time(job["since"])
+            lines.append(f"  {job['line']:>7} {since:>7}  {job['command']}")
+    return [line if len(line) <= width else line[:width - 3] + "..." for line in map(printable, lines)]
+
+
+def printable(text: str) -> str:
+    """Without control characters."""
+    return "".join("?" if ord(char) < 32 or ord(char) == 127 else char for char in text)
+
+
+def run_jobs(argv: Sequence[str]) -> int:
+    """The body of runmaker4-client.py.  Raises Problem."""
+    return ClientProgram(argv).main()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run runmaker4-client.py with these arguments; the exit status."""
+    return run_main(PROG, run_jobs, argv)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,1403 @@
+#!/usr/bin/env python3
+"""runmaker4-server - hand out the jobs of a file to runmaker4-client.py on hosts that do not share its file system.
+
+    alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 --token TOKEN alice
+
+The server claims lines for its clients with the same locks as runmaker4.py, so both can work on one file together.
+Handshake and frames are runmaker4.py's ("The wire").  What is said once both ends know each other:
+
+    client                                              server
+    have       jobs from an earlier connection
+    hello      who it is, and what it may take          welcome    which of these are not its jobs any more, what
+                                                                   output is collected, the number of the last event
+    claim      so many more jobs, please                jobs       some, as soon as there are any
+               (last: it will leave if there are none)  nothing    in answer to `last`, after another look at the file
+    ping       every five seconds                       pong
+    started, log, begin, out, end, joblog, print,       ack        all events up to this number are dealt with: what
+    finish, release: events, numbered from 1;                      they said is in the files
+    sent again after a new connection until acked       fault      a result could not be written
+                                                        lost       somebody else has this line now: stop the job
+    bye        it leaves and has no more jobs           closing    the server leaves (done: because all is done)
+    status     (without hello)                          summary, client, job, ..., end
+
+What keeps jobs from being lost or run twice:
+
+ 1. A client that is lost (its connection closed, or 15 s silent) has --grace to come back.  Its lines stay `r` and
+    locked meanwhile.  After that they become `e`, also those that it has not said it started: who can know.
+ 2. A client starts a job only within half the grace after it asked something that was answered: not one whose line
+    has become `e` while it slept, and may be another's by now.
+ 3. A client that comes back says which jobs it has.  It keeps those that nobody has taken since; of the others it
+    stops its copy.  Jobs that it does not name were not started, and become `.`.
+ 4. All locks are on one open file description, shared with a keeper: a small process that does nothing but outlive
+    the server by the grace.  The next server gets from it the description and the ledger of who has which line.
+"""
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
+
+import argparse
+import array
+import asyncio
+import contextlib
+import errno
+import functools
+import hashlib
+import itertools
+import os
+import re
+import resource
+import secrets
+import select
+import socket
+import struct
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterable, Iterator, List, Sequence, Set, Tuple
+
+import runmaker4
+from runmaker4 import (DESCRIPTION_LOCKS, DONE, ERROR, FAILED, NEW, PORT, RUNNING, Channel, Cursor, Entry, Job,
+                       JobFile, JobLog, LastLines, Line, Link, LogFile, Message, NotNow, OutDir, Parser, Problem,
+                       Program, WireError, Worker, Writer, add_background, add_records, awake_clock, change_argument,
+                       check_mount, digest, duration, fork_quietly, human_time, leave, make_token, open_descriptors,
+                       open_job_file, plural, put, reason, run_main, show, test_locks, to_bytes, to_text, token_path,
+                       whole_number)
+
+PROG = "runmaker4-server.py"
+STRANGERS = 100                 # connections at once that have not proven that they know the token
+CROWD = 1000                    # ... in the first second of each
+BACKLOG = 256                   # connections that wait to be accepted
+BATCH = 64                      # lines that are claimed in one go; then others have their turn
+POLL = 0.1                      # seconds from look to look at the file, while clients wait
+WINDOW = 1 << 20                # bytes of output that a client may send before they are acknowledged
+WINDOWS = 1 << 24               # ... and all clients together
+CLAIMED = 1 << 25               # bytes of jobs that a client may say it has
+LONGEST = 128 << 10             # bytes of a command: Linux starts no longer ones (execve(2), MAX_ARG_STRLEN)
+ACKNOWLEDGE = 0.01              # seconds in which events are gathered that are acknowledged together
+RETURN = 5.0                    # seconds within which a client starts a job or gives it back, if all is well
+SETTLED = 10_000                # jobs that are remembered when they have ended
+EXPIRED = 100_000               # jobs that are remembered after their grace
+KEY = re.compile(r"[0-9a-f]{16}")       # of a job
+COMMAND = 4096                  # bytes of a command in a status
+SHOWN = 10                      # waiting jobs in a status
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options.  Raises Problem."""
+    parser = Parser(
+        PROG, example=f"Hand out the jobs in runs.txt to hosts that do not share its file system:\n"
+                      f"    alice$ {PROG} runs.txt\n"
+                      f"    bob$   runmaker4-client.py -j4 --token TOKEN alice    (the server prints it)",
+        usage="[options] FILE",
+        epilog="Signals: INT and TERM stop the server; what runs is kept for --grace, for the\n"
+               "next server on this file.  HUP and USR1 hand out nothing more and wait for what\n"
+               "runs.  Exit status: 0 all that it handed out is done; 1 something failed or was\n"
+               "lost; 2 bad usage, or the file cannot be used; 130, 143 ended by a signal.")
+    add = parser.add_argument_group("what is handed out, and until when").add_argument
+    add("file", metavar="FILE", help="the job file; runmaker4.py may work on it, too")
+    add("--exit-when-done", action="store_true", help="leave when all jobs have ended; clients leave, too")
+    add("--grace", type=duration, default=60.0, metavar="T",
+        help="keep the jobs of a client that is lost, or of this server, so long [60s]")
+    add("--single-host", action="store_true", help="no other host uses the file itself: any file system will do")
+    add = parser.add_argument_group("address and token").add_argument
+    add("--host", metavar="HOST", help="listen on this address only [all, IPv6 and IPv4]")
+    add("--port", type=whole_number(0, 65535), default=PORT, metavar="N", help=f"port, 0: any free one [{PORT}]")
+    add("--new-token", action="store_true", help="make a new token; clients with the old one are not let in any more")
+    add = parser.add_argument_group("output and records of all clients").add_argument
+    add_records(add)
+    add("--print", action="store_true", help="print what the clients print")
+    add_background(parser.add_argument_group("background").add_argument)
+    options = parser.parse_args(argv)
+    if options.grace is None:
+        parser.error("--grace: lines cannot be kept for ever (give a time)")
+    return options
+
+
+# ======== The keeper ==================================================================================================
+#
+# It is told things over a socket pair, whose end tells it that the server has died; then it waits --grace for the next
+# server at a socket in the file system.  Both are SOCK_SEQPACKET: a message is a packet, with descriptors in it.
+
+
+class Ledger:
+    """Which client has which line: an entry per line at a place of its own, in memory that outlives the process."""
+    ENTRY = struct.Struct("<16s16s48sQQQs16s")
+    PLACE = 128                         # bytes; one write within a page is there or not, whenever we are killed
+
+    def __init__(self, fd: int = -1) -> None:
+        """fd: of a ledger to be gone on with."""
+        self.fd = fd if fd >= 0 else self._make()
+        self.free: list[int] = []                       # for the worker's thread and for us: these two only
+        size = os.fstat(self.fd).st_size // self.PLACE
+        self.used, self.fresh = size, itertools.count(size)     # make single steps
+
+    @staticmethod
+    def _make() -> int:
+        if hasattr(os, "memfd_create"):
+            return os.memfd_create("runmaker4", os.MFD_CLOEXEC)
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+
+    def entries(self) -> Iterator[tuple[int, Entry]]:
+        """All entries and their places; other places are free from now on."""
+        for place in range(self.used):          # as many as there were when it was opened
+            data = os.pread(self.fd, self.PLACE, place * self.PLACE)
+            if data.strip(b"\0"):
+                key, client, name, number, ordinal, offset, state, text = self.ENTRY.unpack_from(data)
+                yield place, Entry(key.decode(), client.decode(), to_text(name.rstrip(b"\0")), number, ordinal, offset,
+                                   state, text)
+            else:
+                self.free.append(place)
+
+    def write(self, place: int, entry: Entry) -> int:
+        """Write an entry at its place, or at a free one (place < 0); the place."""
+        if place < 0:
+            try:
+                place = self.free.pop()
+            except IndexError:
+                place = next(self.fresh)
+        data = self.ENTRY.pack(entry.key.encode(), entry.client.encode(), to_bytes(entry.name)[:48], entry.number,
+                               entry.ordinal, entry.offset, entry.state, entry.digest)
+        os.pwrite(self.fd, data.ljust(self.PLACE, b"\0"), place * self.PLACE)
+        return place
+
+    def erase(self, place: int) -> None:
+        os.pwrite(self.fd, bytes(self.PLACE), place * self.PLACE)
+        self.free.append(place)
+
+
+def same_user(sock: socket.socket) -> bool:
+    """Whether the process at the other end is ours (unix(7), SO_PEERCRED)."""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid == os.geteuid()
+
+
+class Keeper:
+    """The keeper's process: holds the descriptors that it was sent last, and hands them to the next server."""
+    LOCKS, LEDGER, GRACE, GO = b"l", b"j", b"g", b"x"       # what a packet begins with
+    KEPT, BUSY = b"k", b"b"                                 # what a visitor is told
+
+    def __init__(self, listener: socket.socket, life: socket.socket) -> None:
+        """listener: where the next server comes to; life: ends when this one does."""
+        self.listener, self.life = listener, life
+        self.fds: dict[bytes, int] = {}
+        self.grace = 0.0
+        self.server = b""               # its process
+
+    def run(self) -> None:
+        """Until the server says so, or is dead for the grace."""
+        deadline: float | None = None
+        while True:
+            patience = None if deadline is None else max(0.0, deadline - time.monotonic())
+            watched = [self.listener] if deadline is not None else [self.listener, self.life]
+            ready = select.select(watched, (), (), patience)[0]
+            if not ready and deadline is not None:
+                return
+            if self.life in ready:
+                alive = self._listen()
+                if alive is None or not alive and not self._needed():
+                    return
+                deadline = None if alive else time.monotonic() + self.grace
+            if self.listener in ready and self._receive_visitor(deadline is not None):
+                deadline = None
+
+    def _needed(self) -> bool:
+        """Whether lines are held for clients."""
+        return len(self.fds) == 2 and any(Ledger(self.fds[self.LEDGER]).entries())
+
+    def _listen(self) -> bool | None:
+        """Take what the server says; False: it has died, None: we are not needed any more."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self.life, 64, 1)
+        except OSError:
+            return False
+        kind, rest = data[:1], data[1:]
+        if fds:
+            old, self.fds[kind] = self.fds.get(kind, -1), fds[0]
+            if old >= 0:
+                os.close(old)
+        elif kind == self.GRACE:
+            grace, self.server = rest.split()
+            self.grace = float(grace)
+        elif kind == self.GO:
+            return None
+        return bool(data)
+
+    def _receive_visitor(self, free: bool) -> bool:
+        """Hand everything to a new server if the old one is dead; whether there is a new one now."""
+        visitor, _ = self.listener.accept()
+        with contextlib.suppress(OSError):
+            if same_user(visitor):
+                if free and len(self.fds) == 2:
+                    socket.send_fds(visitor, [self.KEPT], [self.fds[self.LOCKS], self.fds[self.LEDGER]])
+                    self.life.close()
+                    self.life = visitor
+                    return True
+                visitor.send(self.BUSY + self.server)
+        visitor.close()
+        return False
+
+
+class Safe:
+    """The server's side of the keeper: gives it what must outlive us, and fetches what outlived the server before."""
+    PATIENCE = 2.0                      # seconds for a server that is about to leave
+
+    def __init__(self, path: str, grace: float) -> None:
+        """path: of the job file."""
+        name = os.fsencode(os.uname().nodename) + b"\0" + os.path.realpath(os.fsencode(path))
+        home = os.path.dirname(token_path())
+        self.path = os.path.join(home, f".runmaker4.{hashlib.sha256(name).hexdigest()[:16]}.keeper")
+        self.grace = grace
+        self.life: socket.socket | None = None
+        self.since = 0.0                    # when the keeper was started
+        self.fds: dict[bytes, int] = {}
+
+    def open(self) -> tuple[int, int] | None:
+        """Find the keeper of the server before us: its descriptors, for locks and ledger.  Raises Problem, OSError."""
+        end = time.monotonic() + self.PATIENCE
+        while True:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            sock.settimeout(self.PATIENCE)
+            data, fds = b"", []
+            try:
+                sock.connect(self._address())
+                if not same_user(sock):
+                    raise Problem(f"{self.path}: belongs to somebody else (move it away)")
+                data, fds, _, _ = socket.recv_fds(sock, 64, 2)
+            except FileNotFoundError:
+                sock.close()
+                return None
+            except ConnectionRefusedError:              # its keeper is gone
+                sock.close()
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path)
+                return None
+            except (ConnectionResetError, socket.timeout):
+                pass                                    # it is just leaving; or was stopped
+            if len(fds) == 2:
+                sock.settimeout(None)
+                self.life = sock
+                self.introduce()
+                self.fds = {Keeper.LOCKS: fds[0], Keeper.LEDGER: fds[1]}
+                return fds[0], fds[1]
+            sock.close()
+            if time.monotonic() > end:
+                raise Problem(f"is served already, by process {show(data[1:]) or '?'} (use that one, or stop it)")
+            time.sleep(0.05)
+
+    def start(self) -> None:
+        """Start a keeper.  Raises OSError."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(self._address())
+        finally:
+            os.umask(mask)
+        listener.listen(8)
+        self.since = time.monotonic()
+        self.life, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if fork_quietly() == 0:
+            self._keep(listener, theirs)
+        listener.close()
+        theirs.close()
+        self.introduce()
+        for kind, fd in self.fds.items():
+            self._send(kind, fd)
+
+    def _keep(self, listener: socket.socket, life: socket.socket) -> None:
+        """In the child, which must not go on with anything else: be the keeper, with nothing but what is sent."""
+        try:
+            signal.set_wakeup_fd(-1)
+            os.setsid()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_IGN)   # who ends the server does not mean us
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(null, fd)
+            for fd in open_descriptors():               # our clients' connections must end with the server
+                if fd > 2 and fd not in (listener.fileno(), life.fileno()):
+                    with contextlib.suppress(OSError):  # the one that listed them is closed by now
+                        os.close(fd)
+            change_argument(b"runmaker4-server", b"runmaker4-keeper")   # nor does who kills that by its name
+            Keeper(listener, life).run()
+            os.unlink(self.path)
+        finally:
+            os._exit(0)
+
+    def introduce(self) -> None:
+        """Tell the keeper how long it is to wait once we are dead, and who we are; after each fork anew."""
+        self._send(Keeper.GRACE + b"%f %d" % (self.grace, os.getpid()))
+
+    def keep(self, kind: bytes, fd: int) -> None:
+        """Have the keeper hold a descriptor, in place of the one of this kind that it has."""
+        self.fds[kind] = fd
+        self._send(kind, fd)
+
+    def revive(self) -> None:
+        """The keeper has died: start another.  Raises OSError."""
+        self.life.close()
+        self.life = None
+        if time.monotonic() - self.since < 1.0:
+            raise OSError(errno.ECHILD, "it dies at once")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        self.start()
+
+    def dismiss(self) -> None:
+        """Nothing is left that must outlive us."""
+        self._send(Keeper.GO)
+
+    def _send(self, data: bytes, *fds: int) -> None:
+        if self.life:
+            with contextlib.suppress(OSError):          # it has died, which will be noticed
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+                self.life.sendmsg([data], rights)
+
+    def _address(self) -> str:
+        """The socket's path; by way of its folder's descriptor if it is too long for a socket's (unix(7): 108)."""
+        if len(os.fsencode(self.path)) < 100:
+            return self.path
+        folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
+        return f"/proc/self/fd/{folder}/{os.path.basename(self.path)}"
+
+
+# ======== Clients and their connections ===============================================================================
+
+
+Batch = Tuple[List["Held"], Set[Cursor], Set[Cursor]]
+
+
+@dataclass(eq=False)
+class Held:
+    """A line that a client has."""
+    key: str
+    client: Client
+    job: Any = None                     # a Job, once it is claimed
+    place: int = -1                     # in the ledger
+    offset: int = -1                    # that is written there
+    digest: bytes = b""                 # of its text
+    started: float | None = None        # wall clock, seconds
+    pid: int = 0
+    settling: bool = False              # its state is being written
+    handed: float = field(default_factory=awake_clock)
+
+
+@dataclass(eq=False)
+class Client:
+    """A client, as long as it is here or may come back."""
+    id: str
+    name: str
+    cursor: Cursor
+    inherited: bool = False             # known only from the server before us
+    address: str = "?"
+    pid: int = 0
+    slots: int = 0
+    link: Peer | None = None            # on which it is welcome
+    coming: Peer | None = None          # on which it has said hello, and is about to be
+    held: dict[str, Held] = field(default_factory=dict)
+    want: int = 0                       # jobs that it would take now
+    asked: int = 0                      # the number of its last claim
+    leaving: bool = False               # ... which said that it will leave if there is nothing
+    orphans: int = 0                    # of its cursor's, how many it was told of or had nothing to do with
+    seen: int = 0                       # the number of its last event
+    acked: int = 0                      # ... of the last that it was told is dealt with
+    open: set[int] = field(default_factory=set)         # events that are being dealt with
+    filing: int = 0                     # the first of those that have just been posted to the worker's thread
+    sizes: deque[tuple[int, int]] = field(default_factory=deque)    # output that is not acknowledged: event, bytes
+    unacked: int = 0                    # its bytes
+    line: bytes = b""                   # of --print: a line whose end has not come
+    timer: asyncio.TimerHandle | None = None    # until events are acknowledged
+    expiry: asyncio.TimerHandle | None = None
+    lost_at: float = 0.0
+
+    @property
+    def dealt_with(self) -> int:
+        """The number of the last event before the first that is still being dealt with."""
+        return min(self.open) - 1 if self.open else self.seen
+
+    def set_acknowledged(self, upto: int) -> None:
+        """All its events up to this one are dealt with."""
+        self.acked = upto
+        while self.sizes and self.sizes[0][0] <= upto:
+            self.unacked -= self.sizes.popleft()[1]
+
+    @property
+    def room(self) -> int:
+        """How many more lines it may have: twice its slots, not counting those whose state is being written."""
+        return 2 * self.slots - sum(not held.settling for held in self.held.values())
+
+    @property
+    def where(self) -> str:
+        return f"{show(os.fsencode(self.name))} ({self.address})"
+
+
+class Peer(Link):
+    """A connection of the server's."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(Channel(server.token, server=True), server.loop)
+        self.server = server
+        self.client: Client | None = None
+        self.guest: Client | None = None        # who has said hello, and perhaps is not welcome yet
+        self.claims: list[Known] = []         # the jobs that it says it has
+        self.claimed = 0                        # the bytes of these
+        self.address = "?"
+
+    def connection_made(self, transport: Any) -> None:
+        name = transport.get_extra_info("peername")
+        self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: it is gone already
+        self.server.strangers[self] = None
+        self.server.peers.add(self)
+        super().connection_made(transport)
+        self.server.limit_strangers()
+
+    def proven(self) -> None:
+        self.server.strangers.pop(self, None)
+
+    def handle(self, message: Message) -> None:
+        self.server.handle(self, message)
+
+    def handled(self) -> None:
+        if self.client:
+            if self.client.filing:
+                self.server.file_away(self.client)
+            self.server.acknowledge_soon(self.client)
+        if self.server.wanted:
+            self.server.hand_out()
+
+    def lost(self, why: str) -> None:
+        self.server.strangers.pop(self, None)
+        self.server.peers.discard(self)
+        if self.guest and self in (self.guest.link, self.guest.coming):
+            self.server.lose(self.guest, why)
+
+
+class Collector:
+    """Takes what clients send of their jobs' output: to the files and the console of the server's."""
+
+    def __init__(self, log: LogFile | None, outdir: OutDir | None, joblog: JobLog | None, lines: int,
+                 console: Writer | None, worker: Worker) -> None:
+        """lines: of a record in the log file."""
+        self.log, self.outdir, self.joblog, self.lines = log, outdir, joblog, lines
+        self.console, self.worker = console, worker
+
+    def wanted(self) -> dict[str, Any]:
+        """What clients shall send."""
+        return dict(log=self.lines if self.log else 0, outdir=bool(self.outdir), joblog=bool(self.joblog),
+                    print=bool(self.console))
+
+    def behind(self, limit: int) -> bool:
+        """Whether more bytes than this wait to be written."""
+        return self.worker.backlog > limit or self.console is not None and self.console.backlog > limit
+
+    def take(self, kind: str, client: Client, held: Held | None, message: Message) -> int:
+        """An event with output, or about it; its bytes.  Raises WireError."""
+        if kind == "print":
+            return self._print(client, message.data("data"))
+        if kind == "out":
+            return self._out(held.job, message)
+        if kind == "log":
+            return self._log(held.job, message.data("data"))
+        if kind == "joblog":
+            return self._joblog(held.job, message.data("line"))
+        if kind not in ("begin", "end"):
+            raise WireError(f"what is {kind!a}?")
+        if self.outdir:
+            (self.outdir.begin if kind == "begin" else self.outdir.end)(held.job)
+        return 0
+
+    def _log(self, job: Job, record: bytes) -> int:
+        if len(record) != LastLines.size(self.lines):
+            raise WireError("a record of another length")
+        if self.log and job.ordinal:
+            self.log.put(job, record)
+        return len(record)
+
+    def _out(self, job: Job, message: Message) -> int:
+        stream, at, data = message.data("stream"), message.whole("at"), message.data("data")
+        if stream not in OutDir.SUFFIX:
+            raise WireError("no stream")
+        if self.outdir:
+            self.outdir.put(job, stream, at, data)
+        return len(data)
+
+    def _joblog(self, job: Job, line: bytes) -> int:
+        if line.count(b"\n") != 1 or not line.endswith(b"\n") or not line.startswith(b"%d\t" % job.number):
+            raise WireError("no line of a job log")
+        if self.joblog:
+            self.joblog.put(job, line)
+        return len(line)
+
+    def _print(self, client: Client, data: bytes) -> int:
+        if self.console:
+            whole, newline, client.line = (client.line + data).rpartition(b"\n")
+            self.console.write(whole + newline)
+            if len(client.line) > 2 * WINDOW:
+                self.end_line(client)
+        return len(data)
+
+    def end_line(self, client: Client) -> None:
+        """Print what a client has begun, and will not end."""
+        if client.line:
+            self.console.write(client.line + b"\n")
+            client.line = b""
+
+    def forget(self, job: Job) -> None:
+        """No more comes of this job."""
+        if self.outdir:
+            self.outdir.end(job)
+
+
+# ======== The server ==================================================================================================
+
+
+class Server(Program):
+    """Hands out lines, takes events, keeps what clients have that are away for a while."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Raises Problem."""
+        options = parse(argv)
+        super().__init__(PROG, options.file, options)
+        self.path = options.file
+        mount = check_mount(self.path, options.single_host, self.say)
+        os.close(open_job_file(self.path, os.O_RDWR))
+        test_locks(self.path)
+        self.network = mount.network
+        self.clients: dict[str, Client] = {}
+        self.jobs: dict[str, Held] = {}
+        start = secrets.randbits(63)            # so that no two servers give one key
+        self.keys = (f"{number:016x}" for number in itertools.count(start))
+        self.expired: dict[str, None] = {}      # keys of what became `e` after its grace
+        self.settled: dict[str, None] = {}      # keys of jobs whose client may not know yet that its word was heard
+        self.peers: set[Peer] = set()
+        self.strangers: dict[Peer, None] = {}   # oldest first
+        self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
+        self.urgent_at = 0.0                    # when clients that would leave were last looked for
+        self.wanted = False                     # somebody has just asked for jobs
+        self.claiming = False                   # a look at the file is under way
+        self.stopping = False                   # nothing more is handed out
+        self.code: int | None = None            # of a signal: the exit status
+        self.began = time.time()
+
+    # -- from start to end ------------------------------------------------------------------------------------------
+
+    def main(self) -> int:
+        """Check and open everything, then serve; the exit status.  Raises Problem."""
+        self.use_worker(self.network)
+        self.stores = self.open_stores(self.path)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self.sockets = listen(self.options.host, self.options.port)
+        self.port = self.sockets[0].getsockname()[1]
+        self.token = make_token(token_path(), self.options.new_token)
+        self.safe = Safe(self.path, self.options.grace)
+        try:
+            self.inheritance = self.safe.open() if DESCRIPTION_LOCKS else None
+            if DESCRIPTION_LOCKS and not self.inheritance:
+                self.safe.start()
+        except Problem as problem:
+            raise Problem(f"{self.path}: {problem}") from None
+        except OSError as error:
+            raise Problem(f"{self.safe.path}: {reason(error)} (the keeper's socket must be there)") from None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            signal.pthread_sigmask(signal.SIG_BLOCK, (number,))     # until there are handlers
+        put(f"Token for runmaker4-client.py: {self.token} (written to {token_path()})\n".encode())
+        self.say(f"serving on port {self.port}")
+        return super().main()
+
+    async def work(self) -> int:
+        """Serve until there is a reason to leave; the exit status."""
+        self.loop.set_exception_handler(self._accept_failed)
+        self.over = self.loop.create_future()   # a reason to leave
+        self.hurry = self.loop.create_future()  # another signal
+        self.file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network, single=True)
+        self.cursor = self._cursor(b"")
+        self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
+                                   self.worker)
+        self.desk = Desk(self)
+        self._set_up_keeper()
+        self.worker.relieved = self.stdout.relieved = self._relieved
+        self.handle_signals(self._end, self._drain)
+        servers = [await self.loop.create_server(lambda: Peer(self), sock=sock, backlog=BACKLOG)
+                   for sock in self.sockets]
+        chores = [asyncio.ensure_future(chore) for chore in (self._poll(), self._look_after(), self._tick())]
+        await asyncio.wait([self.over, *chores], return_when=asyncio.FIRST_COMPLETED)
+        for chore in chores:
+            if chore.done():
+                chore.result()          # they never end, but for a defect of ours: which shall be seen
+            chore.cancel()
+        for server in servers:
+            server.close()
+        await self._close()
+        return self.status()
+
+    def status(self) -> int:
+        """The exit status."""
+        tally = self.tally
+        bad = tally.failed or tally.lost or tally.unwritten or tally.trouble or tally.left or self.cursor.orphans
+        return int(bool(bad)) if self.code is None else self.code
+
+    async def _close(self) -> None:
+        """Have everything on disk and said, then let the connections go."""
+        await self._write_rest()
+        self.worker.ask(lambda done: None, self.file.close)
+        for peer in list(self.peers):
+            if peer.transport:
+                peer.end()
+        end = self.loop.time() + 1.0
+        while self.peers and self.loop.time() < end:    # were they closed with something unread, what we said is lost
+            await asyncio.sleep(0.01)
+        if self.safe.life and not self.jobs:
+            self.loop.remove_reader(self.safe.life)
+            self.safe.dismiss()
+        await self._write_rest()
+        await self.print_rest(self.stdout, self._hurried)
+        self.say(self.tally.summary(self.cursor.orphans, time.time() - self.began, lambda failed:
+                                    f"runmaker4-client.py {'-r' if failed else '--resume'} {self._name()}"))
+        await self.print_rest(self.stderr, self._hurried)
+
+    async def _write_rest(self) -> None:
+        """Wait until all is written; after a signal as long as a runner would, or until the next one."""
+        written = asyncio.ensure_future(self.worker.flush())
+        patience = runmaker4.Runner.LAST_TRIES if self.code is not None else None
+        await asyncio.wait([written, self.hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+
+    def _hurried(self) -> bool:
+        """A signal ended us: nobody waits for a console that blocks."""
+        return self.code is not None
+
+    def _name(self) -> str:
+        port = "" if self.port == PORT else f"--port {self.port} "
+        return port + (self.options.host or os.uname().nodename)
+
+    def _accept_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio tells here what happened where nobody waits: descriptors run out when connections are accepted."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and "socket" in context:
+            self.say(f"a connection was not accepted: {reason(error)}")
+        else:
+            loop.default_exception_handler(context)
+
+    def _end(self, number: int) -> None:
+        """INT, TERM: leave; what runs is kept for the next server."""
+        if self.over.done():
+            if not self.hurry.done():
+                self.hurry.set_result(None)
+            return
+        self.code = 128 + number
+        self.stopping = True
+        lines = sorted(held.job.number for held in self.jobs.values())
+        kept = f"; {naming(lines)} kept for {human_time(self.options.grace)}, for the next server" if lines else ""
+        self.say(f"{signal.Signals(number).name}: stopping{kept}")
+        for client in self.clients.values():
+            self.acknowledge(client, leaving=True)
+            self.collector.end_line(client)
+        self._tell_closing(done=False)
+        self.over.set_result(None)
+
+    def _drain(self, number: int) -> None:
+        """HUP, USR1: hand out nothing more, leave when nothing runs."""
+        name, waiting = signal.Signals(number).name, plural(len(self.jobs), "job")
+        self.say(f"{name}: handing out no more jobs, waiting for {waiting}")
+        self._stop()
+
+    def _stop(self) -> None:
+        self.stopping = True
+        self._answer_waiting(set(self._cursors()))
+        self._leave_if_over()
+
+    def _leave_if_over(self) -> None:
+        """Leave if nothing is handed out any more, and nothing runs."""
+        if self.stopping and not self.jobs and not self.claiming and not self.over.done():
+            self._tell_closing(done=True)
+            self.over.set_result(None)
+
+    def _tell_closing(self, done: bool) -> None:
+        for client in self.clients.values():
+            if client.link:
+                client.link.send(type="closing", done=done)
+
+    # -- the keeper -------------------------------------------------------------------------------------------------
+
+    def _set_up_keeper(self) -> None:
+        """Take over what the server before us left, or start afresh."""
+        if not DESCRIPTION_LOCKS:
+            self.ledger = Ledger()
+            self.say("no open-file-description locks here: the lines of running jobs will not outlive the server")
+            return
+        self.safe.introduce()
+        if self.inheritance:
+            locks, ledger = self.inheritance
+            self.ledger = Ledger(ledger)
+            places = {entry: place for place, entry in self.ledger.entries()}
+            self.worker.ask(functools.partial(self._inherit, places), self._adopt, locks, list(places))
+        else:
+            self.ledger = Ledger()
+            self.safe.keep(Keeper.LEDGER, self.ledger.fd)
+        self.file.opened = functools.partial(self.safe.keep, Keeper.LOCKS)
+        self.loop.add_reader(self.safe.life, self._keeper_died)
+
+    def _adopt(self, locks: int, entries: Sequence[Entry]) -> dict[Entry, Job]:
+        """The lines of the server before us; in the worker's thread, perhaps."""
+        try:
+            return self.file.adopt(locks, entries)
+        except OSError as error:
+            self.in_loop(self.say, f"{reason(error)}; the lines of the server before cannot be taken over")
+            return {}
+
+    def _inherit(self, places: dict[Entry, int], jobs: dict[Entry, Job]) -> None:
+        """Keep the lines of the clients of the server before us for the grace."""
+        for entry, place in places.items():
+            if entry not in jobs:
+                self.ledger.erase(place)
+                continue
+            client = self.clients.get(entry.client)
+            if not client:
+                client = self.clients[entry.client] = Client(
+                    entry.client, entry.name, self._cursor(b""), inherited=True)
+                self._begin_grace(client)
+            self._note(Held(entry.key, client, jobs[entry], place, entry.offset))
+        if jobs:
+            self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
+                     f"{human_time(self.options.grace)} for {plural(len(self.clients), 'client')}")
+
+    def _keeper_died(self) -> None:
+        """Somebody killed it."""
+        self.loop.remove_reader(self.safe.life)
+        try:
+            self.safe.revive()
+        except OSError as error:
+            self.say(f"the keeper has died and cannot be started again: {reason(error)} "
+                     "(the lines of running jobs will not outlive the server)")
+            return
+        self.loop.add_reader(self.safe.life, self._keeper_died)
+
+    # -- handing out ------------------------------------------------------------------------------------------------
+
+    def _cursor(self, retry: bytes) -> Cursor:
+        return Cursor(self.file, retry=retry, resume=bool(retry), ordinals=bool(self.stores[0]))
+
+    def _cursors(self) -> Iterable[Cursor]:
+        return {id(client.cursor): client.cursor for client in self.clients.values()}.values()
+
+    async def _poll(self) -> None:
+        """While clients wait, look for new lines; a look without news costs a stat."""
+        while True:
+            await asyncio.sleep(max(POLL, self.file.every / 5 if self.network else 0))
+            if self.waiting:
+                self.hand_out()
+
+    def hand_out(self) -> None:
+        """Claim lines for those that wait; in turns, so that nobody gets all."""
+        self.wanted = False
+        if self.claiming or self.stopping or not self.waiting or self.collector.behind(Writer.HIGH):
+            return
+        self.claiming = True
+        turns = [(client, min(client.want, client.room)) for client in self.waiting]
+        self.worker.ask(self._claimed, self._claim, [turn for turn in turns if turn[1] > 0])
+
+    def _claim(self, clients: Sequence[tuple[Client, int]]) -> Batch:
+        """Claim some lines; the cursors that have come to the end, and those that had to make sure of that.
+
+        In the worker's thread, perhaps.
+        """
+        got: list[Held] = []
+        dry: set[Cursor] = set()
+        turns = deque(clients)
+        urgent = {client.cursor for client, _ in clients if client.leaving}
+        now = awake_clock()
+        if now - self.urgent_at < 20 * max((cursor.cost for cursor in urgent), default=0.0):
+            urgent.clear()                              # whole rounds shall not fill the time
+        elif urgent:
+            self.urgent_at = now
+        while turns and len(got) < BATCH:
+            client, want = turns.popleft()
+            held = self._claim_one(client, urgent) if client.cursor not in dry else None
+            if held is None:
+                dry.add(client.cursor)
+                continue
+            got.append(held)
+            if want > 1:
+                turns.append((client, want - 1))
+        return got, dry, urgent
+
+    def _claim_one(self, client: Client, urgent: set[Cursor]) -> Held | None:
+        """Claim a line for a client; it is in the ledger before it is `r`, so that the server after us knows whose."""
+        held = Held(next(self.keys), client)
+        self.file.marking = functools.partial(self._write_down, held)
+        held.job = client.cursor.claim(client.cursor in urgent)
+        self.file.marking = lambda line: None
+        if held.job:
+            return held
+        if held.place >= 0:                             # the file system did not let us
+            self.ledger.erase(held.place)
+        return None
+
+    def _claimed(self, answer: Batch) -> None:
+        """Send what was claimed; tell those that would leave that there is nothing."""
+        got, dry, urgent = answer
+        self.claiming = False
+        batches: dict[Client, list[Held]] = {}
+        for held in got:
+            self._note(held)
+            job, client = held.job, held.client
+            if len(job.command) > LONGEST:
+                self.say(f"line {job.number}: cannot be started: the command is too long (128 KiB)")
+                self._settle(held, ERROR)
+            elif client.link and not self.stopping:
+                batches.setdefault(client, []).append(held)
+            else:
+                self._settle(held, None)
+        for client, batch in batches.items():
+            self._send_jobs(client, batch)
+        failed = next((cursor.failed for cursor in dry if cursor.failed), "")
+        if failed and not self.stopping:
+            self.say(f"{failed} (no more jobs are handed out)")
+            self.tally.left = True
+            self._stop()
+        self._answer_waiting({cursor for cursor in dry & urgent if cursor.again is None})
+        self._leave_if_over()
+        if got and self.waiting:
+            self.loop.call_soon(self.hand_out)
+
+    def _send_jobs(self, client: Client, batch: list[Held]) -> None:
+        """Send lines to a client, in as many messages as their lengths need."""
+        client.want -= len(batch)
+        self.waiting.pop(client, None)
+        if client.want > 0:
+            self.waiting[client] = None
+        jobs: list[dict[str, Any]] = []
+        size = 0
+        for held in batch:
+            job = held.job
+            if jobs and size + len(job.text) > LONGEST:
+                client.link.send(type="jobs", request=client.asked, jobs=jobs)
+                jobs, size = [], 0
+            jobs.append(dict(id=held.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
+                             state=to_text(job.state), text=to_text(job.text)))
+            size += len(job.text)
+        client.link.send(type="jobs", request=client.asked, jobs=jobs)
+
+    def _answer_waiting(self, dry: set[Cursor]) -> None:
+        """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted."""
+        soon = awake_clock() - RETURN
+        if not self.stopping and any(client.leaving for client in self.waiting) and any(
+                held.started is None and held.handed > soon and held.client.link for held in self.jobs.values()):
+            return
+        for client in list(self.waiting):
+            if client.leaving and client.cursor in dry and client.link:
+                client.leaving = False
+                orphans, client.orphans = client.cursor.orphans[client.orphans:], len(client.cursor.orphans)
+                client.link.send(type="nothing", request=client.asked, orphans=orphans[:1000])
+
+    # -- lines that clients have ------------------------------------------------------------------------------------
+
+    def _note(self, held: Held) -> None:
+        """A client has a line."""
+        self.jobs[held.key] = held.client.held[held.key] = held
+
+    def _write_down(self, held: Held, line: Line) -> None:
+        """Note in the ledger whose a line is, and where."""
+        held.offset, held.digest = line.offset, held.digest or digest(line.text)
+        held.place = self.ledger.write(held.place, Entry(
+            held.key, held.client.id, held.client.name, line.number, line.ordinal, max(line.offset, 0), line.state,
+            held.digest))
+
+    def _forget(self, held: Held) -> None:
+        """Nobody has this line any more."""
+        if self.jobs.pop(held.key, None):
+            held.client.held.pop(held.key, None)
+            self.ledger.erase(held.place)
+            self.collector.forget(held.job)
+
+    def _settle(self, held: Held, state: bytes | None, event: int = 0) -> None:
+        """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then."""
+        if held.settling:
+            return
+        held.settling = True
+        if event:
+            held.client.open.add(event)
+        self._try_to_settle(held, state, event, self.file.every)
+
+    def _try_to_settle(self, held: Held, state: bytes | None, event: int, pause: float) -> None:
+        def write() -> tuple[bool, str]:
+            try:
+                cursor, job = held.client.cursor, held.job
+                return True, cursor.release(job) if state is None else cursor.finish(job, state)
+            except NotNow as trouble:
+                return False, str(trouble)
+
+        def written(answer: tuple[bool, str]) -> None:
+            settled, fault = answer
+            if settled:
+                return self._settled(held, state, event, fault)
+            if pause == self.file.every:
+                self.say(f"line {held.job.number}: {fault}; trying again")
+            self.loop.call_later(pause, self._try_to_settle, held, state, event, min(2 * pause, 30.0))
+
+        self.worker.ask(written, write)
+
+    def _settled(self, held: Held, state: bytes | None, event: int, fault: str) -> None:
+        """A line's state is written, or cannot be for good."""
+        client, number = held.client, held.job.number
+        if state is not None:
+            self.tally.count(number, state)
+        if fault:
+            self.say(f"line {number}: {fault}")
+            self.tally.unwritten.append(number)
+            if client.link:
+                client.link.send(type="fault", id=held.key, text=fault[:200])
+        elif event:
+            self.settled[held.key] = None
+            if len(self.settled) > SETTLED:
+                del self.settled[next(iter(self.settled))]
+        self._forget(held)
+        if event:
+            client.open.discard(event)
+            self.acknowledge_soon(client)
+        if not self.jobs:
+            self._leave_if_over()
+
+    async def _look_after(self) -> None:
+        """Follow lines that edits have moved; tell clients of those that others have taken."""
+        while True:
+            await asyncio.sleep(self.file.every)
+            for job in await self.worker.call(self.file.look_after):
+                held = next((held for held in self.jobs.values() if held.job is job), None)
+                if not held:
+                    continue            # it was settled meanwhile
+                self.say(f"line {job.number}: was lost to another runner")
+                self.tally.count(job.number, ERROR)
+                if held.client.link:
+                    held.client.link.send(type="lost", id=held.key)
+                self._forget(held)
+            for held in self.jobs.values():
+                if held.offset != held.job.offset:
+                    self._write_down(held, held.job)
+
+    # -- clients that go and come back ------------------------------------------------------------------------------
+
+    def lose(self, client: Client, why: str) -> None:
+        """A client's connection is gone."""
+        client.link = client.coming = None
+        client.want = 0
+        client.leaving = False
+        self.waiting.pop(client, None)
+        if self.over.done():
+            return
+        lines = sorted(held.job.number for held in client.held.values())
+        kept = f"; {naming(lines)} kept for {human_time(self.options.grace)}" if lines else ""
+        self.say(f"client {client.where} is lost: {why}{kept}")
+        self._begin_grace(client)
+
+    def _begin_grace(self, client: Client) -> None:
+        client.lost_at = awake_clock()
+        client.expiry = self.loop.call_later(self.options.grace, self._expire, client)
+
+    def _expire(self, client: Client) -> None:
+        """A client did not come back."""
+        self.collector.end_line(client)
+        del self.clients[client.id]
+        lines = sorted(held.job.number for held in client.held.values() if not held.settling)
+        if lines:
+            self.say(f"client {client.where} did not come back within {human_time(self.options.grace)}; "
+                     f"{naming(lines)} marked e")
+        for held in list(client.held.values()):
+            self.expired[held.key] = None
+            self._settle(held, ERROR)
+        while len(self.expired) > EXPIRED:
+            del self.expired[next(iter(self.expired))]
+
+    def _greet(self, peer: Peer, hello: Message) -> None:
+        """A client says who it is, and what it has.  Raises WireError."""
+        if peer.guest:
+            raise WireError("a second hello")
+        id, name = hello.text("client", 16), hello.text("name", 255)
+        retry = {"": b"", "e": ERROR, "!e": FAILED + ERROR}.get(hello.text("retry", 2))
+        claims = peer.claims
+        if retry is None or len(id) != 16 or not id.isalnum() or not id.isascii():
+            raise WireError("a hello that makes no sense")
+        to_bytes(name)
+        client = self.clients.get(id)
+        if not client:
+            client = self.clients[id] = Client(id, name, self._cursor(retry) if retry else self.cursor)
+            client.orphans = len(client.cursor.orphans)
+        elif client.link or client.coming:
+            old, client.link = client.link or client.coming, None
+            client.coming = peer
+            old.drop("it has connected anew")           # and was dead, though we had not noticed
+        elif not client.inherited:
+            self.say(f"client {client.where} came back")
+        elif retry:
+            client.cursor = self._cursor(retry)         # only its lines were known so far
+        else:
+            client.cursor = self.cursor
+        if client.expiry:
+            client.expiry.cancel()
+        peer.guest = client
+        client.name, client.coming, client.address, client.inherited = name, peer, peer.address, False
+        self.waiting.pop(client, None)
+        client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
+        client.want, client.leaving, client.asked = 0, False, 0
+        unknown = [claim for claim in claims if claim.key not in client.held and claim.key not in self.settled]
+        self._release_unknown(client, {claim.key for claim in claims})
+        for claim in claims:
+            known = client.held.get(claim.key)
+            if known and known.started is None:
+                known.started = time.time()
+        orphans = {number for cursor in self._cursors() for number in cursor.orphans}
+        self.worker.ask(functools.partial(self._welcome, peer, client), self._recover, unknown, orphans)
+
+    def _release_unknown(self, client: Client, keys: set[str]) -> None:
+        """Give back the lines that a client does not have; had it started one, that is lost."""
+        for held in list(client.held.values()):
+            if held.key not in keys:
+                self._settle(held, None if held.started is None else ERROR)
+
+    def _recover(self, claims: Sequence[Known], orphans: set[int]) -> list[tuple[Known, Job | None, bool]]:
+        """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
+
+        Each with the job, if the line is free and can be its again; else whether its state is what it should be.
+        """
+        lines = {claim.line: RUNNING + (ERROR if claim.key in self.expired or claim.line.number in orphans else b"")
+                 for claim in claims}
+        try:
+            jobs = self.file.take_back(lines) if lines else {}
+            most = os.fstat(self.file.fd).st_size // 3 + 1 if jobs else 0       # lines: a job has three bytes at least
+            for line, job in jobs.items():
+                job.number, job.ordinal = min(line.number, most), min(line.ordinal, most)
+                job.state = line.state
+            return [(claim, jobs.get(claim.line), claim.line not in jobs and claim.result is not None
+                     and self.file.state_at(self.file.fd, claim.line) == claim.result) for claim in claims]
+        except OSError as error:
+            self.in_loop(self.say, f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
+            return [(claim, None, False) for claim in claims]
+
+    def _welcome(self, peer: Peer, client: Client, answers: list[tuple[Known, Job | None, bool]]) -> None:
+        """Tell a client what it still has, and what is collected."""
+        lost: list[str] = []
+        settled = [claim.key for claim in peer.claims if claim.key in self.settled]
+        for claim, job, is_settled in answers:
+            if job:
+                expired = claim.key in self.expired
+                self.expired.pop(claim.key, None)
+                self.say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
+                if expired and job.number in self.tally.bad_lines:
+                    self.tally.bad_lines.remove(job.number)
+                    self.tally.lost -= 1
+                held = Held(claim.key, client, job, started=time.time())
+                self._write_down(held, job)
+                self._note(held)
+            elif claim.key not in client.held:          # else an earlier hello of this client's has got it back
+                (settled if is_settled else lost).append(claim.key)
+        if client.coming is not peer:
+            return                                      # lost again meanwhile
+        client.link, client.coming, peer.client = peer, None, client
+        client.set_acknowledged(client.dealt_with)
+        window = runmaker4.PIECE if self.collector.behind(Writer.HIGH) else self._window()
+        peer.send(type="welcome", grace=self.options.grace, seen=client.acked, window=window, lost=lost,
+                  settled=settled, **self.collector.wanted())
+        if self.stopping:
+            peer.send(type="closing", done=not self.jobs)
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    def handle(self, peer: Peer, message: Message) -> None:
+        """Whatever a proven peer says.  Raises WireError."""
+        if self.over.done():
+            return                                      # we leave; what was not acknowledged is for the next server
+        kind = message.text("type", 16)
+        if peer.client and "n" in message.fields:
+            return self._event(peer.client, kind, message)
+        if kind == "ping":
+            peer.send(type="pong", request=message.whole("request"))
+        elif kind == "claim" and peer.client:
+            self._want(peer.client, message)
+        elif kind == "have" and not peer.guest:
+            claims = [Known.read(item) for item in message.objects("jobs")]
+            peer.claims += claims
+            peer.claimed += sum(200 + len(claim.line.text) for claim in claims)
+            if peer.claimed > CLAIMED:
+                raise WireError("more jobs than it can have")
+        elif kind == "hello":
+            self._greet(peer, message)
+        elif kind == "status":
+            self.desk.ask(peer)
+        elif kind == "bye" and peer.client:
+            self._part(peer.client)
+        else:
+            raise WireError(f"what is {kind!a}?")
+
+    def _want(self, client: Client, message: Message) -> None:
+        client.want = min(client.want + message.whole("want", 1_000_000), 2 * client.slots)
+        client.asked = message.whole("request")
+        client.leaving = message.flag("last")
+        if client.leaving:
+            client.want = max(client.want, 1)
+        if client.want:
+            self.waiting.setdefault(client, None)
+        if self.stopping:
+            self._answer_waiting({client.cursor})
+        else:
+            self.wanted = True
+
+    def _part(self, client: Client) -> None:
+        """A client leaves."""
+        self.collector.end_line(client)
+        client.link.client = client.link = None
+        self.waiting.pop(client, None)
+        del self.clients[client.id]
+        self._release_unknown(client, set())
+
+    def _event(self, client: Client, kind: str, message: Message) -> None:
+        """Something that has happened at a client, told once or more often.  Raises WireError."""
+        number = message.whole("n")
+        if number <= client.seen:
+            return
+        client.seen = number
+        held = None
+        if kind != "print":
+            held = client.held.get(message.text("id", 16))
+            if held is None or held.settling:
+                return                                  # the line has just been lost, which it is told, or was told
+        if kind in self.EVENTS:
+            return self.EVENTS[kind](self, client, held, message, number)
+        size = self.collector.take(kind, client, held, message)
+        if self.worker.pool and kind != "print" and not client.filing:
+            client.filing = number
+            client.open.add(number)
+        client.unacked += size
+        client.sizes.append((number, size))
+        if client.unacked > 4 * WINDOW:
+            raise WireError("more output than was asked for")
+
+    def _on_started(self, client: Client, held: Held, message: Message, number: int) -> None:
+        held.started, held.pid = time.time(), message.whole("pid")      # the client's clock may be another
+
+    def _on_finish(self, client: Client, held: Held, message: Message, number: int) -> None:
+        state = message.state("state")
+        if state not in (DONE, FAILED, ERROR):
+            raise WireError("no end of a job")
+        self._settle(held, state, number)
+
+    def _on_release(self, client: Client, held: Held, message: Message, number: int) -> None:
+        self._settle(held, None, number)
+
+    EVENTS = {"started": _on_started, "finish": _on_finish, "release": _on_release}
+
+    def file_away(self, client: Client) -> None:
+        """Acknowledge what was posted to the worker's thread once that has come so far."""
+        number, client.filing = client.filing, 0
+
+        def written(_: int) -> None:
+            client.open.discard(number)
+            self.acknowledge_soon(client)
+
+        self.worker.ask(written, int)
+
+    # -- output that comes faster than it goes ----------------------------------------------------------------------
+
+    def _window(self) -> int:
+        return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
+
+    def acknowledge_soon(self, client: Client) -> None:
+        """The same within ten milliseconds, for many events at once; sooner where somebody may wait for it."""
+        if not client.held or client.unacked > WINDOW // 8:
+            self.acknowledge(client)
+        elif not client.timer:
+            client.timer = self.loop.call_later(ACKNOWLEDGE, self.acknowledge, client)
+
+    def acknowledge(self, client: Client, leaving: bool = False) -> None:
+        """Tell a client that its events are dealt with, so that it may send more; not while the disk is behind."""
+        if client.timer:
+            client.timer.cancel()
+            client.timer = None
+        upto = client.dealt_with
+        behind = not leaving and self.collector.behind(Writer.HIGH)
+        if behind or upto <= client.acked or not client.link or self.over.done():
+            return
+        client.set_acknowledged(upto)
+        client.link.send(type="ack", n=upto, window=self._window())
+
+    def _relieved(self) -> None:
+        if not self.collector.behind(Writer.LOW):
+            for client in self.clients.values():
+                self.acknowledge(client)
+
+    def limit_strangers(self) -> None:
+        """Of those that do not say who they are drop the oldest; a thousand clients may come in one second, though."""
+        while len(self.strangers) > STRANGERS:
+            oldest = next(iter(self.strangers))
+            if len(self.strangers) <= CROWD and awake_clock() - oldest.heard < 1.0:
+                return
+            del self.strangers[oldest]
+            oldest.drop("too many that do not say who they are")
+
+    # -- every second -----------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Notice those that have fallen silent, and that all is done."""
+        pause = min(1.0, runmaker4.SILENCE / 5)
+        before = awake_clock()
+        while True:
+            await asyncio.sleep(pause)
+            now = awake_clock()
+            for peer in list(self.peers):
+                if now - before > 3 * pause:            # we have slept ourselves: what they sent meanwhile comes now
+                    peer.heard = max(peer.heard, now - runmaker4.SILENCE / 2)
+                elif not peer.channel.proven and now - peer.heard > runmaker4.HANDSHAKE:
+                    peer.drop("it does not say who it is")
+                elif now - peer.heard > runmaker4.SILENCE:
+                    peer.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
+            before = awake_clock()
+            self.limit_strangers()
+            idle = not self.jobs and not self.claiming and not self.stopping
+            if self.options.exit_when_done and idle and not self.desk.pause:
+                self.desk.count(self._stop_if_done)
+
+    def _stop_if_done(self, count: Count) -> None:
+        looking = any(cursor is not self.cursor and cursor.again is not None for cursor in self._cursors())
+        if count.over and not self.jobs and not self.stopping and not looking:
+            self._stop()
+
+@dataclass(frozen=True)
+class Count:
+    """What the file holds, for a status."""
+    fault: str
+    states: dict[str, int] = field(default_factory=dict)
+    waiting: list[tuple[int, bytes]] = field(default_factory=list)      # line, command
+    over: bool = False                  # all jobs have ended
+
+
+class Desk:
+    """Tells how things stand.  Counting a long file takes a while: all who ask meanwhile get the same answer."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.asking: dict[Peer, None] = {}      # those that wait for a status
+        self.counted = 0.0                      # when the file was counted last, by awake_clock()
+        self.cost = 0.0                         # seconds that it took
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
+        return max(self.counted + 4 * self.cost - awake_clock(), 0.0)
+
+    def ask(self, peer: Peer) -> None:
+        """Somebody wants a status."""
+        if not self.asking:
+            self.server.loop.call_later(self.pause, self.count, self._answer)
+        self.asking[peer] = None
+
+    def count(self, then: Callable[[Count], None]) -> None:
+        """Count the file, and call with the answer."""
+        began = awake_clock()
+
+        def counted(count: Count) -> None:
+            self.counted = awake_clock()
+            self.cost = self.counted - began
+            then(count)
+
+        self.server.worker.ask(counted, self._count)
+
+    def _count(self) -> Count:
+        """In the worker's thread, perhaps."""
+        file = self.server.file
+        try:
+            found = file.survey()
+            waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
+        except OSError as error:
+            return Count(reason(error))
+        states = found.states
+        return Count("", dict(
+            new=states[NEW], running=len(found.running), done=states[DONE], failed=states[FAILED],
+            error=states[ERROR] + len(found.orphans), held=found.held, total=sum(states.values()),
+        ), waiting, not (states[NEW] or found.running))
+
+    def _answer(self, count: Count) -> None:
+        peers, self.asking = self.asking, {}
+        for peer in peers:
+            if not peer.transport.is_closing():
+                self._report(peer, count)
+
+    def _report(self, peer: Peer, count: Count) -> None:
+        """Send a status, in messages of bounded length."""
+        server, now = self.server, time.time()
+        peer.send(type="summary", file=to_text(os.fsencode(server.path)), host=os.uname().nodename, port=server.port,
+                  pid=os.getpid(), since=round(now - server.began, 1), grace=server.options.grace, fault=count.fault,
+                  counts=count.states,
+                  waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
+        for client in server.clients.values():
+            seen = awake_clock() - (client.link.heard if client.link else client.lost_at)
+            peer.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
+                      seen=round(max(seen, 0.0), 1), lost=client.link is None)
+            for held in client.held.values():
+                since = None if held.started is None else round(max(now - held.started, 0.0), 1)
+                peer.send(type="job", line=held.job.number, command=to_text(held.job.command[:COMMAND]), pid=held.pid,
+                          since=since)
+        peer.send(type="end")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A job that a client says it has; its result, if it has ended."""
+    key: str
+    line: Line
+    result: bytes | None
+
+    @classmethod
+    def read(cls, item: Message) -> Known:
+        """Raises WireError."""
+        result = None if item.fields.get("result") is None else item.state("result")
+        key, text = item.text("id", 16), item.data("text")
+        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
+            raise WireError("no job")
+        return cls(key, Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
+                             text), result)
+
+
+def naming(lines: Sequence[int]) -> str:
+    """'line 3', 'lines 3, 5, 7, ...'."""
+    shown = ", ".join(map(str, lines[:8])) + (", ..." if len(lines) > 8 else "")
+    return f"line{'' if len(lines) == 1 else 's'} {shown}"
+
+
+def listen(host: str | None, port: int) -> list[socket.socket]:
+    """Sockets that listen: on all addresses of a host, or of this one, all on one port.  Raises Problem."""
+    where = f"{host or 'all addresses'}, port {port}"
+    try:
+        if not host and socket.has_dualstack_ipv6():
+            with contextlib.suppress(PermissionError):
+                return [socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        sockets: list[socket.socket] = []
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            if sockets:
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
+        return sockets
+    except UnicodeError:
+        raise Problem(f"{where}: no name of a host (see --host)") from None
+    except OSError as error:
+        hint = "is another server running? --port gives another one" if "in use" in str(error) else "see --host, --port"
+        raise Problem(f"{where}: {reason(error)} ({hint})") from None
+
+
+def serve(argv: Sequence[str]) -> int:
+    """The body of runmaker4-server.py.  Raises Problem."""
+    return Server(argv).main()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run runmaker4-server.py with these arguments; the exit status."""
+    return run_main(PROG, serve, argv)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,104 @@
+"""A proxy between a client and its server, so that what is between them can be cut and frozen."""
+import socket
+import threading
+from typing import Callable, Dict, Set
+
+TO_SERVER, TO_CLIENT = "to the server", "to the client"
+BOTH = (TO_SERVER, TO_CLIENT)
+
+
+class Proxy:
+    """Forwards what comes to `port` on 127.0.0.1 to another port there.
+
+    A cut ends the connections, and lets nobody in until mend().  What is frozen arrives later, in order, as if the
+    cable had been pulled: bytes, the ends of connections, and new connections, which need both directions.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.open: Dict[str, threading.Event] = {way: threading.Event() for way in BOTH}
+        self.sockets: Set[socket.socket] = set()
+        self.is_cut = False
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.thaw()
+        self._start(self._accept)
+
+    def cut(self) -> None:
+        """End all connections; new ones are ended at once."""
+        self.is_cut = True
+        self._end(*list(self.sockets))
+
+    def mend(self) -> None:
+        self.is_cut = False
+
+    def freeze(self, *ways: str) -> None:
+        """Let nothing through these ways (both, if none is named)."""
+        for way in ways or BOTH:
+            self.open[way].clear()
+
+    def thaw(self) -> None:
+        for way in BOTH:
+            self.open[way].set()
+
+    def close(self) -> None:
+        self.cut()
+        self._end(self.listener)
+        self.listener.close()
+        self.thaw()
+
+    # -- the threads ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _start(function: Callable[..., None], *args: object) -> threading.Thread:
+        thread = threading.Thread(target=function, args=args, daemon=True)
+        thread.start()
+        return thread
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            self._start(self._connect, client)
+
+    def _connect(self, client: socket.socket) -> None:
+        """Connect a client with the server; its bytes are forwarded by this thread, and those for it by another."""
+        for way in BOTH:
+            self.open[way].wait()
+        try:
+            server = socket.create_connection(("127.0.0.1", self.target))
+        except OSError:                                 # nobody serves there now
+            return client.close()
+        self.sockets.update((client, server))
+        if self.is_cut:
+            self._end(client, server)
+        answers = self._start(self._forward, server, client, TO_CLIENT)
+        self._forward(client, server, TO_SERVER)
+        answers.join()
+        self.sockets.difference_update((client, server))
+        client.close()
+        server.close()
+
+    def _forward(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+        """Forward what comes from one end, and then its end."""
+        try:
+            while True:
+                data = source.recv(1 << 16)
+                self.open[way].wait()
+                if not data:
+                    return self._end(source, sink)
+                sink.sendall(data)
+        except OSError:                                 # an end is gone: so the other must go, too
+            self.open[way].wait()
+            self._end(source, sink)
+
+    @staticmethod
+    def _end(*ends: socket.socket) -> None:
+        """End connections for both sides; threads that wait for their bytes go on."""
+        for end in ends:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:                             # was ended before
+                pass

@@ -1,0 +1,219 @@
+"""What the tests of TCP share: servers and clients as real processes, and what they say, collected in files.
+
+The home directory of both is the test's directory, so a client finds the token that its server has written there.
+"""
+import itertools
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+from tests.support import (MARK, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS_AT, Ended, RunCase, as_bytes, marked,
+                           wait_until)
+
+TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: ([0-9a-f]{32}) \(written to (.*)\)\n")
+PORT_LINE = re.compile(rb": serving on port (\d+)")
+
+
+@dataclass
+class Program:
+    """A server or client that was started.  What it prints goes to files, so it never waits for a reader."""
+    process: subprocess.Popen
+    files: Tuple[pathlib.Path, pathlib.Path]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def returncode(self) -> Optional[int]:
+        return self.process.returncode
+
+    @property
+    def out(self) -> bytes:
+        """What it has written to stdout so far."""
+        return self.files[0].read_bytes()
+
+    @property
+    def err(self) -> bytes:
+        """What it has written to stderr so far."""
+        return self.files[1].read_bytes()
+
+    def poll(self) -> Optional[int]:
+        return self.process.poll()
+
+    def communicate(self, timeout: Optional[float] = None) -> Tuple[bytes, bytes]:
+        """Wait for its end; all that it printed."""
+        self.process.wait(timeout)
+        return self.out, self.err
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass
+class Server(Program):
+    """A server that is ready for its clients."""
+    port: int = 0
+    token: str = ""
+
+
+class TcpCase(RunCase):
+    """A test with servers and clients, on the loopback unless it says otherwise."""
+    HOST = "127.0.0.1"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.programs: List[Program] = []
+        self.numbers = itertools.count(1)
+        (self.dir / "said").mkdir()
+
+    def tearDown(self) -> None:
+        for program in self.programs:
+            self.assertNotIn(b"Traceback", program.err)
+        super().tearDown()
+
+    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+        return super().environ({"HOME": str(self.dir), **(extra or {})})
+
+    # -- starting -------------------------------------------------------------------------------------------
+
+    def start_program(self, script: str, *args: object, within: Sequence[str] = (), patch: str = "",
+                      **settings) -> Program:
+        """Start a script whose output goes to files.
+
+        within: a command to put before it, as `ip netns exec NAME`; patch: statements that are run before it, such as
+        `import runmaker4; runmaker4.GRACE = 1`.
+        """
+        words = [*within, *(self.patched(patch, script, *args) if patch else self.command(script, *args))]
+        kind, number = script.rpartition("-")[2].partition(".")[0], next(self.numbers)
+        out, err = (self.dir / "said" / f"{number}-{kind}.{end}" for end in ("out", "err"))
+        with open(out, "wb") as stdout, open(err, "wb") as stderr:
+            settings.update(stdout=settings.get("stdout", stdout), stderr=settings.get("stderr", stderr))
+            program = Program(self.start(*words, **settings), (out, err))
+        self.programs.append(program)
+        return program
+
+    def patched(self, statements: str, script: str, *args: object) -> List[str]:
+        """The argv of a script that runs in a Python that has run these statements before."""
+        python, path, *words = self.command(script, *args)
+        program = (f"import runpy, sys\nsys.path.insert(0, {str(SCRIPTS_AT)!r})\n{statements}\n"
+                   f"sys.argv[0] = {path!r}\nrunpy.run_path({path!r}, run_name='__main__')\n")
+        return [python, "-c", program, *words]
+
+    def start_server(self, *options: object, file: str = "runs.txt", **settings) -> Server:
+        """Start a server on a free port of HOST, unless the options say otherwise; return it when it is ready."""
+        words = [str(option) for option in options]
+        for option, value in ("--port", 0), ("--host", self.HOST):
+            if not any(word.split("=")[0] == option for word in words):
+                words += [option, str(value)]
+        program = self.start_program(RUNSERVER, *words, file, **settings)
+        found = lambda: (TOKEN_LINE.match(program.out), PORT_LINE.search(program.err))
+        wait_until(lambda: all(found()) or program.poll() is not None, what="the server serves")
+        token, port = found()
+        if not token or not port:
+            self.fail(f"the server is not ready: {program.out!r} {program.err!r}")
+        return Server(program.process, program.files, int(port[1]), token[1].decode())
+
+    def client_words(self, server: Server, *options: object, host: str = "") -> Tuple[object, ...]:
+        """The arguments of a client of this server; host: another name of it."""
+        return ("--port", server.port, *options, host or self.HOST)
+
+    def start_client(self, server: Server, *options: object, host: str = "", up: Sequence[int] = (),
+                     **settings) -> Program:
+        """Start a client; return it when the jobs of these lines have made their up.LINE."""
+        client = self.start_program(RUNCLIENT, *self.client_words(server, *options, host=host), **settings)
+        self.wait_up(*up, runner=client)
+        return client
+
+    def run_client(self, server: Server, *options: object, host: str = "", timeout: float = 60, **settings) -> Ended:
+        """Run a client to its end."""
+        return self.finish(self.start_client(server, *options, host=host, **settings), timeout)
+
+    def stop(self, program: Program, number: signal.Signals = signal.SIGTERM, timeout: float = 60) -> Ended:
+        """Send a signal, and wait for the end."""
+        program.send_signal(number)
+        return self.finish(program, timeout)
+
+    # -- looking --------------------------------------------------------------------------------------------
+
+    def status(self, server: Server) -> dict:
+        """What `--status --json` says."""
+        ended = self.run_client(server, "--status", "--json")
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        return json.loads(ended.out)
+
+    def wait_clients(self, server: Server, count: int) -> dict:
+        """Wait until the server has this many clients that are not lost; its status."""
+        def counted() -> Optional[dict]:
+            status = self.status(server)
+            return status if sum(not client["lost"] for client in status["clients"]) == count else None
+        return wait_until(counted, 30, f"{count} clients")
+
+    def wait_said(self, program: Program, *words: str, timeout: float = 30) -> bytes:
+        """Wait until a whole line of stderr has all these words (in any case); the line."""
+        end = time.monotonic() + timeout
+        while True:
+            over = program.poll() is not None or time.monotonic() > end
+            for line in program.err.split(b"\n")[:-1]:
+                if all(as_bytes(word).lower() in line.lower() for word in words):
+                    return line
+            if over:
+                self.fail(f"it did not say {words}: {program.err!r}")
+            time.sleep(0.01)
+
+    def assertNoJobLeft(self) -> None:
+        """No process of a job lives on; servers and clients may."""
+        wait_until(lambda: not set(marked(f"{MARK}={self.mark}")) & set(marked("RUNMAKER4_JOB=")), 5, "no job is left")
+
+    def assertClientEnded(self, ended: Ended, code: int, states: str, timeout: float = 10) -> None:
+        """The client's exit status, the states (at once, or soon), only they changed, and no job lives on."""
+        self.assertEqual(ended.code, code, ended.err.decode(errors="replace"))
+        self.wait_states(states, timeout)
+        self.assertOnlyStatesChanged()
+        self.assertNoJobLeft()
+
+
+class OverTcp(TcpCase):
+    """Put before a test case of runmaker4.py: a client takes the runner's place, and a server has the job file."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.servers: Dict[str, Server] = {}
+
+    def server_of(self, file: str, **settings) -> Server:
+        """The server of this file, one for the whole test."""
+        if file not in self.servers:
+            self.servers[file] = self.start_server(file=file, **settings)
+        return self.servers[file]
+
+    def command(self, script: str, *args: object) -> List[str]:
+        if script != RUNMAKER or "--dry-run" in args:
+            return super().command(script, *args)
+        *options, file = args
+        return super().command(RUNCLIENT, *self.client_words(self.server_of(str(file)), *options))
+
+    def start_patched(self, statements: str, *args: object, **settings) -> subprocess.Popen:
+        """Start a client, and its server, with these statements."""
+        *options, file = args
+        server = self.server_of(str(file), patch=statements)
+        return self.start(*self.patched(statements, RUNCLIENT, *self.client_words(server, *options)), **settings)
+
+    def finish(self, process: Union[Program, subprocess.Popen], timeout: float = 60) -> Ended:
+        """Wait for the end; what the client said reads as if a runner of runs.txt had said it."""
+        ended = super().finish(process, timeout)
+        said = ended.err.replace(f"{RUNCLIENT}: {self.HOST}: ".encode(), f"{RUNMAKER}: runs.txt: ".encode())
+        return Ended(ended.code, ended.out, said)
+
+    def assertNobodyLeft(self) -> None:
+        """No process of a job lives on; the server does."""
+        self.assertNoJobLeft()

@@ -1,0 +1,1044 @@
+"""Promise: whatever comes to the port, and whatever a client with the token does, the other clients do not notice.
+
+Nor does a client come to harm from a server that is none, and the token stays with those who know it.
+"""
+import contextlib
+import itertools
+import os
+import pathlib
+import random
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import unittest
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+import runmaker4
+from tests.proxy import Proxy
+from tests.support import FULL, GATE, MARK, RUNSERVER, UP, WAITING, marked, peak_memory, wait_until
+from tests.tcp import TOKEN_LINE, TcpCase
+from tests.wire import (FROM_CLIENT, FROM_SERVER, HAVE, HELLO, JOBS, NO_JSON, NO_NUMBERS, NO_OBJECTS, PROVEN, TOKEN,
+                        UNPROVEN, WELCOME, Closed, FakeServer, Peer, fields_of, frame, garbage, mutilate, new_key,
+                        plain, read_plain, spoiled, split, traces)
+
+CONNECTIONS = 10_000 if FULL else 1_000
+SILENT = 200
+ROUNDS = 50_000 if FULL else 280        # of garbage
+STATUSES = 200 if FULL else 0           # of garbage, which are asked for one by one
+MEMORY = 80                             # MB that a server or client may have at the most
+GRACE = 0.3                             # seconds; so that what insiders leave behind is soon over
+Message = Dict[str, Any]
+
+
+class Stage(TcpCase):
+    """A server and its good client, whose first job runs on and on; attacks go on meanwhile."""
+
+    def open(self, *options: object, text: str = "", **settings: Any) -> "Stage":
+        """Start both; the text is more of the job file."""
+        self.write(f". {WAITING}\n{text}")
+        self.server = self.start_server("--grace", GRACE, *options, **settings)
+        self.good = self.start_client(self.server, "-j3", "--follow", "--name", "good", up=(1,))
+        self.said = self.good.err
+        return self
+
+    def descriptors(self) -> int:
+        """How many descriptors the server has open."""
+        return len(os.listdir(f"/proc/{self.server.pid}/fd"))
+
+    def add(self, count: int, command: str = ": a job") -> None:
+        """Add jobs."""
+        with open(self.dir / "runs.txt", "ab") as file:
+            file.write(f". {command}\n".encode() * count)
+
+    def serves(self, within: float = 20) -> None:
+        """A job that is added now is done by the good client soon, however many insiders wait for jobs, too."""
+        before = len(self.read("served")) if self.exists("served") else 0
+        self.add(9, "echo served >>served")
+        wait_until(lambda: self.exists("served") and len(self.read("served")) > before, within, "a job is served")
+
+    def is_unharmed(self) -> None:
+        """The good client and its job have noticed nothing, nor has the server said anything about it."""
+        self.serves()
+        self.assertEqual((self.server.poll(), self.good.poll()), (None, None), self.server.err)
+        self.assertEqual((self.states()[0], self.good.err), ("r", self.said))
+        self.assertNotIn(b"Traceback", self.server.err)
+        self.assertNotIn(b"good", self.server.err)
+
+    def close(self) -> None:
+        """Let the good client end its job, and stop both."""
+        self.open_gate()
+        wait_until(lambda: self.states()[0] == "d", what="the good client's job is done")
+        self.assertEqual(self.stop(self.good).code, 143)
+        self.assertEqual(self.stop(self.server).code, 143)
+        self.assertNotIn(b"Traceback", self.server.err + self.good.err)
+
+
+class Attack(unittest.TestCase):
+    """Attacks on one server, one after another; after each the good client must be as before."""
+    OPTIONS: Tuple[str, ...] = ()
+    stage: Stage
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.stage = Stage()
+        cls.addClassCleanup(cls.stage.doCleanups)
+        cls.stage.setUp()
+        cls.stage.open(*cls.OPTIONS)
+        cls.port, cls.token = cls.stage.server.port, cls.stage.server.token
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.stage.close()
+
+    def setUp(self) -> None:
+        self.before, self.older = self.stage.descriptors(), len(self.stage.states())
+        self.peers: List[Peer] = []
+
+    def tearDown(self) -> None:
+        for peer in self.peers:
+            peer.close()
+        self.stage.is_unharmed()
+        wait_until(lambda: self.stage.descriptors() <= self.before, 15, "the server has closed all connections")
+
+    def peer(self) -> Peer:
+        """A connection that has proven nothing; closed at the end."""
+        self.peers.append(Peer.of(self.port, self.token))
+        return self.peers[-1]
+
+
+class Strangers(Attack):
+    """Whoever does not know the token, and knows the protocol or not."""
+
+    def assertTurnedAway(self, data: bytes) -> None:
+        """Who sends this is turned away at once, and hears no more than the greeting and an error."""
+        with self.subTest(data=data[:80]), self.peer() as peer:
+            with contextlib.suppress(Closed):
+                peer.push(data)
+            heard = [read_plain(part) for part in split(peer.rest(), head=4)]
+            self.assertLessEqual(len(heard), 2)
+            for greeting in heard[:1]:                  # which may be lost if the connection ends with our bytes unread
+                self.assertEqual(set(greeting), {"runmaker4", "nonce"})
+            for answer in heard[1:]:
+                self.assertEqual(set(answer), {"error"})
+
+    def test_those_who_leave_at_once(self) -> None:
+        for leave in Peer.close, Peer.reset:
+            for number in range(CONNECTIONS // 2):
+                leave(Peer.of(self.port))
+                if number == CONNECTIONS // 4:
+                    self.stage.serves()
+
+    def test_those_who_stay_silent_are_bounded_and_the_oldest_go(self) -> None:
+        peers = [self.peer() for _ in range(SILENT)]
+        wait_until(peers[0].is_closed, 5, "the oldest is dropped")
+        self.stage.serves()
+        self.stage.status(self.stage.server)
+        closed = [peer.is_closed() for peer in peers]
+        self.assertEqual(closed, sorted(closed, reverse=True), "some were dropped that are not the oldest")
+        self.assertFalse(closed[-1])
+        self.assertLess(self.stage.descriptors(), self.before + 0.6 * SILENT)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_many_at_once_are_bounded_too(self) -> None:
+        self.stage.server.send_signal(signal.SIGSTOP)
+        try:
+            peers = [self.peer() for _ in range(SILENT)]
+        finally:
+            self.stage.server.send_signal(signal.SIGCONT)
+        wait_until(peers[0].is_closed, 5, "the oldest is dropped")
+        self.stage.serves()
+        self.assertLess(self.stage.descriptors(), self.before + 0.6 * SILENT)
+
+    def test_other_protocols(self) -> None:
+        for data in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", b"\r\n\r\n",
+                     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                     b"HELO localhost\r\n", b"\0\0\0\0", b"\0" * 100_000, b"\xff" * 100_000):
+            self.assertTurnedAway(data)
+
+    def test_lengths_that_are_too_large(self) -> None:
+        for length in UNPROVEN + 1, 1 << 16, PROVEN + 1, 1 << 31, (1 << 32) - 1:
+            self.assertTurnedAway(length.to_bytes(4, "big"))
+
+    def test_contents_that_are_no_message(self) -> None:
+        for body in NO_OBJECTS + NO_JSON + (b"[" * UNPROVEN, b"{}"):
+            self.assertTurnedAway(frame(body))
+        for text in NO_NUMBERS:
+            self.assertTurnedAway(frame(b'{"runmaker4": %s}' % text.encode()))
+
+    def test_messages_that_are_for_those_who_know_the_token(self) -> None:
+        for message in FROM_CLIENT:
+            self.assertTurnedAway(plain(**message))
+
+    def test_a_wrong_token(self) -> None:
+        with Peer.of(self.port, TOKEN) as peer, self.assertRaises((runmaker4.WireError, Closed)):
+            peer.hello().hear()
+
+    def session(self) -> List[bytes]:
+        """What a client sent, frame by frame: its answer, and what it said after that."""
+        with self.peer() as peer:
+            peer.hello(name="recorded").hear("welcome")
+            peer.say(dict(type="ping", request=1)).hear("pong")
+            return [peer.answer, *split(bytes(peer.sent[len(peer.answer):]))]
+
+    def test_replayed_and_reflected_handshakes(self) -> None:
+        answer, *messages = self.session()
+        self.assertTurnedAway(answer)
+        self.assertTurnedAway(b"".join([answer, *messages]))
+        with self.peer() as peer:
+            peer.push(peer.pull()).rest()
+
+    def test_tampered_sessions(self) -> None:
+        random_ = random.Random(30)
+        for tamper in (lambda frames: frames[:1] + frames, lambda frames: frames[1:], lambda frames: frames[::-1],
+                       lambda frames: [b"\0" + frames[0], *frames[1:]],
+                       lambda frames: [mutilate(random_, frames[0]), *frames]):
+            with self.peer() as peer:
+                peer.prove()
+                for number in range(3):
+                    peer.channel.send(dict(type="ping", request=number))
+                peer.push(b"".join(tamper(split(peer.channel.outgoing())))).end().rest()
+
+    def test_random_bytes(self) -> None:
+        random_ = random.Random(31)
+        answer = plain(runmaker4=1, nonce="0" * 32, proof="0" * 64)
+        for _ in range(CONNECTIONS // 10):
+            with self.peer() as peer, contextlib.suppress(Closed):
+                peer.push(random_.choice([random_.randbytes(random_.randrange(2000)), mutilate(random_, answer),
+                                          frame(garbage(random_).encode())])).end().rest()
+
+
+class SlowStrangers(Stage):
+    """Who does not prove itself in time is cut off, however busy it looks."""
+    LIMIT = runmaker4.HANDSHAKE if FULL else 0.5
+    QUICKER = "" if FULL else f"import runmaker4; runmaker4.HANDSHAKE, runmaker4.SILENCE = {LIMIT}, 2.5"
+
+    def test_silence_and_half_a_frame_and_a_byte_now_and_then(self) -> None:
+        self.open(patch=self.QUICKER)
+        before, begin = self.descriptors(), time.monotonic()
+        peers = {name: Peer.of(self.server.port) for name in ("silent", "half a frame", "most of an answer", "drips")}
+        for peer in peers.values():
+            self.addCleanup(peer.close)
+        peers["half a frame"].push(frame(b" " * UNPROVEN)[:UNPROVEN // 2])
+        peers["most of an answer"].push(plain(runmaker4=1, nonce="0" * 32, proof="0" * 64)[:-1])
+        drops = iter(frame(b" " * UNPROVEN))
+        ended: Dict[str, float] = {}
+
+        def all_ended() -> bool:
+            with contextlib.suppress(Closed):
+                peers["drips"].push(bytes([next(drops)]))
+            for name in set(peers) - set(ended):
+                if peers[name].is_closed():
+                    ended[name] = time.monotonic() - begin
+            time.sleep(self.LIMIT / 20)
+            return len(ended) == len(peers)
+
+        wait_until(all_ended, self.LIMIT + 20, "all are cut off")
+        self.assertGreater(min(ended.values()), 0.9 * self.LIMIT, ended)
+        self.assertLess(max(ended.values()), self.LIMIT + 5, ended)
+        self.assertLessEqual(self.descriptors(), before)
+        self.is_unharmed()
+        self.close()
+
+
+class Insiders(Attack):
+    """Clients that know the token, and misbehave.  What the server collects goes to files."""
+    OPTIONS = ("--outdir", "out", "--joblog", "joblog", "-l", "log")
+    NOISE = "NOISE\n"
+    ORPHAN = " : an orphan"
+
+    def insider(self, *jobs: Message, **fields: Any) -> Peer:
+        """Somebody who knows the token and has said hello, with these jobs and fields; welcome is heard."""
+        peer = self.peer()
+        peer.hello(*jobs, **fields).hear("welcome")
+        return peer
+
+    def ask(self, peer: Peer) -> None:
+        """Wait until what the peer has said is dealt with.  Raises Closed if it was turned away."""
+        peer.say(dict(type="ping", request=77)).hear("pong")
+
+    def hold(self, count: int = 1, **fields: Any) -> Tuple[Peer, List[Message]]:
+        """An insider that has claimed jobs, and the jobs."""
+        peer = self.insider(**{"slots": count, **fields})
+        peer.say(dict(type="claim", request=1, want=count, last=False))
+        self.ask(peer)
+        self.stage.add(6 * count)                       # the good client takes some
+        jobs: List[Message] = []
+        while len(jobs) < count:
+            jobs += peer.hear("jobs")["jobs"]
+        return peer, jobs
+
+    def started(self, **fields: Any) -> Tuple[Peer, Message]:
+        """An insider that says that the job it has claimed runs, with output; its next event has the number 3."""
+        peer, (job,) = self.hold(**fields)
+        peer.say(dict(type="started", n=1, id=job["id"], pid=1, began=1.0), dict(type="begin", n=2, id=job["id"]))
+        return peer, job
+
+    def states(self) -> str:
+        """The states of the jobs that this test has added."""
+        return self.stage.states()[self.older:]
+
+    def all_end(self, states: str = "de", timeout: float = 20) -> None:
+        """All jobs that this test has added end in these states: e is what an insider had when it left."""
+        wait_until(lambda: set(self.states()) <= set(states), timeout, f"all jobs of {self.states()} are {states}")
+
+    def records(self) -> bytes:
+        """All that the server has collected."""
+        folder = self.stage.dir
+        return b"".join(file.read_bytes() for file in [*folder.glob("*log"), *(folder / "out").glob("*")])
+
+    def append(self, text: str) -> int:
+        """Add text to the job file; where it stands there."""
+        with open(self.stage.dir / "runs.txt", "a") as file:
+            file.write(text)
+            return file.tell() - len(text)
+
+    def job_at(self, offset: int, **fields: Any) -> Message:
+        """An orphan that stands there, as an insider may describe it."""
+        return {**dict(id=new_key(), number=2, ordinal=2, offset=offset, state=".", text=self.ORPHAN), **fields}
+
+    def take(self, *jobs: Message) -> None:
+        """An insider says that jobs are its own, and have failed."""
+        with self.peer() as peer, contextlib.suppress(Closed):
+            peer.hello(*jobs).hear("welcome")
+            reports = [report for job in jobs for report in self.reports(job["id"])]
+            peer.say(*({**report, "n": number} for number, report in enumerate(reports, 1)))
+            self.ask(peer)
+
+    def reports(self, key: str) -> List[Message]:
+        """What can be said about a job, its end last."""
+        changes = dict(log=dict(data="x" * runmaker4.LastLines.size(3)), finish=dict(state="!"))
+        kinds = "started", "log", "begin", "out", "end", "finish"
+        return [{**report, "id": key, **changes.get(report["type"], {})} for report in FROM_CLIENT
+                if report["type"] in kinds]
+
+    def test_one_that_claims_and_never_answers(self) -> None:
+        peer, _ = self.hold(2)
+        self.stage.serves()
+        wait_until(lambda: sorted(self.states())[-3:] == list("drr"), what="all are done but the two that it holds")
+        peer.close()
+        self.all_end()
+
+    def test_one_that_wants_more_than_it_has_slots_for(self) -> None:
+        peer = self.insider(slots=1)
+        for number in range(1, 5):
+            peer.say(dict(type="claim", request=number, want=1_000_000, last=False))
+            self.ask(peer)
+            self.stage.add(30)
+            self.stage.serves()
+        wait_until(lambda: set(self.states()) <= set("rd") and self.states().count("r") <= 2,
+                   what="the good client has done all but two, which the other one may have")
+
+    def test_one_that_reports_on_jobs_it_does_not_hold(self) -> None:
+        _, (job,) = self.hold()                         # which the other insider does not
+        for report in FROM_CLIENT:
+            if "n" in report:
+                changes = {field: self.NOISE for field in ("data", "line") if field in report}
+                for key in job["id"], "0" * 16, "", "1":
+                    with self.insider() as peer, contextlib.suppress(Closed):
+                        peer.say({**report, **changes, "id": key})
+                        self.ask(peer)
+        self.assertEqual(self.stage.states()[job["number"] - 1], "r")
+        self.assertNotIn(self.NOISE.encode(), self.records())
+
+    def test_one_that_says_it_runs_the_jobs_of_others(self) -> None:
+        _, (theirs,) = self.hold()
+        command = self.stage.read().split(b"\n")[0][1:].decode()
+        ours = dict(id=new_key(), number=1, ordinal=1, offset=0, state=".", text=command)
+        for job in ours, theirs, {**theirs, "id": new_key()}:
+            for result in None, "d", "!", "e":
+                with self.peer() as peer, contextlib.suppress(Closed):
+                    peer.hello({**job, "result": result})
+                    self.assertEqual(peer.hear("welcome")["lost"], [job["id"]])
+                    peer.say(dict(type="finish", n=1, id=job["id"], state="!"))
+                    self.ask(peer)
+        self.assertEqual([self.stage.states()[job["number"] - 1] for job in (ours, theirs)], ["r", "r"])
+
+    def test_one_that_takes_comments_for_jobs(self) -> None:
+        """A line `r` that nobody has may be taken back; but no byte of what is no job may change."""
+        comments = "really, a comment", "r\x0b nor is this one a job"
+        for comment in comments:
+            self.take(self.job_at(self.append(comment + "\n"), text=comment[1:]))
+        offset = self.append(f"r{self.ORPHAN}\n")
+        self.take(self.job_at(offset, text=f"{self.ORPHAN}\nr : nor one line"))
+        self.take(self.job_at(offset + 1, text=self.ORPHAN[1:]))
+        self.assertEqual(self.states(), "r")
+        self.take(self.job_at(offset))
+        self.assertEqual(self.states(), "!")
+        self.assertIn("\n".join(comments).encode(), self.stage.read())
+
+    def test_one_that_takes_back_what_it_describes_strangely(self) -> None:
+        for fields in (dict(id="\ud800"), dict(id="\u20ac" * 16), dict(id=""), dict(number=1 << 62), dict(state="x"),
+                       dict(ordinal=1 << 62), dict(ordinal=0), dict(number=0)):
+            with self.subTest(fields=fields):
+                offset = self.append(f"r{self.ORPHAN}\n")
+                self.take(self.job_at(offset, **fields))
+                self.take(self.job_at(offset))
+        self.assertEqual(set(self.states()), {"!"})
+        self.assertLess((self.stage.dir / "log").stat().st_size, 1 << 30)
+
+    def test_one_that_takes_a_line_twice_or_two_lines_as_one(self) -> None:
+        first, second = (self.append(f"r{self.ORPHAN}\n") for _ in range(2))
+        key = new_key()
+        self.take(self.job_at(first), self.job_at(first), self.job_at(first, number=3))
+        self.take(self.job_at(first, id=key), self.job_at(second, id=key), self.job_at(second))
+        self.take(self.job_at(first), self.job_at(second))
+        self.assertEqual(self.states(), "!!")
+
+    def test_one_that_says_it_has_far_more_than_it_can(self) -> None:
+        """Nor can the next server, which would have to remember it all."""
+        with self.peer() as peer, contextlib.suppress(Closed):
+            peer.prove()
+            short = HAVE["jobs"][0]
+            for _ in range(200):
+                peer.say(dict(type="have", jobs=[{**short, "text": " " + "x" * 900_000}, short]))
+            peer.say(HELLO).hear("welcome")
+        self.stage.serves()
+        self.assertLess(peak_memory(self.stage.server.pid), MEMORY + 64)
+
+    def test_one_that_ends_a_job_in_a_state_that_is_none(self) -> None:
+        for state in "r", ".", "x", "\n", "dd", "\u00e9":
+            with self.subTest(state=state):
+                peer, job = self.started()
+                with self.assertRaises(Closed):
+                    self.ask(peer.say(dict(type="finish", n=3, id=job["id"], state=state)))
+        for peer in self.peers:
+            peer.close()
+        self.all_end()
+        self.assertEqual(len(self.stage.states()), self.stage.read().count(b"\n"))
+
+    def test_one_that_ends_its_job_again_and_again(self) -> None:
+        peer, job = self.started()
+        end = dict(type="finish", n=3, id=job["id"], state="d")
+        self.ask(peer.say(end))
+        self.assertEqual(self.stage.states()[job["number"] - 1], "d")
+        with contextlib.suppress(Closed):
+            for number in 3, 1, 4, 10 ** 18, 5:
+                peer.say({**end, "n": number, "state": "!"})
+            self.ask(peer)
+        self.all_end("d")
+
+    def test_one_that_floods_output(self) -> None:
+        """It never waits to be asked for more.  The disk takes it, or it is turned away; nobody waits for it."""
+        peer, job = self.started()
+        data = "x" * runmaker4.PIECE
+        peer.socket.settimeout(10)
+        with contextlib.suppress(Closed, socket.timeout):
+            for number in range(300):
+                peer.say(dict(type="out", n=3 + number, id=job["id"], stream="stdout", at=number * len(data),
+                              data=data))
+                if number == 100:
+                    self.stage.serves()
+        self.assertLess(peak_memory(self.stage.server.pid), MEMORY)
+
+    def test_one_that_puts_output_where_it_does_not_belong(self) -> None:
+        for at in 1 << 40, 1 << 62, -1, 5:
+            peer, job = self.started()
+            with contextlib.suppress(Closed):
+                peer.say(dict(type="out", n=3, id=job["id"], stream="stdout", at=at, data="x"))
+                self.ask(peer)
+        self.assertLess(max(file.stat().st_size for file in (self.stage.dir / "out").iterdir()), 1 << 30)
+
+    def test_one_that_begins_its_output_again_and_again(self) -> None:
+        peer, job = self.started()
+        for number in range(3, 303, 3):
+            peer.say(dict(type="begin", n=number, id=job["id"]),
+                     dict(type="out", n=number + 1, id=job["id"], stream="stdout", at=0, data="x"),
+                     dict(type="out", n=number + 2, id=job["id"], stream="stderr", at=0, data="x"))
+        self.ask(peer)
+        self.assertLess(self.stage.descriptors(), self.before + 10)
+
+    def test_one_that_writes_records_of_any_size(self) -> None:
+        record = runmaker4.LastLines.size(3)
+        for message in (dict(type="log", data="~" * 100_000), dict(type="log", data="~" * (record + 1)),
+                        dict(type="joblog", line="1\tx\n2\t~~\n"), dict(type="joblog", line="~" * 100)):
+            peer, job = self.started()
+            with contextlib.suppress(Closed):
+                peer.say({**message, "n": 3, "id": job["id"]})
+                self.ask(peer)
+        self.assertNotIn(b"~~", self.records())
+
+    def test_names_that_would_spoil_a_terminal(self) -> None:
+        said = len(self.stage.server.err)
+        for name in "a\nrunmaker4-server.py: runs.txt: a lie\x1b[2J", "\udcff\ud800", "", "n" * 100_000, "\0":
+            with contextlib.suppress(Closed):
+                self.hold(name=name)
+        status = self.stage.run_client(self.stage.server, "--status")
+        self.assertIn(b"lie", status.out)
+        for peer in self.peers:
+            peer.close()
+        self.all_end()
+        text = status.out + self.stage.server.err[said:]
+        self.assertNotIn(b"\x1b", text)
+        self.assertNotIn(b"\nrunmaker4-server.py: runs.txt: a lie", text)
+        self.assertLess(len(text), 20_000)
+
+    def test_one_that_says_hello_again_and_again(self) -> None:
+        for number in range(20):
+            self.insider(client="a" * 16, name=f"twin{number}")
+        with contextlib.suppress(Closed):
+            self.peers[-1].say({**HELLO, "client": "b" * 16}).hear("welcome")
+            self.fail("a second hello was welcome")
+
+    def test_garbage_in_every_field_of_every_message(self) -> None:
+        random_ = random.Random(32)
+        client, jobs = new_key(), []
+        for message, field in itertools.islice(itertools.cycle(fields_of(FROM_CLIENT)), ROUNDS):
+            with self.peer() as peer, contextlib.suppress(Closed):
+                peer.prove()
+                if message not in (HELLO, HAVE):
+                    if not jobs:
+                        client = new_key()
+                        _, jobs = self.hold(6, client=client)
+                    peer.hello(*jobs, client=client)
+                    welcome = peer.hear("welcome")
+                    jobs = [job for job in jobs if job["id"] not in welcome["lost"] + welcome["settled"]]
+                if "n" in message and jobs:             # it happens to a job that it has
+                    message = {**message, "n": welcome["seen"] + 1, "id": random_.choice(jobs)["id"]}
+                peer.push(peer.forger().frame(spoiled(random_, message, field).encode())).end().rest()
+        self.all_end("!de", 60)
+        wait_until(lambda: len(self.stage.status(self.stage.server)["clients"]) == 1, what="only the good one is known")
+
+
+class Greedy(Stage):
+    """A client that asks for much; the others are served meanwhile."""
+    LINES = 200_000 if FULL else 50_000     # of a file which it is dear to look at
+    UNREAD = "" if FULL else "import runmaker4; runmaker4.UNREAD = 1 << 18"
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_answers_that_it_does_not_read(self) -> None:
+        self.open(patch=self.UNREAD)
+        with Peer.of(self.server.port, self.server.token) as peer:
+            peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.hello().hear("welcome")
+            with contextlib.suppress(Closed):
+                for _ in range(400 if FULL else 80):
+                    peer.say(*[dict(type="ping", request=1 << 60)] * 1000)
+            self.wait_said(self.server, "insider", "does not read")
+        self.assertLess(peak_memory(self.server.pid), MEMORY)
+        self.is_unharmed()
+        self.close()
+
+    def test_thousands_of_questions_at_once(self) -> None:
+        self.open(text="d : done\n" * self.LINES)
+        for question in dict(type="status"), dict(type="claim", request=1, want=0, last=True):
+            with self.subTest(question=question), Peer.of(self.server.port, self.server.token) as peer:
+                peer.hello(slots=1).hear("welcome")
+                peer.say(*[question] * 3000)
+                for _ in range(3):
+                    self.serves(within=6)
+        self.is_unharmed()
+        self.close()
+
+    def test_thousands_of_jobs_that_it_does_not_have(self) -> None:
+        self.open(text="d : done\n" * self.LINES)
+        with Peer.of(self.server.port, self.server.token) as peer, contextlib.suppress(Closed):
+            job = HAVE["jobs"][0]
+            peer.prove().say(*[dict(type="have", jobs=[{**job, "id": f"{number:016x}"}]) for number in range(8000)])
+            peer.say(HELLO)
+            self.serves(within=6)
+        self.is_unharmed()
+        self.close()
+
+
+class NextServer(TcpCase):
+    """What an insider had a server note down is no trouble for the next one, which goes on with it."""
+
+    def test_it_starts_and_has_what_the_good_client_runs(self) -> None:
+        text = b"".join(b"r : orphan %d\n" % number for number in range(10, 20))
+        self.write(f". {WAITING}\n".encode() + text)
+        server = self.start_server()
+        self.start_client(server, up=(1,))
+        size, first = len(text) // 10, len(self.read()) - len(text)
+        ids = "\u20ac" * 16, "\u00e9" * 9, "", "x" * 16, "\udcff" * 16, "\0" * 16, new_key()
+        for number, key in enumerate(ids):
+            with Peer.of(server.port, server.token) as peer, contextlib.suppress(Closed):
+                name = "\u20ac" * 60                    # more bytes than characters
+                peer.hello(dict(id=key, number=number + 2, ordinal=number + 2, offset=first + number * size, state=".",
+                                text=f" : orphan {number + 10}"), name=name).hear("welcome")
+        server.kill()
+        after = self.start_server("--port", server.port)
+        self.wait_said(after, "took over 2 running jobs")
+        self.open_gate()
+        wait_until(lambda: self.states()[0] == "d", what="the good client has handed in its result")
+
+
+class LongLines(TcpCase):
+    """Lines so long that few of them fit into a message, of bytes that are no text."""
+    COUNT = 5
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_they_run_and_are_taken_back_after_a_new_connection(self) -> None:
+        noise = bytes(range(128, 256)) * 900
+        jobs = [b"%s; : '%s'" % (WAITING.encode(), noise)] * self.COUNT + [b": '%s'" % (2 * noise)]
+        self.write(b"".join(b". %s\n" % job for job in jobs))
+        server = self.start_server("--exit-when-done")
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        client = self.start_client(proxy, "-j", self.COUNT, up=range(1, self.COUNT + 1))
+        self.assertIn(f"{self.COUNT} running".encode(), self.run_client(server, "--status").out)
+        proxy.cut()
+        self.wait_said(server, "is lost")
+        proxy.mend()
+        self.wait_said(server, "came back")
+        self.open_gate()
+        self.assertEqual(self.finish(client).code, 0)
+        self.assertEqual(self.finish(server).code, 1)
+        self.assertEqual(self.states(), "d" * self.COUNT + "e")
+        self.assertIn(f"line {self.COUNT + 1}: ".encode(), server.err)
+
+
+class BlockedConsole(TcpCase):
+    """The server's stdout is a pipe that nobody reads: what it prints for its clients must not pile up."""
+
+    def test_a_client_that_prints_on_and_on_is_bounded(self) -> None:
+        self.write(". true\n")
+        server = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "--print", "runs.txt",
+                                    stdout=subprocess.PIPE)
+        port = int(self.wait_said(server, "serving on port").split()[-1])
+        token = server.process.stdout.readline().split()[3].decode()
+        with Peer.of(port, token) as peer:
+            peer.hello().hear("welcome")
+            peer.socket.settimeout(3)
+            with self.assertRaises((Closed, socket.timeout)):
+                for number in range(1, 2000):
+                    peer.say(dict(type="print", n=number, data="x" * 60_000))
+        self.assertLess(peak_memory(server.pid), MEMORY)
+        with Peer.of(port, token) as peer:
+            peer.prove().say(dict(type="status")).hear("summary")
+
+
+class NoServers(TcpCase):
+    """What answers at the port is no server of ours, or none that knows the token: the client says so and ends."""
+    PATIENCE = 0.5
+
+    def no_servers(self) -> Dict[str, Callable[[Peer], object]]:
+        """What they do, by name."""
+        hello = plain(runmaker4=runmaker4.WIRE_VERSION, nonce="0" * 32)
+
+        def drip(peer: Peer) -> None:
+            for byte in frame(b" " * UNPROVEN):
+                peer.push(bytes([byte]))
+                time.sleep(0.1)
+
+        found: Dict[str, Callable[[Peer], object]] = {
+            "silence": lambda peer: peer.pull(), "drips": drip,
+            "noise": lambda peer: peer.push(random.Random(33).randbytes(100_000)).rest(60),
+            "an echo": lambda peer: [peer.push(hello), peer.push(peer.pull()).rest(60)],
+            "a lie": lambda peer: peer.push(plain(error="a\nb\x1b[2J")).rest(60)}
+        if FULL:
+            found.update({
+                "no proof": lambda peer: peer.push(hello).rest(60), "closes": lambda peer: None,
+                "half a greeting": lambda peer: peer.push(hello[:20]).rest(60),
+                "a web server": lambda peer: peer.push(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"),
+                "resets": Peer.reset,
+                "too long": lambda peer: peer.push(b"\xff\xff\xff\xff").rest(60),
+                "deep": lambda peer: peer.push(frame(b"[" * UNPROVEN)).rest(60),
+                "a fake": lambda peer: peer.push(hello + plain(proof="0" * 64)).rest(60)})
+        return found
+
+    def test_each_is_told_in_lines_of_ours_and_the_client_ends(self) -> None:
+        self.write(TOKEN, ".runmaker4.token").chmod(0o600)
+        begin = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            servers = {name: stack.enter_context(FakeServer(serve)) for name, serve in self.no_servers().items()}
+            clients = {name: self.start_client(server, "--give-up", self.PATIENCE) for name, server in servers.items()}
+            for name, client in clients.items():
+                with self.subTest(server=name):
+                    ended = self.finish(client)
+                    self.assertEqual((ended.code, ended.out), (2, b""), ended.err)
+                    for line in ended.err.splitlines():
+                        self.assertTrue(line.startswith(b"runmaker4-client.py: 127.0.0.1: "), ended.err)
+                    self.assertNotIn(b"\x1b", ended.err)
+                    self.assertNotIn(TOKEN.encode(), ended.err)
+        self.assertLess(time.monotonic() - begin, self.PATIENCE + 15, "they were more patient than they should be")
+
+
+class LyingServers(TcpCase):
+    """A server that knows the token and is out of its mind: the client keeps its head."""
+    JOB = JOBS["jobs"][0]
+    EAGER = "import random; random.uniform = lambda low, high: 0.0"        # it connects again at once
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write(TOKEN, ".runmaker4.token").chmod(0o600)
+
+    @staticmethod
+    def welcome(peer: Peer, **fields: Any) -> Peer:
+        """Receive a client as its server does; the fields change what it is told."""
+        peer.prove().hear("hello")
+        return peer.say({**WELCOME, **fields})
+
+    def hand_out(self, *jobs: Message, **fields: Any) -> Callable[[Peer], Peer]:
+        """A server that welcomes a client and hands out these jobs in answer to its claim."""
+        def serve(peer: Peer) -> Peer:
+            self.welcome(peer, **fields)
+            claim = peer.hear("claim")
+            return peer.say(dict(type="jobs", request=claim["request"], jobs=[{**self.JOB, **job} for job in jobs]))
+        return serve
+
+    def attend(self, peer: Peer) -> None:
+        """Go on as a server that says no more than that it is there and has understood."""
+        while True:
+            message = peer.hear()
+            if "n" in message:
+                peer.say(dict(type="ack", n=message["n"], window=1 << 20))
+            elif message["type"] == "ping":
+                peer.say(dict(type="pong", request=message["request"]))
+
+    def test_garbage_in_every_field_of_every_message(self) -> None:
+        random_ = random.Random(34)
+        places = itertools.islice(itertools.cycle(fields_of(FROM_SERVER)), ROUNDS)
+        over = threading.Event()
+
+        def serve(peer: Peer) -> None:
+            peer.prove().hear("hello")
+            message, field = next(places, ({}, ""))
+            if not field:
+                over.set()
+                peer.say(WELCOME, dict(type="closing", done=True)).rest(60)
+            peer.say(*[WELCOME] * (message != WELCOME and random_.random() < 0.8))
+            peer.push(peer.forger().frame(spoiled(random_, message, field).encode())).end().rest(60)
+
+        with FakeServer(serve) as server:
+            while not over.is_set():                    # some messages have it leave
+                client = self.start_client(server, "-j2", "--follow", patch=self.EAGER)
+                ended = self.finish(client, 60 + ROUNDS / 50)
+                self.assertIn(ended.code, (0, 1), ended.err[-2000:])
+                for line in ended.err.splitlines():
+                    self.assertTrue(line.startswith(b"runmaker4-client.py: 127.0.0.1: "), line)
+
+    STATUS = (dict(type="summary", file="runs.txt", host="alice", port=1, pid=1, since=1.5, grace=60.0, fault="",
+                   counts=dict(new=1, running=1, done=1, failed=0, error=0, held=0, total=3),
+                   waiting=[dict(line=1, command="true")]),
+              dict(type="client", name="bob", address="::1", pid=1, slots=1, seen=0.5, lost=False),
+              dict(type="job", line=1, command="true", pid=1, since=None), dict(type="end"))
+
+    def statuses(self) -> Iterator[List[str]]:
+        """Statuses that are none, in the JSON of their messages."""
+        summary, client, job, end = map(runmaker4.ENCODE, self.STATUS)
+        yield [summary, job, client, end]
+        yield [summary.replace("alice", "\\ud800"), client, job, end]
+        yield [summary.replace('"host"', '"toast"'), client, job, end]
+        yield [summary, client.replace("0.5", "{}"), job, end]
+        yield [summary, client.replace("::1", "\\ud800"), job, end]
+        random_ = random.Random(35)
+        for _ in range(STATUSES):
+            texts = [summary, client, job, end]
+            message, field = random_.choice(fields_of(self.STATUS))
+            texts[self.STATUS.index(message)] = spoiled(random_, message, field)
+            yield texts
+
+    def test_garbage_in_a_status(self) -> None:
+        for number, texts in enumerate(self.statuses()):
+            def serve(peer: Peer) -> None:
+                peer.prove().hear("status")
+                peer.push(b"".join(map(peer.forger().frame, map(str.encode, texts)))).rest()
+
+            with self.subTest(texts=texts), FakeServer(serve) as server:
+                ended = self.run_client(server, "--status", *["--json"] * (number % 2))
+                self.assertIn(ended.code, (0, 2), ended.err)
+                self.assertNotIn(b"\x1b", ended.out + ended.err)
+
+    def test_faults_that_would_spoil_a_terminal(self) -> None:
+        def serve(peer: Peer) -> None:
+            self.hand_out(dict(text=f" {WAITING}"))(peer)
+            peer.hear("started")
+            peer.say(dict(type="fault", id=self.JOB["id"], text="a\nrunmaker4-client.py: a lie\x1b[2J"))
+            self.open_gate()
+            peer.hear("finish")
+            peer.say(dict(type="ack", n=99, window=1000), dict(type="closing", done=True)).rest(60)
+
+        with FakeServer(serve) as server:
+            ended = self.run_client(server)
+        self.assertEqual(ended.code, 1, ended.err)
+        self.assertNotIn(b"\x1b", ended.err)
+        self.assertNotIn(b"\nrunmaker4-client.py: a lie", ended.err)
+
+    def test_jobs_that_are_none(self) -> None:
+        """Each either runs, or cannot be started, or ends the connection; the client is there for the next one."""
+        texts = " a\0b", "no separator", " ", " true\nfalse", "", " " + "x" * 200_000
+        fields = "number", "ordinal", "offset"
+        jobs = iter([*(dict(text=text) for text in texts), *({field: 1 << 62} for field in fields)])
+
+        def serve(peer: Peer) -> None:
+            job = next(jobs, dict(text=" echo ran >ran; false"))
+            self.hand_out(job, job, log=3, outdir=True, joblog=True, print=True)(peer)
+            with contextlib.suppress(socket.timeout):
+                peer.socket.settimeout(0.05)
+                self.attend(peer)
+
+        with FakeServer(serve) as server:
+            client = self.start_client(server, "-j3", patch=self.EAGER)
+            self.wait_file("ran")
+            self.assertEqual(self.stop(client).code, 143)
+
+    def test_more_jobs_than_were_asked_for_do_not_run_at_once(self) -> None:
+        jobs = [dict(id=str(number), text=f" echo x >>runs.$$; {GATE}") for number in range(50)]
+
+        def serve(peer: Peer) -> None:
+            self.hand_out(*jobs)(peer)
+            peer.hear("release")
+            self.attend(peer)
+
+        with FakeServer(serve) as server:
+            client = self.start_client(server, "-j2")
+            wait_until(lambda: len(list(self.dir.glob("runs.*"))) == 2, what="two run")
+            self.assertEqual(self.stop(client).code, 143)
+        self.assertEqual(len(list(self.dir.glob("runs.*"))), 2)
+
+    def test_a_server_that_never_acknowledges_output_slows_the_job_and_costs_no_memory(self) -> None:
+        text = f" {UP}; head -c 300M /dev/zero; echo ended >ended"
+        sizes: List[int] = []
+
+        def serve(peer: Peer) -> None:
+            self.hand_out(dict(text=text), outdir=True, window=100_000)(peer)
+            while True:
+                sizes.append(len(peer.hear("out")["data"]))
+
+        with FakeServer(serve) as server:
+            client = self.start_client(server, up=(1,), stdout=subprocess.DEVNULL)
+            wait_until(lambda: sum(sizes) >= 100_000, what="as much as was asked for has come")
+            time.sleep(0.3)
+            self.assertLess(sum(sizes), 300_000)
+            self.assertLess(peak_memory(client.pid), MEMORY)
+            self.assertFalse(self.exists("ended"))
+            client.kill()
+
+    def test_a_server_that_talks_on_and_on_is_no_burden(self) -> None:
+        heard = threading.Event()
+
+        def serve(peer: Peer) -> None:
+            self.welcome(peer)
+            for number in range(300):
+                peer.say(*[dict(type="pong", request=number), dict(type="ack", n=0, window=1 << 60),
+                           dict(type="lost", id=str(number)), dict(type="nothing", request=0, orphans=[1] * 100)] * 20)
+            heard.set()
+            peer.say(dict(type="closing", done=True)).rest(60)
+
+        with FakeServer(serve) as server:
+            client = self.start_client(server)
+            self.assertTrue(heard.wait(30))
+            memory = peak_memory(client.pid)
+            self.assertIn(self.finish(client).code, (0, 1))
+        self.assertLess(memory, MEMORY)
+
+
+class TokenFile(TcpCase):
+    """The token's file is nobody else's to read at any moment, and nobody else's to choose."""
+    NAME = ".runmaker4.token"
+    before = ""                         # the mode of what stands there before the server
+
+    # notes the modes of all files of the token whenever a file was opened
+    WATCH = """
+import builtins, io, os
+os.umask(0)
+seen = os.open("seen", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def watched(function):
+    def call(*args, **settings):
+        result = function(*args, **settings)
+        for name in os.listdir():
+            if "token" in name:
+                os.write(seen, f"{name} {os.lstat(name).st_mode:o}\\n".encode())
+        return result
+    return call
+os.open = watched(os.open)
+io.open = builtins.open = watched(io.open)
+"""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.write(". true\n")
+        self.file = self.dir / self.NAME
+
+    def assertTokenIn(self, token: str) -> None:
+        """The file is one, of ours alone, and has this token."""
+        found = self.file.lstat()
+        self.assertEqual((stat.filemode(found.st_mode), found.st_nlink), ("-rw-------", 1))
+        self.assertEqual(self.file.read_text().strip(), token)
+
+    def start_watched(self) -> str:
+        """A server's token, whose files were nobody else's to read whenever one was there."""
+        server = self.start_server(patch=self.WATCH)
+        modes = [line.split() for line in self.read("seen").decode().splitlines()]
+        self.assertTrue(modes)
+        self.assertEqual({mode for name, mode in modes if (name, mode) != (self.NAME, self.before)}, {"100600"})
+        self.assertTokenIn(server.token)
+        self.stop(server)
+        return server.token
+
+    def test_a_new_file(self) -> None:
+        self.start_watched()
+
+    def test_who_has_an_old_wide_file_open_does_not_get_to_know_the_new_token(self) -> None:
+        self.write(TOKEN, self.NAME).chmod(0o666)
+        self.before = "100666"
+        with open(self.file, "r+") as old:
+            token = self.start_watched()
+            self.assertEqual(old.read(), TOKEN)
+            self.assertNotEqual(os.fstat(old.fileno()).st_ino, self.file.stat().st_ino)
+        self.assertNotEqual(token, TOKEN)
+
+    def test_links_to_what_is_there_and_what_is_not_and_to_itself(self) -> None:
+        self.write(TOKEN, "elsewhere").chmod(0o600)
+        self.before = "120777"
+        for target in ("elsewhere", "missing", self.NAME, "said") if FULL else ("elsewhere", "missing"):
+            with self.subTest(target=target):
+                with contextlib.suppress(FileNotFoundError):
+                    self.file.unlink()
+                self.file.symlink_to(target)
+                self.assertNotEqual(self.start_watched(), TOKEN)
+                self.write("", "seen")
+        self.assertEqual((self.read("elsewhere").decode(), self.exists("missing")), (TOKEN, False))
+
+    def test_what_is_no_file_is_replaced_or_refused(self) -> None:
+        os.mkfifo(self.file, 0o600)
+        self.stop(self.start_server())
+        self.file.unlink()
+        self.file.mkdir()
+        self.assertRefused(self.run_script(RUNSERVER, "--port", 0, "runs.txt", timeout=20), self.NAME, "directory")
+
+    # so that each has seen that there is no token before the first one has made it
+    SLOW = ("import secrets, time\nmake = secrets.token_hex\n"
+            "secrets.token_hex = lambda size: time.sleep(0.2) or make(size)")
+
+    def test_servers_that_start_at_once_agree_on_a_token(self) -> None:
+        files = [self.write(". true\n", f"runs.{number}").name for number in range(3)]
+        servers = [self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, file, patch=self.SLOW)
+                   for file in files]
+        for server in servers:
+            self.wait_said(server, "serving on port")
+        tokens = {TOKEN_LINE.match(server.out)[1].decode() for server in servers}
+        self.assertEqual(len(tokens), 1)
+        self.assertTokenIn(tokens.pop())
+        self.assertEqual([name for name in os.listdir(self.dir) if "token" in name], [self.NAME])
+
+
+class KeeperSocket(TcpCase):
+    """What a server leaves behind is for the next server of the same user."""
+    VISIT = """
+import os, socket, sys
+if len(sys.argv) > 2: os.setgroups([]); os.setgid(65534); os.setuid(65534)
+visit = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+visit.settimeout(10)
+try:
+    visit.connect(sys.argv[1])
+    print(len(socket.recv_fds(visit, 100, 9)[1]))
+except PermissionError:
+    print(0)
+"""
+
+    def leave_behind(self) -> pathlib.Path:
+        """Kill a server whose client runs a job; the keeper's socket."""
+        self.jobs(WAITING)
+        server = self.start_server("--grace", 30, preexec_fn=lambda: os.umask(0))
+        self.start_client(server, up=(1,))
+        server.kill()
+        return next(self.dir.glob(".runmaker4.*.keeper"))
+
+    def test_its_socket_is_for_the_same_user(self) -> None:
+        path = self.leave_behind()
+        self.assertEqual(stat.S_IMODE(path.stat().st_mode) & 0o077, 0)
+        if os.geteuid() == 0:                           # who may become another user
+            self.dir.chmod(0o755)
+            path.chmod(0o666)                           # so that nothing but the keeper itself stands against it
+            self.assertEqual(self.run_script(sys.executable, "-c", self.VISIT, path, "as nobody").out, b"0\n")
+        self.assertEqual(self.run_script(sys.executable, "-c", self.VISIT, path).out, b"2\n")
+
+
+class TokenSecrecy(TcpCase):
+    """The token is on the server's first line and in its file, and nowhere else."""
+    PRYING = ("env; cat /proc/$$/environ /proc/$$/cmdline /proc/$PPID/cmdline | tr '\\0' '\\n'; ls -l /proc/$$/fd; "
+              "ps -ef; echo $RUNMAKER4_TOKEN; false")
+
+    def assertNoTrace(self, text: bytes, *tokens: str) -> None:
+        """Nothing of these tokens is in the text."""
+        for trace in (trace for token in tokens for trace in traces(token)):
+            self.assertNotIn(trace, text)
+
+    def commands(self) -> bytes:
+        """The command lines of all processes of this test."""
+        texts = []
+        for pid in marked(f"{MARK}={self.mark}"):
+            with contextlib.suppress(OSError):          # it has ended meanwhile
+                texts.append(pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())
+        return b"\n".join(texts)
+
+    def everything(self) -> bytes:
+        """What is in the test's files, and their names; but for the token's file and the server's first line."""
+        files = [file for file in self.dir.rglob("*") if file.is_file() and file.name != ".runmaker4.token"]
+        texts = [file.read_bytes().partition(b"\n")[2] if file.name.endswith("server.out") else file.read_bytes()
+                 for file in files]
+        return b"\n".join([*texts, *(os.fsencode(file) for file in self.dir.rglob("*"))])
+
+    def check_client(self, *words: str, **env: str) -> bytes:
+        """A client whose job pries; what it says at its end, without a trace of the token, which stands for {}."""
+        self.jobs(WAITING, self.PRYING)
+        server = self.start_server("-l", "log", "--outdir", "out", "--joblog", "joblog", "--print")
+        client = self.start_client(server, "-j2", "-v", *(word.format(server.token) for word in words), up=(1,),
+                                   env={name: value.format(server.token) for name, value in env.items()})
+        self.wait_states("r!")
+        self.assertNoTrace(self.commands(), server.token)
+        self.open_gate()
+        ended = self.finish(client)
+        self.assertEqual(ended.code, 1, ended.err)
+        self.stop(server)
+        self.assertNoTrace(self.everything(), server.token)
+        return ended.err
+
+    def test_from_the_environment_which_jobs_do_not_inherit(self) -> None:
+        self.check_client(RUNMAKER4_TOKEN="{}")
+
+    def test_from_the_command_line(self) -> None:
+        self.assertIn(b"--token=TOKEN", self.check_client("--token={}"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: other ways to give the same token")
+    def test_from_the_command_line_as_a_word_of_its_own(self) -> None:
+        self.assertIn(b"--token TOKEN", self.check_client("--token", "{}"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: other ways to give the same token")
+    def test_from_the_file(self) -> None:
+        self.assertIn(b"run again: ", self.check_client())
+
+    def test_in_no_refusal(self) -> None:
+        self.jobs("true")
+        server = self.start_server()
+        for word in TOKEN, TOKEN[:-1]:
+            ended = self.run_client(server, "--token", word)
+            self.assertEqual(ended.code, 2)
+            self.assertNoTrace(ended.err, server.token, TOKEN)
+        self.write(TOKEN, "wide").chmod(0o644)
+        self.assertNoTrace(self.run_client(server, "--token", "wide").err, server.token, TOKEN)
+        self.stop(server)
+        self.assertNoTrace(self.everything().replace(TOKEN.encode() + b"\n", b""), server.token)
+
+    def test_on_the_wire(self) -> None:
+        self.jobs("echo a; false")
+        server = self.start_server("--print", "-l", "log", "--outdir", "out")
+        wire = bytearray()
+
+        def relay(peer: Peer) -> None:
+            with Peer.of(server.port) as other:
+                back = threading.Thread(target=copy, args=(other, peer))
+                back.start()
+                copy(peer, other)
+                back.join()
+
+        def copy(source: Peer, sink: Peer) -> None:
+            with contextlib.suppress(Closed):
+                while True:
+                    data = source.pull()
+                    wire.extend(data)
+                    sink.push(data)
+            with contextlib.suppress(Closed):
+                sink.end()
+
+        with FakeServer(relay) as between:
+            self.assertEqual(self.run_client(between).code, 1)
+            self.assertEqual(self.run_client(between, "--status").code, 0)
+        self.assertIn(b"nonce", wire)
+        self.assertIn(b"finish", wire)
+        self.assertNoTrace(bytes(wire), server.token)

@@ -1,0 +1,571 @@
+"""Promise: a client runs the jobs of its server's file as a runner runs those of its own, and all share one file."""
+import os
+import re
+import signal
+import statistics
+import subprocess
+import time
+import unittest
+from collections import Counter
+from typing import Callable, Dict, List, Tuple
+
+from tests import test_bytes, test_claiming, test_ends, test_file_trouble, test_options, test_signals
+from tests.support import (FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, WAITING, Ended, Text, console_lines, printed,
+                           wait_until)
+from tests.test_bytes import LONGEST_ARGUMENT
+from tests.tcp import OverTcp, Program, Server, TcpCase
+
+
+def ordinarily(*names: str) -> Callable[[type], type]:
+    """A class decorator: of the tests that are inherited only these are run, unless all is tested in full size."""
+    def choose(case: type) -> type:
+        inherited = {name for name in set(dir(case)) - set(vars(case)) if name.startswith("test_")}
+        if not set(names) <= inherited:
+            raise LookupError(f"{case.__name__} does not inherit {set(names) - inherited}")
+        for name in inherited - set(names) if not FULL else ():
+            skipped = unittest.skip("RUNMAKER4_TEST_FULL is not set: like the runner's own test")(getattr(case, name))
+            setattr(case, name, skipped)
+        return case
+    return choose
+
+
+# -- the quick start --------------------------------------------------------------------------------------------
+
+def story(out: bytes) -> Dict[bytes, List[Tuple[str, bytes]]]:
+    """What a console says of each job, in order and without process numbers: command -> [(kind, text), ...]."""
+    commands: Dict[int, bytes] = {}
+    found: Dict[bytes, List[Tuple[str, bytes]]] = {}
+    for line in console_lines(out):
+        if line.text.startswith(b"forked "):
+            commands[line.pid] = line.text[len(b'forked "'):-1]
+        command = line.text if line.kind == "executing" else commands[line.pid]
+        found.setdefault(command, []).append((f"{line.kind} {line.host}", line.text))
+    return found
+
+
+class QuickStart(TcpCase):
+    """What the README shows first: a server, a client, and what they print."""
+
+    def test_what_the_server_prints(self):
+        self.jobs("true", "exit 3", "true")
+        server = self.start_server()
+        port = f"runmaker4-server.py: runs.txt: serving on port {server.port}\n"
+        self.assertEqual(server.err.decode(), port)
+        self.assertEqual(self.run_client(server).code, 1)
+        closing = self.stop(server).err.decode().replace(port, "").splitlines()[-1]
+        self.assertRegex(closing, r"\Arunmaker4-server\.py: runs\.txt: 2 done, 1 failed in \d+\.\ds \(line 2\)")
+        token = self.read(".runmaker4.token").decode().rstrip("\n")
+        self.assertRegex(token, r"\A[0-9a-f]{32}\Z")
+        self.assertEqual(server.out.decode(), f"Token for runmaker4-client.py: {token} "
+                                              f"(written to {self.dir}/.runmaker4.token)\n")
+
+    def test_the_client_prints_what_a_runner_prints(self):
+        text = test_claiming.quick_start("sleep 0.1; echo to stderr >&2; sleep 0.1")
+        self.write(text)
+        self.write(text, "own.txt")
+        server = self.start_server()
+        client = self.start_client(server, "-j2", "--token", server.token, "--name", "bob")
+        runner = self.start_program(RUNMAKER, "-j2", "--name", "bob", "own.txt")
+        by_client, by_runner = self.finish(client), self.finish(runner)
+        self.assertEqual((by_client.code, by_runner.code), (0, 0))
+        self.assertEqual(len(story(by_client.out)), 4)
+        self.assertEqual(story(by_client.out), story(by_runner.out))
+        self.assertRegex(by_client.err, rb"\Arunmaker4-client\.py: 127\.0\.0\.1: 4 done in \d\.\ds\n\Z")
+        self.assertEqual(self.read(), text.replace(". ", "d ").encode())
+
+    def test_the_command_that_runs_again_what_failed_hides_the_token(self):
+        self.jobs("exit 3")
+        server = self.start_server()
+        for words in ("--token", server.token), (f"--token={server.token}",):
+            with self.subTest(words=words):
+                said = self.run_client(server, "-r", *words).err.decode()
+                self.assertRegex(said, r"run again: .*runmaker4-client\.py .*--token[ =]TOKEN .*127\.0\.0\.1")
+                self.assertNotIn(server.token, said)
+
+
+@ordinarily()
+class QuickStartStates(OverTcp, test_claiming.QuickStart):
+    """The states that everybody sees in the file, by two clients of one server."""
+
+
+class Surroundings(TcpCase):
+    """What a job of a client finds: its client's directory and environment, and nothing that is not its business."""
+    LIST = "for fd in /proc/$$/fd/*; do readlink $fd; done"
+
+    def test_directory_environment_input_and_descriptors(self):
+        place = self.dir / "bob"
+        place.mkdir()
+        self.jobs(f"pwd -P; cat; echo $JOB_ID $RUNMAKER4_SLOT $SLAVE_IP $WHO; {self.LIST}; env > environ")
+        server = self.start_server()
+        secret = {"RUNMAKER4_TOKEN": server.token, "WHO": "bob"}
+        ended = self.run_client(server, env=secret, cwd=place, stdin=subprocess.PIPE)
+        where, numbers, *descriptors = printed(console_lines(ended.out))
+        self.assertEqual((where, numbers), (os.fsencode(place), b"1 1 1 bob"))
+        self.assertEqual([name for name in descriptors if name.startswith(b"socket:") or name.endswith(b".txt")], [])
+        self.assertNotIn(server.token.encode(), self.read("bob/environ"))
+
+
+# -- what is promised of a runner, promised of a client -----------------------------------------------------------
+
+class LikeARunner(TcpCase):
+    """A client and a runner, told the same about the same file, print the same and leave the same."""
+
+    def compare(self, text: Text, *options: object, states: str) -> None:
+        """Both run this file with these options and one slot."""
+        place = self.dir / "own"
+        place.mkdir()
+        self.write(text)
+        self.write(text, "own/runs.txt")
+        runner = self.start_program(RUNMAKER, "--name", "bob", *options, "runs.txt", cwd=place)
+        client = self.start_client(self.start_server(), "--name", "bob", *options)
+        wanted, found = self.finish(runner), self.finish(client)
+        self.assertEqual(self.plain(found.out).splitlines(), self.plain(wanted.out).splitlines())
+        self.assertEqual(self.plain(found.err), self.plain(wanted.err))
+        self.assertEqual(found.code, wanted.code)
+        self.assertEqual(self.read(), self.read("own/runs.txt"))
+        self.assertEqual(self.states(), states)
+
+    def plain(self, printed: bytes) -> bytes:
+        """What was printed without process numbers, times, and the name of who said it."""
+        for pattern, text in ((rb"\(bob,\d+\)", b"(bob,PID)"), (rb"(?<= in )\d+\.\ds", b"TIME"),
+                              (rb"run again: .*", b"AGAIN"), (rb"(?m)^runmaker4\.py: runs\.txt: ", b"SCRIPT: "),
+                              (rb"(?m)^runmaker4-client\.py: 127\.0\.0\.1: ", b"SCRIPT: ")):
+            printed = re.sub(pattern, text, printed)
+        return printed
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_jobs_that_fail_and_die_and_take_too_long(self):
+        self.compare(". echo a; echo b\n. echo c >&2\n. exit 3\n. kill -9 $$\n. sh -c 'kill -9 $$; :'\n. sleep 60\n",
+                     "--timeout", 0.8, "-v", states="dd!e!!")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_retries_and_a_walltime(self):
+        self.compare(". false\n. sleep 60\n. true\n", "--retries", 1, "--walltime", 1.2, states="!e.")
+
+    def test_quiet_and_only_one_job(self):
+        self.compare("! true\n. echo a\0b\n. true\n", "-r", "-1", "-q", "--follow", states="d..")
+
+    def test_any_bytes(self):
+        """In commands and output; comments, states of no meaning, what the shell cannot run."""
+        every = bytes(set(range(1, 256)) - set(b"'\n"))
+        self.write(bytes(range(256)) + b"\r\nlast, without a newline \xff", "data")
+        lines = [b"\xef\xbb\xbf. echo a\xff\xfe\xc3b", b". printf %s '" + every + b"'", b".\techo b\r",
+                 b"# echo comment", b".  echo\t'a\t b'  ", b". cat " + bytes(self.dir) + b"/data", b"x echo held",
+                 b"\xff echo held", b"", b"Prose: echo prose", b". echo a\0b", b". echo " + b"x" * 100_000,
+                 b". :" + b" " * (LONGEST_ARGUMENT - 5)]
+        self.compare(b"".join(line + b"\n" for line in lines), states="ddddx\xffede")
+
+
+@ordinarily()
+class Selection(OverTcp, test_options.Selection):
+    """-1, --retry and --resume are said by the client and heeded by the server."""
+
+    def run_jobs(self, *options: object, **settings) -> Ended:
+        """Run the jobs by a server of their own: another one would go on where it is in the file."""
+        for server in self.servers.values():
+            self.stop(server)
+        self.servers.clear()
+        return super().run_jobs(*options, **settings)
+
+    def assertComplains(self, ended: Ended, *words: str) -> None:
+        """It is the server who says it."""
+        self.wait_said(self.servers["runs.txt"], *words)
+
+
+@ordinarily("test_a_free_slot_takes_a_new_job_while_others_run")
+class Waiting(OverTcp, test_options.Waiting):
+    """--follow waits for more; every client looks for new jobs as long as its own run."""
+    test_follow_waits_for_a_file_that_is_not_there_yet = None       # a server needs its file
+
+
+@ordinarily()
+class Background(OverTcp, test_options.Background):
+    """-d: the client goes on in the background."""
+    test_a_failed_start_is_reported_before_it_goes_into_the_background = None       # this one names files
+    test_what_would_go_to_stderr_goes_to_the_errors_file = None                     # ... and this one the script
+
+    def test_the_errors_file_has_what_the_client_says(self):
+        self.jobs(f"{WAITING}; exit 1", "true")
+        pid = self.start_daemon()
+        self.open_gate()
+        self.wait_gone(pid)
+        self.assertRegex(self.read("errors"), rb"\Arunmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
+
+    def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self):
+        self.jobs("touch never")
+        ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", "--token", "0" * 32)
+        self.assertRefused(ended, "token")
+        self.assertFalse(self.exists("pid"))
+        self.assertEqual(self.states(), ".")
+
+
+@ordinarily()
+class Names(OverTcp, test_options.Names):
+    """--name: what the messages call the client."""
+
+
+@ordinarily()
+class Loudness(OverTcp, test_options.Loudness):
+    """-q and -v: less and more on the client's console."""
+
+
+@ordinarily()
+class CommandBytes(OverTcp, test_bytes.CommandBytes):
+    """A command reaches the client's shell byte for byte, or is an error of its line."""
+    test_utf16_is_refused = None                                                    # by the server
+    test_a_command_longer_than_an_argument_may_be_is_an_error_of_that_line_only = None      # see LongCommands
+    test_every_length_around_the_limit_either_runs_or_is_an_error = None                    # ... too
+
+
+class LongCommands(TcpCase):
+    """A command that no system can start is an error of its line, said by the client or by the server."""
+
+    def test_every_length_around_the_limit_and_far_above_it(self):
+        lengths = [*range(LONGEST_ARGUMENT - 9, LONGEST_ARGUMENT + 3), 2_000_000]
+        self.jobs(*[":" + " " * (length - 1) for length in lengths], "true")
+        server = self.start_server()
+        client = self.run_client(server, "-q")
+        self.assertRegex(self.states(), "^d+e+d$")
+        self.assertOnlyStatesChanged()
+        by_client, by_server = client.err.count(b": line "), self.stop(server, signal.SIGHUP).err.count(b": line ")
+        self.assertEqual(by_client + by_server, self.states().count("e"))
+        self.assertEqual((client.code, server.returncode), (int(by_client > 0), 1))
+
+
+@ordinarily("test_int_ends_the_jobs_and_exits_130", "test_term_ends_the_jobs_and_exits_143",
+            "test_nothing_is_left_running_when_int_comes_amid_short_jobs",
+            "test_nothing_is_cut_short_when_hup_comes_amid_short_jobs")
+class Interrupted(OverTcp, test_signals.Interrupted):
+    """INT and TERM at a client: its jobs are ended and marked e at once; lines that it had not begun are new again."""
+
+    def check_amid(self, ended: Ended, code: int) -> str:
+        """... once the server has taken back what was on its way to the client when it left."""
+        wait_until(lambda: "r" not in self.states(), 10, "no line is claimed any more")
+        return super().check_amid(ended, code)
+
+
+@ordinarily("test_usr1_lets_the_running_job_end_and_starts_nothing_more")
+class Drained(OverTcp, test_signals.Drained):
+    """HUP and USR1 at a client: it starts nothing more and waits for what runs."""
+
+
+@ordinarily()
+class DeadlySignals(OverTcp, test_signals.DeadlySignals):
+    """A client's job that dies of a signal."""
+
+
+@ordinarily()
+class IgnoredAtStart(OverTcp, test_signals.IgnoredAtStart):
+    """A signal that was ignored when the client started stays ignored."""
+
+
+@ordinarily()
+class LostConsole(OverTcp, test_signals.LostConsole):
+    """A client's console that goes away is said once; the jobs go on."""
+    test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file = None      # a client writes no files
+
+
+@ordinarily()
+class StuckConsole(OverTcp, test_signals.StuckConsole):
+    """A client's console that blocks holds back the reading of jobs, nothing else."""
+
+
+@ordinarily()
+class Trees(OverTcp, test_ends.Trees):
+    """No process of a job lives on after the client has ended the job."""
+    test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead = None    # not of a client
+
+
+@ordinarily()
+class Timeouts(OverTcp, test_ends.Timeouts):
+    """--timeout: a client's job that runs longer is ended and marked !."""
+
+
+@ordinarily()
+class Retries(OverTcp, test_ends.Retries):
+    """--retries N: a job that fails is run again by its client before it is marked !."""
+
+
+@ordinarily()
+class Walltimes(OverTcp, test_ends.Walltimes):
+    """--walltime T: after T the client's jobs are ended and marked e, and it leaves."""
+
+
+@ordinarily()
+class Deleted(OverTcp, test_file_trouble.Deleted):
+    """The job file is deleted under a server whose clients run jobs."""
+
+
+@ordinarily("test_the_result_goes_into_the_new_file_and_its_new_lines_are_run",
+            "test_a_line_that_the_new_file_lacks_is_said")
+class Replaced(OverTcp, test_file_trouble.Replaced):
+    """The job file is replaced under a server whose clients run jobs."""
+
+
+@ordinarily()
+class Truncated(OverTcp, test_file_trouble.Truncated):
+    """The job file is cut under a server whose clients run jobs."""
+
+
+@ordinarily("test_a_state_that_was_set_by_hand_is_left_alone_and_that_is_said")
+class Edited(OverTcp, test_file_trouble.Edited):
+    """The job file is edited in place under a server whose clients run jobs."""
+
+
+@ordinarily()
+class Appended(OverTcp, test_file_trouble.Appended):
+    """A last line without a newline counts for a server, too, once the file has not grown for a second."""
+
+
+@ordinarily("test_with_retry_jobs_that_fail")
+class TwoThatRetry(OverTcp, test_claiming.TwoThatRetry):
+    """-r and --resume by two clients at once come to an end, although the jobs fail every time."""
+
+
+@ordinarily()
+class HugeFile(OverTcp, test_claiming.HugeFile):
+    """The server looks through a huge file once more before it tells a client that there is nothing."""
+
+
+class Slots(TcpCase):
+    """-j N: so many jobs at once."""
+
+    def test_three_jobs_run_at_once(self):
+        others = "until [ -e up.1 ] && [ -e up.2 ] && [ -e up.3 ]; do sleep 0.02; done"
+        self.jobs(*[f": > up.$JOB_ID; {others}"] * 3)
+        self.assertClientEnded(self.run_client(self.start_server(), "-j3", "--timeout", "20"), 0, "ddd")
+
+
+class EachClientForItself(TcpCase):
+    """-r and --resume hold for the client that says them, not for the others of its server."""
+
+    def ran(self, who: str) -> str:
+        """The states of the lines that this client ran."""
+        lines = self.read(f"ran.{who}").split() if self.exists(f"ran.{who}") else []
+        return "".join(sorted(self.old[int(line) - 1] for line in lines))
+
+    def test_each_client_takes_only_what_it_is_told_to(self):
+        self.old = "!e." * 20
+        self.write("".join(f"{state} echo $JOB_ID >> ran.$WHO; sleep 0.02\n" for state in self.old))
+        server = self.start_server()
+        clients = [self.start_client(server, "-j2", *options, env={"WHO": who})
+                   for who, *options in (("plain",), ("resuming", "--resume"), ("retrying", "-r"))]
+        self.assertEqual([self.finish(client).code for client in clients], [0, 0, 0])
+        self.assertEqual(self.states(), "d" * 60)
+        ran = [self.ran(who) for who in ("plain", "resuming", "retrying")]
+        self.assertLessEqual(set(ran[0]), set("."))
+        self.assertLessEqual(set(ran[1]), set(".e"))
+        self.assertEqual(sorted("".join(ran)), sorted(self.old), "each once")
+
+
+# -- a server and those who wait ----------------------------------------------------------------------------------
+
+class Serving(TcpCase):
+    """A server serves until it is stopped, or with --exit-when-done until all jobs have ended."""
+
+    def append(self, *commands: str) -> None:
+        """Append jobs in one write."""
+        text = "".join(f". {command}\n" for command in commands).encode()
+        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
+            file.write(text)
+        self.before += text
+
+    def test_a_server_with_nothing_to_do_keeps_serving(self):
+        self.before = self.write("d true\n").read_bytes()
+        server = self.start_server()
+        ended = self.run_client(server)
+        self.assertClientEnded(ended, 0, "d")
+        self.assertIn(b"nothing to do", ended.err)
+        self.append("touch second")
+        self.assertClientEnded(self.run_client(server), 0, "dd")
+        self.assertIsNone(server.poll())
+
+    def test_a_line_that_is_appended_or_set_back_reaches_a_waiting_client_within_half_a_second(self):
+        self.jobs("true")
+        client = self.start_client(self.start_server(), "--follow")
+        self.wait_states("d")
+        changes = {"appended": lambda: self.append("true"), "set back": lambda: self.set_back(1)}
+        for name, change in changes.items():
+            with self.subTest(change=name):
+                delays = [self.delay(change) for _ in range(3)]
+                self.assertLess(statistics.median(delays), 0.8, delays)         # with allowance for a busy machine
+        self.assertClientEnded(self.stop(client, signal.SIGHUP), 0, "dddd")
+
+    def set_back(self, line: int) -> None:
+        """Set the state of a line without runset4.py, whose start takes its time."""
+        offset = sum(map(len, self.read().splitlines(keepends=True)[:line - 1]))
+        with open(self.dir / "runs.txt", "r+b", buffering=0) as file:
+            file.seek(offset)
+            file.write(b".")
+
+    def delay(self, change: Callable[[], None]) -> float:
+        """How long after this change all jobs are done."""
+        change()
+        start = time.monotonic()
+        wait_until(lambda: set(self.states()) == {"d"}, what="the job is done")
+        return time.monotonic() - start
+
+    def test_a_client_ends_when_the_rest_runs_elsewhere(self):
+        self.jobs(WAITING, WAITING, "true")
+        server = self.start_server()
+        runner = self.start(RUNMAKER, "-q", "-1", "runs.txt")
+        self.wait_up(1)
+        other = self.start_client(server, "-1", up=[2])
+        self.assertEqual((self.run_client(server).code, self.states()), (0, "rrd"))
+        self.open_gate()
+        self.assertEqual((self.finish(runner).code, self.finish(other).code), (0, 0))
+        self.assertEqual(self.states(), "ddd")
+
+
+class ExitWhenDone(TcpCase):
+    """--exit-when-done: the server ends when all jobs have ended, and with it the clients that follow."""
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_server_and_followers_end_with_the_last_job_also_if_a_runner_has_it(self):
+        self.before = self.write(f". {WAITING}\n. exit 3\nx touch never\n").read_bytes()
+        runner = self.start(RUNMAKER, "-q", "-1", "runs.txt")
+        self.wait_up(1)
+        server = self.start_server("--exit-when-done")
+        client = self.start_client(server, "--follow")
+        self.wait_states("r!x")
+        time.sleep(1.2)                     # more than a look of the server, which must not end yet
+        self.assertEqual((server.poll(), client.poll()), (None, None))
+        self.open_gate()
+        self.assertEqual([self.finish(program).code for program in (runner, client, server)], [0, 1, 1])
+        self.assertEqual(self.states(), "d!x")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 1 s")
+    def test_what_is_done_or_on_hold_from_the_start_is_not_waited_for(self):
+        self.write("d true\nx true\n")
+        server = self.start_program(RUNSERVER, "--exit-when-done", "--host", self.HOST, "--port", 0, "runs.txt")
+        self.assertEqual(self.finish(server, timeout=20).code, 0)
+
+
+class ServerSignals(TcpCase):
+    """HUP and USR1 at the server: nothing more is handed out, what runs may end; the results make the exit status."""
+
+    def start_draining(self, number: signal.Signals, *jobs: str) -> Server:
+        """Clients run all of these jobs but the last one when the signal comes to their server."""
+        self.jobs(*jobs)
+        server = self.start_server()
+        for line in range(1, len(jobs)):
+            self.start_client(server, up=[line])
+        server.send_signal(number)
+        self.wait_said(server, number.name)
+        return server
+
+    def assertDrained(self, server: Server, code: int, states: str) -> None:
+        """The server waits for what runs, and then ends in this way."""
+        self.assertIsNone(server.poll())
+        self.open_gate()
+        ended = self.finish(server)
+        self.assertEqual((ended.code, self.states()), (code, states), ended.err)
+        self.assertFalse(self.exists("never"))
+
+    def test_a_client_that_comes_after_hup_gets_no_job(self):
+        server = self.start_draining(signal.SIGHUP, WAITING, "touch never")
+        late = self.start_client(server, "--name", "late")
+        wait_until(lambda: late.poll() is not None or late.err or self.knows(server, "late"), what="it was there")
+        self.assertDrained(server, 0, "d.")
+
+    def knows(self, server: Server, name: str) -> bool:
+        return name in [client["name"] for client in self.status(server)["clients"]]
+
+    def test_a_job_that_fails_after_usr1_makes_the_exit_status_1(self):
+        server = self.start_draining(signal.SIGUSR1, WAITING, f"{WAITING}; exit 3", "touch never")
+        self.assertDrained(server, 1, "d!.")
+
+
+# -- many on one file ---------------------------------------------------------------------------------------------
+
+class MixedWork(TcpCase):
+    """Clients, runners on the file itself and runset4.py work on one file: each job is started exactly once."""
+    JOBS, ADDED, CLIENTS, RUNNERS = (5000, 500, 20, 2) if FULL else (300, 30, 4, 1)
+
+    def start_all(self, server: Server) -> List[Program]:
+        """Clients, which are connected by then, and runners; all of them wait for more."""
+        clients = [self.start_client(server, "-j4", "-q", "--follow", "--name", f"client-{number}")
+                   for number in range(self.CLIENTS)]
+        runners = [self.start_program(RUNMAKER, "-j2", "-q", "--follow", "runs.txt") for _ in range(self.RUNNERS)]
+        self.wait_clients(server, self.CLIENTS)
+        return clients + runners
+
+    def test_each_job_is_started_once_and_every_state_is_right(self):
+        job = "echo $JOB_ID >> marks; sleep 0.01"
+        self.jobs(GATE)                     # so that nobody is done before all is in the file
+        server = self.start_server("--exit-when-done")
+        started = self.start_all(server)
+        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
+            file.write(f". {job}\n".encode() * self.JOBS)
+        self.wait_file("marks", 60)
+        added = self.run_script(RUNSET, "runs.txt", "--add", *[job] * self.ADDED)
+        self.assertEqual((added.code, added.err), (0, b""))
+        lines = 1 + self.JOBS + self.ADDED
+        wait_until(lambda: self.read("marks").count(b"\n") >= lines - 1, 600, "all jobs have run")
+        self.open_gate()
+        for runner in started[self.CLIENTS:]:
+            runner.send_signal(signal.SIGHUP)
+
+        ended = [self.finish(program) for program in started]
+        self.assertEqual([end.code for end in ended], [0] * len(ended), [end.err for end in ended])
+        self.assertEqual(self.finish(server).code, 0)
+        self.assertEqual(Counter(self.read("marks").split()), Counter(b"%d" % line for line in range(2, lines + 1)))
+        self.assertEqual((self.states(), self.locked_lines()), ("d" * lines, []))
+        done = [self.done(program) for program in started]
+        self.assertEqual(sum(done), lines)
+        self.assertEqual(self.done(server), sum(done[:self.CLIENTS]))
+        self.assertGreater(min(done[:self.CLIENTS]), 0, "a client was left out")
+
+    def done(self, program: Program) -> int:
+        """How many jobs are done, as its closing line says."""
+        return int((re.search(rb"(\d+) done", program.err.splitlines()[-1]) or [b"", b"0"])[1])
+
+
+class Fairness(TcpCase):
+    """A client keeps no line from others that it cannot run itself soon."""
+
+    def test_lines_behind_a_long_job_are_left_to_others(self):
+        self.jobs(WAITING, *["true"] * 4)
+        server = self.start_server()
+        busy = self.start_client(server, up=[1])
+        self.assertEqual(self.run_client(server).code, 0)
+        self.assertEqual(self.states(), "rdddd")
+        self.open_gate()
+        self.assertClientEnded(self.finish(busy), 0, "ddddd")
+
+    def test_what_a_client_took_ahead_of_long_jobs_is_run_by_another_that_is_about_to_leave(self):
+        self.jobs(": > up.1; until [ -e up.62 ] && [ -e up.63 ]; do sleep 0.02; done",
+                  *["true"] * 60, WAITING, WAITING, "true", "true")
+        server = self.start_server()
+        other = self.start_client(server, up=[1])
+        busy = self.start_client(server, "-j2", up=[62, 63])
+        self.assertEqual(self.finish(other).code, 0)
+        self.assertEqual(self.states(), "d" * 61 + "rrdd")
+        self.open_gate()
+        self.assertClientEnded(self.finish(busy), 0, "d" * 65)
+
+    def test_two_clients_share_short_jobs(self):
+        self.jobs()
+        server = self.start_server()
+        for who in "ab":
+            self.start_client(server, "--follow", "-j2", env={"WHO": who})
+        self.wait_clients(server, 2)
+        self.jobs(*["echo $WHO >> ran; sleep 0.02"] * 60)
+        self.wait_states("d" * 60)
+        shares = Counter(self.read("ran").split())
+        self.assertEqual(sum(shares.values()), 60)
+        self.assertGreater(min(shares[b"a"], shares[b"b"]), 12, shares)
+
+    def test_with_one_only_no_line_is_taken_ahead(self):
+        self.jobs("true", WAITING, "true")
+        client = self.start_client(self.start_server(), "-1", "-j2", up=[2])
+        self.wait_states("dr.")
+        end = time.monotonic() + 0.4            # in which a line that was taken ahead would come and go
+        while time.monotonic() < end:
+            self.assertEqual(self.states(), "dr.")
+        self.open_gate()
+        self.assertClientEnded(self.finish(client), 0, "dd.")
+
+
+if __name__ == "__main__":
+    unittest.main()

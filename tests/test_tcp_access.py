@@ -1,0 +1,382 @@
+"""Promise: who may reach a server, and how; what cannot work is refused in one line; --status says how things stand."""
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import stat
+import subprocess
+import unittest
+from typing import Dict, List, Optional, Sequence, Set, Tuple
+
+from tests import wire
+from tests.support import RUNCLIENT, RUNSERVER, RUNWAIT, WAITING, Ended, wait_until
+from tests.tcp import PORT_LINE, Server, TcpCase
+
+NOBODY = 65534                              # some user other than root
+OTHER_TOKEN = "0123456789abcdef" * 2
+Call = Tuple[Sequence[object], Dict[str, str]]      # options and environment
+
+
+class TokenCase(TcpCase):
+    """A server with a job that is never run."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.jobs("touch ran")
+
+    def tearDown(self) -> None:
+        self.assertFalse(self.exists("ran"))
+        super().tearDown()
+
+    @property
+    def token_file(self) -> pathlib.Path:
+        return self.dir / ".runmaker4.token"
+
+
+class TokenOfTheServer(TokenCase):
+    """The token is kept, so that a restarted server is reachable by its clients, unless somebody else may know it."""
+
+    def next_token(self, *options: str, **settings) -> str:
+        """The token of another server on the file; it stands in the token file, which nobody else may read."""
+        server = self.start_server(*options, **settings)
+        self.stop(server)
+        self.assertEqual(self.token_file.read_text().strip(), server.token)
+        found = self.token_file.lstat()
+        self.assertEqual((stat.filemode(found.st_mode), found.st_uid), ("-rw-------", os.geteuid()))
+        return server.token
+
+    def test_it_is_kept_unless_another_is_wanted(self):
+        first, second, third = self.next_token(), self.next_token(), self.next_token("--new-token")
+        self.assertEqual(first, second)
+        self.assertNotEqual(second, third)
+
+    def test_a_file_that_others_could_use_or_that_holds_no_token_is_replaced(self):
+        for text, mode in ((OTHER_TOKEN, 0o640), (OTHER_TOKEN, 0o620), ("hello\n", 0o600)):
+            with self.subTest(text=text, mode=oct(mode)):
+                self.write(text, self.token_file.name).chmod(mode)
+                self.assertNotEqual(self.next_token(), OTHER_TOKEN)
+
+    def test_a_home_that_is_not_there_is_refused(self):
+        ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", env={"HOME": "/nonexistent"})
+        self.assertRefused(ended, "runmaker4-server.py", "/nonexistent", "token")
+
+
+class TokenOfTheClient(TokenCase):
+    """A client takes --token VALUE or FILE, $RUNMAKER4_TOKEN, or the file in its home directory, in this order."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.start_server()
+        self.wrong_env = {"RUNMAKER4_TOKEN": OTHER_TOKEN}
+        self.right_env = {"RUNMAKER4_TOKEN": self.server.token}
+
+    def ask(self, calls: Sequence[Call]) -> List[Tuple[Call, Ended]]:
+        """Clients that ask for the status, all at once, with these options and this environment: how they ended."""
+        started = [self.start_client(self.server, "--status", *options, env=env) for options, env in calls]
+        return [(call, self.finish(client, timeout=20)) for call, client in zip(calls, started)]
+
+    def assertRight(self, *calls: Call) -> None:
+        for call, ended in self.ask(calls):
+            with self.subTest(call=call):
+                self.assertEqual((ended.code, ended.err), (0, b""))
+
+    def assertWrong(self, *calls: Call, words: Tuple[str, ...] = ()) -> None:
+        """The clients are refused in one line, which does not show the right token."""
+        for call, ended in self.ask(calls):
+            with self.subTest(call=call):
+                self.assertRefused(ended, "token", *words)
+                self.assertTrue(ended.err.startswith(b"runmaker4-client.py: "), ended.err)
+                self.assertNotIn(self.server.token.encode(), ended.err)
+
+    def test_the_command_line_comes_before_the_environment_and_that_before_the_file(self):
+        right, wrong = ["--token", self.server.token], ["--token", OTHER_TOKEN]
+        self.assertRight(([], {}), (right, self.wrong_env))
+        self.assertWrong((wrong, self.right_env), ([], self.wrong_env))
+
+    def test_a_home_without_the_file(self):
+        self.token_file.rename(self.dir / "moved")
+        self.assertWrong(([], {}))
+        self.assertRight((["--token", self.server.token], {}), ([], self.right_env), (["--token", "moved"], {}),
+                         ([f"--token={self.dir / 'moved'}"], {}))
+
+    def test_what_is_no_token(self):
+        self.write("hello\n", "text").chmod(0o600)
+        words = "nowhere", "text", self.server.token + "0", "", "."
+        self.assertWrong(*[(["--token", word], {}) for word in words])
+
+    def test_a_file_that_others_may_read_or_write(self):
+        for mode, options in (0o640, []), (0o602, ["--token", self.token_file]):
+            self.token_file.chmod(mode)
+            self.assertWrong((options, {}), words=(".runmaker4.token",))
+
+    @unittest.skipIf(os.geteuid() != 0, "only root can give a file to another user")
+    def test_a_file_of_another_user(self):
+        os.chown(self.token_file, NOBODY, NOBODY)
+        self.assertWrong(([], {}), words=(".runmaker4.token",))
+
+
+class RefusalCase(TcpCase):
+    """A script that refuses its arguments."""
+    SCRIPT = ""
+
+    def assertAllRefused(self, calls: Dict[Tuple[object, ...], str]) -> None:
+        """Each of these calls is refused at once and with one line, which has these words."""
+        for (_, *args), ended in self.run_all([(self.SCRIPT, *args) for args in calls]):
+            with self.subTest(args=args):
+                self.assertRefused(ended, *calls[tuple(args)].split())
+                self.assertTrue(ended.err.startswith(f"{self.SCRIPT}: ".encode()), ended.err)
+
+
+class RefusedClients(RefusalCase):
+    """What cannot work at the client: exit 2 and one line, at once, whatever --give-up says."""
+    SCRIPT = RUNCLIENT
+
+    def assertRefusedAt(self, port: int, *calls: Sequence[object], words: str = "") -> None:
+        """... by clients with these options, at this port and with some token; the line names the server."""
+        self.assertAllRefused({("--port", port, "--token", OTHER_TOKEN, *options, self.HOST):
+                               f"{RUNCLIENT}: {self.HOST}: {words}" for options in calls})
+
+    def test_a_wrong_token(self):
+        self.jobs("touch never")
+        server = self.start_server()
+        self.assertRefusedAt(server.port, ["--give-up", "none", "--follow"], ["--status"], words="token")
+        self.assertEqual(self.states(), ".")
+
+    def test_an_unknown_host(self):
+        hosts = "no-such-host.invalid", "a..b", "127.0.0.1.1"
+        self.assertAllRefused({("--token", OTHER_TOKEN, host): f"{RUNCLIENT}: {host}:" for host in hosts})
+
+    def test_nobody_at_the_port_with_give_up_0(self):
+        with contextlib.closing(socket.socket()) as taken:
+            taken.bind((self.HOST, 0))      # and does not listen
+            self.assertRefusedAt(taken.getsockname()[1], ["--give-up", 0, "--follow"], ["--give-up", 0, "--status"],
+                                 words="refused")
+
+    def test_a_server_that_speaks_another_version(self):
+        def serve(peer: wire.Peer) -> None:
+            peer.push(wire.plain(runmaker4=2, nonce="0" * 32)).rest()
+
+        with wire.FakeServer(serve) as server:
+            self.assertRefusedAt(server.port, [], words="version 1 2")
+
+    def test_bad_options_and_those_of_others(self):
+        options = "--jobs=x", "--walltime=soon", "--port=0", "--port=65536", "--give-up=-1", "--json", "--joblog=log"
+        self.assertAllRefused({(): "", (self.HOST, self.HOST): "",
+                               **{(option, self.HOST): option.partition("=")[0] for option in options}})
+
+
+class RefusedServers(RefusalCase):
+    """What cannot work at the server: exit 2 and one line, and the job file is left alone."""
+    SCRIPT = RUNSERVER
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.jobs("touch never")
+
+    def tearDown(self) -> None:
+        self.assertEqual(self.read(), self.before)
+        super().tearDown()
+
+    def test_addresses_that_are_taken_unknown_or_anothers(self):
+        with contextlib.closing(socket.create_server((self.HOST, 0))) as taken:
+            port = taken.getsockname()[1]
+            unusable = {("--port", 0, "--host", host, "runs.txt"): host
+                        for host in ("no-such-host.invalid", "192.0.2.1", "a..b")}
+            self.assertAllRefused({("--port", port, "--host", self.HOST, "runs.txt"): f"{port} in use", **unusable})
+
+    def test_a_file_that_is_none(self):
+        (self.dir / "directory").mkdir()
+        self.write("\ufeff. touch never\n".encode("utf-16-le"), "wide.txt")
+        files = {"missing.txt": "missing.txt", "directory": "directory", "wide.txt": "wide.txt UTF-16"}
+        self.assertAllRefused({("--host", self.HOST, "--port", 0, name): words for name, words in files.items()})
+        self.assertFalse(self.exists("missing.txt"))
+
+    def test_bad_options_and_those_of_others(self):
+        options = "--port=x", "--port=65536", "--grace=soon", "--grace=none", "-j2", "--follow"
+        self.assertAllRefused({(): "", ("--port=0", "runs.txt", "runs.txt"): "",
+                               **{("--port=0", option, "runs.txt"): option.partition("=")[0] for option in options}})
+
+    def test_a_mount_that_shares_no_locks_unless_single_host_is_given(self):
+        mounts = f"22 1 250:1 / / rw - ext4 /dev/vda1 rw\n36 22 0:50 / {self.dir} rw - nfs s:/x rw,vers=3,nolock\n"
+        patch = f"import runmaker4; runmaker4.MOUNTINFO = {str(self.write(mounts, 'mountinfo'))!r}"
+        words = self.patched(patch, RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
+        self.assertRefused(self.run_script(*words, timeout=20), "runs.txt", "nolock", "--single-host")
+        self.start_server("--single-host", patch=patch)
+
+
+class Addresses(TcpCase):
+    """IPv4, IPv6, and by default both."""
+
+    def check(self, server: Server, *hosts: str, **settings) -> None:
+        """A client reaches the server by each of these names, and that is the name that it calls it by."""
+        for host in hosts:
+            with self.subTest(host=host):
+                ended = self.run_client(server, "-1", host=host, **settings)
+                self.assertEqual(ended.code, 0, ended.err)
+                self.assertTrue(ended.err.startswith(f"runmaker4-client.py: {host}: 1 done".encode()), ended.err)
+
+    def test_ipv6(self):
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError as error:
+            self.skipTest(f"there is no IPv6 on the loopback here: {error}")
+        self.jobs("true")
+        self.check(self.start_server("--host", "::1"), "::1")
+
+    def test_without_host_all_addresses_of_both_families_are_served(self):
+        """In a network namespace of its own, so that nobody else can reach it."""
+        up = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+        probe = subprocess.run([*up, "grep", "-q", "1", "/proc/net/if_inet6"], stderr=subprocess.PIPE)
+        if probe.returncode != 0:
+            self.skipTest(f"no network namespace of our own with IPv6: {probe.stderr.decode()}")
+        self.jobs("true", "true")
+        server = self.start_program(RUNSERVER, "--port", 0, "runs.txt", within=up)
+        port = PORT_LINE.search(self.wait_said(server, "serving on port"))
+        inside = ["nsenter", "-t", str(server.pid), "-U", "-n", "--preserve-credentials"]
+        self.check(Server(server.process, server.files, int(port[1])), "127.0.0.1", "::1", within=inside)
+
+
+class Background(TcpCase):
+    """-d: the server goes into the background once it is ready."""
+
+    def test_it_serves_until_term(self):
+        self.jobs("true")
+        ended = self.run_script(RUNSERVER, "-d", "--pidfile", "pid", "--errors", "errors", "--host", self.HOST,
+                                "--port", 0, "runs.txt")
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertTrue(ended.out.startswith(b"Token for runmaker4-client.py: "), ended.out)
+        pid = int(self.wait_file("pid"))
+        port = wait_until(lambda: PORT_LINE.search(ended.err + self.read("errors")), what="it says where it serves")
+        client = self.run_script(RUNCLIENT, "--port", int(port[1]), self.HOST)
+        self.assertEqual((client.code, self.states()), (0, "d"), client.err)
+        os.kill(pid, signal.SIGTERM)
+        self.assertNobodyLeft()
+        self.assertIn(b"1 done in", self.read("errors").splitlines()[-1])
+
+    def test_what_is_wrong_is_said_before(self):
+        for words in ("missing.txt",), ("--host", "192.0.2.1", "runs.txt"):
+            with self.subTest(words=words):
+                self.jobs("true")
+                self.assertRefused(self.run_script(RUNSERVER, "-d", "--pidfile", "pid", "--port", 0, *words))
+                self.assertFalse(self.exists("pid"))
+        self.assertNobodyLeft()
+
+
+class Status(TcpCase):
+    """--status: counts, what waits, who is there and what runs, for people and for programs."""
+    WAITS = "echo 'a long command: '; " + "echo 'and so on'; " * 20 + ": "
+    COUNTS = ["new", "running", "done", "failed", "error", "held", "total"]
+    KEYS = {"file", "port", "host", "pid", "since", "grace", *COUNTS, "waiting", "clients"}
+    CLIENT_KEYS = {"name", "address", "pid", "slots", "seen", "lost", "jobs"}
+
+    def setUp(self) -> None:
+        """Jobs of every state; alice runs one, carol two, and twelve lines wait."""
+        super().setUp()
+        running, waiting = f". {WAITING}\n" * 3, f". {self.WAITS}$JOB_ID\n" * 12
+        self.before = self.write("d a\n! b\ne c\nx d\n# text\n" + running + waiting).read_bytes()
+        self.server = self.start_server("--grace", "90")
+        self.alice = self.start_client(self.server, "--name", "alice", up=[6])
+        self.carol = self.start_client(self.server, "--name", "carol", "-j2", up=[7, 8])
+
+    def settled(self) -> dict:
+        """The status, once no line is claimed ahead of its time."""
+        return wait_until(lambda: self.only_running(self.status(self.server)), what="three lines are running")
+
+    def only_running(self, status: dict) -> Optional[dict]:
+        return status if status["running"] == 3 else None
+
+    def test_json_for_programs(self):
+        status = self.settled()
+        self.check_keys(status)
+        self.check_server(status)
+        self.check_counts(status)
+        self.check_clients({client["name"]: client for client in status["clients"]})
+        waiting = [{"line": line, "command": f"{self.WAITS}$JOB_ID"} for line in range(9, 19)]
+        self.assertEqual(status["waiting"], waiting)
+
+    def check_keys(self, status: dict) -> None:
+        """They are those that are documented."""
+        self.assertEqual(set(status), self.KEYS)
+        for client in status["clients"]:
+            self.assertEqual(set(client), self.CLIENT_KEYS)
+            for job in client["jobs"]:
+                self.assertEqual(set(job), {"line", "command", "pid", "since"})
+
+    def check_server(self, status: dict) -> None:
+        found = os.path.basename(status["file"]), status["port"], status["pid"], status["grace"]
+        self.assertEqual(found, ("runs.txt", self.server.port, self.server.pid, 90))
+        self.assertTrue(0 < status["since"] < 60, status["since"])
+
+    def check_counts(self, status: dict) -> None:
+        """They are what runwait4.py counts."""
+        counted = json.loads(self.run_script(RUNWAIT, "--status", "--json", "runs.txt").out)
+        self.assertEqual([status[key] for key in self.COUNTS], [counted[key] for key in self.COUNTS])
+        self.assertEqual([status[key] for key in self.COUNTS], [12, 3, 1, 1, 1, 1, 19])
+
+    def check_clients(self, clients: Dict[str, dict]) -> None:
+        found = {name: (client["slots"], client["pid"], client["lost"], sorted(job["line"] for job in client["jobs"]))
+                 for name, client in clients.items()}
+        self.assertEqual(found, {"alice": (1, self.alice.pid, False, [6]), "carol": (2, self.carol.pid, False, [7, 8])})
+        for client in clients.values():
+            self.assertIn("127.0.0.1", client["address"])
+            self.assertLess(client["seen"], 10)
+            for job in client["jobs"]:
+                self.assertEqual(job["command"], WAITING)
+                self.assertIn(b"until", pathlib.Path(f"/proc/{job['pid']}/cmdline").read_bytes())
+                self.assertTrue(0 <= job["since"] < 60, job)
+
+    def test_the_text_fits_80_columns_and_names_what_matters(self):
+        self.settled()
+        self.assertLessEqual({"runs", "alice", "carol", "long", "12", "18"}, self.words_of_text())
+        self.stop(self.carol)
+        self.assertNotIn("carol", self.words_of_text())
+
+    def words_of_text(self) -> Set[str]:
+        """What --status prints, which has short lines, in words."""
+        ended = self.run_client(self.server, "--status", env={"COLUMNS": "80"})
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertLessEqual(max(map(len, ended.out.decode().splitlines())), 80, ended.out)
+        return set(re.findall(r"\w+", ended.out.decode()))
+
+
+class StrangeStatus(TcpCase):
+    """--status of a strange file."""
+
+    def test_bytes_that_are_no_text_and_control_characters(self):
+        command = b"echo \xff\xfe \x1b[31mred \xc3\xa9"
+        self.before = self.write(b". " + command + b"\n").read_bytes()
+        server = self.start_server()
+        self.assertEqual(self.status(server)["waiting"], [{"line": 1, "command": os.fsdecode(command)}])
+        shown = self.run_client(server, "--status").out
+        self.assertIn(b"red \xc3\xa9", shown)
+        self.assertNotIn(b"\x1b", shown, "nobody else may move the cursor of the reader's terminal")
+
+
+class Help(TcpCase):
+    """--help of server and client: an example first, and all of it on a screen or two of 80 columns."""
+    OPTIONS = {
+        RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
+                   "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
+        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow -d --daemon "
+                   "--pidfile --errors --name -q -v --port --token --give-up --status --json -h --help"}
+
+    def test_it_is_short_and_narrow_and_names_every_option(self):
+        for (script, _), ended in self.run_all([(script, "--help") for script in self.OPTIONS], env={"COLUMNS": "80"}):
+            with self.subTest(script=script):
+                self.assertEqual((ended.code, ended.err), (0, b""))
+                self.check(ended.out.decode(), script, self.OPTIONS[script].split())
+
+    def check(self, text: str, script: str, options: Sequence[str]) -> None:
+        lines = text.splitlines()
+        words = text.translate(str.maketrans(",=[", "   ")).split()
+        self.assertEqual([option for option in options if option not in words], [])
+        self.assertTrue(any(script in line and "[" not in line for line in lines[:6]), lines[:6])
+        self.assertLess(len(lines), 60)
+        self.assertLessEqual(max(map(len, lines)), 80)
+
+
+if __name__ == "__main__":
+    unittest.main()

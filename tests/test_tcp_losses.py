@@ -1,0 +1,607 @@
+"""Promise: whoever dies or is cut off, client, server or keeper, no job is lost and none runs twice for it."""
+import os
+import random
+import signal
+import socket
+import time
+import unittest
+from typing import List, Sequence, Set, Tuple
+
+from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
+from tests.support import (FULL, GATE, RUNCLIENT, RUNMAKER, RUNSERVER, RUNSET, UP, alive, console_lines, printed,
+                           wait_until)
+from tests.tcp import Program, Server, TcpCase
+from tests.test_storm import process_table, send
+from tests.wire import Peer
+
+JOB = f"echo $$ >>pids.$JOB_ID; {UP}; {GATE}"           # notes its pid and runs until open_gate() is called
+LATER = JOB.replace("-e go", "-e go.2")                 # one that runs on when others have ended
+LONG = 60.0                                             # a grace that no test waits for
+SHORT = 0.6                                             # one that they do
+
+
+class LossCase(TcpCase):
+    """Helpers: a server, a client of the name bob, and jobs that wait at the gate; ways to lose each of them."""
+    PATCH = ""                                          # statements that servers and clients run before they start
+
+    def start_program(self, script: str, *args: object, **settings) -> Program:
+        patch = self.PATCH if script in (RUNSERVER, RUNCLIENT) else ""
+        return super().start_program(script, *args, patch=patch, **settings)
+
+    def serve(self, *commands: str, grace: float = LONG, **settings) -> Server:
+        """Make runs.txt of these commands, and start a server with a job log on it."""
+        self.jobs(*commands)
+        return self.serve_again(grace=grace, **settings)
+
+    def serve_again(self, port: int = 0, grace: float = LONG, **settings) -> Server:
+        """Start a server on runs.txt as it is."""
+        return self.start_server("--grace", grace, "--joblog", "joblog", "--outdir", "out", "--port", port, **settings)
+
+    def connect(self, server: Server, *options: object, up: Sequence[int] = (1,), name: str = "bob",
+                **settings) -> Program:
+        """Start a client; return it when the jobs of these lines run, as its server knows."""
+        client = self.start_client(server, "--name", name, *options, up=up, **settings)
+        wait_until(lambda: self.started_lines(server).issuperset(up), what="the server knows that they have started")
+        return client
+
+    def started_lines(self, server: Server) -> Set[int]:
+        """The lines that clients have started, as the server knows."""
+        lines = set()
+        with Peer.of(server.port, server.token) as peer:
+            peer.prove().say(dict(type="status"))
+            while True:
+                message = peer.hear("job", "end")
+                if message["type"] == "end":
+                    return lines
+                if message["since"] is not None:
+                    lines.add(message["line"])
+
+    def connect_by_proxy(self, server: Server, *options: object, up: Sequence[int] = (1,)) -> Tuple[Proxy, Program]:
+        """The same through a proxy."""
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        return proxy, self.connect(server, "--port", proxy.port, *options, up=up)
+
+    def pids(self, line: int = 1) -> List[int]:
+        """The process of each run of a job."""
+        name = f"pids.{line}"
+        return [int(pid) for pid in self.read(name).split()] if self.exists(name) else []
+
+    def wait_runs(self, count: int, line: int = 1) -> None:
+        wait_until(lambda: len(self.pids(line)) == count, 30, f"the job of line {line} has been started {count} times")
+
+    def end_jobs(self, client: Program, name: str = "go", count: int = 1) -> None:
+        """Let the jobs that wait for this file end, and wait until so many have, as the client knows itself."""
+        self.write("", name)
+        wait_until(lambda: client.out.count(b"): exit ") >= count, what="the client has seen its jobs end")
+
+    def logged(self) -> List[int]:
+        """The lines of the runs in the server's job log, in order of numbers."""
+        return sorted(int(line.split(b"\t")[0]) for line in self.read("joblog").splitlines()[1:])
+
+    def kill_jobs(self, client: Program) -> None:
+        """kill -9 a client with its jobs, each of which is a session of its own."""
+        jobs = [pid for pid, (_, parent) in process_table().items() if parent == client.pid]
+        client.kill()
+        send(signal.SIGKILL, [-pid for pid in jobs])
+
+    def keepers(self, server: Server) -> List[int]:
+        """The living children of a server."""
+        return [pid for pid, (state, parent) in process_table().items() if parent == server.pid and state != "Z"]
+
+    def keeper(self, server: Server) -> int:
+        """The child of a server that survives it."""
+        found = self.keepers(server)
+        self.assertEqual(len(found), 1, "a server has one child, the keeper")
+        return found[0]
+
+    def assert_held(self, *lines: int) -> None:
+        """The file says that these lines, and no others, are running, and somebody has them locked."""
+        states = self.states()
+        self.assertEqual([line for line in range(1, len(states) + 1) if states[line - 1] == "r"], list(lines))
+        self.assertEqual(self.locked_lines(), list(lines))
+
+    def assert_nothing_for_others(self) -> None:
+        """A runner on the file, that takes what dead runners left behind, finds nothing to do."""
+        ended = self.run_script(RUNMAKER, "--resume", "runs.txt")
+        self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
+
+    def assert_each_ran_once(self, client: Program, states: str) -> None:
+        """The client ends well, with these states; every job ran once and is once in the job log."""
+        self.assertClientEnded(self.finish(client), 0, states)
+        lines = list(range(1, len(states) + 1))
+        self.assertEqual(([len(self.pids(line)) for line in lines], self.logged()), ([1] * len(lines), lines))
+
+    def assert_second_ran_on(self, client: Program) -> None:
+        """The result of line 1 arrives; line 2 is held until it ends, too."""
+        self.wait_states("dr", 60)
+        self.assert_held(2)
+        self.write("", "go.2")
+        self.assert_each_ran_once(client, "dd")
+
+    def assert_stops_its_copy(self, client: Program, line: int = 1) -> None:
+        """The client learns that another has the line, and ends its own run of it, and no other; it exits with 1."""
+        self.wait_said(client, f"line {line}", "another")
+        first, second = self.pids(line)
+        wait_until(lambda: not alive(first), 20, "the copy is stopped")
+        self.assertEqual(self.finish(client).code, 1)
+        self.assertTrue(alive(second))
+        self.assert_held(line)
+
+
+class KilledClient(LossCase):
+    """A client dies by kill -9: its lines are held for the grace, and then they are e."""
+
+    def check_grace(self, server: Server, since: float) -> None:
+        """Lines 1 and 2, whose client died at this time, are held for the grace; then they are e, and that is said."""
+        lost = self.wait_said(server, "client bob (127.0.0.1) is lost")
+        self.assertIn(b"1, 2", lost)
+        self.assert_held(1, 2)
+        self.wait_states("ee.")
+        self.assertGreaterEqual(time.monotonic() - since, SHORT)
+        self.assertLess(time.monotonic() - since, SHORT + 8)
+        self.assertIn(b"1, 2", self.wait_said(server, "bob", "did not come back"))
+        self.assertEqual(self.locked_lines(), [])
+
+    def test_with_its_jobs(self) -> None:
+        server = self.serve(JOB, JOB, "touch third", grace=SHORT)
+        client = self.connect(server, "-j2", up=(1, 2))
+        begin = time.monotonic()
+        self.kill_jobs(client)
+        self.check_grace(server, begin)
+        self.assertFalse(self.exists("third"))
+        self.assertNoJobLeft()
+
+    def test_without_its_jobs_which_another_client_runs_again_only_after_the_grace(self) -> None:
+        server = self.serve(JOB, JOB, grace=SHORT)
+        client = self.connect(server)
+        self.connect(server, "-j2", "--resume", "--follow", name="carol", up=(2,))
+        begin = time.monotonic()
+        client.kill()
+        self.assertTrue(alive(self.pids()[0]))
+        self.wait_runs(2)
+        self.assertGreaterEqual(time.monotonic() - begin, SHORT)
+        self.open_gate()
+        self.wait_states("dd")
+
+    def test_other_clients_go_on_meanwhile(self) -> None:
+        server = self.serve(JOB, "touch second")
+        client = self.connect(server)
+        self.kill_jobs(client)
+        self.wait_said(server, "client bob (127.0.0.1) is lost")
+        self.assertEqual(self.run_client(server).code, 0)
+        self.assertEqual(self.states(), "rd")
+        self.assert_held(1)
+
+    def test_a_client_that_is_ended_by_a_signal_has_no_grace(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server)
+        self.assertClientEnded(self.stop(client), 143, "e", timeout=5)
+        self.assertNotIn(b"lost", server.err)
+
+
+class VanishedPeer(LossCase):
+    """A client takes two lines, and says that it has started the first of them at most."""
+    ID = "0123456789abcdef"
+
+    def claim(self, server: Server, peer: Peer) -> List[str]:
+        """Claim both lines; the names by which the server knows them."""
+        peer.hello(client=self.ID, name="bob", slots=2).say(dict(type="claim", request=1, want=2, last=False))
+        jobs: List[str] = []
+        while len(jobs) < 2:
+            jobs += [job["id"] for job in peer.hear("jobs")["jobs"]]
+        self.assert_held(1, 2)
+        return jobs
+
+    def vanish(self, server: Server) -> None:
+        """Take both lines, start the first, and be gone without a word."""
+        with Peer.of(server.port, server.token) as peer:
+            first, _ = self.claim(server, peer)
+            peer.say(dict(type="started", n=1, id=first, pid=1, began=time.time())).hear("ack")
+        self.wait_said(server, "client bob (127.0.0.1) is lost", "lines 1, 2")
+
+    def test_both_are_e_after_the_grace_as_nobody_can_know_whether_the_second_was_started(self) -> None:
+        server = self.serve("true", "true", grace=0.3)
+        self.vanish(server)
+        self.wait_states("ee")
+        self.wait_said(server, "bob", "did not come back", "lines 1, 2")
+        self.assertEqual(self.locked_lines(), [])
+
+    def test_if_it_comes_back_without_them_the_one_that_it_had_started_is_e_and_the_other_new_at_once(self) -> None:
+        server = self.serve("true", "true")
+        self.vanish(server)
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello(client=self.ID, name="bob", slots=2).hear("welcome")
+            self.wait_states("e.")
+            self.assertEqual(self.locked_lines(), [])
+
+    def test_if_it_says_that_it_leaves_they_are_new_at_once(self) -> None:
+        server = self.serve("true", "true")
+        with Peer.of(server.port, server.token) as peer:
+            self.claim(server, peer)
+            peer.say(dict(type="bye"))
+            self.wait_states("..")
+        self.assertEqual(self.run_client(server).code, 0)
+        self.assertEqual(self.states(), "dd")
+
+
+    def test_an_event_that_it_sends_twice_counts_once(self) -> None:
+        server = self.serve("true", "true")
+        with Peer.of(server.port, server.token) as peer:
+            first, _ = self.claim(server, peer)
+            line = dict(type="joblog", n=2, id=first, line="1\tbob\t0.0\t0.0\t0\t0\t0\t0\ttrue\n")
+            peer.say(dict(type="started", n=1, id=first, pid=1, began=time.time()), line, line,
+                     dict(type="finish", n=3, id=first, state="d"))
+            self.wait_states("dr")
+            self.assertEqual(self.logged(), [1])
+
+
+class CutConnection(LossCase):
+    """The connection is cut; client, server and jobs live."""
+
+    def test_a_client_that_comes_back_keeps_its_jobs_and_hands_in_what_ended_meanwhile(self) -> None:
+        server = self.serve(f"{JOB}; echo said", LATER)
+        proxy, client = self.connect_by_proxy(server, "-j2", up=(1, 2))
+        proxy.cut()
+        self.wait_said(server, "client bob (127.0.0.1) is lost")
+        self.end_jobs(client)
+        self.assert_held(1, 2)
+        proxy.mend()
+        self.wait_said(server, "bob", "came back")
+        self.assert_second_ran_on(client)
+        self.assertEqual(self.read("out/1.out"), b"said\n")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_nothing_is_lost_or_done_twice_however_often_it_is_cut(self) -> None:
+        jobs, cuts = (400, 60) if FULL else (40, 4)
+        job = "echo $$ >>pids.$JOB_ID; for i in 1 2 3 4 5; do echo $i; echo $i >&2; sleep 0.01; done; echo end"
+        server = self.serve(*[job] * jobs)
+        proxy, client = self.connect_by_proxy(server, "-j3", up=())
+        chance = random.Random(7)
+        for cut in range(cuts):
+            wait_until(lambda: self.states().count("d") >= jobs * cut // cuts, 60, f"all is ready for cut {cut}")
+            time.sleep(chance.uniform(0, 0.1))
+            proxy.cut()
+            time.sleep(chance.uniform(0, 0.1))
+            proxy.mend()
+        self.assert_each_ran_once(client, "d" * jobs)
+        for line in range(1, jobs + 1):
+            self.assertEqual(self.read(f"out/{line}.out"), b"1\n2\n3\n4\n5\nend\n")
+            self.assertEqual(self.read(f"out/{line}.err"), b"1\n2\n3\n4\n5\n")
+
+    def lose_lines(self, *commands: str, grace: float = 0.3) -> Tuple[Proxy, Program]:
+        """Cut the connection of a client that runs lines 1 and 2, until the grace is over."""
+        server = self.serve(*commands, grace=grace)
+        proxy, client = self.connect_by_proxy(server, "-j2", up=(1, 2))
+        proxy.cut()
+        self.wait_said(server, "bob", "did not come back", "lines 1, 2")
+        self.wait_states("ee")
+        return proxy, client
+
+    def test_results_that_come_after_the_grace_count_if_nobody_took_the_lines(self) -> None:
+        proxy, client = self.lose_lines(JOB, LATER)
+        self.end_jobs(client)
+        self.assertEqual(self.states(), "ee")
+        proxy.mend()
+        self.wait_states("dr")
+        self.assert_second_ran_on(client)
+
+    def test_where_another_has_taken_the_lines_late_results_do_not_count_and_copies_are_stopped(self) -> None:
+        fails = "[ $$ != $(head -n 1 pids.$JOB_ID) ]"   # the first time
+        proxy, client = self.lose_lines(f"{JOB}; {fails}", LATER)
+        self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", 1, 2).code, 0)
+        runner = self.start_program(RUNMAKER, "-j2", "runs.txt")
+        self.wait_runs(2, line=2)
+        self.end_jobs(client)
+        self.wait_states("dr")
+        proxy.mend()
+        self.assert_stops_its_copy(client, line=2)
+        self.wait_said(client, "line 1", "another")
+        self.write("", "go.2")
+        self.assertEqual((self.finish(runner).code, self.states()), (0, "dd"))
+
+
+class SilentConnection(LossCase):
+    """Nothing comes through, in one direction or both, and nobody is told: after a while of silence that is a loss."""
+    SILENCE = 1.2 if FULL else 0.8
+    PATCH = f"import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = {SILENCE}, {SILENCE / 4}"
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_pause_shorter_than_that_is_nothing(self) -> None:
+        server = self.serve(JOB)
+        proxy, client = self.connect_by_proxy(server)
+        proxy.freeze()
+        time.sleep(0.4)
+        proxy.thaw()
+        time.sleep(self.SILENCE)                        # if the keep-alives had not come through, that were a loss
+        self.open_gate()
+        self.assert_each_ran_once(client, "d")
+        self.assertNotIn(b"lost", server.err)
+        self.assertEqual(client.err.count(b"\n"), 1, client.err)
+
+    def check_silence(self, *ways: str) -> None:
+        """The client is lost through silence, and comes back, with its job and its results."""
+        server = self.serve(JOB, LATER)
+        proxy, client = self.connect_by_proxy(server, "-j2", up=(1, 2))
+        proxy.freeze(*ways)
+        self.wait_said(server, "client bob (127.0.0.1) is lost")
+        self.end_jobs(client)
+        proxy.thaw()
+        self.wait_said(server, "bob", "came back")
+        self.assert_second_ran_on(client)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_silence_both_ways(self) -> None:
+        self.check_silence()
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_silence_towards_the_server(self) -> None:
+        self.check_silence(TO_SERVER)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_silence_towards_the_client(self) -> None:
+        self.check_silence(TO_CLIENT)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_job_whose_start_the_server_cannot_learn_of_does_not_run_twice(self) -> None:
+        """It is handed out while nothing comes back: whether it was started or not, it is started only once."""
+        server = self.serve("true", grace=SHORT)
+        proxy, client = self.connect_by_proxy(server, "--follow", up=())
+        self.wait_states("d")
+        proxy.freeze(TO_SERVER)
+        self.assertEqual(self.run_script(RUNSET, "runs.txt", "--add", JOB).code, 0)
+        self.wait_states("dr")
+        self.connect(server, "--follow", name="carol", up=())
+        self.wait_said(server, "client bob (127.0.0.1) is lost")
+        time.sleep(SHORT + 1)                           # by now the line is carol's, or it is e
+        self.assertEqual(len(self.pids(2)), 1)
+        proxy.thaw()
+        self.open_gate()
+        self.wait_states("dd")
+        self.assertEqual(len(self.pids(2)), 1)
+
+    def test_a_client_that_sleeps_for_longer_than_the_grace_hands_in_its_result_when_it_wakes_up(self) -> None:
+        server = self.serve(JOB, grace=0.3)
+        client = self.connect(server)
+        client.send_signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        self.wait_states("e")
+        self.assertGreater(time.monotonic() - begin, self.SILENCE * 3 / 4)      # since the last keep-alive: more
+        self.wait_said(server, "bob", "did not come back")
+        self.open_gate()
+        wait_until(lambda: not alive(self.pids()[0]), what="the job has ended")
+        client.send_signal(signal.SIGCONT)
+        self.assert_each_ran_once(client, "d")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_client_that_wakes_up_starts_nothing_that_another_has_run_meanwhile(self) -> None:
+        """Short jobs are asked for ahead of free slots, so that some wait in the client when it falls asleep."""
+        server = self.serve(*["echo $JOB_ID $PPID >>ran; sleep 0.02"] * 500, grace=0.3)
+        client = self.connect(server, "-j4", up=())
+        wait_until(lambda: self.states().count("d") > 100, what="some are done")
+        client.send_signal(signal.SIGSTOP)
+        self.wait_said(server, "bob", "did not come back")
+        self.assertEqual(self.run_client(server, "-j4", "--resume").code, 0)
+        self.assertEqual(self.states(), "d" * 500)
+        before = self.read("ran")
+        client.send_signal(signal.SIGCONT)
+        self.finish(client)
+        self.assertEqual(self.read("ran"), before)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_server_that_slept_for_longer_than_the_grace_gives_its_clients_theirs_when_it_wakes_up(self) -> None:
+        server = self.serve(JOB, LATER, grace=0.7)
+        client = self.connect(server, "-j2", up=(1, 2))
+        server.send_signal(signal.SIGSTOP)
+        self.wait_said(client, "")                      # it has missed its server
+        self.end_jobs(client)
+        time.sleep(0.8)
+        self.assert_held(1, 2)
+        server.send_signal(signal.SIGCONT)
+        self.assert_second_ran_on(client)
+        self.assertNotIn(b"did not come back", server.err)
+
+
+class KilledServer(LossCase):
+    """A server dies by kill -9; its keeper holds the lines until another server, or the end of the grace, comes."""
+
+    def kill_server(self, *commands: str, grace: float = LONG, up: Sequence[int] = (1,)) -> Tuple[Server, Program]:
+        """A client runs these jobs when its server dies."""
+        server = self.serve(*commands, grace=grace)
+        client = self.connect(server, f"-j{len(commands)}", up=up)
+        server.kill()
+        return server, client
+
+    def test_the_next_takes_over_its_clients_with_their_jobs_and_what_ended_meanwhile(self) -> None:
+        dead, client = self.kill_server(f"{JOB}; echo said", LATER, up=(1, 2))
+        self.end_jobs(client)
+        self.assert_nothing_for_others()
+        self.assert_held(1, 2)
+        server = self.serve_again(dead.port)
+        self.assertIn(b"2", self.wait_said(server, "took over"))
+        self.assert_second_ran_on(client)
+        self.assertEqual(self.read("out/1.out"), b"said\n")
+        self.assertNotIn(b"left behind", server.err)
+
+    def test_a_line_whose_client_does_not_come_to_the_next_server_is_e_after_the_grace(self) -> None:
+        dead, client = self.kill_server(JOB)
+        self.kill_jobs(client)
+        self.assert_held(1)
+        begin = time.monotonic()
+        server = self.serve_again(dead.port, grace=SHORT)
+        self.wait_said(server, "took over")
+        self.assert_held(1)
+        self.wait_states("e")
+        self.assertGreaterEqual(time.monotonic() - begin, SHORT)
+        self.wait_said(server, "did not come back", "line 1")
+        self.assertEqual(self.locked_lines(), [])
+
+    def test_where_the_keeper_is_gone_too_a_client_gets_its_line_back_if_nobody_took_it(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server)
+        keeper = self.keeper(server)
+        send(signal.SIGKILL, [server.pid, keeper])
+        wait_until(lambda: not self.locked_lines(), what="the line is free")
+        server.kill()
+        self.serve_again(server.port)
+        wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
+        self.assert_nothing_for_others()
+        self.open_gate()
+        self.assert_each_ran_once(client, "d")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_the_keeper_lets_go_after_the_grace_and_a_client_whose_line_is_then_taken_stops_its_copy(self) -> None:
+        server = self.serve(JOB, grace=SHORT)
+        client = self.connect(server)
+        keeper = self.keeper(server)
+        begin = time.monotonic()
+        server.kill()
+        wait_until(lambda: not alive(keeper), what="the keeper is gone")
+        self.assertGreaterEqual(time.monotonic() - begin, SHORT)
+        self.assertEqual((self.states(), self.locked_lines()), ("r", []))
+        runner = self.start_jobs("--resume", quick=True, up=())
+        self.wait_runs(2)
+        self.serve_again(server.port)
+        self.assert_stops_its_copy(client)
+        self.open_gate()
+        self.finish(runner)
+        self.assertEqual(self.states(), "d")
+
+    def test_a_keeper_that_holds_nothing_goes_at_once(self) -> None:
+        server = self.serve("true")
+        self.assertEqual(self.run_client(server).code, 0)
+        keeper = self.keeper(server)
+        self.assertTrue(alive(keeper))
+        server.kill()
+        wait_until(lambda: not alive(keeper), 10, "the keeper is gone")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_keeper_that_is_killed_is_replaced(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server)
+        first = self.keeper(server)
+        time.sleep(1.1)                                 # one that dies at once is not started again and again
+        send(signal.SIGKILL, [first])
+        wait_until(lambda: self.keepers(server) not in ([], [first]), what="there is another keeper")
+        server.kill()
+        self.assert_held(1)
+        self.wait_said(self.serve_again(server.port), "took over")
+        self.open_gate()
+        self.assert_each_ran_once(client, "d")
+
+    def check_edit(self, replace: bool) -> None:
+        """The file is edited between two servers: the result stands where the line now stands."""
+        dead, client = self.kill_server(JOB)
+        above = b"# a note\nx held\n"
+        name = "runs.new" if replace else "runs.txt"
+        self.write(above + self.read(), name)
+        os.rename(self.dir / name, self.dir / "runs.txt")
+        self.serve_again(dead.port)
+        wait_until(lambda: self.locked_lines() == [3], what="the line is locked where it stands")
+        self.assert_nothing_for_others()
+        self.open_gate()
+        self.assertEqual(self.finish(client).code, 0)
+        wait_until(lambda: self.read() == above + f"d {JOB}\n".encode(), what="the result is written")
+        self.assertEqual(len(self.pids()), 1)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_file_that_is_replaced_while_no_server_is_there(self) -> None:
+        self.check_edit(replace=True)
+
+    def test_a_file_that_is_changed_in_place_while_no_server_is_there(self) -> None:
+        self.check_edit(replace=False)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_second_server_is_refused_while_the_first_lives(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server)
+        second = self.run_script(RUNSERVER, "--port", 0, "--host", self.HOST, "runs.txt")
+        self.assertRefused(second, RUNSERVER, "runs.txt")
+        self.assert_held(1)
+        self.open_gate()
+        self.assert_each_ran_once(client, "d")
+
+
+class StoppedServer(LossCase):
+    """INT and TERM end a server at once; what its clients run waits for the next."""
+
+    def check_signal(self, number: signal.Signals, code: int) -> None:
+        server = self.serve(JOB, JOB, "touch third")
+        client = self.connect(server, "-j2", up=(1, 2))
+        ended = self.stop(server, number)
+        self.assertEqual(ended.code, code, ended.err)
+        self.assertRegex(ended.err, rb"%s\b.*\blines 1, 2\b" % number.name[3:].encode())
+        self.assert_held(1, 2)
+        self.assert_nothing_but_third()
+        self.end_jobs(client, count=2)
+        self.serve_again(server.port)
+        self.assertClientEnded(self.finish(client), 0, "ddd")
+        self.assertEqual(([len(self.pids(line)) for line in (1, 2)], self.logged()), ([1, 1], [1, 2]))
+
+    def assert_nothing_but_third(self) -> None:
+        """A runner on the file finds the line that nobody has, and no other."""
+        ended = self.run_script(RUNMAKER, "--resume", "runs.txt")
+        self.assertEqual(printed(console_lines(ended.out), "executing"), [b"touch third"])
+
+    def test_term(self) -> None:
+        self.check_signal(signal.SIGTERM, 143)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: the same with INT")
+    def test_int(self) -> None:
+        self.check_signal(signal.SIGINT, 130)
+
+
+class WithoutServer(LossCase):
+    """A client that has no server: waits, gives up, or is told to leave."""
+    PATCH = "" if FULL else "import runmaker4; runmaker4.Runner.LAST_TRIES = 0.5"       # after INT, seconds
+
+    def test_the_keeper_lets_go_after_the_grace_and_a_client_that_was_told_to_gives_up(self) -> None:
+        server = self.serve(JOB, grace=SHORT)
+        client = self.connect(server, "--give-up", SHORT)
+        keeper = self.keeper(server)
+        begin = time.monotonic()
+        server.kill()
+        wait_until(lambda: not alive(keeper), what="the keeper is gone")
+        self.assertGreaterEqual(time.monotonic() - begin, SHORT)
+        self.assertEqual((self.states(), self.locked_lines()), ("r", []))
+        self.assertEqual(self.finish(client).code, 1)
+        self.assertGreaterEqual(time.monotonic() - begin, SHORT)
+        self.assertNoJobLeft()
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_int_ends_jobs_and_client_and_the_line_is_e_when_the_next_server_has_waited(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server)
+        server.kill()
+        client.send_signal(signal.SIGINT)
+        self.assertNoJobLeft()
+        self.assertEqual(self.finish(client).code, 130)
+        self.assert_held(1)
+        self.serve_again(server.port, grace=0.3)
+        self.wait_states("e")
+
+    def early_client(self, *options: object) -> Tuple[int, Program]:
+        """A client that was started before its server, and the port where it looks for it."""
+        with socket.create_server((self.HOST, 0)) as other:
+            port = other.getsockname()[1]
+        self.write("5eed" * 8, ".runmaker4.token").chmod(0o600)
+        return port, self.start_program(RUNCLIENT, "--port", port, *options, self.HOST)
+
+    def test_a_client_may_be_started_before_its_server(self) -> None:
+        port, client = self.early_client()
+        self.wait_said(client, "refused")
+        self.jobs("echo hello >>ran")
+        self.serve_again(port)
+        ended = self.finish(client)
+        self.assertClientEnded(ended, 0, "d")
+        self.assertEqual(ended.err.count(b"refused"), 1, ended.err)
+
+    def test_a_client_that_was_never_connected_gives_up_with_2(self) -> None:
+        begin = time.monotonic()
+        _, client = self.early_client("--give-up", 0.5)
+        self.assertEqual(self.finish(client).code, 2)
+        self.assertGreaterEqual(time.monotonic() - begin, 0.5)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,196 @@
+"""Promise: whatever a network does between hosts, and hosts do to it, no job is lost and none runs twice for it."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import unittest
+from typing import Callable, List, Set, Tuple
+
+from tests.support import FULL, wait_until
+from tests.tcp import Program, Server
+from tests.test_storm import send
+from tests.test_tcp_losses import JOB, LATER, LossCase
+
+NET = "198.18.7"
+ADDRESSES = {"alice": f"{NET}.1", "bob": f"{NET}.2", "carol": f"{NET}.3"}
+SWITCH = "mount -t tmpfs tmpfs /run; ip link add br0 type bridge; ip link set br0 up; echo up; exec sleep 100000"
+HOST = ("ip netns add $0; ip link add p-$0 type veth peer name eth0 netns $0 address 02:00:00:00:00:0$1; "
+        "ip link set p-$0 master br0 up; ip -n $0 address add $2/24 dev eth0; "
+        "ip -n $0 link set lo up; ip -n $0 link set eth0 up")           # after a crash with the same address as before
+LOSS = ("nft 'table bridge lossy { chain forward { type filter hook forward priority 0; "
+        "numgen random mod 100 < 20 counter drop; }; }'")
+TO_NOBODY = "tc qdisc %s dev p-$0 root tbf rate 8bit burst 1 limit 1"       # no frame is small enough for that
+Change = Callable[[], None]
+
+
+class NetworkCase(LossCase):
+    """Helpers: hosts that are network namespaces of `ip netns`, joined by a bridge, in namespaces of the test's own.
+
+    A server runs on alice, clients on bob and carol.
+    """
+    HOST = ADDRESSES["alice"]
+
+    def setUp(self) -> None:
+        super().setUp()
+        missing = [tool for tool in ("unshare", "nsenter", "ip", "tc") if not shutil.which(tool)]
+        if missing:
+            self.skipTest(f"missing: {', '.join(missing)}")
+        user = [] if os.geteuid() == 0 else ["-r"]
+        switch = self.start("unshare", *user, "-mn", "sh", "-ec", SWITCH)
+        if switch.stdout.readline() != b"up\n":
+            self.skipTest(f"no private network namespace here: {switch.stderr.read().decode(errors='replace').strip()}")
+        user = ["-U", "--preserve-credentials"] if user else []
+        self.inside = ["nsenter", "-t", str(switch.pid), *user, "-m", "-n", f"--wd={self.dir}"]
+        for name in ADDRESSES:
+            self.boot(name)
+
+    def network(self, script: str, *args: str, may_lack: bool = False) -> bytes:
+        """Run shell commands in the network of the switch.  may_lack: a system may not be able to do this."""
+        done = subprocess.run([*self.inside, "sh", "-ec", script, *args], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, env=self.environ(), timeout=30)
+        if done.returncode and may_lack:
+            self.skipTest(f"{script!r} is not possible here: {done.stderr.decode(errors='replace').strip()}")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def boot(self, name: str) -> None:
+        address = ADDRESSES[name]
+        self.network(HOST, name, address[-1], address, may_lack=True)
+
+    def on(self, name: str) -> List[str]:
+        """The words that run a command on a host."""
+        return [*self.inside, "ip", "netns", "exec", name]
+
+    def pull_cable(self, name: str) -> None:
+        self.network("ip link set p-$0 down", name)
+
+    def plug_in(self, name: str) -> None:
+        self.network("ip link set p-$0 up", name)
+
+    def crash(self, name: str) -> None:
+        """Power loss: the host is gone before it can say anything, and so is all that ran there."""
+        self.pull_cable(name)
+        pids = [int(pid) for pid in self.network("ip netns pids $0", name).split()]
+        self.assertTrue(pids)
+        send(signal.SIGKILL, pids)
+        self.network("ip link delete p-$0; ip netns delete $0", name)
+
+    def deafen(self, name: str) -> None:
+        """No frame reaches this host any more; its own are carried on."""
+        self.network(TO_NOBODY % "add", name, may_lack=True)
+
+    def heal(self, name: str) -> None:
+        self.network(TO_NOBODY % "delete", name)
+
+    def serve(self, *commands: str, **settings) -> Server:
+        return super().serve(*commands, within=self.on("alice"), **settings)
+
+    def connect(self, server: Server, *options: object, name: str = "bob", **settings) -> Program:
+        return super().connect(server, *options, name=name, within=self.on(name), **settings)
+
+    def started_lines(self, server: Server) -> Set[int]:
+        status = json.loads(self.run_client(server, "--status", "--json", within=self.on("carol")).out)
+        return {job["line"] for client in status["clients"] for job in client["jobs"] if job["since"] is not None}
+
+
+class PowerLoss(NetworkCase):
+    """A host loses its power, with the silence that makes a loss cut short."""
+    PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 0.8, 0.2"
+
+    def test_the_lines_of_a_host_that_is_gone_are_e_after_silence_and_grace(self) -> None:
+        server = self.serve(JOB, JOB, grace=0.4)
+        client = self.connect(server)
+        self.connect(server, "--resume", "--follow", name="carol", up=(2,))
+        begin = time.monotonic()
+        self.crash("bob")
+        self.wait_said(server, f"client bob ({ADDRESSES['bob']}) is lost")
+        self.wait_states("er")
+        self.assertGreater(time.monotonic() - begin, 0.6 + 0.4)
+        self.assertLess(time.monotonic() - begin, 10)
+        self.open_gate()
+        self.wait_states("dd")
+        self.assertEqual((len(self.pids(1)), client.process.wait()), (2, -signal.SIGKILL))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_clients_go_on_with_the_server_of_a_host_that_has_booted_again(self) -> None:
+        server = self.serve(JOB)
+        client = self.connect(server)
+        self.crash("alice")
+        self.wait_said(client, "")
+        self.boot("alice")
+        self.serve_again(server.port, within=self.on("alice"))
+        wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
+        self.open_gate()
+        self.assert_each_ran_once(client, "d")
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a minute")
+class Cable(NetworkCase):
+    """The cable is pulled, or carries nothing in one direction; all times are the real ones."""
+
+    def start_pair(self, grace: float) -> Tuple[Server, Program]:
+        server = self.serve(JOB, LATER, grace=grace)
+        return server, self.connect(server, "-j2", up=(1, 2))
+
+    def check_short(self, cut: Change, mend: Change, states: str = "rr") -> None:
+        """The network is away for 5 s, in which a job ends: that is nothing to speak of."""
+        server, client = self.start_pair(1)
+        cut()
+        self.end_jobs(client)
+        time.sleep(5)
+        self.assertEqual(self.states(), states)
+        mend()
+        self.assert_second_ran_on(client)
+        self.assertNotIn(b"lost", server.err)
+
+    def check_long(self, cut: Change, mend: Change, states: str = "ee", lost: str = "lines 1, 2") -> None:
+        """The network is away for longer than silence and grace: late results count."""
+        server, client = self.start_pair(3)
+        begin = time.monotonic()
+        cut()
+        self.end_jobs(client)
+        self.wait_states(states, timeout=40)
+        self.assertGreater(time.monotonic() - begin, 10 + 3)    # the last keep-alive came up to 5 s before
+        self.wait_said(server, "bob", "did not come back", lost)
+        mend()
+        self.assert_second_ran_on(client)
+
+    def test_pulled_for_five_seconds(self) -> None:
+        self.check_short(lambda: self.pull_cable("bob"), lambda: self.plug_in("bob"))
+
+    def test_pulled_for_longer_than_the_grace(self) -> None:
+        self.check_long(lambda: self.pull_cable("bob"), lambda: self.plug_in("bob"))
+
+    def test_nothing_reaches_the_client_for_five_seconds(self) -> None:
+        self.check_short(lambda: self.deafen("bob"), lambda: self.heal("bob"), "dr")
+
+    def test_nothing_reaches_the_client_for_longer_than_the_grace(self) -> None:
+        self.check_long(lambda: self.deafen("bob"), lambda: self.heal("bob"), "de", "line 2")
+
+    def test_nothing_reaches_the_server_for_longer_than_the_grace(self) -> None:
+        self.check_long(lambda: self.deafen("alice"), lambda: self.heal("alice"))
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes half a minute")
+class LossyNetwork(NetworkCase):
+    """A fifth of all frames is lost."""
+
+    def test_each_job_runs_once_and_its_output_is_whole(self) -> None:
+        if not shutil.which("nft"):
+            self.skipTest("missing: nft")
+        jobs, lines = 60, b"".join(b"%d\n" % number for number in range(1, 201))
+        server = self.serve(*["echo $$ >>pids.$JOB_ID; seq 200"] * jobs)
+        self.network(LOSS, may_lack=True)
+        clients = [self.connect(server, "-j2", name=name, up=()) for name in ("bob", "carol")]
+        for client in clients:
+            self.assertEqual(self.finish(client, 300).code, 0, client.err)
+        self.assertEqual((self.states(), self.logged()), ("d" * jobs, list(range(1, jobs + 1))))
+        found = {(len(self.pids(line)), self.read(f"out/{line}.out")) for line in range(1, jobs + 1)}
+        self.assertEqual(found, {(1, lines)})
+        self.assertNotIn(b"packets 0 ", self.network("nft list table bridge lossy"))
+
+
+if __name__ == "__main__":
+    unittest.main()

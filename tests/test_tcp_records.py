@@ -1,0 +1,521 @@
+"""Promise: the records of a server (-l, --outdir, --joblog, --print) hold what a runner beside the file would write."""
+import dataclasses
+import os
+import pathlib
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import unittest
+from typing import Callable, Dict, Iterable, List, Sequence, Tuple, Union
+
+import runmaker4
+from tests.proxy import Proxy
+from tests.support import (FULL, RUNMAKER, RUNSERVER, SLEEPING, WAITING, ConsoleLine, Ended, as_bytes, console_lines,
+                           deadline, peak_memory, printed, wait_until)
+from tests.tcp import PORT_LINE, Program, Server, TcpCase
+from tests.test_records import WIDTH, LogCase
+
+BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"
+LONG = 3_000_000                        # bytes of a line that is longer than a frame
+LONG_LINE = f"head -c {LONG} /dev/zero | tr '\\0' x; echo; echo end"
+LARGE_PIPE = (f"{sys.executable} -c 'import fcntl, os; fcntl.fcntl(1, 1031, 1 << 20); "     # F_SETPIPE_SZ
+              "os.write(1, bytes(range(256)) * 3000)'")             # more at once than a frame takes
+KEPT = ("-l", "outputs", "--outdir", "out", "--joblog", "joblog")
+PLACES = re.compile(rb"\((\w+),\d+\)")
+TIMES = re.compile(rb"^(\d+\t\w+)\t[\d.]+\t *[\d.]+\t", re.MULTILINE)
+
+
+def without_pids(text: bytes) -> bytes:
+    """The lines of a console with the processes of the jobs blotted out."""
+    return PLACES.sub(rb"(\1,PID)", text)
+
+
+def comparable_joblog(log: bytes) -> bytes:
+    """A job log with the times blotted out."""
+    return TIMES.sub(rb"\1\tSTART\tTIME\t", log)
+
+
+def comparable_log(log: bytes) -> List[bytes]:
+    """The lines of a log file without processes, and without their ends: where these are cut depends on the process."""
+    return [without_pids(line)[:150].rstrip() for line in log.split(b"\n")]
+
+
+def seconds_of_status(server: Server) -> float:
+    """The seconds that a server takes to answer who connects and asks for its status."""
+    begin, asked = time.monotonic(), False
+    channel = runmaker4.Channel(server.token, server=False)
+    with socket.create_connection((TcpCase.HOST, server.port), 20) as connection:
+        while True:
+            data = connection.recv(1 << 16)
+            if not data:
+                raise AssertionError("the server has closed the connection")
+            if any(message["type"] == "end" for message in channel.receive(data)):
+                return time.monotonic() - begin
+            if channel.proven and not asked:
+                channel.send({"type": "status"})
+                asked = True
+            connection.sendall(channel.outgoing())
+
+
+def ticks(pid: int) -> int:
+    """The processor time that a process has used, in hundredths of a second."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+class RecordsCase(TcpCase, LogCase):
+    """Servers that keep records, and what these hold."""
+    MEMORY = 80                         # MB that a server or client may have
+
+    def files(self, directory: str = "out") -> Dict[str, bytes]:
+        """The files of an output directory."""
+        return {path.name: path.read_bytes() for path in (self.dir / directory).iterdir()}
+
+    def size(self, name: str) -> int:
+        """The bytes of a file, 0 if it is not there yet."""
+        return os.stat(self.dir / name).st_size if self.exists(name) else 0
+
+    def rows(self) -> List[List[bytes]]:
+        """The fields of the lines of the job log, without its header."""
+        return [line.split(b"\t", 8) for line in self.read("joblog").splitlines()[1:]]
+
+    def serve_jobs(self, server_options: Sequence[object], *client_options: object) -> Tuple[Ended, Ended]:
+        """Run the jobs of runs.txt by alice, a client, then have the server leave; how both ended."""
+        server = self.start_server(*server_options)
+        client = self.run_client(server, "--name", "alice", *client_options)
+        return client, self.stop(server, signal.SIGHUP)
+
+    def shown(self, server: Union[Ended, Program]) -> bytes:
+        """What a server has printed after the line with the token."""
+        return server.out.partition(b"\n")[2]
+
+    def watch(self, server: Server, clients: Sequence[Program], condition: Callable[[], bool]) -> None:
+        """While the condition is true: all have little memory, and the server answers within half a second."""
+        asked = 0
+        while condition():
+            self.assertLess(seconds_of_status(server), 0.5)
+            for program in (server, *clients):
+                if program.poll() is None:
+                    self.assertLess(peak_memory(program.pid), self.MEMORY, program.process.args)
+            asked += "r" in self.states()
+            time.sleep(0.02)
+        self.assertGreater(asked, 0, "nothing ran meanwhile")
+
+    def wait_until_all_wait(self, *pids: int) -> None:
+        """Wait until these processes have next to nothing to do for a while."""
+        before = -3
+        while sum(map(ticks, pids)) - before > 2:
+            before = sum(map(ticks, pids))
+            time.sleep(0.2)
+
+
+class SameBytes(RecordsCase):
+    """A client's jobs leave at the server the bytes that they leave with runmaker4.py."""
+    COMMANDS = [
+        "echo a; echo A", "echo b >&2; exit 3", "printf 'no newline'", ":", "seq 3000 >&2", "kill -9 $$",
+        "cat binary", "cat binary >&2", "echo x >> tries; wc -l < tries; exit 1",
+        "printf '\\342'; sleep 0.03; printf '\\202'; sleep 0.03; printf '\\254 \\342\\202'; sleep 0.03; printf '\\254'",
+    ]
+
+    def prepare(self, commands: Iterable[str]) -> None:
+        """The job file, in which line numbers and ordinals differ, and what the jobs read."""
+        self.write("# comment\n" + "".join(f". {command}\n" for command in commands) + "x echo held\n")
+        self.write(BINARY, "binary")
+        self.write("", "tries")
+
+    def records(self, where: str) -> Tuple[str, ...]:
+        """The options that keep records in this directory, where an older run has left one."""
+        (self.dir / where / "out").mkdir(parents=True)
+        self.write("old", f"{where}/out/3.err")
+        return ("-l", f"{where}/log", "-n", "4", "--outdir", f"{where}/out", "--joblog", f"{where}/joblog")
+
+    def run_here_and_there(self, commands: Sequence[str], local: Sequence[str], server: Sequence[str],
+                           *options: object) -> Tuple[Ended, Ended, Ended]:
+        """Run the jobs by runmaker4.py, then by a client with these options: how runner, client and server ended."""
+        self.prepare(commands)
+        runner = self.run_script(RUNMAKER, "--name", "alice", *local, *options, "runs.txt")
+        states = self.states()
+        self.prepare(commands)
+        client, serving = self.serve_jobs(server, *options)
+        self.assertEqual((self.states(), client.code), (states, runner.code), client.err)
+        self.assertEqual(serving.code, runner.code, serving.err)
+        return runner, client, serving
+
+    def assertSameRecords(self) -> None:
+        """The records in server/ are those in local/, but for processes and times."""
+        local, server = self.files("local/out"), self.files("server/out")
+        self.assertEqual(sorted(server), sorted(local))
+        for name, data in server.items():
+            self.assertTrue(data == local[name], f"{name} is another")
+        self.assertEqual(comparable_joblog(self.read("server/joblog")), comparable_joblog(self.read("local/joblog")))
+        log = self.read("server/log")
+        self.assertEqual(comparable_log(log), comparable_log(self.read("local/log")))
+        self.assertEqual({len(line) for line in log.split(b"\n")[:-1]}, {WIDTH})
+
+    def test_the_files_hold_the_same(self):
+        commands = [*self.COMMANDS, LONG_LINE, LARGE_PIPE]
+        self.run_here_and_there(commands, self.records("local"), self.records("server"), "--retries", 1)
+        self.assertSameRecords()
+        names = sorted(self.files("server/out"))
+        for name in "3.err", "3.err.~1~", "3.err.~2~", "10.out.~1~":
+            self.assertIn(name, names, "older files are kept")
+
+    def test_both_consoles_show_the_same(self):
+        runner, client, server = self.run_here_and_there(self.COMMANDS, (), ["--print"], "--retries", 1)
+        self.assertEqual(without_pids(client.out), without_pids(runner.out))
+        self.assertEqual(self.shown(server), client.out)
+
+    def test_without_print_the_server_shows_nothing(self):
+        self.prepare(["echo a; echo b >&2"])
+        client, server = self.serve_jobs(KEPT)
+        self.assertEqual(self.shown(server), b"")
+        self.assertEqual((printed(console_lines(client.out)), printed(console_lines(client.out), "stderr")),
+                         ([b"a"], [b"b"]))
+
+    def test_a_line_that_is_longer_than_a_frame_is_printed_in_pieces(self):
+        self.prepare([LONG_LINE])
+        _, server = self.serve_jobs(["--print"])
+        *pieces, last = printed(console_lines(self.shown(server)))
+        self.assertGreater(len(pieces), 1)
+        self.assertTrue((b"".join(pieces), last) == (b"x" * LONG, b"end"), "not what the job printed")
+
+    def test_an_interrupt_leaves_the_same(self):
+        starts = {"local": lambda records: self.start_jobs("--name", "alice", *records),
+                  "server": lambda records: self.start_client(self.start_server(*records), "--name", "alice", up=[1])}
+        for where, start in starts.items():
+            self.jobs(f"echo a; printf b; {SLEEPING}")
+            program = start(self.records(where))
+            wait_until(lambda: self.size(f"{where}/out/1.out") == 3, what="the output was read")
+            self.assertEqual(self.stop(program, signal.SIGINT).code, 130)
+            self.wait_states("e")
+            (self.dir / "up.1").unlink()
+        self.assertSameRecords()
+
+
+class WhileJobsRun(RecordsCase):
+    """Records grow as the jobs run, and show who runs them, and where."""
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_the_record_and_the_files_show_what_a_running_job_printed_so_far(self):
+        command = f"echo first; printf 'part ' >&2; {WAITING}; echo second"
+        self.jobs(command)
+        client = self.start_client(self.start_server(*KEPT), "--name", "alice", up=[1])
+        self.assertEqual((self.wait_file("out/1.out"), self.wait_file("out/1.err")), (b"first\n", b"part "))
+        wait_until(lambda: b"): first" in self.read("outputs"), what="the log shows the output")
+        self.assertRecord(1, command, f'+ status (WHO): forked "{command}"', ": stdout (WHO): first")
+        self.assertEqual(self.states(), "r")
+        self.open_gate()
+        self.assertEqual(self.finish(client).code, 0)
+        self.assertRecord(1, command, ": stdout (WHO): second", "! stderr (WHO): part ",
+                          f'+ status (WHO): exit 0 "{command}"')
+        self.assertEqual(self.files(), {"1.out": b"first\nsecond\n", "1.err": b"part "})
+
+    def test_the_record_names_the_directory_of_the_client(self):
+        (self.dir / "elsewhere").mkdir()
+        self.jobs("pwd")
+        self.assertEqual(self.run_client(self.start_server(*KEPT), cwd=self.dir / "elsewhere").code, 0)
+        self.assertIn(as_bytes(f".-> pwd (in {self.dir}/elsewhere)"), self.record(1)[0])
+        self.assertEqual(self.files(), {"1.out": as_bytes(f"{self.dir}/elsewhere\n")})
+
+
+class Together(RecordsCase):
+    """Clients of one server, and a runner beside it, share the records."""
+    NAMES = ["alice", "bob", "carol"]
+
+    def start_clients(self, server: Server) -> List[Program]:
+        return [self.start_client(server, "-j2", "--name", name) for name in self.NAMES]
+
+    def test_clients_and_a_runner_write_each_record_in_its_place(self):
+        count = 60
+        command = "echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID"
+        self.write("# shared\n" + f". {command}\n" * count)
+        clients = self.start_clients(self.start_server(*KEPT))
+        runner = self.start(RUNMAKER, "-j2", "-q", "--name", "dave", *KEPT, "runs.txt")
+        self.assertEqual({self.finish(program).code for program in (*clients, runner)}, {0})
+        for ordinal in range(1, count + 1):
+            line = ordinal + 1
+            self.assertRecord(ordinal, command, f": stdout (WHO): start {line}", f": stdout (WHO): end {line}",
+                              f'+ status (WHO): exit 0 "{command}"')
+        lines = range(2, count + 2)
+        self.assertEqual(self.files(), {f"{line}.out": b"start %d\nend %d\n" % (line, line) for line in lines})
+        self.assertEqual(sorted(int(row[0]) for row in self.rows()), list(lines))
+        hosts = {row[1].decode() for row in self.rows()}
+        self.assertTrue({"dave"} < hosts <= {"dave", *self.NAMES}, hosts)
+
+    def test_the_server_prints_whole_lines_of_each_client_in_order(self):
+        self.write(". for i in 1 2 3 4 5; do printf aaaa; sleep 0.0$i; echo $i >&2; echo bbbb; done\n" * 12)
+        server = self.start_server("--print")
+        ended = [self.finish(client) for client in self.start_clients(server)]
+        shown = console_lines(self.shown(self.stop(server, signal.SIGHUP)))
+        self.assertEqual(printed(shown), [b"aaaabbbb"] * 60)
+        for name, client in zip(self.NAMES, ended):
+            self.assertEqual(self.lines_of(name, shown), self.lines_of(name, console_lines(client.out)))
+
+    def lines_of(self, name: str, lines: List[ConsoleLine]) -> List[ConsoleLine]:
+        """The lines of a console that name this host."""
+        return [line for line in lines if line.host == name]
+
+
+class CutConnection(RecordsCase):
+    """The connection breaks in the middle of the output of jobs: what a server keeps is complete and exact even so."""
+    PIECES, LINES = 20, 10_000
+    CUTS = 10 if FULL else 2
+
+    def expected(self, line: int) -> bytes:
+        """What the job of a line prints."""
+        return b"".join(b"%d\n" % number for number in range(line, self.LINES + 1)) * self.PIECES
+
+    def serve(self, *options: object) -> None:
+        """Start a server, or another in its place."""
+        self.server = self.start_server(*KEPT, "--print", *options)
+
+    def restart(self, number: signal.Signals) -> None:
+        """Stop the server with this signal, and start it again."""
+        self.stop(self.server, number)
+        self.serve("--port", self.server.port)
+
+    def shown_by_all(self) -> bytes:
+        """What all servers have printed, one after the other; the last one is told to leave."""
+        self.stop(self.server, signal.SIGHUP)
+        return b"".join(self.shown(program) for program in self.programs if program.process.args[1].endswith(RUNSERVER))
+
+    def serve_two(self, pause: str = "") -> None:
+        """Serve a job that prints on stdout, and one that prints the same on stderr but for the first lines."""
+        command = f"for i in $(seq {self.PIECES}); do seq $JOB_ID {self.LINES}; {pause} done"
+        self.jobs(command, f"exec >&2; {command}")
+        self.serve()
+
+    def run_two_and(self, cut: Callable[[], None], port: int = 0) -> None:
+        """Run these jobs, and call cut() at several moments meanwhile.
+
+        What they print must be in the files as it was printed, and nothing put aside as if it were of another run.
+        """
+        client = self.start_client(dataclasses.replace(self.server, port=port or self.server.port),
+                                   "-q", "-j2", "--name", "alice")
+        expected = {"1.out": self.expected(1), "2.err": self.expected(2)}
+        total = len(expected["1.out"])
+        for number in range(1, self.CUTS + 1):
+            wanted = total * number // (self.CUTS + 2)
+            wait_until(lambda: self.size("out/1.out") >= wanted, 40, f"the server has {wanted} bytes")
+            self.assertLess(self.size("out/1.out"), total, "the job was too fast for this test")
+            cut()
+        self.assertClientEnded(self.finish(client), 0, "dd")
+        self.assertEqual(sorted(self.files()), sorted(expected))
+        for name, data in self.files().items():
+            self.assertTrue(data == expected[name], f"{name} is not what the job printed")
+        self.assertEqual(sorted(row[0] for row in self.rows()), [b"1", b"2"])
+        for ordinal, mark in (1, b": stdout"), (2, b"! stderr"):
+            *_, before, last = self.record(ordinal)
+            self.assertRegex(before, mark + rb" \(alice,\d+\): %d +$" % self.LINES)
+            self.assertRegex(last, rb"^\+ status \(alice,\d+\): exit 0 ")
+
+    def assertPrinted(self) -> None:
+        """The servers have printed each line of both jobs once, in order."""
+        shown = self.shown_by_all()
+        count = shown.count(b"\n")
+        for stream, line in (b"stdout", 1), (b"stderr", 2):
+            lines = b"".join(re.findall(rb"^%s \(alice,\d+\): (.*\n)" % stream, shown, re.MULTILINE))
+            self.assertTrue(lines == self.expected(line), f"{stream} is not what the job printed")
+            count -= lines.count(b"\n")
+        self.assertEqual(count, 6, "other lines than executing, forked and exit were printed")
+
+    def test_the_server_is_killed_and_started_again(self):
+        self.serve_two(pause="sleep 0.02;")
+        self.run_two_and(lambda: self.restart(signal.SIGKILL))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_the_server_is_stopped_and_started_again(self):
+        self.serve_two()
+        self.run_two_and(lambda: self.restart(signal.SIGTERM))
+        self.assertPrinted()
+
+    def test_the_connection_is_cut(self):
+        def cut() -> None:
+            proxy.cut()
+            proxy.mend()
+
+        self.serve_two()
+        proxy = Proxy(self.server.port)
+        self.addCleanup(proxy.close)
+        self.run_two_and(cut, port=proxy.port)
+        self.assertPrinted()
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
+    def test_the_next_server_may_keep_other_records(self):
+        for first, second in (KEPT, ()), ((), KEPT), (("-n", 5, *KEPT), KEPT):
+            with self.subTest(first=first, second=second):
+                self.jobs(f"echo first; {WAITING}; echo second")
+                self.server = self.start_server(*first)
+                client = self.start_client(self.server, "-q", up=[1])
+                self.stop(self.server)
+                self.server = self.start_server(*second, "--port", self.server.port)
+                self.wait_clients(self.server, 1)
+                self.open_gate()
+                self.assertClientEnded(self.finish(client, timeout=20), 0, "d")
+                self.stop(self.server)
+                for name in "go", "up.1":
+                    (self.dir / name).unlink()
+
+    def test_a_stopped_server_leaves_one_line_per_run(self):
+        count = 150
+        self.jobs(*["sleep 0.01; echo $JOB_ID"] * count)
+        self.serve()
+        client = self.start_client(self.server, "-q", "-j4", "--name", "alice")
+        for number in range(1, self.CUTS + 1):
+            wait_until(lambda: self.states().count("d") >= count * number // (self.CUTS + 2), what="some jobs are done")
+            self.restart(signal.SIGTERM)
+        self.assertClientEnded(self.finish(client), 0, "d" * count)
+        self.assertEqual(sorted(int(row[0]) for row in self.rows()), list(range(1, count + 1)))
+        shown = printed(console_lines(self.shown_by_all()))
+        self.assertEqual(sorted(map(int, shown)), list(range(1, count + 1)))
+
+
+class MuchOutput(RecordsCase):
+    """However much jobs print, and however slowly it can be stored: memory is bounded, and the server answers."""
+    MB = 1_000_000
+    SHARE = 200 * MB if FULL else 10 * MB
+
+    def job(self, size: int) -> str:
+        """A command that prints so many bytes, in lines of 80."""
+        return f"yes $(printf %079d $JOB_ID) | head -c {size}"
+
+    def assertFile(self, name: str, line: int, size: int) -> None:
+        """An output file has exactly what job(size) in this line prints."""
+        self.assertEqual(self.size(name), size)
+        piece = (b"%079d\n" % line) * 10_000
+        with open(self.dir / name, "rb") as file:
+            for data in iter(lambda: file.read(len(piece)), b""):
+                if data != piece[:len(data)]:
+                    self.fail(f"{name} is not what the job printed")
+
+    def run_clients(self, count: int) -> None:
+        """Run that many clients, each with one job that prints its share."""
+        size = self.SHARE // count
+        self.jobs(*[self.job(size)] * count)
+        server = self.start_server("--outdir", "out")
+        clients = [self.start_client(server, "-q", "-1") for _ in range(count)]
+        self.watch(server, clients, lambda: any(client.poll() is None for client in clients))
+        self.assertEqual({self.finish(client).code for client in clients}, {0})
+        self.assertEqual(self.states(), "d" * count)
+        for line in range(1, count + 1):
+            self.assertFile(f"out/{line}.out", line, size)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: the same with four clients comes next")
+    def test_one_job_prints_much(self):
+        self.run_clients(1)
+
+    def test_clients_print_much_at_once(self):
+        self.run_clients(4)
+
+    def test_a_stopped_server_holds_back_the_job_and_no_byte_is_lost(self):
+        size = 20 * self.MB
+        self.jobs(f"{self.job(size)}; : > printed")
+        server = self.start_server("--outdir", "out")
+        client = self.start_client(server, "-q")
+        wait_until(lambda: self.size("out/1.out") > 0, what="output has come")
+        server.send_signal(signal.SIGSTOP)
+        self.wait_until_all_wait(client.pid)
+        self.assertFalse(self.exists("printed"), "the job ended, so its output was read")
+        server.send_signal(signal.SIGCONT)
+        self.assertEqual((self.finish(client).code, self.states()), (0, "d"))
+        self.assertFile("out/1.out", 1, size)
+
+
+class BlockedReader(RecordsCase):
+    """--print to a pipe that nobody reads: jobs wait, nothing else does; when it is read again, nothing is missing."""
+    COUNT = 80_000                      # lines of 80 bytes
+
+    def start_blocked(self) -> Server:
+        """Start a server whose stdout is a pipe."""
+        program = self.start_program(RUNSERVER, "--print", "--host", self.HOST, "--port", 0,
+                                     "runs.txt", stdout=subprocess.PIPE)
+        port = self.wait_said(program, "serving on port")
+        token = program.process.stdout.readline().split()[3].decode()
+        return Server(program.process, program.files, int(PORT_LINE.search(port)[1]), token)
+
+    def test_the_jobs_wait_until_somebody_reads(self):
+        self.jobs(*[f"{{ : > up.$JOB_ID; seq -f %079.0f 1 {self.COUNT}; : > printed.$JOB_ID; }}"] * 2)
+        server = self.start_blocked()
+        client = self.start_client(server, "-j2", "-q", up=[1, 2])
+        self.wait_until_all_wait(server.pid, client.pid)
+        end = time.monotonic() + 0.2
+        self.watch(server, [client], lambda: time.monotonic() < end)
+        self.assertEqual(self.states(), "rr")
+        self.assertFalse(self.exists("printed.1") or self.exists("printed.2"), "a job ended, so its output was read")
+        server.send_signal(signal.SIGHUP)           # it leaves when they have ended
+        with deadline(server.process):
+            shown = server.process.stdout.read()
+        self.assertEqual((self.finish(client).code, self.finish(server).code, self.states()), (0, 0, "dd"))
+        expected = b"".join(b"%079d\n" % number for number in range(1, self.COUNT + 1))
+        for pid in set(re.findall(rb"^stdout (\(\S+,\d+\)):", shown, re.MULTILINE)):
+            lines = re.findall(rb"^stdout %s: (.*\n)" % re.escape(pid), shown, re.MULTILINE)
+            self.assertTrue(b"".join(lines) == expected, "not what the job printed")
+        self.assertEqual(shown.count(b"\n"), 6 + 2 * self.COUNT)
+
+    def test_a_reader_that_goes_away_is_said_and_the_jobs_go_on(self):
+        self.jobs("seq 1000", "exit 3")
+        server = self.start_blocked()
+        server.process.stdout.close()
+        self.assertEqual(self.run_client(server).code, 1)
+        ended = self.stop(server, signal.SIGHUP)
+        self.assertComplains(ended, "stdout", "broken pipe")
+        self.assertEqual(self.states(), "d!")
+
+
+class FullDisk(RecordsCase):
+    """What the server cannot write is said, the jobs go on, their states are right, and its exit status is 1."""
+    MOUNT = "mount -t tmpfs -o size=64k none full"
+
+    def assertSaid(self, server: Ended, names: Iterable[str], what: str) -> None:
+        """The server has complained about each of these files, and failed."""
+        for name in names:
+            self.assertComplains(server, name, what)
+        self.assertEqual(server.code, 1)
+
+    def test_files_that_may_not_grow(self):
+        """No job has failed, so the client has not."""
+        self.jobs("head -c 100000 /dev/zero", *["echo small"] * 9)
+        limit = 50_000
+        server = self.start_server(*KEPT, "-n", 40,
+                                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+        self.assertClientEnded(self.run_client(server, "-q", "-j2"), 0, "d" * 10)
+        self.assertSaid(self.stop(server, signal.SIGHUP), ["out/1.out", "outputs"], "too large")
+        self.assertLessEqual(set(self.read("out/1.out")), {0})
+        self.assertEqual(self.read("out/10.out"), b"small\n")
+
+    def test_a_file_system_that_is_full(self):
+        (self.dir / "full").mkdir()
+        probe = subprocess.run(["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE)
+        if probe.returncode != 0:
+            self.skipTest(f"no mount namespace with a tmpfs of our own: {probe.stderr.decode()}")
+        self.jobs("head -c 200000 /dev/zero", "true", "exit 3")
+        fill = f'{self.MOUNT}; mkdir full/out; cat /dev/zero > full/filler 2> /dev/null; exec "$@"'
+        server = self.start_server("-l", "full/log", "--outdir", "full/out", "--joblog", "full/out/joblog",
+                                   within=["unshare", "-rm", "sh", "-c", fill, "sh"])
+        self.assertEqual(self.run_client(server, "-q").code, 1)
+        ended = self.stop(server, signal.SIGHUP)
+        self.assertSaid(ended, ["full/log", "full/out/1.out", "full/out/joblog"], "no space left")
+        self.assertEqual(self.states(), "dd!")
+
+
+class Refused(TcpCase):
+    """Records that cannot be written are refused before anybody is served: one line, exit 2."""
+
+    def test_files_that_cannot_be_written(self):
+        self.write(". true\n")
+        self.write("text\n", "text")
+        calls = [("-l", "nowhere/log"), ("-l", "."), ("-l", "runs.txt"), ("--joblog", "nowhere/joblog"),
+                 ("--joblog", "text"), ("--outdir", "text"), ("-l", "both", "--joblog", "./both")]
+        for call, ended in self.run_all([(RUNSERVER, "--port", 0, "--host", self.HOST, *options, "runs.txt")
+                                         for options in calls]):
+            with self.subTest(options=call[5:-1]):
+                self.assertRefused(ended, pathlib.Path(call[-2]).name)
+        self.assertEqual(self.states(), ".")
+
+
+if __name__ == "__main__":
+    unittest.main()

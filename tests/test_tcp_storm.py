@@ -1,0 +1,141 @@
+"""Servers, clients and jobs killed at random: no job is lost, and none runs twice at the same time."""
+import random
+import signal
+import time
+import unittest
+from typing import Callable, List
+
+from tests import marks, test_storm
+from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
+from tests.support import FULL, wait_until
+from tests.tcp import Program, Server, TcpCase
+from tests.test_tcp_losses import LossCase
+
+JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (3_000, 6, 200, 20) if FULL else (150, 3, 12, 3)
+GRACE = 10 if FULL else 2.5             # long against the jobs, and against the time in which clients come back
+PATIENCE = 1800 if FULL else 180
+
+
+class TcpStorm(TcpCase):
+    """Clients die by kill -9, alone or with their jobs, and so do servers; new ones carry on."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.random = random.Random(5)
+        self.server: Server
+        self.clients: List[Program] = []                # those that nobody killed,
+        self.killed: List[Program] = []                 # and the others
+
+    def start_storm_server(self, port: int = 0) -> None:
+        self.server = self.start_server("--grace", GRACE, "--joblog", "joblog", "--port", port)
+
+    def keep_clients_until(self, condition: Callable[[], object]) -> None:
+        """Start new clients for those that died, until condition() is true."""
+        def reached() -> object:
+            for _ in range(CLIENTS - len(self.clients)):
+                slots = self.random.randint(1, 4)
+                self.clients.append(self.start_client(self.server, f"-j{slots}", "-q", "--resume", "--follow"))
+            return condition()
+        wait_until(reached, PATIENCE)
+
+    def kill_client(self, with_jobs: bool) -> None:
+        """kill -9 a client as the other storm does a runner."""
+        client = self.clients.pop(self.random.randrange(len(self.clients)))
+        test_storm.Storm.kill(self, client, with_jobs)
+        client.process.wait()
+
+    def kill_server(self) -> None:
+        """kill -9 the server, not its keeper, and start another, sooner or later."""
+        self.server.kill()
+        time.sleep(self.random.uniform(0, 0.5))
+        self.start_storm_server(self.server.port)
+
+    def done(self) -> int:
+        return (b"\n" + self.read()).count(b"\nd ")
+
+    def plan(self) -> List[Callable[[], None]]:
+        """All that is going to happen, in a random order."""
+        clients = [lambda: self.kill_client(True), lambda: self.kill_client(False)] * (CLIENT_KILLS // 2)
+        events = clients + [self.kill_server] * SERVER_KILLS
+        self.random.shuffle(events)
+        return events
+
+    def test_no_job_is_lost_and_none_runs_twice_at_once(self) -> None:
+        self.jobs(*[marks.command(number, 0.03) for number in range(1, JOBS + 1)])
+        self.write("", "marks")
+        self.start_storm_server()
+        events = self.plan()
+        times = sorted(self.random.sample(range(1, JOBS * 9 // 10), len(events)))
+        for done, event in zip(times, events):
+            self.keep_clients_until(lambda: self.done() >= done)
+            time.sleep(self.random.uniform(0, 0.03))
+            event()
+        self.keep_clients_until(lambda: self.states() == "d" * JOBS)
+
+        self.assertGreater(self.read("marks").count(b"killed "), CLIENT_KILLS, "no job died with its client")
+        for client in self.clients:
+            client.send_signal(signal.SIGHUP)
+        self.assertEqual({self.finish(client).code for client in self.clients}, {0})
+        self.assertOnlyStatesChanged()
+        self.assertEqual((self.states(), self.locked_lines()), ("d" * JOBS, []))
+        clients = {program.pid for program in self.programs}
+        self.assertEqual(marks.problems(self.read("marks"), JOBS, clients), [])
+        logged = {int(line.split(b"\t")[0]) for line in self.read("joblog").splitlines()[1:]}
+        self.assertEqual(logged, set(range(1, JOBS + 1)))
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a minute")
+class SilenceStorm(LossCase):
+    """Clients and server sleep, and connections freeze or are cut, for longer than silence and grace; nobody dies."""
+    PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 1.0, 0.3"
+    JOBS, EVENTS, CLIENTS, GRACE, AWAY = 6_000, 40, 3, 0.5, 2.0
+
+    def test_each_job_runs_exactly_once(self) -> None:
+        chance = random.Random(3)
+        server = self.serve(*["echo $JOB_ID >>ran; sleep 0.01"] * self.JOBS, grace=self.GRACE)
+        pairs = [self.connect_by_proxy(server, f"-j{slots}", "-q", "--follow", up=()) for slots in (1, 2, 3)]
+        proxies, clients = zip(*pairs)
+        disturb = [lambda: self.sleep(server), lambda: self.sleep(chance.choice(clients)),
+                   lambda: self.freeze(chance.choice(proxies)), lambda: self.freeze(chance.choice(proxies), TO_SERVER),
+                   lambda: self.freeze(chance.choice(proxies), TO_CLIENT), lambda: self.cut(chance.choice(proxies))]
+        for event in range(self.EVENTS):
+            wait_until(lambda: self.ended() >= event * self.JOBS // self.EVENTS, PATIENCE)
+            time.sleep(chance.uniform(0, 0.1))
+            chance.choice(disturb)()
+        wait_until(lambda: self.ended() == self.JOBS, PATIENCE)
+        for client in clients:
+            self.assertEqual(self.stop(client, signal.SIGHUP).code, 0, client.err)
+        self.check_runs()
+        self.assertEqual(self.run_client(server, "-j6", "--resume").code, 0)
+        self.assertEqual(self.states(), "d" * self.JOBS)
+        self.check_runs()
+
+    def ended(self) -> int:
+        """How many jobs have ended, or were lost on their way to a client that was away (e)."""
+        states = self.states()
+        return states.count("d") + states.count("e")
+
+    def check_runs(self) -> None:
+        """The lines that are done are those that ran, each once, and once in the job log."""
+        lines = [line for line, found in enumerate(self.states(), 1) if found == "d"]
+        self.assertEqual(sorted(map(int, self.read("ran").split())), lines)
+        self.assertEqual(self.logged(), lines)
+
+    def sleep(self, program: Program) -> None:
+        program.send_signal(signal.SIGSTOP)
+        time.sleep(self.AWAY)
+        program.send_signal(signal.SIGCONT)
+
+    def freeze(self, proxy: Proxy, *ways: str) -> None:
+        proxy.freeze(*ways)
+        time.sleep(self.AWAY)
+        proxy.thaw()
+
+    def cut(self, proxy: Proxy) -> None:
+        proxy.cut()
+        time.sleep(self.AWAY)
+        proxy.mend()
+
+
+if __name__ == "__main__":
+    unittest.main()
