@@ -7,14 +7,14 @@ import subprocess
 import unittest
 from typing import Dict, Iterator, List
 
-from tests.support import FULL, RUNMAKER, Case, Ended, console_lines, peak_memory, printed
+from tests.support import FULL, RUNMAKER, Case, Ended, RunCase, console_lines, peak_memory, printed
 
 LINES_PER_MB = 10_000               # of 100 bytes each, newline included
 PAGE = os.sysconf("SC_PAGE_SIZE")
 LONGEST_ARGUMENT = 32 * PAGE        # Linux; 128 KiB where a page has 4 KiB
 
 
-class CommandBytes(Case):
+class CommandBytes(RunCase):
     """A command is whatever stands between the separator and the end of the line."""
 
     def run_file(self, text: bytes, *options: str) -> Ended:
@@ -66,7 +66,7 @@ class CommandBytes(Case):
         files = {"one.txt": b". echo a", "two.txt": b". echo a\n. echo b"}
         for name, text in files.items():
             self.write(text, name)
-        for runner in [self.start(RUNMAKER, name) for name in files]:
+        for runner in [self.start_hasty(name) for name in files]:
             self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual([self.read(name) for name in files], [b"d echo a", b"d echo a\nd echo b"])
 

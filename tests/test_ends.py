@@ -57,11 +57,11 @@ class Trees(RunCase):
         self.assertFalse(self.exists("never"))
 
     def test_a_timeout_ends_every_part_of_a_job_and_the_next_job_runs(self):
-        runner = self.start_all([*TREES, f"{UP}; true"], "--timeout", "1.5")
+        runner = self.start_all([*TREES, f"{UP}; true"], "--timeout", "1")
         self.assertEnded(self.finish(runner), 1, "!" * len(TREES) + "d")
 
     def test_after_a_timeout_jobs_that_ignore_term_are_killed(self):
-        runner = self.start_all([*DEAF, f"{UP}; true"], "--timeout", "1", quick=True)
+        runner = self.start_all([*DEAF, f"{UP}; true"], "--timeout", "0.8", quick=True)
         self.assertEnded(self.finish(runner), 1, "!" * len(DEAF) + "d")
 
     def test_after_int_jobs_that_ignore_term_are_killed(self):
@@ -114,9 +114,9 @@ class Trees(RunCase):
         self.assertNobodyLeft()
 
     def test_other_jobs_are_not_touched_when_one_is_ended(self):
-        self.jobs("setsid sleep 60", "sleep 0.6",
+        self.jobs("setsid sleep 60", "sleep 0.5",
                   "setsid sh -c 'until grep -q \"^!\" runs.txt; do sleep 0.05; done; touch lived'")
-        self.assertEnded(self.run_jobs("-j2", "--timeout", "1.2"), 1, "!dd")
+        self.assertEnded(self.run_jobs("-j2", "--timeout", "0.9"), 1, "!dd")
         self.assertTrue(self.exists("lived"))
 
 
@@ -125,28 +125,30 @@ class Timeouts(RunCase):
 
     def test_a_job_that_runs_too_long_is_marked_as_failed_and_the_console_says_why(self):
         self.jobs(f"echo before; {SLEEPING}; touch never", "echo after")
-        ended = self.run_jobs("--timeout", "0.5")
+        ended = self.run_jobs("--timeout", "0.4")
         self.assertEnded(ended, 1, "!d")
         lines = console_lines(ended.out)
         command = lines[0].text
-        self.assertEqual(printed(lines, "status")[1], b'timeout after 0.5s "%s"' % command)
+        self.assertEqual(printed(lines, "status")[1], b'timeout after 0.4s "%s"' % command)
         self.assertEqual(printed(lines), [b"before", b"after"])
         self.assertLess([line.text for line in lines].index(b"before"), 3, "output comes before the end")
         self.assertFalse(self.exists("never"))
 
     def test_the_time_of_each_job_counts_alone(self):
-        self.jobs(*["sleep 0.5"] * 3)
-        self.assertEnded(self.run_jobs("--timeout", "1.4"), 0, "ddd")
+        self.jobs(*["sleep 0.2"] * 4)
+        self.assertEnded(self.run_jobs("--timeout", "0.75"), 0, "dddd")
 
     def test_durations_have_units_and_none_is_no_limit(self):
-        for words, states in ("0.005m", "!"), ("none", "d"):
+        for words, seconds in ("0.005m", 60), ("none", 0.5):
+            self.write(f". sleep {seconds}\n", words)
+        for (*_, words), ended in self.run_all((RUNMAKER, "--timeout", words, words) for words in ("0.005m", "none")):
             with self.subTest(timeout=words):
-                self.jobs("sleep 0.6")
-                self.assertEnded(self.run_jobs("--timeout", words), int(states == "!"), states)
+                state = "d" if words == "none" else "!"
+                self.assertEqual((ended.code, self.states(words)), (int(state == "!"), state))
 
     def test_a_job_that_ends_well_on_term_has_run_too_long_all_the_same(self):
         self.jobs(f"trap 'exit 0' TERM; {UP}; while :; do sleep 0.1; done")
-        self.assertEnded(self.run_jobs("--timeout", "0.5"), 1, "!")
+        self.assertEnded(self.run_jobs("--timeout", "0.4"), 1, "!")
 
 
 COUNTED = "echo $JOB_ID >> runs; test $(wc -l < runs) -gt"         # COUNTED N: fails N times, then is well
@@ -182,7 +184,7 @@ class Retries(RunCase):
         self.assertEqual(self.count(), 1)
 
     def test_a_job_that_runs_too_long_is_retried(self):
-        self.assertEnded(self.run_retried(f"{COUNTED} 1 || sleep 60", 1, "--timeout", "0.7"), 0, "dd")
+        self.assertEnded(self.run_retried(f"{COUNTED} 1 || sleep 60", 1, "--timeout", "0.4"), 0, "dd")
         self.assertEqual(self.count(), 2)
 
     def test_a_job_that_dies_of_a_signal_is_retried(self):
@@ -200,7 +202,7 @@ class Walltimes(RunCase):
 
     def test_what_runs_is_ended_and_not_retried_and_what_waits_stays_new(self):
         self.jobs("true", SLEEPING, "touch never")
-        self.assertEnded(self.run_jobs("--walltime", "1.2", "--retries", "5", "--retry"), 1, "de.")
+        self.assertEnded(self.run_jobs("--walltime", "0.7", "--retries", "5", "--retry"), 1, "de.")
 
     def test_a_runner_that_is_done_before_does_not_wait(self):
         self.jobs("true", "true")
@@ -213,8 +215,8 @@ class Walltimes(RunCase):
     def test_a_following_runner_leaves_at_its_walltime_and_all_is_well_if_all_is_done(self):
         self.jobs("true")
         start = time.monotonic()
-        self.assertEnded(self.run_jobs("--walltime", "0.7", "--follow"), 0, "d")
-        self.assertGreater(time.monotonic() - start, 0.7)
+        self.assertEnded(self.run_jobs("--walltime", "0.5", "--follow"), 0, "d")
+        self.assertGreater(time.monotonic() - start, 0.5)
 
     def test_no_job_is_started_whose_timeout_does_not_fit(self):
         self.jobs("touch never")
@@ -223,8 +225,8 @@ class Walltimes(RunCase):
         self.assertFalse(self.exists("never"))
 
     def test_jobs_are_started_as_long_as_their_timeout_fits(self):
-        self.jobs("sleep 0.8", "touch never")
-        self.assertEnded(self.run_jobs("--walltime", "4.7", "--timeout", "4"), 1, "d.")
+        self.jobs("sleep 0.6", "touch never")
+        self.assertEnded(self.run_jobs("--walltime", "4.5", "--timeout", "4"), 1, "d.")
 
 
 if __name__ == "__main__":

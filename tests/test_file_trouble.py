@@ -6,7 +6,7 @@ import time
 import unittest
 from typing import Sequence
 
-from tests.support import RUNMAKER, WAITING, Ended, RunCase, as_bytes, wait_until, without_states
+from tests.support import EVERY, HASTY, RUNMAKER, WAITING, Ended, RunCase, as_bytes, wait_until, without_states
 
 
 class FileCase(RunCase):
@@ -189,31 +189,31 @@ class Appended(FileCase):
 
     def test_a_last_line_without_a_newline_is_run(self):
         self.before = self.write(". touch first\n. touch second").read_bytes()
-        self.assertEnded(self.run_jobs(), 0, "dd")
+        self.assertEnded(self.finish(self.start_hasty("runs.txt")), 0, "dd")
         self.assertTrue(self.exists("second"))
 
     def test_a_line_that_is_appended_while_jobs_run_is_run(self):
-        self.wait_at_gate(options=["-j2"])
+        self.wait_at_gate(options=["-j2"], quick=True)
         self.append(b". touch second")
         wait_until(lambda: self.exists("second"), what="the second job has run beside the first")
         self.assertEnded(self.go_on(), 0, "dd")
 
     def test_a_line_that_still_grows_is_not_run_before_it_is_whole(self):
-        self.wait_at_gate(options=["-j2"])
-        slowest = 0.0
+        self.wait_at_gate(options=["-j2"], quick=True)
+        slowest, pause = 0.0, EVERY / 14
         for byte in b". echo $((1111111)) >> got\n":
             start = time.monotonic()
             self.append(bytes([byte]))
-            time.sleep(0.07)
+            time.sleep(pause)
             slowest = max(slowest, time.monotonic() - start)
-        if slowest > 0.9:
-            self.skipTest(f"this machine was too busy to append every 0.07 s: one took {slowest:.1f} s")
+        if slowest > 0.9 * EVERY:
+            self.skipTest(f"this machine was too busy to append every {pause:.2f} s: one took {slowest:.1f} s")
         self.assertEnded(self.go_on(), 0, "dd")
         self.assertEqual(self.read("got"), b"1111111\n")
 
     def test_a_running_last_line_may_get_its_newline_and_more_lines(self):
         self.before = self.write(f". {WAITING}").read_bytes()
-        self.runner = self.start_jobs()
+        self.runner = self.start_jobs(quick=True)
         self.append(b"\n. touch second\n")
         self.assertEnded(self.go_on(), 0, "dd")
 
@@ -278,8 +278,8 @@ class FullDisk(FileCase):
 class FailingWrites(FileCase):
     """A state that cannot be written now is written later; the line stays locked meanwhile."""
 
-    SETUP = """
-import errno, os, runmaker4
+    SETUP = f"""{HASTY}
+import errno, os
 write = os.pwrite
 def pwrite(fd, data, offset):
     if data == b"d" and not os.path.exists("room"):

@@ -8,7 +8,7 @@ import unittest
 from collections import Counter
 from typing import Callable, Iterable, Iterator, List, Tuple
 
-from tests.support import ROOT, RUNSET, RUNWAIT, Case
+from tests.support import RUNSET, RUNWAIT, SCRIPTS_AT, Case
 
 FILES = 300
 BOM = b"\xef\xbb\xbf"
@@ -86,7 +86,7 @@ class RandomBytes(Case):
 
     def read_all(self, paths: Iterable[pathlib.Path], call: str) -> Iterator[Tuple[bytes, List[Job], bytes]]:
         """Let a script read these files: the bytes of each, its jobs, and what the script printed."""
-        ended = self.run_script(sys.executable, "-c", READ_ALL, call, *paths, env={"PYTHONPATH": str(ROOT)})
+        ended = self.run_script(sys.executable, "-c", READ_ALL, call, *paths, env={"PYTHONPATH": str(SCRIPTS_AT)})
         self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
         for path in paths:
             data = self.files[path]
@@ -138,9 +138,10 @@ class Lines(Case):
     def test_utf_16_is_refused(self) -> None:
         for encoding in ("utf-16-le", "utf-16-be"):
             self.write("\ufeff. echo a\n".encode(encoding))
-            for script, option in ((RUNSET, "--list"), (RUNWAIT, "--status")):
-                with self.subTest(encoding=encoding, script=script):
-                    self.assertRefused(self.run_script(script, option, "runs.txt"), "runs.txt", "UTF-16")
+            calls = (RUNSET, "--list", "runs.txt"), (RUNWAIT, "--status", "runs.txt")
+            for call, ended in self.run_all(calls):
+                with self.subTest(encoding=encoding, call=call):
+                    self.assertRefused(ended, "runs.txt", "UTF-16")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ class EditedMeanwhile(Case):
         self.write("".join(f"d true\nd echo done\n# comment\n. echo job {number}\n" for number in range(JOBS)))
         lister = self.start(RUNSET, "--list", "--state=.", "runs.txt")
         wait_until(lambda: self.waiting(lister) > 32_000, what="the pipe is full")
-        self.write(b"# a note\n" + self.read())
+        text = b"# a note\n" + self.read()
+        with open(self.dir / "runs.txt", "r+b", buffering=0) as file:       # never empty, not for a moment
+            file.write(text)
         ended = self.finish(lister)
         self.assertEqual((ended.code, ended.err), (0, b""))
         self.assertIn(ended.out.count(b"\n"), (JOBS, JOBS + 1))     # the one at the place of the edit may come twice

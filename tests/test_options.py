@@ -7,6 +7,7 @@ import statistics
 import termios
 import time
 import unittest
+from typing import Iterator, List, Tuple
 
 from tests.support import (FULL, RUNMAKER, RUNSET, RUNWAIT, WAITING, Ended, RunCase, alive, console_lines, printed,
                            wait_until)
@@ -87,7 +88,7 @@ class Waiting(RunCase):
     def test_follow_waits_for_a_file_that_is_not_there_yet(self):
         runner = self.start(RUNMAKER, "--follow", "-j1", "runs.txt")
         wait_until(lambda: b"runs.txt" in self.command_line(runner.pid), what="the runner has started")
-        time.sleep(0.5)
+        time.sleep(0.3)
         self.assertIsNone(runner.poll())
         self.jobs("touch first")
         self.wait_states("d")
@@ -110,14 +111,14 @@ class Waiting(RunCase):
         runner = self.start(RUNMAKER, "--follow", "runs.txt")
         self.wait_states("d")
         delays = []
-        for count in range(2, 7):
+        for count in range(2, 5):
             self.add_line("true")
             start = time.monotonic()
             self.wait_states("d" * count)
             delays.append(time.monotonic() - start)
         self.assertLess(statistics.median(delays), 0.8, delays)     # with allowance for a busy machine
         runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "d" * 6)
+        self.assertEnded(self.finish(runner), 130, "d" * 4)
 
     def test_follow_takes_a_line_that_is_set_back(self):
         self.jobs("echo x >> ran")
@@ -194,11 +195,12 @@ class Background(RunCase):
 
     def test_a_failed_start_is_reported_before_it_goes_into_the_background(self):
         self.jobs("touch never")
-        for words in (("missing.txt",), ("--outdir", "runs.txt", "runs.txt"), ("-j", "x", "runs.txt")):
-            with self.subTest(words=words):
-                ended = self.run_script(RUNMAKER, "-d", "--pidfile", "pid", "--errors", "errors", *words)
+        calls = [(RUNMAKER, "-d", "--pidfile", "pid", "--errors", "errors", *words)
+                 for words in (("missing.txt",), ("--outdir", "runs.txt", "runs.txt"), ("-j", "x", "runs.txt"))]
+        for call, ended in self.run_all(calls):
+            with self.subTest(call=call):
                 self.assertRefused(ended)
-                self.assertFalse(self.exists("pid"))
+        self.assertFalse(self.exists("pid"))
         self.assertNobodyLeft()
         self.assertEqual(self.states(), ".")
 
@@ -327,37 +329,36 @@ class Help(RunCase):
     }
 
     def test_it_fits_sixty_lines_of_a_hundred_columns(self):
-        for script in self.OPTIONS:
-            for columns in "", "100":
+        for columns in "", "100":
+            for script, lines in self.help(columns):
                 with self.subTest(script=script, columns=columns):
-                    lines = self.help(script, columns)
                     self.assertLessEqual(len(lines), 60)
                     self.assertLessEqual(max(map(len, lines)), 100)
 
     def test_it_opens_with_an_example(self):
-        for script in self.OPTIONS:
+        for script, lines in self.help():
             with self.subTest(script=script):
-                opening = self.help(script)[:6]
-                self.assertTrue(any(script in line and "runs.txt" in line and "[" not in line for line in opening),
-                                opening)
+                self.assertTrue(any(script in line and "runs.txt" in line and "[" not in line for line in lines[:6]),
+                                lines[:6])
 
     def test_it_is_grouped(self):
-        for script in self.OPTIONS:
+        for script, lines in self.help():
             with self.subTest(script=script):
-                lines = self.help(script)
                 headings = [line for line in lines if line.endswith(":") and not line.startswith((" ", "-"))]
                 self.assertGreaterEqual(len(headings), 2, headings)
 
     def test_it_names_every_option(self):
-        for script, options in self.OPTIONS.items():
-            words = " ".join(self.help(script)).replace(",", " ").replace("=", " ").replace("[", " ").split()
+        for script, lines in self.help():
+            words = " ".join(lines).replace(",", " ").replace("=", " ").replace("[", " ").split()
             with self.subTest(script=script):
-                self.assertEqual([option for option in options.split() if option not in words], [])
+                self.assertEqual([option for option in self.OPTIONS[script].split() if option not in words], [])
 
-    def help(self, script: str, columns: str = "100") -> list:
-        ended = self.run_script(script, "--help", env={"COLUMNS": columns})
-        self.assertEqual((ended.code, ended.err), (0, b""))
-        return ended.out.decode().splitlines()
+    def help(self, columns: str = "100") -> Iterator[Tuple[str, List[str]]]:
+        """Each script, and the lines of its help."""
+        for (script, _), ended in self.run_all(((script, "--help") for script in self.OPTIONS),
+                                               env={"COLUMNS": columns}):
+            self.assertEqual((ended.code, ended.err), (0, b""), script)
+            yield script, ended.out.decode().splitlines()
 
 
 if __name__ == "__main__":

@@ -106,13 +106,13 @@ class LastOutput(Case):
 
     def test_the_dying_words_of_jobs_of_every_age_come_before_their_exit_line(self):
         pauses = ["", "sleep 0.01; ", "sleep 0.05; "]
-        jobs = [f"{pauses[number % 3]}seq {number} 3000; printf end >&2; printf end" for number in range(36)]
+        jobs = [f"{pauses[number % 3]}seq {number} 2000; printf end >&2; printf end" for number in range(24)]
         self.write("".join(f". {job}\n" for job in jobs))
         lines = console_lines(self.run_script(RUNMAKER, "-j4", "runs.txt").out)
         self.assertNothingLate(lines)
         for number, job in enumerate(jobs):
             pid = next(line.pid for line in lines if line.text == b'exit 0 "%s"' % job.encode())
-            self.assertEqual(printed(lines, "stdout", pid), [b"%d" % i for i in range(number, 3001)] + [b"end"])
+            self.assertEqual(printed(lines, "stdout", pid), [b"%d" % i for i in range(number, 2001)] + [b"end"])
             self.assertEqual(printed(lines, "stderr", pid), [b"end"])
 
     def test_a_full_pipe_is_read_to_its_end_when_the_job_ends(self):
@@ -122,20 +122,25 @@ class LastOutput(Case):
         self.assertEqual(printed(lines), [b"x" * 60000] * 10)
 
     def test_what_a_background_process_prints_later_is_not_shown(self):
-        self.write(". (trap '' PIPE; sleep 0.3; echo late; touch late) & echo last\n"
+        self.write(". (trap '' PIPE; sleep 0.2; echo late; touch late) & echo last\n"
                    ". until [ -e late ]; do sleep 0.02; done\n")
         lines = console_lines(self.run_script(RUNMAKER, "runs.txt").out)
         self.assertEqual(printed(lines), [b"last"])
         self.assertNothingLate(lines)
 
 
-class BlockedReader(Case):
+class BlockedReader(RunCase):
     """A console that nobody reads holds back the jobs, not the runner's memory; nothing is lost."""
+    LESS_PATIENT = """
+import runmaker4
+drain = runmaker4.Writer.drain
+runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
+"""
 
     def start_blocked(self, count: int) -> subprocess.Popen:
         """Start a runner whose 4 jobs print count lines each; return it when its stdout is full."""
         self.write(f". seq -f %079.0f 1 {count}\n" * 4)
-        runner = self.start(RUNMAKER, "-j4", "runs.txt")
+        runner = self.start_hasty("-j4", "runs.txt", patience=self.LESS_PATIENT)
         wait_until(lambda: self.pipe_fill(runner) > 32_000, what="the pipe is full")
         self.wait_states("rrrr")
         return runner
@@ -147,7 +152,7 @@ class BlockedReader(Case):
     def test_all_output_is_there_once_it_is_read(self):
         count = 160_000
         runner = self.start_blocked(count)
-        time.sleep(0.7)                             # in which a runner without bounds would read it all
+        time.sleep(0.4)                             # in which a runner without bounds would read it all
         self.assertEqual(self.states(), "rrrr", "a job ended, so its output was read")
         self.assertLess(peak_memory(runner.pid), 80)
         ended = self.finish(runner)
@@ -165,10 +170,10 @@ class BlockedReader(Case):
         runners = {}
         for number in signal.SIGINT, signal.SIGTERM:
             self.write(". seq 20000\n", number.name)
-            runners[number] = self.start(RUNMAKER, number.name)
+            runners[number] = self.start_hasty(number.name, patience=self.LESS_PATIENT)
         for number in runners:
             self.wait_states("d", name=number.name)
-        time.sleep(0.3)                             # in which they begin to wait for their readers
+        time.sleep(0.2)                             # in which they begin to wait for their readers
         for number, runner in runners.items():
             runner.send_signal(number)
         for number, runner in runners.items():
@@ -200,7 +205,7 @@ class SharedDescriptor(Case):
 
     def start_noisy(self, **options) -> subprocess.Popen:
         """Start a runner that has much to print and many messages to say meanwhile."""
-        self.write(f". seq 1000001 {1_000_000 + self.LINES}\n" + ". :\0\n. sleep 0.02\n" * 40)
+        self.write(f". seq 1000001 {1_000_000 + self.LINES}\n" + ". :\0\n. sleep 0.01\n" * 40)
         return self.start(RUNMAKER, "-j2", "--name", "alice", "runs.txt", **options)
 
     @staticmethod
@@ -385,18 +390,20 @@ class ClosingLine(Case):
         self.assertEqual(self.read("ran").split(), [b"good", b"bad", b"worse", b"bad", b"worse", b"bad", b"worse"])
 
     def test_the_pasted_command_works_for_any_file_name_and_keeps_the_options(self):
-        for name in "my runs.txt", "it's $HOME.txt", "-j.txt", "sub/runs.txt":
-            with self.subTest(name=name):
-                (self.dir / "sub").mkdir(exist_ok=True)
-                self.write(". [ -e mended ] && echo well\n", name)
-                ended = self.run_script(RUNMAKER, "-j", "2", "--outdir", "my out", "--name", "a b", "--", name)
-                command = self.command_of(self.closing(ended, name))
-                self.write("", "mended")
-                again = self.paste(command)
+        names = {"my runs.txt": "out 1", "it's $HOME.txt": "out 2", "-j.txt": "out 3", "sub/runs.txt": "out 4"}
+        (self.dir / "sub").mkdir()
+        for name in names:
+            self.write(". [ -e mended ] && echo well\n", name)
+        first = self.run_all((RUNMAKER, "-j", "2", "--outdir", out, "--name", "a b", "--", name)
+                             for name, out in names.items())
+        self.write("", "mended")
+        pasted = self.run_all(("/bin/sh", "-c", self.command_of(self.closing(ended, call[-1])))
+                              for call, ended in first)
+        for (name, out), (command, again) in zip(names.items(), pasted):
+            with self.subTest(command=command):
                 self.assertEqual((again.code, self.states(name)), (0, "d"), again.err)
                 self.assertEqual({line.host for line in console_lines(again.out)} - {""}, {"a b"})
-                self.assertEqual(self.read("my out/1.out"), b"well\n")
-                os.remove(self.dir / "mended")
+                self.assertEqual(self.read(f"{out}/1.out"), b"well\n")
 
     def test_it_is_there_after_an_interrupt_too(self):
         self.write(". [ -e mended ] || sleep 60\n")
@@ -462,7 +469,7 @@ def no_room_for_errors(descriptor, data, offset):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return pwrite(descriptor, data, offset)
 os.pwrite = no_room_for_errors
-runmaker4.Runner.LAST_TRIES = 0.5
+runmaker4.Runner.LAST_TRIES = 0.2
 """
 
     def test_after_a_signal_the_lines_that_still_say_running_are_named(self):

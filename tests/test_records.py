@@ -232,7 +232,7 @@ class LogWhileRunning(LogCase):
         wait_until(lambda: log.exists() and b"): " + text + b" " in log.read_bytes(), what=f"{text!r} is in the log")
 
     def test_a_job_that_prints_all_the_time_is_written_at_most_once_a_second(self):
-        self.write(". i=0; while [ $i -lt 45 ]; do i=$((i + 1)); echo line $i; sleep 0.03; done\n")
+        self.write(". i=0; while [ $i -lt 25 ]; do i=$((i + 1)); echo line $i; sleep 0.03; done\n")
         runner = self.start(RUNMAKER, "-l", "outputs", "runs.txt", stdout=subprocess.DEVNULL)
         seen, start = set(), time.monotonic()
         while runner.poll() is None:
@@ -359,7 +359,7 @@ class JobLog(Case):
 
     def test_exit_statuses_signals_and_timeouts_can_be_told_apart(self):
         self.write(". true\n. exit 3\n. kill -9 $$\n. sleep 30\n")
-        self.run_jobs("--timeout", 1)
+        self.run_jobs("--timeout", 0.5)
         succeeded, failed, killed, timed_out = self.column("Exitval", "Signal")
         self.assertEqual((succeeded, failed, killed), (["0", "0"], ["3", "0"], ["0", "9"]))
         self.assertEqual(timed_out[0], "-1")

@@ -1,11 +1,13 @@
 """Promise: what cannot work is refused in one line with exit 2, before anything runs; -j0 takes its share, no more."""
 import os
 import shutil
-import sys
+import subprocess
 import unittest
-from typing import Dict, Optional
+from typing import Dict, Iterable, Optional, Sequence
+from unittest import mock
 
-from tests.support import ROOT, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase
+import runmaker4
+from tests.support import RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase
 
 NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x")
 DURATIONS = ("--timeout=", "--timeout=s", "--timeout=5y", "--timeout=-5", "--timeout=nan", "--timeout=1:30",
@@ -26,39 +28,38 @@ class RefusalCase(RunCase):
 
     def refuse(self, script: str, *args: object, words: str = "", **settings) -> None:
         """The script refuses these arguments with one line, which starts with its name and has these words."""
-        ended = self.run_script(script, *args, timeout=20, **settings)
-        self.assertRefused(ended, *words.split())
-        self.assertTrue(ended.err.startswith(f"{script}: ".encode()), ended.err)
+        self.refuse_all([(script, *args)], words, **settings)
+
+    def refuse_all(self, calls: Iterable[Sequence[object]], words: str = "", **settings) -> None:
+        """The same of several calls, each a script and its arguments, which run at the same time."""
+        for call, ended in self.run_all(calls, **settings):
+            with self.subTest(call=call):
+                self.assertRefused(ended, *words.split())
+                self.assertTrue(ended.err.startswith(f"{call[0]}: ".encode()), ended.err)
         self.assertUntouched()
 
 
 class JobFiles(RefusalCase):
     """A job file that is none, or that cannot be used."""
 
+    CALLS = (RUNMAKER,), (RUNSET, "--list"), (RUNSET, "--all", "--set=."), (RUNWAIT,)
+
     def test_a_missing_file(self):
-        for script, *options in (RUNMAKER,), (RUNSET, "--list"), (RUNSET, "--all", "--set=."), (RUNWAIT,):
-            with self.subTest(script=script, options=options):
-                self.refuse(script, *options, "missing.txt", words="missing.txt")
-                self.assertFalse(self.exists("missing.txt"))
+        self.refuse_all([(*call, "missing.txt") for call in self.CALLS], "missing.txt")
+        self.assertFalse(self.exists("missing.txt"))
 
     def test_a_directory(self):
         (self.dir / "runs").mkdir()
-        for script, *options in (RUNMAKER,), (RUNSET, "--list"), (RUNSET, "--all", "--set=."), (RUNWAIT,):
-            with self.subTest(script=script, options=options):
-                self.refuse(script, *options, "runs", words="runs directory")
+        self.refuse_all([(*call, "runs") for call in self.CALLS], "runs directory")
 
     def test_a_fifo(self):
         os.mkfifo(self.dir / "fifo")
-        for script, *options in (RUNMAKER,), (RUNSET, "--list"), (RUNSET, "--all", "--set=."), (RUNWAIT,):
-            with self.subTest(script=script, options=options):
-                self.refuse(script, *options, "fifo", words="fifo")
+        self.refuse_all([(*call, "fifo") for call in self.CALLS], "fifo")
 
     def test_a_file_that_one_may_not_read(self):
         bound = self.bound_by_permissions()
         self.write(". touch ran\n", "secret.txt").chmod(0)
-        for script, *options in (RUNMAKER,), (RUNSET, "--list"), (RUNWAIT,):
-            with self.subTest(script=script):
-                self.refuse(script, *options, "secret.txt", words="secret.txt", **bound)
+        self.refuse_all([(*call, "secret.txt") for call in self.CALLS], "secret.txt", **bound)
 
     def test_a_file_that_one_may_not_write(self):
         bound = self.bound_by_permissions()
@@ -89,18 +90,15 @@ class Arguments(RefusalCase):
     """A command line that makes no sense."""
 
     def test_bad_numbers_and_durations(self):
-        for word in NUMBERS + DURATIONS:
-            with self.subTest(word=word):
-                self.refuse(RUNMAKER, word, "runs.txt", words=word.partition("=")[0])
+        for option in sorted({word.partition("=")[0] for word in NUMBERS + DURATIONS}):
+            self.refuse_all([(RUNMAKER, word, "runs.txt") for word in NUMBERS + DURATIONS
+                             if word.startswith(f"{option}=")], option)
 
     def test_no_file_two_files_and_unknown_options(self):
-        for script in RUNMAKER, RUNWAIT:
-            with self.subTest(script=script):
-                self.refuse(script)
-                self.refuse(script, "runs.txt", "runs.txt")
-        for script in RUNMAKER, RUNWAIT, RUNSET:
-            with self.subTest(script=script):
-                self.refuse(script, "--unheard-of", "runs.txt", words="--unheard-of")
+        files = (), ("runs.txt", "runs.txt")
+        self.refuse_all([(script, *names) for script in (RUNMAKER, RUNWAIT) for names in files])
+        scripts = RUNMAKER, RUNWAIT, RUNSET
+        self.refuse_all([(script, "--unheard-of", "runs.txt") for script in scripts], "--unheard-of")
 
     def test_lines_that_are_no_numbers(self):
         self.refuse(RUNSET, "--set=x", "runs.txt", "one", words="one")
@@ -108,24 +106,20 @@ class Arguments(RefusalCase):
 
 class Outputs(RefusalCase):
     """A log, an output directory, a job log, an errors file or a pid file that cannot be used."""
+    RECORDS = "--logfile", "--joblog"
 
     def refuse_as_any_output(self, name: str) -> None:
         """Nothing that the runner writes may have this name."""
-        for option in "--logfile", "--joblog":
-            with self.subTest(option=option):
-                self.refuse(RUNMAKER, f"{option}={name}", "runs.txt", words=name)
-        for option in "--pidfile", "--errors":
-            with self.subTest(option=option):
-                self.refuse(RUNMAKER, "-d", f"{option}={name}", "runs.txt", words=name)
+        calls = [(RUNMAKER, f"{option}={name}", "runs.txt") for option in self.RECORDS]
+        calls += [(RUNMAKER, "-d", f"{option}={name}", "runs.txt") for option in ("--pidfile", "--errors")]
+        self.refuse_all(calls, name)
 
     def test_a_directory_in_place_of_a_file(self):
         (self.dir / "place").mkdir()
         self.refuse_as_any_output("place")
 
     def test_a_directory_that_is_not_there(self):
-        for option in "--logfile", "--joblog":
-            with self.subTest(option=option):
-                self.refuse(RUNMAKER, f"{option}=nowhere/log", "runs.txt", words="nowhere/log")
+        self.refuse_all([(RUNMAKER, f"{option}=nowhere/log", "runs.txt") for option in self.RECORDS], "nowhere/log")
 
     def test_a_file_in_place_of_the_output_directory(self):
         self.write("text\n", "place")
@@ -136,9 +130,7 @@ class Outputs(RefusalCase):
         self.write("", "log")
         bound = self.bound_by_permissions()
         (self.dir / "log").chmod(0o444)
-        for option in "--logfile", "--joblog":
-            with self.subTest(option=option):
-                self.refuse(RUNMAKER, f"{option}=log", "runs.txt", words="log", **bound)
+        self.refuse_all([(RUNMAKER, f"{option}=log", "runs.txt") for option in self.RECORDS], "log", **bound)
 
     def test_a_job_log_of_another_format(self):
         for text in "hello\n", "Seq\tHost\n", "runs,1,2\n":
@@ -154,32 +146,39 @@ class Outputs(RefusalCase):
 class Mounts(RefusalCase):
     """A file system that is known not to share locks between hosts is refused, unless --single-host is given."""
 
-    def run_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt", place: str = "",
-                    other: str = "") -> Ended:
-        """Run with a made-up mount of the test's directory, or of this place in it, and perhaps of another, on NFS."""
+    def run_mounted(self, *words: str, **settings: str) -> Ended:
+        """Run to the end what start_mounted() starts."""
+        return self.finish(self.start_mounted(*words, **settings))
+
+    def start_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt", place: str = "",
+                      other: str = "") -> subprocess.Popen:
+        """Start with a made-up mount of the test's directory, or of a place in it, and perhaps of another, on NFS."""
         device = os.stat(self.dir).st_dev
         point = str(self.dir / place).replace(" ", r"\040")
         lines = ["22 1 250:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw",
                  f"36 22 {os.major(device)}:{os.minor(device)} / {point} rw,relatime - {kind} server:/x {options}"]
         if other:
             lines.append(f"35 22 0:99 / {other} rw,relatime shared:2 - nfs server:/x rw,vers=3,nolock")
-        self.write("\n".join(lines) + "\n", "mountinfo")
-        return self.finish(self.start_patched("import runmaker4; runmaker4.MOUNTINFO = 'mountinfo'", *args, file))
+        name = f"mountinfo.{len(self.started)}"
+        self.write("\n".join(lines) + "\n", name)
+        return self.start_patched(f"import runmaker4; runmaker4.MOUNTINFO = {name!r}", *args, file)
 
     def assertAccepted(self, ended: Ended) -> None:
         self.assertEnded(ended, 0, "d")
         self.assertEqual(ended.err.count(b"\n"), 1, f"nothing but the closing line: {ended.err!r}")
 
     def test_mounts_that_share_no_locks(self):
-        for kind, options, word in (("nfs", "rw,vers=3,nolock,proto=tcp", "nolock"),
-                                    ("nfs", "rw,vers=3,local_lock=posix,proto=tcp", "local_lock"),
-                                    ("nfs", "rw,vers=3,local_lock=all", "local_lock"),
-                                    ("lustre", "rw,localflock", "Lustre"), ("lustre", "rw,noflock", "Lustre"),
-                                    ("9p", "rw,trans=virtio", "9p"), ("fuse.sshfs", "rw,user_id=0", "sshfs"),
-                                    ("cifs", "rw,vers=3.0", "cifs")):
+        mounts = (("nfs", "rw,vers=3,nolock,proto=tcp", "nolock"),
+                  ("nfs", "rw,vers=3,local_lock=posix,proto=tcp", "local_lock"),
+                  ("nfs", "rw,vers=3,local_lock=all", "local_lock"),
+                  ("lustre", "rw,localflock", "Lustre"), ("lustre", "rw,noflock", "Lustre"),
+                  ("9p", "rw,trans=virtio", "9p"), ("fuse.sshfs", "rw,user_id=0", "sshfs"),
+                  ("cifs", "rw,vers=3.0", "cifs"))
+        runners = [self.start_mounted(kind, options) for kind, options, _ in mounts]
+        for (kind, options, word), runner in zip(mounts, runners):
             with self.subTest(kind=kind, options=options):
-                self.assertRefused(self.run_mounted(kind, options), "runs.txt", word, "--single-host")
-                self.assertUntouched()
+                self.assertRefused(self.finish(runner), "runs.txt", word, "--single-host")
+        self.assertUntouched()
 
     def test_mounts_that_share_locks(self):
         for kind, options in (("nfs4", "rw,vers=4.2,local_lock=none"), ("lustre", "rw,flock"),
@@ -238,18 +237,19 @@ fcntl.lockf = lock(fcntl.lockf, None)
 import runmaker4
 """
 
-    def run_with(self, error: str) -> Ended:
-        """Run where every lock call fails with this error."""
-        return self.finish(self.start_patched(self.BROKEN.format(error), "runs.txt"))
+    def start_with(self, error: str) -> subprocess.Popen:
+        """Start a runner where every lock call fails with this error."""
+        return self.start_patched(self.BROKEN.format(error), "runs.txt")
 
     def test_a_file_system_without_locks(self):
-        for name in "ENOSYS", "EINVAL", "EOPNOTSUPP":
+        runners = {name: self.start_with(name) for name in ("ENOSYS", "EINVAL", "EOPNOTSUPP")}
+        for name, runner in runners.items():
             with self.subTest(errno=name):
-                self.assertRefused(self.run_with(name), "runs.txt", "lock")
-                self.assertUntouched()
+                self.assertRefused(self.finish(runner), "runs.txt", "lock")
+        self.assertUntouched()
 
     def test_locks_that_have_run_out_end_in_a_clear_error(self):
-        ended = self.run_with("ENOLCK")
+        ended = self.finish(self.start_with("ENOLCK"))
         self.assertNotEqual(ended.code, 0)
         self.assertIn(b"runs.txt", ended.err)
         self.assertIn(b"lock", ended.err)
@@ -267,16 +267,13 @@ class CpuCount(RunCase):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text + "\n")
         own = self.write(groups, "self")
-        program = ("import os\n"
-                   f"os.sched_getaffinity = lambda pid: set(range({affinity}))\n"
-                   "os.cpu_count = os.process_cpu_count = lambda: 64\n"
-                   "import runmaker4\n"
-                   f"runmaker4.CGROUP_ROOT, runmaker4.PROC_CGROUP = {str(root)!r}, {str(own)!r}\n"
-                   "print(runmaker4.available_cpus())\n")
-        ended = self.run_script(sys.executable, "-c", program, env=dict(env or {}, PYTHONPATH=str(ROOT)))
-        self.assertEqual((ended.code, ended.err), (0, b""))
+        machine = mock.patch.multiple(os, create=True, sched_getaffinity=lambda pid: set(range(affinity)),
+                                      cpu_count=lambda: 64, process_cpu_count=lambda: 64)
+        groups_of_ours = mock.patch.multiple(runmaker4, CGROUP_ROOT=str(root), PROC_CGROUP=str(own))
+        with machine, groups_of_ours, mock.patch.dict(os.environ, self.environ(env), clear=True):
+            found = runmaker4.available_cpus()
         shutil.rmtree(root, ignore_errors=True)
-        return int(ended.out)
+        return found
 
     def test_affinity(self):
         self.assertEqual(self.cpus(), 64)

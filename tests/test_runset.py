@@ -297,7 +297,7 @@ class Adding(RunsetCase):
             file.write(b". half")
             adding = self.start(RUNSET, "runs.txt", "--add", "echo 1")
             with self.assertRaises(subprocess.TimeoutExpired):
-                adding.wait(0.7)
+                adding.wait(0.4)
             file.write(b" line\n")
         self.assertEqual(self.finish(adding).code, 0)
         self.assertEqual(self.read(), b". echo a\n. half line\n. echo 1\n")

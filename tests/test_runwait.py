@@ -13,7 +13,7 @@ import time
 import unittest
 from typing import Dict, List, Tuple
 
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, Case, Ended, deadline, wait_until
+from tests.support import EVERY, FULL, GATE, HASTY, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, deadline, wait_until
 
 LINE = re.compile(rb"progress: +\d+ of +\d+ jobs processed, \d+ errors \[=*e*!*>* *\]\n")
 COUNTS = ("new", "running", "done", "failed", "error", "held")
@@ -21,7 +21,7 @@ HALF_WAY = b"progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]\n"
 ALL_DONE = b"progress:   4 of   4 jobs processed, 0 errors [================]\n"
 
 
-class RunwaitCase(Case):
+class RunwaitCase(RunCase):
     """Steps that the tests below share."""
 
     def runwait(self, *args: object) -> Ended:
@@ -46,7 +46,7 @@ class RunwaitCase(Case):
 class Waiting(RunwaitCase):
     """It waits for what is new or running, whoever runs it, and for nothing else."""
 
-    def assertStillWaiting(self, waiter: subprocess.Popen, seconds: float = 0.7) -> None:
+    def assertStillWaiting(self, waiter: subprocess.Popen, seconds: float = 0.4) -> None:
         with self.assertRaises(subprocess.TimeoutExpired):
             waiter.wait(seconds)
 
@@ -71,8 +71,8 @@ class Waiting(RunwaitCase):
 
     def test_it_waits_for_a_last_line_without_a_newline(self) -> None:
         self.write("d true\n. true")
-        waiter = self.start(RUNWAIT, "runs.txt")
-        self.assertStillWaiting(waiter, 1.2)
+        waiter = self.start_patched(HASTY, "runs.txt", script=RUNWAIT)
+        self.assertStillWaiting(waiter, 0.3 + EVERY)
         self.run_script(RUNSET, "--set=d", "runs.txt", 2)
         self.assertQuietEnd(self.finish(waiter))
 
@@ -86,21 +86,25 @@ class Waiting(RunwaitCase):
         self.write(". true\n")
         with open(self.dir / "runs.txt", "r+b", buffering=0) as file:
             fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
-            waiters = [self.start(RUNWAIT, "runs.txt") for _ in range(3)]
-            end = time.monotonic() + 2
+            waiters = [self.start(RUNWAIT, "--progress", "runs.txt") for _ in range(5)]
+            for waiter in waiters:
+                self.first_line(waiter)
+            end = time.monotonic() + (2 if FULL else 0.8)
             while time.monotonic() < end:       # as if new jobs started all the time
                 for state in (b".", b"r"):
                     os.pwrite(file.fileno(), state, 0)
-            self.assertEqual([waiter.poll() for waiter in waiters], [None] * 3)
+            self.assertEqual([waiter.poll() for waiter in waiters], [None] * 5)
             os.pwrite(file.fileno(), b"d", 0)
         for waiter in waiters:
-            self.assertQuietEnd(self.finish(waiter))
+            self.assertEqual(self.finish(waiter).code, 0)
 
     def test_a_job_that_outlived_its_runner_is_waited_for(self) -> None:
         runner = self.runner_at_gate(f". {GATE}")
         runner.kill()
         runner.wait()
-        self.assertStillWaiting(self.start(RUNWAIT, "runs.txt"), 2.7)       # longer than three looks take
+        waiter = self.start_patched(HASTY, "--progress", "runs.txt", script=RUNWAIT)
+        self.first_line(waiter)
+        self.assertStillWaiting(waiter, 0.4 + 2 * EVERY)        # longer than three looks take
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
     def test_a_job_left_behind_is_an_error_in_the_end_and_nothing_is_written(self) -> None:
@@ -247,7 +251,7 @@ class ProgressInAPipe(RunwaitCase):
         self.assertRegex(ended.out, rb"^progress:   0 of   0 jobs processed, 0 errors \[.{16}\]\n$")
 
     def test_a_line_comes_per_change_and_at_most_one_a_second(self) -> None:
-        self.write(". sleep 0.1\n" * 15 + f". {GATE}\n")
+        self.write(". sleep 0.05\n" * 15 + f". {GATE}\n")
         waiter = self.start(RUNWAIT, "--progress", "runs.txt")
         runner = self.start(RUNMAKER, "-q", "runs.txt")
         seen = self.timed_lines(waiter)

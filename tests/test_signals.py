@@ -244,7 +244,7 @@ class StuckConsole(RunCase):
 
     def test_a_timeout_strikes_while_nobody_reads_the_pipe(self):
         self.jobs("yes", f"echo $$ > pid; {SLEEPING}", "touch third")
-        runner = self.start_jobs("-j2", "--timeout", "1", up=[2])
+        runner = self.start_jobs("-j2", "--timeout", "0.6", up=[2])
         sleeper = int(self.wait_file("pid"))
         wait_until(lambda: not alive(sleeper), what="the timeout has struck")
         self.wait_states("!!d")

@@ -9,9 +9,9 @@ import unittest
 from typing import Callable, Dict, Iterable, List, Tuple
 
 from tests import marks
-from tests.support import FULL, RUNMAKER, UP, Case, RunCase, deadline, wait_until
+from tests.support import EVERY, FULL, UP, RunCase, deadline, wait_until
 
-JOBS, KILLS, RUNNERS = (10_000, 500, 6) if FULL else (1_000, 50, 6)
+JOBS, KILLS, RUNNERS = (10_000, 500, 6) if FULL else (700, 35, 6)
 LONG_JOBS, LAST_KILLS = 12, 4           # once all long jobs have begun, some more runners are killed
 PATIENCE = 1800 if FULL else 180
 
@@ -84,7 +84,7 @@ def freeze(processes: List[int]) -> None:
     wait_until(still, what=f"{processes} are stopped")
 
 
-class Storm(Case):
+class Storm(RunCase):
     """Runners die by kill -9, alone or with their jobs, and new ones with --resume carry on."""
 
     def setUp(self) -> None:
@@ -96,7 +96,7 @@ class Storm(Case):
 
     def job(self, number: int) -> str:
         """A short job; the last ones outlast the three looks that other runners take at their lines."""
-        return marks.command(number, 0.03 if number <= JOBS - LONG_JOBS else 4)
+        return marks.command(number, 0.03 if number <= JOBS - LONG_JOBS else 1 + 3 * EVERY)
 
     def done(self) -> int:
         return (b"\n" + self.read()).count(b"\nd ")
@@ -109,7 +109,7 @@ class Storm(Case):
         def reached() -> object:
             for _ in range(RUNNERS - len(self.living())):
                 slots = self.random.randint(1, 4)
-                self.start(RUNMAKER, f"-j{slots}", "-q", "--resume", "runs.txt", stderr=self.errors)
+                self.start_hasty(f"-j{slots}", "-q", "--resume", "runs.txt", stderr=self.errors)
             return condition()
         wait_until(reached, PATIENCE)
 
@@ -150,9 +150,9 @@ class Storm(Case):
 
 class StubbornJobs(RunCase):
     """Many jobs that ignore TERM are ended by one TERM: KILL comes after the grace, and meanwhile all goes on."""
-    JOBS, GRACE = 60, 2.0
+    JOBS, GRACE = (60, 2.0) if FULL else (40, 1.6)
     STUBBORN = f"trap '' TERM; {UP}; while :; do sleep 0.5; done"
-    TALKING = f"trap '' TERM; {UP}; while :; do echo tick; sleep 0.1; done"
+    TALKING = f"trap '' TERM; {UP}; while :; do echo tick; sleep 0.05; done"
 
     def test_output_goes_on_through_the_grace_and_then_all_are_gone(self) -> None:
         self.jobs(*[self.STUBBORN] * self.JOBS, self.TALKING)

@@ -4,7 +4,7 @@ import signal
 import subprocess
 from typing import Sequence
 
-from tests.support import RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, Ended, RunCase
+from tests.support import HASTY, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, Ended, RunCase
 
 
 class Descriptors(RunCase):
@@ -47,7 +47,7 @@ class BlockedSignals(RunCase):
         self.assertEnded(self.finish(runner, timeout=20), 0, "d.")
 
     def test_jobs_start_with_no_signal_blocked(self) -> None:
-        self.jobs("grep SigBlk /proc/$$/status >blocked")
+        self.jobs("exec grep SigBlk /proc/self/status >blocked")
         self.assertEnded(self.finish(self.start_blocking(), timeout=20), 0, "d")
         self.assertEqual(int(self.read("blocked").split()[1], 16), 0)
 
@@ -99,8 +99,8 @@ class LostDirectory(RunCase):
 
 class FullMachine(RunCase):
     """The machine has no room for another process, for now."""
-    FULL = """
-import errno, os, runmaker4
+    FULL = f"""{HASTY}
+import errno, os
 spawn, tries = os.posix_spawn, int(sys.argv.pop(1))
 def refuse(*args, **options):
     global tries
@@ -129,7 +129,7 @@ runmaker4.JobFile.LOOKS = 2
 
     def test_the_job_is_started_as_soon_as_that_is_possible(self) -> None:
         self.jobs(self.JOB)
-        said = self.assertSaid(self.start_full(3), 0)
+        said = self.assertSaid(self.start_full(2), 0)
         self.assertEqual((self.states(), said.count(b"cannot be started")), ("d", 1))
 
     def test_term_gives_the_job_back(self) -> None:
