@@ -1,0 +1,171 @@
+"""What the benchmarks share: the sizes of a run, processes and what they take, the comparison of rounds."""
+import os
+import pathlib
+import re
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Tuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+RUNMAKER = [sys.executable, str(ROOT / "runmaker4.py")]
+RUNWAIT = [sys.executable, str(ROOT / "runwait4.py")]
+MB = 1_000_000
+
+
+@dataclass
+class Used:
+    """What a process took."""
+    seconds: float
+    memory: float                       # its peak, in MB
+
+
+@dataclass
+class Row:
+    """A row of the table."""
+    what: str
+    measured: str
+    wanted: str
+    reached: bool
+
+
+class Bench:
+    """The sizes of a run, a directory for its files, and ways to run a process and look at it."""
+
+    def __init__(self, directory: pathlib.Path, rounds: int, quick: bool) -> None:
+        self.dir = directory
+        self.rounds = rounds
+        self.quick = quick
+        self.errors = directory / "stderr"
+        self.environ = {**os.environ, "HOME": str(directory), "PARALLEL": "--will-cite", "NO_COLOR": "1"}
+
+    def size(self, full: int) -> int:
+        """A size, a tenth of it with --quick."""
+        return full // 10 if self.quick else full
+
+    def file(self, name: str, *parts: Tuple[bytes, int]) -> str:
+        """Write a file of lines, each given as (line, how often), in pieces that keep this process small."""
+        with open(self.dir / name, "wb") as file:
+            for line, count in parts:
+                for start in range(0, count, 10_000):
+                    file.write(line * min(10_000, count - start))
+        return name
+
+    def count(self, name: str, start: bytes) -> int:
+        """How many lines of a file begin so."""
+        with open(self.dir / name, "rb") as file:
+            return sum(line.startswith(start) for line in file)
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            path = self.dir / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    # -- processes ------------------------------------------------------------------------------------------
+
+    def start(self, command: List[str], stdin: str = os.devnull, stdout: int = subprocess.DEVNULL) -> subprocess.Popen:
+        """Start a command in the directory; what it says on stderr is kept for the case that it fails."""
+        with open(self.dir / stdin, "rb") as source, open(self.errors, "ab") as errors:
+            return subprocess.Popen(command, cwd=self.dir, env=self.environ, stdin=source, stdout=stdout, stderr=errors)
+
+    def wait(self, process: subprocess.Popen, began: float) -> Used:
+        """Wait for its end; a failure ends the benchmarks.
+
+        A new process inherits the peak of this one (it shares our memory until its exec), so this one must stay small.
+        """
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"exit {process.returncode}: {process.args}\n{self.errors.read_text()[-2000:]}")
+        return Used(time.perf_counter() - began, usage.ru_maxrss * 1024 / MB)
+
+    def run(self, command: List[str], stdin: str = os.devnull) -> Used:
+        """Run a command to its end, its output thrown away."""
+        began = time.perf_counter()
+        return self.wait(self.start(command, stdin), began)
+
+    def run_piped(self, command: List[str]) -> Tuple[Used, int]:
+        """Run a command with stdout in a pipe that is read as fast as it goes; what it took, and the bytes read."""
+        began = time.perf_counter()
+        process = self.start(command, stdout=subprocess.PIPE)
+        buffer, total = bytearray(1 << 20), 0
+        with process.stdout:
+            while True:
+                count = os.readv(process.stdout.fileno(), [buffer])
+                if not count:
+                    return self.wait(process, began), total
+                total += count
+
+    def run_all(self, commands: List[List[str]]) -> float:
+        """Run commands at the same time; the seconds until the last has ended."""
+        began = time.perf_counter()
+        processes = [self.start(command) for command in commands]
+        for process in processes:
+            self.wait(process, began)
+        return time.perf_counter() - began
+
+    def until_first_job(self, options: List[str], name: str) -> Tuple[float, Used]:
+        """The seconds until a runner's first job (`. : > started`) runs, and what the runner took as a whole."""
+        self.remove("started")
+        os.mkfifo(self.dir / "started")
+        reader = os.open(self.dir / "started", os.O_RDONLY | os.O_NONBLOCK)
+        poll = select.poll()
+        poll.register(reader, select.POLLHUP)       # once somebody has opened it for writing and closed it
+        began = time.perf_counter()
+        process = self.start([*RUNMAKER, *options, name])
+        if not poll.poll(60_000):
+            raise SystemExit("the first job did not start")
+        seconds = time.perf_counter() - began
+        os.close(reader)
+        return seconds, self.wait(process, began)
+
+    def until_jobs_done(self, name: str, first: int, last: int) -> float:
+        """The seconds from the end of the first-th job to that of the last-th; then the runner is told to stop."""
+        process = self.start([*RUNMAKER, name], stdout=subprocess.PIPE)
+        done, times = 0, {}
+        for line in process.stdout:
+            if b"): exit 0 " in line:
+                done += 1
+                times[done] = time.perf_counter()
+                if done == last:
+                    process.send_signal(signal.SIGHUP)      # start nothing more
+        process.stdout.close()
+        self.wait(process, began=0)
+        return times[last] - times[first]
+
+    # -- comparing ------------------------------------------------------------------------------------------
+
+    def interleave(self, variants: Dict[str, Callable[[], float]]) -> Dict[str, List[float]]:
+        """Run each variant once per round, in turn; the results of each."""
+        results: Dict[str, List[float]] = {name: [] for name in variants}
+        for _ in range(self.rounds):
+            for name, variant in variants.items():
+                results[name].append(variant())
+        return results
+
+    @staticmethod
+    def ratio(one: List[float], other: List[float]) -> float:
+        """The median of the rounds' ratios."""
+        return statistics.median(a / b for a, b in zip(one, other))
+
+
+def spread(values: List[float]) -> str:
+    """The median, with least and most."""
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process (not its children) has used."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_memory(pid: int) -> float:
+    """The most memory that a living process ever had, in MB."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / MB

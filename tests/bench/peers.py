@@ -1,0 +1,193 @@
+"""The other ends of the wire, for the benchmarks of TCP: each is a process of its own that prints what it has seen.
+
+    peers.py load PORT JOBS         8 connections that claim jobs and say at once that they are done: the seconds
+    peers.py idle PORT CLIENTS      clients that wait: "ready" when all do, then the time at which each job came
+    peers.py first FILE             the seconds from the start of a server of this file until it hands out a job
+    peers.py proxy PORT DELAY       passes everything on, DELAY seconds later: the port that it listens on
+
+The token is that of $HOME/.runmaker4.token.  Times are those of the monotonic clock, the same for all processes.
+"""
+import asyncio
+import collections
+import itertools
+import os
+import pathlib
+import re
+import secrets
+import subprocess
+import sys
+import time
+from typing import Callable, Deque, List
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+import runmaker4                        # noqa: E402 (the path had to be set first)
+
+HOST = "127.0.0.1"
+WANTED = 64                             # jobs that each connection of the load generator asks for at a time
+
+
+class Client(asyncio.Protocol):
+    """A client that speaks the protocol, claims jobs, runs nothing and says at once that they are done."""
+    PING = 5.0
+
+    def __init__(self, slots: int, seen: Callable[["Client", dict], None], runs: bool) -> None:
+        """seen: called with every message; runs: it says that it runs the jobs that it gets."""
+        token = (pathlib.Path(os.environ["HOME"]) / ".runmaker4.token").read_text().strip()
+        self.channel = runmaker4.Channel(token, server=False)
+        self.slots, self.seen, self.runs = slots, seen, runs
+        self.gone = asyncio.Event()
+        self.events = self.acknowledged = 0
+        self.requests = itertools.count(1)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        proven = self.channel.proven
+        messages = self.channel.receive(data)
+        if self.channel.proven and not proven:
+            self.send("hello", client=secrets.token_hex(8), name="bench", pid=os.getpid(), slots=self.slots, retry="")
+        for message in messages:
+            self.take(message)
+            self.seen(self, message)
+        self.flush()
+
+    def connection_lost(self, error: object) -> None:
+        self.gone.set()
+
+    def take(self, message: dict) -> None:
+        """Do what a client does."""
+        kind = message["type"]
+        if kind == "welcome":
+            self.claim(self.slots)
+        elif kind == "jobs" and self.runs:
+            for job in message["jobs"]:
+                self.event("started", id=job["id"], pid=1, began=time.time())
+                self.event("finish", id=job["id"], state="d")
+            self.claim(len(message["jobs"]))
+        elif kind == "ack":
+            self.acknowledged = message["n"]
+
+    def claim(self, want: int) -> None:
+        self.send("claim", request=next(self.requests), want=want, last=False)
+
+    def event(self, kind: str, **fields: object) -> None:
+        self.events += 1
+        self.send(kind, n=self.events, **fields)
+
+    def send(self, kind: str, **fields: object) -> None:
+        self.channel.send({"type": kind, **fields})
+
+    def flush(self) -> None:
+        data = self.channel.outgoing()
+        if data:
+            self.transport.write(data)
+
+    def keep_alive(self) -> None:
+        """Send a ping, now and every five seconds."""
+        if not self.gone.is_set():
+            self.send("ping", request=next(self.requests))
+            self.flush()
+            asyncio.get_running_loop().call_later(self.PING, self.keep_alive)
+
+
+async def connect(port: int, slots: int, seen: Callable[[Client, dict], None], runs: bool = True) -> Client:
+    _, client = await asyncio.get_running_loop().create_connection(lambda: Client(slots, seen, runs), HOST, port)
+    return client
+
+
+async def load(port: int, jobs: int) -> None:
+    """Claim and finish all jobs, over 8 connections."""
+    clients: List[Client] = []
+    all_done = asyncio.Event()
+
+    def seen(client: Client, message: dict) -> None:
+        if message["type"] == "ack" and sum(one.acknowledged for one in clients) >= 2 * jobs:
+            all_done.set()
+
+    began = time.monotonic()
+    for _ in range(8):
+        clients.append(await connect(port, WANTED, seen))
+    await all_done.wait()
+    print(time.monotonic() - began, flush=True)
+
+
+async def idle(port: int, count: int) -> None:
+    """Wait for jobs."""
+    welcome: List[Client] = []
+
+    def seen(client: Client, message: dict) -> None:
+        if message["type"] == "jobs":
+            print(time.monotonic(), flush=True)
+        elif message["type"] == "welcome":
+            welcome.append(client)
+            if len(welcome) == count:
+                print("ready", flush=True)
+
+    for number in range(count):
+        client = await connect(port, 1, seen)
+        asyncio.get_running_loop().call_later(Client.PING * (1 + number / count), client.keep_alive)
+    await asyncio.Event().wait()
+
+
+async def first(file: str) -> None:
+    """Start a server and take its first job."""
+    def seen(client: Client, message: dict) -> None:
+        if message["type"] == "jobs":
+            times.append(time.monotonic())
+            client.send("bye")              # it never started, so the job is new again,
+            client.send("ping", request=0)
+        elif message["type"] == "pong":     # ... now
+            client.transport.close()
+
+    times = [time.monotonic()]
+    words = [sys.executable, str(ROOT / "runmaker4-server.py"), "--host", HOST, "--port", "0", file]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        port = re.search(rb"serving on port (\d+)", server.stderr.readline())
+        client = await connect(int(port[1]), 1, seen, runs=False)
+        await client.gone.wait()
+    finally:
+        server.terminate()
+        server.wait()
+    print(times[1] - times[0], flush=True)
+
+
+async def relay(source: asyncio.StreamReader, target: asyncio.StreamWriter, delay: float) -> None:
+    """Pass on what comes, in order, each piece `delay` seconds later, however much is under way."""
+    loop = asyncio.get_running_loop()
+    pieces: Deque[bytes] = collections.deque()
+
+    def deliver() -> None:
+        piece = pieces.popleft()
+        target.write(piece) if piece else target.close()
+
+    piece = b"(begin)"
+    while piece:
+        try:
+            piece = await source.read(1 << 16)
+        except OSError:                     # reset: for the other end, too, it is over
+            piece = b""
+        pieces.append(piece)
+        loop.call_later(delay, deliver) if delay else deliver()
+
+
+async def proxy(port: int, delay: float) -> None:
+    """Pass on all connections."""
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(HOST, port)
+        await asyncio.gather(relay(reader, server_writer, delay), relay(server_reader, writer, delay))
+
+    listener = await asyncio.start_server(accepted, HOST, 0)
+    print(listener.sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+
+
+KINDS = {"load": (load, int, int), "idle": (idle, int, int), "first": (first, str), "proxy": (proxy, int, float)}
+
+if __name__ == "__main__":
+    function, *types = KINDS[sys.argv[1]]
+    asyncio.run(function(*[parse(word) for parse, word in zip(types, sys.argv[2:])]))

@@ -1,0 +1,202 @@
+"""The rows of the benchmarks that are about TCP.  Server, clients and what is between them run on the loopback."""
+import contextlib
+import re
+import select
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterator, List
+
+from measure import MB, ROOT, RUNMAKER, Bench, Row, Used, cpu_seconds, peak_memory, spread
+
+SERVER = [sys.executable, str(ROOT / "runmaker4-server.py")]
+CLIENT = [sys.executable, str(ROOT / "runmaker4-client.py")]
+PEERS = [sys.executable, str(ROOT / "tests" / "bench" / "peers.py")]
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Server:
+    """A server that serves runs.txt."""
+    pid: int
+    port: int
+
+
+@contextlib.contextmanager
+def ending(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """End a process after the block."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+        if process.stdout:
+            process.stdout.close()
+
+
+@contextlib.contextmanager
+def serving(bench: Bench, *options: str) -> Iterator[Server]:
+    """A server on a free port, for the time of the block."""
+    said = bench.errors.stat().st_size if bench.errors.exists() else 0
+    with ending(bench.start([*SERVER, "--host", HOST, "--port", "0", *options, "runs.txt"])) as process:
+        port, end = None, time.monotonic() + 30
+        while not port:
+            if process.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"the server does not serve: {bench.errors.read_text()[said:]}")
+            time.sleep(0.01)
+            port = re.search(rb"serving on port (\d+)\n", bench.errors.read_bytes()[said:])
+        yield Server(process.pid, int(port[1]))
+
+
+@contextlib.contextmanager
+def peer(bench: Bench, *words: object) -> Iterator[Callable[[], str]]:
+    """One of peers.py for the time of the block: a function that waits for the next line that it prints."""
+    with ending(bench.start([*PEERS, *map(str, words)], stdout=subprocess.PIPE)) as process:
+        poll = select.poll()
+        poll.register(process.stdout, select.POLLIN)
+
+        def line() -> str:
+            text = process.stdout.readline().decode() if poll.poll(120_000) else ""
+            if not text:
+                raise SystemExit(f"no line of peers.py {words}: {bench.errors.read_text()[-2000:]}")
+            return text
+
+        yield line
+
+
+def run_client(bench: Bench, port: int, *options: str) -> Used:
+    """Run a client to its end."""
+    return bench.run([*CLIENT, *options, "--port", str(port), HOST])
+
+
+def assert_all_done(bench: Bench, count: int) -> None:
+    done = bench.count("runs.txt", b"d ")
+    if done != count:
+        raise SystemExit(f"{done} of {count} jobs are done: {bench.errors.read_text()[-2000:]}")
+
+
+# -- the rows ---------------------------------------------------------------------------------------------------
+
+def tcp_jobs(bench: Bench) -> List[Row]:
+    """jobs per second of one client, against runmaker4.py"""
+    count = bench.size(2000)
+
+    def local() -> float:
+        bench.file("runs.txt", (b". true\n", count))
+        return count / bench.run([*RUNMAKER, "-j2", "runs.txt"]).seconds
+
+    def remote() -> float:
+        bench.file("runs.txt", (b". true\n", count))
+        with serving(bench) as server:
+            rate = count / run_client(bench, server.port, "-j2").seconds
+        assert_all_done(bench, count)
+        return rate
+
+    rates = bench.interleave({"local": local, "remote": remote})
+    ratio = bench.ratio(rates["remote"], rates["local"])
+    measured = f"{ratio:.2f} x: {spread(rates['remote'])} against {spread(rates['local'])} jobs/s"
+    return [Row(f"{count:,} x `true`, one client `-j2`, against `runmaker4.py -j2`", measured, ">= 0.8 x",
+                ratio >= 0.8)]
+
+
+def tcp_claims(bench: Bench) -> List[Row]:
+    """claims per second, by a load generator"""
+    count = bench.size(50_000)
+
+    def rate() -> float:
+        bench.file("runs.txt", (b". true\n", count))
+        with serving(bench) as server, peer(bench, "load", server.port, count) as line:
+            claims = count / float(line())
+        assert_all_done(bench, count)
+        return claims
+
+    rates = [rate() for _ in range(bench.rounds)]
+    return [Row(f"claims of {count:,} jobs over 8 connections, each with its start and its end",
+                f"{spread(rates)} claims/s", ">= 5,000 claims/s", statistics.median(rates) >= 5000)]
+
+
+def tcp_idle(bench: Bench) -> List[Row]:
+    """what many waiting clients cost, and how soon they get a new job"""
+    clients, seconds = bench.size(500), 4 if bench.quick else 10
+    bench.file("runs.txt", (b"d true\n", 1))
+    with serving(bench) as server, peer(bench, "idle", server.port, clients) as line:
+        line()                                      # all wait
+        time.sleep(1)
+        before = cpu_seconds(server.pid)
+        time.sleep(seconds)
+        share = 100 * (cpu_seconds(server.pid) - before) / seconds
+        latencies = []
+        for _ in range(4 * bench.rounds):
+            time.sleep(0.13)                        # at another moment between two looks of the server
+            began = time.monotonic()
+            with open(bench.dir / "runs.txt", "ab") as file:
+                file.write(b". true\n")
+            latencies.append(float(line()) - began)
+        memory = peak_memory(server.pid)
+    assert_all_done(bench, 1 + len(latencies))
+    middle, slowest = statistics.median(latencies), max(latencies)
+    measured = f"{share:.1f} % of a core, {memory:.0f} MB, {middle:.2f} s (at the most {slowest:.2f} s)"
+    return [Row(f"{clients} idle clients: CPU and memory of the server, time from a new line to a client", measured,
+                "<= 2 % of a core, <= 50 MB, <= 0.5 s", share <= 2 and memory <= 50 and slowest <= 0.5)]
+
+
+def tcp_delay(bench: Bench) -> List[Row]:
+    """jobs per second at 20 ms round trip, against none"""
+    count = bench.size(2000)
+
+    def rate(delay: float) -> float:
+        bench.file("runs.txt", (b". true\n", count))
+        with serving(bench) as server, peer(bench, "proxy", server.port, delay) as line:
+            jobs = count / run_client(bench, int(line()), "-j64").seconds
+        assert_all_done(bench, count)
+        return jobs
+
+    rates = bench.interleave({"far": lambda: rate(0.010), "near": lambda: rate(0)})
+    ratio = bench.ratio(rates["far"], rates["near"])
+    measured = f"{ratio:.2f} x: {spread(rates['far'])} against {spread(rates['near'])} jobs/s"
+    return [Row(f"{count:,} x `true`, one client `-j64`, at 20 ms round trip, against none", measured, ">= 0.5 x",
+                ratio >= 0.5)]
+
+
+def tcp_output(bench: Bench) -> List[Row]:
+    """output that the server collects"""
+    size = bench.size(200 * MB)
+    job = f". yes {'x' * 79} | head -c {size}\n".encode()
+    memory: Dict[str, float] = {"client": 0, "server": 0}
+
+    def rate() -> float:
+        bench.remove("out")
+        bench.file("runs.txt", (job, 1))
+        with serving(bench, "--outdir", "out") as server:
+            used = run_client(bench, server.port, "-q")
+            memory["client"] = max(memory["client"], used.memory)
+            memory["server"] = max(memory["server"], peak_memory(server.pid))
+        if (bench.dir / "out/1.out").stat().st_size != size:
+            raise SystemExit("output was lost")
+        return size / used.seconds / MB
+
+    rates = [rate() for _ in range(bench.rounds)]
+    measured = f"{spread(rates)} MB/s, client {memory['client']:.0f} MB, server {memory['server']:.0f} MB memory"
+    return [Row(f"one job of a client printing {size // MB} MB, server with `--outdir`", measured,
+                ">= 50 MB/s, <= 80 MB", statistics.median(rates) >= 50 and max(memory.values()) <= 80)]
+
+
+def tcp_start(bench: Bench) -> List[Row]:
+    """from the start of the server to its first job"""
+    count = bench.size(1_000_000)
+    rows = []
+    for state, title in (b"d", "`d` and one new"), (b".", "all of them new"):
+        bench.file("runs.txt", (state + b" ./simulate --seed 123456\n", count - 1), (b". ./simulate\n", 1))
+        times = []
+        for _ in range(bench.rounds):
+            with peer(bench, "first", "runs.txt") as line:
+                times.append(float(line()))
+        middle = statistics.median(times)
+        rows.append(Row(f"server start on {count:,} lines ({title}) to the first job handed out", f"{middle:.2f} s",
+                        "<= 0.7 s", middle <= 0.7))
+    return rows
+
+
+ROWS = (tcp_jobs, tcp_claims, tcp_idle, tcp_delay, tcp_output, tcp_start)
