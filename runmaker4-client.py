@@ -28,14 +28,14 @@ import secrets
 import socket
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 import runmaker4
 from runmaker4 import (HEX, PORT, AllOutput, Channel, Console, History, Job, LastLines, Link, Message, Parser,
                        Problem, Refused, Run, Runner, RunnerProgram, Sink, WireError, add_background, add_limits,
                        add_running_options, add_verbosity, allow_descriptors, awake_clock, change_argument, duration,
-                       human_time, leave, plural, put, read_token, reason, run_main, show, to_bytes, to_text,
-                       token_path, warn, whole_number)
+                       human_time, leave, plural, printable, put, read_token, reason, run_main, show, to_bytes,
+                       to_text, token_path, warn, whole_number)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -124,9 +124,12 @@ class Patience:
         self.end = awake_clock() + seconds
 
     def receive(self, sock: socket.socket) -> bytes:
-        """Raises OSError."""
+        """Some bytes.  Raises OSError, also if the other end has closed the connection."""
         sock.settimeout(max(self.end - awake_clock(), 0.01))
-        return sock.recv(1 << 16)
+        data = sock.recv(1 << 16)
+        if not data:
+            raise ConnectionError("the server has closed the connection")
+        return data
 
 
 def dial(options: argparse.Namespace, token: str) -> tuple[socket.socket, Channel]:
@@ -137,10 +140,7 @@ def dial(options: argparse.Namespace, token: str) -> tuple[socket.socket, Channe
     channel = Channel(token, server=False)
     try:
         while not channel.proven:
-            data = patience.receive(sock)
-            if not data:
-                raise ConnectionResetError("the server has closed the connection (is it a runmaker4-server.py?)")
-            channel.receive(data)
+            channel.receive(patience.receive(sock))
             sock.sendall(channel.outgoing())
     except (OSError, WireError):
         sock.close()
@@ -197,7 +197,7 @@ class Connection:
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop) -> None:
         self.program, self.loop, self.say, self.options = program, loop, program.say, program.options
-        self.runner: Runner | None = None
+        self.runner: Runner                         # set before anything comes
         self.id = secrets.token_hex(8)
         self.link: ServerLink | None = None         # one on which we are welcome
         self.again: float | None = EVER
@@ -316,7 +316,7 @@ class Connection:
 
     def _ask(self, last: bool = False) -> None:
         """Ask for as many jobs as we could use now."""
-        if not self.link or not self.runner or self.runner.stopping:
+        if not self.link or self.runner.stopping:
             return
         slots = len(self.program.slots)
         if self.options.one_only:
@@ -373,8 +373,7 @@ class Connection:
 
     def wake(self) -> None:
         """There is news for the runner."""
-        if self.runner:
-            self.runner.changed.set()
+        self.runner.changed.set()
 
     @property
     def unsent_bytes(self) -> int:
@@ -409,8 +408,7 @@ class Connection:
         self._send_events()
         if not self.sent and not self.unsent:
             self.emptied.set()
-        if self.runner:
-            self.runner.resume()
+        self.runner.resume()
 
     def _drop(self, key: str) -> RemoteJob | None:
         """A job is none of ours any more: nor is what the server does not know of it yet."""
@@ -493,13 +491,12 @@ class Connection:
 
     def greet(self, link: ServerLink) -> None:
         """The server has proven itself: say who we are, and what we have."""
-        jobs = [dict(id=job.key, number=job.number, ordinal=job.ordinal, offset=job.offset, state=to_text(job.state),
-                     text=to_text(job.text), result=job.result and to_text(job.result)) for job in self.jobs.values()]
-        for job in jobs:                            # one by one: a command may fill a message
-            link.send(type="have", jobs=[job])
-        retry = {b"": "", b"e": "e"}.get(self.program.retry, "!e")
+        for job in self.jobs.values():              # one by one: a command may fill a message
+            link.send(type="have", jobs=[dict(
+                id=job.key, number=job.number, ordinal=job.ordinal, offset=job.offset, state=to_text(job.state),
+                text=to_text(job.text), result=job.result and to_text(job.result))])
         link.send(type="hello", client=self.id, name=to_text(self.program.host), pid=os.getpid(),
-                  slots=len(self.program.slots), retry=retry)
+                  slots=len(self.program.slots), retry=to_text(self.program.retry))
 
     def _note_loss(self, why: str) -> None:
         """Say once that there is no server; and when one is there that does not want us."""
@@ -558,7 +555,7 @@ class Connection:
         elif kind == "fault":
             job = self.jobs.get(message.text("id"))
             if job:
-                self._not_written(job, show(to_bytes(message.text("text", 1000))))
+                self._not_written(job, printable(message.text("text", 1000)))
         elif kind == "lost":
             self._lose(message.text("id"))
         elif kind == "summary":
@@ -590,10 +587,9 @@ class Connection:
             self.sent.append(self.unsent.popleft())
             self.flying += self.sent[-1].size
         self._acknowledged(seen)
-        if sinks and self.runner:
+        if sinks:
             self.runner.sinks[:] = sinks
         self._request("ping")
-        self._send_events()
         self.wake()
 
     def _sinks(self, message: Message) -> list[Sink]:
@@ -643,8 +639,7 @@ class Connection:
         """The server leaves."""
         if done:
             self.over = True
-            if self.runner:
-                self.runner.stop()
+            self.runner.stop()
         link.drop("the server was stopped")
 
 
@@ -764,11 +759,8 @@ class ClientProgram(RunnerProgram):
         """A connection, or none if one may still come.  Raises Problem."""
         options = self.options
         try:
-            return dial(options, self.token)
-        except (socket.gaierror, UnicodeError) as error:
-            raise Problem(f"{options.server}: {unknown_host(error)}") from None
-        except WireError as error:
-            raise Problem(f"{options.server}: {refusal(error)}") from None
+            with telling(options.server):
+                return dial(options, self.token)
         except OSError as error:
             text = no_server(options, error)
             if options.give_up == 0:
@@ -790,9 +782,16 @@ class ClientProgram(RunnerProgram):
         return 2 if connection.failed and not connection.ever and code == 1 else code
 
 
-def unknown_host(error: Exception) -> str:
-    text = reason(error) if isinstance(error, OSError) else "no name of a host"
-    return f"unknown host: {text}"
+@contextlib.contextmanager
+def telling(server: str) -> Iterator[None]:
+    """What no patience mends is told as a Problem: a host that is unknown, a server that does not want us."""
+    try:
+        yield
+    except (socket.gaierror, UnicodeError) as error:
+        text = reason(error) if isinstance(error, OSError) else "no name of a host"
+        raise Problem(f"{server}: unknown host: {text}") from None
+    except WireError as error:
+        raise Problem(f"{server}: {refusal(error)}") from None
 
 
 def refusal(error: WireError) -> str:
@@ -819,16 +818,12 @@ def no_server(options: argparse.Namespace, error: Exception) -> str:
 def ask_status(program: ClientProgram) -> dict[str, Any]:
     """The server's status, as --json prints it.  Raises Problem, OSError."""
     options = program.options
-    try:
+    with telling(options.server):
         sock, channel = dial(options, program.token)
         channel.send(dict(type="status"))
         sock.sendall(channel.outgoing())
         with sock:
             return gather_status(sock, channel)
-    except (socket.gaierror, UnicodeError) as error:
-        raise Problem(f"{options.server}: {unknown_host(error)}") from None
-    except WireError as error:
-        raise Problem(f"{options.server}: {refusal(error)}") from None
 
 
 def gather_status(sock: socket.socket, channel: Channel) -> dict[str, Any]:
@@ -836,10 +831,7 @@ def gather_status(sock: socket.socket, channel: Channel) -> dict[str, Any]:
     status: dict[str, Any] = {}
     patience = Patience(CONNECT)
     while True:
-        data = patience.receive(sock)
-        if not data:
-            raise ConnectionResetError("the server has closed the connection")
-        for message in map(Message, channel.receive(data)):
+        for message in map(Message, channel.receive(patience.receive(sock))):
             kind = message.text("type")
             if kind == "summary":
                 status = summary(message)
@@ -901,11 +893,6 @@ def status_lines(status: dict[str, Any], width: int) -> list[str]:
             since = "waits" if job["since"] is None else human_time(job["since"])
             lines.append(f"  {job['line']:>7} {since:>7}  {job['command']}")
     return [line if len(line) <= width else line[:width - 3] + "..." for line in map(printable, lines)]
-
-
-def printable(text: str) -> str:
-    """Without control characters."""
-    return "".join("?" if ord(char) < 32 or ord(char) == 127 else char for char in text)
 
 
 def run_jobs(argv: Sequence[str]) -> int:

@@ -56,16 +56,16 @@ import struct
 import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Iterator, List, Sequence, Set, Tuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, Callable, Iterator, List, Sequence, Set, Tuple
 
 import runmaker4
 from runmaker4 import (DESCRIPTION_LOCKS, DONE, ERROR, FAILED, NEW, PORT, RUNNING, Channel, Cursor, Entry, Job,
                        JobFile, JobLog, LastLines, Line, Link, LogFile, Message, NotNow, OutDir, Parser, Problem,
                        Program, WireError, Worker, Writer, add_background, add_records, awake_clock, change_argument,
-                       check_mount, digest, duration, fork_quietly, human_time, leave, make_token, open_descriptors,
-                       open_job_file, plural, put, reason, run_main, show, test_locks, to_bytes, to_text, token_path,
-                       whole_number)
+                       check_mount, counts, digest, duration, fork_quietly, human_time, leave, make_token, name_lines,
+                       open_descriptors, open_job_file, plural, printable, put, reason, run_main, show, test_locks,
+                       to_bytes, to_text, token_path, whole_number)
 
 PROG = "runmaker4-server.py"
 STRANGERS = 100                 # connections at once that have not proven that they know the token
@@ -434,7 +434,7 @@ class Client:
 
     @property
     def where(self) -> str:
-        return f"{show(os.fsencode(self.name))} ({self.address})"
+        return f"{printable(self.name)} ({self.address})"
 
 
 class Peer(Link):
@@ -445,7 +445,7 @@ class Peer(Link):
         self.server = server
         self.client: Client | None = None
         self.guest: Client | None = None        # who has said hello, and perhaps is not welcome yet
-        self.claims: list[Known] = []         # the jobs that it says it has
+        self.claims: list[Known] = []           # the jobs that it says it has
         self.claimed = 0                        # the bytes of these
         self.address = "?"
 
@@ -639,9 +639,7 @@ class Server(Program):
 
     def status(self) -> int:
         """The exit status."""
-        tally = self.tally
-        bad = tally.failed or tally.lost or tally.unwritten or tally.trouble or tally.left or self.cursor.orphans
-        return int(bool(bad)) if self.code is None else self.code
+        return int(bool(self.tally.bad or self.cursor.orphans)) if self.code is None else self.code
 
     async def _close(self) -> None:
         """Have everything on disk and said, then let the connections go."""
@@ -692,9 +690,8 @@ class Server(Program):
             return
         self.code = 128 + number
         self.stopping = True
-        lines = sorted(held.job.number for held in self.jobs.values())
-        kept = f"; {naming(lines)} kept for {human_time(self.options.grace)}, for the next server" if lines else ""
-        self.say(f"{signal.Signals(number).name}: stopping{kept}")
+        kept = self._kept(self.jobs)
+        self.say(f"{signal.Signals(number).name}: stopping{kept}" + (", for the next server" if kept else ""))
         for client in self.clients.values():
             self.acknowledge(client, leaving=True)
             self.collector.end_line(client)
@@ -709,7 +706,7 @@ class Server(Program):
 
     def _stop(self) -> None:
         self.stopping = True
-        self._answer_waiting(set(self._cursors()))
+        self._answer_waiting(self._cursors())
         self._leave_if_over()
 
     def _leave_if_over(self) -> None:
@@ -783,8 +780,8 @@ class Server(Program):
     def _cursor(self, retry: bytes) -> Cursor:
         return Cursor(self.file, retry=retry, resume=bool(retry), ordinals=bool(self.stores[0]))
 
-    def _cursors(self) -> Iterable[Cursor]:
-        return {id(client.cursor): client.cursor for client in self.clients.values()}.values()
+    def _cursors(self) -> set[Cursor]:
+        return {client.cursor for client in self.clients.values()}
 
     async def _poll(self) -> None:
         """While clients wait, look for new lines; a look without news costs a stat."""
@@ -954,9 +951,7 @@ class Server(Program):
             if client.link:
                 client.link.send(type="fault", id=held.key, text=fault[:200])
         elif event:
-            self.settled[held.key] = None
-            if len(self.settled) > SETTLED:
-                del self.settled[next(iter(self.settled))]
+            remember(self.settled, held.key, SETTLED)
         self._forget(held)
         if event:
             client.open.discard(event)
@@ -991,10 +986,13 @@ class Server(Program):
         self.waiting.pop(client, None)
         if self.over.done():
             return
-        lines = sorted(held.job.number for held in client.held.values())
-        kept = f"; {naming(lines)} kept for {human_time(self.options.grace)}" if lines else ""
-        self.say(f"client {client.where} is lost: {why}{kept}")
+        self.say(f"client {client.where} is lost: {why}{self._kept(client.held)}")
         self._begin_grace(client)
+
+    def _kept(self, jobs: dict[str, Held]) -> str:
+        """'; lines 3, 5 kept for 60s', if there are any."""
+        lines = [held.job.number for held in jobs.values()]
+        return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
 
     def _begin_grace(self, client: Client) -> None:
         client.lost_at = awake_clock()
@@ -1004,15 +1002,13 @@ class Server(Program):
         """A client did not come back."""
         self.collector.end_line(client)
         del self.clients[client.id]
-        lines = sorted(held.job.number for held in client.held.values() if not held.settling)
+        lines = [held.job.number for held in client.held.values() if not held.settling]
         if lines:
             self.say(f"client {client.where} did not come back within {human_time(self.options.grace)}; "
-                     f"{naming(lines)} marked e")
+                     f"{name_lines(lines)} marked e")
         for held in list(client.held.values()):
-            self.expired[held.key] = None
+            remember(self.expired, held.key, EXPIRED)
             self._settle(held, ERROR)
-        while len(self.expired) > EXPIRED:
-            del self.expired[next(iter(self.expired))]
 
     def _greet(self, peer: Peer, hello: Message) -> None:
         """A client says who it is, and what it has.  Raises WireError."""
@@ -1023,7 +1019,6 @@ class Server(Program):
         claims = peer.claims
         if retry is None or len(id) != 16 or not id.isalnum() or not id.isascii():
             raise WireError("a hello that makes no sense")
-        to_bytes(name)
         client = self.clients.get(id)
         if not client:
             client = self.clients[id] = Client(id, name, self._cursor(retry) if retry else self.cursor)
@@ -1266,6 +1261,7 @@ class Server(Program):
         if count.over and not self.jobs and not self.stopping and not looking:
             self._stop()
 
+
 @dataclass(frozen=True)
 class Count:
     """What the file holds, for a status."""
@@ -1314,11 +1310,8 @@ class Desk:
             waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
         except OSError as error:
             return Count(reason(error))
-        states = found.states
-        return Count("", dict(
-            new=states[NEW], running=len(found.running), done=states[DONE], failed=states[FAILED],
-            error=states[ERROR] + len(found.orphans), held=found.held, total=sum(states.values()),
-        ), waiting, not (states[NEW] or found.running))
+        now = counts(found)
+        return Count("", dict(asdict(now), total=now.all + now.held), waiting, not (now.new or now.running))
 
     def _answer(self, count: Count) -> None:
         peers, self.asking = self.asking, {}
@@ -1362,10 +1355,11 @@ class Known:
                              text), result)
 
 
-def naming(lines: Sequence[int]) -> str:
-    """'line 3', 'lines 3, 5, 7, ...'."""
-    shown = ", ".join(map(str, lines[:8])) + (", ..." if len(lines) > 8 else "")
-    return f"line{'' if len(lines) == 1 else 's'} {shown}"
+def remember(keys: dict[str, None], key: str, most: int) -> None:
+    """Add a key; of more than so many the oldest is forgotten."""
+    keys[key] = None
+    if len(keys) > most:
+        del keys[next(iter(keys))]
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:

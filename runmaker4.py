@@ -93,9 +93,14 @@ def reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
+def printable(text: str) -> str:
+    """Text without control characters, for a terminal."""
+    return re.sub(r"[\0-\x1f\x7f]", "?", text)
+
+
 def show(data: bytes) -> str:
     """Bytes as text for a message: invalid UTF-8 survives the way to the terminal, control characters do not."""
-    return re.sub(r"[\0-\x1f\x7f]", "?", os.fsdecode(data))
+    return printable(os.fsdecode(data))
 
 
 DURATION = re.compile(r"(\d+\.?\d*|\.\d+)([smhd]?)", re.ASCII)
@@ -136,6 +141,13 @@ def human_time(seconds: float) -> str:
 def plural(count: int, word: str) -> str:
     """'1 job', '2 jobs'."""
     return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
+    """'line 3', 'lines 3, 5, 7, ...'."""
+    lines = sorted(numbers)
+    text = ", ".join(map(str, lines[:shown])) + (", ..." if len(lines) > shown else "")
+    return f"line{'s' if len(lines) > 1 else ''} {text}"
 
 
 class CompactHelp(argparse.RawDescriptionHelpFormatter):
@@ -688,6 +700,37 @@ class Survey:
     @property
     def held(self) -> int:
         return sum(self.states.values()) - sum(self.states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many jobs are in which state; orphans are errors."""
+    new: int
+    running: int
+    done: int
+    failed: int
+    error: int
+    held: int
+
+    @property
+    def all(self) -> int:
+        """Jobs that are waited for."""
+        return self.new + self.running + self.processed
+
+    @property
+    def processed(self) -> int:
+        return self.done + self.bad
+
+    @property
+    def bad(self) -> int:
+        return self.failed + self.error
+
+
+def counts(found: Survey) -> Counts:
+    """A survey in a person's terms."""
+    states = found.states
+    return Counts(states[NEW], len(found.running), states[DONE], states[FAILED], states[ERROR] + len(found.orphans),
+                  found.held)
 
 
 class JobFile:
@@ -2309,7 +2352,6 @@ class Settings:
 @dataclass
 class Tally:
     """What became of a runner's jobs."""
-    SHOWN = 8
     done: int = 0
     failed: int = 0
     lost: int = 0                       # marked e
@@ -2328,18 +2370,22 @@ class Tally:
             self.lost += 1
         self.bad_lines.append(number)
 
+    @property
+    def bad(self) -> bool:
+        """Whether something went wrong, or is left: exit status 1."""
+        return bool(self.failed or self.lost or self.unwritten or self.trouble or self.left)
+
     def summary(self, orphans: Sequence[int], seconds: float, again: Callable[[bool], str]) -> str:
         """The closing line; again(failed): the command that runs again what failed, or only what was lost."""
         counts = [f"{count} {word}" for count, word in (
             (self.done, "done"), (self.failed, "failed"), (self.lost, "lost"), (len(orphans), "left behind"),
             (len(self.unwritten), "not written down")) if count or word == "done"]
-        lines = sorted({*self.bad_lines, *self.unwritten, *orphans})
+        lines = {*self.bad_lines, *self.unwritten, *orphans}
         if not (self.done or lines):
             return "nothing to do" if not self.left else "nothing done, jobs are left"
         text = f"{', '.join(counts)} in {human_time(seconds)}"
         if lines:
-            shown = ", ".join(map(str, lines[:self.SHOWN])) + (", ..." if len(lines) > self.SHOWN else "")
-            text += f" (line{'s' if len(lines) > 1 else ''} {shown}); run again: {again(self.failed > 0)}"
+            text += f" ({name_lines(lines)}); run again: {again(self.failed > 0)}"
         return text + ("; jobs are left" if self.left and not lines else "")
 
 
@@ -2402,9 +2448,7 @@ class Runner:
         """The exit status, as things stand."""
         if self.killed:
             return 128 + self.killed
-        tally = self.tally
-        return int(bool(tally.failed or tally.lost or tally.unwritten or tally.trouble or tally.left or
-                        self.jobs.orphans))
+        return int(bool(self.tally.bad or self.jobs.orphans))
 
     def drain(self, number: int) -> None:
         """Start nothing more, wait for what runs."""
@@ -2797,16 +2841,20 @@ class Message:
             raise WireError("no object where one is wanted")
         self.fields = fields
 
-    def text(self, name: str, longest: int = FRAME) -> str:
+    def _string(self, name: str, longest: int) -> str:
         value = self.fields.get(name)
         if not isinstance(value, str) or len(value) > longest:
             raise WireError(f"{name}: no text that will do")
+        return value
+
+    def text(self, name: str, longest: int = FRAME) -> str:
+        value = self._string(name, longest)
         if not value.isascii():
             to_bytes(value)
         return value
 
     def data(self, name: str) -> bytes:
-        return to_bytes(self.text(name))
+        return to_bytes(self._string(name, FRAME))
 
     def whole(self, name: str, most: int = 1 << 62) -> int:
         value = self.fields.get(name)

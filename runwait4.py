@@ -16,11 +16,11 @@ import os
 import sys
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Callable, Sequence
 
-from runmaker4 import (DONE, ERROR, FAILED, NEW, JobFile, Line, Parser, Problem, Survey, check_mount, human_time,
-                       leave, open_job_file, put, reason, run_main, warn)
+from runmaker4 import (Counts, JobFile, Line, Parser, Problem, Survey, check_mount, counts, human_time, leave,
+                       open_job_file, put, reason, run_main, warn)
 
 PROG = "runwait4.py"
 
@@ -46,37 +46,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.json and not options.status:
         parser.error("--json goes with --status")
     return options
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many jobs are in which state; orphans are errors."""
-    new: int
-    running: int
-    done: int
-    failed: int
-    error: int
-    held: int
-
-    @property
-    def all(self) -> int:
-        """Jobs that are waited for."""
-        return self.new + self.running + self.processed
-
-    @property
-    def processed(self) -> int:
-        return self.done + self.bad
-
-    @property
-    def bad(self) -> int:
-        return self.failed + self.error
-
-
-def counts(found: Survey) -> Counts:
-    """A survey in a person's terms."""
-    states = found.states
-    return Counts(states[NEW], len(found.running), states[DONE], states[FAILED], states[ERROR] + len(found.orphans),
-                  found.held)
 
 
 class Watcher:
