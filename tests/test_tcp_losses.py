@@ -89,6 +89,16 @@ class LossCase(TcpCase):
         """The living children of a server."""
         return [pid for pid, (state, parent) in process_table().items() if parent == server.pid and state != "Z"]
 
+    def kill_until_the_keeper_lets_go(self, server: Server) -> float:
+        """kill -9 a server with one running line, whose keeper is gone after SHORT and not before; when it was killed."""
+        keeper = self.keeper(server)
+        begin = time.monotonic()
+        server.kill()
+        wait_until(lambda: not alive(keeper), what="the keeper is gone")
+        self.assertGreaterEqual(time.monotonic() - begin, SHORT)
+        self.assertEqual((self.states(), self.locked_lines()), ("r", []))
+        return begin
+
     def keeper(self, server: Server) -> int:
         """The child of a server that survives it."""
         found = self.keepers(server)
@@ -453,12 +463,7 @@ class KilledServer(LossCase):
     def test_the_keeper_lets_go_after_the_grace_and_a_client_whose_line_is_then_taken_stops_its_copy(self) -> None:
         server = self.serve(JOB, grace=SHORT)
         client = self.connect(server)
-        keeper = self.keeper(server)
-        begin = time.monotonic()
-        server.kill()
-        wait_until(lambda: not alive(keeper), what="the keeper is gone")
-        self.assertGreaterEqual(time.monotonic() - begin, SHORT)
-        self.assertEqual((self.states(), self.locked_lines()), ("r", []))
+        self.kill_until_the_keeper_lets_go(server)
         runner = self.start_jobs("--resume", quick=True, up=())
         self.wait_runs(2)
         self.serve_again(server.port)
@@ -558,12 +563,7 @@ class WithoutServer(LossCase):
     def test_the_keeper_lets_go_after_the_grace_and_a_client_that_was_told_to_gives_up(self) -> None:
         server = self.serve(JOB, grace=SHORT)
         client = self.connect(server, "--give-up", SHORT)
-        keeper = self.keeper(server)
-        begin = time.monotonic()
-        server.kill()
-        wait_until(lambda: not alive(keeper), what="the keeper is gone")
-        self.assertGreaterEqual(time.monotonic() - begin, SHORT)
-        self.assertEqual((self.states(), self.locked_lines()), ("r", []))
+        begin = self.kill_until_the_keeper_lets_go(server)
         self.assertEqual(self.finish(client).code, 1)
         self.assertGreaterEqual(time.monotonic() - begin, SHORT)
         self.assertNoJobLeft()
