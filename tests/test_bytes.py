@@ -232,6 +232,7 @@ class Volume(Case):
                 found = (directory / f"{job}.{stream}").read_bytes()
                 self.assertTrue(found == wanted, f"{job}.{stream} is not what the job printed")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_50_jobs_of_1_mb_on_both_streams_to_console_and_outdir(self):
         self.run_jobs(50, "--outdir", "out")
         self.assertFiles(self.dir / "out", 50)

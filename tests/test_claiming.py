@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+import unittest
 from collections import Counter
 from typing import List
 
@@ -199,6 +200,7 @@ class ManyRunners(Case):
 class HugeFile(Case):
     """Where a look through the file takes its time, looks are rare; but none is spared before the runner leaves."""
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_what_the_last_job_appends_as_it_ends_is_run(self) -> None:
         self.write(f". {GATE}; echo '. true' >>runs.txt\n" + "d :\n" * 6_000_000 + ". echo >passed\n")
         runner = self.start(RUNMAKER, "-q", "-j2", "runs.txt")

@@ -60,6 +60,7 @@ class Trees(RunCase):
         runner = self.start_all([*TREES, f"{UP}; true"], "--timeout", "1")
         self.assertEnded(self.finish(runner), 1, "!" * len(TREES) + "d")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_after_a_timeout_jobs_that_ignore_term_are_killed(self):
         runner = self.start_all([*DEAF, f"{UP}; true"], "--timeout", "0.8", quick=True)
         self.assertEnded(self.finish(runner), 1, "!" * len(DEAF) + "d")
@@ -113,6 +114,7 @@ class Trees(RunCase):
         self.assertEqual((self.finish(runner).code, self.states()), (130, "e"))
         self.assertNobodyLeft()
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_other_jobs_are_not_touched_when_one_is_ended(self):
         self.jobs("setsid sleep 60", "sleep 0.5",
                   "setsid sh -c 'until grep -q \"^!\" runs.txt; do sleep 0.05; done; touch lived'")
@@ -134,10 +136,12 @@ class Timeouts(RunCase):
         self.assertLess([line.text for line in lines].index(b"before"), 3, "output comes before the end")
         self.assertFalse(self.exists("never"))
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_time_of_each_job_counts_alone(self):
         self.jobs(*["sleep 0.2"] * 4)
         self.assertEnded(self.run_jobs("--timeout", "0.75"), 0, "dddd")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_durations_have_units_and_none_is_no_limit(self):
         for words, seconds in ("0.005m", 60), ("none", 0.5):
             self.write(f". sleep {seconds}\n", words)
@@ -183,6 +187,7 @@ class Retries(RunCase):
         self.assertEnded(self.run_retried(f"{COUNTED} 99", 0), 1, "!d")
         self.assertEqual(self.count(), 1)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_runs_too_long_is_retried(self):
         self.assertEnded(self.run_retried(f"{COUNTED} 1 || sleep 60", 1, "--timeout", "0.4"), 0, "dd")
         self.assertEqual(self.count(), 2)
@@ -212,6 +217,7 @@ class Walltimes(RunCase):
         self.jobs("true", "false")
         self.assertEnded(self.run_jobs("--walltime", "1h"), 1, "d!")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_following_runner_leaves_at_its_walltime_and_all_is_well_if_all_is_done(self):
         self.jobs("true")
         start = time.monotonic()
@@ -224,6 +230,7 @@ class Walltimes(RunCase):
         self.assertEnded(ended, 1, ".")
         self.assertFalse(self.exists("never"))
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_jobs_are_started_as_long_as_their_timeout_fits(self):
         self.jobs("sleep 0.6", "touch never")
         self.assertEnded(self.run_jobs("--walltime", "4.5", "--timeout", "4"), 1, "d.")

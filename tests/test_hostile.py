@@ -132,6 +132,7 @@ class Strangers(Attack):
                 if number == CONNECTIONS // 4:
                     self.stage.serves()
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_those_who_stay_silent_are_bounded_and_the_oldest_go(self) -> None:
         peers = [self.peer() for _ in range(SILENT)]
         wait_until(peers[0].is_closed, 5, "the oldest is dropped")
@@ -216,6 +217,7 @@ class SlowStrangers(Stage):
     LIMIT = runmaker4.HANDSHAKE if FULL else 0.5
     QUICKER = "" if FULL else f"import runmaker4; runmaker4.HANDSHAKE, runmaker4.SILENCE = {LIMIT}, 2.5"
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_silence_and_half_a_frame_and_a_byte_now_and_then(self) -> None:
         self.open(patch=self.QUICKER)
         before, begin = self.descriptors(), time.monotonic()
@@ -322,6 +324,7 @@ class Insiders(Attack):
         peer.close()
         self.all_end()
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_one_that_wants_more_than_it_has_slots_for(self) -> None:
         peer = self.insider(slots=1)
         for number in range(1, 5):
@@ -399,6 +402,7 @@ class Insiders(Attack):
         self.stage.serves()
         self.assertLess(peak_memory(self.stage.server.pid), MEMORY + 64)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_one_that_ends_a_job_in_a_state_that_is_none(self) -> None:
         for state in "r", ".", "x", "\n", "dd", "\u00e9":
             with self.subTest(state=state):
@@ -421,6 +425,7 @@ class Insiders(Attack):
             self.ask(peer)
         self.all_end("d")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_one_that_floods_output(self) -> None:
         """It never waits to be asked for more.  The disk takes it, or it is turned away; nobody waits for it."""
         peer, job = self.started()
@@ -434,6 +439,7 @@ class Insiders(Attack):
                     self.stage.serves()
         self.assertLess(peak_memory(self.stage.server.pid), MEMORY)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_one_that_puts_output_where_it_does_not_belong(self) -> None:
         for at in 1 << 40, 1 << 62, -1, 5:
             peer, job = self.started()
@@ -451,6 +457,7 @@ class Insiders(Attack):
         self.ask(peer)
         self.assertLess(self.stage.descriptors(), self.before + 10)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_one_that_writes_records_of_any_size(self) -> None:
         record = runmaker4.LastLines.size(3)
         for message in (dict(type="log", data="~" * 100_000), dict(type="log", data="~" * (record + 1)),
@@ -640,6 +647,7 @@ class NoServers(TcpCase):
                 "a fake": lambda peer: peer.push(hello + plain(proof="0" * 64)).rest(60)})
         return found
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_each_is_told_in_lines_of_ours_and_the_client_ends(self) -> None:
         self.write(TOKEN, ".runmaker4.token").chmod(0o600)
         begin = time.monotonic()
@@ -758,6 +766,7 @@ class LyingServers(TcpCase):
         self.assertNotIn(b"\x1b", ended.err)
         self.assertNotIn(b"\nrunmaker4-client.py: a lie", ended.err)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_jobs_that_are_none(self) -> None:
         """Each either runs, or cannot be started, or ends the connection; the client is there for the next one."""
         texts = " a\0b", "no separator", " ", " true\nfalse", "", " " + "x" * 200_000
@@ -905,6 +914,7 @@ io.open = builtins.open = watched(io.open)
     SLOW = ("import secrets, time\nmake = secrets.token_hex\n"
             "secrets.token_hex = lambda size: time.sleep(0.2) or make(size)")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_servers_that_start_at_once_agree_on_a_token(self) -> None:
         files = [self.write(". true\n", f"runs.{number}").name for number in range(3)]
         servers = [self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, file, patch=self.SLOW)

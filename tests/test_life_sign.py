@@ -91,6 +91,7 @@ class KilledRunner(LifeSign):
         ended = self.finish(follower)
         self.assertEqual(ended.code, 0, ended.err)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_runwait_waits_for_the_job_and_then_counts_an_error(self) -> None:
         self.lose_runner()
         with open(self.dir / "shown", "wb") as shown:

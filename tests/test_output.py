@@ -12,9 +12,10 @@ import subprocess
 import sys
 import termios
 import time
+import unittest
 from typing import Callable, Dict, List
 
-from tests.support import (GATE, ROOT, RUNMAKER, SLEEPING, Case, ConsoleLine, Ended, RunCase, console_lines,
+from tests.support import (FULL, GATE, ROOT, RUNMAKER, SLEEPING, Case, ConsoleLine, Ended, RunCase, console_lines,
                            peak_memory, printed, wait_until)
 
 ESCAPE = re.compile(rb"\x1b\[[0-9;]*m")
@@ -149,6 +150,7 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
         """The bytes that wait in the runner's stdout."""
         return struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4))[0]
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_all_output_is_there_once_it_is_read(self):
         count = 160_000
         runner = self.start_blocked(count)
@@ -166,6 +168,7 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
         self.assertEqual(self.states(), "eeee")
         self.assertIn(b"run again: ", self.finish(runner).err)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_signal_ends_a_runner_whose_jobs_have_all_ended_although_nobody_reads(self):
         runners = {}
         for number in signal.SIGINT, signal.SIGTERM:

@@ -211,6 +211,7 @@ class LogCutting(LogCase):
 class LogWhileRunning(LogCase):
     """The record is rewritten as the job runs, at most once a second."""
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_record_shows_what_a_running_job_printed_so_far(self):
         command = "echo first; until [ -e go ]; do sleep 0.02; done; echo second; until [ -e end ]; do sleep 0.02; done"
         forked, first, second = f'+ status (WHO): forked "{command}"', ": stdout (WHO): first", ": stdout (WHO): second"
@@ -231,6 +232,7 @@ class LogWhileRunning(LogCase):
         log = self.dir / "outputs"
         wait_until(lambda: log.exists() and b"): " + text + b" " in log.read_bytes(), what=f"{text!r} is in the log")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_prints_all_the_time_is_written_at_most_once_a_second(self):
         self.write(". i=0; while [ $i -lt 25 ]; do i=$((i + 1)); echo line $i; sleep 0.03; done\n")
         runner = self.start(RUNMAKER, "-l", "outputs", "runs.txt", stdout=subprocess.DEVNULL)
@@ -395,6 +397,7 @@ class JobLog(Case):
         self.run_jobs()
         self.assertEqual((self.states(), self.column("Seq")), ("ed", [["2"]]))
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_several_runners_append_at_once(self):
         jobs = 400
         command = ": " + "x" * 200

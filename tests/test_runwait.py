@@ -59,6 +59,7 @@ class Waiting(RunwaitCase):
         self.assertEqual(self.states(), "dd")
         self.assertEqual(self.finish(runner).code, 0)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_it_waits_for_jobs_that_nobody_runs_yet_and_for_added_ones(self) -> None:
         self.write(". true\n")
         waiter = self.start(RUNWAIT, "runs.txt")
@@ -69,6 +70,7 @@ class Waiting(RunwaitCase):
         self.run_script(RUNSET, "--set=d", "runs.txt", 2)
         self.assertQuietEnd(self.finish(waiter))
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_it_waits_for_a_last_line_without_a_newline(self) -> None:
         self.write("d true\n. true")
         waiter = self.start_patched(HASTY, "runs.txt", script=RUNWAIT)
@@ -82,6 +84,7 @@ class Waiting(RunwaitCase):
                 self.write(text)
                 self.assertQuietEnd(self.runwait())
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_starts_at_the_moment_of_a_look_is_waited_for(self) -> None:
         self.write(". true\n")
         with open(self.dir / "runs.txt", "r+b", buffering=0) as file:
@@ -98,6 +101,7 @@ class Waiting(RunwaitCase):
         for waiter in waiters:
             self.assertEqual(self.finish(waiter).code, 0)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_outlived_its_runner_is_waited_for(self) -> None:
         runner = self.runner_at_gate(f". {GATE}")
         runner.kill()
@@ -438,6 +442,7 @@ class ProgressOnATerminal(RunwaitCase):
         self.watch(terminal).wait(60)
         self.assertRegex(terminal.look()[0], r"^progress:   2 of   2 jobs processed, 1 errors \[=+!+\]$")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_rate_and_time_left_come_from_what_it_saw_itself(self) -> None:
         steps = [f". until [ -e step{step} ]; do sleep 0.02; done" for step in range(4)]
         runner = self.runner_at_gate(*steps, *["d true"] * 100)
@@ -457,6 +462,7 @@ class ProgressOnATerminal(RunwaitCase):
         self.assertLeftClean(terminal)
         self.finish(runner)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_line_that_becomes_shorter_leaves_nothing_of_the_longer_one(self) -> None:
         self.write(". a\n. b\n. c\n")
         terminal = self.terminal(200)

@@ -9,7 +9,7 @@ import termios
 import time
 import unittest
 
-from tests.support import (RUNMAKER, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines, printed,
+from tests.support import (FULL, RUNMAKER, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines, printed,
                            wait_until)
 
 STUBBORN = f"trap ': > term.$JOB_ID' TERM; {UP}; while :; do sleep 0.1; done"       # notes TERM, and lives on
@@ -242,6 +242,7 @@ class LostConsole(RunCase):
 class StuckConsole(RunCase):
     """A console that blocks holds back the reading of jobs, nothing else: timeouts strike and states are written."""
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_timeout_strikes_while_nobody_reads_the_pipe(self):
         self.jobs("yes", f"echo $$ > pid; {SLEEPING}", "touch third")
         runner = self.start_jobs("-j2", "--timeout", "0.6", up=[2])

@@ -533,6 +533,7 @@ class Fairness(TcpCase):
         self.open_gate()
         self.assertClientEnded(self.finish(busy), 0, "ddddd")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_what_a_client_took_ahead_of_long_jobs_is_run_by_another_that_is_about_to_leave(self):
         self.jobs(": > up.1; until [ -e up.62 ] && [ -e up.63 ]; do sleep 0.02; done",
                   *["true"] * 60, WAITING, WAITING, "true", "true")
@@ -544,6 +545,7 @@ class Fairness(TcpCase):
         self.open_gate()
         self.assertClientEnded(self.finish(busy), 0, "d" * 65)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_two_clients_share_short_jobs(self):
         self.jobs()
         server = self.start_server()

@@ -162,6 +162,7 @@ class KilledClient(LossCase):
         self.assertFalse(self.exists("third"))
         self.assertNoJobLeft()
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_without_its_jobs_which_another_client_runs_again_only_after_the_grace(self) -> None:
         server = self.serve(JOB, JOB, grace=SHORT)
         client = self.connect(server)
@@ -288,6 +289,7 @@ class CutConnection(LossCase):
         self.wait_states("ee")
         return proxy, client
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_results_that_come_after_the_grace_count_if_nobody_took_the_lines(self) -> None:
         proxy, client = self.lose_lines(JOB, LATER)
         self.end_jobs(client)
@@ -296,6 +298,7 @@ class CutConnection(LossCase):
         self.wait_states("dr")
         self.assert_second_ran_on(client)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_where_another_has_taken_the_lines_late_results_do_not_count_and_copies_are_stopped(self) -> None:
         fails = "[ $$ != $(head -n 1 pids.$JOB_ID) ]"   # the first time
         proxy, client = self.lose_lines(f"{JOB}; {fails}", LATER)
@@ -370,6 +373,7 @@ class SilentConnection(LossCase):
         self.wait_states("dd")
         self.assertEqual(len(self.pids(2)), 1)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_sleeps_for_longer_than_the_grace_hands_in_its_result_when_it_wakes_up(self) -> None:
         server = self.serve(JOB, grace=0.3)
         client = self.connect(server)
@@ -433,6 +437,7 @@ class KilledServer(LossCase):
         self.assertEqual(self.read("out/1.out"), b"said\n")
         self.assertNotIn(b"left behind", server.err)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_line_whose_client_does_not_come_to_the_next_server_is_e_after_the_grace(self) -> None:
         dead, client = self.kill_server(JOB)
         self.kill_jobs(client)
@@ -446,6 +451,7 @@ class KilledServer(LossCase):
         self.wait_said(server, "did not come back", "line 1")
         self.assertEqual(self.locked_lines(), [])
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_where_the_keeper_is_gone_too_a_client_gets_its_line_back_if_nobody_took_it(self) -> None:
         server = self.serve(JOB)
         client = self.connect(server)
@@ -548,6 +554,7 @@ class StoppedServer(LossCase):
         ended = self.run_script(RUNMAKER, "--resume", "runs.txt")
         self.assertEqual(printed(console_lines(ended.out), "executing"), [b"touch third"])
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_term(self) -> None:
         self.check_signal(signal.SIGTERM, 143)
 
@@ -560,6 +567,7 @@ class WithoutServer(LossCase):
     """A client that has no server: waits, gives up, or is told to leave."""
     PATCH = "" if FULL else "import runmaker4; runmaker4.Runner.LAST_TRIES = 0.5"       # after INT, seconds
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_keeper_lets_go_after_the_grace_and_a_client_that_was_told_to_gives_up(self) -> None:
         server = self.serve(JOB, grace=SHORT)
         client = self.connect(server, "--give-up", SHORT)
@@ -596,6 +604,7 @@ class WithoutServer(LossCase):
         self.assertClientEnded(ended, 0, "d")
         self.assertEqual(ended.err.count(b"refused"), 1, ended.err)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_was_never_connected_gives_up_with_2(self) -> None:
         begin = time.monotonic()
         _, client = self.early_client("--give-up", 0.5)

@@ -246,6 +246,7 @@ class Together(RecordsCase):
         hosts = {row[1].decode() for row in self.rows()}
         self.assertTrue({"dave"} < hosts <= {"dave", *self.NAMES}, hosts)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_server_prints_whole_lines_of_each_client_in_order(self):
         self.write(". for i in 1 2 3 4 5; do printf aaaa; sleep 0.0$i; echo $i >&2; echo bbbb; done\n" * 12)
         server = self.start_server("--print")
@@ -323,6 +324,7 @@ class CutConnection(RecordsCase):
             count -= lines.count(b"\n")
         self.assertEqual(count, 6, "other lines than executing, forked and exit were printed")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_server_is_killed_and_started_again(self):
         self.serve_two(pause="sleep 0.02;")
         self.run_two_and(lambda: self.restart(signal.SIGKILL))
@@ -333,6 +335,7 @@ class CutConnection(RecordsCase):
         self.run_two_and(lambda: self.restart(signal.SIGTERM))
         self.assertPrinted()
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_connection_is_cut(self):
         def cut() -> None:
             proxy.cut()
@@ -360,6 +363,7 @@ class CutConnection(RecordsCase):
                 for name in "go", "up.1":
                     (self.dir / name).unlink()
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_stopped_server_leaves_one_line_per_run(self):
         count = 150
         self.jobs(*["sleep 0.01; echo $JOB_ID"] * count)
@@ -437,6 +441,7 @@ class BlockedReader(RecordsCase):
         token = program.process.stdout.readline().split()[3].decode()
         return Server(program.process, program.files, int(PORT_LINE.search(port)[1]), token)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_jobs_wait_until_somebody_reads(self):
         self.jobs(*[f"{{ : > up.$JOB_ID; seq -f %079.0f 1 {self.COUNT}; : > printed.$JOB_ID; }}"] * 2)
         server = self.start_blocked()

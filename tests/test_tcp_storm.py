@@ -11,7 +11,7 @@ from tests.support import FULL, wait_until
 from tests.tcp import Program, Server, TcpCase
 from tests.test_tcp_losses import LossCase
 
-JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (3_000, 6, 200, 20) if FULL else (150, 3, 12, 3)
+JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (3_000, 6, 200, 20) if FULL else (100, 3, 8, 2)
 GRACE = 10 if FULL else 2.5             # long against the jobs, and against the time in which clients come back
 PATIENCE = 1800 if FULL else 180
 
