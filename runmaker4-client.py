@@ -32,10 +32,10 @@ from typing import Any, Iterator, Sequence
 
 import runmaker4
 from runmaker4 import (HEX, PORT, AllOutput, Channel, Console, History, Job, LastLines, Link, Message, Parser,
-                       Problem, Refused, Run, Runner, RunnerProgram, Sink, WireError, add_background, add_limits,
-                       add_running_options, add_verbosity, allow_descriptors, awake_clock, change_argument, duration,
-                       human_time, leave, plural, printable, put, read_token, reason, run_main, show, to_bytes,
-                       to_text, token_path, warn, whole_number)
+                       Problem, Refused, Run, Runner, RunnerProgram, Sink, Terms, WireError, add_background,
+                       add_limits, add_running_options, add_verbosity, allow_descriptors, awake_clock,
+                       change_argument, duration, human_time, leave, plural, printable, put, read_token, reason,
+                       run_main, show, to_bytes, to_text, token_path, warn, whole_number)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -75,7 +75,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--status", action="store_true", help="print what waits, and what all clients do, and exit")
     add("--json", action="store_true", help="with --status: as JSON")
     add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", metavar="NAME", help="this host's name in messages [the node name]")
+    add("--name", metavar="NAME", help="this host's name, in messages and for host= [the node name]")
     add_background(add)
     options = parser.parse_args(argv)
     if options.json and not options.status:
@@ -202,6 +202,9 @@ class Connection:
         self.link: ServerLink | None = None         # one on which we are welcome
         self.again: float | None = EVER
         self.failed = ""
+        self.ended = False                          # the server has said that those who wait for more shall leave
+        self.left = ""                              # ... why jobs are left that we should have run
+        self.others = 0                             # ... the first line that is left for other hosts
         self.orphans: list[int] = []
         self.over = False                           # the server has left for good
         self.ever = False                           # there was a connection once
@@ -245,7 +248,7 @@ class Connection:
             self._ask()
             return job
         if self.again is not None:
-            self._ask(last)
+            self._ask(last or self.options.follow and not self.runner.busy)
         return None
 
     async def finish(self, job: RemoteJob, state: bytes) -> str:
@@ -351,12 +354,15 @@ class Connection:
         self.return_timer = None
         limit = awake_clock() - self._patience()
         while self.queue and self.queue[0].arrived <= limit:
-            job = self.queue.popleft()
-            self.jobs[job.key] = job
-            job.result = job.state
-            self.event(type="release", id=job.key)
+            self._give_back(self.queue.popleft())
         self._watch_queue()
         self.wake()                                 # a slot may be free, only not allowed to start what has come
+
+    def _give_back(self, job: RemoteJob) -> None:
+        """No slot has taken this job, and none will."""
+        self.jobs[job.key] = job
+        job.result = job.state
+        self.event(type="release", id=job.key)
 
     def _return_queue(self) -> None:
         for job in self.queue:
@@ -496,7 +502,7 @@ class Connection:
                 id=job.key, number=job.number, ordinal=job.ordinal, offset=job.offset, state=to_text(job.state),
                 text=to_text(job.text), result=job.result and to_text(job.result))])
         link.send(type="hello", client=self.id, name=to_text(self.program.host), pid=os.getpid(),
-                  slots=len(self.program.slots), retry=to_text(self.program.retry))
+                  slots=len(self.program.slots), retry=to_text(self.program.retry), follow=self.options.follow)
 
     def _note_loss(self, why: str) -> None:
         """Say once that there is no server; and when one is there that does not want us."""
@@ -617,7 +623,8 @@ class Connection:
         number = message.whole("request")
         for item in message.objects("jobs"):
             job = RemoteJob(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
-                            item.data("text"), key=item.text("id", 16), arrived=awake_clock())
+                            item.data("text"), key=item.text("id", 16), arrived=awake_clock(),
+                            terms=Terms(timeout=item.duration("timeout")))
             self.queue.append(job)
             self.requested = max(self.requested - 1, 0)
         self._answered(number)
@@ -630,6 +637,8 @@ class Connection:
     def _on_nothing(self, message: Message) -> None:
         number = message.whole("request")
         self.orphans += message.items("orphans", int)
+        self.ended, self.left = message.flag("ended"), printable(message.text("left", 1000))
+        self.others = message.whole("others")
         self._answered(number)
         if self.last_asked and number >= self.last_asked and not self.queue:
             self.last_asked, self.again = 0, None

@@ -43,6 +43,7 @@ import array
 import asyncio
 import contextlib
 import errno
+import fnmatch
 import functools
 import hashlib
 import itertools
@@ -57,15 +58,16 @@ import tempfile
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
-from typing import Any, Callable, Iterator, List, Sequence, Set, Tuple
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (DESCRIPTION_LOCKS, DONE, ERROR, FAILED, NEW, PORT, RUNNING, Channel, Cursor, Entry, Job,
-                       JobFile, JobLog, LastLines, Line, Link, LogFile, Message, NotNow, OutDir, Parser, Problem,
-                       Program, WireError, Worker, Writer, add_background, add_records, awake_clock, change_argument,
-                       check_mount, counts, digest, duration, fork_quietly, human_time, leave, make_token, name_lines,
-                       open_descriptors, open_job_file, plural, printable, put, reason, run_main, show, test_locks,
-                       to_bytes, to_text, token_path, whole_number)
+from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PORT, RUNNING, Channel, Cursor, Entry,
+                       Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, NotNow, OutDir, Parser, Problem,
+                       Program, Taker, Takers, Terms, WireError, Worker, Writer, add_background, add_records,
+                       awake_clock, change_argument, check_directives, check_mount, counts, digest, duration,
+                       fork_quietly, hold_signals, human_time, leave, make_token, name_lines, open_descriptors,
+                       open_job_file, parse_directive, plural, printable, put, put_lines, reason, run_main, show,
+                       test_locks, to_bytes, to_text, token_path, whole_number)
 
 PROG = "runmaker4-server.py"
 STRANGERS = 100                 # connections at once that have not proven that they know the token
@@ -100,6 +102,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("what is handed out, and until when").add_argument
     add("file", metavar="FILE", help="the job file; runmaker4.py may work on it, too")
     add("--exit-when-done", action="store_true", help="leave when all jobs have ended; clients leave, too")
+    add("--dry-run", action="store_true", help="print what would start where, touch nothing")
     add("--grace", type=duration, default=60.0, metavar="T",
         help="keep the jobs of a client that is lost, or of this server, so long [60s]")
     add("--single-host", action="store_true", help="no other host uses the file itself: any file system will do")
@@ -370,15 +373,20 @@ class Safe:
 # ======== Clients and their connections ===============================================================================
 
 
-Batch = Tuple[List["Held"], Set[Cursor], Set[Cursor]]
+@dataclass(eq=False)
+class Batch:
+    """What became of an attempt to claim lines."""
+    got: list[Held] = field(default_factory=list)
+    dry: set[Cursor] = field(default_factory=set)       # those that have come to the end
+    urgent: set[Cursor] = field(default_factory=set)    # those that had to make sure of that
 
 
 @dataclass(eq=False)
 class Held:
     """A line that a client has."""
     key: str
-    client: Client
-    job: Any = None                     # a Job, once it is claimed
+    client: Any = None                  # a Client; it, and the job, are known once the line is claimed
+    job: Any = None
     place: int = -1                     # in the ledger
     offset: int = -1                    # that is written there
     digest: bytes = b""                 # of its text
@@ -389,11 +397,11 @@ class Held:
 
 
 @dataclass(eq=False)
-class Client:
+class Client(Taker):
     """A client, as long as it is here or may come back."""
-    id: str
-    name: str
-    cursor: Cursor
+    id: str = ""
+    cursor: Any = None                  # a Cursor
+    resolver: Any = None                # a Resolver
     inherited: bool = False             # known only from the server before us
     address: str = "?"
     pid: int = 0
@@ -415,6 +423,11 @@ class Client:
     timer: asyncio.TimerHandle | None = None    # until events are acknowledged
     expiry: asyncio.TimerHandle | None = None
     lost_at: float = 0.0
+
+    def is_called(self, host: str) -> bool:
+        """Whether an entry of host= means it: its name, its address, or a name that has this address."""
+        return (host == self.address or super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
+                or self.address in self.resolver.addresses(host))
 
     @property
     def dealt_with(self) -> int:
@@ -554,6 +567,59 @@ class Collector:
             self.outdir.end(job)
 
 
+# ======== Hosts =======================================================================================================
+
+
+class Resolver:
+    """The addresses of host names, as far as they are known; they are looked up while others go on."""
+    AGAIN = 60.0                        # seconds after which a name is looked up anew
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, answered: Callable[[], None]) -> None:
+        """answered: called after each answer."""
+        self.loop, self.answered = loop, answered
+        self.known: dict[str, tuple[float, frozenset[str]]] = {}        # since when, addresses
+        self.asking: set[str] = set()       # names that are being looked up
+
+    def addresses(self, name: str) -> frozenset[str]:
+        """Those known by now.  In the worker's thread, perhaps."""
+        since, found = self.known.get(name, (-self.AGAIN, frozenset()))
+        if awake_clock() - since >= self.AGAIN and not set(name) & set("*?["):
+            self.known[name] = awake_clock(), found
+            self.asking.add(name)
+            self.loop.call_soon_threadsafe(self._ask, name)
+        return found
+
+    def _ask(self, name: str) -> None:
+        asking = asyncio.ensure_future(self.loop.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+        asking.add_done_callback(functools.partial(self._answered, name))
+
+    def _answered(self, name: str, asking: asyncio.Future[Any]) -> None:
+        self.asking.discard(name)
+        if not asking.cancelled() and not isinstance(asking.exception(), (OSError, UnicodeError, type(None))):
+            asking.result()             # a defect of ours, which shall be seen
+        if not asking.cancelled() and not asking.exception():
+            self.known[name] = awake_clock(), frozenset(address[0] for *_, address in asking.result())
+            self.answered()
+
+
+def preview(file: JobFile) -> Iterator[str]:
+    """What would start where: LINE STATE COMMAND below headings that begin with #.  Raises OSError, ValueError."""
+    for line in file.lines(NEW, directives=True):
+        if line.state != DIRECTIVE:
+            yield bytes(line).decode(errors="surrogateescape")
+            continue
+        directive = parse_directive(line)
+        if directive.kind == "settings":
+            yield f"# {', '.join(directive.terms.hosts) or 'any host'}{limit(directive.terms)}"
+        else:
+            yield f"# {directive.kind} (line {line.number})"
+
+
+def limit(terms: Terms) -> str:
+    """', timeout 30s', if there is one."""
+    return f", timeout {human_time(terms.timeout)}" if terms.timeout else ""
+
+
 # ======== The server ==================================================================================================
 
 
@@ -566,8 +632,10 @@ class Server(Program):
         super().__init__(PROG, options.file, options)
         self.path = options.file
         mount = check_mount(self.path, options.single_host, self.say)
-        os.close(open_job_file(self.path, os.O_RDWR))
-        test_locks(self.path)
+        os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
+        if not options.dry_run:
+            test_locks(self.path)
+        check_directives(self.path)
         self.network = mount.network
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Held] = {}
@@ -590,6 +658,9 @@ class Server(Program):
     def main(self) -> int:
         """Check and open everything, then serve; the exit status.  Raises Problem."""
         self.use_worker(self.network)
+        if self.options.dry_run:
+            put_lines(map(os.fsencode, preview(JobFile(self.path, say=self.say, network=self.network))))
+            return 0
         self.stores = self.open_stores(self.path)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -605,8 +676,7 @@ class Server(Program):
             raise Problem(f"{self.path}: {problem}") from None
         except OSError as error:
             raise Problem(f"{self.safe.path}: {reason(error)} (the keeper's socket must be there)") from None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            signal.pthread_sigmask(signal.SIG_BLOCK, (number,))     # until there are handlers
+        hold_signals()
         put(f"Token for runmaker4-client.py: {self.token} (written to {token_path()})\n".encode())
         self.say(f"serving on port {self.port}")
         return super().main()
@@ -617,6 +687,7 @@ class Server(Program):
         self.over = self.loop.create_future()   # a reason to leave
         self.hurry = self.loop.create_future()  # another signal
         self.file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network, single=True)
+        self.resolver = Resolver(self.loop, self._names_known)
         self.cursor = self._cursor(b"")
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
                                    self.worker)
@@ -706,7 +777,7 @@ class Server(Program):
 
     def _stop(self) -> None:
         self.stopping = True
-        self._answer_waiting(self._cursors())
+        self._answer_waiting(set(), set())
         self._leave_if_over()
 
     def _leave_if_over(self) -> None:
@@ -757,7 +828,7 @@ class Server(Program):
             client = self.clients.get(entry.client)
             if not client:
                 client = self.clients[entry.client] = Client(
-                    entry.client, entry.name, self._cursor(b""), inherited=True)
+                    entry.name, id=entry.client, cursor=self._cursor(b""), resolver=self.resolver, inherited=True)
                 self._begin_grace(client)
             self._note(Held(entry.key, client, jobs[entry], place, entry.offset))
         if jobs:
@@ -778,7 +849,19 @@ class Server(Program):
     # -- handing out ------------------------------------------------------------------------------------------------
 
     def _cursor(self, retry: bytes) -> Cursor:
-        return Cursor(self.file, retry=retry, resume=bool(retry), ordinals=bool(self.stores[0]))
+        cursor = Cursor(self.file, retry=retry, resume=bool(retry), ordinals=bool(self.stores[0]), serving=True)
+        cursor.is_absent = lambda terms: not self._are_here(terms.hosts)
+        return cursor
+
+    def _names_known(self) -> None:
+        """Lines may fit now that did not when they were looked at."""
+        for cursor in {self.cursor, *self._cursors()}:
+            cursor.quiet = None
+        self.loop.call_soon(self.hand_out)
+
+    def _are_here(self, hosts: Sequence[str]) -> bool:
+        """Whether one of these hosts has a client."""
+        return any(client.link and client.is_called(host) for client in list(self.clients.values()) for host in hosts)
 
     def _cursors(self) -> set[Cursor]:
         return {client.cursor for client in self.clients.values()}
@@ -795,77 +878,98 @@ class Server(Program):
         self.wanted = False
         if self.claiming or self.stopping or not self.waiting or self.collector.behind(Writer.HIGH):
             return
+        turns = {client: min(client.want, client.room) for client in self.waiting}
+        self._look({client: want for client, want in turns.items() if want > 0})
+
+    def _look(self, turns: dict[Client, int]) -> None:
+        """Look for lines, so many for each client."""
         self.claiming = True
-        turns = [(client, min(client.want, client.room)) for client in self.waiting]
-        self.worker.ask(self._claimed, self._claim, [turn for turn in turns if turn[1] > 0])
+        self.worker.ask(self._claimed, self._claim, turns)
 
-    def _claim(self, clients: Sequence[tuple[Client, int]]) -> Batch:
-        """Claim some lines; the cursors that have come to the end, and those that had to make sure of that.
+    def _claim(self, turns: dict[Client, int]) -> Batch:
+        """Claim some lines.  In the worker's thread, perhaps."""
+        batch = Batch()
+        clients_of: dict[Cursor, list[Client]] = {} if turns else {self.cursor: []}
+        for client in turns:
+            clients_of.setdefault(client.cursor, []).append(client)
+        takers = {cursor: Takers(clients) for cursor, clients in clients_of.items()}
+        batch.urgent = self._urgent(turns)
+        while takers and len(batch.got) < BATCH:
+            for cursor, clients in list(takers.items()):
+                held = self._claim_one(cursor, clients, cursor in batch.urgent)
+                if held is None:
+                    batch.dry.add(cursor)
+                    del takers[cursor]
+                    continue
+                batch.got.append(held)
+                turns[held.client] -= 1
+                if not turns[held.client]:
+                    clients.remove(held.client)
+                if not clients.all:
+                    del takers[cursor]
+        return batch
 
-        In the worker's thread, perhaps.
-        """
-        got: list[Held] = []
-        dry: set[Cursor] = set()
-        turns = deque(clients)
-        urgent = {client.cursor for client, _ in clients if client.leaving}
+    def _urgent(self, clients: Iterable[Client]) -> set[Cursor]:
+        """The cursors that shall make sure that there is nothing: not so often that whole rounds fill the time."""
+        urgent = {client.cursor for client in clients if client.leaving and not client.follow}
         now = awake_clock()
         if now - self.urgent_at < 20 * max((cursor.cost for cursor in urgent), default=0.0):
-            urgent.clear()                              # whole rounds shall not fill the time
-        elif urgent:
+            return set()
+        if urgent:
             self.urgent_at = now
-        while turns and len(got) < BATCH:
-            client, want = turns.popleft()
-            held = self._claim_one(client, urgent) if client.cursor not in dry else None
-            if held is None:
-                dry.add(client.cursor)
-                continue
-            got.append(held)
-            if want > 1:
-                turns.append((client, want - 1))
-        return got, dry, urgent
+        return urgent
 
-    def _claim_one(self, client: Client, urgent: set[Cursor]) -> Held | None:
-        """Claim a line for a client; it is in the ledger before it is `r`, so that the server after us knows whose."""
-        held = Held(next(self.keys), client)
+    def _claim_one(self, cursor: Cursor, clients: Takers, urgent: bool) -> Held | None:
+        """Claim a line for one of these.
+
+        It is in the ledger before it is `r`, so that the server after us knows whose it is.
+        """
+        held = Held(next(self.keys))
         self.file.marking = functools.partial(self._write_down, held)
-        held.job = client.cursor.claim(client.cursor in urgent)
-        self.file.marking = lambda line: None
+        held.job = cursor.claim(urgent, clients)
+        self.file.marking = lambda job: None
         if held.job:
+            held.client = held.job.taker
             return held
         if held.place >= 0:                             # the file system did not let us
             self.ledger.erase(held.place)
         return None
 
-    def _claimed(self, answer: Batch) -> None:
+    def _claimed(self, batch: Batch) -> None:
         """Send what was claimed; tell those that would leave that there is nothing."""
-        got, dry, urgent = answer
         self.claiming = False
         batches: dict[Client, list[Held]] = {}
-        for held in got:
+        for held in batch.got:
             self._note(held)
-            job, client = held.job, held.client
-            if len(job.command) > LONGEST:
-                self.say(f"line {job.number}: cannot be started: the command is too long (128 KiB)")
-                self._settle(held, ERROR)
+            client = held.client
+            if not self.is_startable(held):
+                self.settle(held, ERROR)
             elif client.link and not self.stopping:
                 batches.setdefault(client, []).append(held)
             else:
-                self._settle(held, None)
-        for client, batch in batches.items():
-            self._send_jobs(client, batch)
-        failed = next((cursor.failed for cursor in dry if cursor.failed), "")
+                self.settle(held, None)
+        for client, some in batches.items():
+            client.want -= len(some)
+            self.send_jobs(client, some)
+        failed = next((cursor.failed for cursor in batch.dry if cursor.failed), "")
         if failed and not self.stopping:
             self.say(f"{failed} (no more jobs are handed out)")
             self.tally.left = True
             self._stop()
-        self._answer_waiting({cursor for cursor in dry & urgent if cursor.again is None})
+        self._answer_waiting({cursor for cursor in batch.dry if cursor.again is None}, batch.urgent)
         self._leave_if_over()
-        if got and self.waiting:
+        if batch.got and self.waiting:
             self.loop.call_soon(self.hand_out)
 
-    def _send_jobs(self, client: Client, batch: list[Held]) -> None:
+    def is_startable(self, held: Held) -> bool:
+        """Whether a client could start a job; else that is said."""
+        if len(held.job.command) > LONGEST:
+            self.say(f"line {held.job.number}: cannot be started: the command is too long (128 KiB)")
+            return False
+        return True
+
+    def send_jobs(self, client: Client, batch: list[Held]) -> None:
         """Send lines to a client, in as many messages as their lengths need."""
-        client.want -= len(batch)
         self.waiting.pop(client, None)
         if client.want > 0:
             self.waiting[client] = None
@@ -877,21 +981,36 @@ class Server(Program):
                 client.link.send(type="jobs", request=client.asked, jobs=jobs)
                 jobs, size = [], 0
             jobs.append(dict(id=held.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
-                             state=to_text(job.state), text=to_text(job.text)))
+                             state=to_text(job.state), text=to_text(job.text), timeout=job.terms.timeout))
             size += len(job.text)
         client.link.send(type="jobs", request=client.asked, jobs=jobs)
 
-    def _answer_waiting(self, dry: set[Cursor]) -> None:
-        """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted."""
+    def _answer_waiting(self, dry: set[Cursor], urgent: set[Cursor]) -> None:
+        """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted.
+
+        dry: cursors that have found nothing; urgent: those that have made sure.
+        """
+        leaving = [client for client in self.waiting if client.leaving]
         soon = awake_clock() - RETURN
-        if not self.stopping and any(client.leaving for client in self.waiting) and any(
+        if not leaving or not self.stopping and any(
                 held.started is None and held.handed > soon and held.client.link for held in self.jobs.values()):
             return
-        for client in list(self.waiting):
-            if client.leaving and client.cursor in dry and client.link:
+        for client in leaving:
+            if client.link and (self.stopping or client.cursor in dry and self._may_leave(
+                    client, client.cursor in urgent)):
                 client.leaving = False
                 orphans, client.orphans = client.cursor.orphans[client.orphans:], len(client.cursor.orphans)
-                client.link.send(type="nothing", request=client.asked, orphans=orphans[:1000])
+                found = client.cursor.round
+                client.link.send(type="nothing", request=client.asked, orphans=orphans[:1000], ended=found.ended,
+                                 left=client.cursor.stopped(client)[:1000],
+                                 others=found.passed.number if found.passed else 0)
+
+    def _may_leave(self, client: Client, sure: bool) -> bool:
+        """Whether there is nothing for a client, nor will be; sure: it was looked for most carefully."""
+        cursor = client.cursor
+        if not (cursor.round.ended if client.follow else sure):
+            return False
+        return client in cursor.takers.all and not cursor.waits_for(client) and not self.resolver.asking
 
     # -- lines that clients have ------------------------------------------------------------------------------------
 
@@ -899,8 +1018,9 @@ class Server(Program):
         """A client has a line."""
         self.jobs[held.key] = held.client.held[held.key] = held
 
-    def _write_down(self, held: Held, line: Line) -> None:
+    def _write_down(self, held: Held, line: Job) -> None:
         """Note in the ledger whose a line is, and where."""
+        held.client = held.client or line.taker
         held.offset, held.digest = line.offset, held.digest or digest(line.text)
         held.place = self.ledger.write(held.place, Entry(
             held.key, held.client.id, held.client.name, line.number, line.ordinal, max(line.offset, 0), line.state,
@@ -913,7 +1033,7 @@ class Server(Program):
             self.ledger.erase(held.place)
             self.collector.forget(held.job)
 
-    def _settle(self, held: Held, state: bytes | None, event: int = 0) -> None:
+    def settle(self, held: Held, state: bytes | None, event: int = 0) -> None:
         """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then."""
         if held.settling:
             return
@@ -1008,7 +1128,7 @@ class Server(Program):
                      f"{name_lines(lines)} marked e")
         for held in list(client.held.values()):
             remember(self.expired, held.key, EXPIRED)
-            self._settle(held, ERROR)
+            self.settle(held, ERROR)
 
     def _greet(self, peer: Peer, hello: Message) -> None:
         """A client says who it is, and what it has.  Raises WireError."""
@@ -1021,7 +1141,8 @@ class Server(Program):
             raise WireError("a hello that makes no sense")
         client = self.clients.get(id)
         if not client:
-            client = self.clients[id] = Client(id, name, self._cursor(retry) if retry else self.cursor)
+            client = self.clients[id] = Client(
+                name, id=id, cursor=self._cursor(retry) if retry else self.cursor, resolver=self.resolver)
             client.orphans = len(client.cursor.orphans)
         elif client.link or client.coming:
             old, client.link = client.link or client.coming, None
@@ -1037,6 +1158,7 @@ class Server(Program):
             client.expiry.cancel()
         peer.guest = client
         client.name, client.coming, client.address, client.inherited = name, peer, peer.address, False
+        client.follow = hello.flag("follow")
         self.waiting.pop(client, None)
         client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
         client.want, client.leaving, client.asked = 0, False, 0
@@ -1046,14 +1168,14 @@ class Server(Program):
             known = client.held.get(claim.key)
             if known and known.started is None:
                 known.started = time.time()
-        orphans = {number for cursor in self._cursors() for number in cursor.orphans}
+        orphans = {number for cursor in {self.cursor, *self._cursors()} for number in cursor.orphans}
         self.worker.ask(functools.partial(self._welcome, peer, client), self._recover, unknown, orphans)
 
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
         """Give back the lines that a client does not have; had it started one, that is lost."""
         for held in list(client.held.values()):
             if held.key not in keys:
-                self._settle(held, None if held.started is None else ERROR)
+                self.settle(held, None if held.started is None else ERROR)
 
     def _recover(self, claims: Sequence[Known], orphans: set[int]) -> list[tuple[Known, Job | None, bool]]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
@@ -1138,7 +1260,7 @@ class Server(Program):
         if client.want:
             self.waiting.setdefault(client, None)
         if self.stopping:
-            self._answer_waiting({client.cursor})
+            self._answer_waiting(set(), set())
         else:
             self.wanted = True
 
@@ -1179,10 +1301,10 @@ class Server(Program):
         state = message.state("state")
         if state not in (DONE, FAILED, ERROR):
             raise WireError("no end of a job")
-        self._settle(held, state, number)
+        self.settle(held, state, number)
 
     def _on_release(self, client: Client, held: Held, message: Message, number: int) -> None:
-        self._settle(held, None, number)
+        self.settle(held, None, number)
 
     EVENTS = {"started": _on_started, "finish": _on_finish, "release": _on_release}
 
@@ -1252,6 +1374,8 @@ class Server(Program):
                     peer.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
             before = awake_clock()
             self.limit_strangers()
+            if not self.waiting and not self.claiming and not self.stopping:
+                self._look({})                          # for directives that wait for clients
             idle = not self.jobs and not self.claiming and not self.stopping
             if self.options.exit_when_done and idle and not self.desk.pause:
                 self.desk.count(self._stop_if_done)
@@ -1259,6 +1383,9 @@ class Server(Program):
     def _stop_if_done(self, count: Count) -> None:
         looking = any(cursor is not self.cursor and cursor.again is not None for cursor in self._cursors())
         if count.over and not self.jobs and not self.stopping and not looking:
+            if count.stopped:
+                self.say(count.stopped)
+                self.tally.left = True
             self._stop()
 
 
@@ -1268,7 +1395,8 @@ class Count:
     fault: str
     states: dict[str, int] = field(default_factory=dict)
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # line, command
-    over: bool = False                  # all jobs have ended
+    over: bool = False                  # all jobs have ended, or no more will be started
+    stopped: str = ""                   # ... because of this
 
 
 class Desk:
@@ -1308,10 +1436,12 @@ class Desk:
         try:
             found = file.survey()
             waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
+            stopped = file.stopped_by() if waiting and not found.running else ""
         except OSError as error:
             return Count(reason(error))
         now = counts(found)
-        return Count("", dict(asdict(now), total=now.all + now.held), waiting, not (now.new or now.running))
+        over = not now.running and (not now.new or bool(stopped))
+        return Count("", dict(asdict(now), total=now.all + now.held), waiting, over, stopped)
 
     def _answer(self, count: Count) -> None:
         peers, self.asking = self.asking, {}

@@ -27,6 +27,9 @@ The protocol, which is all there is to know about how runners share a file:
  6. Appending (runset4.py --add) holds an exclusive lock on byte 2^62+1.  Whoever must see the work of other hosts
     first takes a shared lock on byte 2^62 and gives it back: on NFS only a granted lock makes reads fresh.
 
+Lines that begin with "#RUN" are directives: they say which hosts may take the jobs below them, for how long these may
+run, and what must have ended before.  They are not part of the protocol: each runner reads them before it claims.
+
 Assumptions: the file system shares record locks between all hosts that use the file (JobFile and `check_mount`
 refuse those known not to); editors may replace or rewrite the file, programs other than ours do not write to it
 within the microseconds between step 2's read and its write; jobs keep descriptor 64 open, or have a shell that does.
@@ -36,7 +39,13 @@ command line.  `Runner` knows neither files nor sockets, `JobFile` knows nothing
 """
 from __future__ import annotations
 
+import gc
 import signal
+import sys
+
+if __name__ == "__main__":
+    gc.disable()                # while all is imported and defined nothing is garbage, and looking for it takes 5 ms
+    sys.modules["ssl"] = None   # asyncio does without; to load it would take another 5 ms
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
@@ -46,6 +55,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import fnmatch
 import functools
 import hashlib
 import hmac
@@ -62,7 +72,6 @@ import shutil
 import socket
 import stat
 import struct
-import sys
 import termios
 import time
 import warnings
@@ -103,6 +112,14 @@ def show(data: bytes) -> str:
     return printable(os.fsdecode(data))
 
 
+SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-"
+
+
+def quote(word: bytes) -> bytes:
+    """A word as a shell must see it: shlex.quote() for bytes."""
+    return b"'%b'" % word.replace(b"'", b"'\"'\"'") if word.translate(None, SAFE) or not word else word
+
+
 DURATION = re.compile(r"(\d+\.?\d*|\.\d+)([smhd]?)", re.ASCII)
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -114,7 +131,7 @@ def duration(text: str) -> float | None:
     match = DURATION.fullmatch(text)
     seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"not a duration: '{text}' (such as 90, 90s, 5m, 2h, 1d or none)")
+        raise argparse.ArgumentTypeError(f"not a duration: '{printable(text)}' (such as 90, 90s, 5m, 2h, 1d or none)")
     return seconds
 
 
@@ -122,7 +139,7 @@ def whole_number(least: int, most: int = 1_000_000) -> Callable[[str], int]:
     """An argparse type: a whole number from least to most."""
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"not a whole number from {least} to {most}: '{text}'")
+            raise argparse.ArgumentTypeError(f"not a whole number from {least} to {most}: '{printable(text)}'")
         return int(text)
     return parse
 
@@ -299,10 +316,10 @@ def unlock(fd: int, at: int, length: int = 1) -> None:
         fcntl.lockf(fd, fcntl.LOCK_UN, length, at)
 
 
-def is_free(fd: int, at: int) -> bool:
-    """Whether nobody else has a byte locked; a descriptor open for reading will do."""
+def is_free(fd: int, at: int, length: int = 1) -> bool:
+    """Whether nobody else has a byte of these locked; a descriptor open for reading will do."""
     request = fcntl.F_OFD_GETLK if DESCRIPTION_LOCKS else fcntl.F_GETLK
-    answer = fcntl.fcntl(fd, request, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
+    answer = fcntl.fcntl(fd, request, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
     return FLOCK.unpack(answer)[0] == fcntl.F_UNLCK
 
 
@@ -324,28 +341,35 @@ def locked(fd: int, at: int, length: int = 1, patience: float = 1.0) -> Iterator
 
 
 def append(fd: int, data: bytes, sync: bool, header: bytes = b"", patience: float = 30.0) -> None:
-    """Append lines to a shared file, all or nothing, after its last line's missing newline if need be.
+    """Append lines to a shared file, as append_locked() does, under the append lock.
 
-    fd is open with O_RDWR | O_APPEND.  A part that was written before an error is cut off again, but only where it
-    surely is the end of the file.  `sync`: not before it is on disk (a network file system tells errors only then).
-    `header`: what an empty file begins with; `patience`: seconds to wait for others who append.  Raises OSError.
+    `patience`: seconds to wait for others who append.  Raises OSError.
     """
     with locked(fd, APPEND_BYTE, patience=patience):
-        size = os.fstat(fd).st_size
-        if not size:
-            data = header + data
-        elif os.pread(fd, 1, size - 1) != b"\n":
-            data = b"\n" + data
-        written = 0
-        try:
-            while written < len(data):
-                written += os.write(fd, data[written:])
-            if sync:
-                os.fsync(fd)
-        except OSError:
-            if written and os.fstat(fd).st_size == size + written:
-                os.ftruncate(fd, size)
-            raise
+        append_locked(fd, (data,), sync, header)
+
+
+def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = b"") -> None:
+    """Append lines, in pieces that end where it suits, all or nothing, after a last line's missing newline if need be.
+
+    fd is open with O_RDWR | O_APPEND, and the caller has locked APPEND_BYTE on it.  What was written before an error is
+    cut off again, but only where it surely is the end of the file.  `sync`: not before it is on disk (a network file
+    system tells errors only then).  `header`: what an empty file begins with.  Raises OSError.
+    """
+    size, written = os.fstat(fd).st_size, 0
+    lead = b"\n" if size and os.pread(fd, 1, size - 1) != b"\n" else b"" if size else header
+    try:
+        for piece in pieces:
+            view = memoryview(piece if written else lead + piece)
+            while view:
+                count = os.write(fd, view)
+                view, written = view[count:], written + count
+        if sync:
+            os.fsync(fd)
+    except OSError:
+        if written and os.fstat(fd).st_size == size + written:
+            os.ftruncate(fd, size)
+        raise
 
 
 # ======== File systems ================================================================================================
@@ -414,9 +438,10 @@ def check_mount(path: str, single_host: bool, warn: Say) -> Mount:
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
+DIRECTIVE = b"#"                # the "state" of a Line that is a directive
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Line:
     """A job line as it was read: `text` is all after the state byte, up to the newline."""
     number: int             # what an editor shows, from 1
@@ -435,13 +460,33 @@ class Line:
         return b"%d %s %s" % (self.number, self.state, self.command)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
+class Terms:
+    """What a settings directive says of the jobs below it."""
+    line: Line | None = None            # the directive itself; None: there is none
+    timeout: float | None = 0.0         # seconds; None: no limit; 0: what the runner was told
+    hosts: tuple[str, ...] = ()         # names and patterns, in small letters; (): any host
+    together: str = ""                  # the name of a group
+    min_hosts: int | None = None        # of the group; None: all
+
+    def __str__(self) -> str:
+        """'host bob (#RUN in line 4)'"""
+        names = f"host {self.hosts[0]}" if len(self.hosts) == 1 else f"one of the hosts {', '.join(self.hosts)}"
+        return f"{names} (#RUN in line {self.line.number})"
+
+
+PLAIN = Terms()
+
+
+@dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     fd: int = -1                        # the descriptor with the record lock, for the job to inherit; -1: none
     file: tuple[int, int] = (0, 0)      # device and inode that the lock is on
     missing: int = 0                    # looks in a row that did not find the line
     taken: bool = False                 # by --retry or --resume
+    terms: Terms = PLAIN
+    taker: Taker | None = None          # who asked for it
 
 
 @dataclass(frozen=True)
@@ -476,25 +521,33 @@ class Scan:
     SMALL, LARGE = 4096, 1 << 20
 
     def __init__(self, fd: int, start: int, states: bytes | None = None, *, count_states: bool = False,
-                 careful: bool = False) -> None:
+                 careful: bool = False, directives: bool = False, until: float = math.inf) -> None:
         """states: the wanted ones; None: every job line.  start: where the first line begins (after a mark).
 
         count_states: count how many job lines are in which state, which gives ordinals, too.
-        careful: raise Shifted when line numbers are found to be off.
+        careful: raise Shifted when line numbers are found to be off.  directives: they are wanted, too.
+        until: the offset from where on nothing is of interest; it may still be found.
         """
-        self.fd, self.start, self.careful = fd, start, careful
-        self.pattern = re.compile(rb"\n([" + re.escape(states) + rb"])[ \t]") if states else JOB_LINE
+        self.fd, self.start, self.careful, self.until = fd, start, careful, until
+        self.pattern = wanted_lines(states, directives)
+        self.few = wanted_lines(RUNNING, directives)
+        self.rest = 4 if directives else 2          # bytes at the end of a chunk that may begin a match
         self.buffer, self.base = b"\n", start - 1   # buffer[0] is the byte at offset `base`
         self.pos = 0                                # buffer[:pos] is done with, and counted:
         self.lines = 0
         self.states: Counter[bytes] | None = Counter() if count_states else None
         self.size = self.SMALL
         self.last: Line | None = None
+        self.once_more = False                      # the last line is to be found again
 
-    def next(self) -> Line | None:
-        """The next wanted line; None at the end of the file (ask again when it has grown).  Raises Shifted."""
+    def next(self, few: bool = False) -> Line | None:
+        """The next wanted line; None at the end of the file (ask again when it has grown).  Raises Shifted.
+
+        few: of the jobs only those that run.
+        """
+        pattern = self.few if few else self.pattern
         while True:
-            match = self.pattern.search(self.buffer, self.pos)
+            match = pattern.search(self.buffer, self.pos)
             if match:
                 return self._line(match.start() + 1)
             if not self._more():
@@ -503,12 +556,18 @@ class Scan:
     def __iter__(self) -> Iterator[Line]:
         return iter(self.next, None)
 
+    def unread(self) -> None:
+        """Have the last line, which is no job, be the next, too."""
+        self.lines -= 1
+        self.once_more = True
+        self.reread()
+
     def reread(self, data: bytes | None = None) -> None:
         """Read on behind the state of the last line with fresh bytes: `data` from its offset on, or a new read."""
         offset = self.last.offset
         self.size = self.SMALL
         self.buffer = b"\n" + (os.pread(self.fd, self.size, offset) if data is None else data)
-        self.base, self.pos = offset - 1, 1
+        self.base, self.pos = offset - 1, 0 if self.once_more else 1
 
     def _line(self, begin: int) -> Line:
         """The line whose state is at buffer[begin]."""
@@ -523,6 +582,7 @@ class Scan:
                 break
             end = self.buffer.find(b"\n", have)
         self._count(begin)
+        self.once_more = False
         stop = end if end >= 0 else len(self.buffer)
         ordinal = sum(self.states.values()) if self.states else 0
         self.last = Line(self.lines, ordinal, self.base + begin, self.buffer[begin:begin + 1],
@@ -538,8 +598,9 @@ class Scan:
 
     def _more(self) -> bool:
         """Move on to the next chunk; False if there is none yet."""
-        self._drop(max(self.pos, len(self.buffer) - 2))     # a match is three bytes: the last two may begin one
-        data = os.pread(self.fd, self.size, self.base + len(self.buffer))
+        self._drop(max(self.pos, len(self.buffer) - self.rest))
+        at = self.base + len(self.buffer)
+        data = os.pread(self.fd, self.size, at) if at < self.until else b""
         self.buffer += data
         self.size = min(2 * self.size, self.LARGE)
         return bool(data)
@@ -556,6 +617,14 @@ class Scan:
             text = self.last.text[:64]
             if os.pread(self.fd, len(text), self.last.offset + 1) != text:
                 raise Shifted
+
+
+@functools.lru_cache(maxsize=None)
+def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
+    """What finds the beginnings of job lines in some states (None: all), and of directives."""
+    first = rb"[^#/ \t\n]" if states is None else rb"[" + re.escape(states) + rb"]"
+    wanted = ([first + rb"[ \t]"] if states != b"" else []) + ([rb"#RUN"] if directives else [])
+    return re.compile(rb"\n(" + rb"|".join(wanted) + rb")")
 
 
 def first_line(fd: int) -> int:
@@ -604,6 +673,150 @@ def test_locks(path: str) -> None:
         raise Problem(f"{path}: record locks on this file system do not exclude (use another one)")
 
 
+# ---- directives ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, repr=False)
+class Directive:
+    """A line that begins with #RUN."""
+    kind: str                   # "settings", "barrier", "barrier check" or "end"
+    terms: Terms = PLAIN
+
+
+KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
+KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts")
+
+
+def parse_directive(line: Line) -> Directive:
+    """What a directive says.  Raises ValueError: what is wrong with it."""
+    known = parse_settings(line.text)
+    if known.kind != "settings":
+        return known
+    terms = known.terms         # replace() would take three times as long, and files may have many of these
+    return Directive("settings", Terms(line, terms.timeout, terms.hosts, terms.together, terms.min_hosts))
+
+
+@functools.lru_cache(maxsize=1000)
+def parse_settings(text: bytes) -> Directive:
+    """What a directive says, wherever it stands; text: from `RUN` on.  Raises ValueError."""
+    name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
+    if name != "RUN":
+        raise ValueError("unknown directive (nothing but a blank may follow #RUN; a comment needs one after the #)")
+    if " ".join(words) in KNOWN_DIRECTIVES:
+        return Directive(" ".join(words))
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in KNOWN_SETTINGS or not equals:
+            raise ValueError(f"'{printable(word)}' makes no sense here (settings are timeout= host= together= "
+                             "min-hosts=; barrier, barrier check and end stand alone)")
+        if name in found:
+            raise ValueError(f"{name}= stands there twice")
+        if "" in (value.split(",") if name == "host" else [value]):
+            raise ValueError(f"{name}= has an empty value")
+        found[name] = value
+    return Directive("settings", _terms(found))
+
+
+def _terms(found: dict[str, str]) -> Terms:
+    """The terms in a settings directive.  Raises ValueError."""
+    hosts = tuple(found["host"].lower().split(",")) if "host" in found else ()
+    if "together" in found and not hosts:
+        raise ValueError("together= needs host=")
+    if "min-hosts" in found and "together" not in found:
+        raise ValueError("min-hosts= needs together=")
+    least = found.get("min-hosts", "all")
+    try:
+        return Terms(None, duration(found["timeout"]) if "timeout" in found else 0.0, hosts, found.get("together", ""),
+                     None if least == "all" else whole_number(0)(least))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def stopping(bad: Line, check: Line) -> str:
+    """What is said when a barrier check stops what is below it."""
+    how = "failed" if bad.state == FAILED else "ended in error"
+    return f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops what is below it"
+
+
+def check_directives(path: str) -> None:
+    """Refuse a job file with a malformed directive, before anything runs.  Raises Problem, OSError."""
+    fd = open_job_file(path, os.O_RDONLY)
+    try:
+        for line in Scan(fd, first_line(fd), b"", directives=True):
+            parse_settings(line.text)
+    except ValueError as fault:
+        raise Problem(f"{path}: line {line.number}: {fault}") from None
+    finally:
+        os.close(fd)
+
+
+@dataclass(eq=False, repr=False)
+class Taker:
+    """Who takes jobs: a runner on the file, or a client of a server's."""
+    name: str                   # of its host
+    follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
+
+    def is_called(self, host: str) -> bool:
+        """Whether an entry of host= means it."""
+        name = self.name.lower()
+        return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
+
+    def fits(self, terms: Terms, ended: bool) -> bool:
+        """Whether it may take jobs with these terms; ended: below `#RUN end`."""
+        return not (ended and self.follow) and (not terms.hosts or any(map(self.is_called, terms.hosts)))
+
+
+class Takers:
+    """Those who would take jobs now, in their turns."""
+
+    def __init__(self, takers: Iterable[Taker]) -> None:
+        self.all = dict.fromkeys(takers)
+        self.known: dict[tuple[tuple[str, ...], bool], list[Taker]] = {}    # for which hosts, below `#RUN end` or not
+
+    def fitting(self, terms: Terms, ended: bool) -> Iterator[Taker]:
+        """Those who may take jobs with these terms."""
+        if not terms.hosts and not ended:
+            return iter(self.all)
+        key = terms.hosts, ended                # files may have many directives, and servers many clients
+        if key not in self.known:
+            self.known[key] = [taker for taker in self.all if taker.fits(terms, ended)]
+        return filter(self.all.__contains__, self.known[key])
+
+    def rotate(self, taker: Taker) -> None:
+        """It has got a job: it is the last now."""
+        if len(self.all) > 1:
+            del self.all[taker]
+            self.all[taker] = None
+            for takers in self.known.values():
+                if takers and takers[0] is taker:
+                    takers.append(takers.pop(0))
+
+    def remove(self, taker: Taker) -> None:
+        """It wants no more."""
+        del self.all[taker]
+
+
+class Waits:
+    """Says what has stood still for a while, once."""
+    PATIENCE = 30.0             # seconds
+
+    def __init__(self, say: Say, clock: Callable[[], float]) -> None:
+        self.say, self.clock = say, clock
+        self.since: dict[Any, float] = {}
+        self.said: set[Any] = set()
+
+    def update(self, stalls: dict[Any, str], at_once: dict[Any, str]) -> None:
+        """What stands still at this moment, each under a key; all else is over.  at_once: said without patience."""
+        now, texts = self.clock(), {**stalls, **at_once}
+        self.since = {key: self.since.get(key, now) for key in texts}
+        self.said &= self.since.keys()
+        for key, since in self.since.items():
+            if key not in self.said and (key in at_once or now - since >= self.PATIENCE):
+                self.said.add(key)
+                self.say(texts[key])
+
+
 class NotNow(Exception):
     """A result cannot be written at this moment; try again."""
 
@@ -649,7 +862,7 @@ class Taken:
         return self.left[text] >= 0
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Suspect:
     """A line `r` that was found without a lock, `looks` times, last at `when` (monotonic seconds)."""
     text: bytes
@@ -689,7 +902,7 @@ class Suspects:
             suspect.seen = False
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Survey:
     """What a job file holds."""
     states: Counter[bytes]                                      # how many job lines are in which state
@@ -757,7 +970,7 @@ class JobFile:
         self.suspects = Suspects(self.every, clock)         # of survey()
         self.edits = 0                          # how often it was noticed that lines have moved
         self.opened: Callable[[int], None] = lambda fd: None    # told of each descriptor that is to have locks
-        self.marking: Callable[[Line], None] = lambda line: None    # told of each line before it becomes `r`
+        self.marking: Callable[[Job], None] = lambda job: None      # told of each line before it becomes `r`
         self.left: list[int] = []               # descriptors of files that were replaced, with locks perhaps
         self.fd = -1                            # for reading; if `single`: for everything
         self.file = (0, 0)                      # its device and inode
@@ -771,7 +984,7 @@ class JobFile:
 
         Whoever puts the line into `held` meanwhile keeps lock and descriptor.  Raises Shifted, OSError.
         """
-        fd, kept = self._open(), False
+        fd, kept = self.open_for_lock(), False
         try:
             if (self.sign()[:2] if self.single else self._identity(fd)) != self.file:
                 raise Shifted                       # the file was replaced this very moment
@@ -786,7 +999,7 @@ class JobFile:
                     unlock(fd, line.offset)
         finally:
             if not kept:
-                self._close(fd)
+                self.close_after_lock(fd)
 
     def hold(self, job: Job) -> None:
         """A line is held from now on, where it stands."""
@@ -804,10 +1017,10 @@ class JobFile:
         job = self.places.get(offset)
         return job is not None and job.file == self.file
 
-    def mark(self, fd: int, line: Line) -> Job:
+    def mark(self, fd: int, line: Line, taker: Taker | None = None, terms: Terms = PLAIN) -> Job:
         """Write `r` over the state of a line that is locked and verified, and hold it.  Raises OSError."""
-        job = Job(**vars(line), fd=fd, file=self.file)
-        self.marking(line)
+        job = Job(**vars(line), fd=fd, file=self.file, taker=taker, terms=terms)
+        self.marking(job)
         if line.state != RUNNING:
             try:
                 self.write(fd, line, RUNNING)
@@ -857,7 +1070,7 @@ class JobFile:
         if job.offset >= 0:
             with contextlib.suppress(OSError):      # EIO, ESTALE: the lock is lost already
                 unlock(job.fd, job.offset)
-        self._close(job.fd)
+        self.close_after_lock(job.fd)
         job.fd = -1
 
     # -- looking after held lines -----------------------------------------------------------------------------------
@@ -936,13 +1149,13 @@ class JobFile:
         """Lock a line anew whose lock was lost: False if somebody else has it, None if it stands there no more."""
         if job.offset < 0:
             return None
-        fd = self._open()
+        fd = self.open_for_lock()
         if not lock(fd, job.offset):
-            self._close(fd)
+            self.close_after_lock(fd)
             return False
         if self.state_at(fd, job) is None:
             unlock(fd, job.offset)
-            self._close(fd)
+            self.close_after_lock(fd)
             return None
         job.fd, job.file = fd, self._identity(fd)
         self.say(f"line {job.number}: its lock was lost and is taken back")
@@ -978,16 +1191,16 @@ class JobFile:
     def _move(self, job: Job, line: Line) -> bool:
         """Lock a held job's line where it stands now, if it is free and still so."""
         same = job.fd >= 0 and job.file == self.file
-        fd = job.fd if same else self._open()   # on the same file the job shares it: so it keeps its life sign
+        fd = job.fd if same else self.open_for_lock()   # on the same file the job shares it: so it keeps its life sign
         ours = self.is_ours(line.offset)
         if ours or not lock(fd, line.offset) or self.state_at(fd, line) != line.state:
             if not ours:
                 unlock(fd, line.offset)
             if not same:
-                self._close(fd)
+                self.close_after_lock(fd)
             return False
         if not same and job.fd >= 0:
-            self._close(job.fd)
+            self.close_after_lock(job.fd)
         self.let_go(job)
         job.fd, job.file, job.offset, job.missing = fd, self._identity(fd), line.offset, 0
         self.hold(job)
@@ -1087,11 +1300,11 @@ class JobFile:
         self.write(fd, line, state)
         return ""
 
-    def lines(self, states: bytes | None = None, count_states: bool = False) -> Scan:
+    def lines(self, states: bytes | None = None, count_states: bool = False, directives: bool = False) -> Scan:
         """All job lines, or those in some states, freshly read.  Raises OSError."""
         self.follow_path()
         self.refresh()
-        return Scan(self.fd, self.start, states, count_states=count_states)
+        return Scan(self.fd, self.start, states, count_states=count_states, directives=directives)
 
     def survey(self) -> Survey:
         """Count the states, and tell orphans from running jobs.  Raises OSError."""
@@ -1102,6 +1315,21 @@ class JobFile:
         self.suspects.end_round()
         found.unsure = len(self.suspects.found) - len(found.orphans)
         return found
+
+    def stopped_by(self) -> str:
+        """Which failure and barrier check keep all new jobs from being started; '' if none do.  No job may run here.
+
+        Raises OSError.
+        """
+        bad = check = None
+        for line in self.lines(NEW + RUNNING + FAILED + ERROR, directives=True):
+            if line.state == NEW:
+                return stopping(bad, check) if check else ""
+            if line.state != DIRECTIVE:
+                bad = bad or line               # a line `r` is an orphan
+            elif bad and re.fullmatch(rb"RUN[ \t]+barrier[ \t]+check[ \t\r]*", line.text):
+                check = line
+        return ""
 
     # -- small steps ------------------------------------------------------------------------------------------------
 
@@ -1149,7 +1377,7 @@ class JobFile:
         self.opened(fd)
         self.suspects.found.clear()
 
-    def _open(self) -> int:
+    def open_for_lock(self) -> int:
         """A descriptor for one line's lock."""
         return self.fd if self.single else os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
 
@@ -1166,7 +1394,7 @@ class JobFile:
             self.left.remove(fd)
             os.close(fd)
 
-    def _close(self, fd: int) -> None:
+    def close_after_lock(self, fd: int) -> None:
         """Close a line's descriptor and give back its lock; never one that has other locks, too."""
         if not self.single:
             os.close(fd)
@@ -1209,21 +1437,69 @@ class JobFile:
                 os.fsync(self.fd)
 
 
+@dataclass(eq=False, repr=False)
+class Block:
+    """Why jobs below a directive may not be taken for now."""
+    line: Line                  # the directive
+    fault: str = ""             # what is wrong with it
+    stops: str = ""             # which failure makes a check stop: only those who wait for more anyway wait for its end
+    stall: str = ""             # which job above, that may never come to run, makes a barrier wait
+
+
+@dataclass(eq=False, repr=False)
+class Round:
+    """What one walk of a cursor through the file has come across."""
+    terms: Terms = PLAIN                    # that hold here
+    ended: bool = False                     # below `#RUN end`
+    pending: list[tuple[Line, Terms]] = field(default_factory=list)     # jobs above that had not ended when met
+    unsure: bool = False                    # ... there may be others
+    spent: float = 0.0                      # seconds that it took so far, without its pauses
+    looked: float = -math.inf               # when it looked for jobs that were set back, and seconds that it took
+    cost: float = 0.0
+    block: Block | None = None              # nothing more may be taken
+    few: bool = False                       # until the next directive only running jobs are of interest
+    found: bool = False                     # it took something: another round follows
+    refused: bool = False                   # it met a line that somebody else held, perhaps only for a moment
+    tail_seen: bool = False                 # it met a last line without newline
+    passed: Line | None = None              # the first job that is for none of the takers
+    missed: set[Taker] | None = None        # those who could have had what was passed over
+    waiting: set[Taker] = field(default_factory=set)    # those who have jobs that may be taken later
+    below: Line | None = None               # the first of these below the block
+    stalls: dict[tuple[str, ...], str] = field(default_factory=dict)    # what waits for hosts that may never come
+    checked: int = 0                        # up to here nothing has failed, or was lost
+
+
 class Cursor:
     """Finds the next line to take, for one runner: `.` lines, and what --retry and --resume let it take besides.
 
     It moves forward through the file, and begins again at the top when it has come to the end and has found
     something: states may have been set back.  claim() that finds nothing says in `again` when another look is worth
-    while.  A server has one for all its clients, and one more for each client with --retry or --resume.
+    while, and in `waits_for` whether there are jobs that may be taken later.  A server has one for all its clients, and
+    one more for each client with --retry or --resume.
+
+    Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier a round knows
+    which jobs above had not ended when it met them, and looks at these again.  A round that has taken something waits
+    there for a while, then begins again at the top.  Only one that takes nothing takes it for granted that nothing
+    below may be taken for now.  It still looks on, for jobs below that its takers must wait for; without any they may
+    leave.
     """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
-    NAMED = 10                  # orphans that are named one by one
+    NAMED = 10                  # orphans, and stalls, that are named one by one
+    STALE = 0.002               # seconds after which what was read ahead is read again
+    PENDING = 1000              # jobs that have not ended and are remembered
+    PAUSE = 0.25                # seconds from look to look at a barrier
 
     def __init__(self, file: JobFile, *, retry: bytes = b"", resume: bool = False, ordinals: bool = False,
-                 wait_for_file: bool = False) -> None:
-        """retry: the states to be taken besides '.'; resume: take orphans, too; wait_for_file: it may come later."""
+                 wait_for_file: bool = False, serving: bool = False) -> None:
+        """retry: the states to be taken besides '.'; resume: take orphans, too; wait_for_file: it may come later.
+
+        serving: its takers come and go.
+        """
         self.file, self.say, self.clock = file, file.say, file.clock
         self.retry, self.resume, self.ordinals, self.wait_for_file = retry, resume, ordinals, wait_for_file
+        self.serving = serving
+        self.is_absent: Callable[[Terms], bool] = lambda terms: True    # whether none of its hosts is here
+        self.groups_named = False               # it was said that groups are left alone
         self.every = file.every
         self.again: float | None = None         # after a claim that found nothing: seconds until it may find more
         self.failed = ""                        # why nothing can be claimed any more
@@ -1232,51 +1508,80 @@ class Cursor:
         self.suspects = Suspects(self.every, self.clock)
         self.edits = (file.edits, file.file)    # of the file, as far as they are taken into account
         self.tail: tuple[int, float] | None = None          # a last line without newline: file size, since when
-        self.tail_seen = False                  # in this round
         self.scan: Scan | None = None           # the round under way
-        self.found = False                      # this round took something: another one follows
-        self.refused = False                    # it met a line that somebody else held, perhaps only for a moment
-        self.refusals = 0                       # empty rounds in a row that did
+        self.round = Round()                    # ... or the last one
+        self.takers = Takers(())                # of the last claim
+        self.claimed = 0.0                      # when that was
+        self.refusals = 0                       # empty rounds in a row that met lines that others held
         self.quiet: tuple[Any, float] | None = None         # signature at the start of the last empty round, and when
         self.cost = 0.0                         # seconds that the last round took
         self.trouble_since: float | None = None
+        self.waits = Waits(self.say, self.clock)
 
-    def claim(self, last: bool = False) -> Job | None:
-        """Claim the next job; None if a whole round through the file found nothing.
+    def claim(self, last: bool = False, takers: Takers = Takers([Taker("")])) -> Job | None:
+        """Claim the next job for one of the takers, the first that it fits; None if a whole round found nothing.
 
-        last: nothing is running here, and the caller will leave; so no round is spared.
+        Between calls with the same object takers may leave it, and none may come.  last: nothing is running here, and
+        the caller will leave; so no round is spared.
         """
         try:
-            job = self._claim(last)
+            job = self._claim(last, takers)
             self.trouble_since = None
             return job
         except OSError as error:
             self._bear(error)
             return None
 
-    def _claim(self, last: bool) -> Job | None:
+    def waits_for(self, taker: Taker) -> bool:
+        """Whether the last round met jobs that this taker may take later."""
+        found = self.round
+        return taker in found.waiting and (taker.follow or not self.stopped(taker))
+
+    def stopped(self, taker: Taker) -> str:
+        """Which check keeps jobs from this taker for good, if one does."""
+        found = self.round
+        return found.block.stops if found.block and taker in found.waiting else ""
+
+    def _claim(self, last: bool, takers: Takers) -> Job | None:
         self._notice_edits()
+        if takers is not self.takers:
+            self.takers, self.round.few = takers, False
+        now = self.clock()
         if self.scan is None:
-            if not last and self._nothing_new():
+            if (not last or self.round.waiting) and self._nothing_new():
                 return None
             self._begin_round()
+        elif self.scan.last and now - self.claimed > self.STALE:
+            self.scan.reread()                  # what stands below may have been edited meanwhile
+        self.claimed = now
+        try:
+            return self._walk()
+        finally:
+            self.round.spent += self.clock() - now
+
+    def _walk(self) -> Job | None:
+        """Go on through the file to the next job to take; None: there is none for now."""
         while True:
             try:
-                line = self.scan.next()
-                if line is None:
-                    if not self.found:
+                line = self.scan.next(self.round.few)
+                if line is None or self._is_over():
+                    if not self._must_look_again():
                         return self._end_round()
                     self._begin_round()
-                elif self._may_take(line):
-                    self.suspects.acquit(line.offset)
-                    job = self._take(line)
+                elif line.state == DIRECTIVE:
+                    if not self._obey(line):
+                        if self.round.pending and self._is_young():
+                            return self._wait_here()
+                        self._begin_round()
+                else:
+                    job = self._consider(line)
                     if job:
-                        self.found = True
+                        self.round.found = True
                         return job
             except Shifted:
                 self.file.edits += 1
                 self._begin_round()
-                self.found = True
+                self.round.found = True
 
     def _begin_round(self) -> None:
         """Start from the top, with fresh reads.  Raises OSError."""
@@ -1290,25 +1595,55 @@ class Cursor:
         self.taken.begin_round()
         self.started = self.clock()
         self.signature = file.sign()
-        self.scan = Scan(file.fd, file.start, NEW + RUNNING + self.retry, count_states=self.ordinals, careful=True)
-        self.found = self.refused = self.tail_seen = False
+        self.scan = Scan(file.fd, file.start, NEW + RUNNING + self.retry, count_states=self.ordinals, careful=True,
+                         directives=True)
+        self.round = Round()
+
+    def _is_young(self) -> bool:
+        """Whether another round would come too soon."""
+        return self.clock() - self.started < max(self.every, 20 * self.round.spent)
+
+    def _is_set_back(self, line: Line) -> bool:
+        """Whether a job above this line is new again, though all had ended when they were met.  Raises OSError.
+
+        In a long file a look is not free: then it is not made at each barrier.
+        """
+        began, found = self.clock(), self.round
+        if began - found.looked < 20 * found.cost:
+            return False
+        other = Scan(self.file.fd, self.file.start, NEW + RUNNING, until=line.offset).next()
+        found.looked = self.clock()
+        found.cost = found.looked - began
+        return other is not None and other.offset < line.offset
+
+    def _wait_here(self) -> None:
+        """Meet the last directive once more with the next claim."""
+        self.scan.unread()
+        self.again = self.PAUSE
+
+    def _must_look_again(self) -> bool:
+        """At the end of a round: whether it took something, or passed over what is for somebody who asks only now."""
+        found = self.round
+        return found.found or found.missed is not None and not found.missed.issuperset(self.takers.all)
 
     def _end_round(self) -> None:
         """A whole round found nothing: say when to look again."""
         self.scan = None
         self.suspects.end_round()
-        if not self.tail_seen:
+        found = self.round
+        if not found.tail_seen:
             self.tail = None
         now = self.clock()
         self.cost = now - self.started
         self.quiet = (self.signature, self.started)
-        self.refusals = self.refusals + 1 if self.refused else 0
+        self.refusals = self.refusals + 1 if found.refused else 0
         due = [it.when + self.every - now for it in self.suspects.found.values()]
         if self.tail:
             due.append(self.tail[1] + self.every - now)
-        if self.refused:
+        if found.refused:
             due.append(self.every / 20 if self.refusals == 1 else self.every)
         self.again = max(min(due), 20 * self.cost, 0.01) if due else None
+        self._name_stalls()
 
     def _nothing_new(self) -> bool:
         """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
@@ -1320,7 +1655,7 @@ class Cursor:
         since = self.clock() - self.quiet[1]
         if since < 20 * self.cost:              # a round through a huge file is not free
             return True
-        if self.again is not None:
+        if self.again is not None or self.round.waiting or self._must_look_again():
             return False
         self.file.refresh()
         return since < max(self.every, 100 * self.cost) and self.file.sign() == self.quiet[0]
@@ -1338,8 +1673,29 @@ class Cursor:
         self.scan = self.quiet = None
         self.edits = now
 
+    # -- lines that are met -----------------------------------------------------------------------------------------
+
+    def _consider(self, line: Line) -> Job | None:
+        """Take a job, if it may be taken now and is for one of the takers."""
+        found = self.round
+        if found.block:
+            return self._note_waiting(line)
+        if not self._may_take(line):
+            if line.state == RUNNING:
+                self._note_pending(line)
+            return None
+        taker = self._taker()
+        if line.state != RUNNING and (taker is None or found.terms.together):
+            return self._pass_over(line)
+        self.suspects.acquit(line.offset)
+        self._note_pending(line)
+        job = self._take(line, None if found.terms.together else taker)
+        if job:
+            self.takers.rotate(taker)
+        return job
+
     def _may_take(self, line: Line) -> bool:
-        """Whether a line that was found is for us."""
+        """Whether a line that was found can be taken as it is."""
         if not line.whole and self._still_grows():
             return False
         if line.state == NEW:
@@ -1348,34 +1704,106 @@ class Cursor:
             return self.file.is_orphan(line, self.suspects)
         return line not in self.taken
 
+    def _taker(self) -> Taker | None:
+        """The first of the takers that jobs are for, on the terms that hold."""
+        return next(self.takers.fitting(self.round.terms, self.round.ended), None)
+
+    def _note_pending(self, line: Line) -> None:
+        """A job has not ended: barriers below it have to wait."""
+        if len(self.round.pending) < self.PENDING:
+            self.round.pending.append((line, self.round.terms))
+        else:
+            self.round.unsure = True
+
+    def _look_at_pending(self) -> None:
+        """Forget those jobs above that have ended since they were met.  Raises OSError."""
+        file, found = self.file, self.round
+        if found.pending:
+            file.refresh()
+            found.pending = [(line, terms) for line, terms in found.pending
+                             if file.state_at(file.fd, line) in (NEW, RUNNING, None)]
+
+    def _pass_over(self, line: Line) -> None:
+        """A job is for none of the takers, or of a group."""
+        found, terms = self.round, self.round.terms
+        if line.state != NEW:
+            return
+        found.few = found.unsure = True
+        self._note_pending(line)
+        if terms.together:
+            self._meet_group(line)
+        elif terms.hosts and not found.ended:
+            found.passed = found.passed or line
+            if terms.hosts not in found.stalls and len(found.stalls) < self.NAMED and self._is_stall(terms):
+                found.stalls[terms.hosts] = f"line {line.number} waits for {terms}"
+        if found.missed is None:
+            found.missed = set(self.takers.all)
+        elif len(found.missed) > len(self.takers.all) or not found.missed <= self.takers.all.keys():
+            found.missed &= self.takers.all.keys()
+
+    def _is_stall(self, terms: Terms) -> bool:
+        """Whether a job with these terms may wait for ever, as far as can be said from here."""
+        return (self.serving or any(taker.follow for taker in self.takers.all)) and self.is_absent(terms)
+
+    def _meet_group(self, line: Line) -> None:
+        """A new job of a group is met."""
+        if not self.groups_named:
+            self.groups_named = True
+            self.say(f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone here "
+                     f"(#RUN in line {self.round.terms.line.number})")
+
+    def _note_waiting(self, line: Line) -> None:
+        """A job may not be taken yet: whoever could take it has to wait."""
+        found = self.round
+        if line.state == RUNNING or line.state != NEW and line in self.taken:
+            return
+        found.few = True
+        if not found.terms.together and self._have_wait() and not found.below:
+            found.below = line
+
+    def _have_wait(self) -> bool:
+        """A job is there, but not yet, for those whom it fits; whether there is one."""
+        takers = set(self.takers.fitting(self.round.terms, self.round.ended))
+        self.round.waiting |= takers
+        return bool(takers)
+
+    def _is_over(self) -> bool:
+        """Whether nothing below can matter: all takers must wait, or leave at `#RUN end`."""
+        found, takers = self.round, self.takers.all
+        if not takers or not (found.block or found.ended):
+            return False
+        return found.below is not None and takers.keys() <= found.waiting or found.ended and all(
+            taker.follow for taker in takers)
+
     def _still_grows(self) -> bool:
         """Whether the file, whose last line has no newline, may have grown lately."""
-        self.tail_seen = True
+        self.round.tail_seen = True
         size = os.fstat(self.file.fd).st_size
         if not self.tail or self.tail[0] != size:
             self.tail = (size, self.clock())
         return self.clock() - self.tail[1] < self.every
 
-    def _take(self, line: Line) -> Job | None:
+    def _take(self, line: Line, taker: Taker | None) -> Job | None:
         """Lock a line, verify it, mark it `r`.  An orphan that we are not to run becomes `e`.  Raises Shifted."""
         file = self.file
         with file.locked_line(line) as fd:
             if fd < 0:
-                self.refused = True
+                self.round.refused = True
                 file.refresh()
                 self.scan.reread()
                 return None
             data = file.read_line(fd, line, Scan.SMALL)
-            if not data:
+            terms = self.round.terms.line
+            if not data or terms and file.state_at(fd, terms) is None:
                 raise Shifted
             self.scan.reread(data)
             if data[:1] != line.state:              # taken, and ended or not, since we read it
                 return None
-            if line.state == RUNNING and not (self.resume and line not in self.taken):
+            if line.state == RUNNING and not (self.resume and taker and line not in self.taken):
                 file.write(fd, line, ERROR)
                 self._name_orphan(line)
                 return None
-            job = file.mark(fd, line)
+            job = file.mark(fd, line, taker, self.round.terms)
         if line.state == RUNNING:
             self.say(f"line {line.number}: was left behind by a dead runner, is run again")
         if line.state != NEW:
@@ -1387,6 +1815,69 @@ class Cursor:
         self.orphans.append(line.number)
         if len(self.orphans) <= self.NAMED:
             self.say(f"line {line.number}: was left behind by a dead runner, marked e (--resume runs it again)")
+
+    # -- directives that are met ------------------------------------------------------------------------------------
+
+    def _obey(self, line: Line) -> bool:
+        """Take a directive into account; False: what is above it must be looked at once more."""
+        found = self.round
+        if not line.whole and self._still_grows():
+            return True
+        found.few = False
+        try:
+            directive = parse_directive(line)
+        except ValueError as fault:
+            found.block = found.block or Block(line, fault=f"line {line.number}: {fault}; the jobs below it wait")
+            return True
+        if directive.kind == "settings":
+            found.terms = directive.terms
+        elif directive.kind == "end":
+            found.ended = True
+        elif not found.block:
+            self._look_at_pending()
+            if found.found and (found.pending or found.unsure or self._is_set_back(line)):
+                return False
+            found.block = self._barrier(line, directive.kind == "barrier check")
+        return True
+
+    def _barrier(self, line: Line, check: bool) -> Block | None:
+        """What keeps jobs below a barrier from being taken, if anything does."""
+        found = self.round
+        if found.pending or found.unsure:
+            return Block(line, stall=self._stall(*found.pending[0]) if found.pending else "")
+        if check:
+            for start in max(found.checked, self.file.start), self.file.start:      # only from there lines are counted
+                bad = Scan(self.file.fd, start, FAILED + ERROR, until=line.offset).next()
+                if not bad or bad.offset > line.offset:
+                    break
+            else:
+                return Block(line, stops=stopping(bad, line))
+            found.checked = line.offset
+        return None
+
+    @staticmethod
+    def _stall(line: Line, terms: Terms) -> str:
+        """What a job above a barrier waits for itself; '' if it runs."""
+        if line.state == RUNNING:
+            return ""
+        text = f"line {line.number}"
+        if terms.together:
+            return f"{text}, which is of the group {terms.together} (#RUN in line {terms.line.number})"
+        return f"{text}, which waits for {terms}" if terms.hosts else text
+
+    def _name_stalls(self) -> None:
+        """Say what waits for something that may never come."""
+        found, block = self.round, self.round.block
+        stalls: dict[Any, str] = dict(found.stalls)
+        at_once: dict[Any, str] = {}
+        if block and block.fault:
+            at_once[block.fault] = block.fault
+        if block and block.stops and any(taker.follow for taker in found.waiting):
+            at_once[block.stops] = block.stops
+        if block and block.stall and found.below:
+            stalls["barrier"] = (f"line {found.below.number} waits at the #RUN barrier in line {block.line.number} "
+                                 f"for {block.stall}")
+        self.waits.update(stalls, at_once)
 
     # -- results ----------------------------------------------------------------------------------------------------
 
@@ -1424,10 +1915,22 @@ class Cursor:
     def _may_come(self, error: OSError) -> bool:
         return self.wait_for_file and error.errno == errno.ENOENT
 
-    def jobs_to_take(self) -> Iterator[Line]:
-        """What claim() would find now, without touching anything.  Raises OSError."""
-        for line in self.file.lines(NEW + RUNNING + self.retry):
-            if line.state != RUNNING or self.resume and is_free(self.file.fd, line.offset):
+    def jobs_to_take(self, taker: Taker) -> Iterator[Line]:
+        """What claim() would find for this taker, in time, without touching anything.  Raises OSError."""
+        file = self.file
+        file.follow_path()
+        file.refresh()
+        self.takers, self.round = Takers([taker]), Round()
+        for line in Scan(file.fd, file.start, NEW + RUNNING + self.retry, directives=True):
+            if line.state == DIRECTIVE:
+                self.round.pending.clear()          # all that is above a barrier has ended when its time comes
+                self.round.unsure = False
+                self._obey(line)
+                if self.round.block:
+                    return
+            elif self.round.terms.together or not self._taker():
+                self._pass_over(line)
+            elif line.state != RUNNING or self.resume and is_free(file.fd, line.offset):
                 yield line
 
 
@@ -1436,28 +1939,48 @@ class FileJobs:
 
     A connection to a server has the same methods, and is all that a Runner needs to know about where jobs come from:
     claim, finish, release, look_after, has_new, leave; `every` (seconds between looks after the held lines), `poll`
-    (seconds between looks for new jobs while there are none), `again`, `failed` and `orphans`.
+    (seconds between looks for new jobs while there are none), `again`, `failed`, `ended`, `left`, `others`, `orphans`.
     """
 
-    def __init__(self, cursor: Cursor, worker: Worker) -> None:
+    def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
         self.cursor, self.file, self.worker = cursor, cursor.file, worker
+        self.taker, self.takers = taker, Takers([taker])
         self.every = cursor.every
         self.poll = 5.0 if cursor.file.network else 0.25
 
     @property
     def again(self) -> float | None:
-        return self.cursor.again
+        """Seconds until claim() may find more; None: there is nothing to wait for."""
+        again = self.cursor.again
+        return again if again is not None or not self.cursor.waits_for(self.taker) else self.poll
 
     @property
     def failed(self) -> str:
+        """Why nothing can be claimed any more."""
         return self.cursor.failed
+
+    @property
+    def ended(self) -> bool:
+        """Whether runners that wait for more shall leave, once there is nothing to do."""
+        return self.cursor.round.ended
+
+    @property
+    def left(self) -> str:
+        """Why jobs are left that this runner should have run."""
+        return self.cursor.stopped(self.taker)
+
+    @property
+    def others(self) -> int:
+        """The first line that is left for other hosts; 0: there is none."""
+        passed = self.cursor.round.passed
+        return passed.number if passed else 0
 
     @property
     def orphans(self) -> list[int]:
         return self.cursor.orphans
 
     async def claim(self, last: bool) -> Job | None:
-        return await self.worker.call(self.cursor.claim, last)
+        return await self.worker.call(self.cursor.claim, last, self.takers)
 
     async def finish(self, job: Job, state: bytes) -> str:
         return await self.worker.call(self.cursor.finish, job, state)
@@ -1540,7 +2063,7 @@ MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Shell:
     """The shell of a running job."""
     pid: int
@@ -1618,9 +2141,9 @@ class Signals:
         loop.add_reader(self.pipe, self._read)
 
     def handle(self, number: int, handler: Callable[[], None]) -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # whoever started us may have blocked it
         self.handlers[number] = handler
         signal.signal(number, lambda *_: None)      # the byte in the pipe is what counts
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or whoever started us, may have blocked it
 
     def ignore_from_now_on(self) -> None:
         """We are leaving.  Python's end would set the default actions again, and a late HUP would be our exit status."""
@@ -1646,14 +2169,16 @@ class Processes:
         self.table = ProcessTable([])
         self.unique = b"%s-%d-%d-" % (os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000)
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self.lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 2)
+        self.lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         self.environ = {key: value for key, value in os.environb.items() if key != b"RUNMAKER4_TOKEN"}
         outer = self.environ.get(MARK)              # we are a job ourselves: our jobs are also that job's
         self.chain = outer + b"/" if outer else b""
         signals.handle(signal.SIGCHLD, self.reap)
 
-    def start(self, command: bytes, environ: dict[bytes, bytes], out: int, err: int, lock: int) -> Shell:
+    def start(self, command: bytes, environ: dict[bytes, bytes], out: int, err: int, locks: Sequence[int]) -> Shell:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
+
+        locks: the descriptors that it shall hold as long as it lives.
 
         The `exit` at the end keeps the shell around the last command: shells exec that otherwise, and with a command
         that closes all descriptors above 2, as ssh does, the lock would be gone.  The empty line is for a command
@@ -1662,13 +2187,21 @@ class Processes:
         self.started += 1
         mark = self.unique + b"%d" % self.started
         actions = [(os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, err, 2)]
-        if lock >= 0:           # dup2 of a number onto itself would leave close-on-exec set in some C libraries
-            actions.append((os.POSIX_SPAWN_DUP2, lock, self.lock_fd if lock != self.lock_fd else self.lock_fd + 1))
+        for lock in locks:
+            actions.append((os.POSIX_SPAWN_DUP2, lock, self._number(locks, len(actions) - 3)))
         environ = {**self.environ, **environ, MARK: self.chain + mark}
         pid = os.posix_spawn(SHELL, (SHELL, b"-c", command + b"\n\nexit"), environ, file_actions=actions,
                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
         shell = self.running[pid] = Shell(pid, mark, self.loop.create_future())
         return shell
+
+    def _number(self, locks: Sequence[int], index: int) -> int:
+        """Which descriptor a lock gets in the job: none that is still to be duplicated.
+
+        dup2 of a number onto itself would leave close-on-exec set in some C libraries.
+        """
+        number = self.lock_fd + 2 * index
+        return number if number not in locks else number + 1 if number + 1 not in locks else number + 4
 
     def reap(self) -> None:
         """Collect what has ended."""
@@ -1920,11 +2453,11 @@ class Ending:
         return f"signal {self.signal}" if self.signal else f"exit {self.code}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Run:
     """One run of a job, as sinks and the runner see it."""
     job: Job
-    slot: str
+    slot: Slot
     host: bytes
     began: float = 0.0                  # wall clock, seconds
     started: float = 0.0                # monotonic
@@ -1942,7 +2475,7 @@ class Run:
         return b"(%s,%d)" % (self.host, self.shell.pid)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Stream:
     """One of the two pipes that a job writes to."""
     name: bytes
@@ -2068,7 +2601,7 @@ class StoreSink(Sink):
         return self.store.backlog
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Record:
     """What the log file's record of a run shows: its last lines."""
     head: bytes
@@ -2339,7 +2872,6 @@ class History(StoreSink):
 @dataclass(frozen=True)
 class Settings:
     """What a runner is told to do."""
-    slots: Sequence[str]
     host: bytes
     one_only: bool = False
     retries: int = 0
@@ -2349,7 +2881,7 @@ class Settings:
     verbose: bool = False
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Tally:
     """What became of a runner's jobs."""
     done: int = 0
@@ -2389,6 +2921,17 @@ class Tally:
         return text + ("; jobs are left" if self.left and not lines else "")
 
 
+@dataclass(eq=False, repr=False)
+class Slot:
+    """A place where one job at a time runs."""
+    name: str
+    place: int = 0                      # among those of the same name
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.name, self.place
+
+
 class Runner:
     """N slots, each: claim a job, run it, write down how it ended, again.  Knows neither files nor sockets."""
     YOUNG = 0.01                        # seconds; most short jobs have ended by then and need no watching
@@ -2398,13 +2941,16 @@ class Runner:
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE,      # the machine is full, for now;
                errno.EBADF)             # the worker's thread has just exchanged the job's descriptor
 
-    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: Settings, say: Say,
+    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: Settings, slots: Sequence[str], say: Say,
                  tally: Tally) -> None:
         """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change."""
         self.jobs, self.processes, self.sinks, self.settings, self.say = jobs, processes, sinks, settings, say
+        self.names = slots
+        self.slots: dict[tuple[str, int], Slot] = {}        # those that get jobs, or have one
+        self.tasks: set[asyncio.Future[None]] = set()       # theirs
         self.loop = asyncio.get_running_loop()
         self.tally = tally
-        self.runs: set[Run] = set()         # those that have a process
+        self.runs: set[Run] = set()         # those that have begun, and not ended
         self.busy = 0                       # slots at work
         self.turn = asyncio.Lock()          # one slot at a time looks for work
         self.changed = asyncio.Event()      # a reason to look again
@@ -2420,12 +2966,16 @@ class Runner:
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
-        self.slots = [asyncio.ensure_future(self._slot(name)) for name in self.settings.slots]
-        chores = [asyncio.ensure_future(self._look_after()), asyncio.ensure_future(self._tick())]
+        self._set_slots(self.names)
+        chores = [asyncio.ensure_future(chore) for chore in (self._look_after(), self._tick())]
         wall = self.settings.walltime
         alarm = self.loop.call_later(wall, self._wall) if wall else None
-        with contextlib.suppress(asyncio.CancelledError):       # by _last_resort
-            await asyncio.gather(*self.slots)
+        while self.tasks:
+            done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.tasks -= done
+            for task in done:
+                if not task.cancelled():                        # by _last_resort
+                    task.result()
         for chore in chores:
             chore.cancel()
         if alarm:
@@ -2443,6 +2993,12 @@ class Runner:
                 self.tally.left = await self.jobs.has_new()
             except OSError:
                 self.tally.left = True          # so it must be feared
+        elif self.jobs.left:
+            if not self.settings.follow:        # else it was said when it happened
+                self.say(self.jobs.left)
+            self.tally.left = True
+        elif self.jobs.others:
+            self.say(f"jobs for other hosts are left, from line {self.jobs.others} on")
 
     def status(self) -> int:
         """The exit status, as things stand."""
@@ -2488,8 +3044,8 @@ class Runner:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
         self.tally.unwritten += [job.number for job in self.settling]
-        for slot in self.slots:
-            slot.cancel()
+        for task in self.tasks:
+            task.cancel()
 
     async def _look_after(self) -> None:
         """Keep hold of the lines of running jobs; stop our copy of those that others have taken."""
@@ -2509,7 +3065,14 @@ class Runner:
 
     # -- slots ------------------------------------------------------------------------------------------------------
 
-    async def _slot(self, name: str) -> None:
+    def _set_slots(self, names: Sequence[str]) -> None:
+        """Have a slot for each name."""
+        for name in names:
+            slot = Slot(name)
+            self.slots[slot.key] = slot
+            self.tasks.add(asyncio.ensure_future(self._slot(slot)))
+
+    async def _slot(self, slot: Slot) -> None:
         while True:
             async with self.turn:
                 job = await self._next_job()
@@ -2517,7 +3080,7 @@ class Runner:
             if job is None:
                 return
             try:
-                await self._work(job, name)
+                await self._work(job, slot)
             finally:
                 self.busy -= 1
                 self.changed.set()
@@ -2532,22 +3095,34 @@ class Runner:
                 continue
             self.changed.clear()
             job = await self.jobs.claim(last=not self.busy and not self.settings.follow)
-            if job and not self.stopping:
+            if job and not self.stopping and self._fits(job):
                 if self.settings.verbose:
                     self.say(f"line {job.number}: claimed")
                 return job
-            if job:                             # it was claimed while the signal came
+            if job:                             # it was claimed while the signal came, or has no time left
                 await self._settle(job, functools.partial(self.jobs.release, job))
-            elif self.jobs.failed or self.jobs.again is None and not self.busy and not self.settings.follow:
-                self.stop()                    # the other slots need not look again
-            else:
+            if self.jobs.failed or not job and self._nothing_left():
+                self.stop()                     # the other slots need not look again
+            elif not job:
                 await self._wait(min(self.jobs.poll, self.jobs.again or self.jobs.poll))
         return None
 
+    def _nothing_left(self) -> bool:
+        """Whether it is time to leave, after a claim that found nothing."""
+        return self.jobs.again is None and not self.busy and (not self.settings.follow or self.jobs.ended)
+
     def _may_start(self) -> bool:
-        """Whether more jobs may be started: also not if one that takes its whole timeout would exceed the wall time."""
-        timeout, wall = self.settings.timeout, self.settings.walltime
-        if timeout and wall and self.loop.time() - self.began + timeout > wall:
+        """Whether more jobs may be started."""
+        return not self.stopping
+
+    def _limit(self, job: Job) -> float | None:
+        """How many seconds a job may run."""
+        return self.settings.timeout if job.terms.timeout == 0.0 else job.terms.timeout
+
+    def _fits(self, job: Job) -> bool:
+        """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time."""
+        limit, wall = self._limit(job), self.settings.walltime
+        if limit and wall and self.loop.time() - self.began + limit > wall:
             self.wall_over = True
             self.stop()
         return not self.stopping
@@ -2559,17 +3134,17 @@ class Runner:
         self.changed.clear()
         alarm.cancel()
 
-    async def _work(self, job: Job, slot: str) -> None:
+    async def _work(self, job: Job, slot: Slot) -> None:
         """Run a job, again if it fails and that is wished, and write down its state."""
         for _ in range(1 + self.settings.retries):
             run = Run(job, slot, self.settings.host, sinks=tuple(self.sinks))
             state = await self._run(run)
-            if state == DONE or self.stopping or run.cause not in ("", "timeout") or not run.shell:
+            if state in (DONE, NEW) or self.stopping or run.cause not in ("", "timeout") or not run.shell:
                 break
+        if state == NEW:
+            return await self._settle(job, functools.partial(self.jobs.release, job))
         if run.cause == "lost":
             state = ERROR                       # its line is another's now
-        elif state == NEW:
-            return await self._settle(job, functools.partial(self.jobs.release, job))
         else:
             await self._settle(job, functools.partial(self.jobs.finish, job, state))
         self.tally.count(job.number, state)
@@ -2599,7 +3174,8 @@ class Runner:
         fault = await self._start(run)
         if fault:
             return fault
-        limit = self.settings.timeout
+        self._begin(run)
+        limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
         if self.killed or self.loop.time() - self.began >= (self.settings.walltime or math.inf):
             self._end(run, "stop")              # the signal came while it was started
@@ -2642,16 +3218,25 @@ class Runner:
             await self._wait(pause)
             pause = min(2 * pause, 5.0)
 
+    def _begin(self, run: Run) -> None:
+        """A run has begun: have it watched."""
+        self.runs.add(run)
+        if not self.young:
+            self.young = self.loop.call_later(self.YOUNG, self._watch_older)
+        for sink in run.sinks:
+            sink.started(run)
+
     def _spawn(self, run: Run) -> None:
         """Make the pipes and start the shell.  Raises OSError, ValueError."""
         fds: list[int] = []
-        job, slot = run.job, os.fsencode(run.slot)
+        job, slot = run.job, os.fsencode(run.slot.name)
         try:
             fds += os.pipe()
             fds += os.pipe()
             run.began, run.started = time.time(), self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": slot, b"SLAVE_IP": slot}
-            run.shell = self.processes.start(job.command, environ, fds[1], fds[3], job.fd)
+            locks = [job.fd] if job.fd >= 0 else []
+            run.shell = self.processes.start(job.command, environ, fds[1], fds[3], locks)
         except (OSError, ValueError):
             for fd in fds:
                 os.close(fd)
@@ -2659,11 +3244,6 @@ class Runner:
         os.close(fds[1])
         os.close(fds[3])
         run.streams = Stream(b"stdout", fds[0]), Stream(b"stderr", fds[2])
-        self.runs.add(run)
-        if not self.young:
-            self.young = self.loop.call_later(self.YOUNG, self._watch_older)
-        for sink in run.sinks:
-            sink.started(run)
 
     def _end(self, run: Run, cause: str) -> None:
         """End a run and all its processes, unless it has just ended by itself."""
@@ -2751,11 +3331,11 @@ class Runner:
 
 # ======== The wire ====================================================================================================
 #
-# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 1.  Both know a token of 128 random bits, which
+# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 2.  Both know a token of 128 random bits, which
 # never crosses the wire: each proves that it knows it, and from then on every frame carries a MAC.
 #
-#     1. S   {"runmaker4": 1, "nonce": S's}                   the version; a challenge of 128 random bits
-#     2. C   {"runmaker4": 1, "nonce": C's, "proof": H("client")}         C knows the token, and answers this challenge
+#     1. S   {"runmaker4": 2, "nonce": S's}                   the version; a challenge of 128 random bits
+#     2. C   {"runmaker4": 2, "nonce": C's, "proof": H("client")}         C knows the token, and answers this challenge
 #     3. S   {"proof": H("server")}                           so does S; or {"error": "token" | "version"}, and a close
 #     4. C, S   messages, each {"type": ...}                  what they mean is said in the two scripts
 #
@@ -2768,7 +3348,7 @@ class Runner:
 # from another connection.  They can be read: secrecy is a tunnel's business (README).  Bytes that are no UTF-8 travel
 # as lone surrogates (PEP 383).  Every length is capped before anything of that length is kept.
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 PORT = 9998
 STRANGER_FRAME, FRAME = 1 << 10, 1 << 20    # bytes of JSON: before, and after the other end has proven itself
 PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one
@@ -2867,6 +3447,10 @@ class Message:
         if type(value) not in (int, float):
             raise WireError(f"{name}: no number")
         return float(value)
+
+    def duration(self, name: str) -> float | None:
+        """Seconds, or None."""
+        return None if self.fields.get(name, 0) is None else max(self.real(name), 0.0)
 
     def flag(self, name: str) -> bool:
         value = self.fields.get(name)
@@ -3204,7 +3788,7 @@ Add = Callable[..., Any]        # an argument group's add_argument
 
 def add_running_options(add: Add) -> None:
     """What runner and client can be told about which jobs they run."""
-    add("-j", "--jobs", type=whole_number(0, 100_000), default=1, metavar="N",
+    add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
         help="run N jobs at once, 0: as many as there are CPUs for this process [1]")
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add("-r", "--retry", action="store_true", help="also run jobs that failed (!) or ended in error (e)")
@@ -3261,7 +3845,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_records(add)
     add_verbosity(add)
     add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", metavar="NAME", help="this host's name in messages [the node name]")
+    add("--name", metavar="NAME", help="this host's name, in messages and for host= [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add_background(add)
     return parser.parse_args(argv)
@@ -3289,6 +3873,11 @@ def open_descriptors() -> list[int]:
         with contextlib.suppress(FileNotFoundError):
             return [int(name) for name in os.listdir(folder)]
     return list(range(1024))
+
+
+def hold_signals() -> None:
+    """Have signals wait until there are handlers: who knows our process number may send one as soon as it is told."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
 
 
 def keep_descriptors_from_jobs() -> None:
@@ -3422,9 +4011,10 @@ class Program:
     def main(self) -> int:
         """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
         options = self.options
-        pidfile = open_record(options.pidfile, os.O_WRONLY) if options.pidfile else -1
         if options.errors:
             os.dup2(open_record(options.errors, os.O_WRONLY | os.O_APPEND), 2)
+        pidfile = open_record(options.pidfile, os.O_WRONLY) if options.pidfile else -1
+        hold_signals()
         ready = go_into_background() if options.daemon else -1
         if pidfile >= 0:
             self._write_pid(pidfile)
@@ -3512,16 +4102,15 @@ class RunnerProgram(Program):
         """argv: as it may be printed in a command that runs jobs again.  Raises Problem."""
         super().__init__(prog, label, options)
         self.argv = argv
-        number = options.jobs or available_cpus()
+        number = 1 if options.jobs is None else options.jobs or available_cpus()
         self.slots = [str(slot + 1) for slot in range(number)]
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
 
     def settings(self) -> Settings:
         options = self.options
-        return Settings(self.slots, self.host, one_only=options.one_only, retries=options.retries,
-                        timeout=options.timeout, walltime=options.walltime, follow=options.follow,
-                        verbose=options.verbose)
+        return Settings(self.host, one_only=options.one_only, retries=options.retries, timeout=options.timeout,
+                        walltime=options.walltime, follow=options.follow, verbose=options.verbose)
 
     def console(self, with_output: bool) -> list[Sink]:
         """What is printed of the jobs."""
@@ -3533,7 +4122,7 @@ class RunnerProgram(Program):
     def make_runner(self, jobs: Any, sinks: list[Sink]) -> Runner:
         """The runner, which signals will find.  jobs: a FileJobs, or what has its methods."""
         processes = Processes(self.loop, self.signals)
-        self.runner = runner = Runner(jobs, processes, sinks, self.settings(), self.say, self.tally)
+        self.runner = runner = Runner(jobs, processes, sinks, self.settings(), self.slots, self.say, self.tally)
         self.stdout.relieved = self.worker.relieved = runner.resume
         self.handle_signals(runner.kill, runner.drain)
         return runner
@@ -3559,10 +4148,12 @@ class App(RunnerProgram):
         super().__init__(PROG, options.file, options, argv)
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
+        self.taker = Taker(os.fsdecode(self.host), options.follow)
         if not (options.follow and not os.path.lexists(self.path)):
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
                 test_locks(self.path)
+            check_directives(self.path)
 
     def main(self) -> int:
         """Run, or say what would be run; the exit status."""
@@ -3570,13 +4161,13 @@ class App(RunnerProgram):
         self.use_worker(self.mount.network)
         if options.dry_run:
             return self._dry_run()
-        allow_descriptors(32 + len(self.slots) * (7 if options.outdir else 5))
+        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self.stores = self.open_stores(self.path)
         return super().main()
 
     def _dry_run(self) -> int:
         if os.path.lexists(self.path):          # with --follow it need not be there
-            put_lines(map(bytes, self._cursor().jobs_to_take()))
+            put_lines(map(bytes, self._cursor().jobs_to_take(self.taker)))
         return 0
 
     def _cursor(self) -> Cursor:
@@ -3594,7 +4185,7 @@ class App(RunnerProgram):
             sinks.append(AllOutput(outdir))
         if joblog:
             sinks.append(History(joblog))
-        jobs = FileJobs(self._cursor(), self.worker)
+        jobs = FileJobs(self._cursor(), self.worker, self.taker)
         self.make_runner(jobs, sinks)
         return await self.run_to_end(jobs)
 
@@ -3610,4 +4201,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    del sys.modules["ssl"]
+    gc.enable()
     leave(main())

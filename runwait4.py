@@ -2,6 +2,8 @@
 """runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, count.
 
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as an error.
+
+The file reads top-down: the command line, waiting, progress, the program.
 """
 from __future__ import annotations
 
@@ -17,12 +19,16 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Sequence, TypeVar
 
 from runmaker4 import (Counts, JobFile, Line, Parser, Problem, Survey, check_mount, counts, human_time, leave,
                        open_job_file, put, reason, run_main, warn)
 
 PROG = "runwait4.py"
+T = TypeVar("T")
+
+
+# ======== The command line ============================================================================================
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -32,8 +38,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                       f"    {PROG} --progress runs.txt && echo all have ended\n"
                       f"    {PROG} --status runs.txt",
         usage="[options] FILE",
-        epilog="Lines on hold are not waited for; jobs left behind by a dead runner count as errors.\n"
-               "Exit status: 0 when the jobs have ended; with -e 1 if one is not done; 2 bad usage.")
+        epilog="Lines on hold are not waited for; jobs left behind by a dead runner are errors.\n"
+               "Exit status: 0 when the jobs have ended (with -e: and all are done), else 1;\n"
+               "1 when a failed `#RUN barrier check` keeps new ones from being run; 2 bad usage.")
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", help="the job file")
     add("-p", "--progress", action="store_true",
@@ -48,6 +55,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+# ======== Waiting =====================================================================================================
+
+
 class Watcher:
     """Looks at the job file again and again, but never spends more than a twentieth of the time on it."""
     PATIENCE = 5.0              # seconds for which the file may be away: editors replace it
@@ -60,15 +70,21 @@ class Watcher:
         self.file = JobFile(path, say=lambda text: None, network=network, read_only=True)
         self.pause = 5.0 if network else 0.2
         self.cost = 0.0         # seconds for one look
+        self.stopped = ""       # why what is new will not be run, if nobody runs it
 
     def look(self) -> Survey:
         """What the file holds now.  Raises Problem."""
         start = time.monotonic()
+        found = self._patiently(self.file.survey)
+        self.cost = time.monotonic() - start
+        return found
+
+    def _patiently(self, read: Callable[[], T]) -> T:
+        """What this finds in the file; the file may be away for a while.  Raises Problem."""
+        start = time.monotonic()
         while True:
             try:
-                found = self.file.survey()
-                self.cost = time.monotonic() - start
-                return found
+                return read()
             except OSError as error:
                 if time.monotonic() - start > self.PATIENCE:
                     raise Problem(f"{self.path}: {reason(error)}") from None
@@ -83,13 +99,22 @@ class Watcher:
         return found
 
     def wait(self, show: Callable[[Counts], None]) -> Counts:
-        """Wait until no job is new or running; show(counts) after each look."""
+        """Wait until no job is new or running, or `stopped` says why new ones stay so; show(counts) after each look."""
         while True:
             now = counts(self.look())
             show(now)
-            if not now.new and not now.running:
+            before, self.stopped = self.stopped, self._why_stopped(now)
+            ended = not now.new and not now.running
+            if ended or self.stopped and self.stopped == before:
                 return now
             time.sleep(max(self.pause, 20 * self.cost))
+
+    def _why_stopped(self, now: Counts) -> str:
+        """What keeps the new jobs from being run, if it is said twice: a job may have begun since the look."""
+        return self._patiently(self.file.stopped_by) if now.new and not now.running else ""
+
+
+# ======== Progress ====================================================================================================
 
 
 def bar(now: Counts, width: int) -> str:
@@ -180,9 +205,31 @@ def print_status(now: Counts, running: Sequence[Line], as_json: bool) -> None:
     put(f"{text}\n".encode())
 
 
+# ======== The program =================================================================================================
+
+
 def end_by_signal(number: int, frame: object) -> None:
     """A signal ends the program by way of its `finally`."""
     sys.exit(128 + number)
+
+
+def catch_signals() -> None:
+    """Have INT and TERM end the program in order, where they are not ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, end_by_signal)
+
+
+def wait(watcher: Watcher, with_progress: bool) -> Counts:
+    """Wait for the jobs.  Raises Problem."""
+    if not with_progress:
+        return watcher.wait(lambda now: None)
+    catch_signals()
+    progress = TerminalProgress() if os.isatty(1) else PipeProgress()
+    try:
+        return watcher.wait(progress.show)
+    finally:
+        progress.close()
 
 
 def watch(argv: Sequence[str]) -> int:
@@ -193,17 +240,11 @@ def watch(argv: Sequence[str]) -> int:
         found = watcher.sure_look()
         now = counts(found)
         print_status(now, found.running, options.json)
-    elif options.progress:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, end_by_signal)
-        progress = TerminalProgress() if os.isatty(1) else PipeProgress()
-        try:
-            now = watcher.wait(progress.show)
-        finally:
-            progress.close()
     else:
-        now = watcher.wait(lambda now: None)
+        now = wait(watcher, options.progress)
+        if watcher.stopped:
+            warn(f"{PROG}: {options.file}: {watcher.stopped}")
+            return 1
     return 1 if options.use_exit_status and now.done < now.all else 0
 
 

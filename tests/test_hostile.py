@@ -824,7 +824,8 @@ class LyingServers(TcpCase):
             self.welcome(peer)
             for number in range(300):
                 peer.say(*[dict(type="pong", request=number), dict(type="ack", n=0, window=1 << 60),
-                           dict(type="lost", id=str(number)), dict(type="nothing", request=0, orphans=[1] * 100)] * 20)
+                           dict(type="lost", id=str(number)),
+                           dict(type="nothing", request=0, orphans=[1] * 100, ended=False, left="", others=0)] * 20)
             heard.set()
             peer.say(dict(type="closing", done=True)).rest(60)
 

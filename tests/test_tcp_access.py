@@ -157,7 +157,7 @@ class RefusedClients(RefusalCase):
 
     def test_a_server_that_speaks_another_version(self):
         def serve(peer: wire.Peer) -> None:
-            peer.push(wire.plain(runmaker4=2, nonce="0" * 32)).rest()
+            peer.push(wire.plain(runmaker4=1, nonce="0" * 32)).rest()
 
         with wire.FakeServer(serve) as server:
             self.assertRefusedAt(server.port, [], words="version 1 2")

@@ -119,7 +119,7 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
 
 # the messages of either end, as they ought to be
 FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
-    dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry=""),
+    dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False),
     dict(type="have", jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", result=None)]),
     dict(type="claim", request=1, want=1, last=False), dict(type="ping", request=2), dict(type="status"),
     dict(type="bye"), dict(type="started", n=1, id="0" * 16, pid=1, began=1.5),
@@ -130,8 +130,10 @@ FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
 FROM_SERVER: Tuple[Dict[str, Any], ...] = (
     dict(type="welcome", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[], log=0, outdir=False, joblog=False,
          print=False),
-    dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true")]),
-    dict(type="nothing", request=1, orphans=[]), dict(type="ack", n=1, window=1 << 20),
+    dict(type="jobs", request=1, jobs=[dict(
+        id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", timeout=0.0)]),
+    dict(type="nothing", request=1, orphans=[], ended=False, left="", others=0),
+    dict(type="ack", n=1, window=1 << 20),
     dict(type="fault", id="0" * 16, text="text"), dict(type="lost", id="0" * 16), dict(type="closing", done=False),
     dict(type="pong", request=1))
 HELLO, HAVE = FROM_CLIENT[:2]

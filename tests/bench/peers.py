@@ -49,7 +49,8 @@ class Client(asyncio.Protocol):
         proven = self.channel.proven
         messages = self.channel.receive(data)
         if self.channel.proven and not proven:
-            self.send("hello", client=secrets.token_hex(8), name="bench", pid=os.getpid(), slots=self.slots, retry="")
+            self.send("hello", client=secrets.token_hex(8), name="bench", pid=os.getpid(), slots=self.slots, retry="",
+                      follow=False)
         for message in messages:
             self.take(message)
             self.seen(self, message)

@@ -1,0 +1,1099 @@
+"""Promise: #RUN lines say where, when and how long the jobs below them run, also when they change meanwhile."""
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from typing import Callable, Dict, List, Sequence, Set, Tuple
+
+from tests import marks, test_claiming, test_storm
+from tests.support import (EVERY, FULL, HASTY, RUNMAKER, RUNSET, RUNWAIT, WAITING, RunCase, as_bytes, console_lines,
+                           printed, wait_until)
+
+RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
+IMPATIENT = HASTY + "runmaker4.Waits.PATIENCE = 0.1\n"  # says after 0.1 s, not 30 s, who waits for what
+spared = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: others go most of this way")
+LAST = "until [ -e last ]; do sleep 0.02; done"         # a job that runs until the file `last` is there
+
+
+class DirectiveCase(RunCase):
+    """Steps that the tests below share.  What runners say on stderr goes to one file."""
+
+    def lines(self, *lines: str, name: str = "runs.txt") -> None:
+        """Make a job file of these lines."""
+        self.before = self.write("".join(f"{line}\n" for line in lines), name).read_bytes()
+
+    def start(self, script: str, *args: object, **settings) -> subprocess.Popen:
+        if script in (RUNMAKER, sys.executable) and "stderr" not in settings:
+            with open(self.dir / "told", "ab") as told:
+                return super().start(script, *args, stderr=told, **settings)
+        return super().start(script, *args, **settings)
+
+    def start_impatient(self, *args: object, **settings) -> subprocess.Popen:
+        """A runner that soon says who waits for what."""
+        return self.start_patched(IMPATIENT, *args, **settings)
+
+    def ran(self) -> List[int]:
+        """The lines of the jobs that noted their run, in this order."""
+        return [int(line) for line in self.read("ran").split()] if self.exists("ran") else []
+
+    # -- what they say --------------------------------------------------------------------------------------
+
+    def told(self) -> bytes:
+        """What all of them have said so far."""
+        return self.read("told") if self.exists("told") else b""
+
+    def times_told(self, *words: str) -> int:
+        """How many whole lines have all these words, in any case; 'line 3' is not in 'line 31'."""
+        patterns = [re.compile(re.escape(as_bytes(word)) + rb"(?!\w)", re.IGNORECASE) for word in words]
+        lines = self.told().split(b"\n")[:-1]
+        return sum(all(pattern.search(line) for pattern in patterns) for line in lines)
+
+    def wait_told(self, *words: str, timeout: float = 20) -> None:
+        """Wait until a line has all these words."""
+        end = time.monotonic() + timeout
+        while not self.times_told(*words):
+            if time.monotonic() > end:
+                self.fail(f"nobody said {words}: {self.told().decode(errors='replace')}")
+            time.sleep(0.01)
+
+    def assertTold(self, *words: str, times: int = 1) -> None:
+        """So many lines have all these words."""
+        self.assertEqual(self.times_told(*words), times, f"{words}: {self.told().decode(errors='replace')}")
+
+    def assertLeft(self, runner: subprocess.Popen, code: int, states: str) -> None:
+        """The runner ends, with this status, and leaves these states; only they changed in the file."""
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (code, states), self.told().decode(errors="replace"))
+        self.assertOnlyStatesChanged()
+
+    # -- changes of the file --------------------------------------------------------------------------------
+
+    def append(self, *lines: str) -> None:
+        """Append lines in one write."""
+        text = "".join(f"{line}\n" for line in lines).encode()
+        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
+            file.write(text)
+        self.before += text
+
+    def change(self, old: str, new: str) -> None:
+        """Write other bytes, as many, in place."""
+        self.assertEqual((len(old), self.before.count(old.encode())), (len(new), 1))
+        at = self.before.index(old.encode())
+        with open(self.dir / "runs.txt", "r+b", buffering=0) as file:
+            file.seek(at)
+            file.write(new.encode())
+        self.before = self.before.replace(old.encode(), new.encode())
+
+    def edit(self, old: str, new: str) -> None:
+        """Change lines as most editors do: a new file takes the place of the old one."""
+        text = self.read().replace(old.encode(), new.encode())
+        self.before = self.before.replace(old.encode(), new.encode())
+        os.replace(self.write(text, "runs.txt.new"), self.dir / "runs.txt")
+
+    # -- jobs that leave marks ------------------------------------------------------------------------------
+
+    def sections(self, *sections: Sequence[float], barrier: str = "#RUN barrier") -> None:
+        """Make runs.txt of jobs that take so many seconds, with barriers between the sections."""
+        numbers = iter(range(1, 1_000_000))
+        self.section: Dict[int, int] = {}               # job -> section
+        lines: List[str] = []
+        for section, seconds in enumerate(sections):
+            lines += [barrier] if section else []
+            for pause in seconds:
+                number = next(numbers)
+                self.section[number] = section
+                lines.append(f". {marks.command(number, pause)}")
+        self.lines(*lines)
+        self.write("", "marks")
+
+    def sections_seen(self) -> List[int]:
+        """The section of each start and end, in the order of events."""
+        return [self.section[int(line.split()[1])] for line in self.read("marks").decode().splitlines()]
+
+    def assertBarriersHeld(self, runners: Set[int]) -> None:
+        """Each job ran once, and no job began before all above its barrier had ended."""
+        self.assertEqual(marks.problems(self.read("marks"), len(self.section), runners), [])
+        seen = self.sections_seen()
+        self.assertEqual(len(seen), 2 * len(self.section))
+        self.assertEqual(seen, sorted(seen))
+
+
+# -- bad ones ---------------------------------------------------------------------------------------------------
+
+MALFORMED = (
+    "#RUN host=", "#RUN host=a,,b", "#RUN host=,a", "#RUN host=a,", "#RUN host=,", "#RUN timeout=",
+    "#RUN together= host=a", "#RUN together=g host=", "#RUN together=g host=a min-hosts=",
+    "#RUN together=g", "#RUN together=g timeout=5", "#RUN min-hosts=1", "#RUN host=a min-hosts=all",
+    "#RUN together=g host=a min-hosts=some", "#RUN together=g host=a min-hosts=1.5",
+    "#RUN together=g host=a min-hosts=-1", "#RUN together=g host=a min-hosts=ALL",
+    "#RUN timeout=5x", "#RUN timeout=0", "#RUN timeout=-1", "#RUN timeout=1s2", "#RUN timeout=None",
+    "#RUN host=a host=b", "#RUN timeout=1 timeout=1", "#RUN together=g together=g host=a",
+    "#RUN frobnicate", "#RUN colour=red", "#RUN host", "#RUN host =a", "#RUN Host=a", "#RUN Barrier", "#RUN END",
+    "#RUN barrier x", "#RUN barrier check x", "#RUN barrier barrier", "#RUN barrier end", "#RUN check", "#RUN end x",
+    "#RUN barrier host=a", "#RUN host=a barrier", "#RUN barrier check timeout=1", "#RUN timeout=1 end",
+    "#RUNNING", "#RUNbarrier", "#RUN:", "#RUN, host=a", "#RUN=", "#RUN\x0bbarrier", "#RUN # barrier")
+
+# Runs runmaker4.py on one file after the other, and prints each one's exit status
+ONE_BY_ONE = "import runmaker4\nfor name in sys.argv[1:]: print(name, runmaker4.main([name]), flush=True)\nsys.exit()"
+
+
+class Malformed(DirectiveCase):
+    """A directive that is wrong is refused before anything runs, with the number of its line."""
+
+    def write_all(self) -> List[str]:
+        """A file for each of them, in line 3; the names."""
+        names = [f"{number}.txt" for number in range(len(MALFORMED))]
+        for name, bad in zip(names, MALFORMED):
+            self.write(self.text(bad), name)
+        return names
+
+    def text(self, bad: str) -> str:
+        return f". touch never\n#RUN timeout=1\n{bad}\n. touch never\n"
+
+    def assertUntouched(self, names: Sequence[str]) -> None:
+        self.assertFalse(self.exists("never"), "a job ran")
+        for name, bad in zip(names, MALFORMED):
+            self.assertEqual(self.read(name).decode(), self.text(bad))
+
+    def test_each_is_refused_at_the_start_in_one_line_that_names_its_own(self):
+        names = self.write_all()
+        ended = self.finish(self.start_patched(ONE_BY_ONE, *names, stderr=subprocess.PIPE))
+        codes = dict(re.findall(r"^(\d+\.txt) (\d+)$", ended.out.decode(), re.MULTILINE))
+        said = ended.err.decode().splitlines()
+        for name, bad in zip(names, MALFORMED):
+            with self.subTest(directive=bad):
+                self.assertEqual(codes.get(name), "2")
+                lines = [line for line in said if f": {name}: " in line]
+                self.assertEqual(len(lines), 1, lines)
+                self.assertRegex(lines[0], rf"\Arunmaker4\.py: {name}: line 3: \S")
+        self.assertEqual(len(said), len(names))
+        self.assertUntouched(names)
+
+    @spared
+    def test_bytes_that_are_no_text_are_refused_and_shown_safely(self):
+        self.write(b". touch never\n#RUN \xff\x1b[31m=\xfe\n")
+        ended = self.run_jobs(stderr=subprocess.PIPE)
+        self.assertRefused(ended, "runmaker4.py: runs.txt: line 2: ")
+        self.assertNotIn(b"\x1b", ended.err)
+        self.assertEqual(self.states(), ".")
+
+    @spared
+    def test_a_dry_run_and_a_follower_refuse_it_too(self):
+        self.lines(". touch never", "#RUN host=")
+        for call, ended in self.run_all([(RUNMAKER, option, "runs.txt") for option in ("--dry-run", "--follow")],
+                                        stderr=subprocess.PIPE):
+            with self.subTest(call=call):
+                self.assertRefused(ended, "line 2: ")
+
+    def test_what_only_looks_like_one_is_a_comment(self):
+        self.write("# RUN nonsense\n#run end\n#RU\n#\n##RUN x\n/RUN x\n #RUN x\n. true\n"
+                   "#RUN\n#RUN \t \n#RUN\r\n#RUN\tbarrier\t\r\n#RUN  barrier \t check \n"
+                   "#RUN timeout=90\t host=*\r\n. true\n")
+        self.before = self.read()
+        self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "dd")
+
+
+# -- settings ---------------------------------------------------------------------------------------------------
+
+class Hosts(DirectiveCase):
+    """host=: who runs the lines below."""
+    NAME = "Alice.example.org"
+    OURS = ("alice", "ALICE", "alice.example.org", "bob,alice", "alice,bob", "al*", "?lice", "[a-c]lice", "*.org", "*")
+    OTHERS = ("bob", "bob,carol", "b*", "lice", "alic", "alice?", "example.org", "alice.example", "al*.net", "alice/")
+
+    def write_hosts(self) -> None:
+        """Two lines for each list of hosts, ours and others' by turns, and between them one for all."""
+        lines: List[str] = []
+        for ours, others in zip(self.OURS, self.OTHERS):
+            lines += [f"#RUN host={ours}", f". {RAN}", f". {RAN}",
+                      f"#RUN timeout=50 host={others} ", f". {RAN}", "#RUN", f". {RAN}"]
+        self.lines(*lines)
+
+    def test_a_runner_takes_what_its_name_matches_and_leaves_the_rest(self):
+        self.write_hosts()
+        self.assertLeft(self.start(RUNMAKER, "-j4", "--name", self.NAME, "runs.txt"), 0, "dd.d" * len(self.OURS))
+        self.assertTold("left", "other hosts")
+        self.assertEqual(len(self.ran()), 3 * len(self.OURS), "JOB_ID is the line number")
+        self.assertEqual(set(self.ran()), {7 * block + line for block in range(len(self.OURS)) for line in (2, 3, 7)})
+
+    @spared
+    def test_a_runner_that_finds_only_lines_for_others_exits_0_and_says_so(self):
+        self.lines("#RUN host=bob", f". {RAN}", "#RUN barrier", f". {RAN}", "#RUN barrier check", f". {RAN}")
+        self.assertLeft(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 0, "...")
+        self.assertTold("left", "other hosts")
+        self.assertEqual(self.finish(self.start(RUNMAKER, "--name", "bob", "runs.txt")).code, 0)
+        self.assertTold("left", "other hosts")
+        self.assertEqual(self.ran(), [2, 4, 6], "barriers do not change the settings")
+
+    @spared
+    def test_without_a_name_of_its_own_a_runner_has_that_of_its_node(self):
+        node = os.uname().nodename
+        self.lines(f"#RUN host={node.upper()}", ". true", f"#RUN host={node.split('.')[0]}", ". true",
+                   f"#RUN host={node}x", ". true")
+        self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "dd.")
+
+    @spared
+    def test_each_line_starts_afresh_and_a_bare_one_clears_all(self):
+        self.lines("#RUN host=bob timeout=0.1", "#RUN timeout=50", ". sleep 0.2", "#RUN host=bob timeout=0.1", "#RUN",
+                   ". sleep 0.2", "#RUN host=bob", "#RUN host=alice", ". true")
+        self.assertLeft(self.start(RUNMAKER, "-j3", "--name", "alice", "runs.txt"), 0, "ddd")
+
+    @spared
+    def test_retry_takes_no_failed_line_of_another_host(self):
+        self.before = self.write("#RUN host=bob\n! true\ne true\n#RUN\n! true\n").read_bytes()
+        self.assertLeft(self.start(RUNMAKER, "-r", "--name", "alice", "runs.txt"), 0, "!ed")
+
+    @spared
+    def test_a_byte_order_mark_does_not_hide_the_first_line(self):
+        self.before = self.write(b"\xef\xbb\xbf#RUN host=bob\n. true\n#RUN\n. true\n").read_bytes()
+        self.assertLeft(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 0, ".d")
+
+
+class Timeouts(DirectiveCase):
+    """timeout=: how long the jobs below may run, whatever --timeout says."""
+
+    def test_it_beats_the_option(self):
+        self.lines("#RUN timeout=0.1", ". sleep 20", "#RUN timeout=none", ". sleep 0.4", "#RUN", ". sleep 30")
+        runner = self.start(RUNMAKER, "-j3", "--timeout", "0.2", "runs.txt")
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (1, "!d!"))
+        status = [text for text in printed(console_lines(ended.out), "status") if text.startswith(b"timeout")]
+        self.assertEqual(status, [b'timeout after 0.1s "sleep 20"', b'timeout after 0.2s "sleep 30"'])
+
+    @spared
+    def test_without_the_option_it_holds_for_its_jobs_only(self):
+        self.lines(". sleep 0.4", "#RUN timeout=0.2s", ". sleep 20", "#RUN", ". sleep 0.4")
+        self.assertLeft(self.start(RUNMAKER, "-j3", "runs.txt"), 1, "d!d")
+
+    @spared
+    def test_a_job_whose_own_timeout_does_not_fit_into_the_walltime_is_not_started(self):
+        self.lines("#RUN timeout=1", f". {RAN}", "#RUN timeout=1h", ". touch never")
+        self.assertLeft(self.start(RUNMAKER, "-j2", "--walltime", "30", "runs.txt"), 1, "d.")
+
+
+class Records(DirectiveCase):
+    """-l numbers job lines only: directives do not move records."""
+    OPTIONS = ("-l", "log", "-n1")
+
+    def test_each_job_has_the_record_of_its_place_among_the_jobs(self):
+        self.before = self.write("#RUN timeout=50\n. echo a\n# comment\n#RUN barrier\nx b\n#RUN host=nobody\n. c\n. d\n"
+                                 "! e\nd f\n#RUN\n. echo g\n#RUN end\n. echo h\n").read_bytes()
+        self.assertLeft(self.start(RUNMAKER, *self.OPTIONS, "runs.txt"), 0, "dx..!ddd")
+        log = self.read("log").replace(b"\0", b" ")
+        size = 2 * 161
+        heads = [log[at:at + size].split(b"(in ")[0].strip() for at in range(0, len(log), size)]
+        self.assertEqual(heads, [b".-> echo a", b"", b"", b"", b"", b"", b".-> echo g", b".-> echo h"])
+
+
+# -- barriers ---------------------------------------------------------------------------------------------------
+
+class Barriers(DirectiveCase):
+    """#RUN barrier: what stands below starts when nothing above is new or running."""
+
+    @spared
+    def test_what_stands_below_begins_after_all_above_have_ended(self):
+        self.sections([0.1, 0, 0, 0], [0, 0.1, 0], [0.05] * 3, [0.1])
+        runner = self.start(RUNMAKER, "-q", "-j4", "runs.txt")
+        self.assertLeft(runner, 0, "d" * 11)
+        self.assertBarriersHeld({runner.pid})
+
+    def test_many_runners_hold_all_barriers(self):
+        chance = random.Random(4)
+        sections, size, runners = (8, 60, 5) if FULL else (3, 8, 3)
+        self.sections(*[[chance.choice((0, 0, 0.02, 0.1)) for _ in range(size)] for _ in range(sections)])
+        started = [self.start(RUNMAKER, "-q", "-j3", "runs.txt") for _ in range(runners)]
+        self.assertEqual([self.finish(runner).code for runner in started], [0] * runners)
+        self.assertEqual(self.states(), "d" * sections * size)
+        self.assertOnlyStatesChanged()
+        self.assertBarriersHeld({runner.pid for runner in started})
+
+    @spared
+    def test_what_failed_or_is_on_hold_or_in_error_does_not_close_it(self):
+        self.before = self.write("#RUN barrier\n! a\ne b\nx c\nQ d\n#RUN barrier\n#RUN barrier\n. false\n#RUN barrier\n"
+                                 f". {RAN}\n#RUN barrier\n").read_bytes()
+        self.assertLeft(self.start(RUNMAKER, "runs.txt"), 1, "!exQ!d")
+
+    @spared
+    def test_a_job_of_another_runner_closes_it(self):
+        self.lines(f". {marks.command(1)}; {WAITING}; echo 'end 9 9' >>marks", "#RUN barrier", f". {marks.command(2)}")
+        first = self.start(RUNMAKER, "-1", "runs.txt")
+        self.wait_up(1)
+        second = self.start_impatient("-j2", "runs.txt")
+        self.stay_for(second, 0.6)
+        self.assertEqual(self.states(), "r.")
+        self.open_gate()
+        self.assertEqual((self.finish(first).code, self.finish(second).code), (0, 0))
+        order = [int(line.split()[1]) for line in self.read("marks").decode().splitlines()]
+        self.assertEqual(order, [1, 1, 9, 2, 2])
+        self.assertEqual(self.times_told("line 2"), 0, "a barrier that waits for a running job is no deadlock")
+
+    def stay_for(self, runner: subprocess.Popen, seconds: float) -> None:
+        """For so long, the runner does not leave."""
+        with self.assertRaises(subprocess.TimeoutExpired):
+            runner.wait(seconds)
+
+    @spared
+    def test_a_line_for_another_host_closes_it_until_that_host_has_run_it(self):
+        self.lines("#RUN host=bob", f". {marks.command(1, 0.2)}", "#RUN host=alice", "#RUN barrier",
+                   f". {marks.command(2)}")
+        alice = self.start(RUNMAKER, "--name", "alice", "runs.txt")
+        self.stay_for(alice, 0.4)
+        self.assertEqual(self.states(), "..")
+        bob = self.start(RUNMAKER, "--name", "bob", "runs.txt")
+        self.assertEqual((self.finish(bob).code, self.finish(alice).code), (0, 0))
+        self.section = {1: 0, 2: 1}
+        self.assertBarriersHeld({alice.pid, bob.pid})
+
+    @spared
+    def test_signals_end_a_runner_that_waits(self):
+        self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
+        runners = {number: self.start_impatient("--name", "alice", "runs.txt")
+                   for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+        wait_until(lambda: self.times_told("line 3") + self.times_told("line 2") >= 3, what="they wait")
+        for number, runner in runners.items():
+            runner.send_signal(number)
+        codes = [self.finish(runner).code for runner in runners.values()]
+        self.assertEqual(codes[1:], [130, 143])
+        self.assertIn(codes[0], (0, 1))
+        self.assertEqual(self.states(), "..")
+
+    @spared
+    def test_the_walltime_ends_a_runner_that_waits(self):
+        self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
+        self.assertLeft(self.start(RUNMAKER, "--name", "alice", "--walltime", "0.4", "runs.txt"), 1, "..")
+
+    @spared
+    def test_a_line_above_that_is_put_on_hold_is_not_waited_for_any_more(self):
+        self.before = self.write("#RUN host=bob\n. true\n#RUN\n#RUN barrier\n. touch never\nd true\n").read_bytes()
+        runner = self.start_impatient("--name", "alice", "runs.txt")
+        self.wait_told("line 2")
+        self.assertEqual(self.states(), "..d")
+        self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "2").code, 0)
+        self.assertLeft(runner, 0, "xdd")
+
+
+class Orphans(DirectiveCase):
+    """A barrier waits for who may still run, and takes what a dead runner has left for an error."""
+
+    def run_each(self, barrier: str, *options: str, text: str = "r {ran}\n{barrier}\n. {ran}\n") -> Tuple[int, str]:
+        """Run a line that was left behind, and one below a barrier: exit status and states."""
+        self.before = self.write(text.format(ran=RAN, barrier=barrier)).read_bytes()
+        self.write("", "ran")
+        code = self.finish(self.start_hasty(*options, "runs.txt")).code
+        return code, self.states()
+
+    @spared
+    def test_what_is_left_behind_becomes_an_error_and_the_barrier_is_passed(self):
+        self.assertEqual(self.run_each("#RUN barrier"), (1, "ed"))
+        self.assertTold("line 1", "left behind", "marked e")
+
+    def test_a_check_stops_there_and_says_which_line(self):
+        self.assertEqual(self.run_each("#RUN barrier check"), (1, "e."))
+        self.assertTold("line 1", "barrier check", "line 2")
+
+    @spared
+    def test_resume_runs_it_again_before_what_stands_below(self):
+        self.assertEqual(self.run_each("#RUN barrier check", "--resume", "-j2"), (0, "dd"))
+        self.assertEqual(self.ran(), [1, 3])
+
+    @spared
+    def test_one_that_is_not_for_this_host_is_named_too(self):
+        text = "#RUN host=bob\nr {ran}\n#RUN\n{barrier}\n. {ran}\n"
+        self.assertEqual(self.run_each("#RUN barrier", "--name", "alice", text=text), (1, "ed"))
+        self.assertEqual(self.run_each("#RUN barrier", "--name", "alice", "--resume", text=text)[1], "ed")
+
+    @spared
+    def test_a_job_that_outlives_its_runner_is_waited_for(self):
+        self.lines(f". {WAITING}; {RAN}", "#RUN barrier", f". {RAN}")
+        first = self.start(RUNMAKER, "-j1", "runs.txt")
+        self.wait_up(1)
+        first.kill()
+        first.wait()
+        second = self.start_hasty("runs.txt")
+        time.sleep(6 * EVERY)
+        self.assertEqual(self.states(), "r.")
+        self.open_gate()
+        self.assertLeft(second, 1, "ed")
+        self.assertEqual(self.ran(), [1, 3])
+
+
+class Checks(DirectiveCase):
+    """#RUN barrier check: what stands below starts only if nothing above has failed."""
+
+    def run_text(self, text: str, *options: str) -> Tuple[int, str]:
+        """Run a file of this text: exit status and states."""
+        self.before = self.write(text).read_bytes()
+        code = self.finish(self.start(RUNMAKER, *options, "runs.txt")).code
+        self.assertOnlyStatesChanged()
+        return code, self.states()
+
+    @spared
+    def test_it_is_passed_when_all_is_done_or_on_hold(self):
+        self.assertEqual(self.run_text("d a\nx b\n. true\n#RUN barrier check\n. true\n#RUN barrier check\n. true\n"),
+                         (0, "dxddd"))
+        self.assertTold("barrier check", times=0)
+
+    def test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow(self):
+        text = ". true\n. false\n#RUN barrier\n. true\n" + "#RUN barrier check\n. touch never\n" * 2
+        self.assertEqual(self.run_text(text, "-j2"), (1, "d!d.."))
+        self.assertTold("line 2", "failed", "barrier check", "line 5")
+        self.assertTold("barrier check")
+
+    @spared
+    def test_errors_from_before_stop_it_too(self):
+        self.assertEqual(self.run_text("e a\n#RUN barrier check\n. touch never\n"), (1, "e."))
+        self.assertTold("line 1", "barrier check", "line 2")
+
+    @spared
+    def test_who_has_nothing_to_run_below_does_not_care(self):
+        self.assertEqual(self.run_text("! a\n#RUN barrier check\nd b\n! c\nx d\n"), (0, "!d!x"))
+        self.assertEqual(self.run_text("! a\n#RUN barrier check\n#RUN host=bob\n. b\n", "--name", "alice"), (0, "!."))
+        self.assertTold("barrier check", times=0)
+
+    def test_retry_runs_what_failed_above_first(self):
+        self.assertEqual(self.run_text(f"! {RAN}\ne {RAN}\n#RUN barrier check\n! {RAN}\n. {RAN}\n", "-r", "-j4"),
+                         (0, "dddd"))
+        self.assertEqual((set(self.ran()[:2]), set(self.ran()[2:])), ({1, 2}, {4, 5}))
+
+    @spared
+    def test_retry_runs_what_failed_first_also_above_a_plain_barrier(self):
+        self.assertEqual(self.run_text(f"! {RAN}; false\n#RUN barrier\n. {RAN}\n", "-r", "-j4"), (1, "!d"))
+        self.assertEqual(self.ran(), [1, 3])
+
+    @spared
+    def test_what_fails_again_stops_it(self):
+        self.assertEqual(self.run_text(f"! {RAN}; false\n#RUN barrier check\n. touch never\n", "-r", "-j2"), (1, "!."))
+        self.assertEqual(self.ran(), [1])
+        self.assertTold("line 1", "failed", "barrier check", "line 2")
+
+    @spared
+    def test_runners_that_all_retry_in_vain_come_to_an_end(self):
+        self.write(f"! {RAN}; sleep 0.05; false\n" * 6 + "#RUN barrier check\n. touch never\n")
+        runners = [self.start(RUNMAKER, "-q", "-r", "-j2", "runs.txt") for _ in range(3)]
+        self.assertEqual([self.finish(runner).code for runner in runners], [1] * 3)
+        self.assertEqual(self.states(), "!!!!!!.")
+        self.assertLessEqual(max(self.ran().count(line) for line in range(1, 7)), 3)
+        self.assertEqual(set(self.ran()), set(range(1, 7)))
+
+    @spared
+    def test_resume_does_not_run_failures_and_is_stopped_by_them(self):
+        text = f"e {RAN}\n! {RAN}\n#RUN barrier check\n. touch never\n"
+        self.assertEqual(self.run_text(text, "--resume"), (1, "d!."))
+        self.assertEqual(self.ran(), [1])
+
+    @spared
+    def test_a_follower_says_it_once_and_goes_on_when_that_is_mended(self):
+        self.lines(". false", "#RUN barrier check", f". {RAN}")
+        runner = self.start_hasty("--follow", "runs.txt")
+        self.wait_told("line 1", "barrier check", "line 2")
+        self.append(f". {RAN}")
+        time.sleep(0.4)
+        self.assertIsNone(runner.poll())
+        self.assertEqual(self.states(), "!..")
+        self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "1").code, 0)
+        self.wait_states("xdd")
+        runner.send_signal(signal.SIGHUP)
+        self.assertEqual(self.finish(runner).code, 1)
+        self.assertTold("line 1", "barrier check", "line 2")
+
+    @spared
+    def test_a_follower_that_is_to_leave_does_not_say_it_again(self):
+        self.lines(". false", "#RUN barrier check", f". {RAN}")
+        runner = self.start_hasty("--follow", "runs.txt")
+        self.wait_told("line 1", "barrier check", "line 2")
+        runner.send_signal(signal.SIGHUP)
+        self.assertLeft(runner, 1, "!.")
+        self.assertTold("line 1", "barrier check", "line 2")
+
+    @spared
+    def test_it_is_said_only_when_all_above_have_ended(self):
+        self.lines(f". {WAITING}", ". false", "#RUN barrier check", ". touch never")
+        first = self.start(RUNMAKER, "-1", "runs.txt")
+        self.wait_up(1)
+        second = self.start(RUNMAKER, "-j2", "runs.txt")
+        self.wait_states("r!.")
+        time.sleep(0.4)
+        self.assertIsNone(second.poll())
+        self.assertTold("barrier check", times=0)
+        self.open_gate()
+        self.assertEqual((self.finish(first).code, self.finish(second).code), (0, 1))
+        self.assertTold("line 2", "barrier check", "line 3")
+        self.assertEqual(self.states(), "d!.")
+
+
+# -- end, together, stalls --------------------------------------------------------------------------------------
+
+class End(DirectiveCase):
+    """#RUN end: followers treat what stands below as not there, and leave when nothing is left above."""
+
+    def test_followers_leave_and_others_do_not_care(self):
+        self.lines(f". {RAN}", "#RUN end", f". {RAN}", "#RUN end", f". {RAN}")
+        self.assertLeft(self.start(RUNMAKER, "--follow", "runs.txt"), 0, "d..")
+        self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "ddd")
+
+    @spared
+    def test_with_nothing_above_a_follower_leaves_at_once(self):
+        self.before = self.write("#RUN end\n. touch never\n! touch never\n").read_bytes()
+        self.assertLeft(self.start(RUNMAKER, "--follow", "-r", "runs.txt"), 0, ".!")
+
+    @spared
+    def test_a_follower_leaves_when_it_comes_and_stays_when_it_is_taken_back(self):
+        self.lines(f". {RAN}", "#RUN end", f". {RAN}")
+        self.change("#RUN end", "#run end")
+        runner = self.start(RUNMAKER, "--follow", "runs.txt")
+        self.wait_states("dd")
+        self.append(f". {RAN}", "#RUN end", ". touch never")
+        self.assertLeft(runner, 0, "ddd.")
+
+    @spared
+    def test_followers_of_a_file_to_come_leave_too(self):
+        runner = self.start(RUNMAKER, "--follow", "runs.txt")
+        time.sleep(0.2)
+        self.lines(f". {RAN}", "#RUN end", ". touch never", name="later.txt")
+        os.replace(self.dir / "later.txt", self.dir / "runs.txt")
+        self.assertLeft(runner, 0, "d.")
+
+    @spared
+    def test_what_runs_above_is_waited_for(self):
+        self.lines(f". {WAITING}; {RAN}", f". {RAN}", "#RUN barrier", f". {RAN}", "#RUN end", ". touch never")
+        runner = self.start(RUNMAKER, "--follow", "-j2", "runs.txt")
+        self.wait_states("rd..")
+        time.sleep(0.3)
+        self.assertIsNone(runner.poll())
+        self.open_gate()
+        self.assertLeft(runner, 0, "ddd.")
+        self.assertEqual(self.ran(), [2, 1, 4])
+
+    @spared
+    def test_lines_above_for_another_host_hold_nobody_but_at_a_barrier(self):
+        self.lines("#RUN host=bob", f". {RAN}", "#RUN", f". {RAN}", "#RUN end", f". {RAN}")
+        self.assertLeft(self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt"), 0, ".d.")
+        self.edit("#RUN end\n", f"#RUN barrier\n. {RAN}\n#RUN end\n")
+        alice = self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt")
+        time.sleep(0.4)
+        self.assertEqual((alice.poll(), self.states()), (None, ".d.."))
+        self.assertEqual(self.finish(self.start(RUNMAKER, "--follow", "-1", "--name", "bob", "runs.txt")).code, 0)
+        self.assertLeft(alice, 0, "ddd.")
+        self.assertEqual(self.ran(), [4, 2, 6])
+
+    @spared
+    def test_what_failed_above_is_run_again_once_by_a_follower_that_retries(self):
+        self.before = self.write(f"! {RAN}; false\n#RUN end\n! {RAN}\n. {RAN}\n").read_bytes()
+        self.assertLeft(self.start(RUNMAKER, "--follow", "-r", "runs.txt"), 1, "!!.")
+        self.assertEqual(self.ran(), [1])
+
+    @spared
+    def test_a_barrier_below_it_holds_nobody(self):
+        self.lines(f". {RAN}", "#RUN end", "#RUN host=bob", ". true", "#RUN", "#RUN barrier", ". touch never")
+        self.assertLeft(self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt"), 0, "d..")
+
+
+class Together(DirectiveCase):
+    """together= needs a server: on a shared file these lines are left alone, and that is said once."""
+
+    def test_these_lines_are_left_and_the_others_run(self):
+        self.lines("#RUN together=g host=*", ". touch never", ". touch never", "#RUN", f". {RAN}",
+                   "#RUN together=h host=* min-hosts=1", ". touch never",
+                   "#RUN together=h host=* min-hosts=all timeout=5", ". touch never", "#RUN host=*", f". {RAN}")
+        self.assertLeft(self.start(RUNMAKER, "-j3", "runs.txt"), 0, "..d..d")
+        self.assertTold("line 1", "together=", "runmaker4-server.py")
+        self.assertTold("runmaker4-server.py")
+
+    @spared
+    def test_a_barrier_below_them_waits_and_says_for_what(self):
+        self.lines("#RUN together=g host=*", ". touch never", "#RUN", "#RUN barrier", f". {RAN}")
+        runner = self.start_impatient("runs.txt")
+        self.wait_told("line 4", "line 2")
+        self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "2").code, 0)
+        self.assertLeft(runner, 0, "xd")
+
+
+class Stalls(DirectiveCase):
+    """Who waits for long is said once: which line, and for what."""
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_barrier_that_waits_for_a_line_of_another_host(self):
+        self.lines(f". {RAN}", "#RUN host=bob,carol", f". {RAN}", "#RUN", f". {RAN}", "#RUN barrier", f". {RAN}")
+        runner = self.start_impatient("-j2", "--name", "alice", "runs.txt")
+        self.wait_told("line 6", "line 3")
+        self.assertEqual(self.states(), "d.d.")
+        time.sleep(0.3)                                 # more than another look
+        self.assertTold("line 6", "line 3", "bob")
+        runner.send_signal(signal.SIGINT)
+        self.assertLeft(runner, 130, "d.d.")
+
+    @spared
+    def test_a_follower_with_a_line_for_a_host_that_never_comes(self):
+        self.lines("#RUN host=bob", ". touch never")
+        runner = self.start_impatient("--follow", "--name", "alice", "runs.txt")
+        self.wait_told("line 2", "bob")
+        time.sleep(0.6)
+        self.assertTold("line 2", "bob")
+        runner.send_signal(signal.SIGHUP)
+        self.assertLeft(runner, 0, ".")
+
+    @spared
+    def test_with_the_usual_patience_nothing_is_said_early(self):
+        self.lines("#RUN host=bob", f". {RAN}", "#RUN", "#RUN barrier", f". {RAN}")
+        runner = self.start(RUNMAKER, "--name", "alice", "runs.txt")
+        time.sleep(0.6)
+        self.assertEqual(self.told(), b"")
+        self.finish(self.start(RUNMAKER, "-1", "--name", "bob", "runs.txt"))
+        self.assertLeft(runner, 0, "dd")
+
+    @spared
+    def test_the_usual_patience_is_half_a_minute(self):
+        ended = self.run_script("env", f"PYTHONPATH={os.path.dirname(self.command(RUNMAKER)[1])}", sys.executable, "-c",
+                                "import runmaker4; print(runmaker4.Waits.PATIENCE)")
+        self.assertEqual(ended.out, b"30.0\n")
+
+
+# -- changes ----------------------------------------------------------------------------------------------------
+
+class Changes(DirectiveCase):
+    """Directives that are appended, edited or removed hold for the jobs not yet claimed."""
+
+    def start_robert(self, *options: str) -> subprocess.Popen:
+        """A runner of this name, which is in its first job."""
+        runner = self.start_hasty("--name", "robert", *options, "runs.txt")
+        self.wait_up(1, runner=runner)
+        return runner
+
+    def test_appended_ones_hold_for_the_lines_below(self):
+        self.lines(f". {WAITING}", ". true")
+        runner = self.start_robert()
+        self.append("#RUN host=nobody", ". touch never", "#RUN host=robert timeout=0.1", ". sleep 9")
+        self.open_gate()
+        self.assertLeft(runner, 1, "dd.!")
+
+    @spared
+    def test_one_that_is_edited_in_place_holds_for_the_next_claim(self):
+        self.lines(f". {WAITING}", "#RUN host=robert", ". touch never", "#RUN host=nobody", f". {RAN}")
+        runner = self.start_robert()
+        self.change("host=robert", "host=others")
+        self.change("host=nobody", "host=robert")
+        self.open_gate()
+        self.assertLeft(runner, 0, "d.d")
+
+    @spared
+    def test_a_barrier_that_comes_in_place_holds_back_the_next_claim(self):
+        self.lines(f". {WAITING}; {RAN}", f". {LAST}", "#run barrier", f". {RAN}")
+        runner = self.start_robert("-j2")
+        self.wait_states("rr.")
+        self.change("#run barrier", "#RUN barrier")
+        self.write("", "last")
+        self.wait_states("rd.")
+        time.sleep(0.3)
+        self.open_gate()
+        self.assertLeft(runner, 0, "ddd")
+        self.assertEqual(self.ran(), [1, 4])
+
+    @spared
+    def test_a_barrier_that_an_editor_puts_in_holds_back_the_next_claim(self):
+        self.lines(f". {WAITING}; {RAN}", f". {LAST}", f". {RAN}")
+        runner = self.start_robert("-j2")
+        self.wait_states("rr.")
+        self.edit(f"r {LAST}\n", f"r {LAST}\n#RUN barrier\n")
+        self.before = self.read()
+        self.write("", "last")
+        self.wait_states("rd.")
+        time.sleep(0.3)
+        self.open_gate()
+        self.assertLeft(runner, 0, "ddd")
+        self.assertEqual(self.ran(), [1, 4])
+
+    @spared
+    def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self):
+        for how in (lambda: self.change("#RUN barrier", "#run barrier"), lambda: self.edit("#RUN barrier\n", "")):
+            self.lines("#RUN host=bob", ". true", "#RUN", "#RUN barrier", f". {RAN}")
+            runner = self.start_hasty("--name", "alice", "runs.txt")
+            time.sleep(0.3)
+            self.assertEqual(self.states(), "..")
+            how()
+            self.assertLeft(runner, 0, ".d")
+
+    def test_a_waiting_runner_takes_over_the_lines_that_it_waited_for(self):
+        self.lines("#RUN host=nobody", f". {RAN}", "#RUN", "#RUN barrier", f". {RAN}")
+        runner = self.start_hasty("--name", "robert", "runs.txt")
+        time.sleep(0.3)
+        self.change("host=nobody", "host=robert")
+        self.assertLeft(runner, 0, "dd")
+        self.assertEqual(self.ran(), [2, 5])
+
+    @spared
+    def test_a_follower_takes_lines_that_are_its_own_from_now_on(self):
+        self.lines("#RUN host=nobody", f". {RAN}", "#RUN", "#RUN host=other1", f". {RAN}")
+        runner = self.start_hasty("--name", "robert", "--follow", "runs.txt")
+        time.sleep(0.3)
+        self.change("host=nobody", "host=robert")
+        self.wait_states("d.")
+        self.change("#RUN host=other1", "#run host=other1")
+        self.wait_states("dd")
+        runner.send_signal(signal.SIGHUP)
+        self.assertLeft(runner, 0, "dd")
+
+    @spared
+    def test_one_that_comes_in_pieces_counts_as_a_whole(self):
+        self.lines(f". {RAN}")
+        runner = self.start(RUNMAKER, "--name", "b", "--follow", "runs.txt")
+        for piece in "#RUN host=b", "ob\n. touch never\n#RU", "N en", "d\n":
+            time.sleep(0.5)
+            self.assertIsNone(runner.poll())
+            with open(self.dir / "runs.txt", "ab", buffering=0) as file:
+                file.write(piece.encode())
+        self.before = self.read()
+        self.assertLeft(runner, 0, "d.")
+        self.assertEqual(self.told().count(b"line 2:") + self.told().count(b"line 4:"), 0, self.told())
+
+
+class MalformedLater(DirectiveCase):
+    """A directive that is wrong and comes later is said once; what stands below it waits until it is mended."""
+
+    def start_it(self, *options: str) -> subprocess.Popen:
+        self.lines(f". {WAITING}", f". {RAN}")
+        runner = self.start_hasty(*options, "runs.txt")
+        self.wait_up(1, runner=runner)
+        self.append(f". {RAN}", "#RUN hots=x", f". {RAN}", "#RUN timeout=5", f". {RAN}")
+        self.open_gate()
+        self.wait_told("line 4")
+        self.wait_states("ddd..")
+        return runner
+
+    def test_a_runner_waits_until_it_is_mended(self):
+        runner = self.start_it("-j2")
+        time.sleep(0.2)
+        self.assertIsNone(runner.poll())
+        self.assertEqual(self.states(), "ddd..")
+        self.change("hots=x", "host=*")
+        self.assertLeft(runner, 0, "ddddd")
+        self.assertTold("line 4")
+
+    @spared
+    def test_or_until_it_is_gone(self):
+        runner = self.start_it("--follow")
+        self.edit("#RUN hots=x\n", "")
+        self.wait_states("ddddd")
+        runner.send_signal(signal.SIGHUP)
+        self.assertLeft(runner, 0, "ddddd")
+
+    @spared
+    def test_another_one_is_said_anew(self):
+        runner = self.start_it()
+        self.change("hots=x", "host=,")
+        wait_until(lambda: self.times_told("line 4") == 2, what="it is said anew")
+        runner.send_signal(signal.SIGINT)
+        self.assertLeft(runner, 130, "ddd..")
+
+    @spared
+    def test_in_a_file_that_comes_later_nothing_below_it_runs(self):
+        runner = self.start_hasty("--follow", "runs.txt")
+        time.sleep(0.2)
+        self.lines(f". {RAN}", "#RUN barrier x", ". touch never", name="later.txt")
+        os.replace(self.dir / "later.txt", self.dir / "runs.txt")
+        self.wait_told("line 2")
+        self.wait_states("d.")
+        runner.send_signal(signal.SIGHUP)
+        self.assertIn(self.finish(runner).code, (0, 1))
+        self.assertEqual(self.states(), "d.")
+
+
+# -- without running --------------------------------------------------------------------------------------------
+
+class DryRun(DirectiveCase):
+    """--dry-run leaves out what is for other hosts, and groups."""
+
+    def test_what_is_for_others_or_a_group_is_not_listed(self):
+        self.before = self.write(". a\n#RUN host=bob\n. b\n! c\n#RUN host=alice timeout=5\n. d\n#RUN barrier\n! e\n"
+                                 "#RUN together=g host=*\n. f\n! g\n#RUN\n. h\n").read_bytes()
+        for options, wanted in ((), b"1 . a\n6 . d\n13 . h\n"), (("-r",), b"1 . a\n6 . d\n8 ! e\n13 . h\n"):
+            ended = self.run_jobs("--dry-run", "--name", "alice", *options)
+            self.assertEqual((ended.code, ended.out), (0, wanted))
+        self.assertEqual(self.read(), self.before)
+
+
+class WaitForChecks(DirectiveCase):
+    """A failed check that blocks the rest ends runwait4.py, too."""
+
+    def test_it_ends_with_status_1_and_says_which_line(self):
+        self.write("d a\n! b\n#RUN barrier check\n. c\n")
+        calls = [(RUNWAIT, *options, "runs.txt") for options in ((), ("-e", "--progress"))]
+        for call, ended in self.run_all(calls):
+            with self.subTest(call=call):
+                self.assertEqual(ended.code, 1)
+                self.assertRegex(ended.err, rb"\Arunwait4\.py: runs\.txt: .*line 2\b.*\n\Z")
+                self.assertEqual(ended.err.count(b"\n"), 1)
+
+    @spared
+    def test_it_waits_while_something_runs_or_may_run_and_for_plain_barriers(self):
+        texts = {"running.txt": f". {WAITING}\n! b\n#RUN barrier check\n. c\n",
+                 "above.txt": "! a\n. b\n#RUN barrier check\n. c\n", "plain.txt": "! a\n#RUN barrier\n. c\n",
+                 "below.txt": ". a\n#RUN barrier check\n! b\n"}
+        for name, text in texts.items():
+            self.write(text, name)
+        runner = self.start(RUNMAKER, "-1", "running.txt")
+        self.wait_up(1)
+        waiters = {name: self.start(RUNWAIT, name) for name in texts}
+        time.sleep(0.4)
+        self.assertIsNone(waiters["running.txt"].poll())
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.finish(waiters.pop("running.txt")).code, 1)
+        time.sleep(0.4)                                 # more than two looks
+        for name, waiter in waiters.items():
+            self.assertIsNone(waiter.poll(), name)
+
+    @spared
+    def test_status_is_told_as_ever(self):
+        self.write("#RUN host=bob\n! b\n#RUN barrier check\n. c\n#RUN nonsense\n")
+        ended = self.run_script(RUNWAIT, "--status", "runs.txt")
+        self.assertEqual((ended.code, ended.err, ended.out[:7]), (0, b"", b"2 jobs:"))
+
+    @spared
+    def test_it_waits_for_a_runner_that_mends_it(self):
+        self.lines(f"! {WAITING}", "#RUN barrier check", f". {RAN}")
+        runner = self.start(RUNMAKER, "-r", "runs.txt")
+        self.wait_up(1)
+        waiter = self.start(RUNWAIT, "-e", "runs.txt")
+        time.sleep(0.3)
+        self.assertIsNone(waiter.poll())
+        self.open_gate()
+        self.assertEqual((self.finish(runner).code, self.finish(waiter).code), (0, 0))
+
+
+# -- many lines -------------------------------------------------------------------------------------------------
+
+class ManyLines(DirectiveCase):
+    """Directives mean the same among many lines, wherever the file is cut for reading."""
+    LINES = 1_000_000 if FULL else 10_000
+
+    def write_by_turns(self) -> Set[int]:
+        """A file of long and short lines for alice and for bob by turns, some of them jobs; the lines of alice's."""
+        chance = random.Random(6)
+        lines, ours, mine = [], set(), True
+        for number in range(1, self.LINES + 1):
+            kind = chance.random()
+            if kind < 0.02:
+                mine = chance.random() < 0.5
+                lines.append(f"#RUN host={'alice' if mine else 'bob'}{',carol' * chance.randint(0, 40)}\n")
+            elif kind < 0.03:
+                lines.append(chance.choice(("#run end\n", "# RUN host=alice,bob\n", "#RUN  barrier \n", "#\n", "\n")))
+            elif kind < 0.05:
+                lines.append(f". {RAN}\n")
+                ours |= {number} if mine else set()
+            else:
+                lines.append("d " + "x" * chance.randint(0, 60) + "\n")
+        self.before = self.write("".join(lines)).read_bytes()
+        return ours
+
+    def leave_few(self, ours: Set[int]) -> Set[int]:
+        """Take out the barriers, which others' lines keep closed, and all but some of our jobs; their lines."""
+        left = {*sorted(ours)[:5], *sorted(ours)[-200:]}
+        ended = ours - left
+        lines = self.before.replace(b"#RUN  barrier", b"#run  barrier").splitlines(keepends=True)
+        text = [b"d" + line[1:] if number in ended else line for number, line in enumerate(lines, 1)]
+        self.before = self.write(b"".join(text)).read_bytes()
+        return left
+
+    def test_each_line_obeys_the_directive_above_it_and_none_is_missed(self):
+        ours = self.write_by_turns()
+        listed = self.run_jobs("--dry-run", "--name", "alice", timeout=300)
+        self.assertEqual({int(line.split()[0]) for line in listed.out.splitlines()}, ours)
+        left = self.leave_few(ours)
+        runner = self.start(RUNMAKER, "-q", "-j4", "--name", "alice", "runs.txt")
+        self.assertEqual(self.finish(runner, 300).code, 0)
+        self.assertEqual(sorted(self.ran()), sorted(left))
+        self.assertOnlyStatesChanged()
+
+    @spared
+    def test_a_barrier_far_below_waits_for_a_line_far_above(self):
+        filler = "d a job that has ended long ago\n" * (self.LINES // 2)
+        self.before = self.write(f"{filler}. sleep 0.3; {RAN}\n{filler}#RUN barrier\n{filler}. {RAN}\n").read_bytes()
+        self.assertEqual(self.finish(self.start(RUNMAKER, "-q", "-j2", "runs.txt"), 300).code, 0)
+        half = self.LINES // 2
+        self.assertEqual(self.ran(), [half + 1, 3 * half + 3])
+
+    @spared
+    def test_many_barriers_are_held_in_a_file_of_a_million_lines(self):
+        filler = "d a job that has ended\n" * (self.LINES // 20)
+        self.sections(*[[0.05, 0, 0, 0]] * 20, barrier=f"{filler}#RUN barrier")
+        started = [self.start(RUNMAKER, "-q", "-j2", "runs.txt") for _ in range(2)]
+        self.assertEqual([self.finish(runner, 600).code for runner in started], [0, 0])
+        self.assertBarriersHeld({runner.pid for runner in started})
+
+    @spared
+    def test_a_malformed_one_at_the_end_of_a_million_lines_is_refused(self):
+        self.write(". touch never\n" * self.LINES + "#RUN host=\n")
+        self.assertRefused(self.run_jobs(stderr=subprocess.PIPE), f"line {self.LINES + 1}: ")
+        self.assertFalse(self.exists("never"))
+
+    @spared
+    def test_as_many_directives_as_jobs(self):
+        half = self.LINES // 2
+        self.write("#RUN host=bob timeout=5\nd true\n" * half + f"#RUN host=alice\n. {RAN}\n#RUN host=bob\n. {RAN}\n")
+        self.assertEqual(self.finish(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 300).code, 0)
+        self.assertEqual(self.ran(), [2 * half + 2])
+
+
+# -- where locks are classic ------------------------------------------------------------------------------------
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the tests above, with other locks")
+class BarriersWithClassicLocks(test_claiming.ClassicLocks, Barriers):
+    """Barriers where open-file-description locks are missing."""
+
+
+# -- a storm ----------------------------------------------------------------------------------------------------
+
+class Story(marks.Reader):
+    """Reads marks of jobs with barriers between their sections.  One more kind of mark:
+
+        back JOB        the test is about to set back the line of this job, if it is done
+
+    All runners run again what dead ones left (--resume), so no line above is given up.  Hence, whoever is killed:
+
+     1. A job begins only after each job above its barrier has come to its end at least once.
+     2. Once a job below a barrier has begun, no job above begins again, and none runs on, unless it was set back.
+    """
+
+    def __init__(self, runners: Set[int], section: Dict[int, int]) -> None:
+        super().__init__(runners)
+        self.section = section
+        self.to_end = [0] * (max(section.values()) + 1)     # per section: jobs that have never come to their end
+        for number in section.values():
+            self.to_end[number] += 1
+        self.lowest = 0                                     # section that has begun
+        self.backs: Set[int] = set()
+
+    def back(self, job: int) -> None:
+        self.backs.add(job)
+
+    def start(self, job: int, pid: int, runner: int) -> None:
+        if job in self.backs and job not in self.running:
+            self.last.pop(job, None)                        # it may run again without anybody's death
+        super().start(job, pid, runner)
+        section = self.section[job]
+        if any(self.to_end[:section]):
+            self.problems.append(f"job {job}: began while sections above had {self.to_end[:section]} jobs to end")
+        if section < self.lowest and job not in self.backs:
+            self.problems.append(f"job {job} of section {section}: began when section {self.lowest} had begun")
+        for other in self.running:
+            if self.section[other] < section and other not in self.backs:
+                self.problems.append(f"job {job} of section {section}: began while job {other} ran")
+        self.lowest = max(self.lowest, section)
+
+    def end(self, job: int, pid: int) -> None:
+        if job not in self.ended:
+            self.to_end[self.section[job]] -= 1
+        super().end(job, pid)
+
+
+def story_problems(text: bytes, section: Dict[int, int], runners: Set[int]) -> List[str]:
+    """What the marks say that must not be; nothing, if all is well."""
+    story = Story(runners, section)
+    events = {"start": story.start, "end": story.end, "killed": story.kill, "back": story.back}
+    for line in text.decode().splitlines():
+        kind, *numbers = line.split()
+        events[kind](*map(int, numbers))
+    story.problems += [f"job {job}: started and neither ended nor killed" for job in sorted(story.running)]
+    story.problems += [f"job {job}: never came to its end" for job in section if job not in story.ended]
+    return story.problems
+
+
+class TheStory(unittest.TestCase):
+    """The reader of the story finds what must not be: else the storm proves nothing."""
+    SECTIONS = {1: 0, 2: 0, 3: 1}
+    ALL = "start 1 11 50\nstart 2 12 50\nend 1 11\nend 2 12\n"
+
+    def found(self, text: str) -> str:
+        return "; ".join(story_problems(text.encode(), self.SECTIONS, {50, 60}))
+
+    def test_one_section_after_the_other_is_fine(self):
+        self.assertEqual(self.found(self.ALL + "start 3 13 60\nend 3 13\n"), "")
+
+    def test_one_that_begins_before_all_above_have_ended_is_found(self):
+        text = "start 1 11 50\nend 1 11\nstart 3 13 60\nend 3 13\nstart 2 12 50\nend 2 12\n"
+        self.assertIn("job 3: began while sections above had [1]", self.found(text))
+        text = "start 1 11 50\nend 1 11\nstart 2 12 50\nstart 3 13 60\nend 2 12\nend 3 13\n"
+        self.assertIn("job 3: began while sections above had [1]", self.found(text))
+
+    def test_one_above_that_runs_again_too_late_is_found_unless_it_was_set_back(self):
+        self.assertIn("job 1 of section 0: began when section 1",
+                      self.found(self.ALL + "killed 50\nstart 3 13 60\nend 3 13\nstart 1 14 60\nend 1 14\n"))
+        self.assertEqual(self.found(self.ALL + "start 3 13 60\nback 1\nstart 1 14 60\nend 3 13\nend 1 14\n"), "")
+
+    def test_one_that_begins_while_one_above_runs_again_is_found(self):
+        self.assertIn("job 3 of section 1: began while job 1 ran",
+                      self.found(self.ALL + "killed 50\nstart 1 14 60\nstart 3 13 60\nend 3 13\nend 1 14\n"))
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes minutes")
+class Storm(DirectiveCase):
+    """Runners die by kill -9, alone or with their jobs, lines are set back, and all barriers are held."""
+    JOBS, SECTIONS, RUNNERS, KILLS, BACKS = 300, 11, 4, 30, 40
+    kill, kill_one = test_storm.Storm.kill, test_storm.Storm.kill_one
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.random = random.Random(8)
+        self.killed: List[subprocess.Popen] = []
+
+    def keep_runners_until(self, condition: Callable[[], object]) -> None:
+        """Start new runners for those that died, until condition() is true."""
+        def reached() -> object:
+            for _ in range(self.RUNNERS - len(self.living())):
+                self.start(RUNMAKER, "-j4", "-q", "--resume", "runs.txt")
+            return condition()
+        wait_until(reached, 600)
+
+    def living(self) -> List[subprocess.Popen]:
+        return [runner for runner in self.runners() if runner.poll() is None]
+
+    def runners(self) -> List[subprocess.Popen]:
+        return [process for process in self.started if RUNMAKER in " ".join(map(str, process.args))]
+
+    def set_back(self) -> None:
+        """Set back a few lines that are done."""
+        done = wait_until(lambda: [job for job, state in enumerate(self.states(), 1) if state == "d"])
+        jobs = self.random.sample(done, min(len(done), 3))
+        marks.append(self.dir / "marks", "".join(f"back {job}\n" for job in jobs))
+        lines = [str(job + self.section[job]) for job in jobs]
+        self.assertIn(self.run_script(RUNSET, "--set=.", "--state=d", "runs.txt", *lines).code, (0, 1))
+
+    def write_jobs(self) -> None:
+        """A file of short jobs with barriers."""
+        size = self.JOBS // self.SECTIONS + 1
+        jobs = [self.random.choice((0, 0.05, 0.1, 0.3)) for _ in range(self.JOBS)]
+        self.sections(*[jobs[at:at + size] for at in range(0, self.JOBS, size)])
+
+    def plan(self, events: List[Callable[[], None]]) -> List[Tuple[int, Callable[[], None]]]:
+        """Events in a random order, each with the number of jobs that are to have ended before."""
+        self.random.shuffle(events)
+        return list(zip(sorted(self.random.choices(range(1, self.JOBS * 19 // 20), k=len(events))), events))
+
+    def test_each_job_is_done_and_none_began_before_all_above_had_ended(self):
+        self.write_jobs()
+        kills = [lambda: self.kill_one(True), lambda: self.kill_one(False)] * (self.KILLS // 2)
+        for ended, event in self.plan(kills + [self.set_back] * self.BACKS):
+            self.keep_runners_until(lambda: self.ended_jobs() >= ended)
+            event()
+        self.keep_runners_until(lambda: self.states() == "d" * self.JOBS)
+        survivors = [runner for runner in self.runners() if runner not in self.killed]
+        self.assertEqual({self.finish(runner).code for runner in survivors}, {0}, self.told())
+        self.assertGreater(self.read("marks").count(b"killed "), self.KILLS, "no job died with its runner")
+        self.assertGreater(self.read("marks").count(b"start "), self.JOBS, "no job ran again")
+        self.assertNotIn(b"Traceback", self.told())
+        self.assertOnlyStatesChanged()
+        self.assertEqual((self.states(), self.locked_lines()), ("d" * self.JOBS, []))
+        runners = {runner.pid for runner in self.runners()}
+        self.assertEqual(story_problems(self.read("marks"), self.section, runners), [])
+
+    def ended_jobs(self) -> int:
+        """How many jobs have come to their end at least once."""
+        return len(set(re.findall(rb"^end (\d+)", self.read("marks"), re.MULTILINE)))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,221 @@
+"""Promise: #RUN lines mean the same for the clients of a server as for runners of the file."""
+import random
+import signal
+import unittest
+
+from tests import test_directives, test_tcp_storm
+from tests.support import FULL, RUNMAKER, RUNSERVER, WAITING
+from tests.tcp import OverTcp, Program, Server, TcpCase
+from tests.test_directives import MALFORMED, RAN, DirectiveCase, spared, story_problems
+from tests.test_storm import send
+from tests.test_tcp import ordinarily
+
+
+class DirectivesOverTcp(OverTcp):
+    """Put before a test case of runmaker4.py with directives: what the server says counts, too."""
+
+    def told(self) -> bytes:
+        return super().told() + b"".join(server.err for server in self.servers.values())
+
+
+# -- bad ones -----------------------------------------------------------------------------------------------------
+
+class Malformed(TcpCase):
+    """A directive that is wrong is refused by the server before anything runs, with the number of its line."""
+
+    def check(self, *directives: str) -> None:
+        names = [f"{number}.txt" for number in range(len(directives))]
+        for name, bad in zip(names, directives):
+            self.write(f". touch never\n\n{bad}\n. touch never\n", name)
+        calls = [(RUNSERVER, "--host", self.HOST, "--port", 0, name) for name in names]
+        for (*_, name), ended in self.run_all(calls):
+            with self.subTest(directive=directives[names.index(name)]):
+                self.assertRefused(ended, f"runmaker4-server.py: {name}: line 3: ")
+
+    def test_some_are_refused_at_the_start_in_one_line_that_names_their_own(self):
+        self.check("#RUN host=a,,b", "#RUN barrier x")
+
+    @spared
+    def test_each_is_refused_at_the_start_in_one_line_that_names_its_own(self):
+        for at in range(0, len(MALFORMED), 8):
+            self.check(*MALFORMED[at:at + 8])
+
+
+@ordinarily()
+class MalformedLater(DirectivesOverTcp, test_directives.MalformedLater):
+    """A directive that is wrong and comes later is said once by the server; clients wait until it is mended."""
+    test_in_a_file_that_comes_later_nothing_below_it_runs = None        # a server needs its file
+
+
+# -- settings -----------------------------------------------------------------------------------------------------
+
+@ordinarily("test_a_runner_takes_what_its_name_matches_and_leaves_the_rest")
+class Hosts(DirectivesOverTcp, test_directives.Hosts):
+    """host= means a client's name, its address, or a host name that resolves to its address."""
+    OURS = test_directives.Hosts.OURS + ("127.0.0.1", "bob,localhost", "LOCALHOST")
+    OTHERS = test_directives.Hosts.OTHERS + ("127.0.0.2", "10.0.0.1,bob", "127.0.0")
+
+
+@ordinarily("test_it_beats_the_option")
+class Timeouts(DirectivesOverTcp, test_directives.Timeouts):
+    """timeout=: how long a client lets the jobs below run, whatever its --timeout says."""
+
+
+@ordinarily()
+class Records(DirectivesOverTcp, test_directives.Records):
+    """The server's -l numbers job lines only."""
+    OPTIONS = ()
+
+    def start_server(self, *options: object, **settings) -> Server:
+        return super().start_server("-l", "log", "-n1", *options, **settings)
+
+
+# -- barriers and end ---------------------------------------------------------------------------------------------
+
+@ordinarily()
+class Barriers(DirectivesOverTcp, test_directives.Barriers):
+    """#RUN barrier holds back what clients run."""
+    test_signals_end_a_runner_that_waits = None                         # it is the server who says that they wait
+
+    @spared
+    def test_a_client_that_waits_is_ended_by_signals(self):
+        self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
+        clients = {number: self.start_impatient("--name", f"alice.{number}", "runs.txt")
+                   for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+        self.wait_clients(self.servers["runs.txt"], len(clients))
+        for number, client in clients.items():
+            client.send_signal(number)
+        codes = [self.finish(client).code for client in clients.values()]
+        self.assertEqual(codes[1:], [130, 143])
+        self.assertIn(codes[0], (0, 1))
+        self.assertEqual(self.states(), "..")
+
+
+@ordinarily()
+class Orphans(DirectivesOverTcp, test_directives.Orphans):
+    """What a dead runner of the file has left is an error for the server's clients."""
+    test_a_job_that_outlives_its_runner_is_waited_for = None            # see Losses
+
+
+@ordinarily("test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow")
+class Checks(DirectivesOverTcp, test_directives.Checks):
+    """#RUN barrier check stops clients."""
+    test_who_has_nothing_to_run_below_does_not_care = None              # two files in one place: see below
+
+    @spared
+    def test_a_client_that_has_nothing_to_run_below_does_not_care(self):
+        text = "! a\n#RUN barrier check\nd b\n#RUN host=bob\n. b\n"
+        self.assertEqual(self.run_text(text, "--name", "alice"), (0, "!d."))
+        self.assertTold("barrier check", times=0)
+
+
+class ExitWhenDone(TcpCase):
+    """--exit-when-done: a server does not wait for what a failed check keeps from being run."""
+
+    @spared
+    def test_a_failed_check_ends_server_and_followers(self):
+        self.write("d a\n. exit 3\n#RUN barrier check\n. touch never\n")
+        server = self.start_server("--exit-when-done")
+        client = self.start_client(server, "--follow")
+        self.assertEqual([self.finish(program).code for program in (server, client)], [1, 1])
+        self.assertEqual(self.states(), "d!.")
+        self.assertRegex(server.err, rb"line 2 failed\b.*barrier check in line 3\b")
+
+
+@ordinarily("test_followers_leave_and_others_do_not_care")
+class End(DirectivesOverTcp, test_directives.End):
+    """#RUN end: clients with --follow leave."""
+    test_followers_of_a_file_to_come_leave_too = None                   # a server needs its file
+
+
+@ordinarily()
+class Stalls(DirectivesOverTcp, test_directives.Stalls):
+    """Clients that wait for long: the server says which line, and for what."""
+    test_the_usual_patience_is_half_a_minute = None
+    test_with_the_usual_patience_nothing_is_said_early = None           # it compares all that is said
+
+
+@ordinarily()
+class Changes(DirectivesOverTcp, test_directives.Changes):
+    """Directives that are appended, edited or removed hold for what the server has not handed out."""
+
+
+class Losses(DirectiveCase, TcpCase):
+    """A barrier waits for the jobs of clients that may come back; then they are errors."""
+    JOB = f"echo $$ >pid; echo $JOB_ID >>ran; {WAITING}"
+
+    def lose(self, barrier: str) -> Program:
+        """A client dies with its job above a barrier; another one, which has waited for that and has ended."""
+        self.lines(f". {self.JOB}", barrier, f". {RAN}")
+        self.server = self.start_server("--grace", 0.6)
+        first = self.start_client(self.server, "--name", "first", up=[1])
+        second = self.start_client(self.server)
+        self.wait_clients(self.server, 2)
+        self.assertEqual(self.states(), "r.")
+        first.kill()
+        send(signal.SIGKILL, [int(self.read("pid"))])
+        self.assertEqual(self.states(), "r.")
+        self.finish(second)
+        return second
+
+    @spared
+    def test_it_is_passed_after_the_grace(self):
+        second = self.lose("#RUN barrier")
+        self.assertEqual((second.returncode, self.states(), self.ran()), (0, "ed", [1, 3]))
+
+    @spared
+    def test_a_check_stops_the_others_after_the_grace(self):
+        second = self.lose("#RUN barrier check")
+        self.assertEqual((second.returncode, self.states(), self.ran()), (1, "e.", [1]))
+        self.assertIn(b"barrier check in line 2", second.err + self.server.err)
+
+
+class MixedWork(DirectiveCase, TcpCase):
+    """Clients and runners of the file hold the same barriers."""
+    SECTIONS, SIZE, CLIENTS, RUNNERS = (8, 60, 4, 2) if FULL else (2, 12, 2, 1)
+
+    def test_nobody_begins_what_stands_below_before_all_above_have_ended(self):
+        chance = random.Random(7)
+        self.sections(*[[chance.choice((0, 0, 0.02, 0.1)) for _ in range(self.SIZE)] for _ in range(self.SECTIONS)])
+        server = self.start_server()
+        started = [self.start_client(server, "-q", "-j3") for _ in range(self.CLIENTS)]
+        runners = [self.start(RUNMAKER, "-q", "-j3", "runs.txt") for _ in range(self.RUNNERS)]
+        self.assertEqual([self.finish(program).code for program in [*runners, *started]],
+                         [0] * (self.RUNNERS + self.CLIENTS))
+        self.assertEqual(self.states(), "d" * self.SECTIONS * self.SIZE)
+        self.assertBarriersHeld({program.pid for program in [*started, *runners]})
+
+
+@spared
+class Storm(DirectiveCase, test_tcp_storm.TcpStorm):
+    """Clients and servers die by kill -9, lines are set back, and all barriers are held."""
+    JOBS, SECTIONS, KILLS, SERVER_KILLS, BACKS = 200, 8, 16, 4, 20
+    GRACE = 2.5                             # long against the jobs, and against the time in which clients come back
+    write_jobs, plan_events = test_directives.Storm.write_jobs, test_directives.Storm.plan
+    set_back, ended_jobs = test_directives.Storm.set_back, test_directives.Storm.ended_jobs
+    test_no_job_is_lost_and_none_runs_twice_at_once = None
+
+    def start_storm_server(self, port: int = 0) -> None:
+        self.server = self.start_server("--grace", self.GRACE, "--port", port)
+
+    def test_each_job_is_done_and_none_began_before_all_above_had_ended(self):
+        self.write_jobs()
+        self.start_storm_server()
+        events = [lambda: self.kill_client(True), lambda: self.kill_client(False)] * (self.KILLS // 2)
+        events += [self.kill_server] * self.SERVER_KILLS + [self.set_back] * self.BACKS
+        for ended, event in self.plan_events(events):
+            self.keep_clients_until(lambda: self.ended_jobs() >= ended)
+            event()
+        self.keep_clients_until(lambda: self.states() == "d" * self.JOBS)
+        for client in self.clients:
+            client.send_signal(signal.SIGHUP)
+        self.assertEqual({self.finish(client).code for client in self.clients}, {0})
+        self.assertOnlyStatesChanged()
+        self.assertEqual((self.states(), self.locked_lines()), ("d" * self.JOBS, []))
+        self.assertGreater(self.read("marks").count(b"start "), self.JOBS, "no job ran again")
+        clients = {program.pid for program in self.programs}
+        self.assertEqual(story_problems(self.read("marks"), self.section, clients), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
