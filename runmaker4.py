@@ -82,6 +82,7 @@ from typing import Any, Awaitable, Callable, Iterable, Iterator, Sequence
 
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 
+NAME_BYTES = 1 << 61            # up to 2^56 bytes from here, in a file of slots: a name's lock
 REFRESH_BYTE = 1 << 62          # locked shared and given back to make reads fresh; never exclusively
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively by who appends
 PROBE_BYTES = REFRESH_BYTE + 2  # up to 2^32 bytes from here: the start-up test, one byte each
@@ -1898,6 +1899,28 @@ class Cursor:
             self.taken.discard(job)
         return fault
 
+    def renew(self, job: Job) -> str:
+        """Make a line new again whose job has just failed; why that cannot be, or ''."""
+        file = self.file
+        line: Line | None = Line(job.number, job.ordinal, job.offset, FAILED, job.text)
+        try:
+            file.follow_path()
+            file.refresh()
+            if file.state_at(file.fd, line) is None:
+                line = next((line for line in Scan(file.fd, file.start, FAILED) if line.text == job.text), None)
+            if line is None:
+                return "its line is gone"
+            with file.locked_line(line) as fd:
+                if fd < 0 or file.state_at(fd, line) != FAILED:
+                    return "has changed meanwhile"
+                file.write(fd, line, NEW)
+        except OSError as error:
+            return reason(error)
+        except Shifted:
+            return "its file was replaced this very moment"
+        self.taken.discard(job)
+        return ""
+
     # -- trouble, and just looking ----------------------------------------------------------------------------------
 
     def _bear(self, error: OSError) -> None:
@@ -1987,6 +2010,9 @@ class FileJobs:
 
     async def release(self, job: Job) -> str:
         return await self.worker.call(self.cursor.release, job)
+
+    async def renew(self, job: Job) -> str:
+        return await self.worker.call(self.cursor.renew, job)
 
     async def look_after(self) -> list[Job]:
         return await self.worker.call(self.file.look_after)
@@ -2874,6 +2900,8 @@ class Settings:
     """What a runner is told to do."""
     host: bytes
     one_only: bool = False
+    slot_errors: int = 0                # jobs in a row with exit status 255 after which a slot gets no more; 0: never
+    runner: bytes = b""                 # what stands before each job
     retries: int = 0
     timeout: float | None = None        # seconds
     walltime: float | None = None       # seconds
@@ -2902,6 +2930,11 @@ class Tally:
             self.lost += 1
         self.bad_lines.append(number)
 
+    def forget_failure(self, number: int) -> None:
+        """A job that failed is new again."""
+        self.failed -= 1
+        self.bad_lines.remove(number)
+
     @property
     def bad(self) -> bool:
         """Whether something went wrong, or is left: exit status 1."""
@@ -2926,10 +2959,204 @@ class Slot:
     """A place where one job at a time runs."""
     name: str
     place: int = 0                      # among those of the same name
+    fds: list[int] = field(default_factory=list)        # that have a lock of its name; its job inherits the first
+    taken: bool = False                 # another runner has a job on it
+    retired: bool = False               # it gets no more jobs
+    errors: list[Job] = field(default_factory=list)     # its last jobs, if they ended with exit status 255
 
     @property
     def key(self) -> tuple[str, int]:
         return self.name, self.place
+
+    @property
+    def byte(self) -> int:
+        """Where in a file of slots its lock is."""
+        return NAME_BYTES + int.from_bytes(digest(b"%d %s" % (self.place, os.fsencode(self.name)))[:7], "big")
+
+
+class Slots:
+    """The names of a runner's slots: known from the start, and its own."""
+    every: float | None = None          # seconds from look to look; None: they stay as they are
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    async def look(self) -> Sequence[str] | None:
+        """The names, if they have changed."""
+        return None
+
+    async def seize(self, slot: Slot) -> bool:
+        """Have a slot for a job; False: another runner has a job there."""
+        return True
+
+    async def free(self, slot: Slot) -> None:
+        """The job has ended."""
+
+
+class FollowedSlots(Slots):
+    """Names from a file that may change, and that other runners may use, too."""
+
+    def __init__(self, file: SlotFile, worker: Worker) -> None:
+        super().__init__(file.names)
+        self.file, self.worker, self.every = file, worker, file.every
+
+    async def look(self) -> Sequence[str] | None:
+        return await self.worker.call(self.file.look)
+
+    async def seize(self, slot: Slot) -> bool:
+        return await self.worker.call(self.file.seize, slot)
+
+    async def free(self, slot: Slot) -> None:
+        await self.worker.call(self.file.free, slot)
+
+
+class SlotFile:
+    """A file with a name per line; blank lines and those that begin with # do not count.
+
+    While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the name.  It does
+    not depend on where the name stands, so the file may be edited.  If it is replaced, locks stay on the old one: those
+    who know that one look there, too, and whoever has a job on a name locks it in the new one as well.
+    """
+    EVERY = 0.1                         # seconds from look to look (network file system: 1)
+    LONGEST = 1 << 20                   # bytes of the file
+    KEPT = 2                            # of the files that had the name, how many a name stays locked in
+
+    def __init__(self, path: str, network: bool, say: Say) -> None:
+        """Raises Problem."""
+        self.path, self.say = path, say
+        self.every = 1.0 if network else self.EVERY
+        self.file = JobFile(path, say=lambda text: None, network=network)
+        self.known: dict[tuple[int, int], int] = {}     # descriptors of the files that had this name
+        self.seized: set[Slot] = set()
+        self.names: list[str] = []
+        self.last: tuple[tuple[int, ...], float] | None = None      # a last line without newline: signature, since when
+        self.fault = ""
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))       # that is what locks need
+            names = self._read()
+            while self.last and not names:
+                time.sleep(0.05)
+                names = self._read()
+        except OSError as error:
+            raise Problem(f"{path}: {reason(error)} (a file of names is wanted, which can be written: they are locked "
+                          "there)") from None
+        except ValueError as error:
+            raise Problem(f"{path}: {error} (one per line is wanted)") from None
+        if not names:
+            raise Problem(f"{path}: there is no name in it (one per line is wanted)")
+        self.names = names
+        age = time.time() - os.fstat(self.file.fd).st_ctime
+        if 0 <= age < 2 * self.every:           # if it has just been replaced, others are about to lock names in it
+            time.sleep(2 * self.every - age)
+
+    def look(self) -> Sequence[str] | None:
+        """The names, if they have changed; without any the last ones are kept."""
+        try:
+            names = self._read()
+            fault = "" if names else "is empty"
+        except OSError as error:
+            names, fault = [], reason(error)
+        except ValueError as error:
+            names, fault = [], str(error)
+        self._complain(fault and f"{fault}; going on with the slots known so far")
+        if not names or names == self.names:
+            return None
+        self.names = names
+        return names
+
+    def _read(self) -> list[str]:
+        """The names as they stand there now.  Raises OSError, ValueError."""
+        self._follow()
+        self._forget_older()
+        self.file.refresh()
+        data = os.pread(self.file.fd, self.LONGEST + 1, self.file.start)
+        if len(data) > self.LONGEST or b"\0" in data:
+            raise ValueError("is no list of names")
+        if data and not data.endswith(b"\n"):
+            now, sign = time.monotonic(), self.file.sign()
+            if not self.last or self.last[0] != sign:
+                self.last = sign, now
+            if now - self.last[1] < 1.0:
+                data = data[:data.rfind(b"\n") + 1]     # somebody may be writing it
+        else:
+            self.last = None
+        lines = [line.strip() for line in data.splitlines()]
+        return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
+
+    def _follow(self) -> None:
+        """Go on with the file that has the name now, and have names locked there on which jobs run.  Raises OSError."""
+        self.file.follow_path()
+        if self.file.file in self.known:
+            return
+        self.known[self.file.file] = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        for slot in self.seized:
+            fd = self._open(self.path)
+            if lock(fd, slot.byte):
+                slot.fds.append(fd)
+                for older in slot.fds[1:-self.KEPT]:    # the job has the first; others have followed us by now
+                    slot.fds.remove(older)
+                    self.file.close_after_lock(older)
+            else:
+                self.file.close_after_lock(fd)
+                self.say(f"slot {slot.name}: another runner uses it, too, since {self.path} was replaced")
+
+    def _forget_older(self) -> None:
+        """Close those files that had the name, and have no lock on them any more."""
+        for identity, fd in list(self.known.items()) if len(self.known) > 1 else ():
+            if identity != self.file.file and DESCRIPTION_LOCKS and self._is_free(fd, NAME_BYTES, 1 << 60):
+                del self.known[identity]
+                os.close(fd)
+
+    def seize(self, slot: Slot) -> bool:
+        """Lock a slot's name; False: another runner, or the job of one that has died, has it."""
+        path = self.path
+        try:
+            self._follow()
+        except OSError:                                 # it is gone, which look() says; the last one will do
+            path = f"/proc/self/fd/{self.known[self.file.file]}"
+        older = [fd for identity, fd in self.known.items() if identity != self.file.file]
+        try:
+            if not all(self._is_free(fd, slot.byte) for fd in older):
+                return False
+            fd = self._open(path)
+            if not lock(fd, slot.byte):
+                self.file.close_after_lock(fd)
+                return False
+        except OSError as error:
+            self._complain(f"names cannot be locked: {reason(error)}")
+            return False
+        slot.fds.append(fd)
+        self.seized.add(slot)
+        return True
+
+    def _open(self, path: str) -> int:
+        """A descriptor for one name's lock.  Raises OSError."""
+        return self.file.fd if self.file.single else os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    @staticmethod
+    def _is_free(fd: int, at: int, length: int = 1) -> bool:
+        """is_free() for a file that another host may have replaced: NFSv3 says ESTALE then, and its locks are gone."""
+        try:
+            return is_free(fd, at, length)
+        except OSError as error:
+            if error.errno not in (errno.ESTALE, errno.EIO):
+                raise
+            return True
+
+    def _complain(self, fault: str) -> None:
+        """Say what is wrong, once."""
+        if fault and fault != self.fault:
+            self.say(f"{self.path}: {fault}")
+        self.fault = fault
+
+    def free(self, slot: Slot) -> None:
+        """Give a name back."""
+        self.seized.discard(slot)
+        for fd in slot.fds:
+            with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
+                unlock(fd, slot.byte)
+            self.file.close_after_lock(fd)
+        slot.fds.clear()
 
 
 class Runner:
@@ -2937,17 +3164,21 @@ class Runner:
     YOUNG = 0.01                        # seconds; most short jobs have ended by then and need no watching
     READ = 1 << 18                      # bytes
     HOLD = 1 << 24                      # bytes that sinks may be behind before no more jobs are started
+    UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE,      # the machine is full, for now;
                errno.EBADF)             # the worker's thread has just exchanged the job's descriptor
 
-    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: Settings, slots: Sequence[str], say: Say,
+    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: Settings, slots: Slots, say: Say,
                  tally: Tally) -> None:
         """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change."""
         self.jobs, self.processes, self.sinks, self.settings, self.say = jobs, processes, sinks, settings, say
-        self.names = slots
+        self.source = slots
         self.slots: dict[tuple[str, int], Slot] = {}        # those that get jobs, or have one
         self.tasks: set[asyncio.Future[None]] = set()       # theirs
+        self.out: set[tuple[str, int]] = set()              # those that were taken out of service
+        self.spent: set[tuple[str, int]] = set()            # those that have had their one job (-1)
+        self.taken_named = False            # it was said that all are in use by others
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.runs: set[Run] = set()         # those that have begun, and not ended
@@ -2966,11 +3197,14 @@ class Runner:
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
-        self._set_slots(self.names)
-        chores = [asyncio.ensure_future(chore) for chore in (self._look_after(), self._tick())]
+        self._set_slots(self.source.names)
+        chores = [asyncio.ensure_future(chore) for chore in (self._look_after(), self._tick(), self._follow_slots())]
         wall = self.settings.walltime
         alarm = self.loop.call_later(wall, self._wall) if wall else None
-        while self.tasks:
+        while self.tasks or self._may_get_slots():
+            if not self.tasks:
+                await self._wait(self.source.every)
+                continue
             done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
             self.tasks -= done
             for task in done:
@@ -2996,6 +3230,9 @@ class Runner:
         elif self.jobs.left:
             if not self.settings.follow:        # else it was said when it happened
                 self.say(self.jobs.left)
+            self.tally.left = True
+        elif self.out and not self.spent and not self.slots and not self.stopping:
+            self.say("no slot is left in service (no more jobs were started)")
             self.tally.left = True
         elif self.jobs.others:
             self.say(f"jobs for other hosts are left, from line {self.jobs.others} on")
@@ -3066,33 +3303,70 @@ class Runner:
     # -- slots ------------------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
-        """Have a slot for each name."""
+        """Have a slot for each name; those that are not among them any more get no more jobs."""
+        seen: Counter[str] = Counter()
+        wanted: dict[tuple[str, int], None] = {}
         for name in names:
-            slot = Slot(name)
-            self.slots[slot.key] = slot
-            self.tasks.add(asyncio.ensure_future(self._slot(slot)))
+            wanted[name, seen[name]] = None
+            seen[name] += 1
+        self.out &= wanted.keys()               # who takes a name out of the file and puts it back puts it into service
+        for slot in self.slots.values():
+            slot.retired = slot.key not in wanted or slot.key in self.out
+        for key in wanted:
+            if key not in self.slots and key not in self.out and key not in self.spent:
+                slot = self.slots[key] = Slot(*key)
+                self.tasks.add(asyncio.ensure_future(self._slot(slot)))
+
+    def _may_get_slots(self) -> bool:
+        """Whether it is worth waiting although all slots are out of service."""
+        return (self.source.every is not None and self.settings.follow and not self.stopping
+                and not self.settings.one_only)
+
+    async def _follow_slots(self) -> None:
+        """Have those slots that the source of their names says."""
+        while self.source.every is not None:
+            await asyncio.sleep(self.source.every)
+            names = await self.source.look()
+            if names is not None and not self.stopping:
+                self._set_slots(names)
 
     async def _slot(self, slot: Slot) -> None:
         while True:
             async with self.turn:
-                job = await self._next_job()
+                job = await self._next_job(slot)
                 self.busy += bool(job)
-            if job is None:
-                return
-            try:
-                await self._work(job, slot)
-            finally:
-                self.busy -= 1
-                self.changed.set()
-            if self.settings.one_only:
+            if job:
+                try:
+                    await self._work(job, slot)
+                finally:
+                    self.busy -= 1
+                    self.changed.set()
+                await self.source.free(slot)
+            elif slot.taken:
+                self._note_taken()
+                await asyncio.sleep(self.source.every)
+            if job and self.settings.one_only:
+                self.spent.add(slot.key)
+                slot.retired = True
+            if slot.retired and not slot.taken or not job and not slot.taken:
+                del self.slots[slot.key]
                 return
 
-    async def _next_job(self) -> Job | None:
-        """Claim a job, or wait for one; None: this runner shall start no more."""
-        while self._may_start():
+    def _note_taken(self) -> None:
+        """Say once that there is nothing to do but wait for a slot."""
+        if not self.taken_named and all(slot.taken for slot in self.slots.values()):
+            self.taken_named = True
+            self.say("all slots are in use by other runners; waiting for one")
+
+    async def _next_job(self, slot: Slot) -> Job | None:
+        """Claim a job, or wait for one; None: this slot is taken, or shall start no more."""
+        while self._may_start() and not slot.retired:
             if self._backlog() > self.HOLD:
                 await self._wait(1.0)
                 continue
+            slot.taken = not await self.source.seize(slot)
+            if slot.taken:
+                return None
             self.changed.clear()
             job = await self.jobs.claim(last=not self.busy and not self.settings.follow)
             if job and not self.stopping and self._fits(job):
@@ -3101,10 +3375,12 @@ class Runner:
                 return job
             if job:                             # it was claimed while the signal came, or has no time left
                 await self._settle(job, functools.partial(self.jobs.release, job))
+            await self.source.free(slot)
             if self.jobs.failed or not job and self._nothing_left():
                 self.stop()                     # the other slots need not look again
             elif not job:
                 await self._wait(min(self.jobs.poll, self.jobs.again or self.jobs.poll))
+        slot.taken = False
         return None
 
     def _nothing_left(self) -> bool:
@@ -3148,6 +3424,29 @@ class Runner:
         else:
             await self._settle(job, functools.partial(self.jobs.finish, job, state))
         self.tally.count(job.number, state)
+        if self.settings.slot_errors:
+            await self._note_errors(run)
+
+    async def _note_errors(self, run: Run) -> None:
+        """Take a slot out of service whose jobs all fail as they do when its host cannot be reached (ssh(1): 255)."""
+        slot, ending = run.slot, run.ending
+        if not ending or ending.state != FAILED or ending.cause or ending.code != self.UNREACHABLE:
+            slot.errors.clear()
+            return
+        slot.errors.append(run.job)
+        if len(slot.errors) < self.settings.slot_errors:
+            return
+        slot.retired = True
+        self.out.add(slot.key)
+        self.say(f"slot {slot.name}: {plural(len(slot.errors), 'job')} in a row ended with exit status "
+                 f"{self.UNREACHABLE}; it gets no more, {name_lines(job.number for job in slot.errors)} set back")
+        for job in slot.errors:
+            fault = await self.jobs.renew(job)
+            if fault:
+                self.say(f"line {job.number}: is not set back: {fault}")
+            else:
+                self.tally.forget_failure(job.number)
+        self.changed.set()
 
     async def _settle(self, job: Job, write: Callable[[], Awaitable[str]]) -> None:
         """Have a job's state written, however long it takes."""
@@ -3235,8 +3534,8 @@ class Runner:
             fds += os.pipe()
             run.began, run.started = time.time(), self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": slot, b"SLAVE_IP": slot}
-            locks = [job.fd] if job.fd >= 0 else []
-            run.shell = self.processes.start(job.command, environ, fds[1], fds[3], locks)
+            locks = [fd for fd in (job.fd, *run.slot.fds[:1]) if fd >= 0]
+            run.shell = self.processes.start(self._command(job), environ, fds[1], fds[3], locks)
         except (OSError, ValueError):
             for fd in fds:
                 os.close(fd)
@@ -3244,6 +3543,10 @@ class Runner:
         os.close(fds[1])
         os.close(fds[3])
         run.streams = Stream(b"stdout", fds[0]), Stream(b"stderr", fds[2])
+
+    def _command(self, job: Job) -> bytes:
+        """What the shell is to run."""
+        return wrap(self.settings.runner, job.command) if self.settings.runner else job.command
 
     def _end(self, run: Run, cause: str) -> None:
         """End a run and all its processes, unless it has just ended by itself."""
@@ -3327,6 +3630,17 @@ class Runner:
             for run in self.runs:
                 self._watch(run)
             self.changed.set()
+
+
+def wrap(runner: bytes, command: bytes) -> bytes:
+    """The command that has `runner` run a job: runner /bin/sh -c JOB.
+
+    ssh joins its arguments to one string, which a shell at the other end reads once more: so the job is quoted twice.
+    """
+    word = quote(command)
+    if os.path.basename(shlex.split(os.fsdecode(runner))[0]) == "ssh":
+        word = quote(word)
+    return b"%s %s -c %s" % (runner, SHELL, word)
 
 
 # ======== The wire ====================================================================================================
@@ -3786,10 +4100,29 @@ PROG = "runmaker4.py"
 Add = Callable[..., Any]        # an argument group's add_argument
 
 
+def runner_words(text: str) -> str:
+    """An argparse type: a command that runs another."""
+    try:
+        if shlex.split(text) and not re.search(r"[\0\n]", text):
+            return text
+    except ValueError:                      # an open quote
+        pass
+    raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
+
+
+def slot_names(text: str) -> str:
+    """An argparse type: names, or @ and a file."""
+    if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
+        raise argparse.ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
+    return text
+
+
 def add_running_options(add: Add) -> None:
     """What runner and client can be told about which jobs they run."""
     add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
         help="run N jobs at once, 0: as many as there are CPUs for this process [1]")
+    add("--runner", type=runner_words, metavar="CMD",
+        help="run `CMD /bin/sh -c JOB`; CMD is read by the shell: nice -n 19, ssh \"$SLAVE_IP\"")
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add("-r", "--retry", action="store_true", help="also run jobs that failed (!) or ended in error (e)")
     add("--resume", action="store_true", help="also run jobs in error (e) or left behind by a dead runner (r)")
@@ -3839,6 +4172,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", help="the job file")
     add_running_options(add)
+    add("--slots", type=slot_names, metavar="A,B",
+        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running")
+    add("--slot-errors", type=whole_number(1), default=0, metavar="N",
+        help="give a slot no more jobs after N in a row with exit status 255 (ssh), set these back")
     add("--dry-run", action="store_true", help="print what would be run, touch nothing")
     add_limits(parser.add_argument_group("limits").add_argument)
     add = parser.add_argument_group("output and records").add_argument
@@ -3848,7 +4185,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--name", metavar="NAME", help="this host's name, in messages and for host= [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add_background(add)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.slots and options.jobs is not None:
+        parser.error("-j and --slots exclude each other")
+    return options
 
 
 def rerun_command(argv: Sequence[str], failed: bool) -> str:
@@ -3992,6 +4332,9 @@ class Program:
     def use_worker(self, network: bool) -> None:
         """Have what writes files: in a thread of its own where a file system may not answer."""
         paths = [getattr(self.options, name, None) for name in ("logfile", "outdir", "joblog")]
+        slots = getattr(self.options, "slots", None) or ""
+        if slots.startswith("@"):
+            paths.append(slots[1:])
         self.threaded = network or any(find_mount(path).network for path in paths if path)
         self.worker = Worker(self.threaded)
 
@@ -3999,7 +4342,8 @@ class Program:
         """What -l, --outdir and --joblog ask for.  Raises Problem."""
         options = self.options
         names = {os.path.realpath(job_file)}
-        for path in (options.logfile, options.joblog, options.errors, options.pidfile):
+        slots = getattr(options, "slots", None) or ""
+        for path in (options.logfile, options.joblog, options.errors, options.pidfile, slots.partition("@")[2]):
             if path and os.path.realpath(path) in names:
                 raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
             names.add(os.path.realpath(path or ""))
@@ -4109,8 +4453,13 @@ class RunnerProgram(Program):
 
     def settings(self) -> Settings:
         options = self.options
-        return Settings(self.host, one_only=options.one_only, retries=options.retries, timeout=options.timeout,
+        return Settings(self.host, one_only=options.one_only, slot_errors=getattr(options, "slot_errors", 0),
+                        runner=os.fsencode(options.runner or ""), retries=options.retries, timeout=options.timeout,
                         walltime=options.walltime, follow=options.follow, verbose=options.verbose)
+
+    def slot_source(self) -> Slots:
+        """Where the names of the slots come from."""
+        return Slots(self.slots)
 
     def console(self, with_output: bool) -> list[Sink]:
         """What is printed of the jobs."""
@@ -4122,7 +4471,7 @@ class RunnerProgram(Program):
     def make_runner(self, jobs: Any, sinks: list[Sink]) -> Runner:
         """The runner, which signals will find.  jobs: a FileJobs, or what has its methods."""
         processes = Processes(self.loop, self.signals)
-        self.runner = runner = Runner(jobs, processes, sinks, self.settings(), self.slots, self.say, self.tally)
+        self.runner = runner = Runner(jobs, processes, sinks, self.settings(), self.slot_source(), self.say, self.tally)
         self.stdout.relieved = self.worker.relieved = runner.resume
         self.handle_signals(runner.kill, runner.drain)
         return runner
@@ -4149,6 +4498,16 @@ class App(RunnerProgram):
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
         self.taker = Taker(os.fsdecode(self.host), options.follow)
+        self.slot_file: SlotFile | None = None
+        if options.slots and options.slots.startswith("@"):
+            path = options.slots[1:]
+            network = check_mount(path, options.single_host, self.say).network
+            self.slot_file = SlotFile(path, network, lambda text: self.in_loop(self.say, text))
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))    # who knows how many names will come
+            self.slots = self.slot_file.names
+        elif options.slots:
+            self.slots = [name.strip() for name in options.slots.split(",")]
         if not (options.follow and not os.path.lexists(self.path)):
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
@@ -4164,6 +4523,9 @@ class App(RunnerProgram):
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self.stores = self.open_stores(self.path)
         return super().main()
+
+    def slot_source(self) -> Slots:
+        return FollowedSlots(self.slot_file, self.worker) if self.slot_file else super().slot_source()
 
     def _dry_run(self) -> int:
         if os.path.lexists(self.path):          # with --follow it need not be there

@@ -1,0 +1,741 @@
+"""Promise: a slot's name is used by one job at a time, whoever shares the names; --runner goes before every job."""
+import fcntl
+import os
+import pathlib
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import time
+import unittest
+from typing import Callable, Dict, List, Sequence, Tuple
+
+from tests import test_claiming
+from tests.support import (FULL, GATE, RUNCLIENT, RUNMAKER, RUNSET, SLEEPING, WAITING, Ended, RunCase, Text,
+                           as_bytes, console_lines, wait_until)
+from tests.tcp import TcpCase
+
+TAKE = 'mkdir "in.$SLAVE_IP" || echo "$SLAVE_IP" >>twice; echo "$SLAVE_IP $JOB_ID" >>used'
+LEAVE = 'rmdir "in.$SLAVE_IP"'
+SHORT = f"{TAKE}; sleep 0.02; {LEAVE}"                                      # fails to be alone on its name: `twice`
+HELD = f'{TAKE}; echo "$SLAVE_IP" >up.$JOB_ID; {GATE}; {LEAVE}'             # ... and runs until open_gate()
+QUICK_LOOKS = "import runmaker4\nrunmaker4.SlotFile.EVERY = 0.03\n"            # unless all is in full size
+AT_LEAST = 0.5 if FULL else 0.3                                             # seconds: some looks at the names
+
+
+def names_taken(path: pathlib.Path) -> int:
+    """How many names of a file are locked, wherever in the file their locks are (Linux)."""
+    flock, unasked, count = "hhqqi4x", [(0, 1 << 62)], 0            # from, to
+    with open(path, "rb") as file:
+        while unasked:
+            start, end = unasked.pop()
+            asked = struct.pack(flock, fcntl.F_RDLCK, os.SEEK_SET, start, end - start, 0)
+            kind, _, found, length, _ = struct.unpack(flock, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+            if kind != fcntl.F_UNLCK:
+                count += 1                                          # one of the locks there, in no order
+                around = (start, found), (found + length, end)
+                unasked += [(first, last) for first, last in around if first < last]
+    return count
+
+
+class SlotCase(RunCase):
+    """A test of slots with names, of which a file `names` has one per line."""
+
+    def names(self, text: Text) -> pathlib.Path:
+        """Write the names in place."""
+        return self.write(text, "names")
+
+    def replace_names(self, text: Text) -> None:
+        """Change the names as most editors do: write another file, and rename it."""
+        self.write(text, "names.new")
+        os.replace(self.dir / "names.new", self.dir / "names")
+
+    def add_jobs(self, *commands: str) -> None:
+        with open(self.dir / "runs.txt", "ab") as file:
+            file.write(as_bytes("".join(f". {command}\n" for command in commands)))
+
+    def start_on_names(self, *options: object, up: Sequence[int] = (), file: str = "runs.txt") -> subprocess.Popen:
+        """Start a runner on the followed names, whose messages go to the file `said`."""
+        with open(self.dir / "said", "ab") as said:
+            runner = self.start_hasty("-q", "--slots", "@names", *options, file, patience=QUICK_LOOKS, stderr=said)
+        self.wait_up(*up, runner=runner)
+        return runner
+
+    def run_on_names(self, *options: object) -> int:
+        """Run the jobs to the end of a runner; its exit status."""
+        return self.finish(self.start_on_names(*options)).code
+
+    def name_of(self, line: int) -> str:
+        """The name that the HELD job of this line runs on."""
+        return self.wait_file(f"up.{line}").decode().strip()
+
+    def used(self) -> List[Tuple[str, int]]:
+        """Which name had which line, in order."""
+        words = self.read("used").decode().split()
+        return list(zip(words[::2], map(int, words[1::2])))
+
+    def assertAlone(self) -> None:
+        """No two jobs were on one name at once."""
+        self.assertFalse(self.exists("twice"), "two jobs were on one name")
+
+    def assertAll(self, code: int, runner: subprocess.Popen, states: str) -> None:
+        """How a runner on the names ends, and what the states are then."""
+        ended, said = self.finish(runner), self.read("said")
+        self.assertNotIn(b"Traceback", said)
+        self.assertEqual((ended.code, self.states()), (code, states), said)
+        self.assertAlone()
+
+    def wait_taken(self, wanted: int) -> None:
+        """Wait until so many names are locked."""
+        wait_until(lambda: names_taken(self.dir / "names") == wanted, 5, f"{wanted} names are taken")
+
+
+class NamedSlots(SlotCase):
+    """--slots A,B: a slot for each name."""
+
+    def test_a_job_knows_its_slot_by_name_and_its_line_by_number(self):
+        self.write(f"# text\n. echo $SLAVE_IP $RUNMAKER4_SLOT $JOB_ID >2; {WAITING}\n"
+                   f". echo $SLAVE_IP $RUNMAKER4_SLOT $JOB_ID >3; {WAITING}\n")
+        runner = self.start(RUNMAKER, "--slots", "192.168.1.199,user1@199:1000", "runs.txt")
+        self.wait_up(2, 3, runner=runner)
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        said = [self.read(name).decode().split() for name in ("2", "3")]
+        self.assertEqual(sorted(name for name, _, _ in said), ["192.168.1.199", "user1@199:1000"])
+        self.assertEqual([(again, line) for _, again, line in said], [(said[0][0], "2"), (said[1][0], "3")])
+
+    def test_a_name_has_one_job_at_a_time(self):
+        self.jobs(*[SHORT] * 16)
+        self.assertEnded(self.run_jobs("--slots", "a,b"), 0, "d" * 16)
+        self.assertAlone()
+        self.assertEqual({name for name, _ in self.used()}, {"a", "b"})
+
+    def test_a_name_that_is_given_twice_has_two_slots(self):
+        self.jobs(*[f"{WAITING}; echo $SLAVE_IP >>names"] * 3)
+        runner = self.start_jobs("--slots", "a,b,a", up=[1, 2, 3])
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 0, "ddd")
+        self.assertEqual(sorted(self.read("names").split()), [b"a", b"a", b"b"])
+
+    def test_one_only_runs_one_job_per_name(self):
+        self.jobs(*[SHORT] * 4)
+        self.assertEnded(self.run_jobs("-1", "--slots", "a,b"), 0, "dd..")
+        self.assertEqual(sorted(name for name, _ in self.used()), ["a", "b"])
+
+    def test_a_name_may_be_any_bytes(self):
+        self.jobs('printf %s "$SLAVE_IP" >name')
+        self.assertEqual(self.run_jobs("--slots", os.fsdecode(b"caf\xe9 $HOME '*'")).code, 0)
+        self.assertEqual(self.read("name"), b"caf\xe9 $HOME '*'")
+        self.names(b"\t b\xe9t $HOME \r\n")
+        self.jobs('printf %s "$SLAVE_IP" >name')
+        self.assertEqual(self.run_jobs("--slots", "@names").code, 0)
+        self.assertEqual(self.read("name"), b"b\xe9t $HOME")
+
+
+class Refused(SlotCase):
+    """What makes no sense is refused before anything runs."""
+
+    def check_refused(self, options: Sequence[str]) -> None:
+        self.jobs("touch never")
+        self.names("")
+        (self.dir / "folder").mkdir()
+        self.write("# a\n\n  \n", "comments")
+        calls = [(RUNMAKER, *words.split(), "runs.txt") for words in options]
+        calls.append((RUNCLIENT, "--slots", "a,b", "localhost"))        # a client has none
+        for call, ended in self.run_all(calls):
+            with self.subTest(call=call):
+                self.assertRefused(ended)
+        self.assertEqual(self.read(), self.before)
+
+    def test_what_makes_no_sense_is_refused(self):
+        self.check_refused(["-j2 --slots a,b", "--slots a,,b", "--slots @missing", "--slots @comments"])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_whatever_makes_no_sense_is_refused(self):
+        self.check_refused(["--slots=", "--slots a,b,", "--slots ,", "--slots @names", "--slots @folder", "--slots @",
+                            "--slots @runs.txt", "--slots a,b --slot-errors x", "--slots a,b --slot-errors -1",
+                            "--slots a,b --slot-errors 0", "--runner=", "--runner='"])
+
+
+class FollowedNames(SlotCase):
+    """--slots @FILE: names come and go while runners work."""
+
+    def check_names(self, text: str) -> None:
+        """What is written in the file, in whatever form, are the names a, b and c."""
+        self.jobs(*[HELD] * 4)
+        self.names(text)
+        runner = self.start_on_names(up=[1, 2, 3])
+        self.assertEqual({self.name_of(line) for line in (1, 2, 3)}, {"a", "b", "c"})
+        self.open_gate()
+        self.assertAll(0, runner, "dddd")
+
+    def test_comments_blank_lines_and_blanks_around_names_are_dropped(self):
+        self.check_names("# the cluster\n\n  a\t\r\n#x\n   \nb \nc\n")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_last_line_without_a_newline_counts_after_a_while(self):
+        self.check_names("a\nb\nc")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_single_name_needs_no_newline(self):
+        self.jobs("true")
+        self.names("a")
+        self.assertEqual((self.run_on_names(), self.states()), (0, "d"))
+
+    def test_a_name_that_is_added_gets_a_job_within_a_second(self):
+        self.jobs(*[HELD] * 5)
+        self.names("a\n")
+        runner, waited = self.start_on_names(up=[1]), []
+        for line, name in enumerate("bcd", 2):
+            began = time.monotonic()
+            with open(self.dir / "names", "a", encoding="ascii") as names:
+                names.write(f"{name}\n")
+            self.assertEqual(self.name_of(line), name)
+            waited.append(time.monotonic() - began)
+        self.assertLess(sorted(waited)[1], 1, waited)
+        self.open_gate()
+        self.assertAll(0, runner, "ddddd")
+
+    def test_a_name_that_is_removed_finishes_its_job_and_gets_no_more(self):
+        self.jobs(*[HELD] * 3, *[SHORT] * 12)
+        self.names("a\nb\n")
+        runner = self.start_on_names(up=[1, 2])
+        self.names("a\nc\n")
+        self.assertEqual(self.name_of(3), "c")                          # so the names were looked at
+        self.open_gate()
+        self.assertAll(0, runner, "d" * 15)
+        self.assertLessEqual({name for name, line in self.used() if line > 3}, {"a", "c"})
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_name_that_is_removed_while_it_has_no_job_gets_none(self):
+        self.jobs("true")
+        self.names("a\nb\nc\n")
+        runner = self.start_on_names("--follow")
+        self.wait_states("d")
+        self.names("c\n")
+        time.sleep(2 * AT_LEAST)
+        self.add_jobs(*[SHORT] * 12)
+        self.wait_states("d" * 13)
+        self.assertEqual({name for name, _ in self.used()}, {"c"})
+        runner.send_signal(signal.SIGHUP)
+        self.assertAll(0, runner, "d" * 13)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_of_a_name_that_stood_twice_and_stands_once_one_slot_is_left(self):
+        counted = "mkdir one || mkdir two || echo $JOB_ID >>three; echo >up.$JOB_ID; sleep 0.1; rmdir one || rmdir two"
+        self.jobs(WAITING, WAITING, f": >up.$JOB_ID; echo $SLAVE_IP >c; {GATE}", *[counted] * 6)
+        self.names("a\na\n")
+        runner = self.start_on_names(up=[1, 2])
+        self.names("a\nc\n")
+        self.wait_up(3)
+        self.names("a\n")
+        time.sleep(2 * AT_LEAST)
+        self.open_gate()
+        self.assertAll(0, runner, "d" * 9)
+        self.assertFalse(self.exists("two"))
+        self.assertFalse(self.exists("three"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_last_line_that_is_still_being_written_is_no_name(self):
+        self.jobs(*[HELD] * 3)
+        self.names("a\n")
+        runner = self.start_on_names(up=[1])
+        for part in "10.0.", "0.", "7\n":
+            with open(self.dir / "names", "a", encoding="ascii") as names:
+                names.write(part)
+            time.sleep(0.4)
+        self.assertEqual(self.name_of(2), "10.0.0.7")
+        with open(self.dir / "names", "a", encoding="ascii") as names:
+            names.write("z")
+        began = time.monotonic()
+        self.assertEqual(self.name_of(3), "z")
+        self.assertLess(time.monotonic() - began, 3)
+        self.open_gate()
+        self.assertAll(0, runner, "ddd")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_one_only_means_one_job_per_name_also_when_names_come(self):
+        self.jobs(SHORT, HELD, *[SHORT] * 6)
+        self.names("a\nb\n")
+        runner = self.start_on_names("-1", up=[2])
+        self.names("a\nb\nc\n")
+        time.sleep(2 * AT_LEAST)
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        names = [name for name, _ in self.used()]
+        self.assertEqual(sorted(names), sorted(set(names)))
+        self.assertLessEqual({"a", "b"}, set(names))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_one_only_ends_though_it_follows(self):
+        self.jobs(*[SHORT] * 3)
+        self.names("a\nb\n")
+        runner = self.start_on_names("-1", "--follow")
+        self.assertEqual((self.finish(runner, timeout=20).code, self.states()), (0, "dd."))
+
+    def check_kept(self, damage: Callable[[], None]) -> None:
+        """The names are lost while a job runs: those that were known stay, said once; later ones count again."""
+        self.jobs(HELD)
+        self.names("a\nb\n")
+        runner = self.start_on_names(up=[1])
+        damage()
+        about = lambda: [line for line in self.read("said").splitlines() if b"names" in line]
+        wait_until(about, what="it is said that the names are gone")
+        self.add_jobs(*[SHORT] * 4, HELD)
+        self.wait_up(6)
+        self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {self.name_of(1)})
+        if FULL:
+            time.sleep(2 * AT_LEAST)
+        self.assertEqual(len(about()), 1, about())
+        self.add_jobs(HELD)
+        self.replace_names("a\nb\nc\n")
+        self.assertEqual(self.name_of(7), "c")
+        self.open_gate()
+        self.assertAll(0, runner, "d" * 7)
+
+    def test_when_the_file_vanishes_the_last_known_names_stay(self):
+        self.check_kept(lambda: (self.dir / "names").unlink())
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_when_the_file_is_empty_the_last_known_names_stay(self):
+        self.check_kept(lambda: self.names("# nobody\n"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_when_something_else_has_the_files_name_the_last_known_names_stay(self):
+        def damage() -> None:
+            (self.dir / "names").unlink()
+            os.mkfifo(self.dir / "names")
+        self.check_kept(damage)
+
+
+class SharedNames(SlotCase):
+    """Runners that share a file of names never use one twice at once, whatever becomes of them or of the file."""
+
+    def check_together(self, names: str, count: int, files: Sequence[str], most: int = 1) -> None:
+        """Two runners; at most so many jobs of a name at once."""
+        job = (f'seat=1; until mkdir "in.$SLAVE_IP.$seat" 2>>full; do seat=$((seat + 1)); done; '
+               f'[ $seat -le {most} ] || echo "$SLAVE_IP" >>twice; sleep 0.02; rmdir "in.$SLAVE_IP.$seat"')
+        self.names(names)
+        for file in set(files):
+            self.write(f". {job}\n" * count, file)
+        runners = [self.start_on_names(file=file) for file in files]
+        self.assertEqual([self.finish(runner).code for runner in runners], [0, 0])
+        self.assertEqual([self.states(file) for file in files], ["d" * count] * 2)
+        self.assertAlone()
+
+    def test_two_runners_on_one_job_file(self):
+        self.check_together("a\nb\nc\n", 300 if FULL else 30, ["runs.txt", "runs.txt"])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_two_runners_on_two_job_files(self):
+        self.check_together("a\nb\n", 200 if FULL else 8, ["runs.txt", "other.txt"])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_name_with_two_lines_has_two_jobs_at_the_most(self):
+        self.check_together("a\nb\na\n", 200, ["runs.txt", "other.txt"], most=2)
+
+    def test_a_draining_runner_keeps_its_names_and_a_new_one_starts_at_once(self):
+        self.jobs(HELD, *[SHORT] * 6)
+        self.names("a\n")
+        drains = self.start_on_names(up=[1])
+        drains.send_signal(signal.SIGHUP)
+        self.names("a\nb\n")
+        begins = self.start_on_names()
+        self.assertAll(0, begins, "rdddddd")
+        self.assertEqual({name for name, _ in self.used()[1:]}, {"b"})
+        self.assertIsNone(drains.poll())
+        self.open_gate()
+        self.assertAll(0, drains, "ddddddd")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_runner_waits_while_all_names_are_taken(self):
+        self.jobs(HELD, SHORT)
+        self.names("a\n")
+        drains = self.start_on_names(up=[1])
+        drains.send_signal(signal.SIGHUP)
+        begins = self.start_on_names()
+        time.sleep(AT_LEAST)
+        self.assertEqual((begins.poll(), self.states(), len(self.used())), (None, "r.", 1))
+        self.open_gate()
+        self.assertAll(0, begins, "dd")
+        self.assertAll(0, drains, "dd")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_runner_that_waits_for_a_name_heeds_signals_and_its_walltime(self):
+        self.jobs(HELD, "touch never")
+        self.names("a\n")
+        holds = self.start_on_names("-1", up=[1])
+        waits = [self.start_on_names(), self.start_on_names(), self.start_on_names("--walltime", "1")]
+        time.sleep(2 * AT_LEAST)
+        waits[0].send_signal(signal.SIGTERM)
+        waits[1].send_signal(signal.SIGHUP)
+        self.assertEqual([self.finish(runner).code for runner in waits], [143, 0, 1])
+        self.open_gate()
+        self.assertAll(0, holds, "d.")
+
+    def test_a_job_that_outlives_its_killed_runner_keeps_its_name(self):
+        self.jobs(HELD)
+        self.names("a\nb\n")
+        killed = self.start_on_names(up=[1])
+        kept = self.name_of(1)
+        killed.kill()
+        killed.wait()
+        self.add_jobs(*[SHORT] * 6)
+        self.assertEqual(self.run_on_names(), 0)
+        self.assertEqual((self.states(), names_taken(self.dir / "names")), ("rdddddd", 1))
+        self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {kept})
+        self.open_gate()
+        self.wait_taken(0)
+        self.assertAlone()
+
+    def test_a_name_is_free_when_its_job_is_done_whatever_that_leaves_behind(self):
+        self.jobs("sleep 1000 & echo $! >left", SHORT)
+        self.names("a\n")
+        self.assertEqual(self.run_on_names(), 0)
+        self.assertEqual((self.states(), names_taken(self.dir / "names")), ("dd", 0))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_names_are_free_when_a_runner_was_ended(self):
+        self.jobs(SLEEPING, SLEEPING)
+        self.names("a\nb\n")
+        runner = self.start_on_names(up=[1, 2])
+        self.assertEqual(names_taken(self.dir / "names"), 2)
+        runner.send_signal(signal.SIGTERM)
+        self.assertAll(143, runner, "ee")
+        self.assertEqual(names_taken(self.dir / "names"), 0)
+
+    def check_changed(self, change: Callable[[Text], object]) -> None:
+        """The file changes under a running job, and another name stands where its name stood."""
+        self.jobs(HELD, HELD)
+        self.names("a\n")
+        first = self.start_on_names(up=[1])
+        change("bb\n# more\na\n")
+        self.assertEqual(self.name_of(2), "bb")
+        self.wait_taken(2)
+        self.add_jobs(*[SHORT] * 4)
+        other = self.start_on_names()
+        time.sleep(AT_LEAST)
+        self.assertEqual((other.poll(), self.states()), (None, "rr...."))
+        self.open_gate()
+        self.assertAll(0, other, "dddddd")
+        self.assertAll(0, first, "dddddd")
+
+    def test_names_stay_taken_when_the_file_is_replaced(self):
+        self.check_changed(self.replace_names)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_names_stay_taken_when_the_file_is_edited_in_place(self):
+        self.check_changed(self.names)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_runner_sees_a_new_file_no_sooner_than_the_other_has_taken_its_names_along(self):
+        self.jobs(HELD)
+        self.names("a\nb\n")
+        drains = self.start_on_names(up=[1])
+        drains.send_signal(signal.SIGHUP)
+        self.add_jobs(*[SHORT] * (150 if FULL else 40))
+        other = self.start_on_names()
+        for _ in range(20 if FULL else 3):
+            time.sleep(0.3)
+            self.replace_names(self.read("names"))
+        self.assertEqual(self.finish(other).code, 0)
+        self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {self.name_of(1)})
+        self.open_gate()
+        self.assertAll(0, drains, "d" * len(self.states()))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_nor_does_a_runner_that_starts_on_the_new_file(self):
+        """Looks are ten times rarer here, so that the second one is surely the faster."""
+        rarely = "import runmaker4\nrunmaker4.SlotFile.EVERY = 1.0\n"
+        self.jobs(HELD, SHORT)
+        self.names("a\n")
+        drains = self.start_patched(rarely, "-q", "--slots", "@names", "runs.txt")
+        self.wait_up(1)
+        drains.send_signal(signal.SIGHUP)
+        for _ in range(3):
+            self.replace_names("a\n")
+            other = self.start_patched(rarely, "-q", "--slots", "@names", "runs.txt")
+            time.sleep(2.5)
+            self.assertEqual((self.states(), len(self.used())), ("r.", 1))
+            other.send_signal(signal.SIGHUP)
+            self.assertEqual(self.finish(other).code, 0)
+        self.open_gate()
+        self.assertEqual((self.finish(drains).code, self.states()), (0, "d."))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_file_that_is_replaced_again_and_again_does_not_use_up_descriptors(self):
+        self.jobs(*[HELD] * 3)
+        self.names("a\nb\nc\n")
+        runner = self.start_on_names(up=[1, 2, 3])
+        count = lambda: len(os.listdir(f"/proc/{runner.pid}/fd"))
+        before = count()
+        for _ in range(40):
+            self.replace_names("a\nb\nc\n")
+            time.sleep(0.15)
+        wait_until(lambda: count() < before + 15, 20, f"few more than {before} descriptors are open, not {count()}")
+        self.add_jobs(*[SHORT] * 4)
+        other = self.start_on_names()
+        time.sleep(AT_LEAST)
+        self.assertEqual((other.poll(), self.states()), (None, "rrr...."))
+        self.open_gate()
+        self.assertAll(0, other, "d" * 7)
+        self.assertAll(0, runner, "d" * 7)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_storm_of_edits_and_signals(self):
+        """Runners come and go while the file is edited, in place and by another; nobody is ever two on a name."""
+        count = 600
+        self.jobs(*[SHORT] * count)
+        self.names("a\nb\nc\n")
+        texts = ["a\nb\nc\n", "c\nb\na\n", "# x\nb\n\na\nc\n", "a\nc\nb\n"]
+        runners, turn = [self.start_on_names() for _ in range(2)], 0
+        while "." in self.states():
+            (self.names if turn % 3 == 0 else self.replace_names)(texts[turn % len(texts)])
+            time.sleep(random.Random(turn).uniform(0.3, 0.8))
+            runners[turn % 2].send_signal(signal.SIGHUP)
+            runners[turn % 2] = self.start_on_names()
+            turn += 1
+        codes = {self.finish(runner).code for runner in self.started}
+        self.assertLessEqual(codes, {0, -signal.SIGHUP}, self.read("said"))     # some got it before they had begun
+        self.assertEqual(self.states(), "d" * count)
+        self.assertAlone()
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the tests above, with other locks")
+class SharedNamesWithClassicLocks(test_claiming.ClassicLocks, SharedNames):
+    """The same where open-file-description locks are missing.
+
+    There jobs have no share of their runner's locks, and a descriptor of a file with locks is never closed.
+    """
+    test_a_job_that_outlives_its_killed_runner_keeps_its_name = None
+    test_a_file_that_is_replaced_again_and_again_does_not_use_up_descriptors = None
+
+
+class SlotErrors(SlotCase):
+    """--slot-errors N: a name whose jobs end with 255 again and again gets no more of them."""
+    BROKEN = '[ "$SLAVE_IP" != bad ] || [ -e mended ] || { echo $JOB_ID >>broken; exit 255; }'
+
+    def said_of(self, ended: Ended, name: str) -> str:
+        """The line of stderr that names the slot and what it did."""
+        found = [line for line in ended.err.decode().splitlines()[:-1] if name in line]
+        self.assertEqual(len(found), 1, ended.err)
+        return found[0]
+
+    def test_a_broken_slot_is_taken_out_and_its_lines_are_run_elsewhere(self):
+        self.jobs(*[f"{self.BROKEN}; sleep 0.05"] * 8)
+        ended = self.run_jobs("-q", "--slots", "bad,good", "--slot-errors", "3")
+        self.assertEqual(self.states(), "d" * 8, ended.err)
+        broken = self.read("broken").decode().split()
+        self.assertEqual(len(broken), 3)
+        said = self.said_of(ended, "bad")
+        for line in broken:
+            self.assertIn(line, said)
+        self.assertEqual(ended.code, 0, ended.err)
+
+    def test_when_all_slots_are_out_the_runner_ends(self):
+        self.jobs(*["exit 255"] * 6)
+        ended = self.run_jobs("-q", "--slots", "one,two", "--slot-errors", "2", timeout=30)
+        self.assertEnded(ended, 1, "......")
+        for name in "one", "two":
+            self.said_of(ended, name)
+
+    def test_so_does_one_that_follows(self):
+        self.jobs(*["exit 255"] * 3)
+        ended = self.run_jobs("-q", "--slots", "one", "--slot-errors", "2", "--follow", timeout=30)
+        self.assertEnded(ended, 1, "...")
+
+    def test_only_status_255_counts_and_only_in_a_row(self):
+        ends = "255 255 1 255 255 0 255 255 254 255".split()
+        self.jobs(*[f"exit {end}" for end in ends])
+        ended = self.run_jobs("-q", "--slots", "one", "--slot-errors", "3")
+        self.assertEnded(ended, 1, "!!!!!d!!!!")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_without_it_nobody_is_taken_out(self):
+        self.jobs(*["exit 255"] * 5)
+        self.assertEnded(self.run_jobs("-q", "--slots", "one"), 1, "!!!!!")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_each_slot_counts_for_itself(self):
+        self.jobs(*['[ -e "$SLAVE_IP" ] || { touch "$SLAVE_IP"; sleep 0.1; exit 255; }'] * 3, "true")
+        ended = self.run_jobs("-q", "--slots", "one,two,three", "--slot-errors", "2")
+        self.assertEnded(ended, 1, "!!!d")
+
+    def test_a_line_that_somebody_has_set_meanwhile_stays_as_it_is(self):
+        self.jobs("exit 255", f"{WAITING}; exit 255")
+        runner = self.start_jobs("-q", "--slots", "one", "--slot-errors", "2", up=[2])
+        self.assertEqual(self.states(), "!r")
+        self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "1").code, 0)
+        self.open_gate()
+        self.assertEqual((self.finish(runner).code, self.states()), (1, "x."))
+
+    def test_a_name_that_is_removed_and_added_again_is_back_in_service(self):
+        self.jobs(*[f"{self.BROKEN}; {HELD}"] * 4)
+        self.names("bad\ngood\n")
+        runner = self.start_on_names("--slot-errors", "2")
+        wait_until(lambda: b"bad" in self.read("said"), what="bad is out of service")
+        wait_until(lambda: sorted(self.states()) == [".", ".", ".", "r"], what="its jobs are new again")
+        self.names("good\nother\n")
+        wait_until(lambda: sorted(self.states()) == [".", ".", "r", "r"], what="other has a job")
+        self.write("", "mended")
+        self.names("good\nother\nbad\n")
+        wait_until(lambda: sorted(self.states()) == [".", "r", "r", "r"], what="bad has a job")
+        self.open_gate()
+        self.assertAll(0, runner, "dddd")
+        self.assertLessEqual({"bad", "good", "other"}, {name for name, _ in self.used()})
+
+
+# Jobs that a wrapper must hand on as they are: quotes, expansions, patterns, bytes, statuses
+NASTY = [
+    rb"""printf '%s\n' "a 'b' \"c\"" 'd "e" $HOME `echo f`' g\ h \$HOME""",
+    rb"""printf '%s\n' "$JOB_ID" "$(echo "x  y")" `echo \`echo z\`` ${HOME:+set} $((1+1)) '$SLAVE_IP' "$SLAVE_IP" """,
+    rb"""set -- 'a  b' ""; printf '<%s>' "$#" "$@" '' "\\" '\' '\\'""",
+    b"printf '%s\\n' 'caf\xe9' \"\xff\xfe\" \xc3\xa9 '\x01\x7f\t'",
+    rb"""echo * ? [a-z] ~ {a,b} ! !! '!' # a comment 'that is not' closed""",
+    rb"""echo out; echo err >&2; { echo more; } | cat; exit 3""",
+    rb"""for i in 1 2 3; do case $i in (2) continue;; *) echo "$i;";; esac; done && [ "$i" = 3 ] || false""",
+    rb"""(exit 41)""",
+    rb"""echo 'unbalanced""",
+    rb"""echo a ; ; echo b""",
+    rb"""    	echo leading blanks and trailing ones  	  """,
+    rb"""-n 2>/dev/null; echo "it's" 'a"b'"'"'c' ''\''' """,
+    rb"""no-such-command-here 2>/dev/null""",
+    rb"""exec sh -c 'echo "$0" "$1"' "a b" 'c d'""",
+    b"printf %s '" + b"x" * 30000 + b"' | wc -c",
+    b"printf %s \"" + b"'" * 5000 + b"\" | wc -c",
+]
+LOGGING_WRAPPER = """#!/bin/sh
+for word; do printf '%s\\0' "$word"; done >>arguments.$JOB_ID
+exec "$@"
+"""
+SSH = """#!/bin/sh
+# As ssh does: options, a host, and the other words, joined by blanks, for a shell over there.
+while [ "$1" = -o ]; do shift 2; done
+echo "$1" >>hosts
+shift
+exec env -i PATH="$PATH" HOME="$HOME" JOB_ID="$JOB_ID" SLAVE_IP="$SLAVE_IP" sh -c "$*"
+"""
+
+
+class Wrapped(SlotCase):
+    """--runner CMD: what runs is CMD /bin/sh -c JOB, and JOB arrives as it stands in the file."""
+
+    def script(self, text: str, name: str) -> pathlib.Path:
+        path = self.write(text, name)
+        path.chmod(0o755)
+        return path
+
+    def results(self, *options: str, **settings) -> Tuple[str, Dict[str, bytes]]:
+        """Run the NASTY jobs: their states, and all that they print on stdout."""
+        self.write(b"".join(b". %s\n" % command for command in NASTY))
+        shutil.rmtree(self.dir / "out", ignore_errors=True)
+        ended = self.run_jobs("-q", "--slots", "a b", "--outdir", "out", *options, **settings)
+        self.assertEqual(ended.code, 1, ended.err)
+        printed = {path.name: path.read_bytes() for path in (self.dir / "out").glob("*.out")}
+        return self.states(), printed
+
+    def assertSame(self, *options: str, **settings) -> None:
+        """The wrapper changes nothing of what becomes of the NASTY jobs."""
+        states, printed = self.results()
+        self.assertIn("d", states)
+        found = self.results(*options, **settings)
+        self.assertEqual(found[0], states)
+        for name in sorted(printed.keys() | found[1].keys()):
+            with self.subTest(job=NASTY[int(name.split(".")[0]) - 1][:80]):
+                self.assertEqual(found[1].get(name, b"")[:300], printed.get(name, b"")[:300])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_jobs_of_all_kinds_arrive_as_they_are(self):
+        self.assertSame("--runner", "env X=1")
+
+    def test_through_ssh_too(self):
+        (self.dir / "bin").mkdir()
+        self.script(SSH, "bin/ssh")
+        self.write("", "hosts")
+        path = f"{self.dir}/bin:{os.environ['PATH']}"
+        self.assertSame("--runner", 'ssh -o BatchMode=yes "$SLAVE_IP"', env={"PATH": path})
+        self.assertEqual(set(self.read("hosts").splitlines()), {b"a b"})
+        if FULL:
+            self.assertSame("--runner", f"  {self.dir}/bin/ssh alice")
+            self.assertIn(b"alice", self.read("hosts").splitlines())
+
+    def test_a_wrapper_gets_the_shell_its_option_and_the_job_in_one_word(self):
+        self.script(LOGGING_WRAPPER, "wrap")
+        self.write(b"".join(b". %s\n" % command for command in NASTY))
+        self.run_jobs("-q", "--slots", "a", "--runner", './wrap env "S=$SLAVE_IP"')
+        for number, command in enumerate(NASTY, 1):
+            with self.subTest(job=command[:80]):
+                words = self.read(f"arguments.{number}").split(b"\0")
+                self.assertEqual(words, [b"env", b"S=a", b"/bin/sh", b"-c", command, b""])
+
+    def test_nice_and_env_do_what_they_say(self):
+        self.jobs("nice; echo $X $RUNMAKER4_SLOT; pwd")
+        lines = console_lines(self.run_jobs("--runner", "nice -n 19 env X='a  b'").out)
+        self.assertEqual([line.text for line in lines if line.kind == "stdout"],
+                         [b"19", b"a b 1", str(self.dir).encode()])
+
+    def test_messages_and_records_show_the_jobs_own_command(self):
+        self.jobs("echo 'a'", "exit 3")
+        ended = self.run_jobs("--runner", "env X=1", "--joblog", "joblog", "-l", "log")
+        self.assertEnded(ended, 1, "d!")
+        seen = ended.out + self.read("joblog") + self.read("log")
+        self.assertNotIn(b"X=1", seen)
+        self.assertNotIn(b"/bin/sh", seen)
+        self.assertIn(b"executing `echo 'a''\n", ended.out)
+        rows = [line.split(b"\t") for line in self.read("joblog").splitlines()[1:]]
+        self.assertEqual([(row[6], row[8]) for row in rows], [(b"0", b"echo 'a'"), (b"3", b"exit 3")])
+        self.assertIn(b"--runner 'env X=1'", ended.err)                 # the command that runs it again
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_dry_run_shows_the_jobs_own_command(self):
+        self.jobs("echo a")
+        self.assertEqual(self.run_jobs("--runner", "./missing", "--dry-run").out, b"1 . echo a\n")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_wrapper_that_is_not_there_fails_its_jobs(self):
+        self.jobs("touch never", "touch never")
+        self.assertEnded(self.run_jobs("-q", "--runner", "./missing"), 1, "!!")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_job_that_is_too_long_with_its_quotes_is_an_error(self):
+        self.jobs(f"""printf '%s' "{"'" * 40_000}" """, "true")
+        ended = self.run_jobs("-q", "--runner", "env X=1")
+        self.assertEnded(ended, 1, "ed")
+        self.assertComplains(ended, "line 1", "too long")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_job_that_is_ended_is_ended_within_its_wrapper(self):
+        self.script('#!/bin/sh\n"$@"\n', "wrap")
+        self.jobs(SLEEPING, f"trap : TERM; {SLEEPING}")
+        ended = self.finish(self.start_jobs("-j2", "-q", "--runner", "./wrap", "--timeout", "0.5", quick=True))
+        self.assertEnded(ended, 1, "!!")
+
+    def test_the_wrapped_jobs_of_a_killed_runner_keep_line_and_name(self):
+        self.jobs(WAITING)
+        self.names("a\n")
+        runner = self.start_on_names("--runner", "env X=1", up=[1])
+        runner.kill()
+        runner.wait()
+        self.assertEqual((self.locked_lines(), names_taken(self.dir / "names")), ([1], 1))
+        self.open_gate()
+        self.wait_taken(0)
+        wait_until(lambda: not self.locked_lines(), what="the line is free")
+
+
+class WrappedByAClient(TcpCase):
+    """The client's --runner."""
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_client_puts_its_wrapper_before_each_job(self):
+        self.write(b"".join(b". %s\n" % command for command in NASTY))
+        self.write(LOGGING_WRAPPER, "wrap").chmod(0o755)
+        server = self.start_server()
+        self.assertEqual(self.run_client(server, "-q", "-j2", "--runner", "./wrap env X=1").code, 1)
+        for number, command in enumerate(NASTY, 1):
+            words = self.read(f"arguments.{number}").split(b"\0")
+            self.assertEqual(words, [b"env", b"X=1", b"/bin/sh", b"-c", command, b""])
+
+
+if __name__ == "__main__":
+    unittest.main()
