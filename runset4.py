@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""runset4 - write a job file of runmaker4: set states, add jobs, list them.
+"""runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import those of other tools.
 
 States are set under each line's record lock, so running runners are never disturbed; lines are appended all or
 none, under the append lock.  runmaker4.py says how that works.
+
+The file reads top-down: appending, states, lists, job files, tests, the end of following, the command line.  What
+imports something yields the lines that it comes to, and raises Problem with the place that is wrong; all of them are
+there before the first is appended.
 """
 from __future__ import annotations
 
@@ -12,66 +16,144 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
 import argparse
+import configparser
+import contextlib
 import fnmatch
+import functools
+import itertools
 import os
-from typing import Iterator, Sequence
+import re
+import select
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from typing import Callable, Iterable, Iterator, Sequence
 
-from runmaker4 import (JobFile, Line, Parser, Problem, append, check_mount, leave, open_job_file, put_lines, reason,
-                       run_main, show, warn)
+from runmaker4 import (APPEND_BYTE, UTF8_MARK, JobFile, Line, Parser, Problem, Say, Scan, append_locked, check_mount,
+                       duration, first_line, leave, locked, open_job_file, put_lines, quote, reason, run_main, show, warn,
+                       whole_number)
 
 PROG = "runset4.py"
 
 
-def state(text: str) -> bytes:
-    """An argparse type: a state byte that makes sense."""
-    data = os.fsencode(text)
-    if len(data) != 1 or data in b"#/" or not b"!" <= data <= b"~":
-        raise argparse.ArgumentTypeError(f"not a state: '{show(data)}' (one printable character, not #, / or blank)")
-    return data
+# ======== Appending ===================================================================================================
+
+# A runner gives the command to the shell as one word, which may be 128 KiB long for execve(2), with b"\n\nexit\0"
+LONGEST = (128 << 10) - 7
+BLOCK = 1 << 20                     # bytes that are read or written at once
+IN_MEMORY = 16 << 20                # bytes of new lines that are not put into a temporary file
 
 
-def line_range(text: str) -> range:
-    """An argparse type: a line number, or FROM-TO."""
-    first, dash, last = text.partition("-")
-    last = last if dash else first
-    if not all(word.isascii() and word.isdigit() for word in (first, last)) or not 1 <= int(first) <= int(last):
-        raise argparse.ArgumentTypeError(f"not a line number or FROM-TO: '{text}'")
-    return range(int(first), int(last) + 1)
+def job(command: bytes) -> bytes:
+    """The line of a new job.  Raises ValueError: why it cannot be one."""
+    if b"\n" in command or b"\0" in command or not command.strip():
+        raise ValueError(f"not a command: '{show(command[:80])}' (one line, not empty, no NUL)")
+    if len(command) > LONGEST:
+        raise ValueError("the command is longer than 128 KiB")
+    return b". %s\n" % command
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options.  Raises Problem."""
-    parser = Parser(
-        PROG, example=f"Have all failed jobs run again, add two jobs, take jobs 5 to 9 out, list what is on hold:\n"
-                      f"    {PROG} --set=. --state=! runs.txt\n"
-                      f"    {PROG} runs.txt --add 'simulate --seed 7' 'simulate --seed 8'\n"
-                      f"    {PROG} --set=x runs.txt 5-9\n"
-                      f"    {PROG} --list --state=x runs.txt",
-        usage="[options] FILE [LINE|FROM-TO ...]",
-        epilog="Exit status: 0 all was done as asked; 1 no job was selected, or some were refused; 2 bad usage.")
-    add = parser.add_argument_group("what to do").add_argument
-    add("-s", "--set", type=state, metavar="STATE", help="set the state of the selected jobs: . (new), x (on hold), ...")
-    add("-l", "--list", action="store_true", help="print LINE STATE COMMAND of the selected jobs [of all]")
-    add("--add", nargs="+", metavar="CMD", help="append jobs, all of them or none; FILE stands before it, or is made")
-    add("--force", action="store_true", help="set states of running jobs, too (what they will report is not written)")
-    add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
-    add("file", metavar="FILE", help="the job file")
-    add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
-    add("-a", "--all", action="store_true", help="all jobs")
-    add("--state", type=state, metavar="S", help="jobs in this state")
-    add("--match", metavar="TEXT", help="jobs with this command; it may be a shell pattern for the whole command")
-    add = parser.add_argument_group("other").add_argument
-    add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
-    add("-h", "--help", action="help", help="print this help")
-    options = parser.parse_intermixed_args(argv)
-    if sum((options.set is not None, options.list, options.add is not None)) != 1:
-        parser.error("one of --set, --list and --add is wanted")
-    options.selective = bool(options.lines or options.state or options.match is not None)
-    if options.set and not (options.selective or options.all):
-        parser.error("--set needs to know which jobs: lines, --state, --match or --all")
-    if options.add and (options.selective or options.all):
-        parser.error("--add takes commands, and no selection of lines")
-    return options
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Have signals that would end us wait until the block is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def appending(path: str, patience: float = 30.0) -> Iterator[int]:
+    """Hold the append lock of a job file, which is made if it is not there: a descriptor for append_locked().
+
+    patience: seconds to wait for others who append.  Signals have to wait, too.  Raises Problem, OSError.
+    """
+    if not os.path.lexists(path):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
+    try:
+        with locked(fd, APPEND_BYTE, patience=patience), uninterrupted():
+            yield fd
+    finally:
+        os.close(fd)
+
+
+def in_pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines, some at a time."""
+    lines = iter(lines)
+    while True:
+        some = b"".join(itertools.islice(lines, 256))
+        if not some:
+            return
+        yield some
+
+
+def append_lines(path: str, lines: Iterable[bytes]) -> None:
+    """Append lines to a job file, all or none; it is not touched before the last of them is made.
+
+    Raises Problem, OSError.
+    """
+    with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
+        try:
+            for piece in in_pieces(lines):
+                spool.write(piece)
+            spool.seek(0)
+        except OSError as error:
+            raise Problem(f"a temporary file cannot be written: {reason(error)} (TMPDIR says where)") from None
+        with appending(path) as fd:
+            append_locked(fd, iter(lambda: spool.read(BLOCK), b""), sync=True)
+
+
+def given_jobs(commands: Sequence[str]) -> Iterator[bytes]:
+    """The lines of jobs that stand on the command line.  Raises Problem."""
+    for command in commands:
+        try:
+            yield job(os.fsencode(command))
+        except ValueError as fault:
+            raise Problem(f"{fault}; nothing was added") from None
+
+
+class Source:
+    """A text that jobs are imported from, and where in it we are."""
+    LIMIT = 2 * LONGEST             # bytes of a line: in a longer one no command would be short enough
+
+    def __init__(self, path: str) -> None:
+        """path: '-' for stdin."""
+        self.path = path
+        self.name = "stdin" if path == "-" else show(os.fsencode(path))
+        self.number = 0             # of the line that was read last
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The lines, without mark, b'\\n' and b'\\r\\n'.  Raises Problem."""
+        try:
+            with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
+                for self.number, line in enumerate(iter(functools.partial(file.readline, self.LIMIT), b""), 1):
+                    if self.number == 1:
+                        line = self._unmarked(line)
+                    if b"\0" in line:
+                        raise self.problem("there is a NUL in it (a text is wanted)")
+                    if line.endswith(b"\n"):
+                        line = line[:-2] if line.endswith(b"\r\n") else line[:-1]
+                    elif len(line) >= self.LIMIT:
+                        raise self.problem("is too long (128 KiB for a command)")
+                    yield line
+        except OSError as error:
+            raise Problem(f"{self.name}: {reason(error)}") from None
+
+    def _unmarked(self, line: bytes) -> bytes:
+        if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise Problem(f"{self.name}: is UTF-16 (save it as UTF-8)")
+        return line[len(UTF8_MARK):] if line.startswith(UTF8_MARK) else line
+
+    def problem(self, text: object) -> Problem:
+        """What is wrong with the line that was read last."""
+        return Problem(f"{self.name}: line {self.number}: {text}")
+
+
+# ======== States ======================================================================================================
+
+HELD = b"x"
 
 
 def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
@@ -96,16 +178,646 @@ def set_states(options: argparse.Namespace, file: JobFile, fd: int) -> tuple[int
     return count, refused
 
 
-def add_jobs(path: str, commands: Sequence[str]) -> None:
-    """Append jobs.  Raises Problem, OSError."""
-    data = [os.fsencode(command) for command in commands]
-    for command in data:
-        if b"\n" in command or b"\0" in command or not command.strip():
-            raise Problem(f"not a command: '{show(command[:80])}' (one line, not empty, no NUL; nothing was added)")
-    if not os.path.lexists(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
-    fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
-    append(fd, b"".join(b". %s\n" % command for command in data), sync=True)
+def rerun(options: argparse.Namespace, file: JobFile, fd: int) -> tuple[int, int]:
+    """Put the selected jobs on hold, also those that somebody has locked, and append their commands anew.
+
+    In this order, so that no job runs twice whatever happens.  How many were selected, how many refused.  Raises
+    Problem, OSError; then all have the states again that they had.
+    """
+    lines = {}
+    for line in selected(options, file):
+        try:
+            lines[line] = job(line.command)
+        except ValueError as fault:
+            raise Problem(f"{file.path}: line {line.number}: {fault}") from None
+    held = []
+    try:
+        for line in lines:
+            fault = file.set_state(fd, line, HELD, force=True)
+            if fault:
+                file.say(f"line {line.number}: {fault}")
+            else:
+                held.append(line)
+        if held:
+            append_lines(file.path, [lines[line] for line in held])
+    except (OSError, Problem):
+        for line in held:
+            with contextlib.suppress(OSError):
+                file.set_state(fd, replace(line, state=HELD), line.state, force=True)
+        raise
+    return len(lines), len(lines) - len(held)
+
+
+# ======== Lists =======================================================================================================
+
+PLACEHOLDER = re.compile(rb"\{(|\.|/|//|/\.|#)\}")
+
+
+def without_extension(path: bytes) -> bytes:
+    """As GNU parallel sees it: 'a/b.c' -> 'a/b', '.b' -> ''."""
+    stem, dot, extension = path.rpartition(b".")
+    return stem if dot and b"/" not in extension else path
+
+
+def base_name(path: bytes) -> bytes:
+    """'a/b.c' -> 'b.c', 'a/' -> ''."""
+    return path.rpartition(b"/")[2]
+
+
+def directory(path: bytes) -> bytes:
+    """As dirname(1) sees it: 'a/b' -> 'a', 'b' -> '.', 'a/b/' -> 'a', '/' -> '/'."""
+    return os.path.dirname(path.rstrip(b"/") or path) or b"."
+
+
+class Template:
+    """A command with places for a value."""
+    VALUES: dict[bytes, Callable[[bytes], bytes]] = {
+        b"": lambda value: value,
+        b".": without_extension,
+        b"/": base_name,
+        b"//": directory,
+        b"/.": lambda value: without_extension(base_name(value)),
+    }
+
+    def __init__(self, text: bytes) -> None:
+        """text: the command, with {} {.} {/} {//} {/.} for parts of the value, {#} for its number."""
+        if not self.VALUES.keys() & set(PLACEHOLDER.findall(text)):
+            text += b" {}"
+        self.parts = [self.VALUES.get(name) for name in PLACEHOLDER.findall(text)]     # None: the number
+        self.format = PLACEHOLDER.sub(lambda found: b"%b" if found[1] in self.VALUES else b"%d",
+                                      text.replace(b"%", b"%%"))
+
+    def fill(self, value: bytes, number: int) -> bytes:
+        """The command for a value."""
+        return self.format % tuple([quote(part(value)) if part else number for part in self.parts])
+
+
+def list_jobs(path: str, template: Template | None) -> Iterator[bytes]:
+    """The jobs in a list of commands, or of values for a template: one per line, but blank lines and comments.
+
+    Raises Problem.
+    """
+    source, number = Source(path), 0
+    for line in source:
+        if line.lstrip()[:1] in b"#":       # or b""
+            continue
+        number += 1
+        try:
+            yield job(template.fill(line, number) if template else line)
+        except ValueError as fault:
+            raise source.problem(fault) from None
+    if not number:
+        raise Problem(f"{source.name}: there is no job in it (nothing to add)")
+
+
+# ======== Job files ===================================================================================================
+
+SECTIONS = ("control", "fjd")
+LARGEST = 1 << 20                   # bytes of a job file: what is larger is something else
+
+
+def read_job_file(path: str) -> bytes:
+    """The line of the job that a job file (INI) describes: its executable, with the path behind it.  Raises Problem."""
+    source = Source("./-" if path == "-" else path)
+    config = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        config.read_string(ini_text(source))
+    except configparser.Error as error:
+        source.number = getattr(error, "lineno", 0) or error.errors[0][0]
+        if isinstance(error, configparser.MissingSectionHeaderError):
+            raise source.problem("stands in no [section]") from None
+        raise source.problem("is neither 'NAME = VALUE' nor a comment") from None
+    executable = next((config[section]["executable"] for section in SECTIONS
+                       if config.has_option(section, "executable")), None)
+    if executable is None:
+        raise Problem(f"{source.name}: there is no executable= in [{'] or ['.join(SECTIONS)}]")
+    if not executable:
+        raise Problem(f"{source.name}: its executable= is empty")
+    try:
+        return job(b"%b %b" % (executable.encode("utf-8", "surrogateescape"), quote(absolute(path))))
+    except ValueError as fault:
+        raise Problem(f"{source.name}: {fault}") from None
+
+
+def ini_text(source: Source) -> str:
+    """What stands in a job file.  Raises Problem."""
+    lines, size = [], 0
+    for line in source:
+        size += len(line) + 1
+        if size > LARGEST:
+            raise source.problem("this is too large for a job file (1 MiB)")
+        lines.append(line)
+    return b"\n".join(lines).decode("utf-8", "surrogateescape")
+
+
+def absolute(path: str) -> bytes:
+    return os.path.abspath(os.fsencode(path))
+
+
+def is_job_file(entry: os.DirEntry[str]) -> bool:
+    """Whether something in a directory is a job file: no hidden file, no editor's copy."""
+    try:
+        return not entry.name.startswith(".") and not entry.name.endswith("~") and entry.is_file()
+    except OSError:                 # a link that leads nowhere
+        return False
+
+
+def job_files(folder: str) -> list[str]:
+    """The paths of the job files in a directory, by name.  Raises OSError."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if is_job_file(entry))
+    return [os.path.join(folder, name) for name in names]
+
+
+def line_blocks(fd: int) -> Iterator[bytes]:
+    """A job file in large pieces of whole lines.  Raises OSError."""
+    at, rest = first_line(fd), b""
+    while True:
+        data = os.pread(fd, BLOCK, at)
+        if not data:
+            break
+        at += len(data)
+        whole, newline, rest = (rest + data).rpartition(b"\n")
+        yield whole + newline
+    yield rest
+
+
+def find_added(fd: int, paths: Iterable[bytes]) -> set[bytes]:
+    """Those job files that stand at the end of some job's command already, whatever its state.  Raises OSError.
+
+    paths: absolute.  The file is searched in one go for what begins like one of their directories.
+    """
+    words = {quote(path): path for path in paths}
+    folders = {os.path.dirname(path).rstrip(b"/").replace(b"'", b"'\"'\"'") for path in words.values()}
+    pattern = re.compile(rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % b"|".join(map(re.escape, folders)),
+                         re.MULTILINE)
+    found: set[bytes] = set()
+    for block in line_blocks(fd) if words else ():
+        found |= words.keys() & set(pattern.findall(block))
+    return {words[word] for word in found}
+
+
+def add_job_files(path: str, jobs: dict[bytes, bytes], once: Iterable[bytes], patience: float = 30.0) -> None:
+    """Append jobs, given by the absolute paths of their job files.
+
+    once: which of them are left out if they stand there already.  Raises Problem, OSError.
+    """
+    with appending(path, patience) as fd:
+        added = find_added(fd, once)
+        lines = b"".join(line for name, line in jobs.items() if name not in added)
+        if lines:
+            append_locked(fd, [lines], sync=True)
+
+
+def add_jobs(path: str, names: Sequence[str]) -> None:
+    """Append the jobs of job files; of directories those that are not added yet.  Raises Problem, OSError."""
+    jobs: dict[bytes, bytes] = {}
+    once: set[bytes] = set()
+    for name in names:
+        if os.path.isdir(name):
+            found = {absolute(file): read_job_file(file) for file in files_in(name)}
+            once |= found.keys() - jobs.keys()
+        else:
+            found = {absolute(name): read_job_file(name)}
+            once -= found.keys()
+        jobs.update(found)
+    if not jobs:
+        raise Problem(f"{show(os.fsencode(names[0]))}: there is no job file in it (nothing to add)")
+    add_job_files(path, jobs, once)
+
+
+def files_in(folder: str) -> list[str]:
+    """As job_files(), but raises Problem."""
+    try:
+        return job_files(folder)
+    except OSError as error:
+        raise Problem(f"{show(os.fsencode(folder))}: {reason(error)}") from None
+
+
+@dataclass
+class Arrival:
+    """A job file that is not added yet."""
+    sign: tuple[int, ...]           # changes whenever the file does
+    since: float                    # when it was first seen so, in seconds
+    judged: bool = False            # it is no good as it is
+
+
+def file_sign(path: str) -> tuple[int, ...]:
+    """What changes whenever a file does.  Opening it makes NFS ask the server, not its cache.  Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        info = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+@dataclass
+class Collector:
+    """Adds the job files that come into some directories, each once, when nobody writes to it any more.
+
+    It knows from the job file which were added before it was started.
+    """
+    EVERY = 0.5                     # seconds from look to look
+    REST = 1.0                      # seconds without a change, after which a file counts as written
+    PATIENCE = 2.0                  # seconds to wait for others who append; then the next look tries again
+    LONG = 2.0                      # seconds that a look may read job files; the next one goes on
+
+    path: str
+    folders: Sequence[str]
+    say: Say
+    clock: Callable[[], float] = time.monotonic
+    added: set[str] = field(default_factory=set)
+    arrivals: dict[str, Arrival] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)      # the trouble with a path that was said last
+
+    def look(self) -> None:
+        """Add what has come to rest."""
+        names = itertools.chain.from_iterable(map(self._names, self.folders))
+        self.arrivals = {name: self._arrival(name) for name in names if name not in self.added}
+        jobs: dict[str, bytes] = {}
+        end = self.clock() + self.LONG
+        for name, arrival in self.arrivals.items():
+            line = self._job(name, arrival)
+            if line:
+                jobs[name] = line
+            if self.clock() > end:
+                break
+        self._add(jobs)
+
+    def _add(self, jobs: dict[str, bytes]) -> None:
+        """Append the jobs of these files; if that fails, the next look tries again."""
+        try:
+            if jobs:
+                lines = {absolute(name): line for name, line in jobs.items()}
+                add_job_files(self.path, lines, lines, self.PATIENCE)
+                self.added |= jobs.keys()
+            self.said.pop(self.path, None)
+        except Problem as problem:
+            self._say_once(self.path, str(problem))
+        except OSError as error:
+            self._say_once(self.path, f"{self.path}: {reason(error)}")
+
+    def _names(self, folder: str) -> list[str]:
+        """The job files in a directory, none while it cannot be read."""
+        try:
+            names = job_files(folder)
+            self.said.pop(folder, None)
+            return names
+        except OSError as error:
+            self._say_once(folder, f"{show(os.fsencode(folder))}: {reason(error)}; waiting for it")
+            return []
+
+    def _arrival(self, name: str) -> Arrival:
+        """What is known of a file by now."""
+        try:
+            sign = file_sign(name)
+        except OSError as error:
+            sign = (error.errno,)
+        known = self.arrivals.get(name)
+        return known if known and known.sign == sign else Arrival(sign, self.clock())
+
+    def _job(self, name: str, arrival: Arrival) -> bytes:
+        """The line for a file that has come to rest; b'' if it has not, or is no good."""
+        if arrival.judged or self.clock() - arrival.since < self.REST:
+            return b""
+        try:
+            line = read_job_file(name)
+            return line if self._arrival(name) is arrival else b""      # not if it was written to just now
+        except Problem as problem:
+            arrival.judged = True
+            self._say_once(name, f"{problem}; waiting for a change")
+            return b""
+
+    def _say_once(self, about: str, text: str) -> None:
+        if self.said.get(about) != text:
+            self.said[about] = text
+            self.say(text)
+
+
+class Interruptions:
+    """INT, TERM and HUP, taken note of: none of them cuts in two what is being appended."""
+
+    def __init__(self) -> None:
+        self.reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:          # nohup
+                signal.signal(number, lambda *_: None)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for one, no longer than this; its number, or 0."""
+        return os.read(self.reader, 1)[0] if select.select([self.reader], [], [], seconds)[0] else 0
+
+
+def follow(path: str, names: Sequence[str]) -> int:
+    """Add what is in some directories and what comes into them, until a signal ends that: the exit status.
+
+    Raises Problem, OSError: what is wrong at the start.
+    """
+    folders = list({absolute(name): name for name in names}.values())
+    for folder in folders:
+        files_in(folder)
+    with appending(path):
+        pass                        # it is a job file, and can be written to
+    interruptions = Interruptions()
+    collector = Collector(path, folders, lambda text: warn(f"{PROG}: {text}"))
+    while True:
+        collector.look()
+        number = interruptions.wait(collector.EVERY)
+        if number:
+            return 128 + number
+
+
+# ======== Tests =======================================================================================================
+#
+# The configuration of NetJobs.  Lines are stripped; empty ones and those that begin with # do not count.
+#
+#     LABEL:                        begins a test
+#     -generaltimeout: T            ... for all its commands: 330s, 5m, 2h or none [none]
+#     -minhosts: N                  ... how many targets must not time out, or all [all]
+#     TARGET: "COMMAND"             any number of commands, of the same target in order
+#     -timeout: T                   ... for the command above
+#     end                           ends the test
+
+LABEL = re.compile(rb"([^:]+):")
+FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
+COMMAND = re.compile(rb"([\w.][\w.-]*)\s*:\s*(.*)")
+TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
+
+
+@dataclass
+class TestCommand:
+    """A command of a test."""
+    text: bytes
+    timeout: bytes                  # as in a directive; b"": none is given
+
+
+@dataclass
+class Test:
+    """A test: what some hosts begin to run at the same moment."""
+    label: bytes
+    timeout: bytes = b""
+    min_hosts: bytes = b"all"
+    targets: dict[bytes, list[TestCommand]] = field(default_factory=dict)
+    last: TestCommand | None = None
+
+    def read(self, line: bytes) -> None:
+        """Take a line of the test.  Raises ValueError: what is wrong with it."""
+        flag, command = FLAG.fullmatch(line), COMMAND.fullmatch(line)
+        if flag:
+            self._read_flag(flag[1].decode(), flag[2])
+        elif command:
+            self._read_command(command[1], unquoted(command[2]))
+        else:
+            raise ValueError(f"cannot be understood: '{show(line[:80])}' (TARGET: COMMAND, -timeout: T or end)")
+
+    def _read_command(self, target: bytes, text: bytes) -> None:
+        if not text.strip():
+            raise ValueError(f"'{show(target)}' has no command (or is the end of the test above missing?)")
+        job(text)                           # if it can be one
+        self.last = TestCommand(text, self.timeout)
+        self.targets.setdefault(target, []).append(self.last)
+
+    def _read_flag(self, name: str, value: bytes) -> None:
+        if name == "timeout":
+            if not self.last:
+                raise ValueError("-timeout stands before the first target")
+            self.last.timeout = directive_timeout(value)
+        elif self.last:
+            raise ValueError(f"-{name} stands behind a target")
+        elif name == "generaltimeout":
+            self.timeout = directive_timeout(value)
+        else:
+            self.min_hosts = directive_number(value)
+
+    def lines(self) -> Iterator[bytes]:
+        """What stands for it in a job file."""
+        yield b"#RUN barrier\n# test %b\n" % self.label
+        group = re.sub(rb"[\s,=]+", b"_", self.label)
+        settings = b""
+        for target, commands in self.targets.items():
+            for command in commands:
+                timeout = b" timeout=%b" % command.timeout if command.timeout else b""
+                wanted = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (group, target, timeout, self.min_hosts)
+                yield (b"" if wanted == settings else wanted) + job(command.text)
+                settings = wanted
+
+
+def unquoted(command: bytes) -> bytes:
+    """A command without its quotes, if it stands in a pair."""
+    return command[1:-1] if len(command) > 1 and command[:1] == command[-1:] == b'"' else command
+
+
+def directive_timeout(text: bytes) -> bytes:
+    """A time-out as a directive has it: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
+    match = TIMEOUT.fullmatch(text)
+    if not match and text != b"none":
+        raise ValueError(f"not a time-out: '{show(text[:80])}' (such as 330s, 5m, 2h or none)")
+    if not match or not match[1].strip(b"0"):
+        return b"none"
+    return checked(duration, match[1] + match[2])
+
+
+def directive_number(text: bytes) -> bytes:
+    """What -minhosts may be.  Raises ValueError."""
+    return text if text == b"all" else checked(whole_number(0), text)
+
+
+def checked(kind: Callable[[str], object], text: bytes) -> bytes:
+    """A value that an argparse type takes.  Raises ValueError."""
+    try:
+        kind(os.fsdecode(text))
+        return text
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def read_tests(path: str) -> Iterator[Test]:
+    """The tests of a configuration.  Raises Problem."""
+    source, test, began, count = Source(path), None, 0, 0
+    for line in map(bytes.strip, source):
+        if line[:1] in b"#":                # or b""
+            continue
+        if line == b"end" and test and test.targets:
+            yield test
+            test, count = None, count + 1
+        elif line == b"end" and test:
+            raise source.problem(f"the test '{show(test.label)}' has no targets")
+        elif test:
+            try:
+                test.read(line)
+            except ValueError as fault:
+                raise source.problem(fault) from None
+        else:
+            match = LABEL.fullmatch(line)
+            if not match or not match[1].strip():
+                raise source.problem(f"not the label of a test: '{show(line[:80])}' (such as 'LABEL:')")
+            test, began = Test(match[1].strip()), source.number
+    if test:
+        source.number = began
+        raise source.problem(f"the test '{show(test.label)}' has no end")
+    if not count:
+        raise Problem(f"{source.name}: there is no test in it (nothing to add)")
+
+
+def test_lines(path: str) -> Iterator[bytes]:
+    """Directives and jobs for the tests of a configuration.  Raises Problem."""
+    for test in read_tests(path):
+        yield from test.lines()
+    yield b"#RUN\n"                         # the settings of the last one do not hold for what is added later
+
+
+# ======== The end of following ========================================================================================
+
+
+def find_ends(fd: int) -> list[Line]:
+    """The lines `#RUN end`.  Raises OSError."""
+    return [line for line in Scan(fd, first_line(fd), b"", directives=True) if line.text.split() == [b"RUN", b"end"]]
+
+
+def add_end(path: str) -> None:
+    """Append `#RUN end`, unless there is one.  Raises Problem, OSError."""
+    with appending(path) as fd:
+        if not find_ends(fd):
+            append_locked(fd, [b"#RUN end\n"], sync=True)
+
+
+def reopen(file: JobFile, fd: int) -> int:
+    """Make comments of the lines `#RUN end`, in place; how many there were.  Raises OSError."""
+    count = 0
+    with locked(fd, APPEND_BYTE, patience=30.0):
+        file.follow_path()
+        for line in find_ends(fd):
+            if file.state_at(fd, line) == b"#":
+                file.write(fd, line, b"#run")
+                count += 1
+    return count
+
+
+# ======== Command line ================================================================================================
+
+
+def state(text: str) -> bytes:
+    """An argparse type: a state byte that makes sense."""
+    data = os.fsencode(text)
+    if len(data) != 1 or data in b"#/" or not b"!" <= data <= b"~":
+        raise argparse.ArgumentTypeError(f"not a state: '{show(data)}' (one printable character, not #, / or blank)")
+    return data
+
+
+def line_range(text: str) -> range:
+    """An argparse type: a line number, or FROM-TO."""
+    first, dash, last = text.partition("-")
+    last = last if dash else first
+    if not all(word.isascii() and word.isdigit() for word in (first, last)) or not 1 <= int(first) <= int(last):
+        raise argparse.ArgumentTypeError(f"not a line number or FROM-TO: '{text}'")
+    return range(int(first), int(last) + 1)
+
+
+def command_template(text: str) -> Template:
+    """An argparse type: a command with {} in it."""
+    if not text.strip() or "\n" in text:
+        raise argparse.ArgumentTypeError(f"not a command: '{show(os.fsencode(text))}' (one line, not empty)")
+    return Template(os.fsencode(text))
+
+
+ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
+CHANGING = ("set", "rerun", "reopen")
+EXAMPLE = f"""\
+Have all failed jobs run again, add jobs, take 5 to 9 out, list what is on hold:
+    {PROG} --set=. --state=! runs.txt
+    {PROG} runs.txt --add 'simulate --seed 7' 'simulate --seed 8'
+    {PROG} runs.txt --add-list names --template 'convert {{}} {{.}}.png'
+    {PROG} --set=x runs.txt 5-9
+    {PROG} --list --state=x runs.txt"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; `action` is the one thing to do.  Raises Problem."""
+    parser = Parser(
+        PROG, example=EXAMPLE, usage="[options] FILE [LINE|FROM-TO ...]",
+        epilog="Exit status: 0 all was done as asked; 1 no job was selected, or some were\n"
+               "refused; 2 bad usage or input, nothing was added; 130, 143 ended by a signal.")
+    add = parser.add_argument_group("what to do with selected jobs").add_argument
+    add("-s", "--set", type=state, metavar="STATE", help="set their state: . (new), x (on hold), ...")
+    add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
+    add("--rerun", action="store_true", help="set them to x, also where a dead host holds them, and append them anew")
+    add("--force", action="store_true", help="set states of running jobs, too (their results are not written)")
+    add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
+    add("file", metavar="FILE", help="the job file")
+    add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
+    add("-a", "--all", action="store_true", help="all jobs")
+    add("--state", type=state, metavar="S", help="jobs in this state")
+    add("--match", metavar="TEXT", help="jobs with this command; it may be a shell pattern for the whole command")
+    add = parser.add_argument_group("or what to append (all of it or nothing; FILE is made if need be)").add_argument
+    add("--add", nargs="+", metavar="CMD", help="jobs; FILE stands before it")
+    add("--add-list", metavar="LIST", help="a job per line of LIST (-: stdin), but blank lines and # comments")
+    add("--template", type=command_template, metavar="T",
+        help="... what is run: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
+             "{//} directory, {/.} base name without extension, {#} its number")
+    add("--add-jobs", nargs="+", metavar="JOB",
+        help="a job per file of fjd's (INI, [control] or [fjd], executable=), or per such file in a directory, once")
+    add("--follow", action="store_true", help="... and those that come into the directories later")
+    add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for runmaker4-server.py")
+    add("--end", action="store_true", help="#RUN end: --follow runners leave when all above is done")
+    add("--reopen", action="store_true", help="take each #RUN end back (it becomes #run end, a comment)")
+    add = parser.add_argument_group("other").add_argument
+    add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
+    add("-h", "--help", action="help", help="print this help")
+    options = parser.parse_intermixed_args(argv)
+    check_usage(parser, options)
+    return options
+
+
+def check_usage(parser: Parser, options: argparse.Namespace) -> None:
+    """What argparse does not know about which options go together.  Raises Problem."""
+    actions = [name for name in ("list", *CHANGING, *ADDING) if getattr(options, name) not in (None, False)]
+    if len(actions) != 1:
+        parser.error("one of --set, --list, --rerun, --add, --add-list, --add-jobs, --add-tests, --end and --reopen "
+                     "is wanted")
+    options.action, = actions
+    name = f"--{options.action.replace('_', '-')}"
+    options.selective = bool(options.lines or options.state or options.match is not None)
+    if options.action in ("set", "rerun") and not (options.selective or options.all):
+        parser.error(f"{name} needs to know which jobs: lines, --state, --match or --all")
+    if options.action in (*ADDING, "reopen") and (options.selective or options.all):
+        parser.error(f"{name} takes no selection of lines")
+    if options.template and options.action != "add_list":
+        parser.error("--template is for --add-list")
+    if options.follow and options.action != "add_jobs":
+        parser.error("--follow is for --add-jobs")
+
+
+def add_lines(options: argparse.Namespace) -> int:
+    """Append what is asked for; the exit status.  Raises Problem, OSError."""
+    path = options.file
+    if options.follow:
+        return follow(path, options.add_jobs)
+    if options.end:
+        add_end(path)
+    elif options.add_jobs:
+        add_jobs(path, options.add_jobs)
+    elif options.add:
+        append_lines(path, given_jobs(options.add))
+    elif options.add_list is not None:
+        append_lines(path, list_jobs(options.add_list, options.template))
+    else:
+        append_lines(path, test_lines(options.add_tests))
+    return 0
+
+
+def use_lines(options: argparse.Namespace, file: JobFile) -> tuple[int, int]:
+    """List or change lines; how many there were, how many were refused.  Raises Problem, OSError."""
+    fd = open_job_file(file.path, os.O_RDWR if options.action in CHANGING else os.O_RDONLY)
+    if options.action == "set":
+        return set_states(options, file, fd)
+    if options.action == "rerun":
+        return rerun(options, file, fd)
+    if options.action == "reopen":
+        return reopen(file, fd), 0
+    return put_lines(map(bytes, selected(options, file))), 0
 
 
 def change_file(argv: Sequence[str]) -> int:
@@ -118,21 +830,16 @@ def change_file(argv: Sequence[str]) -> int:
 
     try:
         mount = check_mount(path, options.single_host or options.list, say)
-        if options.add:
-            add_jobs(path, options.add)
-            return 0
-        fd = open_job_file(path, os.O_RDWR if options.set else os.O_RDONLY)
-        file = JobFile(path, say=say, network=mount.network, read_only=not options.set)
-        if options.set:
-            count, refused = set_states(options, file, fd)
-        else:
-            count, refused = put_lines(map(bytes, selected(options, file))), 0
+        if options.action in ADDING:
+            return add_lines(options)
+        file = JobFile(path, say=say, network=mount.network, read_only=options.list)
+        count, refused = use_lines(options, file)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise Problem(f"{path}: {reason(error)}") from None
-    if not count and (options.set or options.selective):
-        say("no job is selected by this")
+    if not count and (options.action in CHANGING or options.selective):
+        say("there is no #RUN end in it" if options.reopen else "no job is selected by this")
         return 1
     return 1 if refused else 0
 

@@ -1,0 +1,319 @@
+"""Promise: workers in the background come before or after their jobs, are hired and fired, and survive a logout."""
+import fcntl
+import os
+import pathlib
+import pty
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import termios
+import time
+import unittest
+from typing import List, Tuple
+
+from tests.support import (FULL, GATE, RUNMAKER, RUNSET, SLEEPING, UP, WAITING, RunCase, alive, wait_until)
+
+# A job script as people have them: reads its job file, and writes its log file.  The first four wait for each other.
+JOB_SCRIPT = """
+import configparser, os, pathlib, sys, time
+job = configparser.ConfigParser()
+job.read(sys.argv[1])
+section = job["control"] if "control" in job else job["params"]
+pathlib.Path("in." + os.environ["JOB_ID"]).touch()
+end = time.monotonic() + 20
+while len(list(pathlib.Path().glob("in.*"))) < 4 and time.monotonic() < end:
+    time.sleep(0.01)
+assert time.monotonic() < end, "there are no four workers"
+pathlib.Path(section["logfile"]).write_text("done with " + job["params"]["my_param"])
+"""
+CONTROL = """[control]
+executable: {python} ajob.py
+logfile: logfiles/job{number}.dat
+
+[params]
+my_param: value{number}
+"""
+FJD = """; as fjd has it
+[fjd]
+executable: {python} ajob.py
+
+[params]
+logfile: logfiles/job{number}.dat
+my_param: value{number}
+"""
+
+
+class WorkerCase(RunCase):
+    """A test of runners in the background."""
+
+    def hire(self, *options: object, number: int = 1, file: str = "runs.txt") -> int:
+        """Start a worker that waits for jobs; its pid."""
+        ended = self.run_script(RUNMAKER, "-d", "--follow", "--pidfile", f"pid.{number}", "--errors", "errors",
+                                *options, file)
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        pid = int(self.read(f"pid.{number}"))           # it is there when the command returns
+        self.assertTrue(alive(pid))
+        return pid
+
+    def change(self, *words: object) -> None:
+        """Have runset4.py do something to the job file."""
+        ended = self.run_script(RUNSET, *words)
+        self.assertEqual((ended.code, ended.err), (0, b""), words)
+
+    def wait_gone(self, *pids: int) -> None:
+        wait_until(lambda: not any(map(alive, pids)), what="the workers have left")
+        self.assertNotIn(b"Traceback", self.read("errors"))
+        self.assertEqual(list(self.dir.glob("pid.*")), [])
+
+    def assertWaits(self, *pids: int) -> None:
+        """The workers are still there after some looks at the file."""
+        time.sleep(0.5)
+        self.assertTrue(all(map(alive, pids)), self.read("errors"))
+
+
+class HiredAndFired(WorkerCase):
+    """Workers come before the jobs or after them, and go when they are told to."""
+
+    def test_a_worker_waits_for_the_file_and_for_what_is_added_to_it(self):
+        worker = self.hire("-j4")
+        self.assertFalse(self.exists("runs.txt"))
+        self.change("runs.txt", "--add", "echo a >a", "echo b >b", "false")
+        self.wait_states("dd!")
+        self.change("runs.txt", "--add", "echo c >c")
+        self.wait_states("dd!d")
+        self.assertTrue(alive(worker))
+        self.change("--end", "runs.txt")
+        self.wait_gone(worker)
+        said = self.read("errors").splitlines()
+        self.assertTrue(said[-1].startswith(b"runmaker4.py: runs.txt: 3 done, 1 failed"), said)
+
+    def test_jobs_below_the_end_wait_until_it_is_taken_back(self):
+        self.write(f". {WAITING}\n")
+        first = self.hire()
+        self.wait_up(1)
+        self.change("--end", "runs.txt")
+        self.change("runs.txt", "--add", "touch below")
+        self.open_gate()
+        self.wait_gone(first)
+        self.assertEqual(self.states(), "d.")
+        late = self.run_script(RUNMAKER, "--follow", "runs.txt")        # it holds for those that come later, too
+        self.assertEqual((late.code, late.out), (0, b""))
+        self.assertEqual(self.states(), "d.")
+        self.change("--reopen", "runs.txt")
+        second = self.hire()
+        self.wait_states("dd")
+        self.assertTrue(alive(second))
+        os.kill(second, signal.SIGHUP)
+        self.wait_gone(second)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_all_workers_leave_at_the_end_when_their_jobs_are_done(self):
+        self.write(f". {WAITING}\n. {WAITING}\n")
+        workers = [self.hire(number=number) for number in (1, 2, 3)]
+        self.wait_up(1, 2)
+        self.change("--end", "runs.txt")
+        wait_until(lambda: sum(map(alive, workers)) == 2, what="the worker without a job has left")
+        self.open_gate()
+        self.wait_gone(*workers)
+        self.assertEqual(self.states(), "dd")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_an_end_that_is_taken_back_while_jobs_run_ends_nobody(self):
+        self.write(f". {WAITING}\n")
+        worker = self.hire()
+        self.wait_up(1)
+        self.change("--end", "runs.txt")
+        time.sleep(1)
+        self.change("--reopen", "runs.txt")
+        time.sleep(1)
+        self.open_gate()
+        self.wait_states("d")
+        self.assertWaits(worker)
+        self.change("runs.txt", "--add", "true")
+        self.wait_states("dd")
+        os.kill(worker, signal.SIGTERM)
+        self.wait_gone(worker)
+
+    def test_a_worker_that_waits_for_the_file_heeds_signals(self):
+        workers = [self.hire(number=number) for number in (1, 2)]
+        for worker, number in zip(workers, (signal.SIGTERM, signal.SIGHUP)):
+            os.kill(worker, number)
+        self.wait_gone(*workers)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_worker_that_is_fired_with_hup_finishes_its_job(self):
+        self.write(f". {WAITING}\n. touch never\n")
+        worker = self.hire()
+        self.wait_up(1)
+        os.kill(worker, signal.SIGHUP)
+        self.open_gate()
+        self.wait_gone(worker)
+        self.assertEqual(self.states(), "d.")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_worker_that_is_fired_with_term_ends_its_job(self):
+        self.write(f". {SLEEPING}\n. touch never\n")
+        worker = self.hire("--outdir", "out")
+        self.wait_up(1)
+        os.kill(worker, signal.SIGTERM)
+        self.wait_gone(worker)
+        self.assertEqual(self.states(), "e.")
+        self.assertNobodyLeft()
+
+
+class JobFiles(WorkerCase):
+    """Ten job files in INI form, a job script that reads them, four workers."""
+
+    def prepare(self, folder: str = "jobqueue") -> List[pathlib.Path]:
+        """The job script, and ten job files in a folder."""
+        self.write(JOB_SCRIPT, "ajob.py")
+        for name in "logfiles", folder:
+            (self.dir / name).mkdir()
+        names = [f"{number}.conf" for number in range(9)] + ["the tenth's $1.conf"]
+        for number, name in enumerate(names):
+            text = (CONTROL, FJD)[number % 2].format(python=sys.executable, number=number)
+            self.write(text, f"{folder}/{name}")
+        return [self.dir / folder / name for name in names]
+
+    def check_done(self, *workers: int) -> None:
+        """All ten are done, each by its own job file; the workers are told to go, and go."""
+        self.wait_states("d" * 10)
+        written = {path.name: path.read_text() for path in (self.dir / "logfiles").iterdir()}
+        self.assertEqual(written, {f"job{number}.dat": f"done with value{number}" for number in range(10)})
+        self.change("--end", "runs.txt")
+        self.wait_gone(*workers)
+
+    def test_the_jobs_come_first_and_then_four_workers_in_one(self):
+        paths = self.prepare()
+        self.change("runs.txt", "--add-jobs", *[path.relative_to(self.dir) for path in paths])
+        self.check_done(self.hire("-j4"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_four_workers_come_first_and_then_a_directory_of_jobs(self):
+        workers = [self.hire(number=number) for number in range(4)]
+        self.prepare()
+        self.change("runs.txt", "--add-jobs", "jobqueue")
+        self.check_done(*workers)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_job_files_that_come_one_by_one_are_found(self):
+        (self.dir / "jobqueue").mkdir()
+        adds = self.start(RUNSET, "runs.txt", "--add-jobs", "jobqueue", "--follow")
+        worker = self.hire("-j4")
+        for path in self.prepare("later"):
+            os.rename(path, self.dir / "jobqueue" / path.name)
+            time.sleep(0.1)
+        self.wait_states("d" * 10, 30)
+        adds.send_signal(signal.SIGINT)
+        self.assertEqual(self.finish(adds).code, 130)
+        self.check_done(worker)
+
+
+class FailedStart(WorkerCase):
+    """-d: what is wrong at the start is printed, with exit status 2, before anything goes into the background."""
+
+    def test_a_failed_start_is_reported(self):
+        self.write(". touch never\n")
+        (self.dir / "folder").mkdir()
+        cases = ["missing.txt", "--follow folder", "--follow --slots @missing runs.txt", "--follow wrong.txt"]
+        if FULL:
+            cases += ["-j x runs.txt", "--follow -l folder runs.txt", "--follow --outdir runs.txt runs.txt",
+                      "--jobs=2 --slots a runs.txt", "--errors missing/errors runs.txt"]
+        calls = [(RUNMAKER, "-d", "--pidfile", "pid", *words.split()) for words in cases]
+        calls.append((RUNMAKER, "-d", "--follow", "--pidfile", "missing/pid", "runs.txt"))
+        self.write("#RUN hots=alice\n. touch never\n", "wrong.txt")
+        for call, ended in self.run_all(calls):
+            with self.subTest(call=call):
+                self.assertRefused(ended)
+        self.assertFalse(self.exists("pid"))
+        self.assertNobodyLeft()
+        self.assertEqual(self.states(), ".")
+
+
+class LoggedOut(WorkerCase):
+    """The terminal hangs up: a worker in the background goes on, and prints nothing there."""
+
+    @staticmethod
+    def take_terminal() -> None:
+        """Make the new session's terminal of stdin."""
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    def log_in(self) -> Tuple[subprocess.Popen, int]:
+        """An interactive shell on a terminal of its own, and the other end of that."""
+        master, slave = pty.openpty()
+        settings = termios.tcgetattr(slave)
+        settings[3] &= ~termios.ECHO
+        termios.tcsetattr(slave, termios.TCSANOW, settings)
+        shell = self.start("sh", "-i", env={"PS1": "> ", "ENV": ""}, stdin=slave, stdout=slave, stderr=slave,
+                           start_new_session=True, preexec_fn=self.take_terminal)
+        os.close(slave)
+        return shell, master
+
+    def type_line(self, master: int, *words: object) -> None:
+        os.write(master, (shlex.join(self.command(RUNMAKER, *words)) + "\n").encode())
+
+    @staticmethod
+    def shown(master: int) -> bytes:
+        """What has been printed on the terminal."""
+        found = b""
+        while select.select([master], [], [], 0.1)[0]:
+            found += os.read(master, 100_000)
+        return found
+
+    def test_a_worker_in_the_background_goes_on(self):
+        self.jobs(f"echo said; echo cried >&2; {WAITING}; echo more", "echo second; exit 3", "true")
+        shell, master = self.log_in()
+        records = ("--pidfile", "pid.1", "--errors", "errors", "--outdir", "out", "-l", "log")
+        self.type_line(master, "-d", *records, "runs.txt")
+        self.wait_up(1)
+        worker = int(self.read("pid.1"))
+        self.assertEqual(self.shown(master).replace(b"> ", b""), b"")
+        self.assertNotEqual(os.getsid(worker), shell.pid)
+        os.close(master)
+        shell.wait(timeout=20)
+        self.open_gate()
+        self.wait_gone(worker)
+        self.assertEqual(self.states(), "d!d")
+        self.assertEqual((self.read("out/1.out"), self.read("out/1.err")), (b"said\nmore\n", b"cried\n"))
+        self.assertIn(b"second", self.read("log"))
+        self.assertIn(b"runmaker4.py: runs.txt: 2 done, 1 failed", self.read("errors"))
+
+    def test_a_failed_start_is_seen_on_the_terminal(self):
+        shell, master = self.log_in()
+        self.type_line(master, "-d", "missing.txt")
+        os.write(master, b"echo status $?; exit\n")
+        shell.wait(timeout=20)
+        shown = self.shown_to_the_end(master)
+        self.assertIn(b"runmaker4.py: missing.txt: ", shown)
+        self.assertIn(b"status 2", shown)
+
+    def shown_to_the_end(self, master: int) -> bytes:
+        """All that was printed on a terminal that nobody has open any more."""
+        found = b""
+        while True:
+            try:
+                found += os.read(master, 100_000)
+            except OSError:
+                os.close(master)
+                return found
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_one_in_the_foreground_finishes_its_job_and_starts_no_more(self):
+        self.jobs(f"{UP}; {GATE}", "touch never")
+        shell, master = self.log_in()
+        self.type_line(master, "--pidfile", "pid.1", "--errors", "errors", "runs.txt")
+        self.wait_up(1)
+        runner = int(self.read("pid.1"))
+        os.close(master)
+        shell.wait(timeout=20)
+        time.sleep(0.5)
+        self.assertTrue(alive(runner))
+        self.open_gate()
+        self.wait_gone(runner)
+        self.assertEqual(self.states(), "d.")
+
+
+if __name__ == "__main__":
+    unittest.main()
