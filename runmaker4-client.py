@@ -21,17 +21,19 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
 import secrets
 import socket
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (HEX, PORT, AllOutput, Channel, Console, History, Job, LastLines, Link, Message, Parser,
+from runmaker4 import (HEX, PORT, AllOutput, Channel, Console, Gate, History, Job, LastLines, Link, Message, Parser,
                        Problem, Refused, Run, Runner, RunnerProgram, Sink, Terms, WireError, add_background,
                        add_limits, add_running_options, add_verbosity, allow_descriptors, awake_clock,
                        change_argument, duration, human_time, leave, plural, printable, put, read_token, reason,
@@ -192,6 +194,9 @@ class ServerLink(Link):
 class Connection:
     """The server, as a `Runner` wants its jobs (see runmaker4.FileJobs); connects again whenever it is lost."""
 
+    AHEAD = 10.0                        # seconds: no group is to start later than this after it was said
+    LATE = 0.002                        # seconds by which timers may be late
+    QUIET = 0.03                        # seconds without us after the start of a group
     every = 0.0                         # look_after() comes back when there is something
     poll = EVER                         # and the runner is woken when there is
 
@@ -228,6 +233,7 @@ class Connection:
         self.window = runmaker4.PIECE
         self.flying = 0                             # bytes of output in `sent`
         self.backlog = 0                            # ... in both
+        self.going: dict[RemoteJob, float] = {}     # held jobs that may begin, and when
         self.lost: list[Job] = []
         self.something_lost = asyncio.Event()
         self.emptied = asyncio.Event()              # the last event was acknowledged, or never will be
@@ -255,7 +261,7 @@ class Connection:
         """The result goes its way; what is wrong with it will be told when it is known."""
         took = awake_clock() - job.begun
         self.duration = took if self.duration == EVER else 0.8 * self.duration + 0.2 * took
-        return self._end(job, state, type="finish", state=to_text(state))
+        return self._end(job, state, type="finish", state=to_text(state), how=job.how)
 
     async def release(self, job: RemoteJob) -> str:
         return self._end(job, job.state, type="release")
@@ -513,6 +519,10 @@ class Connection:
             self.say(f"{why}{running}; trying again")
             self.said = why
         self.queue.clear()                          # rule 3: not named in the next hello, they become `.` again
+        self.going.clear()
+        for job in self.jobs.values():
+            if job.gate:
+                job.gate.refuse()                   # nobody can let it in any more
         self.requested, self.last_asked, self.again = 0, 0, EVER
         self.asked.clear()
 
@@ -564,6 +574,12 @@ class Connection:
                 self._not_written(job, printable(message.text("text", 1000)))
         elif kind == "lost":
             self._lose(message.text("id"))
+        elif kind == "sync":
+            link.send(type="sync", clock=self.loop.time())
+        elif kind == "go":
+            self._on_go(message)
+        elif kind == "stop":
+            self._on_stop(message.text("id"))
         elif kind == "summary":
             new = Message(message.fields.get("counts")).whole("new")
             if self.summary and not self.summary.done():
@@ -625,6 +641,8 @@ class Connection:
             job = RemoteJob(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
                             item.data("text"), key=item.text("id", 16), arrived=awake_clock(),
                             terms=Terms(timeout=item.duration("timeout")))
+            if item.flag("hold"):
+                job.gate = Gate(functools.partial(self._tell_held, job))
             self.queue.append(job)
             self.requested = max(self.requested - 1, 0)
         self._answered(number)
@@ -633,6 +651,42 @@ class Connection:
         self._watch_queue()
         self.last_asked, self.again = 0, EVER
         self.wake()
+
+    def _tell_held(self, job: RemoteJob) -> None:
+        """The shell of a job waits at its gate."""
+        if self.link and job.key in self.jobs:
+            self.link.send(type="ready", id=job.key)
+
+    def _on_go(self, message: Message) -> None:
+        """A job that is held may begin, at a time of our clock."""
+        job, at = self.jobs.get(message.text("id")), message.real("at")
+        if job and job.gate:
+            self.going[job] = at
+            ahead = min(at - self.loop.time(), self.AHEAD)
+            self.loop.call_later(max(ahead - self.LATE, 0.0), self._let_in, at)
+
+    def _on_stop(self, key: str) -> None:
+        """A job shall be ended, or not begin."""
+        for job in list(self.queue):
+            if job.key == key:
+                self.queue.remove(job)
+                self._give_back(job)
+        if key in self.jobs:
+            self.runner.end_job(self.jobs[key])
+
+    def _let_in(self, at: float) -> None:
+        """Let those jobs begin that may at this time: timers are late by up to a millisecond, sleep is not.
+
+        Then the processors are theirs for a moment.  Where several clients share a machine, what each has to do now
+        would hold up the jobs of those that are a bit later.
+        """
+        due = [job for job, when in self.going.items() if when <= at and job.gate]
+        self.going = {job: when for job, when in self.going.items() if when > at}
+        if due:
+            time.sleep(min(max(at - self.loop.time(), 0.0), self.LATE))
+            for job in due:
+                job.gate.open()
+            time.sleep(self.QUIET)
 
     def _on_nothing(self, message: Message) -> None:
         number = message.whole("request")

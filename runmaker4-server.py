@@ -13,6 +13,9 @@ Handshake and frames are runmaker4.py's ("The wire").  What is said once both en
     claim      so many more jobs, please                jobs       some, as soon as there are any
                (last: it will leave if there are none)  nothing    in answer to `last`, after another look at the file
     ping       every five seconds                       pong
+    ready      the shell of a job to be held waits      go         it may begin, at this time of the client's clock
+    sync       what its clock says                      sync       what does your clock say?
+                                                        stop       end this job, or do not begin it
     started, log, begin, out, end, joblog, print,       ack        all events up to this number are dealt with: what
     finish, release: events, numbered from 1;                      they said is in the files
     sent again after a new connection until acked       fault      a result could not be written
@@ -58,16 +61,16 @@ import tempfile
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 
 import runmaker4
-from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PORT, RUNNING, Channel, Cursor, Entry,
-                       Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, NotNow, OutDir, Parser, Problem,
-                       Program, Taker, Takers, Terms, WireError, Worker, Writer, add_background, add_records,
-                       awake_clock, change_argument, check_directives, check_mount, counts, digest, duration,
-                       fork_quietly, hold_signals, human_time, leave, make_token, name_lines, open_descriptors,
-                       open_job_file, parse_directive, plural, printable, put, put_lines, reason, run_main, show,
-                       test_locks, to_bytes, to_text, token_path, whole_number)
+from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PLAIN, PORT, RUNNING, Channel, Cursor,
+                       Entry, Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, Met, NotNow, OutDir,
+                       Parser, Problem, Program, Scan, Shifted, Taker, Takers, Terms, Waits, WireError, Worker, Writer,
+                       add_background, add_records, awake_clock, change_argument, check_directives, check_mount,
+                       counts, digest, duration, fork_quietly, hold_signals, human_time, leave, make_token,
+                       name_lines, open_descriptors, open_job_file, parse_directive, plural, printable, put,
+                       put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, whole_number)
 
 PROG = "runmaker4-server.py"
 STRANGERS = 100                 # connections at once that have not proven that they know the token
@@ -379,6 +382,7 @@ class Batch:
     got: list[Held] = field(default_factory=list)
     dry: set[Cursor] = field(default_factory=set)       # those that have come to the end
     urgent: set[Cursor] = field(default_factory=set)    # those that had to make sure of that
+    plans: list[Plan] = field(default_factory=list)     # of groups that were met
 
 
 @dataclass(eq=False)
@@ -393,7 +397,11 @@ class Held:
     started: float | None = None        # wall clock, seconds
     pid: int = 0
     settling: bool = False              # its state is being written
+    how: str = ""                       # it ended: "exit 0", ...
     handed: float = field(default_factory=awake_clock)
+    seat: Seat | None = None            # in a group
+    host: str = ""                      # ... the entry of host= that it is for
+    sent: bool = True                   # the client was told of it
 
 
 @dataclass(eq=False)
@@ -404,6 +412,8 @@ class Client(Taker):
     resolver: Any = None                # a Resolver
     inherited: bool = False             # known only from the server before us
     address: str = "?"
+    seats: int = 0                      # that it has in groups: it gets nothing else meanwhile
+    clock: Clock | None = None          # its clock and ours
     pid: int = 0
     slots: int = 0
     link: Peer | None = None            # on which it is welcome
@@ -567,7 +577,21 @@ class Collector:
             self.outdir.end(job)
 
 
-# ======== Hosts =======================================================================================================
+# ======== Groups ======================================================================================================
+#
+# The jobs of a group (together=) start at one moment, on hosts whose clocks differ and whose distances do:
+#
+#     1. All its lines are claimed.  Each client gets the first of its jobs to be held: it starts the shell, which waits
+#        at a pipe, and says `ready`.  Meanwhile it is asked several times what its clock says; the answer that was back
+#        soonest tells best how far that is from ours (half the round trip later than it was asked).
+#     2. When all are ready each gets one small frame, `go`, with a time of its own clock a little ahead.
+#     3. A client that is lost before that, or gives its job back, ends the attempt: nobody has begun, and all lines
+#        become `.` again.  What a lost client holds cannot begin: `go` counts only on the connection it was prepared on.
+#
+# After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts are lost.
+
+Jobs = List[Tuple[Line, Terms]]
+Place = Tuple[Any, int]                 # a client, and which of its free slots
 
 
 class Resolver:
@@ -602,17 +626,294 @@ class Resolver:
             self.answered()
 
 
+class Clock:
+    """How far a client's clock is from ours, by asking."""
+    QUESTIONS = 8
+
+    def __init__(self, link: Peer, known: Callable[[], None]) -> None:
+        """known: called when all questions are answered."""
+        self.link, self.loop, self.known = link, link.loop, known
+        self.trip = float("inf")        # seconds, of the quickest answer
+        self.offset = 0.0               # what its clock says when ours says 0
+        self.left = self.QUESTIONS
+        self._ask()
+
+    def _ask(self) -> None:
+        self.asked = self.loop.time()
+        self.link.send(type="sync")
+        self.link.flush()
+
+    def answer(self, theirs: float) -> None:
+        """It has answered."""
+        if not self.left:
+            return
+        now = self.loop.time()
+        if now - self.asked < self.trip:
+            self.trip, self.offset = now - self.asked, theirs - (self.asked + now) / 2
+        self.left -= 1
+        if self.left:
+            self._ask()
+        else:
+            self.known()
+
+
+def seating(fd: int, jobs: Jobs) -> dict[str, Jobs]:
+    """Which host gets which jobs of a group: those below one directive go to its hosts in turn.  Raises OSError."""
+    hosts: dict[str, Jobs] = {}
+    turns: dict[Terms, dict[int, int]] = {}
+    last = jobs[-1][0].offset
+    for line, terms in jobs:
+        if terms not in turns and len(terms.hosts) > 1:
+            below = itertools.takewhile(lambda other: other.offset <= last, Scan(fd, terms.line.offset))
+            turns[terms] = {other.offset: turn for turn, other in enumerate(below)}
+        turn = turns[terms][line.offset] if terms in turns else 0
+        hosts.setdefault(terms.hosts[turn % len(terms.hosts)], []).append((line, terms))
+    return hosts
+
+
+@dataclass(eq=False)
+class Plan:
+    """A group that waits for its hosts."""
+    met: Met
+    hosts: dict[str, Jobs]                      # by entry of host=
+    clients: set[Client] = field(default_factory=set)   # kept free for it, since all its hosts are there
+
+    @property
+    def first(self) -> Line:
+        return self.met.jobs[0][0]
+
+
+@dataclass(eq=False)
+class Seat:
+    """A host of a group that runs, or is about to."""
+    group: Group
+    host: str
+    client: Client
+    queue: deque[Held]                          # jobs that the client was not told of
+    current: Held | None = None
+    ready: bool = False                         # its shell is held
+    lost: bool = False                          # it has timed out, or vanished
+
+
+class Group:
+    """A group whose lines are claimed."""
+    PREPARING = 10.0                            # seconds that clients may take
+    LEAD = 0.01, 0.0005                         # seconds from `go` to the start, besides round trips; and for each host
+    LOSSES = ("timeout", "vanished", "lost")    # ways to end that make a host count as lost
+
+    def __init__(self, server: Server, plan: Plan, helds: Sequence[Held]) -> None:
+        self.server, self.loop = server, server.loop
+        self.name = plan.met.name
+        least = plan.met.jobs[0][1].min_hosts
+        clients = {held.host: held.client for held in helds}
+        self.seats = [Seat(self, host, client, deque()) for host, client in clients.items()]
+        self.least = len(self.seats) if least is None else min(least, len(self.seats))
+        self.preparing = True
+        self.stopped = False                    # too many hosts were lost
+        self.over = False
+        self.results: list[tuple[int, bytes]] = []
+        seats = {seat.host: seat for seat in self.seats}
+        for held in helds:
+            held.seat = seats[held.host]
+            held.seat.queue.append(held)
+
+    def prepare(self) -> None:
+        """Have the first job of each host held."""
+        self.timer = self.loop.call_later(self.PREPARING, self._give_up)
+        for seat in self.seats:
+            seat.client.seats += 1
+        if not all(seat.client.link for seat in self.seats):
+            return self.abort()
+        for client in {seat.client for seat in self.seats}:
+            client.clock = Clock(client.link, self._release_if_ready)
+        for seat in self.seats:
+            if self.preparing:                  # else a command that cannot be started has ended it
+                self._send_next(seat)
+
+    def note_ready(self, held: Held) -> None:
+        """A client says that a shell waits."""
+        held.seat.ready |= held is held.seat.current
+        self._release_if_ready()
+
+    def _release_if_ready(self) -> None:
+        if self.preparing and all(seat.lost or seat.ready and not seat.client.clock.left for seat in self.seats):
+            self._release()
+
+    def _give_up(self) -> None:
+        """Somebody takes too long."""
+        hosts = ", ".join(seat.host for seat in self.seats if not seat.ready or seat.client.clock.left)
+        self.server.say_once(f"group {printable(self.name)}: not ready within {human_time(self.PREPARING)}: "
+                             f"{printable(hosts)}; trying again")
+        self.abort()
+
+    def _release(self) -> None:
+        """Have all begin at one moment."""
+        self.preparing = False
+        self.timer.cancel()
+        seats = [seat for seat in self.seats if not seat.lost]
+        trips = [seat.client.clock.trip for seat in seats]
+        at = self.loop.time() + max(trips, default=0.0) + self.LEAD[0] + self.LEAD[1] * len(seats)
+        for seat in seats:
+            seat.current.started, seat.current.handed = time.time(), awake_clock()
+            seat.client.link.send(type="go", id=seat.current.key, at=at + seat.client.clock.offset)
+            seat.client.link.flush()
+
+    def abort(self) -> None:
+        """Nobody has begun: give all lines back.  Too late for that, it goes on."""
+        if not self.preparing:
+            return
+        self.preparing = False
+        self.timer.cancel()
+        for seat in self.seats:
+            seat.client.seats -= 1
+            if seat.current and seat.client.link:
+                seat.client.link.send(type="stop", id=seat.current.key)
+            for held in (*seat.queue, *([seat.current] if seat.current else [])):
+                held.seat = None
+                self.server.settle(held, None)
+        self.server.look_again(pause=1.0)
+
+    def welcome_back(self, seat: Seat) -> None:
+        """A client that was away for a while is here again."""
+        if self.stopped and seat.current:
+            seat.client.link.send(type="stop", id=seat.current.key)
+        elif not seat.current:
+            self._send_next(seat)
+
+    def take_back(self, held: Held) -> bool:
+        """A client that came back does not know of a job; whether that was lost on its way, and is to be sent again."""
+        if self.preparing or self.stopped or held.started is not None:
+            return False
+        held.seat.queue.appendleft(held)
+        held.seat.current, held.sent = None, False
+        return True
+
+    def _send_next(self, seat: Seat) -> None:
+        """Send a client its next job, if it is here."""
+        if seat.queue and seat.client.link:
+            seat.current = held = seat.queue.popleft()
+            held.sent, held.handed = True, awake_clock()
+            if self.server.is_startable(held):
+                seat.client.want -= self.preparing      # later ones come without having been asked for
+                self.server.send_jobs(seat.client, [held])
+            else:
+                self.server.settle(held, ERROR)
+
+    def end(self, held: Held, state: bytes | None) -> None:
+        """A job has ended; state None: it was given back."""
+        if self.preparing and state != ERROR:
+            return self.abort()
+        seat = held.seat
+        self._note_result(held, state)
+        if seat.current is held:
+            seat.current = None
+        elif held in seat.queue:                # its client has gone
+            seat.queue.remove(held)
+        if state is None:
+            self._drop_queue(seat, None)
+        seat.lost |= held.how.startswith(self.LOSSES) or self.preparing     # it could not be started
+        if not self.stopped and sum(not seat.lost for seat in self.seats) < self.least:
+            self._stop()
+        elif self.preparing:
+            self._drop_queue(seat, ERROR)
+            self._release_if_ready()
+        elif not seat.current:
+            self._send_next(seat)
+        if not self.over and not any(seat.current or seat.queue for seat in self.seats):
+            self._finish()
+
+    def _stop(self) -> None:
+        """Too many hosts are lost: end what runs, and begin no more."""
+        self.stopped = True
+        self.preparing = False
+        self.timer.cancel()
+        for seat in self.seats:
+            if seat.current and not seat.current.settling:
+                seat.current.how = "stopped"
+                if seat.client.link:
+                    seat.client.link.send(type="stop", id=seat.current.key)
+        for seat in self.seats:
+            self._drop_queue(seat, ERROR)
+
+    def _drop_queue(self, seat: Seat, state: bytes | None) -> None:
+        """Jobs that the client was not told of get this state."""
+        queue, seat.queue = seat.queue, deque()
+        for held in queue:
+            held.how = held.how or "stopped"
+            self.server.settle(held, state)
+
+    def _note_result(self, held: Held, state: bytes | None) -> None:
+        how = held.how or ("given back" if state is None else "not started")
+        took = human_time(awake_clock() - held.handed) if held.sent else ""
+        self.results.append((held.job.number, b"  %-20s %-20s %8s  %s\n" % (
+            os.fsencode(printable(held.seat.host)), os.fsencode(how), took.encode(), held.job.command)))
+
+    def _finish(self) -> None:
+        """All its jobs have ended: print how."""
+        self.over = True
+        lost = sum(seat.lost for seat in self.seats)
+        text = (f"{printable(self.name)}: {'failed' if self.stopped else 'succeeded'}: {lost} of "
+                f"{plural(len(self.seats), 'host')} lost (min-hosts {self.least})\n")
+        self.server.stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self.results)))
+        for seat in self.seats:
+            seat.client.seats -= 1
+        self.server.look_again()
+
+
+def match(able: dict[str, list[Place]]) -> dict[str, Place]:
+    """A place of its own for each, out of those that it could have; as many as can be (augmenting paths)."""
+    taken: dict[Place, str] = {}
+
+    def find(name: str, tried: set[Place]) -> bool:
+        for place in able[name]:
+            if place not in tried:
+                tried.add(place)
+                if place not in taken or find(taken[place], tried):
+                    taken[place] = name
+                    return True
+        return False
+
+    for name in able:
+        find(name, set())
+    return {name: place for place, name in taken.items()}
+
+
 def preview(file: JobFile) -> Iterator[str]:
     """What would start where: LINE STATE COMMAND below headings that begin with #.  Raises OSError, ValueError."""
+    group: Jobs = []
+    terms = PLAIN
     for line in file.lines(NEW, directives=True):
         if line.state != DIRECTIVE:
-            yield bytes(line).decode(errors="surrogateescape")
+            if terms.together:
+                group.append((line, terms))
+            else:
+                yield bytes(line).decode(errors="surrogateescape")
             continue
         directive = parse_directive(line)
+        if directive.kind == "settings" and directive.terms.together == terms.together != "":
+            terms = directive.terms
+            continue
+        yield from preview_group(file.fd, group)
+        group = []
         if directive.kind == "settings":
-            yield f"# {', '.join(directive.terms.hosts) or 'any host'}{limit(directive.terms)}"
+            terms = directive.terms
+            if not terms.together:
+                yield f"# {', '.join(terms.hosts) or 'any host'}{limit(terms)}"
         else:
             yield f"# {directive.kind} (line {line.number})"
+    yield from preview_group(file.fd, group)
+
+
+def preview_group(fd: int, jobs: Jobs) -> Iterator[str]:
+    """The part of a preview for a group.  Raises OSError."""
+    if not jobs:
+        return
+    hosts, first = seating(fd, jobs), jobs[0][1]
+    least = "all" if first.min_hosts is None else first.min_hosts
+    yield f"# {first.together}: together, once all of {', '.join(hosts)} are there (min-hosts {least})"
+    for host, lines in hosts.items():
+        yield f"# {host}"
+        yield from (bytes(line).decode(errors="surrogateescape") + limit(terms) for line, terms in lines)
 
 
 def limit(terms: Terms) -> str:
@@ -647,6 +948,9 @@ class Server(Program):
         self.strangers: dict[Peer, None] = {}   # oldest first
         self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
         self.urgent_at = 0.0                    # when clients that would leave were last looked for
+        self.groups: dict[int, Plan] = {}       # those that wait for their hosts, by where their first job stands
+        self.said: set[str] = set()             # what is not to be said again
+        self.pause_until = 0.0                  # no group is started before, by awake_clock()
         self.wanted = False                     # somebody has just asked for jobs
         self.claiming = False                   # a look at the file is under way
         self.stopping = False                   # nothing more is handed out
@@ -688,6 +992,7 @@ class Server(Program):
         self.hurry = self.loop.create_future()  # another signal
         self.file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network, single=True)
         self.resolver = Resolver(self.loop, self._names_known)
+        self.waits = Waits(self.say, awake_clock)
         self.cursor = self._cursor(b"")
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
                                    self.worker)
@@ -777,6 +1082,8 @@ class Server(Program):
 
     def _stop(self) -> None:
         self.stopping = True
+        for group in {held.seat.group for held in self.jobs.values() if held.seat}:
+            group.abort()
         self._answer_waiting(set(), set())
         self._leave_if_over()
 
@@ -878,8 +1185,14 @@ class Server(Program):
         self.wanted = False
         if self.claiming or self.stopping or not self.waiting or self.collector.behind(Writer.HIGH):
             return
-        turns = {client: min(client.want, client.room) for client in self.waiting}
+        reserved = self._reserved()
+        turns = {client: min(client.want, client.room) for client in self.waiting
+                 if not client.seats and client not in reserved}
         self._look({client: want for client, want in turns.items() if want > 0})
+
+    def _reserved(self) -> set[Client]:
+        """Clients that are kept free for groups."""
+        return set().union(*(plan.clients for plan in self.groups.values()))
 
     def _look(self, turns: dict[Client, int]) -> None:
         """Look for lines, so many for each client."""
@@ -894,9 +1207,13 @@ class Server(Program):
             clients_of.setdefault(client.cursor, []).append(client)
         takers = {cursor: Takers(clients) for cursor, clients in clients_of.items()}
         batch.urgent = self._urgent(turns)
+        met: dict[int, Met] = {}
         while takers and len(batch.got) < BATCH:
             for cursor, clients in list(takers.items()):
                 held = self._claim_one(cursor, clients, cursor in batch.urgent)
+                for group in cursor.round.groups:
+                    if group.jobs and group.whole and not group.started:
+                        met[group.jobs[0][0].offset] = group
                 if held is None:
                     batch.dry.add(cursor)
                     del takers[cursor]
@@ -907,6 +1224,7 @@ class Server(Program):
                     clients.remove(held.client)
                 if not clients.all:
                     del takers[cursor]
+        batch.plans = self._plan(met.values()) if met else []
         return batch
 
     def _urgent(self, clients: Iterable[Client]) -> set[Cursor]:
@@ -956,6 +1274,7 @@ class Server(Program):
             self.say(f"{failed} (no more jobs are handed out)")
             self.tally.left = True
             self._stop()
+        self._arrange(batch)
         self._answer_waiting({cursor for cursor in batch.dry if cursor.again is None}, batch.urgent)
         self._leave_if_over()
         if batch.got and self.waiting:
@@ -981,7 +1300,8 @@ class Server(Program):
                 client.link.send(type="jobs", request=client.asked, jobs=jobs)
                 jobs, size = [], 0
             jobs.append(dict(id=held.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
-                             state=to_text(job.state), text=to_text(job.text), timeout=job.terms.timeout))
+                             state=to_text(job.state), text=to_text(job.text), timeout=job.terms.timeout,
+                             hold=held.seat is not None and held.seat.group.preparing))
             size += len(job.text)
         client.link.send(type="jobs", request=client.asked, jobs=jobs)
 
@@ -1010,7 +1330,114 @@ class Server(Program):
         cursor = client.cursor
         if not (cursor.round.ended if client.follow else sure):
             return False
-        return client in cursor.takers.all and not cursor.waits_for(client) and not self.resolver.asking
+        return (client in cursor.takers.all and not client.seats and client not in self._reserved()
+                and not cursor.waits_for(client) and not self.resolver.asking)
+
+    # -- groups -----------------------------------------------------------------------------------------------------
+
+    def _plan(self, groups: Iterable[Met]) -> list[Plan]:
+        """Say which host gets what.  In the worker's thread, perhaps."""
+        try:
+            return [Plan(met, seating(self.file.fd, met.jobs)) for met in groups]
+        except (OSError, KeyError):                     # it was edited this very moment
+            self.file.edits += 1
+            return []
+
+    def _arrange(self, batch: Batch) -> None:
+        """Start a group whose hosts all have a free slot; keep those of the others free, if all are there."""
+        if not (batch.plans or self.groups or self.waits.since):
+            return
+        found = {plan.first.offset: plan for plan in batch.plans}
+        self.groups = found if batch.dry else {**self.groups, **found}
+        stalls: dict[Any, str] = {}
+        reserved: set[Client] = set()
+        for _, plan in sorted(self.groups.items()):
+            if plan.met.running:
+                continue                                # the server before us has started it; what is left comes later
+            clients = self._seat(plan, {client: min(client.want, client.room) for client in self.waiting
+                                        if client.link and not client.seats and client not in reserved})
+            absent = [host for host, client in clients.items() if not client and not self._are_here([host])]
+            busy = [host for host, client in clients.items() if not client and host not in absent]
+            if absent or busy:
+                what = f"host {absent[0]}" if absent else f"a free slot of host {busy[0]}"
+                stalls[plan.met.name] = (f"line {plan.first.number}, of the group {printable(plan.met.name)}, "
+                                         f"waits for {what}")
+                plan.clients = self._reserve(plan, reserved)
+                reserved |= plan.clients
+            elif not self.claiming and not self.stopping and awake_clock() >= self.pause_until:
+                plan.met.started = self.claiming = True
+                del self.groups[plan.first.offset]
+                self.worker.ask(self._start_group, self._claim_group, plan, clients)
+        self.waits.update(stalls, {})
+
+    def _reserve(self, plan: Plan, reserved: set[Client]) -> set[Client]:
+        """Which clients are to be kept free for a group: all that it needs, if they are here.
+
+        reserved: those that are kept free for groups above.
+        """
+        seats = self._seat(plan, {client: client.slots for client in self.clients.values()
+                                  if client.link and client not in reserved})
+        return {client for client in seats.values() if client} if all(seats.values()) else set()
+
+    def _seat(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
+        """A client for each host of a group, as far as that can be; free: how many slots each may give."""
+        able = {host: [(client, slot) for client, count in free.items()
+                       if client.is_called(host) and not (plan.met.ended and client.follow)
+                       for slot in range(min(count, len(plan.hosts)))] for host in plan.hosts}
+        seats = match(able)
+        return {host: seats[host][0] if host in seats else None for host in plan.hosts}
+
+    def _claim_group(self, plan: Plan, clients: dict[str, Client]) -> tuple[Plan, list[Held], bool]:
+        """Claim all lines of a group; whether that could be done.  In the worker's thread, perhaps."""
+        helds: list[Held] = []
+        for host, jobs in plan.hosts.items():
+            for line, terms in jobs:
+                held = Held(next(self.keys), clients[host], host=host, sent=False)
+                held.job = self._claim_line(held, line, terms)
+                if not held.job:
+                    return plan, helds, False
+                helds.append(held)
+        return plan, helds, True
+
+    def _claim_line(self, held: Held, line: Line, terms: Terms) -> Job | None:
+        """Claim one line for the client that it is held by."""
+        file = self.file
+        file.marking = functools.partial(self._write_down, held)
+        with contextlib.suppress(OSError, Shifted):
+            with file.locked_line(line) as fd:
+                if fd >= 0 and file.state_at(fd, line) == NEW and file.state_at(fd, terms.line):
+                    return file.mark(fd, line, held.client, terms)
+                if fd >= 0:
+                    file.edits += 1                     # it is not what it was: walk through the file anew
+        if held.place >= 0:
+            self.ledger.erase(held.place)
+        return None
+
+    def _start_group(self, answer: tuple[Plan, list[Held], bool]) -> None:
+        """Prepare a group whose lines were claimed; give them back if they were not all to be had."""
+        self.claiming = False
+        plan, helds, whole = answer
+        for held in helds:
+            self._note(held)
+        if whole and not self.stopping:
+            Group(self, plan, helds).prepare()
+        else:
+            plan.met.started = False
+            for held in helds:
+                self.settle(held, None)
+        self._leave_if_over()
+        self.look_again(pause=0.0 if whole else 1.0)
+
+    def say_once(self, text: str) -> None:
+        """Say what may come again and again."""
+        if text not in self.said:
+            self.said.add(text)
+            self.say(text)
+
+    def look_again(self, pause: float = 0.0) -> None:
+        """Look for lines soon; for groups only after a pause."""
+        self.pause_until = max(self.pause_until, awake_clock() + pause)
+        self.loop.call_soon(self.hand_out)
 
     # -- lines that clients have ------------------------------------------------------------------------------------
 
@@ -1073,6 +1500,8 @@ class Server(Program):
         elif event:
             remember(self.settled, held.key, SETTLED)
         self._forget(held)
+        if held.seat:
+            held.seat.group.end(held, state)
         if event:
             client.open.discard(event)
             self.acknowledge_soon(client)
@@ -1092,6 +1521,9 @@ class Server(Program):
                 if held.client.link:
                     held.client.link.send(type="lost", id=held.key)
                 self._forget(held)
+                if held.seat:
+                    held.how = "lost"
+                    held.seat.group.end(held, ERROR)
             for held in self.jobs.values():
                 if held.offset != held.job.offset:
                     self._write_down(held, held.job)
@@ -1100,14 +1532,22 @@ class Server(Program):
 
     def lose(self, client: Client, why: str) -> None:
         """A client's connection is gone."""
-        client.link = client.coming = None
+        client.link = client.coming = client.clock = None
         client.want = 0
         client.leaving = False
         self.waiting.pop(client, None)
         if self.over.done():
             return
-        self.say(f"client {client.where} is lost: {why}{self._kept(client.held)}")
+        self._abort_groups(client)
+        kept = {key: held for key, held in client.held.items() if not held.settling}
+        self.say(f"client {client.where} is lost: {why}{self._kept(kept)}")
         self._begin_grace(client)
+
+    def _abort_groups(self, client: Client) -> list[Held]:
+        """A client is not there any more: its groups do not begin; the lines that it has in those that have begun."""
+        for group in {held.seat.group for held in client.held.values() if held.seat}:
+            group.abort()
+        return [held for held in client.held.values() if held.seat]
 
     def _kept(self, jobs: dict[str, Held]) -> str:
         """'; lines 3, 5 kept for 60s', if there are any."""
@@ -1128,6 +1568,7 @@ class Server(Program):
                      f"{name_lines(lines)} marked e")
         for held in list(client.held.values()):
             remember(self.expired, held.key, EXPIRED)
+            held.how = held.how or "vanished"
             self.settle(held, ERROR)
 
     def _greet(self, peer: Peer, hello: Message) -> None:
@@ -1174,8 +1615,11 @@ class Server(Program):
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
         """Give back the lines that a client does not have; had it started one, that is lost."""
         for held in list(client.held.values()):
-            if held.key not in keys:
-                self.settle(held, None if held.started is None else ERROR)
+            if held.key in keys or not held.sent or held.settling or held.seat and held.seat.group.take_back(held):
+                continue
+            if held.seat and not held.seat.group.preparing:
+                held.how = held.how or "vanished"
+            self.settle(held, None if held.started is None else ERROR)
 
     def _recover(self, claims: Sequence[Known], orphans: set[int]) -> list[tuple[Known, Job | None, bool]]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
@@ -1222,6 +1666,8 @@ class Server(Program):
                   settled=settled, **self.collector.wanted())
         if self.stopping:
             peer.send(type="closing", done=not self.jobs)
+        for seat in {held.seat for held in client.held.values() if held.seat}:
+            seat.group.welcome_back(seat)
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -1236,6 +1682,13 @@ class Server(Program):
             peer.send(type="pong", request=message.whole("request"))
         elif kind == "claim" and peer.client:
             self._want(peer.client, message)
+        elif kind == "sync" and peer.client:
+            if peer.client.clock:
+                peer.client.clock.answer(message.real("clock"))
+        elif kind == "ready" and peer.client:
+            held = peer.client.held.get(message.text("id", 16))
+            if held and held.seat:
+                held.seat.group.note_ready(held)
         elif kind == "have" and not peer.guest:
             claims = [Known.read(item) for item in message.objects("jobs")]
             peer.claims += claims
@@ -1270,6 +1723,9 @@ class Server(Program):
         client.link.client = client.link = None
         self.waiting.pop(client, None)
         del self.clients[client.id]
+        for held in self._abort_groups(client):
+            held.how = held.how or "vanished"
+            self.settle(held, ERROR)
         self._release_unknown(client, set())
 
     def _event(self, client: Client, kind: str, message: Message) -> None:
@@ -1301,10 +1757,14 @@ class Server(Program):
         state = message.state("state")
         if state not in (DONE, FAILED, ERROR):
             raise WireError("no end of a job")
+        if state != ERROR or not held.how:
+            held.how = printable(message.text("how", 64))
         self.settle(held, state, number)
 
     def _on_release(self, client: Client, held: Held, message: Message, number: int) -> None:
-        self.settle(held, None, number)
+        begun = held.seat is not None and not held.seat.group.preparing     # then its host is lost to the group
+        held.how = held.how or ("vanished" if begun else "")
+        self.settle(held, ERROR if begun else None, number)
 
     EVENTS = {"started": _on_started, "finish": _on_finish, "release": _on_release}
 

@@ -488,6 +488,8 @@ class Job(Line):
     taken: bool = False                 # by --retry or --resume
     terms: Terms = PLAIN
     taker: Taker | None = None          # who asked for it
+    gate: Gate | None = None            # what its shell is held by until it may begin
+    how: str = ""                       # its last run ended: "exit 0", ...
 
 
 @dataclass(frozen=True)
@@ -1448,6 +1450,19 @@ class Block:
 
 
 @dataclass(eq=False, repr=False)
+class Met:
+    """The new jobs of a group that a round has met, each with the terms that it is under.  A long group is several."""
+    LONGEST = 500               # jobs
+
+    name: str
+    ended: bool = False         # it stands below `#RUN end`
+    jobs: list[tuple[Line, Terms]] = field(default_factory=list)
+    whole: bool = False         # its end was seen, too
+    running: bool = False       # other jobs of it have not ended
+    started: bool = False
+
+
+@dataclass(eq=False, repr=False)
 class Round:
     """What one walk of a cursor through the file has come across."""
     terms: Terms = PLAIN                    # that hold here
@@ -1466,6 +1481,7 @@ class Round:
     missed: set[Taker] | None = None        # those who could have had what was passed over
     waiting: set[Taker] = field(default_factory=set)    # those who have jobs that may be taken later
     below: Line | None = None               # the first of these below the block
+    groups: list[Met] = field(default_factory=list)
     stalls: dict[tuple[str, ...], str] = field(default_factory=dict)    # what waits for hosts that may never come
     checked: int = 0                        # up to here nothing has failed, or was lost
 
@@ -1494,7 +1510,7 @@ class Cursor:
                  wait_for_file: bool = False, serving: bool = False) -> None:
         """retry: the states to be taken besides '.'; resume: take orphans, too; wait_for_file: it may come later.
 
-        serving: its takers come and go.
+        serving: its takers come and go, and the groups that it meets are started by somebody.
         """
         self.file, self.say, self.clock = file, file.say, file.clock
         self.retry, self.resume, self.ordinals, self.wait_for_file = retry, resume, ordinals, wait_for_file
@@ -1631,6 +1647,7 @@ class Cursor:
         """A whole round found nothing: say when to look again."""
         self.scan = None
         self.suspects.end_round()
+        self._end_group()
         found = self.round
         if not found.tail_seen:
             self.tail = None
@@ -1684,6 +1701,8 @@ class Cursor:
         if not self._may_take(line):
             if line.state == RUNNING:
                 self._note_pending(line)
+                if found.terms.together:
+                    self._group().running = True
             return None
         taker = self._taker()
         if line.state != RUNNING and (taker is None or found.terms.together):
@@ -1729,7 +1748,8 @@ class Cursor:
         found, terms = self.round, self.round.terms
         if line.state != NEW:
             return
-        found.few = found.unsure = True
+        found.few = not terms.together or not self.serving      # a group must be known as a whole
+        found.unsure |= found.few
         self._note_pending(line)
         if terms.together:
             self._meet_group(line)
@@ -1748,10 +1768,23 @@ class Cursor:
 
     def _meet_group(self, line: Line) -> None:
         """A new job of a group is met."""
-        if not self.groups_named:
+        terms = self.round.terms
+        if self.serving:
+            self._group().jobs.append((line, terms))
+            self._have_wait()
+        elif not self.groups_named:
             self.groups_named = True
             self.say(f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone here "
-                     f"(#RUN in line {self.round.terms.line.number})")
+                     f"(#RUN in line {terms.line.number})")
+
+    def _group(self) -> Met:
+        """The group that is being met."""
+        groups = self.round.groups
+        if groups and len(groups[-1].jobs) == Met.LONGEST:
+            groups[-1].whole = True
+        if not groups or groups[-1].whole:
+            groups.append(Met(self.round.terms.together, self.round.ended))
+        return groups[-1]
 
     def _note_waiting(self, line: Line) -> None:
         """A job may not be taken yet: whoever could take it has to wait."""
@@ -1759,7 +1792,7 @@ class Cursor:
         if line.state == RUNNING or line.state != NEW and line in self.taken:
             return
         found.few = True
-        if not found.terms.together and self._have_wait() and not found.below:
+        if (not found.terms.together or self.serving) and self._have_wait() and not found.below:
             found.below = line
 
     def _have_wait(self) -> bool:
@@ -1831,15 +1864,24 @@ class Cursor:
             found.block = found.block or Block(line, fault=f"line {line.number}: {fault}; the jobs below it wait")
             return True
         if directive.kind == "settings":
+            if found.terms.together != directive.terms.together:
+                self._end_group()
             found.terms = directive.terms
         elif directive.kind == "end":
+            self._end_group()
             found.ended = True
         elif not found.block:
+            self._end_group()
             self._look_at_pending()
             if found.found and (found.pending or found.unsure or self._is_set_back(line)):
                 return False
             found.block = self._barrier(line, directive.kind == "barrier check")
         return True
+
+    def _end_group(self) -> None:
+        """Nothing more comes of the group that was met last."""
+        if self.round.groups:
+            self.round.groups[-1].whole = True
 
     def _barrier(self, line: Line, check: bool) -> Block | None:
         """What keeps jobs below a barrier from being taken, if anything does."""
@@ -2084,6 +2126,7 @@ class Worker:
 
 SHELL = b"/bin/sh"
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
+GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"      # what holds a shell back
 GRACE = 10.0                        # seconds from TERM to KILL
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -2201,10 +2244,12 @@ class Processes:
         self.chain = outer + b"/" if outer else b""
         signals.handle(signal.SIGCHLD, self.reap)
 
-    def start(self, command: bytes, environ: dict[bytes, bytes], out: int, err: int, locks: Sequence[int]) -> Shell:
+    def start(self, command: bytes, environ: dict[bytes, bytes], out: int, err: int, locks: Sequence[int],
+              gate: int = -1) -> Shell:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
-        locks: the descriptors that it shall hold as long as it lives.
+        locks: the descriptors that it shall hold as long as it lives.  gate: what it reads a line from before it does
+        anything else; at its end it ends, too.
 
         The `exit` at the end keeps the shell around the last command: shells exec that otherwise, and with a command
         that closes all descriptors above 2, as ssh does, the lock would be gone.  The empty line is for a command
@@ -2212,9 +2257,12 @@ class Processes:
         """
         self.started += 1
         mark = self.unique + b"%d" % self.started
-        actions = [(os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, err, 2)]
+        actions = [(os.POSIX_SPAWN_DUP2, self.null if gate < 0 else gate, 0), (os.POSIX_SPAWN_DUP2, out, 1),
+                   (os.POSIX_SPAWN_DUP2, err, 2)]
         for lock in locks:
             actions.append((os.POSIX_SPAWN_DUP2, lock, self._number(locks, len(actions) - 3)))
+        if gate >= 0:
+            command = GATE + command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
         pid = os.posix_spawn(SHELL, (SHELL, b"-c", command + b"\n\nexit"), environ, file_actions=actions,
                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
@@ -2954,6 +3002,39 @@ class Tally:
         return text + ("; jobs are left" if self.left and not lines else "")
 
 
+class Gate:
+    """Holds back a job whose shell has been started: it reads a line first.  If we die, it reads the end, and ends."""
+
+    def __init__(self, held: Callable[[], None]) -> None:
+        """held: called when the shell waits here."""
+        self.held = held
+        self.loop = asyncio.get_running_loop()
+        self.fd = -1                    # what opens it
+        self.opened = False
+        self.settled = self.loop.create_future()        # it was opened, or never will be
+        self.began = self.started = 0.0                 # when: wall clock, event loop's time
+
+    def open(self) -> None:
+        """Let the job begin."""
+        if self.fd >= 0 and not self.opened and not self.settled.done():
+            with contextlib.suppress(BrokenPipeError):      # somebody has killed the shell, which will be noticed
+                os.write(self.fd, b"\n")
+            self.opened = True
+            self.began, self.started = time.time(), self.loop.time()
+            self._settle()
+
+    def refuse(self) -> None:
+        """Have the shell end without having begun the job, unless it has."""
+        if not self.opened:
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self.settled.done():
+            self.settled.set_result(None)
+            if self.fd >= 0:
+                os.close(self.fd)
+
+
 @dataclass(eq=False, repr=False)
 class Slot:
     """A place where one job at a time runs."""
@@ -3182,6 +3263,7 @@ class Runner:
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.runs: set[Run] = set()         # those that have begun, and not ended
+        self.held: set[Run] = set()         # those whose shell waits at a gate
         self.busy = 0                       # slots at work
         self.turn = asyncio.Lock()          # one slot at a time looks for work
         self.changed = asyncio.Event()      # a reason to look again
@@ -3269,6 +3351,16 @@ class Runner:
         """Start nothing more."""
         self.stopping = True
         self.changed.set()
+        for run in self.held:
+            run.job.gate.refuse()
+
+    def end_job(self, job: Job) -> None:
+        """End a job, or have it never begin."""
+        if job.gate:
+            job.gate.refuse()
+        for run in list(self.runs):
+            if run.job is job:
+                self._end(run, "stop")
 
     def end_all(self) -> None:
         """End what runs."""
@@ -3473,6 +3565,8 @@ class Runner:
         fault = await self._start(run)
         if fault:
             return fault
+        if run.job.gate and not await self._let_in(run):
+            return NEW
         self._begin(run)
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
@@ -3487,14 +3581,15 @@ class Runner:
         self._drain(run)
         run.took = self.loop.time() - run.started
         run.ending = Ending(status, run.cause, limit or 0.0)
+        run.job.how = str(run.ending)
         for sink in run.sinks:
             sink.ended(run)
         return run.ending.state
 
     async def _start(self, run: Run) -> bytes:
         """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be any more."""
-        for sink in run.sinks:
-            sink.starting(run)
+        if not run.job.gate:
+            self._announce(run)
         pause = 0.1
         while True:
             passing = False
@@ -3517,6 +3612,29 @@ class Runner:
             await self._wait(pause)
             pause = min(2 * pause, 5.0)
 
+    def _announce(self, run: Run) -> None:
+        for sink in run.sinks:
+            sink.starting(run)
+
+    async def _let_in(self, run: Run) -> bool:
+        """Wait until a job whose shell is held may begin; False: it shall not, and its shell has ended."""
+        gate = run.job.gate
+        self.held.add(run)
+        if self.stopping:
+            gate.refuse()
+        gate.held()
+        await asyncio.wait([gate.settled, run.shell.ended], return_when=asyncio.FIRST_COMPLETED)
+        self.held.discard(run)
+        gate.refuse()                           # if somebody has killed the shell
+        run.job.gate = None
+        if gate.opened:
+            run.began, run.started = gate.began, gate.started
+            self._announce(run)
+            return True
+        await run.shell.ended
+        self._drain(run)
+        return False
+
     def _begin(self, run: Run) -> None:
         """A run has begun: have it watched."""
         self.runs.add(run)
@@ -3532,17 +3650,28 @@ class Runner:
         try:
             fds += os.pipe()
             fds += os.pipe()
+            entrance = self._make_entrance(job, fds)
             run.began, run.started = time.time(), self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": slot, b"SLAVE_IP": slot}
             locks = [fd for fd in (job.fd, *run.slot.fds[:1]) if fd >= 0]
-            run.shell = self.processes.start(self._command(job), environ, fds[1], fds[3], locks)
+            run.shell = self.processes.start(self._command(job), environ, fds[1], fds[3], locks, entrance)
         except (OSError, ValueError):
             for fd in fds:
                 os.close(fd)
             raise
-        os.close(fds[1])
-        os.close(fds[3])
+        for fd in (fds[1], fds[3], *fds[4:5]):
+            os.close(fd)
         run.streams = Stream(b"stdout", fds[0]), Stream(b"stderr", fds[2])
+        if job.gate:
+            job.gate.fd = fds[5]
+
+    @staticmethod
+    def _make_entrance(job: Job, fds: list[int]) -> int:
+        """For a job with a gate a pipe more; what its shell reads from, or -1.  Raises OSError."""
+        if not job.gate:
+            return -1
+        fds += os.pipe()
+        return fds[4]
 
     def _command(self, job: Job) -> bytes:
         """What the shell is to run."""

@@ -312,7 +312,7 @@ class Insiders(Attack):
 
     def reports(self, key: str) -> List[Message]:
         """What can be said about a job, its end last."""
-        changes = dict(log=dict(data="x" * runmaker4.LastLines.size(3)), finish=dict(state="!"))
+        changes = dict(log=dict(data="x" * runmaker4.LastLines.size(3)), finish=dict(state="!", how="exit 1"))
         kinds = "started", "log", "begin", "out", "end", "finish"
         return [{**report, "id": key, **changes.get(report["type"], {})} for report in FROM_CLIENT
                 if report["type"] in kinds]
@@ -356,7 +356,7 @@ class Insiders(Attack):
                 with self.peer() as peer, contextlib.suppress(Closed):
                     peer.hello({**job, "result": result})
                     self.assertEqual(peer.hear("welcome")["lost"], [job["id"]])
-                    peer.say(dict(type="finish", n=1, id=job["id"], state="!"))
+                    peer.say(dict(type="finish", n=1, id=job["id"], state="!", how="exit 1"))
                     self.ask(peer)
         self.assertEqual([self.stage.states()[job["number"] - 1] for job in (ours, theirs)], ["r", "r"])
 
@@ -408,7 +408,7 @@ class Insiders(Attack):
             with self.subTest(state=state):
                 peer, job = self.started()
                 with self.assertRaises(Closed):
-                    self.ask(peer.say(dict(type="finish", n=3, id=job["id"], state=state)))
+                    self.ask(peer.say(dict(type="finish", n=3, id=job["id"], state=state, how="")))
         for peer in self.peers:
             peer.close()
         self.all_end()
@@ -416,7 +416,7 @@ class Insiders(Attack):
 
     def test_one_that_ends_its_job_again_and_again(self) -> None:
         peer, job = self.started()
-        end = dict(type="finish", n=3, id=job["id"], state="d")
+        end = dict(type="finish", n=3, id=job["id"], state="d", how="exit 0")
         self.ask(peer.say(end))
         self.assertEqual(self.stage.states()[job["number"] - 1], "d")
         with contextlib.suppress(Closed):

@@ -242,7 +242,7 @@ class VanishedPeer(LossCase):
             first, _ = self.claim(server, peer)
             line = dict(type="joblog", n=2, id=first, line="1\tbob\t0.0\t0.0\t0\t0\t0\t0\ttrue\n")
             peer.say(dict(type="started", n=1, id=first, pid=1, began=time.time()), line, line,
-                     dict(type="finish", n=3, id=first, state="d"))
+                     dict(type="finish", n=3, id=first, state="d", how="exit 0"))
             self.wait_states("dr")
             self.assertEqual(self.logged(), [1])
 

@@ -126,13 +126,15 @@ FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
     dict(type="log", n=1, id="0" * 16, data="text\n"), dict(type="begin", n=1, id="0" * 16),
     dict(type="out", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"), dict(type="end", n=1, id="0" * 16),
     dict(type="joblog", n=1, id="0" * 16, line="text\n"), dict(type="print", n=1, id="0" * 16, data="text\n"),
-    dict(type="finish", n=1, id="0" * 16, state="d"), dict(type="release", n=1, id="0" * 16))
+    dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0"), dict(type="release", n=1, id="0" * 16),
+    dict(type="ready", id="0" * 16), dict(type="sync", clock=1.5))
 FROM_SERVER: Tuple[Dict[str, Any], ...] = (
     dict(type="welcome", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[], log=0, outdir=False, joblog=False,
          print=False),
     dict(type="jobs", request=1, jobs=[dict(
-        id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", timeout=0.0)]),
+        id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", timeout=0.0, hold=False)]),
     dict(type="nothing", request=1, orphans=[], ended=False, left="", others=0),
+    dict(type="sync"), dict(type="go", id="0" * 16, at=1.5), dict(type="stop", id="0" * 16),
     dict(type="ack", n=1, window=1 << 20),
     dict(type="fault", id="0" * 16, text="text"), dict(type="lost", id="0" * 16), dict(type="closing", done=False),
     dict(type="pong", request=1))

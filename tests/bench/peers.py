@@ -67,7 +67,7 @@ class Client(asyncio.Protocol):
         elif kind == "jobs" and self.runs:
             for job in message["jobs"]:
                 self.event("started", id=job["id"], pid=1, began=time.time())
-                self.event("finish", id=job["id"], state="d")
+                self.event("finish", id=job["id"], state="d", how="exit 0")
             self.claim(len(message["jobs"]))
         elif kind == "ack":
             self.acknowledged = message["n"]

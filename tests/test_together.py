@@ -1,0 +1,855 @@
+"""Promise: the commands of a group start at one moment on all its hosts, or not at all; and it ends as min-hosts says.
+
+To see a group between claim and release, one of its clients is stopped: the others hold their shells until it goes on.
+"""
+import random
+import re
+import signal
+import time
+import unittest
+from typing import List, Optional, Tuple
+
+from tests.proxy import TO_CLIENT, Proxy
+from tests.support import FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, UP, WAITING, alive, wait_until
+from tests.tcp import Program, Server
+from tests.test_storm import process_table, send
+from tests.test_tcp_losses import LONG, LossCase
+from tests.test_tcp_network import NetworkCase
+from tests.wire import Peer
+
+RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
+SLEEP = f"{RAN}; {UP}; sleep 60"        # ... and must be ended
+HOLDS = f"{RAN}; {UP}; {GATE}"          # ... and runs until open_gate() is called
+VANISHES = 0.5                          # a grace that tests wait for
+
+
+def groups(count: int, command: str) -> List[str]:
+    """The lines of so many groups, one after another, of five commands for three hosts each."""
+    return [line for number in range(count)
+            for line in ("#RUN barrier", f"#RUN together=g{number} host=alice,bob,carol", *[f". {command}"] * 5)]
+
+
+class GroupCase(LossCase):
+    """Helpers: a file with directives, its server, clients that stay, and what became of the group."""
+
+    def serve_lines(self, *lines: str, grace: float = LONG, **settings) -> Server:
+        """Make runs.txt of these lines, and start a server on it."""
+        self.before = self.write("".join(f"{line}\n" for line in lines)).read_bytes()
+        return self.serve_again(grace=grace, **settings)
+
+    def append(self, *lines: str) -> None:
+        """Append lines in one write."""
+        text = "".join(f"{line}\n" for line in lines).encode()
+        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
+            file.write(text)
+        self.before += text
+
+    def join(self, server: Server, name: str, *options: object, **settings) -> Program:
+        """Start a client of this name that waits for more."""
+        return self.start_client(server, "--name", name, "--follow", *options, env={"WHO": name}, **settings)
+
+    def join_all(self, server: Server, *names: str) -> List[Program]:
+        return [self.join(server, name) for name in names]
+
+    def join_stopped(self, server: Server, name: str, *options: object) -> Program:
+        """A client that has asked its server for jobs, and is stopped: it is there, but does not answer."""
+        client = self.join(server, name, *options)
+        self.wait_there(server, name)
+        quiet = 0                               # for so many looks: it has said all that it has to say
+        while quiet < 5:
+            quiet = quiet + 1 if process_table()[client.pid][0] == "S" else 0
+            time.sleep(0.01)
+        client.send_signal(signal.SIGSTOP)
+        return client
+
+    def wait_there(self, server: Server, *names: str) -> None:
+        """Wait until the server has these clients, and they are not lost."""
+        wait_until(lambda: set(self.there(server)) >= set(names), what=f"{names} are there")
+
+    def there(self, server: Server) -> List[str]:
+        """The names of a server's clients that are not lost."""
+        names = []
+        with Peer.of(server.port, server.token) as peer:
+            peer.prove().say(dict(type="status"))
+            while True:
+                message = peer.hear("client", "end")
+                if message["type"] == "end":
+                    return names
+                if not message["lost"]:
+                    names.append(message["name"])
+
+    def shells(self, client: Program) -> List[int]:
+        """The living children of a client: its jobs, begun and held."""
+        return [pid for pid, (state, parent) in process_table().items() if parent == client.pid and state != "Z"]
+
+    def wait_held(self, client: Program, states: str, count: int = 1) -> List[int]:
+        """Wait until the client holds so many shells, and the file has these states; the shells."""
+        wait_until(lambda: len(self.shells(client)) == count or client.poll() is not None,
+                   what=f"{count} shells are held")
+        self.wait_states(states)
+        self.assertFalse(self.exists("ran"))
+        return self.shells(client)
+
+    def hold(self, *lines: str, states: str, **settings) -> Tuple[Server, Program, Program]:
+        """A server; alice, who holds a shell; bob, who is stopped."""
+        server = self.serve_lines(*lines, **settings)
+        bob = self.join_stopped(server, "bob")
+        alice = self.join(server, "alice")
+        self.wait_held(alice, states)
+        return server, alice, bob
+
+    def ran(self) -> List[str]:
+        """Who has run which line, in the order of their starts."""
+        return self.read("ran").decode().splitlines() if self.exists("ran") else []
+
+    def ran_on(self, name: str) -> List[int]:
+        """The lines that a client has run, in order."""
+        return [int(line) for line, who in map(str.split, self.ran()) if who == name]
+
+    def assertEachRanOnce(self, states: str, *ran: str, timeout: float = 20) -> None:
+        """The file comes to these states; these runs, and no others; nobody holds a line any more."""
+        self.wait_states(states, timeout)
+        self.assertEqual(sorted(self.ran()), sorted(ran))
+        self.assertOnlyStatesChanged()
+        wait_until(lambda: not self.locked_lines(), 5, "no line is locked")
+
+    def assertSameMoment(self, *lines: int) -> None:
+        """The jobs of these lines, which have made their up.LINE, have started at the same moment, more or less."""
+        self.wait_up(*lines)
+        times = [(self.dir / f"up.{line}").stat().st_mtime for line in lines]
+        self.assertLess(max(times) - min(times), 0.3)       # with allowance for a busy machine
+
+    def said(self, server: Server, group: str, rows: int) -> List[str]:
+        """Wait until the server has printed what became of a group: the heading and so many lines of results."""
+        def found() -> Optional[List[str]]:
+            lines = server.out.decode().splitlines()
+            for at, line in enumerate(lines):
+                if re.search(rf"\b{group}\b", line) and not line.startswith(" "):
+                    return lines[at:at + 1 + rows] if len(lines) > at + rows else None
+            return None
+        return wait_until(found, 10, f"the results of {group} are printed")
+
+    def assertResults(self, server: Server, group: str, succeeded: bool, *rows: Tuple[str, str, str]) -> None:
+        """The server prints whether the group succeeded, and these rows of (host, result, command), in any order."""
+        heading, *lines = self.said(server, group, len(rows))
+        self.assertIn("succeeded" if succeeded else "failed", heading)
+        for host, result, command in rows:
+            # between the result and the command its seconds; none if it has not run
+            wanted = rf"\s*{re.escape(host)} +({result}) +([0-9.]+m?s +)?{re.escape(command)}"
+            self.assertTrue(any(re.fullmatch(wanted, line) for line in lines), (wanted, lines))
+
+
+# -- start ------------------------------------------------------------------------------------------------------
+
+class Start(GroupCase):
+    """A group starts once all its hosts are there, each command where it belongs."""
+
+    def test_all_start_at_one_moment_once_the_last_host_is_there_and_results_are_printed(self) -> None:
+        server = self.serve_lines("#RUN together=trio host=alice,bob,carol", f". {HOLDS}", f". {HOLDS}; exit 3",
+                                  f". {HOLDS}")
+        self.join_all(server, "alice", "bob")
+        self.wait_there(server, "alice", "bob")
+        self.assertEqual(self.states(), "...")
+        before = time.time()
+        self.join(server, "carol")
+        self.assertSameMoment(2, 3, 4)
+        self.assertGreater((self.dir / "up.2").stat().st_mtime, before)
+        self.assertEqual(self.states(), "rrr")
+        self.open_gate()
+        self.assertEachRanOnce("d!d", "2 alice", "3 bob", "4 carol")
+        self.assertResults(server, "trio", True, ("alice", "exit 0", HOLDS), ("bob", "exit 3", f"{HOLDS}; exit 3"),
+                           ("carol", "exit 0", HOLDS))
+
+    def test_further_lines_of_a_host_follow_in_order_on_the_same_client(self) -> None:
+        order = f"{RAN}; sleep 0.0$(( 9 - $JOB_ID ))"       # the later the shorter
+        server = self.serve_lines("#RUN together=pair host=alice,bob", *[f". {order}"] * 5,
+                                  "#RUN together=pair host=bob", f". {order}")
+        self.join_all(server, "alice", "alice", "bob")
+        self.assertEachRanOnce("dddddd", "2 alice", "3 bob", "4 alice", "5 bob", "6 alice", "8 bob")
+        self.assertEqual((self.ran_on("alice"), self.ran_on("bob")), ([2, 4, 6], [3, 5, 8]))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_further_lines_stay_on_the_client_that_ran_the_first_although_another_of_its_name_is_free(self) -> None:
+        job = "echo $PPID >>parents; sleep 0.05"
+        server = self.serve_lines("#RUN together=solo host=alice", *[f". {job}"] * 6)
+        self.join_all(server, "alice", "alice")
+        self.wait_states("d" * 6)
+        self.assertEqual(len(set(self.read("parents").split())), 1)
+
+    def test_hosts_are_found_by_pattern_short_name_address_and_resolved_name_whoever_fits_several(self) -> None:
+        server = self.serve_lines("#RUN together=quartet host=127.0.0.1,localhost,bob,AL*", *[f". {HOLDS}"] * 4)
+        for name in ("alice", "Bob.example.org", "carol", "dave"):      # the first two fit three entries each
+            self.join(server, name)
+        self.assertSameMoment(2, 3, 4, 5)
+        self.assertEqual((self.ran_on("Bob.example.org"), self.ran_on("alice")), ([4], [5]))
+        self.assertEqual(sorted(self.ran_on("carol") + self.ran_on("dave")), [2, 3])
+        self.open_gate()
+        self.wait_states("dddd")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_client_serves_a_seat_per_slot(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,127.0.0.1", *[f". {HOLDS}"] * 2)
+        first = self.join(server, "alice")
+        self.wait_there(server, "alice")
+        self.stop(first, signal.SIGHUP)
+        self.assertEqual((self.states(), self.ran()), ("..", []))
+        self.join(server, "alice", "-j2")
+        self.assertSameMoment(2, 3)
+        self.open_gate()
+        self.assertEachRanOnce("dd", "2 alice", "3 alice")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_groups_behind_barriers_run_one_after_another_and_the_next_one_also_if_one_fails(self) -> None:
+        server = self.serve_lines("#RUN barrier", "#RUN together=first host=alice timeout=0.3s", f". {SLEEP}",
+                                  "#RUN together=first host=bob", f". {SLEEP}", "#RUN barrier",
+                                  "#RUN together=second host=alice,bob", f". {RAN}", f". {RAN}", "#RUN", f". {RAN}")
+        self.join_all(server, "alice", "bob")
+        self.wait_states("!eddd")
+        lines = [int(run.split()[0]) for run in self.ran()]
+        self.assertEqual((set(lines[:2]), sorted(lines[2:])), ({3, 5}, [8, 9, 11]))
+        self.assertIn("failed", self.said(server, "first", 2)[0])
+        self.assertIn("succeeded", self.said(server, "second", 2)[0])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_group_gets_its_turn_among_many_short_jobs(self) -> None:
+        server = self.serve_lines(*[". sleep 0.02"] * 50, "#RUN together=pair host=alice,bob", f". {HOLDS}",
+                                  f". {HOLDS}", "#RUN", *[". sleep 0.02"] * 50)
+        self.join(server, "alice", "-j2")
+        self.join(server, "bob")
+        self.assertSameMoment(52, 53)
+        self.open_gate()
+        self.wait_states("d" * 102)
+        self.assertEqual(sorted(self.ran()), ["52 alice", "53 bob"])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_host_whose_only_line_is_set_on_hold_is_not_waited_for_any_more(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
+        self.join(server, "alice")
+        self.wait_there(server, "alice")
+        self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", 3).code, 0)
+        self.assertEachRanOnce("dx", "2 alice")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_group_that_is_appended_starts_at_once(self) -> None:
+        server = self.serve_lines("#RUN timeout=none", "d true")
+        self.join_all(server, "alice", "bob")
+        self.wait_there(server, "alice", "bob")
+        self.append("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}")
+        self.assertSameMoment(4, 5)
+        self.open_gate()
+        self.wait_states("ddd")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_client_without_follow_that_waits_for_its_group_stays_until_it_has_run(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}")
+        clients = [self.start_client(server, "--name", name, env={"WHO": name}) for name in ("alice", "bob")]
+        self.assertSameMoment(2, 3)
+        self.open_gate()
+        self.assertEqual([self.finish(client).code for client in clients], [0, 0])
+        self.assertEachRanOnce("dd", "2 alice", "3 bob")
+
+
+class Patience(GroupCase):
+    """A group that waits for a host keeps nobody else waiting."""
+    PATCH = "import runmaker4; runmaker4.Waits.PATIENCE = 0.3"
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_other_lines_are_handed_out_while_a_group_waits_which_is_said_after_a_while(self) -> None:
+        server = self.serve_lines(f". {RAN}", "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", "#RUN",
+                                  f". {RAN}")
+        self.join(server, "alice")
+        self.wait_states("d..d")
+        self.wait_said(server, "line 3", "pair", "waits for host bob")
+        self.join(server, "bob")
+        self.assertEachRanOnce("dddd", "1 alice", "3 alice", "4 bob", "6 alice")
+        self.assertEqual(server.err.count(b"line 3"), 1, server.err)
+
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_barrier_below_a_group_that_waits_is_said_too(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", "#RUN barrier", "#RUN",
+                                  f". {RAN}")
+        self.join(server, "alice")
+        self.wait_said(server, "line 2", "pair", "waits for host bob")
+        self.wait_said(server, "line 6 waits at the #RUN barrier in line 4 for line 2")
+        self.assertEqual(self.ran(), [])
+        self.join(server, "bob")
+        self.wait_states("ddd")
+
+
+class LikeAnyJob(GroupCase):
+    """A command of a group finds and does what it would without one."""
+    LIST = "for fd in /proc/$$/fd/*; do [ ! -e $fd ] || echo ${fd##*/} $(readlink $fd); done"
+
+    def test_environment_input_and_descriptors(self) -> None:
+        look = f"cat; {{ {self.LIST}; pwd -P; env | sed 's/=.*//'; }} | grep -v pipe: | sort >seen.$JOB_ID"
+        server = self.serve_lines("#RUN together=solo host=alice", f". {look}", "#RUN", f". {look}")
+        self.join(server, "alice")
+        self.wait_states("dd")
+        self.assertEqual(self.read("seen.2"), self.read("seen.4"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_odd_commands_end_as_they_do_without_a_group(self) -> None:
+        commands = [b"exit 3", b"kill -9 $$", b"(", b"echo a # comment", b"echo a \\", b"read x", b"exec true",
+                    b"echo 'it''s' \"$0\" \xff\xfe", b"true\0false", b": " + b"x" * 100_000, b"  true  ",
+                    b"exec exit 4", b"cat <<E", b"set -e; false; true", b"trap 'exit 7' 0; true", b"exit",
+                    b"{ echo a; } >&2; exit 1"]
+        lines = b"".join(b". " + command + b"\n" for command in commands)
+        self.write(b"#RUN together=solo min-hosts=0 host=alice\n" + lines + b"#RUN barrier\n#RUN\n" + lines)
+        server = self.serve_again()
+        self.join(server, "alice")
+        wait_until(lambda: not set(self.states()) & set(".r"), what="all has ended")
+        states, count = self.states(), len(commands)
+        self.assertEqual(states[:count], states[count:])
+        for line in range(2, 2 + count):
+            for end in ("out", "err"):
+                names = [f"out/{number}.{end}" for number in (line, line + count + 2)]
+                one, other = (self.read(name) if self.exists(name) else b"" for name in names)
+                self.assertEqual(one, other, commands[line - 2])
+
+
+# -- min-hosts --------------------------------------------------------------------------------------------------
+
+class MinHosts(GroupCase):
+    """What ends a group early: hosts that time out or vanish, when too few are left."""
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_all_the_first_time_out_ends_what_runs_and_what_has_not_begun(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice timeout=0.3s", f". {SLEEP}", f". {RAN}",
+                                  "#RUN together=pair host=bob", f". {SLEEP}", f". {RAN}", "#RUN", f". {RAN}")
+        self.join_all(server, "alice", "bob")
+        self.wait_states("!eeed")
+        self.assertEqual(sorted(self.ran())[:2], ["2 alice", "5 bob"])
+        self.assertEqual(len(self.ran()), 3)
+        self.assertNoJobLeft()
+        self.assertResults(server, "pair", False, ("alice", "timeout after 0?.3s", SLEEP), ("alice", "stopped", RAN),
+                           ("bob", "stopped", SLEEP), ("bob", "stopped", RAN))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_number_the_others_go_on_and_so_does_the_one_that_timed_out(self) -> None:
+        server = self.serve_lines("#RUN together=trio host=alice timeout=0.3s min-hosts=2", f". {SLEEP}", f". {RAN}",
+                                  "#RUN together=trio host=bob,carol min-hosts=2", f". {HOLDS}", f". {HOLDS}")
+        self.join_all(server, "alice", "bob", "carol")
+        self.wait_states("!drr")
+        self.open_gate()
+        self.assertEachRanOnce("!ddd", "2 alice", "3 alice", "5 bob", "6 carol")
+        self.assertResults(server, "trio", True, ("alice", "timeout after 0?.3s", SLEEP), ("alice", "exit 0", RAN),
+                           ("bob", "exit 0", HOLDS), ("carol", "exit 0", HOLDS))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_number_once_fewer_are_left_the_rest_is_ended(self) -> None:
+        server = self.serve_lines("#RUN together=trio host=alice,bob timeout=0.3s min-hosts=2", f". {SLEEP}",
+                                  f". {SLEEP}", "#RUN together=trio host=carol min-hosts=2", f". {SLEEP}", f". {RAN}")
+        self.join_all(server, "alice", "bob", "carol")
+        wait_until(lambda: self.states().endswith("ee"), what="carol's are e")
+        self.assertIn(self.states(), ("!!ee", "!eee", "e!ee"))
+        self.assertNoJobLeft()
+        self.assertIn("failed", self.said(server, "trio", 4)[0])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_zero_all_may_time_out_and_go_on(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob timeout=0.3s min-hosts=0", *[f". {SLEEP}"] * 2,
+                                  *[f". {RAN}"] * 2)
+        self.join_all(server, "alice", "bob")
+        self.assertEachRanOnce("!!dd", "2 alice", "3 bob", "4 alice", "5 bob")
+        self.assertIn("succeeded", self.said(server, "pair", 4)[0])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_all_a_command_that_fails_or_dies_ends_nothing(self) -> None:
+        dies = f"{RAN}; kill -9 $$"
+        server = self.serve_lines("#RUN together=trio host=alice,bob,carol", f". {RAN}; exit 3", f". {dies}",
+                                  f". {HOLDS}", f". {RAN}", f". {RAN}")
+        self.join_all(server, "alice", "bob", "carol")
+        self.wait_states("!erdd")
+        self.open_gate()
+        self.assertEachRanOnce("!eddd", "2 alice", "3 bob", "4 carol", "5 alice", "6 bob")
+        self.assertResults(server, "trio", True, ("alice", "exit 3", f"{RAN}; exit 3"), ("bob", "signal 9", dies),
+                           ("carol", "exit 0", HOLDS), ("alice", "exit 0", RAN), ("bob", "exit 0", RAN))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_the_time_out_counts_from_the_release(self) -> None:
+        server, alice, bob = self.hold("#RUN together=pair host=alice,bob timeout=0.6s", f". {RAN}", f". {RAN}",
+                                       states="rr")
+        held = time.time()
+        wait_until(lambda: time.time() > held + 0.7, what="it would have timed out")
+        bob.send_signal(signal.SIGCONT)
+        self.assertEachRanOnce("dd", "2 alice", "3 bob")
+        wait_until(lambda: len(self.logged()) == 2, what="both runs are in the job log")
+        for line in self.read("joblog").splitlines()[1:]:
+            began, took = map(float, line.split(b"\t")[2:4])
+            self.assertGreater(began, held + 0.6)
+            self.assertLess(took, 0.6)
+
+
+class Vanished(GroupCase):
+    """A client that dies after the release counts as vanished once its grace is over."""
+
+    def start_pair(self, min_hosts: str) -> Tuple[Server, Program, Program]:
+        server = self.serve_lines(f"#RUN together=pair host=alice,bob min-hosts={min_hosts}", f". {HOLDS}",
+                                  f". {HOLDS}", f". {RAN}", f". {RAN}", grace=VANISHES)
+        alice, bob = self.join_all(server, "alice", "bob")
+        self.assertSameMoment(2, 3)
+        self.wait_states("rrrr")
+        return server, alice, bob
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_all_the_rest_is_ended(self) -> None:
+        server, alice, bob = self.start_pair("all")
+        began = time.monotonic()
+        self.kill_jobs(bob)
+        self.wait_states("eeee")
+        self.assertGreater(time.monotonic() - began, VANISHES)
+        self.assertEachRanOnce("eeee", "2 alice", "3 bob")
+        self.assertNoJobLeft()
+        self.assertResults(server, "pair", False, ("alice", "stopped", HOLDS), ("bob", "vanished", HOLDS),
+                           ("alice", "stopped", RAN), ("bob", "vanished|stopped", RAN))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_one_the_other_goes_on(self) -> None:
+        server, alice, bob = self.start_pair("1")
+        self.kill_jobs(bob)
+        self.wait_states("rere")
+        self.open_gate()
+        self.assertEachRanOnce("dede", "2 alice", "3 bob", "4 alice")
+        self.assertResults(server, "pair", True, ("alice", "exit 0", HOLDS), ("bob", "vanished", HOLDS),
+                           ("alice", "exit 0", RAN), ("bob", "vanished|stopped", RAN))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_client_that_comes_back_within_the_grace_has_not_vanished(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
+                                  f". {RAN}")
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        self.join(server, "alice")
+        self.join(server, "bob", "--port", proxy.port)
+        self.assertSameMoment(2, 3)
+        proxy.cut()
+        self.wait_said(server, "bob", "is lost")
+        self.open_gate()
+        self.wait_states("drdr")
+        proxy.mend()
+        self.assertEachRanOnce("dddd", "2 alice", "3 bob", "4 alice", "5 bob")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_further_line_that_is_lost_on_its_way_is_sent_again(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
+                                  f". {RAN}")
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        self.join(server, "alice")
+        self.join(server, "bob", "--port", proxy.port)
+        self.assertSameMoment(2, 3)
+        proxy.freeze(TO_CLIENT)
+        self.open_gate()
+        self.wait_states("dddr")
+        proxy.cut()
+        proxy.thaw()
+        proxy.mend()
+        self.assertEachRanOnce("dddd", "2 alice", "3 bob", "4 alice", "5 bob")
+        self.assertResults(server, "pair", True, *[(host, "exit 0", job) for job in (HOLDS, RAN)
+                                                   for host in ("alice", "bob")])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_client_that_is_ended_by_a_signal_has_vanished_at_once(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {SLEEP}", f". {SLEEP}", f". {RAN}",
+                                  f". {RAN}")
+        alice, bob = self.join_all(server, "alice", "bob")
+        self.assertSameMoment(2, 3)
+        self.assertEqual(self.stop(bob, signal.SIGINT).code, 130)
+        self.assertEachRanOnce("eeee", "2 alice", "3 bob", timeout=10)
+        self.assertIn("failed", self.said(server, "pair", 4)[0])
+
+
+# -- before the release -----------------------------------------------------------------------------------------
+
+PAIR = ("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", f". {RAN}")
+
+
+class BeforeTheRelease(GroupCase):
+    """Somebody is lost while shells are held: no command has run, and all are tried again when all are there."""
+
+    def test_a_client_is_killed_that_the_others_wait_for(self) -> None:
+        server, alice, bob = self.hold(*PAIR, states="rrr")
+        held, = self.shells(alice)
+        bob.kill()
+        self.wait_states("...")
+        wait_until(lambda: not alive(held), 5, "the held shell is stopped")
+        self.assertEqual((self.ran(), alice.poll()), ([], None))
+        if FULL:                                # groups are not tried again at once
+            self.join(server, "bob")
+            self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
+
+    def test_a_client_is_killed_that_holds_shells_of_which_none_outlives_it(self) -> None:
+        """Neither because of the other, nor of a job that lives on."""
+        server = self.serve_lines("#RUN host=alice", f". {WAITING}")
+        self.join_stopped(server, "bob")
+        alice = self.join(server, "alice", "-j3")
+        self.wait_states("r")
+        self.append("#RUN together=trio host=alice,127.0.0.1,bob", *[f". {RAN}"] * 3)
+        shells = self.wait_held(alice, "rrrr", 3)
+        alice.kill()
+        wait_until(lambda: sum(map(alive, shells)) == 1, 5, "the held shells have ended")
+        self.wait_states("r...")
+        self.assertEqual(self.ran(), [])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_client_is_killed_that_holds_a_shell_and_comes_again(self) -> None:
+        server, alice, bob = self.hold(*PAIR, states="rrr")
+        alice.kill()
+        self.assertNoJobLeft()
+        self.wait_states("...")
+        bob.send_signal(signal.SIGCONT)
+        self.join(server, "alice")
+        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_client_is_cut_off_and_comes_back(self) -> None:
+        server = self.serve_lines(*PAIR)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        self.join(server, "bob", "--port", proxy.port)
+        self.wait_there(server, "bob")
+        proxy.freeze()
+        alice = self.join(server, "alice")
+        held, = self.wait_held(alice, "rrr")
+        proxy.cut()
+        self.wait_states("...")
+        wait_until(lambda: not alive(held), 5, "the held shell is stopped")
+        self.assertEqual(self.ran(), [])
+        proxy.mend()
+        proxy.thaw()
+        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_client_that_holds_a_shell_is_cut_off_and_comes_back(self) -> None:
+        server = self.serve_lines(*PAIR)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        bob = self.join_stopped(server, "bob")
+        alice = self.join(server, "alice", "--port", proxy.port)
+        held, = self.wait_held(alice, "rrr")
+        proxy.cut()
+        self.wait_states("...")
+        wait_until(lambda: not alive(held), 5, "the held shell is stopped")
+        proxy.mend()
+        bob.send_signal(signal.SIGCONT)
+        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_client_that_the_release_does_not_reach_has_vanished(self) -> None:
+        server = self.serve_lines("#RUN together=trio host=alice,bob,carol min-hosts=2", *[f". {RAN}"] * 6)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        carol = self.join_stopped(server, "carol")
+        alice, bob = self.join(server, "alice"), self.join(server, "bob", "--port", proxy.port)
+        for client in alice, bob:
+            self.wait_held(client, "rrrrrr")
+        time.sleep(0.3)                         # in which their clocks are asked for
+        proxy.freeze(TO_CLIENT)
+        carol.send_signal(signal.SIGCONT)
+        wait_until(lambda: {"2 alice", "4 carol"} <= set(self.ran()), what="the others have started")
+        self.assertEqual(self.ran_on("bob"), [])
+        proxy.cut()
+        proxy.thaw()
+        proxy.mend()
+        self.assertEachRanOnce("dedddd", "2 alice", "4 carol", "5 alice", "6 bob", "7 carol")
+        self.assertResults(server, "trio", True, *[(host, "exit 0", RAN) for host in ("alice", "bob", "carol") * 2][1:],
+                           ("bob", "vanished", RAN))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_client_that_is_stopped_for_a_while_keeps_the_others_waiting(self) -> None:
+        server, alice, bob = self.hold("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr")
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            self.assertEqual((self.ran(), self.states()), ([], "rr"))
+            time.sleep(0.05)
+        bob.send_signal(signal.SIGCONT)
+        self.assertSameMoment(2, 3)
+        self.open_gate()
+        self.assertEachRanOnce("dd", "2 alice", "3 bob")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a quarter of a minute")
+    def test_a_client_that_is_stopped_for_long_keeps_nobody_from_other_lines(self) -> None:
+        server, alice, bob = self.hold("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", states="rr")
+        self.append("#RUN host=alice", f". {UP}")
+        self.wait_up(5)
+        self.assertEqual(self.ran(), [])
+        bob.send_signal(signal.SIGCONT)
+        self.assertEachRanOnce("ddd", "2 alice", "3 bob")
+
+    def check_signal(self, number: signal.Signals, code: int) -> None:
+        """A client that holds a shell gets this signal: it leaves without having run the command."""
+        server, alice, bob = self.hold(*PAIR, states="rrr")
+        self.assertEqual(self.stop(alice, number, timeout=10).code, code)
+        self.wait_states("...")
+        self.assertNoJobLeft()
+        bob.send_signal(signal.SIGCONT)
+        self.join(server, "alice")
+        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_int_to_a_client_that_holds_a_shell(self) -> None:
+        self.check_signal(signal.SIGINT, 130)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_term_to_a_client_that_holds_a_shell(self) -> None:
+        self.check_signal(signal.SIGTERM, 143)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_hup_to_a_client_that_holds_a_shell(self) -> None:
+        self.check_signal(signal.SIGHUP, 0)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_held_shell_that_is_killed_by_somebody_does_not_start_the_others_alone(self) -> None:
+        server, alice, bob = self.hold(*PAIR, states="rrr")
+        send(signal.SIGKILL, self.shells(alice))
+        bob.send_signal(signal.SIGCONT)
+        wait_until(lambda: not set(self.states()) & set(".r"), what="all has ended")
+        self.assertEqual(len(self.ran()), len(set(self.ran())))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_hup_to_the_server_while_shells_are_held(self) -> None:
+        server, alice, bob = self.hold(*PAIR, states="rrr")
+        server.send_signal(signal.SIGHUP)
+        bob.send_signal(signal.SIGCONT)
+        self.assertIn(self.finish(server, 20).code, (0, 1))
+        self.assertEqual(len(self.ran()), len(set(self.ran())))
+        self.assertIn((self.states(), self.ran() != []), (("...", False), ("ddd", True)))
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+class Unplugged(NetworkCase, GroupCase):
+    """The cable of a host is pulled while the others hold their shells."""
+    PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 0.8, 0.2"
+
+    def test_silence_stops_the_held_shells_and_the_group_starts_when_the_host_is_there_again(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=bob,carol", f". {RAN}", f". {RAN}", within=self.on("alice"))
+        self.join(server, "bob", within=self.on("bob"))
+        wait_until(lambda: self.status_seen_by_carol(server), what="bob is there")
+        self.pull_cable("bob")
+        carol = self.join(server, "carol", within=self.on("carol"))
+        held, = self.wait_held(carol, "rr")
+        self.wait_states("..")
+        wait_until(lambda: not alive(held), 5, "the held shell is stopped")
+        self.plug_in("bob")
+        self.assertEachRanOnce("dd", "2 bob", "3 carol", timeout=60)
+
+    def status_seen_by_carol(self, server: Server) -> bool:
+        return b"bob (" in self.run_client(server, "--status", within=self.on("carol")).out
+
+
+class ServerDies(GroupCase):
+    """kill -9 of the server in the middle of a group: each command runs at most once, unless its line is e."""
+
+    def assertAtMostOnce(self, count: int) -> None:
+        """All lines have ended; a command that is done has run once, and none ran twice."""
+        wait_until(lambda: not set(self.states()) & set(".r"), 30, "all lines have ended")
+        lines = [int(run.split()[0]) for run in self.ran()]
+        self.assertEqual(len(lines), len(set(lines)), lines)
+        for line, state in enumerate(self.states(), 2):
+            if state == "d":
+                self.assertIn(line, lines)
+        self.assertEqual(len(self.states()), count)
+        self.assertOnlyStatesChanged()
+
+    def test_before_the_release(self) -> None:
+        server, alice, bob = self.hold(*PAIR, states="rrr")
+        server.kill()
+        bob.send_signal(signal.SIGCONT)
+        self.serve_again(server.port)
+        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_before_the_release_and_a_client_does_not_come_back(self) -> None:
+        server, alice, bob = self.hold(*PAIR, states="rrr")
+        server.kill()
+        bob.kill()
+        self.serve_again(server.port, grace=VANISHES)
+        self.assertAtMostOnce(3)
+        self.assertEqual((self.states(), self.ran_on("bob")), ("ded", []))      # who can know
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_before_the_release_and_a_client_comes_back_later(self) -> None:
+        server, alice, bob = self.hold("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr")
+        server.kill()
+        again = self.serve_again(server.port)
+        self.wait_there(again, "alice")
+        self.check_nothing_starts([])
+        bob.send_signal(signal.SIGCONT)
+        self.assertSameMoment(2, 3)
+        self.open_gate()
+        self.assertEachRanOnce("dd", "2 alice", "3 bob")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_while_the_commands_run(self) -> None:
+        """Further lines of a host still wait for its first, although its client has a free slot."""
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
+                                  f". {RAN}")
+        for name in ("alice", "bob"):
+            self.join(server, name, "-j2")
+        self.assertSameMoment(2, 3)
+        server.kill()
+        again = self.serve_again(server.port)
+        self.wait_there(again, "alice", "bob")
+        self.check_nothing_starts(["2 alice", "3 bob"])
+        self.open_gate()
+        self.assertAtMostOnce(4)
+        self.assertEqual(self.states()[:2], "dd")
+
+    def check_nothing_starts(self, ran: List[str]) -> None:
+        """These have run, and no others follow within the time that a group waits before it is tried again."""
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            self.assertEqual(sorted(self.ran()), ran)
+            time.sleep(0.05)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_again_and_again(self) -> None:
+        server = self.serve_lines(*groups(12, f"{RAN}; sleep 0.1"))
+        self.join_all(server, "alice", "bob", "carol")
+        chance = random.Random(7)
+        for _ in range(8):
+            time.sleep(chance.uniform(0.2, 0.8))
+            server.kill()
+            server = self.serve_again(server.port)
+        wait_until(lambda: not set(self.states()) & set(".r"), 90, "all lines have ended")
+        lines = [int(run.split()[0]) for run in self.ran()]
+        self.assertEqual(len(lines), len(set(lines)), lines)
+        self.assertOnlyStatesChanged()
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a quarter of a minute")
+class Storm(GroupCase):
+    """Connections are cut at any moment, for less than the grace."""
+
+    def test_no_command_runs_twice_and_only_hosts_that_missed_their_start_have_vanished(self) -> None:
+        lines = groups(20, f"{RAN}; sleep 0.02")
+        server = self.serve_lines(*lines)
+        proxies = [Proxy(server.port) for _ in range(3)]
+        for name, proxy in zip(("alice", "bob", "carol"), proxies):
+            self.addCleanup(proxy.close)
+            self.join(server, name, "--port", proxy.port)
+        chance, end = random.Random(7), time.monotonic() + 120
+        while set(self.states()) & set(".r"):
+            self.assertLess(time.monotonic(), end, self.states())
+            proxy = chance.choice(proxies)
+            time.sleep(chance.uniform(0, 0.6))
+            proxy.cut()
+            time.sleep(chance.uniform(0, 0.1))
+            proxy.mend()
+        ran = [int(run.split()[0]) for run in self.ran()]
+        self.assertEqual(len(ran), len(set(ran)), sorted(ran))
+        done = [number for number, line in enumerate(self.read().splitlines(), 1) if line.startswith(b"d ")]
+        self.assertEqual(set(done) - set(ran), set())
+        self.assertGreater(len(done), 50)
+        ended = [line for line in server.out.decode().splitlines() if " exit 0 " not in line and line[0] == " "]
+        self.assertEqual([line for line in ended if not re.match(r" +\w+ +(vanished|stopped) ", line)], [])
+
+
+# -- beside and around ------------------------------------------------------------------------------------------
+
+class Beside(GroupCase):
+    """Others that work on the file of a group."""
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_runner_on_the_file_leaves_the_group_to_the_server_and_says_so(self) -> None:
+        server = self.serve_lines(f". {RAN}", "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", "#RUN",
+                                  f". {RAN}")
+        ended = self.run_script(RUNMAKER, "--name", "alice", "runs.txt", env={"WHO": "runner"})
+        self.assertEqual((ended.code, self.states()), (0, "d..d"), ended.err)
+        self.assertRegex(ended.err, rb"line 3\b.*runmaker4-server\.py")
+        self.join_all(server, "alice", "bob")
+        self.assertEachRanOnce("dddd", "1 runner", "3 alice", "4 bob", "6 runner")
+
+    def test_dry_run_prints_what_would_start_where_and_touches_nothing(self) -> None:
+        self.write(". echo plain\n#RUN together=pair host=alice,b* min-hosts=1\n. echo first\n. echo second\n"
+                   ". echo third\n")
+        before = self.read()
+        ended = self.run_script(RUNSERVER, "--dry-run", "runs.txt", timeout=20)
+        self.assertEqual((ended.code, self.read()), (0, before), ended.err)
+        self.assertFalse(self.exists(".runmaker4.token"))
+        self.assertEqual(ended.out.decode().splitlines(), [
+            "1 . echo plain", "# pair: together, once all of alice, b* are there (min-hosts 1)",
+            "# alice", "3 . echo first", "5 . echo third", "# b*", "4 . echo second"])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_the_log_and_the_output_directory_of_the_server_have_what_the_group_printed(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", ". echo from $WHO", ". echo from $WHO")
+        self.join_all(server, "alice", "bob")
+        self.wait_states("dd")
+        wait_until(lambda: self.exists("out/2.out") and self.exists("out/3.out"), what="the output has come")
+        self.assertEqual((self.read("out/2.out"), self.read("out/3.out")), (b"from alice\n", b"from bob\n"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_the_server_ends_with_the_last_group_if_told_to(self) -> None:
+        self.before = self.write("\n".join(PAIR) + "\n").read_bytes()
+        server = self.start_server("--exit-when-done")
+        clients = self.join_all(server, "alice", "bob")
+        self.assertEqual([self.finish(program, 20).code for program in (server, *clients)], [0, 0, 0])
+        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
+        self.assertIn("succeeded", self.said(server, "pair", 3)[0])
+
+
+# -- NetJobs ----------------------------------------------------------------------------------------------------
+
+CONFIG = r"""
+# two tests, as NetJobs reads them
+first test:
+-generaltimeout : 500s
+-minhosts: 1
+
+   alice  :   "echo $JOB_ID $WHO >>ran; sleep 60"
+-timeout: 1s
+alice: "echo $JOB_ID $WHO >>ran"
+bob: "echo $JOB_ID $WHO >>ran; echo 'hello, world'"
+end
+
+second:
+-minhosts: all
+localhost: echo $JOB_ID $WHO >>ran
+end
+"""
+
+
+class FromNetJobs(GroupCase):
+    """A configuration of NetJobs, from its file to the results of each test."""
+
+    def serve_config(self, config: str, *options: object) -> Server:
+        """Add the tests of a configuration, and serve them."""
+        self.write(config, "tests.conf")
+        added = self.run_script(RUNSET, "runs.txt", "--add-tests", "tests.conf")
+        self.assertEqual((added.code, added.err), (0, b""))
+        self.before = self.read()
+        return self.start_server("-l", "log", *options)
+
+    def test_two_tests_one_after_the_other_with_time_outs_and_min_hosts(self) -> None:
+        server = self.serve_config(CONFIG)
+        self.join_all(server, "alice", "bob")
+        self.wait_states("!ddd")
+        self.assertEqual([len(self.ran()), len(set(self.ran()))], [4, 4])
+        lines = [number for number, line in enumerate(self.read().splitlines(), 1) if line[:2] in (b"d ", b"! ")]
+        self.assertEqual((self.ran_on("alice")[:2], self.ran_on("bob")[:1]), (lines[:2], lines[2:3]))
+        self.assertEqual(int(self.ran()[-1].split()[0]), lines[3])
+        self.assertResults(server, "first_test", True, ("alice", "timeout after 1s", f"{RAN}; sleep 60"),
+                           ("alice", "exit 0", RAN), ("bob", "exit 0", f"{RAN}; echo 'hello, world'"))
+        self.assertResults(server, "second", True, ("localhost", "exit 0", RAN))
+        self.assertIn(b"hello, world", self.read("log"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_all_the_first_time_out_ends_the_test_and_the_next_one_runs_all_the_same(self) -> None:
+        server = self.serve_config("a:\nalice: echo $JOB_ID $WHO >>ran; sleep 60\n-timeout: 1s\n"
+                                   "bob: echo $JOB_ID $WHO >>ran; sleep 60\nend\n"
+                                   "b:\nalice: echo $JOB_ID $WHO >>ran\nbob: echo $JOB_ID $WHO >>ran\nend\n",
+                                   "--exit-when-done")
+        clients = self.join_all(server, "alice", "bob")
+        ended = self.finish(server, 30)
+        self.assertEqual((ended.code, self.states()), (1, "!edd"), ended.err)
+        for client in clients:
+            self.finish(client)
+        self.assertEqual(len(self.ran()), 4)
+        self.assertIn("failed", self.said(server, "a", 2)[0])
+        self.assertIn("succeeded", self.said(server, "b", 2)[0])
+
+
+if __name__ == "__main__":
+    unittest.main()
