@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, count.
+"""runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, count; draw a job log.
 
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as an error.
 
-The file reads top-down: the command line, waiting, progress, the program.
+The file reads top-down: the command line, waiting, progress, the job log, the timeline, the program.
 """
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
 import argparse
+import bisect
+import contextlib
+import heapq
+import itertools
 import json
 import os
+import re
+import secrets
 import sys
 import time
+from array import array
 from collections import deque
-from dataclasses import asdict
-from typing import Any, Callable, Sequence, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, Callable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (Counts, JobFile, Line, Parser, Problem, Survey, check_mount, counts, human_time, leave,
-                       open_job_file, put, reason, run_main, warn)
+from runmaker4 import (Counts, JobFile, JobLog, Line, Parser, Problem, Survey, check_mount, counts, human_time, leave,
+                       name_lines, open_job_file, plural, put, reason, run_main, warn)
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -37,22 +44,39 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         PROG, example=f"Wait until no job is new or running any more, watch meanwhile; count the jobs:\n"
                       f"    {PROG} --progress runs.txt && echo all have ended\n"
                       f"    {PROG} --status runs.txt",
-        usage="[options] FILE",
+        usage=f"[options] FILE\n       {PROG} --joblog LOG --timeline OUT.json",
         epilog="Lines on hold are not waited for; jobs left behind by a dead runner are errors.\n"
                "Exit status: 0 when the jobs have ended (with -e: and all are done), else 1;\n"
                "1 when a failed `#RUN barrier check` keeps new ones from being run; 2 bad usage.")
     add = parser.add_argument_group("what to do").add_argument
-    add("file", metavar="FILE", help="the job file")
+    add("file", metavar="FILE", nargs="?", help="the job file")
     add("-p", "--progress", action="store_true",
         help="a bar: redrawn in place with the time left on a terminal, a line per change elsewhere")
     add("-e", "--use-exit-status", action="store_true", help="exit 0 only if every job is done")
     add("--status", action="store_true", help="print how many jobs are in which state, and exit")
     add("--json", action="store_true", help="with --status: as JSON, with the jobs that run")
     add("-h", "--help", action="help", help="print this help")
+    add = parser.add_argument_group("drawing what was run").add_argument
+    add("--joblog", metavar="LOG", help="a job log of runmaker4.py --joblog, or of GNU parallel")
+    add("--timeline", metavar="OUT.json",
+        help="write its runs as trace events, for Perfetto (ui.perfetto.dev) or chrome://tracing:\n"
+             "a process for each host, a thread for each slot")
     options = parser.parse_args(argv)
+    check_options(options, parser)
+    return options
+
+
+def check_options(options: argparse.Namespace, parser: Parser) -> None:
+    """Refuse what does not go together.  Raises Problem."""
+    if (options.joblog is None) != (options.timeline is None):
+        parser.error("--joblog and --timeline go together")
+    if options.joblog is None and options.file is None:
+        parser.error("the following arguments are required: FILE")
+    if options.joblog is not None and (options.file is not None or options.progress or options.use_exit_status
+                                       or options.status):
+        parser.error("--timeline goes with --joblog only")
     if options.json and not options.status:
         parser.error("--json goes with --status")
-    return options
 
 
 # ======== Waiting =====================================================================================================
@@ -205,6 +229,262 @@ def print_status(now: Counts, running: Sequence[Line], as_json: bool) -> None:
     put(f"{text}\n".encode())
 
 
+# ======== The job log =================================================================================================
+
+
+def refuse_special(path: str, hint: str) -> None:
+    """Refuse a directory, and what to open would wait for somebody.  Raises Problem."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Problem(f"{path}: is {'a directory' if os.path.isdir(path) else 'not a regular file'} ({hint})")
+
+
+@dataclass(eq=False)
+class LoggedRun:
+    """What a line of a job log says about one run of a job."""
+    line: int                   # the job's line in the job file; GNU parallel: which job it was
+    host: bytes
+    began: int                  # microseconds since 1970
+    took: int                   # microseconds, at least one: viewers take events that begin at once for nested ones
+    exit_status: int            # -1: it ran into a time limit
+    signal: int
+    command: bytes
+
+    @property
+    def state(self) -> str:
+        """What became of the job's line."""
+        if self.signal and self.exit_status != -1:
+            return "error"
+        return "failed" if self.exit_status else "done"
+
+
+class JobLogReader:
+    """The runs in a job log, as often as one likes to go through them: of runmaker4's, and of GNU parallel's own."""
+    LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
+                      rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)\n", re.DOTALL)
+    LONGEST = 1 << 20           # bytes of a line: no command is so long
+    LATEST = 9 * 10 ** 15       # microseconds: viewers count nanoseconds in 64 bits
+    NAMED = 9                   # how many lines that make no sense are kept for the message
+
+    def __init__(self, path: str) -> None:
+        """Raises Problem."""
+        self.path = path
+        self.odd = 0            # lines that make no sense, as of the last walk
+        self.first_odd: list[int] = []
+        try:
+            refuse_special(path, "a job log is wanted")
+            self.file = open(path, "rb")
+        except OSError as error:
+            raise Problem(f"{path}: {reason(error)} (a job log is wanted)") from None
+
+    def __iter__(self) -> Iterator[LoggedRun]:
+        """The runs that make sense, in the order of the lines.  Raises Problem."""
+        self.odd, self.first_odd = 0, []
+        try:
+            self.file.seek(0)
+            for number, line in enumerate(self._lines(), 1):
+                run = self._read(line)
+                if run:
+                    yield run
+                elif line != JobLog.HEADER:
+                    self._note(number)
+        except OSError as error:
+            raise Problem(f"{self.path}: {reason(error)}") from None
+
+    def _lines(self) -> Iterator[bytes]:
+        """Line by line; of a line that is too long, and of a last line that is cut, a part without its newline."""
+        while True:
+            line = rest = self.file.readline(self.LONGEST)
+            if not line:
+                return
+            yield line
+            while rest and not rest.endswith(b"\n"):
+                rest = self.file.readline(self.LONGEST)
+
+    def _read(self, line: bytes) -> LoggedRun | None:
+        """What the line says, if it makes sense."""
+        match = self.LINE.fullmatch(line)
+        if not match:
+            return None
+        number, host, began, took, exit_status, signal_number, command = match.groups()
+        run = LoggedRun(int(number), host, round(float(began) * 1e6), round(float(took) * 1e6) or 1, int(exit_status),
+                        int(signal_number), command)
+        return run if run.began + run.took <= self.LATEST else None
+
+    def _note(self, number: int) -> None:
+        """This line makes no sense."""
+        self.odd += 1
+        if len(self.first_odd) < self.NAMED:
+            self.first_odd.append(number)
+
+
+# ======== The timeline ================================================================================================
+#
+# Trace events (Trace Event Format, JSON object form), for Perfetto and chrome://tracing.  The job log does not tell on
+# which slot a job ran, so that GNU parallel can read it; any track that was free will do.  Times are in microseconds.
+
+
+@dataclass(frozen=True)
+class Track:
+    """A thread of the trace: a slot of a host.
+
+    Perfetto looks for the name of a thread by `tid` alone, so no two tracks share one.  The thread whose `tid` is its
+    `pid` counts as the main one, and is shown first: slot 1.
+    """
+    host: str
+    slot: int                   # from 1
+    pid: int
+    tid: int
+
+    def metadata(self) -> Iterator[dict[str, Any]]:
+        """The events that name it, and its host, and put them in order."""
+        if self.slot == 1:
+            yield self._event("process_name", name=self.host)
+            yield self._event("process_sort_index", sort_index=self.pid)
+        yield self._event("thread_name", name=f"slot {self.slot}")
+        yield self._event("thread_sort_index", sort_index=self.slot)
+
+    def _event(self, event: str, **args: object) -> dict[str, Any]:
+        return {"ph": "M", "name": event, "pid": self.pid, "tid": self.tid, "ts": 0, "args": args}
+
+
+class Packing:
+    """Puts the runs of one host on tracks, each on the first that is free when it begins.
+
+    Times are logged in whole milliseconds, so a run may seem to begin before the one ends that it came after.  Then the
+    earlier one is cut short: viewers cannot show events of one track that overlap.
+    """
+    ROUNDING = 1500             # microseconds by which neighbours may overlap
+
+    def __init__(self, began: array[int], took: array[int]) -> None:
+        """Of all runs, by index; place() changes what a run took."""
+        self.began, self.took = began, took
+        self.last: list[int] = []                   # the last run on each track
+        self.busy: list[tuple[int, int]] = []       # heap: from when on a track may be free, the track
+        self.free: list[int] = []                   # tracks that may be free now, sorted
+
+    def place(self, run: int) -> int:
+        """The track, from 0, for the next run; it must begin no earlier than those before it."""
+        began, slack = self.began[run], self._slack(run)
+        while self.busy and self.busy[0][0] <= began:
+            bisect.insort(self.free, heapq.heappop(self.busy)[1])
+        track = self._find(latest=began + slack)
+        if track < len(self.last):
+            before = self.last[track]
+            self.took[before] = min(self.took[before], began - self.began[before])
+            self.last[track] = run
+        else:
+            self.last.append(run)
+        heapq.heappush(self.busy, (self._end(run) - slack, track))
+        return track
+
+    def _find(self, latest: int) -> int:
+        """The first free track whose last run ends by then; a new one if there is none."""
+        for position, track in enumerate(self.free):
+            if self._end(self.last[track]) <= latest:
+                return self.free.pop(position)
+        return len(self.last)
+
+    def _end(self, run: int) -> int:
+        return self.began[run] + self.took[run]
+
+    def _slack(self, run: int) -> int:
+        """How far a run may overlap with a neighbour: by less than half of itself."""
+        return min(self.ROUNDING, (self.took[run] - 1) // 2)
+
+
+class Timeline:
+    """The runs of a job log on their tracks.  It keeps times and tracks; the rest is read once more for the events."""
+    ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+    NAME = 100                  # characters of a command that make the name of its event
+
+    def __init__(self, log: JobLogReader) -> None:
+        """Raises Problem."""
+        self.log = log
+        self.tracks: list[Track] = []
+        self.began, self.took = array("q"), array("q")
+        hosts: dict[bytes, array[int]] = {}
+        for index, run in enumerate(log):
+            self.began.append(run.began)
+            self.took.append(run.took)
+            hosts.setdefault(run.host, array("q")).append(index)
+        self.track_of = array("q", self.began)
+        for host in sorted(hosts):
+            self._pack(host, hosts[host])
+
+    def _pack(self, host: bytes, runs: array[int]) -> None:
+        """Give the runs of a host their tracks."""
+        packing, first = Packing(self.began, self.took), len(self.tracks)
+        for run in sorted(runs, key=self.began.__getitem__):
+            self.track_of[run] = first + packing.place(run)
+        name = readable(host)
+        self.tracks += [Track(name, slot, first + 1, first + slot) for slot in range(1, len(packing.last) + 1)]
+
+    def write(self, file: BinaryIO) -> None:
+        """Write all as JSON, an event per line.  Raises OSError, Problem."""
+        file.write(b'{"traceEvents":[')
+        for separator, event in zip(itertools.chain([b"\n"], itertools.repeat(b",\n")), self._events()):
+            file.write(separator + self.ENCODE(event).encode())
+        file.write(b"\n]}\n")
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        for track in self.tracks:
+            yield from track.metadata()
+        for track, took, run in zip(self.track_of, self.took, self.log):    # what was added to the log is left alone
+            yield self._event(self.tracks[track], took, run)
+
+    def _event(self, track: Track, took: int, run: LoggedRun) -> dict[str, Any]:
+        """A complete event, as the format calls it."""
+        command, state = readable(run.command), run.state
+        name = command if len(command) <= self.NAME else f"{command[:self.NAME - 3]}..."
+        args = {"command": command, "line": run.line, "state": state, "exit_status": run.exit_status,
+                "signal": run.signal}
+        return {"ph": "X", "name": name, "cat": state, "pid": track.pid, "tid": track.tid, "ts": run.began,
+                "dur": took, "args": args}
+
+
+def readable(data: bytes) -> str:
+    """Bytes as text that every JSON reader takes: what is not UTF-8 is replaced.
+
+    GNU parallel logs the newlines in a command as NULs.
+    """
+    return data.decode(errors="replace").replace("\0", "\n")
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` at the end of the block; after an error nothing is left of it.
+
+    Raises Problem.
+    """
+    target = os.path.realpath(path)
+    beside = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
+    try:
+        refuse_special(path, "give another name")
+        with open(beside, "xb") as file:
+            yield file
+        os.replace(beside, target)
+    except OSError as error:
+        raise Problem(f"{path}: {reason(error)} (it must be a file that can be written)") from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+
+
+def draw(log_path: str, out_path: str) -> None:
+    """Write the timeline of a job log.  Raises Problem."""
+    log = JobLogReader(log_path)
+    if os.path.exists(out_path) and os.path.samefile(log_path, out_path):
+        raise Problem(f"{out_path}: is the job log (give another name)")
+    with replacing(out_path) as file:
+        timeline = Timeline(log)
+        if not timeline.tracks:
+            raise Problem(f"{log_path}: has no line that tells of a run (a job log is wanted)")
+        if log.odd:
+            warn(f"{PROG}: {log_path}: {plural(log.odd, 'line')} left out: no lines of a job log "
+                 f"({name_lines(log.first_odd)})")
+        timeline.write(file)
+
+
 # ======== The program =================================================================================================
 
 
@@ -235,6 +515,10 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
 def watch(argv: Sequence[str]) -> int:
     """The body of runwait4.py.  Raises Problem."""
     options = parse(argv)
+    if options.timeline is not None:
+        catch_signals()
+        draw(options.joblog, options.timeline)
+        return 0
     watcher = Watcher(options.file)
     if options.status:
         found = watcher.sure_look()

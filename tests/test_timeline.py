@@ -1,0 +1,631 @@
+"""Promise: a job log becomes a timeline for trace viewers: a process per host, a thread per slot, all that ran."""
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+import unittest
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterable, List, Optional, Tuple
+
+import runmaker4
+from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
+
+HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+BEGAN = 1_795_183_239.0                     # seconds since 1970: when the runs of the logs below begin
+
+
+# -- the Trace Event Format, as its description has it ---------------------------------------------------------------
+
+METADATA = {"process_name": ("name", str), "process_labels": ("labels", str), "process_sort_index": ("sort_index", int),
+            "thread_name": ("name", str), "thread_sort_index": ("sort_index", int)}
+NUMBERS = (int, float)
+
+
+class Malformed(AssertionError):
+    """It is no trace."""
+
+
+def demand(condition: object, *what: object) -> None:
+    """Raise Malformed unless the condition holds."""
+    if not condition:
+        raise Malformed(*what)
+
+
+def is_a(value: object, kinds: object) -> bool:
+    """isinstance, but true and false are no numbers."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+@dataclass
+class Trace:
+    """A trace, as a viewer understands it."""
+    processes: Dict[int, str] = field(default_factory=dict)
+    threads: Dict[Tuple[int, int], str] = field(default_factory=dict)
+    events: Dict[Tuple[int, int], List[Dict[str, Any]]] = field(default_factory=dict)   # complete ones, by start
+    order: Dict[str, List[Tuple[int, int]]] = field(default_factory=dict)               # by sort index: indexes, ids
+
+    @property
+    def all(self) -> List[Dict[str, Any]]:
+        return [event for events in self.events.values() for event in events]
+
+    def host(self, name: str) -> Dict[str, List[Dict[str, Any]]]:
+        """The events of a process, by the names of its threads."""
+        (number,) = [number for number, known in self.processes.items() if known == name]
+        return {thread: self.events[pid, tid] for (pid, tid), thread in self.threads.items() if pid == number}
+
+    def commands(self) -> List[str]:
+        return [event["args"]["command"] for event in self.all]
+
+
+def refuse_constant(text: str) -> None:
+    raise Malformed(f"{text} is not JSON")
+
+
+def read_trace(data: bytes) -> Trace:
+    """Read a trace in the format's JSON object form, with complete and metadata events only.  Raises Malformed."""
+    whole = json.loads(data.decode("utf-8"), parse_constant=refuse_constant)
+    json.dumps(whole, ensure_ascii=False).encode("utf-8")       # fails on half a surrogate pair, as many readers do
+    demand(isinstance(whole, dict) and isinstance(whole.get("traceEvents"), list), "no traceEvents")
+    demand(whole.get("displayTimeUnit", "ms") in ("ms", "ns"), "displayTimeUnit")
+    trace = Trace()
+    for event in whole["traceEvents"]:
+        check_event(event)
+        if event["ph"] == "M":
+            take_metadata(trace, event)
+        else:
+            trace.events.setdefault((event["pid"], event["tid"]), []).append(event)
+    for key, events in trace.events.items():
+        demand(key in trace.threads and key[0] in trace.processes, "a track without names", key)
+        events.sort(key=lambda event: (event["ts"], -event["dur"]))
+        check_nesting(events)
+    return trace
+
+
+def check_event(event: Dict[str, Any]) -> None:
+    """What each event must have.  Raises Malformed."""
+    demand(isinstance(event, dict) and isinstance(event.get("name"), str) and event["name"], "name", event)
+    demand(event.get("ph") in ("X", "M"), "neither a complete nor a metadata event", event)
+    for key in "pid", "tid":
+        demand(is_a(event.get(key), int) and 0 < event[key] < 1 << 32, key, event)
+    demand(is_a(event.get("ts"), NUMBERS) and event["ts"] >= 0, "ts", event)
+    demand(isinstance(event.get("cat", ""), str), "cat", event)
+    demand(isinstance(event.get("args", {}), dict), "args", event)
+    demand(set(event) <= {"name", "cat", "ph", "ts", "dur", "pid", "tid", "args"}, "fields the format has not", event)
+    if event["ph"] == "X":
+        demand(is_a(event.get("dur"), NUMBERS) and event["dur"] >= 0, "dur", event)
+        demand((event["ts"] + event["dur"]) * 1000 < 1 << 63, "viewers count nanoseconds in 64 bits", event)
+
+
+def take_metadata(trace: Trace, event: Dict[str, Any]) -> None:
+    """Note the name of a process or of a thread.  Raises Malformed."""
+    demand(event["name"] in METADATA, "no metadata of this name", event)
+    key, kind = METADATA[event["name"]]
+    demand(set(event["args"]) == {key} and is_a(event["args"][key], kind), "args", event)
+    if event["name"] == "process_name":
+        demand(event["pid"] not in trace.processes, "named twice", event)
+        trace.processes[event["pid"]] = event["args"]["name"]
+    elif event["name"] == "thread_name":
+        demand((event["pid"], event["tid"]) not in trace.threads, "named twice", event)
+        trace.threads[event["pid"], event["tid"]] = event["args"]["name"]
+    elif key == "sort_index":
+        number = event["pid"] if event["name"] == "process_sort_index" else event["tid"]
+        trace.order.setdefault(event["name"], []).append((event["args"][key], number))
+
+
+def check_nesting(events: Iterable[Dict[str, Any]]) -> None:
+    """Events of a thread, sorted by start, may stand one after the other or one within the other.  Raises Malformed."""
+    ends: List[float] = []
+    for event in events:
+        while ends and ends[-1] <= event["ts"]:
+            ends.pop()
+        end = event["ts"] + event["dur"]
+        demand(not ends or end <= ends[-1], "overlaps with the one before", event)
+        ends.append(end)
+
+
+# -- tests -----------------------------------------------------------------------------------------------------------
+
+def logged(line: object = 1, host: Text = "alice", began: object = 0.0, took: object = 1.0, code: object = 0,
+           number: object = 0, command: Text = "true") -> bytes:
+    """A line of a job log; the run begins so many seconds after BEGAN, or, if a text, just then."""
+    start = began if isinstance(began, str) else f"{BEGAN + began:.3f}"
+    runtime = took if isinstance(took, str) else f"{took:10.3f}"
+    columns = str(line), host, start, runtime, "0", "4", str(code), str(number), command
+    return b"\t".join(map(as_bytes, columns)) + b"\n"
+
+
+class TimelineCase(RunCase):
+    """Steps that the tests below share."""
+
+    def draw(self, *options: object, log: str = "joblog", out: str = "out.json", **settings) -> Ended:
+        return self.run_script(RUNWAIT, "--joblog", log, "--timeline", out, *options, **settings)
+
+    def trace(self, *lines: bytes, warning: Optional[str] = None) -> Trace:
+        """The timeline of a job log of these lines, or of the one that is there; how the warning ends, if one comes."""
+        if lines:
+            self.write(b"".join(lines), "joblog")
+        before = self.read("joblog")
+        ended = self.draw()
+        self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
+        if warning is None:
+            self.assertEqual(ended.err, b"")
+        else:
+            self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
+            self.assertIn(as_bytes(warning), ended.err)
+        self.assertEqual(self.read("joblog"), before)
+        trace = read_trace(self.read("out.json"))
+        self.assertSlotsAreTold(trace)
+        return trace
+
+    def assertSlotsAreTold(self, trace: Trace) -> None:
+        """Each host's threads are slot 1, 2, ..., all used; no number stands for two; a slot runs one job at a time."""
+        self.assertEqual(set(trace.threads), set(trace.events))
+        self.assertEqual(len({tid for _, tid in trace.threads}), len(trace.threads))    # Perfetto goes by tid alone
+        self.assertEqual(len(set(trace.processes.values())), len(trace.processes))
+        hosts = [trace.processes[pid] for _, pid in sorted(trace.order["process_sort_index"])]
+        self.assertEqual(hosts, sorted(trace.processes.values()))
+        slot_of = {tid: f"slot {index}" for index, tid in trace.order["thread_sort_index"]}
+        self.assertEqual(slot_of, {tid: slot for (_, tid), slot in trace.threads.items()})
+        for host in hosts:
+            slots = trace.host(host)
+            self.assertEqual(list(slots), [f"slot {number}" for number in range(1, len(slots) + 1)])
+            for events in slots.values():
+                for one, other in zip(events, events[1:]):
+                    self.assertLessEqual(one["ts"] + one["dur"], other["ts"])
+
+    def parts(self, trace: Trace, host: str) -> Dict[str, List[Tuple[float, float]]]:
+        """The events of a host, by slots, as (start, length) in milliseconds after BEGAN."""
+        return {slot: [((event["ts"] - BEGAN * 1e6) / 1000, event["dur"] / 1000) for event in events]
+                for slot, events in trace.host(host).items()}
+
+    def assertNothingLeft(self, *names: str) -> None:
+        """No other files than these are in the directory."""
+        self.assertEqual(sorted(os.listdir(self.dir)), sorted(names))
+
+
+class RealLogs(TimelineCase):
+    """Logs that runners and GNU parallel wrote."""
+
+    FACTS = ("line", "state", "exit_status", "signal")
+
+    def facts(self, trace: Trace) -> Dict[str, Tuple[object, ...]]:
+        """What is told of each command."""
+        return {event["args"]["command"]: tuple(event["args"][key] for key in self.FACTS) for event in trace.all}
+
+    def test_all_that_ran_is_drawn_with_what_became_of_it(self) -> None:
+        self.jobs("true", "exit 3", "kill -9 $$", "echo 'a\tb \"c\" \\'", "sleep 60")
+        self.run_jobs("-q", "-j2", "--name=alice", "--timeout=0.3", "--joblog", "joblog")
+        trace = self.trace()
+        self.assertEqual(self.facts(trace), {
+            "true": (1, "done", 0, 0), "exit 3": (2, "failed", 3, 0), "kill -9 $$": (3, "error", 0, 9),
+            "echo 'a\tb \"c\" \\'": (4, "done", 0, 0), "sleep 60": (5, "failed", -1, 15)})
+        self.assertEqual(list(trace.processes.values()), ["alice"])
+        self.assertTrue(all(event["name"] == event["args"]["command"] for event in trace.all))
+        self.assertTrue(all(event["cat"] == event["args"]["state"] for event in trace.all))
+
+    def test_two_hosts_that_write_one_log_are_two_processes_with_the_times_of_the_log(self) -> None:
+        self.jobs("sleep 0.2", "sleep 0.2", *["sleep 0.01"] * 6)
+        options = "-q", "-j2", "--joblog", "joblog"
+        for _, ended in self.run_all((RUNMAKER, *options, "--name", name, "runs.txt") for name in ("bob", "alice")):
+            self.assertEqual(ended.code, 0)
+        wanted = {}
+        for line in self.read("joblog").splitlines()[1:]:
+            number, host, began, took = line.decode().split("\t")[:4]
+            wanted[int(number)] = host, round(float(began) * 1000) * 1000, float(took) * 1e6
+        trace = self.trace()
+        self.assertEqual(sorted(trace.processes.values()), sorted({host for host, *_ in wanted.values()}))
+        self.assertEqual(len(trace.all), 8)
+        for event in trace.all:
+            host, began, took = wanted[event["args"]["line"]]
+            self.assertEqual((trace.processes[event["pid"]], event["ts"]), (host, began))
+            self.assertAlmostEqual(event["dur"], took, delta=1500)
+
+    def run_parallel(self, *options: str, commands: List[str]) -> None:
+        """Have GNU parallel run these commands, and write a job log."""
+        environ = {"PARALLEL": "--will-cite", "PARALLEL_HOME": str(self.dir), "HOME": str(self.dir)}
+        parallel = self.start("parallel", "-0", "-j2", *options, "--joblog", "joblog", env=environ,
+                              stdin=subprocess.PIPE)
+        parallel.communicate("\0".join(commands).encode(), 60)
+        self.assertEqual(self.read("joblog").count(b"\n"), 1 + len(commands), "a header and a line per run")
+
+    @unittest.skipUnless(shutil.which("parallel"), "GNU parallel is not installed")
+    def test_a_log_of_gnu_parallel(self) -> None:
+        self.run_parallel(commands=["true", "exit 3", "kill -9 $$", "echo a\tb", "printf 'a\nb'"])
+        trace = self.trace()
+        self.assertEqual(self.facts(trace), {
+            "true": (1, "done", 0, 0), "exit 3": (2, "failed", 3, 0), "kill -9 $$": (3, "error", 0, 9),
+            "echo a\tb": (4, "done", 0, 0), "printf 'a\nb'": (5, "done", 0, 0)})
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
+    @unittest.skipUnless(shutil.which("parallel"), "GNU parallel is not installed")
+    def test_a_job_that_gnu_parallel_gave_too_little_time(self) -> None:
+        self.run_parallel("--timeout", "1", commands=["sleep 60", "true"])
+        self.assertEqual(self.facts(self.trace()), {"sleep 60": (1, "failed", -1, 15), "true": (2, "done", 0, 0)})
+
+
+class Slots(TimelineCase):
+    """Runs go on the first slot that is free; a millisecond of rounding takes no slot of its own."""
+
+    ONE_SLOT = {            # runs (start, length), in milliseconds, and how they are drawn
+        "one after the other": ([(0, 1000), (1000, 1000)], [(0, 1000), (1000, 1000)]),
+        "in another order": ([(1000, 1000), (0, 1000)], [(0, 1000), (1000, 1000)]),
+        "rounded": ([(0, 1000), (999, 1000)], [(0, 999), (999, 1000)]),
+        "by a millisecond, of three": ([(0, 3), (2, 3)], [(0, 2), (2, 3)]),
+        "no time": ([(0, 0), (1, 0), (2, 5), (7, 0)], [(0, 0.001), (1, 0.001), (2, 5), (7, 0.001)]),
+        "again and again": ([(0, 10), (9, 10), (18, 10)], [(0, 9), (9, 9), (18, 10)]),
+    }
+    MORE_SLOTS = {          # runs, and the slots of each
+        "two at once": ([(0, 1000), (0, 1000)], [1, 2]),
+        "by two milliseconds": ([(0, 1000), (998, 1000)], [1, 2]),
+        "half of the first": ([(0, 2), (1, 1000)], [1, 2]),
+        "half of the second": ([(0, 1000), (999, 2)], [1, 2]),
+        "all of the second": ([(0, 1000), (999, 0)], [1, 2]),
+        "no time at once": ([(0, 0), (0, 0), (0, 5)], [1, 2, 3]),
+        "the first free": ([(0, 30), (1, 10), (2, 20), (40, 5), (40, 5), (46, 5)], [1, 2, 3, 1, 2, 1]),
+        "a freed one again": ([(0, 100), (0, 50), (50, 10), (60, 10), (70, 90), (100, 10)], [1, 2, 2, 2, 2, 1]),
+        "not the first, but another": ([(0, 1000), (0, 990), (999, 2)], [1, 2, 2]),
+    }
+
+    @staticmethod
+    def lines(host: str, runs: List[Tuple[float, float]]) -> List[bytes]:
+        return [logged(number, host, start / 1000, length / 1000) for number, (start, length) in enumerate(runs, 1)]
+
+    def test_neighbours_share_a_slot_and_never_overlap(self) -> None:
+        trace = self.trace(*[line for host, (runs, _) in self.ONE_SLOT.items() for line in self.lines(host, runs)])
+        for host, (_, drawn) in self.ONE_SLOT.items():
+            with self.subTest(host):
+                self.assertEqual(self.parts(trace, host), {"slot 1": drawn})
+
+    def test_what_ran_at_the_same_time_has_slots_of_its_own(self) -> None:
+        trace = self.trace(*[line for host, (runs, _) in self.MORE_SLOTS.items() for line in self.lines(host, runs)])
+        for host, (runs, slots) in self.MORE_SLOTS.items():
+            with self.subTest(host):
+                found = {event["args"]["line"]: int(slot.split()[1])
+                         for slot, events in trace.host(host).items() for event in events}
+                self.assertEqual([found[number] for number in range(1, len(runs) + 1)], slots)
+                drawn = [(start, max(length, 0.001)) for start, length in runs]
+                self.assertEqual(sorted(sum(self.parts(trace, host).values(), [])), sorted(drawn))
+
+    def test_there_are_as_many_slots_as_jobs_at_a_time(self) -> None:
+        for seed in range(3 if FULL else 1):
+            chance = random.Random(seed)
+            runs = [(5 * chance.randrange(2000), 5 * chance.randrange(1, 40)) for _ in range(600)]
+            with self.subTest(seed=seed):
+                trace = self.trace(HEADER, *self.lines("alice", runs))
+                at_once = max(sum(start <= moment < start + length for start, length in runs) for moment, _ in runs)
+                self.assertEqual(len(trace.threads), at_once)
+                self.assertEqual(sorted(sum(self.parts(trace, "alice").values(), [])), sorted(runs))
+
+    def test_short_jobs_in_many_slots_stay_apart(self) -> None:
+        chance = random.Random(4)
+        runs = [(chance.randrange(300), chance.randrange(9)) for _ in range(2000)]
+        trace = self.trace(HEADER, *self.lines("alice", runs))
+        self.assertEqual(len(trace.all), len(runs))
+
+
+class Commands(TimelineCase):
+    """Any command and any host's name becomes text that every reader takes."""
+
+    def test_a_long_command_has_a_short_name(self) -> None:
+        commands = ["x" * 100, "x" * 101, "ä" * 100, "\U0001f600" * 5000]
+        trace = self.trace(*[logged(number, began=number, command=text) for number, text in enumerate(commands, 1)])
+        self.assertEqual(trace.commands(), commands)
+        names = [event["name"] for event in trace.all]
+        self.assertEqual(names, [commands[0], "x" * 97 + "...", commands[2], "\U0001f600" * 97 + "..."])
+
+    def test_any_bytes(self) -> None:
+        commands = {b"echo '\"\\/\x01\x7f\x1b[31m\r'": "echo '\"\\/\x01\x7f\x1b[31m\r'",
+                    b"\xff\xc3 \xc3\xa9": "\ufffd\ufffd é", b"\xed\xa0\x80": "\ufffd" * 3, b"a\0b": "a\nb",
+                    b"\ta\t\tb\t": "\ta\t\tb\t", b"</script>": "</script>", "\u2028\ufeff".encode(): "\u2028\ufeff"}
+        lines = [logged(number, b"h\xfcte", number, command=text) for number, text in enumerate(commands, 1)]
+        trace = self.trace(*lines)
+        self.assertEqual(trace.commands(), list(commands.values()))
+        self.assertEqual(list(trace.processes.values()), ["h\ufffdte"])
+
+    def test_hosts_as_gnu_parallel_and_servers_name_them(self) -> None:
+        hosts = ["a host", ":", "user@host.domain", "host", "[::1]"]
+        trace = self.trace(*[logged(1, host) for host in hosts])
+        self.assertEqual(list(trace.processes.values()), sorted(hosts))
+
+
+class Nonsense(TimelineCase):
+    """A log is read as far as it makes sense; what is left out is said once, on one line."""
+
+    GOOD = logged(7, command="good")
+    BAD = {
+        "prose": b"prose\n", "blank": b"\n", "no command": GOOD.rpartition(b"\t")[0] + b"\n",
+        "NULs": bytes(200) + b"\n", "NaN": logged(began="nan"), "infinite": logged(took="inf"),
+        "negative start": logged(began="-5.000"), "negative time": logged(took="    -0.001"),
+        "negative line": logged(line=-1), "exponent": logged(began="1e9"), "huge start": logged(began="9" * 10),
+        "huge time": logged(took="9" * 10), "huger": logged(began="9" * 5000), "huge line": logged(line="9" * 5000),
+        "huge signal": logged(number="9" * 40), "Unicode digits": logged(line="\u0661"), "no host": logged(host=""),
+        "words": logged(code="zero"), "a separator": logged(began="1,5"), "a fraction": logged(code="1.5"),
+        "another header": b"Seq,Host,Starttime\n", "10 MB": b"x" * 10_000_000 + b"\n",
+        "10 MB command": logged(command="x" * 10_000_000),
+    }
+
+    def test_lines_that_make_no_sense_are_left_out(self) -> None:
+        lines = [HEADER, self.GOOD]
+        for number, bad in enumerate(self.BAD.values()):
+            lines += [bad, logged(number, began=number + 2)]
+        first = ", ".join(str(number) for number in range(3, 19, 2))
+        count = len(self.BAD)
+        warning = f"joblog: {count} lines left out: no lines of a job log (lines {first}, ...)\n"
+        trace = self.trace(*lines, warning=warning)
+        self.assertEqual(trace.commands(), ["good"] + ["true"] * count)
+
+    def test_each_of_them_alone_is_no_job_log(self) -> None:
+        some = self.BAD if FULL else ("prose", "NULs", "10 MB")
+        for number, text in enumerate([HEADER, b"", *[self.BAD[name] for name in some]]):
+            self.write(text, f"log{number}")
+        names = os.listdir(self.dir)
+        calls = [(RUNWAIT, "--joblog", name, "--timeline", f"{name}.json") for name in names]
+        for start in range(0, len(calls), 8):
+            for call, ended in self.run_all(calls[start:start + 8]):
+                with self.subTest(self.read(call[2])[:40]):
+                    self.assertRefused(ended, RUNWAIT, call[2], "job log")
+        self.assertNothingLeft(*names)
+
+    def test_a_header_may_stand_anywhere_or_nowhere(self) -> None:
+        trace = self.trace(self.GOOD, HEADER, HEADER, logged(began=5))
+        self.assertEqual(len(trace.all), 2)
+
+    def test_a_log_that_is_cut_anywhere(self) -> None:
+        whole = HEADER + logged(command="first", began=-9) + self.GOOD
+        end = len(whole) - len(self.GOOD)
+        cuts = range(end + 1, len(whole), 1 if FULL else 16)
+        for cut in cuts:
+            with self.subTest(cut=cut):
+                trace = self.trace(whole[:cut], warning="1 line left out: no lines of a job log (line 3)\n")
+                self.assertEqual(trace.commands(), ["first"])
+        self.assertEqual(self.trace(whole[-len(self.GOOD) - 20:], warning="1 line left out").commands(), ["good"])
+
+    def test_the_largest_numbers_that_make_sense(self) -> None:
+        trace = self.trace(logged(line="9" * 15, began="8" + "9" * 9 + ".5", took="0.25", code=-9, number=64))
+        (event,) = trace.all
+        self.assertEqual((event["ts"], event["dur"]), (8_999_999_999_500_000, 250_000))
+
+    def test_a_log_that_grows_meanwhile(self) -> None:
+        patch = ("import runwait4\nwrite = runwait4.Timeline.write\n"
+                 "def later(self, file):\n"
+                 f"    open('joblog', 'ab').write({logged(2)[-9:] + logged(3)!r})\n"
+                 "    write(self, file)\n"
+                 "runwait4.Timeline.write = later\n")
+        self.write(HEADER + logged(1) + logged(2)[:-9], "joblog")
+        ended = self.finish(self.start_patched(patch, "--joblog", "joblog", "--timeline", "out.json", script=RUNWAIT))
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertEqual(len(read_trace(self.read("out.json")).all), 1)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: a million lines take a minute")
+    def test_a_million_lines(self) -> None:
+        count = 1_000_000
+        with open(self.dir / "joblog", "wb") as file:
+            for start in range(0, count, 1000):
+                file.write(b"".join(logged(number, f"host{number % 50}", number / 50) for number in
+                                    range(start, start + 1000)))
+        drawing = self.start(RUNWAIT, "--joblog", "joblog", "--timeline", "out.json")
+        _, status, usage = os.wait4(drawing.pid, 0)
+        drawing.returncode = status
+        self.assertEqual((status, drawing.stderr.read()), (0, b""))
+        self.assertLess(usage.ru_maxrss, 500_000)
+        with open(self.dir / "out.json", "rb") as file:
+            self.assertEqual(sum(b'"ph":"X"' in line for line in file), count)
+
+
+class Refused(TimelineCase):
+    """What cannot work is refused in one line, and leaves things as they were."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = b"".join([HEADER, *[logged(number, began=number) for number in range(1000)]])
+        self.write(self.log, "joblog")
+
+    def assertEachRefused(self, calls: Dict[str, Tuple[str, ...]], *left: str) -> None:
+        """Calls of runwait4.py, each with words that its message has."""
+        for (_, *args), ended in self.run_all((RUNWAIT, *call.split()) for call in calls):
+            with self.subTest(" ".join(args)):
+                self.assertRefused(ended, f"{RUNWAIT}: ", *calls[" ".join(args)])
+        self.assertNothingLeft("joblog", *left)
+        self.assertEqual(self.read("joblog"), self.log)
+
+    def test_options_that_do_not_go_together(self) -> None:
+        self.assertEachRefused({
+            "": ("FILE",), "--joblog joblog": ("--timeline",), "--timeline out.json joblog": ("--joblog",),
+            "--joblog joblog --timeline out.json runs.txt": ("--timeline",),
+            "--joblog joblog --timeline out.json --status": ("--timeline",),
+        })
+
+    def test_logs_that_cannot_be_read(self) -> None:
+        (self.dir / "dir").mkdir()
+        os.mkfifo(self.dir / "fifo")
+        self.write(self.log, "secret").chmod(0)
+        self.assertEachRefused({
+            "--joblog missing --timeline out.json": ("missing: no such file",),
+            "--joblog dir --timeline out.json": ("dir: is a directory",),
+            "--joblog fifo --timeline out.json": ("fifo: is not a regular file",),
+        }, "dir", "fifo", "secret")
+        self.assertRefused(self.draw(log="secret", **self.bound_by_permissions()), "secret: permission denied")
+
+    def test_results_that_cannot_be_written(self) -> None:
+        (self.dir / "dir").mkdir()
+        os.mkfifo(self.dir / "fifo")
+        (self.dir / "link").symlink_to("fifo")
+        (self.dir / "self").symlink_to("joblog")
+        self.assertEachRefused({
+            "--joblog joblog --timeline dir": ("dir: is a directory",),
+            "--joblog joblog --timeline missing/out.json": ("missing/out.json: no such file or directory",),
+            "--joblog joblog --timeline fifo": ("fifo: is not a regular file",),
+            "--joblog joblog --timeline link": ("link: is not a regular file",),
+            "--joblog joblog --timeline self": ("self: is the job log",),
+        }, "dir", "fifo", "link", "self")
+        self.assertTrue((self.dir / "fifo").is_fifo())
+
+    def test_a_directory_that_one_may_not_write_to(self) -> None:
+        bound = self.bound_by_permissions()
+        (self.dir / "dir").mkdir(mode=0o555)
+        self.assertRefused(self.draw(out="dir/out.json", **bound), "dir/out.json: permission denied")
+
+    def test_a_full_disk_leaves_the_older_timeline(self) -> None:
+        for older in (None, b"older"):
+            with self.subTest(older=older):
+                if older:
+                    self.write(older, "out.json")
+                limit = (20_000, 20_000)
+                ended = self.draw(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+                self.assertRefused(ended, "out.json: file too large")
+                self.assertNothingLeft("joblog", *(["out.json"] if older else []))
+                if older:
+                    self.assertEqual(self.read("out.json"), older)
+
+    def test_interrupted_it_leaves_nothing(self) -> None:
+        patch = ("import runwait4, time\n"
+                 "def half(self, file):\n"
+                 "    file.write(b'{')\n    file.flush()\n    print('up', flush=True)\n    time.sleep(60)\n"
+                 "runwait4.Timeline.write = half\n")
+        for number in signal.SIGINT, signal.SIGTERM:
+            with self.subTest(signal=number):
+                drawing = self.start_patched(patch, "--joblog", "joblog", "--timeline", "out.json", script=RUNWAIT)
+                with deadline(drawing):
+                    drawing.stdout.readline()
+                self.assertEqual(len(os.listdir(self.dir)), 2)
+                drawing.send_signal(number)
+                ended = self.finish(drawing)
+                self.assertEqual((ended.code, ended.err), (128 + number, b""))
+                self.assertNothingLeft("joblog")
+
+    def test_a_new_timeline_replaces_the_older_one_also_behind_a_link(self) -> None:
+        self.write("older" * 1_000_000, "older.json")
+        (self.dir / "out.json").symlink_to("older.json")
+        with open(self.dir / "older.json", "rb") as reader:
+            trace = self.trace()
+            self.assertEqual(reader.read(), b"older" * 1_000_000, "who reads the older one reads it to its end")
+        self.assertEqual(len(trace.all), 1000)
+        self.assertTrue((self.dir / "out.json").is_symlink())
+        self.assertNothingLeft("joblog", "out.json", "older.json")
+
+    def test_everybody_may_read_what_the_umask_allows(self) -> None:
+        self.assertEqual(self.draw(preexec_fn=lambda: os.umask(0o027)).code, 0)
+        self.assertEqual((self.dir / "out.json").stat().st_mode & 0o777, 0o640)
+
+    def test_a_name_as_long_as_names_may_be(self) -> None:
+        self.assertEqual(self.draw(out="x" * 255).code, 0)
+        self.assertNothingLeft("joblog", "x" * 255)
+
+
+class TheFormat(unittest.TestCase):
+    """The judge of the tests above knows a trace that is none."""
+
+    NAMES = [{"ph": "M", "name": "process_name", "pid": 1, "tid": 1, "ts": 0, "args": {"name": "alice"}},
+             {"ph": "M", "name": "thread_name", "pid": 1, "tid": 1, "ts": 0, "args": {"name": "slot 1"}}]
+    EVENT = {"ph": "X", "name": "true", "pid": 1, "tid": 1, "ts": 5, "dur": 10, "args": {}}
+
+    def read(self, *events: Dict[str, Any]) -> Trace:
+        return read_trace(json.dumps({"traceEvents": [*self.NAMES, *events]}).encode())
+
+    def test_a_trace(self) -> None:
+        trace = self.read(self.EVENT, {**self.EVENT, "ts": 15}, {**self.EVENT, "ts": 6, "dur": 2})
+        self.assertEqual([event["ts"] for event in trace.all], [5, 6, 15])
+
+    def test_no_trace(self) -> None:
+        without_length = {key: value for key, value in self.EVENT.items() if key != "dur"}
+        for change in ([{**self.EVENT, "ts": float("nan")}], [{**self.EVENT, "dur": -1}], [{**self.EVENT, "ts": "5"}],
+                       [without_length], [{**self.EVENT, "tid": 2}], [{**self.EVENT, "pid": 2}],
+                       [{**self.EVENT, "name": ""}], [{**self.EVENT, "ph": "B"}], [{**self.EVENT, "ts": True}],
+                       [self.EVENT, {**self.EVENT, "ts": 6}], [self.NAMES[0]], [{**self.EVENT, "ts": 1 << 54}],
+                       [{**self.EVENT, "args": "x"}], [{**self.EVENT, "ph": "M"}]):
+            with self.subTest(change), self.assertRaises(Malformed):
+                self.read(*change)
+        with self.assertRaises(Malformed):
+            read_trace(b"[]")
+        with self.assertRaises(UnicodeEncodeError):
+            self.read({**self.EVENT, "name": "\udcff"})
+
+
+@unittest.skipUnless(hasattr(runmaker4.JobFile, "stopped_by"), "runmaker4.py does not know barriers")
+class BlockedByACheck(RunCase):
+    """A failed `barrier check` that keeps new jobs from being run ends the waiting: exit 1, and which line failed."""
+
+    def start_waiting(self, text: Text, *options: str) -> subprocess.Popen:
+        self.write(text)
+        return self.start(RUNWAIT, *options, "runs.txt")
+
+    def assertBlocked(self, waiter: subprocess.Popen, failed: int, check: int) -> Ended:
+        """It ends, exit 1, and one line on stderr names both lines."""
+        ended = self.finish(waiter)
+        self.assertEqual(ended.code, 1, ended.err)
+        self.assertRegex(ended.err, rb"^runwait4\.py: runs\.txt: .*line %d\b.*barrier check.*line %d\b.*\n$"
+                         % (failed, check))
+        self.assertEqual(ended.err.count(b"\n"), 1)
+        return ended
+
+    def start_looking(self, *names: str) -> List[subprocess.Popen]:
+        """Start to wait for the jobs of files, each of which has been looked at once."""
+        waiters = [self.start(RUNWAIT, "--progress", name) for name in names]
+        for waiter in waiters:
+            with deadline(waiter):
+                waiter.stdout.readline()
+        return waiters
+
+    def assertWait(self, *waiters: subprocess.Popen) -> None:
+        """None of them comes to an end within the time of two more looks."""
+        end = time.monotonic() + 0.5
+        for waiter in waiters:
+            with self.assertRaises(subprocess.TimeoutExpired, msg=waiter.args):
+                waiter.wait(max(end - time.monotonic(), 0.01))
+
+    def test_it_ends_and_says_so(self) -> None:
+        calls = {"! a\n#RUN barrier check\n. b\n": (1, 2), "d a\ne b\n# c\n#RUN barrier check\nd c\n. b\n": (2, 4)}
+        for text, lines in calls.items():
+            with self.subTest(text):
+                self.assertBlocked(self.start_waiting(text), *lines)
+        self.assertEqual(self.read(), text.encode())
+
+    def test_progress_is_shown_to_its_end(self) -> None:
+        ended = self.assertBlocked(self.start_waiting("! a\n#RUN barrier check\n. b\n", "-p", "-e"), 1, 2)
+        self.assertRegex(ended.out, rb"^progress: +1 of +2 jobs processed, 1 errors \[!+ +\]\n$")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_it_waits_for_what_runs_or_can_still_be_run(self) -> None:
+        texts = ("d a\n#RUN barrier check\n. b\n", "! a\n#RUN barrier\n. b\n", "! a\n. b\n#RUN barrier check\n. c\n",
+                 "! a\n. b\n", "#RUN barrier check\n. a\n! b\n")
+        for number, text in enumerate(texts):
+            self.write(text, str(number))
+        runner = self.start_to_gate(f"! a\n. {GATE}\n#RUN barrier check\n. b\n")
+        waiter, *waiters = self.start_looking("runs.txt", *map(str, range(len(texts))))
+        self.assertWait(waiter, *waiters)
+        self.open_gate()
+        self.assertBlocked(waiter, 1, 3)
+        self.assertEqual((self.finish(runner).code, self.states()), (1, "!d."))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_job_left_behind_counts_as_failed(self) -> None:
+        self.write("r a\n#RUN barrier check\n. b\n")
+        self.assertBlocked(self.start_patched(HASTY, "runs.txt", script=RUNWAIT), 1, 2)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_job_that_begins_between_two_steps_of_a_look_has_not_failed(self) -> None:
+        patch = ("import runmaker4, os\nstopped_by = runmaker4.JobFile.stopped_by\n"
+                 "def later(self):\n"
+                 "    fd = os.open('runs.txt', os.O_RDWR)\n"
+                 "    if os.pread(fd, 1, 0) == b'.':\n"
+                 "        runmaker4.lock(fd, 0)\n"
+                 "        os.pwrite(fd, b'r', 0)\n"
+                 "    return stopped_by(self)\n"
+                 "runmaker4.JobFile.stopped_by = later\n")
+        self.write(". a\n#RUN barrier check\n. b\n")
+        waiter = self.start_patched(patch, "runs.txt", script=RUNWAIT)
+        self.wait_states("r.")
+        self.assertWait(waiter)
+
+    def test_counting_does_not_mind(self) -> None:
+        self.write("! a\n#RUN barrier check\n. b\n")
+        ended = self.run_script(RUNWAIT, "--status", "runs.txt")
+        self.assertEqual((ended.code, ended.err), (0, b""))
+
+
+if __name__ == "__main__":
+    unittest.main()
