@@ -21,6 +21,8 @@ import tempfile
 import time
 from typing import Callable, Dict, List, Tuple
 
+import imports
+import skew
 import tcp
 from measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, spread
 
@@ -120,6 +122,28 @@ def skip(bench: Bench) -> List[Row]:
     middle, most = statistics.median(seconds), max(memory)
     return [Row(f"first job of {count + 2:,} lines whose first {count:,} are `d`", f"{middle:.2f} s, {most:.0f} MB",
                 "<= 0.35 s, <= 60 MB", middle <= 0.35 and most <= 60)]
+
+
+def directives(bench: Bench) -> List[Row]:
+    """the same with a thousand directives between the lines"""
+    count = bench.size(1_000_000)
+    last = (b". : > started\n", 1), (b". true\n", 1)
+    done = b"d ./simulate --seed 123456\n"
+
+    def plain() -> float:
+        bench.file("runs.txt", (done, count), *last)
+        return bench.until_first_job([], "runs.txt")[0]
+
+    def directed() -> float:
+        bench.file("runs.txt", (b"#RUN timeout=1h host=*\n" + done * (count // 1000), 1000), *last)
+        return bench.until_first_job([], "runs.txt")[0]
+
+    times = bench.interleave({"plain": plain, "directed": directed})
+    ratio = bench.ratio(times["directed"], times["plain"])
+    measured = f"{ratio:.2f} x: {spread([1000 * time for time in times['directed']])} against " \
+               f"{spread([1000 * time for time in times['plain']])} ms"
+    return [Row(f"the same with 1,000 `#RUN` lines among {count:,} others, against without", measured, "<= 1.2 x",
+                ratio <= 1.2)]
 
 
 def scale(bench: Bench) -> List[Row]:
@@ -228,8 +252,8 @@ def idle(bench: Bench) -> List[Row]:
             for name, share in shares.items()]
 
 
-LOCAL = (throughput, sinks, start, skip, scale, many, output, status, idle)
-ROWS = {function.__name__: function for function in (*LOCAL, *tcp.ROWS)}
+LOCAL = (throughput, sinks, start, skip, directives, scale, many, output, status, idle)
+ROWS = {function.__name__: function for function in (*LOCAL, *imports.ROWS, *tcp.ROWS, *skew.ROWS)}
 
 
 # -- the table --------------------------------------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""The rows of the benchmarks that are about what becomes of whole lists and logs."""
+import itertools
+import statistics
+import sys
+from typing import Iterator, List
+
+from measure import MB, ROOT, RUNWAIT, Bench, Row
+
+RUNSET = [sys.executable, str(ROOT / "runset4.py")]
+
+TEMPLATE = "./simulate --in {} --out {/.}.{#}"
+JOB_LOG = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+
+
+def job_log(count: int) -> Iterator[bytes]:
+    """A job log of 8 hosts with 16 slots each, whose jobs take from 10 to 20 s and come one after the other."""
+    yield JOB_LOG
+    free = [1_795_183_239.0 + slot / 100 for slot in range(128)]    # when each slot has its next job
+    for number in range(1, count + 1):
+        slot, took = number % 128, 10 + number * 7919 % 10_000 / 1000
+        yield b"%d\thost%d\t%.3f\t%10.3f\t0\t120\t%d\t0\t./simulate --seed %d --out 'results/%d.dat'\n" % (
+            number, slot // 16, free[slot], took, number % 100 == 0, number, number)
+        free[slot] += took + 0.001
+
+
+def timeline(bench: Bench) -> List[Row]:
+    """a timeline of the job log of a million jobs"""
+    count = bench.size(1_000_000)
+    lines = job_log(count)
+    with open(bench.dir / "joblog", "wb") as file:
+        while True:
+            some = b"".join(itertools.islice(lines, 1000))
+            if not some:
+                break
+            file.write(some)
+    used = []
+    for _ in range(bench.rounds):
+        used.append(bench.run([*RUNWAIT, "--joblog", "joblog", "--timeline", "out.json"]))
+        if bench.count("out.json", b'{"ph":"X"') != count:
+            raise SystemExit("not all jobs are on the timeline")
+    size = (bench.dir / "out.json").stat().st_size
+    bench.remove("joblog", "out.json")
+    middle, most = statistics.median(one.seconds for one in used), max(one.memory for one in used)
+    return [Row(f"timeline of {count:,} lines", f"{middle:.1f} s, {most:.0f} MB (a file of {size // MB} MB)",
+                "<= 15 s, <= 500 MB", middle <= 15 and most <= 500)]
+
+
+def numbered(bench: Bench, name: str, line: str, count: int) -> None:
+    """Write a file of lines with a number each."""
+    bench.file(name)
+    with open(bench.dir / name, "w") as file:
+        for number in range(1_000_000, 1_000_000 + count):
+            file.write(line % number)
+
+
+def lists(bench: Bench) -> List[Row]:
+    """seconds and memory to import a list of a million lines"""
+    count = bench.size(1_000_000)
+    numbered(bench, "commands", "./simulate --seed %d\n", count)
+    numbered(bench, "names", "data/run %d/input.dat\n", count)
+    rows = []
+    for title, words in ((f"`--add-list`, {count:,} commands", ["--add-list", "commands"]),
+                         (f"`--add-list --template '{TEMPLATE}'`, {count:,} names with a blank",
+                          ["--add-list", "names", "--template", TEMPLATE])):
+        seconds, memory = [], []
+        for _ in range(bench.rounds):
+            bench.remove("runs.txt")
+            used = bench.run([*RUNSET, "runs.txt", *words])
+            if bench.count("runs.txt", b". ./simulate --") != count:
+                raise SystemExit("not all lines were added")
+            seconds.append(used.seconds)
+            memory.append(used.memory)
+        middle, most = statistics.median(seconds), max(memory)
+        rows.append(Row(title, f"{middle:.2f} s, {most:.0f} MB", "<= 3 s, <= 100 MB", middle <= 3 and most <= 100))
+    bench.remove("commands", "names", "runs.txt")
+    return rows
+
+
+ROWS = (lists, timeline)
