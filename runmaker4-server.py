@@ -1238,20 +1238,22 @@ class Server(Program):
         return urgent
 
     def _claim_one(self, cursor: Cursor, clients: Takers, urgent: bool) -> Held | None:
-        """Claim a line for one of these.
-
-        It is in the ledger before it is `r`, so that the server after us knows whose it is.
-        """
+        """Claim a line for one of these."""
         held = Held(next(self.keys))
+        with self._in_ledger(held):
+            held.job = cursor.claim(urgent, clients)
+        return held if held.job else None
+
+    @contextlib.contextmanager
+    def _in_ledger(self, held: Held) -> Iterator[None]:
+        """Have a line in the ledger before it becomes `r`, so that the server after us knows whose it is."""
         self.file.marking = functools.partial(self._write_down, held)
-        held.job = cursor.claim(urgent, clients)
-        self.file.marking = lambda job: None
-        if held.job:
-            held.client = held.job.taker
-            return held
-        if held.place >= 0:                             # the file system did not let us
-            self.ledger.erase(held.place)
-        return None
+        try:
+            yield
+        finally:
+            self.file.marking = lambda job: None
+            if not held.job and held.place >= 0:        # the file system did not let us
+                self.ledger.erase(held.place)
 
     def _claimed(self, batch: Batch) -> None:
         """Send what was claimed; tell those that would leave that there is nothing."""
@@ -1393,24 +1395,22 @@ class Server(Program):
         for host, jobs in plan.hosts.items():
             for line, terms in jobs:
                 held = Held(next(self.keys), clients[host], host=host, sent=False)
-                held.job = self._claim_line(held, line, terms)
+                with self._in_ledger(held):
+                    held.job = self._claim_line(held.client, line, terms)
                 if not held.job:
                     return plan, helds, False
                 helds.append(held)
         return plan, helds, True
 
-    def _claim_line(self, held: Held, line: Line, terms: Terms) -> Job | None:
-        """Claim one line for the client that it is held by."""
+    def _claim_line(self, client: Client, line: Line, terms: Terms) -> Job | None:
+        """Claim one line for a client."""
         file = self.file
-        file.marking = functools.partial(self._write_down, held)
         with contextlib.suppress(OSError, Shifted):
             with file.locked_line(line) as fd:
                 if fd >= 0 and file.state_at(fd, line) == NEW and file.state_at(fd, terms.line):
-                    return file.mark(fd, line, held.client, terms)
+                    return file.mark(fd, line, client, terms)
                 if fd >= 0:
                     file.edits += 1                     # it is not what it was: walk through the file anew
-        if held.place >= 0:
-            self.ledger.erase(held.place)
         return None
 
     def _start_group(self, answer: tuple[Plan, list[Held], bool]) -> None:
