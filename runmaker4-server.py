@@ -619,11 +619,12 @@ class Resolver:
 
     def _answered(self, name: str, asking: asyncio.Future[Any]) -> None:
         self.asking.discard(name)
-        if not asking.cancelled() and not isinstance(asking.exception(), (OSError, UnicodeError, type(None))):
-            asking.result()             # a defect of ours, which shall be seen
-        if not asking.cancelled() and not asking.exception():
-            self.known[name] = awake_clock(), frozenset(address[0] for *_, address in asking.result())
-            self.answered()
+        try:
+            found = asking.result()
+        except (OSError, UnicodeError, asyncio.CancelledError):     # nobody is called so; or we leave
+            return
+        self.known[name] = awake_clock(), frozenset(address[0] for *_, address in found)
+        self.answered()
 
 
 class Clock:
@@ -1082,8 +1083,7 @@ class Server(Program):
 
     def _stop(self) -> None:
         self.stopping = True
-        for group in {held.seat.group for held in self.jobs.values() if held.seat}:
-            group.abort()
+        self._abort_groups(self.jobs)
         self._answer_waiting(set(), set())
         self._leave_if_over()
 
@@ -1538,16 +1538,17 @@ class Server(Program):
         self.waiting.pop(client, None)
         if self.over.done():
             return
-        self._abort_groups(client)
+        self._abort_groups(client.held)
         kept = {key: held for key, held in client.held.items() if not held.settling}
         self.say(f"client {client.where} is lost: {why}{self._kept(kept)}")
         self._begin_grace(client)
 
-    def _abort_groups(self, client: Client) -> list[Held]:
-        """A client is not there any more: its groups do not begin; the lines that it has in those that have begun."""
-        for group in {held.seat.group for held in client.held.values() if held.seat}:
+    @staticmethod
+    def _abort_groups(jobs: dict[str, Held]) -> list[Held]:
+        """The groups that have some of these jobs do not begin; the jobs of those that have begun."""
+        for group in {held.seat.group for held in jobs.values() if held.seat}:
             group.abort()
-        return [held for held in client.held.values() if held.seat]
+        return [held for held in jobs.values() if held.seat]
 
     def _kept(self, jobs: dict[str, Held]) -> str:
         """'; lines 3, 5 kept for 60s', if there are any."""
@@ -1723,7 +1724,7 @@ class Server(Program):
         client.link.client = client.link = None
         self.waiting.pop(client, None)
         del self.clients[client.id]
-        for held in self._abort_groups(client):
+        for held in self._abort_groups(client.held):
             held.how = held.how or "vanished"
             self.settle(held, ERROR)
         self._release_unknown(client, set())

@@ -46,9 +46,8 @@ import sys
 if __name__ == "__main__":
     gc.disable()                # while all is imported and defined nothing is garbage, and looking for it takes 5 ms
     sys.modules["ssl"] = None   # asyncio does without; to load it would take another 5 ms
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
 import argparse
 import asyncio
@@ -736,6 +735,14 @@ def _terms(found: dict[str, str]) -> Terms:
         raise ValueError(str(error)) from None
 
 
+def says(line: Line, kind: str) -> bool:
+    """Whether a line is a directive of this kind, with nothing wrong."""
+    try:
+        return parse_settings(line.text).kind == kind
+    except ValueError:
+        return False
+
+
 def stopping(bad: Line, check: Line) -> str:
     """What is said when a barrier check stops what is below it."""
     how = "failed" if bad.state == FAILED else "ended in error"
@@ -1330,7 +1337,7 @@ class JobFile:
                 return stopping(bad, check) if check else ""
             if line.state != DIRECTIVE:
                 bad = bad or line               # a line `r` is an orphan
-            elif bad and re.fullmatch(rb"RUN[ \t]+barrier[ \t]+check[ \t\r]*", line.text):
+            elif bad and says(line, "barrier check"):
                 check = line
         return ""
 
@@ -1380,9 +1387,9 @@ class JobFile:
         self.opened(fd)
         self.suspects.found.clear()
 
-    def open_for_lock(self) -> int:
-        """A descriptor for one line's lock."""
-        return self.fd if self.single else os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+    def open_for_lock(self, path: str = "") -> int:
+        """A descriptor for one line's lock; path: another name of the file.  Raises OSError."""
+        return self.fd if self.single else os.open(path or self.path, os.O_RDWR | os.O_CLOEXEC)
 
     def _leave(self, fd: int) -> None:
         """Have done with the descriptor that was for reading; held lines may still have their locks on it."""
@@ -1759,7 +1766,7 @@ class Cursor:
                 found.stalls[terms.hosts] = f"line {line.number} waits for {terms}"
         if found.missed is None:
             found.missed = set(self.takers.all)
-        elif len(found.missed) > len(self.takers.all) or not found.missed <= self.takers.all.keys():
+        elif not found.missed <= self.takers.all.keys():
             found.missed &= self.takers.all.keys()
 
     def _is_stall(self, terms: Terms) -> bool:
@@ -1982,11 +1989,8 @@ class Cursor:
 
     def jobs_to_take(self, taker: Taker) -> Iterator[Line]:
         """What claim() would find for this taker, in time, without touching anything.  Raises OSError."""
-        file = self.file
-        file.follow_path()
-        file.refresh()
         self.takers, self.round = Takers([taker]), Round()
-        for line in Scan(file.fd, file.start, NEW + RUNNING + self.retry, directives=True):
+        for line in self.file.lines(NEW + RUNNING + self.retry, directives=True):
             if line.state == DIRECTIVE:
                 self.round.pending.clear()          # all that is above a barrier has ended when its time comes
                 self.round.unsure = False
@@ -1995,7 +1999,7 @@ class Cursor:
                     return
             elif self.round.terms.together or not self._taker():
                 self._pass_over(line)
-            elif line.state != RUNNING or self.resume and is_free(file.fd, line.offset):
+            elif line.state != RUNNING or self.resume and is_free(self.file.fd, line.offset):
                 yield line
 
 
@@ -3171,7 +3175,7 @@ class SlotFile:
             return
         self.known[self.file.file] = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         for slot in self.seized:
-            fd = self._open(self.path)
+            fd = self.file.open_for_lock()
             if lock(fd, slot.byte):
                 slot.fds.append(fd)
                 for older in slot.fds[1:-self.KEPT]:    # the job has the first; others have followed us by now
@@ -3199,7 +3203,7 @@ class SlotFile:
         try:
             if not all(self._is_free(fd, slot.byte) for fd in older):
                 return False
-            fd = self._open(path)
+            fd = self.file.open_for_lock(path)
             if not lock(fd, slot.byte):
                 self.file.close_after_lock(fd)
                 return False
@@ -3209,10 +3213,6 @@ class SlotFile:
         slot.fds.append(fd)
         self.seized.add(slot)
         return True
-
-    def _open(self, path: str) -> int:
-        """A descriptor for one name's lock.  Raises OSError."""
-        return self.file.fd if self.file.single else os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     @staticmethod
     def _is_free(fd: int, at: int, length: int = 1) -> bool:
@@ -3440,7 +3440,7 @@ class Runner:
             if job and self.settings.one_only:
                 self.spent.add(slot.key)
                 slot.retired = True
-            if slot.retired and not slot.taken or not job and not slot.taken:
+            if not slot.taken and (slot.retired or not job):
                 del self.slots[slot.key]
                 return
 
@@ -3452,7 +3452,7 @@ class Runner:
 
     async def _next_job(self, slot: Slot) -> Job | None:
         """Claim a job, or wait for one; None: this slot is taken, or shall start no more."""
-        while self._may_start() and not slot.retired:
+        while not self.stopping and not slot.retired:
             if self._backlog() > self.HOLD:
                 await self._wait(1.0)
                 continue
@@ -3478,10 +3478,6 @@ class Runner:
     def _nothing_left(self) -> bool:
         """Whether it is time to leave, after a claim that found nothing."""
         return self.jobs.again is None and not self.busy and (not self.settings.follow or self.jobs.ended)
-
-    def _may_start(self) -> bool:
-        """Whether more jobs may be started."""
-        return not self.stopping
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run."""
@@ -4461,18 +4457,14 @@ class Program:
     def use_worker(self, network: bool) -> None:
         """Have what writes files: in a thread of its own where a file system may not answer."""
         paths = [getattr(self.options, name, None) for name in ("logfile", "outdir", "joblog")]
-        slots = getattr(self.options, "slots", None) or ""
-        if slots.startswith("@"):
-            paths.append(slots[1:])
         self.threaded = network or any(find_mount(path).network for path in paths if path)
         self.worker = Worker(self.threaded)
 
-    def open_stores(self, job_file: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """What -l, --outdir and --joblog ask for.  Raises Problem."""
+    def open_stores(self, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
+        """What -l, --outdir and --joblog ask for.  inputs: the job file, and what else is read.  Raises Problem."""
         options = self.options
-        names = {os.path.realpath(job_file)}
-        slots = getattr(options, "slots", None) or ""
-        for path in (options.logfile, options.joblog, options.errors, options.pidfile, slots.partition("@")[2]):
+        names: set[str] = set()
+        for path in (*inputs, options.logfile, options.joblog, options.errors, options.pidfile):
             if path and os.path.realpath(path) in names:
                 raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
             names.add(os.path.realpath(path or ""))
@@ -4627,10 +4619,13 @@ class App(RunnerProgram):
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
         self.taker = Taker(os.fsdecode(self.host), options.follow)
+        self.inputs, self.network = [self.path], self.mount.network         # what is read, and whether from elsewhere
         self.slot_file: SlotFile | None = None
         if options.slots and options.slots.startswith("@"):
             path = options.slots[1:]
+            self.inputs.append(path)
             network = check_mount(path, options.single_host, self.say).network
+            self.network |= network
             self.slot_file = SlotFile(path, network, lambda text: self.in_loop(self.say, text))
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))    # who knows how many names will come
@@ -4646,11 +4641,11 @@ class App(RunnerProgram):
     def main(self) -> int:
         """Run, or say what would be run; the exit status."""
         options = self.options
-        self.use_worker(self.mount.network)
+        self.use_worker(self.network)
         if options.dry_run:
             return self._dry_run()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
-        self.stores = self.open_stores(self.path)
+        self.stores = self.open_stores(*self.inputs)
         return super().main()
 
     def slot_source(self) -> Slots:

@@ -30,8 +30,8 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, Sequence
 
 from runmaker4 import (APPEND_BYTE, UTF8_MARK, JobFile, Line, Parser, Problem, Say, Scan, append_locked, check_mount,
-                       duration, first_line, leave, locked, open_job_file, put_lines, quote, reason, run_main, show, warn,
-                       whole_number)
+                       duration, first_line, leave, locked, open_job_file, put_lines, quote, reason, run_main, says,
+                       show, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -674,7 +674,7 @@ def test_lines(path: str) -> Iterator[bytes]:
 
 def find_ends(fd: int) -> list[Line]:
     """The lines `#RUN end`.  Raises OSError."""
-    return [line for line in Scan(fd, first_line(fd), b"", directives=True) if line.text.split() == [b"RUN", b"end"]]
+    return [line for line in Scan(fd, first_line(fd), b"", directives=True) if says(line, "end")]
 
 
 def add_end(path: str) -> None:
