@@ -414,8 +414,8 @@ class Vanished(GroupCase):
         self.assertResults(server, "pair", True, ("alice", "exit 0", HOLDS), ("bob", "vanished", HOLDS),
                            ("alice", "exit 0", RAN), ("bob", "vanished|stopped", RAN))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_client_that_comes_back_within_the_grace_has_not_vanished(self) -> None:
+    def start_pair_by_proxy(self) -> Tuple[Server, Proxy]:
+        """A server whose group of two commands for each of two hosts has begun; what is between it and bob."""
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
                                   f". {RAN}")
         proxy = Proxy(server.port)
@@ -423,6 +423,11 @@ class Vanished(GroupCase):
         self.join(server, "alice")
         self.join(server, "bob", "--port", proxy.port)
         self.assertSameMoment(2, 3)
+        return server, proxy
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_client_that_comes_back_within_the_grace_has_not_vanished(self) -> None:
+        server, proxy = self.start_pair_by_proxy()
         proxy.cut()
         self.wait_said(server, "bob", "is lost")
         self.open_gate()
@@ -432,13 +437,7 @@ class Vanished(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_further_line_that_is_lost_on_its_way_is_sent_again(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
-                                  f". {RAN}")
-        proxy = Proxy(server.port)
-        self.addCleanup(proxy.close)
-        self.join(server, "alice")
-        self.join(server, "bob", "--port", proxy.port)
-        self.assertSameMoment(2, 3)
+        server, proxy = self.start_pair_by_proxy()
         proxy.freeze(TO_CLIENT)
         self.open_gate()
         self.wait_states("dddr")
