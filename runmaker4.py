@@ -56,15 +56,11 @@ import errno
 import fcntl
 import fnmatch
 import functools
-import hashlib
-import hmac
 import itertools
-import json
 import math
 import os
 import re
 import resource
-import secrets
 import select
 import shlex
 import shutil
@@ -78,6 +74,11 @@ from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Awaitable, Callable, Iterable, Iterator, Sequence
+
+if __name__ != "__main__":      # for the wire, and so for the other scripts only; to load these takes 6 ms
+    import hmac
+    import json
+    import secrets
 
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 
@@ -506,6 +507,7 @@ class Entry:
 
 def digest(text: bytes) -> bytes:
     """16 bytes by which a line's text is known again."""
+    import hashlib              # few runners need it, and it takes 4 ms to load
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
@@ -3837,14 +3839,15 @@ def _finite(text: str) -> float:
     return number
 
 
-ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-DECODER = json.JSONDecoder(parse_int=_bounded_int, parse_float=_finite, parse_constant=_finite)
+def encode(message: Any) -> bytes:
+    """A message as it travels: ASCII."""
+    return json.dumps(message, separators=(",", ":")).encode("ascii")
 
 
 def decode(frame: bytes) -> dict[str, Any]:
     """The message in a frame.  Raises WireError."""
     try:
-        message = DECODER.decode(frame.decode("utf-8"))
+        message = json.loads(frame.decode("utf-8"), parse_int=_bounded_int, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         raise WireError("no JSON that can be read") from None
     if not isinstance(message, dict):
@@ -3940,7 +3943,7 @@ class Channel:
 
     def send(self, message: dict[str, Any]) -> None:
         """Have a message written, once the other end has proven itself."""
-        body = ENCODE(message).encode("ascii")
+        body = encode(message)
         if not self.proven or len(body) > FRAME:
             raise ValueError("a message too early, or too long")
         mac = hmac.digest(self.key_out, self.NUMBER.pack(self.sent) + body, "sha256")
@@ -4035,7 +4038,7 @@ class Channel:
 
     def _write(self, message: dict[str, Any]) -> None:
         """A frame of the handshake."""
-        body = ENCODE(message).encode("ascii")
+        body = encode(message)
         self.ready += (self.LENGTH.pack(len(body)), body)
 
 

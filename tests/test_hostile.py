@@ -727,7 +727,7 @@ class LyingServers(TcpCase):
 
     def statuses(self) -> Iterator[List[str]]:
         """Statuses that are none, in the JSON of their messages."""
-        summary, client, job, end = map(runmaker4.ENCODE, self.STATUS)
+        summary, client, job, end = (runmaker4.encode(message).decode("ascii") for message in self.STATUS)
         yield [summary, job, client, end]
         yield [summary.replace("alice", "\\ud800"), client, job, end]
         yield [summary.replace('"host"', '"toast"'), client, job, end]
