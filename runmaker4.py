@@ -208,7 +208,7 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
 
 
 def leave(code: int) -> None:
-    """End the process.  Python's tear-down would take as long as twenty short jobs, and nothing is left to be flushed."""
+    """End the process.  Python's tear-down would take as long as twenty short jobs, and nothing is unflushed."""
     os._exit(code)
 
 
@@ -2221,7 +2221,7 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or whoever started us, may have blocked it
 
     def ignore_from_now_on(self) -> None:
-        """We are leaving.  Python's end would set the default actions again, and a late HUP would be our exit status."""
+        """We are leaving.  Python's end would set default actions again, and a late HUP would be our exit status."""
         signal.set_wakeup_fd(-1)
         for number in self.handlers:
             signal.signal(number, signal.SIG_IGN)
@@ -2234,7 +2234,7 @@ class Signals:
 
 class Processes:
     """Starts jobs, reaps them, ends whole trees.  The one place that knows SIGCHLD and waitpid."""
-    EMPTY = 2       # looks that must find nothing of a job: within execve(2) a process shows no environment, and no mark
+    EMPTY = 2       # looks that must find nothing of a job: within execve(2) a process shows no environment, no mark
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals) -> None:
         self.loop = loop
@@ -3333,7 +3333,7 @@ class Runner:
         self.stop()
 
     def kill(self, number: int) -> None:
-        """End the jobs and leave; at once if it is another INT.  Slurm sends TERM twice and does not mean that by it."""
+        """End the jobs and leave; at once if it is another INT.  Slurm sends TERM twice and does not mean that."""
         if self.killed:
             self.processes.impatient |= number == signal.SIGINT
             return
@@ -3585,7 +3585,7 @@ class Runner:
         return run.ending.state
 
     async def _start(self, run: Run) -> bytes:
-        """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be any more."""
+        """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be."""
         if not run.job.gate:
             self._announce(run)
         pause = 0.1
@@ -4292,7 +4292,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         PROG, example="Run the jobs in runs.txt, four at a time (the same on as many hosts as you like):\n"
                       f"    {PROG} -j4 runs.txt\n"
-                      "A job is a line '. COMMAND'.  The dot becomes r (running), then d (done), ! (failed) or e (error).",
+                      "A job is a line '. COMMAND'.  The dot becomes r (running), then d (done), ! (failed) "
+                      "or e (error).",
         usage="[options] FILE",
         epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark them e; HUP and USR1\n"
                "start nothing more and wait.  Exit status: 0 all is done; 1 something failed, was lost or is left;\n"
@@ -4391,7 +4392,7 @@ def fork_quietly() -> int:
 
 
 def change_argument(old: bytes, new: bytes) -> bool:
-    """Overwrite bytes, as many, in what ps shows of us (proc(5): arg_start, arg_end in /proc/self/stat); whether it is so."""
+    """Overwrite bytes, as many, where ps reads (proc(5): arg_start, arg_end in /proc/self/stat); whether it is so."""
     try:
         with open("/proc/self/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

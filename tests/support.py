@@ -42,7 +42,7 @@ if not FULL:    # compile the scripts once, not at each start; Python takes a di
         (SCRIPTS_AT / name / "__main__.pyc").symlink_to(f"{SCRIPTS_AT / name}c")
         (SCRIPTS_AT / name / "runmaker4.pyc").symlink_to(SCRIPTS_AT / "runmaker4.pyc")
 
-for number in signal.SIGHUP, signal.SIGINT:     # nohup and a shell's & leave them ignored; what we start would inherit it
+for number in signal.SIGHUP, signal.SIGINT:     # nohup and a shell's & leave them ignored, which is inherited
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
 

@@ -680,7 +680,7 @@ class Changes(DirectiveCase):
         self.assertLeft(runner, 0, "d.d")
 
     def assertHeldBack(self, runner):
-        """The job in line 4, below a new barrier, begins only when that in line 1 has ended, and not when line 2 has."""
+        """The job in line 4, below a new barrier, begins when that in line 1 has ended, not when line 2 has."""
         self.write("", "last")
         self.wait_states("rd.")
         time.sleep(0.3)

@@ -90,7 +90,7 @@ class LossCase(TcpCase):
         return [pid for pid, (state, parent) in process_table().items() if parent == server.pid and state != "Z"]
 
     def kill_until_the_keeper_lets_go(self, server: Server) -> float:
-        """kill -9 a server with one running line, whose keeper is gone after SHORT and not before; when it was killed."""
+        """kill -9 a server with one running line, whose keeper is gone after SHORT, not before; when it was killed."""
         keeper = self.keeper(server)
         begin = time.monotonic()
         server.kill()
