@@ -51,6 +51,7 @@ if __name__ == "__main__":
 
 import argparse
 import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import fcntl
@@ -71,7 +72,6 @@ import termios
 import time
 import warnings
 from collections import Counter, deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Awaitable, Callable, Iterable, Iterator, Sequence
 
@@ -2083,9 +2083,9 @@ class Worker:
     """
 
     def __init__(self, threaded: bool) -> None:
-        self.pool = ThreadPoolExecutor(1) if threaded else None
+        self.pool = concurrent.futures.ThreadPoolExecutor(1) if threaded else None
         self.backlog = 0            # bytes posted and not yet written
-        self.pending: set[Future[Any]] = set()                  # calls made and not yet ended
+        self.pending: set[concurrent.futures.Future[Any]] = set()   # calls made and not yet ended
         self.relieved: Callable[[], None] = lambda: None        # called when bytes were written
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -2112,7 +2112,7 @@ class Worker:
         done = asyncio.wrap_future(self._submit(function, *args))
         done.add_done_callback(functools.partial(self._written, size))
 
-    def _submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def _submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
         future = self.pool.submit(function, *args)
         self.pending.add(future)
         future.add_done_callback(self.pending.discard)
