@@ -1486,6 +1486,7 @@ class Round:
     found: bool = False                     # it took something: another round follows
     refused: bool = False                   # it met a line that somebody else held, perhaps only for a moment
     tail_seen: bool = False                 # it met a last line without newline
+    grows: bool = False                     # ... which may become another line yet: it has ended there
     passed: Line | None = None              # the first job that is for none of the takers
     missed: set[Taker] | None = None        # those who could have had what was passed over
     waiting: set[Taker] = field(default_factory=set)    # those who have jobs that may be taken later
@@ -1559,9 +1560,9 @@ class Cursor:
             return None
 
     def waits_for(self, taker: Taker) -> bool:
-        """Whether the last round met jobs that this taker may take later."""
+        """Whether the last round met jobs that this taker may take later; if it is told to leave, hopes are over."""
         found = self.round
-        return taker in found.waiting and (taker.follow or not self.stopped(taker))
+        return taker in found.waiting and (taker.follow and not found.ended or not self.stopped(taker))
 
     def stopped(self, taker: Taker) -> str:
         """Which check keeps jobs from this taker for good, if one does."""
@@ -1577,19 +1578,36 @@ class Cursor:
             if (not last or self.round.waiting) and self._nothing_new():
                 return None
             self._begin_round()
+        elif self.round.spent and now - self.started > max(self.every, 100 * self.round.spent):
+            self._begin_round()                 # what stands above may have been edited in place: directives, too
         elif self.scan.last and now - self.claimed > self.STALE:
-            self.scan.reread()                  # what stands below may have been edited meanwhile
+            self._read_anew()
         self.claimed = now
         try:
             return self._walk()
         finally:
             self.round.spent += self.clock() - now
 
+    def _read_anew(self) -> None:
+        """Go on with fresh reads: what stands below may have been edited, or above, and moved it.  Raises OSError."""
+        if self.file.state_at(self.file.fd, self.scan.last) is None:
+            self._start_over()
+        else:
+            self.scan.reread()
+
+    def _start_over(self) -> None:
+        """The file was edited: what was counted is off.  Raises OSError."""
+        self.file.edits += 1
+        self._begin_round()
+        self.round.found = True
+
     def _walk(self) -> Job | None:
         """Go on through the file to the next job to take; None: there is none for now."""
         while True:
             try:
                 line = self.scan.next(self.round.few)
+                if line and not line.whole and self._still_grows():
+                    line = None                 # and what comes behind it is for the next round
                 if line is None or self._is_over():
                     if not self._must_look_again():
                         return self._end_round()
@@ -1605,9 +1623,7 @@ class Cursor:
                         self.round.found = True
                         return job
             except Shifted:
-                self.file.edits += 1
-                self._begin_round()
-                self.round.found = True
+                self._start_over()
 
     def _begin_round(self) -> None:
         """Start from the top, with fresh reads.  Raises OSError."""
@@ -1665,7 +1681,7 @@ class Cursor:
         self.quiet = (self.signature, self.started)
         self.refusals = self.refusals + 1 if found.refused else 0
         due = [it.when + self.every - now for it in self.suspects.found.values()]
-        if self.tail:
+        if found.grows:
             due.append(self.tail[1] + self.every - now)
         if found.refused:
             due.append(self.every / 20 if self.refusals == 1 else self.every)
@@ -1680,9 +1696,11 @@ class Cursor:
         if not self.quiet:
             return False
         since = self.clock() - self.quiet[1]
+        if self._must_look_again():
+            return False
         if since < 20 * self.cost:              # a round through a huge file is not free
             return True
-        if self.again is not None or self.round.waiting or self._must_look_again():
+        if self.again is not None or self.round.waiting:
             return False
         self.file.refresh()
         return since < max(self.every, 100 * self.cost) and self.file.sign() == self.quiet[0]
@@ -1725,8 +1743,6 @@ class Cursor:
 
     def _may_take(self, line: Line) -> bool:
         """Whether a line that was found can be taken as it is."""
-        if not line.whole and self._still_grows():
-            return False
         if line.state == NEW:
             return True
         if line.state == RUNNING:
@@ -1815,8 +1831,11 @@ class Cursor:
         found, takers = self.round, self.takers.all
         if not takers or not (found.block or found.ended):
             return False
-        return found.below is not None and takers.keys() <= found.waiting or found.ended and all(
-            taker.follow for taker in takers)
+        if found.ended and all(taker.follow for taker in takers):
+            return True
+        if found.block and found.block.stops and any(taker.follow for taker in takers):
+            return False                        # `#RUN end` may stand below
+        return found.below is not None and takers.keys() <= found.waiting
 
     def _still_grows(self) -> bool:
         """Whether the file, whose last line has no newline, may have grown lately."""
@@ -1824,7 +1843,8 @@ class Cursor:
         size = os.fstat(self.file.fd).st_size
         if not self.tail or self.tail[0] != size:
             self.tail = (size, self.clock())
-        return self.clock() - self.tail[1] < self.every
+        self.round.grows = self.clock() - self.tail[1] < self.every
+        return self.round.grows
 
     def _take(self, line: Line, taker: Taker | None) -> Job | None:
         """Lock a line, verify it, mark it `r`.  An orphan that we are not to run becomes `e`.  Raises Shifted."""
@@ -1864,8 +1884,6 @@ class Cursor:
     def _obey(self, line: Line) -> bool:
         """Take a directive into account; False: what is above it must be looked at once more."""
         found = self.round
-        if not line.whole and self._still_grows():
-            return True
         found.few = False
         try:
             directive = parse_directive(line)
