@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from typing import Any, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (HEX, PORT, AllOutput, Channel, Console, Gate, History, Job, LastLines, Link, Message, Parser,
-                       Problem, Refused, Run, Runner, RunnerProgram, Sink, Terms, WireError, add_background,
+from runmaker4 import (ERROR, HEX, PORT, AllOutput, Channel, Console, Gate, History, Job, LastLines, Link, Message,
+                       Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, Terms, WireError, add_background,
                        add_limits, add_running_options, add_verbosity, allow_descriptors, awake_clock,
                        change_argument, duration, human_time, leave, plural, printable, put, read_token, reason,
                        run_main, show, to_bytes, to_text, token_path, warn, whole_number)
@@ -261,7 +261,8 @@ class Connection:
         """The result goes its way; what is wrong with it will be told when it is known."""
         took = awake_clock() - job.begun
         self.duration = took if self.duration == EVER else 0.8 * self.duration + 0.2 * took
-        return self._end(job, state, type="finish", state=to_text(state), how=job.how)
+        gone = state == ERROR and (self.runner.killed or self.runner.wall_over)     # we have ended it, for we leave
+        return self._end(job, state, type="finish", state=to_text(state), how="vanished" if gone else job.how)
 
     async def release(self, job: RemoteJob) -> str:
         return self._end(job, job.state, type="release")
@@ -640,7 +641,7 @@ class Connection:
         for item in message.objects("jobs"):
             job = RemoteJob(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
                             item.data("text"), key=item.text("id", 16), arrived=awake_clock(),
-                            terms=Terms(timeout=item.duration("timeout")))
+                            terms=Terms(timeout=item.duration("timeout"), together="?" * item.flag("group")))
             if item.flag("hold"):
                 job.gate = Gate(functools.partial(self._tell_held, job))
             self.queue.append(job)

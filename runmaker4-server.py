@@ -604,11 +604,15 @@ class Resolver:
         self.known: dict[str, tuple[float, frozenset[str]]] = {}        # since when, addresses
         self.asking: set[str] = set()       # names that are being looked up
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether there are names of which nothing is known yet."""
+        return any(name not in self.known for name in list(self.asking))
+
     def addresses(self, name: str) -> frozenset[str]:
         """Those known by now.  In the worker's thread, perhaps."""
         since, found = self.known.get(name, (-self.AGAIN, frozenset()))
-        if awake_clock() - since >= self.AGAIN and not set(name) & set("*?["):
-            self.known[name] = awake_clock(), found
+        if awake_clock() - since >= self.AGAIN and name not in self.asking and not set(name) & set("*?["):
             self.asking.add(name)
             self.loop.call_soon_threadsafe(self._ask, name)
         return found
@@ -618,13 +622,15 @@ class Resolver:
         asking.add_done_callback(functools.partial(self._answered, name))
 
     def _answered(self, name: str, asking: asyncio.Future[Any]) -> None:
-        self.asking.discard(name)
+        before = self.known.get(name)
         try:
-            found = asking.result()
-        except (OSError, UnicodeError, asyncio.CancelledError):     # nobody is called so; or we leave
-            return
-        self.known[name] = awake_clock(), frozenset(address[0] for *_, address in found)
-        self.answered()
+            found = frozenset(address[0] for *_, address in asking.result())
+        except (OSError, UnicodeError, asyncio.CancelledError):     # nobody is called so, as far as one can tell
+            found = before[1] if before else frozenset()
+        self.known[name] = awake_clock(), found
+        self.asking.discard(name)
+        if not before or before[1] != found:
+            self.answered()
 
 
 class Clock:
@@ -700,7 +706,7 @@ class Group:
     """A group whose lines are claimed."""
     PREPARING = 10.0                            # seconds that clients may take
     LEAD = 0.01, 0.0005                         # seconds from `go` to the start, besides round trips; and for each host
-    LOSSES = ("timeout", "vanished", "lost")    # ways to end that make a host count as lost
+    LOSSES = ("timeout", "vanished", "lost")    # ways to end that make a host count as lost; "": could not be started
 
     def __init__(self, server: Server, plan: Plan, helds: Sequence[Held]) -> None:
         self.server, self.loop = server, server.loop
@@ -712,6 +718,7 @@ class Group:
         self.preparing = True
         self.stopped = False                    # too many hosts were lost
         self.over = False
+        self.left = set(helds)                  # those that have not ended
         self.results: list[tuple[int, bytes]] = []
         seats = {seat.host: seat for seat in self.seats}
         for held in helds:
@@ -805,6 +812,7 @@ class Group:
         if self.preparing and state != ERROR:
             return self.abort()
         seat = held.seat
+        self.left.discard(held)
         self._note_result(held, state)
         if seat.current is held:
             seat.current = None
@@ -812,7 +820,7 @@ class Group:
             seat.queue.remove(held)
         if state is None:
             self._drop_queue(seat, None)
-        seat.lost |= held.how.startswith(self.LOSSES) or self.preparing     # it could not be started
+        seat.lost |= held.how.startswith(self.LOSSES) or self.preparing or state == ERROR and not held.how
         if not self.stopped and sum(not seat.lost for seat in self.seats) < self.least:
             self._stop()
         elif self.preparing:
@@ -820,7 +828,7 @@ class Group:
             self._release_if_ready()
         elif not seat.current:
             self._send_next(seat)
-        if not self.over and not any(seat.current or seat.queue for seat in self.seats):
+        if not self.left and not self.over:
             self._finish()
 
     def _stop(self) -> None:
@@ -1088,8 +1096,12 @@ class Server(Program):
         self._leave_if_over()
 
     def _leave_if_over(self) -> None:
-        """Leave if nothing is handed out any more, and nothing runs."""
-        if self.stopping and not self.jobs and not self.claiming and not self.over.done():
+        """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt with."""
+        if not self.stopping or self.jobs or self.claiming or self.over.done():
+            return
+        if not any(client.open for client in self.clients.values() if client.link):
+            for client in self.clients.values():
+                self.acknowledge(client, leaving=True)
             self._tell_closing(done=True)
             self.over.set_result(None)
 
@@ -1183,7 +1195,9 @@ class Server(Program):
     def hand_out(self) -> None:
         """Claim lines for those that wait; in turns, so that nobody gets all."""
         self.wanted = False
-        if self.claiming or self.stopping or not self.waiting or self.collector.behind(Writer.HIGH):
+        if self.stopping:
+            return self._answer_waiting(set(), set())
+        if self.claiming or not self.waiting or self.collector.behind(Writer.HIGH):
             return
         reserved = self._reserved()
         turns = {client: min(client.want, client.room) for client in self.waiting
@@ -1303,7 +1317,7 @@ class Server(Program):
                 jobs, size = [], 0
             jobs.append(dict(id=held.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
                              state=to_text(job.state), text=to_text(job.text), timeout=job.terms.timeout,
-                             hold=held.seat is not None and held.seat.group.preparing))
+                             group=bool(job.terms.together), hold=held.seat is not None and held.seat.group.preparing))
             size += len(job.text)
         client.link.send(type="jobs", request=client.asked, jobs=jobs)
 
@@ -1318,7 +1332,7 @@ class Server(Program):
                 held.started is None and held.handed > soon and held.client.link for held in self.jobs.values()):
             return
         for client in leaving:
-            if client.link and (self.stopping or client.cursor in dry and self._may_leave(
+            if client.link and not client.seats and (self.stopping or client.cursor in dry and self._may_leave(
                     client, client.cursor in urgent)):
                 client.leaving = False
                 orphans, client.orphans = client.cursor.orphans[client.orphans:], len(client.cursor.orphans)
@@ -1332,8 +1346,8 @@ class Server(Program):
         cursor = client.cursor
         if not (cursor.round.ended if client.follow else sure):
             return False
-        return (client in cursor.takers.all and not client.seats and client not in self._reserved()
-                and not cursor.waits_for(client) and not self.resolver.asking)
+        return (client in cursor.takers.all and client not in self._reserved() and not cursor.waits_for(client)
+                and not self.resolver.in_doubt)
 
     # -- groups -----------------------------------------------------------------------------------------------------
 
@@ -1354,8 +1368,8 @@ class Server(Program):
         stalls: dict[Any, str] = {}
         reserved: set[Client] = set()
         for _, plan in sorted(self.groups.items()):
-            if plan.met.running:
-                continue                                # the server before us has started it; what is left comes later
+            if plan.met.waits:
+                continue                                # such as one that the server before us has started
             clients = self._seat(plan, {client: min(client.want, client.room) for client in self.waiting
                                         if client.link and not client.seats and client not in reserved})
             absent = [host for host, client in clients.items() if not client and not self._are_here([host])]
@@ -1491,7 +1505,7 @@ class Server(Program):
         """A line's state is written, or cannot be for good."""
         client, number = held.client, held.job.number
         if state is not None:
-            self.tally.count(number, state)
+            self.tally.count(number, state, in_group=bool(held.job.terms.together))
         if fault:
             self.say(f"line {number}: {fault}")
             self.tally.unwritten.append(number)
@@ -1517,7 +1531,7 @@ class Server(Program):
                 if not held:
                     continue            # it was settled meanwhile
                 self.say(f"line {job.number}: was lost to another runner")
-                self.tally.count(job.number, ERROR)
+                self.tally.count(job.number, ERROR, in_group=bool(job.terms.together))
                 if held.client.link:
                     held.client.link.send(type="lost", id=held.key)
                 self._forget(held)
@@ -1542,6 +1556,7 @@ class Server(Program):
         kept = {key: held for key, held in client.held.items() if not held.settling}
         self.say(f"client {client.where} is lost: {why}{self._kept(kept)}")
         self._begin_grace(client)
+        self._leave_if_over()
 
     @staticmethod
     def _abort_groups(jobs: dict[str, Held]) -> list[Held]:
@@ -1589,6 +1604,7 @@ class Server(Program):
         elif client.link or client.coming:
             old, client.link = client.link or client.coming, None
             client.coming = peer
+            self._abort_groups(client.held)
             old.drop("it has connected anew")           # and was dead, though we had not noticed
         elif not client.inherited:
             self.say(f"client {client.where} came back")
@@ -1713,10 +1729,7 @@ class Server(Program):
             client.want = max(client.want, 1)
         if client.want:
             self.waiting.setdefault(client, None)
-        if self.stopping:
-            self._answer_waiting(set(), set())
-        else:
-            self.wanted = True
+        self.wanted = True
 
     def _part(self, client: Client) -> None:
         """A client leaves."""
@@ -1776,6 +1789,7 @@ class Server(Program):
         def written(_: int) -> None:
             client.open.discard(number)
             self.acknowledge_soon(client)
+            self._leave_if_over()
 
         self.worker.ask(written, int)
 

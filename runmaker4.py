@@ -1460,14 +1460,14 @@ class Block:
 
 @dataclass(eq=False, repr=False)
 class Met:
-    """The new jobs of a group that a round has met, each with the terms that it is under.  A long group is several."""
-    LONGEST = 500               # jobs
+    """The new jobs of a group that a round has met, each with the terms that it is under."""
+    LONGEST = 10_000            # jobs
 
     name: str
     ended: bool = False         # it stands below `#RUN end`
     jobs: list[tuple[Line, Terms]] = field(default_factory=list)
     whole: bool = False         # its end was seen, too
-    running: bool = False       # other jobs of it have not ended
+    waits: bool = False         # other jobs of it have not ended, or it may have more than was met
     started: bool = False
 
 
@@ -1672,7 +1672,7 @@ class Cursor:
         """A whole round found nothing: say when to look again."""
         self.scan = None
         self.suspects.end_round()
-        self._end_group()
+        self._end_group(waits=self._is_being_appended())
         found = self.round
         if not found.tail_seen:
             self.tail = None
@@ -1729,7 +1729,7 @@ class Cursor:
             if line.state == RUNNING:
                 self._note_pending(line)
                 if found.terms.together:
-                    self._group().running = True
+                    self._group().waits = True
             return None
         taker = self._taker()
         if line.state != RUNNING and (taker is None or found.terms.together):
@@ -1795,7 +1795,12 @@ class Cursor:
         """A new job of a group is met."""
         terms = self.round.terms
         if self.serving:
-            self._group().jobs.append((line, terms))
+            group = self._group()
+            group.jobs.append((line, terms))
+            if len(group.jobs) > Met.LONGEST:
+                group.waits = True
+                self.round.block = Block(line, fault=f"line {line.number}: the group {printable(group.name)} has more "
+                                                     f"than {Met.LONGEST:,} jobs; it and the jobs below wait")
             self._have_wait()
         elif not self.groups_named:
             self.groups_named = True
@@ -1805,8 +1810,6 @@ class Cursor:
     def _group(self) -> Met:
         """The group that is being met."""
         groups = self.round.groups
-        if groups and len(groups[-1].jobs) == Met.LONGEST:
-            groups[-1].whole = True
         if not groups or groups[-1].whole:
             groups.append(Met(self.round.terms.together, self.round.ended))
         return groups[-1]
@@ -1889,6 +1892,7 @@ class Cursor:
             directive = parse_directive(line)
         except ValueError as fault:
             found.block = found.block or Block(line, fault=f"line {line.number}: {fault}; the jobs below it wait")
+            self._end_group(waits=True)         # who knows whether what follows is of the group above
             return True
         if directive.kind == "settings":
             if found.terms.together != directive.terms.together:
@@ -1905,10 +1909,20 @@ class Cursor:
             found.block = self._barrier(line, directive.kind == "barrier check")
         return True
 
-    def _end_group(self) -> None:
+    def _end_group(self, waits: bool = False) -> None:
         """Nothing more comes of the group that was met last."""
-        if self.round.groups:
+        if self.round.groups and not self.round.groups[-1].whole:
             self.round.groups[-1].whole = True
+            self.round.groups[-1].waits |= waits
+
+    def _is_being_appended(self) -> bool:
+        """Whether a group at the end of the file may be met in part only.  Raises OSError."""
+        found = self.round
+        if not found.groups or found.groups[-1].whole or found.grows:
+            return found.grows
+        appending = not is_free(self.file.fd, APPEND_BYTE)      # asked first: if not, the size is of all of it
+        found.refused |= appending
+        return appending or self.file.sign()[2] != self.signature[2]
 
     def _barrier(self, line: Line, check: bool) -> Block | None:
         """What keeps jobs below a barrier from being taken, if anything does."""
@@ -2991,11 +3005,14 @@ class Tally:
     trouble: bool = False               # output or records were lost
     unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
     bad_lines: list[int] = field(default_factory=list)
+    in_groups: set[int] = field(default_factory=set)        # of these lines
 
-    def count(self, number: int, state: bytes) -> None:
+    def count(self, number: int, state: bytes, in_group: bool = False) -> None:
         if state == DONE:
             self.done += 1
             return
+        if in_group:
+            self.in_groups.add(number)
         if state == FAILED:
             self.failed += 1
         else:
@@ -3022,7 +3039,9 @@ class Tally:
             return "nothing to do" if not self.left else "nothing done, jobs are left"
         text = f"{', '.join(counts)} in {human_time(seconds)}"
         if lines:
-            text += f" ({name_lines(lines)}); run again: {again(self.failed > 0)}"
+            hints = [again(self.failed > 0)] if lines - self.in_groups else []
+            hints += ["groups by runset4.py --set=. FILE LINE ..."] if self.in_groups else []
+            text += f" ({name_lines(lines)}); run again: {', '.join(hints)}"
         return text + ("; jobs are left" if self.left and not lines else "")
 
 
@@ -3048,15 +3067,16 @@ class Gate:
             self._settle()
 
     def refuse(self) -> None:
-        """Have the shell end without having begun the job, unless it has."""
+        """Have the shell end without having begun the job, unless it has; also one that is started only now."""
         if not self.opened:
             self._settle()
 
     def _settle(self) -> None:
         if not self.settled.done():
             self.settled.set_result(None)
-            if self.fd >= 0:
-                os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 @dataclass(eq=False, repr=False)
@@ -3378,7 +3398,7 @@ class Runner:
         """End a job, or have it never begin."""
         if job.gate:
             job.gate.refuse()
-        for run in list(self.runs):
+        for run in [*self.runs, *(run for run in self.held if run.job.gate.opened)]:
             if run.job is job:
                 self._end(run, "stop")
 
@@ -3531,7 +3551,7 @@ class Runner:
             state = ERROR                       # its line is another's now
         else:
             await self._settle(job, functools.partial(self.jobs.finish, job, state))
-        self.tally.count(job.number, state)
+        self.tally.count(job.number, state, in_group=bool(job.terms.together))
         if self.settings.slot_errors:
             await self._note_errors(run)
 

@@ -7,20 +7,23 @@ import re
 import signal
 import time
 import unittest
-from typing import List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
+import runmaker4
 from tests.proxy import TO_CLIENT, Proxy
 from tests.support import FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, UP, WAITING, alive, wait_until
 from tests.tcp import Program, Server
 from tests.test_storm import process_table, send
 from tests.test_tcp_losses import LONG, LossCase
 from tests.test_tcp_network import NetworkCase
-from tests.wire import Peer
+from tests.wire import Peer, new_key
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
 SLEEP = f"{RAN}; {UP}; sleep 60"        # ... and must be ended
 HOLDS = f"{RAN}; {UP}; {GATE}"          # ... and runs until open_gate() is called
 VANISHES = 0.5                          # a grace that tests wait for
+SYNCS = 8                               # times that a client is asked for its clock
+TRIED_AGAIN = 2                         # seconds within which a group would be tried again
 
 
 def groups(count: int, command: str) -> List[str]:
@@ -98,6 +101,13 @@ class GroupCase(LossCase):
         self.wait_held(alice, states)
         return server, alice, bob
 
+    def check_nothing_starts(self, *ran: str, seconds: float) -> None:
+        """These have run, and no others follow for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.assertEqual(sorted(self.ran()), list(ran))
+            time.sleep(0.05)
+
     def ran(self) -> List[str]:
         """Who has run which line, in the order of their starts."""
         return self.read("ran").decode().splitlines() if self.exists("ran") else []
@@ -137,6 +147,48 @@ class GroupCase(LossCase):
             # between the result and the command its seconds; none if it has not run
             wanted = rf"\s*{re.escape(host)} +({result}) +([0-9.]+m?s +)?{re.escape(command)}"
             self.assertTrue(any(re.fullmatch(wanted, line) for line in lines), (wanted, lines))
+
+
+class ByHandCase(GroupCase):
+    """Helpers for groups whose clients say just what a test wants."""
+
+    def fake(self, server: Server, name: str, key: str, *jobs: Dict[str, Any]) -> Peer:
+        """A client by hand, which may have jobs already."""
+        peer = Peer.of(server.port, server.token)
+        self.addCleanup(peer.close)
+        fields = ("id", "number", "ordinal", "offset", "state", "text")
+        return peer.hello(*({field: job[field] for field in fields} for job in jobs), client=key, name=name,
+                          follow=True)
+
+    def hold_by_hand(self, peer: Peer) -> Dict[str, Any]:
+        """Wait for a job that is to be held, and answer all that is asked for before its shell is."""
+        job, = peer.hear("jobs")["jobs"]
+        self.assertTrue(job["hold"])
+        for _ in range(SYNCS):
+            peer.hear("sync")
+            peer.say(dict(type="sync", clock=time.monotonic()))
+        return job
+
+    def check_connecting_anew(self) -> None:
+        """A client that holds a shell has a new connection before the server knows that the old one is dead."""
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
+        key = new_key()
+        alice, bob = self.fake(server, "alice", key), self.fake(server, "bob", new_key())
+        for peer in alice, bob:
+            peer.hear("welcome")
+            peer.say(dict(type="claim", request=1, want=1, last=False))
+        first, second = self.hold_by_hand(alice), self.hold_by_hand(bob)
+        alice.say(dict(type="ready", id=first["id"]))
+        alice = self.fake(server, "alice", key, first)
+        bob.say(dict(type="ready", id=second["id"]))
+        self.assertEqual(bob.hear("go", "stop"), dict(type="stop", id=second["id"]))
+        alice.hear("welcome")
+        for peer, job in (alice, first), (bob, second):
+            peer.say(dict(type="release", n=1, id=job["id"]), dict(type="claim", request=2, want=1, last=False))
+        again = [(peer, self.hold_by_hand(peer)["id"]) for peer in (alice, bob)]
+        for peer, job in again:
+            peer.say(dict(type="ready", id=job))
+        self.assertEqual([peer.hear("go", "stop")["id"] for peer, _ in again], [job for _, job in again])
 
 
 # -- start ------------------------------------------------------------------------------------------------------
@@ -239,6 +291,34 @@ class Start(GroupCase):
         self.open_gate()
         self.wait_states("ddd")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_group_that_somebody_is_appending_starts_when_all_of_it_is_there(self) -> None:
+        server = self.serve_lines("d true")
+        self.join_all(server, "alice", "bob")
+        self.wait_there(server, "alice", "bob")
+        with open(self.dir / "runs.txt", "r+b") as file, runmaker4.locked(file.fileno(), runmaker4.APPEND_BYTE):
+            self.append("#RUN together=pair host=alice", f". {HOLDS}")
+            self.check_nothing_starts(seconds=1)
+            self.append("#RUN together=pair host=bob", f". {HOLDS}")
+        self.assertSameMoment(3, 5)
+        self.open_gate()
+        self.assertEachRanOnce("ddd", "3 alice", "5 bob")
+        self.said(server, "pair", 2)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_group_above_a_malformed_directive_waits_for_that_to_be_mended(self) -> None:
+        server = self.serve_lines("d true")
+        self.join_all(server, "alice", "bob")
+        self.wait_there(server, "alice", "bob")
+        self.append("#RUN together=pair host=alice", f". {HOLDS}", "#RUN together=pair hosts=bob", f". {HOLDS}")
+        self.wait_said(server, "line 4", "hosts", "the jobs below it wait")
+        self.check_nothing_starts(seconds=0.5)
+        self.before = self.before.replace(b"hosts=", b"host=")
+        self.write(self.before, "mended").rename(self.dir / "runs.txt")
+        self.assertSameMoment(3, 5)
+        self.open_gate()
+        self.assertEachRanOnce("ddd", "3 alice", "5 bob")
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_client_without_follow_that_waits_for_its_group_stays_until_it_has_run(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}")
@@ -247,6 +327,35 @@ class Start(GroupCase):
         self.open_gate()
         self.assertEqual([self.finish(client).code for client in clients], [0, 0])
         self.assertEachRanOnce("dd", "2 alice", "3 bob")
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+class Long(GroupCase):
+    """A group of very many commands is one group, unless there are too many."""
+
+    def test_its_lines_run_in_order(self) -> None:
+        server = self.serve_lines("#RUN together=long host=alice", *[". echo $JOB_ID >>ran"] * 600)
+        self.join_all(server, "alice", "alice")
+        self.wait_states("d" * 600, timeout=60)
+        self.assertEqual(self.ran(), [str(line) for line in range(2, 602)])
+        self.assertIn("succeeded", self.said(server, "long", 600)[0])
+
+    def test_a_host_that_is_lost_ends_all_of_it(self) -> None:
+        server = self.serve_lines("#RUN together=long host=alice timeout=0.3s", f". {SLEEP}",
+                                  *[f". {RAN}"] * 600, "#RUN", f". {RAN}")
+        self.join_all(server, "alice", "alice")
+        self.assertEachRanOnce("!" + "e" * 600 + "d", "2 alice", "604 alice")
+        self.assertIn("failed", self.said(server, "long", 601)[0])
+
+    def test_one_that_is_too_long_waits_which_is_said(self) -> None:
+        count = runmaker4.Met.LONGEST + 1
+        self.assertEqual(count, 10_001)
+        server = self.serve_lines(f". {RAN}", "#RUN together=long host=alice", *[f". {RAN}"] * count, "#RUN",
+                                  f". {RAN}")
+        self.join(server, "alice")
+        self.wait_said(server, "line 10003: the group long has more than 10,000 jobs; it and the jobs below wait")
+        self.wait_states("d" + "." * (count + 1))
+        self.check_nothing_starts("1 alice", seconds=0.5)
 
 
 class Patience(GroupCase):
@@ -366,6 +475,15 @@ class MinHosts(GroupCase):
         self.assertResults(server, "trio", True, ("alice", "exit 3", f"{RAN}; exit 3"), ("bob", "signal 9", dies),
                            ("carol", "exit 0", HOLDS), ("alice", "exit 0", RAN), ("bob", "exit 0", RAN))
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_all_a_further_command_that_cannot_be_started_ends_the_rest(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice", f". {RAN}", ". echo a\0b", f". {RAN}",
+                                  "#RUN together=pair host=bob", f". {SLEEP}")
+        self.join_all(server, "alice", "bob")
+        self.assertEachRanOnce("deee", "2 alice", "6 bob")
+        self.assertNoJobLeft()
+        self.assertIn("failed", self.said(server, "pair", 4)[0])
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_time_out_counts_from_the_release(self) -> None:
         server, alice, bob = self.hold("#RUN together=pair host=alice,bob timeout=0.6s", f". {RAN}", f". {RAN}",
@@ -448,8 +566,33 @@ class Vanished(GroupCase):
         self.assertResults(server, "pair", True, *[(host, "exit 0", job) for job in (HOLDS, RAN)
                                                    for host in ("alice", "bob")])
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def check_end_of_bob(self, number: Optional[signal.Signals], code: int, *options: object) -> None:
+        """One of two clients ends, by a signal or by itself; each host has but one line."""
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {SLEEP}", f". {SLEEP}")
+        self.join(server, "alice")
+        bob = self.join(server, "bob", *options)
+        self.assertSameMoment(2, 3)
+        if number is not None:
+            bob.send_signal(number)
+        self.assertEqual(self.finish(bob).code, code)
+        self.assertEachRanOnce("ee", "2 alice", "3 bob", timeout=10)
+        self.assertNoJobLeft()
+        self.assertResults(server, "pair", False, ("alice", "stopped", SLEEP), ("bob", "vanished", SLEEP))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_client_that_is_ended_by_a_signal_has_vanished_at_once(self) -> None:
+        self.check_end_of_bob(signal.SIGINT, 130)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_client_that_is_terminated_has_vanished_at_once(self) -> None:
+        self.check_end_of_bob(signal.SIGTERM, 143)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_client_whose_walltime_is_over_has_vanished(self) -> None:
+        self.check_end_of_bob(None, 1, "--walltime", "2s")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_client_that_is_ended_by_a_signal_has_vanished_with_its_further_lines(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {SLEEP}", f". {SLEEP}", f". {RAN}",
                                   f". {RAN}")
         alice, bob = self.join_all(server, "alice", "bob")
@@ -464,7 +607,7 @@ class Vanished(GroupCase):
 PAIR = ("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", f". {RAN}")
 
 
-class BeforeTheRelease(GroupCase):
+class BeforeTheRelease(ByHandCase):
     """Somebody is lost while shells are held: no command has run, and all are tried again when all are there."""
 
     def test_a_client_is_killed_that_the_others_wait_for(self) -> None:
@@ -603,8 +746,11 @@ class BeforeTheRelease(GroupCase):
         server, alice, bob = self.hold(*PAIR, states="rrr")
         send(signal.SIGKILL, self.shells(alice))
         bob.send_signal(signal.SIGCONT)
-        wait_until(lambda: not set(self.states()) & set(".r"), what="all has ended")
-        self.assertEqual(len(self.ran()), len(set(self.ran())))
+        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_a_client_that_connects_anew_before_its_loss_was_noticed_stops_the_others(self) -> None:
+        self.check_connecting_anew()
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_hup_to_the_server_while_shells_are_held(self) -> None:
@@ -614,6 +760,32 @@ class BeforeTheRelease(GroupCase):
         self.assertIn(self.finish(server, 20).code, (0, 1))
         self.assertEqual(len(self.ran()), len(set(self.ran())))
         self.assertIn((self.states(), self.ran() != []), (("...", False), ("ddd", True)))
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+class SlowFile(ByHandCase):
+    """All that is done with the file takes a while, and is done in a thread, as on a network file system."""
+    PATCH = """
+import runmaker4, time
+init, submit = runmaker4.Worker.__init__, runmaker4.Worker._submit
+slow = lambda function, *args: (time.sleep(0.015), function(*args))[1]
+runmaker4.Worker.__init__ = lambda self, threaded: init(self, True)
+runmaker4.Worker._submit = lambda self, *args: submit(self, slow, *args)
+"""
+
+    def test_a_group_that_runs_when_the_server_gets_a_hup_runs_to_its_end(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", *[f". {HOLDS}"] * 2, *[f". {RAN}"] * 4)
+        clients = [self.start_client(server, "--name", name, env={"WHO": name}) for name in ("alice", "bob")]
+        self.assertSameMoment(2, 3)
+        server.send_signal(signal.SIGHUP)
+        self.open_gate()
+        self.assertEachRanOnce("dddddd", "2 alice", "3 bob", "4 alice", "5 bob", "6 alice", "7 bob")
+        self.assertEqual(self.finish(server).code, 0)
+        for client in clients:
+            self.finish(client)
+
+    def test_a_client_that_connects_anew_before_its_loss_was_noticed_stops_the_others(self) -> None:
+        self.check_connecting_anew()
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
@@ -673,7 +845,7 @@ class ServerDies(GroupCase):
         server.kill()
         again = self.serve_again(server.port)
         self.wait_there(again, "alice")
-        self.check_nothing_starts([])
+        self.check_nothing_starts(seconds=TRIED_AGAIN)
         bob.send_signal(signal.SIGCONT)
         self.assertSameMoment(2, 3)
         self.open_gate()
@@ -690,17 +862,10 @@ class ServerDies(GroupCase):
         server.kill()
         again = self.serve_again(server.port)
         self.wait_there(again, "alice", "bob")
-        self.check_nothing_starts(["2 alice", "3 bob"])
+        self.check_nothing_starts("2 alice", "3 bob", seconds=TRIED_AGAIN)
         self.open_gate()
         self.assertAtMostOnce(4)
         self.assertEqual(self.states()[:2], "dd")
-
-    def check_nothing_starts(self, ran: List[str]) -> None:
-        """These have run, and no others follow within the time that a group waits before it is tried again."""
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
-            self.assertEqual(sorted(self.ran()), ran)
-            time.sleep(0.05)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_again_and_again(self) -> None:
@@ -843,8 +1008,8 @@ class FromNetJobs(GroupCase):
         clients = self.join_all(server, "alice", "bob")
         ended = self.finish(server, 30)
         self.assertEqual((ended.code, self.states()), (1, "!edd"), ended.err)
-        for client in clients:
-            self.finish(client)
+        for said in (ended.err, self.finish(clients[0]).err, self.finish(clients[1]).err):
+            self.assertRegex(said.splitlines()[-1], rb"; run again: groups by runset4\.py --set=\. FILE LINE \.\.\.$")
         self.assertEqual(len(self.ran()), 4)
         self.assertIn("failed", self.said(server, "a", 2)[0])
         self.assertIn("succeeded", self.said(server, "b", 2)[0])

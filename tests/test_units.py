@@ -1,11 +1,12 @@
 """Parts of the scripts by themselves: random bytes, made-up clocks, and references of a few lines."""
 import argparse
+import asyncio
 import os
 import pathlib
 import random
 import tempfile
 import unittest
-from typing import Iterable, Iterator, List, Optional, Tuple
+from typing import Callable, Iterable, Iterator, List, Optional, Tuple
 from unittest import mock
 
 import runmaker4
@@ -344,14 +345,40 @@ class Endings(unittest.TestCase):
                 self.assertEqual((str(ending), ending.state), (words, state))
 
 
+class Gates(unittest.TestCase):
+    """A shell that is held reads a line, or the end: also one that is started when its gate is refused already."""
+
+    def read(self, before: Callable[[runmaker4.Gate], None], after: Callable[[runmaker4.Gate], None]) -> bytes:
+        """What a shell reads by now, if these are done before and after it has been started."""
+        async def start() -> bytes:
+            gate = runmaker4.Gate(lambda: None)
+            before(gate)
+            reader, gate.fd = os.pipe()
+            self.addCleanup(os.close, reader)
+            os.set_blocking(reader, False)
+            after(gate)
+            return os.read(reader, 10)
+        return asyncio.run(start())
+
+    def test_one_that_is_refused_leads_to_the_end_whenever_the_shell_is_started(self) -> None:
+        refuse, nothing = runmaker4.Gate.refuse, lambda gate: None
+        self.assertEqual(self.read(nothing, refuse), b"")
+        self.assertEqual(self.read(refuse, refuse), b"")
+
+    def test_one_that_is_refused_is_not_opened_any_more(self) -> None:
+        refuse, nothing = runmaker4.Gate.refuse, lambda gate: None
+        self.assertEqual(self.read(nothing, runmaker4.Gate.open), b"\n")
+        self.assertEqual(self.read(refuse, lambda gate: [gate.open(), gate.refuse()]), b"")
+
+
 class ClosingLine(unittest.TestCase):
     """The last line of a runner: how many, in what time, which failed, and how to run them again."""
 
-    def summary(self, states: str, orphans: Tuple[int, ...] = ()) -> str:
-        """The line for jobs that ended so, on lines 1, 2, ..."""
+    def summary(self, states: str, orphans: Tuple[int, ...] = (), in_groups: Tuple[int, ...] = ()) -> str:
+        """The line for jobs that ended so, on lines 1, 2, ..., of which some are of groups."""
         tally = runmaker4.Tally()
         for number, state in enumerate(states, 1):
-            tally.count(number, state.encode())
+            tally.count(number, state.encode(), in_group=number in in_groups)
         return tally.summary(orphans, 75, lambda failed: "AGAIN -r" if failed else "AGAIN --resume")
 
     def test_all_done(self) -> None:
@@ -369,6 +396,13 @@ class ClosingLine(unittest.TestCase):
     def test_orphans_count_and_the_lines_are_in_order(self) -> None:
         self.assertEqual(self.summary("d!e", orphans=(9, 1)),
                          "1 done, 1 failed, 1 lost, 2 left behind in 1m 15s (lines 1, 2, 3, 9); run again: AGAIN -r")
+
+    def test_groups_run_again_in_another_way(self) -> None:
+        groups = "groups by runset4.py --set=. FILE LINE ..."
+        for states, in_groups, hints in (("!e", (1, 2), groups), ("!d", (2,), "AGAIN -r"),
+                                         ("!e", (2,), f"AGAIN -r, {groups}"), ("e!", (1,), f"AGAIN -r, {groups}")):
+            with self.subTest(states=states, in_groups=in_groups):
+                self.assertEqual(self.summary(states, in_groups=in_groups).partition("; ")[2], f"run again: {hints}")
 
     def test_only_the_first_lines_are_named(self) -> None:
         self.assertRegex(self.summary("!" * 100), r"\(lines 1, 2, 3, [\d, ]+, \.\.\.\); run again: AGAIN -r$")
