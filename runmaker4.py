@@ -998,7 +998,7 @@ class JobFile:
         """
         fd, kept = self.open_for_lock(), False
         try:
-            if (self.sign()[:2] if self.single else self._identity(fd)) != self.file:
+            if (self.sign()[:2] if self.single else self.identity(fd)) != self.file:
                 raise Shifted                       # the file was replaced this very moment
             if self.single and self.is_ours(line.offset) or not lock(fd, line.offset):
                 yield -1
@@ -1169,7 +1169,7 @@ class JobFile:
             unlock(fd, job.offset)
             self.close_after_lock(fd)
             return None
-        job.fd, job.file = fd, self._identity(fd)
+        job.fd, job.file = fd, self.identity(fd)
         self.say(f"line {job.number}: its lock was lost and is taken back")
         return True
 
@@ -1214,7 +1214,7 @@ class JobFile:
         if not same and job.fd >= 0:
             self.close_after_lock(job.fd)
         self.let_go(job)
-        job.fd, job.file, job.offset, job.missing = fd, self._identity(fd), line.offset, 0
+        job.fd, job.file, job.offset, job.missing = fd, self.identity(fd), line.offset, 0
         self.hold(job)
         if line.state == NEW:
             self.write(fd, job, RUNNING)
@@ -1256,7 +1256,7 @@ class JobFile:
 
         Edits while nobody looked may have moved lines: they are known by their digests.  Raises OSError.
         """
-        self.fd, self.file, self.start = fd, self._identity(fd), first_line(fd)
+        self.fd, self.file, self.start = fd, self.identity(fd), first_line(fd)
         found = {entry: self._line_at(entry.offset) for entry in entries}
         moved = {entry for entry, line in found.items() if not line or digest(line.text) != entry.digest}
         if moved:
@@ -1385,7 +1385,7 @@ class JobFile:
             self.say("was replaced by another file of this name; going on with that")
             self.edits += 1
             self._leave(self.fd)
-        self.fd, self.file, self.start = fd, self._identity(fd), start
+        self.fd, self.file, self.start = fd, self.identity(fd), start
         self.opened(fd)
         self.suspects.found.clear()
 
@@ -1412,7 +1412,7 @@ class JobFile:
             os.close(fd)
 
     @staticmethod
-    def _identity(fd: int) -> tuple[int, int]:
+    def identity(fd: int) -> tuple[int, int]:
         info = os.fstat(fd)
         return info.st_dev, info.st_ino
 
@@ -3145,6 +3145,7 @@ class SlotFile:
     EVERY = 0.1                         # seconds from look to look (network file system: 1)
     LONGEST = 1 << 20                   # bytes of the file
     KEPT = 2                            # of the files that had the name, how many a name stays locked in
+    DESCRIPTORS = 8 + KEPT + 1          # for each name: its locks, and what a job needs
 
     def __init__(self, path: str, network: bool, say: Say) -> None:
         """Raises Problem."""
@@ -3152,7 +3153,7 @@ class SlotFile:
         self.every = 1.0 if network else self.EVERY
         self.file = JobFile(path, say=lambda text: None, network=network)
         self.known: dict[tuple[int, int], int] = {}     # descriptors of the files that had this name
-        self.seized: set[Slot] = set()
+        self.seized: dict[Slot, tuple[int, int]] = {}   # on which jobs run, and the last file that they are locked in
         self.names: list[str] = []
         self.last: tuple[tuple[int, ...], float] | None = None      # a last line without newline: signature, since when
         self.fault = ""
@@ -3179,9 +3180,10 @@ class SlotFile:
         try:
             names = self._read()
             fault = "" if names else "is empty"
+            allow_descriptors(32 + len(names) * self.DESCRIPTORS)
         except OSError as error:
             names, fault = [], reason(error)
-        except ValueError as error:
+        except (ValueError, Problem) as error:
             names, fault = [], str(error)
         self._complain(fault and f"{fault}; going on with the slots known so far")
         if not names or names == self.names:
@@ -3213,17 +3215,22 @@ class SlotFile:
         self.file.follow_path()
         if self.file.file in self.known:
             return
-        self.known[self.file.file] = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        for slot in self.seized:
-            fd = self.file.open_for_lock()
-            if lock(fd, slot.byte):
-                slot.fds.append(fd)
-                for older in slot.fds[1:-self.KEPT]:    # the job has the first; others have followed us by now
-                    slot.fds.remove(older)
-                    self.file.close_after_lock(older)
-            else:
-                self.file.close_after_lock(fd)
-                self.say(f"slot {slot.name}: another runner uses it, too, since {self.path} was replaced")
+        for slot in [slot for slot, file in self.seized.items() if file != self.file.file]:
+            self._lock_here_too(slot)
+        self.known[self.file.file] = os.dup(self.file.fd)
+
+    def _lock_here_too(self, slot: Slot) -> None:
+        """Lock the name of a slot on which a job runs in the file that has been put in the place of its own."""
+        fd = self.file.open_for_lock()
+        self.seized[slot] = JobFile.identity(fd)
+        if lock(fd, slot.byte):
+            slot.fds.append(fd)
+            for older in slot.fds[1:-self.KEPT]:        # the job has the first; others have followed us by now
+                slot.fds.remove(older)
+                self.file.close_after_lock(older)
+        else:
+            self.file.close_after_lock(fd)
+            self.say(f"slot {slot.name}: another runner uses it, too, since {self.path} was replaced")
 
     def _forget_older(self) -> None:
         """Close those files that had the name, and have no lock on them any more."""
@@ -3238,6 +3245,8 @@ class SlotFile:
         try:
             self._follow()
         except OSError:                                 # it is gone, which look() says; the last one will do
+            if self.file.file not in self.known:
+                return False                            # ... unless not all is locked there that must be
             path = f"/proc/self/fd/{self.known[self.file.file]}"
         older = [fd for identity, fd in self.known.items() if identity != self.file.file]
         try:
@@ -3251,7 +3260,7 @@ class SlotFile:
             self._complain(f"names cannot be locked: {reason(error)}")
             return False
         slot.fds.append(fd)
-        self.seized.add(slot)
+        self.seized[slot] = JobFile.identity(fd)
         return True
 
     @staticmethod
@@ -3272,7 +3281,7 @@ class SlotFile:
 
     def free(self, slot: Slot) -> None:
         """Give a name back."""
-        self.seized.discard(slot)
+        self.seized.pop(slot, None)
         for fd in slot.fds:
             with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
                 unlock(fd, slot.byte)
@@ -3800,10 +3809,11 @@ class Runner:
 def wrap(runner: bytes, command: bytes) -> bytes:
     """The command that has `runner` run a job: runner /bin/sh -c JOB.
 
-    ssh joins its arguments to one string, which a shell at the other end reads once more: so the job is quoted twice.
+    ssh joins its arguments to one string, which a shell at the other end reads once more: so the job is quoted once
+    more for each word of the runner that is the name or the path of ssh.
     """
     word = quote(command)
-    if os.path.basename(shlex.split(os.fsdecode(runner))[0]) == "ssh":
+    for _ in (name for name in shlex.split(os.fsdecode(runner)) if re.fullmatch(r"([^=]*/)?ssh", name)):
         word = quote(word)
     return b"%s %s -c %s" % (runner, SHELL, word)
 
@@ -4518,9 +4528,10 @@ class Program:
     def main(self) -> int:
         """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
         options = self.options
-        if options.errors:
-            os.dup2(open_record(options.errors, os.O_WRONLY | os.O_APPEND), 2)
+        errors = open_record(options.errors, os.O_WRONLY | os.O_APPEND) if options.errors else -1
         pidfile = open_record(options.pidfile, os.O_WRONLY) if options.pidfile else -1
+        if errors >= 0:
+            os.dup2(errors, 2)              # only now: what is wrong until here is said to who has started us
         hold_signals()
         ready = go_into_background() if options.daemon else -1
         if pidfile >= 0:
@@ -4530,11 +4541,18 @@ class Program:
         keep_descriptors_from_jobs()
         code = run_loop(self._run())
         if pidfile >= 0:
-            with contextlib.suppress(OSError):
-                os.unlink(options.pidfile)
+            self._remove_pidfile()
         if self.worker.pending:
             leave_without_waiting(code)
         return code
+
+    def _remove_pidfile(self) -> None:
+        """Remove the pid file, unless another has written its own number there while we waited for the last jobs."""
+        with contextlib.suppress(OSError):
+            with open(self.options.pidfile, "rb") as file:
+                ours = file.read(20) == b"%d\n" % os.getpid()
+            if ours:
+                os.unlink(self.options.pidfile)
 
     def _write_pid(self, fd: int) -> None:
         try:
@@ -4669,8 +4687,6 @@ class App(RunnerProgram):
             network = check_mount(path, options.single_host, self.say).network
             self.network |= network
             self.slot_file = SlotFile(path, network, lambda text: self.in_loop(self.say, text))
-            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))    # who knows how many names will come
             self.slots = self.slot_file.names
         elif options.slots:
             self.slots = [name.strip() for name in options.slots.split(",")]
@@ -4686,7 +4702,8 @@ class App(RunnerProgram):
         self.use_worker(self.network)
         if options.dry_run:
             return self._dry_run()
-        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
+        each = SlotFile.DESCRIPTORS if self.slot_file else 8 if options.outdir else 6
+        allow_descriptors(32 + len(self.slots) * each)
         self.stores = self.open_stores(*self.inputs)
         return super().main()
 

@@ -120,6 +120,19 @@ class HiredAndFired(WorkerCase):
         self.assertEqual(self.states(), "dd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_the_pid_file_of_a_successor_stays_when_a_worker_leaves(self):
+        self.write(f". {WAITING}\n")
+        first = self.hire()
+        self.wait_up(1)
+        os.kill(first, signal.SIGHUP)
+        second = self.hire()                            # with the same pid file
+        self.open_gate()
+        wait_until(lambda: not alive(first), what="the first worker has left")
+        self.assertEqual((int(self.read("pid.1")), self.states()), (second, "d"))
+        os.kill(second, signal.SIGHUP)
+        self.wait_gone(second)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_an_end_that_is_taken_back_while_jobs_run_ends_nobody(self):
         self.write(f". {WAITING}\n")
         worker = self.hire()
@@ -220,9 +233,10 @@ class FailedStart(WorkerCase):
         cases = ["missing.txt", "--follow folder", "--follow --slots @missing runs.txt", "--follow wrong.txt"]
         if FULL:
             cases += ["-j x runs.txt", "--follow -l folder runs.txt", "--follow --outdir runs.txt runs.txt",
-                      "--jobs=2 --slots a runs.txt", "--errors missing/errors runs.txt"]
+                      "--jobs=2 --slots a runs.txt", "--errors missing/errors runs.txt",
+                      "--follow --pidfile missing/pid runs.txt"]
         calls = [(RUNMAKER, "-d", "--pidfile", "pid", *words.split()) for words in cases]
-        calls.append((RUNMAKER, "-d", "--follow", "--pidfile", "missing/pid", "runs.txt"))
+        calls.append((RUNMAKER, "-d", "--follow", "--errors", "errors", "--pidfile", "missing/pid", "runs.txt"))
         self.write("#RUN hots=alice\n. touch never\n", "wrong.txt")
         for call, ended in self.run_all(calls):
             with self.subTest(call=call):

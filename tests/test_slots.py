@@ -1,8 +1,10 @@
 """Promise: a slot's name is used by one job at a time, whoever shares the names; --runner goes before every job."""
+import errno
 import fcntl
 import os
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import struct
@@ -10,7 +12,9 @@ import subprocess
 import time
 import unittest
 from typing import Callable, Dict, List, Sequence, Tuple
+from unittest import mock
 
+import runmaker4
 from tests import test_claiming
 from tests.support import (FULL, GATE, RUNCLIENT, RUNMAKER, RUNSET, SLEEPING, WAITING, Ended, RunCase, Text,
                            as_bytes, console_lines, wait_until)
@@ -55,10 +59,12 @@ class SlotCase(RunCase):
         with open(self.dir / "runs.txt", "ab") as file:
             file.write(as_bytes("".join(f". {command}\n" for command in commands)))
 
-    def start_on_names(self, *options: object, up: Sequence[int] = (), file: str = "runs.txt") -> subprocess.Popen:
+    def start_on_names(self, *options: object, up: Sequence[int] = (), file: str = "runs.txt",
+                       **settings) -> subprocess.Popen:
         """Start a runner on the followed names, whose messages go to the file `said`."""
         with open(self.dir / "said", "ab") as said:
-            runner = self.start_hasty("-q", "--slots", "@names", *options, file, patience=QUICK_LOOKS, stderr=said)
+            runner = self.start_hasty("-q", "--slots", "@names", *options, file, patience=QUICK_LOOKS, stderr=said,
+                                      **settings)
         self.wait_up(*up, runner=runner)
         return runner
 
@@ -182,6 +188,19 @@ class FollowedNames(SlotCase):
         self.jobs("true")
         self.names("a")
         self.assertEqual((self.run_on_names(), self.states()), (0, "d"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_few_names_leave_jobs_the_limit_of_descriptors_that_the_runner_had(self):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self.jobs("ulimit -Sn >soft; ulimit -Hn >hard", HELD, HELD)
+        self.names("a\nb\n")
+        runner = self.start_on_names(up=[2], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard)))
+        self.names("a\nb\nc\n")
+        self.wait_up(3)
+        self.open_gate()
+        self.assertAll(0, runner, "ddd")
+        limits = (int(self.read("soft")), self.read("hard"))
+        self.assertEqual(limits, (100, str(hard).encode() + b"\n" if hard >= 0 else b"unlimited\n"))
 
     def test_a_name_that_is_added_gets_a_job_within_a_second(self):
         self.jobs(*[HELD] * 5)
@@ -324,6 +343,11 @@ class SharedNames(SlotCase):
         self.assertEqual([self.states(file) for file in files], ["d" * count] * 2)
         self.assertAlone()
 
+    def wait_waiting(self, count: int) -> None:
+        """Wait until so many runners have said that they wait for a name: by then they heed signals."""
+        waiting = lambda: self.read("said").count(b"waiting for one")
+        wait_until(lambda: waiting() >= count, 30, f"{count} runners wait")
+
     def test_two_runners_on_one_job_file(self):
         self.check_together("a\nb\nc\n", 300 if FULL else 30, ["runs.txt", "runs.txt"])
 
@@ -366,8 +390,9 @@ class SharedNames(SlotCase):
         self.jobs(HELD, "touch never")
         self.names("a\n")
         holds = self.start_on_names("-1", up=[1])
-        waits = [self.start_on_names(), self.start_on_names(), self.start_on_names("--walltime", "1")]
-        time.sleep(2 * AT_LEAST)
+        waits = [self.start_on_names(), self.start_on_names()]
+        self.wait_waiting(2)
+        waits.append(self.start_on_names("--walltime", "1"))
         waits[0].send_signal(signal.SIGTERM)
         waits[1].send_signal(signal.SIGHUP)
         self.assertEqual([self.finish(runner).code for runner in waits], [143, 0, 1])
@@ -418,7 +443,7 @@ class SharedNames(SlotCase):
         time.sleep(AT_LEAST)
         self.assertEqual((other.poll(), self.states()), (None, "rr...."))
         self.open_gate()
-        self.assertAll(0, other, "dddddd")
+        self.assertEqual(self.finish(other).code, 0)        # the last job may still run elsewhere
         self.assertAll(0, first, "dddddd")
 
     def test_names_stay_taken_when_the_file_is_replaced(self):
@@ -453,10 +478,12 @@ class SharedNames(SlotCase):
         drains = self.start_patched(rarely, "-q", "--slots", "@names", "runs.txt")
         self.wait_up(1)
         drains.send_signal(signal.SIGHUP)
-        for _ in range(3):
+        for number in (1, 2, 3):
             self.replace_names("a\n")
-            other = self.start_patched(rarely, "-q", "--slots", "@names", "runs.txt")
-            time.sleep(2.5)
+            with open(self.dir / "said", "ab") as said:
+                other = self.start_patched(rarely, "-q", "--slots", "@names", "runs.txt", stderr=said)
+            self.wait_waiting(number)
+            time.sleep(AT_LEAST)
             self.assertEqual((self.states(), len(self.used())), ("r.", 1))
             other.send_signal(signal.SIGHUP)
             self.assertEqual(self.finish(other).code, 0)
@@ -479,7 +506,7 @@ class SharedNames(SlotCase):
         time.sleep(AT_LEAST)
         self.assertEqual((other.poll(), self.states()), (None, "rrr...."))
         self.open_gate()
-        self.assertAll(0, other, "d" * 7)
+        self.assertEqual(self.finish(other).code, 0)        # the last job may still run elsewhere
         self.assertAll(0, runner, "d" * 7)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
@@ -510,6 +537,46 @@ class SharedNamesWithClassicLocks(test_claiming.ClassicLocks, SharedNames):
     """
     test_a_job_that_outlives_its_killed_runner_keeps_its_name = None
     test_a_file_that_is_replaced_again_and_again_does_not_use_up_descriptors = None
+
+
+class NamesInAnotherFile(SlotCase):
+    """The file of names is replaced while a job runs on one: its name is locked in the new file, too, and once."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.said: List[str] = []
+        self.slot = runmaker4.Slot("a")
+        self.names("a\n")
+        with mock.patch.object(runmaker4.SlotFile, "EVERY", 0.01):
+            self.file = runmaker4.SlotFile(str(self.dir / "names"), False, self.said.append)
+        self.addCleanup(lambda: [os.close(fd) for fd in (self.file.file.fd, *self.file.known.values())])
+        self.addCleanup(self.file.free, self.slot)
+        self.assertTrue(self.file.seize(self.slot))
+        self.replace_names("a\n")
+
+    def look_with(self, before: Callable[[], object]) -> None:
+        """Look at the names; before one is locked this is done, once."""
+        real, things = self.file.file.open_for_lock, [before]
+
+        def open_for_lock(*args: object) -> int:
+            if things:
+                things.pop()()
+            return real(*args)
+
+        with mock.patch.object(self.file.file, "open_for_lock", open_for_lock):
+            self.file.look()
+        self.assertEqual(things, [])
+
+    def test_also_if_no_descriptor_was_free_at_first(self) -> None:
+        self.look_with(mock.Mock(side_effect=OSError(errno.EMFILE, "too many open files")))
+        self.assertEqual(names_taken(self.dir / "names"), 0)
+        self.file.look()
+        self.assertEqual(names_taken(self.dir / "names"), 1)
+
+    def test_not_twice_if_the_file_is_replaced_once_more_that_very_moment(self) -> None:
+        self.look_with(lambda: self.replace_names("a\n"))
+        self.file.look()
+        self.assertEqual((names_taken(self.dir / "names"), self.said), (1, []))
 
 
 class SlotErrors(SlotCase):
@@ -657,8 +724,25 @@ class Wrapped(SlotCase):
         self.assertSame("--runner", 'ssh -o BatchMode=yes "$SLAVE_IP"', env={"PATH": path})
         self.assertEqual(set(self.read("hosts").splitlines()), {b"a b"})
         if FULL:
-            self.assertSame("--runner", f"  {self.dir}/bin/ssh alice")
-            self.assertIn(b"alice", self.read("hosts").splitlines())
+            for runner in f"  {self.dir}/bin/ssh alice", "timeout 50 ssh bob":
+                self.assertSame("--runner", runner, env={"PATH": path})
+            self.assertEqual(set(self.read("hosts").splitlines()), {b"a b", b"alice", b"bob"})
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_through_ssh_within_ssh(self):
+        for name in "bin", "plain", "out":
+            (self.dir / name).mkdir()
+        self.script(SSH, "bin/ssh")
+        self.write("", "hosts")
+        self.before = self.write(b"".join(b". %s\n" % command for command in NASTY if len(command) < 1000)).read_bytes()
+        wanted = self.run_jobs("-q", "--slots", "a b", "--outdir", "plain").code, self.states()
+        self.write(self.before)
+        ended = self.run_jobs("-q", "--slots", "a b", "--outdir", "out", "--runner", "X=/ssh ssh gate env Y=/ssh ssh b",
+                              env={"PATH": f"{self.dir}/bin:{os.environ['PATH']}"})
+        self.assertEqual((ended.code, self.states()), wanted, ended.err)
+        self.assertEqual(set(self.read("hosts").splitlines()), {b"gate", b"b"})
+        for path in (self.dir / "plain").glob("*.out"):
+            self.assertEqual(self.read(f"out/{path.name}"), path.read_bytes())
 
     def test_a_wrapper_gets_the_shell_its_option_and_the_job_in_one_word(self):
         self.script(LOGGING_WRAPPER, "wrap")
