@@ -29,9 +29,9 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, Sequence
 
-from runmaker4 import (APPEND_BYTE, UTF8_MARK, JobFile, Line, Parser, Problem, Say, Scan, append_locked, check_mount,
-                       duration, first_line, leave, locked, open_job_file, put_lines, quote, reason, run_main, says,
-                       show, warn, whole_number)
+from runmaker4 import (APPEND_BYTE, DIRECTIVE, NEW, UTF8_MARK, JobFile, Line, Parser, Problem, Say, Scan, append_locked,
+                       check_mount, duration, first_line, leave, locked, open_job_file, parse_settings, put_lines,
+                       quote, reason, run_main, says, show, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -181,8 +181,8 @@ def set_states(options: argparse.Namespace, file: JobFile, fd: int) -> tuple[int
 def rerun(options: argparse.Namespace, file: JobFile, fd: int) -> tuple[int, int]:
     """Put the selected jobs on hold, also those that somebody has locked, and append their commands anew.
 
-    In this order, so that no job runs twice whatever happens.  How many were selected, how many refused.  Raises
-    Problem, OSError; then all have the states again that they had.
+    In this order, so that no job runs twice whatever happens.  They keep their settings.  How many were selected, how
+    many refused.  Raises Problem, OSError; then all have the states again that they had.
     """
     lines = {}
     for line in selected(options, file):
@@ -190,22 +190,51 @@ def rerun(options: argparse.Namespace, file: JobFile, fd: int) -> tuple[int, int
             lines[line] = job(line.command)
         except ValueError as fault:
             raise Problem(f"{file.path}: line {line.number}: {fault}") from None
+    settings, last = settings_of(file, lines)
     held = []
     try:
         for line in lines:
-            fault = file.set_state(fd, line, HELD, force=True)
+            if parse_settings(settings[line]).terms.together:
+                fault = "is of a group (which runs again if all its lines are set to .)"
+            else:
+                fault = file.set_state(fd, line, HELD, force=True)
             if fault:
                 file.say(f"line {line.number}: {fault}")
             else:
                 held.append(line)
         if held:
-            append_lines(file.path, [lines[line] for line in held])
+            append_lines(file.path, with_settings([(settings[line], lines[line]) for line in held], last))
     except (OSError, Problem):
         for line in held:
             with contextlib.suppress(OSError):
                 file.set_state(fd, replace(line, state=HELD), line.state, force=True)
         raise
     return len(lines), len(lines) - len(held)
+
+
+def settings_of(file: JobFile, lines: Iterable[Line]) -> tuple[dict[Line, bytes], bytes]:
+    """The settings that each of these lines is under, and the last ones in the file.  Raises OSError."""
+    wanted = {line.offset: line for line in lines}
+    found: dict[Line, bytes] = {}
+    last = b"RUN"
+    for line in file.lines(directives=True):
+        if line.offset in wanted:
+            found[wanted[line.offset]] = last
+        elif line.state == DIRECTIVE and says(line, "settings"):
+            last = line.text.rstrip()
+    return {line: found.get(line, last) for line in wanted.values()}, last
+
+
+def with_settings(jobs: Iterable[tuple[bytes, bytes]], last: bytes) -> Iterator[bytes]:
+    """Jobs, each after its settings, as lines to be appended where the last settings hold; these hold below, too."""
+    now = last
+    for settings, line in jobs:
+        if settings != now:
+            yield b"#%b\n" % settings
+        now = settings
+        yield line
+    if now != last:
+        yield b"#%b\n" % last
 
 
 # ======== Lists =======================================================================================================
@@ -311,7 +340,13 @@ def ini_text(source: Source) -> str:
 
 
 def absolute(path: str) -> bytes:
-    return os.path.abspath(os.fsencode(path))
+    """The path from the root on, by the names that the shell knows: where links lead may differ from host to host."""
+    here = os.environ.get("PWD", "")
+    try:
+        known = os.path.isabs(here) and os.path.samefile(here, ".")
+    except OSError:
+        known = False
+    return os.path.abspath(os.fsencode(os.path.join(here, path) if known else path))
 
 
 def is_job_file(entry: os.DirEntry[str]) -> bool:
@@ -677,11 +712,15 @@ def find_ends(fd: int) -> list[Line]:
     return [line for line in Scan(fd, first_line(fd), b"", directives=True) if says(line, "end")]
 
 
-def add_end(path: str) -> None:
+def add_end(path: str, say: Say) -> None:
     """Append `#RUN end`, unless there is one.  Raises Problem, OSError."""
     with appending(path) as fd:
-        if not find_ends(fd):
+        ends = find_ends(fd)
+        if not ends:
             append_locked(fd, [b"#RUN end\n"], sync=True)
+        elif Scan(fd, ends[0].offset, NEW).next():
+            say(f"there is a #RUN end in line {ends[0].number}; no --follow runner takes the jobs below it "
+                "(--reopen, then --end)")
 
 
 def reopen(file: JobFile, fd: int) -> int:
@@ -790,13 +829,13 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("--follow is for --add-jobs")
 
 
-def add_lines(options: argparse.Namespace) -> int:
+def add_lines(options: argparse.Namespace, say: Say) -> int:
     """Append what is asked for; the exit status.  Raises Problem, OSError."""
     path = options.file
     if options.follow:
         return follow(path, options.add_jobs)
     if options.end:
-        add_end(path)
+        add_end(path, say)
     elif options.add_jobs:
         add_jobs(path, options.add_jobs)
     elif options.add:
@@ -831,7 +870,7 @@ def change_file(argv: Sequence[str]) -> int:
     try:
         mount = check_mount(path, options.single_host or options.list, say)
         if options.action in ADDING:
-            return add_lines(options)
+            return add_lines(options, say)
         file = JobFile(path, say=say, network=mount.network, read_only=options.list)
         count, refused = use_lines(options, file)
     except BrokenPipeError:

@@ -459,6 +459,8 @@ def replacing(path: str) -> Iterator[BinaryIO]:
     target = os.path.realpath(path)
     beside = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
     try:
+        if re.match("/dev/(fd|std)|/proc/", path):      # `>>file` would be replaced, with what stands in it
+            raise Problem(f"{path}: is no name of its own (give another name)")
         refuse_special(path, "give another name")
         with open(beside, "xb") as file:
             yield file

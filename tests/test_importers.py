@@ -276,6 +276,24 @@ class JobFiles(JobFileCase):
         self.write(before)
         self.assertAdds(before + b"\n" + self.line("queue/a"), "--add-jobs", "queue")
 
+    @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
+    def test_a_path_is_as_the_shell_knows_it_whatever_the_links_on_it(self) -> None:
+        """PWD is the shell's name of its directory; one that names another directory says nothing."""
+        self.job_file("there/a")
+        (self.dir / "other").mkdir()
+        (self.dir / "link").symlink_to("there")
+        expected = b""
+        for pwd, found in (("link", "link"), ("there", "there"), ("other", "there"), ("missing", "there")):
+            expected += self.line(f"{found}/a")
+            ended = self.run_script(RUNSET, "../runs.txt", "--add-jobs", "a", cwd=self.dir / "link",
+                                    env={"PWD": str(self.dir / pwd)})
+            self.assertEqual((ended.code, ended.err, self.read()), (0, b"", expected))
+        (self.dir / "runs.txt").unlink()
+        settings = dict(cwd=self.dir / "link", env={"PWD": str(self.dir / "link")})
+        for folder in ".", "../link", self.dir / "link":
+            self.assertEqual(self.run_script(RUNSET, "../runs.txt", "--add-jobs", folder, **settings).code, 0)
+            self.assertEqual(self.read(), self.line("link/a"))
+
     def test_a_file_that_is_named_is_added_each_time(self) -> None:
         for name in "queue/a", "queue/b", "-":
             self.job_file(name)
@@ -529,10 +547,20 @@ class Hiring(ImportCase):
     def test_the_end_is_appended_once(self) -> None:
         self.assertAdds("#RUN end\n", "--end")
         self.assertAdds("#RUN end\n", "--end")
-        self.write(". echo a\n#RUN \t end \r\n. echo b")
-        self.assertAdds(". echo a\n#RUN \t end \r\n. echo b", "--end")
+        self.write(". echo a\n#RUN \t end \r\nd echo b\n")
+        self.assertAdds(". echo a\n#RUN \t end \r\nd echo b\n", "--end")
         self.write("# RUN end\n#run end\n#RUN ending\n#RUN end now\n. #RUN end\nx #RUN end")
         self.assertAdds("# RUN end\n#run end\n#RUN ending\n#RUN end now\n. #RUN end\nx #RUN end\n#RUN end\n", "--end")
+
+    @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
+    def test_new_jobs_below_an_older_end_are_said_and_it_is_not_appended_again(self) -> None:
+        before = self.write(". echo a\n#RUN \t end \r\nd echo b\n. echo c\n#RUN end\n").read_bytes()
+        ended = self.run_script(RUNSET, "runs.txt", "--end")
+        self.assertEqual((ended.code, ended.out, self.read()), (0, b"", before))
+        self.assertEqual(ended.err, b"runset4.py: runs.txt: there is a #RUN end in line 2; no --follow runner takes "
+                                    b"the jobs below it (--reopen, then --end)\n")
+        self.assertAdds(before.replace(b"#RUN", b"#run"), "--reopen")
+        self.assertAdds(before.replace(b"#RUN", b"#run") + b"#RUN end\n", "--end")
 
     def test_reopening_makes_comments_of_all_of_them_in_place(self) -> None:
         before = b"\xef\xbb\xbf#RUN end\n. echo a\n#RUN\tend \r\n#RUN barrier\n# RUN end\n. #RUN end\n#RUN end"
@@ -600,6 +628,33 @@ class Rerunning(ImportCase):
         self.write("#RUN timeout=5s\n" + FOUR.replace("\n", "\r\n") + "r\techo \u00e9 'e'")
         self.assertAdds("#RUN timeout=5s\n. echo a\r\nx echo b\r\nx echo c\r\ne echo d\r\nx\techo \u00e9 'e'\n"
                         ". echo b\n. echo c\n. echo \u00e9 'e'\n", "--rerun", "3-4", "6")
+
+    def test_they_keep_their_settings_and_those_at_the_end_hold_on(self) -> None:
+        before = b"! a\n#RUN host=alice timeout=5s\r\n! b\n! c\n#RUN barrier\n#RUN timeout=1h\n! d\n# e\n! f"
+        self.write(before)
+        self.assertAdds(before.replace(b"!", b"x") + b"\n#RUN\n. a\n#RUN host=alice timeout=5s\n. b\n. c\n"
+                        b"#RUN timeout=1h\n. d\n. f\n", "--rerun", "1-9")
+
+    @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
+    def test_settings_are_repeated_only_where_they_differ_from_the_last_ones(self) -> None:
+        before = b"#RUN timeout=5s\n! a\n#RUN timeout=1h\n! b\n#RUN end\n"
+        for selection, appended in (("4", b". b\n"), ("2", b"#RUN timeout=5s\n. a\n#RUN timeout=1h\n")):
+            path = self.write(before)
+            os.utime(path, (0, 0))
+            line = b"! " + appended.split(b". ")[1][:1]
+            self.assertAdds(before.replace(line, line.replace(b"!", b"x")) + appended, "--rerun", selection)
+
+    @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
+    def test_lines_of_groups_are_refused(self) -> None:
+        before = "#RUN together=pair host=alice,bob\n! echo a\n! echo b\n"
+        refused = "runset4.py: runs.txt: line {}: is of a group (which runs again if all its lines are set to .)\n"
+        self.write(before)
+        ended = self.run_script(RUNSET, "runs.txt", "--rerun", "2")
+        self.assertEqual((ended.code, ended.err.decode(), self.read()), (1, refused.format(2), before.encode()))
+        self.write(before + "#RUN\n! echo c\n")
+        ended = self.run_script(RUNSET, "runs.txt", "--rerun", "--state=!")
+        self.assertEqual((ended.code, ended.err.decode()), (1, refused.format(2) + refused.format(3)))
+        self.assertEqual(self.read(), f"{before}#RUN\nx echo c\n. echo c\n".encode())
 
     def test_the_option_may_stand_before_the_file_and_go_with_other_selections(self) -> None:
         self.write(FOUR)
