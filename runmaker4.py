@@ -4142,7 +4142,7 @@ class Link(asyncio.Protocol):
             self.timer.cancel()
             self.timer = None
         data = self.channel.outgoing()
-        if data and not self.transport.is_closing():
+        if data and not self.ended and not self.transport.is_closing():     # what comes after end() may want an answer
             self.transport.write(data)
             if self.transport.get_write_buffer_size() > UNREAD:
                 self.drop("it does not read what it is sent")

@@ -1,4 +1,5 @@
 """Promise: what comes out of a Channel is what the other end said, whole, once, in order; all else is a WireError."""
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -572,3 +573,20 @@ class Fuzz(ChannelCase):
                 self.assertIsInstance(message, dict)
                 json.dumps(message, allow_nan=False)
         self.check(24, 0.2, attack)
+
+
+class Ended(unittest.IsolatedAsyncioTestCase):
+    """An end that sends nothing more still hears what the other has to say."""
+
+    async def test_who_says_who_he_is_after_the_end_gets_no_answer(self) -> None:
+        line = Line()
+        transport = mock.Mock(is_closing=lambda: False, get_write_buffer_size=lambda: 0)
+        link = runmaker4.Link(line.server, asyncio.get_running_loop())
+        link.connection_made(transport)
+        line.client.receive(transport.write.call_args[0][0])
+        link.end()
+        transport.write.side_effect = RuntimeError("Cannot call write() after write_eof()")
+        with mock.patch.multiple(link, proven=mock.DEFAULT, handled=mock.DEFAULT) as called:
+            link.data_received(line.client.outgoing())
+        self.assertTrue(called["proven"].called)
+        transport.write_eof.assert_called_once_with()
