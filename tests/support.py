@@ -32,7 +32,7 @@ FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, minute
 MARK = "RUNMAKER4_TEST_MARK"
 GATE = "until [ -e go ]; do sleep 0.02; done"            # a job that runs until open_gate() is called
 Text = Union[str, bytes]
-SCRIPTS_AT = ROOT
+SCRIPTS_AT, PYTHON = ROOT, sys.executable
 if not FULL:    # compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
     SCRIPTS_AT = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-compiled-"))
     atexit.register(shutil.rmtree, SCRIPTS_AT, ignore_errors=True)
@@ -41,6 +41,11 @@ if not FULL:    # compile the scripts once, not at each start; Python takes a di
         (SCRIPTS_AT / name).mkdir()
         (SCRIPTS_AT / name / "__main__.pyc").symlink_to(f"{SCRIPTS_AT / name}c")
         (SCRIPTS_AT / name / "runmaker4.pyc").symlink_to(SCRIPTS_AT / "runmaker4.pyc")
+    PYTHON = str(SCRIPTS_AT / "bin/python3")    # an environment of its own: what others have added is not loaded
+    os.mkdir(SCRIPTS_AT / "bin")
+    os.symlink(os.path.realpath(sys.executable), PYTHON)
+    (SCRIPTS_AT / "pyvenv.cfg").write_text("include-system-site-packages = false\n"
+                                           f"home = {os.path.dirname(os.path.realpath(sys.executable))}\n")
 
 for number in signal.SIGHUP, signal.SIGINT:     # nohup and a shell's & leave them ignored, which is inherited
     if signal.getsignal(number) is signal.SIG_IGN:
@@ -208,7 +213,7 @@ class Case(unittest.TestCase):
     def command(self, script: str, *args: object) -> List[str]:
         """The argv of one of our scripts; other commands go through unchanged."""
         words = [str(word) for word in args]
-        return [sys.executable, str(SCRIPTS_AT / script), *words] if script in SCRIPTS else [script, *words]
+        return [PYTHON, str(SCRIPTS_AT / script), *words] if script in SCRIPTS else [script, *words]
 
     def start(self, script: str, *args: object, env: Optional[Dict[str, str]] = None, **options) -> subprocess.Popen:
         """Start a script (one of SCRIPTS, or any command) in the test's directory; output to pipes."""
