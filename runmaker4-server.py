@@ -453,7 +453,7 @@ class Client(Taker):
     @property
     def room(self) -> int:
         """How many more lines it may have: twice its slots, not counting those whose state is being written."""
-        return 2 * self.slots - sum(not held.settling for held in self.held.values())
+        return 2 * self.slots - (sum(not held.settling for held in self.held.values()) if self.held else 0)
 
     @property
     def where(self) -> str:
@@ -1200,9 +1200,8 @@ class Server(Program):
         if self.claiming or not self.waiting or self.collector.behind(Writer.HIGH):
             return
         reserved = self._reserved()
-        turns = {client: min(client.want, client.room) for client in self.waiting
-                 if not client.seats and client not in reserved}
-        self._look({client: want for client, want in turns.items() if want > 0})
+        self._look({client: want for client in self.waiting if not client.seats and client not in reserved
+                    and (want := min(client.want, client.room)) > 0})
 
     def _reserved(self) -> set[Client]:
         """Clients that are kept free for groups."""
