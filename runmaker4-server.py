@@ -668,10 +668,10 @@ def seating(fd: int, jobs: Jobs) -> dict[str, Jobs]:
     """Which host gets which jobs of a group: those below one directive go to its hosts in turn.  Raises OSError."""
     hosts: dict[str, Jobs] = {}
     turns: dict[Terms, dict[int, int]] = {}
-    last = jobs[-1][0].offset
+    last = {terms: line.offset for line, terms in jobs}
     for line, terms in jobs:
         if terms not in turns and len(terms.hosts) > 1:
-            below = itertools.takewhile(lambda other: other.offset <= last, Scan(fd, terms.line.offset))
+            below = itertools.takewhile(lambda other: other.offset <= last[terms], Scan(fd, terms.line.offset))
             turns[terms] = {other.offset: turn for turn, other in enumerate(below)}
         turn = turns[terms][line.offset] if terms in turns else 0
         hosts.setdefault(terms.hosts[turn % len(terms.hosts)], []).append((line, terms))
@@ -704,6 +704,7 @@ class Seat:
 
 class Group:
     """A group whose lines are claimed."""
+    HOSTS = 500
     PREPARING = 10.0                            # seconds that clients may take
     LEAD = 0.01, 0.0005                         # seconds from `go` to the start, besides round trips; and for each host
     LOSSES = ("timeout", "vanished", "lost")    # ways to end that make a host count as lost; "": could not be started
@@ -919,6 +920,9 @@ def preview_group(fd: int, jobs: Jobs) -> Iterator[str]:
         return
     hosts, first = seating(fd, jobs), jobs[0][1]
     least = "all" if first.min_hosts is None else first.min_hosts
+    if len(jobs) > Met.LONGEST or len(hosts) > Group.HOSTS:
+        yield f"# {first.together}: never, for it has more than {Met.LONGEST:,} jobs or {Group.HOSTS} hosts"
+        return
     yield f"# {first.together}: together, once all of {', '.join(hosts)} are there (min-hosts {least})"
     for host, lines in hosts.items():
         yield f"# {host}"
@@ -1369,6 +1373,10 @@ class Server(Program):
         for _, plan in sorted(self.groups.items()):
             if plan.met.waits:
                 continue                                # such as one that the server before us has started
+            if len(plan.hosts) > Group.HOSTS:
+                self.say_once(f"line {plan.first.number}: the group {printable(plan.met.name)} has more than "
+                              f"{Group.HOSTS} hosts; it waits")
+                continue
             clients = self._seat(plan, {client: min(client.want, client.room) for client in self.waiting
                                         if client.link and not client.seats and client not in reserved})
             absent = [host for host, client in clients.items() if not client and not self._are_here([host])]

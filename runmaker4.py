@@ -1606,7 +1606,7 @@ class Cursor:
         while True:
             try:
                 line = self.scan.next(self.round.few)
-                if line and not line.whole and self._still_grows():
+                if line and not line.whole and not self._is_over() and self._still_grows():
                     line = None                 # and what comes behind it is for the next round
                 if line is None or self._is_over():
                     if not self._must_look_again():
@@ -3171,6 +3171,7 @@ class SlotFile:
         if not names:
             raise Problem(f"{path}: there is no name in it (one per line is wanted)")
         self.names = names
+        self._make_room()
         age = time.time() - os.fstat(self.file.fd).st_ctime
         if 0 <= age < 2 * self.every:           # if it has just been replaced, others are about to lock names in it
             time.sleep(2 * self.every - age)
@@ -3180,16 +3181,25 @@ class SlotFile:
         try:
             names = self._read()
             fault = "" if names else "is empty"
-            allow_descriptors(32 + len(names) * self.DESCRIPTORS)
         except OSError as error:
             names, fault = [], reason(error)
-        except (ValueError, Problem) as error:
+        except ValueError as error:
             names, fault = [], str(error)
         self._complain(fault and f"{fault}; going on with the slots known so far")
         if not names or names == self.names:
             return None
         self.names = names
+        self._make_room()
         return names
+
+    def _make_room(self) -> None:
+        """Raise the soft limit of open files, which jobs inherit, to what the names may need, as far as that goes."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 32 + len(self.names) * self.DESCRIPTORS
+        if hard != resource.RLIM_INFINITY and wanted > hard or not DESCRIPTION_LOCKS:
+            wanted = hard                               # classic locks: nothing is closed when the file is replaced
+        if soft != resource.RLIM_INFINITY and (soft < wanted or wanted == resource.RLIM_INFINITY):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
     def _read(self) -> list[str]:
         """The names as they stand there now.  Raises OSError, ValueError."""
@@ -3806,14 +3816,23 @@ class Runner:
             self.changed.set()
 
 
+def count_ssh(words: Sequence[str]) -> int:
+    """How many words of a command start ssh; the last may be a host or user of that name, as may an option's value."""
+    count = 0
+    for before, word, _ in zip(["", *words], words, words[1:]):
+        if re.fullmatch("([^=]*/)?ssh", word) and not (count and before.startswith("-")):
+            count += 1
+    return count
+
+
 def wrap(runner: bytes, command: bytes) -> bytes:
     """The command that has `runner` run a job: runner /bin/sh -c JOB.
 
     ssh joins its arguments to one string, which a shell at the other end reads once more: so the job is quoted once
-    more for each word of the runner that is the name or the path of ssh.
+    more for each ssh in the runner.
     """
     word = quote(command)
-    for _ in (name for name in shlex.split(os.fsdecode(runner)) if re.fullmatch(r"([^=]*/)?ssh", name)):
+    for _ in range(count_ssh(shlex.split(os.fsdecode(runner)))):
         word = quote(word)
     return b"%s %s -c %s" % (runner, SHELL, word)
 
@@ -4702,8 +4721,7 @@ class App(RunnerProgram):
         self.use_worker(self.network)
         if options.dry_run:
             return self._dry_run()
-        each = SlotFile.DESCRIPTORS if self.slot_file else 8 if options.outdir else 6
-        allow_descriptors(32 + len(self.slots) * each)
+        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self.stores = self.open_stores(*self.inputs)
         return super().main()
 

@@ -340,13 +340,7 @@ def ini_text(source: Source) -> str:
 
 
 def absolute(path: str) -> bytes:
-    """The path from the root on, by the names that the shell knows: where links lead may differ from host to host."""
-    here = os.environ.get("PWD", "")
-    try:
-        known = os.path.isabs(here) and os.path.samefile(here, ".")
-    except OSError:
-        known = False
-    return os.path.abspath(os.fsencode(os.path.join(here, path) if known else path))
+    return os.path.abspath(os.fsencode(path))
 
 
 def is_job_file(entry: os.DirEntry[str]) -> bool:

@@ -883,6 +883,13 @@ class Claims(test_parts.JobFileCase):
             with self.subTest(text=text):
                 self.assertEqual(self.append_behind_reader(*text.split(b"|")), given)
 
+    def test_a_line_that_grows_below_an_end_keeps_no_follower(self) -> None:
+        jobs = self.jobs(b". a\n#RUN end\n. ech")
+        takers = runmaker4.Takers([runmaker4.Taker("alice", True)])
+        self.assertEqual(jobs.finish(jobs.claim(takers=takers), b"d"), "")
+        self.assertIsNone(jobs.claim(takers=takers))
+        self.assertEqual((jobs.round.ended, jobs.again), (True, None))
+
     def test_a_directive_that_comes_in_place_above_is_obeyed_after_a_second(self) -> None:
         jobs = self.jobs(b". long\n. a\n#run barrier\n. b\n. c\n")
         self.assertEqual([jobs.claim().number, self.run_job(jobs), self.run_job(jobs)], [1, 2, 4])

@@ -276,24 +276,6 @@ class JobFiles(JobFileCase):
         self.write(before)
         self.assertAdds(before + b"\n" + self.line("queue/a"), "--add-jobs", "queue")
 
-    @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
-    def test_a_path_is_as_the_shell_knows_it_whatever_the_links_on_it(self) -> None:
-        """PWD is the shell's name of its directory; one that names another directory says nothing."""
-        self.job_file("there/a")
-        (self.dir / "other").mkdir()
-        (self.dir / "link").symlink_to("there")
-        expected = b""
-        for pwd, found in (("link", "link"), ("there", "there"), ("other", "there"), ("missing", "there")):
-            expected += self.line(f"{found}/a")
-            ended = self.run_script(RUNSET, "../runs.txt", "--add-jobs", "a", cwd=self.dir / "link",
-                                    env={"PWD": str(self.dir / pwd)})
-            self.assertEqual((ended.code, ended.err, self.read()), (0, b"", expected))
-        (self.dir / "runs.txt").unlink()
-        settings = dict(cwd=self.dir / "link", env={"PWD": str(self.dir / "link")})
-        for folder in ".", "../link", self.dir / "link":
-            self.assertEqual(self.run_script(RUNSET, "../runs.txt", "--add-jobs", folder, **settings).code, 0)
-            self.assertEqual(self.read(), self.line("link/a"))
-
     def test_a_file_that_is_named_is_added_each_time(self) -> None:
         for name in "queue/a", "queue/b", "-":
             self.job_file(name)

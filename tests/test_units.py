@@ -371,6 +371,18 @@ class Gates(unittest.TestCase):
         self.assertEqual(self.read(refuse, lambda gate: [gate.open(), gate.refuse()]), b"")
 
 
+class SshInRunners(unittest.TestCase):
+    """How often a job is read by shells on its way is known by the words of the runner."""
+
+    def test_programs_count_and_hosts_users_and_containers_of_that_name_do_not(self) -> None:
+        for count, *runners in ((0, "docker exec ssh", "nice -n 19", "apptainer exec ssh.sif", "myssh bob"),
+                                (1, "ssh bob", "/usr/bin/ssh -p 22 bob", "timeout 5 ssh bob", "sshpass -e ssh bob",
+                                 "env A=/bin/ssh ssh bob", "ssh ssh", "ssh -l ssh bob"), (2, "ssh gate ssh bob")):
+            for runner in runners:
+                with self.subTest(runner=runner):
+                    self.assertEqual(runmaker4.count_ssh(runner.split()), count)
+
+
 class ClosingLine(unittest.TestCase):
     """The last line of a runner: how many, in what time, which failed, and how to run them again."""
 
