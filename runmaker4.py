@@ -3194,12 +3194,10 @@ class SlotFile:
 
     def _make_room(self) -> None:
         """Raise the soft limit of open files, which jobs inherit, to what the names may need, as far as that goes."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 32 + len(self.names) * self.DESCRIPTORS
-        if hard != resource.RLIM_INFINITY and wanted > hard or not DESCRIPTION_LOCKS:
+        hard, wanted = resource.getrlimit(resource.RLIMIT_NOFILE)[1], 32 + len(self.names) * self.DESCRIPTORS
+        if hard != resource.RLIM_INFINITY and (wanted > hard or not DESCRIPTION_LOCKS):
             wanted = hard                               # classic locks: nothing is closed when the file is replaced
-        if soft != resource.RLIM_INFINITY and (soft < wanted or wanted == resource.RLIM_INFINITY):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        allow_descriptors(wanted)
 
     def _read(self) -> list[str]:
         """The names as they stand there now.  Raises OSError, ValueError."""
