@@ -236,6 +236,8 @@ class FailedStart(WorkerCase):
                       "--jobs=2 --slots a runs.txt", "--errors missing/errors runs.txt",
                       "--follow --pidfile missing/pid runs.txt"]
         calls = [(RUNMAKER, "-d", "--pidfile", "pid", *words.split()) for words in cases]
+        calls += [(RUNMAKER, "-d", "--pidfile", "pid", "--errors", "errors", *words.split())
+                  for words in ("missing.txt", "--outdir runs.txt runs.txt", "-j x runs.txt")]
         calls.append((RUNMAKER, "-d", "--follow", "--errors", "errors", "--pidfile", "missing/pid", "runs.txt"))
         self.write("#RUN hots=alice\n. touch never\n", "wrong.txt")
         for call, ended in self.run_all(calls):

@@ -193,17 +193,6 @@ class Background(RunCase):
         self.wait_gone(pid)
         self.assertEqual(self.states(), "d")
 
-    def test_a_failed_start_is_reported_before_it_goes_into_the_background(self):
-        self.jobs("touch never")
-        calls = [(RUNMAKER, "-d", "--pidfile", "pid", "--errors", "errors", *words)
-                 for words in (("missing.txt",), ("--outdir", "runs.txt", "runs.txt"), ("-j", "x", "runs.txt"))]
-        for call, ended in self.run_all(calls):
-            with self.subTest(call=call):
-                self.assertRefused(ended)
-        self.assertFalse(self.exists("pid"))
-        self.assertNobodyLeft()
-        self.assertEqual(self.states(), ".")
-
     def test_a_caller_that_reads_its_pipes_to_their_end_is_not_kept_waiting(self):
         """As ssh does, and the shell's $(...)."""
         self.jobs(WAITING)

@@ -430,6 +430,16 @@ class SharedNames(SlotCase):
         self.assertAll(143, runner, "ee")
         self.assertEqual(names_taken(self.dir / "names"), 0)
 
+    def check_another_waits(self, runner: subprocess.Popen, count: int) -> None:
+        """Another runner gets no name, and runs nothing, until so many jobs of this one have ended."""
+        self.add_jobs(*[SHORT] * 4)
+        other = self.start_on_names()
+        time.sleep(AT_LEAST)
+        self.assertEqual((other.poll(), self.states()), (None, "r" * count + "...."))
+        self.open_gate()
+        self.assertEqual(self.finish(other).code, 0)        # the last job may still run elsewhere
+        self.assertAll(0, runner, "d" * (count + 4))
+
     def check_changed(self, change: Callable[[Text], object]) -> None:
         """The file changes under a running job, and another name stands where its name stood."""
         self.jobs(HELD, HELD)
@@ -438,13 +448,7 @@ class SharedNames(SlotCase):
         change("bb\n# more\na\n")
         self.assertEqual(self.name_of(2), "bb")
         self.wait_taken(2)
-        self.add_jobs(*[SHORT] * 4)
-        other = self.start_on_names()
-        time.sleep(AT_LEAST)
-        self.assertEqual((other.poll(), self.states()), (None, "rr...."))
-        self.open_gate()
-        self.assertEqual(self.finish(other).code, 0)        # the last job may still run elsewhere
-        self.assertAll(0, first, "dddddd")
+        self.check_another_waits(first, 2)
 
     def test_names_stay_taken_when_the_file_is_replaced(self):
         self.check_changed(self.replace_names)
@@ -501,13 +505,7 @@ class SharedNames(SlotCase):
             self.replace_names("a\nb\nc\n")
             time.sleep(0.15)
         wait_until(lambda: count() < before + 15, 20, f"few more than {before} descriptors are open, not {count()}")
-        self.add_jobs(*[SHORT] * 4)
-        other = self.start_on_names()
-        time.sleep(AT_LEAST)
-        self.assertEqual((other.poll(), self.states()), (None, "rrr...."))
-        self.open_gate()
-        self.assertEqual(self.finish(other).code, 0)        # the last job may still run elsewhere
-        self.assertAll(0, runner, "d" * 7)
+        self.check_another_waits(runner, 3)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_storm_of_edits_and_signals(self):
