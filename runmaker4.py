@@ -73,7 +73,7 @@ import time
 import warnings
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-from typing import Any, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 
 if __name__ != "__main__":      # for the wire, and so for the other scripts only; to load these takes 6 ms
     import hmac
@@ -445,7 +445,7 @@ DIRECTIVE = b"#"                # the "state" of a Line that is a directive
 @dataclass(eq=False, repr=False)
 class Line:
     """A job line as it was read: `text` is all after the state byte, up to the newline."""
-    number: int             # what an editor shows, from 1
+    number: int             # what an editor shows, from 1; of a held line it is kept up to date
     ordinal: int            # counts job lines only, from 1; 0 where nobody asked for it
     offset: int             # of the state byte
     state: bytes
@@ -484,7 +484,9 @@ class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     fd: int = -1                        # the descriptor with the record lock, for the job to inherit; -1: none
     file: tuple[int, int] = (0, 0)      # device and inode that the lock is on
-    missing: int = 0                    # looks in a row that did not find the line
+    missing: int = 0                    # looks in a row that did not find the line as `r`
+    searched: tuple[int, int] = (0, 0)  # the file that the last of these was at
+    search_at: float = 0.0              # when to look again (JobFile's clock), if it is still that file
     taken: bool = False                 # by --retry or --resume
     terms: Terms = PLAIN
     taker: Taker | None = None          # who asked for it
@@ -523,19 +525,25 @@ class Scan:
     something, so that the next line is judged by a fresh read, and grow to 1 MiB where it finds nothing.
     """
     SMALL, LARGE = 4096, 1 << 20
+    TEXTS, HEAD = 50, 200       # in one pattern, bytes of each
 
     def __init__(self, fd: int, start: int, states: bytes | None = None, *, count_states: bool = False,
-                 careful: bool = False, directives: bool = False, until: float = math.inf) -> None:
+                 careful: bool = False, directives: bool = False, until: float = math.inf,
+                 texts: Collection[bytes] = ()) -> None:
         """states: the wanted ones; None: every job line.  start: where the first line begins (after a mark).
 
         count_states: count how many job lines are in which state, which gives ordinals, too.
         careful: raise Shifted when line numbers are found to be off.  directives: they are wanted, too.
         until: the offset from where on nothing is of interest; it may still be found.
+        texts: of the job lines those with one of these texts; it may find others, too, above all if these are many.
         """
         self.fd, self.start, self.careful, self.until = fd, start, careful, until
         self.pattern = wanted_lines(states, directives)
         self.few = wanted_lines(RUNNING, directives)
         self.rest = 4 if directives else 2          # bytes at the end of a chunk that may begin a match
+        if 0 < len(texts) <= self.TEXTS:
+            self.pattern = re.compile(rb"\n[^#/ \t\n](?:%b)" % rb"|".join(re.escape(text[:self.HEAD]) for text in texts))
+            self.rest = 1 + self.HEAD
         self.buffer, self.base = b"\n", start - 1   # buffer[0] is the byte at offset `base`
         self.pos = 0                                # buffer[:pos] is done with, and counted:
         self.lines = 0
@@ -833,6 +841,18 @@ class NotNow(Exception):
     """A result cannot be written at this moment; try again."""
 
 
+LOST = b""                      # the "state" of a held line that has become another runner's
+
+
+@dataclass(eq=False, repr=False)
+class Matches:
+    """The job lines of one text."""
+    count: int = 0                                              # in any state
+    new: int = 0                                                # ... `.`
+    running: list[Line] = field(default_factory=list)           # `r`
+    saved: list[Line] = field(default_factory=list)             # `.`: the first ones, and those with a wanted number
+
+
 class Taken:
     """The lines that --retry and --resume may not take (again): taken before, or left `!` or `e` by this runner.
 
@@ -1059,20 +1079,18 @@ class JobFile:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
         try:
             found = self._find(job)
-            if found is None:
-                job.missing += 1
-                if job.missing < self.LOOKS:
-                    raise NotNow("its line is not where it was")
-            elif found == RUNNING:
+            if found is None and job.missing < self.LOOKS:
+                raise NotNow("its line is not where it was")
+            if found == RUNNING:
                 self.write(job.fd, job, state)
         except OSError as error:
             raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
         self.give_up(job)
-        if found is None:
-            return f"its line is gone; its result {show(state)} is not written"
-        if found != RUNNING:
-            return f"its state was set to '{show(found)}' meanwhile; its result {show(state)} is not written"
-        return ""
+        if found == RUNNING:
+            return ""
+        why = ("its line is gone" if found is None else "another runner has taken it meanwhile" if found == LOST else
+               f"its state was set to '{show(found)}' meanwhile")
+        return f"{why}; its result {show(state)} is not written"
 
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
@@ -1103,53 +1121,61 @@ class JobFile:
         return lost
 
     def keep_hold(self) -> None:
-        """Lock held lines where they stand now; note in `lost` those that others have."""
-        moved = [job for job in self.held if self._stands(job) is None]
-        lost = [job for job in moved if job.fd < 0 and self._retake(job) is False]
-        self.lost += lost
-        for job in lost:
-            self.let_go(job)
-        self._relocate([job for job in moved if job not in lost and self._stands(job) is None])
+        """Lock held lines where they stand now; note in `lost` those that others have.  Raises OSError."""
+        states = {job: self._state_here(job) for job in self.held}
+        astray = {job: state for job, state in states.items() if state != RUNNING or job.fd < 0}
+        now = self.clock()
+        if any(job.search_at <= now or job.searched != self.file for job in astray):
+            self.lost += self._relocate(astray)
 
     def _find(self, job: Job) -> bytes | None:
-        """The state of a held line, wherever it stands now; None if it is nowhere.  Raises OSError."""
+        """The state of a held line, wherever it stands now; None: it is nowhere; LOST: it is another runner's.
+
+        Raises OSError.
+        """
         try:
             self.follow_path()
         except FileNotFoundError:
+            job.missing += 1
             return None                             # deleted; or an editor is about to put a new one there
-        state = self._stands(job, fresh=True)
-        if state is None:
-            if job.fd < 0 and self._retake(job) is False:
-                return b"?"
-            self._relocate([job])
-            state = self._stands(job)
+        state = self._state_here(job, fresh=True)
+        if state != RUNNING or job.fd < 0:
+            if self._relocate({job: state}):
+                return LOST
+            state = self._state_here(job)
         return state
 
-    def _stands(self, job: Job, fresh: bool = False) -> bytes | None:
-        """The state of a held line if it stands where it stood, in today's file, and its lock is good.
+    def _state_here(self, job: Job, fresh: bool = False) -> bytes | None:
+        """The state of a held line if it stands where it stood, in today's file; None if it does not.
 
-        fresh: other hosts may have edited the file since the last refresh(); locking the line again is one, too.
+        If its lock turns out to be lost, job.fd is -1 from now on.  fresh: other hosts may have edited the file since
+        the last refresh(); to lock the line again is one, too.
         """
-        if job.file != self.file or job.fd < 0:
+        if job.file != self.file:
             return None
         try:
-            if fresh and self.network and job.offset >= 0 and not lock(job.fd, job.offset):
-                raise OSError(errno.EIO, "the lock was lost")
-            return self.state_at(job.fd, job)
+            if job.fd >= 0:
+                if fresh and self.network and job.offset >= 0 and not lock(job.fd, job.offset):
+                    raise OSError(errno.EIO, "the lock was lost")
+                return self.state_at(job.fd, job)
         except OSError as error:
             if error.errno not in (errno.EIO, errno.ESTALE, errno.EBADF):
                 raise
             self._forsake(job)      # NFS: the lease was lost, and with it every lock of this host; the old descriptor
-            return None             # stays useless, even where a lock on it seems to succeed
+        return self.state_at(self.fd, job)      # stays useless, even where a lock on it seems to succeed
 
     def _forsake(self, job: Job) -> None:
-        """Have done with the descriptor of a held line, and so of all that share it."""
+        """Leave the descriptor of a held line, and so of all that share it.
+
+        Its job, or the keeper, has the same open file description.  So what this host remembers of its locks would
+        refuse our own new ones, unless every one of them is given up first (seen on NFS v4.2).
+        """
+        with contextlib.suppress(OSError):
+            unlock(job.fd, 0, 0)
         if not self.single:
             os.close(job.fd)
             job.fd = -1
         elif job.fd == self.fd:
-            with contextlib.suppress(OSError):      # what this host remembers of these locks, for us and for who shares
-                unlock(job.fd, 0, 0)                # the description, would refuse our own new ones
             self._leave(self.fd)
             self.edits += 1
             self.fd = os.open(self.path, self.flags)
@@ -1157,69 +1183,142 @@ class JobFile:
             for other in self.held:
                 other.fd = -1
 
-    def _retake(self, job: Job) -> bool | None:
-        """Lock a line anew whose lock was lost: False if somebody else has it, None if it stands there no more."""
-        if job.offset < 0:
-            return None
-        fd = self.open_for_lock()
-        if not lock(fd, job.offset):
-            self.close_after_lock(fd)
+    # A held line that does not stand where it stood as `r` (it is astray) is looked for by its text.  Lines of one text
+    # are interchangeable, so only two things count: that each job gets a line `r`, and that no line has two jobs.
+    #
+    #     1. What stands where the line stood is not ours: its lock is given back.  If it is the same text in another
+    #        state, it may be ours all the same (set by hand): its lock is kept until step 2 finds a better line.
+    #     2. Each takes the first line `r` of its text whose lock is free.  Nobody else can want that one: for others it
+    #        is an orphan only after three looks.
+    #     3. Otherwise a `.`, which an editor has saved as it read it before the claim, is made `r` again: where the line
+    #        stood; or elsewhere if there are as many of them as jobs, or one has the job's line number.
+    #     4. Otherwise, if somebody else holds the one line of this text, or the one with the job's number, or has ended
+    #        the job after our lock was lost, it is theirs, and we stop our copy.
+    #     5. Otherwise the line is gone, or its state was set by hand.  That is looked at again, later and later.
+
+    def _relocate(self, astray: dict[Job, bytes | None]) -> list[Job]:
+        """Find where lines stand now that do not stand where they stood, and lock them there; those that others have.
+
+        astray: with the states that stand in their old places, if the text does.  Raises OSError.
+        """
+        if any(not job.missing for job in astray):
+            self.edits += 1
+        wanted: dict[bytes, list[Job]] = {}
+        for job in sorted(astray, key=lambda job: job.number):
+            wanted.setdefault(job.text, []).append(job)
+            if job.fd < 0 or astray[job] is None:
+                self._free_place(job)
+        found = self._find_texts(wanted)
+        lost = []
+        for text, jobs in wanted.items():
+            lost += self._settle_astray(jobs, found[text], astray)
+        for job in lost:
+            self.give_up(job)
+        return lost
+
+    def _free_place(self, job: Job) -> None:
+        """Something else stands there now, perhaps another of our lines."""
+        if self.places.get(job.offset) is job:
+            del self.places[job.offset]
+        if job.fd >= 0 and job.file == self.file and job.offset >= 0:
+            unlock(job.fd, job.offset)
+            job.offset = -1
+
+    def _find_texts(self, wanted: dict[bytes, list[Job]]) -> dict[bytes, Matches]:
+        """Look through the file for the lines with these texts.  Raises OSError."""
+        found = {text: Matches() for text in wanted}
+        numbers = {job.number for jobs in wanted.values() for job in jobs}
+        for line in Scan(self.fd, self.start, texts=found.keys()):
+            lines = found.get(line.text)            # the pattern may find more
+            if lines is None:
+                continue
+            lines.count += 1
+            if line.state == RUNNING:
+                lines.running.append(line)
+            elif line.state == NEW:
+                lines.new += 1
+                if lines.new <= len(wanted[line.text]) or line.number in numbers:
+                    lines.saved.append(line)
+        return found
+
+    def _settle_astray(self, jobs: list[Job], lines: Matches, astray: dict[Job, bytes | None]) -> list[Job]:
+        """Steps 2 to 5 for the jobs of one text; those that others have.  Raises OSError."""
+        others = []
+        for line in lines.running:
+            if jobs and not self.is_ours(line.offset):
+                if self._move(jobs[0], line):
+                    jobs = jobs[1:]
+                else:
+                    others.append(line)
+        there = [job for job in jobs if job.fd >= 0 and astray[job] == NEW and self._put_right(job)]
+        jobs = [job for job in jobs if job not in there]
+        sure = len(jobs) == lines.new - len(there)  # if there are more such lines than jobs, only the number can tell
+        for job in list(jobs):
+            if any((sure or line.number == job.number) and self._move(job, line) for line in lines.saved):
+                jobs.remove(job)
+        lost = [job for job in jobs if self._is_others(job, lines, others, astray[job])]
+        for job in jobs:
+            if job not in lost:
+                self._note_missing(job, astray[job])
+        return lost
+
+    @staticmethod
+    def _is_others(job: Job, lines: Matches, others: list[Line], here: bytes | None) -> bool:
+        """Step 4."""
+        return (job.fd < 0 and here in (DONE, FAILED) or lines.count == len(others) == 1
+                or any(line.number == job.number for line in others))
+
+    def _note_missing(self, job: Job, here: bytes | None) -> None:
+        """Step 5: say when to look again; to search a long file each second would cost half a core."""
+        job.missing += 1
+        job.searched = self.file
+        job.search_at = self.clock() + self.every * min(2 ** max(job.missing - self.LOOKS, 0), 60)
+        if job.missing == self.LOOKS and here is None:
+            self.say(f"line {job.number}: is not in the file any more; its job runs on")
+
+    def _put_right(self, job: Job) -> bool:
+        """Write `r` over the `.` that was saved over a held line in its place."""
+        if self.state_at(job.fd, job) != NEW:
             return False
-        if self.state_at(fd, job) is None:
-            unlock(fd, job.offset)
-            self.close_after_lock(fd)
-            return None
-        job.fd, job.file = fd, self.identity(fd)
-        self.say(f"line {job.number}: its lock was lost and is taken back")
+        self.write(job.fd, job, RUNNING)
+        job.missing = 0
+        self.say(f"line {job.number}: its job runs, so the . that was saved over its r is r again")
         return True
 
-    def _relocate(self, jobs: list[Job]) -> None:
-        """Find where edited lines stand now, and lock them there."""
-        wanted: dict[bytes, list[Job]] = {}
-        for job in sorted(jobs, key=lambda job: job.number):
-            wanted.setdefault(job.text, []).append(job)
-            if job.fd >= 0 and job.file == self.file and job.offset >= 0:
-                if self.places.get(job.offset) is job:
-                    del self.places[job.offset]
-                unlock(job.fd, job.offset)      # something else stands there now, perhaps another of our lines
-                job.offset = -1
-        if not wanted:
-            return
-        self.edits += 1
-        saved: dict[bytes, list[Line]] = {}     # by an editor, over the file, as it read them before the claim
-        for line in Scan(self.fd, self.start, NEW + RUNNING):
-            left = wanted.get(line.text)
-            if left and line.state == RUNNING and self._move(left[0], line):
-                left.pop(0)
-            elif left and line.state == NEW:
-                saved.setdefault(line.text, []).append(line)
-        for text, lines in saved.items():
-            left = wanted[text]
-            sure = len(left) == len(lines)      # if there are more such lines than jobs, only the number can tell
-            for job, line in zip(left, lines) if sure else itertools.product(left, lines):
-                if sure or job.number == line.number:
-                    self._move(job, line)
-
     def _move(self, job: Job, line: Line) -> bool:
-        """Lock a held job's line where it stands now, if it is free and still so."""
+        """Lock a held job's line where it stands now, if it is free and still so.  Raises OSError."""
         same = job.fd >= 0 and job.file == self.file
-        fd = job.fd if same else self.open_for_lock()   # on the same file the job shares it: so it keeps its life sign
-        ours = self.is_ours(line.offset)
-        if ours or not lock(fd, line.offset) or self.state_at(fd, line) != line.state:
-            if not ours:
-                unlock(fd, line.offset)
-            if not same:
-                self.close_after_lock(fd)
+        if self.is_ours(line.offset):
             return False
-        if not same and job.fd >= 0:
+        fd = job.fd if same else self.open_for_lock()   # on the same file the job shares it: so it keeps its life sign
+        taken = False
+        try:
+            if lock(fd, line.offset):
+                taken = self.identity(fd) == self.file and self.state_at(fd, line) == line.state
+                if not taken:
+                    unlock(fd, line.offset)
+        finally:
+            if not taken and not same:
+                self.close_after_lock(fd)
+        if taken:
+            self._settle_down(job, fd, line)
+        return taken
+
+    def _settle_down(self, job: Job, fd: int, line: Line) -> None:
+        """Hold a job's line on this descriptor, where it is locked, and nowhere else any more.  Raises OSError."""
+        back = job.fd < 0 and job.offset == line.offset
+        if job.fd >= 0 and job.fd != fd:
             self.close_after_lock(job.fd)
+        elif job.fd == fd and job.offset >= 0:
+            unlock(fd, job.offset)
         self.let_go(job)
-        job.fd, job.file, job.offset, job.missing = fd, self.identity(fd), line.offset, 0
+        self.say(f"line {job.number}: its lock was lost and is taken back" if back else
+                 f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
+        self.edits += not back
+        job.fd, job.file, job.offset, job.missing, job.number = fd, self.file, line.offset, 0, line.number
         self.hold(job)
         if line.state == NEW:
             self.write(fd, job, RUNNING)
-        self.say(f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
-        return True
 
     def take_back(self, lines: dict[Line, bytes]) -> dict[Line, Job]:
         """Hold lines again that their jobs' runner has lost, if nobody has them now.  Raises OSError.
@@ -1968,6 +2067,7 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
         fault = self.file.finish(job, state)
+        self._forget_numbers()
         bad = state in (FAILED, ERROR)
         if self.retry and bad and not job.taken and job.offset >= 0:
             self.taken.add(job)
@@ -2001,8 +2101,14 @@ class Cursor:
             return reason(error)
         except Shifted:
             return "its file was replaced this very moment"
+        self._forget_numbers()
         self.taken.discard(job)
         return ""
+
+    def _forget_numbers(self) -> None:
+        """A job may have another line number by now than when it was put into `taken`."""
+        if self.edits[0] != self.file.edits:
+            self.taken.note_edit()
 
     # -- trouble, and just looking ----------------------------------------------------------------------------------
 
