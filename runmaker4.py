@@ -1191,7 +1191,8 @@ class JobFile:
     #     2. Each takes the first line `r` of its text whose lock is free.  Nobody else can want that one: for others it
     #        is an orphan only after three looks.
     #     3. Otherwise a `.`, which an editor has saved as it read it before the claim, is made `r` again: where the line
-    #        stood; or elsewhere if there are as many of them as jobs, or one has the job's line number.
+    #        stood; or elsewhere if there are as many of them as jobs, or one has the job's line number.  While somebody
+    #        seems to have a line `r` of this text, it may be ours yet; see `_is_quiet`.
     #     4. Otherwise, if somebody else holds the one line of this text, or the one with the job's number, or has ended
     #        the job after our lock was lost, it is theirs, and we stop our copy.
     #     5. Otherwise the line is gone, or its state was set by hand.  That is looked at again, later and later.
@@ -1254,7 +1255,8 @@ class JobFile:
         jobs = [job for job in jobs if job not in there]
         sure = len(jobs) == lines.new - len(there)  # if there are more such lines than jobs, only the number can tell
         for job in list(jobs):
-            if any((sure or line.number == job.number) and self._move(job, line) for line in lines.saved):
+            if (not others or self._is_quiet(job)) and any(
+                    (sure or line.number == job.number) and self._move(job, line) for line in lines.saved):
                 jobs.remove(job)
         lost = [job for job in jobs if self._is_others(job, lines, others, astray[job])]
         for job in jobs:
@@ -1262,11 +1264,20 @@ class JobFile:
                 self._note_missing(job, astray[job])
         return lost
 
-    @staticmethod
-    def _is_others(job: Job, lines: Matches, others: list[Line], here: bytes | None) -> bool:
+    def _is_others(self, job: Job, lines: Matches, others: list[Line], here: bytes | None) -> bool:
         """Step 4."""
-        return (job.fd < 0 and here in (DONE, FAILED) or lines.count == len(others) == 1
-                or any(line.number == job.number for line in others))
+        if job.fd < 0 and here in (RUNNING, DONE, FAILED):
+            return True
+        return self._is_quiet(job) and (lines.count == len(others) == 1 or any(
+            line.number == job.number for line in others))
+
+    def _is_quiet(self, job: Job) -> bool:
+        """Whether locks say who has which line.
+
+        After an edit in place they are left on the bytes where other lines stood, until their runners have looked, too:
+        so only the third look is believed, unless the file was replaced, and its locks are fresh.
+        """
+        return job.file != self.file or job.missing + 1 >= self.LOOKS
 
     def _note_missing(self, job: Job, here: bytes | None) -> None:
         """Step 5: say when to look again; to search a long file each second would cost half a core."""

@@ -242,5 +242,93 @@ class HeldLines(JobFileCase):
             file.give_up(job)
 
 
+class RandomEdits(JobFileCase):
+    """Three runners hold lines of few different commands while an editor moves them: none is lost, none held twice."""
+    HISTORIES, EDITS = 3000 if FULL else 150, 6
+    NOTES = "# note\n", "x a\n", "d a\n", "! bb\n", "x ccc\n"
+
+    def begin(self, seed: int, server: bool) -> None:
+        """A file and its runners.  server: one of them has all its locks on one description."""
+        self.dice = random.Random(seed)
+        texts = self.dice.choices(["a", "a", "bb", "ccc"], k=self.dice.randrange(3, 12))
+        first = self.file("".join(f"{self.dice.choice('..dx!')} {text}\n" for text in texts).encode(), single=server)
+        others = [runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock) for _ in range(2)]
+        for file in (first, *others):
+            file.follow_path()
+        self.runners = [runmaker4.Cursor(file) for file in (first, *others)]
+        self.jobs: List[Any] = []
+        for _ in range(self.dice.randrange(1, 6)):
+            self.claim()
+
+    def claim(self) -> None:
+        runner = self.dice.choice(self.runners)
+        job = runner.claim()
+        if job:
+            self.jobs.append((runner, job))
+
+    def end_one(self) -> None:
+        runner, job = self.jobs.pop(self.dice.randrange(len(self.jobs)))
+        self.assertEqual(runner.finish(job, b"d"), "")
+
+    def edit(self, stale: bool) -> None:
+        """Change lines that do not run, move any.  stale: with the states from before the claims, if that is clear."""
+        lines = self.path.read_text().splitlines(keepends=True)
+        for _ in range(self.dice.randrange(1, 4)):
+            idle = [number for number, line in enumerate(lines) if line[0] != "r"]
+            what = self.dice.random()
+            if what < 0.4 and idle:
+                lines.pop(self.dice.choice(idle))
+            elif what < 0.7 or not lines:
+                lines.insert(self.dice.randrange(len(lines) + 1), self.dice.choice(self.NOTES))
+            else:
+                line = lines.pop(self.dice.randrange(len(lines)))
+                lines.insert(self.dice.randrange(len(lines) + 1), line)
+        running = [line for line in lines if line[0] == "r"]
+        if stale and len(set(running)) == len(running) and not any(line[0] == "." for line in lines):
+            lines = [line.replace("r", ".", 1) if line in running else line for line in lines]
+        target = self.path if self.dice.random() < 0.5 else self.path.with_name("new")
+        target.write_text("".join(lines))
+        os.replace(target, self.path)
+
+    def look(self) -> None:
+        """Each runner looks after its lines three times, in any order."""
+        for _ in range(3):
+            for runner in self.dice.sample(self.runners, 3):
+                self.assertEqual(runner.file.look_after(), [])
+            self.clock.now += 1
+
+    def check(self) -> None:
+        """Each job has a line `r` of its own, locked, and no other line is `r`."""
+        for runner, job in self.jobs:
+            self.assertEqual((runner.file.state_at(job.fd, job), job.file), (b"r", runner.file.file))
+            with open(self.path, "r+b") as other:
+                self.assertFalse(runmaker4.is_free(other.fileno(), job.offset))
+        places = {job.offset for _, job in self.jobs}
+        running = [line for line in self.path.read_text().splitlines() if line[0] == "r"]
+        self.assertEqual((len(places), len(running)), (len(self.jobs), len(self.jobs)))
+
+    def end(self) -> None:
+        for runner, job in self.jobs:
+            runner.file.give_up(job)
+        for runner in self.runners[1:]:
+            os.close(runner.file.fd)
+        for fd in self.runners[0].file.left:
+            os.close(fd)
+
+    def test_each_running_job_keeps_a_line_of_its_own(self) -> None:
+        for seed in range(self.HISTORIES):
+            with self.subTest(seed=seed):
+                self.begin(seed, server=seed % 2 == 1)
+                for _ in range(self.EDITS):
+                    self.edit(stale=self.dice.random() < 0.2)
+                    self.look()
+                    self.check()
+                    if self.jobs and self.dice.random() < 0.5:
+                        self.end_one()
+                    if self.dice.random() < 0.5:
+                        self.claim()
+                self.end()
+
+
 if __name__ == "__main__":
     unittest.main()
