@@ -1400,26 +1400,28 @@ class JobFile:
 
     # -- by hand, and just looking ----------------------------------------------------------------------------------
 
-    def set_state(self, fd: int, line: Line, state: bytes, force: bool) -> str:
-        """Set the state of a line that a scan has found; why that was refused, or ''.  Raises OSError.
+    def set_state(self, line: Line, state: bytes, force: bool) -> str:
+        """Set the state of a line that a scan has found; why that was refused, or ''.  For a `single` one.
 
-        fd: open for reading and writing.  Running lines are locked, and refused, unless forced.
+        Running lines are locked, and refused, unless forced.  Raises OSError; ESTALE: the file was replaced.
         """
-        if lock(fd, line.offset):
-            try:
-                return self._overwrite(fd, line, state, force)
-            finally:
-                unlock(fd, line.offset)
-        if not force:
-            return "is running (wait for it, or use --force)"
-        with locked(fd, APPEND_BYTE, patience=30.0):    # on NFS a write under any lock leaves its neighbours alone
-            return self._overwrite(fd, line, state, force)
+        at = line.offset
+        if not lock(self.fd, at):
+            if not force:
+                return "is running (wait for it, or use --force)"
+            at = REFRESH_BYTE                       # on NFS a write under any lock leaves its neighbours alone
+            lock(self.fd, at, shared=True)
+        try:
+            self.must_name(self.fd)                 # after the lock: what is replaced later had this state in it
+            return self._overwrite(line, state, force)
+        finally:
+            unlock(self.fd, at)
 
-    def _overwrite(self, fd: int, line: Line, state: bytes, force: bool) -> str:
-        found = self.state_at(fd, line)
+    def _overwrite(self, line: Line, state: bytes, force: bool) -> str:
+        found = self.state_at(self.fd, line)
         if found is None or found != line.state and not force:
             return "has changed meanwhile, and is left alone"
-        self.write(fd, line, state)
+        self.write(self.fd, line, state)
         return ""
 
     def lines(self, states: bytes | None = None, count_states: bool = False, directives: bool = False) -> Scan:
@@ -1477,6 +1479,18 @@ class JobFile:
     def sign(self) -> tuple[int, ...]:
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+    def names(self, fd: int) -> bool:
+        """Whether the path still leads to this open file.  Raises OSError."""
+        try:
+            return self.sign()[:2] == self.identity(fd)
+        except FileNotFoundError:
+            return False                        # an editor is about to put a new one there
+
+    def must_name(self, fd: int) -> None:
+        """Raise OSError(ESTALE) if the path leads to another file than this, or to none."""
+        if not self.names(fd):
+            raise OSError(errno.ESTALE, "was replaced by another file meanwhile")
 
     def follow_path(self) -> None:
         """Make `fd` the file that the path names now.  Raises OSError."""

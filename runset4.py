@@ -18,6 +18,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import configparser
 import contextlib
+import errno
 import fnmatch
 import functools
 import itertools
@@ -30,8 +31,8 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, Sequence
 
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, NEW, UTF8_MARK, JobFile, Line, Parser, Problem, Say, Scan, append_locked,
-                       check_mount, duration, first_line, leave, locked, open_job_file, parse_settings, put_lines,
-                       quote, reason, run_main, says, show, warn, whole_number)
+                       check_mount, duration, first_line, leave, locked, open_job_file, parse_settings, plural,
+                       put_lines, quote, reason, run_main, says, show, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -64,19 +65,41 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def appending(path: str, patience: float = 30.0) -> Iterator[int]:
+def appending(file: JobFile, patience: float = 30.0, make: bool = True) -> Iterator[int]:
     """Hold the append lock of a job file, which is made if it is not there: a descriptor for append_locked().
+
+    Editors put another file in its place at any moment, and what is appended to the old one is in nobody's file.  So
+    the lock counts only on the file that the path names; until then the next one is tried.  If at the end the path
+    names another, that is an error (ESTALE): the new file has the lines or lacks them, depending on when its writer
+    read the old one, and nothing tells which (equal commands are no proof; and a runner may have taken one from the old
+    file).  To append them once more might run them twice, to be content might lose them; so somebody has to look.
 
     patience: seconds to wait for others who append.  Signals have to wait, too.  Raises Problem, OSError.
     """
-    if not os.path.lexists(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
-    fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
-    try:
-        with locked(fd, APPEND_BYTE, patience=patience), uninterrupted():
-            yield fd
-    finally:
-        os.close(fd)
+    end = time.monotonic() + patience
+    if make and not os.path.lexists(file.path):
+        os.close(os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    while True:
+        fd = open_job_file(file.path, os.O_RDWR | os.O_APPEND)
+        try:
+            with locked(fd, APPEND_BYTE, patience=end - time.monotonic()), uninterrupted():
+                if file.names(fd):
+                    yield fd
+                    file.must_name(fd)
+                    return
+        finally:
+            os.close(fd)
+        await_file(file.path, end)
+
+
+def await_file(path: str, end: float) -> None:
+    """Wait for the file that an editor is about to put here.  Raises OSError after `end`, monotonic seconds."""
+    while True:
+        if time.monotonic() > end:
+            raise OSError(errno.EAGAIN, "is replaced again and again, or was removed")
+        if os.path.lexists(path):
+            return
+        time.sleep(0.002)
 
 
 def in_pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -89,7 +112,7 @@ def in_pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield some
 
 
-def append_lines(path: str, lines: Iterable[bytes]) -> None:
+def append_lines(file: JobFile, lines: Iterable[bytes]) -> None:
     """Append lines to a job file, all or none; it is not touched before the last of them is made.
 
     Raises Problem, OSError.
@@ -101,7 +124,7 @@ def append_lines(path: str, lines: Iterable[bytes]) -> None:
             spool.seek(0)
         except OSError as error:
             raise Problem(f"a temporary file cannot be written: {reason(error)} (TMPDIR says where)") from None
-        with appending(path) as fd:
+        with appending(file) as fd:
             append_locked(fd, iter(lambda: spool.read(BLOCK), b""), sync=True)
 
 
@@ -166,50 +189,63 @@ def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
             yield line
 
 
-def set_states(options: argparse.Namespace, file: JobFile, fd: int) -> tuple[int, int]:
-    """Set the states of the selected jobs; how many were selected, how many refused."""
-    count = refused = 0
-    for line in selected(options, file):
-        count += 1
-        fault = file.set_state(fd, line, options.set, options.force)
+@dataclass
+class Outcome:
+    """How many jobs were selected, how many of them were refused, how many were changed."""
+    selected: int = 0
+    refused: int = 0
+    changed: int = 0
+
+    def note(self, file: JobFile, line: Line, fault: str) -> bool:
+        """Count a job, and say why it was refused; whether it was not."""
         if fault:
-            refused += 1
             file.say(f"line {line.number}: {fault}")
-    return count, refused
+        self.selected += 1
+        self.refused += bool(fault)
+        self.changed += not fault
+        return not fault
 
 
-def rerun(options: argparse.Namespace, file: JobFile, fd: int) -> tuple[int, int]:
+def set_states(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
+    """Set the states of the selected jobs.  Raises OSError; ESTALE: the file was replaced, and lines may have moved."""
+    for line in selected(options, file):
+        outcome.note(file, line, file.set_state(line, options.set, options.force))
+    if outcome.selected:
+        file.must_name(file.fd)
+
+
+def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
     """Put the selected jobs on hold, also those that somebody has locked, and append their commands anew.
 
-    In this order, so that no job runs twice whatever happens.  They keep their settings.  How many were selected, how
-    many refused.  Raises Problem, OSError; then all have the states again that they had.
+    In this order, so that no job runs twice whatever happens.  They keep their settings.  All of it under the append
+    lock of one file.  Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
     """
-    lines = {}
-    for line in selected(options, file):
+    with appending(file, make=False) as fd:
+        lines = {}
+        for line in selected(options, file):
+            try:
+                lines[line] = job(line.command)
+            except ValueError as fault:
+                raise Problem(f"{file.path}: line {line.number}: {fault}") from None
+        settings, last = settings_of(file, lines)
+        file.must_name(fd)                  # so this is the file that was read
+        held: list[Line] = []
         try:
-            lines[line] = job(line.command)
-        except ValueError as fault:
-            raise Problem(f"{file.path}: line {line.number}: {fault}") from None
-    settings, last = settings_of(file, lines)
-    held = []
-    try:
-        for line in lines:
-            if parse_settings(settings[line]).terms.together:
-                fault = "is of a group (which runs again if all its lines are set to .)"
-            else:
-                fault = file.set_state(fd, line, HELD, force=True)
-            if fault:
-                file.say(f"line {line.number}: {fault}")
-            else:
-                held.append(line)
-        if held:
-            append_lines(file.path, with_settings([(settings[line], lines[line]) for line in held], last))
-    except (OSError, Problem):
-        for line in held:
-            with contextlib.suppress(OSError):
-                file.set_state(fd, replace(line, state=HELD), line.state, force=True)
-        raise
-    return len(lines), len(lines) - len(held)
+            for line in lines:
+                if parse_settings(settings[line]).terms.together:
+                    fault = "is of a group (which runs again if all its lines are set to .)"
+                else:
+                    fault = file.set_state(line, HELD, force=True)
+                if outcome.note(file, line, fault):
+                    held.append(line)
+            if held:
+                append_locked(fd, in_pieces(with_settings([(settings[line], lines[line]) for line in held], last)),
+                              sync=True)
+        except OSError:
+            for line in held:
+                with contextlib.suppress(OSError):
+                    file.set_state(replace(line, state=HELD), line.state, force=True)
+            raise
 
 
 def settings_of(file: JobFile, lines: Iterable[Line]) -> tuple[dict[Line, bytes], bytes]:
@@ -217,7 +253,7 @@ def settings_of(file: JobFile, lines: Iterable[Line]) -> tuple[dict[Line, bytes]
     wanted = {line.offset: line for line in lines}
     found: dict[Line, bytes] = {}
     last = b"RUN"
-    for line in file.lines(directives=True):
+    for line in Scan(file.fd, file.start, directives=True):
         if line.offset in wanted:
             found[wanted[line.offset]] = last
         elif line.state == DIRECTIVE and says(line, "settings"):
@@ -386,25 +422,25 @@ def find_added(fd: int, paths: Iterable[bytes]) -> set[bytes]:
     return {words[word] for word in found}
 
 
-def add_job_files(path: str, jobs: dict[bytes, bytes], once: Iterable[bytes], patience: float = 30.0) -> None:
+def add_job_files(file: JobFile, jobs: dict[bytes, bytes], once: Iterable[bytes], patience: float = 30.0) -> None:
     """Append jobs, given by the absolute paths of their job files.
 
     once: which of them are left out if they stand there already.  Raises Problem, OSError.
     """
-    with appending(path, patience) as fd:
+    with appending(file, patience) as fd:
         added = find_added(fd, once)
         lines = b"".join(line for name, line in jobs.items() if name not in added)
         if lines:
             append_locked(fd, [lines], sync=True)
 
 
-def add_jobs(path: str, names: Sequence[str]) -> None:
+def add_jobs(file: JobFile, names: Sequence[str]) -> None:
     """Append the jobs of job files; of directories those that are not added yet.  Raises Problem, OSError."""
     jobs: dict[bytes, bytes] = {}
     once: set[bytes] = set()
     for name in names:
         if os.path.isdir(name):
-            found = {absolute(file): read_job_file(file) for file in files_in(name)}
+            found = {absolute(path): read_job_file(path) for path in files_in(name)}
             once |= found.keys() - jobs.keys()
         else:
             found = {absolute(name): read_job_file(name)}
@@ -412,7 +448,7 @@ def add_jobs(path: str, names: Sequence[str]) -> None:
         jobs.update(found)
     if not jobs:
         raise Problem(f"{show(os.fsencode(names[0]))}: there is no job file in it (nothing to add)")
-    add_job_files(path, jobs, once)
+    add_job_files(file, jobs, once)
 
 
 def files_in(folder: str) -> list[str]:
@@ -452,7 +488,7 @@ class Collector:
     PATIENCE = 2.0                  # seconds to wait for others who append; then the next look tries again
     LONG = 2.0                      # seconds that a look may read job files; the next one goes on
 
-    path: str
+    file: JobFile
     folders: Sequence[str]
     say: Say
     clock: Callable[[], float] = time.monotonic
@@ -479,13 +515,13 @@ class Collector:
         try:
             if jobs:
                 lines = {absolute(name): line for name, line in jobs.items()}
-                add_job_files(self.path, lines, lines, self.PATIENCE)
+                add_job_files(self.file, lines, lines, self.PATIENCE)
                 self.added |= jobs.keys()
-            self.said.pop(self.path, None)
+            self.said.pop(self.file.path, None)
         except Problem as problem:
-            self._say_once(self.path, str(problem))
+            self._say_once(self.file.path, str(problem))
         except OSError as error:
-            self._say_once(self.path, f"{self.path}: {reason(error)}")
+            self._say_once(self.file.path, f"{self.file.path}: {reason(error)}")
 
     def _names(self, folder: str) -> list[str]:
         """The job files in a directory, none while it cannot be read."""
@@ -540,7 +576,7 @@ class Interruptions:
         return os.read(self.reader, 1)[0] if select.select([self.reader], [], [], seconds)[0] else 0
 
 
-def follow(path: str, names: Sequence[str]) -> int:
+def follow(file: JobFile, names: Sequence[str]) -> int:
     """Add what is in some directories and what comes into them, until a signal ends that: the exit status.
 
     Raises Problem, OSError: what is wrong at the start.
@@ -548,10 +584,10 @@ def follow(path: str, names: Sequence[str]) -> int:
     folders = list({absolute(name): name for name in names}.values())
     for folder in folders:
         files_in(folder)
-    with appending(path):
+    with appending(file):
         pass                        # it is a job file, and can be written to
     interruptions = Interruptions()
-    collector = Collector(path, folders, lambda text: warn(f"{PROG}: {text}"))
+    collector = Collector(file, folders, lambda text: warn(f"{PROG}: {text}"))
     while True:
         collector.look()
         number = interruptions.wait(collector.EVERY)
@@ -706,27 +742,22 @@ def find_ends(fd: int) -> list[Line]:
     return [line for line in Scan(fd, first_line(fd), b"", directives=True) if says(line, "end")]
 
 
-def add_end(path: str, say: Say) -> None:
+def add_end(file: JobFile) -> None:
     """Append `#RUN end`, unless there is one.  Raises Problem, OSError."""
-    with appending(path) as fd:
+    with appending(file) as fd:
         ends = find_ends(fd)
         if not ends:
             append_locked(fd, [b"#RUN end\n"], sync=True)
         elif Scan(fd, ends[0].offset, NEW).next():
-            say(f"there is a #RUN end in line {ends[0].number}; no --follow runner takes the jobs below it "
-                "(--reopen, then --end)")
+            file.say(f"there is a #RUN end in line {ends[0].number}; no --follow runner takes the jobs below it "
+                     "(--reopen, then --end)")
 
 
-def reopen(file: JobFile, fd: int) -> int:
-    """Make comments of the lines `#RUN end`, in place; how many there were.  Raises OSError."""
-    count = 0
-    with locked(fd, APPEND_BYTE, patience=30.0):
+def reopen(file: JobFile) -> int:
+    """Make comments of the lines `#RUN end`, in place; how many there were.  Raises Problem, OSError."""
+    with appending(file, make=False):
         file.follow_path()
-        for line in find_ends(fd):
-            if file.state_at(fd, line) == b"#":
-                file.write(fd, line, b"#run")
-                count += 1
-    return count
+        return sum(not file.set_state(line, b"#run", force=False) for line in find_ends(file.fd))
 
 
 # ======== Command line ================================================================================================
@@ -823,34 +854,50 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("--follow is for --add-jobs")
 
 
-def add_lines(options: argparse.Namespace, say: Say) -> int:
+def add_lines(options: argparse.Namespace, file: JobFile) -> int:
     """Append what is asked for; the exit status.  Raises Problem, OSError."""
-    path = options.file
     if options.follow:
-        return follow(path, options.add_jobs)
+        return follow(file, options.add_jobs)
     if options.end:
-        add_end(path, say)
+        add_end(file)
     elif options.add_jobs:
-        add_jobs(path, options.add_jobs)
+        add_jobs(file, options.add_jobs)
     elif options.add:
-        append_lines(path, given_jobs(options.add))
+        append_lines(file, given_jobs(options.add))
     elif options.add_list is not None:
-        append_lines(path, list_jobs(options.add_list, options.template))
+        append_lines(file, list_jobs(options.add_list, options.template))
     else:
-        append_lines(path, test_lines(options.add_tests))
+        append_lines(file, test_lines(options.add_tests))
     return 0
 
 
-def use_lines(options: argparse.Namespace, file: JobFile) -> tuple[int, int]:
-    """List or change lines; how many there were, how many were refused.  Raises Problem, OSError."""
-    fd = open_job_file(file.path, os.O_RDWR if options.action in CHANGING else os.O_RDONLY)
-    if options.action == "set":
-        return set_states(options, file, fd)
-    if options.action == "rerun":
-        return rerun(options, file, fd)
-    if options.action == "reopen":
-        return reopen(file, fd), 0
-    return put_lines(map(bytes, selected(options, file))), 0
+def change_states(options: argparse.Namespace, file: JobFile) -> Outcome:
+    """Do what is asked to the selected jobs.  Raises Problem, OSError."""
+    outcome = Outcome()
+    try:
+        (set_states if options.action == "set" else rerun)(options, file, outcome)
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        file.say(f"was replaced meanwhile: {plural(outcome.changed, 'job')} set in the old file only; look, and run "
+                 "this again")
+        outcome.refused += 1
+    return outcome
+
+
+def use_lines(options: argparse.Namespace, file: JobFile) -> int:
+    """List or change lines; the exit status.  Raises Problem, OSError."""
+    os.close(open_job_file(file.path, os.O_RDWR if options.action in CHANGING else os.O_RDONLY))
+    if options.reopen:
+        outcome = Outcome(reopen(file))
+    elif options.list:
+        outcome = Outcome(put_lines(map(bytes, selected(options, file))))
+    else:
+        outcome = change_states(options, file)
+    if outcome.refused or outcome.selected or options.list and not options.selective:
+        return 1 if outcome.refused else 0
+    file.say("there is no #RUN end in it" if options.reopen else "no job is selected by this")
+    return 1
 
 
 def change_file(argv: Sequence[str]) -> int:
@@ -863,18 +910,15 @@ def change_file(argv: Sequence[str]) -> int:
 
     try:
         mount = check_mount(path, options.single_host or options.list, say)
-        if options.action in ADDING:
-            return add_lines(options, say)
-        file = JobFile(path, say=say, network=mount.network, read_only=options.list)
-        count, refused = use_lines(options, file)
+        file = JobFile(path, say=say, network=mount.network, read_only=options.list, single=True)
+        return (add_lines if options.action in ADDING else use_lines)(options, file)
     except BrokenPipeError:
         raise
     except OSError as error:
+        if error.errno == errno.ESTALE:
+            say("was replaced meanwhile, and may lack what was just written: look, and if so run this again")
+            return 1
         raise Problem(f"{path}: {reason(error)}") from None
-    if not count and (options.action in CHANGING or options.selective):
-        say("there is no #RUN end in it" if options.reopen else "no job is selected by this")
-        return 1
-    return 1 if refused else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

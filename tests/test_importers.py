@@ -344,7 +344,8 @@ class Collecting(JobFileCase):
 
     def make(self) -> runset4.Collector:
         """One that has just been started."""
-        return runset4.Collector(str(self.dir / "runs.txt"), [str(self.dir / "queue")], self.said.append,
+        file = runmaker4.JobFile(str(self.dir / "runs.txt"), say=self.said.append, single=True)
+        return runset4.Collector(file, [str(self.dir / "queue")], self.said.append,
                                  lambda: self.now)
 
     def look(self, *expected: str, after: float = 0.5) -> None:

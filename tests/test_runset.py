@@ -3,10 +3,14 @@ import fcntl
 import os
 import stat
 import subprocess
+import threading
+import time
 import unittest
+from collections import Counter
 from typing import List
 
-from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, as_bytes
+import runmaker4
+from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
@@ -319,6 +323,153 @@ class Adding(RunsetCase):
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual((self.states(), self.read("marks")), ("ddd", b"b\nc\n"))
+
+
+class Replaced(RunCase):
+    """An editor puts a new file in the place of the job file while runset4.py is at work on it."""
+    BEFORE = "! echo a\n! echo b\n. echo c\n"
+    # What is in `new` comes to the place of runs.txt before the nth lock is taken, or when what was written is synced
+    BEFORE_LOCK = """
+import os, runmaker4
+lock, calls = runmaker4.lock, []
+def late(*args, **options):
+    calls.append(args)
+    if len(calls) == {}:
+        {}
+    return lock(*args, **options)
+runmaker4.lock = late
+"""
+    AT_SYNC = """
+import os
+sync = os.fsync
+def early(fd):
+    os.replace("new", "runs.txt")
+    sync(fd)
+os.fsync = early
+"""
+    REPLACE = "os.replace('new', 'runs.txt')"
+
+    def edit_meanwhile(self, patch: str, *args: object, new: str = f"# edited\n{BEFORE}") -> Ended:
+        """Run runset4.py, patched so that an editor saves this meanwhile."""
+        self.write(self.BEFORE)
+        self.write(new, "new")
+        return self.finish(self.start_patched(patch, "runs.txt", *args, script=RUNSET))
+
+    def assertSaid(self, ended: Ended, *words: str) -> None:
+        """Exit 1 and one line that says what to do; the file is as the editor has saved it."""
+        self.assertEqual((ended.code, ended.out, ended.err.count(b"\n")), (1, b"", 1), ended.err)
+        for word in ("runset4.py: runs.txt: was replaced meanwhile", "look", "run this again", *words):
+            self.assertIn(as_bytes(word), ended.err)
+        self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}"))
+
+    def test_what_is_added_goes_to_the_new_file(self) -> None:
+        for args, added in ((("--add", "echo 1"), ". echo 1\n"), (("--end",), "#RUN end\n")):
+            with self.subTest(args=args):
+                ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), *args)
+                self.assertEqual((ended.code, ended.err), (0, b""))
+                self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}{added}"))
+
+    def test_it_waits_for_the_new_file_when_the_old_one_was_put_aside(self) -> None:
+        aside = ("os.rename('runs.txt', 'runs.txt~'); import threading; "
+                 "threading.Timer(0.1, os.replace, ('new', 'runs.txt')).start()")
+        ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, aside), "--add", "echo 1")
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}. echo 1\n"))
+
+    def test_what_was_added_at_the_moment_of_the_save_is_said(self) -> None:
+        for args in ("--add", "echo 1"), ("--end",):
+            with self.subTest(args=args):
+                self.assertSaid(self.edit_meanwhile(self.AT_SYNC, *args), "may lack what was just written")
+
+    def test_states_are_not_set_in_the_old_file_without_a_word(self) -> None:
+        for number in 1, 2:
+            with self.subTest(number=number):
+                ended = self.edit_meanwhile(self.BEFORE_LOCK.format(number, self.REPLACE), "--set=x", "1-2")
+                self.assertSaid(ended, f"{number - 1} job{'s' * (number == 1)} set in the old file only")
+
+    def test_a_save_behind_the_last_line_is_noticed(self) -> None:
+        patch = ("import os, runmaker4\nunlock, calls = runmaker4.unlock, []\n"
+                 "def late(*args):\n    unlock(*args)\n    calls.append(args)\n"
+                 f"    if len(calls) == 2: {self.REPLACE}\nrunmaker4.unlock = late")
+        self.assertSaid(self.edit_meanwhile(patch, "--set=x", "1-2"), "2 jobs set in the old file only")
+
+    def test_jobs_are_run_again_from_one_file_only(self) -> None:
+        for number in 2, 3:                                     # 1 is the append lock
+            with self.subTest(number=number):
+                ended = self.edit_meanwhile(self.BEFORE_LOCK.format(number, self.REPLACE), "--rerun", "--all")
+                self.assertSaid(ended, f"{number - 2} job{'s' * (number == 2)} set in the old file only")
+        self.assertSaid(self.edit_meanwhile(self.AT_SYNC, "--rerun", "--all"), "3 jobs set in the old file only")
+
+    def test_jobs_are_run_again_in_the_new_file_if_it_came_in_time(self) -> None:
+        ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), "--rerun", "--state=!")
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertEqual(self.read(), b"# edited\nx echo a\nx echo b\n. echo c\n. echo a\n. echo b\n")
+
+    def test_an_end_is_not_taken_back_in_the_old_file_without_a_word(self) -> None:
+        self.BEFORE += "#RUN end\n"
+        new = f"# edited\n{self.BEFORE}"
+        self.assertSaid(self.edit_meanwhile(self.BEFORE_LOCK.format(2, self.REPLACE), "--reopen", new=new))
+        ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), "--reopen", new=new)
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertNotIn(b"#RUN end", self.read())
+
+    def test_nobody_appends_while_jobs_are_put_on_hold_and_appended_anew(self) -> None:
+        """Classic record locks are lost with any descriptor of the file that is closed."""
+        look = """
+import fcntl, os, runmaker4
+def looking(write):
+    def look_and_write(*args):
+        if not os.fork():
+            try:
+                fcntl.lockf(os.open("runs.txt", os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, runmaker4.APPEND_BYTE)
+                open("free", "w").close()
+            finally:
+                os._exit(0)
+        os.wait()
+        return write(*args)
+    return look_and_write
+os.pwrite, os.fsync = looking(os.pwrite), looking(os.fsync)
+"""
+        for patch in look, f"{look}runmaker4.DESCRIPTION_LOCKS = False\n":
+            with self.subTest(patch=patch):
+                ended = self.edit_meanwhile(patch, "--rerun", "--state=!")
+                self.assertEqual((ended.code, ended.err), (0, b""))
+                self.assertEqual(self.states(), "xx...")
+                self.assertFalse(self.exists("free"))
+
+    def test_what_is_added_and_run_again_while_editors_save_is_there_once(self) -> None:
+        """The editor reads and saves under the append lock, or what it has not read would be lost with its save."""
+        writers, rounds = 3, 4
+        wanted = Counter(b"echo %d%d" % (writer, number) for writer in range(writers)
+                         for number in range(rounds))
+        self.write("")
+        saves, over = [], threading.Event()
+
+        def edit() -> None:
+            while not over.wait(0.002):
+                fd = os.open(self.dir / "runs.txt", os.O_RDWR)
+                with runmaker4.locked(fd, APPEND_BYTE, patience=20):
+                    os.replace(self.write(self.read(), "new"), self.dir / "runs.txt")
+                os.close(fd)
+                saves.append(time.monotonic())
+
+        def add(writer: int) -> subprocess.Popen:
+            script = f'for n in 0 1 2 3; do "$@" --add "echo {writer}$n" || exit 1; done'
+            return self.start("sh", "-c", script, "sh", *self.command(RUNSET, "runs.txt"))
+
+        editor = threading.Thread(target=edit)
+        editor.start()
+        try:
+            ended = [self.finish(process) for process in [add(writer) for writer in range(writers)]]
+            again = self.run_script(RUNSET, "--rerun", "--state=.", "runs.txt")
+        finally:
+            over.set()
+            editor.join()
+        self.assertEqual([(it.code, it.err) for it in (*ended, again)], [(0, b"")] * (writers + 1))
+        self.assertGreater(len(saves), 10)
+        lines = self.read().splitlines()
+        for state in b"x", b".":
+            self.assertEqual(Counter(line[2:] for line in lines if line[:1] == state), wanted)
 
 
 if __name__ == "__main__":
