@@ -30,9 +30,9 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, Sequence
 
-from runmaker4 import (APPEND_BYTE, DIRECTIVE, NEW, UTF8_MARK, JobFile, Line, Parser, Problem, Say, Scan, append_locked,
-                       check_mount, duration, first_line, leave, locked, open_job_file, parse_settings, plural,
-                       put_lines, quote, reason, run_main, says, show, warn, whole_number)
+from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, RUNNING, UTF8_MARK, JobFile, Line, Parser, Problem,
+                       Say, Scan, append_locked, check_mount, duration, first_line, leave, locked, open_job_file,
+                       parse_settings, plural, put_lines, quote, reason, run_main, says, show, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -177,12 +177,16 @@ class Source:
 # ======== States ======================================================================================================
 
 HELD = b"x"
+KNOWN = NEW + RUNNING + DONE + FAILED + ERROR + HELD
 
 
 def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
-    """The job lines that are meant."""
+    """The job lines that are meant.
+
+    `I have a list` is a job line, too, on hold.  Lines in such states are changed only by number or by --state.
+    """
     pattern = None if options.match is None else os.fsencode(options.match)
-    for line in file.lines(options.state):
+    for line in file.lines(options.state or (None if options.list or options.lines else KNOWN)):
         if options.lines and not any(line.number in span for span in options.lines):
             continue
         if pattern is None or line.command == pattern or fnmatch.fnmatchcase(line.command, pattern):
@@ -790,20 +794,21 @@ def command_template(text: str) -> Template:
 ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
 CHANGING = ("set", "rerun", "reopen")
 EXAMPLE = f"""\
-Have all failed jobs run again, add jobs, take 5 to 9 out, list what is on hold:
+Have all failed jobs run again, add jobs, hold new ones and take them back:
     {PROG} --set=. --state=! runs.txt
     {PROG} runs.txt --add 'simulate --seed 7' 'simulate --seed 8'
     {PROG} runs.txt --add-list names --template 'convert {{}} {{.}}.png'
-    {PROG} --set=x runs.txt 5-9
-    {PROG} --list --state=x runs.txt"""
+    {PROG} --set=x --state=. runs.txt 5-9
+    {PROG} --set=. --state=x runs.txt 5-9"""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options; `action` is the one thing to do.  Raises Problem."""
     parser = Parser(
         PROG, example=EXAMPLE, usage="[options] FILE [LINE|FROM-TO ...]",
-        epilog="Exit status: 0 all was done as asked; 1 no job was selected, or some were\n"
-               "refused; 2 bad usage or input, nothing was added; 130, 143 ended by a signal.")
+        epilog="Exit status: 0 all was done as asked; 1 no job was selected, some were refused,\n"
+               "or the file was replaced meanwhile; 2 bad usage or input, nothing was added;\n"
+               "130, 143 ended by a signal.")
     add = parser.add_argument_group("what to do with selected jobs").add_argument
     add("-s", "--set", type=state, metavar="STATE", help="set their state: . (new), x (on hold), ...")
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
@@ -812,9 +817,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", help="the job file")
     add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
-    add("-a", "--all", action="store_true", help="all jobs")
+    add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (to list: in any)")
     add("--state", type=state, metavar="S", help="jobs in this state")
-    add("--match", metavar="TEXT", help="jobs with this command; it may be a shell pattern for the whole command")
+    add("--match", metavar="TEXT", help="... with this command; it may be a shell pattern for the whole command")
     add = parser.add_argument_group("or what to append (all of it or nothing; FILE is made if need be)").add_argument
     add("--add", nargs="+", metavar="CMD", help="jobs; FILE stands before it")
     add("--add-list", metavar="LIST", help="a job per line of LIST (-: stdin), but blank lines and # comments")

@@ -53,10 +53,27 @@ class SettingStates(RunsetCase):
         self.assertQuiet("-a", "-s", "x", "runs.txt")
         self.assertEqual(self.states(), "xxxx")
 
-    def test_all_includes_held_jobs(self) -> None:
-        self.write("x echo a\nQ echo b\n")
-        self.assertQuiet("--all", "--set=.", "runs.txt")
-        self.assertEqual(self.states(), "..")
+    def test_all_includes_held_jobs_but_not_what_only_looks_like_one(self) -> None:
+        before = "x echo a\nI have a list\nQ echo b\n"
+        for selection in "--all", "--match=*":
+            for action, after in ("--set=.", ".IQ"), ("--rerun", "xIQ."):
+                with self.subTest(selection=selection, action=action):
+                    self.write(before)
+                    self.assertQuiet(selection, action, "runs.txt")
+                    self.assertEqual(self.states(), after)
+
+    def test_any_state_is_changed_by_number_or_by_its_name(self) -> None:
+        self.write("x echo a\nQ echo b\nI have a list\n")
+        self.assertQuiet("--set=.", "runs.txt", 1, 2)
+        self.assertQuiet("--set=.", "--state=I", "--match=have *", "runs.txt")
+        self.assertEqual(self.states(), "...")
+
+    def test_what_is_held_and_taken_back_as_the_help_says_leaves_finished_jobs_alone(self) -> None:
+        self.write(f"x echo z\n{FOUR}. echo e\n")
+        self.assertQuiet("--set=x", "--state=.", "runs.txt", "2-9")
+        self.assertEqual(self.states(), "xxd!ex")
+        self.assertQuiet("--set=.", "--state=x", "runs.txt", "2-9")
+        self.assertEqual(self.states(), "x.d!e.")
 
     def test_only_the_state_bytes_change(self) -> None:
         before = b"\xef\xbb\xbfd echo a\r\nd\techo \xff\n# d\n/ d\nprose\n\n  d\nd d \nd no newline"
