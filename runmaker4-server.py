@@ -67,7 +67,7 @@ import runmaker4
 from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PLAIN, PORT, RUNNING, Channel, Cursor,
                        Entry, Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, Met, NotNow, OutDir,
                        Parser, Problem, Program, Scan, Shifted, Taker, Takers, Terms, Waits, WireError, Worker, Writer,
-                       add_background, add_records, awake_clock, change_argument, check_directives, check_mount,
+                       add_background, add_records, awake_clock, change_argument, check_job_file, check_mount,
                        counts, digest, duration, fork_quietly, hold_signals, human_time, leave, make_token,
                        name_lines, open_descriptors, open_job_file, parse_directive, plural, printable, put,
                        put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, whole_number)
@@ -949,7 +949,7 @@ class Server(Program):
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         if not options.dry_run:
             test_locks(self.path)
-        check_directives(self.path)
+        check_job_file(self.path, self.say)
         self.network = mount.network
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Held] = {}

@@ -668,6 +668,18 @@ def open_job_file(path: str, flags: int) -> int:
         raise Problem(f"{path}: {reason(error)}" + (f" ({hint})" if hint else "")) from None
 
 
+@contextlib.contextmanager
+def job_file(path: str) -> Iterator[int]:
+    """A job file, open for reading.  Raises Problem."""
+    fd = open_job_file(path, os.O_RDONLY)
+    try:
+        yield fd
+    except OSError as error:
+        raise Problem(f"{path}: {reason(error)}") from None
+    finally:
+        os.close(fd)
+
+
 def test_locks(path: str) -> None:
     """Try the locks before relying on them: two descriptors must exclude each other.  Raises Problem."""
     at = PROBE_BYTES + int.from_bytes(os.urandom(4), "big")
@@ -712,6 +724,8 @@ def parse_directive(line: Line) -> Directive:
 def parse_settings(text: bytes) -> Directive:
     """What a directive says, wherever it stands; text: from `RUN` on.  Raises ValueError."""
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
+    if name.startswith("RUN:"):
+        raise ValueError("unknown directive (write #RUN ..., without the colon)")
     if name != "RUN":
         raise ValueError("unknown directive (nothing but a blank may follow #RUN; a comment needs one after the #)")
     if " ".join(words) in KNOWN_DIRECTIVES:
@@ -759,16 +773,85 @@ def stopping(bad: Line, check: Line) -> str:
     return f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops what is below it"
 
 
-def check_directives(path: str) -> None:
-    """Refuse a job file with a malformed directive, before anything runs.  Raises Problem, OSError."""
-    fd = open_job_file(path, os.O_RDONLY)
+LOOK_ALIKE = re.compile(rb"\n([ \t]{0,8}#[ \t]{0,8}[Rr][Uu][Nn])")      # or a directive itself
+FORGIVEN = re.compile(rb"[ \t]*#[ \t]*run(?:[ \t:]+(.*))?[ \t\r]*", re.IGNORECASE | re.DOTALL)
+
+
+def looks_like_directive(line: Line) -> bool:
+    """Whether a comment would be a directive were it not for blanks, small letters and a colon; prose is none."""
+    match = FORGIVEN.fullmatch(line.state + line.text)
+    return match is not None and not _fault(b"RUN " + (match[1] or b"").lower())
+
+
+def _fault(text: bytes) -> str:
+    """What is wrong with a directive; ''."""
     try:
-        for line in Scan(fd, first_line(fd), b"", directives=True):
-            parse_settings(line.text)
+        parse_settings(text)
+        return ""
     except ValueError as fault:
-        raise Problem(f"{path}: line {line.number}: {fault}") from None
-    finally:
-        os.close(fd)
+        return str(fault)
+
+
+def check_directives(path: str, say: Say) -> None:
+    """Refuse a job file with a malformed directive; name what only looks like one.  Raises Problem."""
+    alike = 0
+    with job_file(path) as fd:
+        scan = Scan(fd, first_line(fd), b"", directives=True)
+        scan.pattern, scan.rest = LOOK_ALIKE, 20        # the longest match but for its last byte
+        for line in scan:
+            if line.state == DIRECTIVE and line.text.startswith(b"RUN"):
+                fault = _fault(line.text)
+                if fault:
+                    raise Problem(f"{path}: line {line.number}: {fault}")
+            elif looks_like_directive(line):
+                first, alike = first if alike else line.number, alike + 1
+    if alike:
+        more = f", and so do {alike - 1} more" if alike > 1 else ""
+        say(f"line {first} looks like a directive but is a comment (write #RUN ...){more}")
+
+
+# ---- lines that are no jobs ------------------------------------------------------------------------------------------
+
+# Neither a job, nor a comment, nor blank; and not the first byte of a line that is being written
+STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
+
+
+def stray_lines(fd: int, among: float = math.inf) -> Iterator[int]:
+    """The numbers of those of the first lines that are neither jobs, nor comments, nor blank.  Raises OSError."""
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(first_line(fd))
+        number, begins = 0, True
+        for piece in iter(functools.partial(file.readline, 4096), b""):
+            number += begins
+            if number > among:
+                return
+            if begins and STRAY.match(piece):
+                yield number
+            begins = piece.endswith(b"\n")
+
+
+def check_lines(path: str, say: Say, refuse: bool = True) -> None:
+    """Refuse a file of plain commands, without a job; name a stray line at the beginning of any other file.
+
+    refuse: or only name it there, too.  Raises Problem.
+    """
+    with job_file(path) as fd:
+        refuse = refuse and not Scan(fd, first_line(fd)).next()
+        stray = stray_lines(fd) if refuse else stray_lines(fd, 1000)
+        first = next(stray, 0)
+        count = 1 + sum(1 for _ in stray) if refuse else 1
+    if first and refuse:
+        raise Problem(f"{path}: has no job: {plural(count, 'line')} {'is' if count == 1 else 'are'} neither job nor "
+                      f"comment, the first is line {first} (a job is '. COMMAND'; to make jobs of them: "
+                      f"runset4.py NEW --add-list {shlex.quote(path)})")
+    if first:
+        say(f"line {first} is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)")
+
+
+def check_job_file(path: str, say: Say) -> None:
+    """Before anything runs: refuse a file that was not understood, name what may not be.  Raises Problem."""
+    check_lines(path, say)
+    check_directives(path, say)
 
 
 @dataclass(eq=False, repr=False)
@@ -4842,7 +4925,7 @@ class App(RunnerProgram):
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
                 test_locks(self.path)
-            check_directives(self.path)
+            check_job_file(self.path, self.say)
 
     def main(self) -> int:
         """Run, or say what would be run; the exit status."""

@@ -30,9 +30,10 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, Sequence
 
-from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, RUNNING, UTF8_MARK, JobFile, Line, Parser, Problem,
-                       Say, Scan, append_locked, check_mount, duration, first_line, leave, locked, open_job_file,
-                       parse_settings, plural, put_lines, quote, reason, run_main, says, show, warn, whole_number)
+from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, RUNNING, UTF8_MARK, JobFile, Line, Parser,
+                       Problem, Say, Scan, append_locked, check_lines, check_mount, duration, first_line, leave, locked,
+                       open_job_file, parse_settings, plural, put_lines, quote, reason, run_main, says, show, warn,
+                       whole_number)
 
 PROG = "runset4.py"
 
@@ -761,7 +762,7 @@ def reopen(file: JobFile) -> int:
     """Make comments of the lines `#RUN end`, in place; how many there were.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.follow_path()
-        return sum(not file.set_state(line, b"#run", force=False) for line in find_ends(file.fd))
+        return sum(not file.set_state(line, b"#off", force=False) for line in find_ends(file.fd))
 
 
 # ======== Command line ================================================================================================
@@ -831,7 +832,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--follow", action="store_true", help="... and those that come into the directories later")
     add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for runmaker4-server.py")
     add("--end", action="store_true", help="#RUN end: --follow runners leave when all above is done")
-    add("--reopen", action="store_true", help="take each #RUN end back (it becomes #run end, a comment)")
+    add("--reopen", action="store_true", help="take each #RUN end back (it becomes #off end, a comment)")
     add = parser.add_argument_group("other").add_argument
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add("-h", "--help", action="help", help="print this help")
@@ -893,6 +894,7 @@ def change_states(options: argparse.Namespace, file: JobFile) -> Outcome:
 def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     """List or change lines; the exit status.  Raises Problem, OSError."""
     os.close(open_job_file(file.path, os.O_RDWR if options.action in CHANGING else os.O_RDONLY))
+    check_lines(file.path, file.say)
     if options.reopen:
         outcome = Outcome(reopen(file))
     elif options.list:
@@ -916,7 +918,11 @@ def change_file(argv: Sequence[str]) -> int:
     try:
         mount = check_mount(path, options.single_host or options.list, say)
         file = JobFile(path, say=say, network=mount.network, read_only=options.list, single=True)
-        return (add_lines if options.action in ADDING else use_lines)(options, file)
+        if options.action in ADDING:
+            if os.path.lexists(path):
+                check_lines(path, say, refuse=False)
+            return add_lines(options, file)
+        return use_lines(options, file)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -28,8 +28,8 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (Counts, JobFile, JobLog, Line, Parser, Problem, Survey, check_mount, counts, human_time, leave,
-                       name_lines, open_job_file, plural, put, reason, run_main, warn)
+from runmaker4 import (Counts, JobFile, JobLog, Line, Parser, Problem, Survey, check_lines, check_mount, counts,
+                       human_time, leave, name_lines, open_job_file, plural, put, reason, run_main, warn)
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -521,6 +521,7 @@ def watch(argv: Sequence[str]) -> int:
         catch_signals()
         draw(options.joblog, options.timeline)
         return 0
+    check_lines(options.file, lambda text: warn(f"{PROG}: {options.file}: {text}"))
     watcher = Watcher(options.file)
     if options.status:
         found = watcher.sure_look()

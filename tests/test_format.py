@@ -16,16 +16,16 @@ LONG_AGO = 1_000_000_000            # so that a last line without a newline coun
 Job = Tuple[int, bytes, bytes]      # line number, state, command
 WORDS = {b".": "new", b"r": "running", b"d": "done", b"!": "failed", b"e": "error"}
 
-# Calls main() of a script for each file; what it prints goes to a file beside.  One process: imports take long.
+# Calls main() of a script for each file; what it prints goes to two files beside.  One process: imports take long.
 READ_ALL = """
 import importlib, os, sys
 script, suffix, *options = sys.argv[1].split()
 main = importlib.import_module(script).main
 for path in sys.argv[2:]:
-    out = os.open(path + suffix, os.O_WRONLY | os.O_CREAT)
-    os.dup2(out, 1)
-    if main([*options, path]) != 0:
-        sys.exit(path)
+    for number, name in (1, path + suffix), (2, path + ".err"):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    code = main([*options, path])
+    os.write(2, b"exit %d" % code)
     os.closerange(3, 1000)
 """
 
@@ -43,6 +43,17 @@ def parse(data: bytes) -> List[Job]:
         if separator in (b" ", b"\t") and state not in (b"#", b"/", b" ", b"\t"):
             jobs.append((number, state, command[:-1] if command.endswith(b"\r") else command))
     return jobs
+
+
+def stray(data: bytes) -> List[int]:
+    """The lines that are neither jobs, nor comments, nor blank, and not just being written."""
+    jobs = [number for number, _, _ in parse(data)]
+    lines = data[len(BOM):].split(b"\n") if data.startswith(BOM) else data.split(b"\n")
+    if len(lines[-1]) == 1:
+        lines.pop()
+    return [number for number, line in enumerate(lines, 1)
+            if number not in jobs and line.strip(b" \t\r\f\v") and not line.startswith(b"/")
+            and not line.lstrip(b" \t\r\f\v").startswith(b"#")]
 
 
 def noise(random_: random.Random) -> bytes:
@@ -91,7 +102,14 @@ class RandomBytes(Case):
         for path in paths:
             data = self.files[path]
             self.assertEqual(path.read_bytes(), data)
-            yield data, parse(data), self.read(path.name + call.split()[1])
+            out, err = self.read(path.name + call.split()[1]), self.read(path.name + ".err")
+            jobs, strays = parse(data), stray(data)
+            said = b"the first is line %d " if not jobs else b": line %d is neither a job nor a comment "
+            self.assertEqual(err.count(b"\n"), len(strays[:1]), data[:1000])
+            self.assertIn(said % strays[0] if strays else b"", err)
+            self.assertTrue(err.endswith(b"exit 2" if strays and not jobs else b"exit 0"), (err, data[:1000]))
+            if jobs or not strays:
+                yield data, jobs, out
 
     def test_the_list_shows_the_jobs_that_are_there(self) -> None:
         for data, jobs, out in self.read_all(list(self.files), "runset4 .list --list"):
@@ -109,13 +127,15 @@ class RandomBytes(Case):
 class Lines(Case):
     """The lines that files really have, one peculiarity at a time."""
 
-    def assertLists(self, data: bytes, expected: bytes) -> None:
+    def assertLists(self, data: bytes, expected: bytes, stray: int = 0) -> None:
+        """stray: the number of the line that is named."""
         self.write(data)
         ended = self.run_script(RUNSET, "--list", "runs.txt")
-        self.assertEqual((ended.code, ended.out, ended.err), (0, expected, b""))
+        named = b"runset4.py: runs.txt: line %d is neither a job nor a comment " % stray if stray else b""
+        self.assertEqual((ended.code, ended.out, ended.err[:len(named) or None]), (0, expected, named))
 
     def test_comments_and_prose_are_no_jobs(self) -> None:
-        self.assertLists(b"# a\n/ b\n#c\nMy runs of today\n\n. echo a\n  indented\n.\n", b"6 . echo a\n")
+        self.assertLists(b"# a\n/ b\n#c\nMy runs of today\n\n. echo a\n  indented\n.\n", b"6 . echo a\n", stray=4)
 
     def test_a_tab_separates_as_well_as_a_space(self) -> None:
         self.assertLists(b".\techo\ta\n", b"1 . echo\ta\n")

@@ -542,15 +542,15 @@ class Hiring(ImportCase):
         self.assertEqual((ended.code, ended.out, self.read()), (0, b"", before))
         self.assertEqual(ended.err, b"runset4.py: runs.txt: there is a #RUN end in line 2; no --follow runner takes "
                                     b"the jobs below it (--reopen, then --end)\n")
-        self.assertAdds(before.replace(b"#RUN", b"#run"), "--reopen")
-        self.assertAdds(before.replace(b"#RUN", b"#run") + b"#RUN end\n", "--end")
+        self.assertAdds(before.replace(b"#RUN", b"#off"), "--reopen")
+        self.assertAdds(before.replace(b"#RUN", b"#off") + b"#RUN end\n", "--end")
 
     def test_reopening_makes_comments_of_all_of_them_in_place(self) -> None:
         before = b"\xef\xbb\xbf#RUN end\n. echo a\n#RUN\tend \r\n#RUN barrier\n# RUN end\n. #RUN end\n#RUN end"
         path = self.write(before)
         inode = path.stat().st_ino
-        after = before.replace(b"\n#RUN\tend", b"\n#run\tend").replace(b"\n#RUN end", b"\n#run end")
-        self.assertAdds(after.replace(b"\xbf#RUN end", b"\xbf#run end"), "--reopen")
+        after = before.replace(b"\n#RUN\tend", b"\n#off\tend").replace(b"\n#RUN end", b"\n#off end")
+        self.assertAdds(after.replace(b"\xbf#RUN end", b"\xbf#off end"), "--reopen")
         self.assertEqual(path.stat().st_ino, inode)
 
     def test_nothing_to_reopen_is_said(self) -> None:
@@ -585,7 +585,7 @@ class Appending(JobFileCase):
         jobs = [self.line("queue/a"), self.line("queue/b")]
         files = {"ends": (["--end"], b"#RUN end\n", b"#RUN end\n"),
                  "jobs": (["--add-jobs", "queue"], jobs[0], jobs[0] + jobs[1]),
-                 "reopened": (["--reopen"], b"#RUN end\n", b"#run end\n")}
+                 "reopened": (["--reopen"], b"#RUN end\n", b"#off end\n")}
         with contextlib.ExitStack() as stack:
             processes = []
             for name, (args, theirs, _) in files.items():

@@ -19,10 +19,15 @@ FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
 class RunsetCase(Case):
     """Steps that the tests below share."""
 
-    def assertQuiet(self, *args: object) -> None:
-        """runset4.py with these arguments succeeds and prints nothing."""
+    def assertQuiet(self, *args: object, stray: int = 0) -> None:
+        """runset4.py with these arguments succeeds and prints nothing.  stray: the number of the line that is named."""
         ended = self.run_script(RUNSET, *args)
-        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", self.named(stray)))
+
+    def named(self, number: int) -> bytes:
+        """What is said of a line that is no job; 0: there is none."""
+        return as_bytes(f"runset4.py: runs.txt: line {number} is neither a job nor a comment (a job is '. COMMAND', "
+                        "a comment begins with #)\n" if number else "")
 
     def assertComplains(self, ended: Ended, *words: object) -> None:
         """Exit 1 and one line on stderr that has these words."""
@@ -30,10 +35,10 @@ class RunsetCase(Case):
         for word in words:
             self.assertIn(as_bytes(str(word)), ended.err)
 
-    def assertLists(self, expected: bytes, *args: object) -> None:
-        """runset4.py --list with these arguments prints just this."""
+    def assertLists(self, expected: bytes, *args: object, stray: int = 0) -> None:
+        """runset4.py --list with these arguments prints just this.  stray: the number of the line that is named."""
         ended = self.run_script(RUNSET, "--list", "runs.txt", *args)
-        self.assertEqual((ended.code, ended.out, ended.err), (0, expected, b""))
+        self.assertEqual((ended.code, ended.out, ended.err), (0, expected, self.named(stray)))
 
     def runner_at_gate(self, others: str = "") -> subprocess.Popen:
         """A runner whose job, line 1, runs until the gate opens; the other lines wait."""
@@ -80,7 +85,7 @@ class SettingStates(RunsetCase):
         after = b"\xef\xbb\xbf. echo a\r\n.\techo \xff\n# d\n/ d\nprose\n\n  d\n. d \n. no newline"
         path = self.write(before)
         os.utime(path, (0, 0))                  # so that the last line counts
-        self.assertQuiet("--all", "--set=.", "runs.txt")
+        self.assertQuiet("--all", "--set=.", "runs.txt", stray=5)
         self.assertEqual(self.read(), after)
 
     def test_the_file_stays_the_same_file(self) -> None:
@@ -232,8 +237,8 @@ class Listing(RunsetCase):
     def test_all_jobs_are_listed_if_nothing_is_selected(self) -> None:
         self.write("# first\n" + FOUR + "x sleep 1\nprose\n")
         everything = b"2 . echo a\n3 d echo b\n4 ! echo c\n5 e echo d\n6 x sleep 1\n"
-        self.assertLists(everything)
-        self.assertLists(everything, "--all")
+        self.assertLists(everything, stray=7)
+        self.assertLists(everything, "--all", stray=7)
 
     def test_the_selected_jobs_are_listed_in_the_order_of_the_file(self) -> None:
         self.write(FOUR)

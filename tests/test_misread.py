@@ -1,0 +1,129 @@
+"""What a user wrote in a job file and no runner understands is refused, or named, before anything runs."""
+import unittest
+from typing import List
+
+import runmaker4
+from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, Case, Text
+
+READING = ((RUNMAKER, "-q"), (RUNMAKER, "--follow"), (RUNMAKER, "--dry-run"), (RUNSERVER,), (RUNSET, "--list"),
+           (RUNSET, "--set=x", "--all"), (RUNSET, "--rerun", "--all"), (RUNSET, "--reopen"), (RUNWAIT, "--status"))
+STRAY = "{}: runs.txt: line {} is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)\n"
+ALIKE = "{}: runs.txt: line {} looks like a directive but is a comment (write #RUN ...)"
+
+
+class MisreadCase(Case):
+    """Steps that the tests below share."""
+
+    def said(self, check: object, text: Text) -> List[str]:
+        """What a check of runmaker4.py says of a file of this text, without its place; what it refuses, too."""
+        said: List[str] = []
+        try:
+            check(str(self.write(text)), said.append)
+        except runmaker4.Problem as problem:
+            said.append(str(problem))
+        return said
+
+    def assertNames(self, err: str, *calls: tuple) -> None:
+        """Each of these scripts, with its options, goes on, and says this on stderr."""
+        for call, ended in self.run_all((*call, "runs.txt") for call in calls):
+            with self.subTest(call=call):
+                self.assertEqual((ended.code, ended.err.decode()), (0, err.format(call[0])))
+
+
+class PlainCommands(MisreadCase):
+    """A file of commands, as GNU parallel takes them, is no job file."""
+
+    def test_every_script_refuses_it_and_says_what_makes_jobs_of_it(self) -> None:
+        before = self.write("# mine\n\necho a >>marks\n.echo b\n . echo c\n").read_bytes()
+        for call, ended in self.run_all((*call, "runs.txt") for call in READING):
+            with self.subTest(call=call):
+                self.assertRefused(ended)
+                self.assertEqual(ended.err.decode(), f"{call[0]}: runs.txt: has no job: 3 lines are neither job nor "
+                                                     "comment, the first is line 3 (a job is '. COMMAND'; to make jobs "
+                                                     "of them: runset4.py NEW --add-list runs.txt)\n")
+        self.assertEqual(self.read(), before)
+
+    def test_the_command_that_is_named_makes_jobs_of_it(self) -> None:
+        path = str(self.write("echo a\necho b\n", "my runs"))
+        with self.assertRaises(runmaker4.Problem) as raised:
+            runmaker4.check_lines(path, print)
+        command = str(raised.exception).partition("to make jobs of them: ")[2][:-1]
+        self.assertEqual(command, f"runset4.py NEW --add-list '{path}'")
+        self.assertEqual(self.run_script(RUNSET, "NEW", "--add-list", path).code, 0)
+        self.assertEqual(self.read("NEW"), b". echo a\n. echo b\n")
+
+    def test_one_line_is_enough_with_or_without_its_end(self) -> None:
+        for text in "echo a", "echo a\r\n", ".echo", " . a\n", "\t/bin/true\n", b"\xef\xbb\xbfx\n", "\0\0":
+            with self.subTest(text=text):
+                text, = self.said(runmaker4.check_lines, text)
+                self.assertIn(": has no job: 1 line is neither job nor comment, the first is line 1 (", text)
+
+    def test_what_has_no_such_line_is_none(self) -> None:
+        for text in ("", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n/b", "#RUN barrier\n#RUN end\n", "x echo a\n",
+                     b"\xef\xbb\xbf# a\n", b"\xef\xbb\xbf", "#" * 10_000, " " * 10_000 + "\n"):
+            with self.subTest(text=text[:20]):
+                self.assertEqual(self.said(runmaker4.check_lines, text), [])
+
+    def test_the_first_byte_of_a_line_that_is_being_written_is_none(self) -> None:
+        self.assertEqual(self.said(runmaker4.check_lines, "# a\n."), [])
+
+    def test_jobs_can_be_added_to_it(self) -> None:
+        self.write("echo a\n")
+        self.assertNames(STRAY.format("{}", 1), (RUNSET, "--end"))
+        self.assertEqual(self.read(), b"echo a\n#RUN end\n")
+
+
+class StrayLines(MisreadCase):
+    """Between jobs a line that is none is named, once."""
+
+    def test_every_script_names_the_first_and_goes_on(self) -> None:
+        self.write("# a\nd echo\n\n.echo b\nprose\n")
+        self.assertNames(STRAY.format("{}", 4), *(call for call in READING if call[0] in (RUNSET, RUNWAIT)
+                                                  and not {"--reopen", "--rerun"} & set(call)))
+        ended = self.run_script(RUNMAKER, "runs.txt")
+        self.assertEqual((ended.code, ended.err.decode().splitlines(True)[0]), (0, STRAY.format(RUNMAKER, 4)))
+        self.assertNames(STRAY.format("{}", 4), (RUNSERVER, "--dry-run"))
+
+    def test_only_the_first_thousand_lines_are_looked_at(self) -> None:
+        self.assertEqual(len(self.said(runmaker4.check_lines, "d true\n" * 999 + "stray\n")), 1)
+        self.assertEqual(self.said(runmaker4.check_lines, "d true\n" * 1000 + "stray\n"), [])
+
+
+class LookAlikes(MisreadCase):
+    """A comment that would be a directive but for blanks, small letters or a colon."""
+    ALIKE = ("#run barrier", "# RUN barrier", " #RUN barrier", " # run timeout=3s", "\t#\tRun  Barrier Check ", "# RUN: end",
+             "#run:host=a", "# run", "#Run host=a,b TIMEOUT=3S\r")
+    OTHERS = ("# run these first", "#running barrier", "##RUN barrier", "/RUN barrier", "#RU barrier", "# runs", "#off end",
+              "# RUN host", "#", "a #RUN barrier", "x #run barrier", "# run barrier first")
+
+    def test_they_are_told_from_prose(self) -> None:
+        for texts, expected in (self.ALIKE, 1), (self.OTHERS, 0):
+            for text in texts:
+                with self.subTest(text=text):
+                    said = self.said(runmaker4.check_directives, f". true\n{text}\n. true\n")
+                    self.assertEqual(said, [ALIKE.format("", 2)[12:]] * expected)
+
+    def test_a_runner_and_a_server_name_the_first_and_say_how_many(self) -> None:
+        for more, said in ("", ""), ("# RUN end\n #RUN\n", ", and so do 2 more"):
+            self.write(f"# run this\nd true\n#run barrier\n{more}#RUN\nd true\n")
+            self.assertNames(ALIKE.format("{}", 3) + f"{said}\n", (RUNMAKER, "--dry-run"), (RUNSERVER, "--dry-run"))
+
+    def test_they_are_found_wherever_a_read_ends(self) -> None:
+        text = b"\n        #        RUN barrier\n"
+        for before in range(4096 - len(text), 4097):
+            self.assertEqual(len(self.said(runmaker4.check_directives, b"#" * before + text)), 1, before)
+
+    def test_what_stands_after_an_end_was_taken_back_is_none(self) -> None:
+        self.write("d true\n#RUN end\n")
+        self.assertNames("", (RUNSET, "--reopen"), (RUNMAKER, "--dry-run"))
+        self.assertEqual(self.read(), b"d true\n#off end\n")
+
+    def test_a_colon_behind_a_directive_is_refused_with_what_to_write(self) -> None:
+        self.write(". true\n#RUN: barrier\n#RUN:host=a\n")
+        for call, ended in self.run_all((script, "--dry-run", "runs.txt") for script in (RUNMAKER, RUNSERVER)):
+            with self.subTest(call=call):
+                self.assertRefused(ended, "runs.txt: line 2: unknown directive (write #RUN ..., without the colon)")
+
+
+if __name__ == "__main__":
+    unittest.main()
