@@ -57,7 +57,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         PROG, example=f"Run jobs that a server hands out, four at a time; see what all its clients do:\n"
                       f"    alice$ runmaker4-server.py runs.txt\n"
-                      f"    bob$   {PROG} -j4 --token TOKEN alice    (the server prints it)\n"
+                      f"    bob$   {PROG} -j4 --token TOKEN alice   (the server prints it)\n"
                       f"    bob$   {PROG} --token TOKEN --status alice",
         usage="[options] SERVER",
         epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"

@@ -96,7 +96,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         PROG, example=f"Hand out the jobs in runs.txt to hosts that do not share its file system:\n"
                       f"    alice$ {PROG} runs.txt\n"
-                      f"    bob$   runmaker4-client.py -j4 --token TOKEN alice    (the server prints it)",
+                      f"    bob$   runmaker4-client.py -j4 --token TOKEN alice   (the server prints it)",
         usage="[options] FILE",
         epilog="Signals: INT and TERM stop the server; what runs is kept for --grace, for the\n"
                "next server on this file.  HUP and USR1 hand out nothing more and wait for what\n"

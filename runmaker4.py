@@ -2078,7 +2078,7 @@ class Cursor:
                 return None
             job = file.mark(fd, line, taker, self.round.terms)
         if line.state == RUNNING:
-            self.say(f"line {line.number}: was left behind by a dead runner, is run again")
+            self.say(f"line {line.number}: is r, but nobody runs it any more; is run again")
         if line.state != NEW:
             self.taken.add(line)
             job.taken = True
@@ -2087,7 +2087,7 @@ class Cursor:
     def _name_orphan(self, line: Line) -> None:
         self.orphans.append(line.number)
         if len(self.orphans) <= self.NAMED:
-            self.say(f"line {line.number}: was left behind by a dead runner, marked e (--resume runs it again)")
+            self.say(f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it again)")
 
     # -- directives that are met ------------------------------------------------------------------------------------
 
@@ -4532,7 +4532,7 @@ def add_running_options(add: Add) -> None:
         help="run `CMD /bin/sh -c JOB`; CMD is read by the shell: nice -n 19, ssh \"$SLAVE_IP\"")
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add("-r", "--retry", action="store_true", help="also run jobs that failed (!) or ended in error (e)")
-    add("--resume", action="store_true", help="also run jobs in error (e) or left behind by a dead runner (r)")
+    add("--resume", action="store_true", help="also run jobs in error (e), or r that nobody runs any more")
     add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
     add("--follow", action="store_true", help="when there is nothing to do, or no file yet, wait for more")
 
@@ -4569,14 +4569,15 @@ def add_background(add: Add) -> None:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options of runmaker4.py.  Raises Problem."""
     parser = Parser(
-        PROG, example="Run the jobs in runs.txt, four at a time (the same on as many hosts as you like):\n"
+        PROG, example="Run the jobs in runs.txt, four at a time (the same on any other host):\n"
                       f"    {PROG} -j4 runs.txt\n"
-                      "A job is a line '. COMMAND'.  The dot becomes r (running), then d (done), ! (failed) "
-                      "or e (error).",
+                      "A job is a line '. COMMAND'.  The dot becomes r (running), then d (done),\n"
+                      "! (failed) or e (error).",
         usage="[options] FILE",
-        epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark them e; HUP and USR1\n"
-               "start nothing more and wait.  Exit status: 0 all is done; 1 something failed, was lost or is left;\n"
-               "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.")
+        epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
+               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 all is done;\n"
+               "1 something failed, was lost or is left; 2 bad usage, or the file cannot be\n"
+               "used; 130, 143 ended by a signal.")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", help="the job file")
     add_running_options(add)
@@ -4605,6 +4606,11 @@ def rerun_command(argv: Sequence[str], failed: bool) -> str:
     wanted = "-r" if failed else "--resume"
     if not {wanted, "-r", "--retry"} & set(words):
         words.insert(0, wanted)
+    return own_command(words)
+
+
+def own_command(words: Sequence[str]) -> str:
+    """This program's name with these arguments, fit to be pasted."""
     script = sys.argv[0]
     found = shutil.which(os.path.basename(script))
     if found and os.path.realpath(found) == os.path.realpath(script):

@@ -32,8 +32,8 @@ from typing import Callable, Iterable, Iterator, Sequence
 
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, RUNNING, UTF8_MARK, JobFile, Line, Parser,
                        Problem, Say, Scan, append_locked, check_lines, check_mount, duration, first_line, leave, locked,
-                       open_job_file, parse_settings, plural, put_lines, quote, reason, run_main, says, show, warn,
-                       whole_number)
+                       open_job_file, own_command, parse_settings, plural, put_lines, quote, reason, run_main, says,
+                       show, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -367,6 +367,14 @@ def read_job_file(path: str) -> bytes:
         return job(b"%b %b" % (executable.encode("utf-8", "surrogateescape"), quote(absolute(path))))
     except ValueError as fault:
         raise Problem(f"{source.name}: {fault}") from None
+
+
+def describes_jobs(path: str) -> bool:
+    """Whether it is a job file, or a directory."""
+    try:
+        return os.path.isdir(path) or bool(read_job_file(path))
+    except Problem:
+        return False
 
 
 def ini_text(source: Source) -> str:
@@ -816,7 +824,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--rerun", action="store_true", help="set them to x, also where a dead host holds them, and append them anew")
     add("--force", action="store_true", help="set states of running jobs, too (their results are not written)")
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
-    add("file", metavar="FILE", help="the job file")
+    add("file", metavar="FILE", nargs="?", help="the job file")
     add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
     add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (to list: in any)")
     add("--state", type=state, metavar="S", help="jobs in this state")
@@ -837,8 +845,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add("-h", "--help", action="help", help="print this help")
     options = parser.parse_intermixed_args(argv)
+    if options.file is None:
+        parser.error(missing_file(options, argv))
     check_usage(parser, options)
     return options
+
+
+def missing_file(options: argparse.Namespace, argv: Sequence[str]) -> str:
+    """What to say where no FILE is given: the last of what is to be added may be meant."""
+    name, words = ("--add", options.add) if options.add else ("--add-jobs", options.add_jobs)
+    if not words:
+        return "the following arguments are required: FILE"
+    last, rest = words[-1], list(argv)
+    if len(words) == 1 or (re.search(r"\s", last) if options.add else describes_jobs(last)):
+        last = "FILE"                       # all of them are to be added
+    else:
+        del rest[len(rest) - 1 - rest[::-1].index(last)]
+    return f"FILE stands before {name}: {own_command([last, *rest])}"
 
 
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:

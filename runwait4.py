@@ -45,9 +45,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                       f"    {PROG} --progress runs.txt && echo all have ended\n"
                       f"    {PROG} --status runs.txt",
         usage=f"[options] FILE\n       {PROG} --joblog LOG --timeline OUT.json",
-        epilog="Lines on hold are not waited for; jobs left behind by a dead runner are errors.\n"
+        epilog="Lines on hold are not waited for; lines r that nobody runs any more are errors.\n"
                "Exit status: 0 when the jobs have ended (with -e: and all are done), else 1;\n"
-               "1 when a failed `#RUN barrier check` keeps new ones from being run; 2 bad usage.")
+               "1 when a failed `#RUN barrier check` keeps new ones from being run;\n"
+               "2 bad usage.")
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("-p", "--progress", action="store_true",

@@ -389,7 +389,7 @@ class Orphans(DirectiveCase):
     @spared
     def test_what_is_left_behind_becomes_an_error_and_the_barrier_is_passed(self):
         self.assertEqual(self.run_each("#RUN barrier"), (1, "ed"))
-        self.assertTold("line 1", "left behind", "marked e")
+        self.assertTold("line 1", "nobody runs it any more", "marked e")
 
     def test_a_check_stops_there_and_says_which_line(self):
         self.assertEqual(self.run_each("#RUN barrier check"), (1, "e."))

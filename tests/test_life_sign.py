@@ -57,7 +57,8 @@ class LifeSign(RunCase):
     def assert_orphan(self, ended: Ended, line: int = 1) -> None:
         """A runner has met an orphan, and says so."""
         start = f"runmaker4.py: runs.txt: line {line}: "
-        said = [text for text in ended.err.decode().splitlines() if text.startswith(start) and "left behind" in text]
+        said = [text for text in ended.err.decode().splitlines()
+                if text.startswith(start) and "is r, but nobody runs it any more" in text]
         self.assertEqual(len(said), 1, ended.err)
         self.assertEqual(ended.code, 1)
 
@@ -133,7 +134,7 @@ class Orphans(LifeSign):
         self.write("# comment\n" + "r true\n" * 12)
         ended = self.run_script(RUNMAKER, "runs.txt")
         *said, closing = ended.err.decode().splitlines()
-        named = [line.split(": ")[2] for line in said if "left behind" in line]
+        named = [line.split(": ")[2] for line in said if "nobody runs it any more" in line]
         self.assertEqual(named, [f"line {number}" for number in range(2, 12)])
         self.assertIn("12 left behind", closing)
         self.assertEqual((ended.code, self.states()), (1, "e" * 12))
@@ -238,7 +239,7 @@ class EditedFile(EditedHelpers):
         change(self.ABOVE + self.read())
         other = self.run_script(RUNMAKER, "--resume", "runs.txt")
         self.assertEqual((other.code, other.out), (0, b""), other.err)
-        self.assertNotIn(b"left behind", other.err)
+        self.assertNotIn(b"nobody runs it", other.err)
         self.assertEqual(self.locked_lines(), [3])
         self.open_gate()
         self.assert_all_done(runner)

@@ -91,10 +91,10 @@ class StrayLines(MisreadCase):
 
 class LookAlikes(MisreadCase):
     """A comment that would be a directive but for blanks, small letters or a colon."""
-    ALIKE = ("#run barrier", "# RUN barrier", " #RUN barrier", " # run timeout=3s", "\t#\tRun  Barrier Check ", "# RUN: end",
-             "#run:host=a", "# run", "#Run host=a,b TIMEOUT=3S\r")
-    OTHERS = ("# run these first", "#running barrier", "##RUN barrier", "/RUN barrier", "#RU barrier", "# runs", "#off end",
-              "# RUN host", "#", "a #RUN barrier", "x #run barrier", "# run barrier first")
+    ALIKE = ("#run barrier", "# RUN barrier", " #RUN barrier", " # run timeout=3s", "\t#\tRun  Barrier Check ",
+             "# RUN: end", "#run:host=a", "# run", "#Run host=a,b TIMEOUT=3S\r")
+    OTHERS = ("# run these first", "#running barrier", "##RUN barrier", "/RUN barrier", "#RU barrier", "# runs",
+              "#off end", "# RUN host", "#", "a #RUN barrier", "x #run barrier", "# run barrier first")
 
     def test_they_are_told_from_prose(self) -> None:
         for texts, expected in (self.ALIKE, 1), (self.OTHERS, 0):

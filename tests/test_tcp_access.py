@@ -375,7 +375,7 @@ class Help(TcpCase):
         self.assertEqual([option for option in options if option not in words], [])
         self.assertTrue(any(script in line and "[" not in line for line in lines[:6]), lines[:6])
         self.assertLess(len(lines), 60)
-        self.assertLessEqual(max(map(len, lines)), 80)
+        self.assertLess(max(map(len, lines)), 80)
 
 
 if __name__ == "__main__":
