@@ -407,6 +407,12 @@ def find_mount(path: str) -> Mount:
     return found
 
 
+def see_names(path: str) -> None:
+    """Have NFS ask the server for the names beside this one; else it answers from what it knows, right or wrong."""
+    with contextlib.suppress(PermissionError):      # a folder whose names we may use, and not list
+        os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
 def mount_fault(mount: Mount) -> str:
     """Why locks on this mount do not exclude other hosts; '' if nothing is known against them."""
     kind, options = mount.kind, mount.options
@@ -1556,7 +1562,7 @@ class JobFile:
         renamed a new file to this place; opening the directory makes it ask the server (seen on v4.2: 23 s, then 0).
         """
         if self.network:
-            os.close(os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            see_names(self.path)
         return os.stat(self.path)
 
     def sign(self) -> tuple[int, ...]:
@@ -3051,21 +3057,33 @@ class OutFile:
 
     Most jobs print nothing on stderr, many nothing at all; making empty files for them would cost more than a short
     job does (several round trips on NFS).
+
+    No file is ever written, renamed or removed that is another run's: a name is taken with O_EXCL or link(2) only, what
+    had it before goes to a numbered name, and those stay with whoever made them.  An edit may move the line meanwhile:
+    the file has the number that the line has when it is made, and gets that which it has when the run ends.
     """
 
-    def __init__(self, name: str, fresh: bool, trouble: Say) -> None:
+    def __init__(self, job: Job, folder: str, suffix: str, fresh: bool, trouble: Say) -> None:
         """fresh: no such file may be there; else the run began under a server before us, and this goes on."""
-        self.name, self.fresh, self.trouble = name, fresh, trouble
+        self.job, self.folder, self.suffix, self.fresh, self.trouble = job, folder, suffix, fresh, trouble
+        self.number = 0                     # that the name has
+        self.name = ""
         self.fd = -1
         self.size = 0                       # where it ends, as far as we know
         self.broken = False
 
+    def _use_number(self) -> None:
+        """Have the name that is the line's now."""
+        self.number = self.job.number
+        self.name = os.path.join(self.folder, f"{self.number}{self.suffix}")
+
     def prepare(self) -> None:
         """Put an older run's file out of the way."""
+        self._use_number()
         try:
             keep_older(self.name)
-        except OSError as error:
-            self._give_up(error)
+        except OSError as error:            # what we write will find another name, if there is room at all
+            self.trouble(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
 
     def store(self, at: int, data: bytes) -> None:
         """Write what stands at this place of the stream; a client may tell it twice."""
@@ -3073,8 +3091,7 @@ class OutFile:
             return
         try:
             if self.fd < 0:
-                exclusive = os.O_EXCL if self.fresh else 0
-                self.fd = os.open(self.name, os.O_WRONLY | os.O_CREAT | exclusive | os.O_CLOEXEC, 0o666)
+                self._make()
             if at > self.size and at > os.fstat(self.fd).st_size:
                 raise OSError(errno.EINVAL, "a piece is missing")
             pwrite_all(self.fd, data, at)
@@ -3082,7 +3099,25 @@ class OutFile:
         except OSError as error:            # what comes later would stand behind a hole: the file ends here
             self._give_up(error)
 
+    def _make(self) -> None:
+        """Make the file, under a numbered name if its own cannot be had.  Raises OSError."""
+        self._use_number()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        if not self.fresh:
+            self.fd = os.open(self.name, flags, 0o666)
+            return
+        try:
+            self.fd = displace(self.name, lambda: os.open(self.name, flags | os.O_EXCL, 0o666))
+        except OSError:                     # a directory; somebody else's, in a folder with the sticky bit
+            self.fd, self.name = make_numbered(self.name)
+
     def close(self) -> None:
+        """The run has ended."""
+        try:
+            if self.number not in (0, self.job.number):
+                self._follow_line()
+        except OSError as error:
+            self.trouble(f"{self.name}: {reason(error)} (is the output of what is line {self.job.number} now)")
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             try:
@@ -3090,9 +3125,96 @@ class OutFile:
             except OSError as error:        # NFS tells on close that the disk is full
                 self._give_up(error)
 
+    def _follow_line(self) -> None:
+        """Rename the file: its line has another number now.  Raises OSError.
+
+        By way of a numbered name, which nobody else renames: between a look at its own and a rename it may become
+        another's.  Another run may have put it there already.
+        """
+        older, info = self.name, os.fstat(self.fd) if self.fd >= 0 else None
+        self._use_number()
+        if not info:
+            keep_older(self.name)
+            return
+        see_names(older)
+        found = [keep_older(older)] if is_file(older, info) else []
+        kept = next((name for name in itertools.chain(found, numbered_names(older)) if is_file(name, info)), "")
+        if kept:                            # else somebody has removed it, or given it a name of their own
+            displace(self.name, lambda: os.link(kept, self.name))
+            os.unlink(kept)
+
     def _give_up(self, error: OSError) -> None:
         self.broken = True
         self.trouble(f"{self.name}: {reason(error)} (this output is incomplete; the jobs go on)")
+
+
+def numbered(name: str, number: int) -> str:
+    """A name for an older file, as cp --backup=numbered makes them."""
+    return f"{name}.~{number}~"
+
+
+def free_number(name: str) -> int:
+    """A number that no older file has, the one below it being taken; found in few looks, also among thousands."""
+    taken, free = 0, 1
+    while os.path.lexists(numbered(name, free)):
+        taken, free = free, 2 * free
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (middle, free) if os.path.lexists(numbered(name, middle)) else (taken, middle)
+    return free
+
+
+def numbered_names(name: str) -> Iterator[str]:
+    """A name's older files, the latest first."""
+    return (numbered(name, number) for number in range(free_number(name) - 1, 0, -1))
+
+
+def make_numbered(name: str) -> tuple[int, str]:
+    """Make an empty file under the next numbered name: its descriptor and name.  Raises OSError."""
+    for number in itertools.count(free_number(name)):
+        with contextlib.suppress(FileExistsError):      # another has been faster
+            fd = os.open(numbered(name, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            return fd, numbered(name, number)
+
+
+def keep_older(name: str) -> str:
+    """Give a file, if it exists, the next numbered name: that one, or "".  Raises OSError.
+
+    rename(2) replaces what has the name; so the new one is taken with an empty file first, whoever else keeps older
+    files at the same time.
+    """
+    see_names(name)
+    if not os.path.lexists(name):
+        return ""
+    fd, kept = make_numbered(name)
+    os.close(fd)
+    try:
+        os.rename(name, kept)
+        return kept
+    except OSError as error:
+        see_names(kept)
+        if not os.stat(kept).st_size:       # NFS may say that there is no such file after it has renamed it
+            os.unlink(kept)
+        if not isinstance(error, FileNotFoundError):    # another has been faster
+            raise
+        return ""
+
+
+def displace(name: str, make: Callable[[], Any]) -> Any:
+    """Make something under a name, after putting what has it out of the way, again if need be.  Raises OSError."""
+    for _ in range(5):
+        try:
+            return make()
+        except FileExistsError:
+            keep_older(name)
+    return make()
+
+
+def is_file(name: str, info: os.stat_result) -> bool:
+    """Whether a name is this file's."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.lstat(name), info)
+    return False
 
 
 class OutDir(Store):
@@ -3128,8 +3250,7 @@ class OutDir(Store):
                 self.worker.post(file.close)
 
     def _file(self, job: Job, stream: bytes, fresh: bool) -> OutFile:
-        name = os.path.join(self.path, f"{job.number}{self.SUFFIX[stream]}")
-        file = self.files[job, stream] = OutFile(name, fresh, self.trouble)
+        file = self.files[job, stream] = OutFile(job, self.path, self.SUFFIX[stream], fresh, self.trouble)
         return file
 
 
@@ -3144,16 +3265,6 @@ class AllOutput(StoreSink):
 
     def ended(self, run: Run) -> None:
         self.store.end(run.job)
-
-
-def keep_older(name: str) -> None:
-    """Rename a file, if it exists, to NAME.~1~ or the next number that is free, as cp --backup=numbered does."""
-    if not os.path.lexists(name):
-        return
-    number = 1
-    while os.path.lexists(f"{name}.~{number}~"):
-        number += 1
-    os.rename(name, f"{name}.~{number}~")
 
 
 class JobLog(Store):
