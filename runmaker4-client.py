@@ -257,6 +257,10 @@ class Connection:
             self._ask(last or self.options.follow and not self.runner.busy)
         return None
 
+    async def lend(self, job: RemoteJob) -> int:
+        """The server has the lock."""
+        return -1
+
     async def finish(self, job: RemoteJob, state: bytes) -> str:
         """The result goes its way; what is wrong with it will be told when it is known."""
         took = awake_clock() - job.begun

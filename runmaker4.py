@@ -1152,6 +1152,20 @@ class JobFile:
         self.hold(job)
         return job
 
+    @staticmethod
+    def lend(job: Job) -> int:
+        """A copy of the descriptor with a held line's lock, for its shell to inherit; -1: none.  Raises OSError.
+
+        Classic locks are not inherited, and to close a copy would give them all back.
+        """
+        return os.dup(job.fd) if job.fd >= 0 and DESCRIPTION_LOCKS else -1
+
+    @staticmethod
+    def reclaim(fd: int) -> None:
+        """The shell has its own copy now."""
+        with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see
+            os.close(fd)
+
     def is_orphan(self, line: Line, suspects: Suspects) -> bool:
         """Look at a line `r`: whether it is an orphan for sure."""
         if not is_free(self.fd, line.offset) or self.is_ours(line.offset):
@@ -2261,8 +2275,9 @@ class FileJobs:
     """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
 
     A connection to a server has the same methods, and is all that a Runner needs to know about where jobs come from:
-    claim, finish, release, look_after, has_new, leave; `every` (seconds between looks after the held lines), `poll`
-    (seconds between looks for new jobs while there are none), `again`, `failed`, `ended`, `left`, `others`, `orphans`.
+    claim, lend (and reclaim, of what that has given), finish, release, look_after, has_new, leave; `every` (seconds
+    between looks after the held lines), `poll` (seconds between looks for new jobs while there are none), `again`,
+    `failed`, `ended`, `left`, `others`, `orphans`.
     """
 
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
@@ -2304,6 +2319,13 @@ class FileJobs:
 
     async def claim(self, last: bool) -> Job | None:
         return await self.worker.call(self.cursor.claim, last, self.takers)
+
+    async def lend(self, job: Job) -> int:
+        """The job's own descriptor is the worker's, who may close or exchange it at any time."""
+        return await self.worker.call(self.file.lend, job)
+
+    def reclaim(self, fd: int) -> None:
+        self.worker.post(self.file.reclaim, fd)
 
     async def finish(self, job: Job, state: bytes) -> str:
         return await self.worker.call(self.cursor.finish, job, state)
@@ -3629,8 +3651,7 @@ class Runner:
     HOLD = 1 << 24                      # bytes that sinks may be behind before no more jobs are started
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
-    PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE,      # the machine is full, for now;
-               errno.EBADF)             # the worker's thread has just exchanged the job's descriptor
+    PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
     def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: Settings, slots: Slots, say: Say,
                  tally: Tally) -> None:
@@ -3970,9 +3991,12 @@ class Runner:
             self._announce(run)
         pause = 0.1
         while True:
-            passing = False
+            passing, lent = False, -1
             try:
-                self._spawn(run)
+                lent = await self.jobs.lend(run.job)
+                if self.stopping and not run.job.gate:      # the file system took its time to answer
+                    return NEW
+                self._spawn(run, lent)
                 return b""
             except ValueError:
                 fault = "there is a NUL in the command"
@@ -3981,6 +4005,9 @@ class Runner:
                 if error.errno == errno.E2BIG:
                     fault = "the command, or the environment, is too long (128 KiB for the command)"
                 passing = error.errno in self.PASSING
+            finally:
+                if lent >= 0:
+                    self.jobs.reclaim(lent)
             if pause == 0.1:
                 self.say(f"line {run.job.number}: cannot be started: {fault}" + ("; trying again" if passing else ""))
             if not passing:
@@ -4021,8 +4048,8 @@ class Runner:
         for sink in run.sinks:
             sink.started(run)
 
-    def _spawn(self, run: Run) -> None:
-        """Make the pipes and start the shell.  Raises OSError, ValueError."""
+    def _spawn(self, run: Run, lent: int) -> None:
+        """Make the pipes and start the shell.  lent: what its job's lock is on, or -1.  Raises OSError, ValueError."""
         fds: list[int] = []
         job, slot = run.job, os.fsencode(run.slot.name)
         try:
@@ -4031,7 +4058,7 @@ class Runner:
             entrance = self._make_entrance(job, fds)
             run.began, run.started = time.time(), self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": slot, b"SLAVE_IP": slot}
-            locks = [fd for fd in (job.fd, *run.slot.fds[:1]) if fd >= 0]
+            locks = [fd for fd in (lent, *run.slot.fds[:1]) if fd >= 0]
             run.shell = self.processes.start(self._command(job), environ, fds[1], fds[3], locks, entrance)
         except (OSError, ValueError):
             for fd in fds:

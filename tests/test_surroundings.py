@@ -20,6 +20,49 @@ class Descriptors(RunCase):
         self.assertEqual(names.count("runs.txt"), 1, names)
         self.assertEqual(len([name for name in names if name.startswith("pipe:")]), 2, names)   # its stdout and stderr
 
+    # while the shell is started the worker's thread exchanges the job's descriptor, and another file gets its number
+    EXCHANGE = """
+import os, runmaker4
+marked, mark, start = [], runmaker4.JobFile.mark, runmaker4.Processes.start
+def note(*args, **options):
+    marked.append(mark(*args, **options))
+    return marked[-1]
+def start_amid(*args, **options):
+    fd = marked[-1].fd
+    kept = os.dup(fd)
+    os.close(fd)
+    assert os.open("another", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC) == fd
+    try:
+        return start(*args, **options)
+    finally:
+        os.dup2(kept, fd, inheritable=False)
+runmaker4.JobFile.mark, runmaker4.Processes.start = note, start_amid
+"""
+
+    def test_a_job_gets_its_own_lock_although_the_number_is_another_file_s_by_then(self) -> None:
+        self.jobs(self.LIST)
+        self.assertEnded(self.finish(self.start_patched(self.EXCHANGE, "-q", "runs.txt")), 0, "d")
+        names = [os.path.basename(line) for line in self.read("open").decode().splitlines()]
+        self.assertIn("runs.txt", names)
+        self.assertNotIn("another", names)
+
+    SLOW_LEND = """
+import os, signal, threading, runmaker4
+lend, stop, stopped = runmaker4.JobFile.lend, runmaker4.Runner.stop, threading.Event()
+def lend_amid_signal(job):
+    os.kill(os.getpid(), signal.SIGUSR1)
+    stopped.wait(20)
+    return lend(job)
+runmaker4.JobFile.lend = staticmethod(lend_amid_signal)
+runmaker4.Runner.stop = lambda self: (stop(self), stopped.set())
+runmaker4.Mount.network = True
+"""
+
+    def test_a_job_is_given_back_if_a_signal_comes_while_the_file_system_takes_its_time(self) -> None:
+        self.jobs("true", "true")
+        ended = self.finish(self.start_patched(self.SLOW_LEND, "-q", "runs.txt"))
+        self.assertEqual(self.states(), "..", ended.err)
+
 
 class BlockedSignals(RunCase):
     """Signals that were blocked by whoever started the runner do what they always do."""
