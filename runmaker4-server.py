@@ -38,8 +38,10 @@ from __future__ import annotations
 
 import signal
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
+if __name__ == "__main__":      # as in runmaker4.py
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import array
@@ -984,6 +986,7 @@ class Server(Program):
         self.sockets = listen(self.options.host, self.options.port)
         self.port = self.sockets[0].getsockname()[1]
         self.token = make_token(token_path(), self.options.new_token)
+        hold_signals()                          # before there is a keeper, which would outlive us for a while
         self.safe = Safe(self.path, self.options.grace)
         try:
             self.inheritance = self.safe.open() if DESCRIPTION_LOCKS else None
@@ -993,7 +996,6 @@ class Server(Program):
             raise Problem(f"{self.path}: {problem}") from None
         except OSError as error:
             raise Problem(f"{self.safe.path}: {reason(error)} (the keeper's socket must be there)") from None
-        hold_signals()
         put(f"Token for runmaker4-client.py: {self.token} (written to {token_path()})\n".encode())
         self.say(f"serving on port {self.port}")
         return super().main()

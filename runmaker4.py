@@ -43,11 +43,12 @@ import gc
 import signal
 import sys
 
-if __name__ == "__main__":
+if __name__ == "__main__":      # who has started us may send a signal at once: it waits until run_main(), or a handler
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
     gc.disable()                # while all is imported and defined nothing is garbage, and looking for it takes 5 ms
     sys.modules["ssl"] = None   # asyncio does without; to load it would take another 5 ms
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C before there are handlers: no traceback
 
 import argparse
 import asyncio
@@ -194,8 +195,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run a script's body: its Problem becomes one line on stderr and exit status 2, Ctrl-C 130, a closed pipe 0."""
+    """Run a script's body: its Problem becomes one line on stderr and exit status 2, Ctrl-C 130, a closed pipe 0.
+
+    Signals were blocked from the first line on.  Until there are handlers INT and TERM simply end us: no job runs yet,
+    and a file system or a server may not answer.  HUP and USR1 wait.
+    """
     open_standard_descriptors()
+    for number in signal.sigpending() & {signal.SIGINT, signal.SIGTERM}:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            return 128 + number
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except Problem as problem:
@@ -2487,7 +2496,8 @@ class Signals:
         self.pipe, feed = os.pipe()
         os.set_blocking(feed, False)
         signal.set_wakeup_fd(feed, warn_on_full_buffer=False)   # full: it will be read, and reap() misses nothing
-        loop.add_reader(self.pipe, self._read)
+        os.set_blocking(self.pipe, False)
+        loop.add_reader(self.pipe, self.look)
 
     def handle(self, number: int, handler: Callable[[], None]) -> None:
         self.handlers[number] = handler
@@ -2500,10 +2510,14 @@ class Signals:
         for number in self.handlers:
             signal.signal(number, signal.SIG_IGN)
 
-    def _read(self) -> None:
-        for number in set(os.read(self.pipe, 1 << 16)):
-            if number in self.handlers:
-                self.handlers[number]()
+    def look(self) -> None:
+        """Call the handlers of what has come."""
+        try:
+            numbers = set(os.read(self.pipe, 1 << 16))
+        except BlockingIOError:             # nothing has
+            return
+        for number in numbers & self.handlers.keys():
+            self.handlers[number]()
 
 
 class Processes:
@@ -4768,7 +4782,7 @@ def open_descriptors() -> list[int]:
 
 
 def hold_signals() -> None:
-    """Have signals wait until there are handlers: who knows our process number may send one as soon as it is told."""
+    """Have signals wait until there are handlers: what is started from now on must be ended as it should be."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
 
 
@@ -4787,6 +4801,7 @@ def go_into_background() -> int:
     (ssh -t), its end would hang up on us before we have left.
     """
     watch, ready = os.pipe()
+    waiting = signal.sigpending()       # and meant for who runs the jobs; a child does not inherit them
     if os.fork():
         os.close(ready)
         os._exit(0 if os.read(watch, 1) else 2)
@@ -4794,6 +4809,8 @@ def go_into_background() -> int:
     os.setsid()
     if os.fork():
         os._exit(0)
+    for number in waiting:
+        os.kill(os.getpid(), number)
     return ready
 
 
@@ -4959,6 +4976,7 @@ class Program:
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # ignored at the start (nohup): stays so
                     self.signals.handle(number, functools.partial(action, number))
+        self.signals.look()                 # what has waited until now comes first: no job is started before
 
     async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
         """Wait until all is printed, however long that takes; when hurried (after a signal) two seconds more."""

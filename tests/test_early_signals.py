@@ -1,0 +1,125 @@
+"""Promise: a signal that comes before there are handlers does what it does later; Ctrl-C ends any start at once."""
+import os
+import signal
+import socket
+import unittest
+from typing import Dict
+
+from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, wait_until
+from tests.tcp import TcpCase
+
+# stands in for the first module that the scripts import: sends the signal, then is what it is called
+EARLY = """
+import os, sys
+sys.path.remove(os.path.dirname(__file__))
+del sys.modules[__name__]
+os.kill(os.getpid(), int(os.environ.pop("EARLY")))
+import argparse
+"""
+
+
+class EarlySignal(TcpCase):
+    """The signal is sent within the first line that imports something."""
+
+    def early(self, number: signal.Signals) -> Dict[str, str]:
+        """An environment in which a script sends itself this signal when it has just begun."""
+        (self.dir / "early").mkdir(exist_ok=True)
+        self.write(EARLY, "early/argparse.py")
+        return {"EARLY": str(int(number)), "PYTHONPATH": str(self.dir / "early")}
+
+    def test_hup_and_usr1_start_no_job(self):
+        for number in signal.SIGHUP, signal.SIGUSR1:
+            with self.subTest(number=number):
+                self.jobs("true")
+                ended = self.run_jobs(env=self.early(number))
+                self.assertGreaterEqual(ended.code, 0, ended.err)
+                self.assertIn(f"{number.name}: starting no more jobs".encode(), ended.err)
+                self.assertEqual(self.states(), ".")
+
+    def test_int_and_term_are_the_exit_status(self):
+        for number in signal.SIGINT, signal.SIGTERM:
+            with self.subTest(number=number):
+                self.jobs("true")
+                ended = self.run_jobs(env=self.early(number))
+                self.assertEqual((ended.code, self.states()), (128 + number, "."), ended.err)
+
+    def test_what_was_ignored_at_the_start_stays_ignored(self):
+        for number in signal.SIGHUP, signal.SIGINT, signal.SIGTERM:
+            with self.subTest(number=number):
+                self.jobs("kill -s TERM $$")        # but not for jobs
+                ended = self.run_jobs(env=self.early(number),
+                                      preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
+                self.assertGreaterEqual(ended.code, 0, ended.err)
+                self.assertIn(self.states(), "e!")
+
+    def test_a_refused_start_is_refused_all_the_same(self):
+        self.assertRefused(self.run_script(RUNMAKER, "missing.txt", env=self.early(signal.SIGUSR1)), "missing.txt")
+        self.assertRefused(self.run_script(RUNMAKER, "--none", env=self.early(signal.SIGHUP)), "FILE")
+
+    def test_one_that_goes_into_the_background_takes_the_signal_along(self):
+        self.jobs("true")
+        ended = self.run_jobs("-d", "--errors", "errors", env=self.early(signal.SIGUSR1))
+        self.assertEqual(ended.code, 0, ended.err)
+        wait_until(lambda: self.read("errors").count(b"\n") > 1)
+        self.assertIn(b"USR1: starting no more jobs", self.read("errors"))
+        self.assertNobodyLeft()
+        self.assertEqual(self.states(), ".")
+
+    def test_a_server_ends_as_it_should(self):
+        self.jobs("true")
+        for number, code in (signal.SIGUSR1, 0), (signal.SIGTERM, 143):
+            with self.subTest(number=number):
+                server = self.start_program(RUNSERVER, "--port", 0, "--host", self.HOST, "runs.txt",
+                                            env=self.early(number))
+                ended = self.finish(server)
+                self.assertGreaterEqual(ended.code, 0, ended.err)
+                if code:
+                    self.assertEqual(ended.code, code)
+                else:
+                    self.assertIn(b"USR1: handing out no more jobs", ended.err)
+
+    def test_a_client_ends_as_it_should(self):
+        self.jobs("true")
+        server = self.start_server()
+        for number in signal.SIGHUP, signal.SIGUSR1:
+            with self.subTest(number=number):
+                ended = self.run_client(server, env=self.early(number))
+                self.assertGreaterEqual(ended.code, 0, ended.err)
+                self.assertIn(f"{number.name}: starting no more jobs".encode(), ended.err)
+                self.assertEqual(self.states(), ".")
+        self.assertEqual(self.run_client(server, env=self.early(signal.SIGTERM)).code, 143)
+
+
+class LongStarts(TcpCase):
+    """What takes long before anything has been started: Ctrl-C ends it at once."""
+
+    def assertEndsAtOnce(self, program, number: signal.Signals) -> None:
+        program.send_signal(number)
+        self.assertIn(self.finish(program, timeout=5).code, (-number, 128 + number))
+
+    def test_a_client_whose_server_is_silent(self):
+        for options in (), ("--status",):
+            with self.subTest(options=options), socket.create_server((self.HOST, 0)) as silent:
+                client = self.start_program(RUNCLIENT, "--token", "0" * 32, "--port", silent.getsockname()[1],
+                                            *options, self.HOST)
+                connection, _ = silent.accept()
+                with connection:
+                    self.assertEndsAtOnce(client, signal.SIGINT)
+
+    def test_a_dry_run_that_nobody_reads(self):
+        self.jobs(*["true"] * 20_000)
+        runner = self.start(RUNMAKER, "--dry-run", "runs.txt")
+        os.read(runner.stdout.fileno(), 1)
+        self.assertEndsAtOnce(runner, signal.SIGTERM)
+
+    def test_a_file_of_slots_whose_last_line_is_being_written(self):
+        self.jobs("true")
+        self.write("a", "names")
+        wrapped = "import time; time.sleep = lambda seconds, sleep=time.sleep: (print('', flush=True), sleep(9))"
+        runner = self.start(*self.patched(wrapped, RUNMAKER, "--slots", "@names", "runs.txt"))
+        os.read(runner.stdout.fileno(), 1)
+        self.assertEndsAtOnce(runner, signal.SIGINT)
+
+
+if __name__ == "__main__":
+    unittest.main()
