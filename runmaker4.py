@@ -2433,9 +2433,8 @@ class ProcessTable:
     """All living processes (proc(5)), by parent, by session, and by the job that marked them."""
     MARKED = re.compile(rb"(?:^|\0)" + MARK + rb"=([^\0]*)")
 
-    def __init__(self, names: Iterable[str], taken: float = 0.0) -> None:
-        """names: the numeric entries of /proc; taken: when that was (event loop's time)."""
-        self.taken = taken
+    def __init__(self, names: Iterable[str]) -> None:
+        """names: the numeric entries of /proc."""
         self.children: dict[int, list[int]] = {}
         self.sessions: dict[int, list[int]] = {}
         self.marked: dict[bytes, list[int]] = {}
@@ -2444,12 +2443,12 @@ class ProcessTable:
                 self._add(name)
 
     @classmethod
-    def read(cls, now: float) -> ProcessTable:
+    def read(cls) -> ProcessTable:
         """Today's table; empty, and so false, where there is no /proc."""
         try:
-            return cls(filter(str.isdigit, os.listdir("/proc")), now)
+            return cls(filter(str.isdigit, os.listdir("/proc")))
         except OSError:
-            return cls([], now)
+            return cls([])
 
     def __bool__(self) -> bool:
         return bool(self.children)
@@ -2529,7 +2528,8 @@ class Processes:
         self.running: dict[int, Shell] = {}
         self.impatient = False      # KILL now, without grace
         self.started = 0
-        self.table = ProcessTable([])
+        self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all who wait for it
+        self.rested = 0.0           # when the next reading may be (event loop's time)
         self.unique = b"%s-%d-%d-" % (os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000)
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
@@ -2586,16 +2586,15 @@ class Processes:
 
     async def end(self, shell: Shell) -> list[int]:
         """End a job and all that came of it: TERM and CONT, after GRACE seconds KILL.  What is left, if anything."""
-        start = looked = self.loop.time()
+        start = self.loop.time()
         asked: set[int] = set()
         pause, empty = 0.005, 0
         while True:
-            if self.table.taken <= looked:          # many jobs may be ending: they share the tables
-                self.table = ProcessTable.read(self.loop.time())
+            table = await self._look()
             looked = self.loop.time()
-            left = self.table.tree(shell)
+            left = table.tree(shell)
             empty = 0 if left else empty + 1
-            if empty >= self.EMPTY and (shell.ended.done() or not self.table):
+            if empty >= self.EMPTY and (shell.ended.done() or not table):
                 break
             if looked - start > GRACE + 5:
                 return left                         # in a system call that does not end
@@ -2608,10 +2607,26 @@ class Processes:
                 asked.update(new)
             await asyncio.sleep(0.02 if empty else pause)
             pause = min(2 * pause, 0.1)
-        if not self.table:
+        if not table:
             await self._end_session(shell)
         await shell.ended
         return []
+
+    async def _look(self) -> ProcessTable:
+        """A table that is read from now on: one for all jobs that are ending and wait for it."""
+        if not self.reading:
+            self.reading = asyncio.ensure_future(self._read())
+        return await asyncio.shield(self.reading)
+
+    async def _read(self) -> ProcessTable:
+        """Wait until reading takes no more than a third of the time, and read."""
+        await asyncio.sleep(self.rested - self.loop.time())
+        self.reading = None                         # who asks from now on must see what comes from now on
+        began = self.loop.time()
+        table = ProcessTable.read()
+        now = self.loop.time()
+        self.rested = now + 2 * (now - began)
+        return table
 
     async def _end_session(self, shell: Shell) -> None:
         """The same where there is no /proc: the process group is all that is known."""

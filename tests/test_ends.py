@@ -122,6 +122,36 @@ class Trees(RunCase):
         self.assertTrue(self.exists("lived"))
 
 
+class ManyAtOnce(RunCase):
+    """Many jobs that end together are looked for together: it is the table of all processes that costs."""
+    COUNT = 60
+    COUNTED = """
+import runmaker4
+read = runmaker4.ProcessTable.read
+def count(*now):
+    with open("readings", "a") as file:
+        file.write("x")
+    return read(*now)
+runmaker4.ProcessTable.read = count
+"""
+
+    def assertFewReadings(self, ended: Ended, code: int, states: str) -> None:
+        self.assertEnded(ended, code, states)
+        self.assertLess(len(self.read("readings")), self.COUNT / 2)
+
+    def test_int(self):
+        self.jobs(*[SLEEPING] * self.COUNT)
+        runner = self.start_patched(self.COUNTED, "-q", f"-j{self.COUNT}", "runs.txt")
+        self.wait_up(*range(1, self.COUNT + 1), runner=runner)
+        runner.send_signal(signal.SIGINT)
+        self.assertFewReadings(self.finish(runner), 130, "e" * self.COUNT)
+
+    def test_timeout(self):
+        self.jobs(*["sleep 60"] * self.COUNT)
+        runner = self.start_patched(self.COUNTED, "-q", f"-j{self.COUNT}", "--timeout=0.5", "runs.txt")
+        self.assertFewReadings(self.finish(runner), 1, "!" * self.COUNT)
+
+
 class Timeouts(RunCase):
     """--timeout: a job that runs longer is ended and marked !."""
 

@@ -155,7 +155,7 @@ class ProcessTrees(unittest.TestCase):
 
     def now(self, pid: int, mark: bytes) -> List[int]:
         """The tree in today's table."""
-        return self.tree(runmaker4.ProcessTable.read(0.0), pid, mark)
+        return self.tree(runmaker4.ProcessTable.read(), pid, mark)
 
     def test_what_belongs_to_a_job_and_nothing_else(self) -> None:
         table = self.table(children={1: [10, 20, 40], 10: [11], 11: [12], 20: [21], 30: [31], 31: [32]},
