@@ -2653,11 +2653,34 @@ def available_cpus(environ: dict[str, str] | None = None) -> int:
     environ = dict(os.environ) if environ is None else environ
     limits = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
     limits += cgroup_limits()
-    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):     # the first is set only where -c was given
-        if environ.get(name, "").isdigit():
-            limits.append(float(environ[name]))
-            break
+    limits += slurm_limits(environ)
     return max(1, int(min(limits)))
+
+
+def slurm_limits(environ: dict[str, str]) -> Iterator[float]:
+    """What Slurm gives a task: what -c says, and of the job's CPUs on this node its share.
+
+    The tasks of a step share them; a batch script has them for itself.  Unless tasks are bound to their CPUs nothing
+    but these variables tells.  What is no number there does not count.
+    """
+    numbers = {name: int(text) for name, text in environ.items() if re.fullmatch("[0-9]{1,9}", text)}
+    if numbers.get("SLURM_CPUS_PER_TASK"):
+        yield float(numbers["SLURM_CPUS_PER_TASK"])
+    if numbers.get("SLURM_CPUS_ON_NODE"):
+        yield numbers["SLURM_CPUS_ON_NODE"] / (tasks_here(environ, numbers) if "SLURM_STEP_ID" in environ else 1)
+
+
+def tasks_here(environ: dict[str, str], numbers: dict[str, int]) -> int:
+    """How many tasks a step has on this node: that entry of `3,1` or `2(x2),1`; 1 if it is not there."""
+    node = numbers.get("SLURM_NODEID", 0)
+    for entry in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?", entry)
+        if not match:
+            break
+        node -= int(match[2] or 1)
+        if node < 0:
+            return max(1, int(match[1]))
+    return 1
 
 
 def cgroup_limits() -> Iterator[float]:

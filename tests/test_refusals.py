@@ -311,6 +311,24 @@ class CpuCount(RunCase):
             with self.subTest(env=env):
                 self.assertEqual(self.cpus(env=env), cpus)
 
+    def test_tasks_of_a_step_share_what_slurm_gives_the_job_on_their_node(self):
+        step = {"SLURM_STEP_ID": "0", "SLURM_CPUS_ON_NODE": "12", "SLURM_NODEID": "1"}
+        for tasks, cpus in (("2(x2)", 6), ("3,1", 12), ("1,3", 4), ("1,2(x3),1", 6), ("4(x1000000)", 3), ("24,24", 1),
+                            ("1,5", 2), ("0,0", 12), ("2", 12), ("many", 12), ("2(x", 12), ("", 12), ("²,²", 12)):
+            with self.subTest(tasks=tasks):
+                env = dict(step, SLURM_STEP_TASKS_PER_NODE=tasks)
+                self.assertEqual(self.cpus(env=env), cpus)
+                self.assertEqual(self.cpus(env=dict(env, SLURM_CPUS_PER_TASK="2")), min(cpus, 2))
+        for changed, cpus in (({"SLURM_NODEID": "0"}, 4), ({"SLURM_NODEID": "here"}, 4), ({"SLURM_NODEID": "9"}, 12),
+                              ({"SLURM_CPUS_ON_NODE": "²"}, 64), ({"SLURM_CPUS_ON_NODE": "0"}, 64),
+                              ({"SLURM_CPUS_PER_TASK": "some"}, 12), ({"SLURM_CPUS_PER_TASK": "0"}, 12)):
+            with self.subTest(changed=changed):
+                self.assertEqual(self.cpus(env={**step, "SLURM_STEP_TASKS_PER_NODE": "3,1", **changed}), cpus)
+
+    def test_a_batch_script_has_the_job_s_cpus_for_itself(self):
+        self.assertEqual(self.cpus(env={"SLURM_CPUS_ON_NODE": "12", "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "3",
+                                        "SLURM_STEP_TASKS_PER_NODE": "3"}), 12)
+
     def test_the_least_of_all_counts(self):
         group, limits, env = "0::/a\n", {"a/cpu.max": "500000 100000"}, {"SLURM_CPUS_PER_TASK": "6"}
         self.assertEqual(self.cpus(group, limits, env, affinity=7), 5)
