@@ -3555,7 +3555,7 @@ class SlotFile:
         self.seized: dict[Slot, tuple[int, int]] = {}   # on which jobs run, and the last file that they are locked in
         self.names: list[str] = []
         self.last: tuple[tuple[int, ...], float] | None = None      # a last line without newline: signature, since when
-        self.fault = ""
+        self.faults: dict[str, str] = {}                # what was said last, of what
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))       # that is what locks need
             names = self._read()
@@ -3584,7 +3584,7 @@ class SlotFile:
             names, fault = [], reason(error)
         except ValueError as error:
             names, fault = [], str(error)
-        self._complain(fault and f"{fault}; going on with the slots known so far")
+        self._complain("names", fault and f"{fault}; going on with the slots known so far")
         if not names or names == self.names:
             return None
         self.names = names
@@ -3628,9 +3628,9 @@ class SlotFile:
 
     def _lock_here_too(self, slot: Slot) -> None:
         """Lock the name of a slot on which a job runs in the file that has been put in the place of its own."""
-        fd = self.file.open_for_lock()
+        fd, got = self._try_lock(slot, self.path)
         self.seized[slot] = JobFile.identity(fd)
-        if lock(fd, slot.byte):
+        if got:
             slot.fds.append(fd)
             for older in slot.fds[1:-self.KEPT]:        # the job has the first; others have followed us by now
                 slot.fds.remove(older)
@@ -3659,16 +3659,25 @@ class SlotFile:
         try:
             if not all(self._is_free(fd, slot.byte) for fd in older):
                 return False
-            fd = self.file.open_for_lock(path)
-            if not lock(fd, slot.byte):
-                self.file.close_after_lock(fd)
-                return False
+            fd, got = self._try_lock(slot, path)
         except OSError as error:
-            self._complain(f"names cannot be locked: {reason(error)}")
+            self._complain("locks", f"names cannot be locked: {reason(error)}")
+            return False
+        if not got:
+            self.file.close_after_lock(fd)
             return False
         slot.fds.append(fd)
         self.seized[slot] = JobFile.identity(fd)
         return True
+
+    def _try_lock(self, slot: Slot, path: str) -> tuple[int, bool]:
+        """Try to lock a slot's name in a file: a descriptor of it, and whether that has the lock.  Raises OSError."""
+        fd = self.file.open_for_lock(path)
+        try:
+            return fd, lock(fd, slot.byte)
+        except OSError:
+            self.file.close_after_lock(fd)
+            raise
 
     @staticmethod
     def _is_free(fd: int, at: int, length: int = 1) -> bool:
@@ -3680,11 +3689,11 @@ class SlotFile:
                 raise
             return True
 
-    def _complain(self, fault: str) -> None:
-        """Say what is wrong, once."""
-        if fault and fault != self.fault:
+    def _complain(self, what: str, fault: str) -> None:
+        """Say what is wrong with something, once."""
+        if fault and fault != self.faults.get(what):
             self.say(f"{self.path}: {fault}")
-        self.fault = fault
+        self.faults[what] = fault
 
     def free(self, slot: Slot) -> None:
         """Give a name back."""

@@ -577,6 +577,41 @@ class NamesInAnotherFile(SlotCase):
         self.assertEqual((names_taken(self.dir / "names"), self.said), (1, []))
 
 
+class NamesThatCannotBeLocked(SlotCase):
+    """Every lock call fails for a while: no descriptor is lost, and that is said once."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.said: List[str] = []
+        self.names("a\nb\n")
+        with mock.patch.object(runmaker4.SlotFile, "EVERY", 0.01):
+            self.file = runmaker4.SlotFile(str(self.dir / "names"), False, self.said.append)
+        self.addCleanup(lambda: [os.close(fd) for fd in (self.file.file.fd, *self.file.known.values())])
+
+    def look_in_vain(self) -> None:
+        """What a runner does for a while, its locks being refused."""
+        before = len(os.listdir("/proc/self/fd"))
+        with mock.patch.object(runmaker4, "lock", side_effect=OSError(errno.ENOLCK, "No locks available")):
+            for _ in range(20):
+                self.assertFalse(self.file.seize(runmaker4.Slot("b")))
+                self.file.look()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_a_name_that_is_wanted(self) -> None:
+        self.look_in_vain()
+        self.assertEqual(len(self.said), 1, self.said)
+
+    def test_a_name_in_use_that_is_to_be_locked_in_the_file_s_successor(self) -> None:
+        slot = runmaker4.Slot("a")
+        self.addCleanup(self.file.free, slot)
+        self.assertTrue(self.file.seize(slot))
+        self.replace_names("a\nb\n")
+        self.look_in_vain()
+        self.assertEqual(len(self.said), 1, self.said)
+        self.file.look()
+        self.assertEqual(names_taken(self.dir / "names"), 1)
+
+
 class SlotErrors(SlotCase):
     """--slot-errors N: a name whose jobs end with 255 again and again gets no more of them."""
     BROKEN = '[ "$SLAVE_IP" != bad ] || [ -e mended ] || { echo $JOB_ID >>broken; exit 255; }'
