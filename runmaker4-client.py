@@ -768,15 +768,13 @@ class RemoteStore:
 
     def put(self, job: RemoteJob, *args: Any) -> None:
         """What the stores of runmaker4.py take: (record), (line), or (stream, at, data)."""
-        if self.kind == "out":
-            stream, at, data = args
-            for piece in pieces(data):
-                self._event(job, "out", len(piece), stream=to_text(stream), at=at, data=to_text(piece))
-                at += len(piece)
-        elif self.kind == "log":
-            self._event(job, "log", len(args[0]), data=to_text(args[0]))
-        else:
-            self._event(job, "joblog", len(args[0]), line=to_text(args[0]))
+        if self.kind == "joblog":
+            return self._event(job, "joblog", len(args[0]), line=to_text(args[0]))
+        *stream, at, data = args if self.kind == "out" else (0, *args)
+        fields = {"stream": to_text(name) for name in stream}
+        for piece in pieces(data):
+            self._event(job, self.kind, len(piece), at=at, data=to_text(piece), **fields)
+            at += len(piece)
 
     def _event(self, job: RemoteJob, kind: str, size: int = 0, **fields: Any) -> None:
         if job.key in self.connection.jobs:         # else it is somebody else's now

@@ -89,6 +89,7 @@ RETURN = 5.0                    # seconds within which a client starts a job or 
 SETTLED = 10_000                # jobs that are remembered when they have ended
 EXPIRED = 100_000               # jobs that are remembered after their grace
 KEY = re.compile(r"[0-9a-f]{16}")       # of a job
+KEYS = 10_000                   # in a list of a message
 COMMAND = 4096                  # bytes of a command in a status
 SHOWN = 10                      # waiting jobs in a status
 
@@ -528,7 +529,7 @@ class Collector:
         if kind == "out":
             return self._out(held.job, message)
         if kind == "log":
-            return self._log(held.job, message.data("data"))
+            return self._log(held.job, message.whole("at"), message.data("data"))
         if kind == "joblog":
             return self._joblog(held.job, message.data("line"))
         if kind not in ("begin", "end"):
@@ -537,12 +538,15 @@ class Collector:
             (self.outdir.begin if kind == "begin" else self.outdir.end)(held.job)
         return 0
 
-    def _log(self, job: Job, record: bytes) -> int:
-        if len(record) != LastLines.size(self.lines):
-            raise WireError("a record of another length")
-        if self.log and job.ordinal:
-            self.log.put(job, record)
-        return len(record)
+    def _log(self, job: Job, at: int, piece: bytes) -> int:
+        """A piece of a job's record, and where it stands there."""
+        size = LastLines.size(self.lines)
+        if self.log and at + len(piece) > size:
+            self.log.trouble(f"{self.log.path}: line {job.number}: its record is incomplete (it is longer than those "
+                             "of this server, see --loglines)")
+        elif self.log and job.ordinal:
+            self.log.put_piece((job.ordinal - 1) * size + at, piece)
+        return len(piece)
 
     def _out(self, job: Job, message: Message) -> int:
         stream, at, data = message.data("stream"), message.whole("at"), message.data("data")
@@ -1688,8 +1692,10 @@ class Server(Program):
         client.link, client.coming, peer.client = peer, None, client
         client.set_acknowledged(client.dealt_with)
         window = runmaker4.PIECE if self.collector.behind(Writer.HIGH) else self._window()
-        peer.send(type="welcome", grace=self.options.grace, seen=client.acked, window=window, lost=lost,
-                  settled=settled, **self.collector.wanted())
+        peer.send(type="welcome", grace=self.options.grace, seen=client.acked, window=window, lost=lost[:KEYS],
+                  settled=settled[:KEYS], **self.collector.wanted())
+        for key in lost[KEYS:]:                         # further settled ones are, once their results come again
+            peer.send(type="lost", id=key)
         if self.stopping:
             peer.send(type="closing", done=not self.jobs)
         for seat in {held.seat for held in client.held.values() if held.seat}:

@@ -3060,10 +3060,9 @@ class LastLines(StoreSink):
         self._write(run, record)
 
     def tick(self) -> None:
-        if self.backlog < Writer.HIGH:                          # else the file system does not answer
-            for run, record in self.changed.items():
-                self._write(run, record)
-            self.changed.clear()
+        for run in list(self.changed):
+            if self.backlog < Writer.HIGH:                      # else the file system, or the server, does not answer
+                self._write(run, self.changed.pop(run))
 
     def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, text[:self.WIDTH + 4]))
@@ -3090,7 +3089,11 @@ class LogFile(Store):
         self.fd = open_record(path, os.O_RDWR)
 
     def put(self, job: Job, data: bytes) -> None:
-        self.worker.post(self._store, (job.ordinal - 1) * len(data), data, size=len(data))
+        self.put_piece((job.ordinal - 1) * len(data), data)
+
+    def put_piece(self, at: int, data: bytes) -> None:
+        """A record, or a part of one, at this place of the file."""
+        self.worker.post(self._store, at, data, size=len(data))
 
     def _store(self, at: int, data: bytes) -> None:
         try:
@@ -4250,11 +4253,11 @@ def wrap(runner: bytes, command: bytes) -> bytes:
 
 # ======== The wire ====================================================================================================
 #
-# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 2.  Both know a token of 128 random bits, which
+# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 3.  Both know a token of 128 random bits, which
 # never crosses the wire: each proves that it knows it, and from then on every frame carries a MAC.
 #
-#     1. S   {"runmaker4": 2, "nonce": S's}                   the version; a challenge of 128 random bits
-#     2. C   {"runmaker4": 2, "nonce": C's, "proof": H("client")}         C knows the token, and answers this challenge
+#     1. S   {"runmaker4": 3, "nonce": S's}                   the version; a challenge of 128 random bits
+#     2. C   {"runmaker4": 3, "nonce": C's, "proof": H("client")}         C knows the token, and answers this challenge
 #     3. S   {"proof": H("server")}                           so does S; or {"error": "token" | "version"}, and a close
 #     4. C, S   messages, each {"type": ...}                  what they mean is said in the two scripts
 #
@@ -4267,7 +4270,7 @@ def wrap(runner: bytes, command: bytes) -> bytes:
 # from another connection.  They can be read: secrecy is a tunnel's business (README).  Bytes that are no UTF-8 travel
 # as lone surrogates (PEP 383).  Every length is capped before anything of that length is kept.
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 PORT = 9998
 STRANGER_FRAME, FRAME = 1 << 10, 1 << 20    # bytes of JSON: before, and after the other end has proven itself
 PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one

@@ -403,6 +403,17 @@ class Insiders(Attack):
         self.assertLess(peak_memory(self.stage.server.pid), MEMORY + 64)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_one_whose_lost_jobs_are_more_than_one_message_can_name(self) -> None:
+        jobs = [self.job_at(5, id=f"{number:016x}") for number in range(60_000)]
+        with self.peer() as peer:
+            peer.prove().say(*(dict(type="have", jobs=[{"result": None, **job} for job in jobs[at:at + 4000]])
+                               for at in range(0, len(jobs), 4000)))
+            lost = peer.say({**HELLO, "client": new_key()}).hear("welcome")["lost"]
+            while len(lost) < len(jobs):
+                lost.append(peer.hear("lost")["id"])
+        self.assertEqual(sorted(lost), [job["id"] for job in jobs])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_one_that_ends_a_job_in_a_state_that_is_none(self) -> None:
         for state in "r", ".", "x", "\n", "dd", "\u00e9":
             with self.subTest(state=state):
@@ -460,7 +471,8 @@ class Insiders(Attack):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_one_that_writes_records_of_any_size(self) -> None:
         record = runmaker4.LastLines.size(3)
-        for message in (dict(type="log", data="~" * 100_000), dict(type="log", data="~" * (record + 1)),
+        for message in (dict(type="log", at=0, data="~" * 100_000), dict(type="log", at=record - 1, data="~~"),
+                        dict(type="log", at=0, data="~" * (record + 1)), dict(type="log", at=1 << 62, data="~~"),
                         dict(type="joblog", line="1\tx\n2\t~~\n"), dict(type="joblog", line="~" * 100)):
             peer, job = self.started()
             with contextlib.suppress(Closed):

@@ -196,6 +196,61 @@ class SameBytes(RecordsCase):
         self.assertSameRecords()
 
 
+class LongRecords(RecordsCase):
+    """A record may be longer than a message: it comes in pieces."""
+    LINE = "%05.0f " + "\u0449" * 60           # one byte of such letters takes three in a message
+
+    def check(self, command: str, lines: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """A client's job leaves the record that it leaves with runmaker4.py."""
+        self.jobs(f"seq -f '{self.LINE}' {lines + 7}{command}", "echo short")
+        server = self.start_server("-l", "remote", "-n", lines)
+        client = self.start_client(server, "-q", "--name", "alice")
+        meanwhile()
+        self.assertClientEnded(self.finish(client), 0, "dd")
+        self.jobs(f"seq -f '{self.LINE}' {lines + 7}{command}", "echo short")
+        self.assertEqual(self.run_script(RUNMAKER, "-q", "--name", "alice", "-n", lines, "-l", "local",
+                                         "runs.txt").code, 0)
+        remote, local = ([line.rstrip() for line in without_pids(self.read(name)).split(b"\n")]
+                         for name in ("remote", "local"))
+        self.assertGreater(len(local), 2 * lines)
+        self.assertTrue(remote == local, "the records differ")
+
+    def test_a_record_that_is_longer_than_a_message(self):
+        self.check("", 3000)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes seconds")
+    def test_a_long_record_of_a_job_that_runs_on(self):
+        self.check(f"; {WAITING}", 10_000, lambda: (self.wait_file("remote"), self.open_gate()))
+
+    def test_the_longest_command_of_bytes_that_take_six_each_in_every_message(self):
+        command = as_bytes(f"{WAITING}; : ") + b"\xff" * (127 << 10)
+        self.before = self.write(b". " + command + b"\n").read_bytes()
+        first = self.start_server(*KEPT, "--print")
+        client = self.start_client(first, "-q", up=[1])
+        self.assertEqual(len(self.status(first)["clients"][0]["jobs"]), 1)
+        first.kill()
+        second = self.start_server(*KEPT, "--print", "--port", first.port)
+        self.wait_said(client, "connected again")
+        self.open_gate()
+        self.assertClientEnded(self.finish(client), 0, "d")
+        self.assertEqual(self.rows()[0][8], command)
+        self.assertIn(b"exit 0 \"" + command, self.shown(self.stop(second, signal.SIGHUP)))
+
+    def test_a_record_of_a_run_that_began_under_a_server_with_longer_ones_is_left_out_and_that_is_said(self):
+        self.jobs(WAITING)
+        first = self.start_server("-l", "log", "-n", 5)
+        client = self.start_client(first, "-q", up=[1])
+        first.kill()
+        second = self.start_server("-l", "log", "--port", first.port)
+        self.wait_said(client, "connected again")
+        self.open_gate()
+        self.assertClientEnded(self.finish(client), 0, "d")
+        ended = self.stop(second, signal.SIGHUP)
+        self.assertEqual(ended.code, 1)
+        self.assertComplains(ended, "log", "line 1", "incomplete")
+        self.assertNotIn(b"is lost", ended.err)
+
+
 class WhileJobsRun(RecordsCase):
     """Records grow as the jobs run, and show who runs them, and where."""
 

@@ -123,7 +123,7 @@ FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
     dict(type="have", jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", result=None)]),
     dict(type="claim", request=1, want=1, last=False), dict(type="ping", request=2), dict(type="status"),
     dict(type="bye"), dict(type="started", n=1, id="0" * 16, pid=1, began=1.5),
-    dict(type="log", n=1, id="0" * 16, data="text\n"), dict(type="begin", n=1, id="0" * 16),
+    dict(type="log", n=1, id="0" * 16, at=0, data="text\n"), dict(type="begin", n=1, id="0" * 16),
     dict(type="out", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"), dict(type="end", n=1, id="0" * 16),
     dict(type="joblog", n=1, id="0" * 16, line="text\n"), dict(type="print", n=1, id="0" * 16, data="text\n"),
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0"), dict(type="release", n=1, id="0" * 16),
