@@ -557,10 +557,11 @@ class Collector:
         return len(data)
 
     def _joblog(self, job: Job, line: bytes) -> int:
-        if line.count(b"\n") != 1 or not line.endswith(b"\n") or not line.startswith(b"%d\t" % job.number):
+        number, tab, rest = line.partition(b"\t")
+        if line.count(b"\n") != 1 or not line.endswith(b"\n") or not tab or not number.isdigit():
             raise WireError("no line of a job log")
         if self.joblog:
-            self.joblog.put(job, line)
+            self.joblog.put(job, b"%d\t%s" % (job.number, rest))       # an edit may have moved the job's line
         return len(line)
 
     def _print(self, client: Client, data: bytes) -> int:
@@ -1660,10 +1661,10 @@ class Server(Program):
                  for claim in claims}
         try:
             jobs = self.file.take_back(lines) if lines else {}
-            most = os.fstat(self.file.fd).st_size // 3 + 1 if jobs else 0       # lines: a job has three bytes at least
+            most = os.fstat(self.file.fd).st_size // 3 + 1 if jobs else 0       # a job has three bytes at least
             for line, job in jobs.items():
-                job.number, job.ordinal = min(line.number, most), min(line.ordinal, most)
-                job.state = line.state
+                job.number, job.state = line.number, line.state
+                job.ordinal = line.ordinal if line.ordinal <= most else 0       # else its record would be nowhere near
             return [(claim, jobs.get(claim.line), claim.line not in jobs and claim.result is not None
                      and self.file.state_at(self.file.fd, claim.line) == claim.result) for claim in claims]
         except OSError as error:

@@ -419,6 +419,12 @@ class SilentConnection(LossCase):
 class KilledServer(LossCase):
     """A server dies by kill -9; its keeper holds the lines until another server, or the end of the grace, comes."""
 
+    def kill_with_keeper(self, server: Server) -> None:
+        """kill -9 a server and its keeper, so that nothing is locked any more."""
+        send(signal.SIGKILL, [server.pid, self.keeper(server)])
+        wait_until(lambda: not self.locked_lines(), what="the lines are free")
+        server.kill()
+
     def kill_server(self, *commands: str, grace: float = LONG, up: Sequence[int] = (1,)) -> Tuple[Server, Program]:
         """A client runs these jobs when its server dies."""
         server = self.serve(*commands, grace=grace)
@@ -455,15 +461,27 @@ class KilledServer(LossCase):
     def test_where_the_keeper_is_gone_too_a_client_gets_its_line_back_if_nobody_took_it(self) -> None:
         server = self.serve(JOB)
         client = self.connect(server)
-        keeper = self.keeper(server)
-        send(signal.SIGKILL, [server.pid, keeper])
-        wait_until(lambda: not self.locked_lines(), what="the line is free")
-        server.kill()
+        self.kill_with_keeper(server)
         self.serve_again(server.port)
         wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
         self.assert_nothing_for_others()
         self.open_gate()
         self.assert_each_ran_once(client, "d")
+
+    def test_where_the_file_is_shorter_by_now_than_its_line_number_a_client_gets_its_line_back(self) -> None:
+        job = f"echo $$ >>pids.1; echo before; {GATE}; echo after"
+        self.write("\n" * 100 + f". {job}\n")
+        dead = self.serve_again()
+        client = self.start_client(dead, "--name", "bob", "-q")
+        self.assertEqual(self.wait_file("out/101.out"), b"before\n")
+        self.kill_with_keeper(dead)
+        self.before = self.write(f"r {job}\n").read_bytes()
+        server = self.serve_again(dead.port)
+        wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
+        self.open_gate()
+        self.assertClientEnded(self.finish(client), 0, "d")
+        self.assertEqual((len(self.pids()), self.logged(), self.read("out/101.out")), (1, [101], b"before\nafter\n"))
+        self.assertNotIn(b"is lost", server.err)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_the_keeper_lets_go_after_the_grace_and_a_client_whose_line_is_then_taken_stops_its_copy(self) -> None:
