@@ -1479,19 +1479,24 @@ class JobFile:
         Edits while nobody looked may have moved lines: they are known by their digests.  Raises OSError.
         """
         self.fd, self.file, self.start = fd, self.identity(fd), first_line(fd)
-        found = {entry: self._line_at(entry.offset) for entry in entries}
-        moved = {entry for entry, line in found.items() if not line or digest(line.text) != entry.digest}
+        found: dict[Entry, Line] = {}
+        moved: dict[bytes, deque[Entry]] = {}
+        for entry in sorted(entries, key=lambda entry: entry.offset):
+            line = self._line_at(entry.offset)
+            if line and digest(line.text) == entry.digest:
+                found[entry] = line
+            else:
+                moved.setdefault(entry.digest, deque()).append(entry)
         if moved:
-            known = {line.offset for entry, line in found.items() if entry not in moved}
+            known = {line.offset for line in found.values()}
             self.refresh()
             for line in Scan(fd, self.start, RUNNING):
-                entry = next((entry for entry in moved if entry.digest == digest(line.text)), None)
-                if entry and line.offset not in known:
-                    found[entry] = line
-                    moved.discard(entry)
+                left = moved.get(digest(line.text)) if line.offset not in known else None
+                if left:
+                    found[left.popleft()] = line
         jobs = {}
         for entry, line in found.items():
-            if entry not in moved and line and line.state == RUNNING and lock(fd, line.offset):
+            if line.state == RUNNING and lock(fd, line.offset):
                 jobs[entry] = job = Job(entry.number, entry.ordinal, line.offset, entry.state, line.text, fd=fd,
                                         file=self.file, taken=entry.state != NEW)
                 self.hold(job)

@@ -307,6 +307,37 @@ class RetriesAmidEdits(JobFileCase):
             self.assertEqual(found, wanted, lines)
 
 
+class LinesOfADeadServer(JobFileCase):
+    """The server after it knows them again where an edit has moved them meanwhile."""
+
+    def adopt(self, before: List[bytes], after: bytes) -> Dict[int, int]:
+        """Hold these lines, then edit the file: the offsets at which a server goes on, by the numbers of the lines."""
+        entries, offset = [], 0
+        for number, text in enumerate(before, 1):
+            entries.append(runmaker4.Entry(f"{number:016x}", "c" * 16, "bob", number, number, offset, b".",
+                                           runmaker4.digest(text)))
+            offset += len(text) + 2
+        self.path.write_bytes(after)
+        file = runmaker4.JobFile(str(self.path), say=self.fail, single=True)
+        jobs = file.adopt(os.open(self.path, os.O_RDWR), entries)
+        self.addCleanup(file.close)
+        return {entry.number: job.offset for entry, job in jobs.items()}
+
+    def test_lines_that_were_moved_are_found_without_comparing_each_with_each(self) -> None:
+        texts = [b" echo %d" % number for number in range(500)]
+        lines = [b"r%s\n" % text for text in texts]
+        with mock.patch.object(runmaker4, "digest", side_effect=runmaker4.digest) as digest:
+            found = self.adopt(texts, b"# new\n" + b"".join(reversed(lines)))
+        self.assertEqual([found[number] for number in sorted(found, reverse=True)],
+                         [6 + len(b"".join(lines[number:])) for number in range(500, 0, -1)])
+        self.assertLess(digest.call_count, 4 * len(texts))
+
+    def test_of_lines_with_one_text_the_first_is_the_first(self) -> None:
+        text, other = b" echo same", b" echo"
+        self.assertEqual(self.adopt([text, other, text, text], b"# new\n" + b"r%s\nr%s\nd%s\n" % (text, text, text)),
+                         {1: 6, 3: 18})
+
+
 class ScansInMemory(FileCase):
     """A scan holds one chunk of the file and no more, however many lines it finds."""
 
