@@ -44,6 +44,7 @@ from runmaker4 import (ERROR, HEX, PORT, AllOutput, Channel, Console, Gate, Hist
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
 CONNECT = 10.0                  # seconds that an attempt may take
+DIALS = 4                       # attempts to be told why, where connections are cut off
 UNSTARTED = 0.25                # seconds (besides some round trips) after which a job that no slot has taken goes back
 STATES = ("new", "running", "done", "failed", "error", "held")
 EVER = 1e9                      # seconds
@@ -132,12 +133,21 @@ class Patience:
         sock.settimeout(max(self.end - awake_clock(), 0.01))
         data = sock.recv(1 << 16)
         if not data:
-            raise ConnectionError("the server has closed the connection")
+            raise ConnectionResetError("the server has closed the connection")
         return data
 
 
 def dial(options: argparse.Namespace, token: str) -> tuple[socket.socket, Channel]:
-    """Connect, and have both ends prove themselves, within ten seconds, or --give-up.  Raises OSError, WireError."""
+    """Connect, and have both ends prove themselves.  Raises OSError, WireError."""
+    for _ in range(DIALS - 1):
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):    # that may hide why; the next one will tell
+            return dial_once(options, token)
+        time.sleep(random.uniform(0.02, 0.2))
+    return dial_once(options, token)
+
+
+def dial_once(options: argparse.Namespace, token: str) -> tuple[socket.socket, Channel]:
+    """An attempt, within ten seconds, or --give-up.  Raises OSError, WireError."""
     seconds = min(CONNECT, options.give_up or CONNECT)
     patience = Patience(seconds)
     sock = socket.create_connection((options.server, options.port), timeout=seconds)
@@ -459,12 +469,17 @@ class Connection:
     # -- connecting -------------------------------------------------------------------------------------------------
 
     async def stay_connected(self, sock: socket.socket | None, channel: Channel | None) -> None:
-        """Connect, and again whenever the connection is lost, until that is given up.  sock: a first connection."""
+        """Connect, and again whenever the connection is lost, until that is given up.  sock: a first connection.
+
+        Raises Problem if the first server that there is does not want us: waiting will not mend that.
+        """
         pause = 0.1
         while not self.over and not self.failed:
             try:
                 link = await self._connect(sock, channel)
                 why = await self._use(link)
+                if isinstance(link.channel.broken, Refused) and not self.ever:
+                    raise Problem(f"{self.options.server}: {why}")
                 pause = 0.1 if link is self.link else pause
             except (OSError, asyncio.TimeoutError) as error:
                 why = no_server(self.options, error)

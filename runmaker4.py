@@ -4986,9 +4986,11 @@ class Program:
         if ready >= 0:
             detach(ready)
         keep_descriptors_from_jobs()
-        code = run_loop(self._run())
-        if pidfile >= 0:
-            self._remove_pidfile()
+        try:
+            code = run_loop(self._run())
+        finally:
+            if pidfile >= 0:
+                self._remove_pidfile()
         if self.worker.pending:
             leave_without_waiting(code)
         return code

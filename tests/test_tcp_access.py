@@ -13,6 +13,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from tests import wire
 from tests.support import RUNCLIENT, RUNSERVER, RUNWAIT, WAITING, Ended, wait_until
+from tests.test_ssh import free_port
 from tests.tcp import PORT_LINE, Server, TcpCase
 
 NOBODY = 65534                              # some user other than root
@@ -144,6 +145,39 @@ class RefusedClients(RefusalCase):
         server = self.start_server()
         self.assertRefusedAt(server.port, ["--give-up", "none", "--follow"], ["--status"], words="token")
         self.assertEqual(self.states(), ".")
+
+    def test_a_wrong_token_at_a_server_that_was_not_there_at_first(self):
+        """Nor is it tried again and again, also in the background."""
+        self.jobs("touch never")
+        port = free_port()
+        settings = dict(env={"RUNMAKER4_TOKEN": OTHER_TOKEN})
+        client = self.start_program(RUNCLIENT, "--follow", "--port", port, self.HOST, **settings)
+        daemon = "-d", "--pidfile", "pid", "--errors", "errors"
+        self.run_script(RUNCLIENT, *daemon, "--port", port, self.HOST, **settings)
+        self.wait_said(client, "refused", "trying again")
+        self.assertTrue(self.exists("pid"))
+        self.start_server("--port", port)
+        ended = self.finish(client, timeout=20)
+        said = f"{RUNCLIENT}: {self.HOST}: wrong token (the server has printed the right one; --token gives it)\n"
+        self.assertEqual((ended.code, ended.err.splitlines(keepends=True)[1:]), (2, [said.encode()]))
+        wait_until(lambda: not self.exists("pid"), what="the other one is gone, too")
+        self.assertEqual(self.read("errors"), said.encode())
+
+    def test_a_wrong_token_whose_refusal_gets_lost_on_its_way(self):
+        """Each of several clients dials again until it is told."""
+        cuts = iter([True] * 3)
+
+        def serve(peer: wire.Peer) -> None:
+            peer.push(peer.channel.outgoing()).pull()
+            if next(cuts, False):
+                peer.reset()
+            else:
+                peer.push(wire.plain(error="token")).rest()
+
+        with wire.FakeServer(serve) as server:
+            self.assertRefusedAt(server.port, ["--status"], *(["--give-up", time] for time in range(5)),
+                                 words="wrong token")
+            self.assertFalse(next(cuts, False))
 
     def test_an_unknown_host(self):
         hosts = "no-such-host.invalid", "a..b", "127.0.0.1.1"
