@@ -254,12 +254,16 @@ class Keeper:
 class Safe:
     """The server's side of the keeper: gives it what must outlive us, and fetches what outlived the server before."""
     PATIENCE = 2.0                      # seconds for a server that is about to leave
+    SUFFIX = ".keeper"
 
     def __init__(self, path: str, grace: float) -> None:
         """path: of the job file."""
-        name = os.fsencode(os.uname().nodename) + b"\0" + os.path.realpath(os.fsencode(path))
-        home = os.path.dirname(token_path())
-        self.path = os.path.join(home, f".runmaker4.{hashlib.sha256(name).hexdigest()[:16]}.keeper")
+        host, file = (hashlib.sha256(name).hexdigest() for name in (
+            os.fsencode(os.uname().nodename), os.path.realpath(os.fsencode(path))))
+        self.home = os.path.dirname(token_path())
+        self.prefix = f".runmaker4.{host[:8]}."         # of this host's sockets; others may share the home directory
+        self.name = f"{self.prefix}{file[:16]}{self.SUFFIX}"
+        self.path = os.path.join(self.home, self.name)
         self.grace = grace
         self.life: socket.socket | None = None
         self.since = 0.0                    # when the keeper was started
@@ -267,25 +271,23 @@ class Safe:
 
     def open(self) -> tuple[int, int] | None:
         """Find the keeper of the server before us: its descriptors, for locks and ledger.  Raises Problem, OSError."""
+        if len(os.fsencode(self.home)) > 60:            # a socket's path has 107 bytes at the most (unix(7))
+            self.home = f"/proc/self/fd/{os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)}"
         end = time.monotonic() + self.PATIENCE
         while True:
+            self._sweep()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             sock.settimeout(self.PATIENCE)
             data, fds = b"", []
             try:
-                sock.connect(self._address())
+                sock.connect(self._at(self.name))
                 if not same_user(sock):
                     raise Problem(f"{self.path}: belongs to somebody else (move it away)")
                 data, fds, _, _ = socket.recv_fds(sock, 64, 2)
             except FileNotFoundError:
                 sock.close()
                 return None
-            except ConnectionRefusedError:              # its keeper is gone
-                sock.close()
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.path)
-                return None
-            except (ConnectionResetError, socket.timeout):
+            except (ConnectionRefusedError, ConnectionResetError, socket.timeout):
                 pass                                    # it is just leaving; or was stopped
             if len(fds) == 2:
                 sock.settimeout(None)
@@ -298,15 +300,43 @@ class Safe:
                 raise Problem(f"is served already, by process {show(data[1:]) or '?'} (use that one, or stop it)")
             time.sleep(0.05)
 
+    def _sweep(self) -> None:
+        """Remove the sockets of this host's keepers that were killed, whatever their files were."""
+        for name in os.listdir(self.home):
+            if name.startswith(self.prefix) and name.endswith(self.SUFFIX) and self._is_dead(name):
+                aside = self._draft()
+                with contextlib.suppress(FileNotFoundError, FileExistsError):   # another server does the same
+                    os.rename(self._at(name), self._at(aside))
+                    if not self._is_dead(aside):        # a new keeper has taken the name this very moment
+                        os.link(self._at(aside), self._at(name))
+                    os.unlink(self._at(aside))
+
+    def _is_dead(self, name: str) -> bool:
+        """Whether no process has this socket; of another kind than ours, a keeper refuses us without being asked."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            return probe.connect_ex(self._at(name)) == errno.ECONNREFUSED
+
+    def _draft(self) -> str:
+        """A name that no other socket has."""
+        return f"{self.prefix}{secrets.token_hex(8)}{self.SUFFIX}"
+
+    def _at(self, name: str) -> str:
+        return f"{self.home}/{name}"
+
     def start(self) -> None:
-        """Start a keeper.  Raises OSError."""
+        """Start a keeper.  Its socket gets its name only when somebody listens there.  Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        draft = self._at(self._draft())
         mask = os.umask(0o177)
         try:
-            listener.bind(self._address())
+            listener.bind(draft)
         finally:
             os.umask(mask)
         listener.listen(8)
+        try:
+            os.link(draft, self._at(self.name))         # unlike rename, it takes no place of another server's keeper
+        finally:
+            os.unlink(draft)
         self.since = time.monotonic()
         self.life, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if fork_quietly() == 0:
@@ -367,13 +397,6 @@ class Safe:
             with contextlib.suppress(OSError):          # it has died, which will be noticed
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
                 self.life.sendmsg([data], rights)
-
-    def _address(self) -> str:
-        """The socket's path; by way of its folder's descriptor if it is too long for a socket's (unix(7): 108)."""
-        if len(os.fsencode(self.path)) < 100:
-            return self.path
-        folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
-        return f"/proc/self/fd/{folder}/{os.path.basename(self.path)}"
 
 
 # ======== Clients and their connections ===============================================================================

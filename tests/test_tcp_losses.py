@@ -420,9 +420,11 @@ class KilledServer(LossCase):
     """A server dies by kill -9; its keeper holds the lines until another server, or the end of the grace, comes."""
 
     def kill_with_keeper(self, server: Server) -> None:
-        """kill -9 a server and its keeper, so that nothing is locked any more."""
-        send(signal.SIGKILL, [server.pid, self.keeper(server)])
-        wait_until(lambda: not self.locked_lines(), what="the lines are free")
+        """kill -9 a server and its keeper, so that their lines are free."""
+        keeper = self.keeper(server)
+        send(signal.SIGSTOP, [server.pid, keeper])      # so that neither learns of the other's end
+        send(signal.SIGKILL, [server.pid, keeper])
+        wait_until(lambda: not alive(keeper), what="the keeper is gone")
         server.kill()
 
     def kill_server(self, *commands: str, grace: float = LONG, up: Sequence[int] = (1,)) -> Tuple[Server, Program]:
@@ -465,6 +467,46 @@ class KilledServer(LossCase):
         self.serve_again(server.port)
         wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
         self.assert_nothing_for_others()
+        self.open_gate()
+        self.assert_each_ran_once(client, "d")
+
+    def sockets(self) -> Set[str]:
+        """The names of the keepers' sockets."""
+        return {path.name for path in self.dir.glob(".runmaker4.*.keeper")}
+
+    def bind(self, name: str) -> socket.socket:
+        """A socket of this name where nobody listens so far."""
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.addCleanup(bound.close)
+        bound.bind(str(self.dir / name))
+        return bound
+
+    def test_a_later_server_removes_the_sockets_of_killed_keepers_of_its_host_and_no_others(self) -> None:
+        waiting, client = self.kill_server(JOB)
+        live, = self.sockets()
+        self.kill_with_keeper(self.start_server(file=self.write(". true\n", "other.txt").name))
+        dead, = self.sockets() - {live}
+        host, name = live.split(".")[2:4]
+        early = self.bind(f".runmaker4.{host}.{name[::-1]}.keeper")
+        foreign = [f".runmaker4.{host[::-1]}.{name}.keeper", f".runmaker4.{name}.keeper"]
+        for other in foreign:
+            self.bind(other).close()
+        self.start_server(file=self.write(". true\n", "third.txt").name)
+        left = self.sockets()
+        self.assertLessEqual({live, os.path.basename(early.getsockname()), *foreign}, left)
+        self.assertEqual((dead in left, len(left)), (False, 5))
+        self.wait_said(self.serve_again(waiting.port), "took over")
+        self.open_gate()
+        self.assert_each_ran_once(client, "d")
+
+    def test_a_home_directory_whose_name_is_too_long_for_a_socket(self) -> None:
+        home = self.dir / ("h" * 120)
+        home.mkdir()
+        settings = dict(env={"HOME": str(home)})
+        dead = self.serve(JOB, **settings)
+        client = self.connect(dead, **settings)
+        dead.kill()
+        self.wait_said(self.serve_again(dead.port, **settings), "took over")
         self.open_gate()
         self.assert_each_ran_once(client, "d")
 
