@@ -72,7 +72,8 @@ from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, P
                        add_background, add_records, awake_clock, change_argument, check_job_file, check_mount,
                        counts, digest, duration, fork_quietly, hold_signals, human_time, leave, make_token,
                        name_lines, open_descriptors, open_job_file, parse_directive, plural, printable, put,
-                       put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, whole_number)
+                       put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, wait_ready,
+                       whole_number)
 
 PROG = "runmaker4-server.py"
 STRANGERS = 100                 # connections at once that have not proven that they know the token
@@ -203,15 +204,15 @@ class Keeper:
         while True:
             patience = None if deadline is None else max(0.0, deadline - time.monotonic())
             watched = [self.listener] if deadline is not None else [self.listener, self.life]
-            ready = select.select(watched, (), (), patience)[0]
-            if not ready and deadline is not None:
+            found = wait_ready([sock.fileno() for sock in watched], select.POLLIN, patience)
+            if not found and deadline is not None:
                 return
-            if self.life in ready:
+            if self.life.fileno() in found:
                 alive = self._listen()
                 if alive is None or not alive and not self._needed():
                     return
                 deadline = None if alive else time.monotonic() + self.grace
-            if self.listener in ready and self._receive_visitor(deadline is not None):
+            if self.listener.fileno() in found and self._receive_visitor(deadline is not None):
                 deadline = None
 
     def _needed(self) -> bool:

@@ -252,6 +252,14 @@ def pwrite_all(fd: int, data: bytes, at: int) -> None:
         view, at = view[written:], at + written
 
 
+def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
+    """Wait for one of these descriptors (select.POLLIN, POLLOUT); those that are ready.  select(2) ends at 1,023."""
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, event)
+    return [fd for fd, _ in poller.poll(None if seconds is None else 1000 * seconds)]
+
+
 def put(data: bytes) -> None:
     """Print on stdout, at once.  Raises BrokenPipeError, Problem."""
     try:
@@ -2800,7 +2808,7 @@ class Writer:
         return self.socket.sendmsg(list(itertools.islice(self.chunks, self.MANY)), (), socket.MSG_DONTWAIT)
 
     def _write_promised(self) -> int:
-        if not select.select((), (self.fd,), (), 0)[1]:
+        if not wait_ready([self.fd], select.POLLOUT, 0):
             raise BlockingIOError
         return os.write(self.fd, self.chunks[0][:self.PROMISED])
 

@@ -33,7 +33,7 @@ from typing import Callable, Iterable, Iterator, Sequence
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, RUNNING, UTF8_MARK, JobFile, Line, Parser,
                        Problem, Say, Scan, append_locked, check_lines, check_mount, duration, first_line, leave, locked,
                        open_job_file, own_command, parse_settings, plural, put_lines, quote, reason, run_main, says,
-                       show, warn, whole_number)
+                       show, wait_ready, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -586,7 +586,7 @@ class Interruptions:
 
     def wait(self, seconds: float) -> int:
         """Wait for one, no longer than this; its number, or 0."""
-        return os.read(self.reader, 1)[0] if select.select([self.reader], [], [], seconds)[0] else 0
+        return os.read(self.reader, 1)[0] if wait_ready([self.reader], select.POLLIN, seconds) else 0
 
 
 def follow(file: JobFile, names: Sequence[str]) -> int:

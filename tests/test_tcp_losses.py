@@ -1,6 +1,7 @@
 """Promise: whoever dies or is cut off, client, server or keeper, no job is lost and none runs twice for it."""
 import os
 import random
+import resource
 import signal
 import socket
 import time
@@ -507,6 +508,20 @@ class KilledServer(LossCase):
         client = self.connect(dead, **settings)
         dead.kill()
         self.wait_said(self.serve_again(dead.port, **settings), "took over")
+        self.open_gate()
+        self.assert_each_ran_once(client, "d")
+
+    def test_a_keeper_of_a_server_with_more_descriptors_than_select_can_take(self) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if 0 <= hard < 2000:
+            self.skipTest("no process may have so many descriptors here")
+        self.PATCH = (f"import os, resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({hard}, {hard}))\n"
+                      "opened = [os.open('/dev/null', os.O_RDONLY) for _ in range(1100)]")
+        dead = self.serve(JOB)
+        self.PATCH = ""
+        client = self.connect(dead)
+        dead.kill()
+        self.wait_said(self.serve_again(dead.port), "took over")
         self.open_gate()
         self.assert_each_ran_once(client, "d")
 
