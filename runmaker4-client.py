@@ -225,6 +225,7 @@ class Connection:
         self.orphans: list[int] = []
         self.over = False                           # the server has left for good
         self.ever = False                           # there was a connection once
+        self.file = ""                              # the server's
         self.refused = False                        # the last attempt was
         self.down_since = awake_clock()
         self.grace = 60.0
@@ -615,9 +616,13 @@ class Connection:
         """We are known: settle what has changed, send what was not acknowledged, and go on."""
         grace, seen, window = max(message.real("grace"), 0.1), message.whole("seen"), message.whole("window")
         lost, settled = message.items("lost", str), message.items("settled", str)
+        file = printable(message.text("file", 1000))
         sinks = self._sinks(message)
         if self.ever:
-            self.say("connected again")
+            self.say("connected again" + (f"; serving {file}" if file != self.file else ""))
+        elif not self.options.quiet:
+            self.say(f"serving {file}")
+        self.file = file
         self.link, self.ever, self.refused, self.said = link, True, False, ""
         self.grace, self.window = grace, max(window, 1)
         for key in lost:

@@ -8,8 +8,9 @@ Handshake and frames are runmaker4.py's ("The wire").  What is said once both en
 
     client                                              server
     have       jobs from an earlier connection
-    hello      who it is, and what it may take          welcome    which of these are not its jobs any more, what
-                                                                   output is collected, the number of the last event
+    hello      who it is, and what it may take          welcome    which file is served, which of these are not its jobs
+                                                                   any more, what output is collected, the number of
+                                                                   the last event
     claim      so many more jobs, please                jobs       some, as soon as there are any
                (last: it will leave if there are none)  nothing    in answer to `last`, after another look at the file
     ping       every five seconds                       pong
@@ -58,6 +59,7 @@ import resource
 import secrets
 import select
 import socket
+import stat
 import struct
 import tempfile
 import time
@@ -91,6 +93,7 @@ SETTLED = 10_000                # jobs that are remembered when they have ended
 EXPIRED = 100_000               # jobs that are remembered after their grace
 KEY = re.compile(r"[0-9a-f]{16}")       # of a job
 KEYS = 10_000                   # in a list of a message
+NAME = 200                      # characters of the job file's, in a welcome: the last ones
 COMMAND = 4096                  # bytes of a command in a status
 SHOWN = 10                      # waiting jobs in a status
 
@@ -113,7 +116,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--grace", type=duration, default=60.0, metavar="T",
         help="keep the jobs of a client that is lost, or of this server, so long [60s]")
     add("--single-host", action="store_true", help="no other host uses the file itself: any file system will do")
-    add = parser.add_argument_group("address and token").add_argument
+    add = parser.add_argument_group("address and token ($RUNMAKER4_TOKEN, or ~/.runmaker4.token)").add_argument
     add("--host", metavar="HOST", help="listen on this address only [all, IPv6 and IPv4]")
     add("--port", type=whole_number(0, 65535), default=PORT, metavar="N", help=f"port, 0: any free one [{PORT}]")
     add("--new-token", action="store_true", help="make a new token; clients with the old one are not let in any more")
@@ -1014,7 +1017,7 @@ class Server(Program):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.sockets = listen(self.options.host, self.options.port)
         self.port = self.sockets[0].getsockname()[1]
-        self.token = make_token(token_path(), self.options.new_token)
+        self.token, shown = choose_token(self.options.new_token)
         hold_signals()                          # before there is a keeper, which would outlive us for a while
         self.safe = Safe(self.path, self.options.grace)
         try:
@@ -1025,7 +1028,7 @@ class Server(Program):
             raise Problem(f"{self.path}: {problem}") from None
         except OSError as error:
             raise Problem(f"{self.safe.path}: {reason(error)} (the keeper's socket must be there)") from None
-        put(f"Token for runmaker4-client.py: {self.token} (written to {token_path()})\n".encode())
+        put(os.fsencode(f"Token for runmaker4-client.py: {shown}\n"))
         self.say(f"serving on port {self.port}")
         return super().main()
 
@@ -1717,8 +1720,8 @@ class Server(Program):
         client.link, client.coming, peer.client = peer, None, client
         client.set_acknowledged(client.dealt_with)
         window = runmaker4.PIECE if self.collector.behind(Writer.HIGH) else self._window()
-        peer.send(type="welcome", grace=self.options.grace, seen=client.acked, window=window, lost=lost[:KEYS],
-                  settled=settled[:KEYS], **self.collector.wanted())
+        peer.send(type="welcome", file=to_text(os.fsencode(self.path))[-NAME:], grace=self.options.grace,
+                  seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
         for key in lost[KEYS:]:                         # further settled ones are, once their results come again
             peer.send(type="lost", id=key)
         if self.stopping:
@@ -2005,6 +2008,21 @@ def remember(keys: dict[str, None], key: str, most: int) -> None:
     keys[key] = None
     if len(keys) > most:
         del keys[next(iter(keys))]
+
+
+def choose_token(new: bool) -> tuple[str, str]:
+    """The token, and how the first line of output shows it.  new: another one is wanted.  Raises Problem."""
+    given = os.environ.get("RUNMAKER4_TOKEN")
+    if given:
+        if new:
+            raise Problem("--new-token: the token is that of $RUNMAKER4_TOKEN (unset that, or leave the option out)")
+        if not runmaker4.HEX.fullmatch(given):
+            raise Problem("$RUNMAKER4_TOKEN: is no token (32 hexadecimal digits in small letters; or unset it)")
+        return given, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
+    path = token_path()
+    token, out = make_token(path, new), os.fstat(1)
+    hidden = stat.S_ISREG(out.st_mode) and out.st_mode & 0o044         # others can read it, such as a log of Slurm's
+    return token, f"(not shown in a file; written to {path})" if hidden else f"{token} (written to {path})"
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:

@@ -16,6 +16,7 @@ from tests.support import (MARK, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS_AT, End
                            wait_until)
 
 TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: ([0-9a-f]{32}) \(written to (.*)\)\n")
+SERVING = re.compile(rb"^runmaker4-client\.py: \S+: serving [^\n]*\n", re.MULTILINE)    # a client's first line
 PORT_LINE = re.compile(rb": serving on port (\d+)")
 
 
@@ -97,6 +98,7 @@ class TcpCase(RunCase):
         words = [*within, *(self.patched(patch, script, *args) if patch else self.command(script, *args))]
         kind, number = script.rpartition("-")[2].partition(".")[0], next(self.numbers)
         out, err = (self.dir / "said" / f"{number}-{kind}.{end}" for end in ("out", "err"))
+        out.touch(0o600)                        # a server shows no token where others can read it
         with open(out, "wb") as stdout, open(err, "wb") as stderr:
             settings.update(stdout=settings.get("stdout", stdout), stderr=settings.get("stderr", stderr))
             program = Program(self.start(*words, **settings), (out, err))
@@ -211,7 +213,8 @@ class OverTcp(TcpCase):
     def finish(self, process: Union[Program, subprocess.Popen], timeout: float = 60) -> Ended:
         """Wait for the end; what the client said reads as if a runner of runs.txt had said it."""
         ended = super().finish(process, timeout)
-        said = ended.err.replace(f"{RUNCLIENT}: {self.HOST}: ".encode(), f"{RUNMAKER}: runs.txt: ".encode())
+        said = SERVING.sub(b"", ended.err)
+        said = said.replace(f"{RUNCLIENT}: {self.HOST}: ".encode(), f"{RUNMAKER}: runs.txt: ".encode())
         return Ended(ended.code, ended.out, said)
 
     def assertNobodyLeft(self) -> None:

@@ -13,7 +13,7 @@ from tests import test_bytes, test_claiming, test_ends, test_file_trouble, test_
 from tests.support import (FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, WAITING, Ended, Text, console_lines, printed,
                            wait_until)
 from tests.test_bytes import LONGEST_ARGUMENT
-from tests.tcp import OverTcp, Program, Server, TcpCase
+from tests.tcp import SERVING, OverTcp, Program, Server, TcpCase
 
 
 def ordinarily(*names: str) -> Callable[[type], type]:
@@ -70,7 +70,8 @@ class QuickStart(TcpCase):
         self.assertEqual((by_client.code, by_runner.code), (0, 0))
         self.assertEqual(len(story(by_client.out)), 4)
         self.assertEqual(story(by_client.out), story(by_runner.out))
-        self.assertRegex(by_client.err, rb"\Arunmaker4-client\.py: 127\.0\.0\.1: 4 done in \d\.\ds\n\Z")
+        self.assertRegex(by_client.err, rb"\Arunmaker4-client\.py: 127\.0\.0\.1: serving runs\.txt\n"
+                         rb"runmaker4-client\.py: 127\.0\.0\.1: 4 done in \d\.\ds\n\Z")
         self.assertEqual(self.read(), text.replace(". ", "d ").encode())
 
     def test_the_command_that_runs_again_what_failed_hides_the_token(self):
@@ -126,8 +127,8 @@ class LikeARunner(TcpCase):
         self.assertEqual(self.states(), states)
 
     def plain(self, printed: bytes) -> bytes:
-        """What was printed without process numbers, times, and the name of who said it."""
-        for pattern, text in ((rb"\(bob,\d+\)", b"(bob,PID)"), (rb"(?<= in )\d+\.\ds", b"TIME"),
+        """What was printed without process numbers, times, the name of who said it, and which file a server has."""
+        for pattern, text in ((SERVING, b""), (rb"\(bob,\d+\)", b"(bob,PID)"), (rb"(?<= in )\d+\.\ds", b"TIME"),
                               (rb"run again: .*", b"AGAIN"),
                               (rb"(?m)^.*: line \d+ is neither a job nor a comment .*\n", b""),   # the server says it
                               (rb"(?m)^runmaker4\.py: runs\.txt: ", b"SCRIPT: "),
@@ -191,7 +192,8 @@ class Background(OverTcp, test_options.Background):
         pid = self.start_daemon()
         self.open_gate()
         self.wait_gone(pid)
-        self.assertRegex(self.read("errors"), rb"\Arunmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
+        said, = self.read("errors").splitlines()[1:]    # after which file it is
+        self.assertRegex(said, rb"\Arunmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
 
     def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self):
         self.jobs("touch never")

@@ -14,7 +14,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 from tests import wire
 from tests.support import RUNCLIENT, RUNSERVER, RUNWAIT, WAITING, Ended, wait_until
 from tests.test_ssh import free_port
-from tests.tcp import PORT_LINE, Server, TcpCase
+from tests.tcp import PORT_LINE, SERVING, Server, TcpCase
 
 NOBODY = 65534                              # some user other than root
 OTHER_TOKEN = "0123456789abcdef" * 2
@@ -63,6 +63,97 @@ class TokenOfTheServer(TokenCase):
     def test_a_home_that_is_not_there_is_refused(self):
         ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", env={"HOME": "/nonexistent"})
         self.assertRefused(ended, "runmaker4-server.py", "/nonexistent", "token")
+
+
+class TokenOfTheEnvironment(TcpCase):
+    """$RUNMAKER4_TOKEN is the server's token, too: two jobs of one user have one each, and no file is written."""
+
+    def start_own(self, file: str, token: str) -> Server:
+        """A server with a token of its own for a file with one job."""
+        self.write(f". echo {file}\n", file)
+        program = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, file, env={"RUNMAKER4_TOKEN": token})
+        port = PORT_LINE.search(self.wait_said(program, "serving on port"))
+        return Server(program.process, program.files, int(port[1]), token)
+
+    def test_clients_of_one_server_are_not_let_in_by_the_other(self):
+        first, second = self.start_own("a.txt", "a" * 32), self.start_own("b.txt", "b" * 32)
+        self.assertRefused(self.run_client(first, env={"RUNMAKER4_TOKEN": second.token}), "wrong token")
+        self.assertEqual((self.states("a.txt"), self.states("b.txt")), (".", "."))
+        ended = self.run_client(second, env={"RUNMAKER4_TOKEN": second.token})
+        self.assertEqual((ended.code, self.states("a.txt"), self.states("b.txt")), (0, ".", "d"))
+
+    def test_it_is_neither_printed_nor_written(self):
+        server = self.start_own("a.txt", "a" * 32)
+        client = self.run_client(server, env={"RUNMAKER4_TOKEN": server.token})
+        self.assertEqual((client.code, self.stop(server).code), (0, 143))
+        self.assertRegex(server.out, rb"\AToken for runmaker4-client\.py: [^\n]*\n\Z")
+        self.assertNotIn(server.token.encode(), server.out + server.err + client.out + client.err)
+        self.assertFalse(self.exists(".runmaker4.token"))
+
+    def test_what_is_no_token_or_does_not_go_with_it_is_refused(self):
+        self.jobs("touch never")
+        for given, options, words in (("nonsense", [], "32"), ("A" * 32, [], "32"), ("a" * 33, [], "32"),
+                                      ("a" * 32, ["--new-token"], "--new-token")):
+            with self.subTest(given=given, options=options):
+                ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, *options, "runs.txt",
+                                        env={"RUNMAKER4_TOKEN": given})
+                self.assertRefused(ended, "RUNMAKER4_TOKEN", words)
+                self.assertNotIn(given.encode(), ended.err)
+
+
+class TokenInLogs(TokenCase):
+    """The token is not written where others can read it, such as a log of Slurm's."""
+
+    def first_line(self, mode: int) -> bytes:
+        """What a server prints whose stdout is a file of this mode."""
+        path = self.write("", "log")
+        path.chmod(mode)
+        with open(path, "wb") as stdout:
+            server = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=stdout)
+        self.wait_said(server, "serving on port")
+        self.stop(server)
+        return self.read("log")
+
+    def test_a_file_that_others_can_read_says_where_it_is(self):
+        for mode in 0o644, 0o640, 0o604:
+            with self.subTest(mode=oct(mode)):
+                self.assertEqual(self.first_line(mode), b"Token for runmaker4-client.py: (not shown in a file; "
+                                 b"written to %s)\n" % os.fsencode(self.token_file))
+        self.assertIn(self.token_file.read_bytes().strip(), self.first_line(0o600))
+
+    def test_a_pipe_gets_it(self):
+        server = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=subprocess.PIPE)
+        line = server.process.stdout.readline()
+        self.assertIn(self.token_file.read_bytes().strip(), line)
+
+
+class NameOfTheFile(TcpCase):
+    """A client says which file its server serves; again where another server has taken its place."""
+
+    def test_it_is_said_once_and_not_with_q(self):
+        self.jobs("true")
+        server = self.start_server()
+        said = SERVING.findall(self.run_client(server).err)
+        self.assertEqual(said, [f"{RUNCLIENT}: {self.HOST}: serving runs.txt\n".encode()])
+        self.assertNotIn(b"serving", self.run_client(server, "-q").err)
+
+    def test_a_server_of_another_file_in_its_place_is_said(self):
+        self.jobs("true")
+        self.write("", "other.txt")
+        server = self.start_server()
+        client = self.start_client(server, "--follow")
+        self.wait_said(client, "serving runs.txt")
+        self.stop(server)
+        self.start_server("--port", server.port, file="other.txt")
+        self.wait_said(client, "connected again", "other.txt")
+
+    def test_a_long_name_and_strange_bytes_in_it(self):
+        name = b"\xff\x1b[2J" + b"x" * 240
+        path = self.dir / os.fsdecode(name)
+        path.write_bytes(b". true\n")
+        ended = self.run_client(self.start_server(file=str(path)))
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertIn(b"serving " + b"x" * 200 + b"\n", ended.err)
 
 
 class TokenOfTheClient(TokenCase):
@@ -250,7 +341,8 @@ class Addresses(TcpCase):
             with self.subTest(host=host):
                 ended = self.run_client(server, "-1", host=host, **settings)
                 self.assertEqual(ended.code, 0, ended.err)
-                self.assertTrue(ended.err.startswith(f"runmaker4-client.py: {host}: 1 done".encode()), ended.err)
+                said = SERVING.sub(b"", ended.err)
+                self.assertTrue(said.startswith(f"runmaker4-client.py: {host}: 1 done".encode()), ended.err)
 
     def test_ipv6(self):
         try:

@@ -129,8 +129,8 @@ FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0"), dict(type="release", n=1, id="0" * 16),
     dict(type="ready", id="0" * 16), dict(type="sync", clock=1.5))
 FROM_SERVER: Tuple[Dict[str, Any], ...] = (
-    dict(type="welcome", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[], log=0, outdir=False, joblog=False,
-         print=False),
+    dict(type="welcome", file="runs.txt", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[], log=0, outdir=False,
+         joblog=False, print=False),
     dict(type="jobs", request=1, jobs=[dict(
         id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", timeout=0.0, group=False, hold=False)]),
     dict(type="nothing", request=1, orphans=[], ended=False, left="", others=0),
