@@ -653,7 +653,7 @@ class Connection:
         sinks: list[Sink] = [Starts(self), *self.program.console(with_output=True)]
         lines = message.whole("log", 10_000)
         if lines:
-            sinks.append(LastLines(RemoteStore(self, "log"), lines))
+            sinks.append(LastLines(RemoteStore(self, "log"), lines, self.program.place))
         if message.flag("outdir"):
             sinks.append(AllOutput(RemoteStore(self, "out")))
         if message.flag("joblog"):

@@ -3033,11 +3033,11 @@ class LastLines(StoreSink):
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
-    def __init__(self, store: Any, lines: int) -> None:
-        """lines: of output per record."""
+    def __init__(self, store: Any, lines: int, place: bytes) -> None:
+        """lines: of output per record.  place: the directory where jobs run."""
         super().__init__(store)
         self.lines = lines
-        self.place = b"(in %s)" % os.fsencode(os.getcwd())
+        self.place = b"(in %s)" % place
         self.records: dict[Run, Record] = {}
         self.changed: dict[Run, Record] = {}
 
@@ -4957,7 +4957,7 @@ class Program:
         self.tally = Tally()
         self.troubles = 0
         try:
-            os.getcwd()
+            self.place = os.getcwdb()       # by this name, also when it is gone
         except OSError:
             raise Problem("the current directory is gone (cd to one that exists)") from None
 
@@ -5182,7 +5182,7 @@ class App(RunnerProgram):
         log, outdir, joblog = self.stores
         sinks = self.console(with_output=not log)
         if log:
-            sinks.append(LastLines(log, self.options.loglines))
+            sinks.append(LastLines(log, self.options.loglines, self.place))
         if outdir:
             sinks.append(AllOutput(outdir))
         if joblog:

@@ -14,10 +14,11 @@ from typing import Callable, Dict, Iterable, List, Sequence, Tuple, Union
 
 import runmaker4
 from tests.proxy import Proxy
-from tests.support import (FULL, RUNMAKER, RUNSERVER, SLEEPING, WAITING, ConsoleLine, Ended, as_bytes, console_lines,
-                           deadline, peak_memory, printed, wait_until)
+from tests.support import (FULL, RUNCLIENT, RUNMAKER, RUNSERVER, SLEEPING, WAITING, ConsoleLine, Ended, as_bytes,
+                           console_lines, deadline, peak_memory, printed, wait_until)
 from tests.tcp import PORT_LINE, Program, Server, TcpCase
 from tests.test_records import WIDTH, LogCase
+from tests.test_ssh import free_port
 
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"
 LONG = 3_000_000                        # bytes of a line that is longer than a frame
@@ -268,6 +269,22 @@ class WhileJobsRun(RecordsCase):
         self.assertRecord(1, command, ": stdout (WHO): second", "! stderr (WHO): part ",
                           f'+ status (WHO): exit 0 "{command}"')
         self.assertEqual(self.files(), {"1.out": b"first\nsecond\n", "1.err": b"part "})
+
+    def test_a_client_whose_directory_is_gone_has_records_that_name_it(self):
+        place = self.dir / "gone"
+        place.mkdir()
+        port = free_port()
+        client = self.start_program(RUNCLIENT, "-q", "--follow", "--port", port, self.HOST, cwd=place,
+                                    env={"RUNMAKER4_TOKEN": "a" * 32})
+        self.wait_said(client, "trying again")
+        place.rmdir()
+        self.jobs("echo a")
+        self.start_program(RUNSERVER, *KEPT, "--port", port, "--host", self.HOST, "runs.txt",
+                           env={"RUNMAKER4_TOKEN": "a" * 32})
+        self.wait_states("d")
+        self.assertIn(as_bytes(f".-> echo a (in {place})"), self.record(1)[0])
+        self.assertEqual(self.files()["1.out"], b"a\n")     # the shell may have something to say on stderr
+        self.assertEqual(client.err.count(b"\n"), 1)
 
     def test_the_record_names_the_directory_of_the_client(self):
         (self.dir / "elsewhere").mkdir()
