@@ -411,7 +411,6 @@ class Batch:
     """What became of an attempt to claim lines."""
     got: list[Held] = field(default_factory=list)
     dry: set[Cursor] = field(default_factory=set)       # those that have come to the end
-    urgent: set[Cursor] = field(default_factory=set)    # those that had to make sure of that
     plans: list[Plan] = field(default_factory=list)     # of groups that were met
 
 
@@ -451,7 +450,8 @@ class Client(Taker):
     held: dict[str, Held] = field(default_factory=dict)
     want: int = 0                       # jobs that it would take now
     asked: int = 0                      # the number of its last claim
-    leaving: bool = False               # ... which said that it will leave if there is nothing
+    asked_at: float = 0.0               # when that came, by the job file's clock
+    leaving: bool = False               # ... and said that it will leave if there is nothing
     orphans: int = 0                    # of its cursor's, how many it was told of or had nothing to do with
     seen: int = 0                       # the number of its last event
     acked: int = 0                      # ... of the last that it was told is dealt with
@@ -1130,7 +1130,7 @@ class Server(Program):
     def _stop(self) -> None:
         self.stopping = True
         self._abort_groups(self.jobs)
-        self._answer_waiting(set(), set())
+        self._answer_waiting(set())
         self._leave_if_over()
 
     def _leave_if_over(self) -> None:
@@ -1234,7 +1234,7 @@ class Server(Program):
         """Claim lines for those that wait; in turns, so that nobody gets all."""
         self.wanted = False
         if self.stopping:
-            return self._answer_waiting(set(), set())
+            return self._answer_waiting(set())
         if self.claiming or not self.waiting or self.collector.behind(Writer.HIGH):
             return
         reserved = self._reserved()
@@ -1257,11 +1257,11 @@ class Server(Program):
         for client in turns:
             clients_of.setdefault(client.cursor, []).append(client)
         takers = {cursor: Takers(clients) for cursor, clients in clients_of.items()}
-        batch.urgent = self._urgent(turns)
+        urgent = self._urgent(turns)
         met: dict[int, Met] = {}
         while takers and len(batch.got) < BATCH:
             for cursor, clients in list(takers.items()):
-                held = self._claim_one(cursor, clients, cursor in batch.urgent)
+                held = self._claim_one(cursor, clients, cursor in urgent)
                 for group in cursor.round.groups:
                     if group.jobs and group.whole and not group.started:
                         met[group.jobs[0][0].offset] = group
@@ -1280,7 +1280,8 @@ class Server(Program):
 
     def _urgent(self, clients: Iterable[Client]) -> set[Cursor]:
         """The cursors that shall make sure that there is nothing: not so often that whole rounds fill the time."""
-        urgent = {client.cursor for client in clients if client.leaving and not client.follow}
+        urgent = {client.cursor for client in clients
+                  if client.leaving and (client.cursor.round.ended or not client.follow)}
         now = awake_clock()
         if now - self.urgent_at < 20 * max((cursor.cost for cursor in urgent), default=0.0):
             return set()
@@ -1328,7 +1329,7 @@ class Server(Program):
             self.tally.left = True
             self._stop()
         self._arrange(batch)
-        self._answer_waiting({cursor for cursor in batch.dry if cursor.again is None}, batch.urgent)
+        self._answer_waiting({cursor for cursor in batch.dry if cursor.again is None})
         self._leave_if_over()
         if batch.got and self.waiting:
             self.loop.call_soon(self.hand_out)
@@ -1358,10 +1359,10 @@ class Server(Program):
             size += len(job.text)
         client.link.send(type="jobs", request=client.asked, jobs=jobs)
 
-    def _answer_waiting(self, dry: set[Cursor], urgent: set[Cursor]) -> None:
+    def _answer_waiting(self, dry: set[Cursor]) -> None:
         """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted.
 
-        dry: cursors that have found nothing; urgent: those that have made sure.
+        dry: cursors that have found nothing.
         """
         leaving = [client for client in self.waiting if client.leaving]
         soon = awake_clock() - RETURN
@@ -1369,22 +1370,21 @@ class Server(Program):
                 held.started is None and held.handed > soon and held.client.link for held in self.jobs.values()):
             return
         for client in leaving:
-            if client.link and not client.seats and (self.stopping or client.cursor in dry and self._may_leave(
-                    client, client.cursor in urgent)):
+            if client.link and not client.seats and (
+                    self.stopping or client.cursor in dry and self._may_leave(client)):
                 client.leaving = False
                 orphans, client.orphans = client.cursor.orphans[client.orphans:], len(client.cursor.orphans)
                 found = client.cursor.round
                 client.link.send(type="nothing", request=client.asked, orphans=orphans[:1000], ended=found.ended,
-                                 left=client.cursor.stopped(client)[:1000],
+                                 left=found.stopped(client)[:1000],
                                  others=found.passed.number if found.passed else 0)
 
-    def _may_leave(self, client: Client, sure: bool) -> bool:
-        """Whether there is nothing for a client, nor will be; sure: it was looked for most carefully."""
-        cursor = client.cursor
-        if not (cursor.round.ended if client.follow else sure):
+    def _may_leave(self, client: Client) -> bool:
+        """Whether there is nothing for a client, nor will be: by a whole round for it, that began after it asked."""
+        found = client.cursor.round
+        if client not in found.takers or found.began < client.asked_at or client.follow and not found.ended:
             return False
-        return (client in cursor.takers.all and client not in self._reserved() and not cursor.waits_for(client)
-                and not self.resolver.in_doubt)
+        return client not in self._reserved() and not found.waits_for(client) and not self.resolver.in_doubt
 
     # -- groups -----------------------------------------------------------------------------------------------------
 
@@ -1766,7 +1766,7 @@ class Server(Program):
 
     def _want(self, client: Client, message: Message) -> None:
         client.want = min(client.want + message.whole("want", 1_000_000), 2 * client.slots)
-        client.asked = message.whole("request")
+        client.asked, client.asked_at = message.whole("request"), self.file.clock()
         client.leaving = message.flag("last")
         if client.leaving:
             client.want = max(client.want, 1)

@@ -1722,7 +1722,9 @@ class Met:
 
 @dataclass(eq=False, repr=False)
 class Round:
-    """What one walk of a cursor through the file has come across."""
+    """What one walk of a cursor through the file has come across; once it is over nothing changes it any more."""
+    takers: frozenset[Taker] = frozenset()  # for whom all of it was made
+    began: float = -math.inf                # by the cursor's clock
     terms: Terms = PLAIN                    # that hold here
     ended: bool = False                     # below `#RUN end`
     pending: list[tuple[Line, Terms]] = field(default_factory=list)     # jobs above that had not ended when met
@@ -1737,12 +1739,20 @@ class Round:
     tail_seen: bool = False                 # it met a last line without newline
     grows: bool = False                     # ... which may become another line yet: it has ended there
     passed: Line | None = None              # the first job that is for none of the takers
-    missed: set[Taker] | None = None        # those who could have had what was passed over
+    missed: bool = False                    # it passed over new jobs: others than its takers might have had them
     waiting: set[Taker] = field(default_factory=set)    # those who have jobs that may be taken later
     below: Line | None = None               # the first of these below the block
     groups: list[Met] = field(default_factory=list)
     stalls: dict[tuple[str, ...], str] = field(default_factory=dict)    # what waits for hosts that may never come
     checked: int = 0                        # up to here nothing has failed, or was lost
+
+    def waits_for(self, taker: Taker) -> bool:
+        """Whether it met jobs that this taker may take later; if it is told to leave, hopes are over."""
+        return taker in self.waiting and (taker.follow and not self.ended or not self.stopped(taker))
+
+    def stopped(self, taker: Taker) -> str:
+        """Which check keeps jobs from this taker for good, if one does."""
+        return self.block.stops if self.block and taker in self.waiting else ""
 
 
 class Cursor:
@@ -1750,7 +1760,7 @@ class Cursor:
 
     It moves forward through the file, and begins again at the top when it has come to the end and has found
     something: states may have been set back.  claim() that finds nothing says in `again` when another look is worth
-    while, and in `waits_for` whether there are jobs that may be taken later.  A server has one for all its clients, and
+    while, and `round` knows whether there are jobs that may be taken later.  A server has one for all its clients, and
     one more for each client with --retry or --resume.
 
     Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier a round knows
@@ -1808,20 +1818,13 @@ class Cursor:
             self._bear(error)
             return None
 
-    def waits_for(self, taker: Taker) -> bool:
-        """Whether the last round met jobs that this taker may take later; if it is told to leave, hopes are over."""
-        found = self.round
-        return taker in found.waiting and (taker.follow and not found.ended or not self.stopped(taker))
-
-    def stopped(self, taker: Taker) -> str:
-        """Which check keeps jobs from this taker for good, if one does."""
-        found = self.round
-        return found.block.stops if found.block and taker in found.waiting else ""
-
     def _claim(self, last: bool, takers: Takers) -> Job | None:
         self._notice_edits()
         if takers is not self.takers:
-            self.takers, self.round.few = takers, False
+            self.takers = takers
+            if self.scan:                       # what is above was passed over without asking those who come only now
+                self.round.few = False
+                self.round.takers = self.round.takers.intersection(takers.all)
         now = self.clock()
         if self.scan is None:
             if (not last or self.round.waiting) and self._nothing_new():
@@ -1858,7 +1861,7 @@ class Cursor:
                 if line and not line.whole and not self._is_over() and self._still_grows():
                     line = None                 # and what comes behind it is for the next round
                 if line is None or self._is_over():
-                    if not self._must_look_again():
+                    if not self.round.found:
                         return self._end_round()
                     self._begin_round()
                 elif line.state == DIRECTIVE:
@@ -1876,7 +1879,7 @@ class Cursor:
 
     def _begin_round(self) -> None:
         """Start from the top, with fresh reads.  Raises OSError."""
-        file = self.file
+        file, began = self.file, self.clock()
         file.follow_path()
         file.refresh()
         file.keep_hold()                        # or an idle slot might take a job of ours that an edit has moved
@@ -1888,7 +1891,7 @@ class Cursor:
         self.signature = file.sign()
         self.scan = Scan(file.fd, file.start, NEW + RUNNING + self.retry, count_states=self.ordinals, careful=True,
                          directives=True)
-        self.round = Round()
+        self.round = Round(frozenset(self.takers.all), began)
 
     def _is_young(self) -> bool:
         """Whether another round would come too soon."""
@@ -1911,11 +1914,6 @@ class Cursor:
         """Meet the last directive once more with the next claim."""
         self.scan.unread()
         self.again = self.PAUSE
-
-    def _must_look_again(self) -> bool:
-        """At the end of a round: whether it took something, or passed over what is for somebody who asks only now."""
-        found = self.round
-        return found.found or found.missed is not None and not found.missed.issuperset(self.takers.all)
 
     def _end_round(self) -> None:
         """A whole round found nothing: say when to look again."""
@@ -1940,16 +1938,18 @@ class Cursor:
     def _nothing_new(self) -> bool:
         """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
 
-        The signature is no proof (time stamps are coarse), so after a while a round is made all the same.
+        The signature is no proof (time stamps are coarse), so after a while a round is made all the same.  The round
+        says nothing of takers that it was not made for.
         """
         if not self.quiet:
             return False
-        since = self.clock() - self.quiet[1]
-        if self._must_look_again():
+        asked = self.round.takers.issuperset(self.takers.all)
+        if not asked and self.round.missed:
             return False
+        since = self.clock() - self.quiet[1]
         if since < 20 * self.cost:              # a round through a huge file is not free
             return True
-        if self.again is not None or self.round.waiting:
+        if not asked or self.again is not None or self.round.waiting:
             return False
         self.file.refresh()
         return since < max(self.every, 100 * self.cost) and self.file.sign() == self.quiet[0]
@@ -2031,10 +2031,7 @@ class Cursor:
             found.passed = found.passed or line
             if terms.hosts not in found.stalls and len(found.stalls) < self.NAMED and self._is_stall(terms):
                 found.stalls[terms.hosts] = f"line {line.number} waits for {terms}"
-        if found.missed is None:
-            found.missed = set(self.takers.all)
-        elif not found.missed <= self.takers.all.keys():
-            found.missed &= self.takers.all.keys()
+        found.missed = True
 
     def _is_stall(self, terms: Terms) -> bool:
         """Whether a job with these terms may wait for ever, as far as can be said from here."""
@@ -2312,7 +2309,7 @@ class FileJobs:
     def again(self) -> float | None:
         """Seconds until claim() may find more; None: there is nothing to wait for."""
         again = self.cursor.again
-        return again if again is not None or not self.cursor.waits_for(self.taker) else self.poll
+        return again if again is not None or not self.cursor.round.waits_for(self.taker) else self.poll
 
     @property
     def failed(self) -> str:
@@ -2327,7 +2324,7 @@ class FileJobs:
     @property
     def left(self) -> str:
         """Why jobs are left that this runner should have run."""
-        return self.cursor.stopped(self.taker)
+        return self.cursor.round.stopped(self.taker)
 
     @property
     def others(self) -> int:

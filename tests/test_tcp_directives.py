@@ -8,11 +8,12 @@ from typing import FrozenSet
 from unittest import mock
 
 from tests import test_directives, test_tcp_storm
-from tests.support import FULL, RUNMAKER, RUNSERVER, WAITING
+from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, wait_until
 from tests.tcp import OverTcp, Program, Server, TcpCase
 from tests.test_directives import MALFORMED, RAN, DirectiveCase, spared, story_problems
 from tests.test_storm import send
 from tests.test_tcp import ordinarily
+from tests.wire import Peer
 
 
 class DirectivesOverTcp(OverTcp):
@@ -170,6 +171,42 @@ class Checks(DirectivesOverTcp, test_directives.Checks):
         text = "! a\n#RUN barrier check\nd b\n#RUN host=bob\n. b\n"
         self.assertEqual(self.run_text(text, "--name", "alice"), (0, "!d."))
         self.assertTold("barrier check", times=0)
+
+
+class LongFile(DirectiveCase, TcpCase):
+    """Where a walk through the file takes long, and is spared for a while, nobody leaves for whom none was made."""
+    # From now on a walk takes 0.05 s longer, as in a file of 10^6 lines, and the file `walked` says that one was made
+    SLOW = f"""{HASTY}
+import os, time
+begin, end = runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round
+def begin_slowly(cursor):
+    begin(cursor)
+    time.sleep(0.05 if os.path.exists("slow") else 0.0)
+def end_and_say(cursor):
+    end(cursor)
+    if os.path.exists("slow"):
+        open("walked", "w").close()
+runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round = begin_slowly, end_and_say
+"""
+
+    def test_a_client_is_not_sent_away_from_what_a_barrier_will_let_it_run(self):
+        self.lines("#RUN host=b", f". {WAITING}", "#RUN host=c", ". true", "#RUN", "#RUN barrier", "#RUN host=b",
+                   ". true", "#RUN host=c", ". true")
+        server = self.start_server(patch=self.SLOW)
+        first = self.start_client(server, "--name=b", "--follow", "-j2", up=[2])
+        with Peer.of(server.port, server.token) as second:
+            second.hello(name="c").hear("welcome")
+            second.say(dict(type="claim", request=1, want=1, last=False))
+            job, = second.hear("jobs")["jobs"]
+            self.write("", "slow")
+            wait_until(lambda: self.exists("walked"), what="a walk was made for b alone")
+            second.say(dict(type="started", n=1, id=job["id"], pid=1, began=1.5),
+                       dict(type="finish", n=2, id=job["id"], state="d", how="exit 0"),
+                       dict(type="claim", request=2, want=1, last=True), dict(type="ping", request=3)).hear("pong")
+            self.open_gate()
+            job, = second.hear("jobs", "nothing").get("jobs", [{"number": 0}])
+            self.assertEqual(job["number"], 10)
+        self.stop(first)
 
 
 class ExitWhenDone(TcpCase):
