@@ -70,8 +70,8 @@ from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 import runmaker4
 from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PLAIN, PORT, RUNNING, Channel, Cursor,
                        Entry, Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, Met, NotNow, OutDir,
-                       Parser, Problem, Program, Scan, Shifted, Taker, Takers, Terms, Waits, WireError, Worker, Writer,
-                       add_background, add_records, awake_clock, change_argument, check_job_file, check_mount,
+                       Parser, Problem, Program, Round, Scan, Shifted, Taker, Takers, Terms, Waits, WireError, Worker,
+                       Writer, add_background, add_records, awake_clock, change_argument, check_job_file, check_mount,
                        counts, digest, duration, fork_quietly, hold_signals, human_time, leave, make_token,
                        name_lines, open_descriptors, open_job_file, parse_directive, plural, printable, put,
                        put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, wait_ready,
@@ -410,8 +410,12 @@ class Safe:
 class Batch:
     """What became of an attempt to claim lines."""
     got: list[Held] = field(default_factory=list)
-    dry: set[Cursor] = field(default_factory=set)       # those that have come to the end
     plans: list[Plan] = field(default_factory=list)     # of groups that were met
+    dry: bool = False                   # there was nothing more
+    again: float | None = None          # ... but there may be: it is too early to tell
+    failed: str = ""                    # why nothing can be claimed any more
+    round: Round | None = None          # the last whole one that found nothing
+    orphans: list[int] = field(default_factory=list)    # line numbers of those that were marked `e`
 
 
 @dataclass(eq=False)
@@ -437,7 +441,6 @@ class Held:
 class Client(Taker):
     """A client, as long as it is here or may come back."""
     id: str = ""
-    cursor: Any = None                  # a Cursor
     resolver: Any = None                # a Resolver
     inherited: bool = False             # known only from the server before us
     address: str = "?"
@@ -452,7 +455,7 @@ class Client(Taker):
     asked: int = 0                      # the number of its last claim
     asked_at: float = 0.0               # when that came, by the job file's clock
     leaving: bool = False               # ... and said that it will leave if there is nothing
-    orphans: int = 0                    # of its cursor's, how many it was told of or had nothing to do with
+    orphans: int = 0                    # how many it was told of or had nothing to do with
     seen: int = 0                       # the number of its last event
     acked: int = 0                      # ... of the last that it was told is dealt with
     open: set[int] = field(default_factory=set)         # events that are being dealt with
@@ -994,7 +997,11 @@ class Server(Program):
         self.peers: set[Peer] = set()
         self.strangers: dict[Peer, None] = {}   # oldest first
         self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
-        self.urgent_at = 0.0                    # when clients that would leave were last looked for
+        self.round = Round()                    # the last whole walk through the file that found nothing
+        self.looking = False                    # it is too early to say that there is nothing
+        self.orphans: list[int] = []            # line numbers of those that were marked `e`
+        self.names_changed = False              # lines may fit now that did not when they were looked at
+        self.urgent_at = 0.0                    # when clients that would leave were last looked for (by the worker)
         self.groups: dict[int, Plan] = {}       # those that wait for their hosts, by where their first job stands
         self.said: set[str] = set()             # what is not to be said again
         self.pause_until = 0.0                  # no group is started before, by awake_clock()
@@ -1040,7 +1047,8 @@ class Server(Program):
         self.file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network, single=True)
         self.resolver = Resolver(self.loop, self._names_known)
         self.waits = Waits(self.say, awake_clock)
-        self.cursor = self._cursor(b"")
+        self.cursor = Cursor(self.file, ordinals=bool(self.stores[0]), serving=True)
+        self.cursor.is_absent = lambda terms: not self._are_here(terms.hosts)
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
                                    self.worker)
         self.desk = Desk(self)
@@ -1130,7 +1138,7 @@ class Server(Program):
     def _stop(self) -> None:
         self.stopping = True
         self._abort_groups(self.jobs)
-        self._answer_waiting(set())
+        self._answer_waiting()
         self._leave_if_over()
 
     def _leave_if_over(self) -> None:
@@ -1185,7 +1193,7 @@ class Server(Program):
             client = self.clients.get(entry.client)
             if not client:
                 client = self.clients[entry.client] = Client(
-                    entry.name, id=entry.client, cursor=self._cursor(b""), resolver=self.resolver, inherited=True)
+                    entry.name, id=entry.client, resolver=self.resolver, inherited=True)
                 self._begin_grace(client)
             self._note(Held(entry.key, client, jobs[entry], place, entry.offset))
         if jobs:
@@ -1205,23 +1213,13 @@ class Server(Program):
 
     # -- handing out ------------------------------------------------------------------------------------------------
 
-    def _cursor(self, retry: bytes) -> Cursor:
-        cursor = Cursor(self.file, retry=retry, resume=bool(retry), ordinals=bool(self.stores[0]), serving=True)
-        cursor.is_absent = lambda terms: not self._are_here(terms.hosts)
-        return cursor
-
     def _names_known(self) -> None:
-        """Lines may fit now that did not when they were looked at."""
-        for cursor in {self.cursor, *self._cursors()}:
-            cursor.quiet = None
+        self.names_changed = True
         self.loop.call_soon(self.hand_out)
 
     def _are_here(self, hosts: Sequence[str]) -> bool:
         """Whether one of these hosts has a client."""
         return any(client.link and client.is_called(host) for client in list(self.clients.values()) for host in hosts)
-
-    def _cursors(self) -> set[Cursor]:
-        return {client.cursor for client in self.clients.values()}
 
     async def _poll(self) -> None:
         """While clients wait, look for new lines; a look without news costs a stat."""
@@ -1234,7 +1232,7 @@ class Server(Program):
         """Claim lines for those that wait; in turns, so that nobody gets all."""
         self.wanted = False
         if self.stopping:
-            return self._answer_waiting(set())
+            return self._answer_waiting()
         if self.claiming or not self.waiting or self.collector.behind(Writer.HIGH):
             return
         reserved = self._reserved()
@@ -1248,52 +1246,50 @@ class Server(Program):
     def _look(self, turns: dict[Client, int]) -> None:
         """Look for lines, so many for each client."""
         self.claiming = True
-        self.worker.ask(self._claimed, self._claim, turns)
+        leaving = any(client.leaving and (self.round.ended or not client.follow) for client in turns)
+        anew, self.names_changed = self.names_changed, False
+        self.worker.ask(self._claimed, self._claim, turns, leaving, anew)
 
-    def _claim(self, turns: dict[Client, int]) -> Batch:
-        """Claim some lines.  In the worker's thread, perhaps."""
-        batch = Batch()
-        clients_of: dict[Cursor, list[Client]] = {} if turns else {self.cursor: []}
-        for client in turns:
-            clients_of.setdefault(client.cursor, []).append(client)
-        takers = {cursor: Takers(clients) for cursor, clients in clients_of.items()}
-        urgent = self._urgent(turns)
+    def _claim(self, turns: dict[Client, int], leaving: bool, anew: bool) -> Batch:
+        """Claim some lines.  In the worker's thread, perhaps: the cursor is its own, all else comes and goes with it.
+
+        leaving: somebody will leave if there is nothing; anew: what the last look has found says nothing any more.
+        """
+        batch, clients, cursor = Batch(), Takers(turns), self.cursor
+        if anew:
+            cursor.quiet = None
+        urgent, known = leaving and self._may_hurry(), len(cursor.orphans)
         met: dict[int, Met] = {}
-        while takers and len(batch.got) < BATCH:
-            for cursor, clients in list(takers.items()):
-                held = self._claim_one(cursor, clients, cursor in urgent)
-                for group in cursor.round.groups:
-                    if group.jobs and group.whole and not group.started:
-                        met[group.jobs[0][0].offset] = group
-                if held is None:
-                    batch.dry.add(cursor)
-                    del takers[cursor]
-                    continue
-                batch.got.append(held)
-                turns[held.client] -= 1
-                if not turns[held.client]:
-                    clients.remove(held.client)
-                if not clients.all:
-                    del takers[cursor]
+        while not batch.dry and (clients.all or not turns) and len(batch.got) < BATCH:
+            held = self._claim_one(clients, urgent)
+            for group in cursor.round.groups:
+                if group.jobs and group.whole and not group.started:
+                    met[group.jobs[0][0].offset] = group
+            if held is None:
+                batch.dry = True
+                continue
+            batch.got.append(held)
+            turns[held.client] -= 1
+            if not turns[held.client]:
+                clients.remove(held.client)
         batch.plans = self._plan(met.values()) if met else []
+        batch.again, batch.failed, batch.orphans = cursor.again, cursor.failed, cursor.orphans[known:]
+        batch.round = cursor.round if cursor.quiet and not cursor.scan else None
         return batch
 
-    def _urgent(self, clients: Iterable[Client]) -> set[Cursor]:
-        """The cursors that shall make sure that there is nothing: not so often that whole rounds fill the time."""
-        urgent = {client.cursor for client in clients
-                  if client.leaving and (client.cursor.round.ended or not client.follow)}
+    def _may_hurry(self) -> bool:
+        """Whether one may make sure again that there is nothing: not so often that whole rounds fill the time."""
         now = awake_clock()
-        if now - self.urgent_at < 20 * max((cursor.cost for cursor in urgent), default=0.0):
-            return set()
-        if urgent:
-            self.urgent_at = now
-        return urgent
+        if now - self.urgent_at < 20 * self.cursor.cost:
+            return False
+        self.urgent_at = now
+        return True
 
-    def _claim_one(self, cursor: Cursor, clients: Takers, urgent: bool) -> Held | None:
+    def _claim_one(self, clients: Takers, urgent: bool) -> Held | None:
         """Claim a line for one of these."""
         held = Held(next(self.keys))
         with self._in_ledger(held):
-            held.job = cursor.claim(urgent, clients)
+            held.job = self.cursor.claim(urgent, clients)
         return held if held.job else None
 
     @contextlib.contextmanager
@@ -1323,13 +1319,16 @@ class Server(Program):
         for client, some in batches.items():
             client.want -= len(some)
             self.send_jobs(client, some)
-        failed = next((cursor.failed for cursor in batch.dry if cursor.failed), "")
-        if failed and not self.stopping:
-            self.say(f"{failed} (no more jobs are handed out)")
+        self.orphans += batch.orphans
+        self.round = batch.round or self.round
+        if batch.dry:
+            self.looking = batch.again is not None
+        if batch.failed and not self.stopping:
+            self.say(f"{batch.failed} (no more jobs are handed out)")
             self.tally.left = True
             self._stop()
         self._arrange(batch)
-        self._answer_waiting({cursor for cursor in batch.dry if cursor.again is None})
+        self._answer_waiting()
         self._leave_if_over()
         if batch.got and self.waiting:
             self.loop.call_soon(self.hand_out)
@@ -1359,32 +1358,31 @@ class Server(Program):
             size += len(job.text)
         client.link.send(type="jobs", request=client.asked, jobs=jobs)
 
-    def _answer_waiting(self, dry: set[Cursor]) -> None:
-        """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted.
-
-        dry: cursors that have found nothing.
-        """
+    def _answer_waiting(self) -> None:
+        """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted."""
         leaving = [client for client in self.waiting if client.leaving]
         soon = awake_clock() - RETURN
         if not leaving or not self.stopping and any(
                 held.started is None and held.handed > soon and held.client.link for held in self.jobs.values()):
             return
+        found = self.round
         for client in leaving:
-            if client.link and not client.seats and (
-                    self.stopping or client.cursor in dry and self._may_leave(client)):
+            if client.link and not client.seats and (self.stopping or self._may_leave(client)):
                 client.leaving = False
-                orphans, client.orphans = client.cursor.orphans[client.orphans:], len(client.cursor.orphans)
-                found = client.cursor.round
-                client.link.send(type="nothing", request=client.asked, orphans=orphans[:1000], ended=found.ended,
+                orphans, client.orphans = self.orphans[client.orphans:], len(self.orphans)
+                client.link.send(type="nothing", request=client.asked, ended=found.ended,
+                                 orphans=[] if client.retry else orphans[:1000],    # who retries takes them itself
                                  left=found.stopped(client)[:1000],
                                  others=found.passed.number if found.passed else 0)
 
     def _may_leave(self, client: Client) -> bool:
         """Whether there is nothing for a client, nor will be: by a whole round for it, that began after it asked."""
-        found = client.cursor.round
+        found = self.round
         if client not in found.takers or found.began < client.asked_at or client.follow and not found.ended:
             return False
-        return client not in self._reserved() and not found.waits_for(client) and not self.resolver.in_doubt
+        if self.looking or self.names_changed or self.resolver.in_doubt:
+            return False
+        return client not in self._reserved() and not found.waits_for(client)
 
     # -- groups -----------------------------------------------------------------------------------------------------
 
@@ -1498,6 +1496,7 @@ class Server(Program):
 
     def _note(self, held: Held) -> None:
         """A client has a line."""
+        held.job.taker = held.client
         self.jobs[held.key] = held.client.held[held.key] = held
 
     def _write_down(self, held: Held, line: Job) -> None:
@@ -1527,7 +1526,7 @@ class Server(Program):
     def _try_to_settle(self, held: Held, state: bytes | None, event: int, pause: float) -> None:
         def write() -> tuple[bool, str]:
             try:
-                cursor, job = held.client.cursor, held.job
+                cursor, job = self.cursor, held.job
                 return True, cursor.release(job) if state is None else cursor.finish(job, state)
             except NotNow as trouble:
                 return False, str(trouble)
@@ -1633,15 +1632,13 @@ class Server(Program):
         if peer.guest:
             raise WireError("a second hello")
         id, name = hello.text("client", 16), hello.text("name", 255)
-        retry = {"": b"", "e": ERROR, "!e": FAILED + ERROR}.get(hello.text("retry", 2))
+        retry = {"": b"", "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(hello.text("retry", 2))
         claims = peer.claims
         if retry is None or len(id) != 16 or not id.isalnum() or not id.isascii():
             raise WireError("a hello that makes no sense")
         client = self.clients.get(id)
         if not client:
-            client = self.clients[id] = Client(
-                name, id=id, cursor=self._cursor(retry) if retry else self.cursor, resolver=self.resolver)
-            client.orphans = len(client.cursor.orphans)
+            client = self.clients[id] = Client(name, id=id, resolver=self.resolver, orphans=len(self.orphans))
         elif client.link or client.coming:
             old, client.link = client.link or client.coming, None
             client.coming = peer
@@ -1649,15 +1646,11 @@ class Server(Program):
             old.drop("it has connected anew")           # and was dead, though we had not noticed
         elif not client.inherited:
             self.say(f"client {client.where} came back")
-        elif retry:
-            client.cursor = self._cursor(retry)         # only its lines were known so far
-        else:
-            client.cursor = self.cursor
         if client.expiry:
             client.expiry.cancel()
         peer.guest = client
         client.name, client.coming, client.address, client.inherited = name, peer, peer.address, False
-        client.follow = hello.flag("follow")
+        client.follow, client.retry = hello.flag("follow"), retry
         self.waiting.pop(client, None)
         client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
         client.want, client.leaving, client.asked = 0, False, 0
@@ -1667,8 +1660,7 @@ class Server(Program):
             known = client.held.get(claim.key)
             if known and known.started is None:
                 known.started = time.time()
-        orphans = {number for cursor in {self.cursor, *self._cursors()} for number in cursor.orphans}
-        self.worker.ask(functools.partial(self._welcome, peer, client), self._recover, unknown, orphans)
+        self.worker.ask(functools.partial(self._welcome, peer, client), self._recover, unknown)
 
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
         """Give back the lines that a client does not have; had it started one, that is lost."""
@@ -1679,11 +1671,12 @@ class Server(Program):
                 held.how = held.how or "vanished"
             self.settle(held, None if held.started is None else ERROR)
 
-    def _recover(self, claims: Sequence[Known], orphans: set[int]) -> list[tuple[Known, Job | None, bool]]:
+    def _recover(self, claims: Sequence[Known]) -> list[tuple[Known, Job | None, bool]]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
 
         Each with the job, if the line is free and can be its again; else whether its state is what it should be.
         """
+        orphans = set(self.cursor.orphans)
         lines = {claim.line: RUNNING + (ERROR if claim.key in self.expired or claim.line.number in orphans else b"")
                  for claim in claims}
         try:
@@ -1899,8 +1892,7 @@ class Server(Program):
                 self.desk.count(self._stop_if_done)
 
     def _stop_if_done(self, count: Count) -> None:
-        looking = any(cursor is not self.cursor and cursor.again is not None for cursor in self._cursors())
-        if count.over and not self.jobs and not self.stopping and not looking:
+        if count.over and not self.jobs and not self.stopping and not self.looking:
             if count.stopped:
                 self.say(count.stopped)
                 self.tally.left = True

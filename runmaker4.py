@@ -882,6 +882,8 @@ class Taker:
     """Who takes jobs: a runner on the file, or a client of a server's."""
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
+    retry: bytes = b""          # the states that it takes besides '.'; r: orphans
+    taken: Taken = field(default_factory=lambda: Taken())
 
     def is_called(self, host: str) -> bool:
         """Whether an entry of host= means it."""
@@ -966,15 +968,20 @@ class Taken:
     text as many are passed over, in each round, as there are of it in here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, edits: int = 0) -> None:
+        """edits: of the file, as far as they are known."""
+        self.edits = edits
+        self.round: Round | None = None         # the last that asked
         self.texts: dict[int, int] = {}         # by line number what hash() makes of the text; until the first edit
         self.last: Line | None = None           # the one that stands last in the file: an edit above would move it
         self.counts: Counter[int] | None = None # from the first edit on: how many lines of a text
         self.left: Counter[int] = Counter()     # in this round: how many of them are still to be passed over
 
-    def add(self, line: Line) -> None:
+    def add(self, line: Line, met: bool = True) -> None:
+        """met: this round has just met it; else it may still do so."""
         if self.counts is not None:
             self.counts[hash(line.text)] += 1
+            self.left[hash(line.text)] += not met
         self.texts[line.number] = hash(line.text)
         if not self.last or line.offset >= self.last.offset:
             self.last = Line(line.number, 0, line.offset, line.state, line.text)
@@ -983,6 +990,12 @@ class Taken:
         if self.counts is not None:
             self.counts[hash(line.text)] -= 1
         self.texts.pop(line.number, None)
+
+    def note_edits(self, edits: int) -> None:
+        """So many are known by now."""
+        if edits != self.edits:
+            self.edits = edits
+            self.note_edit()
 
     def note_edit(self) -> None:
         """Line numbers may be off from now on."""
@@ -996,8 +1009,9 @@ class Taken:
         text = hash(line.text)
         if self.counts is None:
             return self.texts.get(line.number) == text
-        self.left[text] -= 1
-        return self.left[text] >= 0
+        passed_over = self.left[text] > 0
+        self.left[text] -= passed_over
+        return passed_over
 
 
 @dataclass(eq=False, repr=False)
@@ -1756,12 +1770,11 @@ class Round:
 
 
 class Cursor:
-    """Finds the next line to take, for one runner: `.` lines, and what --retry and --resume let it take besides.
+    """Finds the next line to take: `.` lines, and what --retry and --resume let its takers take besides.
 
     It moves forward through the file, and begins again at the top when it has come to the end and has found
     something: states may have been set back.  claim() that finds nothing says in `again` when another look is worth
-    while, and `round` knows whether there are jobs that may be taken later.  A server has one for all its clients, and
-    one more for each client with --retry or --resume.
+    while, and `round` knows whether there are jobs that may be taken later.  A server has one for all its clients.
 
     Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier a round knows
     which jobs above had not ended when it met them, and looks at these again.  A round that has taken something waits
@@ -1775,28 +1788,26 @@ class Cursor:
     PENDING = 1000              # jobs that have not ended and are remembered
     PAUSE = 0.25                # seconds from look to look at a barrier
 
-    def __init__(self, file: JobFile, *, retry: bytes = b"", resume: bool = False, ordinals: bool = False,
+    def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, serving: bool = False) -> None:
-        """retry: the states to be taken besides '.'; resume: take orphans, too; wait_for_file: it may come later.
+        """takers: for whom it claims unless it is told otherwise; wait_for_file: it may come later.
 
         serving: its takers come and go, and the groups that it meets are started by somebody.
         """
         self.file, self.say, self.clock = file, file.say, file.clock
-        self.retry, self.resume, self.ordinals, self.wait_for_file = retry, resume, ordinals, wait_for_file
-        self.serving = serving
+        self.ordinals, self.wait_for_file, self.serving = ordinals, wait_for_file, serving
         self.is_absent: Callable[[Terms], bool] = lambda terms: True    # whether none of its hosts is here
         self.groups_named = False               # it was said that groups are left alone
         self.every = file.every
         self.again: float | None = None         # after a claim that found nothing: seconds until it may find more
         self.failed = ""                        # why nothing can be claimed any more
         self.orphans: list[int] = []            # line numbers of those met and not taken
-        self.taken = Taken()
         self.suspects = Suspects(self.every, self.clock)
         self.edits = (file.edits, file.file)    # of the file, as far as they are taken into account
         self.tail: tuple[int, float] | None = None          # a last line without newline: file size, since when
         self.scan: Scan | None = None           # the round under way
         self.round = Round()                    # ... or the last one
-        self.takers = Takers(())                # of the last claim
+        self.takers = Takers(takers)            # of the last claim
         self.claimed = 0.0                      # when that was
         self.refusals = 0                       # empty rounds in a row that met lines that others held
         self.quiet: tuple[Any, float] | None = None         # signature at the start of the last empty round, and when
@@ -1804,14 +1815,14 @@ class Cursor:
         self.trouble_since: float | None = None
         self.waits = Waits(self.say, self.clock)
 
-    def claim(self, last: bool = False, takers: Takers = Takers([Taker("")])) -> Job | None:
+    def claim(self, last: bool = False, takers: Takers | None = None) -> Job | None:
         """Claim the next job for one of the takers, the first that it fits; None if a whole round found nothing.
 
         Between calls with the same object takers may leave it, and none may come.  last: nothing is running here, and
         the caller will leave; so no round is spared.
         """
         try:
-            job = self._claim(last, takers)
+            job = self._claim(last, takers or self.takers)
             self.trouble_since = None
             return job
         except OSError as error:
@@ -1883,13 +1894,11 @@ class Cursor:
         file.follow_path()
         file.refresh()
         file.keep_hold()                        # or an idle slot might take a job of ours that an edit has moved
-        if self.taken.last and file.state_at(file.fd, self.taken.last) is None:
-            file.edits += 1
         self._notice_edits()
-        self.taken.begin_round()
         self.started = self.clock()
         self.signature = file.sign()
-        self.scan = Scan(file.fd, file.start, NEW + RUNNING + self.retry, count_states=self.ordinals, careful=True,
+        wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
+        self.scan = Scan(file.fd, file.start, bytes(sorted(wanted)), count_states=self.ordinals, careful=True,
                          directives=True)
         self.round = Round(frozenset(self.takers.all), began)
 
@@ -1962,8 +1971,6 @@ class Cursor:
         if self.edits[1] != now[1]:                 # it is another file altogether
             self.tail = None
             self.suspects.found.clear()
-        if self.edits[0] != now[0]:
-            self.taken.note_edit()
         self.scan = self.quiet = None
         self.edits = now
 
@@ -1974,13 +1981,12 @@ class Cursor:
         found = self.round
         if found.block:
             return self._note_waiting(line)
-        if not self._may_take(line):
-            if line.state == RUNNING:
-                self._note_pending(line)
-                if found.terms.together:
-                    self._group().waits = True
+        if line.state == RUNNING and not self.file.is_orphan(line, self.suspects):
+            self._note_pending(line)
+            if found.terms.together:
+                self._group().waits = True
             return None
-        taker = self._taker()
+        taker = next(self._able(line), None)
         if line.state != RUNNING and (taker is None or found.terms.together):
             return self._pass_over(line)
         self.suspects.acquit(line.offset)
@@ -1990,17 +1996,22 @@ class Cursor:
             self.takers.rotate(taker)
         return job
 
-    def _may_take(self, line: Line) -> bool:
-        """Whether a line that was found can be taken as it is."""
-        if line.state == NEW:
-            return True
-        if line.state == RUNNING:
-            return self.file.is_orphan(line, self.suspects)
-        return line not in self.taken
+    def _able(self, line: Line) -> Iterator[Taker]:
+        """Those of the takers who may take a line, on the terms that hold."""
+        for taker in self.takers.fitting(self.round.terms, self.round.ended):
+            if line.state == NEW or line.state in taker.retry and not self._was_taken(taker.taken, line):
+                yield taker
 
-    def _taker(self) -> Taker | None:
-        """The first of the takers that jobs are for, on the terms that hold."""
-        return next(self.takers.fitting(self.round.terms, self.round.ended), None)
+    def _was_taken(self, taken: Taken, line: Line) -> bool:
+        """Whether a line is one that its taker may not take again.  Raises OSError."""
+        file = self.file
+        if taken.round is not self.round:       # the file may have been edited while its taker was busy
+            taken.round = self.round
+            taken.note_edits(file.edits)
+            if taken.last and file.state_at(file.fd, taken.last) is None:
+                taken.note_edit()
+            taken.begin_round()
+        return line in taken
 
     def _note_pending(self, line: Line) -> None:
         """A job has not ended: barriers below it have to wait."""
@@ -2047,7 +2058,7 @@ class Cursor:
                 group.waits = True
                 self.round.block = Block(line, fault=f"line {line.number}: the group {printable(group.name)} has more "
                                                      f"than {Met.LONGEST:,} jobs; it and the jobs below wait")
-            self._have_wait()
+            self._have_wait(line)
         elif not self.groups_named:
             self.groups_named = True
             self.say(f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone here "
@@ -2063,15 +2074,15 @@ class Cursor:
     def _note_waiting(self, line: Line) -> None:
         """A job may not be taken yet: whoever could take it has to wait."""
         found = self.round
-        if line.state == RUNNING or line.state != NEW and line in self.taken:
+        if line.state == RUNNING:
             return
-        found.few = True
-        if (not found.terms.together or self.serving) and self._have_wait() and not found.below:
+        if (not found.terms.together or self.serving) and self._have_wait(line) and not found.below:
             found.below = line
+        found.few = line.state == NEW or found.waiting.issuperset(self.takers.fitting(found.terms, found.ended))
 
-    def _have_wait(self) -> bool:
-        """A job is there, but not yet, for those whom it fits; whether there is one."""
-        takers = set(self.takers.fitting(self.round.terms, self.round.ended))
+    def _have_wait(self, line: Line) -> bool:
+        """A job is there, but not yet, for those who may take it; whether there is one."""
+        takers = set(self._able(line))
         self.round.waiting |= takers
         return bool(takers)
 
@@ -2111,7 +2122,7 @@ class Cursor:
             self.scan.reread(data)
             if data[:1] != line.state:              # taken, and ended or not, since we read it
                 return None
-            if line.state == RUNNING and not (self.resume and taker and line not in self.taken):
+            if line.state == RUNNING and not taker:
                 file.write(fd, line, ERROR)
                 self._name_orphan(line)
                 return None
@@ -2119,7 +2130,7 @@ class Cursor:
         if line.state == RUNNING:
             self.say(f"line {line.number}: is r, but nobody runs it any more; is run again")
         if line.state != NEW:
-            self.taken.add(line)
+            taker.taken.add(line)
             job.taken = True
         return job
 
@@ -2214,19 +2225,23 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
         fault = self.file.finish(job, state)
-        self._forget_numbers()
-        bad = state in (FAILED, ERROR)
-        if self.retry and bad and not job.taken and job.offset >= 0:
-            self.taken.add(job)
+        taken, bad = self._taken_before(job), state in (FAILED, ERROR)
+        if job.taker.retry and bad and not job.taken and job.offset >= 0:
+            taken.add(job, met=False)
         elif job.taken and not bad:
-            self.taken.discard(job)
+            taken.discard(job)
         return fault
+
+    def _taken_before(self, job: Job) -> Taken:
+        """What its taker has taken, by today's line numbers."""
+        job.taker.taken.note_edits(self.file.edits)
+        return job.taker.taken
 
     def release(self, job: Job) -> str:
         """Put a claimed job that was not started back to what it was.  Raises NotNow."""
         fault = self.finish(job, ERROR if job.state == RUNNING else job.state)
         if job.taken:
-            self.taken.discard(job)
+            self._taken_before(job).discard(job)
         return fault
 
     def renew(self, job: Job) -> str:
@@ -2248,14 +2263,8 @@ class Cursor:
             return reason(error)
         except Shifted:
             return "its file was replaced this very moment"
-        self._forget_numbers()
-        self.taken.discard(job)
+        self._taken_before(job).discard(job)
         return ""
-
-    def _forget_numbers(self) -> None:
-        """A job may have another line number by now than when it was put into `taken`."""
-        if self.edits[0] != self.file.edits:
-            self.taken.note_edit()
 
     # -- trouble, and just looking ----------------------------------------------------------------------------------
 
@@ -2277,16 +2286,16 @@ class Cursor:
     def jobs_to_take(self, taker: Taker) -> Iterator[Line]:
         """What claim() would find for this taker, in time, without touching anything.  Raises OSError."""
         self.takers, self.round = Takers([taker]), Round()
-        for line in self.file.lines(NEW + RUNNING + self.retry, directives=True):
+        for line in self.file.lines(NEW + RUNNING + taker.retry, directives=True):
             if line.state == DIRECTIVE:
                 self.round.pending.clear()          # all that is above a barrier has ended when its time comes
                 self.round.unsure = False
                 self._obey(line)
                 if self.round.block:
                     return
-            elif self.round.terms.together or not self._taker():
+            elif self.round.terms.together or not any(self.takers.fitting(self.round.terms, self.round.ended)):
                 self._pass_over(line)
-            elif line.state != RUNNING or self.resume and is_free(self.file.fd, line.offset):
+            elif line.state != RUNNING or RUNNING in taker.retry and is_free(self.file.fd, line.offset):
                 yield line
 
 
@@ -2301,7 +2310,7 @@ class FileJobs:
 
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
         self.cursor, self.file, self.worker = cursor, cursor.file, worker
-        self.taker, self.takers = taker, Takers([taker])
+        self.taker = taker
         self.every = cursor.every
         self.poll = 5.0 if cursor.file.network else 0.25
 
@@ -2337,7 +2346,7 @@ class FileJobs:
         return self.cursor.orphans
 
     async def claim(self, last: bool) -> Job | None:
-        return await self.worker.call(self.cursor.claim, last, self.takers)
+        return await self.worker.call(self.cursor.claim, last)
 
     async def lend(self, job: Job) -> int:
         """The job's own descriptor is the worker's, who may close or exchange it at any time."""
@@ -5133,7 +5142,7 @@ class App(RunnerProgram):
         super().__init__(PROG, options.file, options, argv)
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
-        self.taker = Taker(os.fsdecode(self.host), options.follow)
+        self.taker = Taker(os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING)
         self.inputs, self.network = [self.path], self.mount.network         # what is read, and whether from elsewhere
         self.slot_file: SlotFile | None = None
         if options.slots and options.slots.startswith("@"):
@@ -5171,8 +5180,7 @@ class App(RunnerProgram):
 
     def _cursor(self) -> Cursor:
         file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.mount.network)
-        return Cursor(file, retry=self.retry, resume=bool(self.retry), ordinals=bool(self.options.logfile),
-                      wait_for_file=self.options.follow)
+        return Cursor(file, [self.taker], ordinals=bool(self.options.logfile), wait_for_file=self.options.follow)
 
     async def work(self) -> int:
         """Run the jobs of the file."""

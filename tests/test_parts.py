@@ -43,9 +43,9 @@ class JobFileCase(FileCase):
         self.addCleanup(lambda: os.close(file.fd))
         return file
 
-    def jobs(self, text: bytes, **options: object) -> runmaker4.Cursor:
-        """A cursor in a JobFile on this text."""
-        return runmaker4.Cursor(self.file(text), **options)
+    def jobs(self, text: bytes, retry: bytes = b"", **options: object) -> runmaker4.Cursor:
+        """A cursor in a JobFile on this text, for a runner that takes lines in these states besides."""
+        return runmaker4.Cursor(self.file(text), [runmaker4.Taker("", retry=retry)], **options)
 
 
 class WhatWasTaken(unittest.TestCase):
@@ -303,7 +303,7 @@ class RetriesAmidEdits(JobFileCase):
             lines = [random_.choice([b".", b"!", b"!", b"e", b"d"]) + random_.choice([b" a\n", b" b\n", b" c\n"])
                      for _ in range(random_.randrange(1, 12))]
             wanted = Counter(text[2:3] for text in lines if text[:1] != b"d")
-            found = self.claims(random_, self.jobs(b"# note\n" + b"".join(lines), retry=b"!e", resume=True))
+            found = self.claims(random_, self.jobs(b"# note\n" + b"".join(lines), retry=b"!er"))
             self.assertEqual(found, wanted, lines)
 
 
@@ -336,6 +336,47 @@ class LinesOfADeadServer(JobFileCase):
         text, other = b" echo same", b" echo"
         self.assertEqual(self.adopt([text, other, text, text], b"# new\n" + b"r%s\nr%s\nd%s\n" % (text, text, text)),
                          {1: 6, 3: 18})
+
+
+class RetriesOfMany(RetriesAmidEdits):
+    """The same where several share a cursor, as the clients of a server do, and come and go."""
+    STATES = b"!er", b"er", b""
+
+    def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> List[Counter]:
+        """How often each of them claimed each command; none is to be had of it any more."""
+        takers = [runmaker4.Taker("", retry=retry) for retry in self.STATES]
+        counts, running, idle = {taker: Counter() for taker in takers}, [], set()
+        for _ in range(3000):
+            if random_.random() < 0.1:
+                self.edit(random_)
+            some = runmaker4.Takers(random_.sample(takers, random_.randrange(1, 4)))
+            job = jobs.claim(random_.random() < 0.5, some) if len(running) < 2 else None
+            if job:
+                counts[job.taker][job.command] += 1
+                running.append(job)
+                idle.clear()
+            elif running:
+                done = running.pop(random_.randrange(len(running)))
+                self.assertEqual(jobs.finish(done, random_.choice([b"d", b"!", b"!", b"e"])), "")
+                idle.clear()
+            elif not jobs.scan:
+                idle |= jobs.round.takers
+                self.clock.now += 0.1
+            if idle == set(takers):
+                return list(counts.values())
+        self.fail(f"it does not come to an end: {counts}")
+
+    def test_random_files_with_few_different_commands(self) -> None:
+        random_ = random.Random(26)
+        for _ in range(100):
+            lines = [random_.choice([b".", b"!", b"!", b"e", b"d"]) + random_.choice([b" a\n", b" b\n", b" c\n"])
+                     for _ in range(random_.randrange(1, 12))]
+            jobs = self.jobs(b"# note\n" + b"".join(lines), serving=True)
+            for states, found in zip(self.STATES, self.claims(random_, jobs)):
+                most = Counter(text[2:3] for text in lines if text[:1] != b"d")
+                self.assertEqual(found - most, Counter(), (states, lines))
+            left = [text for text in self.path.read_bytes().splitlines() if text[:1] in b".r"]
+            self.assertEqual(left, [], lines)
 
 
 class ScansInMemory(FileCase):
