@@ -173,6 +173,41 @@ class Checks(DirectivesOverTcp, test_directives.Checks):
         self.assertTold("barrier check", times=0)
 
 
+class NamesAnsweredMeanwhile(DirectiveCase, TcpCase):
+    """Names of hosts become known while the worker's thread looks at the file: that ends no look, and no handing out."""
+    NAMES = 12
+    # A file system that answers slowly, and names that are answered one after another, until there is `known`
+    SLOW = f"""{HASTY}
+import itertools, socket, time
+runmaker4.find_mount = lambda path: runmaker4.Mount("nfs4", frozenset())
+runmaker4.JobFile.every = property(lambda file: 0.5, lambda file, seconds: None)
+refresh, ask, asked = runmaker4.JobFile.refresh, socket.getaddrinfo, itertools.count(1)
+def refresh_slowly(file):
+    time.sleep(0.1)
+    refresh(file)
+def ask_slowly(host, *args, **more):
+    if not str(host).startswith("unknown"):
+        return ask(host, *args, **more)
+    number = next(asked)
+    time.sleep(0.1 * number)
+    if number == {NAMES}:
+        open("known", "w").close()
+    raise socket.gaierror(socket.EAI_NONAME, "unknown")
+runmaker4.JobFile.refresh, socket.getaddrinfo = refresh_slowly, ask_slowly
+"""
+
+    def test_a_line_that_comes_later_is_handed_out(self):
+        self.lines(*(line for number in range(self.NAMES) for line in (f"#RUN host=unknown{number}", ". true")))
+        server = self.start_server(patch=self.SLOW)
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello(name="c", follow=True).hear("welcome")
+            peer.say(dict(type="claim", request=1, want=1, last=False))
+            wait_until(lambda: self.exists("known"), what="all names were asked for")
+            self.append("#RUN", ". true")
+            peer.socket.settimeout(10)
+            self.assertEqual(peer.hear("jobs")["jobs"][0]["number"], 2 * self.NAMES + 2)
+
+
 class LongFile(DirectiveCase, TcpCase):
     """Where a walk through the file takes long, and is spared for a while, nobody leaves for whom none was made."""
     # From now on a walk takes 0.05 s longer, as in a file of 10^6 lines, and the file `walked` says that one was made
