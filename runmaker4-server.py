@@ -70,11 +70,11 @@ from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 import runmaker4
 from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PLAIN, PORT, RUNNING, Channel, Cursor,
                        Entry, Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, Met, NotNow, OutDir,
-                       Parser, Problem, Program, Round, Scan, Shifted, Taker, Takers, Terms, Waits, WireError, Worker,
-                       Writer, add_background, add_records, awake_clock, change_argument, check_job_file, check_mount,
-                       counts, digest, duration, fork_quietly, hold_signals, human_time, leave, make_token,
-                       name_lines, open_descriptors, open_job_file, parse_directive, plural, printable, put,
-                       put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, wait_ready,
+                       Pace, Parser, Problem, Program, Round, Scan, Shifted, Taker, Takers, Terms, Waits, WireError,
+                       Worker, Writer, add_background, add_records, awake_clock, change_argument, check_job_file,
+                       check_mount, counts, digest, duration, fork_quietly, hold_signals, human_time, leave,
+                       make_token, name_lines, open_descriptors, open_job_file, parse_directive, plural, printable,
+                       put, put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, wait_ready,
                        whole_number)
 
 PROG = "runmaker4-server.py"
@@ -1280,7 +1280,7 @@ class Server(Program):
     def _may_hurry(self) -> bool:
         """Whether one may make sure again that there is nothing: not so often that whole rounds fill the time."""
         now = awake_clock()
-        if now - self.urgent_at < 20 * self.cursor.cost:
+        if now - self.urgent_at < self.cursor.pace.rest(20):
             return False
         self.urgent_at = now
         return True
@@ -1916,12 +1916,12 @@ class Desk:
         self.server = server
         self.asking: dict[Peer, None] = {}      # those that wait for a status
         self.counted = 0.0                      # when the file was counted last, by awake_clock()
-        self.cost = 0.0                         # seconds that it took
+        self.rest = 0.0                         # seconds that it is not to be counted again
 
     @property
     def pause(self) -> float:
         """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
-        return max(self.counted + 4 * self.cost - awake_clock(), 0.0)
+        return max(self.counted + self.rest - awake_clock(), 0.0)
 
     def ask(self, peer: Peer) -> None:
         """Somebody wants a status."""
@@ -1931,17 +1931,21 @@ class Desk:
 
     def count(self, then: Callable[[Count], None]) -> None:
         """Count the file, and call with the answer."""
-        began = awake_clock()
-
-        def counted(count: Count) -> None:
+        def counted(answer: tuple[Count, float]) -> None:
+            count, self.rest = answer
             self.counted = awake_clock()
-            self.cost = self.counted - began
             then(count)
 
         self.server.worker.ask(counted, self._count)
 
-    def _count(self) -> Count:
-        """In the worker's thread, perhaps."""
+    def _count(self) -> tuple[Count, float]:
+        """And for how long not to do so again.  In the worker's thread, perhaps."""
+        pace = Pace()
+        with pace:
+            count = self._look()
+        return count, pace.rest(4)
+
+    def _look(self) -> Count:
         file = self.server.file
         try:
             found = file.survey()

@@ -945,6 +945,55 @@ class Waits:
                 self.say(texts[key])
 
 
+class Pace:
+    """A stopwatch for looks at a file, which says how long to rest so that they take but a part of the time.
+
+    What a look takes of the CPU counts.  It may take longer: a file system does not answer for a while, the machine is
+    busy, we are stopped.  That shall not pile up, but nobody is to wait for minutes because of it.
+    """
+    LONGEST = 3.0               # seconds of rest for time that was not spent on the CPU
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.began = -math.inf          # when the look did, by the clock
+        self.took = self.worked = 0.0   # seconds, and of these seconds on the CPU, in all but the part under way
+        self.since: tuple[float, float] | None = None       # the part under way
+
+    def begin(self) -> None:
+        """Another look begins."""
+        self.took = self.worked = 0.0
+        self.go_on()
+        self.began = self.since[0]
+
+    def go_on(self) -> None:
+        """It goes on, or has just begun; to be called by the thread that pauses it, too."""
+        self.since = self.clock(), time.thread_time()
+
+    def pause(self) -> None:
+        """It does not go on for now, or is over."""
+        self.took, self.worked = self._spent()
+        self.since = None
+
+    __enter__ = begin
+
+    def __exit__(self, *_: object) -> None:
+        self.pause()
+
+    def _spent(self) -> tuple[float, float]:
+        if not self.since:
+            return self.took, self.worked
+        return self.took + self.clock() - self.since[0], self.worked + time.thread_time() - self.since[1]
+
+    def rest(self, times: float) -> float:
+        """Seconds that are `times` as long as the look."""
+        took, worked = self._spent()
+        return max(times * worked, min(times * took, self.LONGEST))
+
+    def is_early(self, times: float, least: float = 0.0) -> bool:
+        """Whether it is too early for another look; least: seconds that there are between two in any case."""
+        return self.clock() - self.began < max(self.rest(times), least)
+
+
 class NotNow(Exception):
     """A result cannot be written at this moment; try again."""
 
@@ -1743,9 +1792,6 @@ class Round:
     ended: bool = False                     # below `#RUN end`
     pending: list[tuple[Line, Terms]] = field(default_factory=list)     # jobs above that had not ended when met
     unsure: bool = False                    # ... there may be others
-    spent: float = 0.0                      # seconds that it took so far, without its pauses
-    looked: float = -math.inf               # when it looked for jobs that were set back, and seconds that it took
-    cost: float = 0.0
     block: Block | None = None              # nothing more may be taken
     few: bool = False                       # until the next directive only running jobs are of interest
     found: bool = False                     # it took something: another round follows
@@ -1810,8 +1856,9 @@ class Cursor:
         self.takers = Takers(takers)            # of the last claim
         self.claimed = 0.0                      # when that was
         self.refusals = 0                       # empty rounds in a row that met lines that others held
-        self.quiet: tuple[Any, float] | None = None         # signature at the start of the last empty round, and when
-        self.cost = 0.0                         # seconds that the last round took
+        self.quiet: tuple[int, ...] | None = None           # signature at the start of the last empty round
+        self.pace = Pace(self.clock)            # of rounds, without their pauses
+        self.second_look = Pace(self.clock)     # for jobs that were set back, in this round
         self.trouble_since: float | None = None
         self.waits = Waits(self.say, self.clock)
 
@@ -1837,19 +1884,18 @@ class Cursor:
                 self.round.few = False
                 self.round.takers = self.round.takers.intersection(takers.all)
         now = self.clock()
-        if self.scan is None:
-            if (not last or self.round.waiting) and self._nothing_new():
-                return None
-            self._begin_round()
-        elif self.round.spent and now - self.started > max(self.every, 100 * self.round.spent):
-            self._begin_round()                 # what stands above may have been edited in place: directives, too
-        elif self.scan.last and now - self.claimed > self.STALE:
-            self._read_anew()
-        self.claimed = now
+        if self.scan is None and (not last or self.round.waiting) and self._nothing_new():
+            return None
+        self.pace.go_on()
         try:
+            if self.scan is None or not self.pace.is_early(100, self.every):
+                self._begin_round()             # what stands above may have been edited in place: directives, too
+            elif self.scan.last and now - self.claimed > self.STALE:
+                self._read_anew()
+            self.claimed = now
             return self._walk()
         finally:
-            self.round.spent += self.clock() - now
+            self.pace.pause()
 
     def _read_anew(self) -> None:
         """Go on with fresh reads: what stands below may have been edited, or above, and moved it.  Raises OSError."""
@@ -1890,33 +1936,32 @@ class Cursor:
 
     def _begin_round(self) -> None:
         """Start from the top, with fresh reads.  Raises OSError."""
-        file, began = self.file, self.clock()
+        file = self.file
+        self.pace.begin()
+        self.second_look = Pace(self.clock)
         file.follow_path()
         file.refresh()
         file.keep_hold()                        # or an idle slot might take a job of ours that an edit has moved
         self._notice_edits()
-        self.started = self.clock()
         self.signature = file.sign()
         wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
         self.scan = Scan(file.fd, file.start, bytes(sorted(wanted)), count_states=self.ordinals, careful=True,
                          directives=True)
-        self.round = Round(frozenset(self.takers.all), began)
+        self.round = Round(frozenset(self.takers.all), self.pace.began)
 
     def _is_young(self) -> bool:
         """Whether another round would come too soon."""
-        return self.clock() - self.started < max(self.every, 20 * self.round.spent)
+        return self.pace.is_early(20, self.every)
 
     def _is_set_back(self, line: Line) -> bool:
         """Whether a job above this line is new again, though all had ended when they were met.  Raises OSError.
 
         In a long file a look is not free: then it is not made at each barrier.
         """
-        began, found = self.clock(), self.round
-        if began - found.looked < 20 * found.cost:
+        if self.second_look.is_early(20):
             return False
-        other = Scan(self.file.fd, self.file.start, NEW + RUNNING, until=line.offset).next()
-        found.looked = self.clock()
-        found.cost = found.looked - began
+        with self.second_look:
+            other = Scan(self.file.fd, self.file.start, NEW + RUNNING, until=line.offset).next()
         return other is not None and other.offset < line.offset
 
     def _wait_here(self) -> None:
@@ -1933,15 +1978,14 @@ class Cursor:
         if not found.tail_seen:
             self.tail = None
         now = self.clock()
-        self.cost = now - self.started
-        self.quiet = (self.signature, self.started)
+        self.quiet = self.signature
         self.refusals = self.refusals + 1 if found.refused else 0
         due = [it.when + self.every - now for it in self.suspects.found.values()]
         if found.grows:
             due.append(self.tail[1] + self.every - now)
         if found.refused:
             due.append(self.every / 20 if self.refusals == 1 else self.every)
-        self.again = max(min(due), 20 * self.cost, 0.01) if due else None
+        self.again = max(min(due), self.pace.rest(20), 0.01) if due else None
         self._name_stalls()
 
     def _nothing_new(self) -> bool:
@@ -1955,13 +1999,12 @@ class Cursor:
         asked = self.round.takers.issuperset(self.takers.all)
         if not asked and self.round.missed:
             return False
-        since = self.clock() - self.quiet[1]
-        if since < 20 * self.cost:              # a round through a huge file is not free
+        if self.pace.is_early(20):              # a round through a huge file is not free
             return True
         if not asked or self.again is not None or self.round.waiting:
             return False
         self.file.refresh()
-        return since < max(self.every, 100 * self.cost) and self.file.sign() == self.quiet[0]
+        return self.pace.is_early(100, self.every) and self.file.sign() == self.quiet
 
     def _notice_edits(self) -> None:
         """If lines have moved: begin a new round, by what they say now."""

@@ -28,7 +28,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (Counts, JobFile, JobLog, Line, Parser, Problem, Survey, check_lines, check_mount, counts,
+from runmaker4 import (Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey, check_lines, check_mount, counts,
                        human_time, leave, name_lines, open_job_file, plural, put, reason, run_main, warn)
 
 PROG = "runwait4.py"
@@ -84,7 +84,7 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
 
 
 class Watcher:
-    """Looks at the job file again and again, but never spends more than a twentieth of the time on it."""
+    """Looks at the job file again and again, but never spends more than a twentieth of the CPU's time on it."""
     PATIENCE = 5.0              # seconds for which the file may be away: editors replace it
 
     def __init__(self, path: str) -> None:
@@ -94,15 +94,13 @@ class Watcher:
         network = check_mount(path, single_host=True, warn=warn).network
         self.file = JobFile(path, say=lambda text: None, network=network, read_only=True)
         self.pause = 5.0 if network else 0.2
-        self.cost = 0.0         # seconds for one look
+        self.pace = Pace()
         self.stopped = ""       # why what is new will not be run, if nobody runs it
 
     def look(self) -> Survey:
         """What the file holds now.  Raises Problem."""
-        start = time.monotonic()
-        found = self._patiently(self.file.survey)
-        self.cost = time.monotonic() - start
-        return found
+        with self.pace:
+            return self._patiently(self.file.survey)
 
     def _patiently(self, read: Callable[[], T]) -> T:
         """What this finds in the file; the file may be away for a while.  Raises Problem."""
@@ -132,7 +130,7 @@ class Watcher:
             ended = not now.new and not now.running
             if ended or self.stopped and self.stopped == before:
                 return now
-            time.sleep(max(self.pause, 20 * self.cost))
+            time.sleep(max(self.pause, self.pace.rest(20)))
 
     def _why_stopped(self, now: Counts) -> str:
         """What keeps the new jobs from being run, if it is said twice: a job may have begun since the look."""

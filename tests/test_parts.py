@@ -235,14 +235,55 @@ class IdleLooks(JobFileCase):
         runmaker4.unlock(self.holder, 0)
         self.assertEqual(jobs.claim().number, 1)
 
+    def test_a_look_that_hung_for_a_while_is_not_made_up_for_with_minutes(self) -> None:
+        jobs, read = self.jobs(b"d a\n"), os.pread
+
+        def hang_and_read(*args: int) -> bytes:
+            self.clock.now += 19.0
+            return read(*args)
+
+        with mock.patch.object(os, "pread", hang_and_read):
+            self.assertIsNone(jobs.claim())
+        with open(self.path, "ab") as file:
+            file.write(b". b\n")
+        self.clock.now += 5.0
+        self.assertEqual(jobs.claim().number, 2)
+
     def test_a_last_look_is_never_spared(self) -> None:
         jobs = self.jobs(b"d a\n")
         self.assertIsNone(jobs.claim())
-        jobs.cost = 60.0                                # as if that round had taken a minute
+        jobs.pace.worked = 60.0                         # as if that round had taken a minute
         with open(self.path, "ab") as file:
             file.write(b". b\n")
         self.assertIsNone(jobs.claim())
         self.assertEqual(jobs.claim(last=True).number, 2)
+
+
+class Paces(unittest.TestCase):
+    """How long to rest after a look: by what it took of the CPU, and by the clock for a few seconds only."""
+
+    def pace(self, seconds: float, worked: float) -> runmaker4.Pace:
+        """After a look that took so long, by clock and CPU."""
+        clock = Clock()
+        pace = runmaker4.Pace(clock)
+        with mock.patch.object(runmaker4.time, "thread_time", side_effect=[5.0, 5.0 + worked]), pace:
+            clock.now += seconds
+        return pace
+
+    def test_a_look_that_kept_the_cpu_busy_is_followed_by_a_rest_so_many_times_as_long(self) -> None:
+        self.assertAlmostEqual(self.pace(2.0, 2.0).rest(20), 40.0)
+        self.assertAlmostEqual(self.pace(0.1, 0.1).rest(20), 2.0)
+
+    def test_one_that_waited_is_followed_by_a_rest_of_a_few_seconds(self) -> None:
+        self.assertAlmostEqual(self.pace(19.0, 0.01).rest(20), runmaker4.Pace.LONGEST)
+        self.assertAlmostEqual(self.pace(0.1, 0.01).rest(20), 2.0)
+
+    def test_it_is_early_until_that_is_over_since_the_look_began(self) -> None:
+        pace = self.pace(0.1, 0.1)
+        for seconds, early, early_if_least in ((0.0, True, True), (1.8, True, True), (0.2, False, True),
+                                               (3.0, False, False)):
+            pace.clock.now += seconds
+            self.assertEqual((pace.is_early(20), pace.is_early(20, 5.0)), (early, early_if_least))
 
 
 class LooksAtAnEditedFile(JobFileCase):

@@ -78,6 +78,29 @@ class Waiting(RunwaitCase):
         self.run_script(RUNSET, "--set=d", "runs.txt", 2)
         self.assertQuietEnd(self.finish(waiter))
 
+    def test_a_look_that_was_held_up_is_not_followed_by_a_long_silence(self) -> None:
+        held_up = """
+import os, runmaker4, signal
+survey, runmaker4.Pace.LONGEST = runmaker4.JobFile.survey, 0.1
+def stop_and_survey(file):
+    if not os.path.exists("stopped"):
+        open("stopped", "w").close()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return survey(file)
+runmaker4.JobFile.survey = stop_and_survey
+"""
+        path = self.write("r true\n")
+        holder = os.open(path, os.O_RDWR)
+        self.addCleanup(os.close, holder)
+        fcntl.lockf(holder, fcntl.LOCK_EX, 1, 0)
+        waiter = self.start_patched(held_up, "--progress", "runs.txt", script=RUNWAIT)
+        os.waitid(os.P_PID, waiter.pid, os.WSTOPPED)
+        time.sleep(0.5)
+        waiter.send_signal(signal.SIGCONT)
+        self.assertIn(b"0 of   1", self.first_line(waiter))
+        os.pwrite(holder, b"d", 0)
+        self.assertEqual(self.finish(waiter, 5).code, 0)
+
     def test_nothing_to_wait_for_is_no_error(self) -> None:
         for text in ("", "# comment\n", "x held\nQ held\n"):
             with self.subTest(text=text):

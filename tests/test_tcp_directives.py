@@ -174,7 +174,7 @@ class Checks(DirectivesOverTcp, test_directives.Checks):
 
 
 class NamesAnsweredMeanwhile(DirectiveCase, TcpCase):
-    """Names of hosts become known while the worker's thread looks at the file: that ends no look, and no handing out."""
+    """Names of hosts become known while the worker's thread looks at the file: that ends no handing out."""
     NAMES = 12
     # A file system that answers slowly, and names that are answered one after another, until there is `known`
     SLOW = f"""{HASTY}
