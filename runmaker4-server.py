@@ -1954,7 +1954,7 @@ class Desk:
         except OSError as error:
             return Count(reason(error))
         now = counts(found)
-        over = not now.running and (not now.new or bool(stopped))
+        over = not found.unsure and not now.running and (not now.new or bool(stopped))
         return Count("", dict(asdict(now), total=now.all + now.held), waiting, over, stopped)
 
     def _answer(self, count: Count) -> None:

@@ -591,6 +591,11 @@ class Scan:
     def __iter__(self) -> Iterator[Line]:
         return iter(self.next, None)
 
+    @property
+    def end(self) -> int:
+        """How far the file was read: its size, once there is no next line."""
+        return self.base + len(self.buffer)
+
     def unread(self) -> None:
         """Have the last line, which is no job, be the next, too."""
         self.lines -= 1
@@ -1109,7 +1114,7 @@ class Survey:
     states: Counter[bytes]                                      # how many job lines are in which state
     running: list[Line] = field(default_factory=list)           # lines `r` but for orphans
     orphans: list[Line] = field(default_factory=list)
-    unsure: int = 0                                             # how many of `running` may turn out to be orphans
+    unsure: int = 0             # so many of `running` may turn out to be orphans; one more: the file may be half saved
 
     @property
     def held(self) -> int:
@@ -1170,6 +1175,8 @@ class JobFile:
         self.lost: list[Job] = []               # taken by others; told by the next look_after()
         self.suspects = Suspects(self.every, clock)         # of survey()
         self.edits = 0                          # how often it was noticed that lines have moved
+        self.size = (-1, 0.0)                   # as it was seen last, and since when
+        self.full_size = 0                      # the last that was believed
         self.opened: Callable[[int], None] = lambda fd: None    # told of each descriptor that is to have locks
         self.marking: Callable[[Job], None] = lambda job: None      # told of each line before it becomes `r`
         self.left: list[int] = []               # descriptors of files that were replaced, with locks perhaps
@@ -1625,8 +1632,23 @@ class JobFile:
         for line in scan:
             (found.orphans if self.is_orphan(line, self.suspects) else found.running).append(line)
         self.suspects.end_round()
-        found.unsure = len(self.suspects.found) - len(found.orphans)
+        found.unsure = len(self.suspects.found) - len(found.orphans) + (self.doubt(scan.end) > 0)
         return found
+
+    def doubt(self, size: int) -> float:
+        """Seconds for which it is too early to believe what was read, if the file was of this size.
+
+        An editor that saves a file in place empties it first.  So a file that is empty, or shorter than it was, has to
+        stay so for as long as a last line without a newline.
+        """
+        now = self.clock()
+        if size != self.size[0]:
+            self.size = size, now
+        left = self.size[1] + self.every - now
+        if left > 0 and (size == 0 or size < self.full_size):
+            return left
+        self.full_size = size
+        return 0.0
 
     def stopped_by(self) -> str:
         """Which failure and barrier check keep all new jobs from being started; '' if none do.  No job may run here.
@@ -1919,7 +1941,7 @@ class Cursor:
                     line = None                 # and what comes behind it is for the next round
                 if line is None or self._is_over():
                     if not self.round.found:
-                        return self._end_round()
+                        return self._end_round(whole=line is None)
                     self._begin_round()
                 elif line.state == DIRECTIVE:
                     if not self._obey(line):
@@ -1969,8 +1991,9 @@ class Cursor:
         self.scan.unread()
         self.again = self.PAUSE
 
-    def _end_round(self) -> None:
-        """A whole round found nothing: say when to look again."""
+    def _end_round(self, whole: bool) -> None:
+        """A whole round found nothing: say when to look again.  whole: it came to the end of the file."""
+        doubt = self.file.doubt(self.scan.end) if whole else 0.0
         self.scan = None
         self.suspects.end_round()
         self._end_group(waits=self._is_being_appended())
@@ -1983,6 +2006,8 @@ class Cursor:
         due = [it.when + self.every - now for it in self.suspects.found.values()]
         if found.grows:
             due.append(self.tail[1] + self.every - now)
+        if doubt:
+            due.append(doubt)
         if found.refused:
             due.append(self.every / 20 if self.refusals == 1 else self.every)
         self.again = max(min(due), self.pace.rest(20), 0.01) if due else None

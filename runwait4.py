@@ -114,7 +114,10 @@ class Watcher:
             time.sleep(0.1)
 
     def sure_look(self) -> Survey:
-        """The same, with orphans told from running jobs; that takes three looks, one second apart, if there are any."""
+        """The same, with orphans told from running jobs, and no file that an editor is about to fill.
+
+        That takes three looks, one second apart, if there are any.
+        """
         found = self.look()
         while found.unsure:
             time.sleep(self.pause)
@@ -124,10 +127,11 @@ class Watcher:
     def wait(self, show: Callable[[Counts], None]) -> Counts:
         """Wait until no job is new or running, or `stopped` says why new ones stay so; show(counts) after each look."""
         while True:
-            now = counts(self.look())
+            found = self.look()
+            now = counts(found)
             show(now)
             before, self.stopped = self.stopped, self._why_stopped(now)
-            ended = not now.new and not now.running
+            ended = not now.new and not now.running and not found.unsure
             if ended or self.stopped and self.stopped == before:
                 return now
             time.sleep(max(self.pause, self.pace.rest(20)))

@@ -6,7 +6,8 @@ import time
 import unittest
 from typing import Sequence
 
-from tests.support import EVERY, HASTY, RUNMAKER, WAITING, Ended, RunCase, as_bytes, wait_until, without_states
+from tests.support import EVERY, HASTY, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes, wait_until, without_states
+from tests.tcp import TcpCase
 
 
 class FileCase(RunCase):
@@ -112,6 +113,58 @@ class Truncated(FileCase):
         self.rewrite(self.running)
         self.assertEnded(self.go_on(), 0, "d")
         self.assertFalse(self.exists("never"))
+
+
+class SavedInPlace(TcpCase):
+    """An editor empties the file before it fills it again: nobody takes what is there meanwhile for all."""
+    # The file `looked` says that somebody has looked at an empty file; there are 5 s to fill it, not 1 s
+    NOTED = """
+import os, runmaker4
+runmaker4.JobFile.every = property(lambda file: 5.0, lambda file, seconds: None)
+def noting(look):
+    def look_and_note(self, *args, **more):
+        found = look(self, *args, **more)
+        if os.path.getsize("runs.txt") == 0:
+            open("looked", "w").close()
+        return found
+    return look_and_note
+runmaker4.Cursor._end_round = noting(runmaker4.Cursor._end_round)
+runmaker4.JobFile.survey = noting(runmaker4.JobFile.survey)
+"""
+
+    def save(self) -> None:
+        """Fill the file once somebody has looked at it, empty as it is."""
+        wait_until(lambda: self.exists("looked"), what="somebody has looked")
+        self.jobs("true")
+
+    def test_a_runner_runs_what_comes_back(self):
+        self.write("")
+        runner = self.start_patched(self.NOTED, "runs.txt")
+        self.save()
+        self.assertEnded(self.finish(runner), 0, "d")
+
+    def test_who_waits_for_the_jobs_goes_on(self):
+        self.write("")
+        waiter = self.start_patched(self.NOTED, "-e", "runs.txt", script=RUNWAIT)
+        self.save()
+        self.assertEqual(self.run_jobs().code, 0)
+        self.assertEqual(self.finish(waiter).code, 0)
+        self.assertEqual(self.states(), "d")
+
+    def test_a_client_and_a_server_that_is_to_leave_when_all_is_done_stay(self):
+        self.write("")
+        server = self.start_server("--exit-when-done", patch=self.NOTED)
+        client = self.start_client(server)
+        self.save()
+        self.assertClientEnded(self.finish(client), 0, "d")
+        self.assertEqual(self.finish(server).code, 0)
+
+    def test_a_server_stays_that_nobody_asks(self):
+        self.write("")
+        server = self.start_server("--exit-when-done", patch=self.NOTED)
+        self.save()
+        self.assertClientEnded(self.run_client(server), 0, "d")
+        self.assertEqual(self.finish(server).code, 0)
 
 
 class Edited(FileCase):

@@ -249,6 +249,18 @@ class IdleLooks(JobFileCase):
         self.clock.now += 5.0
         self.assertEqual(jobs.claim().number, 2)
 
+    def test_a_file_that_is_empty_or_shorter_than_it_was_is_believed_when_it_has_stayed_so_for_a_second(self) -> None:
+        jobs = self.jobs(b"d a\nd b\n")
+        for wait, text, doubtful in ((0.0, b"d a\nd b\n", False), (0.0, b"", True), (0.5, b"", True),
+                                     (0.4, b"d a\n", True), (0.9, b"d a\n", True), (0.1, b"d a\n", False),
+                                     (0.0, b"d a\nd c\n", False), (0.0, b"", True), (1.0, b"", False)):
+            self.clock.now += wait
+            self.path.write_bytes(text)
+            self.assertIsNone(jobs.claim(last=True))
+            self.assertEqual(jobs.again is not None, doubtful, (wait, text))
+        self.path.write_bytes(b". a\n")
+        self.assertEqual(jobs.claim(last=True).number, 1)
+
     def test_a_last_look_is_never_spared(self) -> None:
         jobs = self.jobs(b"d a\n")
         self.assertIsNone(jobs.claim())

@@ -217,8 +217,8 @@ begin, end = runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round
 def begin_slowly(cursor):
     begin(cursor)
     time.sleep(0.05 if os.path.exists("slow") else 0.0)
-def end_and_say(cursor):
-    end(cursor)
+def end_and_say(cursor, **how):
+    end(cursor, **how)
     if os.path.exists("slow"):
         open("walked", "w").close()
 runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round = begin_slowly, end_and_say
