@@ -9,8 +9,9 @@ One text file is the queue.  A line ". CMD" is a job; its first byte is its stat
 in place.  Any number of runners, on any number of hosts, work on one file at once; there is nothing to set up.
 
     .  new                  d  done: exit 0                        #  /  a comment, as is every line whose
-    r  running              !  failed: exit not 0, or timed out          second byte is neither blank nor tab
-    e  error: it did not run to its end (interrupted, killed, its runner or host died), or could not be started
+    r  running              !  failed: exit not 0, timed out, or         second byte is neither blank nor tab
+                               died of a signal of its own
+    e  error: it did not run to its end (we ended it, its runner or host died), or it could not be started
     any other byte: on hold (x by convention), never run
 
 The protocol, which is all there is to know about how runners share a file:
@@ -2916,6 +2917,9 @@ class Writer:
             await asyncio.wait([self.drained], timeout=patience)
 
 
+TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)      # by which runners are told to stop
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a run ended: the shell's wait status, and why we ended it, if we did."""
@@ -2934,11 +2938,14 @@ class Ending:
     @property
     def state(self) -> bytes:
         """The state that the job's line gets."""
-        if self.cause == "timeout":
-            return FAILED
-        if self.cause or self.signal:
-            return ERROR
-        return FAILED if self.code else DONE
+        if self.cause:
+            return FAILED if self.cause == "timeout" else ERROR
+        return FAILED if self.status else DONE
+
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether its shell, or a command in it (128 + n), died of a signal by which runners are told to stop."""
+        return (self.signal or self.code - 128) in TOLD
 
     def __str__(self) -> str:
         if self.cause == "timeout":
@@ -3802,6 +3809,7 @@ class Runner:
     HOLD = 1 << 24                      # bytes that sinks may be behind before no more jobs are started
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
+    TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
     def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: Settings, slots: Slots, say: Say,
@@ -3825,6 +3833,8 @@ class Runner:
         self.stopping = False               # start nothing more
         self.wall_over = False              # because the wall time is over, or too near
         self.killed = 0                     # by which signal
+        self.told_at = -math.inf            # when a signal last told us to stop
+        self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
         self.paused = False                 # jobs are not read
         self.young: asyncio.TimerHandle | None = None
         self.began = self.loop.time()
@@ -3881,11 +3891,13 @@ class Runner:
 
     def drain(self, number: int) -> None:
         """Start nothing more, wait for what runs."""
+        self._note_signal()
         self.say(f"{signal.Signals(number).name}: starting no more jobs, waiting for {plural(self.busy, 'job')}")
         self.stop()
 
     def kill(self, number: int) -> None:
         """End the jobs and leave; at once if it is another INT.  Slurm sends TERM twice and does not mean that."""
+        self._note_signal()
         if self.killed:
             self.processes.impatient |= number == signal.SIGINT
             return
@@ -3894,6 +3906,25 @@ class Runner:
         self.stop()
         self.end_all()
         asyncio.ensure_future(self._last_resort())
+
+    def _note_signal(self) -> None:
+        """A signal tells us to stop: jobs that died of it, too, hear of that (`_was_interrupted`)."""
+        self.told_at = self.loop.time()
+        self.told.set_result(None)
+        self.told = self.loop.create_future()
+
+    async def _was_interrupted(self, ending: Ending) -> bool:
+        """Whether a job that has just failed did so since somebody (Slurm, Ctrl-C) stops jobs and runners alike.
+
+        Nobody says whom a signal was meant for, only when it came: a job that dies of such a signal within a second of
+        ours was stopped, too.  Ours may come last, so it waits for that.  After INT and TERM no failure is the job's own
+        any more; but where we only drain, jobs go on to their end, and may fail.
+        """
+        if ending.cause or not ending.status:
+            return False
+        if self.loop.time() - self.told_at <= self.TOGETHER:
+            return ending.told_to_stop or self.killed != 0
+        return ending.told_to_stop and bool((await asyncio.wait([self.told], timeout=self.TOGETHER))[0])
 
     def _wall(self) -> None:
         self.say(f"the wall time is over, ending {plural(len(self.runs), 'job')}")
@@ -4134,6 +4165,9 @@ class Runner:
         run.job.how = str(run.ending)
         for sink in run.sinks:
             sink.ended(run)
+        if await self._was_interrupted(run.ending):
+            run.cause = "stop"
+            run.ending = replace(run.ending, cause=run.cause)
         return run.ending.state
 
     async def _start(self, run: Run) -> bytes:

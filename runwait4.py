@@ -28,8 +28,8 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey, check_lines, check_mount, counts,
-                       human_time, leave, name_lines, open_job_file, plural, put, reason, run_main, warn)
+from runmaker4 import (TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey, check_lines, check_mount,
+                       counts, human_time, leave, name_lines, open_job_file, plural, put, reason, run_main, warn)
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -254,10 +254,10 @@ class LoggedRun:
 
     @property
     def state(self) -> str:
-        """What became of the job's line."""
-        if self.signal and self.exit_status != -1:
+        """What became of the job's line; jobs that are stopped die of these signals, others of others."""
+        if self.signal in TOLD and self.exit_status != -1:
             return "error"
-        return "failed" if self.exit_status else "done"
+        return "failed" if self.exit_status or self.signal else "done"
 
 
 class JobLogReader:

@@ -773,7 +773,7 @@ class LastLines(DirectiveCase):
     ENDS = ((". true\n#RUN end", "--follow", 0, "d"), (". true\n#RUN", "-j2", 0, "d"),
             (". true\n#RUN barrier", "-q", 0, "d"), (". false\n#RUN barrier check", "-q", 1, "!"),
             (". true\n#RUN host=bob\n. x", "--name=alice", 0, "d."), (". true\n. false", "-r", 1, "d!"),
-            (". true\n. kill -9 $$", "--resume", 1, "de"))
+            (". true\n. a\0b", "--resume", 1, "de"))
     # Has the file `rest` appended as soon as a line without newline is found
     APPENDING = f"""{HASTY}
 import os, sys

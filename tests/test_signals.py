@@ -8,9 +8,10 @@ import subprocess
 import termios
 import time
 import unittest
+from typing import List
 
-from tests.support import (FULL, RUNMAKER, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines, printed,
-                           wait_until)
+from tests.support import (FULL, RUNMAKER, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines, deadline,
+                           printed, wait_until)
 
 STUBBORN = f"trap ': > term.$JOB_ID' TERM; {UP}; while :; do sleep 0.1; done"       # notes TERM, and lives on
 
@@ -169,7 +170,7 @@ class IgnoredAtStart(RunCase):
 
 
 class DeadlySignals(RunCase):
-    """A job that dies of a signal: e if its shell did, ! if a command in it did."""
+    """A job that dies of a signal that its runner did not send has failed, whether its shell did or a command in it."""
 
     def result(self, command: str) -> bytes:
         """Run one job to its failing end; the text of its last status line."""
@@ -178,18 +179,87 @@ class DeadlySignals(RunCase):
         self.assertEqual(ended.code, 1)
         return printed(console_lines(ended.out), "status")[-1]
 
-    def test_a_shell_that_is_killed_did_not_run_to_its_end(self):
+    def test_a_shell_that_is_killed_has_failed(self):
         self.assertEqual(self.result("kill -9 $$"), b'signal 9 "kill -9 $$"')
-        self.assertEqual(self.states(), "e")
+        self.assertEqual(self.states(), "!")
 
     def test_the_number_is_that_of_the_signal(self):
         self.assertEqual(self.result("kill -USR2 $$"), b'signal %d "kill -USR2 $$"' % signal.SIGUSR2)
-        self.assertEqual(self.states(), "e")
+        self.assertEqual(self.states(), "!")
+
+    def test_a_signal_that_would_stop_a_runner_is_a_failure_if_the_runner_does_not_get_it(self):
+        self.jobs("kill -TERM $$", "kill -HUP $$", "exit 130")
+        runner = self.start_patched("import runmaker4; runmaker4.Runner.TOGETHER = 0.1", "-j3", "runs.txt")
+        self.assertEnded(self.finish(runner), 1, "!!!")
+
+    def test_resume_does_not_run_a_crashing_job_again(self):
+        self.jobs("echo >>ran; kill -SEGV $$")
+        for _ in range(2):
+            self.run_jobs("--resume")
+        self.assertEqual((self.states(), self.read("ran")), ("!", b"\n"))
 
     def test_a_command_that_is_killed_makes_its_job_fail(self):
         command = "sh -c 'kill -9 $$; :'"
         self.assertEqual(self.result(command), b'exit 137 "%s"' % command.encode())
         self.assertEqual(self.states(), "!")
+
+
+class StoppedTogether(RunCase):
+    """Somebody (Slurm, a terminal) sends one signal to jobs and runners alike: what dies of it was interrupted."""
+
+    def pids(self, count: int) -> List[int]:
+        """The shells of the jobs that run."""
+        return [int(self.wait_file(f"pid.{line}")) for line in range(1, count + 1)]
+
+    def start_two(self, second: str, *options: object) -> subprocess.Popen:
+        """Two jobs run, and one waits.  The runner takes a longer time than a second for together: we may be slow."""
+        told = "echo $$ >pid.$JOB_ID"
+        self.jobs(f"{told}; {UP}; exec sleep 60", f"{told}; {UP}; {second}", "true")
+        runner = self.start_patched("import runmaker4; runmaker4.Runner.TOGETHER = 30", "-j2", *options, "runs.txt")
+        self.wait_up(1, 2, runner=runner)
+        return runner
+
+    def signal_all(self, runner: subprocess.Popen, number: signal.Signals, *order: object) -> Ended:
+        """Send a signal to all in this order; a job that comes before the runner has ended by then."""
+        for pid in order:
+            if pid is not runner:
+                os.kill(pid, number)
+                wait_until(lambda: not alive(pid), what="the job has ended")
+            else:
+                runner.send_signal(number)
+        return self.finish(runner)
+
+    def test_jobs_that_end_before_their_runner_is_told_are_interrupted(self):
+        runner = self.start_two("trap 'exit 143' TERM; while :; do sleep 0.02; done", "--retries", "2")
+        self.assertEnded(self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner), 143, "ee.")
+
+    def test_a_runner_that_is_only_to_drain_counts_them_as_interrupted_too(self):
+        runner = self.start_two("exec sleep 60")
+        self.assertEnded(self.signal_all(runner, signal.SIGUSR1, *self.pids(2), runner), 1, "ee.")
+
+    def test_a_job_that_dies_just_after_its_runner_was_told_is_interrupted(self):
+        runner = self.start_two("trap 'exit 129' HUP; while :; do sleep 0.02; done")
+        runner.send_signal(signal.SIGHUP)
+        self.await_word(runner, b"HUP")
+        self.assertEnded(self.signal_all(runner, signal.SIGHUP, *self.pids(2)), 1, "ee.")
+
+    def test_a_job_that_still_ends_well_is_done(self):
+        runner = self.start_two("trap 'exit 0' USR1; while :; do sleep 0.02; done")
+        first, second = self.pids(2)
+        runner.send_signal(signal.SIGUSR1)
+        self.await_word(runner, b"USR1")
+        self.assertEnded(self.signal_all(runner, signal.SIGUSR1, first, second), 1, "ed.")
+
+    def test_what_is_told_of_the_job_is_how_it_ended(self):
+        runner = self.start_two("exec sleep 60", "--joblog", "joblog")
+        ended = self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner)
+        self.assertEqual([line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]], [[b"0", b"15"]] * 2)
+        self.assertEqual([text[:9] for text in printed(console_lines(ended.out), "status")[2:]], [b"signal 15"] * 2)
+
+    def await_word(self, runner: subprocess.Popen, word: bytes) -> None:
+        """Wait until the runner has printed a line on stderr with this word."""
+        with deadline(runner):
+            self.assertIn(word, runner.stderr.readline())
 
 
 class LostConsole(RunCase):

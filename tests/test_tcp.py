@@ -261,6 +261,11 @@ class DeadlySignals(OverTcp, test_signals.DeadlySignals):
 
 
 @ordinarily()
+class StoppedTogether(OverTcp, test_signals.StoppedTogether):
+    """Somebody sends one signal to jobs and clients alike: what dies of it was interrupted."""
+    test_what_is_told_of_the_job_is_how_it_ended = None         # the job log is the server's
+
+
 class IgnoredAtStart(OverTcp, test_signals.IgnoredAtStart):
     """A signal that was ignored when the client started stays ignored."""
 

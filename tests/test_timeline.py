@@ -201,7 +201,7 @@ class RealLogs(TimelineCase):
         self.run_jobs("-q", "-j2", "--name=alice", "--timeout=0.3", "--joblog", "joblog")
         trace = self.trace()
         self.assertEqual(self.facts(trace), {
-            "true": (1, "done", 0, 0), "exit 3": (2, "failed", 3, 0), "kill -9 $$": (3, "error", 0, 9),
+            "true": (1, "done", 0, 0), "exit 3": (2, "failed", 3, 0), "kill -9 $$": (3, "failed", 0, 9),
             "echo 'a\tb \"c\" \\'": (4, "done", 0, 0), "sleep 60": (5, "failed", -1, 15)})
         self.assertEqual(list(trace.processes.values()), ["alice"])
         self.assertTrue(all(event["name"] == event["args"]["command"] for event in trace.all))
@@ -237,7 +237,7 @@ class RealLogs(TimelineCase):
         self.run_parallel(commands=["true", "exit 3", "kill -9 $$", "echo a\tb", "printf 'a\nb'"])
         trace = self.trace()
         self.assertEqual(self.facts(trace), {
-            "true": (1, "done", 0, 0), "exit 3": (2, "failed", 3, 0), "kill -9 $$": (3, "error", 0, 9),
+            "true": (1, "done", 0, 0), "exit 3": (2, "failed", 3, 0), "kill -9 $$": (3, "failed", 0, 9),
             "echo a\tb": (4, "done", 0, 0), "printf 'a\nb'": (5, "done", 0, 0)})
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")

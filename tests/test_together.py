@@ -469,9 +469,9 @@ class MinHosts(GroupCase):
         server = self.serve_lines("#RUN together=trio host=alice,bob,carol", f". {RAN}; exit 3", f". {dies}",
                                   f". {HOLDS}", f". {RAN}", f". {RAN}")
         self.join_all(server, "alice", "bob", "carol")
-        self.wait_states("!erdd")
+        self.wait_states("!!rdd")
         self.open_gate()
-        self.assertEachRanOnce("!eddd", "2 alice", "3 bob", "4 carol", "5 alice", "6 bob")
+        self.assertEachRanOnce("!!ddd", "2 alice", "3 bob", "4 carol", "5 alice", "6 bob")
         self.assertResults(server, "trio", True, ("alice", "exit 3", f"{RAN}; exit 3"), ("bob", "signal 9", dies),
                            ("carol", "exit 0", HOLDS), ("alice", "exit 0", RAN), ("bob", "exit 0", RAN))
 
