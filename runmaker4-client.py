@@ -35,9 +35,9 @@ from dataclasses import dataclass
 from typing import Any, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (ERROR, HEX, PORT, AllOutput, Channel, Console, Gate, History, Job, LastLines, Link, Message,
-                       Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, Terms, WireError, add_background,
-                       add_limits, add_running_options, add_verbosity, allow_descriptors, awake_clock,
+from runmaker4 import (ERROR, HEX, PORT, Account, AllOutput, Channel, Console, Counts, Gate, History, Job, LastLines,
+                       Link, Message, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, Terms, WireError,
+                       add_background, add_limits, add_running_options, add_verbosity, allow_descriptors, awake_clock,
                        change_argument, duration, human_time, leave, plural, printable, put, read_token, reason,
                        run_main, show, to_bytes, to_text, token_path, warn, whole_number)
 
@@ -46,6 +46,7 @@ LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the nex
 CONNECT = 10.0                  # seconds that an attempt may take
 DIALS = 4                       # attempts to be told why, where connections are cut off
 UNSTARTED = 0.25                # seconds (besides some round trips) after which a job that no slot has taken goes back
+COUNTING = 30.0                 # seconds for a server to count the file: with orphans it looks three times
 STATES = ("new", "running", "done", "failed", "error", "held")
 EVER = 1e9                      # seconds
 
@@ -64,9 +65,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                       f"    bob$   {PROG} --token TOKEN --status alice",
         usage="[options] SERVER",
         epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
-               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 all is done;\n"
-               "1 something failed, was lost or is left; 2 bad usage, or the server cannot be\n"
-               "used; 130, 143 ended by a signal.")
+               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in the\n"
+               "server's file is !, e or left for this client; 1 something is, whoever ran it;\n"
+               "2 bad usage, or the server cannot be used; 130, 143 ended by a signal.")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("server", metavar="SERVER", help="the host where runmaker4-server.py runs")
     add_running_options(add)
@@ -249,9 +250,10 @@ class Connection:
         self.going: dict[RemoteJob, float] = {}     # held jobs that may begin, and when
         self.lost: list[Job] = []
         self.something_lost = asyncio.Event()
-        self.emptied = asyncio.Event()              # the last event was acknowledged, or never will be
+        self.emptied = asyncio.Event()              # the last event was acknowledged, or never will be; or an account
         self.return_timer: asyncio.TimerHandle | None = None
-        self.summary: asyncio.Future[bool] | None = None    # of a status: whether jobs are left
+        self.account: Account | None = None         # what the server's file holds; None: it cannot tell
+        self.accounted = False                      # ... it has told
         self.said = ""                              # why there is no connection
 
     # -- as a Runner sees it ----------------------------------------------------------------------------------------
@@ -297,19 +299,8 @@ class Connection:
         lost, self.lost = self.lost, []
         return lost
 
-    async def has_new(self) -> bool:
-        """Whether jobs are left.  Raises OSError."""
-        if not self.link:
-            raise ConnectionResetError("there is no server")
-        self.summary = self.loop.create_future()
-        self.link.send(type="status")
-        done, _ = await asyncio.wait([self.summary], timeout=CONNECT)
-        if not done:
-            raise ConnectionResetError("no answer")
-        return self.summary.result()
-
-    async def leave(self, runner: Runner) -> None:
-        """Once no job runs any more: have all results at the server, and part."""
+    async def leave(self, runner: Runner) -> Account | None:
+        """Once no job runs any more: have all results at the server, and part; what its file holds, if it can tell."""
         self._return_queue()
         began = awake_clock()
         while (self.sent or self.unsent) and not (self.failed or self.over):
@@ -323,11 +314,26 @@ class Connection:
         if unwritten:
             self.say(f"the server could not be told how {plural(len(unwritten), 'job')} ended")
             self.program.tally.unwritten += unwritten
+        await runner.in_time(self._ask_account())
         self.over = True
         if self.link:
             self.link.send(type="bye")
             self.link.flush()
             self.link.transport.close()
+        return self.account
+
+    async def _ask_account(self) -> None:
+        """Ask what the file holds, each server that we meet; one that leaves for good (`closing`) tells it unasked."""
+        began, asked = awake_clock(), None
+        while not (self.accounted or self.over or self.failed):
+            if self.link and self.link is not asked:
+                asked = self.link
+                asked.send(type="account")
+            if awake_clock() - began > (COUNTING if self.link else CONNECT if self.ever else 0.0):
+                return
+            self.emptied.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.emptied.wait(), 0.2)
 
     # -- asking for jobs --------------------------------------------------------------------------------------------
 
@@ -603,13 +609,11 @@ class Connection:
             self._on_go(message)
         elif kind == "stop":
             self._on_stop(message.text("id"))
-        elif kind == "summary":
-            new = Message(message.fields.get("counts")).whole("new")
-            if self.summary and not self.summary.done():
-                self.summary.set_result(new > 0)
+        elif kind == "account":
+            self._on_account(message)
         elif kind == "closing":
-            self._on_closing(link, message.flag("done"))
-        elif kind not in ("client", "job", "end"):      # of a status
+            self._on_closing(link, message)
+        else:
             raise WireError(f"what is {kind!a}?")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
@@ -725,9 +729,21 @@ class Connection:
             self.last_asked, self.again = 0, None
         self.wake()
 
-    def _on_closing(self, link: ServerLink, done: bool) -> None:
+    def _on_account(self, message: Message) -> None:
+        """What the file holds, if the server can tell."""
+        if message.fields.get("account") is not None:
+            account = Message(message.fields["account"])
+            now = Message(account.fields.get("now"))
+            self.account = Account(Counts(*(now.whole(name) for name in STATES)), 0, tuple(account.items("bad", int)),
+                                   account.flag("alone"), account.flag("grouped"),
+                                   account.flag("left") and not self.options.one_only)
+        self.accounted = True
+        self.emptied.set()
+
+    def _on_closing(self, link: ServerLink, message: Message) -> None:
         """The server leaves."""
-        if done:
+        if message.flag("done"):
+            self._on_account(message)
             self.over = True
             self.runner.stop()
         link.drop("the server was stopped")

@@ -21,7 +21,10 @@ Handshake and frames are runmaker4.py's ("The wire").  What is said once both en
     finish, release: events, numbered from 1;                      they said is in the files
     sent again after a new connection until acked       fault      a result could not be written
                                                         lost       somebody else has this line now: stop the job
-    bye        it leaves and has no more jobs           closing    the server leaves (done: because all is done)
+    account    what does the file hold?                 account    so many jobs in each state, and whether new ones are
+                                                                   left that it could have run
+    bye        it leaves and has no more jobs           closing    the server leaves (done: nothing is handed out any
+                                                                   more; with the account)
     status     (without hello)                          summary, client, job, ..., end
 
 What keeps jobs from being lost or run twice:
@@ -64,15 +67,15 @@ import struct
 import tempfile
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 
 import runmaker4
-from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PLAIN, PORT, RUNNING, Channel, Cursor,
-                       Entry, Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, Met, NotNow, OutDir,
-                       Pace, Parser, Problem, Program, Round, Scan, Shifted, Taker, Takers, Terms, Waits, WireError,
-                       Worker, Writer, add_background, add_records, awake_clock, change_argument, check_job_file,
-                       check_mount, counts, digest, duration, fork_quietly, hold_signals, human_time, leave,
+from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PLAIN, PORT, RUNNING, Account, Channel,
+                       Cursor, Entry, Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, Met, NotNow,
+                       OutDir, Pace, Parser, Problem, Program, Round, Scan, Shifted, Taker, Takers, Terms, Waits,
+                       WireError, Worker, Writer, add_background, add_records, awake_clock, change_argument,
+                       check_job_file, check_mount, digest, duration, fork_quietly, hold_signals, human_time, leave,
                        make_token, name_lines, open_descriptors, open_job_file, parse_directive, plural, printable,
                        put, put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, wait_ready,
                        whole_number)
@@ -107,8 +110,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         usage="[options] FILE",
         epilog="Signals: INT and TERM stop the server; what runs is kept for --grace, for the\n"
                "next server on this file.  HUP and USR1 hand out nothing more and wait for what\n"
-               "runs.  Exit status: 0 all that it handed out is done; 1 something failed or was\n"
-               "lost; 2 bad usage, or the file cannot be used; 130, 143 ended by a signal.")
+               "runs.  Exit status: 0 nothing in the file is new, !, or e; 1 something is,\n"
+               "whoever ran it; 2 bad usage, or the file cannot be used; 130, 143 ended by a\n"
+               "signal.")
     add = parser.add_argument_group("what is handed out, and until when").add_argument
     add("file", metavar="FILE", help="the job file; runmaker4.py may work on it, too")
     add("--exit-when-done", action="store_true", help="leave when all jobs have ended; clients leave, too")
@@ -1008,6 +1012,8 @@ class Server(Program):
         self.wanted = False                     # somebody has just asked for jobs
         self.claiming = False                   # a look at the file is under way
         self.stopping = False                   # nothing more is handed out
+        self.counting = False                   # the file is being counted, before we leave
+        self.account: Account | None = None     # what it held when we left
         self.code: int | None = None            # of a signal: the exit status
         self.began = time.time()
 
@@ -1070,7 +1076,7 @@ class Server(Program):
 
     def status(self) -> int:
         """The exit status."""
-        return int(bool(self.tally.bad or self.cursor.orphans)) if self.code is None else self.code
+        return self.tally.status(self.account) if self.code is None else self.code
 
     async def _close(self) -> None:
         """Have everything on disk and said, then let the connections go."""
@@ -1087,8 +1093,10 @@ class Server(Program):
             self.safe.dismiss()
         await self._write_rest()
         await self.print_rest(self.stdout, self._hurried)
-        self.say(self.tally.summary(self.cursor.orphans, time.time() - self.began, lambda failed:
-                                    f"runmaker4-client.py {'-r' if failed else '--resume'} {self._name()}"))
+        if self.code is not None:
+            await self._count_in_time()
+        self.say(self.tally.summary(self.account, self.cursor.orphans, time.time() - self.began, lambda option:
+                                    option and f"runmaker4-client.py {option} {self._name()}"))
         await self.print_rest(self.stderr, self._hurried)
 
     async def _write_rest(self) -> None:
@@ -1096,6 +1104,14 @@ class Server(Program):
         written = asyncio.ensure_future(self.worker.flush())
         patience = runmaker4.Runner.LAST_TRIES if self.code is not None else None
         await asyncio.wait([written, self.hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _count_in_time(self) -> None:
+        """Count the file after a signal; for a file system that does not answer nobody waits long."""
+        counted = self.loop.create_future()
+        self.desk.count(lambda count: counted.done() or counted.set_result(count.account))
+        await asyncio.wait([counted, self.hurry], timeout=runmaker4.Runner.LAST_LOOK,
+                           return_when=asyncio.FIRST_COMPLETED)
+        self.account = counted.result() if counted.done() else None
 
     def _hurried(self) -> bool:
         """A signal ended us: nobody waits for a console that blocks."""
@@ -1126,7 +1142,9 @@ class Server(Program):
         for client in self.clients.values():
             self.acknowledge(client, leaving=True)
             self.collector.end_line(client)
-        self._tell_closing(done=False)
+        for client in self.clients.values():
+            if client.link:
+                client.link.send(type="closing", done=False)
         self.over.set_result(None)
 
     def _drain(self, number: int) -> None:
@@ -1142,19 +1160,35 @@ class Server(Program):
         self._leave_if_over()
 
     def _leave_if_over(self) -> None:
-        """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt with."""
-        if not self.stopping or self.jobs or self.claiming or self.over.done():
-            return
-        if not any(client.open for client in self.clients.values() if client.link):
-            for client in self.clients.values():
-                self.acknowledge(client, leaving=True)
-            self._tell_closing(done=True)
-            self.over.set_result(None)
+        """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt with.
 
-    def _tell_closing(self, done: bool) -> None:
+        The file is counted before: what it holds decides the exit status, ours and that of the clients.
+        """
+        if self.counting or not self._is_over():
+            return
+        self.counting = True
+        clients = Takers(client for client in self.clients.values() if client.link)
+        self.desk.count(self._leave, clients, surely=True)
+
+    def _is_over(self) -> bool:
+        """Whether nothing is left for us to do."""
+        return not (not self.stopping or self.jobs or self.claiming or self.over.done()
+                    or any(client.open for client in self.clients.values() if client.link))
+
+    def _leave(self, count: Count) -> None:
+        """The file is counted for the last time."""
+        self.counting = False
+        if not self._is_over():
+            return                                      # a client came back with a job, or a signal has ended us
+        if count.account:
+            self.account = replace(count.account, left=count.account.now.new > 0)
+        elif not self.tally.trouble:
+            self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.clients.values():
+            self.acknowledge(client, leaving=True)
             if client.link:
-                client.link.send(type="closing", done=done)
+                client.link.send(type="closing", done=True, account=count.account_for(client))
+        self.over.set_result(None)
 
     # -- the keeper -------------------------------------------------------------------------------------------------
 
@@ -1325,7 +1359,7 @@ class Server(Program):
             self.looking = batch.again is not None
         if batch.failed and not self.stopping:
             self.say(f"{batch.failed} (no more jobs are handed out)")
-            self.tally.left = True
+            self.tally.trouble = True
             self._stop()
         self._arrange(batch)
         self._answer_waiting()
@@ -1545,7 +1579,7 @@ class Server(Program):
         """A line's state is written, or cannot be for good."""
         client, number = held.client, held.job.number
         if state is not None:
-            self.tally.count(number, state, in_group=bool(held.job.terms.together))
+            self.tally.count(number, state)
         if fault:
             self.say(f"line {number}: {fault}")
             self.tally.unwritten.append(number)
@@ -1571,7 +1605,7 @@ class Server(Program):
                 if not held:
                     continue            # it was settled meanwhile
                 self.say(f"line {job.number}: was lost to another runner")
-                self.tally.count(job.number, ERROR, in_group=bool(job.terms.together))
+                self.tally.count(job.number, ERROR)
                 if held.client.link:
                     held.client.link.send(type="lost", id=held.key)
                 self._forget(held)
@@ -1717,8 +1751,8 @@ class Server(Program):
                   seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
         for key in lost[KEYS:]:                         # further settled ones are, once their results come again
             peer.send(type="lost", id=key)
-        if self.stopping:
-            peer.send(type="closing", done=not self.jobs)
+        if self.stopping and self.jobs:
+            peer.send(type="closing", done=False)       # else it is told what the file holds when we leave
         for seat in {held.seat for held in client.held.values() if held.seat}:
             seat.group.welcome_back(seat)
 
@@ -1751,7 +1785,9 @@ class Server(Program):
         elif kind == "hello":
             self._greet(peer, message)
         elif kind == "status":
-            self.desk.ask(peer)
+            self.desk.ask(peer, self.desk.report)
+        elif kind == "account" and peer.client:
+            self.desk.ask(peer, self.desk.send_account)
         elif kind == "bye" and peer.client:
             self._part(peer.client)
         else:
@@ -1895,26 +1931,37 @@ class Server(Program):
         if count.over and not self.jobs and not self.stopping and not self.looking:
             if count.stopped:
                 self.say(count.stopped)
-                self.tally.left = True
             self._stop()
 
 
 @dataclass(frozen=True)
 class Count:
-    """What the file holds, for a status."""
-    fault: str
-    states: dict[str, int] = field(default_factory=dict)
+    """What the file holds."""
+    fault: str = ""
+    account: Account | None = None      # None: it cannot be read
+    for_none: Takers = Takers(())       # of the clients that ask those for whom nothing new is left
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # line, command
     over: bool = False                  # all jobs have ended, or no more will be started
     stopped: str = ""                   # ... because of this
 
+    @property
+    def states(self) -> dict[str, int]:
+        """For a status."""
+        now = self.account.now if self.account else None
+        return dict(asdict(now), total=now.all + now.held) if now else {}
+
+    def account_for(self, client: Client) -> dict[str, Any] | None:
+        """What a client is told that leaves."""
+        left = self.account is not None and self.account.now.new > 0 and client not in self.for_none.all
+        return self.account and dict(asdict(self.account), left=left)
+
 
 class Desk:
-    """Tells how things stand.  Counting a long file takes a while: all who ask meanwhile get the same answer."""
+    """Tells how things stand.  Counting a long file takes a while: all who ask meanwhile are answered by one count."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.asking: dict[Peer, None] = {}      # those that wait for a status
+        self.asking: dict[tuple[Peer, Callable[[Peer, Count], None]], None] = {}    # who waits to be told what
         self.counted = 0.0                      # when the file was counted last, by awake_clock()
         self.rest = 0.0                         # seconds that it is not to be counted again
 
@@ -1923,47 +1970,67 @@ class Desk:
         """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
         return max(self.counted + self.rest - awake_clock(), 0.0)
 
-    def ask(self, peer: Peer) -> None:
-        """Somebody wants a status."""
+    def ask(self, peer: Peer, answer: Callable[[Peer, Count], None]) -> None:
+        """Somebody wants to be told this; a count that has begun already would not do."""
         if not self.asking:
-            self.server.loop.call_later(self.pause, self.count, self._answer)
-        self.asking[peer] = None
+            self.server.loop.call_later(self.pause, self._answer_all)
+        self.asking[peer, answer] = None
 
-    def count(self, then: Callable[[Count], None]) -> None:
-        """Count the file, and call with the answer."""
+    def _answer_all(self) -> None:
+        asking, self.asking = self.asking, {}
+        leaving = [peer.client for peer, answer in asking if answer == self.send_account and peer.client]
+
+        def answer_all(count: Count) -> None:
+            for peer, answer in asking:
+                if not peer.transport.is_closing():
+                    answer(peer, count)
+
+        self.count(answer_all, Takers(leaving), surely=bool(leaving))
+
+    def count(self, then: Callable[[Count], None], clients: Takers = Takers(()), surely: bool = False,
+              looks: int = 1) -> None:
+        """Count the file, and call with the answer.  clients: that leave.
+
+        surely: until it is known which jobs are orphans; and a file may be away for a moment.
+        """
+        file = self.server.file
+
         def counted(answer: tuple[Count, float]) -> None:
             count, self.rest = answer
             self.counted = awake_clock()
-            then(count)
+            unsure = count.account.unsure > 0 if count.account else looks < file.LOOKS
+            if surely and unsure and not self.server.over.done():
+                self.server.loop.call_later(file.every, self.count, then, clients, True, looks + 1)
+            else:
+                then(count)
 
-        self.server.worker.ask(counted, self._count)
+        self.server.worker.ask(counted, self._count, Takers(clients.all))
 
-    def _count(self) -> tuple[Count, float]:
+    def _count(self, clients: Takers) -> tuple[Count, float]:
         """And for how long not to do so again.  In the worker's thread, perhaps."""
         pace = Pace()
         with pace:
-            count = self._look()
+            count = self._look(clients)
         return count, pace.rest(4)
 
-    def _look(self) -> Count:
+    def _look(self, clients: Takers) -> Count:
         file = self.server.file
         try:
-            found = file.survey()
+            account = file.account(clients, groups=True)
+            now = account.now
             waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
-            stopped = file.stopped_by() if waiting and not found.running else ""
+            stopped = file.stopped_by() if waiting and not now.running else ""
         except OSError as error:
             return Count(reason(error))
-        now = counts(found)
-        over = not found.unsure and not now.running and (not now.new or bool(stopped))
-        return Count("", dict(asdict(now), total=now.all + now.held), waiting, over, stopped)
+        over = not account.unsure and not now.running and (not now.new or bool(stopped))
+        return Count("", account, clients, waiting, over, stopped)
 
-    def _answer(self, count: Count) -> None:
-        peers, self.asking = self.asking, {}
-        for peer in peers:
-            if not peer.transport.is_closing():
-                self._report(peer, count)
+    def send_account(self, peer: Peer, count: Count) -> None:
+        """Tell a client that leaves what the file holds."""
+        if peer.client:
+            peer.send(type="account", account=count.account_for(peer.client))
 
-    def _report(self, peer: Peer, count: Count) -> None:
+    def report(self, peer: Peer, count: Count) -> None:
         """Send a status, in messages of bounded length."""
         server, now = self.server, time.time()
         peer.send(type="summary", file=to_text(os.fsencode(server.path)), host=os.uname().nodename, port=server.port,

@@ -75,7 +75,7 @@ import time
 import warnings
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
 if __name__ != "__main__":      # for the wire, and so for the other scripts only; to load these takes 6 ms
     import hmac
@@ -90,6 +90,7 @@ APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively by who appends
 PROBE_BYTES = REFRESH_BYTE + 2  # up to 2^32 bytes from here: the start-up test, one byte each
 
 Say = Callable[[str], None]     # takes a message of one line, without program and file name
+T = TypeVar("T")
 
 
 # ======== Basics ======================================================================================================
@@ -1153,6 +1154,28 @@ def counts(found: Survey) -> Counts:
                   found.held)
 
 
+@dataclass(frozen=True)
+class Account:
+    """What a job file holds when somebody leaves it."""
+    now: Counts
+    unsure: int = 0             # how many of those that run may turn out to be orphans
+    bad: tuple[int, ...] = ()   # the first lines that are `!`, `e` or orphans
+    alone: bool = False         # some of these are run again by -r or --resume
+    grouped: bool = False       # some are of groups, which are not
+    left: bool = False          # a new job is left that who leaves could have run
+
+    def describe(self, with_lines: bool) -> str:
+        """'31 done, 2 failed (lines 3, 5), 9 new', as in a closing line."""
+        now = self.now
+        held = now.held if not now.all else 0
+        bad, rest = ([f"{count} {word}" for count, word in some if count] for some in (
+            ((now.done, "done"), (now.failed, "failed"), (now.error, "lost")),
+            ((now.new, "new"), (now.running, "running"), (held, "held"))))
+        if self.bad and with_lines:
+            bad[-1] += f" ({name_lines(self.bad)})"
+        return ", ".join(bad + rest)
+
+
 class JobFile:
     """A job file and the lines of it that are held here: locks, verifies, writes, looks after them.
 
@@ -1164,6 +1187,7 @@ class JobFile:
     (`single`), which a keeper shares; the fcntl manual's warning holds for its own lines then: they do not exclude it.
     """
     LOOKS = 3                   # that prove that a line is gone
+    BAD = 9                     # lines that an account names
 
     def __init__(self, path: str, *, say: Say, network: bool = False, read_only: bool = False, single: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
@@ -1651,6 +1675,52 @@ class JobFile:
         self.full_size = size
         return 0.0
 
+    def account(self, takers: Takers, groups: bool = False) -> Account:
+        """What the file holds.  Raises OSError.
+
+        takers: those who leave, of whom those stay in there for whom no new job is left; groups: they run these, too.
+        """
+        found = self.survey()
+        now = counts(found)
+        numbers = [line.number for line in found.orphans]
+        known = {False: bool(numbers), True: False}         # whether there are some alone, and some of groups
+
+        def teaches(terms: Terms, ended: bool) -> bool:
+            return len(numbers) < self.BAD or not known[bool(terms.together)]
+
+        def fits(terms: Terms, ended: bool) -> bool:
+            return (groups or not terms.together) and any(True for _ in takers.fitting(terms, ended))
+
+        for line, terms, _ in self._lines_under(FAILED + ERROR, teaches) if now.bad else ():
+            numbers.append(line.number)
+            known[bool(terms.together)] = True
+        left = False
+        for _, terms, ended in self._lines_under(NEW, fits) if now.new and takers.all else ():
+            left = True
+            for taker in list(takers.fitting(terms, ended)):
+                takers.remove(taker)
+        return Account(now, found.unsure, tuple(sorted(numbers)[:self.BAD]), known[False], known[True], left)
+
+    def _lines_under(self, states: bytes, wanted: Callable[[Terms, bool], Any]) -> Iterator[tuple[Line, Terms, bool]]:
+        """Lines in some states, each with its terms, and whether it is below `#RUN end`, where these are wanted.
+
+        Below a faulty directive everybody waits: so it counts as no terms at all.  Raises OSError.
+        """
+        terms, ended = PLAIN, False
+        scan = self.lines(states, directives=True)
+        line = scan.next(few=not wanted(terms, ended))
+        while line:
+            if line.state == DIRECTIVE:
+                try:
+                    directive = parse_directive(line)
+                    terms = directive.terms if directive.kind == "settings" else terms
+                    ended |= directive.kind == "end"
+                except ValueError:
+                    terms = PLAIN
+            elif line.state in states and wanted(terms, ended):
+                yield line, terms, ended
+            line = scan.next(few=not wanted(terms, ended))
+
     def stopped_by(self) -> str:
         """Which failure and barrier check keep all new jobs from being started; '' if none do.  No job may run here.
 
@@ -1772,10 +1842,6 @@ class JobFile:
         os.pwrite(fd, state, line.offset)
         if self.network:
             os.fsync(fd)                        # a server that is full, or lost, says so only here
-
-    def has_new(self) -> bool:
-        """Whether a new job is left.  Raises OSError."""
-        return self.lines(NEW).next() is not None
 
     def close(self) -> None:
         """Have on disk what was written."""
@@ -2372,8 +2438,8 @@ class FileJobs:
     """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
 
     A connection to a server has the same methods, and is all that a Runner needs to know about where jobs come from:
-    claim, lend (and reclaim, of what that has given), finish, release, look_after, has_new, leave; `every` (seconds
-    between looks after the held lines), `poll` (seconds between looks for new jobs while there are none), `again`,
+    claim, lend (and reclaim, of what that has given), finish, release, look_after, leave; `every` (seconds between
+    looks after the held lines), `poll` (seconds between looks for new jobs while there are none), `again`,
     `failed`, `ended`, `left`, `others`, `orphans`.
     """
 
@@ -2436,14 +2502,30 @@ class FileJobs:
     async def look_after(self) -> list[Job]:
         return await self.worker.call(self.file.look_after)
 
-    async def has_new(self) -> bool:
-        return await self.worker.call(self.file.has_new)
+    async def leave(self, runner: Runner) -> Account | None:
+        """Have on disk what was written, and count what there is now; None if that is not to be known.
 
-    async def leave(self, runner: Runner) -> None:
-        """Have on disk what was written; a killed runner does not wait for a file system that may not answer."""
+        A killed runner does not wait for a file system that may not answer.
+        """
+        return await runner.in_time(self._leave(runner))
+
+    async def _leave(self, runner: Runner) -> Account | None:
         if not runner.killed:
             await self.worker.call(self.file.close)
             await self.worker.flush()
+        for look in itertools.count(1):
+            takers = Takers(() if runner.settings.one_only else (self.taker,))      # -1 leaves jobs on purpose
+            try:
+                account = await self.worker.call(self.file.account, takers)
+                if runner.killed or not account.unsure:
+                    return account
+            except OSError as error:
+                if error.errno == errno.ENOENT and runner.settings.follow and self.file.fd < 0:
+                    return Account(Counts(0, 0, 0, 0, 0, 0))        # it never came
+                if runner.killed or self.failed or look >= self.file.LOOKS:
+                    runner.say(f"{reason(error)}; nobody knows what it holds now")
+                    return None
+            await asyncio.sleep(self.every)
 
 
 class Worker:
@@ -3497,18 +3579,14 @@ class Tally:
     done: int = 0
     failed: int = 0
     lost: int = 0                       # marked e
-    left: bool = False                  # the wall time, or a file that cannot be used, left work undone
-    trouble: bool = False               # output or records were lost
+    trouble: bool = False               # output or records were lost, the file or all slots could not be used
     unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
     bad_lines: list[int] = field(default_factory=list)
-    in_groups: set[int] = field(default_factory=set)        # of these lines
 
-    def count(self, number: int, state: bytes, in_group: bool = False) -> None:
+    def count(self, number: int, state: bytes) -> None:
         if state == DONE:
             self.done += 1
             return
-        if in_group:
-            self.in_groups.add(number)
         if state == FAILED:
             self.failed += 1
         else:
@@ -3520,25 +3598,42 @@ class Tally:
         self.failed -= 1
         self.bad_lines.remove(number)
 
-    @property
-    def bad(self) -> bool:
-        """Whether something went wrong, or is left: exit status 1."""
-        return bool(self.failed or self.lost or self.unwritten or self.trouble or self.left)
+    def status(self, account: Account | None) -> int:
+        """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows."""
+        well = account and not account.now.bad and not account.left
+        return int(not well or bool(self.unwritten) or self.trouble)
 
-    def summary(self, orphans: Sequence[int], seconds: float, again: Callable[[bool], str]) -> str:
-        """The closing line; again(failed): the command that runs again what failed, or only what was lost."""
-        counts = [f"{count} {word}" for count, word in (
-            (self.done, "done"), (self.failed, "failed"), (self.lost, "lost"), (len(orphans), "left behind"),
-            (len(self.unwritten), "not written down")) if count or word == "done"]
+    def summary(self, account: Account | None, orphans: Sequence[int], seconds: float,
+                again: Callable[[str], str]) -> str:
+        """The closing line: what was done here, what the file holds if that is not all done, and what to do about it.
+
+        again(option): the command that goes on, with -r, with --resume, or as it was.
+        """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
-        if not (self.done or lines):
-            return "nothing to do" if not self.left else "nothing done, jobs are left"
-        text = f"{', '.join(counts)} in {human_time(seconds)}"
-        if lines:
-            hints = [again(self.failed > 0)] if lines - self.in_groups else []
-            hints += ["groups by runset4.py --set=. FILE LINE ..."] if self.in_groups else []
-            text += f" ({name_lines(lines)}); run again: {', '.join(hints)}"
-        return text + ("; jobs are left" if self.left and not lines else "")
+        idle = not (self.done or lines)
+        text = "nothing done" if not account or account.left else "nothing to do"
+        if not idle:
+            text = f"{self.done} done" + "".join(f", {count} {word}" for count, word in (
+                (self.failed, "failed"), (self.lost, "lost"), (len(orphans), "left behind"),
+                (len(self.unwritten), "not written down")) if count) + f" in {human_time(seconds)}"
+            text += f" ({name_lines(lines)})" if lines else ""
+        if not account:
+            return f"{text}; what the file holds now is not known"
+        now = account.now
+        ours = (self.done, self.failed, self.lost + len(orphans))
+        said = ours == (now.done, now.failed, now.error) and now.processed == now.all
+        if not said and (lines or now.done < now.all) or idle and now.held and not now.all:
+            text += f"{':' if idle else '; in all'} {account.describe(with_lines=not lines)}"
+        return text + self._hint(account, again)
+
+    def _hint(self, account: Account, again: Callable[[str], str]) -> str:
+        """How to go on."""
+        bad = account.alone or self.unwritten and account.now.running > 0       # which are ours, and orphans soon
+        option = ("-r" if account.now.failed else "--resume") if bad else ""
+        command = again(option) if bad or account.left else ""
+        hints = [command] if command else []
+        hints += ["groups by runset4.py --set=. FILE LINE ..."] if account.grouped else []
+        return f"; {'run again' if bad or account.grouped else 'go on'}: {', '.join(hints)}" if hints else ""
 
 
 class Gate:
@@ -3809,6 +3904,7 @@ class Runner:
     HOLD = 1 << 24                      # bytes that sinks may be behind before no more jobs are started
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
+    LAST_LOOK = 2.0                     # ... and for what the file holds then
     TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
@@ -3861,33 +3957,35 @@ class Runner:
         if alarm:
             alarm.cancel()
         if not self.killed:
-            await self._account_for_rest()
+            self._name_rest()
 
-    async def _account_for_rest(self) -> None:
-        """Whether jobs are left that should have been run."""
+    def _name_rest(self) -> None:
+        """Say why jobs are left."""
         if self.jobs.failed:
             self.say(f"{self.jobs.failed} (no more jobs were started)")
-            self.tally.left = True
-        elif self.wall_over:
-            try:
-                self.tally.left = await self.jobs.has_new()
-            except OSError:
-                self.tally.left = True          # so it must be feared
+            self.tally.trouble = True
         elif self.jobs.left:
             if not self.settings.follow:        # else it was said when it happened
                 self.say(self.jobs.left)
-            self.tally.left = True
         elif self.out and not self.spent and not self.slots and not self.stopping:
             self.say("no slot is left in service (no more jobs were started)")
-            self.tally.left = True
+            self.tally.trouble = True
         elif self.jobs.others:
             self.say(f"jobs for other hosts are left, from line {self.jobs.others} on")
 
-    def status(self) -> int:
-        """The exit status, as things stand."""
-        if self.killed:
-            return 128 + self.killed
-        return int(bool(self.tally.bad or self.jobs.orphans))
+    async def in_time(self, asked: Awaitable[T]) -> T | None:
+        """An answer; None where it takes longer than a moment after a signal that kills."""
+        answer = asyncio.ensure_future(asked)
+        answer.add_done_callback(lambda _: self.changed.set())
+        end = math.inf
+        while not answer.done():
+            now = self.loop.time()
+            if self.killed and end == math.inf:
+                end = now + self.LAST_LOOK
+            if now >= end:
+                return None
+            await self._wait(min(end - now, 60.0))
+        return answer.result()
 
     def drain(self, number: int) -> None:
         """Start nothing more, wait for what runs."""
@@ -3917,8 +4015,8 @@ class Runner:
         """Whether a job that has just failed did so since somebody (Slurm, Ctrl-C) stops jobs and runners alike.
 
         Nobody says whom a signal was meant for, only when it came: a job that dies of such a signal within a second of
-        ours was stopped, too.  Ours may come last, so it waits for that.  After INT and TERM no failure is the job's own
-        any more; but where we only drain, jobs go on to their end, and may fail.
+        ours was stopped, too.  Ours may come last, so it waits for that.  After INT and TERM no failure is the job's
+        own any more; but where we only drain, jobs go on to their end, and may fail.
         """
         if ending.cause or not ending.status:
             return False
@@ -4096,7 +4194,7 @@ class Runner:
             state = ERROR                       # its line is another's now
         else:
             await self._settle(job, functools.partial(self.jobs.finish, job, state))
-        self.tally.count(job.number, state, in_group=bool(job.terms.together))
+        self.tally.count(job.number, state)
         if self.settings.slot_errors:
             await self._note_errors(run)
 
@@ -4898,9 +4996,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                       "! (failed) or e (error).",
         usage="[options] FILE",
         epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
-               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 all is done;\n"
-               "1 something failed, was lost or is left; 2 bad usage, or the file cannot be\n"
-               "used; 130, 143 ended by a signal.")
+               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in\n"
+               "the file is !, e or left for this runner; 1 something is, whoever ran it; 2 bad\n"
+               "usage, or the file cannot be used; 130, 143 ended by a signal.")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", help="the job file")
     add_running_options(add)
@@ -4923,12 +5021,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def rerun_command(argv: Sequence[str], failed: bool) -> str:
-    """This runner's command with what makes it run failed, or else only lost jobs again; fit to be pasted."""
+def rerun_command(argv: Sequence[str], option: str) -> str:
+    """This runner's command, with an option if there is one; fit to be pasted."""
     words = list(argv)
-    wanted = "-r" if failed else "--resume"
-    if not {wanted, "-r", "--retry"} & set(words):
-        words.insert(0, wanted)
+    if option and not {option, "-r", "--retry"} & set(words):
+        words.insert(0, option)
     return own_command(words)
 
 
@@ -5227,12 +5324,12 @@ class RunnerProgram(Program):
         """Run the jobs, print what there is to print; the exit status."""
         runner = self.runner
         await runner.run()
-        await jobs.leave(runner)
+        account = await jobs.leave(runner)
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
-        self.say(self.tally.summary(jobs.orphans, seconds, lambda failed: rerun_command(self.argv, failed)))
+        self.say(self.tally.summary(account, jobs.orphans, seconds, functools.partial(rerun_command, self.argv)))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
-        return runner.status()
+        return 128 + runner.killed if runner.killed else self.tally.status(account)
 
 
 class App(RunnerProgram):

@@ -21,10 +21,10 @@ class CommandBytes(RunCase):
         self.write(text)
         return self.run_script(RUNMAKER, *options, "runs.txt")
 
-    def assertRuns(self, before: bytes, after: bytes, *output: bytes) -> None:
+    def assertRuns(self, before: bytes, after: bytes, *output: bytes, code: int = 0) -> None:
         """The file's jobs print these lines, all is well, and the file then has these bytes."""
         ended = self.run_file(before)
-        self.assertEqual(ended.code, 0, ended.err)
+        self.assertEqual(ended.code, code, ended.err)
         self.assertEqual(printed(console_lines(ended.out)), list(output))
         self.assertEqual(self.read(), after)
 
@@ -82,7 +82,8 @@ class CommandBytes(RunCase):
                   b"\xff echo held", b"\x00 echo held"]
         before = b"".join(other + b"\n. echo $JOB_ID\n" for other in others)
         numbers = [b"%d" % number for number in range(2, 2 * len(others) + 1, 2)]
-        self.assertRuns(before, before.replace(b"\n. echo $JOB_ID\n", b"\nd echo $JOB_ID\n"), *numbers)
+        self.assertRuns(before, before.replace(b"\n. echo $JOB_ID\n", b"\nd echo $JOB_ID\n"), *numbers,
+                        code=1)                         # there are lines ! and e
 
     def test_a_nul_in_a_command_is_an_error_of_that_line_only(self):
         ended = self.run_file(b". echo a\n. echo b\0c\n. echo d\n")

@@ -284,7 +284,7 @@ class Records(DirectiveCase):
     def test_each_job_has_the_record_of_its_place_among_the_jobs(self):
         self.before = self.write("#RUN timeout=50\n. echo a\n# comment\n#RUN barrier\nx b\n#RUN host=nobody\n. c\n. d\n"
                                  "! e\nd f\n#RUN\n. echo g\n#RUN end\n. echo h\n").read_bytes()
-        self.assertLeft(self.start(RUNMAKER, *self.OPTIONS, "runs.txt"), 0, "dx..!ddd")
+        self.assertLeft(self.start(RUNMAKER, *self.OPTIONS, "runs.txt"), 1, "dx..!ddd")
         log = self.read("log").replace(b"\0", b" ")
         size = 2 * 161
         heads = [log[at:at + size].split(b"(in ")[0].strip() for at in range(0, len(log), size)]

@@ -25,7 +25,7 @@ class Selection(RunCase):
 
     def test_without_options_only_new_jobs_are_run(self):
         self.assertEqual(self.run_states("!.edx.q"), "2 6")
-        self.assertEnded(self.ended, 0, "!dedxdq")
+        self.assertEnded(self.ended, 1, "!dedxdq")
 
     def test_retry_also_runs_what_failed_or_ended_in_error(self):
         for option in "-r", "--retry":
@@ -35,7 +35,7 @@ class Selection(RunCase):
 
     def test_resume_runs_errors_but_not_failures(self):
         self.assertEqual(self.run_states("!.edxe", "--resume"), "2 3 6")
-        self.assertEnded(self.ended, 0, "!dddxd")
+        self.assertEnded(self.ended, 1, "!dddxd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
     def test_a_line_left_behind_becomes_an_error(self):
@@ -74,11 +74,11 @@ class Selection(RunCase):
         self.jobs("exit 1", "touch never")
         self.assertEnded(self.run_jobs("-1"), 1, "!.")
 
-    def test_nothing_to_do_is_said_and_no_error(self):
-        for states in "", "d", "dx!e":
+    def test_nothing_to_do_is_said_and_no_error_if_all_is_done(self):
+        for states, code in ("", 0), ("d", 0), ("dx", 0), ("dx!e", 1):
             with self.subTest(states=states):
                 self.run_states(states)
-                self.assertEnded(self.ended, 0, states)
+                self.assertEnded(self.ended, code, states)
                 self.assertIn(b"nothing to do", self.ended.err)
 
 

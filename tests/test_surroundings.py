@@ -87,7 +87,7 @@ class BlockedSignals(RunCase):
         runner = self.start_blocking(up=[1])
         runner.send_signal(signal.SIGHUP)
         self.open_gate()
-        self.assertEnded(self.finish(runner, timeout=20), 0, "d.")
+        self.assertEnded(self.finish(runner, timeout=20), 1, "d.")
 
     def test_jobs_start_with_no_signal_blocked(self) -> None:
         self.jobs("exec grep SigBlk /proc/self/status >blocked")

@@ -6,6 +6,7 @@ import pathlib
 import random
 import tempfile
 import unittest
+from collections import Counter
 from typing import Callable, Iterable, Iterator, List, Optional, Tuple
 from unittest import mock
 
@@ -387,12 +388,21 @@ class SshInRunners(unittest.TestCase):
 class ClosingLine(unittest.TestCase):
     """The last line of a runner: how many, in what time, which failed, and how to run them again."""
 
-    def summary(self, states: str, orphans: Tuple[int, ...] = (), in_groups: Tuple[int, ...] = ()) -> str:
-        """The line for jobs that ended so, on lines 1, 2, ..., of which some are of groups."""
+    def summary(self, states: str, orphans: Tuple[int, ...] = (), in_groups: Tuple[int, ...] = (), others: str = "",
+                left: bool = False) -> str:
+        """The line for jobs that ended so, on lines 1, 2, ..., of which some are of groups.
+
+        others: the states of further lines.  left: new ones are for this runner.
+        """
         tally = runmaker4.Tally()
         for number, state in enumerate(states, 1):
-            tally.count(number, state.encode(), in_group=number in in_groups)
-        return tally.summary(orphans, 75, lambda failed: "AGAIN -r" if failed else "AGAIN --resume")
+            tally.count(number, state.encode())
+        found = Counter(states + others)
+        numbers = [number for number, state in enumerate(states + others, 1) if state in "!e"] + list(orphans)
+        now = runmaker4.Counts(found["."], found["r"], found["d"], found["!"], found["e"] + len(orphans), found["x"])
+        account = runmaker4.Account(now, bad=tuple(sorted(numbers)[:9]), alone=not set(numbers) <= set(in_groups),
+                                    grouped=bool(set(numbers) & set(in_groups)), left=left)
+        return tally.summary(account, orphans, 75, lambda option: f"AGAIN {option}".strip())
 
     def test_all_done(self) -> None:
         self.assertEqual(self.summary("ddd"), "3 done in 1m 15s")
@@ -425,7 +435,37 @@ class ClosingLine(unittest.TestCase):
         tally = runmaker4.Tally()
         tally.count(4, b"!")
         tally.count(4, b"!")
-        self.assertIn("(line 4)", tally.summary((), 1, lambda failed: ""))
+        self.assertIn("(line 4)", tally.summary(None, (), 1, lambda option: ""))
+
+    def test_the_file_is_spoken_of_if_there_is_more_to_say(self) -> None:
+        for states, others, left, line in (
+                ("ddddddd!", "d" * 24 + "!" + "." * 9, True,
+                 "7 done, 1 failed in 1m 15s (line 8); in all 31 done, 2 failed, 9 new; run again: AGAIN -r"),
+                ("", "d!dd", False, "nothing to do: 3 done, 1 failed (line 2); run again: AGAIN -r"),
+                ("", "ddd", False, "nothing to do"), ("", "dx", False, "nothing to do"),
+                ("", "xx", False, "nothing to do: 2 held"),
+                ("dd", "d.r", False, "2 done in 1m 15s; in all 3 done, 1 new, 1 running"),
+                ("dd", ".", True, "2 done in 1m 15s; in all 2 done, 1 new; go on: AGAIN"),
+                ("", "..", True, "nothing done: 2 new; go on: AGAIN"),
+                ("d", "d!e.", False, "1 done in 1m 15s; in all 2 done, 1 failed, 1 lost (lines 3, 4), 1 new; "
+                                     "run again: AGAIN -r"),
+                ("d!", "", False, "1 done, 1 failed in 1m 15s (line 2); run again: AGAIN -r"),
+                ("dd", "dx", False, "2 done in 1m 15s")):
+            with self.subTest(states=states, others=others):
+                self.assertEqual(self.summary(states, others=others, left=left), line)
+
+    def test_what_was_mended_since_is_not_to_be_run_again(self) -> None:
+        tally = runmaker4.Tally(done=8, lost=2, bad_lines=[3, 5])
+        account = runmaker4.Account(runmaker4.Counts(0, 0, 14, 0, 0, 0))
+        self.assertEqual(tally.summary(account, (), 5, lambda option: "AGAIN"),
+                         "8 done, 2 lost in 5.0s (lines 3, 5); in all 14 done")
+        self.assertEqual(tally.status(account), 0)
+
+    def test_what_is_not_known_is_not_well(self) -> None:
+        tally = runmaker4.Tally(done=8)
+        self.assertEqual(tally.summary(None, (), 5, lambda option: ""),
+                         "8 done in 5.0s; what the file holds now is not known")
+        self.assertEqual(tally.status(None), 1)
 
 
 class Mounts(FileCase):

@@ -1,0 +1,232 @@
+"""Promise: exit status and closing line of a runner, client or server speak of the file, whoever ran what in it."""
+import re
+import signal
+import subprocess
+from typing import Tuple
+
+from tests.support import GATE, HASTY, RUNMAKER, WAITING, Ended, RunCase, wait_until
+from tests.tcp import OverTcp, Server, TcpCase
+
+
+def closing(ended: Ended) -> str:
+    """The closing line, without program and file, how long it took, and the command that goes on."""
+    line = ended.err.decode().splitlines()[-1].split(": ", 2)[2]
+    line = re.sub(r"; (run again|go on): .*", r"; \1", line)
+    return re.sub(r" in \d+(\.\d+)?[smh]( \d\d[smh])?", " in T", line)
+
+
+class OfTheFile(RunCase):
+    """A runner that has run all that it could exits with 0 only if nothing in the file is bad, or left for it."""
+    # What stands there, with which options, the exit status, and the closing line
+    FILES = (
+        (". true\nd a\n", (), 0, "1 done in T"),
+        ("d a\nx b\n", (), 0, "nothing to do"),
+        ("", (), 0, "nothing to do"),
+        ("x a\n# b\n", (), 0, "nothing to do: 1 held"),
+        ("d a\n! b\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); run again"),
+        (". true\ne b\n", (), 1, "1 done in T; in all 1 done, 1 lost (line 2); run again"),
+        (". true\n. false\n! a\n", (), 1, "1 done, 1 failed in T (line 2); in all 1 done, 2 failed; run again"),
+        ("! true\n. false\n", ("-r",), 1, "1 done, 1 failed in T (line 2); run again"),
+        ("! true\n", ("-r",), 0, "1 done in T"),
+        # jobs for others do not count ...
+        ("#RUN host=nobody\n. a\n#RUN\n. true\n", (), 0, "1 done in T; in all 1 done, 1 new"),
+        ("#RUN together=all host=*\n. a\n. b\n", (), 0, "nothing to do: 2 new"),
+        (". true\n#RUN end\n. a\n", ("--follow",), 0, "1 done in T; in all 1 done, 1 new"),
+        (". true\n. a\n", ("-1",), 0, "1 done in T; in all 1 done, 1 new"),
+        # ... and what a check stops does, as does what failed in a group
+        ("! a\n#RUN barrier check\n. b\n", (), 1, "nothing done: 1 failed (line 1), 1 new; run again"),
+        ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2); run again"))
+
+    def test_all_sorts_of_files(self):
+        for number, (text, *_) in enumerate(self.FILES):
+            self.write(text, f"{number}.txt")
+        for (text, options, code, line), ended in zip(self.FILES, [ended for _, ended in self.run_all(
+                (RUNMAKER, "-q", *options, f"{number}.txt") for number, (_, options, *_) in enumerate(self.FILES))]):
+            with self.subTest(text=text, options=options):
+                self.assertEqual((ended.code, closing(ended)), (code, line), ended.err)
+
+    def test_a_failure_that_somebody_else_has_mended_is_none(self):
+        self.jobs("[ -e mended ]", GATE)
+        runner = self.start(RUNMAKER, "-q", "-j2", "runs.txt")
+        self.wait_states("!r")
+        self.write("", "mended")
+        self.run_jobs("-r", "-q", "-1")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.states(), "dd")
+
+    def test_what_another_runner_runs_does_not_count_and_its_failure_does(self):
+        self.jobs(f"{WAITING}; false", "true")
+        other = self.start_jobs("-q")
+        ended = self.run_jobs("-q", "-1")
+        self.assertEqual((ended.code, closing(ended)), (0, "1 done in T; in all 1 done, 1 running"))
+        self.open_gate()
+        self.assertEqual(self.finish(other).code, 1)
+
+    def test_a_batch_job_that_is_drained_does_not_look_completed(self):
+        self.jobs(WAITING, "true", "true")
+        runner = self.start_jobs("-q", "--resume")
+        runner.send_signal(signal.SIGUSR1)
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEnded(ended, 1, "d..")
+        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 2 new; go on")
+        command = ended.err.decode().partition("; go on: ")[2].strip()
+        self.assertEqual(self.run_script("/bin/sh", "-c", command).code, 0)
+        self.assertEqual(self.states(), "ddd")
+
+    def test_wall_time_that_is_over_leaves_work_to_be_done(self):
+        self.jobs("sleep 0.1", "sleep 60")
+        ended = self.run_jobs("-q", "--walltime=0.5", "--timeout=0.45")
+        self.assertEqual((ended.code, self.states()), (1, "d."))
+        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 new; go on")
+
+    def test_a_drained_runner_knows_what_dead_ones_have_left(self):
+        self.write(f". {WAITING}\nr a\n#RUN host=nobody\nr b\n")
+        runner = self.start_patched(HASTY, "-q", "runs.txt")
+        self.wait_up(1, runner=runner)
+        runner.send_signal(signal.SIGHUP)
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual(ended.code, 1)
+        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 2 lost (lines 2, 4); run again")
+
+    def test_after_a_signal_that_kills_the_line_speaks_of_the_file_too(self):
+        self.jobs(WAITING, "true")
+        runner = self.start_jobs("-q")
+        runner.send_signal(signal.SIGTERM)
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, closing(ended)), (
+            143, "0 done, 1 lost in T (line 1); in all 1 lost, 1 new; run again"))
+
+
+class ManyLines(RunCase):
+    """What a long file holds is found out in little time: settings that do not fit are passed over."""
+
+    def test_jobs_below_many_directives_for_others(self):
+        text = "".join(f"#RUN host=h{number}\n" + f". {number}\n" * 100 for number in range(100))
+        self.write(f". true\n{text}#RUN\n! a\n#RUN together=g host=a\ne b\n")
+        ended = self.run_jobs("-q")
+        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 failed, 1 lost (lines 10103, 10105), "
+                                         "10000 new; run again")
+        self.assertIn(b" runs.txt, groups by runset4.py", ended.err)
+
+
+class NoFile(RunCase):
+    """A file that cannot be read at the end: what it holds is not known, and nothing is well."""
+    GONE = f"{HASTY}runmaker4.JobFile.LOOKS = 1\n"
+
+    def test_a_file_that_has_gone_is_said(self):
+        self.jobs(f"{WAITING}; rm runs.txt")
+        runner = self.start_patched(self.GONE, "-q", "runs.txt")
+        self.wait_up(1, runner=runner)
+        runner.send_signal(signal.SIGHUP)
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual(ended.code, 1)
+        self.assertIn(b"nobody knows what it holds now", ended.err)
+        self.assertTrue(closing(ended).endswith("; what the file holds now is not known"), ended.err)
+
+    def test_a_file_that_never_came_has_nothing_left(self):
+        runner = self.start(RUNMAKER, "--follow", "-q", "runs.txt", stderr=subprocess.PIPE)
+        self.assertIn(b"waiting for it", runner.stderr.readline())
+        runner.send_signal(signal.SIGHUP)
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, closing(ended)), (0, "nothing to do"))
+
+    HANGING = """
+import runmaker4, time
+runmaker4.find_mount = lambda path: runmaker4.Mount("nfs4", frozenset())
+def hang(file):
+    open("hangs", "w").close()
+    time.sleep(60)
+runmaker4.JobFile.survey = hang
+runmaker4.Runner.LAST_LOOK = 0.1
+"""
+
+    def test_a_file_system_that_does_not_answer_holds_up_no_end(self):
+        self.jobs("true", "true")
+        runner = self.start_patched(self.HANGING, "-q", "-1", "runs.txt")
+        wait_until(lambda: self.exists("hangs"), what="the file is to be counted")
+        runner.send_signal(signal.SIGINT)
+        ended = self.finish(runner, timeout=20)
+        self.assertEqual((ended.code, closing(ended)), (130, "1 done in T; what the file holds now is not known"))
+
+
+class OfTheServersFile(OverTcp, RunCase):
+    """The same for a client, whose server counts."""
+    test_all_sorts_of_files = OfTheFile.test_all_sorts_of_files
+    FILES = tuple(OfTheFile.FILES[at] for at in (4, 6, 9, 12, 13))
+
+
+class LeavingServer(TcpCase):
+    """A server's end is told to its clients with what the file holds; nobody takes it for a failure."""
+
+    def ends(self, server: Server, *clients) -> Tuple[Tuple[int, str], ...]:
+        """How they all ended."""
+        ended = [self.finish(program) for program in (server, *clients)]
+        return tuple((one.code, closing(one)) for one in ended)
+
+    def test_when_all_is_done_all_exit_with_0(self):
+        self.jobs(*["true"] * 20)
+        server = self.start_server("--exit-when-done")
+        clients = [self.start_client(server, "-q", "-j2", *options) for options in ((), ("--follow",))]
+        server_end, *client_ends = self.ends(server, *clients)
+        self.assertEqual(server_end, (0, "20 done in T"))
+        self.assertEqual([code for code, _ in client_ends], [0, 0])
+        for _, line in client_ends:
+            self.assertRegex(line, r"^\d+ done in T$|^nothing to do$")
+
+    def test_a_job_that_failed_elsewhere_is_everybodys_business(self):
+        self.jobs("true", "true")
+        self.write(self.read() + b"! a\n")
+        server = self.start_server("--exit-when-done")
+        client = self.start_client(server, "-q", "--follow")
+        self.assertEqual(self.ends(server, client), (
+            (1, "2 done in T; in all 2 done, 1 failed (line 3); run again"),) * 2)
+
+    def test_what_was_lost_and_run_again_counts_no_more(self):
+        self.jobs(WAITING)
+        server = self.start_server("--grace=0.1")
+        self.start_client(server, up=[1]).kill()
+        self.wait_states("e")
+        self.open_gate()
+        client = self.run_client(server, "-q", "--resume")
+        self.assertEqual((client.code, closing(client)), (0, "1 done in T"))
+        ended = self.stop(server, signal.SIGHUP)
+        self.assertEqual((ended.code, closing(ended)), (0, "1 done, 1 lost in T (line 1); in all 1 done"))
+
+    def test_drained_with_jobs_left_it_exits_with_1(self):
+        self.jobs("true")
+        ended = self.stop(self.start_server(), signal.SIGUSR1)
+        self.assertEqual((ended.code, closing(ended)), (1, "nothing done: 1 new"))
+
+    def test_after_a_signal_that_kills_it_speaks_of_the_file(self):
+        self.jobs(WAITING, "true")
+        server = self.start_server()
+        self.start_client(server, up=[1])
+        ended = self.stop(server, signal.SIGTERM)
+        self.assertEqual((ended.code, closing(ended)), (143, "nothing to do: 1 new, 1 running"))
+
+    def test_a_client_that_cannot_ask_does_not_say_that_all_is_well(self):
+        self.jobs(f"{WAITING}")
+        server = self.start_server()
+        client = self.start_client(server, "-q", "--give-up=0.5", up=[1])
+        server.kill()
+        self.wait_said(client, "trying again")
+        self.open_gate()
+        ended = self.finish(client)
+        self.assertEqual(ended.code, 1)
+        self.assertTrue(closing(ended).endswith("; what the file holds now is not known"), ended.err)
+
+    def test_jobs_for_other_clients_do_not_count(self):
+        self.write("#RUN host=bob\n. true\n#RUN\n. true\n")
+        server = self.start_server()
+        alice = self.run_client(server, "-q", "--name=alice")
+        self.assertEqual((alice.code, closing(alice)), (0, "1 done in T; in all 1 done, 1 new"))
+        self.write("#RUN host=bob\n. : >up.2; sleep 60\n. true\n")
+        bob = self.start_client(server, "-q", "--name=bob", up=[2])
+        bob.send_signal(signal.SIGINT)
+        ended = self.finish(bob)
+        self.assertEqual((ended.code, closing(ended)), (
+            130, "0 done, 1 lost in T (line 2); in all 1 lost, 1 new; run again"))
