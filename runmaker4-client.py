@@ -39,7 +39,7 @@ from runmaker4 import (ERROR, HEX, PORT, Account, AllOutput, Channel, Console, C
                        Link, Message, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, Terms, WireError,
                        add_background, add_limits, add_running_options, add_verbosity, allow_descriptors, awake_clock,
                        change_argument, duration, human_time, leave, plural, printable, put, read_token, reason,
-                       run_main, show, to_bytes, to_text, token_path, warn, whole_number)
+                       run_main, show, to_bytes, to_text, token_path, warn, watched, whole_number)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -304,7 +304,7 @@ class Connection:
         self._return_queue()
         began = awake_clock()
         while (self.sent or self.unsent) and not (self.failed or self.over):
-            hurried = runner.killed or runner.wall_over
+            hurried = runner.killed or runner.wall_over or self.program.defects
             if hurried and (runner.processes.impatient or awake_clock() - began > runner.LAST_TRIES):
                 break
             self.emptied.clear()
@@ -877,13 +877,16 @@ class ClientProgram(RunnerProgram):
         connection = Connection(self, self.loop)
         connection.runner = self.make_runner(connection, [])
         connection.said = "" if self.sock else "no server"      # _first_connection() has said that
-        keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
-        ending = asyncio.ensure_future(self.run_to_end(connection))
-        await asyncio.wait([ending, keeping], return_when=asyncio.FIRST_COMPLETED)
-        if keeping.done():
-            keeping.result()                # it has given up; or there is a defect of ours, which shall be seen
-        code = await ending
+        self.keeping = watched(connection.stay_connected(self.sock, self.channel))
+        code = await self.run_to_end(connection)
         return 2 if connection.failed and not connection.ever and code == 1 else code
+
+
+    def end_for_defect(self) -> None:
+        """Without a connection nobody could be told how jobs end: then they are ended."""
+        super().end_for_defect()
+        if self.keeping.done():
+            self.runner.end_all()
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, P
                        check_job_file, check_mount, digest, duration, fork_quietly, hold_signals, human_time, leave,
                        make_token, name_lines, open_descriptors, open_job_file, parse_directive, plural, printable,
                        put, put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, wait_ready,
-                       whole_number)
+                       watched, whole_number)
 
 PROG = "runmaker4-server.py"
 STRANGERS = 100                 # connections at once that have not proven that they know the token
@@ -1047,7 +1047,6 @@ class Server(Program):
 
     async def work(self) -> int:
         """Serve until there is a reason to leave; the exit status."""
-        self.loop.set_exception_handler(self._accept_failed)
         self.over = self.loop.create_future()   # a reason to leave
         self.hurry = self.loop.create_future()  # another signal
         self.file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network, single=True)
@@ -1063,11 +1062,9 @@ class Server(Program):
         self.handle_signals(self._end, self._drain)
         servers = [await self.loop.create_server(lambda: Peer(self), sock=sock, backlog=BACKLOG)
                    for sock in self.sockets]
-        chores = [asyncio.ensure_future(chore) for chore in (self._poll(), self._look_after(), self._tick())]
-        await asyncio.wait([self.over, *chores], return_when=asyncio.FIRST_COMPLETED)
+        chores = [watched(chore) for chore in (self._poll(), self._look_after(), self._tick())]
+        await self.over
         for chore in chores:
-            if chore.done():
-                chore.result()          # they never end, but for a defect of ours: which shall be seen
             chore.cancel()
         for server in servers:
             server.close()
@@ -1088,12 +1085,12 @@ class Server(Program):
         end = self.loop.time() + 1.0
         while self.peers and self.loop.time() < end:    # were they closed with something unread, what we said is lost
             await asyncio.sleep(0.01)
-        if self.safe.life and not self.jobs:
+        if self.safe.life and not self.jobs and not self.defects:       # else the ledger may know more than we do
             self.loop.remove_reader(self.safe.life)
             self.safe.dismiss()
         await self._write_rest()
         await self.print_rest(self.stdout, self._hurried)
-        if self.code is not None:
+        if self.code is not None and not self.defects:
             await self._count_in_time()
         self.say(self.tally.summary(self.account, self.cursor.orphans, time.time() - self.began, lambda option:
                                     option and f"runmaker4-client.py {option} {self._name()}"))
@@ -1121,13 +1118,20 @@ class Server(Program):
         port = "" if self.port == PORT else f"--port {self.port} "
         return port + (self.options.host or os.uname().nodename)
 
-    def _accept_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """asyncio tells here what happened where nobody waits: descriptors run out when connections are accepted."""
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """... but descriptors may run out when connections are accepted."""
         error = context.get("exception")
         if isinstance(error, OSError) and "socket" in context:
             self.say(f"a connection was not accepted: {reason(error)}")
         else:
-            loop.default_exception_handler(context)
+            super()._on_exception(loop, context)
+
+    def end_for_defect(self) -> None:
+        """Leave at once, as after a signal: what runs is the next server's, and clients wait for that one."""
+        if not self.over.done():
+            self.code = 1
+            self.stopping = True
+            self.over.set_result(None)
 
     def _end(self, number: int) -> None:
         """INT, TERM: leave; what runs is kept for the next server."""

@@ -2528,6 +2528,13 @@ class FileJobs:
             await asyncio.sleep(self.every)
 
 
+def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
+    """A task that nobody awaits: what it raises is a defect, of which the loop's exception handler hears at once."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda task: task.cancelled() or task.result())
+    return task
+
+
 class Worker:
     """Makes file operations in the order they come: at once, or in one thread where a file system may block.
 
@@ -2550,7 +2557,7 @@ class Worker:
     def ask(self, then: Callable[[Any], None], function: Callable[..., Any], *args: Any) -> None:
         """Make a call, and another one with its answer; at once, or in the event loop when the thread has answered.
 
-        Neither may raise: nobody would hear of it.
+        What either raises is a defect, of which the loop's exception handler hears: nobody awaits it.
         """
         if not self.pool:
             return then(function(*args))
@@ -2574,7 +2581,7 @@ class Worker:
     def _written(self, size: int, done: asyncio.Future[None]) -> None:
         self.backlog -= size
         self.relieved()
-        done.result()               # an exception here is a defect of ours: asyncio shows it
+        done.result()               # an exception is a defect, for the loop's exception handler
 
     async def flush(self) -> None:
         """Wait until all calls have ended."""
@@ -3940,7 +3947,7 @@ class Runner:
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
         self._set_slots(self.source.names)
-        chores = [asyncio.ensure_future(chore) for chore in (self._look_after(), self._tick(), self._follow_slots())]
+        chores = [watched(chore) for chore in (self._look_after(), self._tick(), self._follow_slots())]
         wall = self.settings.walltime
         alarm = self.loop.call_later(wall, self._wall) if wall else None
         while self.tasks or self._may_get_slots():
@@ -3949,9 +3956,6 @@ class Runner:
                 continue
             done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
             self.tasks -= done
-            for task in done:
-                if not task.cancelled():                        # by _last_resort
-                    task.result()
         for chore in chores:
             chore.cancel()
         if alarm:
@@ -4003,7 +4007,7 @@ class Runner:
         self.say(f"{signal.Signals(number).name}: ending {plural(len(self.runs), 'job')}")
         self.stop()
         self.end_all()
-        asyncio.ensure_future(self._last_resort())
+        watched(self._last_resort())
 
     def _note_signal(self) -> None:
         """A signal tells us to stop: jobs that died of it, too, hear of that (`_was_interrupted`)."""
@@ -4090,7 +4094,7 @@ class Runner:
         for key in wanted:
             if key not in self.slots and key not in self.out and key not in self.spent:
                 slot = self.slots[key] = Slot(*key)
-                self.tasks.add(asyncio.ensure_future(self._slot(slot)))
+                self.tasks.add(watched(self._slot(slot)))
 
     def _may_get_slots(self) -> bool:
         """Whether it is worth waiting although all slots are out of service."""
@@ -4246,6 +4250,20 @@ class Runner:
             return fault
         if run.job.gate and not await self._let_in(run):
             return NEW
+        try:
+            await self._attend(run)
+        finally:
+            if run in self.runs:                # a defect: nobody would hear how it ends
+                self.runs.discard(run)
+                self._end(run, "stop")
+                await (run.killer or run.shell.ended)
+        if await self._was_interrupted(run.ending):
+            run.cause = "stop"
+            run.ending = replace(run.ending, cause=run.cause)
+        return run.ending.state
+
+    async def _attend(self, run: Run) -> None:
+        """Be there for a run whose shell was started, to its end."""
         self._begin(run)
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
@@ -4263,10 +4281,6 @@ class Runner:
         run.job.how = str(run.ending)
         for sink in run.sinks:
             sink.ended(run)
-        if await self._was_interrupted(run.ending):
-            run.cause = "stop"
-            run.ending = replace(run.ending, cause=run.cause)
-        return run.ending.state
 
     async def _start(self, run: Run) -> bytes:
         """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be."""
@@ -5161,6 +5175,7 @@ class Program:
         self.say: Say = self._say_directly
         self.tally = Tally()
         self.troubles = 0
+        self.defects = 0            # of our own, that have shown
         try:
             self.place = os.getcwdb()       # by this name, also when it is gone
         except OSError:
@@ -5231,6 +5246,7 @@ class Program:
         self.stderr = self.stdout if same else Writer(2, self.loop, lambda error: None)     # nowhere is left to say it
         self.say = self._say
         self.signals = Signals(self.loop)
+        self.loop.set_exception_handler(self._on_exception)
         try:
             return await self.work()
         finally:
@@ -5238,6 +5254,26 @@ class Program:
 
     async def work(self) -> int:
         """What this program is for; the exit status."""
+        raise NotImplementedError
+
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something was raised where nobody waits, in a callback or a `watched` task: a defect, which ends the program.
+
+        Were it to go on, what has died (a chore, a look for jobs) would be missed by nobody but the user.
+        """
+        error = context.get("exception")
+        if error is None or "never retrieved" in context["message"]:        # asyncio's own, and no news
+            return loop.default_exception_handler(context)
+        import traceback
+        self.defects += 1
+        self.tally.trouble = True
+        self.end_for_defect()
+        if self.defects <= self.TROUBLES:
+            self.say(f"a defect of {self.prog} ends it, please report this: {type(error).__name__}: {error}")
+            self.stderr.write(os.fsencode("".join(traceback.format_exception(type(error), error, error.__traceback__))))
+
+    def end_for_defect(self) -> None:
+        """Come to an end and lose nothing, whatever does not work any more."""
         raise NotImplementedError
 
     def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
@@ -5319,6 +5355,10 @@ class RunnerProgram(Program):
         self.stdout.relieved = self.worker.relieved = runner.resume
         self.handle_signals(runner.kill, runner.drain)
         return runner
+
+    def end_for_defect(self) -> None:
+        """What runs may end, and is written down."""
+        self.runner.stop()
 
     async def run_to_end(self, jobs: Any) -> int:
         """Run the jobs, print what there is to print; the exit status."""

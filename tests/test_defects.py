@@ -1,0 +1,164 @@
+"""Promise: what breaks inside a program ends it with a message, and loses nothing.  Each test has something break."""
+import subprocess
+import unittest
+from typing import Tuple
+
+from tests.support import FULL, GATE, HASTY, UP, WAITING, RunCase, wait_until
+from tests.tcp import Program, Server, TcpCase
+
+# A method that raises from the moment on when a file is there
+BREAK = """
+import os, runmaker4
+def breaking(function):
+    def broken(*args, **more):
+        if os.path.exists("break"):
+            raise KeyError("broken on purpose")
+        return function(*args, **more)
+    return broken
+"""
+THREADED = "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', ())\n"
+SAID = b"KeyError: 'broken on purpose'"
+
+
+def broken(name: str) -> str:
+    """Statements by which a method of runmaker4.py breaks."""
+    return f"{HASTY}{BREAK}runmaker4.{name} = breaking(runmaker4.{name})\n"
+
+
+class OfARunner(RunCase):
+    """The runner starts nothing more, lets what runs end, and exits with 1."""
+
+    def check(self, statements: str, *options: object, states: str = "d.") -> None:
+        """Something breaks while the first job runs, which ends after that."""
+        self.jobs(*[WAITING] * len(states))
+        self.start_breaking(statements, *options)
+        self.assertEqual(self.states()[0], "r", "the job still runs")
+        self.assertBroken(states)
+
+    def start_breaking(self, statements: str, *options: object) -> None:
+        """Start a runner, and have it break while the first job runs."""
+        with open(self.dir / "said", "wb") as said:
+            self.runner = self.start_patched(statements, *options, "runs.txt", stdout=subprocess.DEVNULL, stderr=said)
+        self.wait_up(1, runner=self.runner)
+        self.write("", "break")
+        wait_until(lambda: SAID in self.read("said"), what="it says what broke")
+
+    def assertBroken(self, states: str) -> None:
+        """The jobs that run end; all is said, once; and nobody is left."""
+        self.open_gate()
+        self.assertEqual((self.runner.wait(30), self.states(), self.locked_lines()), (1, states, []), self.read("said"))
+        lines = self.read("said").splitlines()
+        self.assertIn(SAID, lines[0])
+        self.assertIn(b"report this", lines[0])
+        self.assertEqual(sum(b"Traceback" in line for line in lines), 1, lines)
+        self.assertTrue(lines[-1].startswith(b"runmaker4.py: runs.txt: "), lines)
+        self.assertNobodyLeft()
+
+    def test_what_looks_after_running_jobs(self):
+        self.check(broken("JobFile.look_after"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_what_is_done_every_second(self):
+        self.check(broken("Sink.tick"))
+
+    def test_what_follows_the_slots(self):
+        self.write("one\n", "names")
+        self.check(broken("SlotFile.look"), "--slots", "@names")
+
+    def test_a_slot_that_looks_for_a_job(self):
+        self.check(broken("Cursor.claim"), "-j2", states="d")
+
+    def test_a_callback(self):
+        """The output of a running job comes in; then nothing more does, but the job goes on."""
+        self.jobs(f"{UP}; until [ -e break ]; do sleep 0.02; done; echo a; {GATE}", "true")
+        self.start_breaking(broken("Console.output"))
+        self.assertBroken("d.")
+
+    def test_where_files_are_in_a_thread(self):
+        self.check(broken("JobFile.look_after") + THREADED +
+                   "runmaker4.JobFile.every = property(lambda file: 0.2, lambda file, seconds: None)\n")
+
+    def test_what_a_record_is_written_with_in_a_thread(self):
+        self.jobs(WAITING, "until [ -e break ]; do sleep 0.02; done", "until [ -e go ]; do sleep 0.02; done")
+        self.start_breaking(broken("JobLog._store") + THREADED, "-q", "-j2", "--joblog", "joblog")
+        self.open_gate()
+        self.assertEqual(self.runner.wait(30), 1)
+        self.assertEqual(self.states()[:2], "dd")
+        self.assertNotIn("r", self.states())
+
+    def test_a_job_whose_slot_breaks_is_ended(self):
+        """Nobody would write down how it ends: its line is an orphan.  What runs on other slots goes on."""
+        self.jobs(WAITING, "until [ -e break ]; do sleep 0.02; done", f"{UP}; sleep 60", "true")
+        self.start_breaking(broken("Console.started"), "-j2")
+        self.assertBroken("ddr.")
+
+
+class OfServerAndClient(TcpCase):
+    """A server leaves as after a signal, and the next one goes on; a client tells how its jobs have ended."""
+
+    def tearDown(self) -> None:
+        self.programs.clear()                   # they have printed tracebacks
+        super().tearDown()
+
+    def check_server(self, statements: str) -> None:
+        """A server breaks while a job runs, which the next server hears of."""
+        self.jobs(WAITING, "true")
+        first = self.start_server(patch=statements)
+        client = self.start_client(first, "-q", up=[1])
+        self.write("", "break")
+        self.assertEnds(first)
+        self.assertEqual(self.states(), "r.")
+        self.assertEqual(self.locked_lines(), [1], "the keeper has it")
+        second = self.start_server("--port", first.port)
+        self.wait_said(second, "took over 1 running job")
+        self.open_gate()
+        self.assertEqual(self.finish(client).code, 0)
+        self.assertEqual(self.states(), "dd")
+        self.stop(second)
+
+    def assertEnds(self, program: Program) -> None:
+        """It says what broke, once, and exits with 1."""
+        wait_until(lambda: program.poll() is not None, what="it ends")
+        self.assertEqual((program.returncode, program.err.count(SAID) > 0), (1, True), program.err)
+        self.assertIn(b"Traceback", program.err)
+
+    def test_what_a_server_looks_after(self):
+        self.check_server(broken("JobFile.look_after"))
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_servers_look_for_jobs(self):
+        self.check_server(broken("Cursor.claim"))
+
+    def test_a_servers_look_for_jobs_in_a_thread(self):
+        self.check_server(broken("Cursor.claim") + THREADED)
+
+    def start_breaking(self, statements: str) -> Tuple[Server, Program]:
+        """A server, and a client that breaks while its job runs."""
+        self.jobs(WAITING, "true")
+        server = self.start_server("--grace=0.5")
+        client = self.start_client(server, "-q", patch=statements, up=[1])
+        self.write("", "break")
+        self.wait_said(client, "broken on purpose")
+        return server, client
+
+    def test_a_client_has_its_jobs_end(self):
+        server, client = self.start_breaking(broken("Sink.tick"))
+        self.open_gate()
+        self.assertEnds(client)
+        self.assertEqual(self.states(), "d.")
+        self.stop(server)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
+    def test_a_client_that_cannot_stay_connected_ends_its_jobs(self):
+        server, client = self.start_breaking(f"{BREAK}runmaker4.KEEP_ALIVE = 0.1\n" + """
+import builtins
+least = min
+def breaking_min(*values, **more):
+    if os.path.exists("break") and values[0] == 0.1:
+        raise KeyError("broken on purpose")
+    return least(*values, **more)
+builtins.min = breaking_min
+""")
+        self.assertEnds(client)
+        self.wait_states("e.")
+        self.stop(server)
