@@ -65,9 +65,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                       f"    bob$   {PROG} --token TOKEN --status alice",
         usage="[options] SERVER",
         epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
-               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in the\n"
-               "server's file is !, e or left for this client; 1 something is, whoever ran it;\n"
-               "2 bad usage, or the server cannot be used; 130, 143 ended by a signal.")
+               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in\n"
+               "the server's file is !, e or left for this client; 1 something is, whoever\n"
+               "ran it; 2 bad usage, or the server cannot be used; 130, 143 ended by a\n"
+               "signal.")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("server", metavar="SERVER", help="the host where runmaker4-server.py runs")
     add_running_options(add)

@@ -567,7 +567,8 @@ class Scan:
         self.few = wanted_lines(RUNNING, directives)
         self.rest = 4 if directives else 2          # bytes at the end of a chunk that may begin a match
         if 0 < len(texts) <= self.TEXTS:
-            self.pattern = re.compile(rb"\n[^#/ \t\n](?:%b)" % rb"|".join(re.escape(text[:self.HEAD]) for text in texts))
+            heads = rb"|".join(re.escape(text[:self.HEAD]) for text in texts)
+            self.pattern = re.compile(rb"\n[^#/ \t\n](?:%b)" % heads)
             self.rest = 1 + self.HEAD
         self.buffer, self.base = b"\n", start - 1   # buffer[0] is the byte at offset `base`
         self.pos = 0                                # buffer[:pos] is done with, and counted:
@@ -1374,10 +1375,12 @@ class JobFile:
                     raise OSError(errno.EIO, "the lock was lost")
                 return self.state_at(job.fd, job)
         except OSError as error:
+            # NFS: the lease was lost, and with it every lock of this host; the old descriptor stays useless, even where
+            # a lock on it seems to succeed
             if error.errno not in (errno.EIO, errno.ESTALE, errno.EBADF):
                 raise
-            self._forsake(job)      # NFS: the lease was lost, and with it every lock of this host; the old descriptor
-        return self.state_at(self.fd, job)      # stays useless, even where a lock on it seems to succeed
+            self._forsake(job)
+        return self.state_at(self.fd, job)
 
     def _forsake(self, job: Job) -> None:
         """Leave the descriptor of a held line, and so of all that share it.
@@ -1405,9 +1408,9 @@ class JobFile:
     #        state, it may be ours all the same (set by hand): its lock is kept until step 2 finds a better line.
     #     2. Each takes the first line `r` of its text whose lock is free.  Nobody else can want that one: for others it
     #        is an orphan only after three looks.
-    #     3. Otherwise a `.`, which an editor has saved as it read it before the claim, is made `r` again: where the line
-    #        stood; or elsewhere if there are as many of them as jobs, or one has the job's line number.  While somebody
-    #        seems to have a line `r` of this text, it may be ours yet; see `_is_quiet`.
+    #     3. Otherwise a `.`, which an editor has saved as it read it before the claim, is made `r` again: where the
+    #        line stood; or elsewhere if there are as many of them as jobs, or one has the job's line number.  While
+    #        somebody seems to have a line `r` of this text, it may be ours yet; see `_is_quiet`.
     #     4. Otherwise, if somebody else holds the one line of this text, or the one with the job's number, or has ended
     #        the job after our lock was lost, it is theirs, and we stop our copy.
     #     5. Otherwise the line is gone, or its state was set by hand.  That is looked at again, later and later.
@@ -5011,8 +5014,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         usage="[options] FILE",
         epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
                "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in\n"
-               "the file is !, e or left for this runner; 1 something is, whoever ran it; 2 bad\n"
-               "usage, or the file cannot be used; 130, 143 ended by a signal.")
+               "the file is !, e or left for this runner; 1 something is, whoever ran it;\n"
+               "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", help="the job file")
     add_running_options(add)

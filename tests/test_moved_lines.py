@@ -8,7 +8,7 @@ from typing import Any, Callable, List
 from unittest import mock
 
 import runmaker4
-from tests.support import FULL, HASTY, RUNMAKER, wait_until
+from tests.support import FULL, wait_until
 from tests.test_life_sign import EditedHelpers
 from tests.test_parts import JobFileCase
 
@@ -195,7 +195,8 @@ class HeldLines(JobFileCase):
         self.path.write_bytes(b"r a\n")
         with open(self.path, "r+b") as other:
             runmaker4.lock(other.fileno(), 0)
-            self.assertEqual(file.finish(job, b"d"), "another runner has taken it meanwhile; its result d is not written")
+            self.assertEqual(file.finish(job, b"d"),
+                             "another runner has taken it meanwhile; its result d is not written")
 
     def test_locks_that_fail_cost_no_descriptors(self) -> None:
         for lease_lost in False, True:
