@@ -878,10 +878,14 @@ class ClientProgram(RunnerProgram):
         connection = Connection(self, self.loop)
         connection.runner = self.make_runner(connection, [])
         connection.said = "" if self.sock else "no server"      # _first_connection() has said that
-        self.keeping = watched(connection.stay_connected(self.sock, self.channel))
-        code = await self.run_to_end(connection)
+        self.keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
+        ending = asyncio.ensure_future(self.run_to_end(connection))
+        await asyncio.wait([self.keeping, ending], return_when=asyncio.FIRST_COMPLETED)
+        if self.keeping.done() and isinstance(self.keeping.exception(), Problem):
+            self.keeping.result()           # we are not wanted, and nothing has begun
+        watched(self.keeping)
+        code = await ending
         return 2 if connection.failed and not connection.ever and code == 1 else code
-
 
     def end_for_defect(self) -> None:
         """Without a connection nobody could be told how jobs end: then they are ended."""

@@ -1409,8 +1409,9 @@ class JobFile:
     #     2. Each takes the first line `r` of its text whose lock is free.  Nobody else can want that one: for others it
     #        is an orphan only after three looks.
     #     3. Otherwise a `.`, which an editor has saved as it read it before the claim, is made `r` again: where the
-    #        line stood; or elsewhere if there are as many of them as jobs, or one has the job's line number.  While
-    #        somebody seems to have a line `r` of this text, it may be ours yet; see `_is_quiet`.
+    #        line stood; or elsewhere, unless it still stands there in another state, if there are as many of them as
+    #        jobs, or one has the job's line number.  While somebody seems to have a line `r` of this text, it may be
+    #        ours yet; see `_is_quiet`.
     #     4. Otherwise, if somebody else holds the one line of this text, or the one with the job's number, or has ended
     #        the job after our lock was lost, it is theirs, and we stop our copy.
     #     5. Otherwise the line is gone, or its state was set by hand.  That is looked at again, later and later.
@@ -1473,7 +1474,8 @@ class JobFile:
         jobs = [job for job in jobs if job not in there]
         sure = len(jobs) == lines.new - len(there)  # if there are more such lines than jobs, only the number can tell
         for job in list(jobs):
-            if (not others or self._is_quiet(job)) and any(
+            set_by_hand = astray[job] not in (None, NEW, RUNNING)
+            if not set_by_hand and (not others or self._is_quiet(job)) and any(
                     (sure or line.number == job.number) and self._move(job, line) for line in lines.saved):
                 jobs.remove(job)
         lost = [job for job in jobs if self._is_others(job, lines, others, astray[job])]

@@ -86,6 +86,13 @@ class EditedInPlace(EditedHelpers):
     def test_the_locks_of_many_identical_jobs_follow_many_edits(self) -> None:
         self.check_edits(edits=40, running=30)
 
+    def test_a_job_whose_state_is_set_by_hand_does_not_take_another_line_of_its_command(self) -> None:
+        runner = self.start_jobs_of(f". {self.JOB}\n", 1)
+        (self.dir / "runs.txt").write_text(f"x {self.JOB}\n#RUN host=nobody\n. {self.JOB}\n")
+        self.open_gate()
+        self.finish(runner)
+        self.assertEqual(self.states(), "x.")
+
     def test_a_dot_that_is_saved_over_a_running_line_is_put_right(self) -> None:
         runner = self.start_jobs_of(f". {self.JOB}\n", 1)
         self.save(lambda lines: lines.__setitem__(0, f". {self.JOB}\n".encode()))
@@ -132,7 +139,7 @@ class TakenMeanwhile(EditedHelpers):
         ended = self.finish(first)
         self.assertIn(b"was lost to another runner, our copy is stopped\n", ended.err)
         self.assertFalse(os.path.exists(f"/proc/{copy}"))
-        self.assertEqual((ended.code, self.states()), (1, "r"))
+        self.assertEqual((ended.code, self.states()), (0, "r"))     # it is left to the other
         self.open_gate()
         self.assertEqual((self.finish(second).code, self.states()), (0, "d"))
 
@@ -154,7 +161,7 @@ class HeldLines(JobFileCase):
         """A JobFile on this text, and its first new job, claimed."""
         file = self.file(text)
         file.say = self.said.append
-        job = runmaker4.Cursor(file).claim()
+        job = runmaker4.Cursor(file, [runmaker4.Taker("")]).claim()
         self.addCleanup(file.give_up, job)
         return file, job
 
@@ -256,7 +263,7 @@ class RandomEdits(JobFileCase):
         others = [runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock) for _ in range(2)]
         for file in (first, *others):
             file.follow_path()
-        self.runners = [runmaker4.Cursor(file) for file in (first, *others)]
+        self.runners = [runmaker4.Cursor(file, [runmaker4.Taker("")]) for file in (first, *others)]
         self.jobs: List[Any] = []
         for _ in range(self.dice.randrange(1, 6)):
             self.claim()
@@ -285,7 +292,8 @@ class RandomEdits(JobFileCase):
                 line = lines.pop(self.dice.randrange(len(lines)))
                 lines.insert(self.dice.randrange(len(lines) + 1), line)
         running = [line for line in lines if line[0] == "r"]
-        if stale and len(set(running)) == len(running) and not any(line[0] == "." for line in lines):
+        texts = [line[1:] for line in lines]
+        if stale and all(texts.count(line[1:]) == 1 for line in running):
             lines = [line.replace("r", ".", 1) if line in running else line for line in lines]
         target = self.path if self.dice.random() < 0.5 else self.path.with_name("new")
         target.write_text("".join(lines))

@@ -361,8 +361,8 @@ class EachClientForItself(TcpCase):
         server = self.start_server()
         clients = [self.start_client(server, "-j2", *options, env={"WHO": who})
                    for who, *options in (("plain",), ("resuming", "--resume"), ("retrying", "-r"))]
-        self.assertEqual([self.finish(client).code for client in clients], [0, 0, 0])
-        self.assertEqual(self.states(), "d" * 60)
+        codes = [self.finish(client).code for client in clients]
+        self.assertEqual((codes[-1], self.states()), (0, "d" * 60))     # the others may leave while some are `!` or `e`
         ran = [self.ran(who) for who in ("plain", "resuming", "retrying")]
         self.assertLessEqual(set(ran[0]), set("."))
         self.assertLessEqual(set(ran[1]), set(".e"))
