@@ -132,10 +132,10 @@ runmaker4.Cursor._end_round = noting(runmaker4.Cursor._end_round)
 runmaker4.JobFile.survey = noting(runmaker4.JobFile.survey)
 """
 
-    def save(self) -> None:
+    def save(self, command: str = "true") -> None:
         """Fill the file once somebody has looked at it, empty as it is."""
         wait_until(lambda: self.exists("looked"), what="somebody has looked")
-        self.jobs("true")
+        self.jobs(command)
 
     def test_a_runner_runs_what_comes_back(self):
         self.write("")
@@ -146,10 +146,9 @@ runmaker4.JobFile.survey = noting(runmaker4.JobFile.survey)
     def test_who_waits_for_the_jobs_goes_on(self):
         self.write("")
         waiter = self.start_patched(self.NOTED, "-e", "runs.txt", script=RUNWAIT)
-        self.save()
-        self.assertEqual(self.run_jobs().code, 0)
-        self.assertEqual(self.finish(waiter).code, 0)
-        self.assertEqual(self.states(), "d")
+        self.save("false")
+        self.assertEqual(self.run_jobs().code, 1)
+        self.assertEqual(self.finish(waiter).code, 1, "it has seen the job fail")
 
     def test_a_client_and_a_server_that_is_to_leave_when_all_is_done_stay(self):
         self.write("")
