@@ -416,6 +416,7 @@ class Batch:
     got: list[Held] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)     # of groups that were met
     dry: bool = False                   # there was nothing more
+    unfinished: bool = False            # there was nothing so far, and the look is to go on
     again: float | None = None          # ... but there may be: it is too early to tell
     failed: str = ""                    # why nothing can be claimed any more
     round: Round | None = None          # the last whole one that found nothing
@@ -1298,14 +1299,14 @@ class Server(Program):
             cursor.quiet = None
         urgent, known = leaving and self._may_hurry(), len(cursor.orphans)
         met: dict[int, Met] = {}
-        while not batch.dry and (clients.all or not turns) and len(batch.got) < BATCH:
+        while (clients.all or not turns) and len(batch.got) < BATCH:
             held = self._claim_one(clients, urgent)
             for group in cursor.round.groups:
                 if group.jobs and group.whole and not group.started:
                     met[group.jobs[0][0].offset] = group
             if held is None:
-                batch.dry = True
-                continue
+                batch.dry, batch.unfinished = not cursor.sliced, cursor.sliced
+                break
             batch.got.append(held)
             turns[held.client] -= 1
             if not turns[held.client]:
@@ -1368,8 +1369,15 @@ class Server(Program):
         self._arrange(batch)
         self._answer_waiting()
         self._leave_if_over()
-        if batch.got and self.waiting:
-            self.loop.call_soon(self.hand_out)
+        if batch.unfinished or batch.got and self.waiting:
+            self.loop.call_soon(self._look_on)
+
+    def _look_on(self) -> None:
+        """Go on looking for lines, also if nobody wants any."""
+        if self.waiting:
+            self.hand_out()
+        elif not self.claiming and not self.stopping:
+            self._look({})
 
     def is_startable(self, held: Held) -> bool:
         """Whether a client could start a job; else that is said."""

@@ -542,6 +542,10 @@ class Shifted(Exception):
     """The file was edited above the place where a scan stands: its line count is off."""
 
 
+class Paused(Exception):
+    """A scan has taken the time that it was given, and may go on from where it stands."""
+
+
 class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
@@ -577,6 +581,7 @@ class Scan:
         self.size = self.SMALL
         self.last: Line | None = None
         self.once_more = False                      # the last line is to be found again
+        self.pause_at = math.inf                    # raise Paused after the first chunk behind this time (monotonic)
 
     def next(self, few: bool = False) -> Line | None:
         """The next wanted line; None at the end of the file (ask again when it has grown).  Raises Shifted.
@@ -646,6 +651,8 @@ class Scan:
         data = os.pread(self.fd, self.size, at) if at < self.until else b""
         self.buffer += data
         self.size = min(2 * self.size, self.LARGE)
+        if data and time.monotonic() > self.pause_at:
+            raise Paused
         return bool(data)
 
     def _drop(self, upto: int) -> None:
@@ -1927,6 +1934,7 @@ class Cursor:
     STALE = 0.002               # seconds after which what was read ahead is read again
     PENDING = 1000              # jobs that have not ended and are remembered
     PAUSE = 0.25                # seconds from look to look at a barrier
+    SLICE = 0.05                # seconds after which a server's claim comes back: it wants to hear its clients, too
 
     def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, serving: bool = False) -> None:
@@ -1949,6 +1957,8 @@ class Cursor:
         self.round = Round()                    # ... or the last one
         self.takers = Takers(takers)            # of the last claim
         self.claimed = 0.0                      # when that was
+        self.sliced = False                     # ... whether it came back in the middle of its walk, to be made again
+        self.pause_at = math.inf                # ... as of then (monotonic)
         self.refusals = 0                       # empty rounds in a row that met lines that others held
         self.quiet: tuple[int, ...] | None = None           # signature at the start of the last empty round
         self.pace = Pace(self.clock)            # of rounds, without their pauses
@@ -1981,13 +1991,19 @@ class Cursor:
         if self.scan is None and (not last or self.round.waiting) and self._nothing_new():
             return None
         self.pace.go_on()
+        self.claimed, claimed = now, self.claimed
+        self.sliced, sliced = False, self.sliced and self.scan is not None
         try:
-            if self.scan is None or not self.pace.is_early(100, self.every):
+            if self.scan is None or not sliced and not self.pace.is_early(100, self.every):
                 self._begin_round()             # what stands above may have been edited in place: directives, too
-            elif self.scan.last and now - self.claimed > self.STALE:
+            elif self.scan.last and not sliced and now - claimed > self.STALE:
                 self._read_anew()
-            self.claimed = now
+            if self.serving:
+                self.pause_at = self.scan.pause_at = time.monotonic() + self.SLICE
             return self._walk()
+        except Paused:
+            self.sliced, self.again = True, 0.0
+            return None
         finally:
             self.pace.pause()
 
@@ -2041,6 +2057,7 @@ class Cursor:
         wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
         self.scan = Scan(file.fd, file.start, bytes(sorted(wanted)), count_states=self.ordinals, careful=True,
                          directives=True)
+        self.scan.pause_at = self.pause_at
         self.round = Round(frozenset(self.takers.all), self.pace.began)
 
     def _is_young(self) -> bool:

@@ -398,6 +398,34 @@ runmaker4.Cursor._begin_round = begin_and_note
         self.assertLess(len(self.read("walks")), 20)
 
 
+class LongFile(TcpCase):
+    """A server looks through a long file in pieces, and hears its clients in between."""
+    # After each 4 KiB it hears them, and notes that
+    PIECES = """
+import runmaker4
+runmaker4.Cursor.SLICE, runmaker4.Scan.LARGE = 0.0, 4096
+claim, pieces = runmaker4.Cursor.claim, []
+def claim_and_note(cursor, *args):
+    job = claim(cursor, *args)
+    pieces.append(cursor.sliced)
+    if sum(pieces) == 10:
+        open("pieces", "w").close()
+    return job
+runmaker4.Cursor.claim = claim_and_note
+"""
+
+    def test_all_is_found_and_clients_leave_when_there_is_nothing(self):
+        gap = "d true\n" * 5000
+        text = f"{gap}. echo above\n{gap}! exit 0\n#RUN barrier\n{gap}. echo below\n{gap}"
+        self.before = self.write(text).read_bytes()
+        server = self.start_server(patch=self.PIECES)
+        clients = [self.start_client(server, "-j2", *options) for options in ((), ("-r",), ("--resume",))]
+        self.assertEqual([self.finish(client).code for client in clients], [0, 0, 0])
+        self.assertEqual(set(self.states()), {"d"})
+        self.assertOnlyStatesChanged()
+        self.assertTrue(self.exists("pieces"))
+
+
 # -- a server and those who wait ----------------------------------------------------------------------------------
 
 class Serving(TcpCase):
