@@ -1302,7 +1302,7 @@ class JobFile:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
         try:
             found = self._find(job)
-            if found is None and job.missing < self.LOOKS:
+            if found in (None, NEW) and job.missing < self.LOOKS:
                 raise NotNow("its line is not where it was")
             if found == RUNNING:
                 self.write(job.fd, job, state)
@@ -1477,12 +1477,13 @@ class JobFile:
                     jobs = jobs[1:]
                 else:
                     others.append(line)
-        there = [job for job in jobs if job.fd >= 0 and astray[job] == NEW and self._put_right(job)]
+        sure_of = [job for job in jobs if not others or self._is_quiet(job)]
+        there = [job for job in sure_of if job.fd >= 0 and astray[job] == NEW and self._put_right(job)]
         jobs = [job for job in jobs if job not in there]
         sure = len(jobs) == lines.new - len(there)  # if there are more such lines than jobs, only the number can tell
         for job in list(jobs):
             set_by_hand = astray[job] not in (None, NEW, RUNNING)
-            if not set_by_hand and (not others or self._is_quiet(job)) and any(
+            if job in sure_of and not set_by_hand and any(
                     (sure or line.number == job.number) and self._move(job, line) for line in lines.saved):
                 jobs.remove(job)
         lost = [job for job in jobs if self._is_others(job, lines, others, astray[job])]
