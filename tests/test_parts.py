@@ -321,6 +321,11 @@ class LooksAtAnEditedFile(JobFileCase):
 class RetriesAmidEdits(JobFileCase):
     """With -r each line is taken once, whatever lines are inserted and removed above it meanwhile."""
 
+    def lines(self, random_: random.Random) -> List[bytes]:
+        """Some jobs, among them equal ones."""
+        return [random_.choice([b".", b"!", b"!", b"e", b"d"]) + random_.choice([b" a\n", b" b\n", b" c\n"])
+                for _ in range(random_.randrange(1, 12))]
+
     def edit(self, random_: random.Random) -> None:
         """Insert or remove a comment somewhere, in a new file of this name."""
         lines = self.path.read_bytes().splitlines(keepends=True)
@@ -353,8 +358,7 @@ class RetriesAmidEdits(JobFileCase):
     def test_random_files_with_few_different_commands(self) -> None:
         random_ = random.Random(17)
         for _ in range(150):
-            lines = [random_.choice([b".", b"!", b"!", b"e", b"d"]) + random_.choice([b" a\n", b" b\n", b" c\n"])
-                     for _ in range(random_.randrange(1, 12))]
+            lines = self.lines(random_)
             wanted = Counter(text[2:3] for text in lines if text[:1] != b"d")
             found = self.claims(random_, self.jobs(b"# note\n" + b"".join(lines), retry=b"!er"))
             self.assertEqual(found, wanted, lines)
@@ -422,8 +426,7 @@ class RetriesOfMany(RetriesAmidEdits):
     def test_random_files_with_few_different_commands(self) -> None:
         random_ = random.Random(26)
         for _ in range(100):
-            lines = [random_.choice([b".", b"!", b"!", b"e", b"d"]) + random_.choice([b" a\n", b" b\n", b" c\n"])
-                     for _ in range(random_.randrange(1, 12))]
+            lines = self.lines(random_)
             jobs = self.jobs(b"# note\n" + b"".join(lines), serving=True)
             for states, found in zip(self.STATES, self.claims(random_, jobs)):
                 most = Counter(text[2:3] for text in lines if text[:1] != b"d")

@@ -175,7 +175,7 @@ class Checks(DirectivesOverTcp, test_directives.Checks):
 
 class NamesAnsweredMeanwhile(DirectiveCase, TcpCase):
     """Names of hosts become known while the worker's thread looks at the file: that ends no handing out."""
-    NAMES = 12
+    NAMES = 8
     # A file system that answers slowly, and names that are answered one after another, until there is `known`
     SLOW = f"""{HASTY}
 import itertools, socket, time
@@ -210,13 +210,13 @@ runmaker4.JobFile.refresh, socket.getaddrinfo = refresh_slowly, ask_slowly
 
 class LongFile(DirectiveCase, TcpCase):
     """Where a walk through the file takes long, and is spared for a while, nobody leaves for whom none was made."""
-    # From now on a walk takes 0.05 s longer, as in a file of 10^6 lines, and the file `walked` says that one was made
+    # From now on a walk takes 0.03 s longer, as in a file of 10^6 lines, and the file `walked` says that one was made
     SLOW = f"""{HASTY}
 import os, time
 begin, end = runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round
 def begin_slowly(cursor):
     begin(cursor)
-    time.sleep(0.05 if os.path.exists("slow") else 0.0)
+    time.sleep(0.03 if os.path.exists("slow") else 0.0)
 def end_and_say(cursor, **how):
     end(cursor, **how)
     if os.path.exists("slow"):
