@@ -1093,7 +1093,7 @@ class Server(Program):
         await self.print_rest(self.stdout, self._hurried)
         if self.code is not None and not self.defects:
             await self._count_in_time()
-        self.say(self.tally.summary(self.account, self.cursor.orphans, time.time() - self.began, lambda option:
+        self.say(self.tally.summary(self.account, self.orphans, time.time() - self.began, lambda option:
                                     option and f"runmaker4-client.py {option} {self._name()}"))
         await self.print_rest(self.stderr, self._hurried)
 

@@ -3653,7 +3653,7 @@ class Tally:
         ours = (self.done, self.failed, self.lost + len(orphans))
         said = ours == (now.done, now.failed, now.error) and now.processed == now.all
         if not said and (lines or now.done < now.all) or idle and now.held and not now.all:
-            text += f"{':' if idle else '; in all'} {account.describe(with_lines=not lines)}"
+            text += f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
         return text + self._hint(account, again)
 
     def _hint(self, account: Account, again: Callable[[str], str]) -> str:

@@ -34,7 +34,7 @@ class OfTheFile(RunCase):
         (". true\n#RUN end\n. a\n", ("--follow",), 0, "1 done in T; in all 1 done, 1 new"),
         (". true\n. a\n", ("-1",), 0, "1 done in T; in all 1 done, 1 new"),
         # ... and what a check stops does, as does what failed in a group
-        ("! a\n#RUN barrier check\n. b\n", (), 1, "nothing done: 1 failed (line 1), 1 new; run again"),
+        ("! a\n#RUN barrier check\n. b\n", (), 1, "nothing done; in all 1 failed (line 1), 1 new; run again"),
         ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2); run again"))
 
     def test_all_sorts_of_files(self):
@@ -199,7 +199,7 @@ class LeavingServer(TcpCase):
     def test_drained_with_jobs_left_it_exits_with_1(self):
         self.jobs("true")
         ended = self.stop(self.start_server(), signal.SIGUSR1)
-        self.assertEqual((ended.code, closing(ended)), (1, "nothing done: 1 new"))
+        self.assertEqual((ended.code, closing(ended)), (1, "nothing done; in all 1 new"))
 
     def test_after_a_signal_that_kills_it_speaks_of_the_file(self):
         self.jobs(WAITING, "true")

@@ -17,6 +17,7 @@ def breaking(function):
     return broken
 """
 THREADED = "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', ())\n"
+TO_BREAK = f"{UP}; until [ -e break ]; do sleep 0.02; done"
 SAID = b"KeyError: 'broken on purpose'"
 
 
@@ -35,11 +36,11 @@ class OfARunner(RunCase):
         self.assertEqual(self.states()[0], "r", "the job still runs")
         self.assertBroken(states)
 
-    def start_breaking(self, statements: str, *options: object) -> None:
-        """Start a runner, and have it break while the first job runs."""
+    def start_breaking(self, statements: str, *options: object, up: Tuple[int, ...] = (1,)) -> None:
+        """Start a runner, and have it break while these jobs run."""
         with open(self.dir / "said", "wb") as said:
             self.runner = self.start_patched(statements, *options, "runs.txt", stdout=subprocess.DEVNULL, stderr=said)
-        self.wait_up(1, runner=self.runner)
+        self.wait_up(*up, runner=self.runner)
         self.write("", "break")
         wait_until(lambda: SAID in self.read("said"), what="it says what broke")
 
@@ -70,7 +71,7 @@ class OfARunner(RunCase):
 
     def test_a_callback(self):
         """The output of a running job comes in; then nothing more does, but the job goes on."""
-        self.jobs(f"{UP}; until [ -e break ]; do sleep 0.02; done; echo a; {GATE}", "true")
+        self.jobs(f"{TO_BREAK}; echo a; {GATE}", "true")
         self.start_breaking(broken("Console.output"))
         self.assertBroken("d.")
 
@@ -79,8 +80,8 @@ class OfARunner(RunCase):
                    "runmaker4.JobFile.every = property(lambda file: 0.2, lambda file, seconds: None)\n")
 
     def test_what_a_record_is_written_with_in_a_thread(self):
-        self.jobs(WAITING, "until [ -e break ]; do sleep 0.02; done", "until [ -e go ]; do sleep 0.02; done")
-        self.start_breaking(broken("JobLog._store") + THREADED, "-q", "-j2", "--joblog", "joblog")
+        self.jobs(WAITING, TO_BREAK, GATE)
+        self.start_breaking(broken("JobLog._store") + THREADED, "-q", "-j2", "--joblog", "joblog", up=(1, 2))
         self.open_gate()
         self.assertEqual(self.runner.wait(30), 1)
         self.assertEqual(self.states()[:2], "dd")
@@ -88,8 +89,8 @@ class OfARunner(RunCase):
 
     def test_a_job_whose_slot_breaks_is_ended(self):
         """Nobody would write down how it ends: its line is an orphan.  What runs on other slots goes on."""
-        self.jobs(WAITING, "until [ -e break ]; do sleep 0.02; done", f"{UP}; sleep 60", "true")
-        self.start_breaking(broken("Console.started"), "-j2")
+        self.jobs(WAITING, TO_BREAK, f"{UP}; sleep 60", "true")
+        self.start_breaking(broken("Console.started"), "-j2", up=(1, 2))
         self.assertBroken("ddr.")
 
 

@@ -247,7 +247,7 @@ class Hosts(DirectiveCase):
     @spared
     def test_retry_takes_no_failed_line_of_another_host(self):
         self.before = self.write("#RUN host=bob\n! true\ne true\n#RUN\n! true\n").read_bytes()
-        self.assertLeft(self.start(RUNMAKER, "-r", "--name", "alice", "runs.txt"), 0, "!ed")
+        self.assertLeft(self.start(RUNMAKER, "-r", "--name", "alice", "runs.txt"), 1, "!ed")
 
     @spared
     def test_a_byte_order_mark_does_not_hide_the_first_line(self):
@@ -358,7 +358,7 @@ class Barriers(DirectiveCase):
         wait_until(lambda: self.times_told("line 3", "line 2") >= 3, what="they wait")
         for number, runner in runners.items():
             runner.send_signal(number)
-        self.assertEqual([self.finish(runner).code for runner in runners.values()], [0, 130, 143])
+        self.assertEqual([self.finish(runner).code for runner in runners.values()], [1, 130, 143])
         self.assertEqual(self.states(), "..")
 
     @spared
@@ -450,8 +450,8 @@ class Checks(DirectiveCase):
 
     @spared
     def test_who_has_nothing_to_run_below_does_not_care(self):
-        self.assertEqual(self.run_text("! a\n#RUN barrier check\nd b\n! c\nx d\n"), (0, "!d!x"))
-        self.assertEqual(self.run_text("! a\n#RUN barrier check\n#RUN host=bob\n. b\n", "--name", "alice"), (0, "!."))
+        self.assertEqual(self.run_text("! a\n#RUN barrier check\nd b\n! c\nx d\n"), (1, "!d!x"))
+        self.assertEqual(self.run_text("! a\n#RUN barrier check\n#RUN host=bob\n. b\n", "--name", "alice"), (1, "!."))
         self.assertTold("barrier check", times=0)
 
     def test_retry_runs_what_failed_above_first(self):
@@ -497,7 +497,7 @@ class Checks(DirectiveCase):
         self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "1").code, 0)
         self.wait_states("xdd")
         runner.send_signal(signal.SIGHUP)
-        self.assertEqual(self.finish(runner).code, 1)
+        self.assertEqual(self.finish(runner).code, 0)
         self.assertTold("line 1", "barrier check", "line 2")
 
     @spared
@@ -530,7 +530,7 @@ class Checks(DirectiveCase):
         self.assertIsNone(second.poll())
         self.assertTold("barrier check", times=0)
         self.open_gate()
-        self.assertEqual((self.finish(first).code, self.finish(second).code), (0, 1))
+        self.assertEqual((self.finish(first).code, self.finish(second).code), (1, 1))
         self.assertTold("line 2", "barrier check", "line 3")
         self.assertEqual(self.states(), "d!.")
 
@@ -548,7 +548,7 @@ class End(DirectiveCase):
     @spared
     def test_with_nothing_above_a_follower_leaves_at_once(self):
         self.before = self.write("#RUN end\n. touch never\n! touch never\n").read_bytes()
-        self.assertLeft(self.start(RUNMAKER, "--follow", "-r", "runs.txt"), 0, ".!")
+        self.assertLeft(self.start(RUNMAKER, "--follow", "-r", "runs.txt"), 1, ".!")
 
     @spared
     def test_a_follower_leaves_when_it_comes_and_stays_when_it_is_taken_back(self):
@@ -958,7 +958,7 @@ class MalformedLater(DirectiveCase):
         self.wait_told("line 2")
         self.wait_states("d.")
         runner.send_signal(signal.SIGHUP)
-        self.assertEqual((self.finish(runner).code, self.states()), (0, "d."))
+        self.assertEqual((self.finish(runner).code, self.states()), (1, "d."))
 
 
 # -- without running --------------------------------------------------------------------------------------------
@@ -1000,7 +1000,7 @@ class WaitForChecks(DirectiveCase):
         time.sleep(0.4)
         self.assertIsNone(waiters["running.txt"].poll())
         self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.finish(runner).code, 1)
         self.assertEqual(self.finish(waiters.pop("running.txt")).code, 1)
         time.sleep(0.4)                                 # more than two looks
         for name, waiter in waiters.items():

@@ -383,7 +383,7 @@ class SharedNames(SlotCase):
         self.assertEqual((begins.poll(), self.states(), len(self.used())), (None, "r.", 1))
         self.open_gate()
         self.assertAll(0, begins, "dd")
-        self.assertAll(0, drains, "dd")
+        self.assertIn(self.finish(drains).code, (0, 1))         # whether line 2 was still new when it left
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_runner_that_waits_for_a_name_heeds_signals_and_its_walltime(self):
@@ -395,7 +395,7 @@ class SharedNames(SlotCase):
         waits.append(self.start_on_names("--walltime", "1"))
         waits[0].send_signal(signal.SIGTERM)
         waits[1].send_signal(signal.SIGHUP)
-        self.assertEqual([self.finish(runner).code for runner in waits], [143, 0, 1])
+        self.assertEqual([self.finish(runner).code for runner in waits], [143, 1, 1])
         self.open_gate()
         self.assertAll(0, holds, "d.")
 
@@ -490,9 +490,9 @@ class SharedNames(SlotCase):
             time.sleep(AT_LEAST)
             self.assertEqual((self.states(), len(self.used())), ("r.", 1))
             other.send_signal(signal.SIGHUP)
-            self.assertEqual(self.finish(other).code, 0)
+            self.assertEqual(self.finish(other).code, 1)
         self.open_gate()
-        self.assertEqual((self.finish(drains).code, self.states()), (0, "d."))
+        self.assertEqual((self.finish(drains).code, self.states()), (1, "d."))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_file_that_is_replaced_again_and_again_does_not_use_up_descriptors(self):
@@ -522,7 +522,7 @@ class SharedNames(SlotCase):
             runners[turn % 2] = self.start_on_names()
             turn += 1
         codes = {self.finish(runner).code for runner in self.started}
-        self.assertLessEqual(codes, {0, -signal.SIGHUP}, self.read("said"))     # some got it before they had begun
+        self.assertLessEqual(codes, {0, 1, -signal.SIGHUP}, self.read("said"))  # 1: jobs were left; some got it before they had begun
         self.assertEqual(self.states(), "d" * count)
         self.assertAlone()
 

@@ -151,7 +151,7 @@ class Barriers(DirectivesOverTcp, test_directives.Barriers):
         self.wait_clients(self.servers["runs.txt"], len(clients))
         for number, client in clients.items():
             client.send_signal(number)
-        self.assertEqual([self.finish(client).code for client in clients.values()], [0, 130, 143])
+        self.assertEqual([self.finish(client).code for client in clients.values()], [1, 130, 143])
         self.assertEqual(self.states(), "..")
 
 
@@ -169,7 +169,7 @@ class Checks(DirectivesOverTcp, test_directives.Checks):
     @spared
     def test_a_client_that_has_nothing_to_run_below_does_not_care(self):
         text = "! a\n#RUN barrier check\nd b\n#RUN host=bob\n. b\n"
-        self.assertEqual(self.run_text(text, "--name", "alice"), (0, "!d."))
+        self.assertEqual(self.run_text(text, "--name", "alice"), (1, "!d."))
         self.assertTold("barrier check", times=0)
 
 
@@ -296,7 +296,7 @@ class Losses(DirectiveCase, TcpCase):
     @spared
     def test_it_is_passed_after_the_grace(self):
         second = self.lose("#RUN barrier")
-        self.assertEqual((second.returncode, self.states(), self.ran()), (0, "ed", [1, 3]))
+        self.assertEqual((second.returncode, self.states(), self.ran()), (1, "ed", [1, 3]))
 
     @spared
     def test_a_check_stops_the_others_after_the_grace(self):

@@ -446,7 +446,7 @@ class ClosingLine(unittest.TestCase):
                 ("", "xx", False, "nothing to do: 2 held"),
                 ("dd", "d.r", False, "2 done in 1m 15s; in all 3 done, 1 new, 1 running"),
                 ("dd", ".", True, "2 done in 1m 15s; in all 2 done, 1 new; go on: AGAIN"),
-                ("", "..", True, "nothing done: 2 new; go on: AGAIN"),
+                ("", "..", True, "nothing done; in all 2 new; go on: AGAIN"),
                 ("d", "d!e.", False, "1 done in 1m 15s; in all 2 done, 1 failed, 1 lost (lines 3, 4), 1 new; "
                                      "run again: AGAIN -r"),
                 ("d!", "", False, "1 done, 1 failed in 1m 15s (line 2); run again: AGAIN -r"),
