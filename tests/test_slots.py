@@ -522,7 +522,8 @@ class SharedNames(SlotCase):
             runners[turn % 2] = self.start_on_names()
             turn += 1
         codes = {self.finish(runner).code for runner in self.started}
-        self.assertLessEqual(codes, {0, 1, -signal.SIGHUP}, self.read("said"))  # 1: jobs were left; some got it before they had begun
+        # 1: jobs were left; some got the signal before they had begun
+        self.assertLessEqual(codes, {0, 1, -signal.SIGHUP}, self.read("said"))
         self.assertEqual(self.states(), "d" * count)
         self.assertAlone()
 
