@@ -4170,7 +4170,7 @@ class Runner:
             if slot.taken:
                 return None
             self.changed.clear()
-            job = await self.jobs.claim(last=not self.busy and not self.settings.follow)
+            job = await self.jobs.claim(last=not self.busy and (not self.settings.follow or self.jobs.ended))
             if job and not self.stopping and self._fits(job):
                 if self.settings.verbose:
                     self.say(f"line {job.number}: claimed")

@@ -9,8 +9,8 @@ import unittest
 from collections import Counter
 from typing import List
 
-from tests.support import (FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT, Case, Ended, as_bytes, console_lines,
-                           lock_holder, printed, wait_until)
+from tests.support import (FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT, Case, Ended, RunCase, as_bytes,
+                           console_lines, lock_holder, printed, wait_until)
 
 HOST = os.uname().nodename
 LETTERS = "abcd"
@@ -198,7 +198,7 @@ class ManyRunners(Case):
         self.assertEqual(sorted(lines), sorted(expected))
 
 
-class HugeFile(Case):
+class HugeFile(RunCase):
     """Where a look through the file takes its time, looks are rare; but none is spared before the runner leaves."""
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
@@ -210,6 +210,13 @@ class HugeFile(Case):
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.read()[-7:], b"d true\n")
+
+    RESTING = "import runmaker4; runmaker4.Pace.rest = lambda pace, times: 10.0\n"      # as after a look at a huge file
+
+    def test_what_a_job_sets_back_as_it_ends_is_run_also_by_who_waits_for_the_end(self) -> None:
+        self.write("d true\n. sleep 0.3; printf . | dd of=runs.txt conv=notrunc\n#RUN end\n")
+        ended = self.finish(self.start_patched(self.RESTING, "-j2", "--follow", "-q", "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
 
 
 class TwoThatRetry(Case):
