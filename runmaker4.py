@@ -1181,7 +1181,7 @@ class Account:
             ((now.new, "new"), (now.running, "running"), (held, "held"))))
         if self.bad and with_lines:
             bad[-1] += f" ({name_lines(self.bad)})"
-        return ", ".join(bad + rest)
+        return ", ".join(bad + rest) or "no jobs"
 
 
 class JobFile:

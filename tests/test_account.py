@@ -127,6 +127,11 @@ class NoFile(RunCase):
         self.assertIn(b"nobody knows what it holds now", ended.err)
         self.assertTrue(closing(ended).endswith("; what the file holds now is not known"), ended.err)
 
+    def test_a_file_without_jobs_is_said_to_have_none(self):
+        self.jobs(": >runs.txt")
+        ended = self.finish(self.start_patched(self.GONE, "-q", "runs.txt"))
+        self.assertEqual((ended.code, closing(ended)), (1, "1 done, 1 not written down in T (line 1); in all no jobs"))
+
     def test_a_file_that_never_came_has_nothing_left(self):
         runner = self.start(RUNMAKER, "--follow", "-q", "runs.txt", stderr=subprocess.PIPE)
         self.assertIn(b"waiting for it", runner.stderr.readline())
