@@ -737,7 +737,7 @@ class Connection:
             now = Message(account.fields.get("now"))
             self.account = Account(Counts(*(now.whole(name) for name in STATES)), 0, tuple(account.items("bad", int)),
                                    account.flag("alone"), account.flag("grouped"),
-                                   account.flag("left") and not self.options.one_only)
+                                   account.flag("left") and not self.runner.had_one_each)
         self.accounted = True
         self.emptied.set()
 

@@ -2537,7 +2537,7 @@ class FileJobs:
             await self.worker.call(self.file.close)
             await self.worker.flush()
         for look in itertools.count(1):
-            takers = Takers(() if runner.settings.one_only else (self.taker,))      # -1 leaves jobs on purpose
+            takers = Takers(() if runner.had_one_each else (self.taker,))
             try:
                 account = await self.worker.call(self.file.account, takers)
                 if runner.killed or not account.unsure:
@@ -3945,6 +3945,7 @@ class Runner:
         self.source = slots
         self.slots: dict[tuple[str, int], Slot] = {}        # those that get jobs, or have one
         self.tasks: set[asyncio.Future[None]] = set()       # theirs
+        self.wanted: frozenset[tuple[str, int]] = frozenset()       # those that there shall be
         self.out: set[tuple[str, int]] = set()              # those that were taken out of service
         self.spent: set[tuple[str, int]] = set()            # those that have had their one job (-1)
         self.taken_named = False            # it was said that all are in use by others
@@ -3994,11 +3995,16 @@ class Runner:
         elif self.jobs.left:
             if not self.settings.follow:        # else it was said when it happened
                 self.say(self.jobs.left)
-        elif self.out and not self.spent and not self.slots and not self.stopping:
+        elif self.out and not self.spent - self.out and not self.slots and not self.stopping:
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
         elif self.jobs.others:
             self.say(f"jobs for other hosts are left, from line {self.jobs.others} on")
+
+    @property
+    def had_one_each(self) -> bool:
+        """Whether all slots have had their one job (-1): what is left then is left on purpose."""
+        return self.settings.one_only and self.wanted <= self.spent - self.out
 
     async def in_time(self, asked: Awaitable[T]) -> T | None:
         """An answer; None where it takes longer than a moment after a signal that kills."""
@@ -4111,6 +4117,7 @@ class Runner:
         for name in names:
             wanted[name, seen[name]] = None
             seen[name] += 1
+        self.wanted = frozenset(wanted)
         self.out &= wanted.keys()               # who takes a name out of the file and puts it back puts it into service
         for slot in self.slots.values():
             slot.retired = slot.key not in wanted or slot.key in self.out

@@ -33,6 +33,10 @@ class OfTheFile(RunCase):
         ("#RUN together=all host=*\n. a\n. b\n", (), 0, "nothing to do: 2 new"),
         (". true\n#RUN end\n. a\n", ("--follow",), 0, "1 done in T; in all 1 done, 1 new"),
         (". true\n. a\n", ("-1",), 0, "1 done in T; in all 1 done, 1 new"),
+        (". true\n", ("-1", "-j2"), 0, "1 done in T"),
+        # ... but what -1 leaves since a slot has not had its job, does
+        (". a\n", ("-1", "--walltime=1", "--timeout=5"), 1, "nothing done; in all 1 new; go on"),
+        (". exit 255\n. a\n", ("-1", "--slots=s", "--slot-errors=1"), 1, "nothing done; in all 2 new; go on"),
         # ... and what a check stops does, as does what failed in a group
         ("! a\n#RUN barrier check\n. b\n", (), 1, "nothing done; in all 1 failed (line 1), 1 new; run again"),
         ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2); run again"))
