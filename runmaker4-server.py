@@ -1763,8 +1763,6 @@ class Server(Program):
                   seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
         for key in lost[KEYS:]:                         # further settled ones are, once their results come again
             peer.send(type="lost", id=key)
-        if self.stopping and self.jobs:
-            peer.send(type="closing", done=False)       # else it is told what the file holds when we leave
         for seat in {held.seat for held in client.held.values() if held.seat}:
             seat.group.welcome_back(seat)
 

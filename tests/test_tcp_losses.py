@@ -263,6 +263,20 @@ class CutConnection(LossCase):
         self.assert_second_ran_on(client)
         self.assertEqual(self.read("out/1.out"), b"said\n")
 
+    def test_it_comes_back_to_a_server_that_hands_out_nothing_more_as_well(self) -> None:
+        server = self.serve(JOB, "touch never")
+        proxy, client = self.connect_by_proxy(server)
+        server.send_signal(signal.SIGHUP)
+        self.wait_said(server, "SIGHUP")
+        proxy.cut()
+        self.wait_said(server, "client bob (127.0.0.1) is lost")
+        proxy.mend()
+        self.wait_said(client, "connected again")
+        self.end_jobs(client)
+        self.assertEqual([self.finish(program, 30).code for program in (client, server)], [1, 1])
+        self.assertEqual((self.states(), len(self.pids()), self.exists("never")), ("d.", 1, False))
+        self.assertEqual(server.err.count(b"came back"), 1, server.err[:1000])
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_nothing_is_lost_or_done_twice_however_often_it_is_cut(self) -> None:
         jobs, cuts = (400, 60) if FULL else (40, 4)
