@@ -330,7 +330,8 @@ class Connection:
             if self.link and self.link is not asked:
                 asked = self.link
                 asked.send(type="account")
-            if awake_clock() - began > (COUNTING if self.link else CONNECT if self.ever else 0.0):
+            coming = self.ever or not self.said         # once more, or for the first time
+            if awake_clock() - began > (COUNTING if self.link else CONNECT if coming else 0.0):
                 return
             self.emptied.clear()
             with contextlib.suppress(asyncio.TimeoutError):

@@ -228,6 +228,16 @@ class LeavingServer(TcpCase):
         self.assertEqual(ended.code, 1)
         self.assertTrue(closing(ended).endswith("; what the file holds now is not known"), ended.err)
 
+    def test_a_client_that_is_stopped_before_it_is_welcome_asks_all_the_same(self):
+        self.write("d true\n")
+        server = self.start_server()
+        client = self.start_client(server, "-q", "--follow", patch=(
+            "import runmaker4; receive = runmaker4.Link.data_received; "
+            "runmaker4.Link.data_received = lambda link, data: link.loop.call_later(2, receive, link, data)"))
+        self.wait_clients(server, 1)
+        ended = self.stop(client, signal.SIGHUP)
+        self.assertEqual((ended.code, closing(ended)), (0, "nothing to do"), ended.err)
+
     def test_jobs_for_other_clients_do_not_count(self):
         self.write("#RUN host=bob\n. true\n#RUN\n. true\n")
         server = self.start_server()
