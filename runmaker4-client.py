@@ -95,7 +95,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def find_token(given: str | None) -> str:
     """The token that --token, $RUNMAKER4_TOKEN or the file gives.  No message shows it.  Raises Problem."""
-    given = given if given is not None else os.environ.get("RUNMAKER4_TOKEN") or None
+    from_option = given is not None
+    given = given if from_option else os.environ.get("RUNMAKER4_TOKEN") or None
     if given is not None and HEX.fullmatch(given):
         return given
     path = token_path() if given is None else given
@@ -105,7 +106,8 @@ def find_token(given: str | None) -> str:
         raise Problem(f"token: {problem}") from None
     except (OSError, ValueError) as error:
         if given is not None:
-            raise Problem("--token: neither a token (32 hexadecimal digits) nor a file that can be read") from None
+            where = "--token" if from_option else "$RUNMAKER4_TOKEN"
+            raise Problem(f"{where}: neither a token (32 hexadecimal digits) nor a file that can be read") from None
         raise Problem(f"no token: {path}: {reason(error)} (--token gives it; the server prints it)") from None
 
 
@@ -601,8 +603,9 @@ class Connection:
                 self.wake()
         elif kind == "fault":
             job = self.jobs.get(message.text("id"))
-            if job:
-                self._not_written(job, printable(message.text("text", 1000)))
+            if job:                                 # the text says that its result is not written
+                self.say(f"line {job.number}: {printable(message.text('text', 1000))}")
+                self.program.tally.unwritten.append(job.number)
         elif kind == "lost":
             self._lose(message.text("id"))
         elif kind == "sync":
@@ -624,8 +627,12 @@ class Connection:
         lost, settled = message.items("lost", str), message.items("settled", str)
         file = printable(message.text("file", 1000))
         sinks = self._sinks(message)
-        if self.ever:
-            self.say("connected again" + (f"; serving {file}" if file != self.file else ""))
+        if self.ever and file != self.file:
+            self.say(f"connected again; serving {file}, not {self.file}"
+                     + (f", where {plural(len(lost), 'job')} of ours came from" if lost else ""))
+            self.program.tally.trouble |= bool(lost)    # what is told of that file says nothing of these jobs
+        elif self.ever:
+            self.say("connected again")
         elif not self.options.quiet:
             self.say(f"serving {file}")
         self.file = file

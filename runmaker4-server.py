@@ -1106,7 +1106,7 @@ class Server(Program):
     async def _count_in_time(self) -> None:
         """Count the file after a signal; for a file system that does not answer nobody waits long."""
         counted = self.loop.create_future()
-        self.desk.count(lambda count: counted.done() or counted.set_result(count.account))
+        self.desk.count(lambda count: counted.done() or counted.set_result(count.account_of_all()))
         await asyncio.wait([counted, self.hurry], timeout=runmaker4.Runner.LAST_LOOK,
                            return_when=asyncio.FIRST_COMPLETED)
         self.account = counted.result() if counted.done() else None
@@ -1186,7 +1186,7 @@ class Server(Program):
         if not self._is_over():
             return                                      # a client came back with a job, or a signal has ended us
         if count.account:
-            self.account = replace(count.account, left=count.account.now.new > 0)
+            self.account = count.account_of_all()
         elif not self.tally.trouble:
             self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.clients.values():
@@ -1959,6 +1959,10 @@ class Count:
         """For a status."""
         now = self.account.now if self.account else None
         return dict(asdict(now), total=now.all + now.held) if now else {}
+
+    def account_of_all(self) -> Account | None:
+        """What counts for the server: any new job is left."""
+        return self.account and replace(self.account, left=self.account.now.new > 0)
 
     def account_for(self, client: Client) -> dict[str, Any] | None:
         """What a client is told that leaves."""

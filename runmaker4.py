@@ -1309,7 +1309,7 @@ class JobFile:
         except OSError as error:
             raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
         self.give_up(job)
-        if found == RUNNING:
+        if found in (RUNNING, state):               # somebody may have set it by hand to what it is to be
             return ""
         why = ("its line is gone" if found is None else "another runner has taken it meanwhile" if found == LOST else
                f"its state was set to '{show(found)}' meanwhile")
@@ -2540,7 +2540,7 @@ class FileJobs:
             takers = Takers(() if runner.had_one_each else (self.taker,))
             try:
                 account = await self.worker.call(self.file.account, takers)
-                if runner.killed or not account.unsure:
+                if runner.killed or not account.unsure or look > 3 * self.file.LOOKS:   # it goes on changing
                     return account
             except OSError as error:
                 if error.errno == errno.ENOENT and runner.settings.follow and self.file.fd < 0:

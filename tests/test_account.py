@@ -165,7 +165,7 @@ runmaker4.Runner.LAST_LOOK = 0.1
 class OfTheServersFile(OverTcp, RunCase):
     """The same for a client, whose server counts."""
     test_all_sorts_of_files = OfTheFile.test_all_sorts_of_files
-    FILES = tuple(OfTheFile.FILES[at] for at in (4, 6, 9, 12, 13))
+    FILES = tuple(OfTheFile.FILES[at] for at in (4, 6, 9, 12, 14, 16))
 
 
 class LeavingServer(TcpCase):
@@ -215,7 +215,7 @@ class LeavingServer(TcpCase):
         server = self.start_server()
         self.start_client(server, up=[1])
         ended = self.stop(server, signal.SIGTERM)
-        self.assertEqual((ended.code, closing(ended)), (143, "nothing to do: 1 new, 1 running"))
+        self.assertEqual((ended.code, closing(ended)), (143, "nothing done; in all 1 new, 1 running"))
 
     def test_a_client_that_cannot_ask_does_not_say_that_all_is_well(self):
         self.jobs(f"{WAITING}")
