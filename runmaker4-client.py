@@ -917,7 +917,7 @@ def telling(server: str) -> Iterator[None]:
 def refusal(error: WireError) -> str:
     """What is to be done about a server that does not want us."""
     if str(error) == "wrong token":
-        return "wrong token (the server has printed the right one; --token gives it)"
+        return "wrong token (the server's first line says where the right one is; --token gives it)"
     if isinstance(error, Refused):
         return f"{error} (use the same release on both ends)"
     return f"no runmaker4-server.py: {error}"

@@ -844,7 +844,7 @@ def check_directives(path: str, say: Say) -> None:
             elif looks_like_directive(line):
                 first, alike = first if alike else line.number, alike + 1
     if alike:
-        more = f", and so do {alike - 1} more" if alike > 1 else ""
+        more = f", and so {'does' if alike == 2 else 'do'} {alike - 1} more" if alike > 1 else ""
         say(f"line {first} looks like a directive but is a comment (write #RUN ...){more}")
 
 
@@ -879,7 +879,7 @@ def check_lines(path: str, say: Say, refuse: bool = True) -> None:
         first = next(stray, 0)
         count = 1 + sum(1 for _ in stray) if refuse else 1
     if first and refuse:
-        raise Problem(f"{path}: has no job: {plural(count, 'line')} {'is' if count == 1 else 'are'} neither job nor "
+        raise Problem(f"{path}: has no job, but {plural(count, 'line')} that {'is' if count == 1 else 'are'} no "
                       f"comment, the first is line {first} (a job is '. COMMAND'; to make jobs of them: "
                       f"runset4.py NEW --add-list {shlex.quote(path)})")
     if first:

@@ -908,8 +908,9 @@ def change_states(options: argparse.Namespace, file: JobFile) -> Outcome:
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
-        file.say(f"was replaced meanwhile: {plural(outcome.changed, 'job')} set in the old file only; look, and run "
-                 "this again")
+        done = f"was replaced meanwhile, after {plural(outcome.changed, 'job')} had been set: the new file may have"
+        file.say(f"{done} them so or not; look, and run this again" if options.action == "set" else
+                 f"{done} them so, without copies; look (--list --state=x), and run this again by line numbers")
         outcome.refused += 1
     return outcome
 

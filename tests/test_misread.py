@@ -38,7 +38,7 @@ class PlainCommands(MisreadCase):
         for call, ended in self.run_all((*call, "runs.txt") for call in READING):
             with self.subTest(call=call):
                 self.assertRefused(ended)
-                self.assertEqual(ended.err.decode(), f"{call[0]}: runs.txt: has no job: 3 lines are neither job nor "
+                self.assertEqual(ended.err.decode(), f"{call[0]}: runs.txt: has no job, but 3 lines that are no "
                                                      "comment, the first is line 3 (a job is '. COMMAND'; to make jobs "
                                                      "of them: runset4.py NEW --add-list runs.txt)\n")
         self.assertEqual(self.read(), before)
@@ -56,7 +56,7 @@ class PlainCommands(MisreadCase):
         for text in "echo a", "echo a\r\n", ".echo", " . a\n", "\t/bin/true\n", b"\xef\xbb\xbfx\n", "\0\0":
             with self.subTest(text=text):
                 text, = self.said(runmaker4.check_lines, text)
-                self.assertIn(": has no job: 1 line is neither job nor comment, the first is line 1 (", text)
+                self.assertIn(": has no job, but 1 line that is no comment, the first is line 1 (", text)
 
     def test_what_has_no_such_line_is_none(self) -> None:
         for text in ("", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n/b", "#RUN barrier\n#RUN end\n", "x echo a\n",

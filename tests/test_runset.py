@@ -407,20 +407,20 @@ os.fsync = early
         for number in 1, 2:
             with self.subTest(number=number):
                 ended = self.edit_meanwhile(self.BEFORE_LOCK.format(number, self.REPLACE), "--set=x", "1-2")
-                self.assertSaid(ended, f"{number - 1} job{'s' * (number == 1)} set in the old file only")
+                self.assertSaid(ended, f"after {number - 1} job{'s' * (number == 1)} had been set")
 
     def test_a_save_behind_the_last_line_is_noticed(self) -> None:
         patch = ("import os, runmaker4\nunlock, calls = runmaker4.unlock, []\n"
                  "def late(*args):\n    unlock(*args)\n    calls.append(args)\n"
                  f"    if len(calls) == 2: {self.REPLACE}\nrunmaker4.unlock = late")
-        self.assertSaid(self.edit_meanwhile(patch, "--set=x", "1-2"), "2 jobs set in the old file only")
+        self.assertSaid(self.edit_meanwhile(patch, "--set=x", "1-2"), "after 2 jobs had been set")
 
     def test_jobs_are_run_again_from_one_file_only(self) -> None:
         for number in 2, 3:                                     # 1 is the append lock
             with self.subTest(number=number):
                 ended = self.edit_meanwhile(self.BEFORE_LOCK.format(number, self.REPLACE), "--rerun", "--all")
-                self.assertSaid(ended, f"{number - 2} job{'s' * (number == 2)} set in the old file only")
-        self.assertSaid(self.edit_meanwhile(self.AT_SYNC, "--rerun", "--all"), "3 jobs set in the old file only")
+                self.assertSaid(ended, f"after {number - 2} job{'s' * (number == 2)} had been set")
+        self.assertSaid(self.edit_meanwhile(self.AT_SYNC, "--rerun", "--all"), "after 3 jobs had been set")
 
     def test_jobs_are_run_again_in_the_new_file_if_it_came_in_time(self) -> None:
         ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), "--rerun", "--state=!")

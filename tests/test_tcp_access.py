@@ -259,7 +259,8 @@ class RefusedClients(RefusalCase):
         self.assertTrue(self.exists("pid"))
         self.start_server("--port", port)
         ended = self.finish(client, timeout=20)
-        said = f"{RUNCLIENT}: {self.HOST}: wrong token (the server has printed the right one; --token gives it)\n"
+        said = (f"{RUNCLIENT}: {self.HOST}: wrong token (the server's first line says where the right one is; "
+                "--token gives it)\n")
         self.assertEqual((ended.code, ended.err.splitlines(keepends=True)[1:]), (2, [said.encode()]))
         wait_until(lambda: not self.exists("pid"), what="the other one is gone, too")
         self.assertEqual(self.read("errors"), said.encode())
