@@ -3631,6 +3631,7 @@ class Tally:
     def status(self, account: Account | None) -> int:
         """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows."""
         well = account and not account.now.bad and not account.left
+        well = well and not (self.lost and account.now.running)     # what we have lost, others may be running now
         return int(not well or bool(self.unwritten) or self.trouble)
 
     def summary(self, account: Account | None, orphans: Sequence[int], seconds: float,

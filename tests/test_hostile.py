@@ -604,7 +604,7 @@ class LongLines(TcpCase):
         proxy.mend()
         self.wait_said(server, "came back")
         self.open_gate()
-        self.assertEqual(self.finish(client).code, 0)
+        self.assertEqual(self.finish(client).code, 1)
         self.assertEqual(self.finish(server).code, 1)
         self.assertEqual(self.states(), "d" * self.COUNT + "e")
         self.assertIn(f"line {self.COUNT + 1}: ".encode(), server.err)

@@ -118,11 +118,13 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
 
 
 # the messages of either end, as they ought to be
+ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), unsure=0, bad=[4], alone=True,
+               grouped=False, left=True)
 FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
     dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False),
     dict(type="have", jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", result=None)]),
     dict(type="claim", request=1, want=1, last=False), dict(type="ping", request=2), dict(type="status"),
-    dict(type="bye"), dict(type="started", n=1, id="0" * 16, pid=1, began=1.5),
+    dict(type="account"), dict(type="bye"), dict(type="started", n=1, id="0" * 16, pid=1, began=1.5),
     dict(type="log", n=1, id="0" * 16, at=0, data="text\n"), dict(type="begin", n=1, id="0" * 16),
     dict(type="out", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"), dict(type="end", n=1, id="0" * 16),
     dict(type="joblog", n=1, id="0" * 16, line="text\n"), dict(type="print", n=1, id="0" * 16, data="text\n"),
@@ -137,6 +139,7 @@ FROM_SERVER: Tuple[Dict[str, Any], ...] = (
     dict(type="sync"), dict(type="go", id="0" * 16, at=1.5), dict(type="stop", id="0" * 16),
     dict(type="ack", n=1, window=1 << 20),
     dict(type="fault", id="0" * 16, text="text"), dict(type="lost", id="0" * 16), dict(type="closing", done=False),
+    dict(type="account", account=ACCOUNT),
     dict(type="pong", request=1))
 HELLO, HAVE = FROM_CLIENT[:2]
 WELCOME, JOBS = FROM_SERVER[:2]
