@@ -233,7 +233,7 @@ class LeavingServer(TcpCase):
         server = self.start_server()
         client = self.start_client(server, "-q", "--follow", patch=(
             "import runmaker4; receive = runmaker4.Link.data_received; "
-            "runmaker4.Link.data_received = lambda link, data: link.loop.call_later(2, receive, link, data)"))
+            "runmaker4.Link.data_received = lambda link, data: link.loop.call_later(0.7, receive, link, data)"))
         self.wait_clients(server, 1)
         ended = self.stop(client, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (0, "nothing to do"), ended.err)

@@ -44,13 +44,16 @@ class EarlySignal(TcpCase):
                 self.assertEqual((ended.code, self.states()), (128 + number, "."), ended.err)
 
     def test_what_was_ignored_at_the_start_stays_ignored(self):
+        started = {}
         for number in signal.SIGHUP, signal.SIGINT, signal.SIGTERM:
+            self.write(". kill -s TERM $$\n", number.name)      # but not for jobs
+            started[number] = self.start(RUNMAKER, number.name, env=self.early(number),
+                                         preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
+        for number, runner in started.items():
             with self.subTest(number=number):
-                self.jobs("kill -s TERM $$")        # but not for jobs
-                ended = self.run_jobs(env=self.early(number),
-                                      preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
+                ended = self.finish(runner)
                 self.assertGreaterEqual(ended.code, 0, ended.err)
-                self.assertIn(self.states(), "e!")
+                self.assertIn(self.states(name=number.name), "e!")
 
     def test_a_refused_start_is_refused_all_the_same(self):
         self.assertRefused(self.run_script(RUNMAKER, "missing.txt", env=self.early(signal.SIGUSR1)), "missing.txt")
