@@ -2179,12 +2179,16 @@ class Cursor:
             self.round.unsure = True
 
     def _look_at_pending(self) -> None:
-        """Forget those jobs above that have ended since they were met.  Raises OSError."""
+        """Forget those jobs above that have ended since they were met.  Raises OSError.
+
+        One that is `!` or `e` by now may be for a taker with --retry or --resume, which a round from the top will see.
+        """
         file, found = self.file, self.round
         if found.pending:
             file.refresh()
+            retried = b"".join(taker.retry for taker in self.takers.all)
             found.pending = [(line, terms) for line, terms in found.pending
-                             if file.state_at(file.fd, line) in (NEW, RUNNING, None)]
+                             if (state := file.state_at(file.fd, line)) is None or state in NEW + RUNNING + retried]
 
     def _pass_over(self, line: Line) -> None:
         """A job is for none of the takers, or of a group."""

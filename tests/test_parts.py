@@ -364,6 +364,23 @@ class RetriesAmidEdits(JobFileCase):
             self.assertEqual(found, wanted, lines)
 
 
+class RetriesAboveABarrier(JobFileCase):
+    """Who may run a job above again does so before it counts as ended."""
+
+    def test_a_job_that_a_round_has_met_while_it_ran_and_that_is_in_error_by_now_comes_first(self) -> None:
+        jobs = self.jobs(b". a\n. b\n#RUN barrier\n. c\n", retry=b"er")
+        first, second = jobs.claim(), jobs.claim()
+        self.assertEqual(jobs.finish(second, b"d"), "")
+        self.assertIsNone(jobs.claim())                 # it waits at the barrier
+        jobs.file.finish(first, b"e")                   # as a server does whose client has not come back
+        found = jobs.claim()
+        while not found:
+            self.clock.now += 0.2
+            found = jobs.claim()
+        self.addCleanup(jobs.file.give_up, found)
+        self.assertEqual(found.command, b"a")
+
+
 class LinesOfADeadServer(JobFileCase):
     """The server after it knows them again where an edit has moved them meanwhile."""
 
