@@ -2,9 +2,10 @@
 import re
 import signal
 import subprocess
+import unittest
 from typing import Tuple
 
-from tests.support import GATE, HASTY, RUNMAKER, WAITING, Ended, RunCase, wait_until
+from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, RunCase, wait_until
 from tests.tcp import OverTcp, Server, TcpCase
 
 
@@ -186,6 +187,7 @@ class LeavingServer(TcpCase):
         for _, line in client_ends:
             self.assertRegex(line, r"^\d+ done in T$|^nothing to do$")
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_failed_elsewhere_is_everybodys_business(self):
         self.jobs("true", "true")
         self.write(self.read() + b"! a\n")
@@ -217,6 +219,7 @@ class LeavingServer(TcpCase):
         ended = self.stop(server, signal.SIGTERM)
         self.assertEqual((ended.code, closing(ended)), (143, "nothing done; in all 1 new, 1 running"))
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_cannot_ask_does_not_say_that_all_is_well(self):
         self.jobs(f"{WAITING}")
         server = self.start_server()
@@ -228,6 +231,7 @@ class LeavingServer(TcpCase):
         self.assertEqual(ended.code, 1)
         self.assertTrue(closing(ended).endswith("; what the file holds now is not known"), ended.err)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_is_stopped_before_it_is_welcome_asks_all_the_same(self):
         self.write("d true\n")
         server = self.start_server()

@@ -6,7 +6,7 @@ import time
 import unittest
 from typing import Sequence
 
-from tests.support import EVERY, HASTY, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes, wait_until, without_states
+from tests.support import FULL, EVERY, HASTY, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes, wait_until, without_states
 from tests.tcp import TcpCase
 
 
@@ -158,6 +158,7 @@ runmaker4.JobFile.survey = noting(runmaker4.JobFile.survey)
         self.assertClientEnded(self.finish(client), 0, "d")
         self.assertEqual(self.finish(server).code, 0)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_server_stays_that_nobody_asks(self):
         self.write("")
         server = self.start_server("--exit-when-done", patch=self.NOTED)
