@@ -6,7 +6,8 @@ import time
 import unittest
 from typing import Sequence
 
-from tests.support import FULL, EVERY, HASTY, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes, wait_until, without_states
+from tests.support import (EVERY, FULL, HASTY, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes, wait_until,
+                           without_states)
 from tests.tcp import TcpCase
 
 
