@@ -832,7 +832,7 @@ def _fault(text: bytes) -> str:
 
 def check_directives(path: str, say: Say) -> None:
     """Refuse a job file with a malformed directive; name what only looks like one.  Raises Problem."""
-    alike = 0
+    first = alike = 0
     with job_file(path) as fd:
         scan = Scan(fd, first_line(fd), b"", directives=True)
         scan.pattern, scan.rest = LOOK_ALIKE, 20        # the longest match but for its last byte
@@ -842,7 +842,7 @@ def check_directives(path: str, say: Say) -> None:
                 if fault:
                     raise Problem(f"{path}: line {line.number}: {fault}")
             elif looks_like_directive(line):
-                first, alike = first if alike else line.number, alike + 1
+                first, alike = first or line.number, alike + 1
     if alike:
         more = f", and so {'does' if alike == 2 else 'do'} {alike - 1} more" if alike > 1 else ""
         say(f"line {first} looks like a directive but is a comment (write #RUN ...){more}")
