@@ -72,13 +72,13 @@ from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 
 import runmaker4
 from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PLAIN, PORT, RUNNING, Account, Channel,
-                       Cursor, Entry, Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, Met, NotNow,
-                       OutDir, Pace, Parser, Problem, Program, Round, Scan, Shifted, Taker, Takers, Terms, Waits,
-                       WireError, Worker, Writer, add_background, add_records, awake_clock, change_argument,
-                       check_job_file, check_mount, digest, duration, fork_quietly, hold_signals, human_time, leave,
-                       make_token, name_lines, open_descriptors, open_job_file, parse_directive, plural, printable,
-                       put, put_lines, reason, run_main, show, test_locks, to_bytes, to_text, token_path, wait_ready,
-                       watched, whole_number)
+                       Cursor, Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, Met, NotNow, OutDir, Pace,
+                       Parser, Problem, Program, Round, Scan, Shifted, Taker, Takers, Terms, Waits, WireError, Worker,
+                       Writer, add_background, add_records, awake_clock, change_argument, check_job_file, check_mount,
+                       digest, duration, first_line, fork_quietly, hold_signals, human_time, leave, lock, make_token,
+                       name_lines, open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines,
+                       reason, run_main, show, test_locks, to_bytes, to_text, token_path, unlock, wait_ready, watched,
+                       whole_number)
 
 PROG = "runmaker4-server.py"
 STRANGERS = 100                 # connections at once that have not proven that they know the token
@@ -132,6 +132,98 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.grace is None:
         parser.error("--grace: lines cannot be kept for ever (give a time)")
     return options
+
+
+# ======== The job file, as a server has it ============================================================================
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a server notes of a line that one of its clients has, for the server after it."""
+    key: str                # of the job, on the wire
+    client: str             # who has it
+    name: str               # the client's name, for messages
+    number: int
+    ordinal: int
+    offset: int
+    state: bytes            # what it was when it was claimed
+    digest: bytes           # of its text
+
+
+class ServedFile(JobFile):
+    """A job file whose lines are held for clients, all on one descriptor, and taken over from the server before."""
+
+    def take_back(self, lines: dict[Line, bytes]) -> dict[Line, Job]:
+        """Hold lines again that their jobs' runner has lost, if nobody has them now.  Raises OSError.
+
+        lines: where they stood when they were claimed, and in which states they may be now; they may have moved since.
+        """
+        self.follow_path()
+        self.refresh()
+        jobs: dict[Line, Job] = {}
+        astray: dict[bytes, list[Line]] = {}
+        for line, states in lines.items():
+            state = self.state_at(self.fd, line)
+            if state is None:
+                astray.setdefault(line.text, []).append(line)
+            elif state in states:
+                self._try_to_hold(jobs, line, replace(line, state=state))
+        for place in Scan(self.fd, self.start, RUNNING + ERROR) if astray else ():
+            left = astray.get(place.text, [])
+            line = next((line for line in left if place.state in lines[line]), None)
+            if line and self._try_to_hold(jobs, line, place):
+                left.remove(line)
+        return jobs
+
+    def _try_to_hold(self, jobs: dict[Line, Job], line: Line, place: Line) -> bool:
+        """Hold the line at this place, if it is free, as that line's job."""
+        with contextlib.suppress(Shifted):  # replaced this very moment: whoever did that means to have it run anew
+            with self.locked_line(place) as fd:
+                if fd >= 0 and self.state_at(fd, place) == place.state:
+                    jobs[line] = self.mark(fd, place)
+        return line in jobs
+
+    def adopt(self, fd: int, entries: Sequence[Entry]) -> dict[Entry, Job]:
+        """Go on with a descriptor, and the locks on it, of a server that has died; the lines that are held by it.
+
+        Edits while nobody looked may have moved lines: they are known by their digests.  Raises OSError.
+        """
+        self.fd, self.file, self.start = fd, self.identity(fd), first_line(fd)
+        found: dict[Entry, Line] = {}
+        moved: dict[bytes, deque[Entry]] = {}
+        for entry in sorted(entries, key=lambda entry: entry.offset):
+            line = self._line_at(entry.offset)
+            if line and digest(line.text) == entry.digest:
+                found[entry] = line
+            else:
+                moved.setdefault(entry.digest, deque()).append(entry)
+        if moved:
+            known = {line.offset for line in found.values()}
+            self.refresh()
+            for line in Scan(fd, self.start, RUNNING):
+                left = moved.get(digest(line.text)) if line.offset not in known else None
+                if left:
+                    found[left.popleft()] = line
+        jobs = {}
+        for entry, line in found.items():
+            if line.state == RUNNING and lock(fd, line.offset):
+                jobs[entry] = job = Job(entry.number, entry.ordinal, line.offset, entry.state, line.text, fd=fd,
+                                        file=self.file, taken=entry.state != NEW)
+                self.hold(job)
+        at = 0                                  # what else was locked has no entry any more, or not yet
+        for offset in sorted(job.offset for job in jobs.values()):
+            if offset > at:
+                unlock(fd, at, offset - at)
+            at = offset + 1
+        unlock(fd, at, 0)
+        return jobs
+
+    def _line_at(self, offset: int) -> Line | None:
+        """The line whose state is at this offset; None if no line begins there."""
+        if offset > self.start and os.pread(self.fd, 1, offset - 1) != b"\n":
+            return None
+        line = Scan(self.fd, offset).next()
+        return line if line and line.offset == offset else None
 
 
 # ======== The keeper ==================================================================================================
@@ -1050,7 +1142,7 @@ class Server(Program):
         """Serve until there is a reason to leave; the exit status."""
         self.over = self.loop.create_future()   # a reason to leave
         self.hurry = self.loop.create_future()  # another signal
-        self.file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network, single=True)
+        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network, single=True)
         self.resolver = Resolver(self.loop, self._names_known)
         self.waits = Waits(self.say, awake_clock)
         self.cursor = Cursor(self.file, ordinals=bool(self.stores[0]), serving=True)

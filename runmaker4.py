@@ -77,11 +77,6 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
-if __name__ != "__main__":      # for the wire, and so for the other scripts only; to load these takes 6 ms
-    import hmac
-    import json
-    import secrets
-
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 
 NAME_BYTES = 1 << 61            # up to 2^56 bytes from here, in a file of slots: a name's lock
@@ -284,6 +279,12 @@ def put_lines(lines: Iterable[bytes]) -> int:
         put(b"\n".join(some) + b"\n")
 
 
+def digest(text: bytes) -> bytes:
+    """16 bytes by which a line's text is known again."""
+    import hashlib              # few runners need it, and it takes 4 ms to load
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
 # ======== Record locks ================================================================================================
 #
 # fcntl(2), "Open file description locks": owned by what open() made, not by the process.  So they exclude two opens of
@@ -392,6 +393,23 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
         raise
 
 
+def test_locks(path: str) -> None:
+    """Try the locks before relying on them: two descriptors must exclude each other.  Raises Problem."""
+    at = PROBE_BYTES + int.from_bytes(os.urandom(4), "big")
+    first = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        broken = not lock(first, at) or DESCRIPTION_LOCKS and is_free(second, at)
+        unlock(first, at)
+    except OSError as error:
+        raise Problem(f"{path}: no record locks on this file system: {reason(error)} (use another one)") from None
+    finally:
+        os.close(second)
+        os.close(first)
+    if broken:
+        raise Problem(f"{path}: record locks on this file system do not exclude (use another one)")
+
+
 # ======== File systems ================================================================================================
 
 MOUNTINFO = "/proc/self/mountinfo"
@@ -460,7 +478,7 @@ def check_mount(path: str, single_host: bool, warn: Say) -> Mount:
     return mount
 
 
-# ======== The job file ================================================================================================
+# ======== Job lines and directives ====================================================================================
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
@@ -484,58 +502,6 @@ class Line:
     def __bytes__(self) -> bytes:
         """As it is listed: b'7 . COMMAND'."""
         return b"%d %s %s" % (self.number, self.state, self.command)
-
-
-@dataclass(eq=False, repr=False)
-class Terms:
-    """What a settings directive says of the jobs below it."""
-    line: Line | None = None            # the directive itself; None: there is none
-    timeout: float | None = 0.0         # seconds; None: no limit; 0: what the runner was told
-    hosts: tuple[str, ...] = ()         # names and patterns, in small letters; (): any host
-    together: str = ""                  # the name of a group
-    min_hosts: int | None = None        # of the group; None: all
-
-    def __str__(self) -> str:
-        """'host bob (#RUN in line 4)'"""
-        names = f"host {self.hosts[0]}" if len(self.hosts) == 1 else f"one of the hosts {', '.join(self.hosts)}"
-        return f"{names} (#RUN in line {self.line.number})"
-
-
-PLAIN = Terms()
-
-
-@dataclass(eq=False, repr=False)
-class Job(Line):
-    """A claimed line; `state` is what it was when it was claimed."""
-    fd: int = -1                        # the descriptor with the record lock, for the job to inherit; -1: none
-    file: tuple[int, int] = (0, 0)      # device and inode that the lock is on
-    missing: int = 0                    # looks in a row that did not find the line as `r`
-    searched: tuple[int, int] = (0, 0)  # the file that the last of these was at
-    search_at: float = 0.0              # when to look again (JobFile's clock), if it is still that file
-    taken: bool = False                 # by --retry or --resume
-    terms: Terms = PLAIN
-    taker: Taker | None = None          # who asked for it
-    gate: Gate | None = None            # what its shell is held by until it may begin
-    how: str = ""                       # its last run ended: "exit 0", ...
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a server notes of a line that one of its clients has, for the server after it."""
-    key: str                # of the job, on the wire
-    client: str             # who has it
-    name: str               # the client's name, for messages
-    number: int
-    ordinal: int
-    offset: int
-    state: bytes            # what it was when it was claimed
-    digest: bytes           # of its text
-
-
-def digest(text: bytes) -> bytes:
-    """16 bytes by which a line's text is known again."""
-    import hashlib              # few runners need it, and it takes 4 ms to load
-    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 class Shifted(Exception):
@@ -718,24 +684,25 @@ def job_file(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def test_locks(path: str) -> None:
-    """Try the locks before relying on them: two descriptors must exclude each other.  Raises Problem."""
-    at = PROBE_BYTES + int.from_bytes(os.urandom(4), "big")
-    first = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        broken = not lock(first, at) or DESCRIPTION_LOCKS and is_free(second, at)
-        unlock(first, at)
-    except OSError as error:
-        raise Problem(f"{path}: no record locks on this file system: {reason(error)} (use another one)") from None
-    finally:
-        os.close(second)
-        os.close(first)
-    if broken:
-        raise Problem(f"{path}: record locks on this file system do not exclude (use another one)")
-
-
 # ---- directives ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, repr=False)
+class Terms:
+    """What a settings directive says of the jobs below it."""
+    line: Line | None = None            # the directive itself; None: there is none
+    timeout: float | None = 0.0         # seconds; None: no limit; 0: what the runner was told
+    hosts: tuple[str, ...] = ()         # names and patterns, in small letters; (): any host
+    together: str = ""                  # the name of a group
+    min_hosts: int | None = None        # of the group; None: all
+
+    def __str__(self) -> str:
+        """'host bob (#RUN in line 4)'"""
+        names = f"host {self.hosts[0]}" if len(self.hosts) == 1 else f"one of the hosts {', '.join(self.hosts)}"
+        return f"{names} (#RUN in line {self.line.number})"
+
+
+PLAIN = Terms()
 
 
 @dataclass(eq=False, repr=False)
@@ -850,6 +817,7 @@ def check_directives(path: str, say: Say) -> None:
 
 # ---- lines that are no jobs ------------------------------------------------------------------------------------------
 
+
 # Neither a job, nor a comment, nor blank; and not the first byte of a line that is being written
 STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
 
@@ -892,121 +860,22 @@ def check_job_file(path: str, say: Say) -> None:
     check_directives(path, say)
 
 
+# ======== The job file ================================================================================================
+
+
 @dataclass(eq=False, repr=False)
-class Taker:
-    """Who takes jobs: a runner on the file, or a client of a server's."""
-    name: str                   # of its host
-    follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
-    retry: bytes = b""          # the states that it takes besides '.'; r: orphans
-    taken: Taken = field(default_factory=lambda: Taken())
-
-    def is_called(self, host: str) -> bool:
-        """Whether an entry of host= means it."""
-        name = self.name.lower()
-        return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
-
-    def fits(self, terms: Terms, ended: bool) -> bool:
-        """Whether it may take jobs with these terms; ended: below `#RUN end`."""
-        return not (ended and self.follow) and (not terms.hosts or any(map(self.is_called, terms.hosts)))
-
-
-class Takers:
-    """Those who would take jobs now, in their turns."""
-
-    def __init__(self, takers: Iterable[Taker]) -> None:
-        self.all = dict.fromkeys(takers)
-        self.known: dict[tuple[tuple[str, ...], bool], list[Taker]] = {}    # for which hosts, below `#RUN end` or not
-
-    def fitting(self, terms: Terms, ended: bool) -> Iterator[Taker]:
-        """Those who may take jobs with these terms."""
-        if not terms.hosts and not ended:
-            return iter(self.all)
-        key = terms.hosts, ended                # files may have many directives, and servers many clients
-        if key not in self.known:
-            self.known[key] = [taker for taker in self.all if taker.fits(terms, ended)]
-        return filter(self.all.__contains__, self.known[key])
-
-    def rotate(self, taker: Taker) -> None:
-        """It has got a job: it is the last now."""
-        if len(self.all) > 1:
-            del self.all[taker]
-            self.all[taker] = None
-            for takers in self.known.values():
-                if takers and takers[0] is taker:
-                    takers.append(takers.pop(0))
-
-    def remove(self, taker: Taker) -> None:
-        """It wants no more."""
-        del self.all[taker]
-
-
-class Waits:
-    """Says what has stood still for a while, once."""
-    PATIENCE = 30.0             # seconds
-
-    def __init__(self, say: Say, clock: Callable[[], float]) -> None:
-        self.say, self.clock = say, clock
-        self.since: dict[Any, float] = {}
-        self.said: set[Any] = set()
-
-    def update(self, stalls: dict[Any, str], at_once: dict[Any, str]) -> None:
-        """What stands still at this moment, each under a key; all else is over.  at_once: said without patience."""
-        now, texts = self.clock(), {**stalls, **at_once}
-        self.since = {key: self.since.get(key, now) for key in texts}
-        self.said &= self.since.keys()
-        for key, since in self.since.items():
-            if key not in self.said and (key in at_once or now - since >= self.PATIENCE):
-                self.said.add(key)
-                self.say(texts[key])
-
-
-class Pace:
-    """A stopwatch for looks at a file, which says how long to rest so that they take but a part of the time.
-
-    What a look takes of the CPU counts.  It may take longer: a file system does not answer for a while, the machine is
-    busy, we are stopped.  That shall not pile up, but nobody is to wait for minutes because of it.
-    """
-    LONGEST = 3.0               # seconds of rest for time that was not spent on the CPU
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.began = -math.inf          # when the look did, by the clock
-        self.took = self.worked = 0.0   # seconds, and of these seconds on the CPU, in all but the part under way
-        self.since: tuple[float, float] | None = None       # the part under way
-
-    def begin(self) -> None:
-        """Another look begins."""
-        self.took = self.worked = 0.0
-        self.go_on()
-        self.began = self.since[0]
-
-    def go_on(self) -> None:
-        """It goes on, or has just begun; to be called by the thread that pauses it, too."""
-        self.since = self.clock(), time.thread_time()
-
-    def pause(self) -> None:
-        """It does not go on for now, or is over."""
-        self.took, self.worked = self._spent()
-        self.since = None
-
-    __enter__ = begin
-
-    def __exit__(self, *_: object) -> None:
-        self.pause()
-
-    def _spent(self) -> tuple[float, float]:
-        if not self.since:
-            return self.took, self.worked
-        return self.took + self.clock() - self.since[0], self.worked + time.thread_time() - self.since[1]
-
-    def rest(self, times: float) -> float:
-        """Seconds that are `times` as long as the look."""
-        took, worked = self._spent()
-        return max(times * worked, min(times * took, self.LONGEST))
-
-    def is_early(self, times: float, least: float = 0.0) -> bool:
-        """Whether it is too early for another look; least: seconds that there are between two in any case."""
-        return self.clock() - self.began < max(self.rest(times), least)
+class Job(Line):
+    """A claimed line; `state` is what it was when it was claimed."""
+    fd: int = -1                        # the descriptor with the record lock, for the job to inherit; -1: none
+    file: tuple[int, int] = (0, 0)      # device and inode that the lock is on
+    missing: int = 0                    # looks in a row that did not find the line as `r`
+    searched: tuple[int, int] = (0, 0)  # the file that the last of these was at
+    search_at: float = 0.0              # when to look again (JobFile's clock), if it is still that file
+    taken: bool = False                 # by --retry or --resume
+    terms: Terms = PLAIN
+    taker: Taker | None = None          # who asked for it
+    gate: Gate | None = None            # what its shell is held by until it may begin
+    how: str = ""                       # its last run ended: "exit 0", ...
 
 
 class NotNow(Exception):
@@ -1023,59 +892,6 @@ class Matches:
     new: int = 0                                                # ... `.`
     running: list[Line] = field(default_factory=list)           # `r`
     saved: list[Line] = field(default_factory=list)             # `.`: the first ones, and those with a wanted number
-
-
-class Taken:
-    """The lines that --retry and --resume may not take (again): taken before, or left `!` or `e` by this runner.
-
-    Known by line number and text.  Once the file was edited numbers mean nothing any more; then of the lines with one
-    text as many are passed over, in each round, as there are of it in here.
-    """
-
-    def __init__(self, edits: int = 0) -> None:
-        """edits: of the file, as far as they are known."""
-        self.edits = edits
-        self.round: Round | None = None         # the last that asked
-        self.texts: dict[int, int] = {}         # by line number what hash() makes of the text; until the first edit
-        self.last: Line | None = None           # the one that stands last in the file: an edit above would move it
-        self.counts: Counter[int] | None = None # from the first edit on: how many lines of a text
-        self.left: Counter[int] = Counter()     # in this round: how many of them are still to be passed over
-
-    def add(self, line: Line, met: bool = True) -> None:
-        """met: this round has just met it; else it may still do so."""
-        if self.counts is not None:
-            self.counts[hash(line.text)] += 1
-            self.left[hash(line.text)] += not met
-        self.texts[line.number] = hash(line.text)
-        if not self.last or line.offset >= self.last.offset:
-            self.last = Line(line.number, 0, line.offset, line.state, line.text)
-
-    def discard(self, line: Line) -> None:
-        if self.counts is not None:
-            self.counts[hash(line.text)] -= 1
-        self.texts.pop(line.number, None)
-
-    def note_edits(self, edits: int) -> None:
-        """So many are known by now."""
-        if edits != self.edits:
-            self.edits = edits
-            self.note_edit()
-
-    def note_edit(self) -> None:
-        """Line numbers may be off from now on."""
-        if self.counts is None:
-            self.counts = Counter(self.texts.values())
-
-    def begin_round(self) -> None:
-        self.left = Counter(self.counts)
-
-    def __contains__(self, line: Line) -> bool:
-        text = hash(line.text)
-        if self.counts is None:
-            return self.texts.get(line.number) == text
-        passed_over = self.left[text] > 0
-        self.left[text] -= passed_over
-        return passed_over
 
 
 @dataclass(eq=False, repr=False)
@@ -1559,103 +1375,7 @@ class JobFile:
         if line.state == NEW:
             self.write(fd, job, RUNNING)
 
-    def take_back(self, lines: dict[Line, bytes]) -> dict[Line, Job]:
-        """Hold lines again that their jobs' runner has lost, if nobody has them now.  Raises OSError.
-
-        lines: where they stood when they were claimed, and in which states they may be now; they may have moved since.
-        """
-        self.follow_path()
-        self.refresh()
-        jobs: dict[Line, Job] = {}
-        astray: dict[bytes, list[Line]] = {}
-        for line, states in lines.items():
-            state = self.state_at(self.fd, line)
-            if state is None:
-                astray.setdefault(line.text, []).append(line)
-            elif state in states:
-                self._try_to_hold(jobs, line, replace(line, state=state))
-        for place in Scan(self.fd, self.start, RUNNING + ERROR) if astray else ():
-            left = astray.get(place.text, [])
-            line = next((line for line in left if place.state in lines[line]), None)
-            if line and self._try_to_hold(jobs, line, place):
-                left.remove(line)
-        return jobs
-
-    def _try_to_hold(self, jobs: dict[Line, Job], line: Line, place: Line) -> bool:
-        """Hold the line at this place, if it is free, as that line's job."""
-        with contextlib.suppress(Shifted):  # replaced this very moment: whoever did that means to have it run anew
-            with self.locked_line(place) as fd:
-                if fd >= 0 and self.state_at(fd, place) == place.state:
-                    jobs[line] = self.mark(fd, place)
-        return line in jobs
-
-    def adopt(self, fd: int, entries: Sequence[Entry]) -> dict[Entry, Job]:
-        """Go on with a descriptor, and the locks on it, of a server that has died; the lines that are held by it.
-
-        Edits while nobody looked may have moved lines: they are known by their digests.  Raises OSError.
-        """
-        self.fd, self.file, self.start = fd, self.identity(fd), first_line(fd)
-        found: dict[Entry, Line] = {}
-        moved: dict[bytes, deque[Entry]] = {}
-        for entry in sorted(entries, key=lambda entry: entry.offset):
-            line = self._line_at(entry.offset)
-            if line and digest(line.text) == entry.digest:
-                found[entry] = line
-            else:
-                moved.setdefault(entry.digest, deque()).append(entry)
-        if moved:
-            known = {line.offset for line in found.values()}
-            self.refresh()
-            for line in Scan(fd, self.start, RUNNING):
-                left = moved.get(digest(line.text)) if line.offset not in known else None
-                if left:
-                    found[left.popleft()] = line
-        jobs = {}
-        for entry, line in found.items():
-            if line.state == RUNNING and lock(fd, line.offset):
-                jobs[entry] = job = Job(entry.number, entry.ordinal, line.offset, entry.state, line.text, fd=fd,
-                                        file=self.file, taken=entry.state != NEW)
-                self.hold(job)
-        at = 0                                  # what else was locked has no entry any more, or not yet
-        for offset in sorted(job.offset for job in jobs.values()):
-            if offset > at:
-                unlock(fd, at, offset - at)
-            at = offset + 1
-        unlock(fd, at, 0)
-        return jobs
-
-    def _line_at(self, offset: int) -> Line | None:
-        """The line whose state is at this offset; None if no line begins there."""
-        if offset > self.start and os.pread(self.fd, 1, offset - 1) != b"\n":
-            return None
-        line = Scan(self.fd, offset).next()
-        return line if line and line.offset == offset else None
-
-    # -- by hand, and just looking ----------------------------------------------------------------------------------
-
-    def set_state(self, line: Line, state: bytes, force: bool) -> str:
-        """Set the state of a line that a scan has found; why that was refused, or ''.  For a `single` one.
-
-        Running lines are locked, and refused, unless forced.  Raises OSError; ESTALE: the file was replaced.
-        """
-        at = line.offset
-        if not lock(self.fd, at):
-            if not force:
-                return "is running (wait for it, or use --force)"
-            at = REFRESH_BYTE                       # on NFS a write under any lock leaves its neighbours alone
-            lock(self.fd, at, shared=True)
-        try:
-            self.must_name(self.fd)                 # after the lock: what is replaced later had this state in it
-            return self._overwrite(line, state, force)
-        finally:
-            unlock(self.fd, at)
-
-    def _overwrite(self, line: Line, state: bytes, force: bool) -> str:
-        found = self.state_at(self.fd, line)
-        if found is None or found != line.state and not force:
-            return "has changed meanwhile, and is left alone"
-        self.write(self.fd, line, state)
-        return ""
+    # -- just looking -----------------------------------------------------------------------------------------------
 
     def lines(self, states: bytes | None = None, count_states: bool = False, directives: bool = False) -> Scan:
         """All job lines, or those in some states, freshly read.  Raises OSError."""
@@ -1861,6 +1581,179 @@ class JobFile:
         if self.fd >= 0:
             with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
                 os.fsync(self.fd)
+
+
+# ======== Finding work ================================================================================================
+
+
+@dataclass(eq=False, repr=False)
+class Taker:
+    """Who takes jobs: a runner on the file, or a client of a server's."""
+    name: str                   # of its host
+    follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
+    retry: bytes = b""          # the states that it takes besides '.'; r: orphans
+    taken: Taken = field(default_factory=lambda: Taken())
+
+    def is_called(self, host: str) -> bool:
+        """Whether an entry of host= means it."""
+        name = self.name.lower()
+        return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
+
+    def fits(self, terms: Terms, ended: bool) -> bool:
+        """Whether it may take jobs with these terms; ended: below `#RUN end`."""
+        return not (ended and self.follow) and (not terms.hosts or any(map(self.is_called, terms.hosts)))
+
+
+class Takers:
+    """Those who would take jobs now, in their turns."""
+
+    def __init__(self, takers: Iterable[Taker]) -> None:
+        self.all = dict.fromkeys(takers)
+        self.known: dict[tuple[tuple[str, ...], bool], list[Taker]] = {}    # for which hosts, below `#RUN end` or not
+
+    def fitting(self, terms: Terms, ended: bool) -> Iterator[Taker]:
+        """Those who may take jobs with these terms."""
+        if not terms.hosts and not ended:
+            return iter(self.all)
+        key = terms.hosts, ended                # files may have many directives, and servers many clients
+        if key not in self.known:
+            self.known[key] = [taker for taker in self.all if taker.fits(terms, ended)]
+        return filter(self.all.__contains__, self.known[key])
+
+    def rotate(self, taker: Taker) -> None:
+        """It has got a job: it is the last now."""
+        if len(self.all) > 1:
+            del self.all[taker]
+            self.all[taker] = None
+            for takers in self.known.values():
+                if takers and takers[0] is taker:
+                    takers.append(takers.pop(0))
+
+    def remove(self, taker: Taker) -> None:
+        """It wants no more."""
+        del self.all[taker]
+
+
+class Taken:
+    """The lines that --retry and --resume may not take (again): taken before, or left `!` or `e` by this runner.
+
+    Known by line number and text.  Once the file was edited numbers mean nothing any more; then of the lines with one
+    text as many are passed over, in each round, as there are of it in here.
+    """
+
+    def __init__(self, edits: int = 0) -> None:
+        """edits: of the file, as far as they are known."""
+        self.edits = edits
+        self.round: Round | None = None         # the last that asked
+        self.texts: dict[int, int] = {}         # by line number what hash() makes of the text; until the first edit
+        self.last: Line | None = None           # the one that stands last in the file: an edit above would move it
+        self.counts: Counter[int] | None = None # from the first edit on: how many lines of a text
+        self.left: Counter[int] = Counter()     # in this round: how many of them are still to be passed over
+
+    def add(self, line: Line, met: bool = True) -> None:
+        """met: this round has just met it; else it may still do so."""
+        if self.counts is not None:
+            self.counts[hash(line.text)] += 1
+            self.left[hash(line.text)] += not met
+        self.texts[line.number] = hash(line.text)
+        if not self.last or line.offset >= self.last.offset:
+            self.last = Line(line.number, 0, line.offset, line.state, line.text)
+
+    def discard(self, line: Line) -> None:
+        if self.counts is not None:
+            self.counts[hash(line.text)] -= 1
+        self.texts.pop(line.number, None)
+
+    def note_edits(self, edits: int) -> None:
+        """So many are known by now."""
+        if edits != self.edits:
+            self.edits = edits
+            self.note_edit()
+
+    def note_edit(self) -> None:
+        """Line numbers may be off from now on."""
+        if self.counts is None:
+            self.counts = Counter(self.texts.values())
+
+    def begin_round(self) -> None:
+        self.left = Counter(self.counts)
+
+    def __contains__(self, line: Line) -> bool:
+        text = hash(line.text)
+        if self.counts is None:
+            return self.texts.get(line.number) == text
+        passed_over = self.left[text] > 0
+        self.left[text] -= passed_over
+        return passed_over
+
+
+class Waits:
+    """Says what has stood still for a while, once."""
+    PATIENCE = 30.0             # seconds
+
+    def __init__(self, say: Say, clock: Callable[[], float]) -> None:
+        self.say, self.clock = say, clock
+        self.since: dict[Any, float] = {}
+        self.said: set[Any] = set()
+
+    def update(self, stalls: dict[Any, str], at_once: dict[Any, str]) -> None:
+        """What stands still at this moment, each under a key; all else is over.  at_once: said without patience."""
+        now, texts = self.clock(), {**stalls, **at_once}
+        self.since = {key: self.since.get(key, now) for key in texts}
+        self.said &= self.since.keys()
+        for key, since in self.since.items():
+            if key not in self.said and (key in at_once or now - since >= self.PATIENCE):
+                self.said.add(key)
+                self.say(texts[key])
+
+
+class Pace:
+    """A stopwatch for looks at a file, which says how long to rest so that they take but a part of the time.
+
+    What a look takes of the CPU counts.  It may take longer: a file system does not answer for a while, the machine is
+    busy, we are stopped.  That shall not pile up, but nobody is to wait for minutes because of it.
+    """
+    LONGEST = 3.0               # seconds of rest for time that was not spent on the CPU
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.began = -math.inf          # when the look did, by the clock
+        self.took = self.worked = 0.0   # seconds, and of these seconds on the CPU, in all but the part under way
+        self.since: tuple[float, float] | None = None       # the part under way
+
+    def begin(self) -> None:
+        """Another look begins."""
+        self.took = self.worked = 0.0
+        self.go_on()
+        self.began = self.since[0]
+
+    def go_on(self) -> None:
+        """It goes on, or has just begun; to be called by the thread that pauses it, too."""
+        self.since = self.clock(), time.thread_time()
+
+    def pause(self) -> None:
+        """It does not go on for now, or is over."""
+        self.took, self.worked = self._spent()
+        self.since = None
+
+    __enter__ = begin
+
+    def __exit__(self, *_: object) -> None:
+        self.pause()
+
+    def _spent(self) -> tuple[float, float]:
+        if not self.since:
+            return self.took, self.worked
+        return self.took + self.clock() - self.since[0], self.worked + time.thread_time() - self.since[1]
+
+    def rest(self, times: float) -> float:
+        """Seconds that are `times` as long as the look."""
+        took, worked = self._spent()
+        return max(times * worked, min(times * took, self.LONGEST))
+
+    def is_early(self, times: float, least: float = 0.0) -> bool:
+        """Whether it is too early for another look; least: seconds that there are between two in any case."""
+        return self.clock() - self.began < max(self.rest(times), least)
 
 
 @dataclass(eq=False, repr=False)
@@ -2461,6 +2354,69 @@ class Cursor:
                 yield line
 
 
+# ======== The worker ==================================================================================================
+
+
+def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
+    """A task that nobody awaits: what it raises is a defect, of which the loop's exception handler hears at once."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda task: task.cancelled() or task.result())
+    return task
+
+
+class Worker:
+    """Makes file operations in the order they come: at once, or in one thread where a file system may block.
+
+    An NFS server that does not answer blocks every call for as long as it pleases.  Output, timeouts and signals
+    must go on meanwhile; claims, results and records wait.
+    """
+
+    def __init__(self, threaded: bool) -> None:
+        self.pool = concurrent.futures.ThreadPoolExecutor(1) if threaded else None
+        self.backlog = 0            # bytes posted and not yet written
+        self.pending: set[concurrent.futures.Future[Any]] = set()   # calls made and not yet ended
+        self.relieved: Callable[[], None] = lambda: None        # called when bytes were written
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Make a call and wait for its answer."""
+        if not self.pool:
+            return function(*args)
+        return await asyncio.wrap_future(self._submit(function, *args))
+
+    def ask(self, then: Callable[[Any], None], function: Callable[..., Any], *args: Any) -> None:
+        """Make a call, and another one with its answer; at once, or in the event loop when the thread has answered.
+
+        What either raises is a defect, of which the loop's exception handler hears: nobody awaits it.
+        """
+        if not self.pool:
+            return then(function(*args))
+        done = asyncio.wrap_future(self._submit(function, *args))
+        done.add_done_callback(lambda future: then(future.result()))
+
+    def post(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
+        """Make a call without waiting; `size`: the bytes it holds on to.  It deals with its errors itself."""
+        if not self.pool:
+            return function(*args)
+        self.backlog += size
+        done = asyncio.wrap_future(self._submit(function, *args))
+        done.add_done_callback(functools.partial(self._written, size))
+
+    def _submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
+        future = self.pool.submit(function, *args)
+        self.pending.add(future)
+        future.add_done_callback(self.pending.discard)
+        return future
+
+    def _written(self, size: int, done: asyncio.Future[None]) -> None:
+        self.backlog -= size
+        self.relieved()
+        done.result()               # an exception is a defect, for the loop's exception handler
+
+    async def flush(self) -> None:
+        """Wait until all calls have ended."""
+        await self.call(int)
+
+
 class FileJobs:
     """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
 
@@ -2553,66 +2509,6 @@ class FileJobs:
                     runner.say(f"{reason(error)}; nobody knows what it holds now")
                     return None
             await asyncio.sleep(self.every)
-
-
-def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
-    """A task that nobody awaits: what it raises is a defect, of which the loop's exception handler hears at once."""
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda task: task.cancelled() or task.result())
-    return task
-
-
-class Worker:
-    """Makes file operations in the order they come: at once, or in one thread where a file system may block.
-
-    An NFS server that does not answer blocks every call for as long as it pleases.  Output, timeouts and signals
-    must go on meanwhile; claims, results and records wait.
-    """
-
-    def __init__(self, threaded: bool) -> None:
-        self.pool = concurrent.futures.ThreadPoolExecutor(1) if threaded else None
-        self.backlog = 0            # bytes posted and not yet written
-        self.pending: set[concurrent.futures.Future[Any]] = set()   # calls made and not yet ended
-        self.relieved: Callable[[], None] = lambda: None        # called when bytes were written
-
-    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Make a call and wait for its answer."""
-        if not self.pool:
-            return function(*args)
-        return await asyncio.wrap_future(self._submit(function, *args))
-
-    def ask(self, then: Callable[[Any], None], function: Callable[..., Any], *args: Any) -> None:
-        """Make a call, and another one with its answer; at once, or in the event loop when the thread has answered.
-
-        What either raises is a defect, of which the loop's exception handler hears: nobody awaits it.
-        """
-        if not self.pool:
-            return then(function(*args))
-        done = asyncio.wrap_future(self._submit(function, *args))
-        done.add_done_callback(lambda future: then(future.result()))
-
-    def post(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
-        """Make a call without waiting; `size`: the bytes it holds on to.  It deals with its errors itself."""
-        if not self.pool:
-            return function(*args)
-        self.backlog += size
-        done = asyncio.wrap_future(self._submit(function, *args))
-        done.add_done_callback(functools.partial(self._written, size))
-
-    def _submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
-        future = self.pool.submit(function, *args)
-        self.pending.add(future)
-        future.add_done_callback(self.pending.discard)
-        return future
-
-    def _written(self, size: int, done: asyncio.Future[None]) -> None:
-        self.backlog -= size
-        self.relieved()
-        done.result()               # an exception is a defect, for the loop's exception handler
-
-    async def flush(self) -> None:
-        """Wait until all calls have ended."""
-        await self.call(int)
 
 
 # ======== Processes ===================================================================================================
@@ -3590,119 +3486,7 @@ class History(StoreSink):
             run.job.command))
 
 
-# ======== The runner ==================================================================================================
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a runner is told to do."""
-    host: bytes
-    one_only: bool = False
-    slot_errors: int = 0                # jobs in a row with exit status 255 after which a slot gets no more; 0: never
-    runner: bytes = b""                 # what stands before each job
-    retries: int = 0
-    timeout: float | None = None        # seconds
-    walltime: float | None = None       # seconds
-    follow: bool = False
-    verbose: bool = False
-
-
-@dataclass(eq=False, repr=False)
-class Tally:
-    """What became of a runner's jobs."""
-    done: int = 0
-    failed: int = 0
-    lost: int = 0                       # marked e
-    trouble: bool = False               # output or records were lost, the file or all slots could not be used
-    unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
-    bad_lines: list[int] = field(default_factory=list)
-
-    def count(self, number: int, state: bytes) -> None:
-        if state == DONE:
-            self.done += 1
-            return
-        if state == FAILED:
-            self.failed += 1
-        else:
-            self.lost += 1
-        self.bad_lines.append(number)
-
-    def forget_failure(self, number: int) -> None:
-        """A job that failed is new again."""
-        self.failed -= 1
-        self.bad_lines.remove(number)
-
-    def status(self, account: Account | None) -> int:
-        """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows."""
-        well = account and not account.now.bad and not account.left
-        well = well and not (self.lost and account.now.running)     # what we have lost, others may be running now
-        return int(not well or bool(self.unwritten) or self.trouble)
-
-    def summary(self, account: Account | None, orphans: Sequence[int], seconds: float,
-                again: Callable[[str], str]) -> str:
-        """The closing line: what was done here, what the file holds if that is not all done, and what to do about it.
-
-        again(option): the command that goes on, with -r, with --resume, or as it was.
-        """
-        lines = {*self.bad_lines, *self.unwritten, *orphans}
-        idle = not (self.done or lines)
-        text = "nothing done" if not account or account.left else "nothing to do"
-        if not idle:
-            text = f"{self.done} done" + "".join(f", {count} {word}" for count, word in (
-                (self.failed, "failed"), (self.lost, "lost"), (len(orphans), "left behind"),
-                (len(self.unwritten), "not written down")) if count) + f" in {human_time(seconds)}"
-            text += f" ({name_lines(lines)})" if lines else ""
-        if not account:
-            return f"{text}; what the file holds now is not known"
-        now = account.now
-        ours = (self.done, self.failed, self.lost + len(orphans))
-        said = ours == (now.done, now.failed, now.error) and now.processed == now.all
-        if not said and (lines or now.done < now.all) or idle and now.held and not now.all:
-            text += f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
-        return text + self._hint(account, again)
-
-    def _hint(self, account: Account, again: Callable[[str], str]) -> str:
-        """How to go on."""
-        bad = account.alone or self.unwritten and account.now.running > 0       # which are ours, and orphans soon
-        option = ("-r" if account.now.failed else "--resume") if bad else ""
-        command = again(option) if bad or account.left else ""
-        hints = [command] if command else []
-        hints += ["groups by runset4.py --set=. FILE LINE ..."] if account.grouped else []
-        return f"; {'run again' if bad or account.grouped else 'go on'}: {', '.join(hints)}" if hints else ""
-
-
-class Gate:
-    """Holds back a job whose shell has been started: it reads a line first.  If we die, it reads the end, and ends."""
-
-    def __init__(self, held: Callable[[], None]) -> None:
-        """held: called when the shell waits here."""
-        self.held = held
-        self.loop = asyncio.get_running_loop()
-        self.fd = -1                    # what opens it
-        self.opened = False
-        self.settled = self.loop.create_future()        # it was opened, or never will be
-        self.began = self.started = 0.0                 # when: wall clock, event loop's time
-
-    def open(self) -> None:
-        """Let the job begin."""
-        if self.fd >= 0 and not self.opened and not self.settled.done():
-            with contextlib.suppress(BrokenPipeError):      # somebody has killed the shell, which will be noticed
-                os.write(self.fd, b"\n")
-            self.opened = True
-            self.began, self.started = time.time(), self.loop.time()
-            self._settle()
-
-    def refuse(self) -> None:
-        """Have the shell end without having begun the job, unless it has; also one that is started only now."""
-        if not self.opened:
-            self._settle()
-
-    def _settle(self) -> None:
-        if not self.settled.done():
-            self.settled.set_result(None)
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+# ======== Slots =======================================================================================================
 
 
 @dataclass(eq=False, repr=False)
@@ -3930,6 +3714,121 @@ class SlotFile:
                 unlock(fd, slot.byte)
             self.file.close_after_lock(fd)
         slot.fds.clear()
+
+
+# ======== The runner ==================================================================================================
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a runner is told to do."""
+    host: bytes
+    one_only: bool = False
+    slot_errors: int = 0                # jobs in a row with exit status 255 after which a slot gets no more; 0: never
+    runner: bytes = b""                 # what stands before each job
+    retries: int = 0
+    timeout: float | None = None        # seconds
+    walltime: float | None = None       # seconds
+    follow: bool = False
+    verbose: bool = False
+
+
+@dataclass(eq=False, repr=False)
+class Tally:
+    """What became of a runner's jobs."""
+    done: int = 0
+    failed: int = 0
+    lost: int = 0                       # marked e
+    trouble: bool = False               # output or records were lost, the file or all slots could not be used
+    unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
+    bad_lines: list[int] = field(default_factory=list)
+
+    def count(self, number: int, state: bytes) -> None:
+        if state == DONE:
+            self.done += 1
+            return
+        if state == FAILED:
+            self.failed += 1
+        else:
+            self.lost += 1
+        self.bad_lines.append(number)
+
+    def forget_failure(self, number: int) -> None:
+        """A job that failed is new again."""
+        self.failed -= 1
+        self.bad_lines.remove(number)
+
+    def status(self, account: Account | None) -> int:
+        """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows."""
+        well = account and not account.now.bad and not account.left
+        well = well and not (self.lost and account.now.running)     # what we have lost, others may be running now
+        return int(not well or bool(self.unwritten) or self.trouble)
+
+    def summary(self, account: Account | None, orphans: Sequence[int], seconds: float,
+                again: Callable[[str], str]) -> str:
+        """The closing line: what was done here, what the file holds if that is not all done, and what to do about it.
+
+        again(option): the command that goes on, with -r, with --resume, or as it was.
+        """
+        lines = {*self.bad_lines, *self.unwritten, *orphans}
+        idle = not (self.done or lines)
+        text = "nothing done" if not account or account.left else "nothing to do"
+        if not idle:
+            text = f"{self.done} done" + "".join(f", {count} {word}" for count, word in (
+                (self.failed, "failed"), (self.lost, "lost"), (len(orphans), "left behind"),
+                (len(self.unwritten), "not written down")) if count) + f" in {human_time(seconds)}"
+            text += f" ({name_lines(lines)})" if lines else ""
+        if not account:
+            return f"{text}; what the file holds now is not known"
+        now = account.now
+        ours = (self.done, self.failed, self.lost + len(orphans))
+        said = ours == (now.done, now.failed, now.error) and now.processed == now.all
+        if not said and (lines or now.done < now.all) or idle and now.held and not now.all:
+            text += f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
+        return text + self._hint(account, again)
+
+    def _hint(self, account: Account, again: Callable[[str], str]) -> str:
+        """How to go on."""
+        bad = account.alone or self.unwritten and account.now.running > 0       # which are ours, and orphans soon
+        option = ("-r" if account.now.failed else "--resume") if bad else ""
+        command = again(option) if bad or account.left else ""
+        hints = [command] if command else []
+        hints += ["groups by runset4.py --set=. FILE LINE ..."] if account.grouped else []
+        return f"; {'run again' if bad or account.grouped else 'go on'}: {', '.join(hints)}" if hints else ""
+
+
+class Gate:
+    """Holds back a job whose shell has been started: it reads a line first.  If we die, it reads the end, and ends."""
+
+    def __init__(self, held: Callable[[], None]) -> None:
+        """held: called when the shell waits here."""
+        self.held = held
+        self.loop = asyncio.get_running_loop()
+        self.fd = -1                    # what opens it
+        self.opened = False
+        self.settled = self.loop.create_future()        # it was opened, or never will be
+        self.began = self.started = 0.0                 # when: wall clock, event loop's time
+
+    def open(self) -> None:
+        """Let the job begin."""
+        if self.fd >= 0 and not self.opened and not self.settled.done():
+            with contextlib.suppress(BrokenPipeError):      # somebody has killed the shell, which will be noticed
+                os.write(self.fd, b"\n")
+            self.opened = True
+            self.began, self.started = time.time(), self.loop.time()
+            self._settle()
+
+    def refuse(self) -> None:
+        """Have the shell end without having begun the job, unless it has; also one that is started only now."""
+        if not self.opened:
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self.settled.done():
+            self.settled.set_result(None)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Runner:
@@ -4519,6 +4418,510 @@ def wrap(runner: bytes, command: bytes) -> bytes:
     return b"%s %s -c %s" % (runner, SHELL, word)
 
 
+# ======== Background ==================================================================================================
+
+
+def open_descriptors() -> list[int]:
+    """The descriptors that are open; without /proc those that may be."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            return [int(name) for name in os.listdir(folder)]
+    return list(range(1024))
+
+
+def hold_signals() -> None:
+    """Have signals wait until there are handlers: what is started from now on must be ended as it should be."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
+
+
+def keep_descriptors_from_jobs() -> None:
+    """Whatever we were started with besides 0 to 2 (`flock 9`, a pipe of make's) is not for jobs to hold open."""
+    for fd in open_descriptors():
+        if fd > 2:
+            with contextlib.suppress(OSError):          # the one that listed them is closed by now
+                os.set_inheritable(fd, False)
+
+
+def go_into_background() -> int:
+    """Leave terminal and session (daemon(7)); stay in the directory, where the jobs are to run.
+
+    The starter waits until detach() is called with the descriptor that is returned: were it the leader of its session
+    (ssh -t), its end would hang up on us before we have left.
+    """
+    watch, ready = os.pipe()
+    waiting = signal.sigpending()       # and meant for who runs the jobs; a child does not inherit them
+    if os.fork():
+        os.close(ready)
+        os._exit(0 if os.read(watch, 1) else 2)
+    os.close(watch)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    for number in waiting:
+        os.kill(os.getpid(), number)
+    return ready
+
+
+def detach(ready: int) -> None:
+    """All went well: let the starter go, and have no more to do with its terminal."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe to someone who waits for its end
+            os.dup2(null, fd)
+    os.write(ready, b"+")
+    os.close(ready)
+
+
+def fork_quietly() -> int:
+    """fork(2) besides a thread: Python warns of that, but the children that we make need no lock of its."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def leave_without_waiting(code: int) -> None:
+    """Exit although a thread waits for a file system that does not answer.
+
+    Python's own exit would wait for the thread.  The kernel's would wait, too, for the answer to the unlock that comes
+    with the last close of a locked file on NFS.  So a child keeps all descriptors until we are gone, and does the
+    waiting; it is nobody's business any more.
+    """
+    parent = os.getpid()
+    child = fork_quietly()
+    if child == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        while os.getppid() == parent:
+            time.sleep(0.02)
+        os._exit(0)
+    os._exit(code)
+
+
+# ======== Command line ================================================================================================
+
+PROG = "runmaker4.py"
+
+
+Add = Callable[..., Any]        # an argument group's add_argument
+
+
+def runner_words(text: str) -> str:
+    """An argparse type: a command that runs another."""
+    try:
+        if shlex.split(text) and not re.search(r"[\0\n]", text):
+            return text
+    except ValueError:                      # an open quote
+        pass
+    raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
+
+
+def slot_names(text: str) -> str:
+    """An argparse type: names, or @ and a file."""
+    if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
+        raise argparse.ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
+    return text
+
+
+def add_running_options(add: Add) -> None:
+    """What runner and client can be told about which jobs they run."""
+    add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
+        help="run N jobs at once, 0: as many as there are CPUs for this process [1]")
+    add("--runner", type=runner_words, metavar="CMD",
+        help="run `CMD /bin/sh -c JOB`; CMD is read by the shell: nice -n 19, ssh \"$SLAVE_IP\"")
+    add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
+    add("-r", "--retry", action="store_true", help="also run jobs that failed (!) or ended in error (e)")
+    add("--resume", action="store_true", help="also run jobs in error (e), or r that nobody runs any more")
+    add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
+    add("--follow", action="store_true", help="when there is nothing to do, or no file yet, wait for more")
+
+
+def add_limits(add: Add) -> None:
+    """What ends jobs."""
+    add("--timeout", type=duration, metavar="T", help="kill a job that runs longer, and mark it !")
+    add("--walltime", type=duration, metavar="T",
+        help="after T, kill what runs (marked e) and exit; start no job whose timeout no longer fits")
+
+
+def add_records(add: Add) -> None:
+    """What runner and server can write besides the job file."""
+    add("-l", "--logfile", metavar="FILE", help="the last lines of every job, a fixed record each; shared by all hosts")
+    add("-n", "--loglines", type=whole_number(1, 10_000), default=3, metavar="N", help="lines of output per record [3]")
+    add("--outdir", metavar="DIR", help="everything a job prints: DIR/LINE.out, DIR/LINE.err")
+    add("--joblog", metavar="FILE", help="one line per run of a job, in GNU parallel's format")
+
+
+def add_verbosity(add: Add) -> None:
+    """How much is printed."""
+    add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
+    add("-v", "--verbose", action="store_true", help="print more")
+
+
+def add_background(add: Add) -> None:
+    """How to go into the background; and --help, which stands last everywhere."""
+    add("-d", "--daemon", action="store_true", help="go into the background (errors of the start come first)")
+    add("--pidfile", metavar="FILE", help="write the process number there")
+    add("--errors", metavar="FILE", help="append there what would go to stderr")
+    add("-h", "--help", action="help", help="print this help")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of runmaker4.py.  Raises Problem."""
+    parser = Parser(
+        PROG, example="Run the jobs in runs.txt, four at a time (the same on any other host):\n"
+                      f"    {PROG} -j4 runs.txt\n"
+                      "A job is a line '. COMMAND'.  The dot becomes r (running), then d (done),\n"
+                      "! (failed) or e (error).",
+        usage="[options] FILE",
+        epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
+               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in\n"
+               "the file is !, e or left for this runner; 1 something is, whoever ran it;\n"
+               "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.")
+    add = parser.add_argument_group("which jobs, and how many").add_argument
+    add("file", metavar="FILE", help="the job file")
+    add_running_options(add)
+    add("--slots", type=slot_names, metavar="A,B",
+        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running")
+    add("--slot-errors", type=whole_number(1), default=0, metavar="N",
+        help="give a slot no more jobs after N in a row with exit status 255 (ssh), set these back")
+    add("--dry-run", action="store_true", help="print what would be run, touch nothing")
+    add_limits(parser.add_argument_group("limits").add_argument)
+    add = parser.add_argument_group("output and records").add_argument
+    add_records(add)
+    add_verbosity(add)
+    add = parser.add_argument_group("hosts and background").add_argument
+    add("--name", metavar="NAME", help="this host's name, in messages and for host= [the node name]")
+    add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
+    add_background(add)
+    options = parser.parse_args(argv)
+    if options.slots and options.jobs is not None:
+        parser.error("-j and --slots exclude each other")
+    return options
+
+
+def rerun_command(argv: Sequence[str], option: str) -> str:
+    """This runner's command, with an option if there is one; fit to be pasted."""
+    words = list(argv)
+    if option and not {option, "-r", "--retry"} & set(words):
+        words.insert(0, option)
+    return own_command(words)
+
+
+def own_command(words: Sequence[str]) -> str:
+    """This program's name with these arguments, fit to be pasted."""
+    script = sys.argv[0]
+    found = shutil.which(os.path.basename(script))
+    if found and os.path.realpath(found) == os.path.realpath(script):
+        return shlex.join([os.path.basename(script), *words])
+    python = os.path.basename(sys.executable)
+    found = shutil.which(python)
+    same = found and os.path.realpath(found) == os.path.realpath(sys.executable)
+    return shlex.join([python if same else sys.executable, script, *words])
+
+
+def run_loop(main: Any) -> int:
+    """As asyncio.run(), which would wait for a resolver that does not answer before it lets us go."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks))
+        loop.close()
+
+
+class Program:
+    """What runner, server and client have in common: messages, records, the background, the event loop."""
+    TROUBLES = 10               # messages of one kind that are printed
+
+    def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
+        """label: the job file, or the server, for messages.  Raises Problem."""
+        self.prog, self.label, self.options = prog, label, options
+        self.say: Say = self._say_directly
+        self.tally = Tally()
+        self.troubles = 0
+        self.defects = 0            # of our own, that have shown
+        try:
+            self.place = os.getcwdb()       # by this name, also when it is gone
+        except OSError:
+            raise Problem("the current directory is gone (cd to one that exists)") from None
+
+    def use_worker(self, network: bool) -> None:
+        """Have what writes files: in a thread of its own where a file system may not answer."""
+        paths = [getattr(self.options, name, None) for name in ("logfile", "outdir", "joblog")]
+        self.threaded = network or any(find_mount(path).network for path in paths if path)
+        self.worker = Worker(self.threaded)
+
+    def open_stores(self, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
+        """What -l, --outdir and --joblog ask for.  inputs: the job file, and what else is read.  Raises Problem."""
+        options = self.options
+        names: set[str] = set()
+        for path in (*inputs, options.logfile, options.joblog, options.errors, options.pidfile):
+            if path and os.path.realpath(path) in names:
+                raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
+            names.add(os.path.realpath(path or ""))
+        trouble = functools.partial(self.in_loop, self._trouble)
+        return (LogFile(options.logfile, self.worker, trouble) if options.logfile else None,
+                OutDir(options.outdir, self.worker, trouble) if options.outdir else None,
+                JobLog(options.joblog, self.worker, trouble) if options.joblog else None)
+
+    def main(self) -> int:
+        """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
+        options = self.options
+        errors = open_record(options.errors, os.O_WRONLY | os.O_APPEND) if options.errors else -1
+        pidfile = open_record(options.pidfile, os.O_WRONLY) if options.pidfile else -1
+        if errors >= 0:
+            os.dup2(errors, 2)              # only now: what is wrong until here is said to who has started us
+        hold_signals()
+        ready = go_into_background() if options.daemon else -1
+        if pidfile >= 0:
+            self._write_pid(pidfile)
+        if ready >= 0:
+            detach(ready)
+        keep_descriptors_from_jobs()
+        try:
+            code = run_loop(self._run())
+        finally:
+            if pidfile >= 0:
+                self._remove_pidfile()
+        if self.worker.pending:
+            leave_without_waiting(code)
+        return code
+
+    def _remove_pidfile(self) -> None:
+        """Remove the pid file, unless another has written its own number there while we waited for the last jobs."""
+        with contextlib.suppress(OSError):
+            with open(self.options.pidfile, "rb") as file:
+                ours = file.read(20) == b"%d\n" % os.getpid()
+            if ours:
+                os.unlink(self.options.pidfile)
+
+    def _write_pid(self, fd: int) -> None:
+        try:
+            os.ftruncate(fd, 0)
+            write_all(fd, b"%d\n" % os.getpid())
+        except OSError as error:
+            raise Problem(f"{self.options.pidfile}: {reason(error)} (the process number must be written)") from None
+
+    async def _run(self) -> int:
+        """All that happens inside the event loop."""
+        self.loop = asyncio.get_running_loop()
+        self.stdout = Writer(1, self.loop, self._stdout_broken)
+        same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
+        self.stderr = self.stdout if same else Writer(2, self.loop, lambda error: None)     # nowhere is left to say it
+        self.say = self._say
+        self.signals = Signals(self.loop)
+        self.loop.set_exception_handler(self._on_exception)
+        try:
+            return await self.work()
+        finally:
+            self.signals.ignore_from_now_on()
+
+    async def work(self) -> int:
+        """What this program is for; the exit status."""
+        raise NotImplementedError
+
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something was raised where nobody waits, in a callback or a `watched` task: a defect, which ends the program.
+
+        Were it to go on, what has died (a chore, a look for jobs) would be missed by nobody but the user.
+        """
+        error = context.get("exception")
+        if error is None or "never retrieved" in context["message"]:        # asyncio's own, and no news
+            return loop.default_exception_handler(context)
+        import traceback
+        self.defects += 1
+        self.tally.trouble = True
+        self.end_for_defect()
+        if self.defects <= self.TROUBLES:
+            self.say(f"a defect of {self.prog} ends it, please report this: {type(error).__name__}: {error}")
+            self.stderr.write(os.fsencode("".join(traceback.format_exception(type(error), error, error.__traceback__))))
+
+    def end_for_defect(self) -> None:
+        """Come to an end and lose nothing, whatever does not work any more."""
+        raise NotImplementedError
+
+    def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
+        """INT and TERM: end(number); HUP and USR1: drain(number)."""
+        for action, numbers in ((end, (signal.SIGINT, signal.SIGTERM)), (drain, (signal.SIGHUP, signal.SIGUSR1))):
+            for number in numbers:
+                if signal.getsignal(number) != signal.SIG_IGN:      # ignored at the start (nohup): stays so
+                    self.signals.handle(number, functools.partial(action, number))
+        self.signals.look()                 # what has waited until now comes first: no job is started before
+
+    async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
+        """Wait until all is printed, however long that takes; when hurried (after a signal) two seconds more."""
+        while writer.backlog and not hurried():
+            await writer.drain(0.5)
+        await writer.drain(2.0)
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    def _say_directly(self, text: str) -> None:
+        warn(f"{self.prog}: {self.label}: {text}")
+
+    def _say(self, text: str) -> None:
+        self.stderr.write(os.fsencode(f"{self.prog}: {self.label}: {text}\n"))
+
+    def in_loop(self, function: Callable[..., None], *args: Any) -> None:
+        """What the worker's thread has to say goes through the loop's."""
+        if self.threaded:
+            self.loop.call_soon_threadsafe(function, *args)
+        else:
+            function(*args)
+
+    def _trouble(self, text: str) -> None:
+        """Output or records were lost."""
+        self.tally.trouble = True
+        self.troubles += 1
+        if self.troubles <= self.TROUBLES:
+            more = " (more such messages are left out)" if self.troubles == self.TROUBLES else ""
+            self.stderr.write(os.fsencode(f"{self.prog}: {text}{more}\n"))
+
+    def _stdout_broken(self, error: OSError) -> None:
+        self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
+        if error.errno not in (errno.EPIPE, errno.EIO):         # nobody reads it; the terminal is gone
+            self.tally.trouble = True
+
+
+class RunnerProgram(Program):
+    """What runmaker4.py and runmaker4-client.py have in common: a Runner, wherever its jobs come from."""
+
+    def __init__(self, prog: str, label: str, options: argparse.Namespace, argv: Sequence[str]) -> None:
+        """argv: as it may be printed in a command that runs jobs again.  Raises Problem."""
+        super().__init__(prog, label, options)
+        self.argv = argv
+        number = 1 if options.jobs is None else options.jobs or available_cpus()
+        self.slots = [str(slot + 1) for slot in range(number)]
+        self.host = os.fsencode(options.name or os.uname().nodename)
+        self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
+
+    def settings(self) -> Settings:
+        options = self.options
+        return Settings(self.host, one_only=options.one_only, slot_errors=getattr(options, "slot_errors", 0),
+                        runner=os.fsencode(options.runner or ""), retries=options.retries, timeout=options.timeout,
+                        walltime=options.walltime, follow=options.follow, verbose=options.verbose)
+
+    def slot_source(self) -> Slots:
+        """Where the names of the slots come from."""
+        return Slots(self.slots)
+
+    def console(self, with_output: bool) -> list[Sink]:
+        """What is printed of the jobs."""
+        if self.options.quiet:
+            return []
+        colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        return [Console(self.stdout, with_output, colour)]
+
+    def make_runner(self, jobs: Any, sinks: list[Sink]) -> Runner:
+        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods."""
+        processes = Processes(self.loop, self.signals)
+        self.runner = runner = Runner(jobs, processes, sinks, self.settings(), self.slot_source(), self.say, self.tally)
+        self.stdout.relieved = self.worker.relieved = runner.resume
+        self.handle_signals(runner.kill, runner.drain)
+        return runner
+
+    def end_for_defect(self) -> None:
+        """What runs may end, and is written down."""
+        self.runner.stop()
+
+    async def run_to_end(self, jobs: Any) -> int:
+        """Run the jobs, print what there is to print; the exit status."""
+        runner = self.runner
+        await runner.run()
+        account = await jobs.leave(runner)
+        await self.print_rest(self.stdout, lambda: bool(runner.killed))
+        seconds = self.loop.time() - runner.began
+        self.say(self.tally.summary(account, jobs.orphans, seconds, functools.partial(rerun_command, self.argv)))
+        await self.print_rest(self.stderr, lambda: bool(runner.killed))
+        return 128 + runner.killed if runner.killed else self.tally.status(account)
+
+
+class App(RunnerProgram):
+    """runmaker4.py: checks everything that can be checked, then puts the parts together and runs them."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Raises Problem."""
+        options = parse(argv)
+        super().__init__(PROG, options.file, options, argv)
+        self.path = options.file
+        self.mount = check_mount(self.path, options.single_host, self.say)
+        self.taker = Taker(os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING)
+        self.inputs, self.network = [self.path], self.mount.network         # what is read, and whether from elsewhere
+        self.slot_file: SlotFile | None = None
+        if options.slots and options.slots.startswith("@"):
+            path = options.slots[1:]
+            self.inputs.append(path)
+            network = check_mount(path, options.single_host, self.say).network
+            self.network |= network
+            self.slot_file = SlotFile(path, network, lambda text: self.in_loop(self.say, text))
+            self.slots = self.slot_file.names
+        elif options.slots:
+            self.slots = [name.strip() for name in options.slots.split(",")]
+        if not (options.follow and not os.path.lexists(self.path)):
+            os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
+            if not options.dry_run:
+                test_locks(self.path)
+            check_job_file(self.path, self.say)
+
+    def main(self) -> int:
+        """Run, or say what would be run; the exit status."""
+        options = self.options
+        self.use_worker(self.network)
+        if options.dry_run:
+            return self._dry_run()
+        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
+        self.stores = self.open_stores(*self.inputs)
+        return super().main()
+
+    def slot_source(self) -> Slots:
+        return FollowedSlots(self.slot_file, self.worker) if self.slot_file else super().slot_source()
+
+    def _dry_run(self) -> int:
+        if os.path.lexists(self.path):          # with --follow it need not be there
+            put_lines(map(bytes, self._cursor().jobs_to_take(self.taker)))
+        return 0
+
+    def _cursor(self) -> Cursor:
+        file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.mount.network)
+        return Cursor(file, [self.taker], ordinals=bool(self.options.logfile), wait_for_file=self.options.follow)
+
+    async def work(self) -> int:
+        """Run the jobs of the file."""
+        log, outdir, joblog = self.stores
+        sinks = self.console(with_output=not log)
+        if log:
+            sinks.append(LastLines(log, self.options.loglines, self.place))
+        if outdir:
+            sinks.append(AllOutput(outdir))
+        if joblog:
+            sinks.append(History(joblog))
+        jobs = FileJobs(self._cursor(), self.worker, self.taker)
+        self.make_runner(jobs, sinks)
+        return await self.run_to_end(jobs)
+
+
+def run_file(argv: Sequence[str]) -> int:
+    """The body of runmaker4.py.  Raises Problem."""
+    return App(argv).main()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run runmaker4.py with these arguments; the exit status."""
+    return run_main(PROG, run_file, argv)
+
+
+if __name__ == "__main__":
+    del sys.modules["ssl"]
+    gc.enable()
+    leave(main())
+
+
 # ======== The wire ====================================================================================================
 #
 # Between runmaker4-server.py (S) and runmaker4-client.py (C), version 3.  Both know a token of 128 random bits, which
@@ -4537,6 +4940,10 @@ def wrap(runner: bytes, command: bytes) -> bytes:
 # So frames cannot be altered, left out, repeated, put in another order, sent back to where they come from, or taken
 # from another connection.  They can be read: secrecy is a tunnel's business (README).  Bytes that are no UTF-8 travel
 # as lone surrogates (PEP 383).  Every length is capped before anything of that length is kept.
+
+import hmac
+import json
+import secrets
 
 WIRE_VERSION = 3
 PORT = 9998
@@ -4900,7 +5307,6 @@ class Link(asyncio.Protocol):
 # ---- the token -------------------------------------------------------------------------------------------------------
 
 
-
 def token_path() -> str:
     """Where the server leaves its token: ~/.runmaker4.token."""
     return os.path.join(os.path.expanduser("~"), ".runmaker4.token")
@@ -4969,185 +5375,6 @@ def _write_token(path: str, place: Callable[[str, str], None]) -> str:
     return token
 
 
-# ======== Command line ================================================================================================
-
-PROG = "runmaker4.py"
-
-
-Add = Callable[..., Any]        # an argument group's add_argument
-
-
-def runner_words(text: str) -> str:
-    """An argparse type: a command that runs another."""
-    try:
-        if shlex.split(text) and not re.search(r"[\0\n]", text):
-            return text
-    except ValueError:                      # an open quote
-        pass
-    raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
-
-
-def slot_names(text: str) -> str:
-    """An argparse type: names, or @ and a file."""
-    if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
-        raise argparse.ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
-    return text
-
-
-def add_running_options(add: Add) -> None:
-    """What runner and client can be told about which jobs they run."""
-    add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
-        help="run N jobs at once, 0: as many as there are CPUs for this process [1]")
-    add("--runner", type=runner_words, metavar="CMD",
-        help="run `CMD /bin/sh -c JOB`; CMD is read by the shell: nice -n 19, ssh \"$SLAVE_IP\"")
-    add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
-    add("-r", "--retry", action="store_true", help="also run jobs that failed (!) or ended in error (e)")
-    add("--resume", action="store_true", help="also run jobs in error (e), or r that nobody runs any more")
-    add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
-    add("--follow", action="store_true", help="when there is nothing to do, or no file yet, wait for more")
-
-
-def add_limits(add: Add) -> None:
-    """What ends jobs."""
-    add("--timeout", type=duration, metavar="T", help="kill a job that runs longer, and mark it !")
-    add("--walltime", type=duration, metavar="T",
-        help="after T, kill what runs (marked e) and exit; start no job whose timeout no longer fits")
-
-
-def add_records(add: Add) -> None:
-    """What runner and server can write besides the job file."""
-    add("-l", "--logfile", metavar="FILE", help="the last lines of every job, a fixed record each; shared by all hosts")
-    add("-n", "--loglines", type=whole_number(1, 10_000), default=3, metavar="N", help="lines of output per record [3]")
-    add("--outdir", metavar="DIR", help="everything a job prints: DIR/LINE.out, DIR/LINE.err")
-    add("--joblog", metavar="FILE", help="one line per run of a job, in GNU parallel's format")
-
-
-def add_verbosity(add: Add) -> None:
-    """How much is printed."""
-    add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
-    add("-v", "--verbose", action="store_true", help="print more")
-
-
-def add_background(add: Add) -> None:
-    """How to go into the background; and --help, which stands last everywhere."""
-    add("-d", "--daemon", action="store_true", help="go into the background (errors of the start come first)")
-    add("--pidfile", metavar="FILE", help="write the process number there")
-    add("--errors", metavar="FILE", help="append there what would go to stderr")
-    add("-h", "--help", action="help", help="print this help")
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of runmaker4.py.  Raises Problem."""
-    parser = Parser(
-        PROG, example="Run the jobs in runs.txt, four at a time (the same on any other host):\n"
-                      f"    {PROG} -j4 runs.txt\n"
-                      "A job is a line '. COMMAND'.  The dot becomes r (running), then d (done),\n"
-                      "! (failed) or e (error).",
-        usage="[options] FILE",
-        epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
-               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in\n"
-               "the file is !, e or left for this runner; 1 something is, whoever ran it;\n"
-               "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.")
-    add = parser.add_argument_group("which jobs, and how many").add_argument
-    add("file", metavar="FILE", help="the job file")
-    add_running_options(add)
-    add("--slots", type=slot_names, metavar="A,B",
-        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running")
-    add("--slot-errors", type=whole_number(1), default=0, metavar="N",
-        help="give a slot no more jobs after N in a row with exit status 255 (ssh), set these back")
-    add("--dry-run", action="store_true", help="print what would be run, touch nothing")
-    add_limits(parser.add_argument_group("limits").add_argument)
-    add = parser.add_argument_group("output and records").add_argument
-    add_records(add)
-    add_verbosity(add)
-    add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", metavar="NAME", help="this host's name, in messages and for host= [the node name]")
-    add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
-    add_background(add)
-    options = parser.parse_args(argv)
-    if options.slots and options.jobs is not None:
-        parser.error("-j and --slots exclude each other")
-    return options
-
-
-def rerun_command(argv: Sequence[str], option: str) -> str:
-    """This runner's command, with an option if there is one; fit to be pasted."""
-    words = list(argv)
-    if option and not {option, "-r", "--retry"} & set(words):
-        words.insert(0, option)
-    return own_command(words)
-
-
-def own_command(words: Sequence[str]) -> str:
-    """This program's name with these arguments, fit to be pasted."""
-    script = sys.argv[0]
-    found = shutil.which(os.path.basename(script))
-    if found and os.path.realpath(found) == os.path.realpath(script):
-        return shlex.join([os.path.basename(script), *words])
-    python = os.path.basename(sys.executable)
-    found = shutil.which(python)
-    same = found and os.path.realpath(found) == os.path.realpath(sys.executable)
-    return shlex.join([python if same else sys.executable, script, *words])
-
-
-def open_descriptors() -> list[int]:
-    """The descriptors that are open; without /proc those that may be."""
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            return [int(name) for name in os.listdir(folder)]
-    return list(range(1024))
-
-
-def hold_signals() -> None:
-    """Have signals wait until there are handlers: what is started from now on must be ended as it should be."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
-
-
-def keep_descriptors_from_jobs() -> None:
-    """Whatever we were started with besides 0 to 2 (`flock 9`, a pipe of make's) is not for jobs to hold open."""
-    for fd in open_descriptors():
-        if fd > 2:
-            with contextlib.suppress(OSError):          # the one that listed them is closed by now
-                os.set_inheritable(fd, False)
-
-
-def go_into_background() -> int:
-    """Leave terminal and session (daemon(7)); stay in the directory, where the jobs are to run.
-
-    The starter waits until detach() is called with the descriptor that is returned: were it the leader of its session
-    (ssh -t), its end would hang up on us before we have left.
-    """
-    watch, ready = os.pipe()
-    waiting = signal.sigpending()       # and meant for who runs the jobs; a child does not inherit them
-    if os.fork():
-        os.close(ready)
-        os._exit(0 if os.read(watch, 1) else 2)
-    os.close(watch)
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    for number in waiting:
-        os.kill(os.getpid(), number)
-    return ready
-
-
-def detach(ready: int) -> None:
-    """All went well: let the starter go, and have no more to do with its terminal."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe to someone who waits for its end
-            os.dup2(null, fd)
-    os.write(ready, b"+")
-    os.close(ready)
-
-
-def fork_quietly() -> int:
-    """fork(2) besides a thread: Python warns of that, but the children that we make need no lock of its."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
-
-
 def change_argument(old: bytes, new: bytes) -> bool:
     """Overwrite bytes, as many, where ps reads (proc(5): arg_start, arg_end in /proc/self/stat); whether it is so."""
     try:
@@ -5163,325 +5390,3 @@ def change_argument(old: bytes, new: bytes) -> bool:
         return True
     except (OSError, ValueError, IndexError):
         return False
-
-
-def leave_without_waiting(code: int) -> None:
-    """Exit although a thread waits for a file system that does not answer.
-
-    Python's own exit would wait for the thread.  The kernel's would wait, too, for the answer to the unlock that comes
-    with the last close of a locked file on NFS.  So a child keeps all descriptors until we are gone, and does the
-    waiting; it is nobody's business any more.
-    """
-    parent = os.getpid()
-    child = fork_quietly()
-    if child == 0:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        while os.getppid() == parent:
-            time.sleep(0.02)
-        os._exit(0)
-    os._exit(code)
-
-
-def run_loop(main: Any) -> int:
-    """As asyncio.run(), which would wait for a resolver that does not answer before it lets us go."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    try:
-        return loop.run_until_complete(main)
-    finally:
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks))
-        loop.close()
-
-
-class Program:
-    """What runner, server and client have in common: messages, records, the background, the event loop."""
-    TROUBLES = 10               # messages of one kind that are printed
-
-    def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
-        """label: the job file, or the server, for messages.  Raises Problem."""
-        self.prog, self.label, self.options = prog, label, options
-        self.say: Say = self._say_directly
-        self.tally = Tally()
-        self.troubles = 0
-        self.defects = 0            # of our own, that have shown
-        try:
-            self.place = os.getcwdb()       # by this name, also when it is gone
-        except OSError:
-            raise Problem("the current directory is gone (cd to one that exists)") from None
-
-    def use_worker(self, network: bool) -> None:
-        """Have what writes files: in a thread of its own where a file system may not answer."""
-        paths = [getattr(self.options, name, None) for name in ("logfile", "outdir", "joblog")]
-        self.threaded = network or any(find_mount(path).network for path in paths if path)
-        self.worker = Worker(self.threaded)
-
-    def open_stores(self, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """What -l, --outdir and --joblog ask for.  inputs: the job file, and what else is read.  Raises Problem."""
-        options = self.options
-        names: set[str] = set()
-        for path in (*inputs, options.logfile, options.joblog, options.errors, options.pidfile):
-            if path and os.path.realpath(path) in names:
-                raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
-            names.add(os.path.realpath(path or ""))
-        trouble = functools.partial(self.in_loop, self._trouble)
-        return (LogFile(options.logfile, self.worker, trouble) if options.logfile else None,
-                OutDir(options.outdir, self.worker, trouble) if options.outdir else None,
-                JobLog(options.joblog, self.worker, trouble) if options.joblog else None)
-
-    def main(self) -> int:
-        """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
-        options = self.options
-        errors = open_record(options.errors, os.O_WRONLY | os.O_APPEND) if options.errors else -1
-        pidfile = open_record(options.pidfile, os.O_WRONLY) if options.pidfile else -1
-        if errors >= 0:
-            os.dup2(errors, 2)              # only now: what is wrong until here is said to who has started us
-        hold_signals()
-        ready = go_into_background() if options.daemon else -1
-        if pidfile >= 0:
-            self._write_pid(pidfile)
-        if ready >= 0:
-            detach(ready)
-        keep_descriptors_from_jobs()
-        try:
-            code = run_loop(self._run())
-        finally:
-            if pidfile >= 0:
-                self._remove_pidfile()
-        if self.worker.pending:
-            leave_without_waiting(code)
-        return code
-
-    def _remove_pidfile(self) -> None:
-        """Remove the pid file, unless another has written its own number there while we waited for the last jobs."""
-        with contextlib.suppress(OSError):
-            with open(self.options.pidfile, "rb") as file:
-                ours = file.read(20) == b"%d\n" % os.getpid()
-            if ours:
-                os.unlink(self.options.pidfile)
-
-    def _write_pid(self, fd: int) -> None:
-        try:
-            os.ftruncate(fd, 0)
-            write_all(fd, b"%d\n" % os.getpid())
-        except OSError as error:
-            raise Problem(f"{self.options.pidfile}: {reason(error)} (the process number must be written)") from None
-
-    async def _run(self) -> int:
-        """All that happens inside the event loop."""
-        self.loop = asyncio.get_running_loop()
-        self.stdout = Writer(1, self.loop, self._stdout_broken)
-        same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
-        self.stderr = self.stdout if same else Writer(2, self.loop, lambda error: None)     # nowhere is left to say it
-        self.say = self._say
-        self.signals = Signals(self.loop)
-        self.loop.set_exception_handler(self._on_exception)
-        try:
-            return await self.work()
-        finally:
-            self.signals.ignore_from_now_on()
-
-    async def work(self) -> int:
-        """What this program is for; the exit status."""
-        raise NotImplementedError
-
-    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something was raised where nobody waits, in a callback or a `watched` task: a defect, which ends the program.
-
-        Were it to go on, what has died (a chore, a look for jobs) would be missed by nobody but the user.
-        """
-        error = context.get("exception")
-        if error is None or "never retrieved" in context["message"]:        # asyncio's own, and no news
-            return loop.default_exception_handler(context)
-        import traceback
-        self.defects += 1
-        self.tally.trouble = True
-        self.end_for_defect()
-        if self.defects <= self.TROUBLES:
-            self.say(f"a defect of {self.prog} ends it, please report this: {type(error).__name__}: {error}")
-            self.stderr.write(os.fsencode("".join(traceback.format_exception(type(error), error, error.__traceback__))))
-
-    def end_for_defect(self) -> None:
-        """Come to an end and lose nothing, whatever does not work any more."""
-        raise NotImplementedError
-
-    def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
-        """INT and TERM: end(number); HUP and USR1: drain(number)."""
-        for action, numbers in ((end, (signal.SIGINT, signal.SIGTERM)), (drain, (signal.SIGHUP, signal.SIGUSR1))):
-            for number in numbers:
-                if signal.getsignal(number) != signal.SIG_IGN:      # ignored at the start (nohup): stays so
-                    self.signals.handle(number, functools.partial(action, number))
-        self.signals.look()                 # what has waited until now comes first: no job is started before
-
-    async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
-        """Wait until all is printed, however long that takes; when hurried (after a signal) two seconds more."""
-        while writer.backlog and not hurried():
-            await writer.drain(0.5)
-        await writer.drain(2.0)
-
-    # -- messages ---------------------------------------------------------------------------------------------------
-
-    def _say_directly(self, text: str) -> None:
-        warn(f"{self.prog}: {self.label}: {text}")
-
-    def _say(self, text: str) -> None:
-        self.stderr.write(os.fsencode(f"{self.prog}: {self.label}: {text}\n"))
-
-    def in_loop(self, function: Callable[..., None], *args: Any) -> None:
-        """What the worker's thread has to say goes through the loop's."""
-        if self.threaded:
-            self.loop.call_soon_threadsafe(function, *args)
-        else:
-            function(*args)
-
-    def _trouble(self, text: str) -> None:
-        """Output or records were lost."""
-        self.tally.trouble = True
-        self.troubles += 1
-        if self.troubles <= self.TROUBLES:
-            more = " (more such messages are left out)" if self.troubles == self.TROUBLES else ""
-            self.stderr.write(os.fsencode(f"{self.prog}: {text}{more}\n"))
-
-    def _stdout_broken(self, error: OSError) -> None:
-        self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
-        if error.errno not in (errno.EPIPE, errno.EIO):         # nobody reads it; the terminal is gone
-            self.tally.trouble = True
-
-
-class RunnerProgram(Program):
-    """What runmaker4.py and runmaker4-client.py have in common: a Runner, wherever its jobs come from."""
-
-    def __init__(self, prog: str, label: str, options: argparse.Namespace, argv: Sequence[str]) -> None:
-        """argv: as it may be printed in a command that runs jobs again.  Raises Problem."""
-        super().__init__(prog, label, options)
-        self.argv = argv
-        number = 1 if options.jobs is None else options.jobs or available_cpus()
-        self.slots = [str(slot + 1) for slot in range(number)]
-        self.host = os.fsencode(options.name or os.uname().nodename)
-        self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
-
-    def settings(self) -> Settings:
-        options = self.options
-        return Settings(self.host, one_only=options.one_only, slot_errors=getattr(options, "slot_errors", 0),
-                        runner=os.fsencode(options.runner or ""), retries=options.retries, timeout=options.timeout,
-                        walltime=options.walltime, follow=options.follow, verbose=options.verbose)
-
-    def slot_source(self) -> Slots:
-        """Where the names of the slots come from."""
-        return Slots(self.slots)
-
-    def console(self, with_output: bool) -> list[Sink]:
-        """What is printed of the jobs."""
-        if self.options.quiet:
-            return []
-        colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        return [Console(self.stdout, with_output, colour)]
-
-    def make_runner(self, jobs: Any, sinks: list[Sink]) -> Runner:
-        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods."""
-        processes = Processes(self.loop, self.signals)
-        self.runner = runner = Runner(jobs, processes, sinks, self.settings(), self.slot_source(), self.say, self.tally)
-        self.stdout.relieved = self.worker.relieved = runner.resume
-        self.handle_signals(runner.kill, runner.drain)
-        return runner
-
-    def end_for_defect(self) -> None:
-        """What runs may end, and is written down."""
-        self.runner.stop()
-
-    async def run_to_end(self, jobs: Any) -> int:
-        """Run the jobs, print what there is to print; the exit status."""
-        runner = self.runner
-        await runner.run()
-        account = await jobs.leave(runner)
-        await self.print_rest(self.stdout, lambda: bool(runner.killed))
-        seconds = self.loop.time() - runner.began
-        self.say(self.tally.summary(account, jobs.orphans, seconds, functools.partial(rerun_command, self.argv)))
-        await self.print_rest(self.stderr, lambda: bool(runner.killed))
-        return 128 + runner.killed if runner.killed else self.tally.status(account)
-
-
-class App(RunnerProgram):
-    """runmaker4.py: checks everything that can be checked, then puts the parts together and runs them."""
-
-    def __init__(self, argv: Sequence[str]) -> None:
-        """Raises Problem."""
-        options = parse(argv)
-        super().__init__(PROG, options.file, options, argv)
-        self.path = options.file
-        self.mount = check_mount(self.path, options.single_host, self.say)
-        self.taker = Taker(os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING)
-        self.inputs, self.network = [self.path], self.mount.network         # what is read, and whether from elsewhere
-        self.slot_file: SlotFile | None = None
-        if options.slots and options.slots.startswith("@"):
-            path = options.slots[1:]
-            self.inputs.append(path)
-            network = check_mount(path, options.single_host, self.say).network
-            self.network |= network
-            self.slot_file = SlotFile(path, network, lambda text: self.in_loop(self.say, text))
-            self.slots = self.slot_file.names
-        elif options.slots:
-            self.slots = [name.strip() for name in options.slots.split(",")]
-        if not (options.follow and not os.path.lexists(self.path)):
-            os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
-            if not options.dry_run:
-                test_locks(self.path)
-            check_job_file(self.path, self.say)
-
-    def main(self) -> int:
-        """Run, or say what would be run; the exit status."""
-        options = self.options
-        self.use_worker(self.network)
-        if options.dry_run:
-            return self._dry_run()
-        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
-        self.stores = self.open_stores(*self.inputs)
-        return super().main()
-
-    def slot_source(self) -> Slots:
-        return FollowedSlots(self.slot_file, self.worker) if self.slot_file else super().slot_source()
-
-    def _dry_run(self) -> int:
-        if os.path.lexists(self.path):          # with --follow it need not be there
-            put_lines(map(bytes, self._cursor().jobs_to_take(self.taker)))
-        return 0
-
-    def _cursor(self) -> Cursor:
-        file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.mount.network)
-        return Cursor(file, [self.taker], ordinals=bool(self.options.logfile), wait_for_file=self.options.follow)
-
-    async def work(self) -> int:
-        """Run the jobs of the file."""
-        log, outdir, joblog = self.stores
-        sinks = self.console(with_output=not log)
-        if log:
-            sinks.append(LastLines(log, self.options.loglines, self.place))
-        if outdir:
-            sinks.append(AllOutput(outdir))
-        if joblog:
-            sinks.append(History(joblog))
-        jobs = FileJobs(self._cursor(), self.worker, self.taker)
-        self.make_runner(jobs, sinks)
-        return await self.run_to_end(jobs)
-
-
-def run_file(argv: Sequence[str]) -> int:
-    """The body of runmaker4.py.  Raises Problem."""
-    return App(argv).main()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4.py with these arguments; the exit status."""
-    return run_main(PROG, run_file, argv)
-
-
-if __name__ == "__main__":
-    del sys.modules["ssl"]
-    gc.enable()
-    leave(main())

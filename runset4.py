@@ -30,10 +30,10 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, Sequence
 
-from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, RUNNING, UTF8_MARK, JobFile, Line, Parser,
-                       Problem, Say, Scan, append_locked, check_lines, check_mount, duration, first_line, leave, locked,
-                       open_job_file, own_command, parse_settings, plural, put_lines, quote, reason, run_main, says,
-                       show, wait_ready, warn, whole_number)
+from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, UTF8_MARK, JobFile,
+                       Line, Parser, Problem, Say, Scan, append_locked, check_lines, check_mount, duration, first_line,
+                       leave, lock, locked, open_job_file, own_command, parse_settings, plural, put_lines, quote,
+                       reason, run_main, says, show, unlock, wait_ready, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -194,6 +194,33 @@ def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
             yield line
 
 
+def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
+    """Set the state of a line that a scan of a `single` file has found; why that was refused, or ''.
+
+    Running lines are locked, and refused, unless forced.  Raises OSError; ESTALE: the file was replaced.
+    """
+    at = line.offset
+    if not lock(file.fd, at):
+        if not force:
+            return "is running (wait for it, or use --force)"
+        at = REFRESH_BYTE                       # on NFS a write under any lock leaves its neighbours alone
+        lock(file.fd, at, shared=True)
+    try:
+        file.must_name(file.fd)                 # after the lock: what is replaced later had this state in it
+        return _overwrite(file, line, state, force)
+    finally:
+        unlock(file.fd, at)
+
+
+def _overwrite(file: JobFile, line: Line, state: bytes, force: bool) -> str:
+    """The same under a lock that is held."""
+    found = file.state_at(file.fd, line)
+    if found is None or found != line.state and not force:
+        return "has changed meanwhile, and is left alone"
+    file.write(file.fd, line, state)
+    return ""
+
+
 @dataclass
 class Outcome:
     """How many jobs were selected, how many of them were refused, how many were changed."""
@@ -214,7 +241,7 @@ class Outcome:
 def set_states(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
     """Set the states of the selected jobs.  Raises OSError; ESTALE: the file was replaced, and lines may have moved."""
     for line in selected(options, file):
-        outcome.note(file, line, file.set_state(line, options.set, options.force))
+        outcome.note(file, line, set_state(file, line, options.set, options.force))
     if outcome.selected:
         file.must_name(file.fd)
 
@@ -240,7 +267,7 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
                 if parse_settings(settings[line]).terms.together:
                     fault = "is of a group (which runs again if all its lines are set to .)"
                 else:
-                    fault = file.set_state(line, HELD, force=True)
+                    fault = set_state(file, line, HELD, force=True)
                 if outcome.note(file, line, fault):
                     held.append(line)
             if held:
@@ -249,7 +276,7 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
         except OSError:
             for line in held:
                 with contextlib.suppress(OSError):
-                    file.set_state(replace(line, state=HELD), line.state, force=True)
+                    set_state(file, replace(line, state=HELD), line.state, force=True)
             raise
 
 
@@ -770,7 +797,7 @@ def reopen(file: JobFile) -> int:
     """Make comments of the lines `#RUN end`, in place; how many there were.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.follow_path()
-        return sum(not file.set_state(line, b"#off", force=False) for line in find_ends(file.fd))
+        return sum(not set_state(file, line, b"#off", force=False) for line in find_ends(file.fd))
 
 
 # ======== Command line ================================================================================================

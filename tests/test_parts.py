@@ -1,4 +1,5 @@
 """Smaller parts of runmaker4.py by themselves: what may be retried, what is an orphan, which processes are a job's."""
+import importlib
 import os
 import pathlib
 import random
@@ -10,8 +11,10 @@ from typing import Dict, Iterator, List
 from unittest import mock
 
 import runmaker4
-from tests.support import alive, wait_until
+from tests.support import RUNSERVER, alive, wait_until
 from tests.test_units import FileCase, a_run
+
+server = importlib.import_module(RUNSERVER[:-len(".py")])
 
 
 def line(number: int, text: bytes = b" CMD", state: bytes = b"!") -> runmaker4.Line:
@@ -388,11 +391,11 @@ class LinesOfADeadServer(JobFileCase):
         """Hold these lines, then edit the file: the offsets at which a server goes on, by the numbers of the lines."""
         entries, offset = [], 0
         for number, text in enumerate(before, 1):
-            entries.append(runmaker4.Entry(f"{number:016x}", "c" * 16, "bob", number, number, offset, b".",
-                                           runmaker4.digest(text)))
+            entries.append(server.Entry(f"{number:016x}", "c" * 16, "bob", number, number, offset, b".",
+                                        runmaker4.digest(text)))
             offset += len(text) + 2
         self.path.write_bytes(after)
-        file = runmaker4.JobFile(str(self.path), say=self.fail, single=True)
+        file = server.ServedFile(str(self.path), say=self.fail, single=True)
         jobs = file.adopt(os.open(self.path, os.O_RDWR), entries)
         self.addCleanup(file.close)
         return {entry.number: job.offset for entry, job in jobs.items()}
@@ -400,7 +403,7 @@ class LinesOfADeadServer(JobFileCase):
     def test_lines_that_were_moved_are_found_without_comparing_each_with_each(self) -> None:
         texts = [b" echo %d" % number for number in range(500)]
         lines = [b"r%s\n" % text for text in texts]
-        with mock.patch.object(runmaker4, "digest", side_effect=runmaker4.digest) as digest:
+        with mock.patch.object(server, "digest", side_effect=runmaker4.digest) as digest:
             found = self.adopt(texts, b"# new\n" + b"".join(reversed(lines)))
         self.assertEqual([found[number] for number in sorted(found, reverse=True)],
                          [6 + len(b"".join(lines[number:])) for number in range(500, 0, -1)])
