@@ -35,9 +35,9 @@ from dataclasses import dataclass
 from typing import Any, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (ERROR, HEX, PORT, Account, AllOutput, Channel, Console, Counts, Gate, History, Job, LastLines,
-                       Link, Message, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, Terms, WireError,
-                       add_background, add_limits, add_running_options, add_verbosity, allow_descriptors, awake_clock,
+from runmaker4 import (ERROR, HEX, PORT, Account, AllOutput, Channel, Console, Counts, Gate, History, Job, JobSettings,
+                       LastLines, Link, Message, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, WireError,
+                       add_background, add_limits, add_running_options, add_verbosity, allow_descriptors, boottime,
                        change_argument, duration, human_time, leave, plural, printable, put, read_token, reason,
                        run_main, show, to_bytes, to_text, token_path, warn, watched, whole_number)
 
@@ -130,11 +130,11 @@ class Patience:
     """Time for several steps of a blocking conversation: each sets the socket's time-out to what is left."""
 
     def __init__(self, seconds: float) -> None:
-        self.end = awake_clock() + seconds
+        self.end = boottime() + seconds
 
     def receive(self, sock: socket.socket) -> bytes:
         """Some bytes.  Raises OSError, also if the other end has closed the connection."""
-        sock.settimeout(max(self.end - awake_clock(), 0.01))
+        sock.settimeout(max(self.end - boottime(), 0.01))
         data = sock.recv(1 << 16)
         if not data:
             raise ConnectionResetError("the server has closed the connection")
@@ -170,7 +170,7 @@ def dial_once(options: argparse.Namespace, token: str) -> tuple[socket.socket, C
 class RemoteJob(Job):
     """A job of the server's."""
     key: str = ""
-    arrived: float = 0.0                # awake_clock()
+    arrived: float = 0.0                # boottime()
     begun: float = 0.0                  # taken by a slot
     result: bytes | None = None         # the server is being told
 
@@ -213,7 +213,7 @@ class Connection:
     AHEAD = 10.0                        # seconds: no group is to start later than this after it was said
     LATE = 0.002                        # seconds by which timers may be late
     QUIET = 0.03                        # seconds without us after the start of a group
-    every = 0.0                         # look_after() comes back when there is something
+    interval = 0.0                      # look_after() comes back when there is something
     poll = EVER                         # and the runner is woken when there is
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop) -> None:
@@ -231,7 +231,7 @@ class Connection:
         self.ever = False                           # there was a connection once
         self.file = ""                              # the server's
         self.refused = False                        # the last attempt was
-        self.down_since = awake_clock()
+        self.down_since = boottime()
         self.grace = 60.0
         self.jobs: dict[str, RemoteJob] = {}        # all that we have, but for those that wait:
         self.queue: deque[RemoteJob] = deque()
@@ -265,7 +265,7 @@ class Connection:
         """A job that has come, if any; else it is asked for, and the runner woken when there is an answer."""
         if self.queue and self._may_start():
             job = self.queue.popleft()
-            job.begun = awake_clock()
+            job.begun = boottime()
             self.jobs[job.key] = job
             self.total += 1
             self.last_asked, self.again = 0, EVER
@@ -281,7 +281,7 @@ class Connection:
 
     async def finish(self, job: RemoteJob, state: bytes) -> str:
         """The result goes its way; what is wrong with it will be told when it is known."""
-        took = awake_clock() - job.begun
+        took = boottime() - job.begun
         self.duration = took if self.duration == EVER else 0.8 * self.duration + 0.2 * took
         gone = state == ERROR and (self.runner.killed or self.runner.wall_over)     # we have ended it, for we leave
         return self._end(job, state, type="finish", state=to_text(state), how="vanished" if gone else job.how)
@@ -305,10 +305,10 @@ class Connection:
     async def leave(self, runner: Runner) -> Account | None:
         """Once no job runs any more: have all results at the server, and part; what its file holds, if it can tell."""
         self._return_queue()
-        began = awake_clock()
+        began = boottime()
         while (self.sent or self.unsent) and not (self.failed or self.over):
             hurried = runner.killed or runner.wall_over or self.program.defects
-            if hurried and (runner.processes.impatient or awake_clock() - began > runner.LAST_TRIES):
+            if hurried and (runner.processes.impatient or boottime() - began > runner.LAST_TRIES):
                 break
             self.emptied.clear()
             with contextlib.suppress(asyncio.TimeoutError):
@@ -327,13 +327,13 @@ class Connection:
 
     async def _ask_account(self) -> None:
         """Ask what the file holds, each server that we meet; one that leaves for good (`closing`) tells it unasked."""
-        began, asked = awake_clock(), None
+        began, asked = boottime(), None
         while not (self.accounted or self.over or self.failed):
             if self.link and self.link is not asked:
                 asked = self.link
                 asked.send(type="account")
             coming = self.ever or not self.said         # once more, or for the first time
-            if awake_clock() - began > (COUNTING if self.link else CONNECT if coming else 0.0):
+            if boottime() - began > (COUNTING if self.link else CONNECT if coming else 0.0):
                 return
             self.emptied.clear()
             with contextlib.suppress(asyncio.TimeoutError):
@@ -343,7 +343,7 @@ class Connection:
 
     def _may_start(self) -> bool:
         """Rule 2 of runmaker4-server.py: only soon after something that was answered."""
-        return self.link is not None and awake_clock() - self.alive < min(self.grace / 2, runmaker4.SILENCE)
+        return self.link is not None and boottime() - self.alive < min(self.grace / 2, runmaker4.SILENCE)
 
     def _ahead(self) -> int:
         """How many jobs may run ahead of free slots: those that end within a round trip."""
@@ -372,7 +372,7 @@ class Connection:
 
     def _request(self, kind: str, **fields: Any) -> int:
         self.number += 1
-        self.asked[self.number] = awake_clock()
+        self.asked[self.number] = boottime()
         self.link.send(type=kind, request=self.number, **fields)
         return self.number
 
@@ -386,7 +386,7 @@ class Connection:
     def _return_late(self) -> None:
         """Give back jobs that no slot has taken soon: somebody else may run them."""
         self.return_timer = None
-        limit = awake_clock() - self._patience()
+        limit = boottime() - self._patience()
         while self.queue and self.queue[0].arrived <= limit:
             self._give_back(self.queue.popleft())
         self._watch_queue()
@@ -405,7 +405,7 @@ class Connection:
 
     def _watch_queue(self) -> None:
         if self.queue and not self.return_timer:
-            due = self.queue[0].arrived + self._patience() - awake_clock()
+            due = self.queue[0].arrived + self._patience() - boottime()
             self.return_timer = self.loop.call_later(max(due, 0.01), self._return_late)
 
     def _patience(self) -> float:
@@ -516,11 +516,11 @@ class Connection:
 
     async def _use(self, link: ServerLink) -> str:
         """Keep a link alive until it is lost; why it was."""
-        made = awake_clock()
+        made = boottime()
         while not link.gone.done():
             pause = min(runmaker4.KEEP_ALIVE, self.grace / 8) if link is self.link else 0.2
             await asyncio.wait([link.gone], timeout=pause)
-            now = awake_clock()
+            now = boottime()
             if link.gone.done():
                 break
             if link is self.link:
@@ -546,7 +546,7 @@ class Connection:
     def _note_loss(self, why: str) -> None:
         """Say once that there is no server; and when one is there that does not want us."""
         if self.link:
-            self.link, self.down_since = None, awake_clock()
+            self.link, self.down_since = None, boottime()
         if not self.over and (not self.said or self.refused and why != self.said):
             running = f"; {plural(len(self.jobs), 'job')} not handed in yet" if self.jobs else ""
             self.say(f"{why}{running}; trying again")
@@ -566,10 +566,10 @@ class Connection:
 
     def _left(self) -> float:
         """Seconds until we give up; at least enough to try."""
-        return max(self._limit() - (awake_clock() - self.down_since), 0.5)
+        return max(self._limit() - (boottime() - self.down_since), 0.5)
 
     def _given_up(self, why: str) -> bool:
-        gone = awake_clock() - self.down_since
+        gone = boottime() - self.down_since
         if gone < self._limit():
             return False
         self.failed = f"no server for {human_time(gone)}: {why}"
@@ -597,7 +597,7 @@ class Connection:
         elif kind == "pong":
             sent = self.asked.get(message.whole("request"))
             if sent is not None:
-                self.round_trip = awake_clock() - sent
+                self.round_trip = boottime() - sent
             self._answered(message.whole("request"))
             if self.queue:
                 self.wake()
@@ -679,8 +679,8 @@ class Connection:
         number = message.whole("request")
         for item in message.objects("jobs"):
             job = RemoteJob(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
-                            item.data("text"), key=item.text("id", 16), arrived=awake_clock(),
-                            terms=Terms(timeout=item.duration("timeout"), together="?" * item.flag("group")))
+                            item.data("text"), key=item.text("id", 16), arrived=boottime(),
+                            settings=JobSettings(timeout=item.duration("timeout"), together="?" * item.flag("group")))
             if item.flag("hold"):
                 job.gate = Gate(functools.partial(self._tell_held, job))
             self.queue.append(job)

@@ -71,14 +71,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 
 import runmaker4
-from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, PLAIN, PORT, RUNNING, Account, Channel,
-                       Cursor, Job, JobFile, JobLog, LastLines, Line, Link, LogFile, Message, Met, NotNow, OutDir, Pace,
-                       Parser, Problem, Program, Round, Scan, Shifted, Taker, Takers, Terms, Waits, WireError, Worker,
-                       Writer, add_background, add_records, awake_clock, change_argument, check_job_file, check_mount,
-                       digest, duration, first_line, fork_quietly, hold_signals, human_time, leave, lock, make_token,
-                       name_lines, open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines,
-                       reason, run_main, show, test_locks, to_bytes, to_text, token_path, unlock, wait_ready, watched,
-                       whole_number)
+from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, NO_SETTINGS, PORT, RUNNING, Account,
+                       Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines, Line, Link, LogFile, Message,
+                       NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Scan, Shifted,
+                       StallReporter, Taker, Takers, WireError, Worker, Writer, add_background, add_records, boottime,
+                       change_argument, check_job_file, check_mount, digest, duration, first_line, fork_quietly,
+                       hold_signals, human_time, leave, lock, make_token, name_lines, open_descriptors, open_job_file,
+                       parse_directive, plural, printable, put, put_lines, reason, run_main, show, test_locks, to_bytes,
+                       to_text, token_path, unlock, wait_ready, watched, whole_number)
 
 PROG = "runmaker4-server.py"
 STRANGERS = 100                 # connections at once that have not proven that they know the token
@@ -188,7 +188,7 @@ class ServedFile(JobFile):
 
         Edits while nobody looked may have moved lines: they are known by their digests.  Raises OSError.
         """
-        self.fd, self.file, self.start = fd, self.identity(fd), first_line(fd)
+        self.fd, self.inode, self.start = fd, self.identity(fd), first_line(fd)
         found: dict[Entry, Line] = {}
         moved: dict[bytes, deque[Entry]] = {}
         for entry in sorted(entries, key=lambda entry: entry.offset):
@@ -208,7 +208,7 @@ class ServedFile(JobFile):
         for entry, line in found.items():
             if line.state == RUNNING and lock(fd, line.offset):
                 jobs[entry] = job = Job(entry.number, entry.ordinal, line.offset, entry.state, line.text, fd=fd,
-                                        file=self.file, taken=entry.state != NEW)
+                                        inode=self.inode, taken=entry.state != NEW)
                 self.hold(job)
         at = 0                                  # what else was locked has no entry any more, or not yet
         for offset in sorted(job.offset for job in jobs.values()):
@@ -528,7 +528,7 @@ class Held:
     pid: int = 0
     settling: bool = False              # its state is being written
     how: str = ""                       # it ended: "exit 0", ...
-    handed: float = field(default_factory=awake_clock)
+    handed: float = field(default_factory=boottime)
     seat: Seat | None = None            # in a group
     host: str = ""                      # ... the entry of host= that it is for
     sent: bool = True                   # the client was told of it
@@ -724,7 +724,7 @@ class Collector:
 #
 # After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts are lost.
 
-Jobs = List[Tuple[Line, Terms]]
+Jobs = List[Tuple[Line, JobSettings]]
 Place = Tuple[Any, int]                 # a client, and which of its free slots
 
 
@@ -746,7 +746,7 @@ class Resolver:
     def addresses(self, name: str) -> frozenset[str]:
         """Those known by now.  In the worker's thread, perhaps."""
         since, found = self.known.get(name, (-self.AGAIN, frozenset()))
-        if awake_clock() - since >= self.AGAIN and name not in self.asking and not set(name) & set("*?["):
+        if boottime() - since >= self.AGAIN and name not in self.asking and not set(name) & set("*?["):
             self.asking.add(name)
             self.loop.call_soon_threadsafe(self._ask, name)
         return found
@@ -761,7 +761,7 @@ class Resolver:
             found = frozenset(address[0] for *_, address in asking.result())
         except (OSError, UnicodeError, asyncio.CancelledError):     # nobody is called so, as far as one can tell
             found = before[1] if before else frozenset()
-        self.known[name] = awake_clock(), found
+        self.known[name] = boottime(), found
         self.asking.discard(name)
         if not before or before[1] != found:
             self.answered()
@@ -801,21 +801,21 @@ class Clock:
 def seating(fd: int, jobs: Jobs) -> dict[str, Jobs]:
     """Which host gets which jobs of a group: those below one directive go to its hosts in turn.  Raises OSError."""
     hosts: dict[str, Jobs] = {}
-    turns: dict[Terms, dict[int, int]] = {}
-    last = {terms: line.offset for line, terms in jobs}
-    for line, terms in jobs:
-        if terms not in turns and len(terms.hosts) > 1:
-            below = itertools.takewhile(lambda other: other.offset <= last[terms], Scan(fd, terms.line.offset))
-            turns[terms] = {other.offset: turn for turn, other in enumerate(below)}
-        turn = turns[terms][line.offset] if terms in turns else 0
-        hosts.setdefault(terms.hosts[turn % len(terms.hosts)], []).append((line, terms))
+    turns: dict[JobSettings, dict[int, int]] = {}
+    last = {settings: line.offset for line, settings in jobs}
+    for line, settings in jobs:
+        if settings not in turns and len(settings.hosts) > 1:
+            below = itertools.takewhile(lambda other: other.offset <= last[settings], Scan(fd, settings.line.offset))
+            turns[settings] = {other.offset: turn for turn, other in enumerate(below)}
+        turn = turns[settings][line.offset] if settings in turns else 0
+        hosts.setdefault(settings.hosts[turn % len(settings.hosts)], []).append((line, settings))
     return hosts
 
 
 @dataclass(eq=False)
 class Plan:
     """A group that waits for its hosts."""
-    met: Met
+    met: PendingGroup
     hosts: dict[str, Jobs]                      # by entry of host=
     clients: set[Client] = field(default_factory=set)   # kept free for it, since all its hosts are there
 
@@ -897,7 +897,7 @@ class Group:
         trips = [seat.client.clock.trip for seat in seats]
         at = self.loop.time() + max(trips, default=0.0) + self.LEAD[0] + self.LEAD[1] * len(seats)
         for seat in seats:
-            seat.current.started, seat.current.handed = time.time(), awake_clock()
+            seat.current.started, seat.current.handed = time.time(), boottime()
             seat.client.link.send(type="go", id=seat.current.key, at=at + seat.client.clock.offset)
             seat.client.link.flush()
 
@@ -935,7 +935,7 @@ class Group:
         """Send a client its next job, if it is here."""
         if seat.queue and seat.client.link:
             seat.current = held = seat.queue.popleft()
-            held.sent, held.handed = True, awake_clock()
+            held.sent, held.handed = True, boottime()
             if self.server.is_startable(held):
                 seat.client.want -= self.preparing      # later ones come without having been asked for
                 self.server.send_jobs(seat.client, [held])
@@ -988,7 +988,7 @@ class Group:
 
     def _note_result(self, held: Held, state: bytes | None) -> None:
         how = held.how or ("given back" if state is None else "not started")
-        took = human_time(awake_clock() - held.handed) if held.sent else ""
+        took = human_time(boottime() - held.handed) if held.sent else ""
         self.results.append((held.job.number, b"  %-20s %-20s %8s  %s\n" % (
             os.fsencode(printable(held.seat.host)), os.fsencode(how), took.encode(), held.job.command)))
 
@@ -1025,24 +1025,24 @@ def match(able: dict[str, list[Place]]) -> dict[str, Place]:
 def preview(file: JobFile) -> Iterator[str]:
     """What would start where: LINE STATE COMMAND below headings that begin with #.  Raises OSError, ValueError."""
     group: Jobs = []
-    terms = PLAIN
+    settings = NO_SETTINGS
     for line in file.lines(NEW, directives=True):
         if line.state != DIRECTIVE:
-            if terms.together:
-                group.append((line, terms))
+            if settings.together:
+                group.append((line, settings))
             else:
                 yield bytes(line).decode(errors="surrogateescape")
             continue
         directive = parse_directive(line)
-        if directive.kind == "settings" and directive.terms.together == terms.together != "":
-            terms = directive.terms
+        if directive.kind == "settings" and directive.settings.together == settings.together != "":
+            settings = directive.settings
             continue
         yield from preview_group(file.fd, group)
         group = []
         if directive.kind == "settings":
-            terms = directive.terms
-            if not terms.together:
-                yield f"# {', '.join(terms.hosts) or 'any host'}{limit(terms)}"
+            settings = directive.settings
+            if not settings.together:
+                yield f"# {', '.join(settings.hosts) or 'any host'}{limit(settings)}"
         else:
             yield f"# {directive.kind} (line {line.number})"
     yield from preview_group(file.fd, group)
@@ -1054,18 +1054,18 @@ def preview_group(fd: int, jobs: Jobs) -> Iterator[str]:
         return
     hosts, first = seating(fd, jobs), jobs[0][1]
     least = "all" if first.min_hosts is None else first.min_hosts
-    if len(jobs) > Met.LONGEST or len(hosts) > Group.HOSTS:
-        yield f"# {first.together}: never, for it has more than {Met.LONGEST:,} jobs or {Group.HOSTS} hosts"
+    if len(jobs) > PendingGroup.LONGEST or len(hosts) > Group.HOSTS:
+        yield f"# {first.together}: never, for it has more than {PendingGroup.LONGEST:,} jobs or {Group.HOSTS} hosts"
         return
     yield f"# {first.together}: together, once all of {', '.join(hosts)} are there (min-hosts {least})"
     for host, lines in hosts.items():
         yield f"# {host}"
-        yield from (bytes(line).decode(errors="surrogateescape") + limit(terms) for line, terms in lines)
+        yield from (bytes(line).decode(errors="surrogateescape") + limit(settings) for line, settings in lines)
 
 
-def limit(terms: Terms) -> str:
+def limit(settings: JobSettings) -> str:
     """', timeout 30s', if there is one."""
-    return f", timeout {human_time(terms.timeout)}" if terms.timeout else ""
+    return f", timeout {human_time(settings.timeout)}" if settings.timeout else ""
 
 
 # ======== The server ==================================================================================================
@@ -1101,7 +1101,7 @@ class Server(Program):
         self.urgent_at = 0.0                    # when clients that would leave were last looked for (by the worker)
         self.groups: dict[int, Plan] = {}       # those that wait for their hosts, by where their first job stands
         self.said: set[str] = set()             # what is not to be said again
-        self.pause_until = 0.0                  # no group is started before, by awake_clock()
+        self.pause_until = 0.0                  # no group is started before, by boottime()
         self.wanted = False                     # somebody has just asked for jobs
         self.claiming = False                   # a look at the file is under way
         self.stopping = False                   # nothing more is handed out
@@ -1142,11 +1142,12 @@ class Server(Program):
         """Serve until there is a reason to leave; the exit status."""
         self.over = self.loop.create_future()   # a reason to leave
         self.hurry = self.loop.create_future()  # another signal
-        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network, single=True)
+        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network,
+                               single=True)
         self.resolver = Resolver(self.loop, self._names_known)
-        self.waits = Waits(self.say, awake_clock)
+        self.waits = StallReporter(self.say, boottime)
         self.cursor = Cursor(self.file, ordinals=bool(self.stores[0]), serving=True)
-        self.cursor.is_absent = lambda terms: not self._are_here(terms.hosts)
+        self.cursor.is_absent = lambda settings: not self._are_here(settings.hosts)
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
                                    self.worker)
         self.desk = Desk(self)
@@ -1355,7 +1356,7 @@ class Server(Program):
     async def _poll(self) -> None:
         """While clients wait, look for new lines; a look without news costs a stat."""
         while True:
-            await asyncio.sleep(max(POLL, self.file.every / 5 if self.network else 0))
+            await asyncio.sleep(max(POLL, self.file.interval / 5 if self.network else 0))
             if self.waiting:
                 self.hand_out()
 
@@ -1390,7 +1391,7 @@ class Server(Program):
         if anew:
             cursor.quiet = None
         urgent, known = leaving and self._may_hurry(), len(cursor.orphans)
-        met: dict[int, Met] = {}
+        met: dict[int, PendingGroup] = {}
         while (clients.all or not turns) and len(batch.got) < BATCH:
             held = self._claim_one(clients, urgent)
             for group in cursor.round.groups:
@@ -1410,7 +1411,7 @@ class Server(Program):
 
     def _may_hurry(self) -> bool:
         """Whether one may make sure again that there is nothing: not so often that whole rounds fill the time."""
-        now = awake_clock()
+        now = boottime()
         if now - self.urgent_at < self.cursor.pace.rest(20):
             return False
         self.urgent_at = now
@@ -1491,15 +1492,16 @@ class Server(Program):
                 client.link.send(type="jobs", request=client.asked, jobs=jobs)
                 jobs, size = [], 0
             jobs.append(dict(id=held.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
-                             state=to_text(job.state), text=to_text(job.text), timeout=job.terms.timeout,
-                             group=bool(job.terms.together), hold=held.seat is not None and held.seat.group.preparing))
+                             state=to_text(job.state), text=to_text(job.text), timeout=job.settings.timeout,
+                             group=bool(job.settings.together),
+                             hold=held.seat is not None and held.seat.group.preparing))
             size += len(job.text)
         client.link.send(type="jobs", request=client.asked, jobs=jobs)
 
     def _answer_waiting(self) -> None:
         """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted."""
         leaving = [client for client in self.waiting if client.leaving]
-        soon = awake_clock() - RETURN
+        soon = boottime() - RETURN
         if not leaving or not self.stopping and any(
                 held.started is None and held.handed > soon and held.client.link for held in self.jobs.values()):
             return
@@ -1524,7 +1526,7 @@ class Server(Program):
 
     # -- groups -----------------------------------------------------------------------------------------------------
 
-    def _plan(self, groups: Iterable[Met]) -> list[Plan]:
+    def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
         """Say which host gets what.  In the worker's thread, perhaps."""
         try:
             return [Plan(met, seating(self.file.fd, met.jobs)) for met in groups]
@@ -1557,7 +1559,7 @@ class Server(Program):
                                          f"waits for {what}")
                 plan.clients = self._reserve(plan, reserved)
                 reserved |= plan.clients
-            elif not self.claiming and not self.stopping and awake_clock() >= self.pause_until:
+            elif not self.claiming and not self.stopping and boottime() >= self.pause_until:
                 plan.met.started = self.claiming = True
                 del self.groups[plan.first.offset]
                 self.worker.ask(self._start_group, self._claim_group, plan, clients)
@@ -1584,22 +1586,22 @@ class Server(Program):
         """Claim all lines of a group; whether that could be done.  In the worker's thread, perhaps."""
         helds: list[Held] = []
         for host, jobs in plan.hosts.items():
-            for line, terms in jobs:
+            for line, settings in jobs:
                 held = Held(next(self.keys), clients[host], host=host, sent=False)
                 with self._in_ledger(held):
-                    held.job = self._claim_line(held.client, line, terms)
+                    held.job = self._claim_line(held.client, line, settings)
                 if not held.job:
                     return plan, helds, False
                 helds.append(held)
         return plan, helds, True
 
-    def _claim_line(self, client: Client, line: Line, terms: Terms) -> Job | None:
+    def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
         """Claim one line for a client."""
         file = self.file
         with contextlib.suppress(OSError, Shifted):
             with file.locked_line(line) as fd:
-                if fd >= 0 and file.state_at(fd, line) == NEW and file.state_at(fd, terms.line):
-                    return file.mark(fd, line, client, terms)
+                if fd >= 0 and file.state_at(fd, line) == NEW and file.state_at(fd, settings.line):
+                    return file.mark(fd, line, client, settings)
                 if fd >= 0:
                     file.edits += 1                     # it is not what it was: walk through the file anew
         return None
@@ -1627,7 +1629,7 @@ class Server(Program):
 
     def look_again(self, pause: float = 0.0) -> None:
         """Look for lines soon; for groups only after a pause."""
-        self.pause_until = max(self.pause_until, awake_clock() + pause)
+        self.pause_until = max(self.pause_until, boottime() + pause)
         self.loop.call_soon(self.hand_out)
 
     # -- lines that clients have ------------------------------------------------------------------------------------
@@ -1659,7 +1661,7 @@ class Server(Program):
         held.settling = True
         if event:
             held.client.open.add(event)
-        self._try_to_settle(held, state, event, self.file.every)
+        self._try_to_settle(held, state, event, self.file.interval)
 
     def _try_to_settle(self, held: Held, state: bytes | None, event: int, pause: float) -> None:
         def write() -> tuple[bool, str]:
@@ -1673,7 +1675,7 @@ class Server(Program):
             settled, fault = answer
             if settled:
                 return self._settled(held, state, event, fault)
-            if pause == self.file.every:
+            if pause == self.file.interval:
                 self.say(f"line {held.job.number}: {fault}; trying again")
             self.loop.call_later(pause, self._try_to_settle, held, state, event, min(2 * pause, 30.0))
 
@@ -1703,7 +1705,7 @@ class Server(Program):
     async def _look_after(self) -> None:
         """Follow lines that edits have moved; tell clients of those that others have taken."""
         while True:
-            await asyncio.sleep(self.file.every)
+            await asyncio.sleep(self.file.interval)
             for job in await self.worker.call(self.file.look_after):
                 held = next((held for held in self.jobs.values() if held.job is job), None)
                 if not held:
@@ -1749,7 +1751,7 @@ class Server(Program):
         return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
 
     def _begin_grace(self, client: Client) -> None:
-        client.lost_at = awake_clock()
+        client.lost_at = boottime()
         client.expiry = self.loop.call_later(self.options.grace, self._expire, client)
 
     def _expire(self, client: Client) -> None:
@@ -2000,7 +2002,7 @@ class Server(Program):
         """Of those that do not say who they are drop the oldest; a thousand clients may come in one second, though."""
         while len(self.strangers) > STRANGERS:
             oldest = next(iter(self.strangers))
-            if len(self.strangers) <= CROWD and awake_clock() - oldest.heard < 1.0:
+            if len(self.strangers) <= CROWD and boottime() - oldest.heard < 1.0:
                 return
             del self.strangers[oldest]
             oldest.drop("too many that do not say who they are")
@@ -2010,10 +2012,10 @@ class Server(Program):
     async def _tick(self) -> None:
         """Notice those that have fallen silent, and that all is done."""
         pause = min(1.0, runmaker4.SILENCE / 5)
-        before = awake_clock()
+        before = boottime()
         while True:
             await asyncio.sleep(pause)
-            now = awake_clock()
+            now = boottime()
             for peer in list(self.peers):
                 if now - before > 3 * pause:            # we have slept ourselves: what they sent meanwhile comes now
                     peer.heard = max(peer.heard, now - runmaker4.SILENCE / 2)
@@ -2021,7 +2023,7 @@ class Server(Program):
                     peer.drop("it does not say who it is")
                 elif now - peer.heard > runmaker4.SILENCE:
                     peer.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
-            before = awake_clock()
+            before = boottime()
             self.limit_strangers()
             if not self.waiting and not self.claiming and not self.stopping:
                 self._look({})                          # for directives that wait for clients
@@ -2068,13 +2070,13 @@ class Desk:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.asking: dict[tuple[Peer, Callable[[Peer, Count], None]], None] = {}    # who waits to be told what
-        self.counted = 0.0                      # when the file was counted last, by awake_clock()
+        self.counted = 0.0                      # when the file was counted last, by boottime()
         self.rest = 0.0                         # seconds that it is not to be counted again
 
     @property
     def pause(self) -> float:
         """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
-        return max(self.counted + self.rest - awake_clock(), 0.0)
+        return max(self.counted + self.rest - boottime(), 0.0)
 
     def ask(self, peer: Peer, answer: Callable[[Peer, Count], None]) -> None:
         """Somebody wants to be told this; a count that has begun already would not do."""
@@ -2103,10 +2105,10 @@ class Desk:
 
         def counted(answer: tuple[Count, float]) -> None:
             count, self.rest = answer
-            self.counted = awake_clock()
+            self.counted = boottime()
             unsure = count.account.unsure > 0 if count.account else looks < file.LOOKS
             if surely and unsure and not self.server.over.done():
-                self.server.loop.call_later(file.every, self.count, then, clients, True, looks + 1)
+                self.server.loop.call_later(file.interval, self.count, then, clients, True, looks + 1)
             else:
                 then(count)
 
@@ -2144,7 +2146,7 @@ class Desk:
                   counts=count.states,
                   waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
         for client in server.clients.values():
-            seen = awake_clock() - (client.link.heard if client.link else client.lost_at)
+            seen = boottime() - (client.link.heard if client.link else client.lost_at)
             peer.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
                       seen=round(max(seen, 0.0), 1), lost=client.link is None)
             for held in client.held.values():

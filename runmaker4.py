@@ -35,8 +35,9 @@ Assumptions: the file system shares record locks between all hosts that use the 
 refuse those known not to); editors may replace or rewrite the file, programs other than ours do not write to it
 within the microseconds between step 2's read and its write; jobs keep descriptor 64 open, or have a shell that does.
 
-The file reads top-down: basics, record locks, file systems, the job file, processes, output, the runner, the
-command line.  `Runner` knows neither files nor sockets, `JobFile` knows nothing of processes.
+The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding work,
+the worker, processes, output, slots, the runner, background, command line; and behind main() the wire, which only
+server and client need.  `Runner` knows neither files nor sockets, `JobFile` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -688,7 +689,7 @@ def job_file(path: str) -> Iterator[int]:
 
 
 @dataclass(eq=False, repr=False)
-class Terms:
+class JobSettings:
     """What a settings directive says of the jobs below it."""
     line: Line | None = None            # the directive itself; None: there is none
     timeout: float | None = 0.0         # seconds; None: no limit; 0: what the runner was told
@@ -702,14 +703,14 @@ class Terms:
         return f"{names} (#RUN in line {self.line.number})"
 
 
-PLAIN = Terms()
+NO_SETTINGS = JobSettings()
 
 
 @dataclass(eq=False, repr=False)
 class Directive:
     """A line that begins with #RUN."""
     kind: str                   # "settings", "barrier", "barrier check" or "end"
-    terms: Terms = PLAIN
+    settings: JobSettings = NO_SETTINGS
 
 
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
@@ -721,8 +722,9 @@ def parse_directive(line: Line) -> Directive:
     known = parse_settings(line.text)
     if known.kind != "settings":
         return known
-    terms = known.terms         # replace() would take three times as long, and files may have many of these
-    return Directive("settings", Terms(line, terms.timeout, terms.hosts, terms.together, terms.min_hosts))
+    settings = known.settings   # replace() would take three times as long, and files may have many of these
+    return Directive("settings", JobSettings(line, settings.timeout, settings.hosts, settings.together,
+                                             settings.min_hosts))
 
 
 @functools.lru_cache(maxsize=1000)
@@ -746,11 +748,11 @@ def parse_settings(text: bytes) -> Directive:
         if "" in (value.split(",") if name == "host" else [value]):
             raise ValueError(f"{name}= has an empty value")
         found[name] = value
-    return Directive("settings", _terms(found))
+    return Directive("settings", _job_settings(found))
 
 
-def _terms(found: dict[str, str]) -> Terms:
-    """The terms in a settings directive.  Raises ValueError."""
+def _job_settings(found: dict[str, str]) -> JobSettings:
+    """The settings in a settings directive.  Raises ValueError."""
     hosts = tuple(found["host"].lower().split(",")) if "host" in found else ()
     if "together" in found and not hosts:
         raise ValueError("together= needs host=")
@@ -758,8 +760,8 @@ def _terms(found: dict[str, str]) -> Terms:
         raise ValueError("min-hosts= needs together=")
     least = found.get("min-hosts", "all")
     try:
-        return Terms(None, duration(found["timeout"]) if "timeout" in found else 0.0, hosts, found.get("together", ""),
-                     None if least == "all" else whole_number(0)(least))
+        return JobSettings(None, duration(found["timeout"]) if "timeout" in found else 0.0, hosts,
+                           found.get("together", ""), None if least == "all" else whole_number(0)(least))
     except argparse.ArgumentTypeError as error:
         raise ValueError(str(error)) from None
 
@@ -867,12 +869,12 @@ def check_job_file(path: str, say: Say) -> None:
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     fd: int = -1                        # the descriptor with the record lock, for the job to inherit; -1: none
-    file: tuple[int, int] = (0, 0)      # device and inode that the lock is on
+    inode: tuple[int, int] = (0, 0)     # device and inode number of the file that the lock is on
     missing: int = 0                    # looks in a row that did not find the line as `r`
     searched: tuple[int, int] = (0, 0)  # the file that the last of these was at
     search_at: float = 0.0              # when to look again (JobFile's clock), if it is still that file
     taken: bool = False                 # by --retry or --resume
-    terms: Terms = PLAIN
+    settings: JobSettings = NO_SETTINGS
     taker: Taker | None = None          # who asked for it
     gate: Gate | None = None            # what its shell is held by until it may begin
     how: str = ""                       # its last run ended: "exit 0", ...
@@ -907,9 +909,9 @@ class Suspects:
     """Lines `r` that are not locked.  Three looks, one apart, prove an orphan: editors may have moved it just now."""
     LOOKS = 3
 
-    def __init__(self, every: float, clock: Callable[[], float]) -> None:
-        """every: seconds from look to look."""
-        self.every, self.clock = every, clock
+    def __init__(self, interval: float, clock: Callable[[], float]) -> None:
+        """interval: seconds from look to look."""
+        self.interval, self.clock = interval, clock
         self.found: dict[int, Suspect] = {}     # by offset
 
     def look(self, line: Line) -> bool:
@@ -917,9 +919,9 @@ class Suspects:
         now = self.clock()
         suspect = self.found.get(line.offset)
         if suspect is None or suspect.text != line.text:
-            suspect = self.found[line.offset] = Suspect(line.text, now - self.every)
+            suspect = self.found[line.offset] = Suspect(line.text, now - self.interval)
         suspect.seen = True
-        if now - suspect.when >= self.every:
+        if now - suspect.when >= self.interval:
             suspect.looks += 1
             suspect.when = now
         return suspect.looks >= self.LOOKS
@@ -972,7 +974,7 @@ class Counts:
 
 
 def counts(found: Survey) -> Counts:
-    """A survey in a person's terms."""
+    """How many jobs a survey has found in which state; orphans are errors."""
     states = found.states
     return Counts(states[NEW], len(found.running), states[DONE], states[FAILED], states[ERROR] + len(found.orphans),
                   found.held)
@@ -1018,11 +1020,11 @@ class JobFile:
         self.path, self.say, self.clock, self.network = path, say, clock, network
         self.single = single or not DESCRIPTION_LOCKS
         self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC
-        self.every = 5.0 if network else 1.0    # seconds from look to look
+        self.interval = 5.0 if network else 1.0    # seconds from look to look
         self.held: set[Job] = set()
         self.places: dict[int, Job] = {}        # held lines by offset
         self.lost: list[Job] = []               # taken by others; told by the next look_after()
-        self.suspects = Suspects(self.every, clock)         # of survey()
+        self.suspects = Suspects(self.interval, clock)         # of survey()
         self.edits = 0                          # how often it was noticed that lines have moved
         self.size = (-1, 0.0)                   # as it was seen last, and since when
         self.full_size = 0                      # the last that was believed
@@ -1030,7 +1032,7 @@ class JobFile:
         self.marking: Callable[[Job], None] = lambda job: None      # told of each line before it becomes `r`
         self.left: list[int] = []               # descriptors of files that were replaced, with locks perhaps
         self.fd = -1                            # for reading; if `single`: for everything
-        self.file = (0, 0)                      # its device and inode
+        self.inode = (0, 0)                      # its device and inode
         self.start = 0                          # where its first line begins
 
     # -- taking a line ----------------------------------------------------------------------------------------------
@@ -1043,7 +1045,7 @@ class JobFile:
         """
         fd, kept = self.open_for_lock(), False
         try:
-            if (self.sign()[:2] if self.single else self.identity(fd)) != self.file:
+            if (self.signature()[:2] if self.single else self.identity(fd)) != self.inode:
                 raise Shifted                       # the file was replaced this very moment
             if self.single and self.is_ours(line.offset) or not lock(fd, line.offset):
                 yield -1
@@ -1072,11 +1074,11 @@ class JobFile:
     def is_ours(self, offset: int) -> bool:
         """Whether we hold this line; locks on one descriptor do not exclude their own process."""
         job = self.places.get(offset)
-        return job is not None and job.file == self.file
+        return job is not None and job.inode == self.inode
 
-    def mark(self, fd: int, line: Line, taker: Taker | None = None, terms: Terms = PLAIN) -> Job:
+    def mark(self, fd: int, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS) -> Job:
         """Write `r` over the state of a line that is locked and verified, and hold it.  Raises OSError."""
-        job = Job(**vars(line), fd=fd, file=self.file, taker=taker, terms=terms)
+        job = Job(**vars(line), fd=fd, inode=self.inode, taker=taker, settings=settings)
         self.marking(job)
         if line.state != RUNNING:
             try:
@@ -1164,7 +1166,7 @@ class JobFile:
         states = {job: self._state_here(job) for job in self.held}
         astray = {job: state for job, state in states.items() if state != RUNNING or job.fd < 0}
         now = self.clock()
-        if any(job.search_at <= now or job.searched != self.file for job in astray):
+        if any(job.search_at <= now or job.searched != self.inode for job in astray):
             self.lost += self._relocate(astray)
 
     def _find(self, job: Job) -> bytes | None:
@@ -1190,7 +1192,7 @@ class JobFile:
         If its lock turns out to be lost, job.fd is -1 from now on.  fresh: other hosts may have edited the file since
         the last refresh(); to lock the line again is one, too.
         """
-        if job.file != self.file:
+        if job.inode != self.inode:
             return None
         try:
             if job.fd >= 0:
@@ -1263,7 +1265,7 @@ class JobFile:
         """Something else stands there now, perhaps another of our lines."""
         if self.places.get(job.offset) is job:
             del self.places[job.offset]
-        if job.fd >= 0 and job.file == self.file and job.offset >= 0:
+        if job.fd >= 0 and job.inode == self.inode and job.offset >= 0:
             unlock(job.fd, job.offset)
             job.offset = -1
 
@@ -1321,13 +1323,13 @@ class JobFile:
         After an edit in place they are left on the bytes where other lines stood, until their runners have looked, too:
         so only the third look is believed, unless the file was replaced, and its locks are fresh.
         """
-        return job.file != self.file or job.missing + 1 >= self.LOOKS
+        return job.inode != self.inode or job.missing + 1 >= self.LOOKS
 
     def _note_missing(self, job: Job, here: bytes | None) -> None:
         """Step 5: say when to look again; to search a long file each second would cost half a core."""
         job.missing += 1
-        job.searched = self.file
-        job.search_at = self.clock() + self.every * min(2 ** max(job.missing - self.LOOKS, 0), 60)
+        job.searched = self.inode
+        job.search_at = self.clock() + self.interval * min(2 ** max(job.missing - self.LOOKS, 0), 60)
         if job.missing == self.LOOKS and here is None:
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
@@ -1342,14 +1344,14 @@ class JobFile:
 
     def _move(self, job: Job, line: Line) -> bool:
         """Lock a held job's line where it stands now, if it is free and still so.  Raises OSError."""
-        same = job.fd >= 0 and job.file == self.file
+        same = job.fd >= 0 and job.inode == self.inode
         if self.is_ours(line.offset):
             return False
         fd = job.fd if same else self.open_for_lock()   # on the same file the job shares it: so it keeps its life sign
         taken = False
         try:
             if lock(fd, line.offset):
-                taken = self.identity(fd) == self.file and self.state_at(fd, line) == line.state
+                taken = self.identity(fd) == self.inode and self.state_at(fd, line) == line.state
                 if not taken:
                     unlock(fd, line.offset)
         finally:
@@ -1370,7 +1372,7 @@ class JobFile:
         self.say(f"line {job.number}: its lock was lost and is taken back" if back else
                  f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
         self.edits += not back
-        job.fd, job.file, job.offset, job.missing, job.number = fd, self.file, line.offset, 0, line.number
+        job.fd, job.inode, job.offset, job.missing, job.number = fd, self.inode, line.offset, 0, line.number
         self.hold(job)
         if line.state == NEW:
             self.write(fd, job, RUNNING)
@@ -1402,7 +1404,7 @@ class JobFile:
         now = self.clock()
         if size != self.size[0]:
             self.size = size, now
-        left = self.size[1] + self.every - now
+        left = self.size[1] + self.interval - now
         if left > 0 and (size == 0 or size < self.full_size):
             return left
         self.full_size = size
@@ -1418,41 +1420,42 @@ class JobFile:
         numbers = [line.number for line in found.orphans]
         known = {False: bool(numbers), True: False}         # whether there are some alone, and some of groups
 
-        def teaches(terms: Terms, ended: bool) -> bool:
-            return len(numbers) < self.BAD or not known[bool(terms.together)]
+        def teaches(settings: JobSettings, ended: bool) -> bool:
+            return len(numbers) < self.BAD or not known[bool(settings.together)]
 
-        def fits(terms: Terms, ended: bool) -> bool:
-            return (groups or not terms.together) and any(True for _ in takers.fitting(terms, ended))
+        def fits(settings: JobSettings, ended: bool) -> bool:
+            return (groups or not settings.together) and any(True for _ in takers.fitting(settings, ended))
 
-        for line, terms, _ in self._lines_under(FAILED + ERROR, teaches) if now.bad else ():
+        for line, settings, _ in self._lines_under(FAILED + ERROR, teaches) if now.bad else ():
             numbers.append(line.number)
-            known[bool(terms.together)] = True
+            known[bool(settings.together)] = True
         left = False
-        for _, terms, ended in self._lines_under(NEW, fits) if now.new and takers.all else ():
+        for _, settings, ended in self._lines_under(NEW, fits) if now.new and takers.all else ():
             left = True
-            for taker in list(takers.fitting(terms, ended)):
+            for taker in list(takers.fitting(settings, ended)):
                 takers.remove(taker)
         return Account(now, found.unsure, tuple(sorted(numbers)[:self.BAD]), known[False], known[True], left)
 
-    def _lines_under(self, states: bytes, wanted: Callable[[Terms, bool], Any]) -> Iterator[tuple[Line, Terms, bool]]:
-        """Lines in some states, each with its terms, and whether it is below `#RUN end`, where these are wanted.
+    def _lines_under(self, states: bytes, wanted: Callable[[JobSettings, bool], Any],
+                     ) -> Iterator[tuple[Line, JobSettings, bool]]:
+        """Lines in some states, each with its settings, and whether it is below `#RUN end`, where these are wanted.
 
-        Below a faulty directive everybody waits: so it counts as no terms at all.  Raises OSError.
+        Below a faulty directive everybody waits: so it counts as no settings at all.  Raises OSError.
         """
-        terms, ended = PLAIN, False
+        settings, ended = NO_SETTINGS, False
         scan = self.lines(states, directives=True)
-        line = scan.next(few=not wanted(terms, ended))
+        line = scan.next(few=not wanted(settings, ended))
         while line:
             if line.state == DIRECTIVE:
                 try:
                     directive = parse_directive(line)
-                    terms = directive.terms if directive.kind == "settings" else terms
+                    settings = directive.settings if directive.kind == "settings" else settings
                     ended |= directive.kind == "end"
                 except ValueError:
-                    terms = PLAIN
-            elif line.state in states and wanted(terms, ended):
-                yield line, terms, ended
-            line = scan.next(few=not wanted(terms, ended))
+                    settings = NO_SETTINGS
+            elif line.state in states and wanted(settings, ended):
+                yield line, settings, ended
+            line = scan.next(few=not wanted(settings, ended))
 
     def stopped_by(self) -> str:
         """Which failure and barrier check keep all new jobs from being started; '' if none do.  No job may run here.
@@ -1490,14 +1493,14 @@ class JobFile:
             see_names(self.path)
         return os.stat(self.path)
 
-    def sign(self) -> tuple[int, ...]:
+    def signature(self) -> tuple[int, ...]:
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
     def names(self, fd: int) -> bool:
         """Whether the path still leads to this open file.  Raises OSError."""
         try:
-            return self.sign()[:2] == self.identity(fd)
+            return self.signature()[:2] == self.identity(fd)
         except FileNotFoundError:
             return False                        # an editor is about to put a new one there
 
@@ -1509,7 +1512,7 @@ class JobFile:
     def follow_path(self) -> None:
         """Make `fd` the file that the path names now.  Raises OSError."""
         info = self._stat()
-        if self.file == (info.st_dev, info.st_ino):
+        if self.inode == (info.st_dev, info.st_ino):
             return
         if not stat.S_ISREG(info.st_mode):
             raise OSError(errno.EINVAL, "is no regular file any more")
@@ -1523,7 +1526,7 @@ class JobFile:
             self.say("was replaced by another file of this name; going on with that")
             self.edits += 1
             self._leave(self.fd)
-        self.fd, self.file, self.start = fd, self.identity(fd), start
+        self.fd, self.inode, self.start = fd, self.identity(fd), start
         self.opened(fd)
         self.suspects.found.clear()
 
@@ -1599,9 +1602,9 @@ class Taker:
         name = self.name.lower()
         return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
 
-    def fits(self, terms: Terms, ended: bool) -> bool:
-        """Whether it may take jobs with these terms; ended: below `#RUN end`."""
-        return not (ended and self.follow) and (not terms.hosts or any(map(self.is_called, terms.hosts)))
+    def fits(self, settings: JobSettings, ended: bool) -> bool:
+        """Whether it may take jobs with these settings; ended: below `#RUN end`."""
+        return not (ended and self.follow) and (not settings.hosts or any(map(self.is_called, settings.hosts)))
 
 
 class Takers:
@@ -1611,13 +1614,13 @@ class Takers:
         self.all = dict.fromkeys(takers)
         self.known: dict[tuple[tuple[str, ...], bool], list[Taker]] = {}    # for which hosts, below `#RUN end` or not
 
-    def fitting(self, terms: Terms, ended: bool) -> Iterator[Taker]:
-        """Those who may take jobs with these terms."""
-        if not terms.hosts and not ended:
+    def fitting(self, settings: JobSettings, ended: bool) -> Iterator[Taker]:
+        """Those who may take jobs with these settings."""
+        if not settings.hosts and not ended:
             return iter(self.all)
-        key = terms.hosts, ended                # files may have many directives, and servers many clients
+        key = settings.hosts, ended             # files may have many directives, and servers many clients
         if key not in self.known:
-            self.known[key] = [taker for taker in self.all if taker.fits(terms, ended)]
+            self.known[key] = [taker for taker in self.all if taker.fits(settings, ended)]
         return filter(self.all.__contains__, self.known[key])
 
     def rotate(self, taker: Taker) -> None:
@@ -1687,7 +1690,7 @@ class Taken:
         return passed_over
 
 
-class Waits:
+class StallReporter:
     """Says what has stood still for a while, once."""
     PATIENCE = 30.0             # seconds
 
@@ -1766,13 +1769,13 @@ class Block:
 
 
 @dataclass(eq=False, repr=False)
-class Met:
-    """The new jobs of a group that a round has met, each with the terms that it is under."""
+class PendingGroup:
+    """The new jobs of a group that a round has met, each with the settings that it is under."""
     LONGEST = 10_000            # jobs
 
     name: str
     ended: bool = False         # it stands below `#RUN end`
-    jobs: list[tuple[Line, Terms]] = field(default_factory=list)
+    jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
     whole: bool = False         # its end was seen, too
     waits: bool = False         # other jobs of it have not ended, or it may have more than was met
     started: bool = False
@@ -1783,9 +1786,9 @@ class Round:
     """What one walk of a cursor through the file has come across; once it is over nothing changes it any more."""
     takers: frozenset[Taker] = frozenset()  # for whom all of it was made
     began: float = -math.inf                # by the cursor's clock
-    terms: Terms = PLAIN                    # that hold here
+    settings: JobSettings = NO_SETTINGS     # that hold here
     ended: bool = False                     # below `#RUN end`
-    pending: list[tuple[Line, Terms]] = field(default_factory=list)     # jobs above that had not ended when met
+    pending: list[tuple[Line, JobSettings]] = field(default_factory=list)     # jobs above that had not ended when met
     unsure: bool = False                    # ... there may be others
     block: Block | None = None              # nothing more may be taken
     few: bool = False                       # until the next directive only running jobs are of interest
@@ -1797,7 +1800,7 @@ class Round:
     missed: bool = False                    # it passed over new jobs: others than its takers might have had them
     waiting: set[Taker] = field(default_factory=set)    # those who have jobs that may be taken later
     below: Line | None = None               # the first of these below the block
-    groups: list[Met] = field(default_factory=list)
+    groups: list[PendingGroup] = field(default_factory=list)
     stalls: dict[tuple[str, ...], str] = field(default_factory=dict)    # what waits for hosts that may never come
     checked: int = 0                        # up to here nothing has failed, or was lost
 
@@ -1838,14 +1841,14 @@ class Cursor:
         """
         self.file, self.say, self.clock = file, file.say, file.clock
         self.ordinals, self.wait_for_file, self.serving = ordinals, wait_for_file, serving
-        self.is_absent: Callable[[Terms], bool] = lambda terms: True    # whether none of its hosts is here
+        self.is_absent: Callable[[JobSettings], bool] = lambda settings: True    # whether none of its hosts is here
         self.groups_named = False               # it was said that groups are left alone
-        self.every = file.every
+        self.interval = file.interval
         self.again: float | None = None         # after a claim that found nothing: seconds until it may find more
         self.failed = ""                        # why nothing can be claimed any more
         self.orphans: list[int] = []            # line numbers of those met and not taken
-        self.suspects = Suspects(self.every, self.clock)
-        self.edits = (file.edits, file.file)    # of the file, as far as they are taken into account
+        self.suspects = Suspects(self.interval, self.clock)
+        self.edits = (file.edits, file.inode)    # of the file, as far as they are taken into account
         self.tail: tuple[int, float] | None = None          # a last line without newline: file size, since when
         self.scan: Scan | None = None           # the round under way
         self.round = Round()                    # ... or the last one
@@ -1858,7 +1861,7 @@ class Cursor:
         self.pace = Pace(self.clock)            # of rounds, without their pauses
         self.second_look = Pace(self.clock)     # for jobs that were set back, in this round
         self.trouble_since: float | None = None
-        self.waits = Waits(self.say, self.clock)
+        self.waits = StallReporter(self.say, self.clock)
 
     def claim(self, last: bool = False, takers: Takers | None = None) -> Job | None:
         """Claim the next job for one of the takers, the first that it fits; None if a whole round found nothing.
@@ -1888,7 +1891,7 @@ class Cursor:
         self.claimed, claimed = now, self.claimed
         self.sliced, sliced = False, self.sliced and self.scan is not None
         try:
-            if self.scan is None or not sliced and not self.pace.is_early(100, self.every):
+            if self.scan is None or not sliced and not self.pace.is_early(100, self.interval):
                 self._begin_round()             # what stands above may have been edited in place: directives, too
             elif self.scan.last and not sliced and now - claimed > self.STALE:
                 self._read_anew()
@@ -1947,7 +1950,7 @@ class Cursor:
         file.refresh()
         file.keep_hold()                        # or an idle slot might take a job of ours that an edit has moved
         self._notice_edits()
-        self.signature = file.sign()
+        self.signature = file.signature()
         wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
         self.scan = Scan(file.fd, file.start, bytes(sorted(wanted)), count_states=self.ordinals, careful=True,
                          directives=True)
@@ -1956,7 +1959,7 @@ class Cursor:
 
     def _is_young(self) -> bool:
         """Whether another round would come too soon."""
-        return self.pace.is_early(20, self.every)
+        return self.pace.is_early(20, self.interval)
 
     def _is_set_back(self, line: Line) -> bool:
         """Whether a job above this line is new again, though all had ended when they were met.  Raises OSError.
@@ -1986,13 +1989,13 @@ class Cursor:
         now = self.clock()
         self.quiet = self.signature
         self.refusals = self.refusals + 1 if found.refused else 0
-        due = [it.when + self.every - now for it in self.suspects.found.values()]
+        due = [it.when + self.interval - now for it in self.suspects.found.values()]
         if found.grows:
-            due.append(self.tail[1] + self.every - now)
+            due.append(self.tail[1] + self.interval - now)
         if doubt:
             due.append(doubt)
         if found.refused:
-            due.append(self.every / 20 if self.refusals == 1 else self.every)
+            due.append(self.interval / 20 if self.refusals == 1 else self.interval)
         self.again = max(min(due), self.pace.rest(20), 0.01) if due else None
         self._name_stalls()
 
@@ -2012,11 +2015,11 @@ class Cursor:
         if not asked or self.again is not None or self.round.waiting:
             return False
         self.file.refresh()
-        return self.pace.is_early(100, self.every) and self.file.sign() == self.quiet
+        return self.pace.is_early(100, self.interval) and self.file.signature() == self.quiet
 
     def _notice_edits(self) -> None:
         """If lines have moved: begin a new round, by what they say now."""
-        now = self.file.edits, self.file.file
+        now = self.file.edits, self.file.inode
         if self.edits == now:
             return
         if self.edits[1] != now[1]:                 # it is another file altogether
@@ -2034,22 +2037,22 @@ class Cursor:
             return self._note_waiting(line)
         if line.state == RUNNING and not self.file.is_orphan(line, self.suspects):
             self._note_pending(line)
-            if found.terms.together:
+            if found.settings.together:
                 self._group().waits = True
             return None
         taker = next(self._able(line), None)
-        if line.state != RUNNING and (taker is None or found.terms.together):
+        if line.state != RUNNING and (taker is None or found.settings.together):
             return self._pass_over(line)
         self.suspects.acquit(line.offset)
         self._note_pending(line)
-        job = self._take(line, None if found.terms.together else taker)
+        job = self._take(line, None if found.settings.together else taker)
         if job:
             self.takers.rotate(taker)
         return job
 
     def _able(self, line: Line) -> Iterator[Taker]:
-        """Those of the takers who may take a line, on the terms that hold."""
-        for taker in self.takers.fitting(self.round.terms, self.round.ended):
+        """Those of the takers who may take a line, by the settings that hold."""
+        for taker in self.takers.fitting(self.round.settings, self.round.ended):
             if line.state == NEW or line.state in taker.retry and not self._was_taken(taker.taken, line):
                 yield taker
 
@@ -2067,7 +2070,7 @@ class Cursor:
     def _note_pending(self, line: Line) -> None:
         """A job has not ended: barriers below it have to wait."""
         if len(self.round.pending) < self.PENDING:
-            self.round.pending.append((line, self.round.terms))
+            self.round.pending.append((line, self.round.settings))
         else:
             self.round.unsure = True
 
@@ -2080,50 +2083,50 @@ class Cursor:
         if found.pending:
             file.refresh()
             retried = b"".join(taker.retry for taker in self.takers.all)
-            found.pending = [(line, terms) for line, terms in found.pending
+            found.pending = [(line, settings) for line, settings in found.pending
                              if (state := file.state_at(file.fd, line)) is None or state in NEW + RUNNING + retried]
 
     def _pass_over(self, line: Line) -> None:
         """A job is for none of the takers, or of a group."""
-        found, terms = self.round, self.round.terms
+        found, settings = self.round, self.round.settings
         if line.state != NEW:
             return
-        found.few = not terms.together or not self.serving      # a group must be known as a whole
+        found.few = not settings.together or not self.serving   # a group must be known as a whole
         found.unsure |= found.few
         self._note_pending(line)
-        if terms.together:
+        if settings.together:
             self._meet_group(line)
-        elif terms.hosts and not found.ended:
+        elif settings.hosts and not found.ended:
             found.passed = found.passed or line
-            if terms.hosts not in found.stalls and len(found.stalls) < self.NAMED and self._is_stall(terms):
-                found.stalls[terms.hosts] = f"line {line.number} waits for {terms}"
+            if settings.hosts not in found.stalls and len(found.stalls) < self.NAMED and self._is_stall(settings):
+                found.stalls[settings.hosts] = f"line {line.number} waits for {settings}"
         found.missed = True
 
-    def _is_stall(self, terms: Terms) -> bool:
-        """Whether a job with these terms may wait for ever, as far as can be said from here."""
-        return (self.serving or any(taker.follow for taker in self.takers.all)) and self.is_absent(terms)
+    def _is_stall(self, settings: JobSettings) -> bool:
+        """Whether a job with these settings may wait for ever, as far as can be said from here."""
+        return (self.serving or any(taker.follow for taker in self.takers.all)) and self.is_absent(settings)
 
     def _meet_group(self, line: Line) -> None:
         """A new job of a group is met."""
-        terms = self.round.terms
+        settings = self.round.settings
         if self.serving:
             group = self._group()
-            group.jobs.append((line, terms))
-            if len(group.jobs) > Met.LONGEST:
+            group.jobs.append((line, settings))
+            if len(group.jobs) > PendingGroup.LONGEST:
                 group.waits = True
                 self.round.block = Block(line, fault=f"line {line.number}: the group {printable(group.name)} has more "
-                                                     f"than {Met.LONGEST:,} jobs; it and the jobs below wait")
+                                                     f"than {PendingGroup.LONGEST:,} jobs; it and the jobs below wait")
             self._have_wait(line)
         elif not self.groups_named:
             self.groups_named = True
             self.say(f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone here "
-                     f"(#RUN in line {terms.line.number})")
+                     f"(#RUN in line {settings.line.number})")
 
-    def _group(self) -> Met:
+    def _group(self) -> PendingGroup:
         """The group that is being met."""
         groups = self.round.groups
         if not groups or groups[-1].whole:
-            groups.append(Met(self.round.terms.together, self.round.ended))
+            groups.append(PendingGroup(self.round.settings.together, self.round.ended))
         return groups[-1]
 
     def _note_waiting(self, line: Line) -> None:
@@ -2131,9 +2134,9 @@ class Cursor:
         found = self.round
         if line.state == RUNNING:
             return
-        if (not found.terms.together or self.serving) and self._have_wait(line) and not found.below:
+        if (not found.settings.together or self.serving) and self._have_wait(line) and not found.below:
             found.below = line
-        found.few = line.state == NEW or found.waiting.issuperset(self.takers.fitting(found.terms, found.ended))
+        found.few = line.state == NEW or found.waiting.issuperset(self.takers.fitting(found.settings, found.ended))
 
     def _have_wait(self, line: Line) -> bool:
         """A job is there, but not yet, for those who may take it; whether there is one."""
@@ -2158,7 +2161,7 @@ class Cursor:
         size = os.fstat(self.file.fd).st_size
         if not self.tail or self.tail[0] != size:
             self.tail = (size, self.clock())
-        self.round.grows = self.clock() - self.tail[1] < self.every
+        self.round.grows = self.clock() - self.tail[1] < self.interval
         return self.round.grows
 
     def _take(self, line: Line, taker: Taker | None) -> Job | None:
@@ -2171,8 +2174,8 @@ class Cursor:
                 self.scan.reread()
                 return None
             data = file.read_line(fd, line, Scan.SMALL)
-            terms = self.round.terms.line
-            if not data or terms and file.state_at(fd, terms) is None:
+            settings = self.round.settings.line
+            if not data or settings and file.state_at(fd, settings) is None:
                 raise Shifted
             self.scan.reread(data)
             if data[:1] != line.state:              # taken, and ended or not, since we read it
@@ -2181,7 +2184,7 @@ class Cursor:
                 file.write(fd, line, ERROR)
                 self._name_orphan(line)
                 return None
-            job = file.mark(fd, line, taker, self.round.terms)
+            job = file.mark(fd, line, taker, self.round.settings)
         if line.state == RUNNING:
             self.say(f"line {line.number}: is r, but nobody runs it any more; is run again")
         if line.state != NEW:
@@ -2207,9 +2210,9 @@ class Cursor:
             self._end_group(waits=True)         # who knows whether what follows is of the group above
             return True
         if directive.kind == "settings":
-            if found.terms.together != directive.terms.together:
+            if found.settings.together != directive.settings.together:
                 self._end_group()
-            found.terms = directive.terms
+            found.settings = directive.settings
         elif directive.kind == "end":
             self._end_group()
             found.ended = True
@@ -2234,7 +2237,7 @@ class Cursor:
             return found.grows
         appending = not is_free(self.file.fd, APPEND_BYTE)      # asked first: if not, the size is of all of it
         found.refused |= appending
-        return appending or self.file.sign()[2] != self.signature[2]
+        return appending or self.file.signature()[2] != self.signature[2]
 
     def _barrier(self, line: Line, check: bool) -> Block | None:
         """What keeps jobs below a barrier from being taken, if anything does."""
@@ -2252,14 +2255,14 @@ class Cursor:
         return None
 
     @staticmethod
-    def _stall(line: Line, terms: Terms) -> str:
+    def _stall(line: Line, settings: JobSettings) -> str:
         """What a job above a barrier waits for itself; '' if it runs."""
         if line.state == RUNNING:
             return ""
         text = f"line {line.number}"
-        if terms.together:
-            return f"{text}, which is of the group {terms.together} (#RUN in line {terms.line.number})"
-        return f"{text}, which waits for {terms}" if terms.hosts else text
+        if settings.together:
+            return f"{text}, which is of the group {settings.together} (#RUN in line {settings.line.number})"
+        return f"{text}, which waits for {settings}" if settings.hosts else text
 
     def _name_stalls(self) -> None:
         """Say what waits for something that may never come."""
@@ -2326,12 +2329,12 @@ class Cursor:
     def _bear(self, error: OSError) -> None:
         """Put up with an error of the file system for a while, then fail for good."""
         self.scan = self.quiet = None
-        self.again = self.every
+        self.again = self.interval
         now = self.clock()
         if self.trouble_since is None:
             self.trouble_since = now
             self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
-        patience = self.TROUBLE if self.file.network else self.file.LOOKS * self.every
+        patience = self.TROUBLE if self.file.network else self.file.LOOKS * self.interval
         if now - self.trouble_since >= patience and not self._may_come(error):
             self.failed, self.again = reason(error), None
 
@@ -2348,7 +2351,7 @@ class Cursor:
                 self._obey(line)
                 if self.round.block:
                     return
-            elif self.round.terms.together or not any(self.takers.fitting(self.round.terms, self.round.ended)):
+            elif self.round.settings.together or not any(self.takers.fitting(self.round.settings, self.round.ended)):
                 self._pass_over(line)
             elif line.state != RUNNING or RUNNING in taker.retry and is_free(self.file.fd, line.offset):
                 yield line
@@ -2421,7 +2424,7 @@ class FileJobs:
     """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
 
     A connection to a server has the same methods, and is all that a Runner needs to know about where jobs come from:
-    claim, lend (and reclaim, of what that has given), finish, release, look_after, leave; `every` (seconds between
+    claim, lend (and reclaim, of what that has given), finish, release, look_after, leave; `interval` (seconds between
     looks after the held lines), `poll` (seconds between looks for new jobs while there are none), `again`,
     `failed`, `ended`, `left`, `others`, `orphans`.
     """
@@ -2429,7 +2432,7 @@ class FileJobs:
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
         self.cursor, self.file, self.worker = cursor, cursor.file, worker
         self.taker = taker
-        self.every = cursor.every
+        self.interval = cursor.interval
         self.poll = 5.0 if cursor.file.network else 0.25
 
     @property
@@ -2508,7 +2511,7 @@ class FileJobs:
                 if runner.killed or self.failed or look >= self.file.LOOKS:
                     runner.say(f"{reason(error)}; nobody knows what it holds now")
                     return None
-            await asyncio.sleep(self.every)
+            await asyncio.sleep(self.interval)
 
 
 # ======== Processes ===================================================================================================
@@ -3511,7 +3514,7 @@ class Slot:
 
 class Slots:
     """The names of a runner's slots: known from the start, and its own."""
-    every: float | None = None          # seconds from look to look; None: they stay as they are
+    interval: float | None = None          # seconds from look to look; None: they stay as they are
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
@@ -3533,7 +3536,7 @@ class FollowedSlots(Slots):
 
     def __init__(self, file: SlotFile, worker: Worker) -> None:
         super().__init__(file.names)
-        self.file, self.worker, self.every = file, worker, file.every
+        self.file, self.worker, self.interval = file, worker, file.interval
 
     async def look(self) -> Sequence[str] | None:
         return await self.worker.call(self.file.look)
@@ -3552,7 +3555,7 @@ class SlotFile:
     not depend on where the name stands, so the file may be edited.  If it is replaced, locks stay on the old one: those
     who know that one look there, too, and whoever has a job on a name locks it in the new one as well.
     """
-    EVERY = 0.1                         # seconds from look to look (network file system: 1)
+    INTERVAL = 0.1                         # seconds from look to look (network file system: 1)
     LONGEST = 1 << 20                   # bytes of the file
     KEPT = 2                            # of the files that had the name, how many a name stays locked in
     DESCRIPTORS = 8 + KEPT + 1          # for each name: its locks, and what a job needs
@@ -3560,7 +3563,7 @@ class SlotFile:
     def __init__(self, path: str, network: bool, say: Say) -> None:
         """Raises Problem."""
         self.path, self.say = path, say
-        self.every = 1.0 if network else self.EVERY
+        self.interval = 1.0 if network else self.INTERVAL
         self.file = JobFile(path, say=lambda text: None, network=network)
         self.known: dict[tuple[int, int], int] = {}     # descriptors of the files that had this name
         self.seized: dict[Slot, tuple[int, int]] = {}   # on which jobs run, and the last file that they are locked in
@@ -3583,8 +3586,8 @@ class SlotFile:
         self.names = names
         self._make_room()
         age = time.time() - os.fstat(self.file.fd).st_ctime
-        if 0 <= age < 2 * self.every:           # if it has just been replaced, others are about to lock names in it
-            time.sleep(2 * self.every - age)
+        if 0 <= age < 2 * self.interval:           # if it has just been replaced, others are about to lock names in it
+            time.sleep(2 * self.interval - age)
 
     def look(self) -> Sequence[str] | None:
         """The names, if they have changed; without any the last ones are kept."""
@@ -3618,7 +3621,7 @@ class SlotFile:
         if len(data) > self.LONGEST or b"\0" in data:
             raise ValueError("is no list of names")
         if data and not data.endswith(b"\n"):
-            now, sign = time.monotonic(), self.file.sign()
+            now, sign = time.monotonic(), self.file.signature()
             if not self.last or self.last[0] != sign:
                 self.last = sign, now
             if now - self.last[1] < 1.0:
@@ -3631,11 +3634,11 @@ class SlotFile:
     def _follow(self) -> None:
         """Go on with the file that has the name now, and have names locked there on which jobs run.  Raises OSError."""
         self.file.follow_path()
-        if self.file.file in self.known:
+        if self.file.inode in self.known:
             return
-        for slot in [slot for slot, file in self.seized.items() if file != self.file.file]:
+        for slot in [slot for slot, file in self.seized.items() if file != self.file.inode]:
             self._lock_here_too(slot)
-        self.known[self.file.file] = os.dup(self.file.fd)
+        self.known[self.file.inode] = os.dup(self.file.fd)
 
     def _lock_here_too(self, slot: Slot) -> None:
         """Lock the name of a slot on which a job runs in the file that has been put in the place of its own."""
@@ -3653,7 +3656,7 @@ class SlotFile:
     def _forget_older(self) -> None:
         """Close those files that had the name, and have no lock on them any more."""
         for identity, fd in list(self.known.items()) if len(self.known) > 1 else ():
-            if identity != self.file.file and DESCRIPTION_LOCKS and self._is_free(fd, NAME_BYTES, 1 << 60):
+            if identity != self.file.inode and DESCRIPTION_LOCKS and self._is_free(fd, NAME_BYTES, 1 << 60):
                 del self.known[identity]
                 os.close(fd)
 
@@ -3663,10 +3666,10 @@ class SlotFile:
         try:
             self._follow()
         except OSError:                                 # it is gone, which look() says; the last one will do
-            if self.file.file not in self.known:
+            if self.file.inode not in self.known:
                 return False                            # ... unless not all is locked there that must be
-            path = f"/proc/self/fd/{self.known[self.file.file]}"
-        older = [fd for identity, fd in self.known.items() if identity != self.file.file]
+            path = f"/proc/self/fd/{self.known[self.file.inode]}"
+        older = [fd for identity, fd in self.known.items() if identity != self.file.inode]
         try:
             if not all(self._is_free(fd, slot.byte) for fd in older):
                 return False
@@ -3720,7 +3723,7 @@ class SlotFile:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunnerSettings:
     """What a runner is told to do."""
     host: bytes
     one_only: bool = False
@@ -3842,8 +3845,8 @@ class Runner:
     TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
-    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: Settings, slots: Slots, say: Say,
-                 tally: Tally) -> None:
+    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: RunnerSettings, slots: Slots,
+                 say: Say, tally: Tally) -> None:
         """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change."""
         self.jobs, self.processes, self.sinks, self.settings, self.say = jobs, processes, sinks, settings, say
         self.source = slots
@@ -3880,7 +3883,7 @@ class Runner:
         alarm = self.loop.call_later(wall, self._wall) if wall else None
         while self.tasks or self._may_get_slots():
             if not self.tasks:
-                await self._wait(self.source.every)
+                await self._wait(self.source.interval)
                 continue
             done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
             self.tasks -= done
@@ -3999,7 +4002,7 @@ class Runner:
     async def _look_after(self) -> None:
         """Keep hold of the lines of running jobs; stop our copy of those that others have taken."""
         while True:
-            await asyncio.sleep(self.jobs.every)
+            await asyncio.sleep(self.jobs.interval)
             for job in await self.jobs.look_after():
                 self.say(f"line {job.number}: was lost to another runner, our copy is stopped")
                 for run in list(self.runs):
@@ -4032,13 +4035,13 @@ class Runner:
 
     def _may_get_slots(self) -> bool:
         """Whether it is worth waiting although all slots are out of service."""
-        return (self.source.every is not None and self.settings.follow and not self.stopping
+        return (self.source.interval is not None and self.settings.follow and not self.stopping
                 and not self.settings.one_only)
 
     async def _follow_slots(self) -> None:
         """Have those slots that the source of their names says."""
-        while self.source.every is not None:
-            await asyncio.sleep(self.source.every)
+        while self.source.interval is not None:
+            await asyncio.sleep(self.source.interval)
             names = await self.source.look()
             if names is not None and not self.stopping:
                 self._set_slots(names)
@@ -4057,7 +4060,7 @@ class Runner:
                 await self.source.free(slot)
             elif slot.taken:
                 self._note_taken()
-                await asyncio.sleep(self.source.every)
+                await asyncio.sleep(self.source.interval)
             if job and self.settings.one_only:
                 self.spent.add(slot.key)
                 slot.retired = True
@@ -4102,7 +4105,7 @@ class Runner:
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run."""
-        return self.settings.timeout if job.terms.timeout == 0.0 else job.terms.timeout
+        return self.settings.timeout if job.settings.timeout == 0.0 else job.settings.timeout
 
     def _fits(self, job: Job) -> bool:
         """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time."""
@@ -4160,13 +4163,13 @@ class Runner:
     async def _settle(self, job: Job, write: Callable[[], Awaitable[str]]) -> None:
         """Have a job's state written, however long it takes."""
         self.settling.add(job)
-        pause = self.jobs.every
+        pause = self.jobs.interval
         while True:
             try:
                 fault = await write()
                 break
             except NotNow as trouble:
-                if pause == self.jobs.every:
+                if pause == self.jobs.interval:
                     self.say(f"line {job.number}: {trouble}; trying again")
             await asyncio.sleep(pause)
             pause = min(2 * pause, 30.0)
@@ -4801,9 +4804,9 @@ class RunnerProgram(Program):
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
 
-    def settings(self) -> Settings:
+    def settings(self) -> RunnerSettings:
         options = self.options
-        return Settings(self.host, one_only=options.one_only, slot_errors=getattr(options, "slot_errors", 0),
+        return RunnerSettings(self.host, one_only=options.one_only, slot_errors=getattr(options, "slot_errors", 0),
                         runner=os.fsencode(options.runner or ""), retries=options.retries, timeout=options.timeout,
                         walltime=options.walltime, follow=options.follow, verbose=options.verbose)
 
@@ -4964,7 +4967,7 @@ class Refused(WireError):
     """The two ends do not fit together: the token, or the version."""
 
 
-def awake_clock() -> float:
+def boottime() -> float:
     """Seconds of a clock that goes on while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
@@ -5204,7 +5207,7 @@ class Link(asyncio.Protocol):
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self.channel, self.loop = channel, loop
         self.transport: Any = None
-        self.heard = awake_clock()          # when the last frame that counts has come
+        self.heard = boottime()          # when the last frame that counts has come
         self.why = ""                       # it was dropped
         self.flushing = self.receiving = self.ended = False
         self.timer: asyncio.TimerHandle | None = None       # until what was posted is sent
@@ -5285,7 +5288,7 @@ class Link(asyncio.Protocol):
             if self.channel.proven and not known:
                 self.proven()
             if messages:
-                self.heard = awake_clock()
+                self.heard = boottime()
             for message in messages:
                 self.handle(Message(message))
             self.handled()

@@ -264,7 +264,7 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
         held: list[Line] = []
         try:
             for line in lines:
-                if parse_settings(settings[line]).terms.together:
+                if parse_settings(settings[line]).settings.together:
                     fault = "is of a group (which runs again if all its lines are set to .)"
                 else:
                     fault = set_state(file, line, HELD, force=True)
@@ -523,7 +523,7 @@ class Collector:
 
     It knows from the job file which were added before it was started.
     """
-    EVERY = 0.5                     # seconds from look to look
+    INTERVAL = 0.5                     # seconds from look to look
     REST = 1.0                      # seconds without a change, after which a file counts as written
     PATIENCE = 2.0                  # seconds to wait for others who append; then the next look tries again
     LONG = 2.0                      # seconds that a look may read job files; the next one goes on
@@ -630,7 +630,7 @@ def follow(file: JobFile, names: Sequence[str]) -> int:
     collector = Collector(file, folders, lambda text: warn(f"{PROG}: {text}"))
     while True:
         collector.look()
-        number = interruptions.wait(collector.EVERY)
+        number = interruptions.wait(collector.INTERVAL)
         if number:
             return 128 + number
 

@@ -304,10 +304,10 @@ def without_states(text: bytes) -> bytes:
 
 
 # From look to look at a job file it takes 0.2 s, not 1 s
-EVERY = 1.0 if FULL else 0.2
+INTERVAL = 1.0 if FULL else 0.2
 HASTY = f"""
 import runmaker4
-runmaker4.JobFile.every = property(lambda file: 5.0 if file.network else {EVERY}, lambda file, seconds: None)
+runmaker4.JobFile.interval = property(lambda file: 5.0 if file.network else {INTERVAL}, lambda file, seconds: None)
 """
 # KILL comes 0.5 s after TERM, not 10 s; a line is gone at the first look instead of the third
 QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobFile.LOOKS = 0.5, 1\n"

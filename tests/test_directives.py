@@ -12,11 +12,11 @@ from unittest import mock
 
 import runmaker4
 from tests import marks, test_claiming, test_parts, test_storm
-from tests.support import (EVERY, FULL, GATE, HASTY, RUNMAKER, RUNSET, RUNWAIT, WAITING, RunCase, as_bytes,
+from tests.support import (FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, WAITING, RunCase, as_bytes,
                            console_lines, printed, wait_until)
 
 RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
-IMPATIENT = HASTY + "runmaker4.Waits.PATIENCE = 0.1\n"  # says after 0.1 s, not 30 s, who waits for what
+IMPATIENT = HASTY + "runmaker4.StallReporter.PATIENCE = 0.1\n"  # says after 0.1 s, not 30 s, who waits for what
 spared = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: others go most of this way")
 LAST = "until [ -e last ]; do sleep 0.02; done"         # a job that runs until the file `last` is there
 
@@ -414,7 +414,7 @@ class Orphans(DirectiveCase):
         first.kill()
         first.wait()
         second = self.start_hasty("runs.txt")
-        time.sleep(6 * EVERY)
+        time.sleep(6 * INTERVAL)
         self.assertEqual(self.states(), "r.")
         self.open_gate()
         self.assertLeft(second, 1, "ed")
@@ -658,7 +658,7 @@ class Stalls(DirectiveCase):
     @spared
     def test_the_usual_patience_is_half_a_minute(self):
         ended = self.run_script("env", f"PYTHONPATH={os.path.dirname(self.command(RUNMAKER)[1])}", sys.executable, "-c",
-                                "import runmaker4; print(runmaker4.Waits.PATIENCE)")
+                                "import runmaker4; print(runmaker4.StallReporter.PATIENCE)")
         self.assertEqual(ended.out, b"30.0\n")
 
 
@@ -712,7 +712,7 @@ class Changes(DirectiveCase):
         runner = self.start_robert("-j2")
         self.wait_states("rr.")
         self.change("#run barrier", "#RUN barrier")
-        time.sleep(EVERY + 0.2)
+        time.sleep(INTERVAL + 0.2)
         self.assertHeldBack(runner)
 
     @spared

@@ -6,7 +6,7 @@ import time
 import unittest
 from typing import Sequence
 
-from tests.support import (EVERY, FULL, HASTY, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes, wait_until,
+from tests.support import (FULL, HASTY, INTERVAL, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes, wait_until,
                            without_states)
 from tests.tcp import TcpCase
 
@@ -121,7 +121,7 @@ class SavedInPlace(TcpCase):
     # The file `looked` says that somebody has looked at an empty file; there are 5 s to fill it, not 1 s
     NOTED = """
 import os, runmaker4
-runmaker4.JobFile.every = property(lambda file: 5.0, lambda file, seconds: None)
+runmaker4.JobFile.interval = property(lambda file: 5.0, lambda file, seconds: None)
 def noting(look):
     def look_and_note(self, *args, **more):
         found = look(self, *args, **more)
@@ -254,13 +254,13 @@ class Appended(FileCase):
 
     def test_a_line_that_still_grows_is_not_run_before_it_is_whole(self):
         self.wait_at_gate(options=["-j2"], quick=True)
-        slowest, pause = 0.0, EVERY / 14
+        slowest, pause = 0.0, INTERVAL / 14
         for byte in b". echo $((1111111)) >> got\n":
             start = time.monotonic()
             self.append(bytes([byte]))
             time.sleep(pause)
             slowest = max(slowest, time.monotonic() - start)
-        if slowest > 0.9 * EVERY:
+        if slowest > 0.9 * INTERVAL:
             self.skipTest(f"this machine was too busy to append every {pause:.2f} s: one took {slowest:.1f} s")
         self.assertEnded(self.go_on(), 0, "dd")
         self.assertEqual(self.read("got"), b"1111111\n")

@@ -464,7 +464,7 @@ class Following(JobFileCase):
     """--add-jobs --follow: the same in a process that is ended by signals."""
 
     # From look to look it takes 0.03 s, not 0.5 s, and a file rests after 0.15 s, not after 1 s
-    HASTY = "" if FULL else "import runset4\nrunset4.Collector.EVERY, runset4.Collector.REST = 0.03, 0.15"
+    HASTY = "" if FULL else "import runset4\nrunset4.Collector.INTERVAL, runset4.Collector.REST = 0.03, 0.15"
 
     def setUp(self) -> None:
         super().setUp()

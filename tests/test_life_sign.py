@@ -8,8 +8,8 @@ import time
 import unittest
 from typing import Any, Callable, List
 
-from tests.support import (EVERY, FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, alive, console_lines, printed,
-                           wait_until)
+from tests.support import (FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNWAIT, Ended, RunCase, alive, console_lines,
+                           printed, wait_until)
 
 CLOSES_DESCRIPTORS = "import os; os.closerange(3, 999); os.system(os.environ['WAITS'])"
 
@@ -75,7 +75,7 @@ class KilledRunner(LifeSign):
         self.assertEqual(self.states(), "r")            # its last look at the file was that of the dead runner
         begin = time.monotonic()
         self.assert_orphan(self.finish(self.start_runner()))
-        self.assertGreater(time.monotonic() - begin, 2 * EVERY, "that was no three looks, one apart")
+        self.assertGreater(time.monotonic() - begin, 2 * INTERVAL, "that was no three looks, one apart")
         self.assertEqual((self.states(), self.runs()), ("e", 1))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")

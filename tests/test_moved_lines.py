@@ -309,7 +309,7 @@ class RandomEdits(JobFileCase):
     def check(self) -> None:
         """Each job has a line `r` of its own, locked, and no other line is `r`."""
         for runner, job in self.jobs:
-            self.assertEqual((runner.file.state_at(job.fd, job), job.file), (b"r", runner.file.file))
+            self.assertEqual((runner.file.state_at(job.fd, job), job.inode), (b"r", runner.file.inode))
             with open(self.path, "r+b") as other:
                 self.assertFalse(runmaker4.is_free(other.fileno(), job.offset))
         places = {job.offset for _, job in self.jobs}

@@ -109,7 +109,7 @@ class SuspectedLines(unittest.TestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.suspects = runmaker4.Suspects(every=1.0, clock=self.clock)
+        self.suspects = runmaker4.Suspects(interval=1.0, clock=self.clock)
 
     def look(self, later: float = 0.0, text: bytes = b" CMD") -> bool:
         """A round that meets the line so much later."""

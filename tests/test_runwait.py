@@ -13,7 +13,7 @@ import time
 import unittest
 from typing import Dict, List, Tuple
 
-from tests.support import EVERY, FULL, GATE, HASTY, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, deadline, wait_until
+from tests.support import FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, deadline, wait_until
 
 LINE = re.compile(rb"progress: +\d+ of +\d+ jobs processed, \d+ errors \[=*e*!*>* *\]\n")
 COUNTS = ("new", "running", "done", "failed", "error", "held")
@@ -74,7 +74,7 @@ class Waiting(RunwaitCase):
     def test_it_waits_for_a_last_line_without_a_newline(self) -> None:
         self.write("d true\n. true")
         waiter = self.start_patched(HASTY, "runs.txt", script=RUNWAIT)
-        self.assertStillWaiting(waiter, 0.3 + EVERY)
+        self.assertStillWaiting(waiter, 0.3 + INTERVAL)
         self.run_script(RUNSET, "--set=d", "runs.txt", 2)
         self.assertQuietEnd(self.finish(waiter))
 
@@ -131,7 +131,7 @@ runmaker4.JobFile.survey = stop_and_survey
         runner.wait()
         waiter = self.start_patched(HASTY, "--progress", "runs.txt", script=RUNWAIT)
         self.first_line(waiter)
-        self.assertStillWaiting(waiter, 0.4 + 2 * EVERY)        # longer than three looks take
+        self.assertStillWaiting(waiter, 0.4 + 2 * INTERVAL)     # longer than three looks take
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
     def test_a_job_left_behind_is_an_error_in_the_end_and_nothing_is_written(self) -> None:

@@ -24,7 +24,7 @@ TAKE = 'mkdir "in.$SLAVE_IP" || echo "$SLAVE_IP" >>twice; echo "$SLAVE_IP $JOB_I
 LEAVE = 'rmdir "in.$SLAVE_IP"'
 SHORT = f"{TAKE}; sleep 0.02; {LEAVE}"                                      # fails to be alone on its name: `twice`
 HELD = f'{TAKE}; echo "$SLAVE_IP" >up.$JOB_ID; {GATE}; {LEAVE}'             # ... and runs until open_gate()
-QUICK_LOOKS = "import runmaker4\nrunmaker4.SlotFile.EVERY = 0.03\n"            # unless all is in full size
+QUICK_LOOKS = "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 0.03\n"            # unless all is in full size
 AT_LEAST = 0.5 if FULL else 0.3                                             # seconds: some looks at the names
 
 
@@ -476,7 +476,7 @@ class SharedNames(SlotCase):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_nor_does_a_runner_that_starts_on_the_new_file(self):
         """Looks are ten times rarer here, so that the second one is surely the faster."""
-        rarely = "import runmaker4\nrunmaker4.SlotFile.EVERY = 1.0\n"
+        rarely = "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 1.0\n"
         self.jobs(HELD, SHORT)
         self.names("a\n")
         drains = self.start_patched(rarely, "-q", "--slots", "@names", "runs.txt")
@@ -546,7 +546,7 @@ class NamesInAnotherFile(SlotCase):
         self.said: List[str] = []
         self.slot = runmaker4.Slot("a")
         self.names("a\n")
-        with mock.patch.object(runmaker4.SlotFile, "EVERY", 0.01):
+        with mock.patch.object(runmaker4.SlotFile, "INTERVAL", 0.01):
             self.file = runmaker4.SlotFile(str(self.dir / "names"), False, self.said.append)
         self.addCleanup(lambda: [os.close(fd) for fd in (self.file.file.fd, *self.file.known.values())])
         self.addCleanup(self.file.free, self.slot)
@@ -585,7 +585,7 @@ class NamesThatCannotBeLocked(SlotCase):
         super().setUp()
         self.said: List[str] = []
         self.names("a\nb\n")
-        with mock.patch.object(runmaker4.SlotFile, "EVERY", 0.01):
+        with mock.patch.object(runmaker4.SlotFile, "INTERVAL", 0.01):
             self.file = runmaker4.SlotFile(str(self.dir / "names"), False, self.said.append)
         self.addCleanup(lambda: [os.close(fd) for fd in (self.file.file.fd, *self.file.known.values())])
 

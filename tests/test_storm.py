@@ -9,7 +9,7 @@ import unittest
 from typing import Callable, Dict, Iterable, List, Tuple
 
 from tests import marks
-from tests.support import EVERY, FULL, UP, RunCase, deadline, wait_until
+from tests.support import FULL, INTERVAL, UP, RunCase, deadline, wait_until
 
 JOBS, KILLS, RUNNERS = (10_000, 500, 6) if FULL else (350, 18, 6)
 LONG_JOBS, LAST_KILLS = 12, 4           # once all long jobs have begun, some more runners are killed
@@ -96,7 +96,7 @@ class Storm(RunCase):
 
     def job(self, number: int) -> str:
         """A short job; the last ones outlast the three looks that other runners take at their lines."""
-        return marks.command(number, 0.03 if number <= JOBS - LONG_JOBS else 1 + 3 * EVERY)
+        return marks.command(number, 0.03 if number <= JOBS - LONG_JOBS else 1 + 3 * INTERVAL)
 
     def done(self) -> int:
         return (b"\n" + self.read()).count(b"\nd ")

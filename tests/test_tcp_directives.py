@@ -180,7 +180,7 @@ class NamesAnsweredMeanwhile(DirectiveCase, TcpCase):
     SLOW = f"""{HASTY}
 import itertools, socket, time
 runmaker4.find_mount = lambda path: runmaker4.Mount("nfs4", frozenset())
-runmaker4.JobFile.every = property(lambda file: 0.5, lambda file, seconds: None)
+runmaker4.JobFile.interval = property(lambda file: 0.5, lambda file, seconds: None)
 refresh, ask, asked = runmaker4.JobFile.refresh, socket.getaddrinfo, itertools.count(1)
 def refresh_slowly(file):
     time.sleep(0.1)
