@@ -1,4 +1,4 @@
-"""Benchmarks: what the README's table "speed and memory" is made of.
+"""Benchmarks: what the figures in README.md beside this file are made of.
 
     python3 tests/bench/bench.py                    all rows, 5 rounds each
     python3 tests/bench/bench.py status idle        these rows only (tcp_...: server and clients)
@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from typing import Callable, Dict, List, Tuple
 
@@ -219,7 +220,7 @@ def status(bench: Bench) -> List[Row]:
     bench.file("runs.txt", *[(state + b" ./simulate --seed 123456\n", count // 4) for state in states])
     used = [bench.run([*RUNWAIT, "--status", "runs.txt"]) for _ in range(bench.rounds)]
     middle, most = statistics.median(one.seconds for one in used), max(one.memory for one in used)
-    return [Row(f"`runwait4.py --status` on {count:,} lines", f"{middle:.2f} s, {most:.0f} MB",
+    return [Row(f"`runwait4.py --status runs.txt` on {count:,} lines", f"{middle:.2f} s, {most:.0f} MB",
                 "<= 0.7 s, <= 60 MB", middle <= 0.7 and most <= 60)]
 
 
@@ -256,7 +257,7 @@ LOCAL = (throughput, sinks, start, skip, directives, scale, many, output, status
 ROWS = {function.__name__: function for function in (*LOCAL, *imports.ROWS, *tcp.ROWS, *skew.ROWS)}
 
 
-# -- the table --------------------------------------------------------------------------------------------------
+# -- the list ---------------------------------------------------------------------------------------------------
 
 def machine(directory: pathlib.Path) -> str:
     """CPU, cores, kernel, Python and the file system of the files, in one line."""
@@ -269,6 +270,14 @@ def machine(directory: pathlib.Path) -> str:
     kind = (listed.stdout.split() or ["unknown file system"])[-1]
     return (f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, "
             f"{platform.python_implementation()} {platform.python_version()}, files on {kind}")
+
+
+def item(row: Row, missed: bool) -> str:
+    """A row as an item of a Markdown list, in lines of at most 119 columns."""
+    end = f"must reach {row.wanted}{' **(not reached)**' if missed else ''}".replace(" ", "\0")     # not to be broken
+    lines = textwrap.wrap(f"{row.measured}; {end}", 119, initial_indent="  ", subsequent_indent="  ",
+                          break_on_hyphens=False)
+    return "\n".join([f"- {row.what}:", *lines]).replace("\0", " ")
 
 
 def main() -> int:
@@ -285,12 +294,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="runmaker4-bench-", dir=os.environ.get("RUNMAKER4_TEST_DIR")) as directory:
         bench = Bench(pathlib.Path(directory).resolve(), options.rounds, options.quick)
         print(f"{machine(bench.dir)}; {options.rounds} rounds{', quick' if options.quick else ''}\n")
-        print("| what | measured | must reach |\n|---|---|---|", flush=True)
         bench.run([*RUNMAKER, "--help"])            # so that nobody pays for reading the modules the first time
         for name in options.names or ROWS:
             for row in ROWS[name](bench):
-                missed = "" if row.reached or options.quick else " **(not reached)**"
-                print(f"| {row.what} | {row.measured}{missed} | {row.wanted} |", flush=True)
+                print(item(row, missed=not row.reached and not options.quick), flush=True)
     return 0
 
 
