@@ -1,0 +1,459 @@
+"""What README.md, docs/ and tests/bench/README.md tell users to type works, and their links lead somewhere.
+
+Every block of shell commands, and every command of ours in the text, is read out of the documents and run in a
+directory of its own, with the real scripts; where a document shows the output, that is compared.  What needs another
+host or program (Slurm, ssh, containers, the user's own programs) meets a stub on PATH: see STUBS.  A block or a command
+that is not known here is a failure, and so is text in backquotes, of several words, that nobody has classified.
+"""
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import time
+import unittest
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Optional
+
+from tests.support import PYTHON, ROOT, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
+
+DOCUMENTS = ("README.md", "docs/coming-from.md", "docs/clusters.md", "docs/how-it-works.md", "tests/bench/README.md")
+OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
+AT_ONCE = 6                             # commands that are run at the same time
+
+
+# -- reading the documents ------------------------------------------------------------------------------------------
+
+@dataclass
+class Piece:
+    """A block, or what stands in backquotes in the text.  kind: the word behind the fence, or "inline"."""
+    place: str                          # document:line
+    kind: str
+    text: str
+    shown: str = ""                     # of a block of commands: the output that is shown right below it
+
+
+def read_pieces(document: str) -> Iterator[Piece]:
+    """All blocks and inline pieces of a document, in order, but blocks of output: those go to what printed it."""
+    block: Optional[Piece] = None
+    above: Optional[Piece] = None       # a block of commands, while only blank lines have followed it
+    for number, line in enumerate((ROOT / document).read_text().splitlines(), 1):
+        place = f"{document}:{number}"
+        if line.startswith("```"):
+            if block is None:
+                block = Piece(place, line[3:], "")
+            else:
+                block.text = block.text.rstrip("\n")
+                if block.kind == "text" and above:
+                    above.shown = block.text
+                else:
+                    yield block
+                block, above = None, block if block.kind == "sh" else None
+        elif block:
+            block.text += f"{line}\n"
+        else:
+            above = None if line else above
+            if line.count("`") % 2:
+                raise AssertionError(f"{place}: an odd number of backquotes")
+            for text in re.findall("`([^`]+)`", line):
+                yield Piece(place, "inline", text.replace(r"\|", "|") if line.startswith("|") else text)
+    if block:
+        raise AssertionError(f"{block.place}: this block has no end")
+
+
+def prose(document: str) -> str:
+    """A document without its blocks."""
+    return re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(document: str) -> List[str]:
+    """The names that the headings of a document have on GitHub."""
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+# -- what the commands meet -----------------------------------------------------------------------------------------
+
+# Stand-ins for programs that a test does not have.  The first ones are the user's own
+STUBS = {name: "" for name in ("prepare", "collect", "assemble", "anywhere", "prog", "train", "run")}
+STUBS.update({
+    # ... a simulation: one of them fails, and all take as long as a test wants them to
+    "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
+    "mail": "cat > /dev/null",                                          # a mail system
+    "srun": "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"",      # Slurm: a step of one task
+    "scancel": "[ \"$*\" = '-s USR1 1234' ]",                           # Slurm: a signal for a batch job
+    "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
+    "shifter": "shift 2; exec \"$@\"",                                  # a container: --image=IMAGE -- COMMAND
+    "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",         # a host, which has a shell read the command
+    "scp": "test -s .runmaker4.token",                                  # a host: its file is here already
+    "openssl": "echo 0123456789abcdef0123456789abcdef",                 # rand -hex 16
+})
+JOBLOG = ("Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+          "7\talice\t1700000000.000\t1.000\t0\t0\t0\t0\tsimulate --seed 7\n")
+FILES = {"list": "1\n2\n", "commands": "simulate --seed 1\nsimulate --seed 2\n", "names": "a\nb\n",
+         "workers": "alice\nbob\n", "mywork.tasks": "simulate --seed 1\n", "jobs.log": JOBLOG, "work.log": JOBLOG,
+         "a b.dat": "", "job.sh": "", "job_script.sh": "#!/bin/sh\n", "out/7.out": "--seed 7\n",
+         "jobqueue/1.conf": "[control]\nexecutable: true\n", "testconfig.txt": 'test0:\nalice: "true"\nend\n',
+         "tests.txt": "#RUN together=test0 host=alice\n! true\n", "log": "+ status (alice,601): exit 3 \"simulate\"\n",
+         "serve-load": "#!/bin/sh\n", "measure": "#!/bin/sh\n", "clean-up": "#!/bin/sh\n"}
+
+
+def jobs(states: str) -> str:
+    """A job file of simulations in these states."""
+    return "".join(f"{state} simulate --seed {number}\n" for number, state in enumerate(states, 1))
+
+
+@dataclass
+class Recipe:
+    """How to run a command, and what must come of it."""
+    jobs: str = ""                      # runs.txt; if empty, there is none
+    before: str = ""                    # shell commands before it, in the same shell
+    after: str = ""                     # ... and behind it: they must succeed
+    status: Optional[int] = 0           # its exit status; 0: that of each command in it; None: some of them may fail
+    until: str = ""                     # it does not end by itself, but has done its work when this command succeeds
+    states: str = ""                    # of the jobs in runs.txt at the end
+    files: Dict[str, str] = field(default_factory=dict)         # besides FILES
+    instead: Dict[str, str] = field(default_factory=dict)       # what is replaced in it: it may take too long here
+
+
+BY_SCRIPT = {                           # for commands that are not in RECIPES
+    "runmaker4.py": Recipe(jobs(".."), states="dd"),
+    "runset4.py": Recipe(jobs("d!e" + "." * 24 + "x") + ". ./job_script.sh data_1\n#RUN end\n"),
+    "runwait4.py": Recipe(jobs("d!edx")),
+}
+SERVER = "runmaker4-server.py runs.txt > said 2>&1 &\nuntil grep -q 'serving on' said; do sleep 0.05; done"
+CLIENT = f"{SERVER}\ntouch hold; runmaker4-client.py --follow -j2 --name bob localhost > bob 2>&1 &\n" \
+         "until [ $(grep -c forked bob) = 2 ]; do sleep 0.05; done"
+WORKER = "touch hold; runmaker4.py -d --follow -j2 --pidfile pid --errors errors runs.txt\n" \
+         "until [ $(grep -c ^r runs.txt) = 2 ]; do sleep 0.05; done"
+GONE = "while kill -0 $(cat pid*) 2> gone; do sleep 0.05; done"         # the worker in the background has left
+QUICK_START = "printf '. echo %s; sleep 1s; echo %s\\n' a A b B c C d D > runs.txt && python3 "
+QUICK_JOBS = "".join(f". echo {letter}; sleep 1s; echo {letter.upper()}\n" for letter in "abcd")
+CHECKOUT = f"export RUNMAKER4_TEST_FULL=1; cd {ROOT}"
+UNITTEST = "python3 -m unittest discover -s tests -t ."
+# One test instead of all, and nothing compiled for it
+ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs", "/your/mount": "/tmp"}
+WAITS = Recipe(jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py --end runs.txt; {GONE}", states="dd")
+
+RECIPES = {         # commands, and first lines of blocks; what stands in both documents and BY_SCRIPT need not be here
+    # the README
+    f"{QUICK_START}runmaker4.py -j2 runs.txt; cat runs.txt": Recipe(states="dddd"),
+    "seq 4000 | runset4.py runs.txt --add-list - --template 'simulate --seed {} --out {}.dat'": Recipe(
+        instead={"4000": "20"}, after="cat out/7.out; test -s timeline.json", states="d" * 12 + "!" + "d" * 7),
+    "runmaker4.py -d -j0 --errors runner.log --outdir out runs.txt": Recipe(
+        jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"),
+    "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
+    "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'": Recipe(
+        after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"),
+    "echo '. simulate --seed 9' >> runs.txt": Recipe(jobs("."), after="runmaker4.py runs.txt", states="dd"),
+    "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
+    "cut -c1 runs.txt | sort | uniq -c": Recipe(jobs("d!.")),
+    "grep -n '^[!e]' runs.txt": Recipe(jobs("d!.")),
+    "runwait4.py -e runs.txt": Recipe(jobs("dd")),
+    "runmaker4.py --outdir out runs.txt": Recipe(jobs(".."), after="test -s out/1.out -a -s out/2.out"),
+    "runmaker4.py -l log runs.txt": Recipe(jobs(".."), after="grep -a 'exit 0' log", files={"log": ""}),
+    "runmaker4-client.py --status alice": Recipe(jobs("d" * 40 + "!xx" + "." * 120), before=CLIENT),
+    "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
+    "runmaker4.py --resume -j0 runs.txt": Recipe(jobs("er.dx"), states="ddddx"),
+    "kill -USR1 $(cat pid)": Recipe(jobs("..."), before=WORKER, after=f"rm hold; {GONE}", states="dd."),
+    "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
+    f"{QUICK_START}runmaker4-server.py runs.txt": Recipe(until="grep -q 'serving on' .printed"),
+    "python3 runmaker4-client.py -j2 --token TOKEN alice": Recipe(jobs(".."), before=SERVER, states="dd"),
+    "python3 runmaker4-client.py -j2 localhost": Recipe(jobs(".."), before=SERVER, states="dd"),
+    UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
+    f"RUNMAKER4_TEST_DIR=/your/mount {UNITTEST}": Recipe(before=CHECKOUT, instead=ONE_TEST),
+    # coming from other tools
+    "seq 6 > list": Recipe(states="dddddd"),
+    "seq 1000 | runset4.py runs.txt --add-list - --template 'sh job.sh {}'": Recipe(
+        after="[ $(grep -c '^[.] sh job.sh [0-9]*$' runs.txt) = 1000 ]"),
+    "runmaker4.py --resume runs.txt": Recipe(jobs("er."), states="ddd"),
+    "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks": Recipe(
+        after="cat work/1.out; test -s timeline.json", states="dd!", status=None),
+    "runmaker4.py --resume -j8 --outdir work --joblog work.log runs.txt": Recipe(jobs("er."), states="ddd"),
+    "printf '#!/bin/sh\\nsleep 1; wc $1.txt > $1.out; echo line $JOB_ID on $SLAVE_IP\\n' > job_script.sh": Recipe(
+        after=f"{GONE}; grep -q 'line 1 on 192' logs/1.out; test -s data_1.out", states="dd"),
+    "runmaker4.py -d --follow --slots @workers --slot-errors 3 --outdir logs --pidfile pid --errors errors runs.txt":
+        WAITS,
+    "echo 192.168.1.201 >> workers": Recipe(
+        jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."),
+    "cat > ajob.py << 'END'": Recipe(after=f"{GONE}; grep value9 logfiles/job9.dat", states="d" * 10),
+    "seq 3 > list; runset4.py runs.txt --add-list list --template 'touch bla{}.txt'; runmaker4.py -j0 runs.txt":
+        Recipe(after="ls bla1.txt bla2.txt bla3.txt", states="ddd"),
+    "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors runs.txt": WAITS,
+    "runset4.py runs.txt --add-jobs jobqueue --follow": Recipe(until="grep 1.conf runs.txt"),
+    "printf '%s\\n' 'test0:' '-minhosts: all' 'alice: \"echo hello, world\"' 'bob: \"sleep 60\"' '-timeout: 1s' end"
+    " > tests.conf": Recipe(
+        files={"tests.txt": ""}, after="grep '^d echo' tests.txt; grep '^! sleep' tests.txt",
+        instead={"& sleep 1": "& until [ -s .runmaker4.token ]; do sleep 0.05; done"}),
+    "runmaker4-client.py --follow --token TOKEN alice": Recipe(
+        jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"),
+    "runset4.py tests.txt --add-tests testconfig.txt && runmaker4-server.py --exit-when-done tests.txt": Recipe(
+        until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}),
+    "runmaker4-server.py --dry-run tests.txt": Recipe(),
+    "runset4.py --set=. --state='!' tests.txt": Recipe(after="grep '^[.] true' tests.txt"),
+    # clusters
+    "runmaker4.py -d -j0 --pidfile pid.$(hostname) --errors errors --outdir out --joblog jobs.log runs.txt": Recipe(
+        jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"),
+    "#!/bin/sh": Recipe(jobs(".."), states="dd"),
+    "scancel -s USR1 1234": Recipe(),
+    "srun --ntasks-per-node=2 runmaker4.py -j0 runs.txt": Recipe(jobs(".."), states="dd"),
+    "export RUNMAKER4_TOKEN=$(openssl rand -hex 16)": Recipe(jobs(".."), after=f"{SERVER}\ngrep RUNMAKER4_TOKEN said"),
+    "runset4.py runs.txt --add 'CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT train --seed 1'": Recipe(states="d"),
+    "printf '%s\\n' 192.168.1.199 192.168.1.200 > workers": Recipe(jobs(".."), states="dd"),
+    "cat runs.txt": Recipe(jobs(".")),
+    "runmaker4-server.py --host localhost runs.txt": Recipe(jobs("."), until="grep 'serving on' .printed"),
+    "ssh -f -N -L 9998:localhost:9998 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
+    # how it works
+    "runmaker4.py -r runs.txt": Recipe(jobs("!.d"), states="ddd"),
+    "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
+    "runmaker4.py runs.txt > printed": Recipe(
+        "".join(f". sh -c 'exit {int(number == 3)}'\n" for number in range(1, 9)) + "! x\n" + "d x\n" * 24, status=1),
+    "grep -a '^+' log | grep -av -e forked -e 'exit 0'": Recipe(),
+    "tail -f jobs.log": Recipe(until="grep simulate .printed"),
+    "tail -F out/7.out": Recipe(until="grep seed .printed"),
+    "runmaker4-client.py -j2 alice": Recipe(QUICK_JOBS, before=SERVER, states="dddd"),
+    "runmaker4-client.py --status --json alice": Recipe(jobs(".."), before=SERVER),
+    "runmaker4-server.py --dry-run runs.txt": Recipe(jobs("..")),
+    # the benchmarks
+    "python3 tests/bench/bench.py": Recipe(before=CHECKOUT, instead={"bench.py": "bench.py --help"}),
+    "python3 tests/bench/bench.py --quick --rounds 1 status": Recipe(before=CHECKOUT),
+}
+
+# Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then
+JOB_FILES = {
+    ". prepare": "runmaker4.py -j4 runs.txt",
+    "#RUN host=alice,bigmem* timeout=10m": "runmaker4.py --name bigmem1 runs.txt",
+    "#RUN together=test1 host=alice min-hosts=2":
+        f"runmaker4-server.py --dry-run runs.txt\n{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
+        "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
+}
+PICTURES = {"   at the start            two runners -j2          a little later           at the end"}
+ELSEWHERE = {"pip install .": "tests/test_packaging.py"}                # commands that other tests run
+TEXTS = {           # of several words, and no commands for our users
+    # parts of commands, and names of what is asked for
+    "python3 runmaker4.py", "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "set -e",
+    "--slots @FILE", "--slots @NAMES", "--slots @names", "--timeout 3600", "--outdir out", "--outdir DIR", "-l FILE",
+    "-l tests.log", "--joblog FILE", "--give-up T", "--token TOKEN", "--token FILE", "--outdir -q", "--status --json",
+    "--add-list --template './simulate --in {} --out {/.}.{#}'", "nice -n 19", "apptainer exec x.sif",
+    "ssh \"$SLAVE_IP\"", "ssh -t -t", "grep -a", "tail -f", "less +F", "kill -9",
+    # words in the job file, or in what is printed
+    ". r d ! e x", "#off end", "#run barrier", "# RUN barrier", "line command", "line command pid since",
+    "new running done failed error held total", "file host port pid since grace",
+    "name address pid slots seen lost jobs",
+    # commands of other tools, which ours replace or are compared with
+    "xargs -P", "xargs -P2", "xargs -P2 -n1 sh -c", "python3 -c 'import asyncio, argparse'",
+    "xargs -P4 -I{} simulate --seed {} < list", "parallel -j4 simulate --seed {} < list", "parallel -j4 < commands",
+    "parallel --joblog jobs.log", "parallel --resume", "sbatch --array=1-1000 job.sh",
+    "pytaskfarmer.py --proc 8 --workdir work mywork.tasks", "--runner mcc", "cli.py add_slave 192.168.1.201",
+    "remove_slave --wait", "nohup cli.py start --log_dir=logs &", "cli.py add_job ./job_script.sh data_1",
+    "-e NAME=VALUE", "cli.py remove_job ./job_script.sh data_1", "cli.py status", "cli.py stop", "remove_slave --kill",
+    "-e PORT=1000", "fjd --exe 'touch bla$1.txt' --parameters 1,2,3", "fjd-recruiter hire 4",
+    "fjd-dispatcher --end_when_jobs_are_done", "fjd-recruiter fire", "screen -ls", "--project NAME",
+    "NetJobs.py testconfig.txt",
+}
+FOREIGN_OPTIONS = {                     # of other programs
+    "--seed", "--out", "--in", "--image", "--array", "--proc", "--workdir", "--wait", "--log_dir", "--kill", "--exe",
+    "--parameters", "--end_when_jobs_are_done", "--project", "--ntasks-per-node", "--signal", "--time", "--quick",
+    "--rounds",
+}
+
+
+# -- the output that is shown ---------------------------------------------------------------------------------------
+
+def without_chance(text: str) -> List[str]:
+    """The lines of an output, with words for what differs from run to run: hosts, processes, times, ports, ..."""
+    for pattern, word in ((r"\((?:[\w.-]+),\d+\): ", "(HOST,PID): "), (r"\b(?:\d+m )?\d+(?:\.\d+)?s\b", "TIME"),
+                          (r"(client\.py: )[\w.]+:", r"\1SERVER:"), (r"\b[0-9a-f]{32}\b", "TOKEN"),
+                          (r"written to .*\)", "written to FILE)"), (r"\bport \d+", "port PORT"), (r" +", " "),
+                          (r"runs\.txt on [\w.]+,", "runs.txt on SERVER,"), (r"\([\d.]{7,}\)", "(ADDRESS)"),
+                          (r"\S*python[\d.]* (?:/\S*/)?(?=run)", "")):
+        text = re.sub(pattern, word, text)
+    return text.splitlines()
+
+
+def differences(shown: str, printed: str) -> str:
+    """What is shown and was not printed, or '' if there is nothing.
+
+    `...` stands for any lines.  Lines of jobs that run at the same time may come in any order, all others may not.
+    """
+    wanted, found = without_chance(shown), without_chance(printed)
+    missing = Counter(line for line in wanted if line != "...") - Counter(found)
+    if missing:
+        return f"not printed: {sorted(missing)}"
+    if "..." not in wanted and len(wanted) != len(found):
+        return f"{len(found)} lines were printed, {len(wanted)} are shown"
+    rest = iter(found)
+    ordered = [line for line in wanted if line != "..." and "(HOST,PID)" not in line and "executing" not in line]
+    return next((f"not printed in this order: {line}" for line in ordered if line not in rest), "")
+
+
+# -- the tests ------------------------------------------------------------------------------------------------------
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def shell_text(command: str, recipe: Recipe) -> str:
+    """What the shell is to run: the command, with a port of its own for TCP, and what its recipe puts around it."""
+    for old, new in recipe.instead.items():
+        command = command.replace(old, new)
+    strict = "set -e" if recipe.status == 0 else ":"
+    check = f"[ $? = {recipe.status} ] || exit 99" if recipe.status else ":"
+    text = "\n".join([recipe.before, strict, command, check, "set -e", recipe.after])
+    text = re.sub(r"(runmaker4-(?:server|client)\.py)(?= )", rf"\1 --port {free_port()}", text)
+    text = re.sub(r"(runmaker4-client\.py.*) alice\b", r"\1 localhost", text)
+    return text.replace("--token TOKEN", "--token $(cat .runmaker4.token)")
+
+
+class Commands(Case):
+    """What can be typed or pasted works."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bin = self.dir / "bin"
+        self.bin.mkdir()
+        scripts = {script: f"exec {PYTHON} {SCRIPTS_AT / script} \"$@\"" for script in SCRIPTS}
+        for name, body in {**STUBS, **scripts, "python3": f"exec {PYTHON} \"$@\""}.items():
+            (self.bin / name).write_text(f"#!/bin/sh\n{body}\n")
+            (self.bin / name).chmod(0o755)
+
+    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+        return {**super().environ(extra), "PATH": f"{self.bin}:{os.environ['PATH']}"}
+
+    def pieces(self) -> List[Piece]:
+        found: Dict[str, Piece] = {}
+        for document in DOCUMENTS:
+            for piece in read_pieces(document):
+                known = found.setdefault(piece.text, piece)
+                known.shown = known.shown or piece.shown
+        return list(found.values())
+
+    def test_every_command_runs(self) -> None:
+        """Of the same text only one is run."""
+        todo, unknown, used = [], [], set()
+        for piece in self.pieces():
+            first = piece.text.partition("\n")[0]
+            recipe = RECIPES.get(first)
+            if piece.kind == "runs.txt" and first in JOB_FILES:
+                command = Piece(piece.place, "sh", JOB_FILES[first])
+                todo.append((command, Recipe(piece.text + "\n", states="d" * len(re.findall("(?m)^[.] ", piece.text)))))
+            elif recipe and piece.kind in ("sh", "inline"):
+                todo.append((piece, recipe))
+            elif piece.kind == "inline" and OURS.search(piece.text) and " " in piece.text and piece.text not in TEXTS:
+                todo.append((piece, BY_SCRIPT.get(OURS.search(piece.text)[0])))
+            elif piece.kind != "inline" and first not in PICTURES:
+                unknown.append(f"{piece.place}: {piece.kind} block: {first}")
+            used.add(first)
+        unknown += [f"{piece.place}: {piece.text}" for piece, recipe in todo if not recipe]
+        self.assertEqual(unknown, [], "nobody knows how to run these")
+        stale = {*RECIPES, *JOB_FILES, *PICTURES, *ELSEWHERE, *TEXTS} - used
+        self.assertEqual(stale, set(), "these are in no document any more")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            todo.sort(key=lambda one: not re.search("sleep|resume|ajob|-j2 alice", one[0].text))        # the long ones
+            for (piece, _), fault in zip(todo, pool.map(self.fault, *zip(*todo), range(len(todo)))):
+                with self.subTest(place=piece.place, command=piece.text):
+                    self.assertEqual(fault, "", fault)
+
+    def fault(self, piece: Piece, recipe: Recipe, number: int) -> str:
+        """Run a command in a directory of its own; what is wrong with how that went, or ''."""
+        home = self.make_home(f"{number}", recipe)
+        with open(home / ".printed", "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
+            process = self.start("sh", "-c", shell_text(piece.text, recipe), cwd=home, stdout=out, stderr=out,
+                                 start_new_session=True, env={"HOME": str(home)})
+        wrong = self.await_end(process, recipe.until, home)
+        printed = (home / ".printed").read_text(errors="replace")
+        if recipe.until and not wrong:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(15)
+        states = self.states(f"{number}/runs.txt") if recipe.states else ""
+        if states != recipe.states:
+            wrong = wrong or f"states are {states}, not {recipe.states}"
+        wrong = wrong or ("a traceback" if "Traceback" in printed else "")
+        wrong = wrong or (differences(piece.shown, printed) if piece.shown else "")
+        return f"{wrong}: {process.args[-1]}\n{printed}" if wrong else ""
+
+    def make_home(self, name: str, recipe: Recipe) -> pathlib.Path:
+        """A directory with the scripts and the files that a command needs."""
+        home = self.dir / name
+        for name, text in {**FILES, **({"runs.txt": recipe.jobs} if recipe.jobs else {}), **recipe.files}.items():
+            path = home / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o755)
+        for script in SCRIPTS:
+            (home / script).symlink_to(SCRIPTS_AT / script)
+        return home
+
+    @staticmethod
+    def await_end(process: subprocess.Popen, until: str, home: pathlib.Path) -> str:
+        """Wait until the command has ended, or has done its work, if it does not end.  What is wrong, or ''."""
+        end = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < end:
+            if until and subprocess.run(["sh", "-c", until], cwd=home, stdout=subprocess.DEVNULL, check=False,
+                                        stderr=subprocess.DEVNULL).returncode == 0:
+                return ""
+            time.sleep(0.05)
+        if until or process.returncode is None:
+            return "it has ended too early" if process.returncode is not None else "not within 30 s"
+        return f"exit status {process.returncode}" if process.returncode else ""
+
+
+class Texts(Case):
+    """What is not run, but can be checked."""
+
+    def test_what_stands_in_backquotes_is_a_command_or_known_not_to_be_one(self) -> None:
+        unknown, lines = [], []
+        for document in DOCUMENTS:
+            for piece in read_pieces(document):
+                text = piece.text
+                if piece.kind != "inline" or OURS.search(text) or text in RECIPES or text in ELSEWHERE or text in TEXTS:
+                    continue
+                if text.startswith((". ", "#RUN")):
+                    lines.append(text)
+                elif " " in text:
+                    unknown.append(f"{piece.place}: {text}")
+        self.assertEqual(unknown, [], "neither commands that are run here, nor in TEXTS")
+        self.write("\n".join([*lines, ""]))
+        self.assertEqual(self.run_script(RUNSERVER, "--dry-run", "runs.txt").code, 0)
+
+    def test_options_exist(self) -> None:
+        known = set(FOREIGN_OPTIONS)
+        for _, ended in self.run_all((script, "--help") for script in SCRIPTS):
+            known.update(re.findall(r"--[a-z][\w-]*", ended.out.decode()))
+        for document in DOCUMENTS:
+            text = (ROOT / document).read_text()
+            self.assertEqual(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - known, set(), document)
+
+    def test_files_that_are_named_exist(self) -> None:
+        for document in DOCUMENTS:
+            for piece in read_pieces(document):
+                if OURS.fullmatch(piece.text):
+                    self.assertTrue((ROOT / piece.text).exists(), f"{piece.place}: {piece.text}")
+                elif re.fullmatch(r"test_\w+\*?", piece.text):
+                    self.assertTrue(list((ROOT / "tests").glob(f"{piece.text}.py")), f"{piece.place}: {piece.text}")
+
+    def test_links_lead_somewhere(self) -> None:
+        for document in DOCUMENTS:
+            for target in re.findall(r"\]\(([^)]+)\)", prose(document)):
+                name, _, anchor = target.partition("#")
+                path = (ROOT / document).parent / name if name else ROOT / document
+                with self.subTest(document=document, link=target):
+                    self.assertTrue(path.exists(), path)
+                    if anchor:
+                        self.assertIn(anchor, anchors(str(path.resolve().relative_to(ROOT))))
+
+    def test_all_fits_into_the_width_of_a_line(self) -> None:
+        for document in DOCUMENTS:
+            lines = (ROOT / document).read_text().splitlines()
+            self.assertEqual([line for line in lines if len(line) > 120], [], document)
+            self.assertLessEqual(len(lines), 250 if document == "README.md" else 400)
+
+
+if __name__ == "__main__":
+    unittest.main()
