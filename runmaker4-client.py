@@ -68,7 +68,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in\n"
                "the server's file is !, e or left for this client; 1 something is, whoever\n"
                "ran it; 2 bad usage, or the server cannot be used; 130, 143 ended by a\n"
-               "signal.")
+               "signal.\n"
+               "Variables of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot),\n"
+               "RUNMAKER4_JOB (marks its processes).  Of the client: NO_COLOR (no colours),\n"
+               "RUNMAKER4_TOKEN (the server's token).")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("server", metavar="SERVER", help="the host where runmaker4-server.py runs")
     add_running_options(add)

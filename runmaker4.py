@@ -183,7 +183,7 @@ class Parser(argparse.ArgumentParser):
         self.example = example
 
     def format_help(self) -> str:
-        return f"{self.example}\n\n{super().format_help()}"
+        return f"{self.example}\n\n{super().format_help()}More: README.md and docs/ of runmaker4.\n"
 
     def print_help(self, file: Any = None) -> None:
         put(self.format_help().encode())
@@ -4580,7 +4580,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
                "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in\n"
                "the file is !, e or left for this runner; 1 something is, whoever ran it;\n"
-               "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.")
+               "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.\n"
+               "Variables of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot),\n"
+               "RUNMAKER4_JOB (marks its processes).  Of the runner: NO_COLOR (no colours).")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", help="the job file")
     add_running_options(add)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Dict, Iterator, List, Optional
 
-from tests.support import PYTHON, ROOT, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
+from tests.support import PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
 
 DOCUMENTS = ("README.md", "docs/coming-from.md", "docs/clusters.md", "docs/how-it-works.md", "tests/bench/README.md")
 OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
@@ -429,6 +429,17 @@ class Texts(Case):
         for document in DOCUMENTS:
             text = (ROOT / document).read_text()
             self.assertEqual(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - known, set(), document)
+
+    def test_help_names_the_documents_and_the_variables(self) -> None:
+        for (script, _), ended in self.run_all((script, "--help") for script in SCRIPTS):
+            text = ended.out.decode()
+            names = ["README.md", "docs/"]
+            if script in (RUNMAKER, RUNCLIENT):
+                names += ["JOB_ID", "RUNMAKER4_SLOT", "SLAVE_IP", "RUNMAKER4_JOB", "NO_COLOR"]
+            if script in (RUNSERVER, RUNCLIENT):
+                names.append("RUNMAKER4_TOKEN")
+            with self.subTest(script=script):
+                self.assertEqual([name for name in names if name not in text], [])
 
     def test_files_that_are_named_exist(self) -> None:
         for document in DOCUMENTS:
