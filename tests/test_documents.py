@@ -153,6 +153,7 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
     "cut -c1 runs.txt | sort | uniq -c": Recipe(jobs("d!.")),
     "grep -n '^[!e]' runs.txt": Recipe(jobs("d!.")),
     "runwait4.py -e runs.txt": Recipe(jobs("dd")),
+    "runwait4.py -e runs.txt && mail -s done me < /dev/null": Recipe(jobs("dd")),
     "runmaker4.py --outdir out runs.txt": Recipe(jobs(".."), after="test -s out/1.out -a -s out/2.out"),
     "runmaker4.py -l log runs.txt": Recipe(jobs(".."), after="grep -a 'exit 0' log", files={"log": ""}),
     "runmaker4-client.py --status alice": Recipe(jobs("d" * 40 + "!xx" + "." * 120), before=CLIENT),
