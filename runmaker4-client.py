@@ -145,7 +145,7 @@ class Patience:
 
 
 def dial(options: argparse.Namespace, token: str) -> tuple[socket.socket, Channel]:
-    """Connect, and have both ends prove themselves.  Raises OSError, WireError."""
+    """Connect, and authenticate both ends.  Raises OSError, WireError."""
     for _ in range(DIALS - 1):
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):    # that may hide why; the next one will tell
             return dial_once(options, token)
@@ -160,7 +160,7 @@ def dial_once(options: argparse.Namespace, token: str) -> tuple[socket.socket, C
     sock = socket.create_connection((options.server, options.port), timeout=seconds)
     channel = Channel(token, server=False)
     try:
-        while not channel.proven:
+        while not channel.authenticated:
             channel.receive(patience.receive(sock))
             sock.sendall(channel.outgoing())
     except (OSError, WireError):
@@ -196,10 +196,10 @@ class ServerLink(Link):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if self.channel.proven:
-            self.proven()
+        if self.channel.authenticated:
+            self.authenticated()
 
-    def proven(self) -> None:
+    def authenticated(self) -> None:
         self.connection.greet(self)
 
     def handle(self, message: Message) -> None:
@@ -505,7 +505,7 @@ class Connection:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _connect(self, sock: socket.socket | None, channel: Channel | None) -> ServerLink:
-        """A link on which both ends have proven themselves, or soon will."""
+        """A link on which both ends are authenticated, or soon will be."""
         options = self.options
         if sock:
             link = ServerLink(self, channel)
@@ -538,7 +538,7 @@ class Connection:
         return refusal(broken) if isinstance(broken, Refused) else link.gone.result()
 
     def greet(self, link: ServerLink) -> None:
-        """The server has proven itself: say who we are, and what we have."""
+        """The server is authenticated: say who we are, and what we have."""
         for job in self.jobs.values():              # one by one: a command may fill a message
             link.send(type="have", jobs=[dict(
                 id=job.key, number=job.number, ordinal=job.ordinal, offset=job.offset, state=to_text(job.state),

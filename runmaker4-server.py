@@ -81,7 +81,7 @@ from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, N
                        to_text, token_path, unlock, wait_ready, watched, whole_number)
 
 PROG = "runmaker4-server.py"
-STRANGERS = 100                 # connections at once that have not proven that they know the token
+UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
 CROWD = 1000                    # ... in the first second of each
 BACKLOG = 256                   # connections that wait to be accepted
 BATCH = 64                      # lines that are claimed in one go; then others have their turn
@@ -605,13 +605,13 @@ class Peer(Link):
     def connection_made(self, transport: Any) -> None:
         name = transport.get_extra_info("peername")
         self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: it is gone already
-        self.server.strangers[self] = None
+        self.server.unauthenticated[self] = None
         self.server.peers.add(self)
         super().connection_made(transport)
-        self.server.limit_strangers()
+        self.server.limit_unauthenticated()
 
-    def proven(self) -> None:
-        self.server.strangers.pop(self, None)
+    def authenticated(self) -> None:
+        self.server.unauthenticated.pop(self, None)
 
     def handle(self, message: Message) -> None:
         self.server.handle(self, message)
@@ -625,7 +625,7 @@ class Peer(Link):
             self.server.hand_out()
 
     def lost(self, why: str) -> None:
-        self.server.strangers.pop(self, None)
+        self.server.unauthenticated.pop(self, None)
         self.server.peers.discard(self)
         if self.guest and self in (self.guest.link, self.guest.coming):
             self.server.lose(self.guest, why)
@@ -1092,7 +1092,7 @@ class Server(Program):
         self.expired: dict[str, None] = {}      # keys of what became `e` after its grace
         self.settled: dict[str, None] = {}      # keys of jobs whose client may not know yet that its word was heard
         self.peers: set[Peer] = set()
-        self.strangers: dict[Peer, None] = {}   # oldest first
+        self.unauthenticated: dict[Peer, None] = {}     # oldest first
         self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
         self.round = Round()                    # the last whole walk through the file that found nothing
         self.looking = False                    # it is too early to say that there is nothing
@@ -1863,7 +1863,7 @@ class Server(Program):
     # -- messages ---------------------------------------------------------------------------------------------------
 
     def handle(self, peer: Peer, message: Message) -> None:
-        """Whatever a proven peer says.  Raises WireError."""
+        """Whatever an authenticated peer says.  Raises WireError."""
         if self.over.done():
             return                                      # we leave; what was not acknowledged is for the next server
         kind = message.text("type", 16)
@@ -1998,13 +1998,13 @@ class Server(Program):
             for client in self.clients.values():
                 self.acknowledge(client)
 
-    def limit_strangers(self) -> None:
+    def limit_unauthenticated(self) -> None:
         """Of those that do not say who they are drop the oldest; a thousand clients may come in one second, though."""
-        while len(self.strangers) > STRANGERS:
-            oldest = next(iter(self.strangers))
-            if len(self.strangers) <= CROWD and boottime() - oldest.heard < 1.0:
+        while len(self.unauthenticated) > UNAUTHENTICATED:
+            oldest = next(iter(self.unauthenticated))
+            if len(self.unauthenticated) <= CROWD and boottime() - oldest.heard < 1.0:
                 return
-            del self.strangers[oldest]
+            del self.unauthenticated[oldest]
             oldest.drop("too many that do not say who they are")
 
     # -- every second -----------------------------------------------------------------------------------------------
@@ -2019,12 +2019,12 @@ class Server(Program):
             for peer in list(self.peers):
                 if now - before > 3 * pause:            # we have slept ourselves: what they sent meanwhile comes now
                     peer.heard = max(peer.heard, now - runmaker4.SILENCE / 2)
-                elif not peer.channel.proven and now - peer.heard > runmaker4.HANDSHAKE:
+                elif not peer.channel.authenticated and now - peer.heard > runmaker4.HANDSHAKE:
                     peer.drop("it does not say who it is")
                 elif now - peer.heard > runmaker4.SILENCE:
                     peer.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
             before = boottime()
-            self.limit_strangers()
+            self.limit_unauthenticated()
             if not self.waiting and not self.claiming and not self.stopping:
                 self._look({})                          # for directives that wait for clients
             idle = not self.jobs and not self.claiming and not self.stopping

@@ -4930,14 +4930,15 @@ if __name__ == "__main__":
 # ======== The wire ====================================================================================================
 #
 # Between runmaker4-server.py (S) and runmaker4-client.py (C), version 3.  Both know a token of 128 random bits, which
-# never crosses the wire: each proves that it knows it, and from then on every frame carries a MAC.
+# never crosses the wire: each answers a challenge of the other end with it, and from then on every frame has a MAC.
 #
-#     1. S   {"runmaker4": 3, "nonce": S's}                   the version; a challenge of 128 random bits
-#     2. C   {"runmaker4": 3, "nonce": C's, "proof": H("client")}         C knows the token, and answers this challenge
-#     3. S   {"proof": H("server")}                           so does S; or {"error": "token" | "version"}, and a close
-#     4. C, S   messages, each {"type": ...}                  what they mean is said in the two scripts
+#     1. S   {"runmaker4": 3, "nonce": S's challenge}                                   128 random bits, and the version
+#     2. C   {"runmaker4": 3, "nonce": C's challenge, "proof": H("client")}             C's answer authenticates C
+#     3. S   {"proof": H("server")}                                                     S's answer authenticates S
+#            {"error": "token"}, {"error": "version"}                                   or this, and the connection ends
+#     4. C, S   messages, each {"type": ...}, as said in the two scripts
 #
-#     H(label) = HMAC-SHA256(token, label + S's nonce + C's nonce), in hexadecimal
+#     H(label) = HMAC-SHA256(token, label + S's challenge + C's challenge), in hexadecimal
 #     frame    = length of the JSON (4 bytes, big-endian), from step 4 on its MAC (32 bytes), JSON
 #     MAC      = HMAC-SHA256(key, number of the frame in its direction (8 bytes) + JSON); the keys are
 #                H("client to server") and H("server to client"), as bytes
@@ -4952,12 +4953,12 @@ import secrets
 
 WIRE_VERSION = 3
 PORT = 9998
-STRANGER_FRAME, FRAME = 1 << 10, 1 << 20    # bytes of JSON: before, and after the other end has proven itself
+UNAUTHENTICATED_FRAME, FRAME = 1 << 10, 1 << 20     # bytes of JSON: until the other end is authenticated, and then
 PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one
 KEEP_ALIVE = 5.0                            # seconds: a client lets hear from itself so often, and is answered
 SILENCE = 15.0                              # seconds without a frame: the other end is lost
-HANDSHAKE = 10.0                            # seconds until the other end must have proven itself
-HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and nonces
+HANDSHAKE = 10.0                            # seconds until the other end must be authenticated
+HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
 UNREAD = 1 << 24                            # bytes that the other end may leave unread
 
 
@@ -5086,15 +5087,15 @@ class Channel:
     def __init__(self, token: str | bytes, server: bool) -> None:
         self.token = token.encode() if isinstance(token, str) else token
         self.server = server
-        self.proven = False             # the other end knows the token
+        self.authenticated = False      # the other end knows the token
         self.buffer = bytearray()       # received, and not yet a whole frame
         self.ready: list[bytes] = []    # to be written
         self.sent = self.received = 0   # frames with a MAC
-        self.mine = secrets.token_hex(16)
-        self.theirs = ""
+        self.my_challenge = secrets.token_hex(16)
+        self.their_challenge = ""
         self.broken: WireError | None = None
         if server:
-            self._write({"runmaker4": WIRE_VERSION, "nonce": self.mine})
+            self._write({"runmaker4": WIRE_VERSION, "nonce": self.my_challenge})
 
     def outgoing(self) -> bytes:
         """What is to be written, and is forgotten here."""
@@ -5103,9 +5104,9 @@ class Channel:
         return data
 
     def send(self, message: dict[str, Any]) -> None:
-        """Have a message written, once the other end has proven itself."""
+        """Have a message written, once the other end is authenticated."""
         body = encode(message)
-        if not self.proven or len(body) > FRAME:
+        if not self.authenticated or len(body) > FRAME:
             raise ValueError("a message too early, or too long")
         mac = hmac.digest(self.key_out, self.NUMBER.pack(self.sent) + body, "sha256")
         self.sent += 1
@@ -5120,12 +5121,12 @@ class Channel:
         try:
             frame = self._frame()
             while frame is not None:
-                if self.proven:
+                if self.authenticated:
                     messages.append(decode(frame))
                 elif self.server:
-                    self._meet_client(Message(decode(frame)))
+                    self._verify_client(Message(decode(frame)))
                 else:
-                    self._meet_server(Message(decode(frame)))
+                    self._verify_server(Message(decode(frame)))
                 frame = self._frame()
         except WireError as error:
             self.broken = error
@@ -5134,16 +5135,16 @@ class Channel:
 
     def _frame(self) -> bytes | None:
         """The JSON of the next frame, if it is complete.  Raises WireError."""
-        start = self.LENGTH.size + (self.MAC if self.proven else 0)
+        start = self.LENGTH.size + (self.MAC if self.authenticated else 0)
         if len(self.buffer) < self.LENGTH.size:
             return None
         length, = self.LENGTH.unpack_from(self.buffer)
-        if length > (FRAME if self.proven else STRANGER_FRAME):
+        if length > (FRAME if self.authenticated else UNAUTHENTICATED_FRAME):
             raise WireError("a frame that is too long")
         if len(self.buffer) < start + length:
             return None
         body = bytes(self.buffer[start:start + length])
-        if self.proven:
+        if self.authenticated:
             mac = hmac.digest(self.key_in, self.NUMBER.pack(self.received) + body, "sha256")
             if not hmac.compare_digest(mac, bytes(self.buffer[self.LENGTH.size:start])):
                 raise WireError("a frame that was altered")
@@ -5151,51 +5152,53 @@ class Channel:
         del self.buffer[:start + length]
         return body
 
-    def _meet_client(self, message: Message) -> None:
+    def _verify_client(self, message: Message) -> None:
         """Step 2, at the server.  Raises WireError."""
         if message.whole("runmaker4") != WIRE_VERSION:
             self._write({"error": "version"})
             raise Refused("another version of the protocol")
-        self.theirs = self._nonce(message)
-        if not hmac.compare_digest(self._prove("client"), message.data("proof")):
+        self.their_challenge = self._challenge(message)
+        if not hmac.compare_digest(self._answer("client"), message.data("proof")):
             self._write({"error": "token"})
             raise Refused("wrong token")
-        self._write({"proof": self._prove("server").decode()})
-        self._trust()
+        self._write({"proof": self._answer("server").decode()})
+        self._authenticated()
 
-    def _meet_server(self, message: Message) -> None:
+    def _verify_server(self, message: Message) -> None:
         """Steps 1 and 3, at the client.  Raises WireError."""
         if "error" in message.fields:
             raise Refused({"token": "wrong token", "version": "another version of the protocol"}.get(
                 message.text("error", 64), "refused"))
-        if not self.theirs:
+        if not self.their_challenge:
             version = message.whole("runmaker4")
             if version != WIRE_VERSION:
                 raise Refused(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
-            self.theirs = self._nonce(message)
-            self._write({"runmaker4": WIRE_VERSION, "nonce": self.mine, "proof": self._prove("client").decode()})
-        elif hmac.compare_digest(self._prove("server"), message.data("proof")):
-            self._trust()
+            self.their_challenge = self._challenge(message)
+            answer = self._answer("client").decode()
+            self._write({"runmaker4": WIRE_VERSION, "nonce": self.my_challenge, "proof": answer})
+        elif hmac.compare_digest(self._answer("server"), message.data("proof")):
+            self._authenticated()
         else:
             raise Refused("wrong token")
 
     @staticmethod
-    def _nonce(message: Message) -> str:
-        nonce = message.text("nonce")
-        if not HEX.fullmatch(nonce):        # of one length always: so H's texts cannot run into each other
-            raise WireError("no nonce")
-        return nonce
+    def _challenge(message: Message) -> str:
+        challenge = message.text("nonce")
+        if not HEX.fullmatch(challenge):    # of one length always: so H's texts cannot run into each other
+            raise WireError("no challenge")
+        return challenge
 
-    def _prove(self, label: str) -> bytes:
+    def _answer(self, label: str) -> bytes:
         """H(label)."""
-        nonces = self.mine + self.theirs if self.server else self.theirs + self.mine
-        return hmac.digest(self.token, (label + nonces).encode("ascii"), "sha256").hex().encode()
+        mine, theirs = self.my_challenge, self.their_challenge
+        text = label + (mine + theirs if self.server else theirs + mine)
+        return hmac.digest(self.token, text.encode("ascii"), "sha256").hex().encode()
 
-    def _trust(self) -> None:
-        """The other end has proven itself."""
-        keys = [bytes.fromhex(self._prove(label).decode()) for label in ("server to client", "client to server")]
+    def _authenticated(self) -> None:
+        """The other end is authenticated: from now on frames have a MAC."""
+        keys = [bytes.fromhex(self._answer(label).decode()) for label in ("server to client", "client to server")]
         self.key_out, self.key_in = keys if self.server else reversed(keys)
-        self.proven = True
+        self.authenticated = True
 
     def _write(self, message: dict[str, Any]) -> None:
         """A frame of the handshake."""
@@ -5216,8 +5219,8 @@ class Link(asyncio.Protocol):
 
     # -- for subclasses -------------------------------------------------------------------------------------------
 
-    def proven(self) -> None:
-        """The other end has just proven itself."""
+    def authenticated(self) -> None:
+        """The other end has just been authenticated."""
 
     def handle(self, message: Message) -> None:
         """A message has come.  Raises WireError."""
@@ -5284,11 +5287,11 @@ class Link(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        known, self.receiving = self.channel.proven, True
+        known, self.receiving = self.channel.authenticated, True
         try:
             messages = self.channel.receive(data)
-            if self.channel.proven and not known:
-                self.proven()
+            if self.channel.authenticated and not known:
+                self.authenticated()
             if messages:
                 self.heard = boottime()
             for message in messages:

@@ -46,7 +46,7 @@ class Line:
             except runmaker4.WireError as error:
                 self.errors += str(error)
                 break
-        return self.client.proven, self.server.proven
+        return self.client.authenticated, self.server.authenticated
 
     def ends(self, number: int) -> Tuple[runmaker4.Channel, runmaker4.Channel]:
         """Who sends a flight and who receives it."""
@@ -130,9 +130,9 @@ class Handshake(ChannelCase):
         for number in (GREETING, ANSWER, PROOF):
             sender, receiver = line.ends(number)
             for byte in sender.outgoing():
-                self.assertFalse(receiver.proven)
+                self.assertFalse(receiver.authenticated)
                 self.assertEqual(receiver.receive(bytes([byte])), [])
-        self.assertEqual((line.client.proven, line.server.proven), (True, True))
+        self.assertEqual((line.client.authenticated, line.server.authenticated), (True, True))
 
     def test_no_two_channels_say_the_same(self) -> None:
         random.seed(1)                                  # which is of no use to who wants to foretell nonces
@@ -299,7 +299,7 @@ class Messages(ChannelCase):
             receiver.receive(sender.outgoing())
         line.server.send({"type": "closing", "done": True})
         self.assertEqual(line.client.receive(line.server.outgoing()), [{"type": "closing", "done": True}])
-        self.assertTrue(line.client.proven)
+        self.assertTrue(line.client.authenticated)
 
     def test_outgoing_bytes_are_given_once(self) -> None:
         for sender, _ in both_ways():
@@ -529,9 +529,9 @@ class Fuzz(ChannelCase):
             _, end = self.a_stranger(random_)
             data = b"".join(random_.choice([random_.randbytes(random_.randrange(80)), frame(garbage(random_).encode())])
                             for _ in range(3))
-            before = end.proven
+            before = end.authenticated
             self.assertEqual(self.feed(random_, end, data), [])
-            self.assertEqual(end.proven, before)
+            self.assertEqual(end.authenticated, before)
         self.check(21, 0.3, attack)
 
     def test_mutilated_handshakes(self) -> None:
@@ -586,7 +586,7 @@ class Ended(unittest.IsolatedAsyncioTestCase):
         line.client.receive(transport.write.call_args[0][0])
         link.end()
         transport.write.side_effect = RuntimeError("Cannot call write() after write_eof()")
-        with mock.patch.multiple(link, proven=mock.DEFAULT, handled=mock.DEFAULT) as called:
+        with mock.patch.multiple(link, authenticated=mock.DEFAULT, handled=mock.DEFAULT) as called:
             link.data_received(line.client.outgoing())
-        self.assertTrue(called["proven"].called)
+        self.assertTrue(called["authenticated"].called)
         transport.write_eof.assert_called_once_with()

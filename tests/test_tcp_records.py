@@ -56,7 +56,7 @@ def seconds_of_status(server: Server) -> float:
                 raise AssertionError("the server has closed the connection")
             if any(message["type"] == "end" for message in channel.receive(data)):
                 return time.monotonic() - begin
-            if channel.proven and not asked:
+            if channel.authenticated and not asked:
                 channel.send({"type": "status"})
                 asked = True
             connection.sendall(channel.outgoing())

@@ -262,7 +262,7 @@ class Peer:
     def prove(self) -> "Peer":
         """Shake hands."""
         self._flush()
-        while not self.channel.proven:
+        while not self.channel.authenticated:
             data = self.pull()
             flight = "answer" if self.server else "greeting"
             setattr(self, flight, getattr(self, flight) or data)

@@ -46,9 +46,9 @@ class Client(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        proven = self.channel.proven
+        proven = self.channel.authenticated
         messages = self.channel.receive(data)
-        if self.channel.proven and not proven:
+        if self.channel.authenticated and not proven:
             self.send("hello", client=secrets.token_hex(8), name="bench", pid=os.getpid(), slots=self.slots, retry="",
                       follow=False)
         for message in messages:
