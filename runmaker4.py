@@ -80,7 +80,7 @@ from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Seq
 
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 
-NAME_BYTES = 1 << 61            # up to 2^56 bytes from here, in a file of slots: a name's lock
+NAME_BYTES = 1 << 61            # up to 2^56 bytes from here, in the companion of a file of names: a name's lock
 REFRESH_BYTE = 1 << 62          # locked shared and given back to make reads fresh; never exclusively
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively by who appends
 PROBE_BYTES = REFRESH_BYTE + 2  # up to 2^32 bytes from here: the start-up test, one byte each
@@ -3494,27 +3494,27 @@ class History(StoreSink):
 
 @dataclass(eq=False, repr=False)
 class Slot:
-    """A place where one job at a time runs."""
+    """One of the jobs that a runner runs at once.  Its name tells the job which (a host, a GPU)."""
     name: str
-    place: int = 0                      # among those of the same name
-    fds: list[int] = field(default_factory=list)        # that have a lock of its name; its job inherits the first
-    taken: bool = False                 # another runner has a job on it
+    copy: int = 0                       # among the slots of the same name
+    fd: int = -1                        # has the lock of a shared name while a job runs, which inherits it
+    in_use: bool = False                # another runner has a job on it
     retired: bool = False               # it gets no more jobs
     errors: list[Job] = field(default_factory=list)     # its last jobs, if they ended with exit status 255
 
     @property
     def key(self) -> tuple[str, int]:
-        return self.name, self.place
+        return self.name, self.copy
 
     @property
     def byte(self) -> int:
-        """Where in a file of slots its lock is."""
-        return NAME_BYTES + int.from_bytes(digest(b"%d %s" % (self.place, os.fsencode(self.name)))[:7], "big")
+        """Where its lock is, in the companion of a file of names."""
+        return NAME_BYTES + int.from_bytes(digest(b"%d %s" % (self.copy, os.fsencode(self.name)))[:7], "big")
 
 
 class Slots:
     """The names of a runner's slots: known from the start, and its own."""
-    interval: float | None = None          # seconds from look to look; None: they stay as they are
+    interval: float | None = None       # seconds from look to look; None: they stay as they are
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
@@ -3524,7 +3524,7 @@ class Slots:
         return None
 
     async def seize(self, slot: Slot) -> bool:
-        """Have a slot for a job; False: another runner has a job there."""
+        """Take a slot for a job; False: another runner has a job there."""
         return True
 
     async def free(self, slot: Slot) -> None:
@@ -3549,55 +3549,56 @@ class FollowedSlots(Slots):
 
 
 class SlotFile:
-    """A file with a name per line; blank lines and those that begin with # do not count.
+    """A file NAMES with a name per line; blank lines and those that begin with # do not count.
 
-    While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the name.  It does
-    not depend on where the name stands, so the file may be edited.  If it is replaced, locks stay on the old one: those
-    who know that one look there, too, and whoever has a job on a name locks it in the new one as well.
+    While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the name, in the
+    companion NAMES.lock: so NAMES may be edited or replaced at any time.  The companion is made with the mode of NAMES,
+    never written to, and never removed: who removes it lets names be used twice until the jobs that run now have ended.
+    A symbolic link is resolved at the start, so that runners share names whichever way they come to the file.
     """
-    INTERVAL = 0.1                         # seconds from look to look (network file system: 1)
+    INTERVAL = 0.1                      # seconds from look to look (network file system: 1)
     LONGEST = 1 << 20                   # bytes of the file
-    KEPT = 2                            # of the files that had the name, how many a name stays locked in
-    DESCRIPTORS = 8 + KEPT + 1          # for each name: its locks, and what a job needs
+    DESCRIPTORS = 9                     # for each name: its lock, and what a job needs
 
     def __init__(self, path: str, network: bool, say: Say) -> None:
         """Raises Problem."""
-        self.path, self.say = path, say
+        self.path, self.network, self.say = path, network, say
+        self.companion = os.path.realpath(path) + ".lock"
+        self.shared_fd = -1                 # where locks are classic: one descriptor of the companion, never closed
         self.interval = 1.0 if network else self.INTERVAL
-        self.file = JobFile(path, say=lambda text: None, network=network)
-        self.known: dict[tuple[int, int], int] = {}     # descriptors of the files that had this name
-        self.seized: dict[Slot, tuple[int, int]] = {}   # on which jobs run, and the last file that they are locked in
         self.names: list[str] = []
         self.last: tuple[tuple[int, ...], float] | None = None      # a last line without newline: signature, since when
         self.faults: dict[str, str] = {}                # what was said last, of what
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))       # that is what locks need
-            names = self._read()
-            while self.last and not names:
+            self.names = self._read()
+            while self.last and not self.names:
                 time.sleep(0.05)
-                names = self._read()
+                self.names = self._read()
+            if not self.names:
+                raise ValueError("there is no name in it")
         except OSError as error:
-            raise Problem(f"{path}: {reason(error)} (a file of names is wanted, which can be written: they are locked "
-                          "there)") from None
+            raise Problem(f"{path}: {reason(error)} (a file of names is wanted)") from None
         except ValueError as error:
             raise Problem(f"{path}: {error} (one per line is wanted)") from None
-        if not names:
-            raise Problem(f"{path}: there is no name in it (one per line is wanted)")
-        self.names = names
         self._make_room()
-        age = time.time() - os.fstat(self.file.fd).st_ctime
-        if 0 <= age < 2 * self.interval:           # if it has just been replaced, others are about to lock names in it
-            time.sleep(2 * self.interval - age)
+
+    def prepare(self) -> None:
+        """Make sure that names can be locked.  Raises Problem."""
+        try:
+            self.shared_fd = self._open_companion()
+        except OSError as error:
+            raise Problem(f"{self.companion}: {reason(error)} (it must be a file that can be written: names "
+                          "are locked there)") from None
+        if DESCRIPTION_LOCKS:
+            os.close(self.shared_fd)
 
     def look(self) -> Sequence[str] | None:
         """The names, if they have changed; without any the last ones are kept."""
         try:
             names = self._read()
             fault = "" if names else "is empty"
-        except OSError as error:
-            names, fault = [], reason(error)
-        except ValueError as error:
-            names, fault = [], str(error)
+        except (OSError, ValueError) as error:
+            names, fault = [], reason(error) if isinstance(error, OSError) else str(error)
         self._complain("names", fault and f"{fault}; going on with the slots known so far")
         if not names or names == self.names:
             return None
@@ -3608,20 +3609,24 @@ class SlotFile:
     def _make_room(self) -> None:
         """Raise the soft limit of open files, which jobs inherit, to what the names may need, as far as that goes."""
         hard, wanted = resource.getrlimit(resource.RLIMIT_NOFILE)[1], 32 + len(self.names) * self.DESCRIPTORS
-        if hard != resource.RLIM_INFINITY and (wanted > hard or not DESCRIPTION_LOCKS):
-            wanted = hard                               # classic locks: nothing is closed when the file is replaced
-        allow_descriptors(wanted)
+        allow_descriptors(wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
 
     def _read(self) -> list[str]:
-        """The names as they stand there now.  Raises OSError, ValueError."""
-        self._follow()
-        self._forget_older()
-        self.file.refresh()
-        data = os.pread(self.file.fd, self.LONGEST + 1, self.file.start)
+        """The names as they stand there now.  Opening a file makes NFS fresh (nfs(5)).  Raises OSError, ValueError."""
+        if self.network:
+            see_names(self.path)
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)     # a FIFO would block
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(errno.EINVAL, "is no regular file")
+            data = os.pread(fd, self.LONGEST + 1, first_line(fd))
+        finally:
+            os.close(fd)
         if len(data) > self.LONGEST or b"\0" in data:
             raise ValueError("is no list of names")
         if data and not data.endswith(b"\n"):
-            now, sign = time.monotonic(), self.file.signature()
+            now, sign = time.monotonic(), (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
             if not self.last or self.last[0] != sign:
                 self.last = sign, now
             if now - self.last[1] < 1.0:
@@ -3631,92 +3636,48 @@ class SlotFile:
         lines = [line.strip() for line in data.splitlines()]
         return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
 
-    def _follow(self) -> None:
-        """Go on with the file that has the name now, and have names locked there on which jobs run.  Raises OSError."""
-        self.file.follow_path()
-        if self.file.inode in self.known:
-            return
-        for slot in [slot for slot, file in self.seized.items() if file != self.file.inode]:
-            self._lock_here_too(slot)
-        self.known[self.file.inode] = os.dup(self.file.fd)
-
-    def _lock_here_too(self, slot: Slot) -> None:
-        """Lock the name of a slot on which a job runs in the file that has been put in the place of its own."""
-        fd, got = self._try_lock(slot, self.path)
-        self.seized[slot] = JobFile.identity(fd)
-        if got:
-            slot.fds.append(fd)
-            for older in slot.fds[1:-self.KEPT]:        # the job has the first; others have followed us by now
-                slot.fds.remove(older)
-                self.file.close_after_lock(older)
-        else:
-            self.file.close_after_lock(fd)
-            self.say(f"slot {slot.name}: another runner uses it, too, since {self.path} was replaced")
-
-    def _forget_older(self) -> None:
-        """Close those files that had the name, and have no lock on them any more."""
-        for identity, fd in list(self.known.items()) if len(self.known) > 1 else ():
-            if identity != self.file.inode and DESCRIPTION_LOCKS and self._is_free(fd, NAME_BYTES, 1 << 60):
-                del self.known[identity]
-                os.close(fd)
+    def _open_companion(self) -> int:
+        """The companion, made if need be for all who may write to the names.  Raises OSError."""
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            return os.open(self.companion, flags)
+        except FileNotFoundError:
+            info = os.stat(self.path)
+            fd = os.open(self.companion, flags | os.O_CREAT, 0o600)
+            with contextlib.suppress(OSError):          # another has been faster, and it is theirs
+                os.fchown(fd, -1, info.st_gid)
+                os.fchmod(fd, info.st_mode & 0o666 | 0o600)
+            return fd
 
     def seize(self, slot: Slot) -> bool:
         """Lock a slot's name; False: another runner, or the job of one that has died, has it."""
-        path = self.path
         try:
-            self._follow()
-        except OSError:                                 # it is gone, which look() says; the last one will do
-            if self.file.inode not in self.known:
-                return False                            # ... unless not all is locked there that must be
-            path = f"/proc/self/fd/{self.known[self.file.inode]}"
-        older = [fd for identity, fd in self.known.items() if identity != self.file.inode]
-        try:
-            if not all(self._is_free(fd, slot.byte) for fd in older):
-                return False
-            fd, got = self._try_lock(slot, path)
+            slot.fd = self._open_companion() if DESCRIPTION_LOCKS else self.shared_fd
+            if lock(slot.fd, slot.byte):
+                return True
         except OSError as error:
             self._complain("locks", f"names cannot be locked: {reason(error)}")
-            return False
-        if not got:
-            self.file.close_after_lock(fd)
-            return False
-        slot.fds.append(fd)
-        self.seized[slot] = JobFile.identity(fd)
-        return True
+        self._close(slot)
+        return False
 
-    def _try_lock(self, slot: Slot, path: str) -> tuple[int, bool]:
-        """Try to lock a slot's name in a file: a descriptor of it, and whether that has the lock.  Raises OSError."""
-        fd = self.file.open_for_lock(path)
-        try:
-            return fd, lock(fd, slot.byte)
-        except OSError:
-            self.file.close_after_lock(fd)
-            raise
+    def free(self, slot: Slot) -> None:
+        """Give a name back."""
+        if slot.fd >= 0:
+            with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
+                unlock(slot.fd, slot.byte)
+            self._close(slot)
 
     @staticmethod
-    def _is_free(fd: int, at: int, length: int = 1) -> bool:
-        """is_free() for a file that another host may have replaced: NFSv3 says ESTALE then, and its locks are gone."""
-        try:
-            return is_free(fd, at, length)
-        except OSError as error:
-            if error.errno not in (errno.ESTALE, errno.EIO):
-                raise
-            return True
+    def _close(slot: Slot) -> None:
+        if DESCRIPTION_LOCKS and slot.fd >= 0:
+            os.close(slot.fd)
+        slot.fd = -1
 
     def _complain(self, what: str, fault: str) -> None:
         """Say what is wrong with something, once."""
         if fault and fault != self.faults.get(what):
             self.say(f"{self.path}: {fault}")
         self.faults[what] = fault
-
-    def free(self, slot: Slot) -> None:
-        """Give a name back."""
-        self.seized.pop(slot, None)
-        for fd in slot.fds:
-            with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
-                unlock(fd, slot.byte)
-            self.file.close_after_lock(fd)
-        slot.fds.clear()
 
 
 # ======== The runner ==================================================================================================
@@ -4058,19 +4019,19 @@ class Runner:
                     self.busy -= 1
                     self.changed.set()
                 await self.source.free(slot)
-            elif slot.taken:
+            elif slot.in_use:
                 self._note_taken()
                 await asyncio.sleep(self.source.interval)
             if job and self.settings.one_only:
                 self.spent.add(slot.key)
                 slot.retired = True
-            if not slot.taken and (slot.retired or not job):
+            if not slot.in_use and (slot.retired or not job):
                 del self.slots[slot.key]
                 return
 
     def _note_taken(self) -> None:
         """Say once that there is nothing to do but wait for a slot."""
-        if not self.taken_named and all(slot.taken for slot in self.slots.values()):
+        if not self.taken_named and all(slot.in_use for slot in self.slots.values()):
             self.taken_named = True
             self.say("all slots are in use by other runners; waiting for one")
 
@@ -4080,8 +4041,8 @@ class Runner:
             if self._backlog() > self.HOLD:
                 await self._wait(1.0)
                 continue
-            slot.taken = not await self.source.seize(slot)
-            if slot.taken:
+            slot.in_use = not await self.source.seize(slot)
+            if slot.in_use:
                 return None
             self.changed.clear()
             job = await self.jobs.claim(last=not self.busy and (not self.settings.follow or self.jobs.ended))
@@ -4096,7 +4057,7 @@ class Runner:
                 self.stop()                     # the other slots need not look again
             elif not job:
                 await self._wait(min(self.jobs.poll, self.jobs.again or self.jobs.poll))
-        slot.taken = False
+        slot.in_use = False
         return None
 
     def _nothing_left(self) -> bool:
@@ -4292,7 +4253,7 @@ class Runner:
             entrance = self._make_entrance(job, fds)
             run.began, run.started = time.time(), self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": slot, b"SLAVE_IP": slot}
-            locks = [fd for fd in (lent, *run.slot.fds[:1]) if fd >= 0]
+            locks = [fd for fd in (lent, run.slot.fd) if fd >= 0]
             run.shell = self.processes.start(self._command(job), environ, fds[1], fds[3], locks, entrance)
         except (OSError, ValueError):
             for fd in fds:
@@ -4880,6 +4841,8 @@ class App(RunnerProgram):
         self.use_worker(self.network)
         if options.dry_run:
             return self._dry_run()
+        if self.slot_file:
+            self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self.stores = self.open_stores(*self.inputs)
         return super().main()

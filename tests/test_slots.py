@@ -94,7 +94,7 @@ class SlotCase(RunCase):
 
     def wait_taken(self, wanted: int) -> None:
         """Wait until so many names are locked."""
-        wait_until(lambda: names_taken(self.dir / "names") == wanted, 5, f"{wanted} names are taken")
+        wait_until(lambda: names_taken(self.dir / "names.lock") == wanted, 5, f"{wanted} names are taken")
 
 
 class NamedSlots(SlotCase):
@@ -408,27 +408,67 @@ class SharedNames(SlotCase):
         killed.wait()
         self.add_jobs(*[SHORT] * 6)
         self.assertEqual(self.run_on_names(), 0)
-        self.assertEqual((self.states(), names_taken(self.dir / "names")), ("rdddddd", 1))
+        self.assertEqual((self.states(), names_taken(self.dir / "names.lock")), ("rdddddd", 1))
         self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {kept})
         self.open_gate()
         self.wait_taken(0)
         self.assertAlone()
 
+    def test_it_does_so_also_when_the_names_were_replaced(self):
+        self.jobs(HELD)
+        self.names("a\nb\n")
+        killed = self.start_on_names(up=[1])
+        kept = self.name_of(1)
+        self.replace_names("b\na\n")
+        killed.kill()
+        killed.wait()
+        self.add_jobs(*[SHORT] * 4)
+        self.assertEqual((self.run_on_names(), self.states()), (0, "rdddd"))
+        self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {kept})
+        self.open_gate()
+        self.wait_taken(0)
+        self.assertAlone()
+
+    def test_a_job_holds_its_line_with_descriptor_64_and_its_name_with_66(self):
+        self.jobs(f"readlink /proc/$$/fd/64 /proc/$$/fd/66 >links; {WAITING}")
+        self.names("a\n")
+        runner = self.start_on_names(up=[1])
+        self.assertEqual(self.read("links").decode().split(),
+                         [os.path.realpath(self.dir / name) for name in ("runs.txt", "names.lock")])
+        self.open_gate()
+        self.assertAll(0, runner, "d")
+
+    def test_a_stopped_runner_keeps_its_names_when_they_are_replaced(self):
+        self.jobs(HELD)
+        self.names("a\nb\n")
+        stopped = self.start_on_names(up=[1])
+        kept = self.name_of(1)
+        stopped.send_signal(signal.SIGSTOP)
+        try:
+            self.replace_names("b\na\n")
+            self.add_jobs(*[SHORT] * 4)
+            self.assertEqual((self.run_on_names(), self.states()), (0, "rdddd"))
+            self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {kept})
+        finally:
+            stopped.send_signal(signal.SIGCONT)
+        self.open_gate()
+        self.assertAll(0, stopped, "ddddd")
+
     def test_a_name_is_free_when_its_job_is_done_whatever_that_leaves_behind(self):
         self.jobs("sleep 1000 & echo $! >left", SHORT)
         self.names("a\n")
         self.assertEqual(self.run_on_names(), 0)
-        self.assertEqual((self.states(), names_taken(self.dir / "names")), ("dd", 0))
+        self.assertEqual((self.states(), names_taken(self.dir / "names.lock")), ("dd", 0))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_names_are_free_when_a_runner_was_ended(self):
         self.jobs(SLEEPING, SLEEPING)
         self.names("a\nb\n")
         runner = self.start_on_names(up=[1, 2])
-        self.assertEqual(names_taken(self.dir / "names"), 2)
+        self.assertEqual(names_taken(self.dir / "names.lock"), 2)
         runner.send_signal(signal.SIGTERM)
         self.assertAll(143, runner, "ee")
-        self.assertEqual(names_taken(self.dir / "names"), 0)
+        self.assertEqual(names_taken(self.dir / "names.lock"), 0)
 
     def check_another_waits(self, runner: subprocess.Popen, count: int) -> None:
         """Another runner gets no name, and runs nothing, until so many jobs of this one have ended."""
@@ -458,7 +498,7 @@ class SharedNames(SlotCase):
         self.check_changed(self.names)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_runner_sees_a_new_file_no_sooner_than_the_other_has_taken_its_names_along(self):
+    def test_names_stay_taken_when_the_file_is_replaced_again_and_again(self):
         self.jobs(HELD)
         self.names("a\nb\n")
         drains = self.start_on_names(up=[1])
@@ -474,7 +514,7 @@ class SharedNames(SlotCase):
         self.assertAll(0, drains, "d" * len(self.states()))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_nor_does_a_runner_that_starts_on_the_new_file(self):
+    def test_also_for_a_runner_that_starts_on_a_new_file(self):
         """Looks are ten times rarer here, so that the second one is surely the faster."""
         rarely = "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 1.0\n"
         self.jobs(HELD, SHORT)
@@ -535,82 +575,117 @@ class SharedNamesWithClassicLocks(test_claiming.ClassicLocks, SharedNames):
     There jobs have no share of their runner's locks, and a descriptor of a file with locks is never closed.
     """
     test_a_job_that_outlives_its_killed_runner_keeps_its_name = None
+    test_it_does_so_also_when_the_names_were_replaced = None
+    test_a_job_holds_its_line_with_descriptor_64_and_its_name_with_66 = None
     test_a_file_that_is_replaced_again_and_again_does_not_use_up_descriptors = None
 
 
-class NamesInAnotherFile(SlotCase):
-    """The file of names is replaced while a job runs on one: its name is locked in the new file, too, and once."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.said: List[str] = []
-        self.slot = runmaker4.Slot("a")
-        self.names("a\n")
-        with mock.patch.object(runmaker4.SlotFile, "INTERVAL", 0.01):
-            self.file = runmaker4.SlotFile(str(self.dir / "names"), False, self.said.append)
-        self.addCleanup(lambda: [os.close(fd) for fd in (self.file.file.fd, *self.file.known.values())])
-        self.addCleanup(self.file.free, self.slot)
-        self.assertTrue(self.file.seize(self.slot))
-        self.replace_names("a\n")
-
-    def look_with(self, before: Callable[[], object]) -> None:
-        """Look at the names; before one is locked this is done, once."""
-        real, things = self.file.file.open_for_lock, [before]
-
-        def open_for_lock(*args: object) -> int:
-            if things:
-                things.pop()()
-            return real(*args)
-
-        with mock.patch.object(self.file.file, "open_for_lock", open_for_lock):
-            self.file.look()
-        self.assertEqual(things, [])
-
-    def test_also_if_no_descriptor_was_free_at_first(self) -> None:
-        self.look_with(mock.Mock(side_effect=OSError(errno.EMFILE, "too many open files")))
-        self.assertEqual(names_taken(self.dir / "names"), 0)
-        self.file.look()
-        self.assertEqual(names_taken(self.dir / "names"), 1)
-
-    def test_not_twice_if_the_file_is_replaced_once_more_that_very_moment(self) -> None:
-        self.look_with(lambda: self.replace_names("a\n"))
-        self.file.look()
-        self.assertEqual((names_taken(self.dir / "names"), self.said), (1, []))
-
-
-class NamesThatCannotBeLocked(SlotCase):
-    """Every lock call fails for a while: no descriptor is lost, and that is said once."""
+class Companion(SlotCase):
+    """Names are locked in a file beside theirs, which is made when it is needed and then stays."""
 
     def setUp(self) -> None:
         super().setUp()
         self.said: List[str] = []
         self.names("a\nb\n")
-        with mock.patch.object(runmaker4.SlotFile, "INTERVAL", 0.01):
-            self.file = runmaker4.SlotFile(str(self.dir / "names"), False, self.said.append)
-        self.addCleanup(lambda: [os.close(fd) for fd in (self.file.file.fd, *self.file.known.values())])
+        self.companion = self.dir / "names.lock"
 
-    def look_in_vain(self) -> None:
-        """What a runner does for a while, its locks being refused."""
+    def slot_file(self, path: str = "names") -> runmaker4.SlotFile:
+        """A file of names that can be locked."""
+        with mock.patch.object(runmaker4.SlotFile, "INTERVAL", 0.01):
+            file = runmaker4.SlotFile(str(self.dir / path), False, self.said.append)
+        file.prepare()
+        return file
+
+    def seize(self, file: runmaker4.SlotFile, name: str) -> bool:
+        """Lock a name until the test ends."""
+        slot = runmaker4.Slot(name)
+        self.addCleanup(file.free, slot)
+        return file.seize(slot)
+
+    def test_it_has_the_mode_of_the_names_whatever_the_umask(self) -> None:
+        for mode in 0o664, 0o600, 0o644:
+            with self.subTest(mode=oct(mode)):
+                (self.dir / "names").chmod(mode)
+                old = os.umask(0o077)
+                try:
+                    self.slot_file()
+                finally:
+                    os.umask(old)
+                self.assertEqual(self.companion.stat().st_mode & 0o7777, mode)
+                self.companion.unlink()
+
+    def test_one_that_is_there_stays_as_it_is(self) -> None:
+        self.companion.write_bytes(b"text\n")
+        self.companion.chmod(0o640)
+        before = self.companion.stat()
+        self.assertTrue(self.seize(self.slot_file(), "a"))
+        after = self.companion.stat()
+        self.assertEqual((self.companion.read_bytes(), after.st_ino, after.st_mode),
+                         (b"text\n", before.st_ino, before.st_mode))
+
+    def test_runners_share_names_whichever_link_leads_to_them(self) -> None:
+        (self.dir / "elsewhere").mkdir()
+        (self.dir / "elsewhere" / "link").symlink_to("../names")
+        self.assertTrue(self.seize(self.slot_file(), "a"))
+        other = self.slot_file("elsewhere/link")
+        self.assertFalse(self.seize(other, "a"))
+        self.assertTrue(self.seize(other, "b"))
+        self.assertEqual(os.listdir(self.dir / "elsewhere"), ["link"])
+
+    def test_a_name_in_use_stays_locked_once_when_the_names_are_replaced(self) -> None:
+        file = self.slot_file()
+        self.assertTrue(self.seize(file, "a"))
+        for _ in range(3):
+            self.replace_names("b\na\n")
+            file.look()
+            self.assertFalse(self.seize(self.slot_file(), "a"))
+        self.assertEqual((names_taken(self.companion), names_taken(self.dir / "names"), self.said), (1, 0, []))
+
+    def test_one_that_was_removed_is_made_again(self) -> None:
+        file = self.slot_file()
+        self.companion.unlink()
+        self.assertTrue(self.seize(file, "a"))
+        self.assertEqual((names_taken(self.companion), self.said), (1, []))
+
+    def test_one_that_cannot_be_made_is_refused(self) -> None:
+        self.companion.mkdir()
+        self.jobs("touch never")
+        ended = self.run_jobs("--slots", "@names")
+        self.assertRefused(ended)
+        self.assertIn(b"names.lock: is a directory", ended.err)
+
+    def test_dry_run_makes_none(self) -> None:
+        self.jobs("true")
+        self.assertEqual(self.run_jobs("--slots", "@names", "--dry-run").code, 0)
+        self.assertFalse(self.companion.exists())
+
+    def check_no_descriptor_is_lost(self, replaced: bool) -> None:
+        """Every lock call fails for a while: no descriptor is lost, and that is said once."""
+        file = self.slot_file()
+        self.assertTrue(self.seize(file, "a"))
+        if replaced:
+            self.replace_names("a\nb\n")
         before = len(os.listdir("/proc/self/fd"))
         with mock.patch.object(runmaker4, "lock", side_effect=OSError(errno.ENOLCK, "No locks available")):
             for _ in range(20):
-                self.assertFalse(self.file.seize(runmaker4.Slot("b")))
-                self.file.look()
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+                self.assertFalse(file.seize(runmaker4.Slot("b")))
+                file.look()
+        self.assertEqual((len(os.listdir("/proc/self/fd")), len(self.said)), (before, 1), self.said)
+        self.assertEqual(names_taken(self.companion), 1)
+        self.assertTrue(self.seize(file, "b"))
 
-    def test_a_name_that_is_wanted(self) -> None:
-        self.look_in_vain()
-        self.assertEqual(len(self.said), 1, self.said)
+    def test_names_that_cannot_be_locked_for_a_while(self) -> None:
+        self.check_no_descriptor_is_lost(replaced=False)
 
-    def test_a_name_in_use_that_is_to_be_locked_in_the_file_s_successor(self) -> None:
-        slot = runmaker4.Slot("a")
-        self.addCleanup(self.file.free, slot)
-        self.assertTrue(self.file.seize(slot))
-        self.replace_names("a\nb\n")
-        self.look_in_vain()
-        self.assertEqual(len(self.said), 1, self.said)
-        self.file.look()
-        self.assertEqual(names_taken(self.dir / "names"), 1)
+    def test_names_that_cannot_be_locked_after_they_were_replaced(self) -> None:
+        self.check_no_descriptor_is_lost(replaced=True)
+
+    def test_no_descriptor_is_free_for_a_while(self) -> None:
+        file = self.slot_file()
+        with mock.patch.object(os, "open", side_effect=OSError(errno.EMFILE, "too many open files")):
+            self.assertFalse(file.seize(runmaker4.Slot("a")))
+        self.assertEqual((names_taken(self.companion), len(self.said)), (0, 1))
+        self.assertTrue(self.seize(file, "a"))
 
 
 class SlotErrors(SlotCase):
@@ -835,7 +910,7 @@ class Wrapped(SlotCase):
         runner = self.start_on_names("--runner", "env X=1", up=[1])
         runner.kill()
         runner.wait()
-        self.assertEqual((self.locked_lines(), names_taken(self.dir / "names")), ([1], 1))
+        self.assertEqual((self.locked_lines(), names_taken(self.dir / "names.lock")), ([1], 1))
         self.open_gate()
         self.wait_taken(0)
         wait_until(lambda: not self.locked_lines(), what="the line is free")
