@@ -252,7 +252,7 @@ class Connection:
         self.collected: list[Any] = []              # what the server wants of output and records
         self.window = runmaker4.PIECE
         self.flying = 0                             # bytes of output in `sent`
-        self.backlog = 0                            # ... in both
+        self.backlog = 0                            # ... in `unsent`, for which jobs wait; not for what flies
         self.going: dict[RemoteJob, float] = {}     # held jobs that may begin, and when
         self.lost: list[Job] = []
         self.something_lost = asyncio.Event()
@@ -418,11 +418,6 @@ class Connection:
         """There is news for the runner."""
         self.runner.changed.set()
 
-    @property
-    def unsent_bytes(self) -> int:
-        """Output that has to wait here; what is on its way does not hold back jobs, or the way would run empty."""
-        return self.backlog - self.flying
-
     # -- events -----------------------------------------------------------------------------------------------------
 
     def event(self, size: int = 0, **message: Any) -> None:
@@ -437,21 +432,25 @@ class Connection:
         while self.unsent and self.link and (self.flying < self.window or not self.unsent[0].size):
             event = self.unsent.popleft()
             self.sent.append(event)
-            self.flying += event.size
+            self._count_sent(event.size)
             self.link.post(event.message)
+
+    def _count_sent(self, size: int) -> None:
+        """So many bytes of output are on their way that were not; negative: that are not any more."""
+        self.flying += size
+        self.backlog -= size
 
     def _acknowledged(self, number: int) -> None:
         """The server has dealt with all events up to this one."""
         while self.sent and self.sent[0].number <= number:
             event = self.sent.popleft()
             self.flying -= event.size
-            self.backlog -= event.size
             if event.message["type"] in ("finish", "release"):
                 self.jobs.pop(event.message["id"], None)
         self._send_events()
         if not self.sent and not self.unsent:
             self.emptied.set()
-        self.runner.resume()
+        self.runner.pump.resume()
 
     def _drop(self, key: str) -> RemoteJob | None:
         """A job is none of ours any more: nor is what the server does not know of it yet."""
@@ -462,7 +461,7 @@ class Connection:
             events.clear()
             events.extend(kept)
         self.flying = sum(event.size for event in self.sent)
-        self.backlog = self.flying + sum(event.size for event in self.unsent)
+        self.backlog = sum(event.size for event in self.unsent)
         self.emptied.set()
         return job
 
@@ -647,10 +646,10 @@ class Connection:
             self._drop(key)
         self.unsent.extendleft(reversed(self.sent))
         self.sent.clear()
-        self.flying = 0
+        self._count_sent(-self.flying)
         while self.unsent and self.unsent[0].number <= seen:
             self.sent.append(self.unsent.popleft())
-            self.flying += self.sent[-1].size
+            self._count_sent(self.sent[-1].size)
         self._acknowledged(seen)
         if sinks:
             self.runner.sinks[:] = sinks
@@ -669,7 +668,7 @@ class Connection:
         sinks: list[Sink] = [Starts(self), *self.program.console(with_output=True)]
         lines = message.whole("log", 10_000)
         if lines:
-            sinks.append(LastLines(RemoteStore(self, "log"), lines, self.program.place))
+            sinks.append(LastLines(RemoteStore(self, "log"), self, lines, self.program.directory))
         if message.flag("outdir"):
             sinks.append(AllOutput(RemoteStore(self, "out")))
         if message.flag("joblog"):
@@ -773,10 +772,6 @@ class Starts(Sink):
         self.young: dict[Run, None] = {}
         self.timer: asyncio.TimerHandle | None = None
 
-    @property
-    def backlog(self) -> int:
-        return self.connection.unsent_bytes         # also of runs whose records are not collected any more
-
     def started(self, run: Run) -> None:
         self.young[run] = None
         if not self.timer:
@@ -804,10 +799,6 @@ class RemoteStore:
     def __init__(self, connection: Connection, kind: str) -> None:
         self.connection, self.kind = connection, kind
 
-    @property
-    def backlog(self) -> int:
-        return self.connection.unsent_bytes
-
     def begin(self, job: RemoteJob) -> None:
         self._event(job, "begin")
 
@@ -834,10 +825,6 @@ class RemoteConsole:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-
-    @property
-    def backlog(self) -> int:
-        return self.connection.unsent_bytes
 
     def write(self, data: bytes) -> None:
         at = 0
@@ -887,7 +874,7 @@ class ClientProgram(RunnerProgram):
     async def work(self) -> int:
         """Run jobs; the exit status."""
         connection = Connection(self, self.loop)
-        connection.runner = self.make_runner(connection, [])
+        connection.runner = self.make_runner(connection, [], connection)
         connection.said = "" if self.sock else "no server"      # _first_connection() has said that
         self.keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
         ending = asyncio.ensure_future(self.run_to_end(connection))

@@ -1152,7 +1152,6 @@ class Server(Program):
                                    self.worker)
         self.desk = Desk(self)
         self._set_up_keeper()
-        self.worker.relieved = self.stdout.relieved = self._relieved
         self.handle_signals(self._end, self._drain)
         servers = [await self.loop.create_server(lambda: Peer(self), sock=sock, backlog=BACKLOG)
                    for sock in self.sockets]
@@ -1993,7 +1992,7 @@ class Server(Program):
         client.set_acknowledged(upto)
         client.link.send(type="ack", n=upto, window=self._window())
 
-    def _relieved(self) -> None:
+    def relieved(self) -> None:
         if not self.collector.behind(Writer.LOW):
             for client in self.clients.values():
                 self.acknowledge(client)

@@ -2374,11 +2374,12 @@ class Worker:
     must go on meanwhile; claims, results and records wait.
     """
 
-    def __init__(self, threaded: bool) -> None:
+    def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None) -> None:
+        """relieved: called when bytes were written."""
         self.pool = concurrent.futures.ThreadPoolExecutor(1) if threaded else None
+        self.relieved = relieved
         self.backlog = 0            # bytes posted and not yet written
         self.pending: set[concurrent.futures.Future[Any]] = set()   # calls made and not yet ended
-        self.relieved: Callable[[], None] = lambda: None        # called when bytes were written
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Make a call and wait for its answer."""
@@ -2838,14 +2839,17 @@ class Writer:
     PROMISED = 256                      # bytes that a terminal takes; a pipe takes more
     MANY = 64                           # chunks at once
 
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None]) -> None:
-        """broken: called once, when nothing can be written any more; what comes then is dropped."""
-        self.fd, self.loop, self.broken = fd, loop, broken
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
+                 relieved: Callable[[], None] = lambda: None) -> None:
+        """broken: called once, when nothing can be written any more; what comes then is dropped.
+
+        relieved: called when little is left to be written.
+        """
+        self.fd, self.loop, self.broken, self.relieved = fd, loop, broken, relieved
         self.terminal = os.isatty(fd)
         self.chunks: deque[bytes | memoryview] = deque()
         self.backlog = 0
         self.closed = False
-        self.relieved: Callable[[], None] = lambda: None        # called when little is left to be written
         self.drained: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.waiting = False
@@ -3018,11 +3022,6 @@ class Sink:
     def tick(self) -> None:
         """A second has passed."""
 
-    @property
-    def backlog(self) -> int:
-        """Bytes that it could not get rid of."""
-        return 0
-
 
 class Lines:
     """Cuts a stream into pieces that end with a newline; a line over 1 MiB is cut into several."""
@@ -3061,10 +3060,6 @@ class Console(Sink):
     def __init__(self, writer: Writer, with_output: bool, colour: bool) -> None:
         self.writer, self.with_output, self.colour = writer, with_output, colour
 
-    @property
-    def backlog(self) -> int:
-        return self.writer.backlog
-
     def starting(self, run: Run) -> None:
         self.writer.write(b"executing `%s'\n" % run.job.command)
 
@@ -3091,31 +3086,6 @@ class Console(Sink):
             self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
 
 
-class Store:
-    """Where a sink's records go: files here, written by a worker; a client's go to files of its server's.
-
-    What cannot be written is said, and the jobs go on.
-    """
-
-    def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
-        self.path, self.worker, self.trouble = path, worker, trouble
-
-    @property
-    def backlog(self) -> int:
-        return self.worker.backlog
-
-
-class StoreSink(Sink):
-    """A sink that writes to a store."""
-
-    def __init__(self, store: Any) -> None:
-        self.store = store
-
-    @property
-    def backlog(self) -> int:
-        return self.store.backlog
-
-
 @dataclass(eq=False, repr=False)
 class Record:
     """What the log file's record of a run shows: its last lines."""
@@ -3124,16 +3094,18 @@ class Record:
     rests: dict[Stream, bytes] = field(default_factory=dict)
 
 
-class LastLines(StoreSink):
+class LastLines(Sink):
     """A fixed record per job: a heading and the last lines of the job, 160 bytes each."""
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
-    def __init__(self, store: Any, lines: int, place: bytes) -> None:
-        """lines: of output per record.  place: the directory where jobs run."""
-        super().__init__(store)
-        self.lines = lines
-        self.place = b"(in %s)" % place
+    def __init__(self, store: Any, files: Any, lines: int, directory: bytes) -> None:
+        """store: takes the records; a LogFile, or the server's.  files: who writes them, of whom `backlog` is asked.
+
+        lines: of output per record.  directory: where jobs run.
+        """
+        self.store, self.files, self.lines = store, files, lines
+        self.directory = b"(in %s)" % directory
         self.records: dict[Run, Record] = {}
         self.changed: dict[Run, Record] = {}
 
@@ -3143,7 +3115,7 @@ class LastLines(StoreSink):
         return (1 + lines) * (cls.WIDTH + 1)
 
     def started(self, run: Run) -> None:
-        record = Record(b".-> %s %s" % (run.job.command, self.place), deque(maxlen=self.lines))
+        record = Record(b".-> %s %s" % (run.job.command, self.directory), deque(maxlen=self.lines))
         self.records[run] = self.changed[run] = record
         self._status(run, record, b"forked")
 
@@ -3170,7 +3142,7 @@ class LastLines(StoreSink):
 
     def tick(self) -> None:
         for run in list(self.changed):
-            if self.backlog < Writer.HIGH:                      # else the file system, or the server, does not answer
+            if self.files.backlog < Writer.HIGH:                # else the file system, or the server, does not answer
                 self._write(run, self.changed.pop(run))
 
     def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
@@ -3185,7 +3157,7 @@ class LastLines(StoreSink):
         self.store.put(run.job, b"".join(fit(line, self.WIDTH) + b"\n" for line in lines))
 
 
-class LogFile(Store):
+class LogFile:
     """The log file: record k, of the job with the ordinal k, is at a fixed place.
 
     Hosts share the file.  On NFS a page is written back whole, with old neighbours in it, unless a lock is held:
@@ -3194,7 +3166,7 @@ class LogFile(Store):
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
         """Raises Problem."""
-        super().__init__(path, worker, trouble)
+        self.path, self.worker, self.trouble = path, worker, trouble
         self.fd = open_record(path, os.O_RDWR)
 
     def put(self, job: Job, data: bytes) -> None:
@@ -3403,13 +3375,13 @@ def is_file(name: str, info: os.stat_result) -> bool:
     return False
 
 
-class OutDir(Store):
+class OutDir:
     """The output directory: DIR/ID.out and DIR/ID.err."""
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
         """Makes the directory if need be.  Raises Problem."""
-        super().__init__(path, worker, trouble)
+        self.path, self.worker, self.trouble = path, worker, trouble
         self.files: dict[tuple[Job, bytes], OutFile] = {}
         try:
             os.makedirs(path, exist_ok=True)
@@ -3440,8 +3412,11 @@ class OutDir(Store):
         return file
 
 
-class AllOutput(StoreSink):
+class AllOutput(Sink):
     """Everything that a job prints, in files of its own."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
 
     def started(self, run: Run) -> None:
         self.store.begin(run.job)
@@ -3453,13 +3428,13 @@ class AllOutput(StoreSink):
         self.store.end(run.job)
 
 
-class JobLog(Store):
+class JobLog:
     """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog)."""
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
         """Raises Problem."""
-        super().__init__(path, worker, trouble)
+        self.path, self.worker, self.trouble = path, worker, trouble
         self.fd = open_record(path, os.O_RDWR | os.O_APPEND)
         try:
             head = os.pread(self.fd, len(self.HEADER), 0)
@@ -3478,8 +3453,11 @@ class JobLog(Store):
             self.trouble(f"{self.path}: {reason(error)} (the job log is incomplete; the jobs go on)")
 
 
-class History(StoreSink):
+class History(Sink):
     """One line per run: the record of history."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
 
     def ended(self, run: Run) -> None:
         ending = run.ending
@@ -3764,9 +3742,9 @@ class Tally:
 class Gate:
     """Holds back a job whose shell has been started: it reads a line first.  If we die, it reads the end, and ends."""
 
-    def __init__(self, held: Callable[[], None]) -> None:
-        """held: called when the shell waits here."""
-        self.held = held
+    def __init__(self, arrived: Callable[[], None]) -> None:
+        """arrived: called when the shell waits here."""
+        self.arrived = arrived
         self.loop = asyncio.get_running_loop()
         self.fd = -1                    # what opens it
         self.opened = False
@@ -3795,20 +3773,111 @@ class Gate:
             self.fd = -1
 
 
+class Pump:
+    """Moves what jobs print from their pipes to the sinks; reads no more while somebody who writes it is behind.
+
+    A pipe is not watched before its job is 10 ms old: most short jobs have ended by then, and are read at their end.
+    """
+    YOUNG = 0.01                        # seconds
+    READ = 1 << 18                      # bytes
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Any], resumed: Callable[[], None]) -> None:
+        """writers: their `backlog` is the bytes yet to be written.  resumed: called when jobs are read again."""
+        self.loop, self.writers, self.resumed = loop, writers, resumed
+        self.runs: set[Run] = set()         # those that have begun, and not ended
+        self.paused = False                 # jobs are not read
+        self.timer: asyncio.TimerHandle | None = None       # the next of them will be old enough
+
+    @property
+    def backlog(self) -> int:
+        """How many bytes the slowest writer is behind."""
+        return max(writer.backlog for writer in self.writers)
+
+    def begin(self, run: Run) -> None:
+        """A run has begun."""
+        self.runs.add(run)
+        if not self.timer:
+            self.timer = self.loop.call_later(self.YOUNG, self._watch_older)
+
+    def finish(self, run: Run) -> None:
+        """A run has ended: take what its pipes still hold.  What it left in the background may keep them open."""
+        self.runs.discard(run)
+        for stream in run.streams:
+            if stream.fd >= 0:
+                waiting = int.from_bytes(fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+                if waiting:
+                    self._feed(run, stream, os.read(stream.fd, waiting))
+                self._close(stream)
+
+    def resume(self) -> None:
+        """Read again, if nobody is behind any more."""
+        if self.paused and self.backlog < Writer.LOW:
+            self.paused = False
+            for run in self.runs:
+                self._watch(run)
+            self.resumed()
+
+    def _pause(self) -> None:
+        self.paused = True
+        for run in self.runs:
+            for stream in run.streams:
+                self._unwatch(stream)
+
+    def _watch_older(self) -> None:
+        """Watch runs that did not end at once; one timer serves many short jobs."""
+        now = self.loop.time()
+        young = [run.started for run in self.runs if now - run.started < self.YOUNG]
+        self.timer = self.loop.call_later(min(young) + self.YOUNG - now, self._watch_older) if young else None
+        for run in self.runs:
+            if now - run.started >= self.YOUNG:
+                self._watch(run)
+
+    def _watch(self, run: Run) -> None:
+        for stream in run.streams:
+            if stream.fd >= 0 and not stream.watched and not self.paused:
+                stream.watched = True
+                self.loop.add_reader(stream.fd, self._readable, run, stream)
+
+    def _unwatch(self, stream: Stream) -> None:
+        if stream.watched:
+            stream.watched = False
+            self.loop.remove_reader(stream.fd)
+
+    def _readable(self, run: Run, stream: Stream) -> None:
+        data = os.read(stream.fd, self.READ)
+        if data:
+            self._feed(run, stream, data)
+            if self.backlog > Writer.HIGH:
+                self._pause()
+        else:
+            self._close(stream)
+
+    def _feed(self, run: Run, stream: Stream, data: bytes) -> None:
+        stream.received += len(data)
+        for sink in run.sinks:
+            sink.output(run, stream, data)
+
+    def _close(self, stream: Stream) -> None:
+        self._unwatch(stream)
+        os.close(stream.fd)
+        stream.fd = -1
+
+
 class Runner:
     """N slots, each: claim a job, run it, write down how it ended, again.  Knows neither files nor sockets."""
-    YOUNG = 0.01                        # seconds; most short jobs have ended by then and need no watching
-    READ = 1 << 18                      # bytes
-    HOLD = 1 << 24                      # bytes that sinks may be behind before no more jobs are started
+    HOLD = 1 << 24                      # bytes that writers may be behind before no more jobs are started
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
     LAST_LOOK = 2.0                     # ... and for what the file holds then
     TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
-    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], settings: RunnerSettings, slots: Slots,
-                 say: Say, tally: Tally) -> None:
-        """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change."""
+    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
+                 settings: RunnerSettings, slots: Slots, say: Say, tally: Tally) -> None:
+        """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change.
+
+        writers: the console's, and who writes files (see Pump).
+        """
         self.jobs, self.processes, self.sinks, self.settings, self.say = jobs, processes, sinks, settings, say
         self.source = slots
         self.slots: dict[tuple[str, int], Slot] = {}        # those that get jobs, or have one
@@ -3819,20 +3888,23 @@ class Runner:
         self.taken_named = False            # it was said that all are in use by others
         self.loop = asyncio.get_running_loop()
         self.tally = tally
-        self.runs: set[Run] = set()         # those that have begun, and not ended
-        self.held: set[Run] = set()         # those whose shell waits at a gate
+        self.gated: set[Run] = set()        # those whose shell waits at a gate
         self.busy = 0                       # slots at work
         self.turn = asyncio.Lock()          # one slot at a time looks for work
         self.changed = asyncio.Event()      # a reason to look again
+        self.pump = Pump(self.loop, writers, self.changed.set)
         self.settling: set[Job] = set()     # those whose state is being written
         self.stopping = False               # start nothing more
         self.wall_over = False              # because the wall time is over, or too near
         self.killed = 0                     # by which signal
         self.told_at = -math.inf            # when a signal last told us to stop
         self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
-        self.paused = False                 # jobs are not read
-        self.young: asyncio.TimerHandle | None = None
         self.began = self.loop.time()
+
+    @property
+    def runs(self) -> set[Run]:
+        """Those that have begun, and not ended."""
+        return self.pump.runs
 
     # -- from start to end ------------------------------------------------------------------------------------------
 
@@ -3935,14 +4007,14 @@ class Runner:
         """Start nothing more."""
         self.stopping = True
         self.changed.set()
-        for run in self.held:
+        for run in self.gated:
             run.job.gate.refuse()
 
     def end_job(self, job: Job) -> None:
         """End a job, or have it never begin."""
         if job.gate:
             job.gate.refuse()
-        for run in [*self.runs, *(run for run in self.held if run.job.gate.opened)]:
+        for run in [*self.runs, *(run for run in self.gated if run.job.gate.opened)]:
             if run.job is job:
                 self._end(run, "stop")
 
@@ -4038,7 +4110,7 @@ class Runner:
     async def _next_job(self, slot: Slot) -> Job | None:
         """Claim a job, or wait for one; None: this slot is taken, or shall start no more."""
         while not self.stopping and not slot.retired:
-            if self._backlog() > self.HOLD:
+            if self.pump.backlog > self.HOLD:
                 await self._wait(1.0)
                 continue
             slot.in_use = not await self.source.seize(slot)
@@ -4162,7 +4234,9 @@ class Runner:
 
     async def _attend(self, run: Run) -> None:
         """Be there for a run whose shell was started, to its end."""
-        self._begin(run)
+        self.pump.begin(run)
+        for sink in run.sinks:
+            sink.started(run)
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
         if self.killed or self.loop.time() - self.began >= (self.settings.walltime or math.inf):
@@ -4172,8 +4246,7 @@ class Runner:
             await run.killer
         if timer:
             timer.cancel()
-        self.runs.discard(run)
-        self._drain(run)
+        self.pump.finish(run)
         run.took = self.loop.time() - run.started
         run.ending = Ending(status, run.cause, limit or 0.0)
         run.job.how = str(run.ending)
@@ -4219,12 +4292,12 @@ class Runner:
     async def _let_in(self, run: Run) -> bool:
         """Wait until a job whose shell is held may begin; False: it shall not, and its shell has ended."""
         gate = run.job.gate
-        self.held.add(run)
+        self.gated.add(run)
         if self.stopping:
             gate.refuse()
-        gate.held()
+        gate.arrived()
         await asyncio.wait([gate.settled, run.shell.ended], return_when=asyncio.FIRST_COMPLETED)
-        self.held.discard(run)
+        self.gated.discard(run)
         gate.refuse()                           # if somebody has killed the shell
         run.job.gate = None
         if gate.opened:
@@ -4232,16 +4305,8 @@ class Runner:
             self._announce(run)
             return True
         await run.shell.ended
-        self._drain(run)
+        self.pump.finish(run)
         return False
-
-    def _begin(self, run: Run) -> None:
-        """A run has begun: have it watched."""
-        self.runs.add(run)
-        if not self.young:
-            self.young = self.loop.call_later(self.YOUNG, self._watch_older)
-        for sink in run.sinks:
-            sink.started(run)
 
     def _spawn(self, run: Run, lent: int) -> None:
         """Make the pipes and start the shell.  lent: what its job's lock is on, or -1.  Raises OSError, ValueError."""
@@ -4290,75 +4355,6 @@ class Runner:
             self.say(f"line {run.job.number}: these processes do not die: {', '.join(map(str, left))}")
             if not run.shell.ended.done():
                 run.shell.ended.set_result(signal.SIGKILL)
-
-    # -- output -----------------------------------------------------------------------------------------------------
-
-    def _backlog(self) -> int:
-        return max([sink.backlog for sink in self.sinks], default=0)
-
-    def _watch_older(self) -> None:
-        """Have runs watched that did not end at once; one timer serves many short jobs."""
-        now = self.loop.time()
-        young = [run.started for run in self.runs if now - run.started < self.YOUNG]
-        self.young = self.loop.call_later(min(young) + self.YOUNG - now, self._watch_older) if young else None
-        for run in self.runs:
-            if now - run.started >= self.YOUNG:
-                self._watch(run)
-
-    def _watch(self, run: Run) -> None:
-        """Have the pipes of a run read when there is something to read."""
-        for stream in run.streams:
-            if stream.fd >= 0 and not stream.watched and not self.paused:
-                stream.watched = True
-                self.loop.add_reader(stream.fd, self._readable, run, stream)
-
-    def _unwatch(self, stream: Stream) -> None:
-        if stream.watched:
-            stream.watched = False
-            self.loop.remove_reader(stream.fd)
-
-    def _readable(self, run: Run, stream: Stream) -> None:
-        data = os.read(stream.fd, self.READ)
-        if data:
-            self._feed(run, stream, data)
-            if self._backlog() > Writer.HIGH:
-                self._pause()
-        else:
-            self._close(stream)
-
-    def _feed(self, run: Run, stream: Stream, data: bytes) -> None:
-        stream.received += len(data)
-        for sink in run.sinks:
-            sink.output(run, stream, data)
-
-    def _drain(self, run: Run) -> None:
-        """Take what the pipes of an ended job still hold.  What it left in the background may keep them open."""
-        for stream in run.streams:
-            if stream.fd >= 0:
-                waiting = int.from_bytes(fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-                if waiting:
-                    self._feed(run, stream, os.read(stream.fd, waiting))
-                self._close(stream)
-
-    def _close(self, stream: Stream) -> None:
-        self._unwatch(stream)
-        os.close(stream.fd)
-        stream.fd = -1
-
-    def _pause(self) -> None:
-        """Read no more: a sink is behind."""
-        self.paused = True
-        for run in self.runs:
-            for stream in run.streams:
-                self._unwatch(stream)
-
-    def resume(self) -> None:
-        """Read again, if no sink is behind any more."""
-        if self.paused and self._backlog() < Writer.LOW:
-            self.paused = False
-            for run in self.runs:
-                self._watch(run)
-            self.changed.set()
 
 
 def count_ssh(words: Sequence[str]) -> int:
@@ -4613,7 +4609,7 @@ class Program:
         self.troubles = 0
         self.defects = 0            # of our own, that have shown
         try:
-            self.place = os.getcwdb()       # by this name, also when it is gone
+            self.directory = os.getcwdb()       # by this name, also when it is gone
         except OSError:
             raise Problem("the current directory is gone (cd to one that exists)") from None
 
@@ -4621,7 +4617,7 @@ class Program:
         """Have what writes files: in a thread of its own where a file system may not answer."""
         paths = [getattr(self.options, name, None) for name in ("logfile", "outdir", "joblog")]
         self.threaded = network or any(find_mount(path).network for path in paths if path)
-        self.worker = Worker(self.threaded)
+        self.worker = Worker(self.threaded, self.relieved)
 
     def open_stores(self, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """What -l, --outdir and --joblog ask for.  inputs: the job file, and what else is read.  Raises Problem."""
@@ -4677,7 +4673,7 @@ class Program:
     async def _run(self) -> int:
         """All that happens inside the event loop."""
         self.loop = asyncio.get_running_loop()
-        self.stdout = Writer(1, self.loop, self._stdout_broken)
+        self.stdout = Writer(1, self.loop, self._stdout_broken, self.relieved)
         same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
         self.stderr = self.stdout if same else Writer(2, self.loop, lambda error: None)     # nowhere is left to say it
         self.say = self._say
@@ -4710,6 +4706,10 @@ class Program:
 
     def end_for_defect(self) -> None:
         """Come to an end and lose nothing, whatever does not work any more."""
+        raise NotImplementedError
+
+    def relieved(self) -> None:
+        """Some of what waited to be written was written: whoever waits for that may go on."""
         raise NotImplementedError
 
     def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
@@ -4784,13 +4784,16 @@ class RunnerProgram(Program):
         colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return [Console(self.stdout, with_output, colour)]
 
-    def make_runner(self, jobs: Any, sinks: list[Sink]) -> Runner:
-        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods."""
+    def make_runner(self, jobs: Any, sinks: list[Sink], files: Any) -> Runner:
+        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: who writes them."""
         processes = Processes(self.loop, self.signals)
-        self.runner = runner = Runner(jobs, processes, sinks, self.settings(), self.slot_source(), self.say, self.tally)
-        self.stdout.relieved = self.worker.relieved = runner.resume
+        self.runner = runner = Runner(jobs, processes, sinks, (self.stdout, files), self.settings(), self.slot_source(),
+                                      self.say, self.tally)
         self.handle_signals(runner.kill, runner.drain)
         return runner
+
+    def relieved(self) -> None:
+        self.runner.pump.resume()
 
     def end_for_defect(self) -> None:
         """What runs may end, and is written down."""
@@ -4864,13 +4867,13 @@ class App(RunnerProgram):
         log, outdir, joblog = self.stores
         sinks = self.console(with_output=not log)
         if log:
-            sinks.append(LastLines(log, self.options.loglines, self.place))
+            sinks.append(LastLines(log, self.worker, self.options.loglines, self.directory))
         if outdir:
             sinks.append(AllOutput(outdir))
         if joblog:
             sinks.append(History(joblog))
         jobs = FileJobs(self._cursor(), self.worker, self.taker)
-        self.make_runner(jobs, sinks)
+        self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)
 
 

@@ -471,7 +471,7 @@ class RecordsInMemory(FileCase):
     def test_long_lines_are_cut_before_they_are_kept(self) -> None:
         file = runmaker4.LogFile(str(self.path), runmaker4.Worker(threaded=False), self.fail)
         self.addCleanup(os.close, file.fd)
-        log = runmaker4.LastLines(file, 100, b"/")
+        log = runmaker4.LastLines(file, file.worker, 100, b"/")
         run = a_run()
         run.job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
         log.started(run)

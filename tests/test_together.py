@@ -769,7 +769,7 @@ class SlowFile(ByHandCase):
 import runmaker4, time
 init, submit = runmaker4.Worker.__init__, runmaker4.Worker._submit
 slow = lambda function, *args: (time.sleep(0.015), function(*args))[1]
-runmaker4.Worker.__init__ = lambda self, threaded: init(self, True)
+runmaker4.Worker.__init__ = lambda self, threaded, relieved: init(self, True, relieved)
 runmaker4.Worker._submit = lambda self, *args: submit(self, slow, *args)
 """
 

@@ -271,7 +271,7 @@ class LogRecords(FileCase):
         """The record of a job that printed this (0: stdout, 1: stderr), without the blanks at the ends of its lines."""
         file = runmaker4.LogFile(str(self.path), runmaker4.Worker(threaded=False), self.fail)
         self.addCleanup(os.close, file.fd)
-        log = runmaker4.LastLines(file, lines, os.getcwdb())
+        log = runmaker4.LastLines(file, file.worker, lines, os.getcwdb())
         run = a_run()
         log.started(run)
         for number, data in chunks:
