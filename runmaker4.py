@@ -3476,13 +3476,17 @@ class Slot:
     name: str
     copy: int = 0                       # among the slots of the same name
     fd: int = -1                        # has the lock of a shared name while a job runs, which inherits it
+    listed: bool = True                 # the name is among those that there shall be
+    at_work: bool = False               # it gets jobs, or has one
     in_use: bool = False                # another runner has a job on it
-    retired: bool = False               # it gets no more jobs
+    broken: bool = False                # it was taken out of service
+    spent: bool = False                 # it has had its one job (-1)
     errors: list[Job] = field(default_factory=list)     # its last jobs, if they ended with exit status 255
 
     @property
-    def key(self) -> tuple[str, int]:
-        return self.name, self.copy
+    def retired(self) -> bool:
+        """Whether it gets no more jobs."""
+        return self.broken or self.spent or not self.listed
 
     @property
     def byte(self) -> int:
@@ -3880,12 +3884,9 @@ class Runner:
         """
         self.jobs, self.processes, self.sinks, self.settings, self.say = jobs, processes, sinks, settings, say
         self.source = slots
-        self.slots: dict[tuple[str, int], Slot] = {}        # those that get jobs, or have one
-        self.tasks: set[asyncio.Future[None]] = set()       # theirs
-        self.wanted: frozenset[tuple[str, int]] = frozenset()       # those that there shall be
-        self.out: set[tuple[str, int]] = set()              # those that were taken out of service
-        self.spent: set[tuple[str, int]] = set()            # those that have had their one job (-1)
-        self.taken_named = False            # it was said that all are in use by others
+        self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
+        self.tasks: set[asyncio.Future[None]] = set()       # of those at work
+        self.wait_told = False              # it was said that all are in use by others
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.gated: set[Run] = set()        # those whose shell waits at a gate
@@ -3935,7 +3936,8 @@ class Runner:
         elif self.jobs.left:
             if not self.settings.follow:        # else it was said when it happened
                 self.say(self.jobs.left)
-        elif self.out and not self.spent - self.out and not self.slots and not self.stopping:
+        elif (any(slot.broken for slot in self.slots.values()) and not self.stopping
+              and not any(slot.spent and not slot.broken for slot in self.slots.values())):
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
         elif self.jobs.others:
@@ -3944,7 +3946,8 @@ class Runner:
     @property
     def had_one_each(self) -> bool:
         """Whether all slots have had their one job (-1): what is left then is left on purpose."""
-        return self.settings.one_only and self.wanted <= self.spent - self.out
+        return self.settings.one_only and all(slot.spent and not slot.broken for slot in self.slots.values()
+                                              if slot.listed)
 
     async def in_time(self, asked: Awaitable[T]) -> T | None:
         """An answer; None where it takes longer than a moment after a signal that kills."""
@@ -4051,20 +4054,21 @@ class Runner:
     # -- slots ------------------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
-        """Have a slot for each name; those that are not among them any more get no more jobs."""
+        """Put a slot to work for each name; those whose names are not among them any more get no more jobs."""
         seen: Counter[str] = Counter()
-        wanted: dict[tuple[str, int], None] = {}
+        listed: dict[tuple[str, int], None] = {}
         for name in names:
-            wanted[name, seen[name]] = None
+            listed[name, seen[name]] = None
             seen[name] += 1
-        self.wanted = frozenset(wanted)
-        self.out &= wanted.keys()               # who takes a name out of the file and puts it back puts it into service
-        for slot in self.slots.values():
-            slot.retired = slot.key not in wanted or slot.key in self.out
-        for key in wanted:
-            if key not in self.slots and key not in self.out and key not in self.spent:
-                slot = self.slots[key] = Slot(*key)
-                self.tasks.add(watched(self._slot(slot)))
+        self.slots = {key: slot for key, slot in self.slots.items() if key in listed or slot.at_work or slot.spent}
+        for key in listed:
+            self.slots.setdefault(key, Slot(*key))
+        for key, slot in self.slots.items():
+            slot.listed = key in listed
+            slot.broken &= slot.listed          # who takes a name out of the file and puts it back puts it into service
+            if not slot.at_work and not slot.retired:
+                slot.at_work = True
+                self.tasks.add(watched(self._use_slot(slot)))
 
     def _may_get_slots(self) -> bool:
         """Whether it is worth waiting although all slots are out of service."""
@@ -4079,7 +4083,8 @@ class Runner:
             if names is not None and not self.stopping:
                 self._set_slots(names)
 
-    async def _slot(self, slot: Slot) -> None:
+    async def _use_slot(self, slot: Slot) -> None:
+        """Run jobs on a slot, until there are no more for it."""
         while True:
             async with self.turn:
                 job = await self._next_job(slot)
@@ -4091,24 +4096,22 @@ class Runner:
                     self.busy -= 1
                     self.changed.set()
                 await self.source.free(slot)
+                slot.spent = self.settings.one_only
             elif slot.in_use:
-                self._note_taken()
+                self._note_wait()
                 await asyncio.sleep(self.source.interval)
-            if job and self.settings.one_only:
-                self.spent.add(slot.key)
-                slot.retired = True
             if not slot.in_use and (slot.retired or not job):
-                del self.slots[slot.key]
+                slot.at_work = False
                 return
 
-    def _note_taken(self) -> None:
+    def _note_wait(self) -> None:
         """Say once that there is nothing to do but wait for a slot."""
-        if not self.taken_named and all(slot.in_use for slot in self.slots.values()):
-            self.taken_named = True
+        if not self.wait_told and all(slot.in_use for slot in self.slots.values() if slot.at_work):
+            self.wait_told = True
             self.say("all slots are in use by other runners; waiting for one")
 
     async def _next_job(self, slot: Slot) -> Job | None:
-        """Claim a job, or wait for one; None: this slot is taken, or shall start no more."""
+        """Claim a job, or wait for one; None: this slot is in use elsewhere, or shall start no more."""
         while not self.stopping and not slot.retired:
             if self.pump.backlog > self.HOLD:
                 await self._wait(1.0)
@@ -4181,8 +4184,7 @@ class Runner:
         slot.errors.append(run.job)
         if len(slot.errors) < self.settings.slot_errors:
             return
-        slot.retired = True
-        self.out.add(slot.key)
+        slot.broken = True
         self.say(f"slot {slot.name}: {plural(len(slot.errors), 'job')} in a row ended with exit status "
                  f"{self.UNREACHABLE}; it gets no more, {name_lines(job.number for job in slot.errors)} set back")
         for job in slot.errors:
@@ -4191,6 +4193,7 @@ class Runner:
                 self.say(f"line {job.number}: is not set back: {fault}")
             else:
                 self.tally.forget_failure(job.number)
+        slot.errors.clear()
         self.changed.set()
 
     async def _settle(self, job: Job, write: Callable[[], Awaitable[str]]) -> None:
