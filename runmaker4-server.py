@@ -1114,11 +1114,10 @@ class Server(Program):
 
     def main(self) -> int:
         """Check and open everything, then serve; the exit status.  Raises Problem."""
-        self.use_worker(self.network)
         if self.options.dry_run:
             put_lines(map(os.fsencode, preview(JobFile(self.path, say=self.say, network=self.network))))
             return 0
-        self.stores = self.open_stores(self.path)
+        self.stores = self.open_stores(self.network, self.path)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.sockets = listen(self.options.host, self.options.port)

@@ -3690,14 +3690,11 @@ class Tally:
     bad_lines: list[int] = field(default_factory=list)
 
     def count(self, number: int, state: bytes) -> None:
-        if state == DONE:
-            self.done += 1
-            return
-        if state == FAILED:
-            self.failed += 1
-        else:
-            self.lost += 1
-        self.bad_lines.append(number)
+        self.done += state == DONE
+        self.failed += state == FAILED
+        self.lost += state == ERROR
+        if state != DONE:
+            self.bad_lines.append(number)
 
     def forget_failure(self, number: int) -> None:
         """A job that failed is new again."""
@@ -4318,11 +4315,14 @@ class Runner:
         try:
             fds += os.pipe()
             fds += os.pipe()
-            entrance = self._make_entrance(job, fds)
+            if job.gate:
+                fds += os.pipe()
+            entrance = fds[4] if job.gate else -1       # what its shell reads from
             run.began, run.started = time.time(), self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": slot, b"SLAVE_IP": slot}
             locks = [fd for fd in (lent, run.slot.fd) if fd >= 0]
-            run.shell = self.processes.start(self._command(job), environ, fds[1], fds[3], locks, entrance)
+            command = wrap(self.settings.runner, job.command) if self.settings.runner else job.command
+            run.shell = self.processes.start(command, environ, fds[1], fds[3], locks, entrance)
         except (OSError, ValueError):
             for fd in fds:
                 os.close(fd)
@@ -4332,18 +4332,6 @@ class Runner:
         run.streams = Stream(b"stdout", fds[0]), Stream(b"stderr", fds[2])
         if job.gate:
             job.gate.fd = fds[5]
-
-    @staticmethod
-    def _make_entrance(job: Job, fds: list[int]) -> int:
-        """For a job with a gate a pipe more; what its shell reads from, or -1.  Raises OSError."""
-        if not job.gate:
-            return -1
-        fds += os.pipe()
-        return fds[4]
-
-    def _command(self, job: Job) -> bytes:
-        """What the shell is to run."""
-        return wrap(self.settings.runner, job.command) if self.settings.runner else job.command
 
     def _end(self, run: Run, cause: str) -> None:
         """End a run and all its processes, unless it has just ended by itself."""
@@ -4393,7 +4381,7 @@ def open_descriptors() -> list[int]:
 
 
 def hold_signals() -> None:
-    """Have signals wait until there are handlers: what is started from now on must be ended as it should be."""
+    """Block signals until there are handlers: what is started from now on must be ended as it should be."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
 
 
@@ -4435,6 +4423,24 @@ def detach(ready: int) -> None:
     os.close(ready)
 
 
+def write_pid(path: str, fd: int) -> None:
+    """Write our number to the pid file.  Raises Problem."""
+    try:
+        os.ftruncate(fd, 0)
+        write_all(fd, b"%d\n" % os.getpid())
+    except OSError as error:
+        raise Problem(f"{path}: {reason(error)} (the process number must be written)") from None
+
+
+def remove_pid(path: str) -> None:
+    """Remove the pid file, unless another has written its own number there while we waited for the last jobs."""
+    with contextlib.suppress(OSError):
+        with open(path, "rb") as file:
+            ours = file.read(20) == b"%d\n" % os.getpid()
+        if ours:
+            os.unlink(path)
+
+
 def fork_quietly() -> int:
     """fork(2) besides a thread: Python warns of that, but the children that we make need no lock of its."""
     with warnings.catch_warnings():
@@ -4465,8 +4471,6 @@ def leave_without_waiting(code: int) -> None:
 # ======== Command line ================================================================================================
 
 PROG = "runmaker4.py"
-
-
 Add = Callable[..., Any]        # an argument group's add_argument
 
 
@@ -4607,7 +4611,8 @@ class Program:
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
         """label: the job file, or the server, for messages.  Raises Problem."""
         self.prog, self.label, self.options = prog, label, options
-        self.say: Say = self._say_directly
+        self.stderr: Writer | None = None       # once there is an event loop
+        self.worker = Worker(False, self.relieved)
         self.tally = Tally()
         self.troubles = 0
         self.defects = 0            # of our own, that have shown
@@ -4616,20 +4621,19 @@ class Program:
         except OSError:
             raise Problem("the current directory is gone (cd to one that exists)") from None
 
-    def use_worker(self, network: bool) -> None:
-        """Have what writes files: in a thread of its own where a file system may not answer."""
-        paths = [getattr(self.options, name, None) for name in ("logfile", "outdir", "joblog")]
-        self.threaded = network or any(find_mount(path).network for path in paths if path)
-        self.worker = Worker(self.threaded, self.relieved)
+    def open_stores(self, network: bool, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
+        """Open what -l, --outdir and --joblog ask for, and make who writes there.  Raises Problem.
 
-    def open_stores(self, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """What -l, --outdir and --joblog ask for.  inputs: the job file, and what else is read.  Raises Problem."""
+        network: the file system of the inputs may not answer.  inputs: the job file, and what else is read.
+        """
         options = self.options
         names: set[str] = set()
         for path in (*inputs, options.logfile, options.joblog, options.errors, options.pidfile):
             if path and os.path.realpath(path) in names:
                 raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
             names.add(os.path.realpath(path or ""))
+        paths = options.logfile, options.outdir, options.joblog
+        self.worker = Worker(network or any(find_mount(path).network for path in paths if path), self.relieved)
         trouble = functools.partial(self.in_loop, self._trouble)
         return (LogFile(options.logfile, self.worker, trouble) if options.logfile else None,
                 OutDir(options.outdir, self.worker, trouble) if options.outdir else None,
@@ -4645,7 +4649,7 @@ class Program:
         hold_signals()
         ready = go_into_background() if options.daemon else -1
         if pidfile >= 0:
-            self._write_pid(pidfile)
+            write_pid(options.pidfile, pidfile)
         if ready >= 0:
             detach(ready)
         keep_descriptors_from_jobs()
@@ -4653,25 +4657,10 @@ class Program:
             code = run_loop(self._run())
         finally:
             if pidfile >= 0:
-                self._remove_pidfile()
+                remove_pid(options.pidfile)
         if self.worker.pending:
             leave_without_waiting(code)
         return code
-
-    def _remove_pidfile(self) -> None:
-        """Remove the pid file, unless another has written its own number there while we waited for the last jobs."""
-        with contextlib.suppress(OSError):
-            with open(self.options.pidfile, "rb") as file:
-                ours = file.read(20) == b"%d\n" % os.getpid()
-            if ours:
-                os.unlink(self.options.pidfile)
-
-    def _write_pid(self, fd: int) -> None:
-        try:
-            os.ftruncate(fd, 0)
-            write_all(fd, b"%d\n" % os.getpid())
-        except OSError as error:
-            raise Problem(f"{self.options.pidfile}: {reason(error)} (the process number must be written)") from None
 
     async def _run(self) -> int:
         """All that happens inside the event loop."""
@@ -4679,7 +4668,6 @@ class Program:
         self.stdout = Writer(1, self.loop, self._stdout_broken, self.relieved)
         same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
         self.stderr = self.stdout if same else Writer(2, self.loop, lambda error: None)     # nowhere is left to say it
-        self.say = self._say
         self.signals = Signals(self.loop)
         self.loop.set_exception_handler(self._on_exception)
         try:
@@ -4731,15 +4719,17 @@ class Program:
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
-    def _say_directly(self, text: str) -> None:
-        warn(f"{self.prog}: {self.label}: {text}")
-
-    def _say(self, text: str) -> None:
-        self.stderr.write(os.fsencode(f"{self.prog}: {self.label}: {text}\n"))
+    def say(self, text: str) -> None:
+        """Print a message of one line."""
+        line = f"{self.prog}: {self.label}: {text}"
+        if self.stderr:
+            self.stderr.write(os.fsencode(line + "\n"))
+        else:
+            warn(line)
 
     def in_loop(self, function: Callable[..., None], *args: Any) -> None:
         """What the worker's thread has to say goes through the loop's."""
-        if self.threaded:
+        if self.worker.pool:
             self.loop.call_soon_threadsafe(function, *args)
         else:
             function(*args)
@@ -4770,16 +4760,6 @@ class RunnerProgram(Program):
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
 
-    def settings(self) -> RunnerSettings:
-        options = self.options
-        return RunnerSettings(self.host, one_only=options.one_only, slot_errors=getattr(options, "slot_errors", 0),
-                        runner=os.fsencode(options.runner or ""), retries=options.retries, timeout=options.timeout,
-                        walltime=options.walltime, follow=options.follow, verbose=options.verbose)
-
-    def slot_source(self) -> Slots:
-        """Where the names of the slots come from."""
-        return Slots(self.slots)
-
     def console(self, with_output: bool) -> list[Sink]:
         """What is printed of the jobs."""
         if self.options.quiet:
@@ -4787,11 +4767,15 @@ class RunnerProgram(Program):
         colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return [Console(self.stdout, with_output, colour)]
 
-    def make_runner(self, jobs: Any, sinks: list[Sink], files: Any) -> Runner:
+    def make_runner(self, jobs: Any, sinks: list[Sink], files: Any, slots: Slots) -> Runner:
         """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: who writes them."""
-        processes = Processes(self.loop, self.signals)
-        self.runner = runner = Runner(jobs, processes, sinks, (self.stdout, files), self.settings(), self.slot_source(),
-                                      self.say, self.tally)
+        options = self.options
+        settings = RunnerSettings(
+            self.host, one_only=options.one_only, slot_errors=getattr(options, "slot_errors", 0),
+            runner=os.fsencode(options.runner or ""), retries=options.retries, timeout=options.timeout,
+            walltime=options.walltime, follow=options.follow, verbose=options.verbose)
+        self.runner = runner = Runner(jobs, Processes(self.loop, self.signals), sinks, (self.stdout, files), settings,
+                                      slots, self.say, self.tally)
         self.handle_signals(runner.kill, runner.drain)
         return runner
 
@@ -4844,17 +4828,13 @@ class App(RunnerProgram):
     def main(self) -> int:
         """Run, or say what would be run; the exit status."""
         options = self.options
-        self.use_worker(self.network)
         if options.dry_run:
             return self._dry_run()
         if self.slot_file:
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
-        self.stores = self.open_stores(*self.inputs)
+        self.stores = self.open_stores(self.network, *self.inputs)
         return super().main()
-
-    def slot_source(self) -> Slots:
-        return FollowedSlots(self.slot_file, self.worker) if self.slot_file else super().slot_source()
 
     def _dry_run(self) -> int:
         if os.path.lexists(self.path):          # with --follow it need not be there
@@ -4876,7 +4856,8 @@ class App(RunnerProgram):
         if joblog:
             sinks.append(History(joblog))
         jobs = FileJobs(self._cursor(), self.worker, self.taker)
-        self.make_runner(jobs, sinks, self.worker)
+        slots = FollowedSlots(self.slot_file, self.worker) if self.slot_file else Slots(self.slots)
+        self.make_runner(jobs, sinks, self.worker, slots)
         return await self.run_to_end(jobs)
 
 
