@@ -553,7 +553,10 @@ class Connection:
             running = f"; {plural(len(self.jobs), 'job')} not handed in yet" if self.jobs else ""
             self.say(f"{why}{running}; trying again")
             self.said = why
-        self.queue.clear()                          # rule 3: not named in the next hello, they become `.` again
+        for job in self.queue:
+            if not job.settings.together:           # such a one is sent again, to whoever has its host's turn
+                self._give_back(job)                # named in the next hello: another server may not know of it
+        self.queue.clear()
         self.going.clear()
         for job in self.jobs.values():
             if job.gate:

@@ -36,7 +36,8 @@ What keeps jobs from being lost or run twice:
  3. A client that comes back says which jobs it has.  It keeps those that nobody has taken since; of the others it
     stops its copy.  Jobs that it does not name were not started, and become `.`.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but outlive
-    the server by the grace.  The next server gets from it the description and the ledger of who has which line.
+    the server by the grace.  The next server gets the description from it, and so the lines that are locked on it.
+    Whose they are it learns from the clients that come back; those that none has named become `e` after the grace.
 """
 from __future__ import annotations
 
@@ -64,21 +65,20 @@ import select
 import socket
 import stat
 import struct
-import tempfile
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 
 import runmaker4
-from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, NO_SETTINGS, PORT, RUNNING, Account,
-                       Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines, Line, Link, LogFile, Message,
-                       NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Scan, Shifted,
+from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, NO_SETTINGS, PORT, REFRESH_BYTE, RUNNING,
+                       Account, Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines, Line, Link, LogFile,
+                       Message, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Scan, Shifted,
                        StallReporter, Taker, Takers, WireError, Worker, Writer, add_background, add_records, boottime,
-                       change_argument, check_job_file, check_mount, digest, duration, first_line, fork_quietly,
-                       hold_signals, human_time, leave, lock, make_token, name_lines, open_descriptors, open_job_file,
-                       parse_directive, plural, printable, put, put_lines, reason, run_main, show, test_locks, to_bytes,
-                       to_text, token_path, unlock, wait_ready, watched, whole_number)
+                       change_argument, check_job_file, check_mount, duration, first_line, fork_quietly, hold_signals,
+                       human_time, is_free, leave, lock, make_token, name_lines, open_descriptors, open_job_file,
+                       parse_directive, plural, printable, put, put_lines, reason, run_main, show, test_locks, to_text,
+                       token_path, unlock, wait_ready, watched, whole_number)
 
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
@@ -137,19 +137,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 # ======== The job file, as a server has it ============================================================================
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What a server notes of a line that one of its clients has, for the server after it."""
-    key: str                # of the job, on the wire
-    client: str             # who has it
-    name: str               # the client's name, for messages
-    number: int
-    ordinal: int
-    offset: int
-    state: bytes            # what it was when it was claimed
-    digest: bytes           # of its text
-
-
 class ServedFile(JobFile):
     """A job file whose lines are held for clients, all on one descriptor, and taken over from the server before."""
 
@@ -183,100 +170,70 @@ class ServedFile(JobFile):
                     jobs[line] = self.mark(fd, place)
         return line in jobs
 
-    def adopt(self, fd: int, entries: Sequence[Entry]) -> dict[Entry, Job]:
-        """Go on with a descriptor, and the locks on it, of a server that has died; the lines that are held by it.
+    def adopt(self, fd: int) -> list[Job]:
+        """Go on with a descriptor, and the locks on it, of a server that has died; return its lines, now held here.
 
-        Edits while nobody looked may have moved lines: they are known by their digests.  Raises OSError.
+        They are the lines `r` that are locked, as another description of the file sees it, but not refused to this one.
+        An edit while nobody looked leaves locks on bytes where no line `r` begins: then any free line `r` may be one of
+        them, and is held, too.  What they were before, and whose they are, clients know.  Raises OSError.
         """
         self.fd, self.inode, self.start = fd, self.identity(fd), first_line(fd)
-        found: dict[Entry, Line] = {}
-        moved: dict[bytes, deque[Entry]] = {}
-        for entry in sorted(entries, key=lambda entry: entry.offset):
-            line = self._line_at(entry.offset)
-            if line and digest(line.text) == entry.digest:
-                found[entry] = line
-            else:
-                moved.setdefault(entry.digest, deque()).append(entry)
-        if moved:
-            known = {line.offset for line in found.values()}
-            self.refresh()
-            for line in Scan(fd, self.start, RUNNING):
-                left = moved.get(digest(line.text)) if line.offset not in known else None
-                if left:
-                    found[left.popleft()] = line
-        jobs = {}
-        for entry, line in found.items():
-            if line.state == RUNNING and lock(fd, line.offset):
-                jobs[entry] = job = Job(entry.number, entry.ordinal, line.offset, entry.state, line.text, fd=fd,
-                                        inode=self.inode, taken=entry.state != NEW)
-                self.hold(job)
-        at = 0                                  # what else was locked has no entry any more, or not yet
-        for offset in sorted(job.offset for job in jobs.values()):
-            if offset > at:
-                unlock(fd, at, offset - at)
-            at = offset + 1
-        unlock(fd, at, 0)
+        self.refresh()
+        lines = list(Scan(fd, self.start, RUNNING))
+        edited, at = False, 0
+        with second_description(fd) as other:
+            for offset in (*(line.offset for line in lines), REFRESH_BYTE):
+                if offset > at:
+                    edited |= not is_free(other, at, offset - at)
+                    unlock(fd, at, offset - at)
+                at = offset + 1
+            found = [line for line in lines if edited or not is_free(other, line.offset)]
+        jobs = []
+        for line in found:
+            if lock(fd, line.offset):
+                if self.state_at(fd, line) == RUNNING:
+                    jobs.append(Job(**vars(line), fd=fd, inode=self.inode))
+                    self.hold(jobs[-1])
+                else:                           # it was another runner's, which has just written how it ended
+                    unlock(fd, line.offset)
         return jobs
 
-    def _line_at(self, offset: int) -> Line | None:
-        """The line whose state is at this offset; None if no line begins there."""
-        if offset > self.start and os.pread(self.fd, 1, offset - 1) != b"\n":
-            return None
-        line = Scan(self.fd, offset).next()
-        return line if line and line.offset == offset else None
+    def assign(self, lines: Iterable[Line], jobs: Iterable[Job]) -> dict[Line, Job]:
+        """Which of these held jobs a client means by these lines, as it knows them.
+
+        Best is the one that stands there; else, for an edit may have moved it, any of its text.
+        """
+        free = {job: None for job in jobs if job in self.held}
+        found = {}
+        here = {(job.offset, job.text): job for job in free}
+        for line in lines:
+            job = here.pop((line.offset, line.text), None)
+            if job:
+                found[line] = job
+                del free[job]
+        of_text: dict[bytes, deque[Job]] = {}
+        for job in free:
+            of_text.setdefault(job.text, deque()).append(job)
+        for line in lines:
+            if line not in found and of_text.get(line.text):
+                found[line] = of_text[line.text].popleft()
+        return found
+
+
+@contextlib.contextmanager
+def second_description(fd: int) -> Iterator[int]:
+    """The same open file once more: locks on fd keep others out, and this is another.  Raises OSError."""
+    other = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield other
+    finally:
+        os.close(other)
 
 
 # ======== The keeper ==================================================================================================
 #
 # It is told things over a socket pair, whose end tells it that the server has died; then it waits --grace for the next
 # server at a socket in the file system.  Both are SOCK_SEQPACKET: a message is a packet, with descriptors in it.
-
-
-class Ledger:
-    """Which client has which line: an entry per line at a place of its own, in memory that outlives the process."""
-    ENTRY = struct.Struct("<16s16s48sQQQs16s")
-    PLACE = 128                         # bytes; one write within a page is there or not, whenever we are killed
-
-    def __init__(self, fd: int = -1) -> None:
-        """fd: of a ledger to be gone on with."""
-        self.fd = fd if fd >= 0 else self._make()
-        self.free: list[int] = []                       # for the worker's thread and for us: these two only
-        size = os.fstat(self.fd).st_size // self.PLACE
-        self.used, self.fresh = size, itertools.count(size)     # make single steps
-
-    @staticmethod
-    def _make() -> int:
-        if hasattr(os, "memfd_create"):
-            return os.memfd_create("runmaker4", os.MFD_CLOEXEC)
-        with tempfile.TemporaryFile() as file:
-            return os.dup(file.fileno())
-
-    def entries(self) -> Iterator[tuple[int, Entry]]:
-        """All entries and their places; other places are free from now on."""
-        for place in range(self.used):          # as many as there were when it was opened
-            data = os.pread(self.fd, self.PLACE, place * self.PLACE)
-            if data.strip(b"\0"):
-                key, client, name, number, ordinal, offset, state, text = self.ENTRY.unpack_from(data)
-                yield place, Entry(key.decode(), client.decode(), to_text(name.rstrip(b"\0")), number, ordinal, offset,
-                                   state, text)
-            else:
-                self.free.append(place)
-
-    def write(self, place: int, entry: Entry) -> int:
-        """Write an entry at its place, or at a free one (place < 0); the place."""
-        if place < 0:
-            try:
-                place = self.free.pop()
-            except IndexError:
-                place = next(self.fresh)
-        data = self.ENTRY.pack(entry.key.encode(), entry.client.encode(), to_bytes(entry.name)[:48], entry.number,
-                               entry.ordinal, entry.offset, entry.state, entry.digest)
-        os.pwrite(self.fd, data.ljust(self.PLACE, b"\0"), place * self.PLACE)
-        return place
-
-    def erase(self, place: int) -> None:
-        os.pwrite(self.fd, bytes(self.PLACE), place * self.PLACE)
-        self.free.append(place)
 
 
 def same_user(sock: socket.socket) -> bool:
@@ -286,14 +243,14 @@ def same_user(sock: socket.socket) -> bool:
 
 
 class Keeper:
-    """The keeper's process: holds the descriptors that it was sent last, and hands them to the next server."""
-    LOCKS, LEDGER, GRACE, GO = b"l", b"j", b"g", b"x"       # what a packet begins with
-    KEPT, BUSY = b"k", b"b"                                 # what a visitor is told
+    """The keeper's process: holds the descriptor that it was sent last, and hands it to the next server."""
+    GRACE, GO = b"g", b"x"              # what a packet without a descriptor begins with
+    KEPT, BUSY = b"k", b"b"             # what a visitor is told
 
     def __init__(self, listener: socket.socket, life: socket.socket) -> None:
         """listener: where the next server comes to; life: ends when this one does."""
         self.listener, self.life = listener, life
-        self.fds: dict[bytes, int] = {}
+        self.locks = -1                 # the descriptor
         self.grace = 0.0
         self.server = b""               # its process
 
@@ -315,8 +272,11 @@ class Keeper:
                 deadline = None
 
     def _needed(self) -> bool:
-        """Whether lines are held for clients."""
-        return len(self.fds) == 2 and any(Ledger(self.fds[self.LEDGER]).entries())
+        """Whether there are locks on the file that may be ours; a runner's are not told from them."""
+        if self.locks < 0:
+            return False
+        with second_description(self.locks) as other:
+            return not is_free(other, 0, REFRESH_BYTE)
 
     def _listen(self) -> bool | None:
         """Take what the server says; False: it has died, None: we are not needed any more."""
@@ -326,9 +286,9 @@ class Keeper:
             return False
         kind, rest = data[:1], data[1:]
         if fds:
-            old, self.fds[kind] = self.fds.get(kind, -1), fds[0]
-            if old >= 0:
-                os.close(old)
+            if self.locks >= 0:
+                os.close(self.locks)
+            self.locks = fds[0]
         elif kind == self.GRACE:
             grace, self.server = rest.split()
             self.grace = float(grace)
@@ -337,12 +297,12 @@ class Keeper:
         return bool(data)
 
     def _receive_visitor(self, free: bool) -> bool:
-        """Hand everything to a new server if the old one is dead; whether there is a new one now."""
+        """Hand the descriptor to a new server if the old one is dead; whether there is a new one now."""
         visitor, _ = self.listener.accept()
         with contextlib.suppress(OSError):
             if same_user(visitor):
-                if free and len(self.fds) == 2:
-                    socket.send_fds(visitor, [self.KEPT], [self.fds[self.LOCKS], self.fds[self.LEDGER]])
+                if free and self.locks >= 0:
+                    socket.send_fds(visitor, [self.KEPT], [self.locks])
                     self.life.close()
                     self.life = visitor
                     return True
@@ -351,8 +311,8 @@ class Keeper:
         return False
 
 
-class Safe:
-    """The server's side of the keeper: gives it what must outlive us, and fetches what outlived the server before."""
+class KeeperLink:
+    """The server's end: gives the keeper the descriptor that must outlive us, and fetches that of the server before."""
     PATIENCE = 2.0                      # seconds for a server that is about to leave
     SUFFIX = ".keeper"
 
@@ -367,10 +327,13 @@ class Safe:
         self.grace = grace
         self.life: socket.socket | None = None
         self.since = 0.0                    # when the keeper was started
-        self.fds: dict[bytes, int] = {}
+        self.locks = -1                     # the descriptor
 
-    def open(self) -> tuple[int, int] | None:
-        """Find the keeper of the server before us: its descriptors, for locks and ledger.  Raises Problem, OSError."""
+    def open(self) -> int:
+        """Find the keeper of the server before us; return its descriptor with the locks, -1 if there is no keeper.
+
+        Raises Problem, OSError.
+        """
         if len(os.fsencode(self.home)) > 60:            # a socket's path has 107 bytes at the most (unix(7))
             self.home = f"/proc/self/fd/{os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)}"
         end = time.monotonic() + self.PATIENCE
@@ -383,18 +346,17 @@ class Safe:
                 sock.connect(self._at(self.name))
                 if not same_user(sock):
                     raise Problem(f"{self.path}: belongs to somebody else (move it away)")
-                data, fds, _, _ = socket.recv_fds(sock, 64, 2)
+                data, fds, _, _ = socket.recv_fds(sock, 64, 1)
             except FileNotFoundError:
                 sock.close()
-                return None
+                return -1
             except (ConnectionRefusedError, ConnectionResetError, socket.timeout):
                 pass                                    # it is just leaving; or was stopped
-            if len(fds) == 2:
+            if fds:
                 sock.settimeout(None)
-                self.life = sock
+                self.life, self.locks = sock, fds[0]
                 self.introduce()
-                self.fds = {Keeper.LOCKS: fds[0], Keeper.LEDGER: fds[1]}
-                return fds[0], fds[1]
+                return fds[0]
             sock.close()
             if time.monotonic() > end:
                 raise Problem(f"is served already, by process {show(data[1:]) or '?'} (use that one, or stop it)")
@@ -444,8 +406,8 @@ class Safe:
         listener.close()
         theirs.close()
         self.introduce()
-        for kind, fd in self.fds.items():
-            self._send(kind, fd)
+        if self.locks >= 0:
+            self.keep(self.locks)
 
     def _keep(self, listener: socket.socket, life: socket.socket) -> None:
         """In the child, which must not go on with anything else: be the keeper, with nothing but what is sent."""
@@ -471,10 +433,10 @@ class Safe:
         """Tell the keeper how long it is to wait once we are dead, and who we are; after each fork anew."""
         self._send(Keeper.GRACE + b"%f %d" % (self.grace, os.getpid()))
 
-    def keep(self, kind: bytes, fd: int) -> None:
-        """Have the keeper hold a descriptor, in place of the one of this kind that it has."""
-        self.fds[kind] = fd
-        self._send(kind, fd)
+    def keep(self, fd: int) -> None:
+        """Make the keeper hold this descriptor, in place of the one that it has."""
+        self.locks = fd
+        self._send(b"l", fd)
 
     def revive(self) -> None:
         """The keeper has died: start another.  Raises OSError."""
@@ -519,11 +481,8 @@ class Batch:
 class Held:
     """A line that a client has."""
     key: str
-    client: Any = None                  # a Client; it, and the job, are known once the line is claimed
-    job: Any = None
-    place: int = -1                     # in the ledger
-    offset: int = -1                    # that is written there
-    digest: bytes = b""                 # of its text
+    client: Client
+    job: Job
     started: float | None = None        # wall clock, seconds
     pid: int = 0
     settling: bool = False              # its state is being written
@@ -539,7 +498,6 @@ class Client(Taker):
     """A client, as long as it is here or may come back."""
     id: str = ""
     resolver: Any = None                # a Resolver
-    inherited: bool = False             # known only from the server before us
     address: str = "?"
     seats: int = 0                      # that it has in groups: it gets nothing else meanwhile
     clock: Clock | None = None          # its clock and ours
@@ -1089,6 +1047,7 @@ class Server(Program):
         self.jobs: dict[str, Held] = {}
         start = secrets.randbits(63)            # so that no two servers give one key
         self.keys = (f"{number:016x}" for number in itertools.count(start))
+        self.inherited: dict[Job, Held] = {}    # lines of the server before us whose client is not here yet
         self.expired: dict[str, None] = {}      # keys of what became `e` after its grace
         self.settled: dict[str, None] = {}      # keys of jobs whose client may not know yet that its word was heard
         self.peers: set[Peer] = set()
@@ -1124,15 +1083,14 @@ class Server(Program):
         self.port = self.sockets[0].getsockname()[1]
         self.token, shown = choose_token(self.options.new_token)
         hold_signals()                          # before there is a keeper, which would outlive us for a while
-        self.safe = Safe(self.path, self.options.grace)
+        self.keeper = KeeperLink(self.path, self.options.grace)
         try:
-            self.inheritance = self.safe.open() if DESCRIPTION_LOCKS else None
-            if DESCRIPTION_LOCKS and not self.inheritance:
-                self.safe.start()
+            if DESCRIPTION_LOCKS and self.keeper.open() < 0:
+                self.keeper.start()
         except Problem as problem:
             raise Problem(f"{self.path}: {problem}") from None
         except OSError as error:
-            raise Problem(f"{self.safe.path}: {reason(error)} (the keeper's socket must be there)") from None
+            raise Problem(f"{self.keeper.path}: {reason(error)} (the keeper's socket must be there)") from None
         put(os.fsencode(f"Token for runmaker4-client.py: {shown}\n"))
         self.say(f"serving on port {self.port}")
         return super().main()
@@ -1177,9 +1135,9 @@ class Server(Program):
         end = self.loop.time() + 1.0
         while self.peers and self.loop.time() < end:    # were they closed with something unread, what we said is lost
             await asyncio.sleep(0.01)
-        if self.safe.life and not self.jobs and not self.defects:       # else the ledger may know more than we do
-            self.loop.remove_reader(self.safe.life)
-            self.safe.dismiss()
+        if self.keeper.life and not self.jobs and not self.defects:     # else there may be lines that we do not know of
+            self.loop.remove_reader(self.keeper.life)
+            self.keeper.dismiss()
         await self._write_rest()
         await self.print_rest(self.stdout, self._hurried)
         if self.code is not None and not self.defects:
@@ -1289,57 +1247,45 @@ class Server(Program):
     # -- the keeper -------------------------------------------------------------------------------------------------
 
     def _set_up_keeper(self) -> None:
-        """Take over what the server before us left, or start afresh."""
+        """Take over what the server before us left."""
         if not DESCRIPTION_LOCKS:
-            self.ledger = Ledger()
             self.say("no open-file-description locks here: the lines of running jobs will not outlive the server")
             return
-        self.safe.introduce()
-        if self.inheritance:
-            locks, ledger = self.inheritance
-            self.ledger = Ledger(ledger)
-            places = {entry: place for place, entry in self.ledger.entries()}
-            self.worker.ask(functools.partial(self._inherit, places), self._adopt, locks, list(places))
-        else:
-            self.ledger = Ledger()
-            self.safe.keep(Keeper.LEDGER, self.ledger.fd)
-        self.file.opened = functools.partial(self.safe.keep, Keeper.LOCKS)
-        self.loop.add_reader(self.safe.life, self._keeper_died)
+        self.keeper.introduce()
+        if self.keeper.locks >= 0:
+            self.worker.ask(self._inherit, self._adopt, self.keeper.locks)
+        self.file.opened = self.keeper.keep
+        self.loop.add_reader(self.keeper.life, self._keeper_died)
 
-    def _adopt(self, locks: int, entries: Sequence[Entry]) -> dict[Entry, Job]:
-        """The lines of the server before us; in the worker's thread, perhaps."""
+    def _adopt(self, locks: int) -> list[Job]:
+        """The lines of the server before us.  In the worker's thread, perhaps."""
         try:
-            return self.file.adopt(locks, entries)
+            return self.file.adopt(locks)
         except OSError as error:
             self.in_loop(self.say, f"{reason(error)}; the lines of the server before cannot be taken over")
-            return {}
+            return []
 
-    def _inherit(self, places: dict[Entry, int], jobs: dict[Entry, Job]) -> None:
-        """Keep the lines of the clients of the server before us for the grace."""
-        for entry, place in places.items():
-            if entry not in jobs:
-                self.ledger.erase(place)
-                continue
-            client = self.clients.get(entry.client)
-            if not client:
-                client = self.clients[entry.client] = Client(
-                    entry.name, id=entry.client, resolver=self.resolver, inherited=True)
-                self._begin_grace(client)
-            self._note(Held(entry.key, client, jobs[entry], place, entry.offset))
+    def _inherit(self, jobs: list[Job]) -> None:
+        """Keep the lines of the server before us for the grace; their clients will name them (see _recover)."""
         if jobs:
+            absent = self.clients[""] = Client("?", resolver=self.resolver)
+            for job in jobs:
+                self.inherited[job] = held = Held(line_key(job), absent, job)
+                self._note(held)
+            self._begin_grace(absent)
             self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
-                     f"{human_time(self.options.grace)} for {plural(len(self.clients), 'client')}")
+                     f"{human_time(self.options.grace)} for the clients")
 
     def _keeper_died(self) -> None:
         """Somebody killed it."""
-        self.loop.remove_reader(self.safe.life)
+        self.loop.remove_reader(self.keeper.life)
         try:
-            self.safe.revive()
+            self.keeper.revive()
         except OSError as error:
             self.say(f"the keeper has died and cannot be started again: {reason(error)} "
                      "(the lines of running jobs will not outlive the server)")
             return
-        self.loop.add_reader(self.safe.life, self._keeper_died)
+        self.loop.add_reader(self.keeper.life, self._keeper_died)
 
     # -- handing out ------------------------------------------------------------------------------------------------
 
@@ -1417,21 +1363,8 @@ class Server(Program):
 
     def _claim_one(self, clients: Takers, urgent: bool) -> Held | None:
         """Claim a line for one of these."""
-        held = Held(next(self.keys))
-        with self._in_ledger(held):
-            held.job = self.cursor.claim(urgent, clients)
-        return held if held.job else None
-
-    @contextlib.contextmanager
-    def _in_ledger(self, held: Held) -> Iterator[None]:
-        """Have a line in the ledger before it becomes `r`, so that the server after us knows whose it is."""
-        self.file.marking = functools.partial(self._write_down, held)
-        try:
-            yield
-        finally:
-            self.file.marking = lambda job: None
-            if not held.job and held.place >= 0:        # the file system did not let us
-                self.ledger.erase(held.place)
+        job = self.cursor.claim(urgent, clients)
+        return Held(next(self.keys), job.taker, job) if job else None
 
     def _claimed(self, batch: Batch) -> None:
         """Send what was claimed; tell those that would leave that there is nothing."""
@@ -1585,12 +1518,10 @@ class Server(Program):
         helds: list[Held] = []
         for host, jobs in plan.hosts.items():
             for line, settings in jobs:
-                held = Held(next(self.keys), clients[host], host=host, sent=False)
-                with self._in_ledger(held):
-                    held.job = self._claim_line(held.client, line, settings)
-                if not held.job:
+                job = self._claim_line(clients[host], line, settings)
+                if not job:
                     return plan, helds, False
-                helds.append(held)
+                helds.append(Held(next(self.keys), clients[host], job, host=host, sent=False))
         return plan, helds, True
 
     def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
@@ -1637,19 +1568,11 @@ class Server(Program):
         held.job.taker = held.client
         self.jobs[held.key] = held.client.held[held.key] = held
 
-    def _write_down(self, held: Held, line: Job) -> None:
-        """Note in the ledger whose a line is, and where."""
-        held.client = held.client or line.taker
-        held.offset, held.digest = line.offset, held.digest or digest(line.text)
-        held.place = self.ledger.write(held.place, Entry(
-            held.key, held.client.id, held.client.name, line.number, line.ordinal, max(line.offset, 0), line.state,
-            held.digest))
-
     def _forget(self, held: Held) -> None:
         """Nobody has this line any more."""
         if self.jobs.pop(held.key, None):
             held.client.held.pop(held.key, None)
-            self.ledger.erase(held.place)
+            self.inherited.pop(held.job, None)
             self.collector.forget(held.job)
 
     def settle(self, held: Held, state: bytes | None, event: int = 0) -> None:
@@ -1716,9 +1639,6 @@ class Server(Program):
                 if held.seat:
                     held.how = "lost"
                     held.seat.group.end(held, ERROR)
-            for held in self.jobs.values():
-                if held.offset != held.job.offset:
-                    self._write_down(held, held.job)
 
     # -- clients that go and come back ------------------------------------------------------------------------------
 
@@ -1758,7 +1678,8 @@ class Server(Program):
         del self.clients[client.id]
         lines = [held.job.number for held in client.held.values() if not held.settling]
         if lines:
-            self.say(f"client {client.where} did not come back within {human_time(self.options.grace)}; "
+            who = f"client {client.where}" if client.id else "clients of the server before"
+            self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
                      f"{name_lines(lines)} marked e")
         for held in list(client.held.values()):
             remember(self.expired, held.key, EXPIRED)
@@ -1782,12 +1703,12 @@ class Server(Program):
             client.coming = peer
             self._abort_groups(client.held)
             old.drop("it has connected anew")           # and was dead, though we had not noticed
-        elif not client.inherited:
+        else:
             self.say(f"client {client.where} came back")
         if client.expiry:
             client.expiry.cancel()
         peer.guest = client
-        client.name, client.coming, client.address, client.inherited = name, peer, peer.address, False
+        client.name, client.coming, client.address = name, peer, peer.address
         client.follow, client.retry = hello.flag("follow"), retry
         self.waiting.pop(client, None)
         client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
@@ -1798,7 +1719,8 @@ class Server(Program):
             known = client.held.get(claim.key)
             if known and known.started is None:
                 known.started = time.time()
-        self.worker.ask(functools.partial(self._welcome, peer, client), self._recover, unknown)
+        self.worker.ask(functools.partial(self._welcome, peer, client), self._recover, unknown,
+                        list(self.inherited))
 
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
         """Give back the lines that a client does not have; had it started one, that is lost."""
@@ -1809,22 +1731,30 @@ class Server(Program):
                 held.how = held.how or "vanished"
             self.settle(held, None if held.started is None else ERROR)
 
-    def _recover(self, claims: Sequence[Known]) -> list[tuple[Known, Job | None, bool]]:
+    def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[tuple[Known, Job | None, bool]]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
 
-        Each with the job, if the line is free and can be its again; else whether its state is what it should be.
+        Each with the job, if the line is free or inherited and can be its again; else whether its state is what it
+        should be.  Of two clients that claim one line the first has it.  A job whose result stands in its line already
+        (the server before had no time to say so) is no claim to another line of the same text.
         """
-        orphans = set(self.cursor.orphans)
-        lines = {claim.line: RUNNING + (ERROR if claim.key in self.expired or claim.line.number in orphans else b"")
-                 for claim in claims}
+        file, orphans = self.file, set(self.cursor.orphans)
         try:
-            jobs = self.file.take_back(lines) if lines else {}
-            most = os.fstat(self.file.fd).st_size // 3 + 1 if jobs else 0       # a job has three bytes at least
+            if claims:
+                file.follow_path()
+                file.refresh()
+            settled = {claim for claim in claims
+                       if claim.result is not None and file.state_at(file.fd, claim.line) == claim.result}
+            claimed = sorted(set(claims) - settled, key=lambda claim: claim.result is not None)
+            jobs = file.assign([claim.line for claim in claimed], inherited)
+            lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
+                     for claim in claimed if claim.line not in jobs}
+            jobs.update(file.take_back(lines) if lines else {})
+            most = os.fstat(file.fd).st_size // 3 + 1 if jobs else 0            # a job has three bytes at least
             for line, job in jobs.items():
                 job.number, job.state = line.number, line.state
                 job.ordinal = line.ordinal if line.ordinal <= most else 0       # else its record would be nowhere near
-            return [(claim, jobs.get(claim.line), claim.line not in jobs and claim.result is not None
-                     and self.file.state_at(self.file.fd, claim.line) == claim.result) for claim in claims]
+            return [(claim, jobs.get(claim.line), claim in settled) for claim in claims]
         except OSError as error:
             self.in_loop(self.say, f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
             return [(claim, None, False) for claim in claims]
@@ -1834,16 +1764,13 @@ class Server(Program):
         lost: list[str] = []
         settled = [claim.key for claim in peer.claims if claim.key in self.settled]
         for claim, job, is_settled in answers:
-            if job:
-                expired = claim.key in self.expired
-                self.expired.pop(claim.key, None)
-                self.say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
-                if expired and job.number in self.tally.bad_lines:
-                    self.tally.bad_lines.remove(job.number)
-                    self.tally.lost -= 1
-                held = Held(claim.key, client, job, started=time.time())
-                self._write_down(held, job)
-                self._note(held)
+            inherited = self.inherited.get(job)
+            if job and not (inherited and inherited.settling):
+                if inherited:
+                    self._forget(inherited)
+                else:
+                    self._note_return(claim, job)
+                self._note(Held(claim.key, client, job, started=time.time()))
             elif claim.key not in client.held:          # else an earlier hello of this client's has got it back
                 (settled if is_settled else lost).append(claim.key)
         if client.coming is not peer:
@@ -1857,6 +1784,20 @@ class Server(Program):
             peer.send(type="lost", id=key)
         for seat in {held.seat for held in client.held.values() if held.seat}:
             seat.group.welcome_back(seat)
+
+    def _expired(self, claim: Known) -> set[str]:
+        """The names under which it is remembered that this job's line became `e` after its grace."""
+        return self.expired.keys() & {claim.key, line_key(claim.line)}
+
+    def _note_return(self, claim: Known, job: Job) -> None:
+        """A line that nobody had is a client's again."""
+        expired = self._expired(claim)
+        self.say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
+        for key in expired:
+            del self.expired[key]
+        if expired and job.number in self.tally.bad_lines:
+            self.tally.bad_lines.remove(job.number)
+            self.tally.lost -= 1
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -2170,6 +2111,11 @@ class Known:
             raise WireError("no job")
         return cls(key, Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
                              text), result)
+
+
+def line_key(line: Line) -> str:
+    """The key of an inherited job until its client names it; on the wire there is none like it."""
+    return f"line {line.number}"
 
 
 def remember(keys: dict[str, None], key: str, most: int) -> None:

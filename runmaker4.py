@@ -1029,7 +1029,6 @@ class JobFile:
         self.size = (-1, 0.0)                   # as it was seen last, and since when
         self.full_size = 0                      # the last that was believed
         self.opened: Callable[[int], None] = lambda fd: None    # told of each descriptor that is to have locks
-        self.marking: Callable[[Job], None] = lambda job: None      # told of each line before it becomes `r`
         self.left: list[int] = []               # descriptors of files that were replaced, with locks perhaps
         self.fd = -1                            # for reading; if `single`: for everything
         self.inode = (0, 0)                      # its device and inode
@@ -1079,7 +1078,6 @@ class JobFile:
     def mark(self, fd: int, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS) -> Job:
         """Write `r` over the state of a line that is locked and verified, and hold it.  Raises OSError."""
         job = Job(**vars(line), fd=fd, inode=self.inode, taker=taker, settings=settings)
-        self.marking(job)
         if line.state != RUNNING:
             try:
                 self.write(fd, line, RUNNING)

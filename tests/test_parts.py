@@ -7,7 +7,7 @@ import signal
 import subprocess
 import unittest
 from collections import Counter
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Tuple
 from unittest import mock
 
 import runmaker4
@@ -387,32 +387,49 @@ class RetriesAboveABarrier(JobFileCase):
 class LinesOfADeadServer(JobFileCase):
     """The server after it knows them again where an edit has moved them meanwhile."""
 
-    def adopt(self, before: List[bytes], after: bytes) -> Dict[int, int]:
-        """Hold these lines, then edit the file: the offsets at which a server goes on, by the numbers of the lines."""
-        entries, offset = [], 0
-        for number, text in enumerate(before, 1):
-            entries.append(server.Entry(f"{number:016x}", "c" * 16, "bob", number, number, offset, b".",
-                                        runmaker4.digest(text)))
+    def adopt(self, before: List[bytes], after: bytes) -> Tuple[server.ServedFile, List[runmaker4.Job]]:
+        """Hold these lines, then edit the file: how the next server has it, and the jobs that it goes on with."""
+        fd, offset = os.open(self.path, os.O_RDWR | os.O_CREAT), 0
+        for text in before:
+            self.assertTrue(runmaker4.lock(fd, offset))
             offset += len(text) + 2
         self.path.write_bytes(after)
         file = server.ServedFile(str(self.path), say=self.fail, single=True)
-        jobs = file.adopt(os.open(self.path, os.O_RDWR), entries)
-        self.addCleanup(file.close)
-        return {entry.number: job.offset for entry, job in jobs.items()}
+        self.addCleanup(os.close, fd)
+        return file, file.adopt(fd)
+
+    def offsets(self, file: server.ServedFile, jobs: List[runmaker4.Job], texts: List[bytes]) -> Dict[int, int]:
+        """Where the lines of clients are that say where they were: by their numbers."""
+        lines, offset = [], 0
+        for number, text in enumerate(texts, 1):
+            lines.append(runmaker4.Line(number, number, offset, b".", text))
+            offset += len(text) + 2
+        return {line.number: job.offset for line, job in file.assign(lines, jobs).items()}
 
     def test_lines_that_were_moved_are_found_without_comparing_each_with_each(self) -> None:
         texts = [b" echo %d" % number for number in range(500)]
         lines = [b"r%s\n" % text for text in texts]
-        with mock.patch.object(server, "digest", side_effect=runmaker4.digest) as digest:
-            found = self.adopt(texts, b"# new\n" + b"".join(reversed(lines)))
+        file, jobs = self.adopt(texts, b"# new\n" + b"".join(reversed(lines)))
+        found = self.offsets(file, jobs, texts)
         self.assertEqual([found[number] for number in sorted(found, reverse=True)],
                          [6 + len(b"".join(lines[number:])) for number in range(500, 0, -1)])
-        self.assertLess(digest.call_count, 4 * len(texts))
 
     def test_of_lines_with_one_text_the_first_is_the_first(self) -> None:
         text, other = b" echo same", b" echo"
-        self.assertEqual(self.adopt([text, other, text, text], b"# new\n" + b"r%s\nr%s\nd%s\n" % (text, text, text)),
+        texts = [text, other, text, text]
+        self.assertEqual(self.offsets(*self.adopt(texts, b"# new\n" + b"r%s\nr%s\nd%s\n" % (text, text, text)), texts),
                          {1: 6, 3: 18})
+
+    def test_orphans_and_lines_that_others_have_are_not_among_them_while_nobody_has_edited_the_file(self) -> None:
+        text = b" echo"
+        self.path.write_bytes(b"r%s\n" % text * 3)
+        other = os.open(self.path, os.O_RDWR)
+        self.addCleanup(os.close, other)
+        self.assertTrue(runmaker4.lock(other, 2 * 7))
+        file, jobs = self.adopt([text], b"r%s\n" % text * 3)
+        self.assertEqual([job.offset for job in jobs], [0])
+        self.assertFalse(runmaker4.lock(other, 0))
+        self.assertTrue(runmaker4.lock(other, 7))
 
 
 class RetriesOfMany(RetriesAmidEdits):
