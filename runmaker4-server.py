@@ -551,9 +551,9 @@ class Client(Taker):
 class Peer(Link):
     """A connection of the server's."""
 
-    def __init__(self, server: Server) -> None:
-        super().__init__(Channel(server.token, server=True), server.loop)
-        self.server = server
+    def __init__(self, sessions: Sessions, token: str) -> None:
+        super().__init__(Channel(token, server=True), sessions.loop)
+        self.sessions = sessions
         self.client: Client | None = None
         self.guest: Client | None = None        # who has said hello, and perhaps is not welcome yet
         self.claims: list[Known] = []           # the jobs that it says it has
@@ -563,30 +563,25 @@ class Peer(Link):
     def connection_made(self, transport: Any) -> None:
         name = transport.get_extra_info("peername")
         self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: it is gone already
-        self.server.unauthenticated[self] = None
-        self.server.peers.add(self)
+        self.sessions.unauthenticated[self] = None
+        self.sessions.peers.add(self)
         super().connection_made(transport)
-        self.server.limit_unauthenticated()
+        self.sessions.limit_unauthenticated()
 
     def authenticated(self) -> None:
-        self.server.unauthenticated.pop(self, None)
+        self.sessions.unauthenticated.pop(self, None)
 
     def handle(self, message: Message) -> None:
-        self.server.handle(self, message)
+        self.sessions.handle(self, message)
 
     def handled(self) -> None:
-        if self.client:
-            if self.client.filing:
-                self.server.file_away(self.client)
-            self.server.acknowledge_soon(self.client)
-        if self.server.wanted:
-            self.server.hand_out()
+        self.sessions.handled(self)
 
     def lost(self, why: str) -> None:
-        self.server.unauthenticated.pop(self, None)
-        self.server.peers.discard(self)
+        self.sessions.unauthenticated.pop(self, None)
+        self.sessions.peers.discard(self)
         if self.guest and self in (self.guest.link, self.guest.coming):
-            self.server.lose(self.guest, why)
+            self.sessions.lose(self.guest, why)
 
 
 class Collector:
@@ -871,7 +866,7 @@ class Group:
                 seat.client.link.send(type="stop", id=seat.current.key)
             for held in (*seat.queue, *([seat.current] if seat.current else [])):
                 held.seat = None
-                self.server.settle(held, None)
+                self.server.sessions.settle(held, None)
         self.server.look_again(pause=1.0)
 
     def welcome_back(self, seat: Seat) -> None:
@@ -898,7 +893,7 @@ class Group:
                 seat.client.want -= self.preparing      # later ones come without having been asked for
                 self.server.send_jobs(seat.client, [held])
             else:
-                self.server.settle(held, ERROR)
+                self.server.sessions.settle(held, ERROR)
 
     def end(self, held: Held, state: bytes | None) -> None:
         """A job has ended; state None: it was given back."""
@@ -942,7 +937,7 @@ class Group:
         queue, seat.queue = seat.queue, deque()
         for held in queue:
             held.how = held.how or "stopped"
-            self.server.settle(held, state)
+            self.server.sessions.settle(held, state)
 
     def _note_result(self, held: Held, state: bytes | None) -> None:
         how = held.how or ("given back" if state is None else "not started")
@@ -1026,6 +1021,464 @@ def limit(settings: JobSettings) -> str:
     return f", timeout {human_time(settings.timeout)}" if settings.timeout else ""
 
 
+# ======== Sessions ====================================================================================================
+
+
+class Sessions:
+    """The clients: those that are here, those that may come back, the lines that they have, and what they say.
+
+    A line that a client has is in `jobs`, by its key, and in its `held`, from note() to forget(): so long it is locked.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.loop, self.options, self.say = server, server.loop, server.options, server.say
+        self.file, self.cursor, self.worker = server.file, server.cursor, server.worker
+        self.collector, self.tally = server.collector, server.tally
+        self.resolver = Resolver(self.loop, server.names_known)
+        self.clients: dict[str, Client] = {}
+        self.jobs: dict[str, Held] = {}
+        self.inherited: dict[Job, Held] = {}    # lines of the server before us whose client is not here yet
+        self.expired: dict[str, None] = {}      # keys of what became `e` after its grace
+        self.settled: dict[str, None] = {}      # keys of jobs whose client may not know yet that its word was heard
+        self.peers: set[Peer] = set()
+        self.unauthenticated: dict[Peer, None] = {}     # oldest first
+
+    # -- lines that clients have ------------------------------------------------------------------------------------
+
+    def note(self, held: Held) -> None:
+        """A client has a line."""
+        held.job.taker = held.client
+        self.jobs[held.key] = held.client.held[held.key] = held
+
+    def _forget(self, held: Held) -> None:
+        """Nobody has this line any more."""
+        if self.jobs.pop(held.key, None):
+            held.client.held.pop(held.key, None)
+            self.inherited.pop(held.job, None)
+            self.collector.forget(held.job)
+
+    def settle(self, held: Held, state: bytes | None, event: int = 0) -> None:
+        """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then."""
+        if held.settling:
+            return
+        held.settling = True
+        if event:
+            held.client.open.add(event)
+
+        def write() -> tuple[bool, str]:
+            try:
+                return True, self.cursor.release(held.job) if state is None else self.cursor.finish(held.job, state)
+            except NotNow as trouble:
+                return False, str(trouble)
+
+        def attempt(pause: float) -> None:
+            self.worker.ask(functools.partial(written, pause), write)
+
+        def written(pause: float, answer: tuple[bool, str]) -> None:
+            settled, fault = answer
+            if settled:
+                return self._settled(held, state, event, fault)
+            if pause == self.file.interval:
+                self.say(f"line {held.job.number}: {fault}; trying again")
+            self.loop.call_later(pause, attempt, min(2 * pause, 30.0))
+
+        attempt(self.file.interval)
+
+    def _settled(self, held: Held, state: bytes | None, event: int, fault: str) -> None:
+        """A line's state is written, or cannot be for good."""
+        client, number = held.client, held.job.number
+        if state is not None:
+            self.tally.count(number, state)
+        if fault:
+            self.say(f"line {number}: {fault}")
+            self.tally.unwritten.append(number)
+            if client.link:
+                client.link.send(type="fault", id=held.key, text=fault[:200])
+        elif event:
+            remember(self.settled, held.key, SETTLED)
+        self._forget(held)
+        if held.seat:
+            held.seat.group.end(held, state)
+        if event:
+            client.open.discard(event)
+            self.acknowledge_soon(client)
+        if not self.jobs:
+            self.server.leave_if_over()
+
+    async def look_after(self) -> None:
+        """Follow lines that edits have moved; tell clients of those that others have taken."""
+        while True:
+            await asyncio.sleep(self.file.interval)
+            for job in await self.worker.call(self.file.look_after):
+                held = next((held for held in self.jobs.values() if held.job is job), None)
+                if not held:
+                    continue            # it was settled meanwhile
+                self.say(f"line {job.number}: was lost to another runner")
+                self.tally.count(job.number, ERROR)
+                if held.client.link:
+                    held.client.link.send(type="lost", id=held.key)
+                self._forget(held)
+                if held.seat:
+                    held.how = "lost"
+                    held.seat.group.end(held, ERROR)
+
+    # -- clients that go and come back ------------------------------------------------------------------------------
+
+    def lose(self, client: Client, why: str) -> None:
+        """A client's connection is gone."""
+        client.link = client.coming = client.clock = None
+        client.want = 0
+        client.leaving = False
+        self.server.waiting.pop(client, None)
+        if self.server.over.done():
+            return
+        self.abort_groups(client.held)
+        kept = {key: held for key, held in client.held.items() if not held.settling}
+        self.say(f"client {client.where} is lost: {why}{self.kept(kept)}")
+        self._begin_grace(client)
+        self.server.leave_if_over()
+
+    @staticmethod
+    def abort_groups(jobs: dict[str, Held]) -> list[Held]:
+        """The groups that have some of these jobs do not begin; the jobs of those that have begun."""
+        for group in {held.seat.group for held in jobs.values() if held.seat}:
+            group.abort()
+        return [held for held in jobs.values() if held.seat]
+
+    def kept(self, jobs: dict[str, Held]) -> str:
+        """'; lines 3, 5 kept for 60s', if there are any."""
+        lines = [held.job.number for held in jobs.values()]
+        return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
+
+    def _begin_grace(self, client: Client) -> None:
+        client.lost_at = boottime()
+        client.expiry = self.loop.call_later(self.options.grace, self._expire, client)
+
+    def _expire(self, client: Client) -> None:
+        """A client did not come back."""
+        self.collector.end_line(client)
+        del self.clients[client.id]
+        lines = [held.job.number for held in client.held.values() if not held.settling]
+        if lines:
+            who = f"client {client.where}" if client.id else "clients of the server before"
+            self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
+                     f"{name_lines(lines)} marked e")
+        for held in list(client.held.values()):
+            remember(self.expired, held.key, EXPIRED)
+            held.how = held.how or "vanished"
+            self.settle(held, ERROR)
+
+    def _greet(self, peer: Peer, hello: Message) -> None:
+        """A client says who it is, and what it has.  Raises WireError."""
+        if peer.guest:
+            raise WireError("a second hello")
+        id, name = hello.text("client", 16), hello.text("name", 255)
+        retry = {"": b"", "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(hello.text("retry", 2))
+        claims = peer.claims
+        if retry is None or len(id) != 16 or not id.isalnum() or not id.isascii():
+            raise WireError("a hello that makes no sense")
+        client = self.clients.get(id)
+        if not client:
+            client = self.clients[id] = Client(name, id=id, resolver=self.resolver, orphans=len(self.server.orphans))
+        elif client.link or client.coming:
+            old, client.link = client.link or client.coming, None
+            client.coming = peer
+            self.abort_groups(client.held)
+            old.drop("it has connected anew")           # and was dead, though we had not noticed
+        else:
+            self.say(f"client {client.where} came back")
+        if client.expiry:
+            client.expiry.cancel()
+        peer.guest = client
+        client.name, client.coming, client.address = name, peer, peer.address
+        client.follow, client.retry = hello.flag("follow"), retry
+        self.server.waiting.pop(client, None)
+        client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
+        client.want, client.leaving, client.asked = 0, False, 0
+        unknown = [claim for claim in claims if claim.key not in client.held and claim.key not in self.settled]
+        self._release_unknown(client, {claim.key for claim in claims})
+        for claim in claims:
+            known = client.held.get(claim.key)
+            if known and known.started is None:
+                known.started = time.time()
+        self.worker.ask(functools.partial(self._welcome, peer, client), self._recover, unknown,
+                        list(self.inherited))
+
+    def _release_unknown(self, client: Client, keys: set[str]) -> None:
+        """Give back the lines that a client does not have; had it started one, that is lost."""
+        for held in list(client.held.values()):
+            if held.key in keys or not held.sent or held.settling or held.seat and held.seat.group.take_back(held):
+                continue
+            if held.seat and not held.seat.group.preparing:
+                held.how = held.how or "vanished"
+            self.settle(held, None if held.started is None else ERROR)
+
+    def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[tuple[Known, Job | None, bool]]:
+        """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
+
+        Each with the job, if the line is free or inherited and can be its again; else whether its state is what it
+        should be.  Of two clients that claim one line the first has it.  A job whose result stands in its line already
+        (the server before had no time to say so) is no claim to another line of the same text.
+        """
+        file, orphans = self.file, set(self.cursor.orphans)
+        try:
+            if claims:
+                file.follow_path()
+                file.refresh()
+            settled = {claim for claim in claims
+                       if claim.result is not None and file.state_at(file.fd, claim.line) == claim.result}
+            claimed = sorted(set(claims) - settled, key=lambda claim: claim.result is not None)
+            jobs = file.assign([claim.line for claim in claimed], inherited)
+            lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
+                     for claim in claimed if claim.line not in jobs}
+            jobs.update(file.take_back(lines) if lines else {})
+            most = os.fstat(file.fd).st_size // 3 + 1 if jobs else 0            # a job has three bytes at least
+            for line, job in jobs.items():
+                job.number, job.state = line.number, line.state
+                job.ordinal = line.ordinal if line.ordinal <= most else 0       # else its record would be nowhere near
+            return [(claim, jobs.get(claim.line), claim in settled) for claim in claims]
+        except OSError as error:
+            self.server.in_loop(
+                self.say, f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
+            return [(claim, None, False) for claim in claims]
+
+    def _welcome(self, peer: Peer, client: Client, answers: list[tuple[Known, Job | None, bool]]) -> None:
+        """Tell a client what it still has, and what is collected."""
+        lost: list[str] = []
+        settled = [claim.key for claim in peer.claims if claim.key in self.settled]
+        for claim, job, is_settled in answers:
+            inherited = self.inherited.get(job)
+            if job and not (inherited and inherited.settling):
+                if inherited:
+                    self._forget(inherited)
+                else:
+                    self._note_return(claim, job)
+                self.note(Held(claim.key, client, job, started=time.time()))
+            elif claim.key not in client.held:          # else an earlier hello of this client's has got it back
+                (settled if is_settled else lost).append(claim.key)
+        if client.coming is not peer:
+            return                                      # lost again meanwhile
+        client.link, client.coming, peer.client = peer, None, client
+        client.set_acknowledged(client.dealt_with)
+        window = runmaker4.PIECE if self.collector.behind(Writer.HIGH) else self._window()
+        peer.send(type="welcome", file=to_text(os.fsencode(self.server.path))[-NAME:], grace=self.options.grace,
+                  seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
+        for key in lost[KEYS:]:                         # further settled ones are, once their results come again
+            peer.send(type="lost", id=key)
+        for seat in {held.seat for held in client.held.values() if held.seat}:
+            seat.group.welcome_back(seat)
+
+    def _expired(self, claim: Known) -> set[str]:
+        """The names under which it is remembered that this job's line became `e` after its grace."""
+        return self.expired.keys() & {claim.key, line_key(claim.line)}
+
+    def _note_return(self, claim: Known, job: Job) -> None:
+        """A line that nobody had is a client's again."""
+        expired = self._expired(claim)
+        self.say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
+        for key in expired:
+            del self.expired[key]
+        if expired and job.number in self.tally.bad_lines:
+            self.tally.bad_lines.remove(job.number)
+            self.tally.lost -= 1
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    def handle(self, peer: Peer, message: Message) -> None:
+        """Whatever an authenticated peer says.  Raises WireError."""
+        if self.server.over.done():
+            return                                      # we leave; what was not acknowledged is for the next server
+        kind = message.text("type", 16)
+        if peer.client and "n" in message.fields:
+            return self._event(peer.client, kind, message)
+        if kind == "ping":
+            peer.send(type="pong", request=message.whole("request"))
+        elif kind == "claim" and peer.client:
+            self._want(peer.client, message)
+        elif kind == "sync" and peer.client:
+            if peer.client.clock:
+                peer.client.clock.answer(message.real("clock"))
+        elif kind == "ready" and peer.client:
+            held = peer.client.held.get(message.text("id", 16))
+            if held and held.seat:
+                held.seat.group.note_ready(held)
+        elif kind == "have" and not peer.guest:
+            claims = [Known.read(item) for item in message.objects("jobs")]
+            peer.claims += claims
+            peer.claimed += sum(200 + len(claim.line.text) for claim in claims)
+            if peer.claimed > CLAIMED:
+                raise WireError("more jobs than it can have")
+        elif kind == "hello":
+            self._greet(peer, message)
+        elif kind == "status":
+            self.server.reporter.ask(peer, self.server.reporter.report)
+        elif kind == "account" and peer.client:
+            self.server.reporter.ask(peer, self.server.reporter.send_account)
+        elif kind == "bye" and peer.client:
+            self._part(peer.client)
+        else:
+            raise WireError(f"what is {kind!a}?")
+
+    def handled(self, peer: Peer) -> None:
+        """All that has come together from a peer is dealt with: answer it."""
+        client = peer.client
+        if client and client.filing:
+            self._file_away(client)
+        if client:
+            self.acknowledge_soon(client)
+        if self.server.wanted:
+            self.server.hand_out()
+
+    def _want(self, client: Client, message: Message) -> None:
+        client.want = min(client.want + message.whole("want", 1_000_000), 2 * client.slots)
+        client.asked, client.asked_at = message.whole("request"), self.file.clock()
+        client.leaving = message.flag("last")
+        if client.leaving:
+            client.want = max(client.want, 1)
+        if client.want:
+            self.server.waiting.setdefault(client, None)
+        self.server.wanted = True
+
+    def _part(self, client: Client) -> None:
+        """A client leaves."""
+        self.collector.end_line(client)
+        client.link.client = client.link = None
+        self.server.waiting.pop(client, None)
+        del self.clients[client.id]
+        for held in self.abort_groups(client.held):
+            held.how = held.how or "vanished"
+            self.settle(held, ERROR)
+        self._release_unknown(client, set())
+
+    def _event(self, client: Client, kind: str, message: Message) -> None:
+        """Something that has happened at a client, told once or more often.  Raises WireError."""
+        number = message.whole("n")
+        if number <= client.seen:
+            return
+        client.seen = number
+        held = None
+        if kind != "print":
+            held = client.held.get(message.text("id", 16))
+            if held is None or held.settling:
+                return                                  # the line has just been lost, which it is told, or was told
+        if kind in self.EVENTS:
+            return self.EVENTS[kind](self, client, held, message, number)
+        size = self.collector.take(kind, client, held, message)
+        if self.worker.pool and kind != "print" and not client.filing:
+            client.filing = number
+            client.open.add(number)
+        client.unacked += size
+        client.sizes.append((number, size))
+        if client.unacked > 4 * WINDOW:
+            raise WireError("more output than was asked for")
+
+    def _on_started(self, client: Client, held: Held, message: Message, number: int) -> None:
+        held.started, held.pid = time.time(), message.whole("pid")      # the client's clock may be another
+
+    def _on_finish(self, client: Client, held: Held, message: Message, number: int) -> None:
+        state = message.state("state")
+        if state not in (DONE, FAILED, ERROR):
+            raise WireError("no end of a job")
+        if state != ERROR or not held.how:
+            held.how = printable(message.text("how", 64))
+        self.settle(held, state, number)
+
+    def _on_release(self, client: Client, held: Held, message: Message, number: int) -> None:
+        begun = held.seat is not None and not held.seat.group.preparing     # then its host is lost to the group
+        held.how = held.how or ("vanished" if begun else "")
+        self.settle(held, ERROR if begun else None, number)
+
+    EVENTS = {"started": _on_started, "finish": _on_finish, "release": _on_release}
+
+    def _file_away(self, client: Client) -> None:
+        """Acknowledge what was posted to the worker's thread once that has come so far."""
+        number, client.filing = client.filing, 0
+
+        def written(_: int) -> None:
+            client.open.discard(number)
+            self.acknowledge_soon(client)
+            self.server.leave_if_over()
+
+        self.worker.ask(written, int)
+
+    # -- output that comes faster than it goes ----------------------------------------------------------------------
+
+    def _window(self) -> int:
+        return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
+
+    def acknowledge_soon(self, client: Client) -> None:
+        """The same within ten milliseconds, for many events at once; sooner where somebody may wait for it."""
+        if not client.held or client.unacked > WINDOW // 8:
+            self.acknowledge(client)
+        elif not client.timer:
+            client.timer = self.loop.call_later(ACKNOWLEDGE, self.acknowledge, client)
+
+    def acknowledge(self, client: Client, leaving: bool = False) -> None:
+        """Tell a client that its events are dealt with, so that it may send more; not while the disk is behind."""
+        if client.timer:
+            client.timer.cancel()
+            client.timer = None
+        upto = client.dealt_with
+        behind = not leaving and self.collector.behind(Writer.HIGH)
+        if behind or upto <= client.acked or not client.link or self.server.over.done():
+            return
+        client.set_acknowledged(upto)
+        client.link.send(type="ack", n=upto, window=self._window())
+
+    def go_on(self) -> None:
+        if not self.collector.behind(Writer.LOW):
+            for client in self.clients.values():
+                self.acknowledge(client)
+
+    def drop_silent(self, slept: bool) -> None:
+        """Drop connections from which nothing has come for too long.
+
+        slept: we have slept ourselves, and what they sent meanwhile comes now.
+        """
+        now = boottime()
+        for peer in list(self.peers):
+            if slept:
+                peer.heard = max(peer.heard, now - runmaker4.SILENCE / 2)
+            elif not peer.channel.authenticated and now - peer.heard > runmaker4.HANDSHAKE:
+                peer.drop("it does not say who it is")
+            elif now - peer.heard > runmaker4.SILENCE:
+                peer.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
+        self.limit_unauthenticated()
+
+    def limit_unauthenticated(self) -> None:
+        """Of those that do not say who they are drop the oldest; a thousand clients may come in one second, though."""
+        while len(self.unauthenticated) > UNAUTHENTICATED:
+            oldest = next(iter(self.unauthenticated))
+            if len(self.unauthenticated) <= CROWD and boottime() - oldest.heard < 1.0:
+                return
+            del self.unauthenticated[oldest]
+            oldest.drop("too many that do not say who they are")
+
+    # -- taking over from the server before ----------------------------------------------------------------------
+
+    def inherit(self, locks: int) -> None:
+        """Take over the lines that are locked on this descriptor of the server before us."""
+        def adopt() -> list[Job]:
+            try:
+                return self.file.adopt(locks)
+            except OSError as error:
+                self.server.in_loop(self.say, f"{reason(error)}; the lines of the server before cannot be taken over")
+                return []
+
+        self.worker.ask(self._inherited, adopt)
+
+    def _inherited(self, jobs: list[Job]) -> None:
+        """Keep the lines of the server before us for the grace; their clients will name them (see _recover)."""
+        if jobs:
+            absent = self.clients[""] = Client("?", resolver=self.resolver)
+            for job in jobs:
+                self.inherited[job] = held = Held(line_key(job), absent, job)
+                self.note(held)
+            self._begin_grace(absent)
+            self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
+                     f"{human_time(self.options.grace)} for the clients")
+
+
 # ======== The server ==================================================================================================
 
 
@@ -1043,15 +1496,8 @@ class Server(Program):
             test_locks(self.path)
         check_job_file(self.path, self.say)
         self.network = mount.network
-        self.clients: dict[str, Client] = {}
-        self.jobs: dict[str, Held] = {}
         start = secrets.randbits(63)            # so that no two servers give one key
         self.keys = (f"{number:016x}" for number in itertools.count(start))
-        self.inherited: dict[Job, Held] = {}    # lines of the server before us whose client is not here yet
-        self.expired: dict[str, None] = {}      # keys of what became `e` after its grace
-        self.settled: dict[str, None] = {}      # keys of jobs whose client may not know yet that its word was heard
-        self.peers: set[Peer] = set()
-        self.unauthenticated: dict[Peer, None] = {}     # oldest first
         self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
         self.round = Round()                    # the last whole walk through the file that found nothing
         self.looking = False                    # it is too early to say that there is nothing
@@ -1101,18 +1547,18 @@ class Server(Program):
         self.hurry = self.loop.create_future()  # another signal
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network,
                                single=True)
-        self.resolver = Resolver(self.loop, self._names_known)
         self.waits = StallReporter(self.say, boottime)
         self.cursor = Cursor(self.file, ordinals=bool(self.stores[0]), serving=True)
-        self.cursor.is_absent = lambda settings: not self._are_here(settings.hosts)
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
                                    self.worker)
-        self.desk = Desk(self)
+        self.sessions = Sessions(self)
+        self.cursor.is_absent = lambda settings: not self._are_here(settings.hosts)
+        self.reporter = Reporter(self)
         self._set_up_keeper()
         self.handle_signals(self._end, self._drain)
-        servers = [await self.loop.create_server(lambda: Peer(self), sock=sock, backlog=BACKLOG)
+        servers = [await self.loop.create_server(lambda: Peer(self.sessions, self.token), sock=sock, backlog=BACKLOG)
                    for sock in self.sockets]
-        chores = [watched(chore) for chore in (self._poll(), self._look_after(), self._tick())]
+        chores = [watched(chore) for chore in (self._poll(), self.sessions.look_after(), self._tick())]
         await self.over
         for chore in chores:
             chore.cancel()
@@ -1129,13 +1575,13 @@ class Server(Program):
         """Have everything on disk and said, then let the connections go."""
         await self._write_rest()
         self.worker.ask(lambda done: None, self.file.close)
-        for peer in list(self.peers):
+        for peer in list(self.sessions.peers):
             if peer.transport:
                 peer.end()
         end = self.loop.time() + 1.0
-        while self.peers and self.loop.time() < end:    # were they closed with something unread, what we said is lost
+        while self.sessions.peers and self.loop.time() < end:   # if closed with something unread, what we said is lost
             await asyncio.sleep(0.01)
-        if self.keeper.life and not self.jobs and not self.defects:     # else there may be lines that we do not know of
+        if self.keeper.life and not self.sessions.jobs and not self.defects:    # else lines may be held unknown to us
             self.loop.remove_reader(self.keeper.life)
             self.keeper.dismiss()
         await self._write_rest()
@@ -1155,7 +1601,7 @@ class Server(Program):
     async def _count_in_time(self) -> None:
         """Count the file after a signal; for a file system that does not answer nobody waits long."""
         counted = self.loop.create_future()
-        self.desk.count(lambda count: counted.done() or counted.set_result(count.account_of_all()))
+        self.reporter.count(lambda count: counted.done() or counted.set_result(count.account_of_all()))
         await asyncio.wait([counted, self.hurry], timeout=runmaker4.Runner.LAST_LOOK,
                            return_when=asyncio.FIRST_COMPLETED)
         self.account = counted.result() if counted.done() else None
@@ -1176,6 +1622,9 @@ class Server(Program):
         else:
             super()._on_exception(loop, context)
 
+    def relieved(self) -> None:
+        self.sessions.go_on()
+
     def end_for_defect(self) -> None:
         """Leave at once, as after a signal: what runs is the next server's, and clients wait for that one."""
         if not self.over.done():
@@ -1191,29 +1640,29 @@ class Server(Program):
             return
         self.code = 128 + number
         self.stopping = True
-        kept = self._kept(self.jobs)
+        kept = self.sessions.kept(self.sessions.jobs)
         self.say(f"{signal.Signals(number).name}: stopping{kept}" + (", for the next server" if kept else ""))
-        for client in self.clients.values():
-            self.acknowledge(client, leaving=True)
+        for client in self.sessions.clients.values():
+            self.sessions.acknowledge(client, leaving=True)
             self.collector.end_line(client)
-        for client in self.clients.values():
+        for client in self.sessions.clients.values():
             if client.link:
                 client.link.send(type="closing", done=False)
         self.over.set_result(None)
 
     def _drain(self, number: int) -> None:
         """HUP, USR1: hand out nothing more, leave when nothing runs."""
-        name, waiting = signal.Signals(number).name, plural(len(self.jobs), "job")
+        name, waiting = signal.Signals(number).name, plural(len(self.sessions.jobs), "job")
         self.say(f"{name}: handing out no more jobs, waiting for {waiting}")
         self._stop()
 
     def _stop(self) -> None:
         self.stopping = True
-        self._abort_groups(self.jobs)
+        self.sessions.abort_groups(self.sessions.jobs)
         self._answer_waiting()
-        self._leave_if_over()
+        self.leave_if_over()
 
-    def _leave_if_over(self) -> None:
+    def leave_if_over(self) -> None:
         """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt with.
 
         The file is counted before: what it holds decides the exit status, ours and that of the clients.
@@ -1221,13 +1670,13 @@ class Server(Program):
         if self.counting or not self._is_over():
             return
         self.counting = True
-        clients = Takers(client for client in self.clients.values() if client.link)
-        self.desk.count(self._leave, clients, surely=True)
+        clients = Takers(client for client in self.sessions.clients.values() if client.link)
+        self.reporter.count(self._leave, clients, surely=True)
 
     def _is_over(self) -> bool:
         """Whether nothing is left for us to do."""
-        return not (not self.stopping or self.jobs or self.claiming or self.over.done()
-                    or any(client.open for client in self.clients.values() if client.link))
+        return not (not self.stopping or self.sessions.jobs or self.claiming or self.over.done()
+                    or any(client.open for client in self.sessions.clients.values() if client.link))
 
     def _leave(self, count: Count) -> None:
         """The file is counted for the last time."""
@@ -1238,8 +1687,8 @@ class Server(Program):
             self.account = count.account_of_all()
         elif not self.tally.trouble:
             self.say(f"{count.fault}; nobody knows what it holds now")
-        for client in self.clients.values():
-            self.acknowledge(client, leaving=True)
+        for client in self.sessions.clients.values():
+            self.sessions.acknowledge(client, leaving=True)
             if client.link:
                 client.link.send(type="closing", done=True, account=count.account_for(client))
         self.over.set_result(None)
@@ -1253,28 +1702,9 @@ class Server(Program):
             return
         self.keeper.introduce()
         if self.keeper.locks >= 0:
-            self.worker.ask(self._inherit, self._adopt, self.keeper.locks)
+            self.sessions.inherit(self.keeper.locks)
         self.file.opened = self.keeper.keep
         self.loop.add_reader(self.keeper.life, self._keeper_died)
-
-    def _adopt(self, locks: int) -> list[Job]:
-        """The lines of the server before us.  In the worker's thread, perhaps."""
-        try:
-            return self.file.adopt(locks)
-        except OSError as error:
-            self.in_loop(self.say, f"{reason(error)}; the lines of the server before cannot be taken over")
-            return []
-
-    def _inherit(self, jobs: list[Job]) -> None:
-        """Keep the lines of the server before us for the grace; their clients will name them (see _recover)."""
-        if jobs:
-            absent = self.clients[""] = Client("?", resolver=self.resolver)
-            for job in jobs:
-                self.inherited[job] = held = Held(line_key(job), absent, job)
-                self._note(held)
-            self._begin_grace(absent)
-            self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
-                     f"{human_time(self.options.grace)} for the clients")
 
     def _keeper_died(self) -> None:
         """Somebody killed it."""
@@ -1289,13 +1719,14 @@ class Server(Program):
 
     # -- handing out ------------------------------------------------------------------------------------------------
 
-    def _names_known(self) -> None:
+    def names_known(self) -> None:
         self.names_changed = True
         self.loop.call_soon(self.hand_out)
 
     def _are_here(self, hosts: Sequence[str]) -> bool:
         """Whether one of these hosts has a client."""
-        return any(client.link and client.is_called(host) for client in list(self.clients.values()) for host in hosts)
+        clients = list(self.sessions.clients.values())
+        return any(client.link and client.is_called(host) for client in clients for host in hosts)
 
     async def _poll(self) -> None:
         """While clients wait, look for new lines; a look without news costs a stat."""
@@ -1371,14 +1802,14 @@ class Server(Program):
         self.claiming = False
         batches: dict[Client, list[Held]] = {}
         for held in batch.got:
-            self._note(held)
+            self.sessions.note(held)
             client = held.client
             if not self.is_startable(held):
-                self.settle(held, ERROR)
+                self.sessions.settle(held, ERROR)
             elif client.link and not self.stopping:
                 batches.setdefault(client, []).append(held)
             else:
-                self.settle(held, None)
+                self.sessions.settle(held, None)
         for client, some in batches.items():
             client.want -= len(some)
             self.send_jobs(client, some)
@@ -1392,7 +1823,7 @@ class Server(Program):
             self._stop()
         self._arrange(batch)
         self._answer_waiting()
-        self._leave_if_over()
+        self.leave_if_over()
         if batch.unfinished or batch.got and self.waiting:
             self.loop.call_soon(self._look_on)
 
@@ -1433,8 +1864,9 @@ class Server(Program):
         """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted."""
         leaving = [client for client in self.waiting if client.leaving]
         soon = boottime() - RETURN
+        jobs = self.sessions.jobs.values()
         if not leaving or not self.stopping and any(
-                held.started is None and held.handed > soon and held.client.link for held in self.jobs.values()):
+                held.started is None and held.handed > soon and held.client.link for held in jobs):
             return
         found = self.round
         for client in leaving:
@@ -1451,7 +1883,7 @@ class Server(Program):
         found = self.round
         if client not in found.takers or found.began < client.asked_at or client.follow and not found.ended:
             return False
-        if self.looking or self.names_changed or self.resolver.in_doubt:
+        if self.looking or self.names_changed or self.sessions.resolver.in_doubt:
             return False
         return client not in self._reserved() and not found.waits_for(client)
 
@@ -1501,7 +1933,7 @@ class Server(Program):
 
         reserved: those that are kept free for groups above.
         """
-        seats = self._seat(plan, {client: client.slots for client in self.clients.values()
+        seats = self._seat(plan, {client: client.slots for client in self.sessions.clients.values()
                                   if client.link and client not in reserved})
         return {client for client in seats.values() if client} if all(seats.values()) else set()
 
@@ -1540,14 +1972,14 @@ class Server(Program):
         self.claiming = False
         plan, helds, whole = answer
         for held in helds:
-            self._note(held)
+            self.sessions.note(held)
         if whole and not self.stopping:
             Group(self, plan, helds).prepare()
         else:
             plan.met.started = False
             for held in helds:
-                self.settle(held, None)
-        self._leave_if_over()
+                self.sessions.settle(held, None)
+        self.leave_if_over()
         self.look_again(pause=0.0 if whole else 1.0)
 
     def say_once(self, text: str) -> None:
@@ -1561,391 +1993,6 @@ class Server(Program):
         self.pause_until = max(self.pause_until, boottime() + pause)
         self.loop.call_soon(self.hand_out)
 
-    # -- lines that clients have ------------------------------------------------------------------------------------
-
-    def _note(self, held: Held) -> None:
-        """A client has a line."""
-        held.job.taker = held.client
-        self.jobs[held.key] = held.client.held[held.key] = held
-
-    def _forget(self, held: Held) -> None:
-        """Nobody has this line any more."""
-        if self.jobs.pop(held.key, None):
-            held.client.held.pop(held.key, None)
-            self.inherited.pop(held.job, None)
-            self.collector.forget(held.job)
-
-    def settle(self, held: Held, state: bytes | None, event: int = 0) -> None:
-        """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then."""
-        if held.settling:
-            return
-        held.settling = True
-        if event:
-            held.client.open.add(event)
-        self._try_to_settle(held, state, event, self.file.interval)
-
-    def _try_to_settle(self, held: Held, state: bytes | None, event: int, pause: float) -> None:
-        def write() -> tuple[bool, str]:
-            try:
-                cursor, job = self.cursor, held.job
-                return True, cursor.release(job) if state is None else cursor.finish(job, state)
-            except NotNow as trouble:
-                return False, str(trouble)
-
-        def written(answer: tuple[bool, str]) -> None:
-            settled, fault = answer
-            if settled:
-                return self._settled(held, state, event, fault)
-            if pause == self.file.interval:
-                self.say(f"line {held.job.number}: {fault}; trying again")
-            self.loop.call_later(pause, self._try_to_settle, held, state, event, min(2 * pause, 30.0))
-
-        self.worker.ask(written, write)
-
-    def _settled(self, held: Held, state: bytes | None, event: int, fault: str) -> None:
-        """A line's state is written, or cannot be for good."""
-        client, number = held.client, held.job.number
-        if state is not None:
-            self.tally.count(number, state)
-        if fault:
-            self.say(f"line {number}: {fault}")
-            self.tally.unwritten.append(number)
-            if client.link:
-                client.link.send(type="fault", id=held.key, text=fault[:200])
-        elif event:
-            remember(self.settled, held.key, SETTLED)
-        self._forget(held)
-        if held.seat:
-            held.seat.group.end(held, state)
-        if event:
-            client.open.discard(event)
-            self.acknowledge_soon(client)
-        if not self.jobs:
-            self._leave_if_over()
-
-    async def _look_after(self) -> None:
-        """Follow lines that edits have moved; tell clients of those that others have taken."""
-        while True:
-            await asyncio.sleep(self.file.interval)
-            for job in await self.worker.call(self.file.look_after):
-                held = next((held for held in self.jobs.values() if held.job is job), None)
-                if not held:
-                    continue            # it was settled meanwhile
-                self.say(f"line {job.number}: was lost to another runner")
-                self.tally.count(job.number, ERROR)
-                if held.client.link:
-                    held.client.link.send(type="lost", id=held.key)
-                self._forget(held)
-                if held.seat:
-                    held.how = "lost"
-                    held.seat.group.end(held, ERROR)
-
-    # -- clients that go and come back ------------------------------------------------------------------------------
-
-    def lose(self, client: Client, why: str) -> None:
-        """A client's connection is gone."""
-        client.link = client.coming = client.clock = None
-        client.want = 0
-        client.leaving = False
-        self.waiting.pop(client, None)
-        if self.over.done():
-            return
-        self._abort_groups(client.held)
-        kept = {key: held for key, held in client.held.items() if not held.settling}
-        self.say(f"client {client.where} is lost: {why}{self._kept(kept)}")
-        self._begin_grace(client)
-        self._leave_if_over()
-
-    @staticmethod
-    def _abort_groups(jobs: dict[str, Held]) -> list[Held]:
-        """The groups that have some of these jobs do not begin; the jobs of those that have begun."""
-        for group in {held.seat.group for held in jobs.values() if held.seat}:
-            group.abort()
-        return [held for held in jobs.values() if held.seat]
-
-    def _kept(self, jobs: dict[str, Held]) -> str:
-        """'; lines 3, 5 kept for 60s', if there are any."""
-        lines = [held.job.number for held in jobs.values()]
-        return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
-
-    def _begin_grace(self, client: Client) -> None:
-        client.lost_at = boottime()
-        client.expiry = self.loop.call_later(self.options.grace, self._expire, client)
-
-    def _expire(self, client: Client) -> None:
-        """A client did not come back."""
-        self.collector.end_line(client)
-        del self.clients[client.id]
-        lines = [held.job.number for held in client.held.values() if not held.settling]
-        if lines:
-            who = f"client {client.where}" if client.id else "clients of the server before"
-            self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
-                     f"{name_lines(lines)} marked e")
-        for held in list(client.held.values()):
-            remember(self.expired, held.key, EXPIRED)
-            held.how = held.how or "vanished"
-            self.settle(held, ERROR)
-
-    def _greet(self, peer: Peer, hello: Message) -> None:
-        """A client says who it is, and what it has.  Raises WireError."""
-        if peer.guest:
-            raise WireError("a second hello")
-        id, name = hello.text("client", 16), hello.text("name", 255)
-        retry = {"": b"", "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(hello.text("retry", 2))
-        claims = peer.claims
-        if retry is None or len(id) != 16 or not id.isalnum() or not id.isascii():
-            raise WireError("a hello that makes no sense")
-        client = self.clients.get(id)
-        if not client:
-            client = self.clients[id] = Client(name, id=id, resolver=self.resolver, orphans=len(self.orphans))
-        elif client.link or client.coming:
-            old, client.link = client.link or client.coming, None
-            client.coming = peer
-            self._abort_groups(client.held)
-            old.drop("it has connected anew")           # and was dead, though we had not noticed
-        else:
-            self.say(f"client {client.where} came back")
-        if client.expiry:
-            client.expiry.cancel()
-        peer.guest = client
-        client.name, client.coming, client.address = name, peer, peer.address
-        client.follow, client.retry = hello.flag("follow"), retry
-        self.waiting.pop(client, None)
-        client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
-        client.want, client.leaving, client.asked = 0, False, 0
-        unknown = [claim for claim in claims if claim.key not in client.held and claim.key not in self.settled]
-        self._release_unknown(client, {claim.key for claim in claims})
-        for claim in claims:
-            known = client.held.get(claim.key)
-            if known and known.started is None:
-                known.started = time.time()
-        self.worker.ask(functools.partial(self._welcome, peer, client), self._recover, unknown,
-                        list(self.inherited))
-
-    def _release_unknown(self, client: Client, keys: set[str]) -> None:
-        """Give back the lines that a client does not have; had it started one, that is lost."""
-        for held in list(client.held.values()):
-            if held.key in keys or not held.sent or held.settling or held.seat and held.seat.group.take_back(held):
-                continue
-            if held.seat and not held.seat.group.preparing:
-                held.how = held.how or "vanished"
-            self.settle(held, None if held.started is None else ERROR)
-
-    def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[tuple[Known, Job | None, bool]]:
-        """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
-
-        Each with the job, if the line is free or inherited and can be its again; else whether its state is what it
-        should be.  Of two clients that claim one line the first has it.  A job whose result stands in its line already
-        (the server before had no time to say so) is no claim to another line of the same text.
-        """
-        file, orphans = self.file, set(self.cursor.orphans)
-        try:
-            if claims:
-                file.follow_path()
-                file.refresh()
-            settled = {claim for claim in claims
-                       if claim.result is not None and file.state_at(file.fd, claim.line) == claim.result}
-            claimed = sorted(set(claims) - settled, key=lambda claim: claim.result is not None)
-            jobs = file.assign([claim.line for claim in claimed], inherited)
-            lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
-                     for claim in claimed if claim.line not in jobs}
-            jobs.update(file.take_back(lines) if lines else {})
-            most = os.fstat(file.fd).st_size // 3 + 1 if jobs else 0            # a job has three bytes at least
-            for line, job in jobs.items():
-                job.number, job.state = line.number, line.state
-                job.ordinal = line.ordinal if line.ordinal <= most else 0       # else its record would be nowhere near
-            return [(claim, jobs.get(claim.line), claim in settled) for claim in claims]
-        except OSError as error:
-            self.in_loop(self.say, f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
-            return [(claim, None, False) for claim in claims]
-
-    def _welcome(self, peer: Peer, client: Client, answers: list[tuple[Known, Job | None, bool]]) -> None:
-        """Tell a client what it still has, and what is collected."""
-        lost: list[str] = []
-        settled = [claim.key for claim in peer.claims if claim.key in self.settled]
-        for claim, job, is_settled in answers:
-            inherited = self.inherited.get(job)
-            if job and not (inherited and inherited.settling):
-                if inherited:
-                    self._forget(inherited)
-                else:
-                    self._note_return(claim, job)
-                self._note(Held(claim.key, client, job, started=time.time()))
-            elif claim.key not in client.held:          # else an earlier hello of this client's has got it back
-                (settled if is_settled else lost).append(claim.key)
-        if client.coming is not peer:
-            return                                      # lost again meanwhile
-        client.link, client.coming, peer.client = peer, None, client
-        client.set_acknowledged(client.dealt_with)
-        window = runmaker4.PIECE if self.collector.behind(Writer.HIGH) else self._window()
-        peer.send(type="welcome", file=to_text(os.fsencode(self.path))[-NAME:], grace=self.options.grace,
-                  seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
-        for key in lost[KEYS:]:                         # further settled ones are, once their results come again
-            peer.send(type="lost", id=key)
-        for seat in {held.seat for held in client.held.values() if held.seat}:
-            seat.group.welcome_back(seat)
-
-    def _expired(self, claim: Known) -> set[str]:
-        """The names under which it is remembered that this job's line became `e` after its grace."""
-        return self.expired.keys() & {claim.key, line_key(claim.line)}
-
-    def _note_return(self, claim: Known, job: Job) -> None:
-        """A line that nobody had is a client's again."""
-        expired = self._expired(claim)
-        self.say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
-        for key in expired:
-            del self.expired[key]
-        if expired and job.number in self.tally.bad_lines:
-            self.tally.bad_lines.remove(job.number)
-            self.tally.lost -= 1
-
-    # -- messages ---------------------------------------------------------------------------------------------------
-
-    def handle(self, peer: Peer, message: Message) -> None:
-        """Whatever an authenticated peer says.  Raises WireError."""
-        if self.over.done():
-            return                                      # we leave; what was not acknowledged is for the next server
-        kind = message.text("type", 16)
-        if peer.client and "n" in message.fields:
-            return self._event(peer.client, kind, message)
-        if kind == "ping":
-            peer.send(type="pong", request=message.whole("request"))
-        elif kind == "claim" and peer.client:
-            self._want(peer.client, message)
-        elif kind == "sync" and peer.client:
-            if peer.client.clock:
-                peer.client.clock.answer(message.real("clock"))
-        elif kind == "ready" and peer.client:
-            held = peer.client.held.get(message.text("id", 16))
-            if held and held.seat:
-                held.seat.group.note_ready(held)
-        elif kind == "have" and not peer.guest:
-            claims = [Known.read(item) for item in message.objects("jobs")]
-            peer.claims += claims
-            peer.claimed += sum(200 + len(claim.line.text) for claim in claims)
-            if peer.claimed > CLAIMED:
-                raise WireError("more jobs than it can have")
-        elif kind == "hello":
-            self._greet(peer, message)
-        elif kind == "status":
-            self.desk.ask(peer, self.desk.report)
-        elif kind == "account" and peer.client:
-            self.desk.ask(peer, self.desk.send_account)
-        elif kind == "bye" and peer.client:
-            self._part(peer.client)
-        else:
-            raise WireError(f"what is {kind!a}?")
-
-    def _want(self, client: Client, message: Message) -> None:
-        client.want = min(client.want + message.whole("want", 1_000_000), 2 * client.slots)
-        client.asked, client.asked_at = message.whole("request"), self.file.clock()
-        client.leaving = message.flag("last")
-        if client.leaving:
-            client.want = max(client.want, 1)
-        if client.want:
-            self.waiting.setdefault(client, None)
-        self.wanted = True
-
-    def _part(self, client: Client) -> None:
-        """A client leaves."""
-        self.collector.end_line(client)
-        client.link.client = client.link = None
-        self.waiting.pop(client, None)
-        del self.clients[client.id]
-        for held in self._abort_groups(client.held):
-            held.how = held.how or "vanished"
-            self.settle(held, ERROR)
-        self._release_unknown(client, set())
-
-    def _event(self, client: Client, kind: str, message: Message) -> None:
-        """Something that has happened at a client, told once or more often.  Raises WireError."""
-        number = message.whole("n")
-        if number <= client.seen:
-            return
-        client.seen = number
-        held = None
-        if kind != "print":
-            held = client.held.get(message.text("id", 16))
-            if held is None or held.settling:
-                return                                  # the line has just been lost, which it is told, or was told
-        if kind in self.EVENTS:
-            return self.EVENTS[kind](self, client, held, message, number)
-        size = self.collector.take(kind, client, held, message)
-        if self.worker.pool and kind != "print" and not client.filing:
-            client.filing = number
-            client.open.add(number)
-        client.unacked += size
-        client.sizes.append((number, size))
-        if client.unacked > 4 * WINDOW:
-            raise WireError("more output than was asked for")
-
-    def _on_started(self, client: Client, held: Held, message: Message, number: int) -> None:
-        held.started, held.pid = time.time(), message.whole("pid")      # the client's clock may be another
-
-    def _on_finish(self, client: Client, held: Held, message: Message, number: int) -> None:
-        state = message.state("state")
-        if state not in (DONE, FAILED, ERROR):
-            raise WireError("no end of a job")
-        if state != ERROR or not held.how:
-            held.how = printable(message.text("how", 64))
-        self.settle(held, state, number)
-
-    def _on_release(self, client: Client, held: Held, message: Message, number: int) -> None:
-        begun = held.seat is not None and not held.seat.group.preparing     # then its host is lost to the group
-        held.how = held.how or ("vanished" if begun else "")
-        self.settle(held, ERROR if begun else None, number)
-
-    EVENTS = {"started": _on_started, "finish": _on_finish, "release": _on_release}
-
-    def file_away(self, client: Client) -> None:
-        """Acknowledge what was posted to the worker's thread once that has come so far."""
-        number, client.filing = client.filing, 0
-
-        def written(_: int) -> None:
-            client.open.discard(number)
-            self.acknowledge_soon(client)
-            self._leave_if_over()
-
-        self.worker.ask(written, int)
-
-    # -- output that comes faster than it goes ----------------------------------------------------------------------
-
-    def _window(self) -> int:
-        return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
-
-    def acknowledge_soon(self, client: Client) -> None:
-        """The same within ten milliseconds, for many events at once; sooner where somebody may wait for it."""
-        if not client.held or client.unacked > WINDOW // 8:
-            self.acknowledge(client)
-        elif not client.timer:
-            client.timer = self.loop.call_later(ACKNOWLEDGE, self.acknowledge, client)
-
-    def acknowledge(self, client: Client, leaving: bool = False) -> None:
-        """Tell a client that its events are dealt with, so that it may send more; not while the disk is behind."""
-        if client.timer:
-            client.timer.cancel()
-            client.timer = None
-        upto = client.dealt_with
-        behind = not leaving and self.collector.behind(Writer.HIGH)
-        if behind or upto <= client.acked or not client.link or self.over.done():
-            return
-        client.set_acknowledged(upto)
-        client.link.send(type="ack", n=upto, window=self._window())
-
-    def relieved(self) -> None:
-        if not self.collector.behind(Writer.LOW):
-            for client in self.clients.values():
-                self.acknowledge(client)
-
-    def limit_unauthenticated(self) -> None:
-        """Of those that do not say who they are drop the oldest; a thousand clients may come in one second, though."""
-        while len(self.unauthenticated) > UNAUTHENTICATED:
-            oldest = next(iter(self.unauthenticated))
-            if len(self.unauthenticated) <= CROWD and boottime() - oldest.heard < 1.0:
-                return
-            del self.unauthenticated[oldest]
-            oldest.drop("too many that do not say who they are")
-
     # -- every second -----------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
@@ -1954,24 +2001,16 @@ class Server(Program):
         before = boottime()
         while True:
             await asyncio.sleep(pause)
-            now = boottime()
-            for peer in list(self.peers):
-                if now - before > 3 * pause:            # we have slept ourselves: what they sent meanwhile comes now
-                    peer.heard = max(peer.heard, now - runmaker4.SILENCE / 2)
-                elif not peer.channel.authenticated and now - peer.heard > runmaker4.HANDSHAKE:
-                    peer.drop("it does not say who it is")
-                elif now - peer.heard > runmaker4.SILENCE:
-                    peer.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
+            self.sessions.drop_silent(slept=boottime() - before > 3 * pause)
             before = boottime()
-            self.limit_unauthenticated()
             if not self.waiting and not self.claiming and not self.stopping:
                 self._look({})                          # for directives that wait for clients
-            idle = not self.jobs and not self.claiming and not self.stopping
-            if self.options.exit_when_done and idle and not self.desk.pause:
-                self.desk.count(self._stop_if_done)
+            idle = not self.sessions.jobs and not self.claiming and not self.stopping
+            if self.options.exit_when_done and idle and not self.reporter.pause:
+                self.reporter.count(self._stop_if_done)
 
     def _stop_if_done(self, count: Count) -> None:
-        if count.over and not self.jobs and not self.stopping and not self.looking:
+        if count.over and not self.sessions.jobs and not self.stopping and not self.looking:
             if count.stopped:
                 self.say(count.stopped)
             self._stop()
@@ -2003,7 +2042,7 @@ class Count:
         return self.account and dict(asdict(self.account), left=left)
 
 
-class Desk:
+class Reporter:
     """Tells how things stand.  Counting a long file takes a while: all who ask meanwhile are answered by one count."""
 
     def __init__(self, server: Server) -> None:
@@ -2084,7 +2123,7 @@ class Desk:
                   pid=os.getpid(), since=round(now - server.began, 1), grace=server.options.grace, fault=count.fault,
                   counts=count.states,
                   waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
-        for client in server.clients.values():
+        for client in server.sessions.clients.values():
             seen = boottime() - (client.link.heard if client.link else client.lost_at)
             peer.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
                       seen=round(max(seen, 0.0), 1), lost=client.link is None)
