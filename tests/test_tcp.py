@@ -420,7 +420,9 @@ runmaker4.Cursor.claim = claim_and_note
         self.before = self.write(text).read_bytes()
         server = self.start_server(patch=self.PIECES)
         clients = [self.start_client(server, "-j2", *options) for options in ((), ("-r",), ("--resume",))]
-        self.assertEqual([self.finish(client).code for client in clients], [0, 0, 0])
+        plain, retrying, resuming = (self.finish(client).code for client in clients)
+        self.assertEqual(retrying, 0)
+        self.assertLessEqual({plain, resuming}, {0, 1})         # 1: it left before the failure was run again
         self.assertEqual(set(self.states()), {"d"})
         self.assertOnlyStatesChanged()
         self.assertTrue(self.exists("pieces"))
