@@ -80,7 +80,6 @@ from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Seq
 
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 
-NAME_BYTES = 1 << 61            # up to 2^56 bytes from here, in the companion of a file of names: a name's lock
 REFRESH_BYTE = 1 << 62          # locked shared and given back to make reads fresh; never exclusively
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively by who appends
 PROBE_BYTES = REFRESH_BYTE + 2  # up to 2^32 bytes from here: the start-up test, one byte each
@@ -3489,43 +3488,29 @@ class Slot:
     @property
     def byte(self) -> int:
         """Where its lock is, in the companion of a file of names."""
-        return NAME_BYTES + int.from_bytes(digest(b"%d %s" % (self.copy, os.fsencode(self.name)))[:7], "big")
+        return int.from_bytes(digest(b"%d %s" % (self.copy, os.fsencode(self.name)))[:7], "big")
 
 
 class Slots:
-    """The names of a runner's slots: known from the start, and its own."""
-    interval: float | None = None       # seconds from look to look; None: they stay as they are
+    """The names of a runner's slots: its own, or those in a file, which may change and which other runners may use."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+    def __init__(self, names: Sequence[str], file: SlotFile | None = None, worker: Worker | None = None) -> None:
+        """worker: makes the calls of the file."""
+        self.names, self.file, self.worker = names, file, worker
+        self.interval = file.interval if file else None         # seconds from look to look; None: they stay as they are
 
     async def look(self) -> Sequence[str] | None:
         """The names, if they have changed."""
-        return None
+        return await self.worker.call(self.file.look) if self.file else None
 
     async def seize(self, slot: Slot) -> bool:
         """Take a slot for a job; False: another runner has a job there."""
-        return True
+        return not self.file or await self.worker.call(self.file.seize, slot)
 
     async def free(self, slot: Slot) -> None:
         """The job has ended."""
-
-
-class FollowedSlots(Slots):
-    """Names from a file that may change, and that other runners may use, too."""
-
-    def __init__(self, file: SlotFile, worker: Worker) -> None:
-        super().__init__(file.names)
-        self.file, self.worker, self.interval = file, worker, file.interval
-
-    async def look(self) -> Sequence[str] | None:
-        return await self.worker.call(self.file.look)
-
-    async def seize(self, slot: Slot) -> bool:
-        return await self.worker.call(self.file.seize, slot)
-
-    async def free(self, slot: Slot) -> None:
-        await self.worker.call(self.file.free, slot)
+        if self.file:
+            await self.worker.call(self.file.free, slot)
 
 
 class SlotFile:
@@ -3760,7 +3745,7 @@ class Gate:
             self._settle()
 
     def refuse(self) -> None:
-        """Have the shell end without having begun the job, unless it has; also one that is started only now."""
+        """End the shell without beginning the job, unless that has begun; also a shell that is started only now."""
         if not self.opened:
             self._settle()
 
@@ -3947,16 +3932,10 @@ class Runner:
     async def in_time(self, asked: Awaitable[T]) -> T | None:
         """An answer; None where it takes longer than a moment after a signal that kills."""
         answer = asyncio.ensure_future(asked)
-        answer.add_done_callback(lambda _: self.changed.set())
-        end = math.inf
-        while not answer.done():
-            now = self.loop.time()
-            if self.killed and end == math.inf:
-                end = now + self.LAST_LOOK
-            if now >= end:
-                return None
-            await self._wait(min(end - now, 60.0))
-        return answer.result()
+        while not answer.done() and not self.killed:
+            await asyncio.wait([answer, self.told], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([answer], timeout=self.LAST_LOOK)
+        return answer.result() if answer.done() else None
 
     def drain(self, number: int) -> None:
         """Start nothing more, wait for what runs."""
@@ -4008,13 +3987,13 @@ class Runner:
         for run in self.gated:
             run.job.gate.refuse()
 
-    def end_job(self, job: Job) -> None:
-        """End a job, or have it never begin."""
+    def end_job(self, job: Job, cause: str = "stop") -> None:
+        """End a job, or see to it that it never begins."""
         if job.gate:
             job.gate.refuse()
         for run in [*self.runs, *(run for run in self.gated if run.job.gate.opened)]:
             if run.job is job:
-                self._end(run, "stop")
+                self._end(run, cause)
 
     def end_all(self) -> None:
         """End what runs."""
@@ -4036,9 +4015,7 @@ class Runner:
             await asyncio.sleep(self.jobs.interval)
             for job in await self.jobs.look_after():
                 self.say(f"line {job.number}: was lost to another runner, our copy is stopped")
-                for run in list(self.runs):
-                    if run.job is job:
-                        self._end(run, "lost")
+                self.end_job(job, "lost")
 
     async def _tick(self) -> None:
         while True:
@@ -4071,7 +4048,7 @@ class Runner:
                 and not self.settings.one_only)
 
     async def _follow_slots(self) -> None:
-        """Have those slots that the source of their names says."""
+        """Look at the names of the slots now and then, where these may change."""
         while self.source.interval is not None:
             await asyncio.sleep(self.source.interval)
             names = await self.source.look()
@@ -4192,7 +4169,7 @@ class Runner:
         self.changed.set()
 
     async def _settle(self, job: Job, write: Callable[[], Awaitable[str]]) -> None:
-        """Have a job's state written, however long it takes."""
+        """Write a job's state, however long it takes."""
         self.settling.add(job)
         pause = self.jobs.interval
         while True:
@@ -4806,14 +4783,14 @@ class App(RunnerProgram):
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
         self.taker = Taker(os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING)
-        self.inputs, self.network = [self.path], self.mount.network         # what is read, and whether from elsewhere
+        self.inputs, self.network = [self.path], self.mount.network         # what is used, and whether from elsewhere
         self.slot_file: SlotFile | None = None
         if options.slots and options.slots.startswith("@"):
             path = options.slots[1:]
-            self.inputs.append(path)
             network = check_mount(path, options.single_host, self.say).network
             self.network |= network
             self.slot_file = SlotFile(path, network, lambda text: self.in_loop(self.say, text))
+            self.inputs += [path, self.slot_file.companion]
             self.slots = self.slot_file.names
         elif options.slots:
             self.slots = [name.strip() for name in options.slots.split(",")]
@@ -4854,19 +4831,13 @@ class App(RunnerProgram):
         if joblog:
             sinks.append(History(joblog))
         jobs = FileJobs(self._cursor(), self.worker, self.taker)
-        slots = FollowedSlots(self.slot_file, self.worker) if self.slot_file else Slots(self.slots)
-        self.make_runner(jobs, sinks, self.worker, slots)
+        self.make_runner(jobs, sinks, self.worker, Slots(self.slots, self.slot_file, self.worker))
         return await self.run_to_end(jobs)
-
-
-def run_file(argv: Sequence[str]) -> int:
-    """The body of runmaker4.py.  Raises Problem."""
-    return App(argv).main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4.py with these arguments; the exit status."""
-    return run_main(PROG, run_file, argv)
+    return run_main(PROG, lambda words: App(words).main(), argv)
 
 
 if __name__ == "__main__":

@@ -654,6 +654,13 @@ class Companion(SlotCase):
         self.assertRefused(ended)
         self.assertIn(b"names.lock: is a directory", ended.err)
 
+    def test_it_is_no_place_for_records(self) -> None:
+        self.jobs("touch never")
+        for option in "--logfile", "--joblog", "--pidfile", "--errors":
+            with self.subTest(option=option):
+                self.assertRefused(self.run_jobs("--slots", "@names", option, "names.lock"))
+        self.assertEqual(self.companion.read_bytes(), b"")
+
     def test_dry_run_makes_none(self) -> None:
         self.jobs("true")
         self.assertEqual(self.run_jobs("--slots", "@names", "--dry-run").code, 0)
