@@ -3870,7 +3870,7 @@ class Runner:
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.gated: set[Run] = set()        # those whose shell waits at a gate
-        self.busy = 0                       # slots at work
+        self.busy = 0                       # jobs that were claimed, and are not settled
         self.turn = asyncio.Lock()          # one slot at a time looks for work
         self.changed = asyncio.Event()      # a reason to look again
         self.pump = Pump(self.loop, writers, self.changed.set)
@@ -3916,8 +3916,7 @@ class Runner:
         elif self.jobs.left:
             if not self.settings.follow:        # else it was said when it happened
                 self.say(self.jobs.left)
-        elif (any(slot.broken for slot in self.slots.values()) and not self.stopping
-              and not any(slot.spent and not slot.broken for slot in self.slots.values())):
+        elif not self.stopping and all(slot.broken for slot in self.slots.values() if slot.listed or slot.spent):
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
         elif self.jobs.others:
@@ -4208,7 +4207,7 @@ class Runner:
         return run.ending.state
 
     async def _attend(self, run: Run) -> None:
-        """Be there for a run whose shell was started, to its end."""
+        """Accompany a run whose shell was started to its end."""
         self.pump.begin(run)
         for sink in run.sinks:
             sink.started(run)
@@ -4265,7 +4264,7 @@ class Runner:
             sink.starting(run)
 
     async def _let_in(self, run: Run) -> bool:
-        """Wait until a job whose shell is held may begin; False: it shall not, and its shell has ended."""
+        """Wait until a job whose shell waits at its gate may begin; False: it shall not, and its shell has ended."""
         gate = run.job.gate
         self.gated.add(run)
         if self.stopping:
@@ -4316,9 +4315,9 @@ class Runner:
             run.killer = asyncio.ensure_future(self._kill_tree(run))
 
     async def _kill_tree(self, run: Run) -> None:
-        left = await self.processes.end(run.shell)
-        if left:
-            self.say(f"line {run.job.number}: these processes do not die: {', '.join(map(str, left))}")
+        undying = await self.processes.end(run.shell)
+        if undying:
+            self.say(f"line {run.job.number}: these processes do not die: {', '.join(map(str, undying))}")
             if not run.shell.ended.done():
                 run.shell.ended.set_result(signal.SIGKILL)
 
