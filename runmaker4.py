@@ -1119,6 +1119,8 @@ class JobFile:
             found = self._find(job)
             if found in (None, NEW) and job.missing < self.LOOKS:
                 raise NotNow("its line is not where it was")
+            if found == RUNNING and job.fd < 0:
+                raise NotNow("its lock was lost, and somebody has taken the line this very moment")
             if found == RUNNING:
                 self.write(job.fd, job, state)
         except OSError as error:
