@@ -1155,8 +1155,8 @@ class JobFile:
             self.follow_path()
             self.refresh()
             self.keep_hold()
-        except OSError:
-            pass                    # not there, or not now; the next look is a second away, and finish() says so
+        except OSError as error:    # not there, or not now; the next look is a second away, and finish() says so
+            self.leave_useless(error)
         lost, self.lost = self.lost, []
         return lost
 
@@ -1528,6 +1528,16 @@ class JobFile:
         self.fd, self.inode, self.start = fd, self.identity(fd), start
         self.opened(fd)
         self.suspects.found.clear()
+
+    def leave_useless(self, error: OSError) -> None:
+        """Leave the descriptor for reading if this error may mean that it is of no use any more.
+
+        On NFS that is so if the lease was lost while refresh() had its lock.  The next follow_path() opens the file.
+        """
+        if error.errno == errno.EIO and self.fd >= 0 and not self.single:
+            with contextlib.suppress(OSError):
+                os.close(self.fd)
+            self.fd, self.inode = -1, (0, 0)
 
     def open_for_lock(self, path: str = "") -> int:
         """A descriptor for one line's lock; path: another name of the file.  Raises OSError."""
@@ -2328,6 +2338,7 @@ class Cursor:
     def _bear(self, error: OSError) -> None:
         """Put up with an error of the file system for a while, then fail for good."""
         self.scan = self.quiet = None
+        self.file.leave_useless(error)
         self.again = self.interval
         now = self.clock()
         if self.trouble_since is None:
