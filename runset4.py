@@ -85,6 +85,8 @@ def appending(file: JobFile, patience: float = 30.0, make: bool = True) -> Itera
         try:
             with locked(fd, APPEND_BYTE, patience=end - time.monotonic()), uninterrupted():
                 if file.names(fd):
+                    end = os.fstat(fd).st_size
+                    lock(fd, end, REFRESH_BYTE - end)   # nobody takes a new line that may yet be cut off again
                     yield fd
                     file.must_name(fd)
                     return

@@ -416,10 +416,10 @@ os.fsync = early
         self.assertSaid(self.edit_meanwhile(patch, "--set=x", "1-2"), "after 2 jobs had been set")
 
     def test_jobs_are_run_again_from_one_file_only(self) -> None:
-        for number in 2, 3:                                     # 1 is the append lock
+        for number in 3, 4:                                     # 1 and 2 are for the lines to come
             with self.subTest(number=number):
                 ended = self.edit_meanwhile(self.BEFORE_LOCK.format(number, self.REPLACE), "--rerun", "--all")
-                self.assertSaid(ended, f"after {number - 2} job{'s' * (number == 2)} had been set")
+                self.assertSaid(ended, f"after {number - 3} job{'s' * (number == 3)} had been set")
         self.assertSaid(self.edit_meanwhile(self.AT_SYNC, "--rerun", "--all"), "after 3 jobs had been set")
 
     def test_jobs_are_run_again_in_the_new_file_if_it_came_in_time(self) -> None:
@@ -430,7 +430,7 @@ os.fsync = early
     def test_an_end_is_not_taken_back_in_the_old_file_without_a_word(self) -> None:
         self.BEFORE += "#RUN end\n"
         new = f"# edited\n{self.BEFORE}"
-        self.assertSaid(self.edit_meanwhile(self.BEFORE_LOCK.format(2, self.REPLACE), "--reopen", new=new))
+        self.assertSaid(self.edit_meanwhile(self.BEFORE_LOCK.format(3, self.REPLACE), "--reopen", new=new))
         ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), "--reopen", new=new)
         self.assertEqual((ended.code, ended.err), (0, b""))
         self.assertNotIn(b"#RUN end", self.read())
