@@ -343,7 +343,7 @@ class KeeperLink:
             sock.settimeout(self.PATIENCE)
             data, fds = b"", []
             try:
-                sock.connect(self._at(self.name))
+                sock.connect(f"{self.home}/{self.name}")
                 if not same_user(sock):
                     raise Problem(f"{self.path}: belongs to somebody else (move it away)")
                 data, fds, _, _ = socket.recv_fds(sock, 64, 1)
@@ -368,27 +368,24 @@ class KeeperLink:
             if name.startswith(self.prefix) and name.endswith(self.SUFFIX) and self._is_dead(name):
                 aside = self._draft()
                 with contextlib.suppress(FileNotFoundError, FileExistsError):   # another server does the same
-                    os.rename(self._at(name), self._at(aside))
+                    os.rename(f"{self.home}/{name}", f"{self.home}/{aside}")
                     if not self._is_dead(aside):        # a new keeper has taken the name this very moment
-                        os.link(self._at(aside), self._at(name))
-                    os.unlink(self._at(aside))
+                        os.link(f"{self.home}/{aside}", f"{self.home}/{name}")
+                    os.unlink(f"{self.home}/{aside}")
 
     def _is_dead(self, name: str) -> bool:
         """Whether no process has this socket; of another kind than ours, a keeper refuses us without being asked."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-            return probe.connect_ex(self._at(name)) == errno.ECONNREFUSED
+            return probe.connect_ex(f"{self.home}/{name}") == errno.ECONNREFUSED
 
     def _draft(self) -> str:
         """A name that no other socket has."""
         return f"{self.prefix}{secrets.token_hex(8)}{self.SUFFIX}"
 
-    def _at(self, name: str) -> str:
-        return f"{self.home}/{name}"
-
     def start(self) -> None:
         """Start a keeper.  Its socket gets its name only when somebody listens there.  Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        draft = self._at(self._draft())
+        draft = f"{self.home}/{self._draft()}"
         mask = os.umask(0o177)
         try:
             listener.bind(draft)
@@ -396,7 +393,7 @@ class KeeperLink:
             os.umask(mask)
         listener.listen(8)
         try:
-            os.link(draft, self._at(self.name))         # unlike rename, it takes no place of another server's keeper
+            os.link(draft, f"{self.home}/{self.name}")  # unlike rename, it takes no place of another keeper
         finally:
             os.unlink(draft)
         self.since = time.monotonic()
@@ -612,10 +609,12 @@ class Collector:
             return self._log(held.job, message.whole("at"), message.data("data"))
         if kind == "joblog":
             return self._joblog(held.job, message.data("line"))
-        if kind not in ("begin", "end"):
+        if kind == "end":
+            self.end(held.job)
+        elif kind != "begin":
             raise WireError(f"what is {kind!a}?")
-        if self.outdir:
-            (self.outdir.begin if kind == "begin" else self.outdir.end)(held.job)
+        elif self.outdir:
+            self.outdir.begin(held.job)
         return 0
 
     def _log(self, job: Job, at: int, piece: bytes) -> int:
@@ -658,7 +657,7 @@ class Collector:
             self.console.write(client.line + b"\n")
             client.line = b""
 
-    def forget(self, job: Job) -> None:
+    def end(self, job: Job) -> None:
         """No more comes of this job."""
         if self.outdir:
             self.outdir.end(job)
@@ -1055,7 +1054,7 @@ class Sessions:
         if self.jobs.pop(held.key, None):
             held.client.held.pop(held.key, None)
             self.inherited.pop(held.job, None)
-            self.collector.forget(held.job)
+            self.collector.end(held.job)
 
     def settle(self, held: Held, state: bytes | None, event: int = 0) -> None:
         """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then."""
@@ -1227,7 +1226,8 @@ class Sessions:
                 file.refresh()
             settled = {claim for claim in claims
                        if claim.result is not None and file.state_at(file.fd, claim.line) == claim.result}
-            claimed = sorted(set(claims) - settled, key=lambda claim: claim.result is not None)
+            claimed = [claim for claim in claims if claim not in settled]
+            claimed.sort(key=lambda claim: claim.result is not None)
             jobs = file.assign([claim.line for claim in claimed], inherited)
             lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
                      for claim in claimed if claim.line not in jobs}
@@ -1268,9 +1268,9 @@ class Sessions:
         for seat in {held.seat for held in client.held.values() if held.seat}:
             seat.group.welcome_back(seat)
 
-    def _expired(self, claim: Known) -> set[str]:
-        """The names under which it is remembered that this job's line became `e` after its grace."""
-        return self.expired.keys() & {claim.key, line_key(claim.line)}
+    def _expired(self, claim: Known) -> list[str]:
+        """The keys under which it is remembered that this job's line became `e` after its grace."""
+        return [key for key in (claim.key, line_key(claim.line)) if key in self.expired]
 
     def _note_return(self, claim: Known, job: Job) -> None:
         """A line that nobody had is a client's again."""
@@ -1565,10 +1565,6 @@ class Server(Program):
         for server in servers:
             server.close()
         await self._close()
-        return self.status()
-
-    def status(self) -> int:
-        """The exit status."""
         return self.tally.status(self.account) if self.code is None else self.code
 
     async def _close(self) -> None:
@@ -1587,9 +1583,11 @@ class Server(Program):
         await self._write_rest()
         await self.print_rest(self.stdout, self._hurried)
         if self.code is not None and not self.defects:
-            await self._count_in_time()
+            self.account = await self._count_in_time()
+        port = "" if self.port == PORT else f"--port {self.port} "
+        client = f"{port}{self.options.host or os.uname().nodename}"
         self.say(self.tally.summary(self.account, self.orphans, time.time() - self.began, lambda option:
-                                    option and f"runmaker4-client.py {option} {self._name()}"))
+                                    option and f"runmaker4-client.py {option} {client}"))
         await self.print_rest(self.stderr, self._hurried)
 
     async def _write_rest(self) -> None:
@@ -1598,21 +1596,17 @@ class Server(Program):
         patience = runmaker4.Runner.LAST_TRIES if self.code is not None else None
         await asyncio.wait([written, self.hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _count_in_time(self) -> None:
+    async def _count_in_time(self) -> Account | None:
         """Count the file after a signal; for a file system that does not answer nobody waits long."""
         counted = self.loop.create_future()
-        self.reporter.count(lambda count: counted.done() or counted.set_result(count.account_of_all()))
+        self.reporter.count(counted.set_result)
         await asyncio.wait([counted, self.hurry], timeout=runmaker4.Runner.LAST_LOOK,
                            return_when=asyncio.FIRST_COMPLETED)
-        self.account = counted.result() if counted.done() else None
+        return counted.result().account_of_all() if counted.done() else None
 
     def _hurried(self) -> bool:
         """A signal ended us: nobody waits for a console that blocks."""
         return self.code is not None
-
-    def _name(self) -> str:
-        port = "" if self.port == PORT else f"--port {self.port} "
-        return port + (self.options.host or os.uname().nodename)
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """... but descriptors may run out when connections are accepted."""
@@ -2026,12 +2020,6 @@ class Count:
     over: bool = False                  # all jobs have ended, or no more will be started
     stopped: str = ""                   # ... because of this
 
-    @property
-    def states(self) -> dict[str, int]:
-        """For a status."""
-        now = self.account.now if self.account else None
-        return dict(asdict(now), total=now.all + now.held) if now else {}
-
     def account_of_all(self) -> Account | None:
         """What counts for the server: any new job is left."""
         return self.account and replace(self.account, left=self.account.now.new > 0)
@@ -2090,26 +2078,20 @@ class Reporter:
             else:
                 then(count)
 
-        self.server.worker.ask(counted, self._count, Takers(clients.all))
+        self.server.worker.ask(counted, self._look, Takers(clients.all))
 
-    def _count(self, clients: Takers) -> tuple[Count, float]:
-        """And for how long not to do so again.  In the worker's thread, perhaps."""
-        pace = Pace()
-        with pace:
-            count = self._look(clients)
-        return count, pace.rest(4)
-
-    def _look(self, clients: Takers) -> Count:
-        file = self.server.file
+    def _look(self, clients: Takers) -> tuple[Count, float]:
+        """What the file holds, and for how long not to look again.  In the worker's thread, perhaps."""
+        file, pace = self.server.file, Pace()
         try:
-            account = file.account(clients, groups=True)
-            now = account.now
-            waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
-            stopped = file.stopped_by() if waiting and not now.running else ""
+            with pace:
+                account = file.account(clients, groups=True)
+                waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
+                stopped = file.stopped_by() if waiting and not account.now.running else ""
         except OSError as error:
-            return Count(reason(error))
-        over = not account.unsure and not now.running and (not now.new or bool(stopped))
-        return Count("", account, clients, waiting, over, stopped)
+            return Count(reason(error)), pace.rest(4)
+        over = not account.unsure and not account.now.running and (not account.now.new or bool(stopped))
+        return Count("", account, clients, waiting, over, stopped), pace.rest(4)
 
     def send_account(self, peer: Peer, count: Count) -> None:
         """Tell a client that leaves what the file holds."""
@@ -2118,17 +2100,20 @@ class Reporter:
 
     def report(self, peer: Peer, count: Count) -> None:
         """Send a status, in messages of bounded length."""
-        server, now = self.server, time.time()
+        server, clock = self.server, time.time()
+        now = count.account.now if count.account else None
         peer.send(type="summary", file=to_text(os.fsencode(server.path)), host=os.uname().nodename, port=server.port,
-                  pid=os.getpid(), since=round(now - server.began, 1), grace=server.options.grace, fault=count.fault,
-                  counts=count.states,
+                  pid=os.getpid(), since=round(clock - server.began, 1), grace=server.options.grace, fault=count.fault,
+                  counts=dict(asdict(now), total=now.all + now.held) if now else {},
                   waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
         for client in server.sessions.clients.values():
+            if not client.id and not client.held:
+                continue                                # all lines of the server before us have their clients again
             seen = boottime() - (client.link.heard if client.link else client.lost_at)
             peer.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
                       seen=round(max(seen, 0.0), 1), lost=client.link is None)
             for held in client.held.values():
-                since = None if held.started is None else round(max(now - held.started, 0.0), 1)
+                since = None if held.started is None else round(max(clock - held.started, 0.0), 1)
                 peer.send(type="job", line=held.job.number, command=to_text(held.job.command[:COMMAND]), pid=held.pid,
                           since=since)
         peer.send(type="end")
