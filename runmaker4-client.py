@@ -554,8 +554,8 @@ class Connection:
             self.say(f"{why}{running}; trying again")
             self.said = why
         for job in self.queue:
-            if not job.settings.together:           # such a one is sent again, to whoever has its host's turn
-                self._give_back(job)                # named in the next hello: another server may not know of it
+            if not job.settings.together:           # a group's job that we do not name is sent to us again
+                self._give_back(job)                # else a new server would not know that it was not begun
         self.queue.clear()
         self.going.clear()
         for job in self.jobs.values():

@@ -34,7 +34,8 @@ What keeps jobs from being lost or run twice:
  2. A client starts a job only within half the grace after it asked something that was answered: not one whose line
     has become `e` while it slept, and may be another's by now.
  3. A client that comes back says which jobs it has.  It keeps those that nobody has taken since; of the others it
-    stops its copy.  Jobs that it does not name were not started, and become `.`.
+    stops its copy.  Jobs that it does not name were not started, and become `.`; so do those that it gives back
+    because it had not begun them when it lost the server.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but outlive
     the server by the grace.  The next server gets the description from it, and so the lines that are locked on it.
     Whose they are it learns from the clients that come back; those that none has named become `e` after the grace.
@@ -259,8 +260,8 @@ class Keeper:
         deadline: float | None = None
         while True:
             patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-            watched = [self.listener] if deadline is not None else [self.listener, self.life]
-            found = wait_ready([sock.fileno() for sock in watched], select.POLLIN, patience)
+            socks = [self.listener] if deadline is not None else [self.listener, self.life]     # its end is known
+            found = wait_ready([sock.fileno() for sock in socks], select.POLLIN, patience)
             if not found and deadline is not None:
                 return
             if self.life.fileno() in found:
@@ -275,8 +276,11 @@ class Keeper:
         """Whether there are locks on the file that may be ours; a runner's are not told from them."""
         if self.locks < 0:
             return False
-        with second_description(self.locks) as other:
-            return not is_free(other, 0, REFRESH_BYTE)
+        try:
+            with second_description(self.locks) as other:
+                return not is_free(other, 0, REFRESH_BYTE)
+        except OSError:                 # the file system has trouble: better held for nothing than let go
+            return True
 
     def _listen(self) -> bool | None:
         """Take what the server says; False: it has died, None: we are not needed any more."""
@@ -579,6 +583,36 @@ class Peer(Link):
         self.sessions.peers.discard(self)
         if self.guest and self in (self.guest.link, self.guest.coming):
             self.sessions.lose(self.guest, why)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A job that a client says it has; its result, if it has ended."""
+    key: str
+    line: Line
+    result: bytes | None
+
+    @classmethod
+    def read(cls, item: Message) -> Known:
+        """Raises WireError."""
+        result = None if item.fields.get("result") is None else item.state("result")
+        key, text = item.text("id", 16), item.data("text")
+        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
+            raise WireError("no job")
+        return cls(key, Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
+                             text), result)
+
+
+def line_key(line: Line) -> str:
+    """The key of an inherited job until its client names it; on the wire there is none like it."""
+    return f"line {line.number}"
+
+
+def remember(keys: dict[str, None], key: str, most: int) -> None:
+    """Add a key; of more than so many the oldest is forgotten."""
+    keys[key] = None
+    if len(keys) > most:
+        del keys[next(iter(keys))]
 
 
 class Collector:
@@ -1020,6 +1054,118 @@ def limit(settings: JobSettings) -> str:
     return f", timeout {human_time(settings.timeout)}" if settings.timeout else ""
 
 
+# ======== Counting ====================================================================================================
+
+
+@dataclass(frozen=True)
+class Count:
+    """What the file holds."""
+    fault: str = ""
+    account: Account | None = None      # None: it cannot be read
+    for_none: Takers = Takers(())       # of the clients that ask those for whom nothing new is left
+    waiting: list[tuple[int, bytes]] = field(default_factory=list)      # line, command
+    over: bool = False                  # all jobs have ended, or no more will be started
+    stopped: str = ""                   # ... because of this
+
+    def account_of_all(self) -> Account | None:
+        """What counts for the server: any new job is left."""
+        return self.account and replace(self.account, left=self.account.now.new > 0)
+
+    def account_for(self, client: Client) -> dict[str, Any] | None:
+        """What a client is told that leaves."""
+        left = self.account is not None and self.account.now.new > 0 and client not in self.for_none.all
+        return self.account and dict(asdict(self.account), left=left)
+
+
+class Reporter:
+    """Tells how things stand.  Counting a long file takes a while: all who ask meanwhile are answered by one count."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.asking: dict[tuple[Peer, Callable[[Peer, Count], None]], None] = {}    # who waits to be told what
+        self.counted = 0.0                      # when the file was counted last, by boottime()
+        self.rest = 0.0                         # seconds that it is not to be counted again
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
+        return max(self.counted + self.rest - boottime(), 0.0)
+
+    def ask(self, peer: Peer, answer: Callable[[Peer, Count], None]) -> None:
+        """Somebody wants to be told this; a count that has begun already would not do."""
+        if not self.asking:
+            self.server.loop.call_later(self.pause, self._answer_all)
+        self.asking[peer, answer] = None
+
+    def _answer_all(self) -> None:
+        asking, self.asking = self.asking, {}
+        leaving = [peer.client for peer, answer in asking if answer == self.send_account and peer.client]
+
+        def answer_all(count: Count) -> None:
+            for peer, answer in asking:
+                if not peer.transport.is_closing():
+                    answer(peer, count)
+
+        self.count(answer_all, Takers(leaving), surely=bool(leaving))
+
+    def count(self, then: Callable[[Count], None], clients: Takers = Takers(()), surely: bool = False,
+              looks: int = 1) -> None:
+        """Count the file, and call with the answer.  clients: that leave.
+
+        surely: until it is known which jobs are orphans; and a file may be away for a moment.
+        """
+        file = self.server.file
+
+        def counted(answer: tuple[Count, float]) -> None:
+            count, self.rest = answer
+            self.counted = boottime()
+            unsure = count.account.unsure > 0 if count.account else looks < file.LOOKS
+            if surely and unsure and not self.server.over.done():
+                self.server.loop.call_later(file.interval, self.count, then, clients, True, looks + 1)
+            else:
+                then(count)
+
+        self.server.worker.ask(counted, self._look, Takers(clients.all))
+
+    def _look(self, clients: Takers) -> tuple[Count, float]:
+        """What the file holds, and for how long not to look again.  In the worker's thread, perhaps."""
+        file, pace = self.server.file, Pace()
+        try:
+            with pace:
+                account = file.account(clients, groups=True)
+                waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
+                stopped = file.stopped_by() if waiting and not account.now.running else ""
+        except OSError as error:
+            return Count(reason(error)), pace.rest(4)
+        over = not account.unsure and not account.now.running and (not account.now.new or bool(stopped))
+        return Count("", account, clients, waiting, over, stopped), pace.rest(4)
+
+    def send_account(self, peer: Peer, count: Count) -> None:
+        """Tell a client that leaves what the file holds."""
+        if peer.client:
+            peer.send(type="account", account=count.account_for(peer.client))
+
+    def report(self, peer: Peer, count: Count) -> None:
+        """Send a status, in messages of bounded length."""
+        server, clock = self.server, time.time()
+        now = count.account.now if count.account else None
+        peer.send(type="summary", file=to_text(os.fsencode(server.path)), host=os.uname().nodename, port=server.port,
+                  pid=os.getpid(), since=round(clock - server.began, 1), grace=server.options.grace, fault=count.fault,
+                  counts=dict(asdict(now), total=now.all + now.held) if now else {},
+                  waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
+        for client in server.sessions.clients.values():
+            if not client.id and not client.held:
+                continue                                # all lines of the server before us have their clients again
+            seen = boottime() - (client.link.heard if client.link else client.lost_at)
+            peer.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
+                      seen=round(max(seen, 0.0), 1), lost=client.link is None)
+            for held in client.held.values():
+                since = None if held.started is None else round(max(clock - held.started, 0.0), 1)
+                peer.send(type="job", line=held.job.number, command=to_text(held.job.command[:COMMAND]), pid=held.pid,
+                          since=since)
+        peer.send(type="end")
+
+
 # ======== Sessions ====================================================================================================
 
 
@@ -1030,6 +1176,7 @@ class Sessions:
     """
 
     def __init__(self, server: Server) -> None:
+        """server: that hands out the jobs; what it has at its start is used here, too."""
         self.server, self.loop, self.options, self.say = server, server.loop, server.options, server.say
         self.file, self.cursor, self.worker = server.file, server.cursor, server.worker
         self.collector, self.tally = server.collector, server.tally
@@ -1426,6 +1573,7 @@ class Sessions:
         client.link.send(type="ack", n=upto, window=self._window())
 
     def go_on(self) -> None:
+        """What waits to be written has become less."""
         if not self.collector.behind(Writer.LOW):
             for client in self.clients.values():
                 self.acknowledge(client)
@@ -1454,7 +1602,7 @@ class Sessions:
             del self.unauthenticated[oldest]
             oldest.drop("too many that do not say who they are")
 
-    # -- taking over from the server before ----------------------------------------------------------------------
+    # -- taking over from the server before -------------------------------------------------------------------------
 
     def inherit(self, locks: int) -> None:
         """Take over the lines that are locked on this descriptor of the server before us."""
@@ -1483,7 +1631,7 @@ class Sessions:
 
 
 class Server(Program):
-    """Hands out lines, takes events, keeps what clients have that are away for a while."""
+    """The program: starts and ends, hands out lines to the clients of its `sessions`, and has a keeper outlive it."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises Problem."""
@@ -2010,143 +2158,7 @@ class Server(Program):
             self._stop()
 
 
-@dataclass(frozen=True)
-class Count:
-    """What the file holds."""
-    fault: str = ""
-    account: Account | None = None      # None: it cannot be read
-    for_none: Takers = Takers(())       # of the clients that ask those for whom nothing new is left
-    waiting: list[tuple[int, bytes]] = field(default_factory=list)      # line, command
-    over: bool = False                  # all jobs have ended, or no more will be started
-    stopped: str = ""                   # ... because of this
-
-    def account_of_all(self) -> Account | None:
-        """What counts for the server: any new job is left."""
-        return self.account and replace(self.account, left=self.account.now.new > 0)
-
-    def account_for(self, client: Client) -> dict[str, Any] | None:
-        """What a client is told that leaves."""
-        left = self.account is not None and self.account.now.new > 0 and client not in self.for_none.all
-        return self.account and dict(asdict(self.account), left=left)
-
-
-class Reporter:
-    """Tells how things stand.  Counting a long file takes a while: all who ask meanwhile are answered by one count."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.asking: dict[tuple[Peer, Callable[[Peer, Count], None]], None] = {}    # who waits to be told what
-        self.counted = 0.0                      # when the file was counted last, by boottime()
-        self.rest = 0.0                         # seconds that it is not to be counted again
-
-    @property
-    def pause(self) -> float:
-        """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
-        return max(self.counted + self.rest - boottime(), 0.0)
-
-    def ask(self, peer: Peer, answer: Callable[[Peer, Count], None]) -> None:
-        """Somebody wants to be told this; a count that has begun already would not do."""
-        if not self.asking:
-            self.server.loop.call_later(self.pause, self._answer_all)
-        self.asking[peer, answer] = None
-
-    def _answer_all(self) -> None:
-        asking, self.asking = self.asking, {}
-        leaving = [peer.client for peer, answer in asking if answer == self.send_account and peer.client]
-
-        def answer_all(count: Count) -> None:
-            for peer, answer in asking:
-                if not peer.transport.is_closing():
-                    answer(peer, count)
-
-        self.count(answer_all, Takers(leaving), surely=bool(leaving))
-
-    def count(self, then: Callable[[Count], None], clients: Takers = Takers(()), surely: bool = False,
-              looks: int = 1) -> None:
-        """Count the file, and call with the answer.  clients: that leave.
-
-        surely: until it is known which jobs are orphans; and a file may be away for a moment.
-        """
-        file = self.server.file
-
-        def counted(answer: tuple[Count, float]) -> None:
-            count, self.rest = answer
-            self.counted = boottime()
-            unsure = count.account.unsure > 0 if count.account else looks < file.LOOKS
-            if surely and unsure and not self.server.over.done():
-                self.server.loop.call_later(file.interval, self.count, then, clients, True, looks + 1)
-            else:
-                then(count)
-
-        self.server.worker.ask(counted, self._look, Takers(clients.all))
-
-    def _look(self, clients: Takers) -> tuple[Count, float]:
-        """What the file holds, and for how long not to look again.  In the worker's thread, perhaps."""
-        file, pace = self.server.file, Pace()
-        try:
-            with pace:
-                account = file.account(clients, groups=True)
-                waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
-                stopped = file.stopped_by() if waiting and not account.now.running else ""
-        except OSError as error:
-            return Count(reason(error)), pace.rest(4)
-        over = not account.unsure and not account.now.running and (not account.now.new or bool(stopped))
-        return Count("", account, clients, waiting, over, stopped), pace.rest(4)
-
-    def send_account(self, peer: Peer, count: Count) -> None:
-        """Tell a client that leaves what the file holds."""
-        if peer.client:
-            peer.send(type="account", account=count.account_for(peer.client))
-
-    def report(self, peer: Peer, count: Count) -> None:
-        """Send a status, in messages of bounded length."""
-        server, clock = self.server, time.time()
-        now = count.account.now if count.account else None
-        peer.send(type="summary", file=to_text(os.fsencode(server.path)), host=os.uname().nodename, port=server.port,
-                  pid=os.getpid(), since=round(clock - server.began, 1), grace=server.options.grace, fault=count.fault,
-                  counts=dict(asdict(now), total=now.all + now.held) if now else {},
-                  waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
-        for client in server.sessions.clients.values():
-            if not client.id and not client.held:
-                continue                                # all lines of the server before us have their clients again
-            seen = boottime() - (client.link.heard if client.link else client.lost_at)
-            peer.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
-                      seen=round(max(seen, 0.0), 1), lost=client.link is None)
-            for held in client.held.values():
-                since = None if held.started is None else round(max(clock - held.started, 0.0), 1)
-                peer.send(type="job", line=held.job.number, command=to_text(held.job.command[:COMMAND]), pid=held.pid,
-                          since=since)
-        peer.send(type="end")
-
-
-@dataclass(frozen=True)
-class Known:
-    """A job that a client says it has; its result, if it has ended."""
-    key: str
-    line: Line
-    result: bytes | None
-
-    @classmethod
-    def read(cls, item: Message) -> Known:
-        """Raises WireError."""
-        result = None if item.fields.get("result") is None else item.state("result")
-        key, text = item.text("id", 16), item.data("text")
-        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
-            raise WireError("no job")
-        return cls(key, Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
-                             text), result)
-
-
-def line_key(line: Line) -> str:
-    """The key of an inherited job until its client names it; on the wire there is none like it."""
-    return f"line {line.number}"
-
-
-def remember(keys: dict[str, None], key: str, most: int) -> None:
-    """Add a key; of more than so many the oldest is forgotten."""
-    keys[key] = None
-    if len(keys) > most:
-        del keys[next(iter(keys))]
+# ======== Start =======================================================================================================
 
 
 def choose_token(new: bool) -> tuple[str, str]:
