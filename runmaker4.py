@@ -111,12 +111,9 @@ def show(data: bytes) -> str:
     return printable(os.fsdecode(data))
 
 
-SAFE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-"
-
-
 def quote(word: bytes) -> bytes:
-    """A word as a shell must see it: shlex.quote() for bytes."""
-    return b"'%b'" % word.replace(b"'", b"'\"'\"'") if word.translate(None, SAFE) or not word else word
+    """shlex.quote() for bytes."""
+    return os.fsencode(shlex.quote(os.fsdecode(word)))
 
 
 DURATION = re.compile(r"(\d+\.?\d*|\.\d+)([smhd]?)", re.ASCII)
@@ -166,19 +163,13 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {text}"
 
 
-class CompactHelp(argparse.RawDescriptionHelpFormatter):
-    """Help whose second column begins where most options end."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26)
-
-
 class Parser(argparse.ArgumentParser):
     """argparse with an example before the usage and errors of one line."""
 
     def __init__(self, prog: str, example: str, usage: str, **settings: Any) -> None:
         super().__init__(prog=prog, usage=f"{prog} {usage}", add_help=False, allow_abbrev=False,
-                         formatter_class=CompactHelp, **settings)
+                         formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
+                         **settings)
         self.example = example
 
     def format_help(self) -> str:
@@ -211,6 +202,13 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
         return 128 + signal.SIGINT
     except BrokenPipeError:
         return 0                            # `| head` has seen enough
+
+
+def exit_on(*numbers: int) -> None:
+    """From now on these signals end the process by SystemExit, 128 + n; a signal that is ignored (nohup) stays so."""
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def leave(code: int) -> None:
@@ -268,15 +266,12 @@ def put(data: bytes) -> None:
 
 
 def put_lines(lines: Iterable[bytes]) -> int:
-    """Print many lines, some at a time; how many there were.  Raises BrokenPipeError, Problem."""
-    count = 0
-    lines = iter(lines)
-    while True:
-        some = list(itertools.islice(lines, 1000))
-        if not some:
-            return count
-        count += len(some)
+    """Print many lines, 1,000 at a time; returns how many there were.  Raises BrokenPipeError, Problem."""
+    count, rest = 0, iter(lines)
+    while some := list(itertools.islice(rest, 1000)):
         put(b"\n".join(some) + b"\n")
+        count += len(some)
+    return count
 
 
 def digest(text: bytes) -> bytes:
@@ -467,14 +462,14 @@ def mount_fault(mount: Mount) -> str:
     return ""
 
 
-def check_mount(path: str, single_host: bool, warn: Say) -> Mount:
+def check_mount(path: str, single_host: bool, say: Say) -> Mount:
     """Refuse a file system that does not share locks between hosts.  Raises Problem."""
     mount = find_mount(path)
     fault = "" if single_host else mount_fault(mount)
     if fault:
         raise Problem(f"{path}: {fault} (use another file system, or --single-host if no other host uses the file)")
     if mount.kind in ("beegfs", "afs") and not single_host:
-        warn(f"is on {mount.kind}, where locks reach other hosts only if it is set up so (or use --single-host)")
+        say(f"is on {mount.kind}, where locks reach other hosts only if it is set up so (or use --single-host)")
     return mount
 
 

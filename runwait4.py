@@ -21,7 +21,6 @@ import json
 import os
 import re
 import secrets
-import sys
 import time
 from array import array
 from collections import deque
@@ -29,7 +28,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Iterator, Sequence, TypeVar
 
 from runmaker4 import (TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey, check_lines, check_mount,
-                       counts, human_time, leave, name_lines, open_job_file, plural, put, reason, run_main, warn)
+                       counts, exit_on, human_time, leave, name_lines, open_job_file, plural, put, reason, run_main,
+                       warn)
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class Watcher:
         """Raises Problem."""
         os.close(open_job_file(path, os.O_RDONLY))
         self.path = path
-        network = check_mount(path, single_host=True, warn=warn).network
+        network = check_mount(path, single_host=True, say=warn).network
         self.file = JobFile(path, say=lambda text: None, network=network, read_only=True)
         self.pause = 5.0 if network else 0.2
         self.pace = Pace()
@@ -289,7 +289,9 @@ class JobLogReader:
                 if run:
                     yield run
                 elif line != JobLog.HEADER:
-                    self._note(number)
+                    self.odd += 1
+                    if self.odd <= self.NAMED:
+                        self.first_odd.append(number)
         except OSError as error:
             raise Problem(f"{self.path}: {reason(error)}") from None
 
@@ -312,12 +314,6 @@ class JobLogReader:
         run = LoggedRun(int(number), host, round(float(began) * 1e6), round(float(took) * 1e6) or 1, int(exit_status),
                         int(signal_number), command)
         return run if run.began + run.took <= self.LATEST else None
-
-    def _note(self, number: int) -> None:
-        """This line makes no sense."""
-        self.odd += 1
-        if len(self.first_odd) < self.NAMED:
-            self.first_odd.append(number)
 
 
 # ======== The timeline ================================================================================================
@@ -493,23 +489,11 @@ def draw(log_path: str, out_path: str) -> None:
 # ======== The program =================================================================================================
 
 
-def end_by_signal(number: int, frame: object) -> None:
-    """A signal ends the program by way of its `finally`."""
-    sys.exit(128 + number)
-
-
-def catch_signals() -> None:
-    """Have INT and TERM end the program in order, where they are not ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, end_by_signal)
-
-
 def wait(watcher: Watcher, with_progress: bool) -> Counts:
     """Wait for the jobs.  Raises Problem."""
     if not with_progress:
         return watcher.wait(lambda now: None)
-    catch_signals()
+    exit_on(signal.SIGINT, signal.SIGTERM)
     progress = TerminalProgress() if os.isatty(1) else PipeProgress()
     try:
         return watcher.wait(progress.show)
@@ -521,7 +505,7 @@ def watch(argv: Sequence[str]) -> int:
     """The body of runwait4.py.  Raises Problem."""
     options = parse(argv)
     if options.timeline is not None:
-        catch_signals()
+        exit_on(signal.SIGINT, signal.SIGTERM)
         draw(options.joblog, options.timeline)
         return 0
     check_lines(options.file, lambda text: warn(f"{PROG}: {options.file}: {text}"))
