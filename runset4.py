@@ -24,16 +24,15 @@ import functools
 import itertools
 import os
 import re
-import select
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
-from typing import Callable, Iterable, Iterator, Sequence
+from typing import Callable, Iterable, Iterator, NoReturn, Sequence
 
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, UTF8_MARK, JobFile,
-                       Line, Parser, Problem, Say, Scan, append_locked, check_lines, check_mount, duration, first_line,
-                       leave, lock, locked, open_job_file, own_command, parse_settings, plural, put_lines, quote,
-                       reason, run_main, says, show, unlock, wait_ready, warn, whole_number)
+                       Line, Parser, Problem, Say, Scan, append_locked, check_lines, check_mount, duration, exit_on,
+                       first_line, leave, lock, locked, open_job_file, own_command, parse_settings, plural, put_lines,
+                       quote, reason, run_main, says, show, unlock, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -105,16 +104,6 @@ def await_file(path: str, end: float) -> None:
         time.sleep(0.002)
 
 
-def in_pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines, some at a time."""
-    lines = iter(lines)
-    while True:
-        some = b"".join(itertools.islice(lines, 256))
-        if not some:
-            return
-        yield some
-
-
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> None:
     """Append lines to a job file, all or none; it is not touched before the last of them is made.
 
@@ -122,7 +111,8 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> None:
     """
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
         try:
-            for piece in in_pieces(lines):
+            rest = iter(lines)
+            while piece := b"".join(itertools.islice(rest, 256)):       # line by line would take eight times as long
                 spool.write(piece)
             spool.seek(0)
         except OSError as error:
@@ -225,10 +215,9 @@ def _overwrite(file: JobFile, line: Line, state: bytes, force: bool) -> str:
 
 @dataclass
 class Outcome:
-    """How many jobs were selected, how many of them were refused, how many were changed."""
+    """How many jobs were selected, and how many of them were refused."""
     selected: int = 0
     refused: int = 0
-    changed: int = 0
 
     def note(self, file: JobFile, line: Line, fault: str) -> bool:
         """Count a job, and say why it was refused; whether it was not."""
@@ -236,7 +225,6 @@ class Outcome:
             file.say(f"line {line.number}: {fault}")
         self.selected += 1
         self.refused += bool(fault)
-        self.changed += not fault
         return not fault
 
 
@@ -273,8 +261,8 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
                 if outcome.note(file, line, fault):
                     held.append(line)
             if held:
-                append_locked(fd, in_pieces(with_settings([(settings[line], lines[line]) for line in held], last)),
-                              sync=True)
+                appended = with_settings([(settings[line], lines[line]) for line in held], last)
+                append_locked(fd, [b"".join(appended)], sync=True)
         except OSError:
             for line in held:
                 with contextlib.suppress(OSError):
@@ -318,11 +306,6 @@ def without_extension(path: bytes) -> bytes:
     return stem if dot and b"/" not in extension else path
 
 
-def base_name(path: bytes) -> bytes:
-    """'a/b.c' -> 'b.c', 'a/' -> ''."""
-    return path.rpartition(b"/")[2]
-
-
 def directory(path: bytes) -> bytes:
     """As dirname(1) sees it: 'a/b' -> 'a', 'b' -> '.', 'a/b/' -> 'a', '/' -> '/'."""
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
@@ -333,9 +316,9 @@ class Template:
     VALUES: dict[bytes, Callable[[bytes], bytes]] = {
         b"": lambda value: value,
         b".": without_extension,
-        b"/": base_name,
+        b"/": os.path.basename,
         b"//": directory,
-        b"/.": lambda value: without_extension(base_name(value)),
+        b"/.": lambda value: without_extension(os.path.basename(value)),
     }
 
     def __init__(self, text: bytes) -> None:
@@ -400,10 +383,9 @@ def read_job_file(path: str) -> bytes:
 
 def describes_jobs(path: str) -> bool:
     """Whether it is a job file, or a directory."""
-    try:
+    with contextlib.suppress(Problem):
         return os.path.isdir(path) or bool(read_job_file(path))
-    except Problem:
-        return False
+    return False
 
 
 def ini_text(source: Source) -> str:
@@ -430,23 +412,13 @@ def is_job_file(entry: os.DirEntry[str]) -> bool:
 
 
 def job_files(folder: str) -> list[str]:
-    """The paths of the job files in a directory, by name.  Raises OSError."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if is_job_file(entry))
+    """The paths of the job files in a directory, by name.  Raises Problem."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if is_job_file(entry))
+    except OSError as error:
+        raise Problem(f"{show(os.fsencode(folder))}: {reason(error)}") from None
     return [os.path.join(folder, name) for name in names]
-
-
-def line_blocks(fd: int) -> Iterator[bytes]:
-    """A job file in large pieces of whole lines.  Raises OSError."""
-    at, rest = first_line(fd), b""
-    while True:
-        data = os.pread(fd, BLOCK, at)
-        if not data:
-            break
-        at += len(data)
-        whole, newline, rest = (rest + data).rpartition(b"\n")
-        yield whole + newline
-    yield rest
 
 
 def find_added(fd: int, paths: Iterable[bytes]) -> set[bytes]:
@@ -459,8 +431,10 @@ def find_added(fd: int, paths: Iterable[bytes]) -> set[bytes]:
     pattern = re.compile(rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % b"|".join(map(re.escape, folders)),
                          re.MULTILINE)
     found: set[bytes] = set()
-    for block in line_blocks(fd) if words else ():
-        found |= words.keys() & set(pattern.findall(block))
+    with open(fd, "rb", closefd=False) as text:
+        text.seek(first_line(fd))
+        for lines in iter(functools.partial(text.readlines, BLOCK), []) if words else ():
+            found |= words.keys() & set(pattern.findall(b"".join(lines)))
     return {words[word] for word in found}
 
 
@@ -482,7 +456,7 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> None:
     once: set[bytes] = set()
     for name in names:
         if os.path.isdir(name):
-            found = {absolute(path): read_job_file(path) for path in files_in(name)}
+            found = {absolute(path): read_job_file(path) for path in job_files(name)}
             once |= found.keys() - jobs.keys()
         else:
             found = {absolute(name): read_job_file(name)}
@@ -493,23 +467,15 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> None:
     add_job_files(file, jobs, once)
 
 
-def files_in(folder: str) -> list[str]:
-    """As job_files(), but raises Problem."""
-    try:
-        return job_files(folder)
-    except OSError as error:
-        raise Problem(f"{show(os.fsencode(folder))}: {reason(error)}") from None
-
-
 @dataclass
 class Arrival:
     """A job file that is not added yet."""
-    sign: tuple[int, ...]           # changes whenever the file does
+    signature: tuple[int, ...]      # changes whenever the file does
     since: float                    # when it was first seen so, in seconds
     judged: bool = False            # it is no good as it is
 
 
-def file_sign(path: str) -> tuple[int, ...]:
+def file_signature(path: str) -> tuple[int, ...]:
     """What changes whenever a file does.  Opening it makes NFS ask the server, not its cache.  Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -525,7 +491,7 @@ class Collector:
 
     It knows from the job file which were added before it was started.
     """
-    INTERVAL = 0.5                     # seconds from look to look
+    INTERVAL = 0.5                  # seconds from look to look
     REST = 1.0                      # seconds without a change, after which a file counts as written
     PATIENCE = 2.0                  # seconds to wait for others who append; then the next look tries again
     LONG = 2.0                      # seconds that a look may read job files; the next one goes on
@@ -571,18 +537,18 @@ class Collector:
             names = job_files(folder)
             self.said.pop(folder, None)
             return names
-        except OSError as error:
-            self._say_once(folder, f"{show(os.fsencode(folder))}: {reason(error)}; waiting for it")
+        except Problem as problem:
+            self._say_once(folder, f"{problem}; waiting for it")
             return []
 
     def _arrival(self, name: str) -> Arrival:
         """What is known of a file by now."""
         try:
-            sign = file_sign(name)
+            signature = file_signature(name)
         except OSError as error:
-            sign = (error.errno,)
+            signature = (error.errno,)
         known = self.arrivals.get(name)
-        return known if known and known.sign == sign else Arrival(sign, self.clock())
+        return known if known and known.signature == signature else Arrival(signature, self.clock())
 
     def _job(self, name: str, arrival: Arrival) -> bytes:
         """The line for a file that has come to rest; b'' if it has not, or is no good."""
@@ -602,39 +568,22 @@ class Collector:
             self.say(text)
 
 
-class Interruptions:
-    """INT, TERM and HUP, taken note of: none of them cuts in two what is being appended."""
+def follow(file: JobFile, names: Sequence[str]) -> NoReturn:
+    """Add what is in some directories and what comes into them, until a signal ends that.
 
-    def __init__(self) -> None:
-        self.reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:          # nohup
-                signal.signal(number, lambda *_: None)
-
-    def wait(self, seconds: float) -> int:
-        """Wait for one, no longer than this; its number, or 0."""
-        return os.read(self.reader, 1)[0] if wait_ready([self.reader], select.POLLIN, seconds) else 0
-
-
-def follow(file: JobFile, names: Sequence[str]) -> int:
-    """Add what is in some directories and what comes into them, until a signal ends that: the exit status.
-
-    Raises Problem, OSError: what is wrong at the start.
+    The signals wait while lines are appended: none cuts them in two.  Raises Problem, OSError: what is wrong at the
+    start.
     """
     folders = list({absolute(name): name for name in names}.values())
     for folder in folders:
-        files_in(folder)
+        job_files(folder)
     with appending(file):
         pass                        # it is a job file, and can be written to
-    interruptions = Interruptions()
+    exit_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     collector = Collector(file, folders, lambda text: warn(f"{PROG}: {text}"))
     while True:
         collector.look()
-        number = interruptions.wait(collector.INTERVAL)
-        if number:
-            return 128 + number
+        time.sleep(collector.INTERVAL)
 
 
 # ======== Tests =======================================================================================================
@@ -697,7 +646,7 @@ class Test:
         elif name == "generaltimeout":
             self.timeout = directive_timeout(value)
         else:
-            self.min_hosts = directive_number(value)
+            self.min_hosts = value if value == b"all" else checked(whole_number(0), value)
 
     def lines(self) -> Iterator[bytes]:
         """What stands for it in a job file."""
@@ -725,11 +674,6 @@ def directive_timeout(text: bytes) -> bytes:
     if not match or not match[1].strip(b"0"):
         return b"none"
     return checked(duration, match[1] + match[2])
-
-
-def directive_number(text: bytes) -> bytes:
-    """What -minhosts may be.  Raises ValueError."""
-    return text if text == b"all" else checked(whole_number(0), text)
 
 
 def checked(kind: Callable[[str], object], text: bytes) -> bytes:
@@ -915,7 +859,7 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
 def add_lines(options: argparse.Namespace, file: JobFile) -> int:
     """Append what is asked for; the exit status.  Raises Problem, OSError."""
     if options.follow:
-        return follow(file, options.add_jobs)
+        follow(file, options.add_jobs)
     if options.end:
         add_end(file)
     elif options.add_jobs:
@@ -937,7 +881,8 @@ def change_states(options: argparse.Namespace, file: JobFile) -> Outcome:
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
-        done = f"was replaced meanwhile, after {plural(outcome.changed, 'job')} had been set: the new file may have"
+        changed = plural(outcome.selected - outcome.refused, "job")
+        done = f"was replaced meanwhile, after {changed} had been set: the new file may have"
         file.say(f"{done} them so or not; look, and run this again" if options.action == "set" else
                  f"{done} them so, without copies; look (--list --state=x), and run this again by line numbers")
         outcome.refused += 1
