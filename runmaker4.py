@@ -296,14 +296,12 @@ def _have_description_locks() -> bool:
     """Whether Python and the system know these locks (WSL 1 and kernels before 3.15 answer EINVAL)."""
     if not hasattr(fcntl, "F_OFD_SETLK"):
         return False
-    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+    with open(os.devnull, "rb+", buffering=0) as null:
+        try:
+            fcntl.fcntl(null, fcntl.F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+            return True
+        except OSError:
+            return False
 
 
 DESCRIPTION_LOCKS = _have_description_locks()
@@ -391,16 +389,12 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
 def test_locks(path: str) -> None:
     """Try the locks before relying on them: two descriptors must exclude each other.  Raises Problem."""
     at = PROBE_BYTES + int.from_bytes(os.urandom(4), "big")
-    first = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        broken = not lock(first, at) or DESCRIPTION_LOCKS and is_free(second, at)
-        unlock(first, at)
-    except OSError as error:
-        raise Problem(f"{path}: no record locks on this file system: {reason(error)} (use another one)") from None
-    finally:
-        os.close(second)
-        os.close(first)
+    with open(path, "rb+", buffering=0) as first, open(path, "rb+", buffering=0) as second:
+        try:
+            broken = not lock(first.fileno(), at) or DESCRIPTION_LOCKS and is_free(second.fileno(), at)
+            unlock(first.fileno(), at)
+        except OSError as error:
+            raise Problem(f"{path}: no record locks on this file system: {reason(error)} (use another one)") from None
     if broken:
         raise Problem(f"{path}: record locks on this file system do not exclude (use another one)")
 
@@ -566,7 +560,7 @@ class Scan:
         return self.base + len(self.buffer)
 
     def unread(self) -> None:
-        """Have the last line, which is no job, be the next, too."""
+        """Make the last line, which is no job, the next one, too."""
         self.lines -= 1
         self.once_more = True
         self.reread()
@@ -617,17 +611,16 @@ class Scan:
         return bool(data)
 
     def _drop(self, upto: int) -> None:
-        """Have done with the buffer up to there.  Raises Shifted."""
-        self._check_place()
-        self._count(upto)
-        self.buffer, self.base, self.pos = self.buffer[upto:], self.base + upto, 0
+        """Count and forget the buffer up to there.  Raises Shifted.
 
-    def _check_place(self) -> None:
-        """After an insertion above, the last line does not stand where it stood, and all line numbers are off."""
+        After an insertion above, the last line does not stand where it stood, and all line numbers are off.
+        """
         if self.careful and self.last:
             text = self.last.text[:64]
             if os.pread(self.fd, len(text), self.last.offset + 1) != text:
                 raise Shifted
+        self._count(upto)
+        self.buffer, self.base, self.pos = self.buffer[upto:], self.base + upto, 0
 
 
 @functools.lru_cache(maxsize=None)
