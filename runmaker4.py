@@ -2655,8 +2655,8 @@ class Processes:
         mark = self.unique + b"%d" % self.started
         actions = [(os.POSIX_SPAWN_DUP2, self.null if gate < 0 else gate, 0), (os.POSIX_SPAWN_DUP2, out, 1),
                    (os.POSIX_SPAWN_DUP2, err, 2)]
-        for lock in locks:
-            actions.append((os.POSIX_SPAWN_DUP2, lock, self._number(locks, len(actions) - 3)))
+        for index, fd in enumerate(locks):
+            actions.append((os.POSIX_SPAWN_DUP2, fd, self._number(locks, index)))
         if gate >= 0:
             command = GATE + command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
@@ -2687,23 +2687,23 @@ class Processes:
                 shell.ended.set_result(status)
 
     async def end(self, shell: Shell) -> list[int]:
-        """End a job and all that came of it: TERM and CONT, after GRACE seconds KILL.  What is left, if anything."""
+        """End a job and all that came of it: TERM and CONT, after GRACE seconds KILL.  Returns what does not die."""
         start = self.loop.time()
         asked: set[int] = set()
         pause, empty = 0.005, 0
         while True:
             table = await self._look()
             looked = self.loop.time()
-            left = table.tree(shell)
-            empty = 0 if left else empty + 1
+            alive = table.tree(shell)
+            empty = 0 if alive else empty + 1
             if empty >= self.EMPTY and (shell.ended.done() or not table):
                 break
             if looked - start > GRACE + 5:
-                return left                         # in a system call that does not end
+                return alive                        # in a system call that does not end
             if self.impatient or looked - start > GRACE:
-                self._signal(left, signal.SIGKILL)
+                self._signal(alive, signal.SIGKILL)
             else:
-                new = [pid for pid in left if pid not in asked]
+                new = [pid for pid in alive if pid not in asked]
                 self._signal(new, signal.SIGTERM)
                 self._signal(new, signal.SIGCONT)   # not before all have got TERM
                 asked.update(new)
@@ -2732,11 +2732,11 @@ class Processes:
 
     async def _end_session(self, shell: Shell) -> None:
         """The same where there is no /proc: the process group is all that is known."""
-        for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 5.0)):
+        for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(shell.pid, number)
                 os.killpg(shell.pid, signal.SIGCONT)
-            await asyncio.wait([shell.ended], timeout=0 if self.impatient else patience)
+            await asyncio.wait([shell.ended], timeout=0 if self.impatient else seconds)
 
     @staticmethod
     def _signal(pids: Iterable[int], number: int) -> None:
