@@ -3229,7 +3229,7 @@ class OutFile:
         self.broken = False
 
     def _use_number(self) -> None:
-        """Have the name that is the line's now."""
+        """Take the name for the number that the line has now."""
         self.number = self.job.number
         self.name = os.path.join(self.folder, f"{self.number}{self.suffix}")
 
@@ -3293,8 +3293,9 @@ class OutFile:
             keep_older(self.name)
             return
         see_names(older)
-        found = [keep_older(older)] if is_file(older, info) else []
-        kept = next((name for name in itertools.chain(found, numbered_names(older)) if is_file(name, info)), "")
+        names = [keep_older(older)] if is_file(older, info) else []
+        names += (numbered(older, number) for number in range(free_number(older) - 1, 0, -1))      # the latest first
+        kept = next((name for name in names if is_file(name, info)), "")
         if kept:                            # else somebody has removed it, or given it a name of their own
             displace(self.name, lambda: os.link(kept, self.name))
             os.unlink(kept)
@@ -3310,19 +3311,14 @@ def numbered(name: str, number: int) -> str:
 
 
 def free_number(name: str) -> int:
-    """A number that no older file has, the one below it being taken; found in few looks, also among thousands."""
-    taken, free = 0, 1
+    """A number that no older file has, where one has the number below; found in few looks, also among thousands."""
+    used, free = 0, 1
     while os.path.lexists(numbered(name, free)):
-        taken, free = free, 2 * free
-    while free - taken > 1:
-        middle = (taken + free) // 2
-        taken, free = (middle, free) if os.path.lexists(numbered(name, middle)) else (taken, middle)
+        used, free = free, 2 * free
+    while free - used > 1:
+        middle = (used + free) // 2
+        used, free = (middle, free) if os.path.lexists(numbered(name, middle)) else (used, middle)
     return free
-
-
-def numbered_names(name: str) -> Iterator[str]:
-    """A name's older files, the latest first."""
-    return (numbered(name, number) for number in range(free_number(name) - 1, 0, -1))
 
 
 def make_numbered(name: str) -> tuple[int, str]:
