@@ -434,7 +434,7 @@ def find_mount(path: str) -> Mount:
 
 
 def see_names(path: str) -> None:
-    """Have NFS ask the server for the names beside this one; else it answers from what it knows, right or wrong."""
+    """Make NFS ask the server for the names beside this one; else it answers from what it knows, right or wrong."""
     with contextlib.suppress(PermissionError):      # a folder whose names we may use, and not list
         os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
@@ -2863,7 +2863,7 @@ class Writer:
                 self.write_some = self._write_promised
 
     def write(self, data: bytes) -> None:
-        """Have data written, together with what comes within two milliseconds: short jobs print few bytes each."""
+        """Write data, together with what comes within two milliseconds: short jobs print few bytes each."""
         if self.closed or not data:
             return
         self.chunks.append(data)

@@ -56,7 +56,7 @@ def job(command: bytes) -> bytes:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Have signals that would end us wait until the block is done."""
+    """Signals that would end us wait until the block is done."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
