@@ -31,15 +31,16 @@ import secrets
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Iterator, Sequence
 
 import runmaker4
 from runmaker4 import (ERROR, HEX, PORT, Account, AllOutput, Channel, Console, Counts, Gate, History, Job, JobSettings,
-                       LastLines, Link, Message, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, Slots,
-                       WireError, add_background, add_limits, add_running_options, add_verbosity, allow_descriptors,
-                       boottime, change_argument, duration, human_time, leave, plural, printable, put, read_token,
-                       reason, run_main, show, to_bytes, to_text, token_path, warn, watched, whole_number)
+                       LastLines, Link, Message, Nothing, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink,
+                       Slots, WireError, add_background, add_limits, add_running_options, add_verbosity,
+                       allow_descriptors, boottime, change_argument, duration, human_time, leave, plural, printable,
+                       put, read_token, reason, run_main, show, to_bytes, to_text, token_path, warn, watched,
+                       whole_number)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -224,11 +225,8 @@ class Connection:
         self.runner: Runner                         # set before anything comes
         self.id = secrets.token_hex(8)
         self.link: ServerLink | None = None         # one on which we are welcome
-        self.again: float | None = EVER
+        self.nothing = Nothing(EVER)                # what the server has said to our last question; EVER: nothing yet
         self.failed = ""
-        self.ended = False                          # the server has said that those who wait for more shall leave
-        self.left = ""                              # ... why jobs are left that we should have run
-        self.others = 0                             # ... the first line that is left for other hosts
         self.orphans: list[int] = []
         self.over = False                           # the server has left for good
         self.ever = False                           # there was a connection once
@@ -264,19 +262,19 @@ class Connection:
 
     # -- as a Runner sees it ----------------------------------------------------------------------------------------
 
-    async def claim(self, last: bool) -> RemoteJob | None:
+    async def claim(self, last: bool) -> RemoteJob | Nothing:
         """A job that has come, if any; else it is asked for, and the runner woken when there is an answer."""
         if self.queue and self._may_start():
             job = self.queue.popleft()
             job.begun = boottime()
             self.jobs[job.key] = job
             self.total += 1
-            self.last_asked, self.again = 0, EVER
+            self._may_ask_again()
             self._ask()
             return job
-        if self.again is not None:
+        if self.nothing.again is not None:
             self._ask(last or self.options.follow and not self.runner.busy)
-        return None
+        return self.nothing
 
     async def lend(self, job: RemoteJob) -> int:
         """The server has the lock."""
@@ -372,6 +370,10 @@ class Connection:
             number = self._request("claim", want=want, last=last)
             if last:
                 self.last_asked = number
+
+    def _may_ask_again(self) -> None:
+        """That there was nothing is no more the last that we know."""
+        self.last_asked, self.nothing = 0, replace(self.nothing, again=EVER)
 
     def _request(self, kind: str, **fields: Any) -> int:
         self.number += 1
@@ -561,7 +563,8 @@ class Connection:
         for job in self.jobs.values():
             if job.gate:
                 job.gate.refuse()                   # nobody can let it in any more
-        self.requested, self.last_asked, self.again = 0, 0, EVER
+        self.requested = 0
+        self._may_ask_again()
         self.asked.clear()
 
     def _limit(self) -> float:
@@ -579,7 +582,7 @@ class Connection:
             return False
         self.failed = f"no server for {human_time(gone)}: {why}"
         self.emptied.set()
-        self.runner.stop()
+        self.runner.fail(self.failed)
         self.runner.end_all()
         return True
 
@@ -694,7 +697,7 @@ class Connection:
         if not self._may_start():
             self._request("ping")
         self._watch_queue()
-        self.last_asked, self.again = 0, EVER
+        self._may_ask_again()
         self.wake()
 
     def _tell_held(self, job: RemoteJob) -> None:
@@ -736,11 +739,11 @@ class Connection:
     def _on_nothing(self, message: Message) -> None:
         number = message.whole("request")
         self.orphans += message.items("orphans", int)
-        self.ended, self.left = message.flag("ended"), printable(message.text("left", 1000))
-        self.others = message.whole("others")
+        self.nothing = Nothing(self.nothing.again, "", message.flag("ended"), printable(message.text("left", 1000)),
+                               message.whole("others"))
         self._answered(number)
         if self.last_asked and number >= self.last_asked and not self.queue:
-            self.last_asked, self.again = 0, None
+            self.last_asked, self.nothing = 0, replace(self.nothing, again=None)
         self.wake()
 
     def _on_account(self, message: Message) -> None:

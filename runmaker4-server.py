@@ -74,12 +74,12 @@ from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 import runmaker4
 from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, NO_SETTINGS, PORT, REFRESH_BYTE, RUNNING,
                        Account, Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines, Line, Link, LogFile,
-                       Message, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Scan, Shifted,
-                       StallReporter, Taker, Takers, WireError, Worker, Writer, add_background, add_records, boottime,
-                       change_argument, check_job_file, check_mount, duration, first_line, fork_quietly, hold_signals,
-                       human_time, is_free, leave, lock, make_token, name_lines, open_descriptors, open_job_file,
-                       parse_directive, plural, printable, put, put_lines, reason, run_main, show, test_locks, to_text,
-                       token_path, unlock, wait_ready, watched, whole_number)
+                       Message, Miss, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Scan,
+                       Shifted, StallReporter, Taker, Takers, WireError, Worker, Writer, add_background, add_records,
+                       boottime, change_argument, check_job_file, check_mount, duration, first_line, fork_quietly,
+                       hold_signals, human_time, is_free, leave, lock, make_token, name_lines, open_descriptors,
+                       open_job_file, parse_directive, plural, printable, put, put_lines, reason, run_main, show,
+                       test_locks, to_text, token_path, unlock, wait_ready, watched, whole_number)
 
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
@@ -470,12 +470,13 @@ class Batch:
     """What became of an attempt to claim lines."""
     got: list[Held] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)     # of groups that were met
-    dry: bool = False                   # there was nothing more
-    unfinished: bool = False            # there was nothing so far, and the look is to go on
-    again: float | None = None          # ... but there may be: it is too early to tell
-    failed: str = ""                    # why nothing can be claimed any more
-    round: Round | None = None          # the last whole one that found nothing
+    miss: Miss | None = None            # why there are no more; None: it was enough
     orphans: list[int] = field(default_factory=list)    # line numbers of those that were marked `e`
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the look is to go on."""
+        return self.miss is not None and self.miss.unfinished
 
 
 @dataclass(eq=False)
@@ -1696,11 +1697,11 @@ class Server(Program):
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network,
                                single=True)
         self.waits = StallReporter(self.say, boottime)
-        self.cursor = Cursor(self.file, ordinals=bool(self.stores[0]), serving=True)
+        self.cursor = Cursor(self.file, ordinals=bool(self.stores[0]), serving=True,
+                             is_absent=lambda settings: not self._are_here(settings.hosts))
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
                                    self.worker)
         self.sessions = Sessions(self)
-        self.cursor.is_absent = lambda settings: not self._are_here(settings.hosts)
         self.reporter = Reporter(self)
         self._set_up_keeper()
         self.handle_signals(self._end, self._drain)
@@ -1910,20 +1911,20 @@ class Server(Program):
         urgent, known = leaving and self._may_hurry(), len(cursor.orphans)
         met: dict[int, PendingGroup] = {}
         while (clients.all or not turns) and len(batch.got) < BATCH:
-            held = self._claim_one(clients, urgent)
+            found = cursor.claim(urgent, clients)
             for group in cursor.round.groups:
                 if group.jobs and group.whole and not group.started:
                     met[group.jobs[0][0].offset] = group
-            if held is None:
-                batch.dry, batch.unfinished = not cursor.sliced, cursor.sliced
+            if not found:
+                batch.miss = found
                 break
-            batch.got.append(held)
-            turns[held.client] -= 1
-            if not turns[held.client]:
-                clients.remove(held.client)
+            client = found.taker
+            batch.got.append(Held(next(self.keys), client, found))
+            turns[client] -= 1
+            if not turns[client]:
+                clients.remove(client)
         batch.plans = self._plan(met.values()) if met else []
-        batch.again, batch.failed, batch.orphans = cursor.again, cursor.failed, cursor.orphans[known:]
-        batch.round = cursor.round if cursor.quiet and not cursor.scan else None
+        batch.orphans = cursor.orphans[known:]
         return batch
 
     def _may_hurry(self) -> bool:
@@ -1933,11 +1934,6 @@ class Server(Program):
             return False
         self.urgent_at = now
         return True
-
-    def _claim_one(self, clients: Takers, urgent: bool) -> Held | None:
-        """Claim a line for one of these."""
-        job = self.cursor.claim(urgent, clients)
-        return Held(next(self.keys), job.taker, job) if job else None
 
     def _claimed(self, batch: Batch) -> None:
         """Send what was claimed; tell those that would leave that there is nothing."""
@@ -1956,18 +1952,24 @@ class Server(Program):
             client.want -= len(some)
             self.send_jobs(client, some)
         self.orphans += batch.orphans
-        self.round = batch.round or self.round
-        if batch.dry:
-            self.looking = batch.again is not None
-        if batch.failed and not self.stopping:
-            self.say(f"{batch.failed} (no more jobs are handed out)")
-            self.tally.trouble = True
-            self._stop()
+        if batch.miss is not None:
+            self._note_miss(batch.miss)
         self._arrange(batch)
         self._answer_waiting()
         self.leave_if_over()
         if batch.unfinished or batch.got and self.waiting:
             self.loop.call_soon(self._look_on)
+
+    def _note_miss(self, miss: Miss) -> None:
+        """There was nothing more."""
+        if miss.whole:
+            self.round = miss.round
+        if not miss.unfinished:
+            self.looking = miss.again is not None
+        if miss.failed and not self.stopping:
+            self.say(f"{miss.failed} (no more jobs are handed out)")
+            self.tally.trouble = True
+            self._stop()
 
     def _look_on(self) -> None:
         """Go on looking for lines, also if nobody wants any."""
@@ -2044,7 +2046,7 @@ class Server(Program):
         if not (batch.plans or self.groups or self.waits.since):
             return
         found = {plan.first.offset: plan for plan in batch.plans}
-        self.groups = found if batch.dry else {**self.groups, **found}
+        self.groups = found if batch.miss is not None and not batch.unfinished else {**self.groups, **found}
         stalls: dict[Any, str] = {}
         reserved: set[Client] = set()
         for _, plan in sorted(self.groups.items()):

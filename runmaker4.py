@@ -1810,12 +1810,24 @@ class Round:
         return self.block.stops if self.block and taker in self.waiting else ""
 
 
+@dataclass(frozen=True)
+class Miss:
+    """Why a cursor has found no line to take; it is false."""
+    round: Round                # what it has met
+    whole: bool = False         # ... on a whole walk through the file
+    unfinished: bool = False    # it has used up its time, and goes on with the next claim
+    again: float | None = None  # seconds until another claim may find a line; None: there is nothing to wait for
+    failed: str = ""            # why nothing can be claimed any more
+
+    def __bool__(self) -> bool:
+        return False
+
+
 class Cursor:
     """Finds the next line to take: `.` lines, and what --retry and --resume let its takers take besides.
 
     It moves forward through the file, and begins again at the top when it has come to the end and has found
-    something: states may have been set back.  claim() that finds nothing says in `again` when another look is worth
-    while, and `round` knows whether there are jobs that may be taken later.  A server has one for all its clients.
+    something: states may have been set back.  A server has one for all its clients.
 
     Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier a round knows
     which jobs above had not ended when it met them, and looks at these again.  A round that has taken something waits
@@ -1831,24 +1843,24 @@ class Cursor:
     SLICE = 0.05                # seconds after which a server's claim comes back: it wants to hear its clients, too
 
     def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
-                 wait_for_file: bool = False, serving: bool = False) -> None:
+                 wait_for_file: bool = False, serving: bool = False,
+                 is_absent: Callable[[JobSettings], bool] = lambda settings: True) -> None:
         """takers: for whom it claims unless it is told otherwise; wait_for_file: it may come later.
 
-        serving: its takers come and go, and the groups that it meets are started by somebody.
+        serving: its takers come and go, and the groups that it meets are started by somebody.  is_absent: whether none
+        of the hosts of these settings is here.
         """
         self.file, self.say, self.clock = file, file.say, file.clock
-        self.ordinals, self.wait_for_file, self.serving = ordinals, wait_for_file, serving
-        self.is_absent: Callable[[JobSettings], bool] = lambda settings: True    # whether none of its hosts is here
+        self.ordinals, self.wait_for_file, self.serving, self.is_absent = ordinals, wait_for_file, serving, is_absent
         self.groups_named = False               # it was said that groups are left alone
         self.interval = file.interval
-        self.again: float | None = None         # after a claim that found nothing: seconds until it may find more
-        self.failed = ""                        # why nothing can be claimed any more
         self.orphans: list[int] = []            # line numbers of those met and not taken
         self.suspects = Suspects(self.interval, self.clock)
         self.edits = (file.edits, file.inode)    # of the file, as far as they are taken into account
         self.tail: tuple[int, float] | None = None          # a last line without newline: file size, since when
         self.scan: Scan | None = None           # the round under way
         self.round = Round()                    # ... or the last one
+        self.miss = Miss(self.round)            # the last
         self.takers = Takers(takers)            # of the last claim
         self.claimed = 0.0                      # when that was
         self.sliced = False                     # ... whether it came back in the middle of its walk, to be made again
@@ -1860,21 +1872,22 @@ class Cursor:
         self.trouble_since: float | None = None
         self.waits = StallReporter(self.say, self.clock)
 
-    def claim(self, last: bool = False, takers: Takers | None = None) -> Job | None:
-        """Claim the next job for one of the takers, the first that it fits; None if a whole round found nothing.
+    def claim(self, last: bool = False, takers: Takers | None = None) -> Job | Miss:
+        """Claim the next job for one of the takers, the first that it fits.
 
         Between calls with the same object takers may leave it, and none may come.  last: nothing is running here, and
         the caller will leave; so no round is spared.
         """
         try:
-            job = self._claim(last, takers or self.takers)
+            found = self._claim(last, takers or self.takers)
             self.trouble_since = None
-            return job
         except OSError as error:
-            self._bear(error)
-            return None
+            found = self._bear(error)
+        if not found:
+            self.miss = found
+        return found
 
-    def _claim(self, last: bool, takers: Takers) -> Job | None:
+    def _claim(self, last: bool, takers: Takers) -> Job | Miss:
         self._notice_edits()
         if takers is not self.takers:
             self.takers = takers
@@ -1883,7 +1896,7 @@ class Cursor:
                 self.round.takers = self.round.takers.intersection(takers.all)
         now = self.clock()
         if self.scan is None and (not last or self.round.waiting) and self._nothing_new():
-            return None
+            return self.miss
         self.pace.go_on()
         self.claimed, claimed = now, self.claimed
         self.sliced, sliced = False, self.sliced and self.scan is not None
@@ -1896,8 +1909,8 @@ class Cursor:
                 self.pause_at = self.scan.pause_at = time.monotonic() + self.SLICE
             return self._walk()
         except Paused:
-            self.sliced, self.again = True, 0.0
-            return None
+            self.sliced = True
+            return Miss(self.round, unfinished=True, again=0.0)
         finally:
             self.pace.pause()
 
@@ -1914,8 +1927,8 @@ class Cursor:
         self._begin_round()
         self.round.found = True
 
-    def _walk(self) -> Job | None:
-        """Go on through the file to the next job to take; None: there is none for now."""
+    def _walk(self) -> Job | Miss:
+        """Go on through the file to the next job to take."""
         while True:
             try:
                 line = self.scan.next(self.round.few)
@@ -1969,13 +1982,13 @@ class Cursor:
             other = Scan(self.file.fd, self.file.start, NEW + RUNNING, until=line.offset).next()
         return other is not None and other.offset < line.offset
 
-    def _wait_here(self) -> None:
+    def _wait_here(self) -> Miss:
         """Meet the last directive once more with the next claim."""
         self.scan.unread()
-        self.again = self.PAUSE
+        return Miss(self.round, again=self.PAUSE)
 
-    def _end_round(self, whole: bool) -> None:
-        """A whole round found nothing: say when to look again.  whole: it came to the end of the file."""
+    def _end_round(self, whole: bool) -> Miss:
+        """A whole round found nothing.  whole: it came to the end of the file."""
         doubt = self.file.doubt(self.scan.end) if whole else 0.0
         self.scan = None
         self.suspects.end_round()
@@ -1993,8 +2006,9 @@ class Cursor:
             due.append(doubt)
         if found.refused:
             due.append(self.interval / 20 if self.refusals == 1 else self.interval)
-        self.again = max(min(due), self.pace.rest(20), 0.01) if due else None
         self._name_stalls()
+        again = max(min(due), self.pace.rest(20), 0.01) if due else None
+        return Miss(found, whole=True, again=again)
 
     def _nothing_new(self) -> bool:
         """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
@@ -2009,7 +2023,7 @@ class Cursor:
             return False
         if self.pace.is_early(20):              # a round through a huge file is not free
             return True
-        if not asked or self.again is not None or self.round.waiting:
+        if not asked or self.miss.again is not None or self.round.waiting:
             return False
         self.file.refresh()
         return self.pace.is_early(100, self.interval) and self.file.signature() == self.quiet
@@ -2323,18 +2337,18 @@ class Cursor:
 
     # -- trouble, and just looking ----------------------------------------------------------------------------------
 
-    def _bear(self, error: OSError) -> None:
+    def _bear(self, error: OSError) -> Miss:
         """Put up with an error of the file system for a while, then fail for good."""
         self.scan = self.quiet = None
         self.file.leave_useless(error)
-        self.again = self.interval
         now = self.clock()
         if self.trouble_since is None:
             self.trouble_since = now
             self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
         patience = self.TROUBLE if self.file.network else self.file.LOOKS * self.interval
         if now - self.trouble_since >= patience and not self._may_come(error):
-            self.failed, self.again = reason(error), None
+            return Miss(self.round, failed=reason(error))
+        return Miss(self.round, again=self.interval)
 
     def _may_come(self, error: OSError) -> bool:
         return self.wait_for_file and error.errno == errno.ENOENT
@@ -2419,54 +2433,43 @@ class Worker:
         await self.call(int)
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """Why a runner gets no job; it is false."""
+    again: float | None = None  # seconds until there may be one; None: there is nothing to wait for
+    failed: str = ""            # why nothing can be claimed any more
+    ended: bool = False         # runners that wait for more shall leave
+    stopped: str = ""           # why jobs are left that this runner should have run
+    others: int = 0             # the first line that is left for other hosts; 0: there is none
+
+    def __bool__(self) -> bool:
+        return False
+
+
 class FileJobs:
     """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
 
     A connection to a server has the same methods, and is all that a Runner needs to know about where jobs come from:
     claim, lend (and reclaim, of what that has given), finish, release, look_after, leave; `interval` (seconds between
-    looks after the held lines), `poll` (seconds between looks for new jobs while there are none), `again`,
-    `failed`, `ended`, `left`, `others`, `orphans`.
+    looks after the held lines), `poll` (seconds between looks for new jobs while there are none), `orphans` (the line
+    numbers of those that were marked `e`).
     """
 
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
         self.cursor, self.file, self.worker = cursor, cursor.file, worker
         self.taker = taker
-        self.interval = cursor.interval
+        self.interval, self.orphans = cursor.interval, cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
 
-    @property
-    def again(self) -> float | None:
-        """Seconds until claim() may find more; None: there is nothing to wait for."""
-        again = self.cursor.again
-        return again if again is not None or not self.cursor.round.waits_for(self.taker) else self.poll
+    async def claim(self, last: bool) -> Job | Nothing:
+        found = await self.worker.call(self.cursor.claim, last)
+        return found or self._nothing(found)
 
-    @property
-    def failed(self) -> str:
-        """Why nothing can be claimed any more."""
-        return self.cursor.failed
-
-    @property
-    def ended(self) -> bool:
-        """Whether runners that wait for more shall leave, once there is nothing to do."""
-        return self.cursor.round.ended
-
-    @property
-    def left(self) -> str:
-        """Why jobs are left that this runner should have run."""
-        return self.cursor.round.stopped(self.taker)
-
-    @property
-    def others(self) -> int:
-        """The first line that is left for other hosts; 0: there is none."""
-        passed = self.cursor.round.passed
-        return passed.number if passed else 0
-
-    @property
-    def orphans(self) -> list[int]:
-        return self.cursor.orphans
-
-    async def claim(self, last: bool) -> Job | None:
-        return await self.worker.call(self.cursor.claim, last)
+    def _nothing(self, miss: Miss) -> Nothing:
+        """What a miss means for this runner."""
+        met = miss.round
+        again = self.poll if miss.again is None and met.waits_for(self.taker) else miss.again
+        return Nothing(again, miss.failed, met.ended, met.stopped(self.taker), met.passed.number if met.passed else 0)
 
     async def lend(self, job: Job) -> int:
         """The job's own descriptor is the worker's, who may close or exchange it at any time."""
@@ -2507,7 +2510,7 @@ class FileJobs:
             except OSError as error:
                 if error.errno == errno.ENOENT and runner.settings.follow and self.file.fd < 0:
                     return Account(Counts(0, 0, 0, 0, 0, 0))        # it never came
-                if runner.killed or self.failed or look >= self.file.LOOKS:
+                if runner.killed or runner.failed or look >= self.file.LOOKS:
                     runner.say(f"{reason(error)}; nobody knows what it holds now")
                     return None
             await asyncio.sleep(self.interval)
@@ -3872,6 +3875,8 @@ class Runner:
         self.changed = asyncio.Event()      # a reason to look again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.settling: set[Job] = set()     # those whose state is being written
+        self.nothing = Nothing()            # what the last claim said, if it got no job
+        self.failed = ""                    # why no more jobs can be had
         self.stopping = False               # start nothing more
         self.wall_over = False              # because the wall time is over, or too near
         self.killed = 0                     # by which signal
@@ -3907,17 +3912,17 @@ class Runner:
 
     def _name_rest(self) -> None:
         """Say why jobs are left."""
-        if self.jobs.failed:
-            self.say(f"{self.jobs.failed} (no more jobs were started)")
+        if self.failed:
+            self.say(f"{self.failed} (no more jobs were started)")
             self.tally.trouble = True
-        elif self.jobs.left:
+        elif self.nothing.stopped:
             if not self.settings.follow:        # else it was said when it happened
-                self.say(self.jobs.left)
+                self.say(self.nothing.stopped)
         elif not self.stopping and all(slot.broken for slot in self.slots.values() if slot.listed or slot.spent):
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
-        elif self.jobs.others:
-            self.say(f"jobs for other hosts are left, from line {self.jobs.others} on")
+        elif self.nothing.others:
+            self.say(f"jobs for other hosts are left, from line {self.nothing.others} on")
 
     @property
     def had_one_each(self) -> bool:
@@ -3982,6 +3987,11 @@ class Runner:
         self.changed.set()
         for run in self.gated:
             run.job.gate.refuse()
+
+    def fail(self, why: str) -> None:
+        """Start nothing more, for no more jobs can be had."""
+        self.failed = why
+        self.stop()
 
     def end_job(self, job: Job, cause: str = "stop") -> None:
         """End a job, or see to it that it never begins."""
@@ -4088,7 +4098,9 @@ class Runner:
             if slot.in_use:
                 return None
             self.changed.clear()
-            job = await self.jobs.claim(last=not self.busy and (not self.settings.follow or self.jobs.ended))
+            found = await self.jobs.claim(last=not self.busy and (not self.settings.follow or self.nothing.ended))
+            job = found or None
+            self.nothing = Nothing(ended=self.nothing.ended) if job else found
             if job and not self.stopping and self._fits(job):
                 if self.settings.verbose:
                     self.say(f"line {job.number}: claimed")
@@ -4096,16 +4108,18 @@ class Runner:
             if job:                             # it was claimed while the signal came, or has no time left
                 await self._settle(job, functools.partial(self.jobs.release, job))
             await self.source.free(slot)
-            if self.jobs.failed or not job and self._nothing_left():
+            if self.nothing.failed:
+                self.fail(self.nothing.failed)
+            elif not job and self._nothing_left():
                 self.stop()                     # the other slots need not look again
             elif not job:
-                await self._wait(min(self.jobs.poll, self.jobs.again or self.jobs.poll))
+                await self._wait(min(self.jobs.poll, self.nothing.again or self.jobs.poll))
         slot.in_use = False
         return None
 
     def _nothing_left(self) -> bool:
         """Whether it is time to leave, after a claim that found nothing."""
-        return self.jobs.again is None and not self.busy and (not self.settings.follow or self.jobs.ended)
+        return self.nothing.again is None and not self.busy and (not self.settings.follow or self.nothing.ended)
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run."""

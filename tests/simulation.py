@@ -247,12 +247,12 @@ class Product:
 
     @property
     def failed(self) -> str:
-        return self.cursor.failed
+        return self.cursor.miss.failed
 
     @property
     def again(self) -> float | None:
         """Seconds until another claim may find more; None: it will not."""
-        again = self.cursor.again
+        again = self.cursor.miss.again
         return again if again is not None or not self.cursor.round.waits_for(self.taker) else self.poll
 
     def finish(self, job: Any, state: bytes) -> str | None:

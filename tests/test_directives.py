@@ -887,8 +887,8 @@ class Claims(test_parts.JobFileCase):
         jobs = self.jobs(b". a\n#RUN end\n. ech")
         takers = runmaker4.Takers([runmaker4.Taker("alice", True)])
         self.assertEqual(jobs.finish(jobs.claim(takers=takers), b"d"), "")
-        self.assertIsNone(jobs.claim(takers=takers))
-        self.assertEqual((jobs.round.ended, jobs.again), (True, None))
+        self.assertFalse(jobs.claim(takers=takers))
+        self.assertEqual((jobs.round.ended, jobs.miss.again), (True, None))
 
     def test_a_directive_that_comes_in_place_above_is_obeyed_after_a_second(self) -> None:
         jobs = self.jobs(b". long\n. a\n#run barrier\n. b\n. c\n")
@@ -900,7 +900,7 @@ class Claims(test_parts.JobFileCase):
     def test_a_taker_that_comes_right_after_a_round_is_not_told_that_there_is_nothing(self) -> None:
         jobs = self.jobs(b"#RUN host=bob\n. b\n#RUN end\n", serving=True)
         alice, bob = (runmaker4.Takers([runmaker4.Taker(name, True)]) for name in ("alice", "bob"))
-        self.assertIsNone(jobs.claim(takers=alice))
+        self.assertFalse(jobs.claim(takers=alice))
         self.assertEqual(jobs.claim(takers=bob).number, 2)
 
     def test_lines_that_come_in_place_above_are_noticed_by_the_next_claim(self) -> None:

@@ -222,10 +222,10 @@ class IdleLooks(JobFileCase):
         """Look as often as `again` says: the pauses."""
         end = self.clock.now + seconds
         while self.clock.now < end:
-            self.assertIsNone(jobs.claim())
-            self.assertIsNotNone(jobs.again)
-            self.clock.now += jobs.again
-            yield jobs.again
+            self.assertFalse(jobs.claim())
+            self.assertIsNotNone(jobs.miss.again)
+            self.clock.now += jobs.miss.again
+            yield jobs.miss.again
 
     def test_a_new_line_that_stays_locked_is_looked_at_once_a_second(self) -> None:
         pauses = list(self.looks(self.locked_job(), 20))
@@ -246,7 +246,7 @@ class IdleLooks(JobFileCase):
             return read(*args)
 
         with mock.patch.object(os, "pread", hang_and_read):
-            self.assertIsNone(jobs.claim())
+            self.assertFalse(jobs.claim())
         with open(self.path, "ab") as file:
             file.write(b". b\n")
         self.clock.now += 5.0
@@ -259,18 +259,18 @@ class IdleLooks(JobFileCase):
                                      (0.0, b"d a\nd c\n", False), (0.0, b"", True), (1.0, b"", False)):
             self.clock.now += wait
             self.path.write_bytes(text)
-            self.assertIsNone(jobs.claim(last=True))
-            self.assertEqual(jobs.again is not None, doubtful, (wait, text))
+            self.assertFalse(jobs.claim(last=True))
+            self.assertEqual(jobs.miss.again is not None, doubtful, (wait, text))
         self.path.write_bytes(b". a\n")
         self.assertEqual(jobs.claim(last=True).number, 1)
 
     def test_a_last_look_is_never_spared(self) -> None:
         jobs = self.jobs(b"d a\n")
-        self.assertIsNone(jobs.claim())
+        self.assertFalse(jobs.claim())
         jobs.pace.worked = 60.0                         # as if that round had taken a minute
         with open(self.path, "ab") as file:
             file.write(b". b\n")
-        self.assertIsNone(jobs.claim())
+        self.assertFalse(jobs.claim())
         self.assertEqual(jobs.claim(last=True).number, 2)
 
 
@@ -374,7 +374,7 @@ class RetriesAboveABarrier(JobFileCase):
         jobs = self.jobs(b". a\n. b\n#RUN barrier\n. c\n", retry=b"er")
         first, second = jobs.claim(), jobs.claim()
         self.assertEqual(jobs.finish(second, b"d"), "")
-        self.assertIsNone(jobs.claim())                 # it waits at the barrier
+        self.assertFalse(jobs.claim())                 # it waits at the barrier
         jobs.file.finish(first, b"e")                   # as a server does whose client has not come back
         found = jobs.claim()
         while not found:

@@ -161,7 +161,7 @@ class Claims(FileCase):
             if job:
                 numbers.append(job.number)
                 self.assertEqual(jobs.finish(job, state), "")
-            elif jobs.again is None:
+            elif jobs.miss.again is None:
                 return numbers
 
     def test_random_files_by_runners_with_and_without_retry(self) -> None:
@@ -196,7 +196,7 @@ class Claims(FileCase):
         both = [self.jobs(), self.jobs()]
         claimed = [runner.claim().number for _ in range(50) for runner in both]
         self.assertEqual(sorted(claimed), list(range(1, 101)))
-        self.assertEqual([runner.claim() for runner in both], [None, None])
+        self.assertFalse(any([runner.claim() for runner in both]))
 
     def test_a_result_is_written_only_over_r(self) -> None:
         self.path.write_bytes(b". a\n")
