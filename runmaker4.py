@@ -1751,9 +1751,13 @@ class Pace:
         took, worked = self._spent()
         return max(times * worked, min(times * took, self.LONGEST))
 
+    def left(self, times: float, least: float = 0.0) -> float:
+        """Seconds until another look is due; least: that there are between two in any case."""
+        return max(self.began + max(self.rest(times), least) - self.clock(), 0.0)
+
     def is_early(self, times: float, least: float = 0.0) -> bool:
-        """Whether it is too early for another look; least: seconds that there are between two in any case."""
-        return self.clock() - self.began < max(self.rest(times), least)
+        """Whether it is too early for another look."""
+        return self.left(times, least) > 0.0
 
 
 @dataclass(eq=False, repr=False)
@@ -1763,6 +1767,11 @@ class Block:
     fault: str = ""             # what is wrong with it
     stops: str = ""             # which failure makes a check stop: only those who wait for more anyway wait for its end
     stall: str = ""             # which job above, that may never come to run, makes a barrier wait
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is a barrier that waits for the first unfinished job above it."""
+        return not self.fault and not self.stops
 
 
 @dataclass(eq=False, repr=False)
@@ -1785,8 +1794,9 @@ class Round:
     began: float = -math.inf                # by the cursor's clock
     settings: JobSettings = NO_SETTINGS     # that hold here
     ended: bool = False                     # below `#RUN end`
-    pending: list[tuple[Line, JobSettings]] = field(default_factory=list)     # jobs above that had not ended when met
-    unsure: bool = False                    # ... there may be others
+    unfinished: Line | None = None          # the first job that had not ended when it was met, by its settings:
+    unfinished_by: JobSettings = NO_SETTINGS
+    outdated: bool = False                  # ... by now it has ended: another round must see what else has not
     block: Block | None = None              # nothing more may be taken
     few: bool = False                       # until the next directive only running jobs are of interest
     found: bool = False                     # it took something: another round follows
@@ -1830,15 +1840,15 @@ class Cursor:
     something: states may have been set back.  A server has one for all its clients.
 
     Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier a round knows
-    which jobs above had not ended when it met them, and looks at these again.  A round that has taken something waits
-    there for a while, then begins again at the top.  Only one that takes nothing takes it for granted that nothing
+    the first job above that had not ended when it was met.  While that has not, nothing more need be known; when it
+    has, a round begins at the top, and only one that meets nothing unfinished passes.  A round that has taken something
+    waits there for a while, then begins again, too.  Only one that takes nothing takes it for granted that nothing
     below may be taken for now.  It still looks on, for jobs below that its takers must wait for; without any they may
     leave.
     """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     NAMED = 10                  # orphans, and stalls, that are named one by one
     STALE = 0.002               # seconds after which what was read ahead is read again
-    PENDING = 1000              # jobs that have not ended and are remembered
     PAUSE = 0.25                # seconds from look to look at a barrier
     SLICE = 0.05                # seconds after which a server's claim comes back: it wants to hear its clients, too
 
@@ -1868,7 +1878,6 @@ class Cursor:
         self.refusals = 0                       # empty rounds in a row that met lines that others held
         self.quiet: tuple[int, ...] | None = None           # signature at the start of the last empty round
         self.pace = Pace(self.clock)            # of rounds, without their pauses
-        self.second_look = Pace(self.clock)     # for jobs that were set back, in this round
         self.trouble_since: float | None = None
         self.waits = StallReporter(self.say, self.clock)
 
@@ -1896,7 +1905,7 @@ class Cursor:
                 self.round.takers = self.round.takers.intersection(takers.all)
         now = self.clock()
         if self.scan is None and (not last or self.round.waiting) and self._nothing_new():
-            return self.miss
+            return replace(self.miss, again=self._until_next()) if self.round.outdated else self.miss
         self.pace.go_on()
         self.claimed, claimed = now, self.claimed
         self.sliced, sliced = False, self.sliced and self.scan is not None
@@ -1940,7 +1949,7 @@ class Cursor:
                     self._begin_round()
                 elif line.state == DIRECTIVE:
                     if not self._obey(line):
-                        if self.round.pending and self._is_young():
+                        if self._until_next():
                             return self._wait_here()
                         self._begin_round()
                 else:
@@ -1955,7 +1964,6 @@ class Cursor:
         """Start from the top, with fresh reads.  Raises OSError."""
         file = self.file
         self.pace.begin()
-        self.second_look = Pace(self.clock)
         file.follow_path()
         file.refresh()
         file.keep_hold()                        # or an idle slot might take a job of ours that an edit has moved
@@ -1967,25 +1975,14 @@ class Cursor:
         self.scan.pause_at = self.pause_at
         self.round = Round(frozenset(self.takers.all), self.pace.began)
 
-    def _is_young(self) -> bool:
-        """Whether another round would come too soon."""
-        return self.pace.is_early(20, self.interval)
-
-    def _is_set_back(self, line: Line) -> bool:
-        """Whether a job above this line is new again, though all had ended when they were met.  Raises OSError.
-
-        In a long file a look is not free: then it is not made at each barrier.
-        """
-        if self.second_look.is_early(20):
-            return False
-        with self.second_look:
-            other = Scan(self.file.fd, self.file.start, NEW + RUNNING, until=line.offset).next()
-        return other is not None and other.offset < line.offset
+    def _until_next(self) -> float:
+        """Seconds until another round may begin: one that may let a barrier be passed comes soon."""
+        return self.pace.left(1) if self.round.outdated else self.pace.left(20, self.interval)
 
     def _wait_here(self) -> Miss:
         """Meet the last directive once more with the next claim."""
         self.scan.unread()
-        return Miss(self.round, again=self.PAUSE)
+        return Miss(self.round, again=min(self.PAUSE, self._until_next()))
 
     def _end_round(self, whole: bool) -> Miss:
         """A whole round found nothing.  whole: it came to the end of the file."""
@@ -2021,6 +2018,8 @@ class Cursor:
         asked = self.round.takers.issuperset(self.takers.all)
         if not asked and self.round.missed:
             return False
+        if self.round.block and self.round.block.waits and self._must_wait() and self.round.outdated:
+            return self._until_next() > 0
         if self.pace.is_early(20):              # a round through a huge file is not free
             return True
         if not asked or self.miss.again is not None or self.round.waiting:
@@ -2047,7 +2046,7 @@ class Cursor:
         if found.block:
             return self._note_waiting(line)
         if line.state == RUNNING and not self.file.is_orphan(line, self.suspects):
-            self._note_pending(line)
+            self._note_unfinished(line)
             if found.settings.together:
                 self._group().waits = True
             return None
@@ -2055,7 +2054,7 @@ class Cursor:
         if line.state != RUNNING and (taker is None or found.settings.together):
             return self._pass_over(line)
         self.suspects.acquit(line.offset)
-        self._note_pending(line)
+        self._note_unfinished(line)
         job = self._take(line, None if found.settings.together else taker)
         if job:
             self.takers.rotate(taker)
@@ -2078,24 +2077,23 @@ class Cursor:
             taken.begin_round()
         return line in taken
 
-    def _note_pending(self, line: Line) -> None:
+    def _note_unfinished(self, line: Line) -> None:
         """A job has not ended: barriers below it have to wait."""
-        if len(self.round.pending) < self.PENDING:
-            self.round.pending.append((line, self.round.settings))
-        else:
-            self.round.unsure = True
+        if not self.round.unfinished:
+            self.round.unfinished, self.round.unfinished_by = line, self.round.settings
 
-    def _look_at_pending(self) -> None:
-        """Forget those jobs above that have ended since they were met.  Raises OSError.
+    def _must_wait(self) -> bool:
+        """Whether a barrier cannot be passed by this round.  Raises OSError.
 
-        One that is `!` or `e` by now may be for a taker with --retry or --resume, which a round from the top will see.
+        A job that is `!` or `e` by now may be for a taker with --retry or --resume, which a round from the top will see.
         """
         file, found = self.file, self.round
-        if found.pending:
+        if found.unfinished and not found.outdated:
             file.refresh()
+            state = file.state_at(file.fd, found.unfinished)
             retried = b"".join(taker.retry for taker in self.takers.all)
-            found.pending = [(line, settings) for line, settings in found.pending
-                             if (state := file.state_at(file.fd, line)) is None or state in NEW + RUNNING + retried]
+            found.outdated = state is not None and state not in NEW + RUNNING + retried
+        return found.unfinished is not None
 
     def _pass_over(self, line: Line) -> None:
         """A job is for none of the takers, or of a group."""
@@ -2103,8 +2101,7 @@ class Cursor:
         if line.state != NEW:
             return
         found.few = not settings.together or not self.serving   # a group must be known as a whole
-        found.unsure |= found.few
-        self._note_pending(line)
+        self._note_unfinished(line)
         if settings.together:
             self._meet_group(line)
         elif settings.hosts and not found.ended:
@@ -2229,8 +2226,7 @@ class Cursor:
             found.ended = True
         elif not found.block:
             self._end_group()
-            self._look_at_pending()
-            if found.found and (found.pending or found.unsure or self._is_set_back(line)):
+            if self._must_wait() and (found.found or found.outdated):
                 return False
             found.block = self._barrier(line, directive.kind == "barrier check")
         return True
@@ -2253,8 +2249,8 @@ class Cursor:
     def _barrier(self, line: Line, check: bool) -> Block | None:
         """What keeps jobs below a barrier from being taken, if anything does."""
         found = self.round
-        if found.pending or found.unsure:
-            return Block(line, stall=self._stall(*found.pending[0]) if found.pending else "")
+        if found.unfinished:
+            return Block(line, stall=self._stall(found.unfinished, found.unfinished_by))
         if check:
             for start in max(found.checked, self.file.start), self.file.start:      # only from there lines are counted
                 bad = Scan(self.file.fd, start, FAILED + ERROR, until=line.offset).next()
@@ -2358,8 +2354,7 @@ class Cursor:
         self.takers, self.round = Takers([taker]), Round()
         for line in self.file.lines(NEW + RUNNING + taker.retry, directives=True):
             if line.state == DIRECTIVE:
-                self.round.pending.clear()          # all that is above a barrier has ended when its time comes
-                self.round.unsure = False
+                self.round.unfinished = None        # all that is above a barrier has ended when its time comes
                 self._obey(line)
                 if self.round.block:
                     return
@@ -4113,7 +4108,7 @@ class Runner:
             elif not job and self._nothing_left():
                 self.stop()                     # the other slots need not look again
             elif not job:
-                await self._wait(min(self.jobs.poll, self.nothing.again or self.jobs.poll))
+                await self._wait(self.jobs.poll if self.nothing.again is None else min(self.jobs.poll, self.nothing.again))
         slot.in_use = False
         return None
 
