@@ -1152,6 +1152,8 @@ class JobFile:
         """Lock held lines where they stand now; note in `lost` those that others have.  Raises OSError."""
         states = {job: self._state_here(job) for job in self.held}
         astray = {job: state for job, state in states.items() if state != RUNNING or job.fd < 0}
+        for job in states.keys() - astray.keys():
+            job.missing = 0
         now = self.clock()
         if any(job.search_at <= now or job.searched != self.inode for job in astray):
             self.lost += self._relocate(astray)
@@ -1217,7 +1219,8 @@ class JobFile:
     # are interchangeable, so only two things count: that each job gets a line `r`, and that no line has two jobs.
     #
     #     1. What stands where the line stood is not ours: its lock is given back.  If it is the same text in another
-    #        state, it may be ours all the same (set by hand): its lock is kept until step 2 finds a better line.
+    #        state, it may be ours all the same (set by hand): its lock is kept until step 2 finds a better line.  So it
+    #        is where nothing stands: an editor that saves in place empties the file, and is about to write it.
     #     2. Each takes the first line `r` of its text whose lock is free.  Nobody else can want that one: for others it
     #        is an orphan only after three looks.
     #     3. Otherwise a `.`, which an editor has saved as it read it before the claim, is made `r` again: where the
@@ -1249,10 +1252,13 @@ class JobFile:
         return lost
 
     def _free_place(self, job: Job) -> None:
-        """Something else stands there now, perhaps another of our lines."""
+        """Step 1: something else stands there now, perhaps another of our lines."""
+        here = job.fd >= 0 and job.inode == self.inode
+        if here and job.offset >= os.fstat(self.fd).st_size:
+            return
         if self.places.get(job.offset) is job:
             del self.places[job.offset]
-        if job.fd >= 0 and job.inode == self.inode and job.offset >= 0:
+        if here and job.offset >= 0:
             unlock(job.fd, job.offset)
             job.offset = -1
 
