@@ -76,7 +76,7 @@ import time
 import warnings
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
+from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, TypeVar
 
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 
@@ -2633,10 +2633,10 @@ class Processes:
         self.loop = loop
         self.running: dict[int, Shell] = {}
         self.impatient = False      # KILL now, without grace
-        self.started = 0
         self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all who wait for it
         self.rested = 0.0           # when the next reading may be (event loop's time)
-        self.unique = b"%s-%d-%d-" % (os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000)
+        unique = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
+        self.marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         self.environ = {key: value for key, value in os.environb.items() if key != b"RUNMAKER4_TOKEN"}
@@ -2655,12 +2655,12 @@ class Processes:
         that closes all descriptors above 2, as ssh does, the lock would be gone.  The empty line is for a command
         that ends with a backslash.
         """
-        self.started += 1
-        mark = self.unique + b"%d" % self.started
+        mark = next(self.marks)
         actions = [(os.POSIX_SPAWN_DUP2, self.null if gate < 0 else gate, 0), (os.POSIX_SPAWN_DUP2, out, 1),
                    (os.POSIX_SPAWN_DUP2, err, 2)]
-        for index, fd in enumerate(locks):
-            actions.append((os.POSIX_SPAWN_DUP2, fd, self._number(locks, index)))
+        # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C libraries.
+        numbers = (number for number in itertools.count(self.lock_fd) if number not in locks)
+        actions += ((os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(locks, numbers))
         if gate >= 0:
             command = GATE + command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
@@ -2668,14 +2668,6 @@ class Processes:
                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
         shell = self.running[pid] = Shell(pid, mark, self.loop.create_future())
         return shell
-
-    def _number(self, locks: Sequence[int], index: int) -> int:
-        """Which descriptor a lock gets in the job: none that is still to be duplicated.
-
-        dup2 of a number onto itself would leave close-on-exec set in some C libraries.
-        """
-        number = self.lock_fd + 2 * index
-        return number if number not in locks else number + 1 if number + 1 not in locks else number + 4
 
     def reap(self) -> None:
         """Collect what has ended."""
@@ -2754,16 +2746,13 @@ class Processes:
 CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
-def available_cpus(environ: dict[str, str] | None = None) -> int:
+def available_cpus() -> int:
     """How many CPUs this process may use: the least of affinity, cgroup limit and Slurm's share; at least 1."""
-    environ = dict(os.environ) if environ is None else environ
-    limits = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
-    limits += cgroup_limits()
-    limits += slurm_limits(environ)
-    return max(1, int(min(limits)))
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([count, *cgroup_limits(), *slurm_limits(os.environ)])))
 
 
-def slurm_limits(environ: dict[str, str]) -> Iterator[float]:
+def slurm_limits(environ: Mapping[str, str]) -> Iterator[float]:
     """What Slurm gives a task: what -c says, and of the job's CPUs on this node its share.
 
     The tasks of a step share them; a batch script has them for itself.  Unless tasks are bound to their CPUs nothing
@@ -2771,15 +2760,15 @@ def slurm_limits(environ: dict[str, str]) -> Iterator[float]:
     """
     numbers = {name: int(text) for name, text in environ.items() if re.fullmatch("[0-9]{1,9}", text)}
     if numbers.get("SLURM_CPUS_PER_TASK"):
-        yield float(numbers["SLURM_CPUS_PER_TASK"])
+        yield numbers["SLURM_CPUS_PER_TASK"]
     if numbers.get("SLURM_CPUS_ON_NODE"):
-        yield numbers["SLURM_CPUS_ON_NODE"] / (tasks_here(environ, numbers) if "SLURM_STEP_ID" in environ else 1)
+        per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
+        yield numbers["SLURM_CPUS_ON_NODE"] / tasks_here(per_node, numbers.get("SLURM_NODEID", 0))
 
 
-def tasks_here(environ: dict[str, str], numbers: dict[str, int]) -> int:
-    """How many tasks a step has on this node: that entry of `3,1` or `2(x2),1`; 1 if it is not there."""
-    node = numbers.get("SLURM_NODEID", 0)
-    for entry in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+def tasks_here(per_node: str, node: int) -> int:
+    """How many tasks a step has on a node: that entry of `3,1` or `2(x2),1`; 1 if it is not there."""
+    for entry in per_node.split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?", entry)
         if not match:
             break
@@ -2801,19 +2790,18 @@ def cgroup_limits() -> Iterator[float]:
             continue
         tops = [os.path.join(CGROUP_ROOT, name) for name in ((controllers, "cpu") if controllers else ("", "unified"))]
         parts = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(parts) + 1):
-            for top in tops:
-                yield from _cpu_limit(os.path.join(top, *parts[:depth]))
+        groups = (os.path.join(top, *parts[:depth]) for top in tops for depth in range(len(parts) + 1))
+        for group, files in itertools.product(groups, (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))):
+            yield from _cpu_limit([os.path.join(group, name) for name in files])
 
 
-def _cpu_limit(group: str) -> Iterator[float]:
-    """The limit that one control group sets, if it does."""
-    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+def _cpu_limit(paths: Sequence[str]) -> Iterator[float]:
+    """The limit that the files of a control group set, if they are there and do."""
+    with contextlib.suppress(OSError):
         words: list[str] = []
-        with contextlib.suppress(OSError):
-            for name in files:
-                with open(os.path.join(group, name), encoding="ascii") as file:
-                    words += file.read().split()
+        for path in paths:
+            with open(path, encoding="ascii") as file:
+                words += file.read().split()
         if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
             yield int(words[0]) / int(words[1])
 
