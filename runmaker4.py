@@ -74,7 +74,7 @@ import struct
 import termios
 import time
 import warnings
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, TypeVar
 
@@ -2991,7 +2991,6 @@ class Stream:
     fd: int
     received: int = 0
     watched: bool = False
-    data: dict[Any, Any] = field(default_factory=dict)      # what sinks keep for it, by sink
 
 
 class Sink:
@@ -3049,6 +3048,7 @@ class Console(Sink):
 
     def __init__(self, writer: Writer, with_output: bool, colour: bool) -> None:
         self.writer, self.with_output, self.colour = writer, with_output, colour
+        self.lines: defaultdict[Stream, Lines] = defaultdict(Lines)
 
     def starting(self, run: Run) -> None:
         self.writer.write(b"executing `%s'\n" % run.job.command)
@@ -3058,13 +3058,11 @@ class Console(Sink):
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         if self.with_output:
-            lines = stream.data.get(self) or stream.data.setdefault(self, Lines())
-            self._print(run, stream, lines.feed(data))
+            self._print(run, stream, self.lines[stream].feed(data))
 
     def ended(self, run: Run) -> None:
         for stream in run.streams:
-            if self in stream.data:
-                self._print(run, stream, stream.data[self].end())
+            self._print(run, stream, self.lines.pop(stream, Lines()).end())
         line = b'status %s: %s "%s"' % (run.where, str(run.ending).encode(), run.job.command)
         if self.colour and run.ending.state != DONE:
             line = self.RED + line + self.PLAIN
@@ -3079,9 +3077,9 @@ class Console(Sink):
 @dataclass(eq=False, repr=False)
 class Record:
     """What the log file's record of a run shows: its last lines."""
-    head: bytes
     lines: deque[bytes]
-    rests: dict[Stream, bytes] = field(default_factory=dict)
+    rests: dict[Stream, bytes] = field(default_factory=dict)    # begun lines
+    changed: bool = True                # since it was written
 
 
 class LastLines(Sink):
@@ -3094,10 +3092,8 @@ class LastLines(Sink):
 
         lines: of output per record.  directory: where jobs run.
         """
-        self.store, self.files, self.lines = store, files, lines
-        self.directory = b"(in %s)" % directory
+        self.store, self.files, self.lines, self.directory = store, files, lines, directory
         self.records: dict[Run, Record] = {}
-        self.changed: dict[Run, Record] = {}
 
     @classmethod
     def size(cls, lines: int) -> int:
@@ -3105,12 +3101,12 @@ class LastLines(Sink):
         return (1 + lines) * (cls.WIDTH + 1)
 
     def started(self, run: Run) -> None:
-        record = Record(b".-> %s %s" % (run.job.command, self.directory), deque(maxlen=self.lines))
-        self.records[run] = self.changed[run] = record
+        record = self.records[run] = Record(deque(maxlen=self.lines))
         self._status(run, record, b"forked")
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        record = self.changed[run] = self.records[run]
+        record = self.records[run]
+        record.changed = True
         *lines, rest = data.rsplit(b"\n", self.lines + 1)
         if lines:
             if len(lines) <= self.lines:                        # the first of these goes on where the last one stopped
@@ -3123,7 +3119,6 @@ class LastLines(Sink):
 
     def ended(self, run: Run) -> None:
         record = self.records.pop(run)
-        self.changed.pop(run, None)
         for stream, rest in record.rests.items():
             if rest:
                 self._line(run, record, stream.name, rest)
@@ -3131,9 +3126,9 @@ class LastLines(Sink):
         self._write(run, record)
 
     def tick(self) -> None:
-        for run in list(self.changed):
-            if self.files.backlog < Writer.HIGH:                # else the file system, or the server, does not answer
-                self._write(run, self.changed.pop(run))
+        for run, record in self.records.items():
+            if record.changed and self.files.backlog < Writer.HIGH:     # else file system or server does not answer
+                self._write(run, record)
 
     def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, text[:self.WIDTH + 4]))
@@ -3142,7 +3137,8 @@ class LastLines(Sink):
         self._line(run, record, b"status", b'%s "%s"' % (what, run.job.command))
 
     def _write(self, run: Run, record: Record) -> None:
-        lines = [record.head, *record.lines]
+        record.changed = False
+        lines = [b".-> %s (in %s)" % (run.job.command, self.directory), *record.lines]
         lines += [b""] * (1 + self.lines - len(lines))
         self.store.put(run.job, b"".join(fit(line, self.WIDTH) + b"\n" for line in lines))
 
@@ -3151,7 +3147,7 @@ class LogFile:
     """The log file: record k, of the job with the ordinal k, is at a fixed place.
 
     Hosts share the file.  On NFS a page is written back whole, with old neighbours in it, unless a lock is held:
-    so each record is locked, and written by one pwrite.
+    so each record is locked while it is written.
     """
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
@@ -3169,9 +3165,7 @@ class LogFile:
     def _store(self, at: int, data: bytes) -> None:
         try:
             with locked(self.fd, at, len(data)):
-                written = os.pwrite(self.fd, data, at)
-                if written < len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                pwrite_all(self.fd, data, at)
                 if self.worker.pool:
                     os.fsync(self.fd)
         except OSError as error:
@@ -3262,7 +3256,7 @@ class OutFile:
     def close(self) -> None:
         """The run has ended."""
         try:
-            if self.number not in (0, self.job.number):
+            if self.number != self.job.number:
                 self._follow_line()
         except OSError as error:
             self.trouble(f"{self.name}: {reason(error)} (is the output of what is line {self.job.number} now)")
@@ -3285,8 +3279,9 @@ class OutFile:
             keep_older(self.name)
             return
         see_names(older)
-        names = [keep_older(older)] if is_file(older, info) else []
-        names += (numbered(older, number) for number in range(free_number(older) - 1, 0, -1))      # the latest first
+        if is_file(older, info):
+            keep_older(older)
+        names = (numbered(older, number) for number in range(free_number(older) - 1, 0, -1))        # the latest first
         kept = next((name for name in names if is_file(name, info)), "")
         if kept:                            # else somebody has removed it, or given it a name of their own
             displace(self.name, lambda: os.link(kept, self.name))
@@ -3321,27 +3316,25 @@ def make_numbered(name: str) -> tuple[int, str]:
             return fd, numbered(name, number)
 
 
-def keep_older(name: str) -> str:
-    """Give a file, if it exists, the next numbered name: that one, or "".  Raises OSError.
+def keep_older(name: str) -> None:
+    """Give a file, if it exists, the next numbered name.  Raises OSError.
 
     rename(2) replaces what has the name; so the new one is taken with an empty file first, whoever else keeps older
     files at the same time.
     """
     see_names(name)
     if not os.path.lexists(name):
-        return ""
+        return
     fd, kept = make_numbered(name)
     os.close(fd)
     try:
         os.rename(name, kept)
-        return kept
     except OSError as error:
         see_names(kept)
         if not os.stat(kept).st_size:       # NFS may say that there is no such file after it has renamed it
             os.unlink(kept)
         if not isinstance(error, FileNotFoundError):    # another has been faster
             raise
-        return ""
 
 
 def displace(name: str, make: Callable[[], Any]) -> Any:

@@ -101,10 +101,9 @@ class TakenNames(OutCase):
     def test_a_name_that_is_taken_again_and_again_leaves_the_output_a_numbered_one(self):
         outdir, line, put_aside = self.outdir(), job(7), runmaker4.keep_older
 
-        def taken_again(name: str) -> str:
-            kept = put_aside(name)
+        def taken_again(name: str) -> None:
+            put_aside(name)
             (self.out / "7.out").write_text("another's")
-            return kept
 
         outdir.begin(line)
         (self.out / "7.out").write_text("another's")
