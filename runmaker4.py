@@ -2578,6 +2578,11 @@ class ProcessTable:
         The shell comes first, and parents before their children: were a command ended before its shell, the shell
         would begin the next one.
         """
+        if not self:                    # no /proc: all that is known is its process group, -pid for kill(2)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(-shell.pid, 0)
+                return [-shell.pid]
+            return []
         session = self.sessions.get(shell.pid, [])
         todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.mark, []))
         found: dict[int, None] = {}
@@ -2688,12 +2693,11 @@ class Processes:
         asked: set[int] = set()
         pause, empty = 0.005, 0
         while True:
-            table = await self._look()
+            alive = (await self._look()).tree(shell)
             looked = self.loop.time()
-            alive = table.tree(shell)
             empty = 0 if alive else empty + 1
-            if empty >= self.EMPTY and (shell.ended.done() or not table):
-                break
+            if empty >= self.EMPTY and shell.ended.done():
+                return []
             if looked - start > GRACE + 5:
                 return alive                        # in a system call that does not end
             if self.impatient or looked - start > GRACE:
@@ -2705,10 +2709,6 @@ class Processes:
                 asked.update(new)
             await asyncio.sleep(0.02 if empty else pause)
             pause = min(2 * pause, 0.1)
-        if not table:
-            await self._end_session(shell)
-        await shell.ended
-        return []
 
     async def _look(self) -> ProcessTable:
         """A table that is read from now on: one for all jobs that are ending and wait for it."""
@@ -2725,14 +2725,6 @@ class Processes:
         now = self.loop.time()
         self.rested = now + 2 * (now - began)
         return table
-
-    async def _end_session(self, shell: Shell) -> None:
-        """The same where there is no /proc: the process group is all that is known."""
-        for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 5.0)):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(shell.pid, number)
-                os.killpg(shell.pid, signal.SIGCONT)
-            await asyncio.wait([shell.ended], timeout=0 if self.impatient else seconds)
 
     @staticmethod
     def _signal(pids: Iterable[int], number: int) -> None:
