@@ -220,6 +220,18 @@ class ServedFile(JobFile):
                 found[line] = of_text[line.text].popleft()
         return found
 
+    def settled(self, results: dict[Line, bytes], inherited: bool) -> set[Line]:
+        """Of these lines those in which their jobs' results stand already, as far as can be told.  Raises OSError.
+
+        inherited: an edit while there was no server may have moved them.  Then a line of the same text with this result
+        may be theirs: better that one becomes `e` than that a line gets the result of another's job.
+        """
+        states = {line: self.state_at(self.fd, line) for line in results}
+        moved = {line.text for line, state in states.items() if state is None} if inherited else set()
+        elsewhere = {(line.text, line.state) for line in Scan(self.fd, self.start, texts=moved)} if moved else set()
+        return {line for line, state in states.items()
+                if state == results[line] or state is None and (line.text, results[line]) in elsewhere}
+
 
 @contextlib.contextmanager
 def second_description(fd: int) -> Iterator[int]:
@@ -1372,9 +1384,9 @@ class Sessions:
             if claims:
                 file.follow_path()
                 file.refresh()
-            settled = {claim for claim in claims
-                       if claim.result is not None and file.state_at(file.fd, claim.line) == claim.result}
-            claimed = [claim for claim in claims if claim not in settled]
+            settled = file.settled({claim.line: claim.result for claim in claims if claim.result is not None},
+                                   bool(inherited))
+            claimed = [claim for claim in claims if claim.line not in settled]
             claimed.sort(key=lambda claim: claim.result is not None)
             jobs = file.assign([claim.line for claim in claimed], inherited)
             lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
@@ -1384,7 +1396,7 @@ class Sessions:
             for line, job in jobs.items():
                 job.number, job.state = line.number, line.state
                 job.ordinal = line.ordinal if line.ordinal <= most else 0       # else its record would be nowhere near
-            return [(claim, jobs.get(claim.line), claim in settled) for claim in claims]
+            return [(claim, jobs.get(claim.line), claim.line in settled) for claim in claims]
         except OSError as error:
             self.server.in_loop(
                 self.say, f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")

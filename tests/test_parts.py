@@ -420,6 +420,14 @@ class LinesOfADeadServer(JobFileCase):
         self.assertEqual(self.offsets(*self.adopt(texts, b"# new\n" + b"r%s\nr%s\nd%s\n" % (text, text, text)), texts),
                          {1: 6, 3: 18})
 
+    def test_a_result_that_was_written_before_an_edit_is_not_given_to_a_line_of_the_same_text(self) -> None:
+        text = b" echo same"
+        file, jobs = self.adopt([b" first", text], b"r first\n# new\nd%s\nr%s\n" % (text, text))
+        ended, alone = runmaker4.Line(3, 3, 9, b".", text), runmaker4.Line(2, 2, 99, b".", b" echo alone")
+        self.assertEqual(file.settled({ended: b"d", alone: b"d"}, bool(jobs)), {ended})
+        self.assertEqual(file.settled({ended: b"!"}, bool(jobs)), set())
+        self.assertEqual(file.settled({ended: b"d"}, False), set())
+
     def test_orphans_and_lines_that_others_have_are_not_among_them_while_nobody_has_edited_the_file(self) -> None:
         text = b" echo"
         self.path.write_bytes(b"r%s\n" % text * 3)
