@@ -4847,7 +4847,7 @@ if __name__ == "__main__":
 #                H("client to server") and H("server to client"), as bytes
 #
 # So frames cannot be altered, left out, repeated, put in another order, sent back to where they come from, or taken
-# from another connection.  They can be read: secrecy is a tunnel's business (README).  Bytes that are no UTF-8 travel
+# from another connection.  They can be read: secrecy is a tunnel's business (docs/clusters.md).  Bytes that are no UTF-8 travel
 # as lone surrogates (PEP 383).  Every length is capped before anything of that length is kept.
 
 import hmac
