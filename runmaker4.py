@@ -860,7 +860,7 @@ class Job(Line):
     missing: int = 0                    # looks in a row that did not find the line as `r`
     searched: tuple[int, int] = (0, 0)  # the file that the last of these was at
     search_at: float = 0.0              # when to look again (JobFile's clock), if it is still that file
-    taken: bool = False                 # by --retry or --resume
+    retried: bool = False               # it was claimed by --retry or --resume
     settings: JobSettings = NO_SETTINGS
     taker: Taker | None = None          # who asked for it
     gate: Gate | None = None            # what its shell is held by until it may begin
@@ -1341,18 +1341,18 @@ class JobFile:
         if self.is_ours(line.offset):
             return False
         fd = job.fd if same else self.open_for_lock()   # on the same file the job shares it: so it keeps its life sign
-        taken = False
+        moved = False
         try:
             if lock(fd, line.offset):
-                taken = self.identity(fd) == self.inode and self.state_at(fd, line) == line.state
-                if not taken:
+                moved = self.identity(fd) == self.inode and self.state_at(fd, line) == line.state
+                if not moved:
                     unlock(fd, line.offset)
         finally:
-            if not taken and not same:
+            if not moved and not same:
                 self.close_after_lock(fd)
-        if taken:
+        if moved:
             self._settle_down(job, fd, line)
-        return taken
+        return moved
 
     def _settle_down(self, job: Job, fd: int, line: Line) -> None:
         """Hold a job's line on this descriptor, where it is locked, and nowhere else any more.  Raises OSError."""
@@ -1598,7 +1598,7 @@ class Taker:
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
     retry: bytes = b""          # the states that it takes besides '.'; r: orphans
-    taken: Taken = field(default_factory=lambda: Taken())
+    tried: TriedLines = field(default_factory=lambda: TriedLines())
 
     def is_called(self, host: str) -> bool:
         """Whether an entry of host= means it."""
@@ -1640,8 +1640,8 @@ class Takers:
         del self.all[taker]
 
 
-class Taken:
-    """The lines that --retry and --resume may not take (again): taken before, or left `!` or `e` by this runner.
+class TriedLines:
+    """The lines that --retry and --resume may not take (again): tried before, or left `!` or `e` by this runner.
 
     Known by line number and text.  Once the file was edited numbers mean nothing any more; then of the lines with one
     text as many are passed over, in each round, as there are of it in here.
@@ -2069,19 +2069,19 @@ class Cursor:
     def _able(self, line: Line) -> Iterator[Taker]:
         """Those of the takers who may take a line, by the settings that hold."""
         for taker in self.takers.fitting(self.round.settings, self.round.ended):
-            if line.state == NEW or line.state in taker.retry and not self._was_taken(taker.taken, line):
+            if line.state == NEW or line.state in taker.retry and not self._was_tried(taker.tried, line):
                 yield taker
 
-    def _was_taken(self, taken: Taken, line: Line) -> bool:
+    def _was_tried(self, tried: TriedLines, line: Line) -> bool:
         """Whether a line is one that its taker may not take again.  Raises OSError."""
         file = self.file
-        if taken.round is not self.round:       # the file may have been edited while its taker was busy
-            taken.round = self.round
-            taken.note_edits(file.edits)
-            if taken.last and file.state_at(file.fd, taken.last) is None:
-                taken.note_edit()
-            taken.begin_round()
-        return line in taken
+        if tried.round is not self.round:       # the file may have been edited while its taker was busy
+            tried.round = self.round
+            tried.note_edits(file.edits)
+            if tried.last and file.state_at(file.fd, tried.last) is None:
+                tried.note_edit()
+            tried.begin_round()
+        return line in tried
 
     def _note_unfinished(self, line: Line) -> None:
         """A job has not ended: barriers below it have to wait."""
@@ -2091,7 +2091,7 @@ class Cursor:
     def _must_wait(self) -> bool:
         """Whether a barrier cannot be passed by this round.  Raises OSError.
 
-        A job that is `!` or `e` by now may be for a taker with --retry or --resume, which a round from the top will see.
+        A job that is `!` or `e` by now may be for a taker with --retry or --resume; a round from the top will see.
         """
         file, found = self.file, self.round
         if found.unfinished and not found.outdated:
@@ -2202,8 +2202,8 @@ class Cursor:
         if line.state == RUNNING:
             self.say(f"line {line.number}: is r, but nobody runs it any more; is run again")
         if line.state != NEW:
-            taker.taken.add(line)
-            job.taken = True
+            taker.tried.add(line)
+            job.retried = True
         return job
 
     def _name_orphan(self, line: Line) -> None:
@@ -2296,23 +2296,23 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
         fault = self.file.finish(job, state)
-        taken, bad = self._taken_before(job), state in (FAILED, ERROR)
-        if job.taker.retry and bad and not job.taken and job.offset >= 0:
-            taken.add(job, met=False)
-        elif job.taken and not bad:
-            taken.discard(job)
+        tried, bad = self._tried_before(job), state in (FAILED, ERROR)
+        if job.taker.retry and bad and not job.retried and job.offset >= 0:
+            tried.add(job, met=False)
+        elif job.retried and not bad:
+            tried.discard(job)
         return fault
 
-    def _taken_before(self, job: Job) -> Taken:
+    def _tried_before(self, job: Job) -> TriedLines:
         """What its taker has taken, by today's line numbers."""
-        job.taker.taken.note_edits(self.file.edits)
-        return job.taker.taken
+        job.taker.tried.note_edits(self.file.edits)
+        return job.taker.tried
 
     def release(self, job: Job) -> str:
         """Put a claimed job that was not started back to what it was.  Raises NotNow."""
         fault = self.finish(job, ERROR if job.state == RUNNING else job.state)
-        if job.taken:
-            self._taken_before(job).discard(job)
+        if job.retried:
+            self._tried_before(job).discard(job)
         return fault
 
     def renew(self, job: Job) -> str:
@@ -2334,7 +2334,7 @@ class Cursor:
             return reason(error)
         except Shifted:
             return "its file was replaced this very moment"
-        self._taken_before(job).discard(job)
+        self._tried_before(job).discard(job)
         return ""
 
     # -- trouble, and just looking ----------------------------------------------------------------------------------
@@ -4087,7 +4087,8 @@ class Runner:
             elif not job and self._nothing_left():
                 self.stop()                     # the other slots need not look again
             elif not job:
-                await self._wait(self.jobs.poll if self.nothing.again is None else min(self.jobs.poll, self.nothing.again))
+                again = self.nothing.again
+                await self._wait(self.jobs.poll if again is None else min(self.jobs.poll, again))
         slot.in_use = False
         return None
 
@@ -4847,8 +4848,8 @@ if __name__ == "__main__":
 #                H("client to server") and H("server to client"), as bytes
 #
 # So frames cannot be altered, left out, repeated, put in another order, sent back to where they come from, or taken
-# from another connection.  They can be read: secrecy is a tunnel's business (docs/clusters.md).  Bytes that are no UTF-8 travel
-# as lone surrogates (PEP 383).  Every length is capped before anything of that length is kept.
+# from another connection.  They can be read: secrecy is a tunnel's business (docs/clusters.md).  Bytes that are no
+# UTF-8 travel as lone surrogates (PEP 383).  Every length is capped before anything of that length is kept.
 
 import hmac
 import json

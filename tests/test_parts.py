@@ -52,56 +52,56 @@ class JobFileCase(FileCase):
 
 
 class WhatWasTaken(unittest.TestCase):
-    """Taken: a line is retried once, by number and text, and by text and count after an edit."""
+    """TriedLines: a line is retried once, by number and text, and by text and count after an edit."""
 
     def setUp(self) -> None:
-        self.taken = runmaker4.Taken()
+        self.tried = runmaker4.TriedLines()
 
     def passed_over(self, *lines: runmaker4.Line) -> List[bool]:
         """Which of these lines a round passes over."""
-        self.taken.begin_round()
-        return [item in self.taken for item in lines]
+        self.tried.begin_round()
+        return [item in self.tried for item in lines]
 
     def test_the_number_and_the_text_must_be_the_same(self) -> None:
-        self.taken.add(line(1))
+        self.tried.add(line(1))
         self.assertEqual(self.passed_over(line(1), line(2), line(1, b" OTHER")), [True, False, False])
 
     def test_a_line_is_passed_over_as_often_as_it_is_met(self) -> None:
-        self.taken.add(line(1))
+        self.tried.add(line(1))
         self.assertEqual(self.passed_over(line(1), line(1)), [True, True])
 
     def test_what_has_succeeded_may_be_taken_again(self) -> None:
-        self.taken.add(line(1))
-        self.taken.discard(line(1))
-        self.taken.discard(line(5))                     # was never there
+        self.tried.add(line(1))
+        self.tried.discard(line(1))
+        self.tried.discard(line(5))                     # was never there
         self.assertEqual(self.passed_over(line(1)), [False])
 
     def test_after_an_edit_as_many_lines_of_a_text_are_passed_over_as_were_taken(self) -> None:
         for item in line(1), line(2), line(7, b" OTHER"):
-            self.taken.add(item)
-        self.taken.note_edit()
+            self.tried.add(item)
+        self.tried.note_edit()
         met = [line(number) for number in (3, 4, 5)] + [line(9, b" OTHER"), line(1, b" NEW")]
         for _ in range(2):                              # in each round anew
             self.assertEqual(self.passed_over(*met), [True, True, False, True, False])
 
     def test_after_an_edit_lines_that_stand_where_others_stood_are_counted_too(self) -> None:
-        self.taken.add(line(2))
-        self.taken.add(line(3))
-        self.taken.note_edit()                          # line 1 was removed: these two are lines 1 and 2 now
-        self.taken.add(line(3))                         # a third one of this text, that was line 4
+        self.tried.add(line(2))
+        self.tried.add(line(3))
+        self.tried.note_edit()                          # line 1 was removed: these two are lines 1 and 2 now
+        self.tried.add(line(3))                         # a third one of this text, that was line 4
         self.assertEqual(self.passed_over(line(1), line(2), line(3), line(4)), [True, True, True, False])
 
     def test_after_an_edit_another_line_with_the_number_of_one_that_succeeded_is_not_forgotten(self) -> None:
-        self.taken.add(line(2, b" GOOD"))
-        self.taken.note_edit()                          # line 1 was removed
-        self.taken.add(line(2, b" BAD"))                # was line 3
-        self.taken.discard(line(2, b" GOOD"))
+        self.tried.add(line(2, b" GOOD"))
+        self.tried.note_edit()                          # line 1 was removed
+        self.tried.add(line(2, b" BAD"))                # was line 3
+        self.tried.discard(line(2, b" GOOD"))
         self.assertEqual(self.passed_over(line(1, b" GOOD"), line(2, b" BAD")), [False, True])
 
     def test_the_last_line_of_the_file_is_remembered(self) -> None:
         for number in 2, 5, 3:
-            self.taken.add(line(number))
-        self.assertEqual(self.taken.last.number, 5)
+            self.tried.add(line(number))
+        self.assertEqual(self.tried.last.number, 5)
 
 
 class SuspectedLines(unittest.TestCase):
