@@ -2661,11 +2661,10 @@ class Processes:
         that ends with a backslash.
         """
         mark = next(self.marks)
-        actions = [(os.POSIX_SPAWN_DUP2, self.null if gate < 0 else gate, 0), (os.POSIX_SPAWN_DUP2, out, 1),
-                   (os.POSIX_SPAWN_DUP2, err, 2)]
         # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C libraries.
         numbers = (number for number in itertools.count(self.lock_fd) if number not in locks)
-        actions += ((os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(locks, numbers))
+        pairs = [(self.null if gate < 0 else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
         if gate >= 0:
             command = GATE + command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
@@ -2676,23 +2675,19 @@ class Processes:
 
     def reap(self) -> None:
         """Collect what has ended."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            shell = self.running.pop(pid, None)
-            if shell and not shell.ended.done():    # else: a child that whoever exec'd us left to us
-                shell.ended.set_result(status)
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+                pid, status = ended
+                shell = self.running.pop(pid, None)
+                if shell and not shell.ended.done():    # else: a child that whoever exec'd us left to us
+                    shell.ended.set_result(status)
 
     async def end(self, shell: Shell) -> list[int]:
         """End a job and all that came of it: TERM and CONT, after GRACE seconds KILL.  Returns what does not die."""
         start = self.loop.time()
         asked: set[int] = set()
-        pause, empty = 0.005, 0
-        while True:
+        empty = 0
+        for pause in itertools.chain((0.005, 0.01, 0.02, 0.04, 0.08), itertools.repeat(0.1)):
             alive = (await self._look()).tree(shell)
             looked = self.loop.time()
             empty = 0 if alive else empty + 1
@@ -2708,7 +2703,6 @@ class Processes:
                 self._signal(new, signal.SIGCONT)   # not before all have got TERM
                 asked.update(new)
             await asyncio.sleep(0.02 if empty else pause)
-            pause = min(2 * pause, 0.1)
 
     async def _look(self) -> ProcessTable:
         """A table that is read from now on: one for all jobs that are ending and wait for it."""
@@ -2899,12 +2893,11 @@ class Writer:
 
     def _watch(self) -> None:
         """Come back when more can be written; tell those who wait that little, or nothing, is left."""
-        if bool(self.chunks) != self.waiting:
-            self.waiting = bool(self.chunks)
-            if self.waiting:
-                self.loop.add_writer(self.fd, self.flush)
-            else:
-                self.loop.remove_writer(self.fd)
+        if self.chunks and not self.waiting:
+            self.loop.add_writer(self.fd, self.flush)
+        elif self.waiting and not self.chunks:
+            self.loop.remove_writer(self.fd)
+        self.waiting = bool(self.chunks)
         if self.drained and not self.chunks and not self.drained.done():
             self.drained.set_result(None)
         if self.backlog < self.LOW:
@@ -3094,7 +3087,7 @@ class LastLines(Sink):
 
     def started(self, run: Run) -> None:
         record = self.records[run] = Record(deque(maxlen=self.lines))
-        self._status(run, record, b"forked")
+        self._line(run, record, b"status", b'forked "%s"' % run.job.command)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         record = self.records[run]
@@ -3114,7 +3107,7 @@ class LastLines(Sink):
         for stream, rest in record.rests.items():
             if rest:
                 self._line(run, record, stream.name, rest)
-        self._status(run, record, str(run.ending).encode())
+        self._line(run, record, b"status", b'%s "%s"' % (str(run.ending).encode(), run.job.command))
         self._write(run, record)
 
     def tick(self) -> None:
@@ -3124,9 +3117,6 @@ class LastLines(Sink):
 
     def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, text[:self.WIDTH + 4]))
-
-    def _status(self, run: Run, record: Record, what: bytes) -> None:
-        self._line(run, record, b"status", b'%s "%s"' % (what, run.job.command))
 
     def _write(self, run: Run, record: Record) -> None:
         record.changed = False
@@ -3167,10 +3157,8 @@ class LogFile:
 def fit(line: bytes, width: int) -> bytes:
     """A line cut to whole UTF-8 characters, or padded, to exactly `width` bytes."""
     if len(line) > width:
-        cut = width
-        while cut > width - 4 and line[cut] & 0xC0 == 0x80:     # a continuation byte would begin the rest
-            cut -= 1
-        line = line[:cut] if line[cut] & 0xC0 != 0x80 else line[:width]
+        cuts = range(width, width - 5, -1)
+        line = line[:next((cut for cut in cuts if line[cut] & 0xC0 != 0x80), width)]    # no continuation byte behind it
     return line.ljust(width)
 
 
@@ -3252,12 +3240,11 @@ class OutFile:
                 self._follow_line()
         except OSError as error:
             self.trouble(f"{self.name}: {reason(error)} (is the output of what is line {self.job.number} now)")
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            try:
-                os.close(fd)
-            except OSError as error:        # NFS tells on close that the disk is full
-                self._give_up(error)
+        try:
+            if self.fd >= 0:
+                os.close(self.fd)
+        except OSError as error:            # NFS tells on close that the disk is full
+            self._give_up(error)
 
     def _follow_line(self) -> None:
         """Rename the file: its line has another number now.  Raises OSError.
@@ -3356,10 +3343,10 @@ class OutDir:
         self.files: dict[tuple[Job, bytes], OutFile] = {}
         try:
             os.makedirs(path, exist_ok=True)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise Problem(f"{path}: {reason(error)} (it must be a directory that can be written)") from None
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise Problem(f"{path}: permission denied (it must be a directory that can be written)")
 
     def begin(self, job: Job) -> None:
         """A run begins."""
