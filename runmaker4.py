@@ -2662,7 +2662,7 @@ class Processes:
         """
         mark = next(self.marks)
         # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C libraries.
-        numbers = (number for number in itertools.count(self.lock_fd) if number not in locks)
+        numbers = (number for number in itertools.count(self.lock_fd, 2) if number not in locks)
         pairs = [(self.null if gate < 0 else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
         if gate >= 0:
