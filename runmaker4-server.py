@@ -74,7 +74,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 import runmaker4
 from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, NO_SETTINGS, PORT, REFRESH_BYTE, RUNNING,
                        Account, Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines, Line, Link, LogFile,
-                       Message, Miss, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Scan,
+                       Message, Miss, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Say, Scan,
                        Shifted, StallReporter, Taker, Takers, WireError, Worker, Writer, add_background, add_records,
                        boottime, change_argument, check_job_file, check_mount, duration, first_line, fork_quietly,
                        hold_signals, human_time, is_free, leave, lock, make_token, name_lines, open_descriptors,
@@ -140,6 +140,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 class ServedFile(JobFile):
     """A job file whose lines are held for clients, all on one descriptor, and taken over from the server before."""
+
+    def __init__(self, path: str, *, say: Say, network: bool = False,
+                 keep: Callable[[int], None] = lambda fd: None) -> None:
+        """keep: called with the descriptor that is to have the locks, whenever that is another one."""
+        super().__init__(path, say=say, network=network, single=True)
+        self.keep = keep
+
+    def opened(self, fd: int) -> None:
+        self.keep(fd)
 
     def take_back(self, lines: dict[Line, bytes]) -> dict[Line, Job]:
         """Hold lines again that their jobs' runner has lost, if nobody has them now.  Raises OSError.
@@ -1707,7 +1716,7 @@ class Server(Program):
         self.over = self.loop.create_future()   # a reason to leave
         self.hurry = self.loop.create_future()  # another signal
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network,
-                               single=True)
+                               keep=self.keeper.keep if DESCRIPTION_LOCKS else lambda fd: None)
         self.waits = StallReporter(self.say, boottime)
         self.cursor = Cursor(self.file, ordinals=bool(self.stores[0]), serving=True,
                              is_absent=lambda settings: not self._are_here(settings.hosts))
@@ -1858,7 +1867,6 @@ class Server(Program):
         self.keeper.introduce()
         if self.keeper.locks >= 0:
             self.sessions.inherit(self.keeper.locks)
-        self.file.opened = self.keeper.keep
         self.loop.add_reader(self.keeper.life, self._keeper_died)
 
     def _keeper_died(self) -> None:

@@ -1015,7 +1015,6 @@ class JobFile:
         self.edits = 0                          # how often it was noticed that lines have moved
         self.size = (-1, 0.0)                   # as it was seen last, and since when
         self.full_size = 0                      # the last that was believed
-        self.opened: Callable[[int], None] = lambda fd: None    # told of each descriptor that is to have locks
         self.left: list[int] = []               # descriptors of files that were replaced, with locks perhaps
         self.fd = -1                            # for reading; if `single`: for everything
         self.inode = (0, 0)                      # its device and inode
@@ -1533,9 +1532,12 @@ class JobFile:
                 os.close(self.fd)
             self.fd, self.inode = -1, (0, 0)
 
-    def open_for_lock(self, path: str = "") -> int:
-        """A descriptor for one line's lock; path: another name of the file.  Raises OSError."""
-        return self.fd if self.single else os.open(path or self.path, os.O_RDWR | os.O_CLOEXEC)
+    def opened(self, fd: int) -> None:
+        """From now on this is the descriptor for reading; if `single`, it is to have all locks."""
+
+    def open_for_lock(self) -> int:
+        """A descriptor for one line's lock.  Raises OSError."""
+        return self.fd if self.single else os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
 
     def _leave(self, fd: int) -> None:
         """Have done with the descriptor that was for reading; held lines may still have their locks on it."""
@@ -2401,12 +2403,13 @@ class Worker:
         return await asyncio.wrap_future(self._submit(function, *args))
 
     def ask(self, then: Callable[[Any], None], function: Callable[..., Any], *args: Any) -> None:
-        """Make a call, and another one with its answer; at once, or in the event loop when the thread has answered.
+        """Make a call, and another one with its answer, later, in the event loop.
 
         What either raises is a defect, of which the loop's exception handler hears: nobody awaits it.
         """
         if not self.pool:
-            return then(function(*args))
+            asyncio.get_running_loop().call_soon(then, function(*args))
+            return
         done = asyncio.wrap_future(self._submit(function, *args))
         done.add_done_callback(lambda future: then(future.result()))
 
@@ -2430,8 +2433,9 @@ class Worker:
         done.result()               # an exception is a defect, for the loop's exception handler
 
     async def flush(self) -> None:
-        """Wait until all calls have ended."""
+        """Wait until all calls have ended, and their answers have come."""
         await self.call(int)
+        await asyncio.sleep(0)
 
 
 @dataclass(frozen=True)

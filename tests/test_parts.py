@@ -394,7 +394,7 @@ class LinesOfADeadServer(JobFileCase):
             self.assertTrue(runmaker4.lock(fd, offset))
             offset += len(text) + 2
         self.path.write_bytes(after)
-        file = server.ServedFile(str(self.path), say=self.fail, single=True)
+        file = server.ServedFile(str(self.path), say=self.fail)
         self.addCleanup(os.close, fd)
         return file, file.adopt(fd)
 

@@ -198,7 +198,8 @@ class VanishedPeer(LossCase):
 
     def claim(self, server: Server, peer: Peer) -> List[str]:
         """Claim both lines; the names by which the server knows them."""
-        peer.hello(client=self.ID, name="bob", slots=2).say(dict(type="claim", request=1, want=2, last=False))
+        peer.hello(client=self.ID, name="bob", slots=2).hear("welcome")
+        peer.say(dict(type="claim", request=1, want=2, last=False))
         jobs: List[str] = []
         while len(jobs) < 2:
             jobs += [job["id"] for job in peer.hear("jobs")["jobs"]]
