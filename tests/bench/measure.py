@@ -73,14 +73,14 @@ class Bench:
         with open(self.dir / stdin, "rb") as source, open(self.errors, "ab") as errors:
             return subprocess.Popen(command, cwd=self.dir, env=self.environ, stdin=source, stdout=stdout, stderr=errors)
 
-    def wait(self, process: subprocess.Popen, began: float) -> Used:
-        """Wait for its end; a failure ends the benchmarks.
+    def wait(self, process: subprocess.Popen, began: float, code: int = 0) -> Used:
+        """Wait for its end; another exit status than this ends the benchmarks.
 
         A new process inherits the peak of this one (it shares our memory until its exec), so this one must stay small.
         """
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        if process.returncode != code:
             raise SystemExit(f"exit {process.returncode}: {process.args}\n{self.errors.read_text()[-2000:]}")
         return Used(time.perf_counter() - began, usage.ru_maxrss * 1024 / MB)
 
@@ -135,7 +135,7 @@ class Bench:
                 if done == last:
                     process.send_signal(signal.SIGHUP)      # start nothing more
         process.stdout.close()
-        self.wait(process, began=0)
+        self.wait(process, began=0, code=1)             # for new jobs are left
         return times[last] - times[first]
 
     # -- comparing ------------------------------------------------------------------------------------------
