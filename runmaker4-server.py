@@ -851,8 +851,9 @@ class Group:
     LEAD = 0.01, 0.0005                         # seconds from `go` to the start, besides round trips; and for each host
     LOSSES = ("timeout", "vanished", "lost")    # ways to end that make a host count as lost; "": could not be started
 
-    def __init__(self, server: Server, plan: Plan, helds: Sequence[Held]) -> None:
-        self.server, self.loop = server, server.loop
+    def __init__(self, dispatcher: Dispatcher, plan: Plan, helds: Sequence[Held]) -> None:
+        self.dispatcher, self.loop = dispatcher, dispatcher.loop
+        self.sessions, self.stdout = dispatcher.server.sessions, dispatcher.server.stdout
         self.name = plan.met.name
         least = plan.met.jobs[0][1].min_hosts
         clients = {held.host: held.client for held in helds}
@@ -893,7 +894,7 @@ class Group:
     def _give_up(self) -> None:
         """Somebody takes too long."""
         hosts = ", ".join(seat.host for seat in self.seats if not seat.ready or seat.client.clock.left)
-        self.server.say_once(f"group {printable(self.name)}: not ready within {human_time(self.PREPARING)}: "
+        self.dispatcher.say_once(f"group {printable(self.name)}: not ready within {human_time(self.PREPARING)}: "
                              f"{printable(hosts)}; trying again")
         self.abort()
 
@@ -921,8 +922,8 @@ class Group:
                 seat.client.link.send(type="stop", id=seat.current.key)
             for held in (*seat.queue, *([seat.current] if seat.current else [])):
                 held.seat = None
-                self.server.sessions.settle(held, None)
-        self.server.look_again(pause=1.0)
+                self.sessions.settle(held, None)
+        self.dispatcher.look_again(pause=1.0)
 
     def welcome_back(self, seat: Seat) -> None:
         """A client that was away for a while is here again."""
@@ -944,11 +945,11 @@ class Group:
         if seat.queue and seat.client.link:
             seat.current = held = seat.queue.popleft()
             held.sent, held.handed = True, boottime()
-            if self.server.is_startable(held):
+            if self.dispatcher.is_startable(held):
                 seat.client.want -= self.preparing      # later ones come without having been asked for
-                self.server.send_jobs(seat.client, [held])
+                self.dispatcher.send_jobs(seat.client, [held])
             else:
-                self.server.sessions.settle(held, ERROR)
+                self.sessions.settle(held, ERROR)
 
     def end(self, held: Held, state: bytes | None) -> None:
         """A job has ended; state None: it was given back."""
@@ -992,7 +993,7 @@ class Group:
         queue, seat.queue = seat.queue, deque()
         for held in queue:
             held.how = held.how or "stopped"
-            self.server.sessions.settle(held, state)
+            self.sessions.settle(held, state)
 
     def _note_result(self, held: Held, state: bytes | None) -> None:
         how = held.how or ("given back" if state is None else "not started")
@@ -1006,10 +1007,10 @@ class Group:
         lost = sum(seat.lost for seat in self.seats)
         text = (f"{printable(self.name)}: {'failed' if self.stopped else 'succeeded'}: {lost} of "
                 f"{plural(len(self.seats), 'host')} lost (min-hosts {self.least})\n")
-        self.server.stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self.results)))
+        self.stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self.results)))
         for seat in self.seats:
             seat.client.seats -= 1
-        self.server.look_again()
+        self.dispatcher.look_again()
 
 
 def match(able: dict[str, list[Place]]) -> dict[str, Place]:
@@ -1200,9 +1201,9 @@ class Sessions:
     def __init__(self, server: Server) -> None:
         """server: that hands out the jobs; what it has at its start is used here, too."""
         self.server, self.loop, self.options, self.say = server, server.loop, server.options, server.say
-        self.file, self.cursor, self.worker = server.file, server.cursor, server.worker
+        self.file, self.cursor, self.worker = server.file, server.dispatcher.cursor, server.worker
         self.collector, self.tally = server.collector, server.tally
-        self.resolver = Resolver(self.loop, server.names_known)
+        self.resolver = Resolver(self.loop, server.dispatcher.names_known)
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Held] = {}
         self.inherited: dict[Job, Held] = {}    # lines of the server before us whose client is not here yet
@@ -1297,7 +1298,7 @@ class Sessions:
         client.link = client.coming = client.clock = None
         client.want = 0
         client.leaving = False
-        self.server.waiting.pop(client, None)
+        self.server.dispatcher.waiting.pop(client, None)
         if self.server.over.done():
             return
         self.abort_groups(client.held)
@@ -1347,7 +1348,8 @@ class Sessions:
             raise WireError("a hello that makes no sense")
         client = self.clients.get(id)
         if not client:
-            client = self.clients[id] = Client(name, id=id, resolver=self.resolver, orphans=len(self.server.orphans))
+            client = self.clients[id] = Client(name, id=id, resolver=self.resolver,
+                                               orphans=len(self.server.dispatcher.orphans))
         elif client.link or client.coming:
             old, client.link = client.link or client.coming, None
             client.coming = peer
@@ -1360,7 +1362,7 @@ class Sessions:
         peer.guest = client
         client.name, client.coming, client.address = name, peer, peer.address
         client.follow, client.retry = hello.flag("follow"), retry
-        self.server.waiting.pop(client, None)
+        self.server.dispatcher.waiting.pop(client, None)
         client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
         client.want, client.leaving, client.asked = 0, False, 0
         unknown = [claim for claim in claims if claim.key not in client.held and claim.key not in self.settled]
@@ -1495,8 +1497,8 @@ class Sessions:
             self._file_away(client)
         if client:
             self.acknowledge_soon(client)
-        if self.server.wanted:
-            self.server.hand_out()
+        if self.server.dispatcher.wanted:
+            self.server.dispatcher.hand_out()
 
     def _want(self, client: Client, message: Message) -> None:
         client.want = min(client.want + message.whole("want", 1_000_000), 2 * client.slots)
@@ -1505,14 +1507,14 @@ class Sessions:
         if client.leaving:
             client.want = max(client.want, 1)
         if client.want:
-            self.server.waiting.setdefault(client, None)
-        self.server.wanted = True
+            self.server.dispatcher.waiting.setdefault(client, None)
+        self.server.dispatcher.wanted = True
 
     def _part(self, client: Client) -> None:
         """A client leaves."""
         self.collector.end_line(client)
         client.link.client = client.link = None
-        self.server.waiting.pop(client, None)
+        self.server.dispatcher.waiting.pop(client, None)
         del self.clients[client.id]
         for held in self.abort_groups(client.held):
             held.how = held.how or "vanished"
@@ -1649,23 +1651,22 @@ class Sessions:
                      f"{human_time(self.options.grace)} for the clients")
 
 
-# ======== The server ==================================================================================================
+# ======== Handing out =================================================================================================
 
 
-class Server(Program):
-    """The program: starts and ends, hands out lines to the clients of its `sessions`, and has a keeper outlive it."""
+class Dispatcher:
+    """Looks for lines, and hands them out to the clients that wait for jobs; has groups start.
 
-    def __init__(self, argv: Sequence[str]) -> None:
-        """Raises Problem."""
-        options = parse(argv)
-        super().__init__(PROG, options.file, options)
-        self.path = options.file
-        mount = check_mount(self.path, options.single_host, self.say)
-        os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
-        if not options.dry_run:
-            test_locks(self.path)
-        check_job_file(self.path, self.say)
-        self.network = mount.network
+    The cursor is the worker's while a look is under way (`claiming`): so there is one look at a time.
+    """
+
+    def __init__(self, server: Server) -> None:
+        """server: what it has at its start is used here, too."""
+        self.server, self.loop, self.say = server, server.loop, server.say
+        self.file, self.worker, self.collector, self.tally = server.file, server.worker, server.collector, server.tally
+        self.stalls = StallReporter(self.say, boottime)
+        self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
+                             is_absent=lambda settings: not self._are_here(settings.hosts))
         start = secrets.randbits(63)            # so that no two servers give one key
         self.keys = (f"{number:016x}" for number in itertools.count(start))
         self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
@@ -1679,6 +1680,300 @@ class Server(Program):
         self.pause_until = 0.0                  # no group is started before, by boottime()
         self.wanted = False                     # somebody has just asked for jobs
         self.claiming = False                   # a look at the file is under way
+
+    def names_known(self) -> None:
+        self.names_changed = True
+        self.loop.call_soon(self.hand_out)
+
+    def _are_here(self, hosts: Sequence[str]) -> bool:
+        """Whether one of these hosts has a client."""
+        clients = list(self.server.sessions.clients.values())
+        return any(client.link and client.is_called(host) for client in clients for host in hosts)
+
+    async def poll(self) -> None:
+        """While clients wait, look for new lines; a look without news costs a stat."""
+        while True:
+            await asyncio.sleep(max(POLL, self.file.interval / 5 if self.server.network else 0))
+            if self.waiting:
+                self.hand_out()
+
+    def hand_out(self) -> None:
+        """Claim lines for those that wait; in turns, so that nobody gets all."""
+        self.wanted = False
+        if self.server.stopping:
+            return self.answer_waiting()
+        if self.claiming or not self.waiting or self.collector.behind(Writer.HIGH):
+            return
+        reserved = self._reserved()
+        self.look({client: want for client in self.waiting if not client.seats and client not in reserved
+                    and (want := min(client.want, client.room)) > 0})
+
+    def _reserved(self) -> set[Client]:
+        """Clients that are kept free for groups."""
+        return set().union(*(plan.clients for plan in self.groups.values()))
+
+    def look(self, turns: dict[Client, int]) -> None:
+        """Look for lines, so many for each client."""
+        self.claiming = True
+        leaving = any(client.leaving and (self.round.ended or not client.follow) for client in turns)
+        anew, self.names_changed = self.names_changed, False
+        self.worker.ask(self._claimed, self._claim, turns, leaving, anew)
+
+    def _claim(self, turns: dict[Client, int], leaving: bool, anew: bool) -> Batch:
+        """Claim some lines.  In the worker's thread, perhaps: the cursor is its own, all else comes and goes with it.
+
+        leaving: somebody will leave if there is nothing; anew: what the last look has found says nothing any more.
+        """
+        batch, clients, cursor = Batch(), Takers(turns), self.cursor
+        if anew:
+            cursor.quiet = None
+        urgent, known = leaving and self._may_hurry(), len(cursor.orphans)
+        met: dict[int, PendingGroup] = {}
+        while (clients.all or not turns) and len(batch.got) < BATCH:
+            found = cursor.claim(urgent, clients)
+            for group in cursor.round.groups:
+                if group.jobs and group.whole and not group.started:
+                    met[group.jobs[0][0].offset] = group
+            if not found:
+                batch.miss = found
+                break
+            client = found.taker
+            batch.got.append(Held(next(self.keys), client, found))
+            turns[client] -= 1
+            if not turns[client]:
+                clients.remove(client)
+        batch.plans = self._plan(met.values()) if met else []
+        batch.orphans = cursor.orphans[known:]
+        return batch
+
+    def _may_hurry(self) -> bool:
+        """Whether one may make sure again that there is nothing: not so often that whole rounds fill the time."""
+        now = boottime()
+        if now - self.urgent_at < self.cursor.pace.rest(20):
+            return False
+        self.urgent_at = now
+        return True
+
+    def _claimed(self, batch: Batch) -> None:
+        """Send what was claimed; tell those that would leave that there is nothing."""
+        self.claiming = False
+        batches: dict[Client, list[Held]] = {}
+        for held in batch.got:
+            self.server.sessions.note(held)
+            client = held.client
+            if not self.is_startable(held):
+                self.server.sessions.settle(held, ERROR)
+            elif client.link and not self.server.stopping:
+                batches.setdefault(client, []).append(held)
+            else:
+                self.server.sessions.settle(held, None)
+        for client, some in batches.items():
+            client.want -= len(some)
+            self.send_jobs(client, some)
+        self.orphans += batch.orphans
+        if batch.miss is not None:
+            self._note_miss(batch.miss)
+        self._arrange(batch)
+        self.answer_waiting()
+        self.server.leave_if_over()
+        if batch.unfinished or batch.got and self.waiting:
+            self.loop.call_soon(self._look_on)
+
+    def _note_miss(self, miss: Miss) -> None:
+        """There was nothing more."""
+        if miss.whole:
+            self.round = miss.round
+        if not miss.unfinished:
+            self.looking = miss.again is not None
+        if miss.failed and not self.server.stopping:
+            self.say(f"{miss.failed} (no more jobs are handed out)")
+            self.tally.trouble = True
+            self.server.stop()
+
+    def _look_on(self) -> None:
+        """Go on looking for lines, also if nobody wants any."""
+        if self.waiting:
+            self.hand_out()
+        elif not self.claiming and not self.server.stopping:
+            self.look({})
+
+    def is_startable(self, held: Held) -> bool:
+        """Whether a client could start a job; else that is said."""
+        if len(held.job.command) > LONGEST:
+            self.say(f"line {held.job.number}: cannot be started: the command is too long (128 KiB)")
+            return False
+        return True
+
+    def send_jobs(self, client: Client, batch: list[Held]) -> None:
+        """Send lines to a client, in as many messages as their lengths need."""
+        self.waiting.pop(client, None)
+        if client.want > 0:
+            self.waiting[client] = None
+        jobs: list[dict[str, Any]] = []
+        size = 0
+        for held in batch:
+            job = held.job
+            if jobs and size + len(job.text) > LONGEST:
+                client.link.send(type="jobs", request=client.asked, jobs=jobs)
+                jobs, size = [], 0
+            jobs.append(dict(id=held.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
+                             state=to_text(job.state), text=to_text(job.text), timeout=job.settings.timeout,
+                             group=bool(job.settings.together),
+                             hold=held.seat is not None and held.seat.group.preparing))
+            size += len(job.text)
+        client.link.send(type="jobs", request=client.asked, jobs=jobs)
+
+    def answer_waiting(self) -> None:
+        """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted."""
+        leaving = [client for client in self.waiting if client.leaving]
+        soon = boottime() - RETURN
+        jobs = self.server.sessions.jobs.values()
+        if not leaving or not self.server.stopping and any(
+                held.started is None and held.handed > soon and held.client.link for held in jobs):
+            return
+        found = self.round
+        for client in leaving:
+            if client.link and not client.seats and (self.server.stopping or self._may_leave(client)):
+                client.leaving = False
+                orphans, client.orphans = self.orphans[client.orphans:], len(self.orphans)
+                client.link.send(type="nothing", request=client.asked, ended=found.ended,
+                                 orphans=[] if client.retry else orphans[:1000],    # who retries takes them itself
+                                 left=found.stopped(client)[:1000],
+                                 others=found.passed.number if found.passed else 0)
+
+    def _may_leave(self, client: Client) -> bool:
+        """Whether there is nothing for a client, nor will be: by a whole round for it, that began after it asked."""
+        found = self.round
+        if client not in found.takers or found.began < client.asked_at or client.follow and not found.ended:
+            return False
+        if self.looking or self.names_changed or self.server.sessions.resolver.in_doubt:
+            return False
+        return client not in self._reserved() and not found.waits_for(client)
+
+    # -- groups -----------------------------------------------------------------------------------------------------
+
+    def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
+        """Say which host gets what.  In the worker's thread, perhaps."""
+        try:
+            return [Plan(met, seating(self.file.fd, met.jobs)) for met in groups]
+        except (OSError, KeyError):                     # it was edited this very moment
+            self.file.edits += 1
+            return []
+
+    def _arrange(self, batch: Batch) -> None:
+        """Start a group whose hosts all have a free slot; keep those of the others free, if all are there."""
+        if not (batch.plans or self.groups or self.stalls.since):
+            return
+        found = {plan.first.offset: plan for plan in batch.plans}
+        self.groups = found if batch.miss is not None and not batch.unfinished else {**self.groups, **found}
+        stalls: dict[Any, str] = {}
+        reserved: set[Client] = set()
+        for _, plan in sorted(self.groups.items()):
+            if plan.met.waits:
+                continue                                # such as one that the server before us has started
+            if len(plan.hosts) > Group.HOSTS:
+                self.say_once(f"line {plan.first.number}: the group {printable(plan.met.name)} has more than "
+                              f"{Group.HOSTS} hosts; it waits")
+                continue
+            clients = self._seat(plan, {client: min(client.want, client.room) for client in self.waiting
+                                        if client.link and not client.seats and client not in reserved})
+            absent = [host for host, client in clients.items() if not client and not self._are_here([host])]
+            busy = [host for host, client in clients.items() if not client and host not in absent]
+            if absent or busy:
+                what = f"host {absent[0]}" if absent else f"a free slot of host {busy[0]}"
+                stalls[plan.met.name] = (f"line {plan.first.number}, of the group {printable(plan.met.name)}, "
+                                         f"waits for {what}")
+                plan.clients = self._reserve(plan, reserved)
+                reserved |= plan.clients
+            elif not self.claiming and not self.server.stopping and boottime() >= self.pause_until:
+                plan.met.started = self.claiming = True
+                del self.groups[plan.first.offset]
+                self.worker.ask(self._start_group, self._claim_group, plan, clients)
+        self.stalls.update(stalls, {})
+
+    def _reserve(self, plan: Plan, reserved: set[Client]) -> set[Client]:
+        """Which clients are to be kept free for a group: all that it needs, if they are here.
+
+        reserved: those that are kept free for groups above.
+        """
+        seats = self._seat(plan, {client: client.slots for client in self.server.sessions.clients.values()
+                                  if client.link and client not in reserved})
+        return {client for client in seats.values() if client} if all(seats.values()) else set()
+
+    def _seat(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
+        """A client for each host of a group, as far as that can be; free: how many slots each may give."""
+        able = {host: [(client, slot) for client, count in free.items()
+                       if client.is_called(host) and not (plan.met.ended and client.follow)
+                       for slot in range(min(count, len(plan.hosts)))] for host in plan.hosts}
+        seats = match(able)
+        return {host: seats[host][0] if host in seats else None for host in plan.hosts}
+
+    def _claim_group(self, plan: Plan, clients: dict[str, Client]) -> tuple[Plan, list[Held], bool]:
+        """Claim all lines of a group; whether that could be done.  In the worker's thread, perhaps."""
+        helds: list[Held] = []
+        for host, jobs in plan.hosts.items():
+            for line, settings in jobs:
+                job = self._claim_line(clients[host], line, settings)
+                if not job:
+                    return plan, helds, False
+                helds.append(Held(next(self.keys), clients[host], job, host=host, sent=False))
+        return plan, helds, True
+
+    def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
+        """Claim one line for a client."""
+        file = self.file
+        with contextlib.suppress(OSError, Shifted):
+            with file.locked_line(line) as fd:
+                if fd >= 0 and file.state_at(fd, line) == NEW and file.state_at(fd, settings.line):
+                    return file.mark(fd, line, client, settings)
+                if fd >= 0:
+                    file.edits += 1                     # it is not what it was: walk through the file anew
+        return None
+
+    def _start_group(self, answer: tuple[Plan, list[Held], bool]) -> None:
+        """Prepare a group whose lines were claimed; give them back if they were not all to be had."""
+        self.claiming = False
+        plan, helds, whole = answer
+        for held in helds:
+            self.server.sessions.note(held)
+        if whole and not self.server.stopping:
+            Group(self, plan, helds).prepare()
+        else:
+            plan.met.started = False
+            for held in helds:
+                self.server.sessions.settle(held, None)
+        self.server.leave_if_over()
+        self.look_again(pause=0.0 if whole else 1.0)
+
+    def say_once(self, text: str) -> None:
+        """Say what may come again and again."""
+        if text not in self.said:
+            self.said.add(text)
+            self.say(text)
+
+    def look_again(self, pause: float = 0.0) -> None:
+        """Look for lines soon; for groups only after a pause."""
+        self.pause_until = max(self.pause_until, boottime() + pause)
+        self.loop.call_soon(self.hand_out)
+
+
+# ======== The server ==================================================================================================
+
+
+class Server(Program):
+    """The program: starts, has lines handed out by `dispatcher` to the clients of `sessions`, and ends."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Raises Problem."""
+        options = parse(argv)
+        super().__init__(PROG, options.file, options)
+        self.path = options.file
+        mount = check_mount(self.path, options.single_host, self.say)
+        os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
+        if not options.dry_run:
+            test_locks(self.path)
+        check_job_file(self.path, self.say)
+        self.network = mount.network
         self.stopping = False                   # nothing more is handed out
         self.counting = False                   # the file is being counted, before we leave
         self.account: Account | None = None     # what it held when we left
@@ -1717,18 +2012,16 @@ class Server(Program):
         self.hurry = self.loop.create_future()  # another signal
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network,
                                keep=self.keeper.keep if DESCRIPTION_LOCKS else lambda fd: None)
-        self.waits = StallReporter(self.say, boottime)
-        self.cursor = Cursor(self.file, ordinals=bool(self.stores[0]), serving=True,
-                             is_absent=lambda settings: not self._are_here(settings.hosts))
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
                                    self.worker)
+        self.dispatcher = Dispatcher(self)
         self.sessions = Sessions(self)
         self.reporter = Reporter(self)
         self._set_up_keeper()
         self.handle_signals(self._end, self._drain)
         servers = [await self.loop.create_server(lambda: Peer(self.sessions, self.token), sock=sock, backlog=BACKLOG)
                    for sock in self.sockets]
-        chores = [watched(chore) for chore in (self._poll(), self.sessions.look_after(), self._tick())]
+        chores = [watched(chore) for chore in (self.dispatcher.poll(), self.sessions.look_after(), self._tick())]
         await self.over
         for chore in chores:
             chore.cancel()
@@ -1756,7 +2049,7 @@ class Server(Program):
             self.account = await self._count_in_time()
         port = "" if self.port == PORT else f"--port {self.port} "
         client = f"{port}{self.options.host or os.uname().nodename}"
-        self.say(self.tally.summary(self.account, self.orphans, time.time() - self.began, lambda option:
+        self.say(self.tally.summary(self.account, self.dispatcher.orphans, time.time() - self.began, lambda option:
                                     option and f"runmaker4-client.py {option} {client}"))
         await self.print_rest(self.stderr, self._hurried)
 
@@ -1818,12 +2111,12 @@ class Server(Program):
         """HUP, USR1: hand out nothing more, leave when nothing runs."""
         name, waiting = signal.Signals(number).name, plural(len(self.sessions.jobs), "job")
         self.say(f"{name}: handing out no more jobs, waiting for {waiting}")
-        self._stop()
+        self.stop()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         self.stopping = True
         self.sessions.abort_groups(self.sessions.jobs)
-        self._answer_waiting()
+        self.dispatcher.answer_waiting()
         self.leave_if_over()
 
     def leave_if_over(self) -> None:
@@ -1839,7 +2132,7 @@ class Server(Program):
 
     def _is_over(self) -> bool:
         """Whether nothing is left for us to do."""
-        return not (not self.stopping or self.sessions.jobs or self.claiming or self.over.done()
+        return not (not self.stopping or self.sessions.jobs or self.dispatcher.claiming or self.over.done()
                     or any(client.open for client in self.sessions.clients.values() if client.link))
 
     def _leave(self, count: Count) -> None:
@@ -1880,283 +2173,6 @@ class Server(Program):
             return
         self.loop.add_reader(self.keeper.life, self._keeper_died)
 
-    # -- handing out ------------------------------------------------------------------------------------------------
-
-    def names_known(self) -> None:
-        self.names_changed = True
-        self.loop.call_soon(self.hand_out)
-
-    def _are_here(self, hosts: Sequence[str]) -> bool:
-        """Whether one of these hosts has a client."""
-        clients = list(self.sessions.clients.values())
-        return any(client.link and client.is_called(host) for client in clients for host in hosts)
-
-    async def _poll(self) -> None:
-        """While clients wait, look for new lines; a look without news costs a stat."""
-        while True:
-            await asyncio.sleep(max(POLL, self.file.interval / 5 if self.network else 0))
-            if self.waiting:
-                self.hand_out()
-
-    def hand_out(self) -> None:
-        """Claim lines for those that wait; in turns, so that nobody gets all."""
-        self.wanted = False
-        if self.stopping:
-            return self._answer_waiting()
-        if self.claiming or not self.waiting or self.collector.behind(Writer.HIGH):
-            return
-        reserved = self._reserved()
-        self._look({client: want for client in self.waiting if not client.seats and client not in reserved
-                    and (want := min(client.want, client.room)) > 0})
-
-    def _reserved(self) -> set[Client]:
-        """Clients that are kept free for groups."""
-        return set().union(*(plan.clients for plan in self.groups.values()))
-
-    def _look(self, turns: dict[Client, int]) -> None:
-        """Look for lines, so many for each client."""
-        self.claiming = True
-        leaving = any(client.leaving and (self.round.ended or not client.follow) for client in turns)
-        anew, self.names_changed = self.names_changed, False
-        self.worker.ask(self._claimed, self._claim, turns, leaving, anew)
-
-    def _claim(self, turns: dict[Client, int], leaving: bool, anew: bool) -> Batch:
-        """Claim some lines.  In the worker's thread, perhaps: the cursor is its own, all else comes and goes with it.
-
-        leaving: somebody will leave if there is nothing; anew: what the last look has found says nothing any more.
-        """
-        batch, clients, cursor = Batch(), Takers(turns), self.cursor
-        if anew:
-            cursor.quiet = None
-        urgent, known = leaving and self._may_hurry(), len(cursor.orphans)
-        met: dict[int, PendingGroup] = {}
-        while (clients.all or not turns) and len(batch.got) < BATCH:
-            found = cursor.claim(urgent, clients)
-            for group in cursor.round.groups:
-                if group.jobs and group.whole and not group.started:
-                    met[group.jobs[0][0].offset] = group
-            if not found:
-                batch.miss = found
-                break
-            client = found.taker
-            batch.got.append(Held(next(self.keys), client, found))
-            turns[client] -= 1
-            if not turns[client]:
-                clients.remove(client)
-        batch.plans = self._plan(met.values()) if met else []
-        batch.orphans = cursor.orphans[known:]
-        return batch
-
-    def _may_hurry(self) -> bool:
-        """Whether one may make sure again that there is nothing: not so often that whole rounds fill the time."""
-        now = boottime()
-        if now - self.urgent_at < self.cursor.pace.rest(20):
-            return False
-        self.urgent_at = now
-        return True
-
-    def _claimed(self, batch: Batch) -> None:
-        """Send what was claimed; tell those that would leave that there is nothing."""
-        self.claiming = False
-        batches: dict[Client, list[Held]] = {}
-        for held in batch.got:
-            self.sessions.note(held)
-            client = held.client
-            if not self.is_startable(held):
-                self.sessions.settle(held, ERROR)
-            elif client.link and not self.stopping:
-                batches.setdefault(client, []).append(held)
-            else:
-                self.sessions.settle(held, None)
-        for client, some in batches.items():
-            client.want -= len(some)
-            self.send_jobs(client, some)
-        self.orphans += batch.orphans
-        if batch.miss is not None:
-            self._note_miss(batch.miss)
-        self._arrange(batch)
-        self._answer_waiting()
-        self.leave_if_over()
-        if batch.unfinished or batch.got and self.waiting:
-            self.loop.call_soon(self._look_on)
-
-    def _note_miss(self, miss: Miss) -> None:
-        """There was nothing more."""
-        if miss.whole:
-            self.round = miss.round
-        if not miss.unfinished:
-            self.looking = miss.again is not None
-        if miss.failed and not self.stopping:
-            self.say(f"{miss.failed} (no more jobs are handed out)")
-            self.tally.trouble = True
-            self._stop()
-
-    def _look_on(self) -> None:
-        """Go on looking for lines, also if nobody wants any."""
-        if self.waiting:
-            self.hand_out()
-        elif not self.claiming and not self.stopping:
-            self._look({})
-
-    def is_startable(self, held: Held) -> bool:
-        """Whether a client could start a job; else that is said."""
-        if len(held.job.command) > LONGEST:
-            self.say(f"line {held.job.number}: cannot be started: the command is too long (128 KiB)")
-            return False
-        return True
-
-    def send_jobs(self, client: Client, batch: list[Held]) -> None:
-        """Send lines to a client, in as many messages as their lengths need."""
-        self.waiting.pop(client, None)
-        if client.want > 0:
-            self.waiting[client] = None
-        jobs: list[dict[str, Any]] = []
-        size = 0
-        for held in batch:
-            job = held.job
-            if jobs and size + len(job.text) > LONGEST:
-                client.link.send(type="jobs", request=client.asked, jobs=jobs)
-                jobs, size = [], 0
-            jobs.append(dict(id=held.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
-                             state=to_text(job.state), text=to_text(job.text), timeout=job.settings.timeout,
-                             group=bool(job.settings.together),
-                             hold=held.seat is not None and held.seat.group.preparing))
-            size += len(job.text)
-        client.link.send(type="jobs", request=client.asked, jobs=jobs)
-
-    def _answer_waiting(self) -> None:
-        """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted."""
-        leaving = [client for client in self.waiting if client.leaving]
-        soon = boottime() - RETURN
-        jobs = self.sessions.jobs.values()
-        if not leaving or not self.stopping and any(
-                held.started is None and held.handed > soon and held.client.link for held in jobs):
-            return
-        found = self.round
-        for client in leaving:
-            if client.link and not client.seats and (self.stopping or self._may_leave(client)):
-                client.leaving = False
-                orphans, client.orphans = self.orphans[client.orphans:], len(self.orphans)
-                client.link.send(type="nothing", request=client.asked, ended=found.ended,
-                                 orphans=[] if client.retry else orphans[:1000],    # who retries takes them itself
-                                 left=found.stopped(client)[:1000],
-                                 others=found.passed.number if found.passed else 0)
-
-    def _may_leave(self, client: Client) -> bool:
-        """Whether there is nothing for a client, nor will be: by a whole round for it, that began after it asked."""
-        found = self.round
-        if client not in found.takers or found.began < client.asked_at or client.follow and not found.ended:
-            return False
-        if self.looking or self.names_changed or self.sessions.resolver.in_doubt:
-            return False
-        return client not in self._reserved() and not found.waits_for(client)
-
-    # -- groups -----------------------------------------------------------------------------------------------------
-
-    def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
-        """Say which host gets what.  In the worker's thread, perhaps."""
-        try:
-            return [Plan(met, seating(self.file.fd, met.jobs)) for met in groups]
-        except (OSError, KeyError):                     # it was edited this very moment
-            self.file.edits += 1
-            return []
-
-    def _arrange(self, batch: Batch) -> None:
-        """Start a group whose hosts all have a free slot; keep those of the others free, if all are there."""
-        if not (batch.plans or self.groups or self.waits.since):
-            return
-        found = {plan.first.offset: plan for plan in batch.plans}
-        self.groups = found if batch.miss is not None and not batch.unfinished else {**self.groups, **found}
-        stalls: dict[Any, str] = {}
-        reserved: set[Client] = set()
-        for _, plan in sorted(self.groups.items()):
-            if plan.met.waits:
-                continue                                # such as one that the server before us has started
-            if len(plan.hosts) > Group.HOSTS:
-                self.say_once(f"line {plan.first.number}: the group {printable(plan.met.name)} has more than "
-                              f"{Group.HOSTS} hosts; it waits")
-                continue
-            clients = self._seat(plan, {client: min(client.want, client.room) for client in self.waiting
-                                        if client.link and not client.seats and client not in reserved})
-            absent = [host for host, client in clients.items() if not client and not self._are_here([host])]
-            busy = [host for host, client in clients.items() if not client and host not in absent]
-            if absent or busy:
-                what = f"host {absent[0]}" if absent else f"a free slot of host {busy[0]}"
-                stalls[plan.met.name] = (f"line {plan.first.number}, of the group {printable(plan.met.name)}, "
-                                         f"waits for {what}")
-                plan.clients = self._reserve(plan, reserved)
-                reserved |= plan.clients
-            elif not self.claiming and not self.stopping and boottime() >= self.pause_until:
-                plan.met.started = self.claiming = True
-                del self.groups[plan.first.offset]
-                self.worker.ask(self._start_group, self._claim_group, plan, clients)
-        self.waits.update(stalls, {})
-
-    def _reserve(self, plan: Plan, reserved: set[Client]) -> set[Client]:
-        """Which clients are to be kept free for a group: all that it needs, if they are here.
-
-        reserved: those that are kept free for groups above.
-        """
-        seats = self._seat(plan, {client: client.slots for client in self.sessions.clients.values()
-                                  if client.link and client not in reserved})
-        return {client for client in seats.values() if client} if all(seats.values()) else set()
-
-    def _seat(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
-        """A client for each host of a group, as far as that can be; free: how many slots each may give."""
-        able = {host: [(client, slot) for client, count in free.items()
-                       if client.is_called(host) and not (plan.met.ended and client.follow)
-                       for slot in range(min(count, len(plan.hosts)))] for host in plan.hosts}
-        seats = match(able)
-        return {host: seats[host][0] if host in seats else None for host in plan.hosts}
-
-    def _claim_group(self, plan: Plan, clients: dict[str, Client]) -> tuple[Plan, list[Held], bool]:
-        """Claim all lines of a group; whether that could be done.  In the worker's thread, perhaps."""
-        helds: list[Held] = []
-        for host, jobs in plan.hosts.items():
-            for line, settings in jobs:
-                job = self._claim_line(clients[host], line, settings)
-                if not job:
-                    return plan, helds, False
-                helds.append(Held(next(self.keys), clients[host], job, host=host, sent=False))
-        return plan, helds, True
-
-    def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
-        """Claim one line for a client."""
-        file = self.file
-        with contextlib.suppress(OSError, Shifted):
-            with file.locked_line(line) as fd:
-                if fd >= 0 and file.state_at(fd, line) == NEW and file.state_at(fd, settings.line):
-                    return file.mark(fd, line, client, settings)
-                if fd >= 0:
-                    file.edits += 1                     # it is not what it was: walk through the file anew
-        return None
-
-    def _start_group(self, answer: tuple[Plan, list[Held], bool]) -> None:
-        """Prepare a group whose lines were claimed; give them back if they were not all to be had."""
-        self.claiming = False
-        plan, helds, whole = answer
-        for held in helds:
-            self.sessions.note(held)
-        if whole and not self.stopping:
-            Group(self, plan, helds).prepare()
-        else:
-            plan.met.started = False
-            for held in helds:
-                self.sessions.settle(held, None)
-        self.leave_if_over()
-        self.look_again(pause=0.0 if whole else 1.0)
-
-    def say_once(self, text: str) -> None:
-        """Say what may come again and again."""
-        if text not in self.said:
-            self.said.add(text)
-            self.say(text)
-
-    def look_again(self, pause: float = 0.0) -> None:
-        """Look for lines soon; for groups only after a pause."""
-        self.pause_until = max(self.pause_until, boottime() + pause)
-        self.loop.call_soon(self.hand_out)
-
     # -- every second -----------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
@@ -2167,17 +2183,17 @@ class Server(Program):
             await asyncio.sleep(pause)
             self.sessions.drop_silent(slept=boottime() - before > 3 * pause)
             before = boottime()
-            if not self.waiting and not self.claiming and not self.stopping:
-                self._look({})                          # for directives that wait for clients
-            idle = not self.sessions.jobs and not self.claiming and not self.stopping
+            if not self.dispatcher.waiting and not self.dispatcher.claiming and not self.stopping:
+                self.dispatcher.look({})                          # for directives that wait for clients
+            idle = not self.sessions.jobs and not self.dispatcher.claiming and not self.stopping
             if self.options.exit_when_done and idle and not self.reporter.pause:
                 self.reporter.count(self._stop_if_done)
 
     def _stop_if_done(self, count: Count) -> None:
-        if count.over and not self.sessions.jobs and not self.stopping and not self.looking:
+        if count.over and not self.sessions.jobs and not self.stopping and not self.dispatcher.looking:
             if count.stopped:
                 self.say(count.stopped)
-            self._stop()
+            self.stop()
 
 
 # ======== Start =======================================================================================================
