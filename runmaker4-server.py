@@ -1671,7 +1671,7 @@ class Dispatcher:
         self.keys = (f"{number:016x}" for number in itertools.count(start))
         self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
         self.round = Round()                    # the last whole walk through the file that found nothing
-        self.looking = False                    # it is too early to say that there is nothing
+        self.looking = True                     # it is too early to say that there is nothing
         self.orphans: list[int] = []            # line numbers of those that were marked `e`
         self.names_changed = False              # lines may fit now that did not when they were looked at
         self.urgent_at = 0.0                    # when clients that would leave were last looked for (by the worker)
@@ -2183,11 +2183,12 @@ class Server(Program):
             await asyncio.sleep(pause)
             self.sessions.drop_silent(slept=boottime() - before > 3 * pause)
             before = boottime()
-            if not self.dispatcher.waiting and not self.dispatcher.claiming and not self.stopping:
-                self.dispatcher.look({})                          # for directives that wait for clients
-            idle = not self.sessions.jobs and not self.dispatcher.claiming and not self.stopping
-            if self.options.exit_when_done and idle and not self.reporter.pause:
+            if self.stopping or self.dispatcher.claiming:
+                continue
+            if self.options.exit_when_done and not self.sessions.jobs and not self.reporter.pause:
                 self.reporter.count(self._stop_if_done)
+            if not self.dispatcher.waiting:
+                self.dispatcher.look({})                # for directives that wait for clients
 
     def _stop_if_done(self, count: Count) -> None:
         if count.over and not self.sessions.jobs and not self.stopping and not self.dispatcher.looking:
