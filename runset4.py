@@ -599,7 +599,7 @@ def follow(file: JobFile, names: Sequence[str]) -> NoReturn:
 
 LABEL = re.compile(rb"([^:]+):")
 FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
-COMMAND = re.compile(rb"([\w.][\w.-]*)\s*:\s*(.*)")
+COMMAND = re.compile(rb'([\w.][\w.-]*)\s*:\s*(?:"(.*)"|(.*))')      # without its quotes, if it stands in a pair
 TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 
 
@@ -625,7 +625,7 @@ class Test:
         if flag:
             self._read_flag(flag[1].decode(), flag[2])
         elif command:
-            self._read_command(command[1], unquoted(command[2]))
+            self._read_command(command[1], command[command.lastindex])
         else:
             raise ValueError(f"cannot be understood: '{show(line[:80])}' (TARGET: COMMAND, -timeout: T or end)")
 
@@ -659,11 +659,6 @@ class Test:
                 wanted = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (group, target, timeout, self.min_hosts)
                 yield (b"" if wanted == settings else wanted) + job(command.text)
                 settings = wanted
-
-
-def unquoted(command: bytes) -> bytes:
-    """A command without its quotes, if it stands in a pair."""
-    return command[1:-1] if len(command) > 1 and command[:1] == command[-1:] == b'"' else command
 
 
 def directive_timeout(text: bytes) -> bytes:
