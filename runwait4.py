@@ -118,10 +118,8 @@ class Watcher:
 
         That takes three looks, one second apart, if there are any.
         """
-        found = self.look()
-        while found.unsure:
+        while (found := self.look()).unsure:
             time.sleep(self.pause)
-            found = self.look()
         return found
 
     def wait(self, show: Callable[[Counts], None]) -> Counts:
@@ -297,13 +295,10 @@ class JobLogReader:
 
     def _lines(self) -> Iterator[bytes]:
         """Line by line; of a line that is too long, and of a last line that is cut, a part without its newline."""
-        while True:
-            line = rest = self.file.readline(self.LONGEST)
-            if not line:
-                return
+        while line := self.file.readline(self.LONGEST):
             yield line
-            while rest and not rest.endswith(b"\n"):
-                rest = self.file.readline(self.LONGEST)
+            while line and not line.endswith(b"\n"):
+                line = self.file.readline(self.LONGEST)
 
     def _read(self, line: bytes) -> LoggedRun | None:
         """What the line says, if it makes sense."""
