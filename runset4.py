@@ -390,13 +390,12 @@ def describes_jobs(path: str) -> bool:
 
 def ini_text(source: Source) -> str:
     """What stands in a job file.  Raises Problem."""
-    lines, size = [], 0
+    text = bytearray()
     for line in source:
-        size += len(line) + 1
-        if size > LARGEST:
+        text += line + b"\n"
+        if len(text) > LARGEST:
             raise source.problem("this is too large for a job file (1 MiB)")
-        lines.append(line)
-    return b"\n".join(lines).decode("utf-8", "surrogateescape")
+    return text.decode("utf-8", "surrogateescape")
 
 
 def absolute(path: str) -> bytes:
@@ -606,7 +605,7 @@ TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 @dataclass
 class TestCommand:
     """A command of a test."""
-    text: bytes
+    line: bytes                     # of its job
     timeout: bytes                  # as in a directive; b"": none is given
 
 
@@ -632,8 +631,7 @@ class Test:
     def _read_command(self, target: bytes, text: bytes) -> None:
         if not text.strip():
             raise ValueError(f"'{show(target)}' has no command (or is the end of the test above missing?)")
-        job(text)                           # if it can be one
-        self.last = TestCommand(text, self.timeout)
+        self.last = TestCommand(job(text), self.timeout)
         self.targets.setdefault(target, []).append(self.last)
 
     def _read_flag(self, name: str, value: bytes) -> None:
@@ -657,7 +655,7 @@ class Test:
             for command in commands:
                 timeout = b" timeout=%b" % command.timeout if command.timeout else b""
                 wanted = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (group, target, timeout, self.min_hosts)
-                yield (b"" if wanted == settings else wanted) + job(command.text)
+                yield (b"" if wanted == settings else wanted) + command.line
                 settings = wanted
 
 
