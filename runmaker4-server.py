@@ -188,6 +188,7 @@ class ServedFile(JobFile):
         them, and is held, too.  What they were before, and whose they are, clients know.  Raises OSError.
         """
         self.fd, self.inode, self.start = fd, self.identity(fd), first_line(fd)
+        self.users[fd] += 1
         self.refresh()
         lines = list(Scan(fd, self.start, RUNNING))
         edited, at = False, 0
@@ -202,8 +203,8 @@ class ServedFile(JobFile):
         for line in found:
             if lock(fd, line.offset):
                 if self.state_at(fd, line) == RUNNING:
-                    jobs.append(Job(**vars(line), fd=fd, inode=self.inode))
-                    self.hold(jobs[-1])
+                    jobs.append(Job(**vars(line)))
+                    self._hold(jobs[-1], fd)
                 else:                           # it was another runner's, which has just written how it ended
                     unlock(fd, line.offset)
         return jobs

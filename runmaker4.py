@@ -856,10 +856,9 @@ def check_job_file(path: str, say: Say) -> None:
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     fd: int = -1                        # the descriptor with the record lock, for the job to inherit; -1: none
-    inode: tuple[int, int] = (0, 0)     # device and inode number of the file that the lock is on
+    inode: tuple[int, int] = (0, 0)     # device and inode number of the file that the lock is, or was, on
     missing: int = 0                    # looks in a row that did not find the line as `r`
-    searched: tuple[int, int] = (0, 0)  # the file that the last of these was at
-    search_at: float = 0.0              # when to look again (JobFile's clock), if it is still that file
+    search_at: float = 0.0              # when to look again (JobFile's clock)
     retried: bool = False               # it was claimed by --retry or --resume
     settings: JobSettings = NO_SETTINGS
     taker: Taker | None = None          # who asked for it
@@ -998,6 +997,15 @@ class JobFile:
     A runner opens the file anew for each line, and its job inherits that descriptor: the lock lives as long as either.
     A server's jobs are elsewhere.  It has all its locks on one descriptor, as everybody has where locks are classic
     (`single`), which a keeper shares; the fcntl manual's warning holds for its own lines then: they do not exclude it.
+
+    A job is held from mark() to give_up().  It has `fd` and `inode`, of the descriptor that its lock is on, and
+    `offset`, of the byte that is locked.  fd = -1: its lock was lost.  offset = -1: it is locked nowhere, because
+    something else stands there now; the descriptor is kept, since its shell has the same.  At any time:
+
+     1. `locked` knows each held job that has a lock, by inode and offset, and nothing else.  So no byte has two jobs.
+     2. `users` counts who needs a descriptor: held jobs with this `fd`, this object for its own, and locked_line()
+        while it lasts.  _drop() alone closes one, with the last of them.
+     3. A job loses its lock in _unlock() and _disown() alone, and gets one in _hold() alone.
     """
     LOOKS = 3                   # that prove that a line is gone
     BAD = 9                     # lines that an account names
@@ -1009,61 +1017,50 @@ class JobFile:
         self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC
         self.interval = 5.0 if network else 1.0    # seconds from look to look
         self.held: set[Job] = set()
-        self.places: dict[int, Job] = {}        # held lines by offset
+        self.locked: dict[tuple[tuple[int, int], int], Job] = {}    # by inode and offset
+        self.users: Counter[int] = Counter()    # of each descriptor
         self.lost: list[Job] = []               # taken by others; told by the next look_after()
         self.suspects = Suspects(self.interval, clock)         # of survey()
         self.edits = 0                          # how often it was noticed that lines have moved
         self.size = (-1, 0.0)                   # as it was seen last, and since when
         self.full_size = 0                      # the last that was believed
-        self.left: list[int] = []               # descriptors of files that were replaced, with locks perhaps
         self.fd = -1                            # for reading; if `single`: for everything
-        self.inode = (0, 0)                      # its device and inode
+        self.inode = (0, 0)                     # its device and inode
         self.start = 0                          # where its first line begins
 
     # -- taking a line ----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def locked_line(self, line: Line) -> Iterator[int]:
+    def locked_line(self, line: Line, fd: int = -1) -> Iterator[int]:
         """Hold a line's lock for a moment: the descriptor, or -1 if somebody else has it, or this very process.
 
-        Whoever puts the line into `held` meanwhile keeps lock and descriptor.  Raises Shifted, OSError.
+        Whoever makes it a held line meanwhile keeps lock and descriptor.  fd: one of today's file that is to be used.
+        Raises Shifted, OSError.
         """
-        fd, kept = self.open_for_lock(), False
+        if fd < 0:
+            fd = self.fd if self.single else os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self.users[fd] += 1
         try:
             if (self.signature()[:2] if self.single else self.identity(fd)) != self.inode:
                 raise Shifted                       # the file was replaced this very moment
-            if self.single and self.is_ours(line.offset) or not lock(fd, line.offset):
+            if self.is_ours(line.offset) or not lock(fd, line.offset):
                 yield -1
                 return
             try:
                 yield fd
-                kept = self.is_ours(line.offset)
             finally:
-                if not kept:
+                if not self.is_ours(line.offset):
                     unlock(fd, line.offset)
         finally:
-            if not kept:
-                self.close_after_lock(fd)
-
-    def hold(self, job: Job) -> None:
-        """A line is held from now on, where it stands."""
-        self.held.add(job)
-        self.places[job.offset] = job
-
-    def let_go(self, job: Job) -> None:
-        """A line is not held here any more, wherever it stands."""
-        self.held.discard(job)
-        if self.places.get(job.offset) is job:
-            del self.places[job.offset]
+            self._drop(fd)
 
     def is_ours(self, offset: int) -> bool:
         """Whether we hold this line; locks on one descriptor do not exclude their own process."""
-        job = self.places.get(offset)
-        return job is not None and job.inode == self.inode
+        return (self.inode, offset) in self.locked
 
     def mark(self, fd: int, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS) -> Job:
         """Write `r` over the state of a line that is locked and verified, and hold it.  Raises OSError."""
-        job = Job(**vars(line), fd=fd, inode=self.inode, taker=taker, settings=settings)
+        job = Job(**vars(line), taker=taker, settings=settings)
         if line.state != RUNNING:
             try:
                 self.write(fd, line, RUNNING)
@@ -1071,8 +1068,47 @@ class JobFile:
                 with contextlib.suppress(OSError):
                     self.write(fd, line, line.state)
                 raise
-        self.hold(job)
+        self._hold(job, fd)
         return job
+
+    def _hold(self, job: Job, fd: int) -> None:
+        """A line of today's file is held from now on, by the lock that it has on this descriptor."""
+        job.fd, job.inode = fd, self.inode
+        self.users[fd] += 1
+        self.held.add(job)
+        self.locked[job.inode, job.offset] = job
+
+    def _unlock(self, job: Job) -> None:
+        """Give back the lock on a held line's byte, if it has one: it is locked nowhere then.  Raises OSError."""
+        if job.fd >= 0 and job.offset >= 0:
+            unlock(job.fd, job.offset)
+            del self.locked[job.inode, job.offset]
+            job.offset = -1
+
+    def _disown(self, job: Job) -> None:
+        """Take descriptor and lock from a held line."""
+        if job.fd >= 0:
+            self.locked.pop((job.inode, job.offset), None)
+            self._drop(job.fd)
+            job.fd = -1
+
+    def _drop(self, fd: int) -> None:
+        """One user of a descriptor less.
+
+        Without any it is closed, but where locks are classic: to close one would drop all locks on that file.
+        """
+        self.users[fd] -= 1
+        if not self.users[fd]:
+            del self.users[fd]
+            if DESCRIPTION_LOCKS:
+                with contextlib.suppress(OSError):      # EIO: the lease was lost; what was written was synced
+                    os.close(fd)
+
+    def check(self) -> None:
+        """Assert the invariants, between two calls."""
+        owners = [job for job in self.held if job.fd >= 0]
+        assert self.locked == {(job.inode, job.offset): job for job in owners if job.offset >= 0}
+        assert self.users == Counter([job.fd for job in owners] + [self.fd] * (self.fd >= 0))
 
     @staticmethod
     def lend(job: Job) -> int:
@@ -1097,7 +1133,6 @@ class JobFile:
             return False
         return suspects.look(line)
 
-
     # -- results ----------------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
@@ -1121,21 +1156,16 @@ class JobFile:
 
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
-        self.let_go(job)
-        if job.fd < 0:
-            return
-        if job.offset >= 0:
+        self.held.discard(job)
+        if job.fd >= 0 and job.offset >= 0:         # the job's processes may have the descriptor, too
             with contextlib.suppress(OSError):      # EIO, ESTALE: the lock is lost already
                 unlock(job.fd, job.offset)
-        self.close_after_lock(job.fd)
-        job.fd = -1
+        self._disown(job)
 
     # -- looking after held lines -----------------------------------------------------------------------------------
 
     def look_after(self) -> list[Job]:
         """Follow the lines that an edit has moved and take back lost locks; the jobs that others have taken from us."""
-        if self.left:
-            self._close_left()
         if not self.held and not self.lost:
             return []
         try:
@@ -1144,6 +1174,7 @@ class JobFile:
             self.keep_hold()
         except OSError as error:    # not there, or not now; the next look is a second away, and finish() says so
             self.leave_useless(error)
+        self.check()
         lost, self.lost = self.lost, []
         return lost
 
@@ -1154,7 +1185,7 @@ class JobFile:
         for job in states.keys() - astray.keys():
             job.missing = 0
         now = self.clock()
-        if any(job.search_at <= now or job.searched != self.inode for job in astray):
+        if any(job.search_at <= now for job in astray):
             self.lost += self._relocate(astray)
 
     def _find(self, job: Job) -> bytes | None:
@@ -1192,27 +1223,22 @@ class JobFile:
             # a lock on it seems to succeed
             if error.errno not in (errno.EIO, errno.ESTALE, errno.EBADF):
                 raise
-            self._forsake(job)
-        return self.state_at(self.fd, job)
+            self._forsake(job.fd)
+        return self.state_at(self.fd, job) if job.inode == self.inode else None     # it may have been opened anew
 
-    def _forsake(self, job: Job) -> None:
-        """Leave the descriptor of a held line, and so of all that share it.
+    def _forsake(self, fd: int) -> None:
+        """Leave a descriptor whose locks are lost: no held line has it from now on.  Raises OSError.
 
         Its job, or the keeper, has the same open file description.  So what this host remembers of its locks would
         refuse our own new ones, unless every one of them is given up first (seen on NFS v4.2).
         """
         with contextlib.suppress(OSError):
-            unlock(job.fd, 0, 0)
-        if not self.single:
-            os.close(job.fd)
-            job.fd = -1
-        elif job.fd == self.fd:
-            self._leave(self.fd)
-            self.edits += 1
-            self.fd = os.open(self.path, self.flags)
-            self.opened(self.fd)
-            for other in self.held:
-                other.fd = -1
+            unlock(fd, 0, 0)
+        if fd == self.fd:
+            self._open_anew()
+        for job in self.held:
+            if job.fd == fd:
+                self._disown(job)
 
     # A held line that does not stand where it stood as `r` (it is astray) is looked for by its text.  Lines of one text
     # are interchangeable, so only two things count: that each job gets a line `r`, and that no line has two jobs.
@@ -1240,8 +1266,8 @@ class JobFile:
         wanted: dict[bytes, list[Job]] = {}
         for job in sorted(astray, key=lambda job: job.number):
             wanted.setdefault(job.text, []).append(job)
-            if job.fd < 0 or astray[job] is None:
-                self._free_place(job)
+            if astray[job] is None and job.inode == self.inode and job.offset < os.fstat(self.fd).st_size:
+                self._unlock(job)               # step 1: something else stands there now, perhaps another of ours
         found = self._find_texts(wanted)
         lost = []
         for text, jobs in wanted.items():
@@ -1249,17 +1275,6 @@ class JobFile:
         for job in lost:
             self.give_up(job)
         return lost
-
-    def _free_place(self, job: Job) -> None:
-        """Step 1: something else stands there now, perhaps another of our lines."""
-        here = job.fd >= 0 and job.inode == self.inode
-        if here and job.offset >= os.fstat(self.fd).st_size:
-            return
-        if self.places.get(job.offset) is job:
-            del self.places[job.offset]
-        if here and job.offset >= 0:
-            unlock(job.fd, job.offset)
-            job.offset = -1
 
     def _find_texts(self, wanted: dict[bytes, list[Job]]) -> dict[bytes, Matches]:
         """Look through the file for the lines with these texts.  Raises OSError."""
@@ -1320,7 +1335,6 @@ class JobFile:
     def _note_missing(self, job: Job, here: bytes | None) -> None:
         """Step 5: say when to look again; to search a long file each second would cost half a core."""
         job.missing += 1
-        job.searched = self.inode
         job.search_at = self.clock() + self.interval * min(2 ** max(job.missing - self.LOOKS, 0), 60)
         if job.missing == self.LOOKS and here is None:
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
@@ -1335,37 +1349,28 @@ class JobFile:
         return True
 
     def _move(self, job: Job, line: Line) -> bool:
-        """Lock a held job's line where it stands now, if it is free and still so.  Raises OSError."""
-        same = job.fd >= 0 and job.inode == self.inode
-        if self.is_ours(line.offset):
-            return False
-        fd = job.fd if same else self.open_for_lock()   # on the same file the job shares it: so it keeps its life sign
-        moved = False
+        """Hold a job's line where it stands now, if it is free and still so.  Raises OSError."""
+        same = job.fd >= 0 and job.inode == self.inode  # on the same file the job shares it: so it keeps its life sign
         try:
-            if lock(fd, line.offset):
-                moved = self.identity(fd) == self.inode and self.state_at(fd, line) == line.state
-                if not moved:
-                    unlock(fd, line.offset)
-        finally:
-            if not moved and not same:
-                self.close_after_lock(fd)
-        if moved:
-            self._settle_down(job, fd, line)
-        return moved
+            with self.locked_line(line, job.fd if same else -1) as fd:
+                free = fd >= 0 and self.state_at(fd, line) == line.state
+                if free:
+                    self._settle_down(job, fd, line)
+        except Shifted:
+            raise OSError(errno.ESTALE, "was replaced by another file meanwhile") from None
+        return free
 
     def _settle_down(self, job: Job, fd: int, line: Line) -> None:
         """Hold a job's line on this descriptor, where it is locked, and nowhere else any more.  Raises OSError."""
         back = job.fd < 0 and job.offset == line.offset
-        if job.fd >= 0 and job.fd != fd:
-            self.close_after_lock(job.fd)
-        elif job.fd == fd and job.offset >= 0:
-            unlock(fd, job.offset)
-        self.let_go(job)
+        if job.fd == fd:
+            self._unlock(job)
+        self._disown(job)
         self.say(f"line {job.number}: its lock was lost and is taken back" if back else
                  f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
         self.edits += not back
-        job.fd, job.inode, job.offset, job.missing, job.number = fd, self.inode, line.offset, 0, line.number
-        self.hold(job)
+        job.offset, job.missing, job.number = line.offset, 0, line.number
+        self._hold(job, fd)
         if line.state == NEW:
             self.write(fd, job, RUNNING)
 
@@ -1508,19 +1513,28 @@ class JobFile:
             return
         if not stat.S_ISREG(info.st_mode):
             raise OSError(errno.EINVAL, "is no regular file any more")
+        known = self.fd >= 0
+        self._open_anew()
+        if known:
+            self.say("was replaced by another file of this name; going on with that")
+
+    def _open_anew(self) -> None:
+        """Go on with what the path names now, on a new descriptor.  Raises OSError; then nothing has changed."""
         fd = os.open(self.path, self.flags)
         try:
             start = first_line(fd)
         except OSError:
             os.close(fd)
             raise
+        self.users[fd] += 1
         if self.fd >= 0:
-            self.say("was replaced by another file of this name; going on with that")
             self.edits += 1
-            self._leave(self.fd)
+            self._drop(self.fd)                 # held lines may still have their locks on it
         self.fd, self.inode, self.start = fd, self.identity(fd), start
-        self.opened(fd)
         self.suspects.found.clear()
+        for job in self.held:
+            job.search_at = 0.0                 # they may stand in here
+        self.opened(fd)
 
     def leave_useless(self, error: OSError) -> None:
         """Leave the descriptor for reading if this error may mean that it is of no use any more.
@@ -1528,34 +1542,11 @@ class JobFile:
         On NFS that is so if the lease was lost while refresh() had its lock.  The next follow_path() opens the file.
         """
         if error.errno == errno.EIO and self.fd >= 0 and not self.single:
-            with contextlib.suppress(OSError):
-                os.close(self.fd)
+            self._drop(self.fd)
             self.fd, self.inode = -1, (0, 0)
 
     def opened(self, fd: int) -> None:
         """From now on this is the descriptor for reading; if `single`, it is to have all locks."""
-
-    def open_for_lock(self) -> int:
-        """A descriptor for one line's lock.  Raises OSError."""
-        return self.fd if self.single else os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-
-    def _leave(self, fd: int) -> None:
-        """Have done with the descriptor that was for reading; held lines may still have their locks on it."""
-        if not self.single:
-            os.close(fd)
-        elif DESCRIPTION_LOCKS:
-            self.left.append(fd)
-
-    def _close_left(self) -> None:
-        needed = {job.fd for job in self.held}
-        for fd in [fd for fd in self.left if fd not in needed]:
-            self.left.remove(fd)
-            os.close(fd)
-
-    def close_after_lock(self, fd: int) -> None:
-        """Close a line's descriptor and give back its lock; never one that has other locks, too."""
-        if not self.single:
-            os.close(fd)
 
     @staticmethod
     def identity(fd: int) -> tuple[int, int]:

@@ -663,7 +663,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "rename not followed": rename_not_followed,
     "locked line taken": locked_line_taken,
     "closed twice": closed_twice,
-    "left open": lambda: [(CORE.JobFile, "close_after_lock", lambda self, fd: None)],
+    "left open": lambda: [(CORE.JobFile, "_drop", lambda self, fd: None)],
     "no third look": lambda: [(CORE.Suspects, "LOOKS", 1)],
     "no look after held lines": lambda: [(CORE.JobFile, "keep_hold", lambda self: None)],
     "result not verified": lambda: [(CORE.JobFile, "_find", lambda self, job: b"r")],

@@ -308,6 +308,8 @@ class RandomEdits(JobFileCase):
 
     def check(self) -> None:
         """Each job has a line `r` of its own, locked, and no other line is `r`."""
+        for runner in self.runners:
+            runner.file.check()
         for runner, job in self.jobs:
             self.assertEqual((runner.file.state_at(job.fd, job), job.inode), (b"r", runner.file.inode))
             with open(self.path, "r+b") as other:
@@ -319,10 +321,10 @@ class RandomEdits(JobFileCase):
     def end(self) -> None:
         for runner, job in self.jobs:
             runner.file.give_up(job)
+        for runner in self.runners:
+            self.assertEqual(list(runner.file.users), [runner.file.fd])
         for runner in self.runners[1:]:
             os.close(runner.file.fd)
-        for fd in self.runners[0].file.left:
-            os.close(fd)
 
     def test_each_running_job_keeps_a_line_of_its_own(self) -> None:
         for seed in range(self.HISTORIES):
