@@ -805,11 +805,14 @@ class RemoteStore:
     def __init__(self, connection: Connection, kind: str) -> None:
         self.connection, self.kind = connection, kind
 
-    def begin(self, job: RemoteJob) -> None:
-        self._event(job, "begin")
+    def begin(self, job: RemoteJob, entry: dict[str, Any]) -> None:
+        self._event(job, "begin", **entry)
 
-    def end(self, job: RemoteJob) -> None:
-        self._event(job, "end")
+    def end(self, job: RemoteJob, entry: dict[str, Any]) -> None:
+        self._event(job, "end", **entry)
+
+    def tick(self) -> None:
+        """The server has its own clock."""
 
     def put(self, job: RemoteJob, *args: Any) -> None:
         """What the stores of runmaker4.py take: (record), (line), or (stream, at, data)."""

@@ -666,13 +666,30 @@ class Collector:
             return self._log(held.job, message.whole("at"), message.data("data"))
         if kind == "joblog":
             return self._joblog(held.job, message.data("line"))
-        if kind == "end":
-            self.end(held.job)
-        elif kind != "begin":
+        if kind not in ("begin", "end"):
             raise WireError(f"what is {kind!a}?")
-        elif self.outdir:
-            self.outdir.begin(held.job)
+        if self.outdir:
+            entry = self._entry(message)
+            if kind == "begin":
+                self.outdir.begin(held.job, entry)
+            else:
+                self.outdir.end(held.job, {**entry, **self._ending(message)})
         return 0
+
+    @staticmethod
+    def _entry(message: Message) -> dict[str, Any]:
+        """What a client says of a run for the journal.  Raises WireError."""
+        return {"time": message.real("time"), "run": message.text("run", 512), "host": message.text("host", 255),
+                "slot": message.text("slot", 255), "pid": message.whole("pid")}
+
+    @staticmethod
+    def _ending(message: Message) -> dict[str, Any]:
+        """... and of its end.  Raises WireError."""
+        known = message.fields.get("cpu") is not None
+        return {"state": os.fsdecode(message.state("state")), "exit": message.whole("exit", 255, least=-1),
+                "signal": message.whole("signal", 255), "cause": message.text("cause", 16),
+                "seconds": message.real("seconds"), "cpu": message.real("cpu") if known else None,
+                "memory": message.whole("memory") if known else None, "bytes": message.whole("bytes")}
 
     def _log(self, job: Job, at: int, piece: bytes) -> int:
         """A piece of a job's record, and where it stands there."""
@@ -708,6 +725,11 @@ class Collector:
                 self.end_line(client)
         return len(data)
 
+    def tick(self) -> None:
+        """A second or so has passed."""
+        if self.outdir:
+            self.outdir.tick()
+
     def end_line(self, client: Client) -> None:
         """Print what a client has begun, and will not end."""
         if client.line:
@@ -717,7 +739,7 @@ class Collector:
     def end(self, job: Job) -> None:
         """No more comes of this job."""
         if self.outdir:
-            self.outdir.end(job)
+            self.outdir.abandon(job)
 
 
 # ======== Groups ======================================================================================================
@@ -2056,6 +2078,7 @@ class Server(Program):
 
     async def _write_rest(self) -> None:
         """Wait until all is written; after a signal as long as a runner would, or until the next one."""
+        self.collector.tick()
         written = asyncio.ensure_future(self.worker.flush())
         patience = runmaker4.Runner.LAST_TRIES if self.code is not None else None
         await asyncio.wait([written, self.hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
@@ -2183,6 +2206,7 @@ class Server(Program):
         while True:
             await asyncio.sleep(pause)
             self.sessions.drop_silent(slept=boottime() - before > 3 * pause)
+            self.collector.tick()
             before = boottime()
             if self.stopping or self.dispatcher.claiming:
                 continue

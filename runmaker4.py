@@ -2528,6 +2528,7 @@ class Shell:
     pid: int
     mark: bytes
     ended: asyncio.Future[int]      # its wait status (waitpid(2))
+    usage: resource.struct_rusage | None = None     # what it and all that it waited for have used, once it has ended
 
 
 class ProcessTable:
@@ -2626,7 +2627,7 @@ class Signals:
 
 
 class Processes:
-    """Starts jobs, reaps them, ends whole trees.  The one place that knows SIGCHLD and waitpid."""
+    """Starts jobs, reaps them, ends whole trees.  The one place that knows SIGCHLD and wait4."""
     EMPTY = 2       # looks that must find nothing of a job: within execve(2) a process shows no environment, no mark
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals) -> None:
@@ -2671,10 +2672,11 @@ class Processes:
     def reap(self) -> None:
         """Collect what has ended."""
         with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
-                pid, status = ended
+            while (ended := os.wait4(-1, os.WNOHANG))[0]:
+                pid, status, usage = ended
                 shell = self.running.pop(pid, None)
                 if shell and not shell.ended.done():    # else: a child that whoever exec'd us left to us
+                    shell.usage = usage
                     shell.ended.set_result(status)
 
     async def end(self, shell: Shell) -> list[int]:
@@ -2796,6 +2798,10 @@ def allow_descriptors(needed: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
+# ru_maxrss of getrusage(2) is in KiB; on macOS it is in bytes
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
 # ======== Output ======================================================================================================
 
 
@@ -2913,7 +2919,7 @@ TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)      # by 
 class Ending:
     """How a run ended: the shell's wait status, and why we ended it, if we did."""
     status: int
-    cause: str = ""                     # "timeout", "stop" or "lost"; "": it ended by itself
+    cause: str = ""                     # "timeout", "stopped", "cancelled" or "lost"; "": it ended by itself
     limit: float = 0.0                  # the timeout, in seconds
 
     @property
@@ -2981,6 +2987,9 @@ class Sink:
 
     def started(self, run: Run) -> None:
         """Its shell runs."""
+
+    def unstarted(self, run: Run) -> None:
+        """It could not be started; no more comes of it."""
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         """It has printed."""
@@ -3180,9 +3189,10 @@ class OutFile:
     the file has the number that the line has when it is made, and gets that which it has when the run ends.
     """
 
-    def __init__(self, job: Job, folder: str, suffix: str, fresh: bool, trouble: Say) -> None:
+    def __init__(self, job: Job, suffix: str, fresh: bool, journal: Journal) -> None:
         """fresh: no such file may be there; else the run began under a server before us, and this goes on."""
-        self.job, self.folder, self.suffix, self.fresh, self.trouble = job, folder, suffix, fresh, trouble
+        self.job, self.suffix, self.fresh, self.journal = job, suffix, fresh, journal
+        self.trouble = journal.trouble
         self.number = 0                     # that the name has
         self.name = ""
         self.fd = -1
@@ -3192,13 +3202,13 @@ class OutFile:
     def _use_number(self) -> None:
         """Take the name for the number that the line has now."""
         self.number = self.job.number
-        self.name = os.path.join(self.folder, f"{self.number}{self.suffix}")
+        self.name = os.path.join(self.journal.folder, f"{self.number}{self.suffix}")
 
     def prepare(self) -> None:
         """Put an older run's file out of the way."""
         self._use_number()
         try:
-            keep_older(self.name)
+            self._keep_older(self.name)
         except OSError as error:            # what we write will find another name, if there is room at all
             self.trouble(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
 
@@ -3224,7 +3234,7 @@ class OutFile:
             self.fd = os.open(self.name, flags, 0o666)
             return
         try:
-            self.fd = displace(self.name, lambda: os.open(self.name, flags | os.O_EXCL, 0o666))
+            self.fd = self._displace(lambda: os.open(self.name, flags | os.O_EXCL, 0o666))
         except OSError:                     # a directory; somebody else's, in a folder with the sticky bit
             self.fd, self.name = make_numbered(self.name)
 
@@ -3233,6 +3243,8 @@ class OutFile:
         try:
             if self.number != self.job.number:
                 self._follow_line()
+            elif self.fd >= 0 and not is_file(self.name, os.fstat(self.fd)):
+                self.name = self._kept(self.name) or self.name      # another run has put it out of its way
         except OSError as error:
             self.trouble(f"{self.name}: {reason(error)} (is the output of what is line {self.job.number} now)")
         try:
@@ -3247,19 +3259,40 @@ class OutFile:
         By way of a numbered name, which nobody else renames: between a look at its own and a rename it may become
         another's.  Another run may have put it there already.
         """
-        older, info = self.name, os.fstat(self.fd) if self.fd >= 0 else None
+        older = self.name
         self._use_number()
-        if not info:
-            keep_older(self.name)
+        if self.fd < 0:
+            self._keep_older(self.name)
             return
         see_names(older)
-        if is_file(older, info):
+        if is_file(older, os.fstat(self.fd)):
             keep_older(older)
-        names = (numbered(older, number) for number in range(free_number(older) - 1, 0, -1))        # the latest first
-        kept = next((name for name in names if is_file(name, info)), "")
+        kept = self._kept(older)
         if kept:                            # else somebody has removed it, or given it a name of their own
-            displace(self.name, lambda: os.link(kept, self.name))
+            self._displace(lambda: os.link(kept, self.name))
             os.unlink(kept)
+
+    def _kept(self, name: str) -> str:
+        """The numbered name for `name` that is this file's; '' if none is."""
+        info = os.fstat(self.fd)
+        names = (numbered(name, number) for number in range(free_number(name) - 1, 0, -1))          # the latest first
+        return next((kept for kept in names if is_file(kept, info)), "")
+
+    def _keep_older(self, name: str) -> None:
+        """Put what another run has written out of the way, and write down where it is now.  Raises OSError."""
+        kept = keep_older(name)
+        if kept:
+            moved = {"from": os.path.basename(name), "to": os.path.basename(kept)}
+            self.journal.add({"time": round(time.time(), 3), "event": "moved", **moved})
+
+    def _displace(self, make: Callable[[], Any]) -> Any:
+        """Make something under this name; what has it is put out of the way, again if need be.  Raises OSError."""
+        for _ in range(5):
+            try:
+                return make()
+            except FileExistsError:
+                self._keep_older(self.name)
+        return make()
 
     def _give_up(self, error: OSError) -> None:
         self.broken = True
@@ -3290,15 +3323,15 @@ def make_numbered(name: str) -> tuple[int, str]:
             return fd, numbered(name, number)
 
 
-def keep_older(name: str) -> None:
-    """Give a file, if it exists, the next numbered name.  Raises OSError.
+def keep_older(name: str) -> str:
+    """Give a file, if it exists, the next numbered name, and return that; else ''.  Raises OSError.
 
     rename(2) replaces what has the name; so the new one is taken with an empty file first, whoever else keeps older
     files at the same time.
     """
     see_names(name)
     if not os.path.lexists(name):
-        return
+        return ""
     fd, kept = make_numbered(name)
     os.close(fd)
     try:
@@ -3307,18 +3340,10 @@ def keep_older(name: str) -> None:
         see_names(kept)
         if not os.stat(kept).st_size:       # NFS may say that there is no such file after it has renamed it
             os.unlink(kept)
+            kept = ""
         if not isinstance(error, FileNotFoundError):    # another has been faster
             raise
-
-
-def displace(name: str, make: Callable[[], Any]) -> Any:
-    """Make something under a name, after putting what has it out of the way, again if need be.  Raises OSError."""
-    for _ in range(5):
-        try:
-            return make()
-        except FileExistsError:
-            keep_older(name)
-    return make()
+    return kept
 
 
 def is_file(name: str, info: os.stat_result) -> bool:
@@ -3328,57 +3353,143 @@ def is_file(name: str, info: os.stat_result) -> bool:
     return False
 
 
+class Journal:
+    """DIR/journal: what ran where and when, one JSON object a line, appended by all hosts.  In the worker's thread.
+
+    An end is written with what has gathered; starts and moves, which only inform, wait for it or for a second at most.
+    On a network file system an append costs some six round trips: so ends, too, gather for a second there.
+    """
+    GATHER = 1.0                        # seconds
+
+    def __init__(self, folder: str, worker: Worker, trouble: Say) -> None:
+        """Raises Problem."""
+        self.folder, self.path, self.trouble = folder, os.path.join(folder, "journal"), trouble
+        self.fd = open_record(self.path, os.O_RDWR | os.O_APPEND)
+        self.network = bool(worker.pool)
+        self.waiting: list[bytes] = []
+        self.flushed = -math.inf            # when (monotonic seconds)
+
+    def add(self, entry: dict[str, Any], end: bool = False) -> None:
+        import json                     # few runners need it, and it takes 3 ms to load
+        self.waiting.append(json.dumps(entry).encode() + b"\n")
+        if time.monotonic() - self.flushed > self.GATHER or end and not self.network:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        if self.waiting:
+            data = b"".join(self.waiting)
+            self.waiting.clear()
+            try:
+                append(self.fd, data, self.network, patience=10.0 if self.network else 1.0)
+            except OSError as error:
+                self.trouble(f"{self.path}: {reason(error)} (the journal is incomplete; the jobs go on)")
+            self.flushed = time.monotonic()
+
+
 class OutDir:
-    """The output directory: DIR/ID.out and DIR/ID.err."""
+    """The output directory: DIR/ID.out, DIR/ID.err, and the journal."""
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
         """Makes the directory if need be.  Raises Problem."""
-        self.path, self.worker, self.trouble = path, worker, trouble
+        self.worker = worker
         self.files: dict[tuple[Job, bytes], OutFile] = {}
+        self.begun: dict[Job, dict[str, Any]] = {}      # the entries of runs that have not ended
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise Problem(f"{path}: {reason(error)} (it must be a directory that can be written)") from None
+        self.journal = Journal(path, worker, trouble)
 
-    def begin(self, job: Job) -> None:
-        """A run begins."""
-        self.end(job)
+    def begin(self, job: Job, entry: dict[str, Any]) -> None:
+        """A run begins.  entry: for the journal, but for what is known here, as in end()."""
+        self._close(job)
         for stream in self.SUFFIX:
             self.worker.post(self._file(job, stream, fresh=True).prepare)
+        self.begun[job] = entry
+        self.worker.post(self.journal.add, self._whole(job, "start", entry))
 
     def put(self, job: Job, stream: bytes, at: int, data: bytes) -> None:
         file = self.files.get((job, stream)) or self._file(job, stream, fresh=False)
         self.worker.post(file.store, at, data, size=len(data))
 
-    def end(self, job: Job) -> None:
-        """The run has ended."""
-        for stream in self.SUFFIX:
-            file = self.files.pop((job, stream), None)
-            if file:
-                self.worker.post(file.close)
+    def end(self, job: Job, entry: dict[str, Any]) -> None:
+        """The run has ended, or could not be started."""
+        files = self._close(job)
+        self.worker.post(self._write_end, self._whole(job, "end", entry), files)
+
+    def abandon(self, job: Job) -> None:
+        """Nobody will say how its run ended, if that has not ended yet."""
+        entry = self.begun.get(job)
+        if entry:
+            now = time.time()
+            self.end(job, {**entry, "time": round(now, 3), "state": "e", "exit": -1, "signal": 0, "cause": "lost",
+                           "seconds": round(now - entry["time"], 3), "cpu": None, "memory": None, "bytes": 0})
+        self._close(job)
+
+    def tick(self) -> None:
+        """A second has passed."""
+        self.worker.post(self.journal.flush)
+
+    @staticmethod
+    def _whole(job: Job, event: str, entry: dict[str, Any]) -> dict[str, Any]:
+        return {"event": event, "line": job.number, "command": os.fsdecode(job.command), **entry}
+
+    def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
+        entry["files"] = [os.path.basename(file.name) for file in files if file.size]
+        self.journal.add(entry, end=True)
+
+    def _close(self, job: Job) -> list[OutFile]:
+        """No more output comes of the job's last run; the files it may have."""
+        self.begun.pop(job, None)
+        files = [self.files.pop((job, stream)) for stream in self.SUFFIX if (job, stream) in self.files]
+        for file in files:
+            self.worker.post(file.close)
+        return files
 
     def _file(self, job: Job, stream: bytes, fresh: bool) -> OutFile:
-        file = self.files[job, stream] = OutFile(job, self.path, self.SUFFIX[stream], fresh, self.trouble)
+        file = self.files[job, stream] = OutFile(job, self.SUFFIX[stream], fresh, self.journal)
         return file
 
 
 class AllOutput(Sink):
-    """Everything that a job prints, in files of its own."""
+    """Everything that a job prints, in files of its own; and what became of it, in the journal."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
 
     def started(self, run: Run) -> None:
-        self.store.begin(run.job)
+        self.store.begin(run.job, self._entry(run))
+
+    def unstarted(self, run: Run) -> None:
+        self.ended(run)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         self.store.put(run.job, stream.name, stream.received - len(data), data)
 
     def ended(self, run: Run) -> None:
-        self.store.end(run.job)
+        ending, shell = run.ending, run.shell
+        usage = shell.usage if shell else None
+        self.store.end(run.job, {
+            **self._entry(run), "state": os.fsdecode(ending.state) if ending else "e",
+            "exit": ending.code if ending and not ending.signal else -1, "signal": ending.signal if ending else 0,
+            "cause": run.cause, "seconds": round(run.took, 3),
+            "cpu": round(usage.ru_utime + usage.ru_stime, 3) if usage else None,
+            "memory": usage.ru_maxrss * MAXRSS_UNIT if usage else None,
+            "bytes": sum(stream.received for stream in run.streams)})
+
+    def tick(self) -> None:
+        self.store.tick()
+
+    @staticmethod
+    def _entry(run: Run) -> dict[str, Any]:
+        """What begins the journal's lines on a run."""
+        return {"time": round(time.time(), 3),
+                "run": os.fsdecode(run.shell.mark if run.shell else b"%s-%d" % (run.host, time.time_ns())),
+                "host": os.fsdecode(run.host), "slot": run.slot.name, "pid": run.shell.pid if run.shell else 0}
 
 
 class JobLog:
@@ -3949,7 +4060,7 @@ class Runner:
         self.failed = why
         self.stop()
 
-    def end_job(self, job: Job, cause: str = "stop") -> None:
+    def end_job(self, job: Job, cause: str = "stopped") -> None:
         """End a job, or see to it that it never begins."""
         if job.gate:
             job.gate.refuse()
@@ -3960,7 +4071,7 @@ class Runner:
     def end_all(self) -> None:
         """End what runs."""
         for run in list(self.runs):
-            self._end(run, "stop")
+            self._end(run, "stopped")
 
     async def _last_resort(self) -> None:
         """Leave although results cannot be written: the file system does not answer."""
@@ -4167,11 +4278,8 @@ class Runner:
         finally:
             if run in self.runs:                # a defect: nobody would hear how it ends
                 self.runs.discard(run)
-                self._end(run, "stop")
+                self._end(run, "stopped")
                 await (run.killer or run.shell.ended)
-        if await self._was_interrupted(run.ending):
-            run.cause = "stop"
-            run.ending = replace(run.ending, cause=run.cause)
         return run.ending.state
 
     async def _attend(self, run: Run) -> None:
@@ -4182,7 +4290,7 @@ class Runner:
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
         if self.killed or self.loop.time() - self.began >= (self.settings.walltime or math.inf):
-            self._end(run, "stop")              # the signal came while it was started
+            self._end(run, "stopped")              # the signal came while it was started
         status = await run.shell.ended
         if run.killer:
             await run.killer
@@ -4191,6 +4299,9 @@ class Runner:
         self.pump.finish(run)
         run.took = self.loop.time() - run.started
         run.ending = Ending(status, run.cause, limit or 0.0)
+        if await self._was_interrupted(run.ending):
+            run.cause = "stopped"
+            run.ending = replace(run.ending, cause=run.cause)
         run.job.how = str(run.ending)
         for sink in run.sinks:
             sink.ended(run)
@@ -4221,6 +4332,8 @@ class Runner:
             if pause == 0.1:
                 self.say(f"line {run.job.number}: cannot be started: {fault}" + ("; trying again" if passing else ""))
             if not passing:
+                for sink in run.sinks:
+                    sink.unstarted(run)
                 return ERROR
             if self.stopping:
                 return NEW
@@ -4815,11 +4928,11 @@ if __name__ == "__main__":
 
 # ======== The wire ====================================================================================================
 #
-# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 3.  Both know a token of 128 random bits, which
+# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 4.  Both know a token of 128 random bits, which
 # never crosses the wire: each answers a challenge of the other end with it, and from then on every frame has a MAC.
 #
-#     1. S   {"runmaker4": 3, "nonce": S's challenge}                                   128 random bits, and the version
-#     2. C   {"runmaker4": 3, "nonce": C's challenge, "proof": H("client")}             C's answer authenticates C
+#     1. S   {"runmaker4": 4, "nonce": S's challenge}                                   128 random bits, and the version
+#     2. C   {"runmaker4": 4, "nonce": C's challenge, "proof": H("client")}             C's answer authenticates C
 #     3. S   {"proof": H("server")}                                                     S's answer authenticates S
 #            {"error": "token"}, {"error": "version"}                                   or this, and the connection ends
 #     4. C, S   messages, each {"type": ...}, as said in the two scripts
@@ -4837,7 +4950,7 @@ import hmac
 import json
 import secrets
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 PORT = 9998
 UNAUTHENTICATED_FRAME, FRAME = 1 << 10, 1 << 20     # bytes of JSON: until the other end is authenticated, and then
 PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one
@@ -4926,9 +5039,9 @@ class Message:
     def data(self, name: str) -> bytes:
         return to_bytes(self._string(name, FRAME))
 
-    def whole(self, name: str, most: int = 1 << 62) -> int:
+    def whole(self, name: str, most: int = 1 << 62, least: int = 0) -> int:
         value = self.fields.get(name)
-        if type(value) is not int or not 0 <= value <= most:
+        if type(value) is not int or not least <= value <= most:
             raise WireError(f"{name}: no whole number that will do")
         return value
 

@@ -21,9 +21,9 @@ import runmaker4
 from tests.proxy import Proxy
 from tests.support import FULL, GATE, MARK, RUNSERVER, UP, WAITING, marked, peak_memory, wait_until
 from tests.tcp import TOKEN_LINE, TcpCase
-from tests.wire import (FROM_CLIENT, FROM_SERVER, HAVE, HELLO, JOBS, NO_JSON, NO_NUMBERS, NO_OBJECTS, PROVEN, TOKEN,
-                        UNPROVEN, WELCOME, Closed, FakeServer, Peer, fields_of, frame, garbage, mutilate, new_key,
-                        plain, read_plain, spoiled, split, traces)
+from tests.wire import (ENTRY, FROM_CLIENT, FROM_SERVER, HAVE, HELLO, JOBS, NO_JSON, NO_NUMBERS, NO_OBJECTS, PROVEN,
+                        TOKEN, UNPROVEN, WELCOME, Closed, FakeServer, Peer, fields_of, frame, garbage, mutilate,
+                        new_key, plain, read_plain, spoiled, split, traces)
 
 CONNECTIONS = 10_000 if FULL else 1_000
 SILENT = 200
@@ -276,7 +276,8 @@ class Insiders(Attack):
     def started(self, **fields: Any) -> Tuple[Peer, Message]:
         """An insider that says that the job it has claimed runs, with output; its next event has the number 3."""
         peer, (job,) = self.hold(**fields)
-        peer.say(dict(type="started", n=1, id=job["id"], pid=1, began=1.0), dict(type="begin", n=2, id=job["id"]))
+        peer.say(dict(type="started", n=1, id=job["id"], pid=1, began=1.0),
+                 dict(type="begin", n=2, id=job["id"], **ENTRY))
         return peer, job
 
     def states(self) -> str:
@@ -462,7 +463,7 @@ class Insiders(Attack):
     def test_one_that_begins_its_output_again_and_again(self) -> None:
         peer, job = self.started()
         for number in range(3, 303, 3):
-            peer.say(dict(type="begin", n=number, id=job["id"]),
+            peer.say(dict(type="begin", n=number, id=job["id"], **ENTRY),
                      dict(type="out", n=number + 1, id=job["id"], stream="stdout", at=0, data="x"),
                      dict(type="out", n=number + 2, id=job["id"], stream="stderr", at=0, data="x"))
         self.ask(peer)

@@ -25,7 +25,7 @@ class OutCase(Case):
         return runmaker4.OutDir(str(self.out), runmaker4.Worker(False), self.said.append)
 
     def files(self) -> Dict[str, str]:
-        return {path.name: path.read_text() for path in self.out.iterdir() if path.is_file()}
+        return {path.name: path.read_text() for path in self.out.iterdir() if path.is_file() and path.name != "journal"}
 
     def contents(self) -> List[str]:
         """What the files hold, in whichever of them."""
@@ -48,14 +48,14 @@ class TakenNames(OutCase):
 
     def test_a_name_that_another_run_takes_before_the_first_output_loses_neither(self):
         first, second, line, same = self.outdir(), self.outdir(), job(7), job(7)
-        first.begin(line)
-        second.begin(same)
+        first.begin(line, {})
+        second.begin(same, {})
         second.put(same, b"stdout", 0, b"second ")
         first.put(line, b"stdout", 0, b"first ")
         second.put(same, b"stdout", 7, b"goes on")
         first.put(line, b"stdout", 6, b"goes on")
-        first.end(line)
-        second.end(same)
+        first.end(line, {})
+        second.end(same, {})
         self.assertEqual(self.files(), {"7.out": "first goes on", "7.out.~1~": "second goes on"})
         self.assertEqual(self.said, [])
 
@@ -84,17 +84,17 @@ class TakenNames(OutCase):
         outdir, line = self.outdir(), job(7)
         with mock.patch.object(runmaker4.os.path, "lexists", lambda name: bool(fresh) and lexists(name)), \
                 mock.patch.object(runmaker4.os, "open", open_and_see):
-            outdir.begin(line)
+            outdir.begin(line, {})
             outdir.put(line, b"stdout", 0, b"ours")
-            outdir.end(line)
+            outdir.end(line, {})
         self.assertEqual(self.files(), {"7.out": "ours", "7.out.~1~": "another host's"})
 
     def test_what_cannot_be_put_aside_leaves_the_output_a_numbered_name(self):
         (self.out / "7.out").mkdir(parents=True)
         outdir, line = self.outdir(), job(7)
-        outdir.begin(line)
+        outdir.begin(line, {})
         outdir.put(line, b"stdout", 0, b"ours")
-        outdir.end(line)
+        outdir.end(line, {})
         self.assertEqual(self.files(), {"7.out.~1~": "ours"})
         self.assertIn("7.out", self.said[0])
 
@@ -105,11 +105,11 @@ class TakenNames(OutCase):
             put_aside(name)
             (self.out / "7.out").write_text("another's")
 
-        outdir.begin(line)
+        outdir.begin(line, {})
         (self.out / "7.out").write_text("another's")
         with mock.patch.object(runmaker4, "keep_older", taken_again):
             outdir.put(line, b"stdout", 0, b"ours")
-        outdir.end(line)
+        outdir.end(line, {})
         self.assertEqual(set(self.contents()), {"another's", "ours"})
         self.assertEqual(self.said, [])
 
@@ -172,14 +172,14 @@ class MovedLines(OutCase):
     def begin(self, number: int, output: str = "") -> runmaker4.Job:
         """A run of a line, and what it prints."""
         line = job(number)
-        self.outdir_of_ours.begin(line)
+        self.outdir_of_ours.begin(line, {})
         if output:
             self.outdir_of_ours.put(line, b"stdout", 0, output.encode())
         return line
 
     def end(self, *lines: runmaker4.Job) -> None:
         for line in lines:
-            self.outdir_of_ours.end(line)
+            self.outdir_of_ours.end(line, {})
 
     def test_a_file_gets_the_number_that_its_line_has_at_the_end(self):
         line = self.begin(2, "two")

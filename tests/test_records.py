@@ -253,7 +253,7 @@ class OutputDirectory(Case):
         return self.run_script(RUNMAKER, "--outdir", "out", *options, "runs.txt")
 
     def files(self) -> Dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (self.dir / "out").iterdir()}
+        return {path.name: path.read_bytes() for path in (self.dir / "out").iterdir() if path.name != "journal"}
 
     def test_a_file_is_made_for_each_stream_that_a_job_prints_on(self):
         self.write("# comment\n. echo a\n. echo b >&2; exit 3\nx echo held\n. :\nd echo done\n. echo c; echo d >&2\n")

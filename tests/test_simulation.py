@@ -26,8 +26,8 @@ QUICKLY_FOUND = ("no second read", "unlock before the write", "classic locks", "
 ONCE_FOUND = {29569: "a result was written to descriptor -1",
               18053: "a lease was lost during refresh(), and the descriptor for reading kept for ever",
               187257: "an orphan was taken by another, whose lock was gone for a moment while an editor saved in place"}
-# What was found and is not mended yet, in the full size only.  Three looks prove an orphan, but two may be of a line that
-# an edit has put elsewhere since, where its runner has yet to lock the line that stands there now.
+# What was found and is not mended yet, in the full size only.  Three looks prove an orphan, but two may be of a line
+# that an edit has put elsewhere since, where its runner has yet to lock the line that stands there now.
 NOT_MENDED = {126235: "after an edit a line stands where an orphan of the same text was seen twice"}
 
 

@@ -74,7 +74,7 @@ class RecordsCase(TcpCase, LogCase):
 
     def files(self, directory: str = "out") -> Dict[str, bytes]:
         """The files of an output directory."""
-        return {path.name: path.read_bytes() for path in (self.dir / directory).iterdir()}
+        return {path.name: path.read_bytes() for path in (self.dir / directory).iterdir() if path.name != "journal"}
 
     def size(self, name: str) -> int:
         """The bytes of a file, 0 if it is not there yet."""

@@ -120,13 +120,16 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
 # the messages of either end, as they ought to be
 ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), unsure=0, bad=[4], alone=True,
                grouped=False, left=True)
+ENTRY = dict(time=1.5, run="insider-1-2-3", host="insider", slot="1", pid=1)        # of a run, for the journal
+ENDING = dict(ENTRY, state="d", exit=0, signal=0, cause="", seconds=1.5, cpu=0.5, memory=4096, bytes=5)
 FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
     dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False),
     dict(type="have", jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", result=None)]),
     dict(type="claim", request=1, want=1, last=False), dict(type="ping", request=2), dict(type="status"),
     dict(type="account"), dict(type="bye"), dict(type="started", n=1, id="0" * 16, pid=1, began=1.5),
-    dict(type="log", n=1, id="0" * 16, at=0, data="text\n"), dict(type="begin", n=1, id="0" * 16),
-    dict(type="out", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"), dict(type="end", n=1, id="0" * 16),
+    dict(type="log", n=1, id="0" * 16, at=0, data="text\n"), dict(type="begin", n=1, id="0" * 16, **ENTRY),
+    dict(type="out", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"),
+    dict(type="end", n=1, id="0" * 16, **ENDING),
     dict(type="joblog", n=1, id="0" * 16, line="text\n"), dict(type="print", n=1, id="0" * 16, data="text\n"),
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0"), dict(type="release", n=1, id="0" * 16),
     dict(type="ready", id="0" * 16), dict(type="sync", clock=1.5))

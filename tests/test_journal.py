@@ -1,0 +1,165 @@
+"""Promise: DIR/journal tells of each run where and when it ran, and how it ended, whoever ran it."""
+import json
+import os
+import signal
+from typing import Any, Dict, List
+
+from tests.support import RUNMAKER, SLEEPING, wait_until
+from tests.tcp import TcpCase
+
+START = {"time", "event", "run", "line", "command", "host", "slot", "pid"}
+END = START | {"state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"}
+
+
+class JournalCase(TcpCase):
+    """Helpers for tests of the journal."""
+
+    def entries(self, event: str = "") -> List[Dict[str, Any]]:
+        """What stands in the journal, or what of it tells of one kind of event."""
+        lines = [json.loads(line) for line in self.read("out/journal").splitlines()]
+        return [line for line in lines if line["event"] == event or not event]
+
+    def ends(self) -> Dict[int, Dict[str, Any]]:
+        """How the last run of each line ended."""
+        return {entry["line"]: entry for entry in self.entries("end")}
+
+    def assertWhole(self) -> None:
+        """Each run has its start and its end, with all that they are to tell; no two runs have one name."""
+        for event, fields in ("start", START), ("end", END):
+            self.assertEqual({frozenset(entry) for entry in self.entries(event)}, {frozenset(fields)})
+        starts, ends = ([entry["run"] for entry in self.entries(event)] for event in ("start", "end"))
+        self.assertEqual((len(set(starts)), sorted(starts)), (len(starts), sorted(ends)))
+
+
+class Runs(JournalCase):
+    """What a runner writes."""
+
+    def test_a_run_is_told_from_its_start_to_its_end(self):
+        self.write("# comment\n. echo one; echo two >&2; exit 3\n")
+        self.run_jobs("--outdir", "out", "--name", "alice", "--slots", "gpu0")
+        start, end = self.entries()
+        command = "echo one; echo two >&2; exit 3"
+        self.assertEqual({**start, "run": "", "time": 0, "pid": 0}, {
+            "time": 0, "event": "start", "run": "", "line": 2, "command": command, "host": "alice", "slot": "gpu0",
+            "pid": 0})
+        self.assertEqual({**end, "event": "start", "time": start["time"]}, {
+            **end, **start})
+        self.assertEqual([end[name] for name in ("state", "exit", "signal", "cause", "bytes", "files")],
+                         ["!", 3, 0, "", 8, ["2.out", "2.err"]])
+        self.assertGreaterEqual(end["time"], start["time"])
+
+    def test_time_cpu_and_memory_are_those_of_all_that_the_job_waited_for(self):
+        self.write("import time\nmemory = bytearray(150 << 20)\nwhile time.process_time() < 0.3: pass\n", "work.py")
+        self.jobs("python3 work.py", "sleep 0.3")
+        self.run_jobs("--outdir", "out")
+        busy, idle = self.ends()[1], self.ends()[2]
+        self.assertGreater(busy["memory"], 150 << 20)
+        self.assertLess(idle["memory"], 150 << 20)
+        self.assertGreaterEqual(busy["cpu"], 0.3)
+        self.assertGreaterEqual(idle["seconds"], 0.3)
+        self.assertLess(idle["cpu"], idle["seconds"])
+
+    def test_each_way_to_end_has_its_state_exit_status_signal_and_cause(self):
+        self.jobs("true", "exit 7", "kill -9 $$", SLEEPING, "echo a\0b")
+        self.run_jobs("--outdir", "out", "--timeout", "0.3")
+        self.assertEqual(
+            {line: (end["state"], end["exit"], end["signal"], end["cause"]) for line, end in self.ends().items()},
+            {1: ("d", 0, 0, ""), 2: ("!", 7, 0, ""), 3: ("!", -1, 9, ""), 4: ("!", -1, 15, "timeout"),
+             5: ("e", -1, 0, "")})
+        self.assertEqual(self.ends()[5]["pid"], 0)
+
+    def test_what_a_runner_ends_as_it_is_told_to_leave_was_stopped(self):
+        self.jobs(SLEEPING)
+        runner = self.start_jobs("--outdir", "out")
+        runner.send_signal(signal.SIGTERM)
+        self.finish(runner)
+        self.assertEqual([(end["state"], end["cause"]) for end in self.entries("end")], [("e", "stopped")])
+
+    def test_each_retry_is_a_run(self):
+        self.write(". echo x; exit 1\n")
+        self.run_jobs("--outdir", "out", "--retries", "2")
+        self.assertWhole()
+        self.assertEqual(len(self.entries("end")), 3)
+
+    def test_a_start_is_there_after_a_second_while_the_job_runs(self):
+        self.jobs("true", SLEEPING)
+        runner = self.start_jobs("--outdir", "out", up=[2])
+        wait_until(lambda: [entry["line"] for entry in self.entries("start")] == [1, 2], what="both starts are written")
+        runner.send_signal(signal.SIGINT)
+        self.finish(runner)
+
+    def test_a_file_that_gives_way_is_named_by_its_old_and_its_new_name(self):
+        self.write(". echo one\n")
+        for _ in range(3):
+            self.run_jobs("--outdir", "out", "-r")
+            self.write(". echo one\n")
+        self.assertEqual([(entry["from"], entry["to"]) for entry in self.entries("moved")],
+                         [("1.out", "1.out.~1~"), ("1.out", "1.out.~2~")])
+
+    def test_several_runners_write_whole_lines(self):
+        self.jobs(*["echo $JOB_ID"] * 100)
+        runners = [self.start(RUNMAKER, "-j2", "-q", "--outdir", "out", "--name", name, "runs.txt") for name in "abc"]
+        for runner in runners:
+            self.assertEqual(self.finish(runner).code, 0)
+        self.assertWhole()
+        self.assertEqual({line: end["files"] for line, end in self.ends().items()},
+                         {line: [f"{line}.out"] for line in range(1, 101)})
+
+    def test_any_bytes_of_a_command_survive(self):
+        self.write(b". : \xff\xe2\x82\xac\t'\"\\\r\n")
+        self.run_jobs("--outdir", "out")
+        commands = [os.fsencode(entry["command"]) for entry in self.entries()]
+        self.assertEqual(commands, [b": \xff\xe2\x82\xac\t'\"\\"] * 2)
+
+    def test_a_cut_last_line_stays_alone(self):
+        self.jobs("true")
+        (self.dir / "out").mkdir()
+        self.write('{"time": 1, "eve', "out/journal")
+        self.assertEqual(self.run_jobs("--outdir", "out").code, 0)
+        cut, *lines = self.read("out/journal").splitlines()
+        self.assertEqual((cut, [json.loads(line)["event"] for line in lines]), (b'{"time": 1, "eve', ["start", "end"]))
+
+
+class Trouble(JournalCase):
+    """A journal that cannot be written is said, and no job suffers."""
+
+    def test_what_is_no_file_is_refused_before_anything_runs(self):
+        self.jobs("true")
+        (self.dir / "out" / "journal").mkdir(parents=True)
+        self.assertRefused(self.run_jobs("--outdir", "out"), "out/journal", "directory")
+        self.assertEqual(self.states(), ".")
+
+    def test_a_full_disk_is_said_and_the_jobs_go_on(self):
+        self.jobs("true", "true")
+        full = ("import errno, runmaker4\n"
+                "def append(*args, **more): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+                "runmaker4.append = append")
+        ended = self.finish(self.start_patched(full, "--outdir", "out", "runs.txt"))
+        self.assertEqual((self.states(), ended.code), ("dd", 1))
+        self.assertComplains(ended, "no space left", "journal is incomplete")
+
+
+class Clients(JournalCase):
+    """The server writes for its clients."""
+
+    def test_a_run_of_a_client_is_told_as_one_of_a_runner(self):
+        self.jobs("echo one; exit 3", "true")
+        server = self.start_server("--outdir", "out")
+        self.run_client(server, "--name", "bob")
+        self.assertWhole()
+        end = self.ends()[1]
+        self.assertEqual([end[name] for name in ("host", "slot", "state", "exit", "command", "bytes", "files")],
+                         ["bob", "1", "!", 3, "echo one; exit 3", 4, ["1.out"]])
+        self.assertGreater(end["memory"], 0)
+
+    def test_a_run_of_a_client_that_does_not_come_back_is_lost(self):
+        self.jobs(f"echo begun; {SLEEPING}")
+        server = self.start_server("--outdir", "out", "--grace", "0.5")
+        client = self.start_client(server, up=[1])
+        wait_until(lambda: b'"start"' in self.read("out/journal"), what="the server has written its start")
+        self.wait_file("out/1.out")
+        client.kill()
+        self.wait_states("e")
+        wait_until(lambda: self.entries("end"), what="the server has written its end")
+        self.assertEqual([(end["state"], end["cause"], end["cpu"], end["files"]) for end in self.entries("end")],
+                         [("e", "lost", None, ["1.out"])])
