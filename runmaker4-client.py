@@ -252,8 +252,8 @@ class Connection:
         self.flying = 0                             # bytes of output in `sent`
         self.backlog = 0                            # ... in `unsent`, for which jobs wait; not for what flies
         self.going: dict[RemoteJob, float] = {}     # held jobs that may begin, and when
-        self.lost: list[Job] = []
-        self.something_lost = asyncio.Event()
+        self.to_end: dict[Job, str] = {}            # jobs "lost" to others, or "cancelled"; told by look_after()
+        self.something_to_end = asyncio.Event()
         self.emptied = asyncio.Event()              # the last event was acknowledged, or never will be; or an account
         self.return_timer: asyncio.TimerHandle | None = None
         self.account: Account | None = None         # what the server's file holds; None: it cannot tell
@@ -296,12 +296,12 @@ class Connection:
             self.event(id=job.key, **message)
         return ""
 
-    async def look_after(self) -> list[Job]:
-        """Wait until jobs are lost to others; those."""
-        await self.something_lost.wait()
-        self.something_lost.clear()
-        lost, self.lost = self.lost, []
-        return lost
+    async def look_after(self) -> dict[Job, str]:
+        """Wait until jobs are to be ended; these, and why."""
+        await self.something_to_end.wait()
+        self.something_to_end.clear()
+        to_end, self.to_end = self.to_end, {}
+        return to_end
 
     async def leave(self, runner: Runner) -> Account | None:
         """Once no job runs any more: have all results at the server, and part; what its file holds, if it can tell."""
@@ -471,8 +471,8 @@ class Connection:
         """Somebody else has a job's line now."""
         job = self._drop(key)
         if job and job.result is None:
-            self.lost.append(job)
-            self.something_lost.set()
+            self.to_end[job] = "lost"
+            self.something_to_end.set()
         elif job and job.result != job.state:       # else it was given back
             self._not_written(job, "was taken by another runner meanwhile")
 
@@ -621,7 +621,7 @@ class Connection:
         elif kind == "go":
             self._on_go(message)
         elif kind == "stop":
-            self._on_stop(message.text("id"))
+            self._on_stop(message.text("id"), cancelled=message.flag("cancelled"))
         elif kind == "account":
             self._on_account(message)
         elif kind == "closing":
@@ -713,13 +713,16 @@ class Connection:
             ahead = min(at - self.loop.time(), self.AHEAD)
             self.loop.call_later(max(ahead - self.LATE, 0.0), self._let_in, at)
 
-    def _on_stop(self, key: str) -> None:
+    def _on_stop(self, key: str, cancelled: bool) -> None:
         """A job shall be ended, or not begin."""
         for job in list(self.queue):
             if job.key == key:
                 self.queue.remove(job)
                 self._give_back(job)
-        if key in self.jobs:
+        if key in self.jobs and cancelled:
+            self.to_end[self.jobs[key]] = "cancelled"
+            self.something_to_end.set()
+        elif key in self.jobs:
             self.runner.end_job(self.jobs[key])
 
     def _let_in(self, at: float) -> None:

@@ -72,14 +72,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 
 import runmaker4
-from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, NEW, NO_SETTINGS, PORT, REFRESH_BYTE, RUNNING,
-                       Account, Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines, Line, Link, LogFile,
-                       Message, Miss, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Say, Scan,
-                       Shifted, StallReporter, Taker, Takers, WireError, Worker, Writer, add_background, add_records,
-                       boottime, change_argument, check_job_file, check_mount, duration, first_line, fork_quietly,
-                       hold_signals, human_time, is_free, leave, lock, make_token, name_lines, open_descriptors,
-                       open_job_file, parse_directive, plural, printable, put, put_lines, reason, run_main, show,
-                       test_locks, to_text, token_path, unlock, wait_ready, watched, whole_number)
+from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, HELD, NEW, NO_SETTINGS, PORT, REFRESH_BYTE,
+                       RUNNING, Account, Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines, Line, Link,
+                       LogFile, Message, Miss, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Say,
+                       Scan, Shifted, StallReporter, Taker, Takers, WireError, Worker, Writer, add_background,
+                       add_records, boottime, change_argument, check_job_file, check_mount, duration, first_line,
+                       fork_quietly, hold_signals, human_time, is_free, leave, lock, make_token, name_lines,
+                       open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines, reason,
+                       run_main, show, test_locks, to_text, token_path, unlock, wait_ready, watched, whole_number)
 
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
@@ -942,7 +942,7 @@ class Group:
         for seat in self.seats:
             seat.client.seats -= 1
             if seat.current and seat.client.link:
-                seat.client.link.send(type="stop", id=seat.current.key)
+                seat.client.link.send(type="stop", id=seat.current.key, cancelled=False)
             for held in (*seat.queue, *([seat.current] if seat.current else [])):
                 held.seat = None
                 self.sessions.settle(held, None)
@@ -951,7 +951,7 @@ class Group:
     def welcome_back(self, seat: Seat) -> None:
         """A client that was away for a while is here again."""
         if self.stopped and seat.current:
-            seat.client.link.send(type="stop", id=seat.current.key)
+            seat.client.link.send(type="stop", id=seat.current.key, cancelled=False)
         elif not seat.current:
             self._send_next(seat)
 
@@ -1007,7 +1007,7 @@ class Group:
             if seat.current and not seat.current.settling:
                 seat.current.how = "stopped"
                 if seat.client.link:
-                    seat.client.link.send(type="stop", id=seat.current.key)
+                    seat.client.link.send(type="stop", id=seat.current.key, cancelled=False)
         for seat in self.seats:
             self._drop_queue(seat, ERROR)
 
@@ -1300,11 +1300,14 @@ class Sessions:
     async def look_after(self) -> None:
         """Follow lines that edits have moved; tell clients of those that others have taken."""
         while True:
-            await asyncio.sleep(self.file.interval)
-            for job in await self.worker.call(self.file.look_after):
+            await asyncio.sleep(self.file.interval / 2)
+            for job, cause in (await self.worker.call(self.file.look_after)).items():
                 held = next((held for held in self.jobs.values() if held.job is job), None)
                 if not held:
                     continue            # it was settled meanwhile
+                if cause == "cancelled":
+                    self._cancel(held)
+                    continue
                 self.say(f"line {job.number}: was lost to another runner")
                 self.tally.count(job.number, ERROR)
                 if held.client.link:
@@ -1313,6 +1316,12 @@ class Sessions:
                 if held.seat:
                     held.how = "lost"
                     held.seat.group.end(held, ERROR)
+
+    @staticmethod
+    def _cancel(held: Held) -> None:
+        """Tell a client that somebody has set the state of its line; if it is away, once it comes back."""
+        if held.client.link:
+            held.client.link.send(type="stop", id=held.key, cancelled=True)
 
     # -- clients that go and come back ------------------------------------------------------------------------------
 
@@ -1459,6 +1468,9 @@ class Sessions:
                   seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
         for key in lost[KEYS:]:                         # further settled ones are, once their results come again
             peer.send(type="lost", id=key)
+        for held in client.held.values():
+            if held.job.cancelled:
+                self._cancel(held)
         for seat in {held.seat for held in client.held.values() if held.seat}:
             seat.group.welcome_back(seat)
 
@@ -1571,7 +1583,7 @@ class Sessions:
 
     def _on_finish(self, client: Client, held: Held, message: Message, number: int) -> None:
         state = message.state("state")
-        if state not in (DONE, FAILED, ERROR):
+        if state not in (DONE, FAILED, ERROR) and not (state == HELD and held.job.cancelled):
             raise WireError("no end of a job")
         if state != ERROR or not held.how:
             held.how = printable(message.text("how", 64))

@@ -12,7 +12,7 @@ in place.  Any number of runners, on any number of hosts, work on one file at on
     r  running              !  failed: exit not 0, timed out, or         second byte is neither blank nor tab
                                died of a signal of its own
     e  error: it did not run to its end (we ended it, its runner or host died), or it could not be started
-    any other byte: on hold (x by convention), never run
+    any other byte: on hold (x by convention), never run; written over an r it cancels the job
 
 The protocol, which is all there is to know about how runners share a file:
 
@@ -79,6 +79,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, TypeVar
 
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
+HELD = b"x"                     # by convention; here it stands for any other state
 
 REFRESH_BYTE = 1 << 62          # locked shared and given back to make reads fresh; never exclusively
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively by who appends
@@ -860,6 +861,8 @@ class Job(Line):
     missing: int = 0                    # looks in a row that did not find the line as `r`
     search_at: float = 0.0              # when to look again (JobFile's clock)
     retried: bool = False               # it was claimed by --retry or --resume
+    set_once: bool = False              # the last look found that somebody has set another state over its `r`
+    cancelled: bool = False             # ... and so did the one before
     settings: JobSettings = NO_SETTINGS
     taker: Taker | None = None          # who asked for it
     gate: Gate | None = None            # what its shell is held by until it may begin
@@ -878,6 +881,7 @@ class Matches:
     """The job lines of one text."""
     count: int = 0                                              # in any state
     new: int = 0                                                # ... `.`
+    state: bytes = b""                                          # of the last
     running: list[Line] = field(default_factory=list)           # `r`
     saved: list[Line] = field(default_factory=list)             # `.`: the first ones, and those with a wanted number
 
@@ -1019,7 +1023,7 @@ class JobFile:
         self.held: set[Job] = set()
         self.locked: dict[tuple[tuple[int, int], int], Job] = {}    # by inode and offset
         self.users: Counter[int] = Counter()    # of each descriptor
-        self.lost: list[Job] = []               # taken by others; told by the next look_after()
+        self.to_end: dict[Job, str] = {}        # jobs "lost" to others, or "cancelled"; told by the next look_after()
         self.suspects = Suspects(self.interval, clock)         # of survey()
         self.edits = 0                          # how often it was noticed that lines have moved
         self.size = (-1, 0.0)                   # as it was seen last, and since when
@@ -1136,7 +1140,13 @@ class JobFile:
     # -- results ----------------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
+        """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow.
+
+        HELD: the job was cancelled, and its line says already what somebody wishes.
+        """
+        if state == HELD:
+            self.give_up(job)
+            return ""
         try:
             found = self._find(job)
             if found in (None, NEW) and job.missing < self.LOOKS:
@@ -1157,6 +1167,7 @@ class JobFile:
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
         self.held.discard(job)
+        self.to_end.pop(job, None)
         if job.fd >= 0 and job.offset >= 0:         # the job's processes may have the descriptor, too
             with contextlib.suppress(OSError):      # EIO, ESTALE: the lock is lost already
                 unlock(job.fd, job.offset)
@@ -1164,10 +1175,13 @@ class JobFile:
 
     # -- looking after held lines -----------------------------------------------------------------------------------
 
-    def look_after(self) -> list[Job]:
-        """Follow the lines that an edit has moved and take back lost locks; the jobs that others have taken from us."""
-        if not self.held and not self.lost:
-            return []
+    def look_after(self) -> dict[Job, str]:
+        """Follow the lines that an edit has moved and take back lost locks.
+
+        Returns the jobs to be ended: "lost", others have taken them from us; "cancelled", their state was set.
+        """
+        if not self.held and not self.to_end:
+            return {}
         try:
             self.follow_path()
             self.refresh()
@@ -1175,18 +1189,31 @@ class JobFile:
         except OSError as error:    # not there, or not now; the next look is a second away, and finish() says so
             self.leave_useless(error)
         self.check()
-        lost, self.lost = self.lost, []
-        return lost
+        to_end, self.to_end = self.to_end, {}
+        return to_end
 
     def keep_hold(self) -> None:
-        """Lock held lines where they stand now; note in `lost` those that others have.  Raises OSError."""
-        states = {job: self._state_here(job) for job in self.held}
+        """Lock held lines where they stand now; note in `to_end` which jobs are to be ended.  Raises OSError."""
+        states = {job: self._state_here(job) for job in self.held if not job.cancelled}
         astray = {job: state for job, state in states.items() if state != RUNNING or job.fd < 0}
         for job in states.keys() - astray.keys():
-            job.missing = 0
+            job.missing, job.set_once = 0, False
         now = self.clock()
         if any(job.search_at <= now for job in astray):
-            self.lost += self._relocate(astray)
+            self.to_end.update(dict.fromkeys(self._relocate(astray), "lost"))
+
+    @staticmethod
+    def _cancels(job: Job, state: bytes) -> bool:
+        """Whether a state that was set over a held line's `r` is more than what an editor has read before the claim."""
+        return state not in (RUNNING, NEW, job.state)
+
+    def _note_set(self, job: Job) -> None:
+        """Somebody has set a held line's state; an editor may be about to write more, so the next look must agree."""
+        job.search_at = 0.0
+        if job.set_once:
+            job.cancelled = True
+            self.to_end[job] = "cancelled"
+        job.set_once = not job.cancelled
 
     def _find(self, job: Job) -> bytes | None:
         """The state of a held line, wherever it stands now; None: it is nowhere; LOST: it is another runner's.
@@ -1248,13 +1275,14 @@ class JobFile:
     #        is where nothing stands: an editor that saves in place empties the file, and is about to write it.
     #     2. Each takes the first line `r` of its text whose lock is free.  Nobody else can want that one: for others it
     #        is an orphan only after three looks.
-    #     3. Otherwise a `.`, which an editor has saved as it read it before the claim, is made `r` again: where the
-    #        line stood; or elsewhere, unless it still stands there in another state, if there are as many of them as
-    #        jobs, or one has the job's line number.  While somebody seems to have a line `r` of this text, it may be
-    #        ours yet; see `_is_quiet`.
+    #     3. Otherwise a `.` (or `!`, `e`, if it was claimed as such), which an editor has saved as it read it before the
+    #        claim, is made `r` again where the line stood; or a `.` elsewhere, unless the text still stands there in
+    #        another state, if there are as many of them as jobs, or one has the job's line number.  While somebody
+    #        seems to have a line `r` of this text, it may be ours yet; see `_is_quiet`.
     #     4. Otherwise, if somebody else holds the one line of this text, or the one with the job's number, or has ended
     #        the job after our lock was lost, it is theirs, and we stop our copy.
-    #     5. Otherwise the line is gone, or its state was set by hand.  That is looked at again, later and later.
+    #     5. Otherwise the line's state was set by hand, if its text still stands there, or stands in the file just once:
+    #        the job is cancelled if the next look agrees.  Else it is gone, which is looked at again, later and later.
 
     def _relocate(self, astray: dict[Job, bytes | None]) -> list[Job]:
         """Find where lines stand now that do not stand where they stood, and lock them there; those that others have.
@@ -1285,6 +1313,7 @@ class JobFile:
             if lines is None:
                 continue
             lines.count += 1
+            lines.state = line.state
             if line.state == RUNNING:
                 lines.running.append(line)
             elif line.state == NEW:
@@ -1303,18 +1332,22 @@ class JobFile:
                 else:
                     others.append(line)
         sure_of = [job for job in jobs if not others or self._is_quiet(job)]
-        there = [job for job in sure_of if job.fd >= 0 and astray[job] == NEW and self._put_right(job)]
+        there = [job for job in sure_of if job.fd >= 0 and astray[job] in (NEW, job.state) and self._put_right(job)]
         jobs = [job for job in jobs if job not in there]
         sure = len(jobs) == lines.new - len(there)  # if there are more such lines than jobs, only the number can tell
         for job in list(jobs):
-            set_by_hand = astray[job] not in (None, NEW, RUNNING)
+            set_by_hand = astray[job] is not None and self._cancels(job, astray[job])
             if job in sure_of and not set_by_hand and any(
                     (sure or line.number == job.number) and self._move(job, line) for line in lines.saved):
                 jobs.remove(job)
         lost = [job for job in jobs if self._is_others(job, lines, others, astray[job])]
         for job in jobs:
             if job not in lost:
-                self._note_missing(job, astray[job])
+                state = lines.state if astray[job] is None and lines.count == 1 else astray[job]
+                if state and self._cancels(job, state):
+                    self._note_set(job)
+                else:
+                    self._note_missing(job, state)
         return lost
 
     def _is_others(self, job: Job, lines: Matches, others: list[Line], here: bytes | None) -> bool:
@@ -1340,12 +1373,14 @@ class JobFile:
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
     def _put_right(self, job: Job) -> bool:
-        """Write `r` over the `.` that was saved over a held line in its place."""
-        if self.state_at(job.fd, job) != NEW:
+        """Write `r` over the old state that was saved over a held line in its place."""
+        state = self.state_at(job.fd, job)
+        if state not in (NEW, job.state):
             return False
         self.write(job.fd, job, RUNNING)
         job.missing = 0
-        self.say(f"line {job.number}: its job runs, so the . that was saved over its r is r again")
+        self.say(f"line {job.number}: its job runs, so the {show(state)} that was saved over its r is r again "
+                 "(runset4.py --edit keeps states)")
         return True
 
     def _move(self, job: Job, line: Line) -> bool:
@@ -2289,7 +2324,7 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
         fault = self.file.finish(job, state)
-        tried, bad = self._tried_before(job), state in (FAILED, ERROR)
+        tried, bad = self._tried_before(job), state in (FAILED, ERROR, HELD)
         if job.taker.retry and bad and not job.retried and job.offset >= 0:
             tried.add(job, met=False)
         elif job.retried and not bad:
@@ -2303,7 +2338,7 @@ class Cursor:
 
     def release(self, job: Job) -> str:
         """Put a claimed job that was not started back to what it was.  Raises NotNow."""
-        fault = self.finish(job, ERROR if job.state == RUNNING else job.state)
+        fault = self.finish(job, HELD if job.cancelled else ERROR if job.state == RUNNING else job.state)
         if job.retried:
             self._tried_before(job).discard(job)
         return fault
@@ -2483,7 +2518,7 @@ class FileJobs:
     async def renew(self, job: Job) -> str:
         return await self.worker.call(self.cursor.renew, job)
 
-    async def look_after(self) -> list[Job]:
+    async def look_after(self) -> dict[Job, str]:
         return await self.worker.call(self.file.look_after)
 
     async def leave(self, runner: Runner) -> Account | None:
@@ -2933,6 +2968,8 @@ class Ending:
     @property
     def state(self) -> bytes:
         """The state that the job's line gets."""
+        if self.cause == "cancelled":
+            return HELD
         if self.cause:
             return FAILED if self.cause == "timeout" else ERROR
         return FAILED if self.status else DONE
@@ -2945,6 +2982,8 @@ class Ending:
     def __str__(self) -> str:
         if self.cause == "timeout":
             return f"timeout after {self.limit:g}s"
+        if self.cause == "cancelled":
+            return "cancelled"
         return f"signal {self.signal}" if self.signal else f"exit {self.code}"
 
 
@@ -3735,6 +3774,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     lost: int = 0                       # marked e
+    cancelled: int = 0                  # somebody has set their state
     trouble: bool = False               # output or records were lost, the file or all slots could not be used
     unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
     bad_lines: list[int] = field(default_factory=list)
@@ -3743,7 +3783,8 @@ class Tally:
         self.done += state == DONE
         self.failed += state == FAILED
         self.lost += state == ERROR
-        if state != DONE:
+        self.cancelled += state == HELD
+        if state not in (DONE, HELD):
             self.bad_lines.append(number)
 
     def forget_failure(self, number: int) -> None:
@@ -3764,12 +3805,12 @@ class Tally:
         again(option): the command that goes on, with -r, with --resume, or as it was.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
-        idle = not (self.done or lines)
+        idle = not (self.done or self.cancelled or lines)
         text = "nothing done" if not account or account.left else "nothing to do"
         if not idle:
             text = f"{self.done} done" + "".join(f", {count} {word}" for count, word in (
-                (self.failed, "failed"), (self.lost, "lost"), (len(orphans), "left behind"),
-                (len(self.unwritten), "not written down")) if count) + f" in {human_time(seconds)}"
+                (self.failed, "failed"), (self.lost, "lost"), (self.cancelled, "cancelled"),
+                (len(orphans), "left behind"), (len(self.unwritten), "not written down")) if count) + f" in {human_time(seconds)}"
             text += f" ({name_lines(lines)})" if lines else ""
         if not account:
             return f"{text}; what the file holds now is not known"
@@ -3942,6 +3983,7 @@ class Runner:
         self.changed = asyncio.Event()      # a reason to look again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.settling: set[Job] = set()     # those whose state is being written
+        self.unwanted: dict[Job, str] = {}  # to be ended, and why; some have not begun
         self.nothing = Nothing()            # what the last claim said, if it got no job
         self.failed = ""                    # why no more jobs can be had
         self.stopping = False               # start nothing more
@@ -4062,6 +4104,7 @@ class Runner:
 
     def end_job(self, job: Job, cause: str = "stopped") -> None:
         """End a job, or see to it that it never begins."""
+        self.unwanted[job] = cause
         if job.gate:
             job.gate.refuse()
         for run in [*self.runs, *(run for run in self.gated if run.job.gate.opened)]:
@@ -4083,12 +4126,13 @@ class Runner:
             task.cancel()
 
     async def _look_after(self) -> None:
-        """Keep hold of the lines of running jobs; stop our copy of those that others have taken."""
+        """Keep hold of the lines of running jobs; end those that others have taken, or somebody cancels."""
         while True:
-            await asyncio.sleep(self.jobs.interval)
-            for job in await self.jobs.look_after():
-                self.say(f"line {job.number}: was lost to another runner, our copy is stopped")
-                self.end_job(job, "lost")
+            await asyncio.sleep(self.jobs.interval / 2)
+            for job, cause in (await self.jobs.look_after()).items():
+                if cause == "lost":
+                    self.say(f"line {job.number}: was lost to another runner, our copy is stopped")
+                self.end_job(job, cause)
 
     async def _tick(self) -> None:
         while True:
@@ -4213,11 +4257,15 @@ class Runner:
         for _ in range(1 + self.settings.retries):
             run = Run(job, slot, self.settings.host, sinks=tuple(self.sinks))
             state = await self._run(run)
-            if state in (DONE, NEW) or self.stopping or run.cause not in ("", "timeout") or not run.shell:
+            if (state in (DONE, NEW) or self.stopping or run.cause not in ("", "timeout") or job in self.unwanted
+                    or not run.shell):
                 break
+        cause = self.unwanted.pop(job, run.cause)
+        if cause == "cancelled" and state != DONE:
+            state = HELD                        # also if it has just failed by itself, or was between two retries
         if state == NEW:
             return await self._settle(job, functools.partial(self.jobs.release, job))
-        if run.cause == "lost":
+        if cause == "lost":
             state = ERROR                       # its line is another's now
         else:
             await self._settle(job, functools.partial(self.jobs.finish, job, state))
@@ -4290,7 +4338,9 @@ class Runner:
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
         if self.killed or self.loop.time() - self.began >= (self.settings.walltime or math.inf):
-            self._end(run, "stopped")              # the signal came while it was started
+            self._end(run, "stopped")           # the signal came while it was started
+        elif run.job in self.unwanted:
+            self._end(run, self.unwanted[run.job])
         status = await run.shell.ended
         if run.killer:
             await run.killer
@@ -4298,6 +4348,8 @@ class Runner:
             timer.cancel()
         self.pump.finish(run)
         run.took = self.loop.time() - run.started
+        if run.cause == "cancelled":
+            status = signal.SIGTERM             # whatever its shell made of that
         run.ending = Ending(status, run.cause, limit or 0.0)
         if await self._was_interrupted(run.ending):
             run.cause = "stopped"

@@ -291,12 +291,13 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     look, look_for_more, leaving = world.now, world.now, False
     while me.runs or not leaving:
         if me.runs and world.now >= look:
-            for job in operation(world, me, product.look_after):
-                for run in me.runs:
-                    if run.job is job:
-                        end_run(world, run)
-                        me.runs.remove(run)
-                        break
+            for job, cause in operation(world, me, product.look_after).items():
+                run = next((run for run in me.runs if run.job is job), None)
+                if run:
+                    end_run(world, run)
+                    if cause == "cancelled":
+                        operation(world, me, product.finish, job, b"x")
+                    me.runs.remove(run)
             look = world.now + product.interval
         for run in [run for run in me.runs if run.until <= world.now and run.settle_at <= world.now]:
             settle_run(world, me, product, run)

@@ -100,7 +100,8 @@ class EditedInPlace(EditedHelpers):
         self.open_gate()
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states(), self.runs()), (0, "d", 1))
-        self.assertIn(b"line 1: its job runs, so the . that was saved over its r is r again\n", ended.err)
+        self.assertIn(b"line 1: its job runs, so the . that was saved over its r is r again (runset4.py --edit keeps "
+                      b"states)\n", ended.err)
 
     def test_it_is_put_right_also_if_the_job_ends_before_that_is_seen(self) -> None:
         runner = self.start_jobs_of(f". {self.JOB}\n", 1)
@@ -182,7 +183,7 @@ class HeldLines(JobFileCase):
         inherited = os.dup(job.fd)                      # as the job has it
         self.addCleanup(os.close, inherited)
         with self.lose_lease(file, job):
-            self.assertEqual(file.look_after(), [])
+            self.assertEqual(file.look_after(), {})
         self.assertIn(job, file.held)
         with open(self.path, "r+b") as other:
             self.assertFalse(runmaker4.is_free(other.fileno(), 0))
@@ -193,7 +194,7 @@ class HeldLines(JobFileCase):
         file, job = self.hold(b". a\n")
         self.path.write_bytes(b"d a\n")
         with self.lose_lease(file, job):
-            self.assertEqual(file.look_after(), [job])
+            self.assertEqual(file.look_after(), {job: "lost"})
         self.assertNotIn(job, file.held)
 
     def test_a_result_for_a_line_that_another_has_taken_is_said_in_so_many_words(self) -> None:
@@ -303,7 +304,7 @@ class RandomEdits(JobFileCase):
         """Each runner looks after its lines three times, in any order."""
         for _ in range(3):
             for runner in self.dice.sample(self.runners, 3):
-                self.assertEqual(runner.file.look_after(), [])
+                self.assertEqual(runner.file.look_after(), {})
             self.clock.now += 1
 
     def check(self) -> None:

@@ -1,0 +1,122 @@
+"""Promise: who sets another state over the `r` of a running line ends its job, wherever it runs; the state stays."""
+import os
+import unittest
+
+from tests.support import SLEEPING, Ended, wait_until
+from tests.tcp import TcpCase
+
+STUBBORN = "trap '' TERM; touch up.$JOB_ID; while :; do sleep 0.1; done"
+QUICK = "import runmaker4\nrunmaker4.GRACE = 0.3"
+
+
+class CancelCase(TcpCase):
+    """Helpers for tests of cancelling."""
+
+    def set_state(self, line: int, state: str) -> None:
+        """Write a state over a line's, in place, as a careful editor would."""
+        text = self.read()
+        offset = sum(len(before) for before in text.splitlines(keepends=True)[:line - 1])
+        with open(self.dir / "runs.txt", "r+b") as file:
+            os.pwrite(file.fileno(), state.encode(), offset)
+
+    def assertCancelled(self, ended: Ended, states: str, code: int = 0) -> None:
+        """The states; the job of line 1 was cancelled, and nothing of it lives on."""
+        self.assertEqual((self.states(), ended.code), (states, code), ended.err)
+        self.assertNobodyLeft()
+        self.assertIn(b'cancelled "', ended.out)
+        self.assertIn(b"1 cancelled", ended.err)
+        self.assertNotRegex(ended.err, rb"done, \d+ failed")
+
+
+class OnTheFile(CancelCase):
+    """A runner beside the file."""
+
+    def test_a_running_line_that_is_set_by_hand_ends_its_job_and_keeps_that_state(self) -> None:
+        self.jobs(f"sleep 60 & {SLEEPING}", "true")
+        runner = self.start_jobs("--joblog", "joblog", "--outdir", "out")
+        self.set_state(1, "k")
+        self.assertCancelled(self.finish(runner), "kd")
+        seq, *_, code, number, _ = self.read("joblog").splitlines()[1].split(b"\t")
+        self.assertEqual((seq, code, number), (b"1", b"0", b"15"))
+        self.assertIn(b'"signal": 15, "cause": "cancelled"', self.read("out/journal"))
+
+    def test_a_job_that_ignores_term_is_killed(self) -> None:
+        self.jobs(STUBBORN)
+        runner = self.start_patched(QUICK, "runs.txt")
+        self.wait_up(1, runner=runner)
+        self.set_state(1, "x")
+        self.assertCancelled(self.finish(runner), "x")
+
+    def test_an_editor_that_saves_by_rename_can_cancel_the_only_line_of_its_text(self) -> None:
+        self.jobs(SLEEPING, "true")
+        runner = self.start_jobs()
+        new = self.write(self.read().replace(b"r", b"x", 1), "new")
+        os.replace(new, self.dir / "runs.txt")
+        self.assertCancelled(self.finish(runner), "xd")
+
+    def test_a_cancelled_job_is_not_run_again_by_retries_nor_by_retry(self) -> None:
+        self.jobs(f"echo >>starts; {SLEEPING}")
+        runner = self.start_jobs("-r", "--retries", "3")
+        self.set_state(1, "!")
+        self.assertCancelled(self.finish(runner), "!", code=1)
+        self.assertEqual(self.read("starts"), b"\n")
+
+    def test_the_state_that_a_retried_line_had_is_an_old_one_and_is_put_right(self) -> None:
+        self.before = self.write("! touch up.$JOB_ID; while [ ! -e go ]; do sleep 0.05; done\n").read_bytes()
+        runner = self.start_jobs("-r")
+        self.set_state(1, "!")
+        self.wait_states("r")
+        self.write("", "go")
+        ended = self.finish(runner)
+        self.assertEqual((self.states(), ended.code), ("d", 0))
+        self.assertIn(b"the ! that was saved over its r is r again", ended.err)
+
+    def test_a_line_that_takes_the_place_of_a_running_one_of_the_same_text_cancels_nothing(self) -> None:
+        self.jobs("touch up.$JOB_ID; while [ ! -e go ]; do sleep 0.05; done")
+        runner = self.start_jobs()
+        text = self.read()
+        with open(self.dir / "runs.txt", "r+b") as file:
+            os.pwrite(file.fileno(), b"x" + text[1:] + text, 0)
+        wait_until(lambda: self.locked_lines() == [2], what="the lock has moved along")
+        self.write("", "go")
+        self.assertEqual((self.finish(runner).code, self.states()), (0, "xd"))
+
+    def test_a_result_of_the_same_moment_is_not_written_over_the_state_that_was_set(self) -> None:
+        self.jobs("touch up.$JOB_ID; while [ ! -e go ]; do sleep 0.05; done")
+        runner = self.start_jobs()
+        self.write("", "go")
+        self.set_state(1, "x")
+        ended = self.finish(runner)
+        self.assertEqual(self.states(), "x")
+        self.assertTrue(b"was set to 'x' meanwhile" in ended.err or b"1 cancelled" in ended.err, ended.err)
+
+
+class Clients(CancelCase):
+    """A client, by way of its server."""
+
+    def test_a_clients_job_is_cancelled(self) -> None:
+        self.jobs(SLEEPING, "true")
+        server = self.start_server("--exit-when-done")
+        client = self.start_client(server, up=[1])
+        self.set_state(1, "x")
+        self.assertCancelled(self.finish(client), "xd")
+        self.assertEqual(self.finish(server).code, 0)
+        self.assertIn(b"1 done, 1 cancelled", server.err)
+
+    def test_a_client_that_was_away_hears_of_it_when_it_comes_back(self) -> None:
+        self.jobs(SLEEPING, "true")
+        server = self.start_server()
+        client = self.start_client(server, up=[1])
+        server.send_signal(15)
+        self.finish(server)
+        self.set_state(1, "x")
+        again = self.start_server("--port", server.port)
+        ended = self.finish(client)
+        self.assertEqual(self.states(), "xd", ended.err)
+        again.send_signal(15)
+        self.finish(again)
+        self.assertNobodyLeft()
+
+
+if __name__ == "__main__":
+    unittest.main()
