@@ -1275,14 +1275,14 @@ class JobFile:
     #        is where nothing stands: an editor that saves in place empties the file, and is about to write it.
     #     2. Each takes the first line `r` of its text whose lock is free.  Nobody else can want that one: for others it
     #        is an orphan only after three looks.
-    #     3. Otherwise a `.` (or `!`, `e`, if it was claimed as such), which an editor has saved as it read it before the
-    #        claim, is made `r` again where the line stood; or a `.` elsewhere, unless the text still stands there in
-    #        another state, if there are as many of them as jobs, or one has the job's line number.  While somebody
+    #     3. Otherwise a `.` (or `!`, `e`, if it was claimed as such), which an editor has saved as it read it before
+    #        the claim, is made `r` again where the line stood; or a `.` elsewhere, unless the text still stands there
+    #        in another state, if there are as many of them as jobs, or one has the job's line number.  While somebody
     #        seems to have a line `r` of this text, it may be ours yet; see `_is_quiet`.
     #     4. Otherwise, if somebody else holds the one line of this text, or the one with the job's number, or has ended
     #        the job after our lock was lost, it is theirs, and we stop our copy.
-    #     5. Otherwise the line's state was set by hand, if its text still stands there, or stands in the file just once:
-    #        the job is cancelled if the next look agrees.  Else it is gone, which is looked at again, later and later.
+    #     5. Otherwise the line's state was set by hand, if its text still stands there, or just once in the file: the
+    #        job is cancelled if the next look agrees.  Else it is gone, which is looked at again, later and later.
 
     def _relocate(self, astray: dict[Job, bytes | None]) -> list[Job]:
         """Find where lines stand now that do not stand where they stood, and lock them there; those that others have.
@@ -3808,9 +3808,10 @@ class Tally:
         idle = not (self.done or self.cancelled or lines)
         text = "nothing done" if not account or account.left else "nothing to do"
         if not idle:
-            text = f"{self.done} done" + "".join(f", {count} {word}" for count, word in (
-                (self.failed, "failed"), (self.lost, "lost"), (self.cancelled, "cancelled"),
-                (len(orphans), "left behind"), (len(self.unwritten), "not written down")) if count) + f" in {human_time(seconds)}"
+            ends = ((self.failed, "failed"), (self.lost, "lost"), (self.cancelled, "cancelled"),
+                    (len(orphans), "left behind"), (len(self.unwritten), "not written down"))
+            text = ", ".join([f"{self.done} done", *(f"{count} {word}" for count, word in ends if count)])
+            text += f" in {human_time(seconds)}"
             text += f" ({name_lines(lines)})" if lines else ""
         if not account:
             return f"{text}; what the file holds now is not known"
