@@ -57,6 +57,7 @@ class Run:
     blind: bool = False         # its line was claimed in a file that was replaced at that very moment
     written: bool = False
     released: bool = False      # it was not even started
+    excused: bool = False       # that another ran at the same time
     settle_at: float = 0.0
     pause: float = 0.0
 
@@ -132,7 +133,11 @@ class History(World):
         """Check that with one more there are not more jobs of a command running than lines of it."""
         alive = [run for run in self.runs if run.command == command and run.until > self.now]
         if len(alive) >= max(1, self.last.commands.count(command)):
-            if not any(map(self.excuse, alive + [new] * bool(new))):
+            alive_now = alive + [new] * bool(new)
+            if any(run.excused or self.excuse(run) for run in alive_now):
+                for run in alive_now:
+                    run.excused = True          # also when the time for excuses is over
+            else:
                 names = ", ".join(f"{run.runner.name} since {run.began:.3f}" for run in alive)
                 self.fail(f"{command!r} {what}: {names}")
 
@@ -150,8 +155,8 @@ class History(World):
             return ""                   # nothing excuses who takes a line that is locked
         if run.runner.killed and self.edited > run.began:
             return "it outlived its runner, and its file was edited: its share of the lock stayed where the line was"
-        if run.runner.host.robbed > run.began:
-            return "its host was cut off for longer than the lease"
+        if run.runner.host.robbed > run.began and any(self.now < end + 2 * self.pace for _, end in run.runner.stops):
+            return "its host was cut off for longer than the lease, and its runner has yet to take its lock back"
         if run.blind or self.saved_over.get(run.command, -math.inf) >= run.began:
             return "an editor that had read the file before the claim saved the old state after it"
         if any(end > max(self.edited, run.began) for _, end in run.runner.stops):
