@@ -1182,12 +1182,14 @@ class JobFile:
         """
         if not self.held and not self.to_end:
             return {}
-        try:
-            self.follow_path()
-            self.refresh()
-            self.keep_hold()
-        except OSError as error:    # not there, or not now; the next look is a second away, and finish() says so
-            self.leave_useless(error)
+        for _ in range(2):              # an error may be over at once, and after three looks others believe in an orphan
+            try:
+                self.follow_path()
+                self.refresh()
+                self.keep_hold()
+                break
+            except OSError as error:    # not there, or not now: there is another look soon, and finish() says so
+                self.leave_useless(error)
         self.check()
         to_end, self.to_end = self.to_end, {}
         return to_end

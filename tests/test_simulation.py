@@ -25,6 +25,7 @@ QUICKLY_FOUND = ("no second read", "unlock before the write", "classic locks", "
 # other calls; so what can be told is told by a test of its own, too.
 ONCE_FOUND = {29569: "a result was written to descriptor -1",
               18053: "a lease was lost during refresh(), and the descriptor for reading kept for ever",
+              66202: "a lock was not moved along, because of an error at each of two looks, and its line was taken",
               187257: "an orphan was taken by another, whose lock was gone for a moment while an editor saved in place"}
 # What was found and is not mended yet, in the full size only.  Three looks prove an orphan, but two may be of a line
 # that an edit has put elsewhere since, where its runner has yet to lock the line that stands there now.
