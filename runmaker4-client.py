@@ -262,13 +262,18 @@ class Connection:
 
     # -- as a Runner sees it ----------------------------------------------------------------------------------------
 
-    async def claim(self, last: bool) -> RemoteJob | Nothing:
-        """A job that has come, if any; else it is asked for, and the runner woken when there is an answer."""
+    async def claim(self, last: bool, free: int, slots: int) -> RemoteJob | Nothing:
+        """A job that has come, if any; else it is asked for, and the runner woken when there is an answer.
+
+        One that needs more slots than are free waits for them, and what has come after it waits, too.
+        """
+        if self.queue and self.queue[0].settings.slots > free:
+            return Nothing(EVER)
         if self.queue and self._may_start():
             job = self.queue.popleft()
             job.begun = boottime()
             self.jobs[job.key] = job
-            self.total += 1
+            self.total += job.settings.slots
             self._may_ask_again()
             self._ask()
             return job
@@ -353,15 +358,15 @@ class Connection:
             2 * slots * (self.round_trip + 0.002) / max(self.duration, 0.0001) + 0.5))
 
     def _ask(self, last: bool = False) -> None:
-        """Ask for as many jobs as we could use now."""
+        """Ask for jobs for as many slots as we could use now."""
         if not self.link or self.runner.stopping:
             return
         slots = len(self.program.slots)
         if self.options.one_only:
             want = slots - self.total
         else:
-            want = slots + self._ahead() - sum(job.result is None for job in self.jobs.values())
-        due = len(self.queue) + self.requested
+            want = slots + self._ahead() - sum(job.settings.slots for job in self.jobs.values() if job.result is None)
+        due = sum(job.settings.slots for job in self.queue) + self.requested
         want = max(want - due, 0)
         if due and 2 * want < self._ahead():        # in few messages; what is due lasts for a round trip
             want = 0
@@ -688,11 +693,12 @@ class Connection:
         for item in message.objects("jobs"):
             job = RemoteJob(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
                             item.data("text"), key=item.text("id", 16), arrived=boottime(),
-                            settings=JobSettings(timeout=item.duration("timeout"), together="?" * item.flag("group")))
+                            settings=JobSettings(timeout=item.duration("timeout"), together="?" * item.flag("group"),
+                                                 slots=item.whole("slots", 100_000)))
             if item.flag("hold"):
                 job.gate = Gate(functools.partial(self._tell_held, job))
             self.queue.append(job)
-            self.requested = max(self.requested - 1, 0)
+            self.requested = max(self.requested - job.settings.slots, 0)
         self._answered(number)
         if not self._may_start():
             self._request("ping")

@@ -1701,7 +1701,7 @@ class Dispatcher:
         self.file, self.worker, self.collector, self.tally = server.file, server.worker, server.collector, server.tally
         self.stalls = StallReporter(self.say, boottime)
         self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
-                             is_absent=lambda settings: not self._are_here(settings.hosts))
+                             is_absent=lambda settings: not self._is_here(settings))
         start = secrets.randbits(63)            # so that no two servers give one key
         self.keys = (f"{number:016x}" for number in itertools.count(start))
         self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
@@ -1720,10 +1720,10 @@ class Dispatcher:
         self.names_changed = True
         self.loop.call_soon(self.hand_out)
 
-    def _are_here(self, hosts: Sequence[str]) -> bool:
-        """Whether one of these hosts has a client."""
+    def _is_here(self, settings: JobSettings) -> bool:
+        """Whether a client is here that may take jobs with these settings."""
         clients = list(self.server.sessions.clients.values())
-        return any(client.link and client.is_called(host) for client in clients for host in hosts)
+        return any(client.link and client.fits(settings, False) for client in clients)
 
     async def poll(self) -> None:
         """While clients wait, look for new lines; a look without news costs a stat."""
@@ -1762,6 +1762,8 @@ class Dispatcher:
         batch, clients, cursor = Batch(), Takers(turns), self.cursor
         if anew:
             cursor.quiet = None
+        for client, want in turns.items():
+            client.free = want
         urgent, known = leaving and self._may_hurry(), len(cursor.orphans)
         met: dict[int, PendingGroup] = {}
         while (clients.all or not turns) and len(batch.got) < BATCH:
@@ -1774,8 +1776,8 @@ class Dispatcher:
                 break
             client = found.taker
             batch.got.append(Held(next(self.keys), client, found))
-            turns[client] -= 1
-            if not turns[client]:
+            client.free -= found.settings.slots
+            if client.free <= 0:
                 clients.remove(client)
         batch.plans = self._plan(met.values()) if met else []
         batch.orphans = cursor.orphans[known:]
@@ -1803,7 +1805,7 @@ class Dispatcher:
             else:
                 self.server.sessions.settle(held, None)
         for client, some in batches.items():
-            client.want -= len(some)
+            client.want -= sum(held.job.settings.slots for held in some)
             self.send_jobs(client, some)
         self.orphans += batch.orphans
         if batch.miss is not None:
@@ -1853,7 +1855,7 @@ class Dispatcher:
                 jobs, size = [], 0
             jobs.append(dict(id=held.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
                              state=to_text(job.state), text=to_text(job.text), timeout=job.settings.timeout,
-                             group=bool(job.settings.together),
+                             slots=job.settings.slots, group=bool(job.settings.together),
                              hold=held.seat is not None and held.seat.group.preparing))
             size += len(job.text)
         client.link.send(type="jobs", request=client.asked, jobs=jobs)
@@ -1912,7 +1914,8 @@ class Dispatcher:
                 continue
             clients = self._seat(plan, {client: min(client.want, client.room) for client in self.waiting
                                         if client.link and not client.seats and client not in reserved})
-            absent = [host for host, client in clients.items() if not client and not self._are_here([host])]
+            absent = [host for host, client in clients.items()
+                      if not client and not self._is_here(JobSettings(hosts=(host,)))]
             busy = [host for host, client in clients.items() if not client and host not in absent]
             if absent or busy:
                 what = f"host {absent[0]}" if absent else f"a free slot of host {busy[0]}"

@@ -684,11 +684,14 @@ class JobSettings:
     hosts: tuple[str, ...] = ()         # names and patterns, in small letters; (): any host
     together: str = ""                  # the name of a group
     min_hosts: int | None = None        # of the group; None: all
+    slots: int = 1                      # that each job takes
 
     def __str__(self) -> str:
-        """'host bob (#RUN in line 4)'"""
-        names = f"host {self.hosts[0]}" if len(self.hosts) == 1 else f"one of the hosts {', '.join(self.hosts)}"
-        return f"{names} (#RUN in line {self.line.number})"
+        """'host bob with 4 slots (#RUN in line 4)'"""
+        names = ("a runner" if not self.hosts else f"host {self.hosts[0]}" if len(self.hosts) == 1 else
+                 f"one of the hosts {', '.join(self.hosts)}")
+        slots = f" with {self.slots} slots" if self.slots > 1 else ""
+        return f"{names}{slots} (#RUN in line {self.line.number})"
 
 
 NO_SETTINGS = JobSettings()
@@ -702,7 +705,7 @@ class Directive:
 
 
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
-KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts")
+KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots")
 
 
 def parse_directive(line: Line) -> Directive:
@@ -712,7 +715,7 @@ def parse_directive(line: Line) -> Directive:
         return known
     settings = known.settings   # replace() would take three times as long, and files may have many of these
     return Directive("settings", JobSettings(line, settings.timeout, settings.hosts, settings.together,
-                                             settings.min_hosts))
+                                             settings.min_hosts, settings.slots))
 
 
 @functools.lru_cache(maxsize=1000)
@@ -729,8 +732,8 @@ def parse_settings(text: bytes) -> Directive:
     for word in words:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
-            raise ValueError(f"'{printable(word)}' makes no sense here (settings are timeout= host= together= "
-                             "min-hosts=; barrier, barrier check and end stand alone)")
+            raise ValueError(f"'{printable(word)}' makes no sense here (settings are timeout= host= slots= "
+                             "together= min-hosts=; barrier, barrier check and end stand alone)")
         if name in found:
             raise ValueError(f"{name}= stands there twice")
         if "" in (value.split(",") if name == "host" else [value]):
@@ -746,10 +749,13 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
         raise ValueError("together= needs host=")
     if "min-hosts" in found and "together" not in found:
         raise ValueError("min-hosts= needs together=")
+    if "slots" in found and "together" in found:
+        raise ValueError("slots= and together= do not go together")
     least = found.get("min-hosts", "all")
     try:
         return JobSettings(None, duration(found["timeout"]) if "timeout" in found else 0.0, hosts,
-                           found.get("together", ""), None if least == "all" else whole_number(0)(least))
+                           found.get("together", ""), None if least == "all" else whole_number(0)(least),
+                           whole_number(1, 100_000)(found.get("slots", "1")))
     except argparse.ArgumentTypeError as error:
         raise ValueError(str(error)) from None
 
@@ -1182,7 +1188,7 @@ class JobFile:
         """
         if not self.held and not self.to_end:
             return {}
-        for _ in range(2):              # an error may be over at once, and after three looks others believe in an orphan
+        for _ in range(2):              # an error may be over at once, and three looks prove an orphan to others
             try:
                 self.follow_path()
                 self.refresh()
@@ -1628,6 +1634,8 @@ class Taker:
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
     retry: bytes = b""          # the states that it takes besides '.'; r: orphans
+    slots: float = math.inf     # that it has
+    free: float = math.inf      # ... for one job more, at this moment
     tried: TriedLines = field(default_factory=lambda: TriedLines())
 
     def is_called(self, host: str) -> bool:
@@ -1637,7 +1645,8 @@ class Taker:
 
     def fits(self, settings: JobSettings, ended: bool) -> bool:
         """Whether it may take jobs with these settings; ended: below `#RUN end`."""
-        return not (ended and self.follow) and (not settings.hosts or any(map(self.is_called, settings.hosts)))
+        return (not (ended and self.follow) and settings.slots <= self.slots
+                and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
 
 class Takers:
@@ -1645,13 +1654,14 @@ class Takers:
 
     def __init__(self, takers: Iterable[Taker]) -> None:
         self.all = dict.fromkeys(takers)
-        self.known: dict[tuple[tuple[str, ...], bool], list[Taker]] = {}    # for which hosts, below `#RUN end` or not
+        # for which hosts, how many slots, below `#RUN end` or not
+        self.known: dict[tuple[tuple[str, ...], int, bool], list[Taker]] = {}
 
     def fitting(self, settings: JobSettings, ended: bool) -> Iterator[Taker]:
         """Those who may take jobs with these settings."""
-        if not settings.hosts and not ended:
+        if not settings.hosts and settings.slots == 1 and not ended:
             return iter(self.all)
-        key = settings.hosts, ended             # files may have many directives, and servers many clients
+        key = settings.hosts, settings.slots, ended     # files may have many directives, and servers many clients
         if key not in self.known:
             self.known[key] = [taker for taker in self.all if taker.fits(settings, ended)]
         return filter(self.all.__contains__, self.known[key])
@@ -1843,8 +1853,9 @@ class Round:
     missed: bool = False                    # it passed over new jobs: others than its takers might have had them
     waiting: set[Taker] = field(default_factory=set)    # those who have jobs that may be taken later
     below: Line | None = None               # the first of these below the block
+    full: set[Taker] = field(default_factory=set)       # those who wait until enough of their slots are free
     groups: list[PendingGroup] = field(default_factory=list)
-    stalls: dict[tuple[str, ...], str] = field(default_factory=dict)    # what waits for hosts that may never come
+    stalls: dict[Any, str] = field(default_factory=dict)        # what waits for hosts that may never come
     checked: int = 0                        # up to here nothing has failed, or was lost
 
     def waits_for(self, taker: Taker) -> bool:
@@ -2086,7 +2097,9 @@ class Cursor:
             if found.settings.together:
                 self._group().waits = True
             return None
-        taker = next(self._able(line), None)
+        taker = self._taker(line)
+        if taker is None and found.full:
+            return self._note_unfinished(line)
         if line.state != RUNNING and (taker is None or found.settings.together):
             return self._pass_over(line)
         self.suspects.acquit(line.offset)
@@ -2095,6 +2108,20 @@ class Cursor:
         if job:
             self.takers.rotate(taker)
         return job
+
+    def _taker(self, line: Line) -> Taker | None:
+        """Who is to take a line: the first who may, and has the slots for it.
+
+        Who may, and has them not, waits for them, and takes nothing below meanwhile: else small jobs would keep a big
+        one from ever having its turn.
+        """
+        for taker in self._able(line):
+            if taker not in self.round.full:
+                if self.round.settings.slots <= taker.free:
+                    return taker
+                self.round.full.add(taker)
+                self.round.waiting.add(taker)
+        return None
 
     def _able(self, line: Line) -> Iterator[Taker]:
         """Those of the takers who may take a line, by the settings that hold."""
@@ -2140,15 +2167,17 @@ class Cursor:
         self._note_unfinished(line)
         if settings.together:
             self._meet_group(line)
-        elif settings.hosts and not found.ended:
+        elif (settings.hosts or settings.slots > 1) and not found.ended:
             found.passed = found.passed or line
-            if settings.hosts not in found.stalls and len(found.stalls) < self.NAMED and self._is_stall(settings):
-                found.stalls[settings.hosts] = f"line {line.number} waits for {settings}"
+            key = settings.hosts, settings.slots
+            if key not in found.stalls and len(found.stalls) < self.NAMED and self._is_stall(settings):
+                found.stalls[key] = f"line {line.number} waits for {settings}"
         found.missed = True
 
     def _is_stall(self, settings: JobSettings) -> bool:
         """Whether a job with these settings may wait for ever, as far as can be said from here."""
-        return (self.serving or any(taker.follow for taker in self.takers.all)) and self.is_absent(settings)
+        lasting = self.serving or settings.slots > 1 or any(taker.follow for taker in self.takers.all)
+        return lasting and self.is_absent(settings)
 
     def _meet_group(self, line: Line) -> None:
         """A new job of a group is met."""
@@ -2191,6 +2220,8 @@ class Cursor:
     def _is_over(self) -> bool:
         """Whether nothing below can matter: all takers must wait, or leave at `#RUN end`."""
         found, takers = self.round, self.takers.all
+        if takers and takers.keys() <= found.full:
+            return True
         if not takers or not (found.block or found.ended):
             return False
         if found.ended and all(taker.follow for taker in takers):
@@ -2305,7 +2336,7 @@ class Cursor:
         text = f"line {line.number}"
         if settings.together:
             return f"{text}, which is of the group {settings.together} (#RUN in line {settings.line.number})"
-        return f"{text}, which waits for {settings}" if settings.hosts else text
+        return f"{text}, which waits for {settings}" if settings.hosts or settings.slots > 1 else text
 
     def _name_stalls(self) -> None:
         """Say what waits for something that may never come."""
@@ -2494,9 +2525,14 @@ class FileJobs:
         self.interval, self.orphans = cursor.interval, cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
 
-    async def claim(self, last: bool) -> Job | Nothing:
-        found = await self.worker.call(self.cursor.claim, last)
+    async def claim(self, last: bool, free: int, slots: int) -> Job | Nothing:
+        """A job, if there is one.  last: the runner leaves if there is none.  free, slots: of its slots, and in all."""
+        found = await self.worker.call(self._claim, last, free, slots)
         return found or self._nothing(found)
+
+    def _claim(self, last: bool, free: int, slots: int) -> Job | Miss:
+        self.taker.free, self.taker.slots = free, slots
+        return self.cursor.claim(last)
 
     def _nothing(self, miss: Miss) -> Nothing:
         """What a miss means for this runner."""
@@ -3583,6 +3619,9 @@ class Slot:
     fd: int = -1                        # has the lock of a shared name while a job runs, which inherits it
     listed: bool = True                 # the name is among those that there shall be
     at_work: bool = False               # it gets jobs, or has one
+    busy: bool = False                  # it has one
+    borrowed: list[Slot] = field(default_factory=list)          # other slots that this job has
+    lent: asyncio.Future[None] | None = None                    # ... and on this one, until when another's job has it
     in_use: bool = False                # another runner has a job on it
     broken: bool = False                # it was taken out of service
     spent: bool = False                 # it has had its one job (-1)
@@ -3981,7 +4020,6 @@ class Runner:
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.gated: set[Run] = set()        # those whose shell waits at a gate
-        self.busy = 0                       # jobs that were claimed, and are not settled
         self.turn = asyncio.Lock()          # one slot at a time looks for work
         self.changed = asyncio.Event()      # a reason to look again
         self.pump = Pump(self.loop, writers, self.changed.set)
@@ -4034,7 +4072,7 @@ class Runner:
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
         elif self.nothing.others:
-            self.say(f"jobs for other hosts are left, from line {self.nothing.others} on")
+            self.say(f"jobs for other hosts, or for more slots, are left, from line {self.nothing.others} on")
 
     @property
     def had_one_each(self) -> bool:
@@ -4179,22 +4217,56 @@ class Runner:
         """Run jobs on a slot, until there are no more for it."""
         while True:
             async with self.turn:
-                job = await self._next_job(slot)
-                self.busy += bool(job)
+                job = None if slot.lent else await self._next_job(slot)
+                slot.busy = bool(job)
+            if slot.lent:
+                await slot.lent
+                continue
             if job:
                 try:
                     await self._work(job, slot)
                 finally:
-                    self.busy -= 1
+                    slot.busy = False
                     self.changed.set()
+                for used in (slot, *slot.borrowed):
+                    used.spent = self.settings.one_only
+                await self._give_back(slot)
                 await self.source.free(slot)
-                slot.spent = self.settings.one_only
             elif slot.in_use:
                 self._note_wait()
                 await asyncio.sleep(self.source.interval)
             if not slot.in_use and (slot.retired or not job):
                 slot.at_work = False
                 return
+
+    @property
+    def busy(self) -> int:
+        """How many jobs were claimed, and are not settled."""
+        return sum(slot.busy for slot in self.slots.values())
+
+    def _idle(self) -> list[Slot]:
+        """The slots that have nothing to do; who asks has the turn, so they stay idle until it is given away."""
+        return [slot for slot in self.slots.values()
+                if slot.at_work and not (slot.busy or slot.lent or slot.in_use or slot.retired)]
+
+    async def _borrow(self, slot: Slot, count: int) -> bool:
+        """Have a job use so many other slots besides its own; False: other runners use those that seemed free."""
+        for other in self._idle():
+            if len(slot.borrowed) < count and other is not slot and await self.source.seize(other):
+                other.lent = self.loop.create_future()
+                slot.borrowed.append(other)
+        if len(slot.borrowed) < count:
+            await self._give_back(slot)
+            return False
+        return True
+
+    async def _give_back(self, slot: Slot) -> None:
+        """The job of this slot needs the others no more."""
+        while slot.borrowed:
+            other = slot.borrowed.pop()
+            await self.source.free(other)
+            done, other.lent = other.lent, None
+            done.set_result(None)
 
     def _note_wait(self) -> None:
         """Say once that there is nothing to do but wait for a slot."""
@@ -4212,20 +4284,28 @@ class Runner:
             if slot.in_use:
                 return None
             self.changed.clear()
-            found = await self.jobs.claim(last=not self.busy and (not self.settings.follow or self.nothing.ended))
+            in_all = sum(not slot.retired for slot in self.slots.values())
+            found = await self.jobs.claim(not self.busy and (not self.settings.follow or self.nothing.ended),
+                                          len(self._idle()), in_all)
             job = found or None
             self.nothing = Nothing(ended=self.nothing.ended) if job else found
+            short = False
             if job and not self.stopping and self._fits(job):
+                short = not await self._borrow(slot, job.settings.slots - 1)
+            if job and not self.stopping and not short:
                 if self.settings.verbose:
                     self.say(f"line {job.number}: claimed")
                 return job
-            if job:                             # it was claimed while the signal came, or has no time left
+            if job:         # it was claimed while the signal came, or has no time left, or not enough of shared slots
+                await self._give_back(slot)
                 await self._settle(job, functools.partial(self.jobs.release, job))
             await self.source.free(slot)
             if self.nothing.failed:
                 self.fail(self.nothing.failed)
             elif not job and self._nothing_left():
                 self.stop()                     # the other slots need not look again
+            elif short:
+                await self._wait(self.source.interval or self.jobs.poll)
             elif not job:
                 again = self.nothing.again
                 await self._wait(self.jobs.poll if again is None else min(self.jobs.poll, again))
@@ -4421,7 +4501,8 @@ class Runner:
     def _spawn(self, run: Run, lent: int) -> None:
         """Make the pipes and start the shell.  lent: what its job's lock is on, or -1.  Raises OSError, ValueError."""
         fds: list[int] = []
-        job, slot = run.job, os.fsencode(run.slot.name)
+        job, slots = run.job, [run.slot, *run.slot.borrowed]
+        names = [os.fsencode(slot.name) for slot in slots]
         try:
             fds += os.pipe()
             fds += os.pipe()
@@ -4429,8 +4510,9 @@ class Runner:
                 fds += os.pipe()
             entrance = fds[4] if job.gate else -1       # what its shell reads from
             run.began, run.started = time.time(), self.loop.time()
-            environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": slot, b"SLAVE_IP": slot}
-            locks = [fd for fd in (lent, run.slot.fd) if fd >= 0]
+            environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
+                       b"RUNMAKER4_SLOTS": b",".join(names)}
+            locks = [fd for fd in (lent, *(slot.fd for slot in slots)) if fd >= 0]
             command = wrap(self.settings.runner, job.command) if self.settings.runner else job.command
             run.shell = self.processes.start(command, environ, fds[1], fds[3], locks, entrance)
         except (OSError, ValueError):
@@ -4917,7 +4999,7 @@ class App(RunnerProgram):
         super().__init__(PROG, options.file, options, argv)
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
-        self.taker = Taker(os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING)
+        self.taker = Taker(os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING, len(self.slots))
         self.inputs, self.network = [self.path], self.mount.network         # what is used, and whether from elsewhere
         self.slot_file: SlotFile | None = None
         if options.slots and options.slots.startswith("@"):

@@ -137,7 +137,8 @@ FROM_SERVER: Tuple[Dict[str, Any], ...] = (
     dict(type="welcome", file="runs.txt", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[], log=0, outdir=False,
          joblog=False, print=False),
     dict(type="jobs", request=1, jobs=[dict(
-        id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", timeout=0.0, group=False, hold=False)]),
+        id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", timeout=0.0, slots=1, group=False,
+        hold=False)]),
     dict(type="nothing", request=1, orphans=[], ended=False, left="", others=0),
     dict(type="sync"), dict(type="go", id="0" * 16, at=1.5), dict(type="stop", id="0" * 16),
     dict(type="ack", n=1, window=1 << 20),
