@@ -88,6 +88,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("hosts and background").add_argument
     add("--name", metavar="NAME", help="this host's name, in messages and for host= [the node name]")
     add_background(add)
+    parser.set_defaults(slot_errors=0)      # a client's slots have no hosts of their own
     options = parser.parse_args(argv)
     if options.json and not options.status:
         parser.error("--json goes with --status")

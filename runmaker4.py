@@ -2577,7 +2577,7 @@ class FileJobs:
                 if runner.killed or not account.unsure or look > 3 * self.file.LOOKS:   # it goes on changing
                     return account
             except OSError as error:
-                if error.errno == errno.ENOENT and runner.settings.follow and self.file.fd < 0:
+                if error.errno == errno.ENOENT and runner.options.follow and self.file.fd < 0:
                     return Account(Counts(0, 0, 0, 0, 0, 0))        # it never came
                 if runner.killed or runner.failed or look >= self.file.LOOKS:
                     runner.say(f"{reason(error)}; nobody knows what it holds now")
@@ -3795,20 +3795,6 @@ class SlotFile:
 # ======== The runner ==================================================================================================
 
 
-@dataclass(frozen=True)
-class RunnerSettings:
-    """What a runner is told to do."""
-    host: bytes
-    one_only: bool = False
-    slot_errors: int = 0                # jobs in a row with exit status 255 after which a slot gets no more; 0: never
-    runner: bytes = b""                 # what stands before each job
-    retries: int = 0
-    timeout: float | None = None        # seconds
-    walltime: float | None = None       # seconds
-    follow: bool = False
-    verbose: bool = False
-
-
 @dataclass(eq=False, repr=False)
 class Tally:
     """What became of a runner's jobs."""
@@ -4007,12 +3993,13 @@ class Runner:
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
     def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
-                 settings: RunnerSettings, slots: Slots, say: Say, tally: Tally) -> None:
+                 host: bytes, options: argparse.Namespace, slots: Slots, say: Say, tally: Tally) -> None:
         """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change.
 
-        writers: the console's, and who writes files (see Pump).
+        writers: the console's, and who writes files (see Pump).  host: this one, for the sinks.
         """
-        self.jobs, self.processes, self.sinks, self.settings, self.say = jobs, processes, sinks, settings, say
+        self.jobs, self.processes, self.sinks, self.say, self.host = jobs, processes, sinks, say, host
+        self.options = options
         self.source = slots
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
         self.tasks: set[asyncio.Future[None]] = set()       # of those at work
@@ -4045,7 +4032,7 @@ class Runner:
         """Run jobs until there is nothing to do."""
         self._set_slots(self.source.names)
         chores = [watched(chore) for chore in (self._look_after(), self._tick(), self._follow_slots())]
-        wall = self.settings.walltime
+        wall = self.options.walltime
         alarm = self.loop.call_later(wall, self._wall) if wall else None
         while self.tasks or self._may_get_slots():
             if not self.tasks:
@@ -4066,7 +4053,7 @@ class Runner:
             self.say(f"{self.failed} (no more jobs were started)")
             self.tally.trouble = True
         elif self.nothing.stopped:
-            if not self.settings.follow:        # else it was said when it happened
+            if not self.options.follow:        # else it was said when it happened
                 self.say(self.nothing.stopped)
         elif not self.stopping and all(slot.broken for slot in self.slots.values() if slot.listed or slot.spent):
             self.say("no slot is left in service (no more jobs were started)")
@@ -4077,7 +4064,7 @@ class Runner:
     @property
     def had_one_each(self) -> bool:
         """Whether all slots have had their one job (-1): what is left then is left on purpose."""
-        return self.settings.one_only and all(slot.spent and not slot.broken for slot in self.slots.values()
+        return self.options.one_only and all(slot.spent and not slot.broken for slot in self.slots.values()
                                               if slot.listed)
 
     async def in_time(self, asked: Awaitable[T]) -> T | None:
@@ -4202,8 +4189,8 @@ class Runner:
 
     def _may_get_slots(self) -> bool:
         """Whether it is worth waiting although all slots are out of service."""
-        return (self.source.interval is not None and self.settings.follow and not self.stopping
-                and not self.settings.one_only)
+        return (self.source.interval is not None and self.options.follow and not self.stopping
+                and not self.options.one_only)
 
     async def _follow_slots(self) -> None:
         """Look at the names of the slots now and then, where these may change."""
@@ -4229,7 +4216,7 @@ class Runner:
                     slot.busy = False
                     self.changed.set()
                 for used in (slot, *slot.borrowed):
-                    used.spent = self.settings.one_only
+                    used.spent = self.options.one_only
                 await self._give_back(slot)
                 await self.source.free(slot)
             elif slot.in_use:
@@ -4285,7 +4272,7 @@ class Runner:
                 return None
             self.changed.clear()
             in_all = sum(not slot.retired for slot in self.slots.values())
-            found = await self.jobs.claim(not self.busy and (not self.settings.follow or self.nothing.ended),
+            found = await self.jobs.claim(not self.busy and (not self.options.follow or self.nothing.ended),
                                           len(self._idle()), in_all)
             job = found or None
             self.nothing = Nothing(ended=self.nothing.ended) if job else found
@@ -4293,7 +4280,7 @@ class Runner:
             if job and not self.stopping and self._fits(job):
                 short = not await self._borrow(slot, job.settings.slots - 1)
             if job and not self.stopping and not short:
-                if self.settings.verbose:
+                if self.options.verbose:
                     self.say(f"line {job.number}: claimed")
                 return job
             if job:         # it was claimed while the signal came, or has no time left, or not enough of shared slots
@@ -4314,15 +4301,15 @@ class Runner:
 
     def _nothing_left(self) -> bool:
         """Whether it is time to leave, after a claim that found nothing."""
-        return self.nothing.again is None and not self.busy and (not self.settings.follow or self.nothing.ended)
+        return self.nothing.again is None and not self.busy and (not self.options.follow or self.nothing.ended)
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run."""
-        return self.settings.timeout if job.settings.timeout == 0.0 else job.settings.timeout
+        return self.options.timeout if job.settings.timeout == 0.0 else job.settings.timeout
 
     def _fits(self, job: Job) -> bool:
         """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time."""
-        limit, wall = self._limit(job), self.settings.walltime
+        limit, wall = self._limit(job), self.options.walltime
         if limit and wall and self.loop.time() - self.began + limit > wall:
             self.wall_over = True
             self.stop()
@@ -4337,8 +4324,8 @@ class Runner:
 
     async def _work(self, job: Job, slot: Slot) -> None:
         """Run a job, again if it fails and that is wished, and write down its state."""
-        for _ in range(1 + self.settings.retries):
-            run = Run(job, slot, self.settings.host, sinks=tuple(self.sinks))
+        for _ in range(1 + self.options.retries):
+            run = Run(job, slot, self.host, sinks=tuple(self.sinks))
             state = await self._run(run)
             if (state in (DONE, NEW) or self.stopping or run.cause not in ("", "timeout") or job in self.unwanted
                     or not run.shell):
@@ -4353,7 +4340,7 @@ class Runner:
         else:
             await self._settle(job, functools.partial(self.jobs.finish, job, state))
         self.tally.count(job.number, state)
-        if self.settings.slot_errors:
+        if self.options.slot_errors:
             await self._note_errors(run)
 
     async def _note_errors(self, run: Run) -> None:
@@ -4363,7 +4350,7 @@ class Runner:
             slot.errors.clear()
             return
         slot.errors.append(run.job)
-        if len(slot.errors) < self.settings.slot_errors:
+        if len(slot.errors) < self.options.slot_errors:
             return
         slot.broken = True
         self.say(f"slot {slot.name}: {plural(len(slot.errors), 'job')} in a row ended with exit status "
@@ -4420,7 +4407,7 @@ class Runner:
             sink.started(run)
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
-        if self.killed or self.loop.time() - self.began >= (self.settings.walltime or math.inf):
+        if self.killed or self.loop.time() - self.began >= (self.options.walltime or math.inf):
             self._end(run, "stopped")           # the signal came while it was started
         elif run.job in self.unwanted:
             self._end(run, self.unwanted[run.job])
@@ -4513,7 +4500,8 @@ class Runner:
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                        b"RUNMAKER4_SLOTS": b",".join(names)}
             locks = [fd for fd in (lent, *(slot.fd for slot in slots)) if fd >= 0]
-            command = wrap(self.settings.runner, job.command) if self.settings.runner else job.command
+            runner = self.options.runner
+            command = wrap(os.fsencode(runner), job.command) if runner else job.command
             run.shell = self.processes.start(command, environ, fds[1], fds[3], locks, entrance)
         except (OSError, ValueError):
             for fd in fds:
@@ -4961,13 +4949,8 @@ class RunnerProgram(Program):
 
     def make_runner(self, jobs: Any, sinks: list[Sink], files: Any, slots: Slots) -> Runner:
         """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: who writes them."""
-        options = self.options
-        settings = RunnerSettings(
-            self.host, one_only=options.one_only, slot_errors=getattr(options, "slot_errors", 0),
-            runner=os.fsencode(options.runner or ""), retries=options.retries, timeout=options.timeout,
-            walltime=options.walltime, follow=options.follow, verbose=options.verbose)
-        self.runner = runner = Runner(jobs, Processes(self.loop, self.signals), sinks, (self.stdout, files), settings,
-                                      slots, self.say, self.tally)
+        self.runner = runner = Runner(jobs, Processes(self.loop, self.signals), sinks, (self.stdout, files), self.host,
+                                      self.options, slots, self.say, self.tally)
         self.handle_signals(runner.kill, runner.drain)
         return runner
 
