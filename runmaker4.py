@@ -3867,25 +3867,19 @@ class Gate:
         self.arrived = arrived
         self.loop = asyncio.get_running_loop()
         self.fd = -1                    # what opens it
-        self.opened = False
-        self.settled = self.loop.create_future()        # it was opened, or never will be
-        self.began = self.started = 0.0                 # when: wall clock, event loop's time
+        # When it was opened (wall clock, event loop's time); None: it never will be
+        self.settled: asyncio.Future[tuple[float, float] | None] = self.loop.create_future()
 
     def open(self) -> None:
         """Let the job begin."""
-        if self.fd >= 0 and not self.opened and not self.settled.done():
+        if self.fd >= 0 and not self.settled.done():
             with contextlib.suppress(BrokenPipeError):      # somebody has killed the shell, which will be noticed
                 os.write(self.fd, b"\n")
-            self.opened = True
-            self.began, self.started = time.time(), self.loop.time()
-            self._settle()
+            self.settled.set_result((time.time(), self.loop.time()))
+            self.refuse()               # which closes it, and is too late for anything else
 
     def refuse(self) -> None:
         """End the shell without beginning the job, unless that has begun; also a shell that is started only now."""
-        if not self.opened:
-            self._settle()
-
-    def _settle(self) -> None:
         if not self.settled.done():
             self.settled.set_result(None)
         if self.fd >= 0:
@@ -4010,6 +4004,7 @@ class Runner:
         self.turn = asyncio.Lock()          # one slot at a time looks for work
         self.changed = asyncio.Event()      # a reason to look again
         self.pump = Pump(self.loop, writers, self.changed.set)
+        self.runs = self.pump.runs          # those that have begun, and not ended
         self.settling: set[Job] = set()     # those whose state is being written
         self.unwanted: dict[Job, str] = {}  # to be ended, and why; some have not begun
         self.nothing = Nothing()            # what the last claim said, if it got no job
@@ -4020,11 +4015,7 @@ class Runner:
         self.told_at = -math.inf            # when a signal last told us to stop
         self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
         self.began = self.loop.time()
-
-    @property
-    def runs(self) -> set[Run]:
-        """Those that have begun, and not ended."""
-        return self.pump.runs
+        self.wall_end = self.began + (options.walltime or math.inf)
 
     # -- from start to end ------------------------------------------------------------------------------------------
 
@@ -4032,8 +4023,7 @@ class Runner:
         """Run jobs until there is nothing to do."""
         self._set_slots(self.source.names)
         chores = [watched(chore) for chore in (self._look_after(), self._tick(), self._follow_slots())]
-        wall = self.options.walltime
-        alarm = self.loop.call_later(wall, self._wall) if wall else None
+        alarm = self.loop.call_later(self.wall_end - self.began, self._wall)
         while self.tasks or self._may_get_slots():
             if not self.tasks:
                 await self._wait(self.source.interval)
@@ -4042,8 +4032,7 @@ class Runner:
             self.tasks -= done
         for chore in chores:
             chore.cancel()
-        if alarm:
-            alarm.cancel()
+        alarm.cancel()
         if not self.killed:
             self._name_rest()
 
@@ -4135,8 +4124,8 @@ class Runner:
         self.unwanted[job] = cause
         if job.gate:
             job.gate.refuse()
-        for run in [*self.runs, *(run for run in self.gated if run.job.gate.opened)]:
-            if run.job is job:
+        for run in [*self.runs, *self.gated]:
+            if run.job is job and (not job.gate or job.gate.settled.result()):      # else it ends by itself
                 self._end(run, cause)
 
     def end_all(self) -> None:
@@ -4285,7 +4274,7 @@ class Runner:
                 return job
             if job:         # it was claimed while the signal came, or has no time left, or not enough of shared slots
                 await self._give_back(slot)
-                await self._settle(job, functools.partial(self.jobs.release, job))
+                await self._settle(job, NEW)
             await self.source.free(slot)
             if self.nothing.failed:
                 self.fail(self.nothing.failed)
@@ -4309,8 +4298,8 @@ class Runner:
 
     def _fits(self, job: Job) -> bool:
         """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time."""
-        limit, wall = self._limit(job), self.options.walltime
-        if limit and wall and self.loop.time() - self.began + limit > wall:
+        limit = self._limit(job)
+        if limit and self.loop.time() + limit > self.wall_end:
             self.wall_over = True
             self.stop()
         return not self.stopping
@@ -4333,20 +4322,19 @@ class Runner:
         cause = self.unwanted.pop(job, run.cause)
         if cause == "cancelled" and state != DONE:
             state = HELD                        # also if it has just failed by itself, or was between two retries
-        if state == NEW:
-            return await self._settle(job, functools.partial(self.jobs.release, job))
         if cause == "lost":
             state = ERROR                       # its line is another's now
         else:
-            await self._settle(job, functools.partial(self.jobs.finish, job, state))
-        self.tally.count(job.number, state)
-        if self.options.slot_errors:
-            await self._note_errors(run)
+            await self._settle(job, state)
+        if state != NEW:
+            self.tally.count(job.number, state)
+            if self.options.slot_errors:
+                await self._note_errors(run)
 
     async def _note_errors(self, run: Run) -> None:
         """Take a slot out of service whose jobs all fail as they do when its host cannot be reached (ssh(1): 255)."""
         slot, ending = run.slot, run.ending
-        if not ending or ending.state != FAILED or ending.cause or ending.code != self.UNREACHABLE:
+        if not ending or run.cause or ending.code != self.UNREACHABLE:
             slot.errors.clear()
             return
         slot.errors.append(run.job)
@@ -4364,13 +4352,13 @@ class Runner:
         slot.errors.clear()
         self.changed.set()
 
-    async def _settle(self, job: Job, write: Callable[[], Awaitable[str]]) -> None:
-        """Write a job's state, however long it takes."""
+    async def _settle(self, job: Job, state: bytes) -> None:
+        """Write a job's state, however long it takes.  NEW: the one that it had when it was claimed."""
         self.settling.add(job)
         pause = self.jobs.interval
         while True:
             try:
-                fault = await write()
+                fault = await (self.jobs.release(job) if state == NEW else self.jobs.finish(job, state))
                 break
             except NotNow as trouble:
                 if pause == self.jobs.interval:
@@ -4407,7 +4395,7 @@ class Runner:
             sink.started(run)
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
-        if self.killed or self.loop.time() - self.began >= (self.options.walltime or math.inf):
+        if self.killed or self.loop.time() >= self.wall_end:
             self._end(run, "stopped")           # the signal came while it was started
         elif run.job in self.unwanted:
             self._end(run, self.unwanted[run.job])
@@ -4477,8 +4465,9 @@ class Runner:
         self.gated.discard(run)
         gate.refuse()                           # if somebody has killed the shell
         run.job.gate = None
-        if gate.opened:
-            run.began, run.started = gate.began, gate.started
+        opened = gate.settled.result()
+        if opened:
+            run.began, run.started = opened
             self._announce(run)
             return True
         await run.shell.ended
