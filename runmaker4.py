@@ -3687,11 +3687,9 @@ class SlotFile:
                 time.sleep(0.05)
                 self.names = self._read()
             if not self.names:
-                raise ValueError("there is no name in it")
+                raise OSError(errno.EINVAL, "there is no name in it")
         except OSError as error:
-            raise Problem(f"{path}: {reason(error)} (a file of names is wanted)") from None
-        except ValueError as error:
-            raise Problem(f"{path}: {error} (one per line is wanted)") from None
+            raise Problem(f"{path}: {reason(error)} (a file of names, one per line, is wanted)") from None
         self._make_room()
 
     def prepare(self) -> None:
@@ -3709,8 +3707,8 @@ class SlotFile:
         try:
             names = self._read()
             fault = "" if names else "is empty"
-        except (OSError, ValueError) as error:
-            names, fault = [], reason(error) if isinstance(error, OSError) else str(error)
+        except OSError as error:
+            names, fault = [], reason(error)
         self._complain("names", fault and f"{fault}; going on with the slots known so far")
         if not names or names == self.names:
             return None
@@ -3724,7 +3722,7 @@ class SlotFile:
         allow_descriptors(wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
 
     def _read(self) -> list[str]:
-        """The names as they stand there now.  Opening a file makes NFS fresh (nfs(5)).  Raises OSError, ValueError."""
+        """The names as they stand there now.  Opening a file makes NFS fresh (nfs(5)).  Raises OSError."""
         if self.network:
             see_names(self.path)
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)     # a FIFO would block
@@ -3736,7 +3734,7 @@ class SlotFile:
         finally:
             os.close(fd)
         if len(data) > self.LONGEST or b"\0" in data:
-            raise ValueError("is no list of names")
+            raise OSError(errno.EINVAL, "is no list of names")
         if data and not data.endswith(b"\n"):
             now, sign = time.monotonic(), (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
             if not self.last or self.last[0] != sign:
@@ -3813,11 +3811,6 @@ class Tally:
         self.cancelled += state == HELD
         if state not in (DONE, HELD):
             self.bad_lines.append(number)
-
-    def forget_failure(self, number: int) -> None:
-        """A job that failed is new again."""
-        self.failed -= 1
-        self.bad_lines.remove(number)
 
     def status(self, account: Account | None) -> int:
         """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows."""
@@ -4348,7 +4341,8 @@ class Runner:
             if fault:
                 self.say(f"line {job.number}: is not set back: {fault}")
             else:
-                self.tally.forget_failure(job.number)
+                self.tally.failed -= 1
+                self.tally.bad_lines.remove(job.number)
         slot.errors.clear()
         self.changed.set()
 
@@ -4993,17 +4987,14 @@ class App(RunnerProgram):
         """Run, or say what would be run; the exit status."""
         options = self.options
         if options.dry_run:
-            return self._dry_run()
+            if os.path.lexists(self.path):      # with --follow it need not be there
+                put_lines(map(bytes, self._cursor().jobs_to_take(self.taker)))
+            return 0
         if self.slot_file:
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self.stores = self.open_stores(self.network, *self.inputs)
         return super().main()
-
-    def _dry_run(self) -> int:
-        if os.path.lexists(self.path):          # with --follow it need not be there
-            put_lines(map(bytes, self._cursor().jobs_to_take(self.taker)))
-        return 0
 
     def _cursor(self) -> Cursor:
         file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.mount.network)
