@@ -37,10 +37,9 @@ from typing import Any, Iterator, Sequence
 import runmaker4
 from runmaker4 import (ERROR, HEX, PORT, Account, AllOutput, Channel, Console, Counts, Gate, History, Job, JobSettings,
                        LastLines, Link, Message, Nothing, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink,
-                       Slots, WireError, add_background, add_limits, add_running_options, add_verbosity,
-                       allow_descriptors, boottime, change_argument, duration, human_time, leave, plural, printable,
-                       put, read_token, reason, run_main, show, to_bytes, to_text, token_path, warn, watched,
-                       whole_number)
+                       WireError, add_background, add_limits, add_running_options, add_verbosity, allow_descriptors,
+                       boottime, change_argument, duration, human_time, leave, plural, printable, put, read_token,
+                       reason, run_main, show, to_bytes, to_text, token_path, warn, watched, whole_number)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -892,7 +891,7 @@ class ClientProgram(RunnerProgram):
     async def work(self) -> int:
         """Run jobs; the exit status."""
         connection = Connection(self, self.loop)
-        connection.runner = self.make_runner(connection, [], connection, Slots(self.slots))
+        connection.runner = self.make_runner(connection, [], connection)
         connection.said = "" if self.sock else "no server"      # _first_connection() has said that
         self.keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
         ending = asyncio.ensure_future(self.run_to_end(connection))

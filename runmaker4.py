@@ -3638,28 +3638,6 @@ class Slot:
         return int.from_bytes(digest(b"%d %s" % (self.copy, os.fsencode(self.name)))[:7], "big")
 
 
-class Slots:
-    """The names of a runner's slots: its own, or those in a file, which may change and which other runners may use."""
-
-    def __init__(self, names: Sequence[str], file: SlotFile | None = None, worker: Worker | None = None) -> None:
-        """worker: makes the calls of the file."""
-        self.names, self.file, self.worker = names, file, worker
-        self.interval = file.interval if file else None         # seconds from look to look; None: they stay as they are
-
-    async def look(self) -> Sequence[str] | None:
-        """The names, if they have changed."""
-        return await self.worker.call(self.file.look) if self.file else None
-
-    async def seize(self, slot: Slot) -> bool:
-        """Take a slot for a job; False: another runner has a job there."""
-        return not self.file or await self.worker.call(self.file.seize, slot)
-
-    async def free(self, slot: Slot) -> None:
-        """The job has ended."""
-        if self.file:
-            await self.worker.call(self.file.free, slot)
-
-
 class SlotFile:
     """A file NAMES with a name per line; blank lines and those that begin with # do not count.
 
@@ -3980,14 +3958,16 @@ class Runner:
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
     def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
-                 host: bytes, options: argparse.Namespace, slots: Slots, say: Say, tally: Tally) -> None:
+                 host: bytes, options: argparse.Namespace, say: Say, tally: Tally,
+                 names: Sequence[str], slot_file: SlotFile | None, worker: Worker) -> None:
         """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change.
 
-        writers: the console's, and who writes files (see Pump).  host: this one, for the sinks.
+        writers: the console's, and who writes files (see Pump).  host: this one, for the sinks.  names: of the slots;
+        slot_file: what they are from, if they may change, and others may use them; worker: makes its calls.
         """
         self.jobs, self.processes, self.sinks, self.say, self.host = jobs, processes, sinks, say, host
         self.options = options
-        self.source = slots
+        self.names, self.slot_file, self.worker = names, slot_file, worker
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
         self.tasks: set[asyncio.Future[None]] = set()       # of those at work
         self.wait_told = False              # it was said that all are in use by others
@@ -4014,12 +3994,12 @@ class Runner:
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
-        self._set_slots(self.source.names)
+        self._set_slots(self.names)
         chores = [watched(chore) for chore in (self._look_after(), self._tick(), self._follow_slots())]
         alarm = self.loop.call_later(self.wall_end - self.began, self._wall)
         while self.tasks or self._may_get_slots():
             if not self.tasks:
-                await self._wait(self.source.interval)
+                await self._wait(self.slot_file.interval)
                 continue
             done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
             self.tasks -= done
@@ -4171,14 +4151,13 @@ class Runner:
 
     def _may_get_slots(self) -> bool:
         """Whether it is worth waiting although all slots are out of service."""
-        return (self.source.interval is not None and self.options.follow and not self.stopping
-                and not self.options.one_only)
+        return bool(self.slot_file) and self.options.follow and not self.stopping and not self.options.one_only
 
     async def _follow_slots(self) -> None:
         """Look at the names of the slots now and then, where these may change."""
-        while self.source.interval is not None:
-            await asyncio.sleep(self.source.interval)
-            names = await self.source.look()
+        while self.slot_file:
+            await asyncio.sleep(self.slot_file.interval)
+            names = await self.worker.call(self.slot_file.look)
             if names is not None and not self.stopping:
                 self._set_slots(names)
 
@@ -4200,10 +4179,10 @@ class Runner:
                 for used in (slot, *slot.borrowed):
                     used.spent = self.options.one_only
                 await self._give_back(slot)
-                await self.source.free(slot)
+                await self._free(slot)
             elif slot.in_use:
                 self._note_wait()
-                await asyncio.sleep(self.source.interval)
+                await asyncio.sleep(self.slot_file.interval)
             if not slot.in_use and (slot.retired or not job):
                 slot.at_work = False
                 return
@@ -4221,7 +4200,7 @@ class Runner:
     async def _borrow(self, slot: Slot, count: int) -> bool:
         """Have a job use so many other slots besides its own; False: other runners use those that seemed free."""
         for other in self._idle():
-            if len(slot.borrowed) < count and other is not slot and await self.source.seize(other):
+            if len(slot.borrowed) < count and other is not slot and await self._seize(other):
                 other.lent = self.loop.create_future()
                 slot.borrowed.append(other)
         if len(slot.borrowed) < count:
@@ -4233,7 +4212,7 @@ class Runner:
         """The job of this slot needs the others no more."""
         while slot.borrowed:
             other = slot.borrowed.pop()
-            await self.source.free(other)
+            await self._free(other)
             done, other.lent = other.lent, None
             done.set_result(None)
 
@@ -4249,7 +4228,7 @@ class Runner:
             if self.pump.backlog > self.HOLD:
                 await self._wait(1.0)
                 continue
-            slot.in_use = not await self.source.seize(slot)
+            slot.in_use = not await self._seize(slot)
             if slot.in_use:
                 return None
             self.changed.clear()
@@ -4268,18 +4247,27 @@ class Runner:
             if job:         # it was claimed while the signal came, or has no time left, or not enough of shared slots
                 await self._give_back(slot)
                 await self._settle(job, NEW)
-            await self.source.free(slot)
+            await self._free(slot)
             if self.nothing.failed:
                 self.fail(self.nothing.failed)
             elif not job and self._nothing_left():
                 self.stop()                     # the other slots need not look again
             elif short:
-                await self._wait(self.source.interval or self.jobs.poll)
+                await self._wait(self.slot_file.interval)
             elif not job:
                 again = self.nothing.again
                 await self._wait(self.jobs.poll if again is None else min(self.jobs.poll, again))
         slot.in_use = False
         return None
+
+    async def _seize(self, slot: Slot) -> bool:
+        """Take a slot for a job; False: another runner has a job there."""
+        return not self.slot_file or await self.worker.call(self.slot_file.seize, slot)
+
+    async def _free(self, slot: Slot) -> None:
+        """Let other runners use a slot's name."""
+        if self.slot_file:
+            await self.worker.call(self.slot_file.free, slot)
 
     def _nothing_left(self) -> bool:
         """Whether it is time to leave, after a claim that found nothing."""
@@ -4930,10 +4918,10 @@ class RunnerProgram(Program):
         colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return [Console(self.stdout, with_output, colour)]
 
-    def make_runner(self, jobs: Any, sinks: list[Sink], files: Any, slots: Slots) -> Runner:
+    def make_runner(self, jobs: Any, sinks: list[Sink], files: Any, slot_file: SlotFile | None = None) -> Runner:
         """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: who writes them."""
         self.runner = runner = Runner(jobs, Processes(self.loop, self.signals), sinks, (self.stdout, files), self.host,
-                                      self.options, slots, self.say, self.tally)
+                                      self.options, self.say, self.tally, self.slots, slot_file, self.worker)
         self.handle_signals(runner.kill, runner.drain)
         return runner
 
@@ -5011,7 +4999,7 @@ class App(RunnerProgram):
         if joblog:
             sinks.append(History(joblog))
         jobs = FileJobs(self._cursor(), self.worker, self.taker)
-        self.make_runner(jobs, sinks, self.worker, Slots(self.slots, self.slot_file, self.worker))
+        self.make_runner(jobs, sinks, self.worker, self.slot_file)
         return await self.run_to_end(jobs)
 
 
