@@ -3902,12 +3902,6 @@ class Pump:
                 self._watch(run)
             self.resumed()
 
-    def _pause(self) -> None:
-        self.paused = True
-        for run in self.runs:
-            for stream in run.streams:
-                self._unwatch(stream)
-
     def _watch_older(self) -> None:
         """Watch runs that did not end at once; one timer serves many short jobs."""
         now = self.loop.time()
@@ -3930,12 +3924,13 @@ class Pump:
 
     def _readable(self, run: Run, stream: Stream) -> None:
         data = os.read(stream.fd, self.READ)
-        if data:
-            self._feed(run, stream, data)
-            if self.backlog > Writer.HIGH:
-                self._pause()
-        else:
-            self._close(stream)
+        if not data:
+            return self._close(stream)
+        self._feed(run, stream, data)
+        if self.backlog > Writer.HIGH:
+            self.paused = True
+            for other in itertools.chain.from_iterable(run.streams for run in self.runs):
+                self._unwatch(other)
 
     def _feed(self, run: Run, stream: Stream, data: bytes) -> None:
         stream.received += len(data)
@@ -3997,8 +3992,9 @@ class Runner:
         self._set_slots(self.names)
         chores = [watched(chore) for chore in (self._look_after(), self._tick(), self._follow_slots())]
         alarm = self.loop.call_later(self.wall_end - self.began, self._wall)
-        while self.tasks or self._may_get_slots():
-            if not self.tasks:
+        may_get_slots = bool(self.slot_file) and self.options.follow and not self.options.one_only
+        while self.tasks or may_get_slots and not self.stopping:
+            if not self.tasks:                  # all slots are out of service
                 await self._wait(self.slot_file.interval)
                 continue
             done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -4134,11 +4130,8 @@ class Runner:
 
     def _set_slots(self, names: Sequence[str]) -> None:
         """Put a slot to work for each name; those whose names are not among them any more get no more jobs."""
-        seen: Counter[str] = Counter()
-        listed: dict[tuple[str, int], None] = {}
-        for name in names:
-            listed[name, seen[name]] = None
-            seen[name] += 1
+        copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+        listed = dict.fromkeys((name, next(copies[name])) for name in names)
         self.slots = {key: slot for key, slot in self.slots.items() if key in listed or slot.at_work or slot.spent}
         for key in listed:
             self.slots.setdefault(key, Slot(*key))
@@ -4148,10 +4141,6 @@ class Runner:
             if not slot.at_work and not slot.retired:
                 slot.at_work = True
                 self.tasks.add(watched(self._use_slot(slot)))
-
-    def _may_get_slots(self) -> bool:
-        """Whether it is worth waiting although all slots are out of service."""
-        return bool(self.slot_file) and self.options.follow and not self.stopping and not self.options.one_only
 
     async def _follow_slots(self) -> None:
         """Look at the names of the slots now and then, where these may change."""
@@ -4462,9 +4451,7 @@ class Runner:
         job, slots = run.job, [run.slot, *run.slot.borrowed]
         names = [os.fsencode(slot.name) for slot in slots]
         try:
-            fds += os.pipe()
-            fds += os.pipe()
-            if job.gate:
+            for _ in range(3 if job.gate else 2):
                 fds += os.pipe()
             entrance = fds[4] if job.gate else -1       # what its shell reads from
             run.began, run.started = time.time(), self.loop.time()
