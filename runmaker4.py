@@ -3983,15 +3983,14 @@ class Runner:
         self.told_at = -math.inf            # when a signal last told us to stop
         self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
         self.began = self.loop.time()
-        self.wall_end = self.began + (options.walltime or math.inf)
+        self.wall_end = self.began + (options.walltime or math.inf)     # the wall time is over
 
     # -- from start to end ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
         self._set_slots(self.names)
-        chores = [watched(chore) for chore in (self._look_after(), self._tick(), self._follow_slots())]
-        alarm = self.loop.call_later(self.wall_end - self.began, self._wall)
+        chores = [watched(chore) for chore in (self._look_after(), self._tick(), self._follow_slots(), self._wall())]
         may_get_slots = bool(self.slot_file) and self.options.follow and not self.options.one_only
         while self.tasks or may_get_slots and not self.stopping:
             if not self.tasks:                  # all slots are out of service
@@ -4001,7 +4000,6 @@ class Runner:
             self.tasks -= done
         for chore in chores:
             chore.cancel()
-        alarm.cancel()
         if not self.killed:
             self._name_rest()
 
@@ -4011,7 +4009,7 @@ class Runner:
             self.say(f"{self.failed} (no more jobs were started)")
             self.tally.trouble = True
         elif self.nothing.stopped:
-            if not self.options.follow:        # else it was said when it happened
+            if not self.options.follow:         # else it was said when it happened
                 self.say(self.nothing.stopped)
         elif not self.stopping and all(slot.broken for slot in self.slots.values() if slot.listed or slot.spent):
             self.say("no slot is left in service (no more jobs were started)")
@@ -4023,7 +4021,7 @@ class Runner:
     def had_one_each(self) -> bool:
         """Whether all slots have had their one job (-1): what is left then is left on purpose."""
         return self.options.one_only and all(slot.spent and not slot.broken for slot in self.slots.values()
-                                              if slot.listed)
+                                             if slot.listed)
 
     async def in_time(self, asked: Awaitable[T]) -> T | None:
         """An answer; None where it takes longer than a moment after a signal that kills."""
@@ -4070,7 +4068,8 @@ class Runner:
             return ending.told_to_stop or self.killed != 0
         return ending.told_to_stop and bool((await asyncio.wait([self.told], timeout=self.TOGETHER))[0])
 
-    def _wall(self) -> None:
+    async def _wall(self) -> None:
+        await asyncio.sleep(self.wall_end - self.began)
         self.say(f"the wall time is over, ending {plural(len(self.runs), 'job')}")
         self.wall_over = True
         self.stop()
