@@ -69,7 +69,7 @@ import struct
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence, Tuple
 
 import runmaker4
 from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, HELD, NEW, NO_SETTINGS, PORT, REFRESH_BYTE,
@@ -1128,7 +1128,7 @@ class Reporter:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.asking: dict[tuple[Peer, Callable[[Peer, Count], None]], None] = {}    # who waits to be told what
+        self.asking: dict[tuple[Peer, bool], None] = {}     # who waits for an account (it leaves), or for a status
         self.counted = 0.0                      # when the file was counted last, by boottime()
         self.rest = 0.0                         # seconds that it is not to be counted again
 
@@ -1137,41 +1137,39 @@ class Reporter:
         """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
         return max(self.counted + self.rest - boottime(), 0.0)
 
-    def ask(self, peer: Peer, answer: Callable[[Peer, Count], None]) -> None:
-        """Somebody wants to be told this; a count that has begun already would not do."""
+    def ask(self, peer: Peer, leaves: bool) -> None:
+        """Somebody wants an account, or a status; a count that has begun already would not do."""
         if not self.asking:
-            self.server.loop.call_later(self.pause, self._answer_all)
-        self.asking[peer, answer] = None
+            watched(self._answer_all())
+        self.asking[peer, leaves] = None
 
-    def _answer_all(self) -> None:
+    async def _answer_all(self) -> None:
+        await asyncio.sleep(self.pause)
         asking, self.asking = self.asking, {}
-        leaving = [peer.client for peer, answer in asking if answer == self.send_account and peer.client]
+        leaving = Takers(peer.client for peer, leaves in asking if leaves and peer.client)
+        count = await self.count(leaving, surely=bool(leaving.all))
+        for peer, leaves in asking:
+            if peer.transport.is_closing():
+                continue
+            if not leaves:
+                self._report(peer, count)
+            elif peer.client:
+                peer.send(type="account", account=count.account_for(peer.client))
 
-        def answer_all(count: Count) -> None:
-            for peer, answer in asking:
-                if not peer.transport.is_closing():
-                    answer(peer, count)
-
-        self.count(answer_all, Takers(leaving), surely=bool(leaving))
-
-    def count(self, then: Callable[[Count], None], clients: Takers = Takers(()), surely: bool = False,
-              looks: int = 1) -> None:
-        """Count the file, and call with the answer.  clients: that leave.
+    async def count(self, clients: Takers = Takers(()), surely: bool = False) -> Count:
+        """Count the file.  clients: that leave.
 
         surely: until it is known which jobs are orphans; and a file may be away for a moment.
         """
-        file = self.server.file
-
-        def counted(answer: tuple[Count, float]) -> None:
-            count, self.rest = answer
+        server, looks = self.server, 0
+        while True:
+            count, self.rest = await server.worker.call(self._look, Takers(clients.all))
             self.counted = boottime()
-            unsure = count.account.unsure > 0 if count.account else looks < file.LOOKS
-            if surely and unsure and not self.server.over.done():
-                self.server.loop.call_later(file.interval, self.count, then, clients, True, looks + 1)
-            else:
-                then(count)
-
-        self.server.worker.ask(counted, self._look, Takers(clients.all))
+            looks += 1
+            unsure = count.account.unsure > 0 if count.account else looks < server.file.LOOKS
+            if not surely or not unsure or server.over.done():
+                return count
+            await asyncio.sleep(server.file.interval)
 
     def _look(self, clients: Takers) -> tuple[Count, float]:
         """What the file holds, and for how long not to look again.  In the worker's thread, perhaps."""
@@ -1186,12 +1184,7 @@ class Reporter:
         over = not account.unsure and not account.now.running and (not account.now.new or bool(stopped))
         return Count("", account, clients, waiting, over, stopped), pace.rest(4)
 
-    def send_account(self, peer: Peer, count: Count) -> None:
-        """Tell a client that leaves what the file holds."""
-        if peer.client:
-            peer.send(type="account", account=count.account_for(peer.client))
-
-    def report(self, peer: Peer, count: Count) -> None:
+    def _report(self, peer: Peer, count: Count) -> None:
         """Send a status, in messages of bounded length."""
         server, clock = self.server, time.time()
         now = count.account.now if count.account else None
@@ -1517,9 +1510,9 @@ class Sessions:
         elif kind == "hello":
             self._greet(peer, message)
         elif kind == "status":
-            self.server.reporter.ask(peer, self.server.reporter.report)
+            self.server.reporter.ask(peer, leaves=False)
         elif kind == "account" and peer.client:
-            self.server.reporter.ask(peer, self.server.reporter.send_account)
+            self.server.reporter.ask(peer, leaves=True)
         elif kind == "bye" and peer.client:
             self._part(peer.client)
         else:
@@ -2083,8 +2076,9 @@ class Server(Program):
             self.keeper.dismiss()
         await self._write_rest()
         await self.print_rest(self.stdout, self._hurried)
-        if self.code is not None and not self.defects:
-            self.account = await self._count_in_time()
+        if self.code is not None and not self.defects:          # a file system that does not answer is not waited for
+            count = await self._in_time(self.reporter.count(), runmaker4.Runner.LAST_LOOK)
+            self.account = count and count.account_of_all()
         port = "" if self.port == PORT else f"--port {self.port} "
         client = f"{port}{self.options.host or os.uname().nodename}"
         self.say(self.tally.summary(self.account, self.dispatcher.orphans, time.time() - self.began, lambda option:
@@ -2094,17 +2088,13 @@ class Server(Program):
     async def _write_rest(self) -> None:
         """Wait until all is written; after a signal as long as a runner would, or until the next one."""
         self.collector.tick()
-        written = asyncio.ensure_future(self.worker.flush())
-        patience = runmaker4.Runner.LAST_TRIES if self.code is not None else None
-        await asyncio.wait([written, self.hurry], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        await self._in_time(self.worker.flush(), None if self.code is None else runmaker4.Runner.LAST_TRIES)
 
-    async def _count_in_time(self) -> Account | None:
-        """Count the file after a signal; for a file system that does not answer nobody waits long."""
-        counted = self.loop.create_future()
-        self.reporter.count(counted.set_result)
-        await asyncio.wait([counted, self.hurry], timeout=runmaker4.Runner.LAST_LOOK,
-                           return_when=asyncio.FIRST_COMPLETED)
-        return counted.result().account_of_all() if counted.done() else None
+    async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
+        """The answer to this; None if it does not come in time, or before another signal."""
+        task = watched(work)
+        await asyncio.wait([task, self.hurry], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() and not task.exception() else None
 
     def _hurried(self) -> bool:
         """A signal ended us: nobody waits for a console that blocks."""
@@ -2159,23 +2149,20 @@ class Server(Program):
         self.leave_if_over()
 
     def leave_if_over(self) -> None:
-        """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt with.
-
-        The file is counted before: what it holds decides the exit status, ours and that of the clients.
-        """
-        if self.counting or not self._is_over():
-            return
-        self.counting = True
-        clients = Takers(client for client in self.sessions.clients.values() if client.link)
-        self.reporter.count(self._leave, clients, surely=True)
+        """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt with."""
+        if not self.counting and self._is_over():
+            self.counting = True
+            watched(self._leave())
 
     def _is_over(self) -> bool:
         """Whether nothing is left for us to do."""
         return not (not self.stopping or self.sessions.jobs or self.dispatcher.claiming or self.over.done()
                     or any(client.open for client in self.sessions.clients.values() if client.link))
 
-    def _leave(self, count: Count) -> None:
-        """The file is counted for the last time."""
+    async def _leave(self) -> None:
+        """Count the file, then leave: what it holds decides the exit status, ours and that of the clients."""
+        clients = Takers(client for client in self.sessions.clients.values() if client.link)
+        count = await self.reporter.count(clients, surely=True)
         self.counting = False
         if not self._is_over():
             return                                      # a client came back with a job, or a signal has ended us
@@ -2226,11 +2213,12 @@ class Server(Program):
             if self.stopping or self.dispatcher.claiming:
                 continue
             if self.options.exit_when_done and not self.sessions.jobs and not self.reporter.pause:
-                self.reporter.count(self._stop_if_done)
+                watched(self._stop_if_done())
             if not self.dispatcher.waiting:
                 self.dispatcher.look({})                # for directives that wait for clients
 
-    def _stop_if_done(self, count: Count) -> None:
+    async def _stop_if_done(self) -> None:
+        count = await self.reporter.count()
         if count.over and not self.sessions.jobs and not self.stopping and not self.dispatcher.looking:
             if count.stopped:
                 self.say(count.stopped)
