@@ -1396,8 +1396,7 @@ class Sessions:
             known = client.held.get(claim.key)
             if known and known.started is None:
                 known.started = time.time()
-        self.worker.ask(functools.partial(self._welcome, peer, client), self._recover, unknown,
-                        list(self.inherited))
+        watched(self._welcome(peer, client, unknown))
 
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
         """Give back the lines that a client does not have; had it started one, that is lost."""
@@ -1413,33 +1412,33 @@ class Sessions:
 
         Each with the job, if the line is free or inherited and can be its again; else whether its state is what it
         should be.  Of two clients that claim one line the first has it.  A job whose result stands in its line already
-        (the server before had no time to say so) is no claim to another line of the same text.
+        (the server before had no time to say so) is no claim to another line of the same text.  Raises OSError.
         """
         file, orphans = self.file, set(self.cursor.orphans)
-        try:
-            if claims:
-                file.follow_path()
-                file.refresh()
-            settled = file.settled({claim.line: claim.result for claim in claims if claim.result is not None},
-                                   bool(inherited))
-            claimed = [claim for claim in claims if claim.line not in settled]
-            claimed.sort(key=lambda claim: claim.result is not None)
-            jobs = file.assign([claim.line for claim in claimed], inherited)
-            lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
-                     for claim in claimed if claim.line not in jobs}
-            jobs.update(file.take_back(lines) if lines else {})
-            most = os.fstat(file.fd).st_size // 3 + 1 if jobs else 0            # a job has three bytes at least
-            for line, job in jobs.items():
-                job.number, job.state = line.number, line.state
-                job.ordinal = line.ordinal if line.ordinal <= most else 0       # else its record would be nowhere near
-            return [(claim, jobs.get(claim.line), claim.line in settled) for claim in claims]
-        except OSError as error:
-            self.server.in_loop(
-                self.say, f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
-            return [(claim, None, False) for claim in claims]
+        if claims:
+            file.follow_path()
+            file.refresh()
+        settled = file.settled({claim.line: claim.result for claim in claims if claim.result is not None},
+                               bool(inherited))
+        claimed = [claim for claim in claims if claim.line not in settled]
+        claimed.sort(key=lambda claim: claim.result is not None)
+        jobs = file.assign([claim.line for claim in claimed], inherited)
+        lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
+                 for claim in claimed if claim.line not in jobs}
+        jobs.update(file.take_back(lines) if lines else {})
+        most = os.fstat(file.fd).st_size // 3 + 1 if jobs else 0                # a job has three bytes at least
+        for line, job in jobs.items():
+            job.number, job.state = line.number, line.state
+            job.ordinal = line.ordinal if line.ordinal <= most else 0           # else its record would be nowhere near
+        return [(claim, jobs.get(claim.line), claim.line in settled) for claim in claims]
 
-    def _welcome(self, peer: Peer, client: Client, answers: list[tuple[Known, Job | None, bool]]) -> None:
-        """Tell a client what it still has, and what is collected."""
+    async def _welcome(self, peer: Peer, client: Client, claims: Sequence[Known]) -> None:
+        """Tell a client what it still has, and what is collected.  claims: those of which we know nothing."""
+        try:
+            answers = await self.worker.call(self._recover, claims, list(self.inherited))
+        except OSError as error:
+            self.say(f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
+            answers = [(claim, None, False) for claim in claims]
         lost: list[str] = []
         settled = [claim.key for claim in peer.claims if claim.key in self.settled]
         for claim, job, is_settled in answers:
@@ -1656,19 +1655,15 @@ class Sessions:
 
     # -- taking over from the server before -------------------------------------------------------------------------
 
-    def inherit(self, locks: int) -> None:
-        """Take over the lines that are locked on this descriptor of the server before us."""
-        def adopt() -> list[Job]:
-            try:
-                return self.file.adopt(locks)
-            except OSError as error:
-                self.server.in_loop(self.say, f"{reason(error)}; the lines of the server before cannot be taken over")
-                return []
+    async def inherit(self, locks: int) -> None:
+        """Take over the lines that are locked on this descriptor of the server before us.
 
-        self.worker.ask(self._inherited, adopt)
-
-    def _inherited(self, jobs: list[Job]) -> None:
-        """Keep the lines of the server before us for the grace; their clients will name them (see _recover)."""
+        They are kept for the grace; their clients will name them (see _recover).
+        """
+        try:
+            jobs = await self.worker.call(self.file.adopt, locks)
+        except OSError as error:
+            return self.say(f"{reason(error)}; the lines of the server before cannot be taken over")
         if jobs:
             absent = self.clients[""] = Client("?", resolver=self.resolver)
             for job in jobs:
@@ -2185,7 +2180,7 @@ class Server(Program):
             return
         self.keeper.introduce()
         if self.keeper.locks >= 0:
-            self.sessions.inherit(self.keeper.locks)
+            watched(self.sessions.inherit(self.keeper.locks))       # before clients can come
         self.loop.add_reader(self.keeper.life, self._keeper_died)
 
     def _keeper_died(self) -> None:
