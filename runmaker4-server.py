@@ -267,7 +267,6 @@ def same_user(sock: socket.socket) -> bool:
 
 class Keeper:
     """The keeper's process: holds the descriptor that it was sent last, and hands it to the next server."""
-    GRACE, GO = b"g", b"x"              # what a packet without a descriptor begins with
     KEPT, BUSY = b"k", b"b"             # what a visitor is told
 
     def __init__(self, listener: socket.socket, life: socket.socket) -> None:
@@ -278,7 +277,7 @@ class Keeper:
         self.server = b""               # its process
 
     def run(self) -> None:
-        """Until the server says so, or is dead for the grace."""
+        """Until the server is dead for the grace, or holds nothing then."""
         deadline: float | None = None
         while True:
             patience = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -286,11 +285,10 @@ class Keeper:
             found = wait_ready([sock.fileno() for sock in socks], select.POLLIN, patience)
             if not found and deadline is not None:
                 return
-            if self.life.fileno() in found:
-                alive = self._listen()
-                if alive is None or not alive and not self._needed():
+            if self.life.fileno() in found and not self._listen():
+                if not self._needed():
                     return
-                deadline = None if alive else time.monotonic() + self.grace
+                deadline = time.monotonic() + self.grace
             if self.listener.fileno() in found and self._receive_visitor(deadline is not None):
                 deadline = None
 
@@ -304,22 +302,19 @@ class Keeper:
         except OSError:                 # the file system has trouble: better held for nothing than let go
             return True
 
-    def _listen(self) -> bool | None:
-        """Take what the server says; False: it has died, None: we are not needed any more."""
+    def _listen(self) -> bool:
+        """Take what the server says, a descriptor or its grace and process; whether it lives."""
         try:
             data, fds, _, _ = socket.recv_fds(self.life, 64, 1)
         except OSError:
             return False
-        kind, rest = data[:1], data[1:]
         if fds:
             if self.locks >= 0:
                 os.close(self.locks)
             self.locks = fds[0]
-        elif kind == self.GRACE:
-            grace, self.server = rest.split()
+        elif data:
+            grace, self.server = data.split()
             self.grace = float(grace)
-        elif kind == self.GO:
-            return None
         return bool(data)
 
     def _receive_visitor(self, free: bool) -> bool:
@@ -454,12 +449,12 @@ class KeeperLink:
 
     def introduce(self) -> None:
         """Tell the keeper how long it is to wait once we are dead, and who we are; after each fork anew."""
-        self._send(Keeper.GRACE + b"%f %d" % (self.grace, os.getpid()))
+        self._send(b"%f %d" % (self.grace, os.getpid()))
 
     def keep(self, fd: int) -> None:
         """Make the keeper hold this descriptor, in place of the one that it has."""
         self.locks = fd
-        self._send(b"l", fd)
+        self._send(b"locks", fd)
 
     def revive(self) -> None:
         """The keeper has died: start another.  Raises OSError."""
@@ -474,8 +469,10 @@ class KeeperLink:
         self.start()
 
     def dismiss(self) -> None:
-        """Nothing is left that must outlive us."""
-        self._send(Keeper.GO)
+        """Nothing is left that must outlive us: it is not to wait."""
+        self.grace = 0.0
+        self.introduce()
+        self.life.close()
 
     def _send(self, data: bytes, *fds: int) -> None:
         if self.life:
@@ -2037,7 +2034,7 @@ class Server(Program):
         self.over = self.loop.create_future()   # a reason to leave
         self.hurry = self.loop.create_future()  # another signal
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network,
-                               keep=self.keeper.keep if DESCRIPTION_LOCKS else lambda fd: None)
+                               keep=self.keeper.keep)
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
                                    self.worker)
         self.dispatcher = Dispatcher(self)
