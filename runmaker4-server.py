@@ -570,37 +570,83 @@ class Client(Taker):
 
 
 class Peer(Link):
-    """A connection of the server's."""
+    """A connection of the server's: what is said there goes to whom it concerns."""
 
     def __init__(self, sessions: Sessions, token: str) -> None:
         super().__init__(Channel(token, server=True), sessions.loop)
-        self.sessions = sessions
-        self.client: Client | None = None
+        self.sessions, self.server = sessions, sessions.server
         self.guest: Client | None = None        # who has said hello, and perhaps is not welcome yet
         self.claims: list[Known] = []           # the jobs that it says it has
         self.claimed = 0                        # the bytes of these
-        self.address = "?"
+
+    @property
+    def client(self) -> Client | None:
+        """Who is welcome here."""
+        return self.guest if self.guest and self.guest.link is self else None
 
     def connection_made(self, transport: Any) -> None:
         name = transport.get_extra_info("peername")
         self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: it is gone already
-        self.sessions.unauthenticated[self] = None
-        self.sessions.peers.add(self)
         super().connection_made(transport)
+        self.sessions.peers[self] = None
         self.sessions.limit_unauthenticated()
 
-    def authenticated(self) -> None:
-        self.sessions.unauthenticated.pop(self, None)
-
     def handle(self, message: Message) -> None:
-        self.sessions.handle(self, message)
+        """Whatever an authenticated peer says.  Raises WireError."""
+        if self.server.over.done():
+            return                                      # we leave; what was not acknowledged is for the next server
+        kind, client = message.text("type", 16), self.client
+        if client and "n" in message.fields:
+            self.sessions.take_event(client, kind, message)
+        elif kind == "ping":
+            self.send(type="pong", request=message.whole("request"))
+        elif kind == "claim" and client:
+            self._want(client, message)
+        elif kind == "sync" and client:
+            if client.clock:
+                client.clock.answer(message.real("clock"))
+        elif kind == "ready" and client:
+            held = client.held.get(message.text("id", 16))
+            if held and held.seat:
+                held.seat.group.note_ready(held)
+        elif kind == "have" and not self.guest:
+            claims = [Known.read(item) for item in message.objects("jobs")]
+            self.claims += claims
+            self.claimed += sum(200 + len(claim.line.text) for claim in claims)
+            if self.claimed > CLAIMED:
+                raise WireError("more jobs than it can have")
+        elif kind == "hello" and not self.guest:
+            self.sessions.greet(self, message)
+        elif kind == "status" or kind == "account" and client:
+            self.server.reporter.ask(self, leaves=kind == "account")
+        elif kind == "bye" and client:
+            self.sessions.part(client)
+        else:
+            raise WireError(f"what is {kind!a}?")
+
+    def _want(self, client: Client, message: Message) -> None:
+        """It asks for jobs."""
+        client.want = min(client.want + message.whole("want", 1_000_000), 2 * client.slots)
+        client.asked, client.asked_at = message.whole("request"), self.sessions.file.clock()
+        client.leaving = message.flag("last")
+        if client.leaving:
+            client.want = max(client.want, 1)
+        if client.want:
+            self.server.dispatcher.waiting.setdefault(client, None)
+        self.server.dispatcher.wanted = True
 
     def handled(self) -> None:
-        self.sessions.handled(self)
+        """All that has come together is dealt with: answer it."""
+        client = self.client
+        if client and client.filing:
+            self.sessions.file_away(client)
+        if client:
+            self.sessions.acknowledge_soon(client)
+        if self.server.dispatcher.wanted:
+            self.server.dispatcher.hand_out()
 
     def lost(self, why: str) -> None:
-        self.sessions.unauthenticated.pop(self, None)
-        self.sessions.peers.discard(self)
+        del self.sessions.peers[self]
         if self.guest and self in (self.guest.link, self.guest.coming):
             self.sessions.lose(self.guest, why)
 
@@ -1222,8 +1268,7 @@ class Sessions:
         self.inherited: dict[Job, Held] = {}    # lines of the server before us whose client is not here yet
         self.expired: dict[str, None] = {}      # keys of what became `e` after its grace
         self.settled: dict[str, None] = {}      # keys of jobs whose client may not know yet that its word was heard
-        self.peers: set[Peer] = set()
-        self.unauthenticated: dict[Peer, None] = {}     # oldest first
+        self.peers: dict[Peer, None] = {}       # oldest first
 
     # -- lines that clients have ------------------------------------------------------------------------------------
 
@@ -1232,12 +1277,14 @@ class Sessions:
         held.job.taker = held.client
         self.jobs[held.key] = held.client.held[held.key] = held
 
-    def _forget(self, held: Held) -> None:
-        """Nobody has this line any more."""
+    def _forget(self, held: Held, state: bytes | None = None) -> None:
+        """Nobody has this line any more; it has this state, None: what it was."""
         if self.jobs.pop(held.key, None):
             held.client.held.pop(held.key, None)
             self.inherited.pop(held.job, None)
             self.collector.end(held.job)
+            if held.seat:
+                held.seat.group.end(held, state)
 
     def settle(self, held: Held, state: bytes | None, event: int = 0) -> None:
         """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then."""
@@ -1278,9 +1325,7 @@ class Sessions:
                 client.link.send(type="fault", id=held.key, text=fault[:200])
         elif event:
             remember(self.settled, held.key, SETTLED)
-        self._forget(held)
-        if held.seat:
-            held.seat.group.end(held, state)
+        self._forget(held, state)
         if event:
             client.open.discard(event)
             self.acknowledge_soon(client)
@@ -1302,10 +1347,8 @@ class Sessions:
                 self.tally.count(job.number, ERROR)
                 if held.client.link:
                     held.client.link.send(type="lost", id=held.key)
-                self._forget(held)
-                if held.seat:
-                    held.how = "lost"
-                    held.seat.group.end(held, ERROR)
+                held.how = "lost"
+                self._forget(held, ERROR)
 
     @staticmethod
     def _cancel(held: Held) -> None:
@@ -1317,17 +1360,19 @@ class Sessions:
 
     def lose(self, client: Client, why: str) -> None:
         """A client's connection is gone."""
-        client.link = client.coming = client.clock = None
-        client.want = 0
-        client.leaving = False
-        self.server.dispatcher.waiting.pop(client, None)
         if self.server.over.done():
             return
-        self.abort_groups(client.held)
-        kept = {key: held for key, held in client.held.items() if not held.settling}
-        self.say(f"client {client.where} is lost: {why}{self.kept(kept)}")
+        self._detach(client)
+        self.say(f"client {client.where} is lost: {why}{self.kept(client.held)}")
         self._begin_grace(client)
         self.server.leave_if_over()
+
+    def _detach(self, client: Client) -> list[Held]:
+        """A client has no connection: no group begins with it; its jobs of those that have begun."""
+        client.link = client.coming = client.clock = None
+        client.want, client.leaving, client.asked = 0, False, 0
+        self.server.dispatcher.waiting.pop(client, None)
+        return self.abort_groups(client.held)
 
     @staticmethod
     def abort_groups(jobs: dict[str, Held]) -> list[Held]:
@@ -1338,7 +1383,7 @@ class Sessions:
 
     def kept(self, jobs: dict[str, Held]) -> str:
         """'; lines 3, 5 kept for 60s', if there are any."""
-        lines = [held.job.number for held in jobs.values()]
+        lines = [held.job.number for held in jobs.values() if not held.settling]
         return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
 
     def _begin_grace(self, client: Client) -> None:
@@ -1359,10 +1404,17 @@ class Sessions:
             held.how = held.how or "vanished"
             self.settle(held, ERROR)
 
-    def _greet(self, peer: Peer, hello: Message) -> None:
+    def part(self, client: Client) -> None:
+        """A client leaves."""
+        self.collector.end_line(client)
+        del self.clients[client.id]
+        for held in self._detach(client):
+            held.how = held.how or "vanished"
+            self.settle(held, ERROR)
+        self._release_unknown(client, set())
+
+    def greet(self, peer: Peer, hello: Message) -> None:
         """A client says who it is, and what it has.  Raises WireError."""
-        if peer.guest:
-            raise WireError("a second hello")
         id, name = hello.text("client", 16), hello.text("name", 255)
         retry = {"": b"", "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(hello.text("retry", 2))
         claims = peer.claims
@@ -1373,10 +1425,8 @@ class Sessions:
             client = self.clients[id] = Client(name, id=id, resolver=self.resolver,
                                                orphans=len(self.server.dispatcher.orphans))
         elif client.link or client.coming:
-            old, client.link = client.link or client.coming, None
-            client.coming = peer
-            self.abort_groups(client.held)
-            old.drop("it has connected anew")           # and was dead, though we had not noticed
+            (client.link or client.coming).drop("it has connected anew")    # and was dead, though we had not noticed
+            self._detach(client)
         else:
             self.say(f"client {client.where} came back")
         if client.expiry:
@@ -1384,9 +1434,7 @@ class Sessions:
         peer.guest = client
         client.name, client.coming, client.address = name, peer, peer.address
         client.follow, client.retry = hello.flag("follow"), retry
-        self.server.dispatcher.waiting.pop(client, None)
         client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
-        client.want, client.leaving, client.asked = 0, False, 0
         unknown = [claim for claim in claims if claim.key not in client.held and claim.key not in self.settled]
         self._release_unknown(client, {claim.key for claim in claims})
         for claim in claims:
@@ -1450,7 +1498,7 @@ class Sessions:
                 (settled if is_settled else lost).append(claim.key)
         if client.coming is not peer:
             return                                      # lost again meanwhile
-        client.link, client.coming, peer.client = peer, None, client
+        client.link, client.coming = peer, None
         client.set_acknowledged(client.dealt_with)
         window = runmaker4.PIECE if self.collector.behind(Writer.HIGH) else self._window()
         peer.send(type="welcome", file=to_text(os.fsencode(self.server.path))[-NAME:], grace=self.options.grace,
@@ -1477,87 +1525,35 @@ class Sessions:
             self.tally.bad_lines.remove(job.number)
             self.tally.lost -= 1
 
-    # -- messages ---------------------------------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------------------------
 
-    def handle(self, peer: Peer, message: Message) -> None:
-        """Whatever an authenticated peer says.  Raises WireError."""
-        if self.server.over.done():
-            return                                      # we leave; what was not acknowledged is for the next server
-        kind = message.text("type", 16)
-        if peer.client and "n" in message.fields:
-            return self._event(peer.client, kind, message)
-        if kind == "ping":
-            peer.send(type="pong", request=message.whole("request"))
-        elif kind == "claim" and peer.client:
-            self._want(peer.client, message)
-        elif kind == "sync" and peer.client:
-            if peer.client.clock:
-                peer.client.clock.answer(message.real("clock"))
-        elif kind == "ready" and peer.client:
-            held = peer.client.held.get(message.text("id", 16))
-            if held and held.seat:
-                held.seat.group.note_ready(held)
-        elif kind == "have" and not peer.guest:
-            claims = [Known.read(item) for item in message.objects("jobs")]
-            peer.claims += claims
-            peer.claimed += sum(200 + len(claim.line.text) for claim in claims)
-            if peer.claimed > CLAIMED:
-                raise WireError("more jobs than it can have")
-        elif kind == "hello":
-            self._greet(peer, message)
-        elif kind == "status":
-            self.server.reporter.ask(peer, leaves=False)
-        elif kind == "account" and peer.client:
-            self.server.reporter.ask(peer, leaves=True)
-        elif kind == "bye" and peer.client:
-            self._part(peer.client)
-        else:
-            raise WireError(f"what is {kind!a}?")
-
-    def handled(self, peer: Peer) -> None:
-        """All that has come together from a peer is dealt with: answer it."""
-        client = peer.client
-        if client and client.filing:
-            self._file_away(client)
-        if client:
-            self.acknowledge_soon(client)
-        if self.server.dispatcher.wanted:
-            self.server.dispatcher.hand_out()
-
-    def _want(self, client: Client, message: Message) -> None:
-        client.want = min(client.want + message.whole("want", 1_000_000), 2 * client.slots)
-        client.asked, client.asked_at = message.whole("request"), self.file.clock()
-        client.leaving = message.flag("last")
-        if client.leaving:
-            client.want = max(client.want, 1)
-        if client.want:
-            self.server.dispatcher.waiting.setdefault(client, None)
-        self.server.dispatcher.wanted = True
-
-    def _part(self, client: Client) -> None:
-        """A client leaves."""
-        self.collector.end_line(client)
-        client.link.client = client.link = None
-        self.server.dispatcher.waiting.pop(client, None)
-        del self.clients[client.id]
-        for held in self.abort_groups(client.held):
-            held.how = held.how or "vanished"
-            self.settle(held, ERROR)
-        self._release_unknown(client, set())
-
-    def _event(self, client: Client, kind: str, message: Message) -> None:
+    def take_event(self, client: Client, kind: str, message: Message) -> None:
         """Something that has happened at a client, told once or more often.  Raises WireError."""
         number = message.whole("n")
         if number <= client.seen:
             return
         client.seen = number
-        held = None
-        if kind != "print":
-            held = client.held.get(message.text("id", 16))
-            if held is None or held.settling:
-                return                                  # the line has just been lost, which it is told, or was told
-        if kind in self.EVENTS:
-            return self.EVENTS[kind](self, client, held, message, number)
+        held = None if kind == "print" else client.held.get(message.text("id", 16))
+        if kind != "print" and (held is None or held.settling):
+            return                                      # the line has just been lost, which it is told, or was told
+        if kind == "started":
+            held.started, held.pid = time.time(), message.whole("pid")      # the client's clock may be another
+        elif kind == "finish":
+            state = message.state("state")
+            if state not in (DONE, FAILED, ERROR) and not (state == HELD and held.job.cancelled):
+                raise WireError("no end of a job")
+            if state != ERROR or not held.how:
+                held.how = printable(message.text("how", 64))
+            self.settle(held, state, number)
+        elif kind == "release":
+            begun = held.seat is not None and not held.seat.group.preparing     # then its host is lost to the group
+            held.how = held.how or ("vanished" if begun else "")
+            self.settle(held, ERROR if begun else None, number)
+        else:
+            self._take_output(client, kind, held, message, number)
+
+    def _take_output(self, client: Client, kind: str, held: Held | None, message: Message, number: int) -> None:
+        """An event that goes to files or console.  Raises WireError."""
         size = self.collector.take(kind, client, held, message)
         if self.worker.pool and kind != "print" and not client.filing:
             client.filing = number
@@ -1567,25 +1563,7 @@ class Sessions:
         if client.unacked > 4 * WINDOW:
             raise WireError("more output than was asked for")
 
-    def _on_started(self, client: Client, held: Held, message: Message, number: int) -> None:
-        held.started, held.pid = time.time(), message.whole("pid")      # the client's clock may be another
-
-    def _on_finish(self, client: Client, held: Held, message: Message, number: int) -> None:
-        state = message.state("state")
-        if state not in (DONE, FAILED, ERROR) and not (state == HELD and held.job.cancelled):
-            raise WireError("no end of a job")
-        if state != ERROR or not held.how:
-            held.how = printable(message.text("how", 64))
-        self.settle(held, state, number)
-
-    def _on_release(self, client: Client, held: Held, message: Message, number: int) -> None:
-        begun = held.seat is not None and not held.seat.group.preparing     # then its host is lost to the group
-        held.how = held.how or ("vanished" if begun else "")
-        self.settle(held, ERROR if begun else None, number)
-
-    EVENTS = {"started": _on_started, "finish": _on_finish, "release": _on_release}
-
-    def _file_away(self, client: Client) -> None:
+    def file_away(self, client: Client) -> None:
         """Acknowledge what was posted to the worker's thread once that has come so far."""
         number, client.filing = client.filing, 0
 
@@ -1620,12 +1598,6 @@ class Sessions:
         client.set_acknowledged(upto)
         client.link.send(type="ack", n=upto, window=self._window())
 
-    def go_on(self) -> None:
-        """What waits to be written has become less."""
-        if not self.collector.behind(Writer.LOW):
-            for client in self.clients.values():
-                self.acknowledge(client)
-
     def drop_silent(self, slept: bool) -> None:
         """Drop connections from which nothing has come for too long.
 
@@ -1643,11 +1615,10 @@ class Sessions:
 
     def limit_unauthenticated(self) -> None:
         """Of those that do not say who they are drop the oldest; a thousand clients may come in one second, though."""
-        while len(self.unauthenticated) > UNAUTHENTICATED:
-            oldest = next(iter(self.unauthenticated))
-            if len(self.unauthenticated) <= CROWD and boottime() - oldest.heard < 1.0:
+        unknown = [peer for peer in self.peers if not peer.channel.authenticated and not peer.why]
+        for count, oldest in zip(range(len(unknown), UNAUTHENTICATED, -1), unknown):
+            if count <= CROWD and boottime() - oldest.heard < 1.0:
                 return
-            del self.unauthenticated[oldest]
             oldest.drop("too many that do not say who they are")
 
     # -- taking over from the server before -------------------------------------------------------------------------
@@ -2058,8 +2029,7 @@ class Server(Program):
         await self._write_rest()
         self.worker.ask(lambda done: None, self.file.close)
         for peer in list(self.sessions.peers):
-            if peer.transport:
-                peer.end()
+            peer.end()
         end = self.loop.time() + 1.0
         while self.sessions.peers and self.loop.time() < end:   # if closed with something unread, what we said is lost
             await asyncio.sleep(0.01)
@@ -2101,7 +2071,9 @@ class Server(Program):
             super()._on_exception(loop, context)
 
     def relieved(self) -> None:
-        self.sessions.go_on()
+        if not self.collector.behind(Writer.LOW):
+            for client in self.sessions.clients.values():
+                self.sessions.acknowledge(client)
 
     def end_for_defect(self) -> None:
         """Leave at once, as after a signal: what runs is the next server's, and clients wait for that one."""
