@@ -1153,8 +1153,7 @@ class Count:
     account: Account | None = None      # None: it cannot be read
     for_none: Takers = Takers(())       # of the clients that ask those for whom nothing new is left
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # line, command
-    over: bool = False                  # all jobs have ended, or no more will be started
-    stopped: str = ""                   # ... because of this
+    stopped: str = ""                   # why these will not be started
 
     def account_of_all(self) -> Account | None:
         """What counts for the server: any new job is left."""
@@ -1206,7 +1205,7 @@ class Reporter:
         """
         server, looks = self.server, 0
         while True:
-            count, self.rest = await server.worker.call(self._look, Takers(clients.all))
+            count = await server.worker.call(self._look, Takers(clients.all))
             self.counted = boottime()
             looks += 1
             unsure = count.account.unsure > 0 if count.account else looks < server.file.LOOKS
@@ -1214,8 +1213,8 @@ class Reporter:
                 return count
             await asyncio.sleep(server.file.interval)
 
-    def _look(self, clients: Takers) -> tuple[Count, float]:
-        """What the file holds, and for how long not to look again.  In the worker's thread, perhaps."""
+    def _look(self, clients: Takers) -> Count:
+        """What the file holds.  In the worker's thread, perhaps."""
         file, pace = self.server.file, Pace()
         try:
             with pace:
@@ -1223,9 +1222,10 @@ class Reporter:
                 waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
                 stopped = file.stopped_by() if waiting and not account.now.running else ""
         except OSError as error:
-            return Count(reason(error)), pace.rest(4)
-        over = not account.unsure and not account.now.running and (not account.now.new or bool(stopped))
-        return Count("", account, clients, waiting, over, stopped), pace.rest(4)
+            return Count(reason(error))
+        finally:
+            self.rest = pace.rest(4)
+        return Count("", account, clients, waiting, stopped)
 
     def _report(self, peer: Peer, count: Count) -> None:
         """Send a status, in messages of bounded length."""
@@ -1294,24 +1294,20 @@ class Sessions:
         if event:
             held.client.open.add(event)
 
-        def write() -> tuple[bool, str]:
+        def write() -> str | NotNow:
             try:
-                return True, self.cursor.release(held.job) if state is None else self.cursor.finish(held.job, state)
+                return self.cursor.release(held.job) if state is None else self.cursor.finish(held.job, state)
             except NotNow as trouble:
-                return False, str(trouble)
+                return trouble
 
-        def attempt(pause: float) -> None:
-            self.worker.ask(functools.partial(written, pause), write)
-
-        def written(pause: float, answer: tuple[bool, str]) -> None:
-            settled, fault = answer
-            if settled:
+        def written(pause: float, fault: str | NotNow) -> None:
+            if not isinstance(fault, NotNow):
                 return self._settled(held, state, event, fault)
             if pause == self.file.interval:
                 self.say(f"line {held.job.number}: {fault}; trying again")
-            self.loop.call_later(pause, attempt, min(2 * pause, 30.0))
+            self.loop.call_later(pause, self.worker.ask, functools.partial(written, min(2 * pause, 30.0)), write)
 
-        attempt(self.file.interval)
+        self.worker.ask(functools.partial(written, self.file.interval), write)
 
     def _settled(self, held: Held, state: bytes | None, event: int, fault: str) -> None:
         """A line's state is written, or cannot be for good."""
@@ -1326,11 +1322,7 @@ class Sessions:
         elif event:
             remember(self.settled, held.key, SETTLED)
         self._forget(held, state)
-        if event:
-            client.open.discard(event)
-            self.acknowledge_soon(client)
-        if not self.jobs:
-            self.server.leave_if_over()
+        self._deal_with(client, event)
 
     async def look_after(self) -> None:
         """Follow lines that edits have moved; tell clients of those that others have taken."""
@@ -1566,13 +1558,13 @@ class Sessions:
     def file_away(self, client: Client) -> None:
         """Acknowledge what was posted to the worker's thread once that has come so far."""
         number, client.filing = client.filing, 0
+        self.worker.ask(lambda _: self._deal_with(client, number), int)
 
-        def written(_: int) -> None:
-            client.open.discard(number)
-            self.acknowledge_soon(client)
-            self.server.leave_if_over()
-
-        self.worker.ask(written, int)
+    def _deal_with(self, client: Client, event: int) -> None:
+        """All that an event asks for is done."""
+        client.open.discard(event)
+        self.acknowledge_soon(client)
+        self.server.leave_if_over()
 
     # -- output that comes faster than it goes ----------------------------------------------------------------------
 
@@ -2037,7 +2029,7 @@ class Server(Program):
             self.loop.remove_reader(self.keeper.life)
             self.keeper.dismiss()
         await self._write_rest()
-        await self.print_rest(self.stdout, self._hurried)
+        await self.print_rest(self.stdout, lambda: self.code is not None)
         if self.code is not None and not self.defects:          # a file system that does not answer is not waited for
             count = await self._in_time(self.reporter.count(), runmaker4.Runner.LAST_LOOK)
             self.account = count and count.account_of_all()
@@ -2045,7 +2037,7 @@ class Server(Program):
         client = f"{port}{self.options.host or os.uname().nodename}"
         self.say(self.tally.summary(self.account, self.dispatcher.orphans, time.time() - self.began, lambda option:
                                     option and f"runmaker4-client.py {option} {client}"))
-        await self.print_rest(self.stderr, self._hurried)
+        await self.print_rest(self.stderr, lambda: self.code is not None)
 
     async def _write_rest(self) -> None:
         """Wait until all is written; after a signal as long as a runner would, or until the next one."""
@@ -2057,10 +2049,6 @@ class Server(Program):
         task = watched(work)
         await asyncio.wait([task, self.hurry], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not task.exception() else None
-
-    def _hurried(self) -> bool:
-        """A signal ended us: nobody waits for a console that blocks."""
-        return self.code is not None
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """... but descriptors may run out when connections are accepted."""
@@ -2095,7 +2083,6 @@ class Server(Program):
         for client in self.sessions.clients.values():
             self.sessions.acknowledge(client, leaving=True)
             self.collector.end_line(client)
-        for client in self.sessions.clients.values():
             if client.link:
                 client.link.send(type="closing", done=False)
         self.over.set_result(None)
@@ -2182,8 +2169,11 @@ class Server(Program):
                 self.dispatcher.look({})                # for directives that wait for clients
 
     async def _stop_if_done(self) -> None:
+        """Stop if all jobs have ended, or no more will be started."""
         count = await self.reporter.count()
-        if count.over and not self.sessions.jobs and not self.stopping and not self.dispatcher.looking:
+        account = count.account
+        over = account and not (account.unsure or account.now.running or account.now.new and not count.stopped)
+        if over and not self.sessions.jobs and not self.stopping and not self.dispatcher.looking:
             if count.stopped:
                 self.say(count.stopped)
             self.stop()
@@ -2228,14 +2218,9 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
         raise Problem(f"{where}: {reason(error)} ({hint})") from None
 
 
-def serve(argv: Sequence[str]) -> int:
-    """The body of runmaker4-server.py.  Raises Problem."""
-    return Server(argv).main()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4-server.py with these arguments; the exit status."""
-    return run_main(PROG, serve, argv)
+    return run_main(PROG, lambda words: Server(words).main(), argv)
 
 
 if __name__ == "__main__":
