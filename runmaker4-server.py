@@ -1265,7 +1265,7 @@ class Sessions:
         self.resolver = Resolver(self.loop, server.dispatcher.names_known)
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Held] = {}
-        self.inherited: dict[Job, Held] = {}    # lines of the server before us whose client is not here yet
+        self.absent = Client("?", resolver=self.resolver)   # has lines of the server before us until their clients come
         self.expired: dict[str, None] = {}      # keys of what became `e` after its grace
         self.settled: dict[str, None] = {}      # keys of jobs whose client may not know yet that its word was heard
         self.peers: dict[Peer, None] = {}       # oldest first
@@ -1281,7 +1281,6 @@ class Sessions:
         """Nobody has this line any more; it has this state, None: what it was."""
         if self.jobs.pop(held.key, None):
             held.client.held.pop(held.key, None)
-            self.inherited.pop(held.job, None)
             self.collector.end(held.job)
             if held.seat:
                 held.seat.group.end(held, state)
@@ -1471,18 +1470,19 @@ class Sessions:
 
     async def _welcome(self, peer: Peer, client: Client, claims: Sequence[Known]) -> None:
         """Tell a client what it still has, and what is collected.  claims: those of which we know nothing."""
+        inherited = {held.job: held for held in self.absent.held.values()}
         try:
-            answers = await self.worker.call(self._recover, claims, list(self.inherited))
+            answers = await self.worker.call(self._recover, claims, list(inherited))
         except OSError as error:
             self.say(f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
             answers = [(claim, None, False) for claim in claims]
         lost: list[str] = []
         settled = [claim.key for claim in peer.claims if claim.key in self.settled]
         for claim, job, is_settled in answers:
-            inherited = self.inherited.get(job)
-            if job and not (inherited and inherited.settling):
-                if inherited:
-                    self._forget(inherited)
+            before = inherited.get(job)
+            if job and not (before and (before.settling or before.key not in self.jobs)):   # it is another's by now
+                if before:
+                    self._forget(before)
                 else:
                     self._note_return(claim, job)
                 self.note(Held(claim.key, client, job, started=time.time()))
@@ -1625,11 +1625,10 @@ class Sessions:
         except OSError as error:
             return self.say(f"{reason(error)}; the lines of the server before cannot be taken over")
         if jobs:
-            absent = self.clients[""] = Client("?", resolver=self.resolver)
+            self.clients[""] = self.absent
             for job in jobs:
-                self.inherited[job] = held = Held(line_key(job), absent, job)
-                self.note(held)
-            self._begin_grace(absent)
+                self.note(Held(line_key(job), self.absent, job))
+            self._begin_grace(self.absent)
             self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
                      f"{human_time(self.options.grace)} for the clients")
 
