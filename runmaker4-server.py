@@ -562,7 +562,7 @@ class Client(Taker):
     @property
     def room(self) -> int:
         """How many more lines it may have: twice its slots, not counting those whose state is being written."""
-        return 2 * self.slots - (sum(not held.settling for held in self.held.values()) if self.held else 0)
+        return 2 * self.slots - sum(not held.settling for held in self.held.values())
 
     @property
     def where(self) -> str:
@@ -2017,7 +2017,9 @@ class Server(Program):
 
     async def _close(self) -> None:
         """Have everything on disk and said, then let the connections go."""
-        await self._write_rest()
+        seconds = None if self.code is None else runmaker4.Runner.LAST_TRIES        # after a signal
+        self.collector.tick()
+        await self._in_time(self.worker.flush(), seconds)
         self.worker.ask(lambda done: None, self.file.close)
         for peer in list(self.sessions.peers):
             peer.end()
@@ -2027,7 +2029,7 @@ class Server(Program):
         if self.keeper.life and not self.sessions.jobs and not self.defects:    # else lines may be held unknown to us
             self.loop.remove_reader(self.keeper.life)
             self.keeper.dismiss()
-        await self._write_rest()
+        await self._in_time(self.worker.flush(), seconds)
         await self.print_rest(self.stdout, lambda: self.code is not None)
         if self.code is not None and not self.defects:          # a file system that does not answer is not waited for
             count = await self._in_time(self.reporter.count(), runmaker4.Runner.LAST_LOOK)
@@ -2037,11 +2039,6 @@ class Server(Program):
         self.say(self.tally.summary(self.account, self.dispatcher.orphans, time.time() - self.began, lambda option:
                                     option and f"runmaker4-client.py {option} {client}"))
         await self.print_rest(self.stderr, lambda: self.code is not None)
-
-    async def _write_rest(self) -> None:
-        """Wait until all is written; after a signal as long as a runner would, or until the next one."""
-        self.collector.tick()
-        await self._in_time(self.worker.flush(), None if self.code is None else runmaker4.Runner.LAST_TRIES)
 
     async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
         """The answer to this; None if it does not come in time, or before another signal."""
@@ -2106,8 +2103,8 @@ class Server(Program):
 
     def _is_over(self) -> bool:
         """Whether nothing is left for us to do."""
-        return not (not self.stopping or self.sessions.jobs or self.dispatcher.claiming or self.over.done()
-                    or any(client.open for client in self.sessions.clients.values() if client.link))
+        return self.stopping and not (self.sessions.jobs or self.dispatcher.claiming or self.over.done() or any(
+            client.open for client in self.sessions.clients.values() if client.link))
 
     async def _leave(self) -> None:
         """Count the file, then leave: what it holds decides the exit status, ours and that of the clients."""
