@@ -387,7 +387,7 @@ class KeeperLink:
         """Remove the sockets of this host's keepers that were killed, whatever their files were."""
         for name in os.listdir(self.home):
             if name.startswith(self.prefix) and name.endswith(self.SUFFIX) and self._is_dead(name):
-                aside = self._draft()
+                aside = f"{self.prefix}{secrets.token_hex(8)}{self.SUFFIX}"
                 with contextlib.suppress(FileNotFoundError, FileExistsError):   # another server does the same
                     os.rename(f"{self.home}/{name}", f"{self.home}/{aside}")
                     if not self._is_dead(aside):        # a new keeper has taken the name this very moment
@@ -399,24 +399,15 @@ class KeeperLink:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
             return probe.connect_ex(f"{self.home}/{name}") == errno.ECONNREFUSED
 
-    def _draft(self) -> str:
-        """A name that no other socket has."""
-        return f"{self.prefix}{secrets.token_hex(8)}{self.SUFFIX}"
-
     def start(self) -> None:
-        """Start a keeper.  Its socket gets its name only when somebody listens there.  Raises OSError."""
+        """Start a keeper.  Raises OSError: also if another has just taken the name."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        draft = f"{self.home}/{self._draft()}"
         mask = os.umask(0o177)
         try:
-            listener.bind(draft)
+            listener.bind(f"{self.home}/{self.name}")   # who comes before it listens is refused, and comes again
         finally:
             os.umask(mask)
         listener.listen(8)
-        try:
-            os.link(draft, f"{self.home}/{self.name}")  # unlike rename, it takes no place of another keeper
-        finally:
-            os.unlink(draft)
         self.since = time.monotonic()
         self.life, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if fork_quietly() == 0:
