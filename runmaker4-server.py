@@ -348,13 +348,10 @@ class KeeperLink:
         self.grace = grace
         self.life: socket.socket | None = None
         self.since = 0.0                    # when the keeper was started
-        self.locks = -1                     # the descriptor
+        self.locks = -1                     # the descriptor with the locks, once there is one
 
-    def open(self) -> int:
-        """Find the keeper of the server before us; return its descriptor with the locks, -1 if there is no keeper.
-
-        Raises Problem, OSError.
-        """
+    def open(self) -> None:
+        """Get the locks from the keeper of the server before us, or start one.  Raises Problem, OSError."""
         if len(os.fsencode(self.home)) > 60:            # a socket's path has 107 bytes at the most (unix(7))
             self.home = f"/proc/self/fd/{os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)}"
         end = time.monotonic() + self.PATIENCE
@@ -370,14 +367,13 @@ class KeeperLink:
                 data, fds, _, _ = socket.recv_fds(sock, 64, 1)
             except FileNotFoundError:
                 sock.close()
-                return -1
+                return self._start()
             except (ConnectionRefusedError, ConnectionResetError, socket.timeout):
                 pass                                    # it is just leaving; or was stopped
             if fds:
                 sock.settimeout(None)
                 self.life, self.locks = sock, fds[0]
-                self.introduce()
-                return fds[0]
+                return self.introduce()
             sock.close()
             if time.monotonic() > end:
                 raise Problem(f"is served already, by process {show(data[1:]) or '?'} (use that one, or stop it)")
@@ -399,7 +395,7 @@ class KeeperLink:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
             return probe.connect_ex(f"{self.home}/{name}") == errno.ECONNREFUSED
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """Start a keeper.  Raises OSError: also if another has just taken the name."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         mask = os.umask(0o177)
@@ -457,7 +453,7 @@ class KeeperLink:
             os.unlink(self.path)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
-        self.start()
+        self._start()
 
     def dismiss(self) -> None:
         """Nothing is left that must outlive us: it is not to wait."""
@@ -1972,8 +1968,8 @@ class Server(Program):
         hold_signals()                          # before there is a keeper, which would outlive us for a while
         self.keeper = KeeperLink(self.path, self.options.grace)
         try:
-            if DESCRIPTION_LOCKS and self.keeper.open() < 0:
-                self.keeper.start()
+            if DESCRIPTION_LOCKS:
+                self.keeper.open()
         except Problem as problem:
             raise Problem(f"{self.path}: {problem}") from None
         except OSError as error:
