@@ -78,6 +78,7 @@ from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, TypeVar
 
+VERSION = "4.1"
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
@@ -2590,7 +2591,7 @@ class FileJobs:
 SHELL = b"/bin/sh"
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"      # what holds a shell back
-GRACE = 10.0                        # seconds from TERM to KILL
+GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-after says otherwise
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
@@ -2703,8 +2704,9 @@ class Processes:
     """Starts jobs, reaps them, ends whole trees.  The one place that knows SIGCHLD and wait4."""
     EMPTY = 2       # looks that must find nothing of a job: within execve(2) a process shows no environment, no mark
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals) -> None:
-        self.loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
+        """grace: seconds from TERM to KILL; None: never KILL."""
+        self.loop, self.grace = loop, math.inf if grace is None else grace
         self.running: dict[int, Shell] = {}
         self.impatient = False      # KILL now, without grace
         self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all who wait for it
@@ -2753,7 +2755,7 @@ class Processes:
                     shell.ended.set_result(status)
 
     async def end(self, shell: Shell) -> list[int]:
-        """End a job and all that came of it: TERM and CONT, after GRACE seconds KILL.  Returns what does not die."""
+        """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die."""
         start = self.loop.time()
         asked: set[int] = set()
         empty = 0
@@ -2763,9 +2765,9 @@ class Processes:
             empty = 0 if alive else empty + 1
             if empty >= self.EMPTY and shell.ended.done():
                 return []
-            if looked - start > GRACE + 5:
+            if looked - start > self.grace + 5:
                 return alive                        # in a system call that does not end
-            if self.impatient or looked - start > GRACE:
+            if self.impatient or looked - start > self.grace:
                 self._signal(alive, signal.SIGKILL)
             else:
                 new = [pid for pid in alive if pid not in asked]
@@ -4646,6 +4648,7 @@ def add_limits(add: Add) -> None:
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer, and mark it !")
     add("--walltime", type=duration, metavar="T",
         help="after T, kill what runs (marked e) and exit; start no job whose timeout no longer fits")
+    add("--kill-after", type=duration, default=GRACE, metavar="T", help="from TERM to KILL when jobs are ended [10s]")
 
 
 def add_records(add: Add) -> None:
@@ -4663,10 +4666,16 @@ def add_verbosity(add: Add) -> None:
 
 
 def add_background(add: Add) -> None:
-    """How to go into the background; and --help, which stands last everywhere."""
+    """How to go into the background; and what stands last everywhere."""
     add("-d", "--daemon", action="store_true", help="go into the background (errors of the start come first)")
     add("--pidfile", metavar="FILE", help="write the process number there")
     add("--errors", metavar="FILE", help="append there what would go to stderr")
+    add_help(add)
+
+
+def add_help(add: Add) -> None:
+    """What stands last in every script's help."""
+    add("--version", action="version", version=f"%(prog)s {VERSION}", help="print the version")
     add("-h", "--help", action="help", help="print this help")
 
 
@@ -4788,6 +4797,7 @@ class Program:
         if pidfile >= 0:
             write_pid(options.pidfile, pidfile)
         if ready >= 0:
+            self._introduce()
             detach(ready)
         keep_descriptors_from_jobs()
         try:
@@ -4798,6 +4808,17 @@ class Program:
         if self.worker.pending:
             leave_without_waiting(code)
         return code
+
+    def _introduce(self) -> None:
+        """Say who runs in the background, how that is stopped, and where its messages go."""
+        if getattr(self.options, "quiet", False):       # a server has no -q
+            return
+        pid, kept = os.getpid(), stat.S_ISREG(os.fstat(2).st_mode)
+        where = (f"to {self.options.errors}" if self.options.errors else
+                 "where stderr goes" if kept else "nowhere (see --errors)")
+        with contextlib.suppress(BrokenPipeError, Problem):     # nobody listens
+            put(os.fsencode(f"{self.prog}: {self.label}: process {pid} (kill {pid} stops it, kill -USR1 {pid} lets its "
+                            f"jobs end); messages go {where}\n"))
 
     async def _run(self) -> int:
         """All that happens inside the event loop."""
@@ -4906,8 +4927,9 @@ class RunnerProgram(Program):
 
     def make_runner(self, jobs: Any, sinks: list[Sink], files: Any, slot_file: SlotFile | None = None) -> Runner:
         """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: who writes them."""
-        self.runner = runner = Runner(jobs, Processes(self.loop, self.signals), sinks, (self.stdout, files), self.host,
-                                      self.options, self.say, self.tally, self.slots, slot_file, self.worker)
+        processes = Processes(self.loop, self.signals, self.options.kill_after)
+        self.runner = runner = Runner(jobs, processes, sinks, (self.stdout, files), self.host, self.options, self.say,
+                                      self.tally, self.slots, slot_file, self.worker)
         self.handle_signals(runner.kill, runner.drain)
         return runner
 

@@ -30,9 +30,9 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, NoReturn, Sequence
 
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, UTF8_MARK, JobFile,
-                       Line, Parser, Problem, Say, Scan, append_locked, check_lines, check_mount, duration, exit_on,
-                       first_line, leave, lock, locked, open_job_file, own_command, parse_settings, plural, put_lines,
-                       quote, reason, run_main, says, show, unlock, warn, whole_number)
+                       Line, Parser, Problem, Say, Scan, add_help, append_locked, check_lines, check_mount, duration,
+                       exit_on, first_line, leave, lock, locked, open_job_file, own_command, parse_settings, plural,
+                       put_lines, quote, reason, run_main, says, show, unlock, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -809,7 +809,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--reopen", action="store_true", help="take each #RUN end back (it becomes #off end, a comment)")
     add = parser.add_argument_group("other").add_argument
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
-    add("-h", "--help", action="help", help="print this help")
+    add_help(add)
     options = parser.parse_intermixed_args(argv)
     if options.file is None:
         parser.error(missing_file(options, argv))

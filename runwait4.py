@@ -27,9 +27,9 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey, check_lines, check_mount,
-                       counts, exit_on, human_time, leave, name_lines, open_job_file, plural, put, reason, run_main,
-                       warn)
+from runmaker4 import (TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey, add_help, check_lines,
+                       check_mount, counts, exit_on, human_time, leave, name_lines, open_job_file, plural, put, reason,
+                       run_main, warn)
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("-e", "--use-exit-status", action="store_true", help="exit 0 only if every job is done")
     add("--status", action="store_true", help="print how many jobs are in which state, and exit")
     add("--json", action="store_true", help="with --status: as JSON, with the jobs that run")
-    add("-h", "--help", action="help", help="print this help")
+    add_help(add)
     add = parser.add_argument_group("drawing what was run").add_argument
     add("--joblog", metavar="LOG", help="a job log of runmaker4.py --joblog, or of GNU parallel")
     add("--timeline", metavar="OUT.json",

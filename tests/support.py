@@ -386,6 +386,12 @@ class RunCase(Case):
         self.assertTrue(any(all(as_bytes(word).lower() in line.lower() for word in words) for line in lines),
                         f"no line has {words}: {ended.err!r}")
 
+    def assertInBackground(self, ended: Ended, messages: str) -> None:
+        """A starter has said who runs now, how that is stopped, and where messages go; and nothing else."""
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertRegex(ended.out, rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets its jobs "
+                                    rb"end\); messages go %b\n\Z" % messages.encode())
+
     def bound_by_permissions(self) -> Dict[str, object]:
         """Settings for start() with which root, too, may do no more than the permissions of a file say (Linux)."""
         if os.geteuid() != 0:

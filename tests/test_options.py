@@ -9,8 +9,9 @@ import time
 import unittest
 from typing import Iterator, List, Tuple
 
-from tests.support import (FULL, RUNMAKER, RUNSET, RUNWAIT, WAITING, Ended, RunCase, alive, console_lines, printed,
-                           wait_until)
+from runmaker4 import VERSION
+from tests.support import (FULL, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, WAITING, Ended, RunCase, alive,
+                           console_lines, printed, wait_until)
 
 
 class Selection(RunCase):
@@ -151,7 +152,7 @@ class Background(RunCase):
     def start_daemon(self, *options: str) -> int:
         """Start a runner with -d whose first job waits at the gate; its pid."""
         ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", *options)
-        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        self.assertInBackground(ended, "to errors")
         pid = int(self.wait_file("pid"))
         self.wait_up(1)
         self.assertTrue(alive(pid))
@@ -197,7 +198,7 @@ class Background(RunCase):
         """As ssh does, and the shell's $(...)."""
         self.jobs(WAITING)
         ended = self.run_jobs("-d", "--pidfile", "pid", timeout=20)
-        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        self.assertInBackground(ended, "nowhere \\(see --errors\\)")
         pid = int(self.wait_file("pid"))
         self.open_gate()
         self.wait_gone(pid)
@@ -216,7 +217,8 @@ class Background(RunCase):
         self.open_gate()
         self.wait_states("d!d")
         self.wait_gone(pid)
-        with self.assertRaises(OSError, msg="the terminal is closed, and nothing was printed there"):
+        self.assertRegex(os.read(master, 1000), rb"\A[^\n]*process %d [^\n]*\n\Z" % pid)
+        with self.assertRaises(OSError, msg="the terminal is closed, and nothing more was printed there"):
             os.read(master, 1000)
 
     @staticmethod
@@ -224,6 +226,37 @@ class Background(RunCase):
         """Make the new session's terminal of stdin; on one CPU a parent that does not wait ends before its child."""
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+class KillAfter(RunCase):
+    """--kill-after: how long a job that is ended has for what it does on TERM."""
+
+    def end_one(self, *options: str) -> bool:
+        """End a job that takes 0.4 s to leave; whether it came to that."""
+        self.write("import signal, time\n"
+                   "def leave(*_):\n    time.sleep(0.4)\n    open('checkpoint', 'w').close()\n    raise SystemExit\n"
+                   "signal.signal(signal.SIGTERM, leave)\nopen('up.1', 'w').close()\ntime.sleep(60)\n", "work.py")
+        self.jobs("python3 work.py")
+        runner = self.start_jobs(*options)
+        runner.send_signal(signal.SIGTERM)
+        self.assertEnded(self.finish(runner), 143, "e")
+        return self.exists("checkpoint")
+
+    def test_a_job_has_that_long_and_no_longer(self):
+        self.assertFalse(self.end_one("--kill-after", "0.1"))
+        (self.dir / "up.1").unlink()
+        self.assertTrue(self.end_one("--kill-after", "30"))
+
+
+class Version(RunCase):
+    """--version, everywhere."""
+
+    def test_every_script_tells_its_version(self):
+        for script in SCRIPTS:
+            with self.subTest(script):
+                ended = self.run_script(script, "--version")
+                self.assertEqual((ended.code, ended.out, ended.err), (0, f"{script} {VERSION}\n".encode(), b""))
+        self.assertIn(f'version = "{VERSION}"', (ROOT / "pyproject.toml").read_text())
 
 
 class Names(RunCase):
