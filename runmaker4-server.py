@@ -79,7 +79,8 @@ from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, HELD, 
                        add_records, boottime, change_argument, check_job_file, check_mount, duration, first_line,
                        fork_quietly, hold_signals, human_time, is_free, leave, lock, make_token, name_lines,
                        open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines, reason,
-                       run_main, show, test_locks, to_text, token_path, unlock, wait_ready, watched, whole_number)
+                       run_main, show, test_locks, to_text, token_path, unlock, wait_ready, watched, whole_number,
+                       why_command)
 
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
@@ -2024,7 +2025,8 @@ class Server(Program):
         port = "" if self.port == PORT else f"--port {self.port} "
         client = f"{port}{self.options.host or os.uname().nodename}"
         self.say(self.tally.summary(self.account, self.dispatcher.orphans, time.time() - self.began, lambda option:
-                                    option and f"runmaker4-client.py {option} {client}"))
+                                    option and f"runmaker4-client.py {option} {client}",
+                                    why_command(self.options.outdir, self.label)))
         await self.print_rest(self.stderr, lambda: self.code is not None)
 
     async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:

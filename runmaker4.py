@@ -3799,10 +3799,10 @@ class Tally:
         return int(not well or bool(self.unwritten) or self.trouble)
 
     def summary(self, account: Account | None, orphans: Sequence[int], seconds: float,
-                again: Callable[[str], str]) -> str:
+                again: Callable[[str], str], why: str = "") -> str:
         """The closing line: what was done here, what the file holds if that is not all done, and what to do about it.
 
-        again(option): the command that goes on, with -r, with --resume, or as it was.
+        again(option): the command that goes on, with -r, with --resume, or as it was.  why: that tells what failed.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         idle = not (self.done or self.cancelled or lines)
@@ -3820,7 +3820,7 @@ class Tally:
         said = ours == (now.done, now.failed, now.error) and now.processed == now.all
         if not said and (lines or now.done < now.all) or idle and now.held and not now.all:
             text += f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
-        return text + self._hint(account, again)
+        return text + (f"; why: {why}" if why and now.bad else "") + self._hint(account, again)
 
     def _hint(self, account: Account, again: Callable[[str], str]) -> str:
         """How to go on."""
@@ -4723,9 +4723,15 @@ def rerun_command(argv: Sequence[str], option: str) -> str:
     return own_command(words)
 
 
-def own_command(words: Sequence[str]) -> str:
-    """This program's name with these arguments, fit to be pasted."""
-    script = sys.argv[0]
+def why_command(outdir: str | None, path: str) -> str:
+    """What tells why lines failed, if there is an output directory."""
+    script = os.path.join(os.path.dirname(sys.argv[0]), "runwait4.py")
+    return own_command(["--failed", "--outdir", outdir, path], script) if outdir else ""
+
+
+def own_command(words: Sequence[str], script: str = "") -> str:
+    """This program's name, or that of another of ours, with these arguments, fit to be pasted."""
+    script = script or sys.argv[0]
     found = shutil.which(os.path.basename(script))
     if found and os.path.realpath(found) == os.path.realpath(script):
         return shlex.join([os.path.basename(script), *words])
@@ -4947,7 +4953,8 @@ class RunnerProgram(Program):
         account = await jobs.leave(runner)
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
-        self.say(self.tally.summary(account, jobs.orphans, seconds, functools.partial(rerun_command, self.argv)))
+        why = why_command(getattr(self.options, "outdir", None), self.label)        # a client has none
+        self.say(self.tally.summary(account, jobs.orphans, seconds, functools.partial(rerun_command, self.argv), why))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
         return 128 + runner.killed if runner.killed else self.tally.status(account)
 

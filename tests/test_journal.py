@@ -105,6 +105,13 @@ class Runs(JournalCase):
         self.assertEqual({line: end["files"] for line, end in self.ends().items()},
                          {line: [f"{line}.out"] for line in range(1, 101)})
 
+    def test_the_closing_line_names_the_command_that_says_why(self):
+        self.jobs("false")
+        ended = self.run_jobs("--outdir", "out")
+        self.assertRegex(ended.err, rb"; why: .*runwait4\.py --failed --outdir out runs\.txt; run again: ")
+        self.jobs("true")
+        self.assertNotIn(b"why:", self.run_jobs("--outdir", "out").err)
+
     def test_any_bytes_of_a_command_survive(self):
         self.write(b". : \xff\xe2\x82\xac\t'\"\\\r\n")
         self.run_jobs("--outdir", "out")
