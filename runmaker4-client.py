@@ -220,9 +220,9 @@ class Connection:
     interval = 0.0                      # look_after() comes back when there is something
     poll = EVER                         # and the runner is woken when there is
 
-    def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, said: str) -> None:
+        """said: why there is no connection, if somebody has said that."""
         self.program, self.loop, self.say, self.options = program, loop, program.say, program.options
-        self.runner: Runner                         # set before anything comes
         self.id = secrets.token_hex(8)
         self.link: ServerLink | None = None         # one on which we are welcome
         self.nothing = Nothing(EVER)                # what the server has said to our last question; EVER: nothing yet
@@ -258,7 +258,8 @@ class Connection:
         self.return_timer: asyncio.TimerHandle | None = None
         self.account: Account | None = None         # what the server's file holds; None: it cannot tell
         self.accounted = False                      # ... it has told
-        self.said = ""                              # why there is no connection
+        self.said = said                            # why there is no connection
+        self.runner = program.make_runner(self, [], self)
 
     # -- as a Runner sees it ----------------------------------------------------------------------------------------
 
@@ -890,9 +891,7 @@ class ClientProgram(RunnerProgram):
 
     async def work(self) -> int:
         """Run jobs; the exit status."""
-        connection = Connection(self, self.loop)
-        connection.runner = self.make_runner(connection, [], connection)
-        connection.said = "" if self.sock else "no server"      # _first_connection() has said that
+        connection = Connection(self, self.loop, "" if self.sock else "no server")      # as _first_connection() did
         self.keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
         ending = asyncio.ensure_future(self.run_to_end(connection))
         await asyncio.wait([self.keeping, ending], return_when=asyncio.FIRST_COMPLETED)
