@@ -136,13 +136,15 @@ CHECKOUT = f"export RUNMAKER4_TEST_FULL=1; cd {ROOT}"
 UNITTEST = "python3 -m unittest discover -s tests -t ."
 # One test instead of all, and nothing compiled for it
 ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs", "/your/mount": "/tmp"}
+JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q --outdir out runs.txt || true", states="dddd")
 WAITS = Recipe(jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py --end runs.txt; {GONE}", states="dd")
 
 RECIPES = {         # commands, and first lines of blocks; what stands in both documents and BY_SCRIPT need not be here
     # the README
     f"{QUICK_START}runmaker4.py -j2 runs.txt; cat runs.txt": Recipe(states="dddd"),
     "seq 4000 | runset4.py runs.txt --add-list - --template 'simulate --seed {} --out {}.dat'": Recipe(
-        instead={"4000": "20"}, after="cat out/7.out; test -s timeline.json", states="d" * 12 + "!" + "d" * 7),
+        instead={"4000": "20"}, status=None, after="cat out/7.out; grep -q '</html>' night.html",
+        states="d" * 12 + "!" + "d" * 7),
     "runmaker4.py -d -j0 --errors runner.log --outdir out runs.txt": Recipe(
         jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
@@ -159,6 +161,12 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
     "runmaker4-client.py --status alice": Recipe(jobs("d" * 40 + "!xx" + "." * 120), before=CLIENT),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
     "runmaker4.py --resume -j0 runs.txt": Recipe(jobs("er.dx"), states="ddddx"),
+    "runset4.py --cancel runs.txt 17": Recipe(jobs("d" * 16 + "."), states="d" * 16 + "x"),
+    "runset4.py --edit runs.txt": Recipe(jobs(".."), before="export EDITOR='sed -i s/seed/grain/'",
+                                         after="grep -q 'grain 1' runs.txt", states=".."),
+    "runwait4.py --status --outdir out runs.txt": JOURNAL,
+    "runwait4.py --failed --outdir out runs.txt": JOURNAL,
+    "runwait4.py --stats --outdir out runs.txt": JOURNAL,
     "kill -USR1 $(cat pid)": Recipe(jobs("..."), before=WORKER, after=f"rm hold; {GONE}", states="dd."),
     "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
     f"{QUICK_START}runmaker4-server.py runs.txt": Recipe(until="grep -q 'serving on' .printed"),
@@ -241,7 +249,7 @@ TEXTS = {           # of several words, and no commands for our users
     "--add-list --template './simulate --in {} --out {/.}.{#}'", "nice -n 19", "apptainer exec x.sif",
     "ssh \"$SLAVE_IP\"", "ssh -t -t", "grep -a", "tail -f", "less +F", "kill -9",
     # words in the job file, or in what is printed
-    ". r d ! e x", "#off end", "#run barrier", "# RUN barrier", "line command", "line command pid since",
+    "#RUN slots=4", "--report page.html", "timeout=none slots=4", ". r d ! e x", "#off end", "#run barrier", "# RUN barrier", "line command", "line command pid since",
     "new running done failed error held total", "file host port pid since grace",
     "name address pid slots seen lost jobs",
     # commands of other tools, which ours replace or are compared with
