@@ -3,7 +3,7 @@
 
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as an error.
 
-The file reads top-down: the command line, waiting, progress, the job log, the timeline, the program.
+The file reads top-down: the command line, waiting, progress, the journal, the job log, the timeline, the program.
 """
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import contextlib
 import heapq
 import itertools
 import json
+import operator
 import os
 import re
 import secrets
@@ -27,9 +28,9 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey, add_help, check_lines,
-                       check_mount, counts, exit_on, human_time, leave, name_lines, open_job_file, plural, put, reason,
-                       run_main, warn)
+from runmaker4 import (REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey, add_help,
+                       check_lines, check_mount, counts, exit_on, human_time, leave, lock, name_lines, open_job_file,
+                       plural, put, reason, run_main, unlock, warn)
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -230,13 +231,283 @@ def print_status(now: Counts, running: Sequence[Line], as_json: bool) -> None:
     put(f"{text}\n".encode())
 
 
-# ======== The job log =================================================================================================
+# ======== The journal =================================================================================================
+#
+# `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and when an
+# output file of an earlier run gets another name.  A start may stand behind its own end.  Of a run only its name, and
+# where it started, are kept until it has ended and no start of it can come any more.
 
 
 def refuse_special(path: str, hint: str) -> None:
     """Refuse a directory, and what to open would wait for somebody.  Raises Problem."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise Problem(f"{path}: is {'a directory' if os.path.isdir(path) else 'not a regular file'} ({hint})")
+
+
+@dataclass(eq=False)
+class Run:
+    """A run of a job.  One that has not ended has no `ended`, `seconds`, `cpu` and `memory`, and no `state`."""
+    __slots__ = ("run", "line", "command", "host", "slot", "pid", "began", "ended", "state", "exit", "signal", "cause",
+                 "seconds", "cpu", "memory", "bytes", "files")
+    run: str                    # unique for ever
+    line: int                   # where the job stood when that was written
+    command: bytes
+    host: str
+    slot: str
+    pid: int                    # 0: it could not be started
+    began: float                # seconds since 1970, by its host's clock, as all times
+    ended: float | None
+    state: str                  # d ! e, or . where a stopped job was put back
+    exit: int                   # -1: it has none
+    signal: int
+    cause: str                  # "", "timeout", "cancelled", "stopped" or "lost"
+    seconds: float | None
+    cpu: float | None           # seconds; None: nobody knows
+    memory: int | None          # bytes at the peak; None: nobody knows
+    bytes: int                  # printed
+    files: list[str]            # what it printed: names in DIR, as they are now
+
+
+class JournalReader:
+    """The runs in a journal, as often as one likes to go through them; what was added since it was opened is left."""
+    HEAD = re.compile(rb'\{"time": (\d{1,11}(?:\.\d{1,9})?), "event": "(start|end)", "run": "([ !#-[\]-~]{1,300})", ')
+    MOVED = re.compile(rb'"event": ?"moved"')
+    BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
+    END = operator.itemgetter("state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files")
+    OPEN_END = "", -1, 0, "", None, None, None, 0, ()
+    DECODE = staticmethod(json.JSONDecoder().scan_once)
+    LONGEST = 1 << 23           # bytes of a line: no command is so long
+    CHUNK = 1 << 22             # bytes that are searched for moved files at a time
+    OPEN, RECENT = 500_000, 50_000      # runs that may be open at a time; ended ones that are remembered at least
+    LATEST = 10 ** 10           # seconds since 1970
+    NAMED = 9                   # how many lines that make no sense are kept for the message
+
+    def __init__(self, directory: str, say: Callable[[str], None]) -> None:
+        """Raises Problem."""
+        self.path, self.say = os.path.join(directory, "journal"), say
+        try:
+            if not os.path.isdir(directory):
+                os.stat(directory)
+                raise Problem(f"{directory}: is not a directory (the --outdir of runmaker4.py is wanted)")
+            refuse_special(self.path, "a journal is wanted")
+            self.file = open(self.path, "rb")
+            self.size = self._fresh_size()
+        except FileNotFoundError:
+            missing = ("has no journal (nothing was run with it yet, or by an older version)"
+                       if os.path.isdir(directory) else "no such directory (the --outdir of runmaker4.py is wanted)")
+            raise Problem(f"{directory}: {missing}") from None
+        except OSError as error:
+            raise Problem(f"{self.path}: {reason(error)} (it must be readable)") from None
+
+    def _fresh_size(self) -> int:
+        """How long it is; NFS has to be asked by a lock for what other hosts have written."""
+        fd = self.file.fileno()
+        with contextlib.suppress(OSError):
+            if lock(fd, REFRESH_BYTE, shared=True):
+                unlock(fd, REFRESH_BYTE)
+        return os.fstat(fd).st_size
+
+    def __iter__(self) -> Iterator[Run]:
+        """Each run once, as it ends, and then those that have not ended.  Raises Problem."""
+        with self._reading():
+            moves = self._moves()
+            for at, line, run in self._ends():
+                if run := run or self._read(line):
+                    run.files = [moves.now(name, at) for name in run.files] if moves.count else run.files
+                    yield run
+            yield from self._open_runs()
+        self._tell(moves.full)
+
+    def overview(self) -> tuple[list[Run], list[float]]:
+        """The runs that have not ended, and when the last ones ended that did.  Raises Problem.
+
+        Ends are not parsed, nor are starts that have one: it takes a third of the time.
+        """
+        with self._reading():
+            ends = deque(maxlen=self.RECENT)
+            for _, line, run in self._ends():
+                if b'"state": "."' not in line:             # put back: its job is as new as it was
+                    ends.append(run.ended if run else float(self.HEAD.match(line)[1]))
+            running = list(self._open_runs())
+        self._tell()
+        return running, list(ends)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """A walk through the file.  Raises Problem."""
+        self.open: dict[str, int] = {}      # by run: where its start stands
+        self.forgotten = 0                  # open runs that were too many
+        self.recent: set[str] = set()       # what has ended last, and before that: starts may still come
+        self.older: set[str] = set()
+        self.number = 0                     # of the line
+        self.odd = 0                        # lines that make no sense
+        self.first_odd: list[int] = []
+        try:
+            yield
+        except OSError as error:
+            raise Problem(f"{self.path}: {reason(error)}") from None
+
+    def _tell(self, moves_full: bool = False) -> None:
+        """Say what was left out."""
+        if self.odd:
+            self.say(f"{self.path}: {plural(self.odd, 'line')} left out: cut, or no lines of a journal "
+                     f"({name_lines(self.first_odd)})")
+        if self.forgotten:
+            self.say(f"{self.path}: {plural(self.forgotten, 'run')} left out that started and did not end: too many")
+        if moves_full:
+            self.say(f"{self.path}: tells of too many older output files: some are not found")
+
+    # -- starts and ends --------------------------------------------------------------------------------------------
+
+    def _ends(self) -> Iterator[tuple[int, bytes, Run | None]]:
+        """The first end of each run: where it stands, the line, and the run if the line had to be parsed."""
+        for at, line in self._lines():
+            head = self.HEAD.match(line)
+            run = None if head else self._read(line)
+            if not head and not run:
+                continue
+            name, ended = (head[3].decode(), head[2] == b"end") if head else (run.run, run.ended is not None)
+            if not ended:
+                self._start(name, at)
+            elif self._end(name):
+                yield at, line, run
+
+    def _start(self, run: str, at: int) -> None:
+        if run in self.recent or run in self.older:
+            return
+        if len(self.open) >= self.OPEN:
+            self.forgotten += len(self.open)
+            self.open.clear()
+        self.open[run] = at
+
+    def _end(self, run: str) -> bool:
+        """Whether it is the first end of this run."""
+        self.open.pop(run, None)
+        if run in self.recent or run in self.older:
+            return False
+        self.recent.add(run)
+        if len(self.recent) >= self.RECENT:
+            self.recent, self.older = set(), self.recent
+        return True
+
+    def _open_runs(self) -> Iterator[Run]:
+        """What has started and not ended."""
+        for at in self.open.values():
+            self.file.seek(at)
+            run = self._read(self.file.readline(self.LONGEST))
+            if run:
+                yield run
+
+    # -- lines ------------------------------------------------------------------------------------------------------
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Where each whole line stands, and the line."""
+        self.file.seek(0)
+        at = 0
+        while at < self.size and (line := self.file.readline(self.LONGEST)):
+            self.number += 1
+            start, at = at, at + len(line)
+            if line.endswith(b"\n"):
+                yield start, line
+                continue
+            self._note_odd()                # too long, or the last one and cut
+            while at < self.size and not line.endswith(b"\n") and (line := self.file.readline(self.LONGEST)):
+                at += len(line)
+
+    def _read(self, line: bytes) -> Run | None:
+        """The run that the line is about, if it makes sense.  Events that we do not know do, but are about none."""
+        try:
+            text = line.decode()
+            event, end = self.DECODE(text, 0)       # json.loads() takes half as long again
+            if text[end:] != "\n":
+                raise ValueError
+            kind = event["event"]
+            if kind in ("start", "end"):
+                return self._run(event, kind == "end")
+            if isinstance(kind, str):
+                return None
+        except (StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+            pass
+        self._note_odd()
+        return None
+
+    def _run(self, event: dict[str, Any], ended: bool) -> Run:
+        """The run of a start or an end.  Raises KeyError, TypeError, ValueError, ArithmeticError."""
+        when, name, line, command, host, slot, pid = self.BOTH(event)
+        state, code, number, cause, took, cpu, memory, printed, files = self.END(event) if ended else self.OPEN_END
+        if not (type(name) is type(host) is type(slot) is type(state) is type(cause) is str
+                and type(line) is type(pid) is type(code) is type(number) is type(printed) is int
+                and 0 <= (took or 0) <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST
+                and -1 <= code < self.LATEST and 0 <= number < self.LATEST and 0 <= printed < 1 << 63
+                and (cpu is None or 0 <= cpu <= self.LATEST) and (memory is None or 0 <= memory < 1 << 63)
+                and (took is not None or not ended)):
+            raise ValueError
+        return Run(name, line, os.fsencode(command), host, slot, pid, when - (took or 0), when if ended else None,
+                   state, code, number, cause, took, cpu, memory, printed, list(map(os.fspath, files)))
+
+    def _note_odd(self) -> None:
+        self.odd += 1
+        if self.odd <= self.NAMED:
+            self.first_odd.append(self.number)
+
+    def _moves(self) -> Moves:
+        """What became of older output files.  A run's files are moved after its end, so this is read first."""
+        moves, rest, at = Moves(), b"", 0
+        self.file.seek(0)
+        while data := self.file.read(min(self.CHUNK, self.size - at - len(rest))):
+            block = rest + data
+            whole = block.rfind(b"\n") + 1
+            for match in self.MOVED.finditer(block, 0, whole):
+                start = block.rfind(b"\n", 0, match.start()) + 1
+                with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):   # _lines() finds it, too
+                    event = json.loads(block[start:block.index(b"\n", match.end())])
+                    if event["event"] == "moved":
+                        moves.add(event["from"], event["to"], at + start)
+            if len(block) - whole > self.LONGEST:
+                whole = len(block)
+            rest, at = block[whole:], at + whole
+        return moves
+
+
+class Moves:
+    """Which output files have got which names, and where the journal says so."""
+    MOST = 200_000
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[tuple[int, str]]] = {}
+        self.count = 0
+        self.full = False
+
+    def add(self, old: str, new: str, at: int) -> None:
+        """Places must come in order.  Raises TypeError."""
+        if not isinstance(new, str):
+            raise TypeError
+        self.full = self.count >= self.MOST
+        if not self.full:
+            self.found.setdefault(old, []).append((at, new))
+            self.count += 1
+
+    def now(self, name: str, at: int) -> str:
+        """What a file is called now that had this name at this place of the journal."""
+        while later := self.found.get(name):
+            index = bisect.bisect(later, (at, name))
+            if index == len(later):
+                break
+            at, name = later[index]
+        return name
+
+
+def read_runs(directory: str, say: Callable[[str], None]) -> Iterator[Run]:
+    """Each run of DIR/journal once, as it ends, and then those that have not ended.  Raises Problem.
+
+    Lines that make no sense are skipped, and said in the end.
+    """
+    journal = JournalReader(directory, say)
+    with journal.file:
+        yield from journal
+
+
+# ======== The job log =================================================================================================
 
 
 @dataclass(eq=False)

@@ -1,0 +1,170 @@
+"""Promise: a journal is read run by run, whatever stands in it, in little memory."""
+import json
+import random
+import time
+import tracemalloc
+import unittest
+import unittest.mock
+from typing import Any, List, Tuple
+
+import runwait4
+from tests.journal import BEGAN, end, moved, pair, start
+from tests.support import FULL, Case
+
+
+class JournalCase(Case):
+
+    def journal(self, *lines: bytes) -> None:
+        """Write out/journal."""
+        (self.dir / "out").mkdir(exist_ok=True)
+        self.write(b"".join(lines), "out/journal")
+
+    def runs(self) -> Tuple[List[runwait4.Run], List[str]]:
+        """The runs in it, and what was said."""
+        said: List[str] = []
+        return list(runwait4.read_runs(str(self.dir / "out"), said.append)), said
+
+    def names(self) -> List[str]:
+        """The last part of each run's name; nothing may be said."""
+        runs, said = self.runs()
+        self.assertEqual(said, [])
+        return [run.run.rpartition("-")[2] for run in runs]
+
+
+class Runs(JournalCase):
+    """What is told of runs."""
+
+    def test_a_run_has_all_that_its_end_tells(self) -> None:
+        self.journal(*pair(1, 17, "simulate --seed 1", cause="timeout", state="!", exit=-1, signal=15))
+        (run,), said = self.runs()
+        self.assertEqual({name: getattr(run, name) for name in run.__slots__}, dict(
+            run="node1-4711-1", line=17, command=b"simulate --seed 1", host="node1", slot="1", pid=4712, began=BEGAN,
+            ended=BEGAN + 1.5, state="!", exit=-1, signal=15, cause="timeout", seconds=1.5, cpu=1.2,
+            memory=100_000_000, bytes=4, files=["17.out", "17.err"]))
+        self.assertEqual(said, [])
+
+    def test_each_comes_once_as_it_ends_and_then_those_that_have_not_ended(self) -> None:
+        self.journal(start("a", 1), start("b", 2), end("b", 2), start("c", 3), end("d", 4), end("a", 1), end("b", 2))
+        self.assertEqual(self.names(), ["b", "d", "a", "c"])
+        run = self.runs()[0][-1]
+        self.assertEqual((run.state, run.began, run.ended, run.seconds, run.cpu, run.memory, run.files),
+                         ("", BEGAN, None, None, None, None, []))
+
+    def test_a_start_may_stand_behind_its_own_end(self) -> None:
+        self.journal(end("a", 1), start("a", 1), start("b", 2))
+        self.assertEqual(self.names(), ["a", "b"])
+
+    def test_any_bytes_of_a_command(self) -> None:
+        command = bytes(range(1, 10)) + bytes(range(11, 256)) + "é".encode()
+        self.journal(*pair(1, 1, command), start(2, 2, command))
+        self.assertEqual([run.command for run in self.runs()[0]], [command, command])
+
+    def test_what_nobody_knows_is_none(self) -> None:
+        self.journal(*pair(1, 1, cpu=None, memory=None, files=[], pid=0))
+        (run,), said = self.runs()
+        self.assertEqual((run.cpu, run.memory, run.files, said), (None, None, [], []))
+
+    def test_files_have_the_names_that_they_have_now(self) -> None:
+        self.journal(end(1, 7), moved("7.out", "7.out.~1~"), moved("7.err", "7.err.~1~"), end(2, 7),
+                     moved("7.out", "7.out.~2~"), moved("7.out.~1~", "old"), end(3, 7), moved("8.out", "x"))
+        self.assertEqual([run.files for run in self.runs()[0]],
+                         [["old", "7.err.~1~"], ["7.out.~2~", "7.err"], ["7.out", "7.err"]])
+
+
+class Trouble(JournalCase):
+    """What makes no sense is skipped, and said once."""
+
+    def test_unknown_events_and_fields_mean_nothing(self) -> None:
+        self.journal(b'{"event": "nap", "time": 3}\n', *pair(1, 1, future={"a": [1]}), b'{"event": "moved"}\n')
+        self.assertEqual(self.names(), ["1"])
+
+    def test_other_ways_to_write_json_are_read(self) -> None:
+        lines = [json.dumps(dict(reversed(list(json.loads(line).items()))), ensure_ascii=False, separators=(",", ":"))
+                 .encode() + b"\n" for line in pair("é", 1) + [start(2, 2), moved("1.out", "x")]]
+        self.journal(*lines)
+        self.assertEqual(self.names(), ["é", "2"])
+        self.assertEqual(self.runs()[0][0].files, ["x", "1.err"])
+
+    def test_foreign_lines(self) -> None:
+        odd = [b"\n", b"hello\n", b"\0\0\n", b"\xff\n", b"[]\n", b"7\n", b"{}\n", b'{"event": 3}\n', b"9" * 9999 + b"\n",
+               b"[" * 99999 + b"\n", end(2, 2)[:50] + end(3, 3), end(4, 4)[:-1] + b" x\n"]
+        wrong: List[Tuple[str, Any]] = [
+            ("time", "now"), ("time", 1e300), ("time", float("nan")), ("time", -1), ("line", 1.5), ("line", "1"),
+            ("command", None), ("command", "\ud800"), ("host", 7), ("pid", None), ("state", 1), ("exit", "3"),
+            ("seconds", None), ("seconds", float("inf")), ("seconds", 10 ** 400), ("cpu", "1"), ("memory", -5),
+            ("bytes", 1.0), ("files", None), ("files", [7]), ("cause", [])]
+        odd += [json.dumps({**json.loads(end(f"w{number}", 1)), key: value}).encode() + b"\n"
+                for number, (key, value) in enumerate(wrong)]
+        self.journal(start(1, 1), *odd, end(1, 1))
+        runs, (said,) = self.runs()
+        self.assertEqual([run.run for run in runs], ["node1-4711-1"])
+        self.assertRegex(said, rf"out/journal: {len(odd)} lines left out: .* \(lines 2, 3, 4, .*, \.\.\.\)$")
+
+    def test_a_last_line_that_is_cut_anywhere(self) -> None:
+        whole, last = b"".join(pair(1, 1)), end(2, 2)
+        for size in (1, 20, 60, len(last) - 1):
+            self.journal(whole, last[:size])
+            runs, (said,) = self.runs()
+            self.assertEqual([run.line for run in runs], [1])
+            self.assertIn("1 line left out", said)
+
+    def test_random_damage_is_survived(self) -> None:
+        text = b"".join(sum((pair(number, number) for number in range(20)), [moved("3.out", "x")]))
+        rng = random.Random(7)
+        for _ in range(200):
+            data = bytearray(text)
+            for _ in range(rng.randrange(1, 8)):
+                at = rng.randrange(len(data))
+                data[at:at + rng.randrange(30)] = rng.choice([b"", b"\n", b"\0", b"{", b'"', b"\xff"])
+            self.journal(bytes(data))
+            runs, said = self.runs()
+            self.assertGreater(len(runs), 5)
+            self.assertLessEqual(len(said), 1)
+
+    def test_a_directory_without_a_journal(self) -> None:
+        self.write("", "file")
+        (self.dir / "old").mkdir()
+        (self.dir / "odd" / "journal").mkdir(parents=True)
+        for name, words in {"missing": "no such directory", "file": "is not a directory", "old": "has no journal",
+                            "odd": "is a directory"}.items():
+            with self.assertRaisesRegex(runwait4.Problem, words):
+                list(runwait4.read_runs(str(self.dir / name), self.fail))
+
+
+class Size(JournalCase):
+    """However long it is, it takes little memory."""
+
+    def test_memory_does_not_grow_with_the_runs(self) -> None:
+        def peak(count: int) -> int:
+            with open(self.dir / "out" / "journal", "wb") as file:
+                for number in range(count):
+                    file.writelines(pair(number, number, "true" * 50))
+            tracemalloc.start()
+            try:
+                self.assertEqual(sum(1 for _ in runwait4.read_runs(str(self.dir / "out"), self.fail)), count)
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        self.journal()
+        with unittest.mock.patch.multiple(runwait4.JournalReader, RECENT=100, CHUNK=1 << 16):
+            self.assertLess(peak(6000), 1.2 * peak(2000))
+
+    def test_a_line_without_an_end(self) -> None:
+        self.journal(b"x" * (20 << 20), b"\n", *pair(1, 1))
+        runs, said = self.runs()
+        self.assertEqual((len(runs), len(said)), (1, 1))
+        self.assertIn("(line 1)", said[0])
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: a million runs take a minute")
+    def test_a_million_runs(self) -> None:
+        self.journal()
+        with open(self.dir / "out" / "journal", "wb") as file:
+            for number in range(1_000_000):
+                file.writelines(pair(number, number, f"simulate --seed {number} --input /scratch/data/{number}.dat"))
+        began = time.process_time()
+        self.assertEqual(sum(1 for _ in runwait4.read_runs(str(self.dir / "out"), self.fail)), 1_000_000)
+        self.assertLess(time.process_time() - began, 15)
+
+
+if __name__ == "__main__":
+    unittest.main()
