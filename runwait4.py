@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, count; draw a job log.
+"""runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, tell what runs, draw what ran.
 
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as an error.
 
-The file reads top-down: the command line, waiting, progress, the journal, the job log, the timeline, the program.
+The file reads top-down: the command line, waiting, progress, the journal, what runs, the job log, the timeline, the
+program.
 """
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ import contextlib
 import heapq
 import itertools
 import json
+import math
 import operator
 import os
 import re
@@ -26,11 +28,11 @@ import time
 from array import array
 from collections import deque
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Callable, Iterator, Sequence, TypeVar
+from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey, add_help,
-                       check_lines, check_mount, counts, exit_on, human_time, leave, lock, name_lines, open_job_file,
-                       plural, put, reason, run_main, unlock, warn)
+from runmaker4 import (REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Scan, Survey, add_help,
+                       check_lines, check_mount, counts, exit_on, first_line, human_time, job_file, leave, lock,
+                       name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock, warn)
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -55,8 +57,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("-p", "--progress", action="store_true",
         help="a bar: redrawn in place with the time left on a terminal, a line per change elsewhere")
     add("-e", "--use-exit-status", action="store_true", help="exit 0 only if every job is done")
-    add("--status", action="store_true", help="print how many jobs are in which state, and exit")
-    add("--json", action="store_true", help="with --status: as JSON, with the jobs that run")
+    add("--status", action="store_true",
+        help="print how many jobs are in which state and what runs, and exit;\n"
+             "with --outdir also where, since when, jobs per hour and the time left")
+    add("--json", action="store_true", help="with --status: as JSON")
+    add("--outdir", metavar="DIR", help="the --outdir of runmaker4.py, for what its journal tells")
     add_help(add)
     add = parser.add_argument_group("drawing what was run").add_argument
     add("--joblog", metavar="LOG", help="a job log of runmaker4.py --joblog, or of GNU parallel")
@@ -79,6 +84,8 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
         parser.error("--timeline goes with --joblog only")
     if options.json and not options.status:
         parser.error("--json goes with --status")
+    if options.outdir is not None and not options.status:
+        parser.error("--outdir goes with --status")
 
 
 # ======== Waiting =====================================================================================================
@@ -87,6 +94,7 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
 class Watcher:
     """Looks at the job file again and again, but never spends more than a twentieth of the CPU's time on it."""
     PATIENCE = 5.0              # seconds for which the file may be away: editors replace it
+    IDLE = 30.0                 # seconds for which nobody has run new jobs until that is said
 
     def __init__(self, path: str) -> None:
         """Raises Problem."""
@@ -129,15 +137,21 @@ class Watcher:
             found = self.look()
             now = counts(found)
             show(now)
-            before, self.stopped = self.stopped, self._why_stopped(now)
+            before, self.stopped = self.stopped, self.why_stopped(now)
             ended = not now.new and not now.running and not found.unsure
             if ended or self.stopped and self.stopped == before:
                 return now
             time.sleep(max(self.pause, self.pace.rest(20)))
 
-    def _why_stopped(self, now: Counts) -> str:
+    def why_stopped(self, now: Counts) -> str:
         """What keeps the new jobs from being run, if it is said twice: a job may have begun since the look."""
         return self._patiently(self.file.stopped_by) if now.new and not now.running else ""
+
+    def idle(self, now: Counts) -> str:
+        """That nobody runs the new jobs, if nobody has for a while: each claim and each result changes the file."""
+        if not now.new or now.running or time.time() - self._patiently(self.file.signature)[3] / 1e9 < self.IDLE:
+            return ""
+        return f"{now.new} new, and nobody runs them (start runmaker4.py)"
 
 
 # ======== Progress ====================================================================================================
@@ -217,18 +231,6 @@ class TerminalProgress:
     def close(self) -> None:
         """Leave the last line where it is."""
         self.put(b"\n")
-
-
-def print_status(now: Counts, running: Sequence[Line], as_json: bool) -> None:
-    """The counts, and in JSON the jobs that run."""
-    total = now.all + now.held
-    if as_json:
-        jobs: list[dict[str, Any]] = [
-            {"line": line.number, "command": line.command.decode(errors="surrogateescape")} for line in running]
-        text = json.dumps({**asdict(now), "total": total, "jobs": jobs})
-    else:
-        text = f"{total} jobs: " + ", ".join(f"{count} {name}" for name, count in asdict(now).items())
-    put(f"{text}\n".encode())
 
 
 # ======== The journal =================================================================================================
@@ -357,6 +359,13 @@ class JournalReader:
         if moves_full:
             self.say(f"{self.path}: tells of too many older output files: some are not found")
 
+    def latest(self) -> set[bytes]:
+        """Commands of the last runs, a few.  Raises Problem."""
+        with self._reading():
+            self.file.seek(max(0, self.size - (1 << 16)))
+            lines = self.file.read(1 << 16).splitlines(keepends=True)
+            return {run.command for run in map(self._read, lines[-25:]) if run}
+
     # -- starts and ends --------------------------------------------------------------------------------------------
 
     def _ends(self) -> Iterator[tuple[int, bytes, Run | None]]:
@@ -442,6 +451,7 @@ class JournalReader:
                 and (cpu is None or 0 <= cpu <= self.LATEST) and (memory is None or 0 <= memory < 1 << 63)
                 and (took is not None or not ended)):
             raise ValueError
+        os.fsencode(f"{host}{slot}{cause}")                 # UnicodeEncodeError, a ValueError: half a surrogate pair
         return Run(name, line, os.fsencode(command), host, slot, pid, when - (took or 0), when if ended else None,
                    state, code, number, cause, took, cpu, memory, printed, list(map(os.fspath, files)))
 
@@ -505,6 +515,143 @@ def read_runs(directory: str, say: Callable[[str], None]) -> Iterator[Run]:
     journal = JournalReader(directory, say)
     with journal.file:
         yield from journal
+
+
+# ======== What runs ===================================================================================================
+
+
+class LastRuns:
+    """The last run of each of some lines: of the same command, and of those the one whose number is nearest."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self.numbers: dict[bytes, list[int]] = {}           # of the lines, by command
+        for number, command in sorted((line.number, line.command) for line in lines):
+            self.numbers.setdefault(command, []).append(number)
+        self.found: dict[int, Run] = {}                     # by number
+
+    def offer(self, run: Run) -> None:
+        """Here is a run, perhaps of one of them."""
+        numbers = self.numbers.get(run.command, ())
+        above = bisect.bisect_left(numbers, run.line)
+        exact = above < len(numbers) and numbers[above] == run.line
+        for number in numbers[above if exact else max(above - 1, 0):above + 1]:
+            known = self.found.get(number)
+            if known is None or (abs(known.line - number), -known.began) >= (abs(run.line - number), -run.began):
+                self.found[number] = run
+
+
+@dataclass
+class Status:
+    """How it is going."""
+    found: Survey
+    trouble: str                # why nobody runs what is new
+    runs: dict[int, Run]        # of the lines that run, by their number, as far as known
+    per_hour: float | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until all is done, if it goes on as lately."""
+        now = counts(self.found)
+        return (now.new + now.running) * 3600 / self.per_hour if self.per_hour and now.running else None
+
+    def text(self, columns: float) -> Iterator[str]:
+        """Line by line; the table is no wider than that."""
+        now = counts(self.found)
+        yield f"{now.all + now.held} jobs: " + ", ".join(f"{count} {name}" for name, count in asdict(now).items())
+        if self.per_hour:
+            yield f"{self.per_hour:.{0 if self.per_hour >= 10 else 1}f} jobs/h lately" + (
+                f", {human_time(self.left)} left" if self.left is not None else "")
+        if self.trouble:
+            yield self.trouble
+        rows = [("line", "host", "slot", "since", "command")]
+        for mark, lines in ("", self.found.running), ("(orphan) ", self.found.orphans):
+            for line in lines:
+                run = self.runs.get(line.number)
+                where = (run.host, run.slot, clock(run.began)) if run else ("-", "-", "-")
+                rows.append((str(line.number), *where, mark + show(line.command)))
+        if not self.runs:
+            rows = [(row[0], row[-1]) for row in rows]
+        if len(rows) > 1:
+            yield from table(rows, columns, right=[0])
+
+    def json(self) -> str:
+        """All of it."""
+        now = counts(self.found)
+        return json.dumps({**asdict(now), "total": now.all + now.held, "jobs": list(map(self._job, self.found.running)),
+                           "orphans": list(map(self._job, self.found.orphans)), "per_hour": self.per_hour,
+                           "seconds_left": self.left, "trouble": self.trouble})
+
+    def _job(self, line: Line) -> dict[str, Any]:
+        run = self.runs.get(line.number)
+        where = {"host": run.host, "slot": run.slot, "pid": run.pid, "start": run.began} if run else {}
+        return {"line": line.number, "command": line.command.decode(errors="surrogateescape"), **where}
+
+
+def clock(when: float) -> str:
+    """'14:03:22' today, else 'Nov 20 14:03'."""
+    then, today = time.localtime(when), time.localtime()
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%b %d %H:%M", then)
+
+
+def width() -> float:
+    """Columns that a line on stdout may have."""
+    return (os.get_terminal_size(1).columns or 80) - 1 if os.isatty(1) else math.inf
+
+
+def fitted(text: str, columns: float) -> str:
+    """A text, cut to so many columns, without control characters."""
+    text = printable(text)
+    return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
+
+
+def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int]) -> Iterator[str]:
+    """Rows in columns, some of them to the right; the last column has what is left of the width."""
+    widths = [max(len(fitted(row[index], 20)) for row in rows) for index in range(len(rows[0]) - 1)] + [0]
+    for row in rows:
+        cells = [fitted(cell, size or math.inf) for cell, size in zip(row, widths)]
+        yield fitted("  ".join(cell.rjust(size) if index in right else cell.ljust(size)
+                               for index, (cell, size) in enumerate(zip(cells, widths))), columns)
+
+
+def rate_per_hour(ends: Sequence[float], now: float) -> float | None:
+    """Jobs per hour: of those that ended in the last five minutes, or of the last 20 if that is more."""
+    ends = sorted(ends)
+    first = max(0, min(bisect.bisect(ends, now - TerminalProgress.WINDOW), len(ends) - TerminalProgress.CHANGES))
+    lately = ends[first:]
+    if len(lately) < 2:
+        return None
+    return (len(lately) - 1) * 3600 / max(now - lately[0], lately[-1] - lately[0], 0.001)
+
+
+def say(text: str) -> None:
+    """A message, on stderr."""
+    warn(f"{PROG}: {text}")
+
+
+def check_journal(journal: JournalReader, path: str) -> None:
+    """Say so if its last runs are of no job in this file.  Raises Problem."""
+    commands = journal.latest()
+    with job_file(path) as fd:
+        texts = [blank + command for command in commands for blank in (b" ", b"\t")]
+        if commands and not any(line.command in commands for line in Scan(fd, first_line(fd), texts=texts)):
+            say(f"{journal.path}: none of its last runs is of a line of {path} (is it of another job file?)")
+
+
+def look(watcher: Watcher, outdir: str | None) -> Status:
+    """How it is going now.  Raises Problem."""
+    found = watcher.sure_look()
+    now = counts(found)
+    status = Status(found, watcher.why_stopped(now) or watcher.idle(now), {})
+    if outdir is not None:
+        journal = JournalReader(outdir, say)
+        with journal.file:
+            check_journal(journal, watcher.path)
+            running, ends = journal.overview()
+        last = LastRuns(found.running + found.orphans)
+        for run in running:
+            last.offer(run)
+        status.runs, status.per_hour = last.found, rate_per_hour(ends, time.time())
+    return status
 
 
 # ======== The job log =================================================================================================
@@ -761,8 +908,18 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
         return watcher.wait(lambda now: None)
     exit_on(signal.SIGINT, signal.SIGTERM)
     progress = TerminalProgress() if os.isatty(1) else PipeProgress()
+    idle = ""
+
+    def show_all(now: Counts) -> None:
+        nonlocal idle
+        progress.show(now)
+        before, idle = idle, watcher.idle(now)
+        if idle and not before:
+            progress.close()
+            say(f"{watcher.path}: {idle}")
+
     try:
-        return watcher.wait(progress.show)
+        return watcher.wait(show_all)
     finally:
         progress.close()
 
@@ -777,9 +934,10 @@ def watch(argv: Sequence[str]) -> int:
     check_lines(options.file, lambda text: warn(f"{PROG}: {options.file}: {text}"))
     watcher = Watcher(options.file)
     if options.status:
-        found = watcher.sure_look()
-        now = counts(found)
-        print_status(now, found.running, options.json)
+        status = look(watcher, options.outdir)
+        now = counts(status.found)
+        text = status.json() if options.json else "\n".join(status.text(width()))
+        put(os.fsencode(f"{text}\n"))
     else:
         now = wait(watcher, options.progress)
         if watcher.stopped:

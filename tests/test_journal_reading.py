@@ -86,13 +86,13 @@ class Trouble(JournalCase):
         self.assertEqual(self.runs()[0][0].files, ["x", "1.err"])
 
     def test_foreign_lines(self) -> None:
-        odd = [b"\n", b"hello\n", b"\0\0\n", b"\xff\n", b"[]\n", b"7\n", b"{}\n", b'{"event": 3}\n', b"9" * 9999 + b"\n",
-               b"[" * 99999 + b"\n", end(2, 2)[:50] + end(3, 3), end(4, 4)[:-1] + b" x\n"]
+        odd = [b"\n", b"hello\n", b"\0\0\n", b"\xff\n", b"[]\n", b"7\n", b"{}\n", b'{"event": 3}\n',
+               b"9" * 9999 + b"\n", b"[" * 99999 + b"\n", end(2, 2)[:50] + end(3, 3), end(4, 4)[:-1] + b" x\n"]
         wrong: List[Tuple[str, Any]] = [
             ("time", "now"), ("time", 1e300), ("time", float("nan")), ("time", -1), ("line", 1.5), ("line", "1"),
-            ("command", None), ("command", "\ud800"), ("host", 7), ("pid", None), ("state", 1), ("exit", "3"),
-            ("seconds", None), ("seconds", float("inf")), ("seconds", 10 ** 400), ("cpu", "1"), ("memory", -5),
-            ("bytes", 1.0), ("files", None), ("files", [7]), ("cause", [])]
+            ("command", None), ("command", "\ud800"), ("host", 7), ("slot", "\udfff"), ("pid", None), ("state", 1),
+            ("exit", "3"), ("seconds", None), ("seconds", float("inf")), ("seconds", 10 ** 400), ("cpu", "1"),
+            ("memory", -5), ("bytes", 1.0), ("files", None), ("files", [7]), ("cause", [])]
         odd += [json.dumps({**json.loads(end(f"w{number}", 1)), key: value}).encode() + b"\n"
                 for number, (key, value) in enumerate(wrong)]
         self.journal(start(1, 1), *odd, end(1, 1))

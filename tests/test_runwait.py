@@ -197,7 +197,9 @@ class Status(RunwaitCase):
         ended = self.runwait("--status", "--json")
         self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, err, 1))
         found = json.loads(ended.out)
+        told = {key: found.pop(key) for key in ("orphans", "per_hour", "seconds_left", "trouble")}
         self.assertEqual(set(found), {*COUNTS, "total", "jobs"})
+        self.assertEqual(told, {"orphans": [], "per_hour": None, "seconds_left": None, "trouble": ""})
         return found
 
     def test_the_counts_are_one_line(self) -> None:
