@@ -3,8 +3,8 @@
 
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as an error.
 
-The file reads top-down: the command line, waiting, progress, the journal, what runs, the job log, the timeline, the
-program.
+The file reads top-down: the command line, waiting, progress, the journal, what runs, what failed, statistics, the job
+log, the timeline, the program.
 """
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ import operator
 import os
 import re
 import secrets
+import stat
 import time
 from array import array
 from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Scan, Survey, add_help,
-                       check_lines, check_mount, counts, exit_on, first_line, human_time, job_file, leave, lock,
-                       name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock, warn)
+from runmaker4 import (ERROR, FAILED, REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Scan,
+                       Survey, add_help, check_lines, check_mount, counts, exit_on, first_line, human_time, job_file,
+                       leave, lock, name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock,
+                       warn)
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -61,6 +63,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="print how many jobs are in which state and what runs, and exit;\n"
              "with --outdir also where, since when, jobs per hour and the time left")
     add("--json", action="store_true", help="with --status: as JSON")
+    add("--failed", action="store_true",
+        help="with --outdir: print each line that is ! or e or left behind, how and where it\n"
+             "ended, and what it printed last; and exit")
+    add("--stats", action="store_true",
+        help="with --outdir: print run times, CPU use and memory per host, and exit (FILE may\nbe left out)")
     add("--outdir", metavar="DIR", help="the --outdir of runmaker4.py, for what its journal tells")
     add_help(add)
     add = parser.add_argument_group("drawing what was run").add_argument
@@ -77,15 +84,20 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
     """Refuse what does not go together.  Raises Problem."""
     if (options.joblog is None) != (options.timeline is None):
         parser.error("--joblog and --timeline go together")
-    if options.joblog is None and options.file is None:
+    if options.joblog is None and options.file is None and not options.stats:
         parser.error("the following arguments are required: FILE")
     if options.joblog is not None and (options.file is not None or options.progress or options.use_exit_status
                                        or options.status):
         parser.error("--timeline goes with --joblog only")
     if options.json and not options.status:
         parser.error("--json goes with --status")
-    if options.outdir is not None and not options.status:
-        parser.error("--outdir goes with --status")
+    told = [name for name in ("progress", "status", "failed", "stats") if vars(options)[name]]
+    if len(told) > 1:
+        parser.error(f"--{told[0]} and --{told[1]} do not go together")
+    if options.outdir is None and (options.failed or options.stats):
+        parser.error(f"--{told[0]} goes with --outdir only")
+    if options.outdir is not None and told in ([], ["progress"]):
+        parser.error("--outdir goes with --status, --failed or --stats")
 
 
 # ======== Waiting =====================================================================================================
@@ -121,6 +133,10 @@ class Watcher:
                 if time.monotonic() - start > self.PATIENCE:
                     raise Problem(f"{self.path}: {reason(error)}") from None
             time.sleep(0.1)
+
+    def lines(self, states: bytes) -> list[Line]:
+        """The lines in these states.  Raises Problem."""
+        return self._patiently(lambda: list(self.file.lines(states)))
 
     def sure_look(self) -> Survey:
         """The same, with orphans told from running jobs, and no file that an editor is about to fill.
@@ -606,7 +622,9 @@ def fitted(text: str, columns: float) -> str:
 
 def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int]) -> Iterator[str]:
     """Rows in columns, some of them to the right; the last column has what is left of the width."""
-    widths = [max(len(fitted(row[index], 20)) for row in rows) for index in range(len(rows[0]) - 1)] + [0]
+    last = len(rows[0]) - 1
+    widths = [max(len(fitted(row[index], 18)) for row in rows) for index in range(last)]
+    widths.append(max(len(row[last]) for row in rows) if last in right else 0)
     for row in rows:
         cells = [fitted(cell, size or math.inf) for cell, size in zip(row, widths)]
         yield fitted("  ".join(cell.rjust(size) if index in right else cell.ljust(size)
@@ -652,6 +670,140 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
             last.offer(run)
         status.runs, status.per_hour = last.found, rate_per_hour(ends, time.time())
     return status
+
+
+# ======== What failed =================================================================================================
+
+
+def how_ended(run: Run) -> str:
+    """'exit 3', 'signal 9', 'timeout 10s', 'lost', ..."""
+    if run.seconds is None:
+        return "lost"
+    if run.cause:
+        return f"timeout {human_time(run.seconds)}" if run.cause == "timeout" else run.cause
+    if run.signal:
+        return f"signal {run.signal}"
+    return f"exit {run.exit}" if run.exit >= 0 else "could not be started"
+
+
+def human_size(size: float) -> str:
+    """'812 B', '1.2 kB', '105 MB'."""
+    units = iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 999.5 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.{1 if size < 9.95 and unit != 'B' else 0}f} {unit}"
+
+
+class LastOutput:
+    """The last lines in the output files of runs."""
+    LINES, BYTES = 3, 1 << 14   # of each at most; only the ends of files are read
+    WIDTH = 500                 # characters of a line, where it does not go to a terminal
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def of(self, run: Run) -> list[str]:
+        """The last lines that it wrote to stderr, or else to stdout; or why they cannot be read."""
+        trouble = []
+        for name in sorted(run.files, key=lambda name: ".err" not in name):
+            try:
+                if lines := self._tail(name):
+                    return [show(line[:4 * self.WIDTH]) for line in lines]
+            except (OSError, ValueError) as error:          # ValueError: no file can have this name
+                trouble.append(f"({name}: {reason(error) if isinstance(error, OSError) else 'no name of a file'})")
+        return trouble
+
+    def _tail(self, name: str) -> list[bytes]:
+        """Its last lines that are not blank.  Raises OSError, ValueError."""
+        if os.path.basename(name) != name:
+            raise ValueError
+        fd = os.open(os.path.join(self.directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with open(fd, "rb") as file:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise ValueError
+            file.seek(max(0, info.st_size - self.BYTES))
+            lines = file.read(self.BYTES).split(b"\n")
+        return [line for line in lines if line.strip()][-self.LINES:]
+
+
+def explain(number: int, command: bytes, run: Run | None, output: LastOutput, columns: float) -> Iterator[str]:
+    """Why a line failed, in a few lines."""
+    if run is None:
+        yield fitted(f"line {number}: no run of it is in the journal", columns)
+    else:
+        when = ([clock(run.ended), f"after {human_time(run.seconds)}"] if run.seconds is not None else
+                [f"began {clock(run.began)}"])
+        when += [human_size(run.memory)] if run.memory is not None else []
+        yield fitted(f"line {number}: {how_ended(run)} on {run.host}, {', '.join(when)}", columns)
+    yield fitted(f"    {show(command)}", columns)
+    for line in output.of(run) if run else ():
+        yield fitted(f"  | {line}", min(columns, LastOutput.WIDTH))
+
+
+def tell_failed(watcher: Watcher, outdir: str) -> Counts:
+    """Print why lines failed, in file order.  Raises Problem."""
+    found = watcher.sure_look()
+    journal = JournalReader(outdir, say)
+    lines = sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
+    last = LastRuns(lines)
+    with journal.file:
+        check_journal(journal, watcher.path)
+        for run in journal if lines else ():
+            if run.state != "d":
+                last.offer(run)
+    output, columns = LastOutput(outdir), width()
+    for line in lines:
+        put(os.fsencode("".join(f"{text}\n" for text in explain(line.number, line.command,
+                                                                last.found.get(line.number), output, columns))))
+    return counts(found)
+
+
+# ======== Statistics ==================================================================================================
+
+
+class HostStats:
+    """What the runs of a host took."""
+
+    def __init__(self) -> None:
+        self.seconds = array("d")
+        self.cpu = self.cpu_seconds = 0.0       # of the runs of which CPU time is known: this, and how long they took
+        self.memory: int | None = None
+
+    def add(self, run: Run) -> None:
+        """A run has ended."""
+        self.seconds.append(run.seconds)
+        if run.cpu is not None:
+            self.cpu += run.cpu
+            self.cpu_seconds += run.seconds
+        if run.memory is not None:
+            self.memory = max(self.memory or 0, run.memory)
+
+    def row(self, name: str) -> tuple[str, ...]:
+        times = sorted(self.seconds)
+        median, most = (times[math.ceil(len(times) * share) - 1] for share in (0.5, 0.9))
+        return (name, str(len(times)), human_time(median), human_time(most), human_time(times[-1]),
+                f"{100 * self.cpu / self.cpu_seconds:.0f}%" if self.cpu_seconds else "-",
+                human_size(self.memory) if self.memory is not None else "-")
+
+
+def tell_stats(outdir: str, path: str | None) -> None:
+    """Print what runs took, per host and in all.  Raises Problem."""
+    journal, hosts, whole = JournalReader(outdir, say), {}, HostStats()
+    with journal.file:
+        if path is not None:
+            check_journal(journal, path)
+        for run in journal:
+            if run.seconds is not None:
+                hosts.setdefault(run.host, HostStats()).add(run)
+                whole.add(run)
+    if not hosts:
+        raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
+    rows = [("host", "runs", "median", "90%", "longest", "CPU", "memory")]
+    rows += [hosts[host].row(host) for host in sorted(hosts)]
+    for line in table([*rows, whole.row("in all")], math.inf, right=range(1, 7)):
+        put(os.fsencode(f"{line}\n"))
 
 
 # ======== The job log =================================================================================================
@@ -931,6 +1083,9 @@ def watch(argv: Sequence[str]) -> int:
         exit_on(signal.SIGINT, signal.SIGTERM)
         draw(options.joblog, options.timeline)
         return 0
+    if options.stats:
+        tell_stats(options.outdir, options.file)
+        return 0
     check_lines(options.file, lambda text: warn(f"{PROG}: {options.file}: {text}"))
     watcher = Watcher(options.file)
     if options.status:
@@ -938,6 +1093,8 @@ def watch(argv: Sequence[str]) -> int:
         now = counts(status.found)
         text = status.json() if options.json else "\n".join(status.text(width()))
         put(os.fsencode(f"{text}\n"))
+    elif options.failed:
+        now = tell_failed(watcher, options.outdir)
     else:
         now = wait(watcher, options.progress)
         if watcher.stopped:

@@ -1,11 +1,12 @@
 """Promise: runwait4.py tells how it is going, what failed and why, what runs cost, from the file and its journal."""
 import json
 import os
+import re
 import time
 import unittest
 from typing import Any, Dict, List
 
-from tests.journal import end, pair, start
+from tests.journal import end, moved, pair, start
 from tests.support import GATE, RUNWAIT, Ended, wait_until
 from tests.test_journal_reading import JournalCase
 from tests.test_runwait import Terminal
@@ -127,6 +128,86 @@ class Status(TellingCase):
         self.told("--status", "--outdir", "out", "runs.txt", err=r".*out/journal: .* of another job file\?\)\n")
         self.journal(b"foreign\n", *pair(1, 1, "a"))
         self.told("--status", "--outdir", "out", "runs.txt", err=r".*out/journal: 1 line left out: .* \(line 1\)\n")
+
+
+class Failed(TellingCase):
+
+    def failed(self, *args: object, err: str = "") -> str:
+        """What it tells, with the times of day blotted out."""
+        told = self.told("--failed", "--outdir", "out", "runs.txt", *args, err=err)
+        return re.sub(r"\d\d:\d\d:\d\d|[A-Z][a-z]{2} \d\d \d\d:\d\d", "WHEN", told)
+
+    def test_each_line_in_the_order_of_the_file_and_how_it_ended(self) -> None:
+        states = enumerate("!!!eeee!", 2)
+        self.write("d done\n" + "".join(f"{state} job {number}\n" for number, state in states) + ". n\n")
+        self.journal(
+            end(9, 8, "job 8", state="e", exit=-1, memory=None, pid=0),
+            end(8, 3, "job 3", state="!", exit=-1, signal=9),
+            end(7, 4, "job 4", state="!", took=10, exit=-1, signal=15, cause="timeout"),
+            *[end(cause, line, f"job {line}", state="e", exit=-1, signal=15, cause=cause)
+              for line, cause in ((5, "cancelled"), (6, "stopped"))], start(6, 7, "job 7"),
+            end(1, 2, "job 2", state="!", exit=4), end(2, 2, "job 2", state="!", exit=3), end(3, 1, "done"))
+        tail = "WHEN, after 1.5s, 100 MB"
+        head = [line for line in self.failed().splitlines() if line.startswith("line")]
+        self.assertEqual(head, [
+            f"line 2: exit 3 on node1, {tail}", f"line 3: signal 9 on node1, {tail}",
+            "line 4: timeout 10s on node1, WHEN, after 10s, 100 MB", f"line 5: cancelled on node1, {tail}",
+            f"line 6: stopped on node1, {tail}", "line 7: lost on node1, began WHEN",
+            "line 8: could not be started on node1, WHEN, after 1.5s", "line 9: no run of it is in the journal"])
+
+    def test_the_last_lines_of_stderr_or_else_of_stdout(self) -> None:
+        self.write("! a\n! b\n! c\n")
+        self.journal(*[end(line, line, command, state="!") for line, command in enumerate("abc", 1)],
+                     moved("3.err", "3.err.~1~"))
+        self.write(b"x" * 99999 + b"\n" * 9 + b"1\n2\n\n\x1b[31m3\xff\x07\n\n", "out/1.err")
+        self.write("", "out/2.err")
+        self.write("only", "out/2.out")
+        self.write("older", "out/3.err.~1~")
+        self.write("of another run", "out/3.err")
+        self.assertRegex(self.failed(), r"line 1: .*\n    a\n  \| 1\n  \| 2\n  \| \?\[31m3\udcff\?\n"
+                                        r"line 2: .*\n    b\n  \| only\nline 3: .*\n    c\n  \| older\n$")
+
+    def test_files_that_are_no_output_files_are_not_read(self) -> None:
+        self.write("! a\n")
+        self.journal(end(1, 1, "a", state="!", files=["../runs.txt", "/etc/passwd", "fifo", "link", "a\0b", "gone"]))
+        os.mkfifo(self.dir / "out" / "fifo")
+        (self.dir / "out" / "link").symlink_to("/etc/passwd")
+        lines = self.failed().splitlines()[2:]
+        self.assertEqual((len(lines), lines[-1]), (6, "  | (gone: no such file or directory)"))
+        self.assertTrue(all(line.startswith("  | (") for line in lines), lines)
+
+    def test_lines_that_moved_are_found_by_their_command_and_the_nearest_number(self) -> None:
+        self.write("# new\n! a\nd a\n\n\n\n! a\n")
+        self.journal(end(1, 1, "a", state="!", exit=1), end(5, 5, "a", state="!", exit=5), end(9, 2, "x"))
+        self.assertEqual(re.findall(r"line (\d): exit (\d)", self.failed()), [("2", "1"), ("7", "5")])
+
+    def test_the_journal_of_another_job_file(self) -> None:
+        self.write("! a\n")
+        self.journal(end(1, 1, "b", state="!"))
+        self.assertIn("line 1: no run of it", self.failed(err=r".*of another job file\?\)\n"))
+        self.assertRefused(self.runwait("--failed", "runs.txt"), "--failed goes with --outdir")
+
+
+class Stats(TellingCase):
+
+    def test_a_table_per_host_and_in_all(self) -> None:
+        self.journal(*[end(number, number, took=number, cpu=number / 2, memory=number * 10 ** 6, host="alice")
+                       for number in range(1, 11)],
+                     end("b", 1, took=100, cpu=None, memory=None, host="bob"), start(99, 1))
+        self.assertEqual([line.split("  ") for line in re.sub("   *", "  ", self.told("--stats", "--outdir", "out"))
+                          .splitlines()],
+                         [["host", "runs", "median", "90%", "longest", "CPU", "memory"],
+                          ["alice", "10", "5.0s", "9.0s", "10s", "50%", "10 MB"],
+                          ["bob", "1", "1m 40s", "1m 40s", "1m 40s", "-", "-"],
+                          ["in all", "11", "6.0s", "10s", "1m 40s", "50%", "10 MB"]])
+
+    def test_it_is_no_wider_than_80_columns(self) -> None:
+        self.journal(end(1, 1, took=9e8, cpu=9e9, memory=10 ** 15, host="h" * 99))
+        self.assertLessEqual(max(map(len, self.told("--stats", "--outdir", "out").splitlines())), 80)
+
+    def test_no_runs_are_no_statistics(self) -> None:
+        self.journal(start(1, 1))
+        self.assertRefused(self.runwait("--stats", "--outdir", "out"), "no run that has ended")
 
 
 if __name__ == "__main__":
