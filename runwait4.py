@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         PROG, example=f"Wait until no job is new or running any more, watch meanwhile; count the jobs:\n"
                       f"    {PROG} --progress runs.txt && echo all have ended\n"
                       f"    {PROG} --status runs.txt",
-        usage=f"[options] FILE\n       {PROG} --joblog LOG --timeline OUT.json",
+        usage=f"[options] FILE\n       {PROG} --outdir DIR|--joblog LOG --timeline OUT.json",
         epilog="Lines on hold are not waited for; lines r that nobody runs any more are errors.\n"
                "Exit status: 0 when the jobs have ended (with -e: and all are done), else 1;\n"
                "1 when a failed `#RUN barrier check` keeps new ones from being run;\n"
@@ -73,8 +73,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("drawing what was run").add_argument
     add("--joblog", metavar="LOG", help="a job log of runmaker4.py --joblog, or of GNU parallel")
     add("--timeline", metavar="OUT.json",
-        help="write its runs as trace events, for Perfetto (ui.perfetto.dev) or chrome://tracing:\n"
-             "a process for each host, a thread for each slot")
+        help="write its runs, or those of --outdir, as trace events, for Perfetto\n"
+             "(ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for\neach slot")
     options = parser.parse_args(argv)
     check_options(options, parser)
     return options
@@ -82,13 +82,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def check_options(options: argparse.Namespace, parser: Parser) -> None:
     """Refuse what does not go together.  Raises Problem."""
-    if (options.joblog is None) != (options.timeline is None):
-        parser.error("--joblog and --timeline go together")
-    if options.joblog is None and options.file is None and not options.stats:
+    if options.joblog is not None and options.timeline is None:
+        parser.error("--joblog goes with --timeline only")
+    if options.timeline is not None and (options.joblog is None) == (options.outdir is None):
+        parser.error("--timeline goes with --joblog, or with --outdir")
+    if options.timeline is None and options.file is None and not options.stats:
         parser.error("the following arguments are required: FILE")
-    if options.joblog is not None and (options.file is not None or options.progress or options.use_exit_status
-                                       or options.status):
-        parser.error("--timeline goes with --joblog only")
+    if options.timeline is not None and (options.file is not None or options.progress or options.use_exit_status
+                                         or options.status or options.failed or options.stats):
+        parser.error("--timeline goes with --joblog or --outdir only")
     if options.json and not options.status:
         parser.error("--json goes with --status")
     told = [name for name in ("progress", "status", "failed", "stats") if vars(options)[name]]
@@ -96,8 +98,8 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
         parser.error(f"--{told[0]} and --{told[1]} do not go together")
     if options.outdir is None and (options.failed or options.stats):
         parser.error(f"--{told[0]} goes with --outdir only")
-    if options.outdir is not None and told in ([], ["progress"]):
-        parser.error("--outdir goes with --status, --failed or --stats")
+    if options.outdir is not None and told in ([], ["progress"]) and options.timeline is None:
+        parser.error("--outdir goes with --status, --failed, --stats or --timeline")
 
 
 # ======== Waiting =====================================================================================================
@@ -819,6 +821,7 @@ class LoggedRun:
     exit_status: int            # -1: it ran into a time limit
     signal: int
     command: bytes
+    slot: str = ""              # its name; "": nobody knows
 
     @property
     def state(self) -> str:
@@ -884,7 +887,8 @@ class JobLogReader:
 # ======== The timeline ================================================================================================
 #
 # Trace events (Trace Event Format, JSON object form), for Perfetto and chrome://tracing.  The job log does not tell on
-# which slot a job ran, so that GNU parallel can read it; any track that was free will do.  Times are in microseconds.
+# which slot a job ran, so that GNU parallel can read it; any track that was free will do.  The journal does; where two
+# runners of a host have slots of one name, there are more tracks of this name.  Times are in microseconds.
 
 
 @dataclass(frozen=True)
@@ -895,6 +899,7 @@ class Track:
     `pid` counts as the main one, and is shown first: slot 1.
     """
     host: str
+    name: str
     slot: int                   # from 1
     pid: int
     tid: int
@@ -904,7 +909,7 @@ class Track:
         if self.slot == 1:
             yield self._event("process_name", name=self.host)
             yield self._event("process_sort_index", sort_index=self.pid)
-        yield self._event("thread_name", name=f"slot {self.slot}")
+        yield self._event("thread_name", name=self.name)
         yield self._event("thread_sort_index", sort_index=self.slot)
 
     def _event(self, event: str, **args: object) -> dict[str, Any]:
@@ -956,32 +961,51 @@ class Packing:
         return min(self.ROUNDING, (self.took[run] - 1) // 2)
 
 
+class JournalLog:
+    """The runs in a journal that have ended, as those of a job log."""
+    EXIT = {"timeout": -1}      # as GNU parallel has it
+
+    def __init__(self, journal: JournalReader) -> None:
+        self.journal = journal
+
+    def __iter__(self) -> Iterator[LoggedRun]:
+        """Raises Problem."""
+        for run in self.journal:
+            if run.seconds is not None:
+                yield LoggedRun(run.line, os.fsencode(run.host), round(run.began * 1e6), round(run.seconds * 1e6) or 1,
+                                self.EXIT.get(run.cause, max(run.exit, 0)), run.signal, run.command, run.slot)
+
+
 class Timeline:
-    """The runs of a job log on their tracks.  It keeps times and tracks; the rest is read once more for the events."""
+    """The runs of a log on their tracks.  It keeps times and tracks; the rest is read once more for the events."""
     ENCODE = json.JSONEncoder(separators=(",", ":")).encode
     NAME = 100                  # characters of a command that make the name of its event
 
-    def __init__(self, log: JobLogReader) -> None:
-        """Raises Problem."""
+    def __init__(self, log: Iterable[LoggedRun]) -> None:
+        """log: gives the same runs each time.  Raises Problem."""
         self.log = log
         self.tracks: list[Track] = []
         self.began, self.took = array("q"), array("q")
-        hosts: dict[bytes, array[int]] = {}
+        hosts: dict[bytes, dict[str, array[int]]] = {}      # of each slot the runs, by index
         for index, run in enumerate(log):
             self.began.append(run.began)
             self.took.append(run.took)
-            hosts.setdefault(run.host, array("q")).append(index)
+            hosts.setdefault(run.host, {}).setdefault(run.slot, array("q")).append(index)
         self.track_of = array("q", self.began)
         for host in sorted(hosts):
             self._pack(host, hosts[host])
 
-    def _pack(self, host: bytes, runs: array[int]) -> None:
+    def _pack(self, host: bytes, slots: dict[str, array[int]]) -> None:
         """Give the runs of a host their tracks."""
-        packing, first = Packing(self.began, self.took), len(self.tracks)
-        for run in sorted(runs, key=self.began.__getitem__):
-            self.track_of[run] = first + packing.place(run)
-        name = readable(host)
-        self.tracks += [Track(name, slot, first + 1, first + slot) for slot in range(1, len(packing.last) + 1)]
+        first, name = len(self.tracks), readable(host)
+        for slot in sorted(slots, key=lambda slot: (len(slot), slot)):
+            packing, before = Packing(self.began, self.took), len(self.tracks)
+            for run in sorted(slots[slot], key=self.began.__getitem__):
+                self.track_of[run] = before + packing.place(run)
+            for number in range(1, len(packing.last) + 1):
+                words = f"slot {printable(slot)}" + f" ({number})" * (number > 1) if slot else f"slot {number}"
+                place = len(self.tracks) - first + 1
+                self.tracks.append(Track(name, words, place, first + 1, first + place))
 
     def write(self, file: BinaryIO) -> None:
         """Write all as JSON, an event per line.  Raises OSError, Problem."""
@@ -1039,15 +1063,33 @@ def replacing(path: str) -> Iterator[BinaryIO]:
 def draw(log_path: str, out_path: str) -> None:
     """Write the timeline of a job log.  Raises Problem."""
     log = JobLogReader(log_path)
-    if os.path.exists(out_path) and os.path.samefile(log_path, out_path):
-        raise Problem(f"{out_path}: is the job log (give another name)")
-    with replacing(out_path) as file:
-        timeline = Timeline(log)
-        if not timeline.tracks:
-            raise Problem(f"{log_path}: has no line that tells of a run (a job log is wanted)")
+    with drawing(log, log_path, out_path):
         if log.odd:
             warn(f"{PROG}: {log_path}: {plural(log.odd, 'line')} left out: no lines of a job log "
                  f"({name_lines(log.first_odd)})")
+
+
+def draw_journal(directory: str, out_path: str) -> None:
+    """Write the timeline of a journal.  Raises Problem."""
+    said: dict[str, None] = {}                      # it is read twice
+    journal = JournalReader(directory, lambda text: said.setdefault(text))
+    with journal.file, drawing(JournalLog(journal), journal.path, out_path):
+        for text in said:
+            say(text)
+
+
+@contextlib.contextmanager
+def drawing(log: Iterable[LoggedRun], log_path: str, out_path: str) -> Iterator[None]:
+    """Read a log, and after the block write its timeline.  Raises Problem."""
+    if os.path.exists(out_path) and os.path.samefile(log_path, out_path):
+        raise Problem(f"{out_path}: is the {'job log' if isinstance(log, JobLogReader) else 'journal'} "
+                      "(give another name)")
+    with replacing(out_path) as file:
+        timeline = Timeline(log)
+        if not timeline.tracks:
+            raise Problem(f"{log_path}: has no line that tells of a run (a job log is wanted)"
+                          if isinstance(log, JobLogReader) else f"{log_path}: tells of no run that has ended")
+        yield
         timeline.write(file)
 
 
@@ -1081,7 +1123,10 @@ def watch(argv: Sequence[str]) -> int:
     options = parse(argv)
     if options.timeline is not None:
         exit_on(signal.SIGINT, signal.SIGTERM)
-        draw(options.joblog, options.timeline)
+        if options.outdir is not None:
+            draw_journal(options.outdir, options.timeline)
+        else:
+            draw(options.joblog, options.timeline)
         return 0
     if options.stats:
         tell_stats(options.outdir, options.file)

@@ -6,10 +6,11 @@ import time
 import unittest
 from typing import Any, Dict, List
 
-from tests.journal import end, moved, pair, start
+from tests.journal import BEGAN, end, moved, pair, start
 from tests.support import GATE, RUNWAIT, Ended, wait_until
 from tests.test_journal_reading import JournalCase
 from tests.test_runwait import Terminal
+from tests.test_timeline import read_trace
 
 
 class TellingCase(JournalCase):
@@ -208,6 +209,33 @@ class Stats(TellingCase):
     def test_no_runs_are_no_statistics(self) -> None:
         self.journal(start(1, 1))
         self.assertRefused(self.runwait("--stats", "--outdir", "out"), "no run that has ended")
+
+
+class Timeline(TellingCase):
+
+    def test_it_has_the_true_slots_and_what_ran_at_once_in_one_of_them_apart(self) -> None:
+        self.journal(*[line for number in range(12) for line in pair(
+                         number, number + 1, f"job {number}", BEGAN + number, took=1, slot=str(number % 3 * 5))],
+                     end("other", 1, "other", BEGAN, took=1.2, slot="10"), end("x", 1, "x", host="a", slot="gpu"),
+                     end("t", 20, "t", BEGAN + 30, took=1, state="!", cause="timeout", exit=-1, signal=15, slot="0"),
+                     start("open", 3), b"foreign\n", end("at 10", 1, "at 10", BEGAN, took=5, slot="10"))
+        self.told("--outdir", "out", "--timeline", "out.json", err=".*: 1 line left out: .*\n")
+        trace = read_trace(self.read("out.json"))
+        self.assertEqual({name: [event["args"]["command"] for event in events]
+                          for name, events in trace.host("node1").items()},
+                         {"slot 0": ["job 0", "job 3", "job 6", "job 9", "t"],
+                          "slot 5": ["job 1", "job 4", "job 7", "job 10"],
+                          "slot 10": ["other", "job 2", "job 5", "job 8", "job 11"], "slot 10 (2)": ["at 10"]})
+        self.assertEqual(list(trace.host("a")), ["slot gpu"])
+        (timeout,) = [event for event in trace.all if event["args"]["command"] == "t"]
+        self.assertEqual((timeout["args"]["state"], timeout["ts"]), ("failed", int((BEGAN + 30) * 1e6)))
+
+    def test_what_cannot_be_drawn(self) -> None:
+        self.journal(start(1, 1))
+        self.assertRefused(self.runwait("--outdir", "out", "--timeline", "o.json"), "tells of no run that has ended")
+        self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "is the journal")
+        self.assertRefused(self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"), "--joblog, or with")
+        self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone: no such directory")
 
 
 if __name__ == "__main__":
