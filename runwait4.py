@@ -670,7 +670,8 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
         last = LastRuns(found.running + found.orphans)
         for run in running:
             last.offer(run)
-        status.runs, status.per_hour = last.found, rate_per_hour(ends, time.time())
+        status.runs = last.found
+        status.per_hour = rate_per_hour(ends, time.time()) if now.running else None     # else it says nothing of today
     return status
 
 
