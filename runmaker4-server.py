@@ -716,11 +716,11 @@ class Collector:
     @staticmethod
     def _ending(message: Message) -> dict[str, Any]:
         """... and of its end.  Raises WireError."""
-        known = message.fields.get("cpu") is not None
+        cpu, memory = (message.fields.get(name) is not None for name in ("cpu", "memory"))
         return {"state": os.fsdecode(message.state("state")), "exit": message.whole("exit", 255, least=-1),
                 "signal": message.whole("signal", 255), "cause": message.text("cause", 16),
-                "seconds": message.real("seconds"), "cpu": message.real("cpu") if known else None,
-                "memory": message.whole("memory") if known else None, "bytes": message.whole("bytes")}
+                "seconds": message.real("seconds"), "cpu": message.real("cpu") if cpu else None,
+                "memory": message.whole("memory") if memory else None, "bytes": message.whole("bytes")}
 
     def _log(self, job: Job, at: int, piece: bytes) -> int:
         """A piece of a job's record, and where it stands there."""

@@ -3552,12 +3552,15 @@ class AllOutput(Sink):
     def ended(self, run: Run) -> None:
         ending, shell = run.ending, run.shell
         usage = shell.usage if shell else None
+        peak = usage.ru_maxrss if usage else 0
+        if peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:      # execve(2) counts what was there before, too:
+            peak = 0                            # so this may be ours, and of the job's nothing is known
         self.store.end(run.job, {
             **self._entry(run), "state": os.fsdecode(ending.state) if ending else "e",
             "exit": ending.code if ending and not ending.signal else -1, "signal": ending.signal if ending else 0,
             "cause": run.cause, "seconds": round(run.took, 3),
             "cpu": round(usage.ru_utime + usage.ru_stime, 3) if usage else None,
-            "memory": usage.ru_maxrss * MAXRSS_UNIT if usage else None,
+            "memory": peak * MAXRSS_UNIT or None,
             "bytes": sum(stream.received for stream in run.streams)})
 
     def tick(self) -> None:
