@@ -3553,7 +3553,7 @@ class AllOutput(Sink):
         ending, shell = run.ending, run.shell
         usage = shell.usage if shell else None
         peak = usage.ru_maxrss if usage else 0
-        if peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:      # execve(2) counts what was there before, too:
+        if peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:  # execve(2) counts what was there before, too:
             peak = 0                            # so this may be ours, and of the job's nothing is known
         self.store.end(run.job, {
             **self._entry(run), "state": os.fsdecode(ending.state) if ending else "e",
