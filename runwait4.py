@@ -4,7 +4,7 @@
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as an error.
 
 The file reads top-down: the command line, waiting, progress, the journal, what runs, what failed, statistics, the job
-log, the timeline, the program.
+log, the timeline, the report, the program, the page of the report.
 """
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
 import argparse
+import base64
 import bisect
 import contextlib
 import heapq
+import html
 import itertools
 import json
 import math
@@ -26,10 +28,11 @@ import re
 import secrets
 import stat
 import time
+import zlib
 from array import array
-from collections import deque
+from collections import Counter, deque
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
+from typing import Any, BinaryIO, Callable, Collection, Container, Iterable, Iterator, Sequence, TypeVar
 
 from runmaker4 import (ERROR, FAILED, REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Scan,
                        Survey, add_help, check_lines, check_mount, counts, exit_on, first_line, human_time, job_file,
@@ -75,6 +78,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--timeline", metavar="OUT.json",
         help="write its runs, or those of --outdir, as trace events, for Perfetto\n"
              "(ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for\neach slot")
+    add("--report", metavar="OUT.html",
+        help="write a page about the same for any browser; with --progress again and again\n"
+             "while the jobs of FILE run")
     options = parser.parse_args(argv)
     check_options(options, parser)
     return options
@@ -82,8 +88,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def check_options(options: argparse.Namespace, parser: Parser) -> None:
     """Refuse what does not go together.  Raises Problem."""
+    if options.report is not None:
+        check_report_options(options, parser)
+        return
     if options.joblog is not None and options.timeline is None:
-        parser.error("--joblog goes with --timeline only")
+        parser.error("--joblog goes with --timeline or --report")
     if options.timeline is not None and (options.joblog is None) == (options.outdir is None):
         parser.error("--timeline goes with --joblog, or with --outdir")
     if options.timeline is None and options.file is None and not options.stats:
@@ -99,7 +108,18 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
     if options.outdir is None and (options.failed or options.stats):
         parser.error(f"--{told[0]} goes with --outdir only")
     if options.outdir is not None and told in ([], ["progress"]) and options.timeline is None:
-        parser.error("--outdir goes with --status, --failed, --stats or --timeline")
+        parser.error("--outdir goes with --status, --failed, --stats, --timeline or --report")
+
+
+def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
+    """Refuse what does not go with --report.  Raises Problem."""
+    if (options.joblog is None) == (options.outdir is None):
+        parser.error("--report needs --outdir or --joblog, one of them")
+    if (options.timeline is not None or options.status or options.json or options.use_exit_status or options.failed
+            or options.stats):
+        parser.error("--report goes with no other option but --progress")
+    if options.progress and options.file is None:
+        parser.error("--report --progress needs FILE")
 
 
 # ======== Waiting =====================================================================================================
@@ -118,6 +138,7 @@ class Watcher:
         self.file = JobFile(path, say=lambda text: None, network=network, read_only=True)
         self.pause = 5.0 if network else 0.2
         self.pace = Pace()
+        self.seen: Callable[[Survey], None] = lambda found: None    # called with each look of wait()
         self.stopped = ""       # why what is new will not be run, if nobody runs it
 
     def look(self) -> Survey:
@@ -155,6 +176,7 @@ class Watcher:
             found = self.look()
             now = counts(found)
             show(now)
+            self.seen(found)
             before, self.stopped = self.stopped, self.why_stopped(now)
             ended = not now.new and not now.running and not found.unsure
             if ended or self.stopped and self.stopped == before:
@@ -1094,6 +1116,349 @@ def drawing(log: Iterable[LoggedRun], log_path: str, out_path: str) -> Iterator[
         timeline.write(file)
 
 
+# ======== The report ==================================================================================================
+#
+# One page: PAGE, at the end of this file, with the data in it as compressed JSON.  Of all runs only columns of numbers
+# are kept, and the commands compressed; whole runs only for the tables.  Where there are more runs than a screen has
+# pixels, the short ones of a slot are put together: a cell of the timeline is one run, or some short ones.  Times are
+# in microseconds.
+
+STATES = "d!e.r"                # as the page numbers them; `.`: put back, `r`: has not ended
+
+
+class Best:
+    """The runs with the highest keys."""
+    MOST = 200
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, int, Run]] = []
+        self.least = 0.0        # what a key must exceed
+
+    def add(self, key: float, index: int, run: Run) -> None:
+        """Take it; its key exceeds `least`."""
+        heapq.heappush(self.heap, (key, index, run))
+        if len(self.heap) > self.MOST:
+            heapq.heappop(self.heap)
+            self.least = self.heap[0][0]
+
+    def runs(self) -> list[Run]:
+        """The highest first."""
+        return [run for _, _, run in sorted(self.heap, reverse=True)]
+
+
+class Commands:
+    """The commands of all runs, in their order, compressed."""
+    BLOCK = 4096
+
+    def __init__(self) -> None:
+        self.blocks: list[bytes] = []
+        self.last: list[bytes] = []
+
+    def add(self, command: bytes) -> None:
+        self.last.append(command)
+        if len(self.last) == self.BLOCK:
+            self.blocks.append(self._packed())
+            self.last.clear()
+
+    def _packed(self) -> bytes:
+        return zlib.compress(b"\n".join([command.replace(b"\n", b"\0") for command in self.last]), 1)
+
+    def pick(self, wanted: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """The commands with these numbers, each with its place in `wanted`; in any order."""
+        in_order = sorted(zip(wanted, itertools.count()))
+        for block, group in itertools.groupby(in_order, lambda pair: pair[0] // self.BLOCK):
+            packed = self.blocks[block] if block < len(self.blocks) else self._packed()
+            commands = zlib.decompress(packed).split(b"\n")
+            for number, place in group:
+                yield place, commands[number % self.BLOCK]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A slot of the timeline, and its runs in the order of their beginning."""
+    host: str
+    slot: str
+    runs: array[int]
+
+
+class Gathered:
+    """What the page tells of all runs."""
+    def __init__(self, runs: Iterable[Run], until: float | None, alive: Container[int] | None) -> None:
+        """until: seconds, when the picture ends, if not with the last event.  alive: the lines that are running."""
+        self.began, self.took, self.line, self.how = array("q"), array("q"), array("q"), array("i")
+        self.commands = Commands()
+        self.endings: dict[tuple[str, int, int, str], int] = {}
+        self.cpu = self.memory = self.cpu_time = 0.0        # seconds of the CPU, bytes, seconds in which it was used
+        self.failed, self.slowest, self.largest = Best(), Best(), Best()
+        self.unended: list[int] = []
+        self.groups: dict[tuple[str, str], array[int]] = {}
+        for index, run in enumerate(runs):
+            self._take(index, run, alive)
+        self.first = min(self.began, default=0)
+        self.last = max(map(operator.add, self.began, self.took), default=0)
+        if until is not None and self.unended:
+            self.last = max(self.last, round(until * 1e6))
+        for index in self.unended:
+            self.took[index] = max(1, self.last - self.began[index])
+        self.rows = list(self._rows())
+
+    def _take(self, index: int, run: Run, alive: Container[int] | None) -> None:
+        """Note the next run."""
+        seconds, state, memory = run.seconds, run.state, run.memory
+        if seconds is None:
+            seconds, state = 0.0, "r"
+            if alive is None or run.line in alive:
+                self.unended.append(index)
+            else:
+                state, run.cause = "e", "lost"
+        self.began.append(int(run.began * 1e6))
+        self.took.append(int(seconds * 1e6) or 1)
+        self.line.append(run.line)
+        ending = state, run.exit, run.signal, run.cause
+        self.how.append(self.endings.setdefault(ending, len(self.endings)))
+        self.commands.add(run.command)
+        try:
+            self.groups[run.host, run.slot].append(index)
+        except KeyError:
+            self.groups[run.host, run.slot] = array("q", [index])
+        if seconds > self.slowest.least:
+            self.slowest.add(seconds, index, run)
+        if memory is not None and memory > self.largest.least:
+            self.largest.add(memory, index, run)
+        if run.cpu is not None:
+            self.cpu += run.cpu
+            self.cpu_time += seconds
+        if state in "!e" and run.began + seconds > self.failed.least:
+            self.failed.add(run.began + seconds, index, run)
+
+    def _rows(self) -> Iterator[Row]:
+        """Runs that overlap get rows of their own: two runners of a host may have slots of one name."""
+        for host, slot in sorted(self.groups, key=lambda names: [natural(name) for name in names]):
+            runs = self.groups.pop((host, slot))
+            began = array("q", map(self.began.__getitem__, runs))
+            ends = map(operator.add, began, map(self.took.__getitem__, runs))
+            if all(map(operator.le, ends, (when + Packing.ROUNDING for when in began[1:]))):
+                yield Row(host, slot or "1", runs)
+                continue
+            packing, lanes = Packing(self.began, self.took), []
+            for run in sorted(runs, key=self.began.__getitem__):
+                lane = packing.place(run)
+                if lane == len(lanes):
+                    lanes.append(array("q"))
+                lanes[lane].append(run)
+            for number, lane in enumerate(lanes, 1):
+                yield Row(host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), lane)
+
+    @property
+    def span(self) -> int:
+        return max(1, self.last - self.first)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts node2 before node10."""
+    return [(int(part[:18]), "") if part.isdecimal() and part.isascii() else (0, part)
+            for part in re.split("([0-9]+)", name)]
+
+
+class Cells:
+    """What the timeline shows: columns of cells, row by row; in a row by their beginning."""
+    ALONE = 60_000              # up to so many runs each has a cell; of more, the short ones share some
+    COMMANDS = 1 << 21          # bytes of commands, compressed
+    ROWS = 4000                 # further slots are not drawn
+
+    def __init__(self, all_runs: Gathered) -> None:
+        self.all = all_runs
+        self.rows = all_runs.rows[:self.ROWS]
+        self.width = all_runs.span * len(self.rows) // self.ALONE if len(all_runs.began) > self.ALONE else 0
+        self.bad = {number for (state, *_), number in all_runs.endings.items() if state in "!e"}
+        self.run, self.began, self.took = array("q"), array("q"), array("q")      # of the first run; the sum
+        self.count, self.failures = array("q"), array("q")
+        self.sizes = [self._fill(row.runs) for row in self.rows]
+
+    def _fill(self, runs: array[int]) -> int:
+        """Make the cells of a row; how many they are."""
+        before, bin_, width, bad = len(self.run), -1, self.width, self.bad
+        for run, began, took, how in zip(runs, *(map(column.__getitem__, runs)
+                                                 for column in (self.all.began, self.all.took, self.all.how))):
+            if took < width and began // width == bin_:
+                self.took[-1] += took
+                self.count[-1] += 1
+                self.failures[-1] += how in bad
+                continue
+            bin_ = began // width if took < width else -1
+            self.run.append(run)
+            self.began.append(began)
+            self.took.append(took)
+            self.count.append(1)
+            self.failures.append(how in bad)
+        return len(self.run) - before
+
+    def page(self) -> dict[str, Any]:
+        """For the page: times in ticks of `tick` microseconds, beginnings since the one before in the row."""
+        tick = max(1000, self.all.span >> 30)
+        starts, at = [], 0
+        for size in self.sizes:
+            last = 0
+            for began in self.began[at:at + size]:
+                now = (began - self.all.first) // tick
+                starts.append(now - last)
+                last = now
+            at += size
+        return {"tick": tick / 1e6, "rows": [[row.host[:80], row.slot[:80]] for row in self.rows], "sizes": self.sizes,
+                "hidden": len(self.all.rows) - len(self.rows), "began": starts,
+                "took": [max(1, took // tick) for took in self.took],
+                "line": [self.all.line[run] for run in self.run], "how": [self.all.how[run] for run in self.run],
+                "count": list(self.count), "bad": list(self.failures), "commands": self._commands()}
+
+    def _commands(self) -> list[str]:
+        """The commands of the cells; cut, or none, if they would make the page too large."""
+        found = [""] * len(self.run)
+        alone = [cell for cell, count in enumerate(self.count) if count == 1]
+        for place, command in self.all.commands.pick([self.run[cell] for cell in alone]):
+            found[alone[place]] = readable(command)[:1000]
+        for most in (1000, 200, 60):
+            cut = [command if len(command) <= most else f"{command[:most]}..." for command in found]
+            if len(zlib.compress(json.dumps(cut).encode(), 1)) <= self.COMMANDS:
+                return cut
+        return []
+
+
+def concurrency(all_runs: Gathered, bins: int = 1000) -> list[float]:
+    """How many jobs ran at a time, on average over each of so many equal parts of the time."""
+    change, width, first = [0.0] * (bins + 2), all_runs.span / bins, all_runs.first
+    for began, took in zip(all_runs.began, all_runs.took):
+        start = (began - first) / width
+        end = start + took / width
+        index, last = int(start), int(end)
+        change[index] += index + 1 - start
+        change[index + 1] += start - index
+        change[last] -= last + 1 - end
+        change[last + 1] -= end - last
+    return [round(max(0.0, count), 3) for count in itertools.accumulate(change)][:bins]
+
+
+def histogram(all_runs: Gathered) -> list[list[int]]:
+    """[which tenth of a decade of microseconds, runs by STATES] for the run times."""
+    states = [STATES.find(state) for state, *_ in all_runs.endings]
+    found: dict[int, list[int]] = {}
+    for (tenth, how), count in Counter(zip(map(int, map((10.0).__mul__, map(math.log10, all_runs.took))),
+                                           all_runs.how)).items():
+        found.setdefault(tenth, [0] * len(STATES))[states[how]] += count
+    return [[tenth, *found[tenth]] for tenth in sorted(found)]
+
+
+def ending(state: str, code: int, number: int, cause: str) -> str:
+    """'exit 3', 'SIGKILL', 'timeout', ..."""
+    if state == "r":
+        return "running"
+    if cause:
+        return cause
+    if number:
+        return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    return f"exit {code}" if code >= 0 else "could not be started" if state == "e" else "timeout"
+
+
+def last_lines(directory: str, names: Sequence[str]) -> str:
+    """The last lines of what a run wrote to stderr, or else to stdout."""
+    for name in sorted(names, key=lambda name: ".err" not in name):
+        with contextlib.suppress(OSError, ValueError):      # gone, or a foreign name: nothing to show
+            path = os.path.join(directory, os.path.basename(name))
+            if os.path.isfile(path) and os.path.getsize(path):
+                with open(path, "rb") as file:
+                    file.seek(max(0, os.path.getsize(path) - 2000))
+                    text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", file.read().decode(errors="replace"))
+                return "\n".join(line[-200:] for line in text.rstrip().split("\n")[-3:])
+    return ""
+
+
+def as_run(logged: LoggedRun) -> Run:
+    """A run from a job log, which knows no slots."""
+    state = {"done": "d", "failed": "!", "error": "e"}[logged.state]
+    code = -1 if logged.signal else logged.exit_status
+    return Run("", logged.line, logged.command, logged.host.decode(errors="replace"), "", 0, logged.began / 1e6,
+               (logged.began + logged.took) / 1e6, state, code, logged.signal, "", logged.took / 1e6, None, None, 0, [])
+
+
+class Reporter:
+    """Writes the page, once or again and again."""
+    LEAST = 10.0                # seconds between two pages
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Raises Problem."""
+        self.options, self.title = options, options.file or options.outdir or options.joblog
+        self.source = source = options.joblog or os.path.join(options.outdir, "journal")
+        if os.path.exists(options.report) and os.path.exists(source) and os.path.samefile(source, options.report):
+            raise Problem(f"{options.report}: is what the report is made from (give another name)")
+        self.next = 0.0
+        self.pause = self.LEAST
+
+    def show(self, found: Survey) -> None:
+        """The jobs run: write the page, if it is time, and take no more than a twentieth of the CPU's time for it."""
+        start = time.monotonic()
+        if start >= self.next and os.path.exists(self.source):
+            self.write(found, live=True)
+            self.pause = max(self.LEAST, 20 * (time.monotonic() - start))
+            self.next = start + self.pause
+
+    def write(self, found: Survey | None = None, live: bool = False) -> None:
+        """Write the page.  Raises Problem."""
+        said: list[str] = []
+        runs = self._runs(said.append)
+        alive = {line.number for line in found.running} if found else None
+        gathered = Gathered(runs, time.time() if live or alive else None, alive)
+        if not gathered.began and not live:
+            wanted = "job log" if self.options.joblog else "journal"
+            raise Problem(f"{self.source}: tells of no run (a {wanted} is wanted)")
+        data = json.dumps(self._page(gathered, found, live, said), separators=(",", ":")).encode()
+        packed = base64.b64encode(zlib.compress(data, 6)).decode()
+        page = PAGE.replace("@TITLE@", html.escape(readable(os.fsencode(self.title)))).replace("@DATA@", packed)
+        with replacing(self.options.report) as file:
+            file.write(page.encode())
+        for text in () if live else said:
+            warn(f"{PROG}: {text}")
+
+    def _runs(self, say: Callable[[str], None]) -> Iterator[Run]:
+        if self.options.outdir is not None:
+            return read_runs(self.options.outdir, say)
+        return self._logged(say)
+
+    def _logged(self, say: Callable[[str], None]) -> Iterator[Run]:
+        log = JobLogReader(self.options.joblog)
+        yield from map(as_run, log)
+        if log.odd:
+            say(f"{log.path}: {plural(log.odd, 'line')} left out: no lines of a job log ({name_lines(log.first_odd)})")
+
+    def _page(self, runs: Gathered, found: Survey | None, live: bool, said: Sequence[str]) -> dict[str, Any]:
+        """All that the page shows."""
+        took = sorted(runs.took)
+        by_state = [0] * len(STATES)
+        endings = list(runs.endings)
+        for how, count in Counter(runs.how).items():
+            by_state[STATES.find(endings[how][0])] += count
+        return {
+            "title": readable(os.fsencode(self.title)), "made": time.time(), "refresh": self.pause if live else 0,
+            "first": runs.first / 1e6, "span": runs.span / 1e6, "runs": len(took), "states": by_state, "said": said,
+            "file": asdict(counts(found)) if found else None, "slots": len(runs.rows),
+            "hosts": len({row.host for row in runs.rows}),
+            "quantiles": [took[len(took) * part // 100] / 1e6 for part in (50, 90)] + [took[-1] / 1e6] if took else [],
+            "cpu": runs.cpu / runs.cpu_time if runs.cpu_time else None,
+            "memory": runs.largest.heap and max(runs.largest.heap)[0] or None,
+            "endings": [[STATES.find(known[0]), ending(*known)] for known in endings],
+            "busy": concurrency(runs), "times": histogram(runs), "cells": Cells(runs).page(),
+            "tables": [[name, [self._row(run) for run in best.runs()], total] for name, best, total in (
+                ("Failed runs", runs.failed, by_state[1] + by_state[2]), ("Slowest runs", runs.slowest, len(took)),
+                ("Largest runs", runs.largest, len(took)))]}
+
+    def _row(self, run: Run) -> list[Any]:
+        """A row of a table."""
+        state = run.state or ("e" if run.cause else "r")
+        command = readable(run.command)
+        return [run.line, STATES.find(state), ending(state, run.exit, run.signal, run.cause), run.host[:80],
+                run.slot[:80], run.began, run.seconds, run.cpu, run.memory, run.bytes,
+                command if len(command) <= 500 else f"{command[:500]}...",
+                last_lines(self.options.outdir, run.files) if self.options.outdir else ""]
+
+
 # ======== The program =================================================================================================
 
 
@@ -1119,9 +1484,26 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
         progress.close()
 
 
+def report(options: argparse.Namespace) -> None:
+    """Write the report; with --progress also while the jobs run.  Raises Problem."""
+    exit_on(signal.SIGINT, signal.SIGTERM)
+    reporter = Reporter(options)
+    if options.file is None:
+        reporter.write()
+        return
+    watcher = Watcher(options.file)
+    if options.progress:
+        watcher.seen = reporter.show
+        wait(watcher, with_progress=True)
+    reporter.write(watcher.sure_look())
+
+
 def watch(argv: Sequence[str]) -> int:
     """The body of runwait4.py.  Raises Problem."""
     options = parse(argv)
+    if options.report is not None:
+        report(options)
+        return 0
     if options.timeline is not None:
         exit_on(signal.SIGINT, signal.SIGTERM)
         if options.outdir is not None:
@@ -1152,6 +1534,453 @@ def watch(argv: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runwait4.py with these arguments; the exit status."""
     return run_main(PROG, watch, argv)
+
+
+# ======== The page of the report ======================================================================================
+
+PAGE = r"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>@TITLE@</title>
+<style>
+:root { color-scheme: light dark; --page: #fff; --text: #1c2127; --dim: #5f6b76; --line: #dde2e7; --shade: #f5f7f9;
+  --s0: #3a7ab8; --s1: #d9480f; --s2: #8a3a9c; --s3: #9aa4ae; --s4: #7fc4e8; }
+@media screen and (prefers-color-scheme: dark) { :root { --page: #14181c; --text: #e4e8ec; --dim: #98a4af;
+  --line: #2e363e; --shade: #1d2329; --s0: #4c8fd0; --s1: #ff7a3d; --s2: #c77ddb; --s3: #7b8691; --s4: #a9dcf5; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 110rem; background: var(--page);
+  color: var(--text); font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
+  font-variant-numeric: tabular-nums; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+h1 { margin: 0; font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere; }
+h2 { margin: 0; font-size: 1.05rem; }
+section { margin-top: 2.2rem; }
+header p, .hint { margin: .2rem 0 0; color: var(--dim); font-size: .87rem; }
+.head { display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; margin-bottom: .6rem; }
+.head .hint { flex: 1; margin: 0; }
+button, select { font: inherit; font-size: .87rem; color: inherit; background: var(--shade); min-width: 2.1rem;
+  border: 1px solid var(--line); border-radius: 5px; padding: .2rem .55rem; max-width: 12rem; }
+button { cursor: pointer; }
+#bar { display: flex; gap: 1px; height: .8rem; margin: 1.2rem 0 .6rem; border-radius: 4px; overflow: hidden;
+  background: var(--line); }
+#legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: 0; padding: 0; list-style: none; }
+#legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .4rem; }
+#facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.2rem, 1fr)); gap: 1rem; margin: 1.4rem 0 0; }
+#facts dt { color: var(--dim); font-size: .82rem; }
+#facts dd { margin: 0; font-size: 1.3rem; white-space: nowrap; }
+canvas { display: block; width: 100%; border-radius: 3px; }
+#slots { cursor: crosshair; touch-action: pan-y; }
+canvas:focus-visible { outline: 2px solid var(--s0); outline-offset: 2px; }
+#tip { position: fixed; z-index: 1; display: none; max-width: min(34rem, 92vw); padding: .45rem .65rem;
+  font-size: .85rem; background: var(--page); border: 1px solid var(--dim); border-radius: 6px;
+  box-shadow: 0 4px 16px #0004; pointer-events: none; white-space: pre-wrap; overflow-wrap: anywhere; }
+#times { display: flex; align-items: flex-end; gap: 1px; height: 11rem; border-bottom: 1px solid var(--dim); }
+#times div { flex: 1; display: flex; flex-direction: column-reverse; }
+#times span { display: block; }
+#ticks { position: relative; height: 1.4rem; color: var(--dim); font-size: .8rem; }
+#ticks span { position: absolute; transform: translateX(-50%); padding-top: .15rem; white-space: nowrap; }
+.scroll { overflow-x: auto; }
+table { width: 100%; border-collapse: collapse; font-size: .87rem; }
+th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; }
+th { border-bottom: 1px solid var(--dim); font-weight: 600; cursor: pointer; user-select: none; }
+th[aria-sort=descending]::after { content: " ▾"; } th[aria-sort=ascending]::after { content: " ▴"; }
+.left { text-align: left; }
+tbody { border-bottom: 1px solid var(--line); break-inside: avoid; }
+td.what { padding-top: 0; text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
+td.what q { display: block; quotes: none; margin-top: .15rem; padding-left: .6rem; border-left: 2px solid var(--line);
+  color: var(--dim); }
+th:first-child { width: 3.5rem; } th.left { width: 10%; }
+b.s1 { color: var(--s1); } b.s2 { color: var(--s2); } td b { font-weight: 600; }
+@media (max-width: 700px) { .wide, #hint { display: none; } th, td { padding: .3rem .3rem; } body { padding-top: 1rem; }
+  #facts dd { font-size: 1.1rem; } .head h2 { flex: 1; } th.left { width: auto; } }
+@media print { button, select, .hint { display: none; } body { padding: 0; font-size: 10pt; }
+  .chart { break-inside: avoid; } .head { break-after: avoid; } }
+</style>
+</head>
+<body>
+<header><h1 id="title">@TITLE@</h1><p id="when"></p></header>
+<noscript><p>This page needs JavaScript to show its data.</p></noscript>
+<main id="main" hidden>
+<div id="bar"></div><ul id="legend"></ul><dl id="facts"></dl>
+<section class="chart"><div class="head"><h2>Over time</h2>
+<p class="hint" id="hint">Running jobs; below, the runs of each slot.
+Drag to move, Ctrl + wheel or double click to zoom.</p>
+<select id="host" aria-label="Host"></select>
+<button id="out" aria-label="Zoom out">−</button><button id="in" aria-label="Zoom in">+</button>
+<button id="all">All</button></div>
+<canvas id="busy" role="img" aria-label="Running jobs over time"></canvas>
+<canvas id="slots" tabindex="0" role="img" aria-label="Runs by slot and time"></canvas></section>
+<section class="chart"><div class="head"><h2>Run times</h2></div><div id="times"></div><div id="ticks"></div></section>
+<div id="tables"></div>
+</main>
+<div id="tip"></div>
+<script id="data" type="text/plain">@DATA@</script>
+<script>
+"use strict";
+const get = id => document.getElementById(id);
+const make = (tag, text = "", name = "") => Object.assign(document.createElement(tag), {textContent: text,
+  className: name});
+const NAMES = ["done", "failed", "error", "put back", "running"];
+const number = n => n.toLocaleString("en-US");
+const plural = (n, word) => `${number(n)} ${word}${n == 1 ? "" : "s"}`;
+const two = n => String(n).padStart(2, "0");
+
+function duration(s) {
+  if (s < 1) return s < .0995 ? `${+(s * 1000).toPrecision(2)} ms` : `${Math.round(s * 1000)} ms`;
+  if (s < 59.95) return `${s.toFixed(s < 9.95 ? 2 : 1)} s`;
+  s = Math.round(s);
+  if (s < 3600) return `${Math.floor(s / 60)} m ${two(s % 60)} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${two(Math.floor(s % 3600 / 60))} m`;
+  return `${Math.floor(s / 86400)} d ${two(Math.floor(s % 86400 / 3600))} h`;
+}
+function size(bytes) {
+  let unit = 0;
+  for (; bytes >= 999.5; unit++) bytes /= 1024;
+  const digits = unit && bytes < 9.95 ? bytes.toFixed(1) : Math.round(bytes);
+  return `${digits} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"][unit]}`;
+}
+function clock(t, step = 1, day = data.span > 86400) {
+  const d = new Date(t * 1000);
+  const date = `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())}`;
+  if (step >= 86400) return date.slice(5);
+  const time = `${two(d.getHours())}:${two(d.getMinutes())}` + (step < 60 ? `:${two(d.getSeconds())}` : "")
+    + (step < 1 ? (d.getMilliseconds() / 1000).toFixed(3).slice(1) : "");
+  return day ? `${date.slice(5)} ${time}` : time;
+}
+
+let data, cells, view, colours;
+
+async function start() {
+  const packed = Uint8Array.from(atob(get("data").textContent), c => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  data = JSON.parse(await new Response(stream).text());
+  get("main").hidden = false;
+  summary(); unpack(); histogram(); data.tables.forEach(table); controls(); draw();
+  if (data.refresh) setTimeout(() => location.reload(), Math.max(1, data.refresh) * 1000);
+}
+
+function summary() {
+  const made = new Date(data.made * 1000).toLocaleString("sv-SE");
+  get("when").textContent = [data.runs ? `${clock(data.first, 1, true)} – ${clock(data.first + data.span, 1, true)}`
+    : "No runs yet",
+    `${plural(data.slots, "slot")} on ${plural(data.hosts, "host")}`,
+    `made ${made}` + (data.refresh ? `, anew every ${duration(data.refresh)} while jobs run` : ""),
+      ...data.said].join(" · ");
+  NAMES.forEach((name, state) => {
+    const count = data.states[state];
+    if (!count) return;
+    const part = make("span"), item = make("li"), box = make("i");
+    part.style.cssText = `flex: ${count}; min-width: 2px; background: var(--s${state})`;
+    box.style.background = `var(--s${state})`;
+    item.append(box, make("b", number(count)), ` ${name}`);
+    get("bar").append(part); get("legend").append(item);
+  });
+  const f = data.file, q = data.quantiles;
+  const facts = [["Runs", number(data.runs)], ["Duration", duration(data.span)], ["Median time",
+    q.length && duration(q[0])],
+    ["90th percentile", q.length && duration(q[1])], ["Longest", q.length && duration(q[2])],
+    ["CPU use", data.cpu != null && `${Math.round(data.cpu * 100)} %`], ["Peak memory",
+      data.memory && size(data.memory)]];
+  if (f) for (const name of ["new", "running", "done", "failed", "error", "held"])
+    facts.push([`Jobs: ${name}`, number(f[name])]);
+  for (const [name, value] of facts) if (value) {
+    const pair = make("div");
+    pair.append(make("dt", name), make("dd", value));
+    get("facts").append(pair);
+  }
+}
+
+function unpack() {
+  cells = data.cells;
+  cells.start = Float64Array.from(cells.began);
+  cells.took = Float64Array.from(cells.took, t => t * cells.tick);
+  cells.first = [0];
+  let at = 0;
+  for (const size of cells.sizes) {
+    for (let i = at, t = 0; i < at + size; i++) cells.start[i] = (t += cells.began[i]) * cells.tick;
+    cells.first.push(at += size);
+  }
+  view = {from: 0, to: data.span, host: ""};
+  try { Object.assign(view, JSON.parse(sessionStorage.getItem(location.pathname) || "{}")); } catch { }
+  if (view.to > data.span || view.whole) view.to = data.span;
+}
+
+const rows = () => cells.rows.map((row, i) => i).filter(i => !view.host || cells.rows[i][0] == view.host);
+const LEFT = () => innerWidth < 700 ? 52 : 110;
+
+function canvas(id, height) {
+  const node = get(id), dpr = devicePixelRatio || 1, width = node.parentNode.clientWidth;
+  node.style.height = `${height}px`;
+  node.width = width * dpr; node.height = height * dpr;
+  const c = node.getContext("2d");
+  c.scale(dpr, dpr);
+  c.font = "12px system-ui, 'DejaVu Sans', sans-serif";
+  c.textBaseline = "middle";
+  return [c, width];
+}
+
+function draw() {
+  const style = getComputedStyle(document.documentElement);
+  colours = Object.fromEntries(["s0", "s1", "s2", "s3", "s4", "text", "dim", "line", "shade"].map(n => [n,
+    style.getPropertyValue(`--${n}`)]));
+  drawBusy(); drawSlots();
+  view.whole = view.to >= data.span && view.from <= 0;
+  try { sessionStorage.setItem(location.pathname, JSON.stringify(view)); } catch { }
+}
+
+function drawBusy() {
+  const H = 96, [c, width] = canvas("busy", H), left = LEFT(), W = width - left, bins = data.busy, n = bins.length;
+  const per = data.span / n, top = Math.max(1, ...bins), step = nice(top / 3), y = v => H - 6 - v / top * (H - 14);
+  c.textAlign = "right";
+  for (let v = 0; v <= top; v += Math.max(1, step)) {
+    c.fillStyle = colours.line; c.fillRect(left, Math.round(y(v)), W, 1);
+    c.fillStyle = colours.dim; c.fillText(number(v), left - 8, y(v));
+  }
+  c.save(); c.beginPath(); c.rect(left, 0, W, H); c.clip(); c.beginPath();
+  const x = t => left + (t - view.from) / (view.to - view.from) * W;
+  const a = Math.max(0, Math.floor(view.from / per) - 1), b = Math.min(n, Math.ceil(view.to / per) + 1);
+  c.moveTo(x(a * per), y(0));
+  for (let i = a; i < b; i++) { c.lineTo(x(i * per), y(bins[i])); c.lineTo(x((i + 1) * per), y(bins[i])); }
+  c.lineTo(x(b * per), y(0));
+  c.globalAlpha = .3; c.fillStyle = colours.s0; c.fill();
+  c.globalAlpha = 1; c.strokeStyle = colours.s0; c.stroke(); c.restore();
+}
+
+function nice(rough) {
+  const power = 10 ** Math.floor(Math.log10(rough)), part = rough / power;
+  return (part <= 1 ? 1 : part <= 2 ? 2 : part <= 5 ? 5 : 10) * power;
+}
+function timeStep(rough) {
+  return [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200,
+    86400].find(s => s >= rough)
+    || (rough < 1 ? nice(rough) : 86400 * nice(rough / 86400));
+}
+
+let rowHeight = 1, shown = [];
+function drawSlots() {
+  shown = rows();
+  rowHeight = Math.min(18, 560 / Math.max(1, shown.length));
+  const body = shown.length * rowHeight, [c, width] = canvas("slots", body + 26), left = LEFT(), W = width - left;
+  const scale = W / (view.to - view.from), gap = rowHeight > 4 ? 1 : 0, thick = rowHeight - gap;
+  const fills = [[], [], [], [], []];
+  shown.forEach((row, position) => {
+    const y = position * rowHeight, last = cells.first[row + 1];
+    let i = seek(row, view.from), x = -1, end = -1, count = 0, bad = 0, state = 0;
+    const flush = () => {
+      if (!count) return;
+      const share = bad && bad < count ? Math.max(.2, bad / count) : 1, w = Math.max(end - x, 1);
+      if (share < 1) fills[0].push(x, y, w, thick);
+      fills[state].push(x, y + thick * (1 - share), w, thick * share);
+      count = bad = 0;
+    };
+    for (; i < last && cells.start[i] < view.to; i++) {
+      const x0 = left + (cells.start[i] - view.from) * scale, x1 = x0 + cells.took[i] * scale,
+        s = data.endings[cells.how[i]][0];
+      if (!count || x0 >= x + 1) { flush(); x = x0; end = 0; state = s; }
+      if (cells.bad[i]) state = s == 2 && state != 1 ? 2 : s == 1 || state == 0 ? 1 : state;
+      end = Math.max(end, x1 - (x1 - x0 > 4 ? .6 : 0)); count += cells.count[i]; bad += cells.bad[i];
+    }
+    flush();
+  });
+  c.fillStyle = colours.shade; c.fillRect(left, 0, W, body);
+  c.save(); c.beginPath(); c.rect(left, 0, W, body); c.clip();
+  [0, 3, 4, 2, 1].forEach(state => {
+    c.fillStyle = colours[`s${state}`];
+    for (let f = fills[state], k = 0; k < f.length; k += 4) c.fillRect(f[k], f[k + 1], f[k + 2], f[k + 3]);
+  });
+  c.restore();
+  labels(c, left, body, width); axis(c, left, W, body);
+}
+
+function labels(c, left, body, width) {
+  c.textAlign = "right";
+  let before = null, free = 0;
+  const several = new Set(shown.map(row => cells.rows[row][0])).size > 1;
+  shown.forEach((row, position) => {
+    const [host, slot] = cells.rows[row], y = position * rowHeight;
+    if (host != before && several) {
+      if (position && rowHeight > 1) { c.fillStyle = colours.dim; c.fillRect(0, y - .5, width, .5); }
+      if (y >= free) { text(host, y, left - 8); free = y + 14; }
+    } else if (!several && y >= free) { text(slot, y, left - 8); free = y + 13; }
+    before = host;
+  });
+  function text(name, y, room) {
+    c.fillStyle = colours.dim;
+    while (name.length > 1 && c.measureText(name).width > room) name = name.slice(0, -2) + "…";
+    c.fillText(name, left - 8, y + Math.max(7, rowHeight / 2));
+  }
+}
+
+function axis(c, left, W, body) {
+  const span = view.to - view.from, step = timeStep(span / W * (data.span > 86400 ? 130 : 90)),
+    shift = new Date(data.first * 1000).getTimezoneOffset() * 60;
+  c.fillStyle = colours.dim; c.textAlign = "center";
+  for (let t = Math.ceil((data.first + view.from - shift) / step) * step + shift; t <= data.first + view.to;
+    t += step) {
+    const x = left + (t - data.first - view.from) / span * W;
+    c.fillRect(Math.round(x), body, 1, 5);
+    if (x > left + 28 && x < left + W - 28) c.fillText(clock(t, step), x, body + 15);
+  }
+}
+
+function seek(row, time) {          // the first cell of the row that ends after this time, or the one before
+  let low = cells.first[row], high = cells.first[row + 1];
+  while (low < high) { const mid = (low + high) >> 1; cells.start[mid] < time ? low = mid + 1 : high = mid; }
+  return Math.max(cells.first[row], low - 1);
+}
+
+function zoom(factor, at = (view.from + view.to) / 2) {
+  const span = Math.min(data.span, Math.max((view.to - view.from) * factor, Math.min(data.span, .01)));
+  const from = at - (at - view.from) * span / (view.to - view.from);
+  move(from, span);
+}
+function move(from, span = view.to - view.from) {
+  view.from = Math.max(0, Math.min(from, data.span - span));
+  view.to = view.from + span;
+  get("tip").style.display = "none";
+  requestAnimationFrame(draw);
+}
+
+function controls() {
+  const node = get("slots"), hosts = [...new Set(cells.rows.map(row => row[0]))];
+  get("host").append(...["", ...hosts].map(host => Object.assign(make("option", host || "All hosts"), {value: host})));
+  get("host").hidden = hosts.length < 2;
+  if (!hosts.includes(view.host)) view.host = "";
+  get("host").value = view.host;
+  get("host").onchange = () => { view.host = get("host").value; draw(); };
+  get("in").onclick = () => zoom(.5); get("out").onclick = () => zoom(2); get("all").onclick = () => move(0, data.span);
+  const time = e => view.from + (e.offsetX - LEFT()) / (node.clientWidth - LEFT()) * (view.to - view.from);
+  let held = null;
+  node.onwheel = e => {
+    if (e.ctrlKey) { e.preventDefault(); zoom(Math.exp(e.deltaY / 200), time(e)); }
+    else if (e.deltaX) { e.preventDefault(); move(view.from + e.deltaX / node.clientWidth * (view.to - view.from)); }
+  };
+  node.ondblclick = e => zoom(.25, time(e));
+  node.onpointerdown = e => { held = {x: e.offsetX, from: view.from}; node.setPointerCapture(e.pointerId); point(e,
+    time(e)); };
+  node.onpointerup = node.onpointercancel = () => held = null;
+  node.onpointerleave = () => get("tip").style.display = "none";
+  node.onpointermove = e => held && Math.abs(e.offsetX - held.x) > 3
+    ? move(held.from - (e.offsetX - held.x) / (node.clientWidth - LEFT()) * (view.to - view.from)) : point(e, time(e));
+  node.onkeydown = e => {
+    const span = view.to - view.from;
+    const act = {"+": () => zoom(.5), "-": () => zoom(2), "0": () => move(0, data.span),
+      ArrowLeft: () => move(view.from - span / 5), ArrowRight: () => move(view.from + span / 5)}[e.key];
+    if (act) { e.preventDefault(); act(); }
+  };
+  addEventListener("resize", draw);
+  addEventListener("beforeprint", draw); addEventListener("afterprint", draw);
+  for (const query of ["print", "(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", draw);
+}
+
+function point(e, time) {           // tell what is under the pointer
+  const tip = get("tip"), row = shown[Math.floor(e.offsetY / rowHeight)],
+    near = 3 / get("slots").clientWidth * (view.to - view.from);
+  let best = -1;
+  if (row !== undefined) for (let i = seek(row, time - near);
+    i < cells.first[row + 1] && cells.start[i] <= time + near; i++)
+    if (cells.start[i] + cells.took[i] >= time - near && (best < 0 || cells.bad[i] || cells.start[i] <= time)) best = i;
+  tip.style.display = best < 0 ? "none" : "block";
+  if (best < 0) return;
+  const [host, slot] = cells.rows[row], [state, how] = data.endings[cells.how[best]], many = cells.count[best] > 1;
+  const title = many ? `${number(cells.count[best])} short runs` : `line ${cells.line[best]}: ${NAMES[state]}`;
+  tip.replaceChildren(make("b", title, `s${state}`),
+    many ? `, ${number(cells.bad[best])} failed, from line ${cells.line[best]} on` : how == NAMES[state] ? ""
+      : ` (${how})`,
+    `\n${host}, slot ${slot} · ${clock(data.first + cells.start[best])} · ${duration(cells.took[best])}`,
+    !many && cells.commands[best] ? `\n${cells.commands[best].slice(0, 400)}` : "");
+  tip.style.left = `${Math.max(4, Math.min(e.clientX + 14, innerWidth - tip.offsetWidth - 8))}px`;
+  const below = e.clientY + 18, fits = below + tip.offsetHeight < innerHeight;
+  tip.style.top = `${fits ? below : e.clientY - tip.offsetHeight - 10}px`;
+}
+
+function histogram() {
+  if (!data.times.length) return;
+  const low = data.times[0][0] - 1, high = data.times[data.times.length - 1][0] + 2,
+    found = new Map(data.times.map(t => [t[0], t.slice(1)]));
+  const top = Math.max(...data.times.map(t => t.slice(1).reduce((a, b) => a + b)));
+  for (let tenth = low; tenth < high; tenth++) {
+    const bar = make("div"), counts = found.get(tenth) || [], from = 10 ** (tenth / 10 - 6),
+      to = 10 ** ((tenth + 1) / 10 - 6);
+    counts.forEach((count, state) => {
+      const part = make("span");
+      part.style.cssText = `height: max(${count ? 1 : 0}px, ${count / top * 10.8}rem); background: var(--s${state})`;
+      bar.append(part);
+    });
+    bar.title = `${duration(from)} to ${duration(to)}: ` + (counts.map((n,
+      s) => n && `${number(n)} ${NAMES[s]}`).filter(Boolean).join(", ") || "none");
+    get("times").append(bar);
+  }
+  const marks = [1e-3, .01, .1, 1, 10, 60, 600, 3600, 36000, 86400, 864000], names = ["1 ms", "10 ms", "0.1 s", "1 s",
+    "10 s", "1 min", "10 min", "1 h", "10 h", "1 d", "10 d"];
+  marks.forEach((mark, i) => {
+    const at = (Math.log10(mark) * 10 + 60 - low) / (high - low) * 100;
+    if (at < 1 || at > 99) return;
+    const label = make("span", names[i]);
+    label.style.left = `${at}%`;
+    get("ticks").append(label);
+  });
+}
+
+const COLUMNS = [["Line", r => r[0], r => r[0]], ["Ended", r => r[2], r => r[2], "left"], ["Host", r => r[3],
+  r => r[3], "left"],
+  ["Slot", r => r[4], r => r[4], "left wide"], ["Began", r => r[5], r => clock(r[5])], ["Time", r => r[6],
+    r => r[6] == null ? "" : duration(r[6])],
+  ["CPU", r => r[6] && r[7] / r[6], r => r[7] == null || !r[6] ? "" : `${Math.round(r[7] / r[6] * 100)} %`, "wide"],
+  ["Memory", r => r[8], r => r[8] == null ? "" : size(r[8])], ["Printed", r => r[9], r => size(r[9]), "wide"]];
+
+function table([title, runs, total]) {
+  if (!runs.length) return;
+  const section = make("section"), head = make("div", "", "head"), scroll = make("div", "", "scroll"),
+    node = make("table");
+  const which = title.startsWith("Failed") ? "The last " : "";
+  const note = total > runs.length ? `${which}${runs.length} of ${number(total)}` : number(total);
+  const more = make("button", `Show all ${runs.length}`), order = make("tr"), thead = make("thead");
+  let limit = 10;
+  const fill = () => {
+    node.querySelectorAll("tbody").forEach(body => body.remove());
+    runs.slice(0, limit).forEach(run => {
+      const body = make("tbody"), top = make("tr"), below = make("tr"), what = make("td", run[10], "what");
+      COLUMNS.forEach(([name, , show, name_], i) => {
+        const cell = make("td", i == 1 ? "" : show(run), name_ || "");
+        if (i == 1) cell.append(make("b", show(run), `s${run[1]}`));
+        top.append(cell);
+      });
+      what.colSpan = COLUMNS.length;
+      if (run[11]) what.append(make("q", run[11]));
+      below.append(what); body.append(top, below); node.append(body);
+    });
+    more.hidden = runs.length <= limit;
+  };
+  COLUMNS.forEach(([name, key, , name_], i) => {
+    const cell = make("th", name, name_ || "");
+    cell.tabIndex = 0;
+    cell.onkeydown = e => e.key == "Enter" && cell.click();
+    cell.onclick = () => {
+      const up = cell.ariaSort == "descending" || !cell.ariaSort && i < 4, sign = up ? 1 : -1;
+      for (const other of order.children) other.removeAttribute("aria-sort");
+      cell.setAttribute("aria-sort", up ? "ascending" : "descending");
+      runs.sort((a, b) => { const x = key(a) ?? -1, y = key(b) ?? -1; return sign * (x < y ? -1 : x > y ? 1 : 0); });
+      fill();
+    };
+    order.append(cell);
+  });
+  more.onclick = () => { limit = runs.length; fill(); };
+  thead.append(order); node.append(thead); scroll.append(node);
+  head.append(make("h2", title), make("p", note, "hint")); section.append(head, scroll, more);
+  get("tables").append(section);
+  fill();
+}
+
+start().catch(error => get("when").textContent = `This page cannot be shown by this browser: ${error.message}`);
+</script>
+</body>
+</html>
+"""
 
 
 if __name__ == "__main__":
