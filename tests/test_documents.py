@@ -249,7 +249,7 @@ TEXTS = {           # of several words, and no commands for our users
     "--add-list --template './simulate --in {} --out {/.}.{#}'", "nice -n 19", "apptainer exec x.sif",
     "ssh \"$SLAVE_IP\"", "ssh -t -t", "grep -a", "tail -f", "less +F", "kill -9",
     # words in the job file, or in what is printed
-    "#RUN slots=4", "--report page.html", "timeout=none slots=4",
+    "#RUN slots=4", "--report page.html",
     ". r d ! e x", "#off end", "#run barrier", "# RUN barrier", "line command", "line command pid since",
     "new running done failed error held total", "file host port pid since grace",
     "name address pid slots seen lost jobs",
