@@ -1358,19 +1358,6 @@ def ending(state: str, code: int, number: int, cause: str) -> str:
     return f"exit {code}" if code >= 0 else "could not be started" if state == "e" else "timeout"
 
 
-def last_lines(directory: str, names: Sequence[str]) -> str:
-    """The last lines of what a run wrote to stderr, or else to stdout."""
-    for name in sorted(names, key=lambda name: ".err" not in name):
-        with contextlib.suppress(OSError, ValueError):      # gone, or a foreign name: nothing to show
-            path = os.path.join(directory, os.path.basename(name))
-            if os.path.isfile(path) and os.path.getsize(path):
-                with open(path, "rb") as file:
-                    file.seek(max(0, os.path.getsize(path) - 2000))
-                    text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", file.read().decode(errors="replace"))
-                return "\n".join(line[-200:] for line in text.rstrip().split("\n")[-3:])
-    return ""
-
-
 def as_run(logged: LoggedRun) -> Run:
     """A run from a job log, which knows no slots."""
     state = {"done": "d", "failed": "!", "error": "e"}[logged.state]
@@ -1456,7 +1443,7 @@ class Reporter:
         return [run.line, STATES.find(state), ending(state, run.exit, run.signal, run.cause), run.host[:80],
                 run.slot[:80], run.began, run.seconds, run.cpu, run.memory, run.bytes,
                 command if len(command) <= 500 else f"{command[:500]}...",
-                last_lines(self.options.outdir, run.files) if self.options.outdir else ""]
+                "\n".join(LastOutput(self.options.outdir).of(run)) if self.options.outdir else ""]
 
 
 # ======== The program =================================================================================================
@@ -1763,7 +1750,8 @@ function timeStep(rough) {
 let rowHeight = 1, shown = [];
 function drawSlots() {
   shown = rows();
-  rowHeight = Math.min(18, 560 / Math.max(1, shown.length));
+  const room = matchMedia("print").matches ? 400 : 560;
+  rowHeight = Math.min(18, room / Math.max(1, shown.length));
   const body = shown.length * rowHeight, [c, width] = canvas("slots", body + 26), left = LEFT(), W = width - left;
   const scale = W / (view.to - view.from), gap = rowHeight > 4 ? 1 : 0, thick = rowHeight - gap;
   const fills = [[], [], [], [], []];
