@@ -750,6 +750,11 @@ def state(text: str) -> bytes:
     return data
 
 
+def states(text: str) -> bytes:
+    """An argparse type: one state, or several."""
+    return b"".join(state(byte) for byte in text) or state(text)
+
+
 def line_range(text: str) -> range:
     """An argparse type: a line number, or FROM-TO."""
     first, dash, last = text.partition("-")
@@ -793,7 +798,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
     add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (to list: in any)")
-    add("--state", type=state, metavar="S", help="jobs in this state")
+    add("--state", type=states, action="append", metavar="S", help="jobs in this state, or in one of these: '!e'")
     add("--match", metavar="TEXT", help="... with this command; it may be a shell pattern for the whole command")
     add = parser.add_argument_group("or what to append (all of it or nothing; FILE is made if need be)").add_argument
     add("--add", nargs="+", metavar="CMD", help="jobs; FILE stands before it")
@@ -811,6 +816,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add_help(add)
     options = parser.parse_intermixed_args(argv)
+    options.state = b"".join(options.state or ())
     if options.file is None:
         parser.error(missing_file(options, argv))
     check_usage(parser, options)

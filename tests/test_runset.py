@@ -196,6 +196,15 @@ class BesideRunners(RunsetCase):
         self.assertComplains(self.run_script(RUNSET, "--set=.", "runs.txt", 1), "line 1")
         self.assertEqual(self.states(), "r")
 
+    def test_several_states_add_up(self) -> None:
+        for words in ("--state=!e",), ("--state=!", "--state=e"):
+            with self.subTest(words):
+                self.write("! a\ne b\nd c\nx d\n. e\n")
+                self.assertQuiet("--set=.", *words, "runs.txt")
+                self.assertEqual(self.states(), "..dx.")
+        self.assertRefused(self.run_script(RUNSET, "--set=.", "--state=!#", "runs.txt"), "not a state: '#'")
+        self.assertRefused(self.run_script(RUNSET, "--set=.", "--state=", "runs.txt"), "not a state: ''")
+
     def test_a_state_that_only_looks_running_can_be_set(self) -> None:
         self.write("r echo a\n")
         self.assertQuiet("--set=.", "runs.txt", 1)
