@@ -31,8 +31,8 @@ from typing import Callable, Iterable, Iterator, NoReturn, Sequence
 
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, UTF8_MARK, JobFile,
                        Line, Parser, Problem, Say, Scan, add_help, append_locked, check_lines, check_mount, duration,
-                       exit_on, first_line, leave, lock, locked, open_job_file, own_command, parse_settings, plural,
-                       put_lines, quote, reason, run_main, says, show, unlock, warn, whole_number)
+                       exit_on, first_line, is_free, leave, lock, locked, open_job_file, own_command, parse_settings,
+                       plural, put_lines, quote, reason, run_main, says, show, unlock, warn, whole_number)
 
 PROG = "runset4.py"
 
@@ -268,6 +268,80 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
                 with contextlib.suppress(OSError):
                     set_state(file, replace(line, state=HELD), line.state, force=True)
             raise
+
+
+STOPPING = 10.0                     # seconds to wait for the locks of cancelled jobs
+
+
+def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
+    """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether nobody had it locked.
+
+    Raises OSError; ESTALE: the file was replaced.
+    """
+    free = lock(file.fd, line.offset)
+    at = line.offset if free else REFRESH_BYTE  # on NFS a write under any lock leaves its neighbours alone
+    free or lock(file.fd, at, shared=True)
+    try:
+        file.must_name(file.fd)
+        found = file.state_at(file.fd, line)
+        if found in (NEW, RUNNING):
+            file.write(file.fd, line, HELD)
+        return found, free
+    finally:
+        unlock(file.fd, at)
+
+
+def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
+    """Stop the selected jobs: x over `r` and `.`, which ends what runs; wait until nobody has these lines locked.
+
+    Who claims a line at this moment may have read its `.` before our x, and writes its `r` after it: but it has the
+    line locked, so we see that while we wait, and write x once more.  Who ends a job at this moment may write its
+    result first: then that stands, and is said.  Raises OSError.
+    """
+    met, waiting = set(), []
+    for line in selected(options, file):
+        met.add(line.number)
+        found, free = cancel_line(file, line) if line.state in (NEW, RUNNING) else (line.state, True)
+        if found == RUNNING and free:
+            file.say(f"line {line.number}: is r, but nobody runs it (its runner or host died); it is x now")
+        if found in (NEW, RUNNING):
+            outcome.note(file, line, "")
+            waiting += [] if free else [line]
+        elif options.lines or line.state in (NEW, RUNNING):
+            outcome.note(file, line, "has moved meanwhile, and is left alone (look, and run this again)" if not found
+                         else f"does not run: its state is {show(found)}")
+    for span in options.lines:
+        if len(span) == 1 and span[0] not in met:
+            outcome.selected += 1
+            outcome.refused += 1
+            file.say(f"line {span[0]}: is no job" + ("" if options.match is None else " that matches"))
+    await_stop(file, waiting, outcome)
+
+
+def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None:
+    """Wait until nobody has these cancelled lines locked; name those that are not.  Raises OSError."""
+    end = time.monotonic() + STOPPING
+    while waiting and time.monotonic() < end:
+        time.sleep(0.05)
+        file.refresh()
+        file.must_name(file.fd)
+        still = []
+        for line in waiting:
+            free = is_free(file.fd, line.offset)        # before its state is read: who had it has written that
+            found = file.state_at(file.fd, line)
+            if found in (NEW, RUNNING):
+                cancel_line(file, line)
+            if found in (NEW, RUNNING) or not free and found:
+                still.append(line)
+            elif found != HELD:
+                outcome.refused += 1
+                file.say(f"line {line.number}: " + (f"ended first: its state is {show(found)}" if found else
+                                                    "has moved meanwhile (look, and run this again)"))
+        waiting = still
+    for line in waiting:
+        outcome.refused += 1
+        file.say(f"line {line.number}: is x, but still locked after {STOPPING:.0f} s (its job does not end, its runner "
+                 "does not answer, or its host is dead)")
 
 
 def settings_of(file: JobFile, lines: Iterable[Line]) -> tuple[dict[Line, bytes], bytes]:
@@ -772,7 +846,7 @@ def command_template(text: str) -> Template:
 
 
 ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
-CHANGING = ("set", "rerun", "reopen")
+CHANGING = ("set", "rerun", "reopen", "cancel")
 EXAMPLE = f"""\
 Have all failed jobs run again, add jobs, hold new ones and take them back:
     {PROG} --set=. --state=! runs.txt
@@ -793,6 +867,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("-s", "--set", type=state, metavar="STATE", help="set their state: . (new), x (on hold), ...")
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add("--rerun", action="store_true", help="set them to x, also where a dead host holds them, and append them anew")
+    add("--cancel", action="store_true", help="stop them wherever they run: x over r (and .); wait until they are gone")
     add("--force", action="store_true", help="set states of running jobs, too (their results are not written)")
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
@@ -840,12 +915,12 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
     """What argparse does not know about which options go together.  Raises Problem."""
     actions = [name for name in ("list", *CHANGING, *ADDING) if getattr(options, name) not in (None, False)]
     if len(actions) != 1:
-        parser.error("one of --set, --list, --rerun, --add, --add-list, --add-jobs, --add-tests, --end and --reopen "
-                     "is wanted")
+        parser.error("one of --set, --list, --rerun, --cancel, --add, --add-list, --add-jobs, --add-tests, --end and "
+                     "--reopen is wanted")
     options.action, = actions
     name = f"--{options.action.replace('_', '-')}"
     options.selective = bool(options.lines or options.state or options.match is not None)
-    if options.action in ("set", "rerun") and not (options.selective or options.all):
+    if options.action in ("set", "rerun", "cancel") and not (options.selective or options.all):
         parser.error(f"{name} needs to know which jobs: lines, --state, --match or --all")
     if options.action in (*ADDING, "reopen") and (options.selective or options.all):
         parser.error(f"{name} takes no selection of lines")
@@ -876,13 +951,13 @@ def change_states(options: argparse.Namespace, file: JobFile) -> Outcome:
     """Do what is asked to the selected jobs.  Raises Problem, OSError."""
     outcome = Outcome()
     try:
-        (set_states if options.action == "set" else rerun)(options, file, outcome)
+        {"set": set_states, "rerun": rerun, "cancel": cancel}[options.action](options, file, outcome)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
         changed = plural(outcome.selected - outcome.refused, "job")
         done = f"was replaced meanwhile, after {changed} had been set: the new file may have"
-        file.say(f"{done} them so or not; look, and run this again" if options.action == "set" else
+        file.say(f"{done} them so or not; look, and run this again" if options.action != "rerun" else
                  f"{done} them so, without copies; look (--list --state=x), and run this again by line numbers")
         outcome.refused += 1
     return outcome
