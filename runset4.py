@@ -4,7 +4,7 @@
 States are set under each line's record lock, so running runners are never disturbed; lines are appended all or
 none, under the append lock.  runmaker4.py says how that works.
 
-The file reads top-down: appending, states, lists, job files, tests, the end of following, the command line.  What
+The file reads top-down: appending, states, editing, lists, job files, tests, the end of following, the command line.  What
 imports something yields the lines that it comes to, and raises Problem with the place that is wrong; all of them are
 there before the first is appended.
 """
@@ -18,21 +18,28 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import configparser
 import contextlib
+import difflib
 import errno
+import fcntl
 import fnmatch
 import functools
 import itertools
 import os
 import re
+import shlex
+import stat
+import subprocess
 import tempfile
 import time
+from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, NoReturn, Sequence
 
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, UTF8_MARK, JobFile,
-                       Line, Parser, Problem, Say, Scan, add_help, append_locked, check_lines, check_mount, duration,
-                       exit_on, first_line, is_free, leave, lock, locked, open_job_file, own_command, parse_settings,
-                       plural, put_lines, quote, reason, run_main, says, show, unlock, warn, whole_number)
+                       Line, Parser, Problem, Say, Scan, add_help, append, append_locked, check_lines, check_mount,
+                       duration, exit_on, first_line, is_free, leave, lock, locked, open_job_file, own_command,
+                       parse_settings, plural, printable, put_lines, quote, reason, run_main, says, show, unlock, warn,
+                       whole_number, write_all)
 
 PROG = "runset4.py"
 
@@ -367,6 +374,400 @@ def with_settings(jobs: Iterable[tuple[bytes, bytes]], last: bytes) -> Iterator[
         yield line
     if now != last:
         yield b"#%b\n" % last
+
+
+# ======== Editing =====================================================================================================
+
+# What the person changed in a copy is merged into the live file, all or nothing: half an edit is one that nobody
+# wanted, and who is told what is refused can mend the copy ("What now?", as visudo asks; without a terminal: exit 1).
+#
+# While it is merged and written we hold the append lock and the lock of each line that nobody else has.  So:
+#
+#     1. No line can be claimed, ended or set meanwhile but those that others have locked.  Of these we wait for the
+#        ones that are not yet `r` (a claim, a --set): then each line is either ours or a running job's.
+#     2. States and lines at the end are written in place.  Anything else: a new file, by rename, in which running lines
+#        are `r`; their runners see that the path was replaced and lock them there within a second (network: 5 s).
+#     3. A runner that opened the old file before the rename may lock a line there after it.  So before we let go, each
+#        claimable line in the old file becomes `r`: it verifies the line under its lock, and finds it taken.
+#     4. A runner may have written a result into the old file after we read it.  So each line that ran is looked at
+#        until its lock in the old file is free - we take it, nobody writes there any more, and what stands there
+#        instead of `r` is carried over - or somebody has it locked in the new one.  Old locks alone do not tell: jobs
+#        that go on keep theirs.  Lines of one text are interchangeable, so of these as many must be locked as jobs go
+#        on.  For others such a line is an orphan only after three looks, one second apart: we are faster.
+#     5. A line that some `echo >>` appended to the old file at this moment is appended to the new one.
+#
+# Killed by kill -9 between the rename and step 4 we may lose a result: its line becomes an orphan, and so `e`.
+
+COPY_LINES = 2000                   # so many lines at most are compared with care for which of equal ones is meant
+AT_ONCE = 0.5                       # seconds: an editor that is faster has not shown anything to a person
+SETTLING = 10.0                     # seconds to wait for others' claims, and for runners to follow to the new file
+
+
+def is_job(line: bytes) -> bool:
+    return line[:1] not in b"#/ \t" and line[1:2] in (b" ", b"\t")
+
+
+def key(line: bytes) -> bytes:
+    """What a line is known by: a job's text without the state."""
+    return b"\n" + line[1:] if is_job(line) else line
+
+
+def split_lines(data: bytes) -> list[bytes]:
+    """The lines of a job file, without mark and newlines."""
+    data = data[len(UTF8_MARK):] if data.startswith(UTF8_MARK) else data
+    lines = data.split(b"\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
+    """For each new line the old one that it was, wherever that stood; -1: it is new."""
+    a, b = [key(line) for line in old], [key(line) for line in new]
+    first, least = 0, min(len(a), len(b))
+    while first < least and a[first] == b[first]:
+        first += 1
+    last = 0
+    while last < least - first and a[-1 - last] == b[-1 - last]:
+        last += 1
+    found = [*range(first), *[-1] * (len(b) - first - last), *range(len(a) - last, len(a))]
+    middle_a, middle_b = a[first:len(a) - last], b[first:len(b) - last]
+    if max(len(middle_a), len(middle_b)) <= COPY_LINES:
+        for i, j, size in difflib.SequenceMatcher(None, middle_a, middle_b, False).get_matching_blocks():
+            found[first + j:first + j + size] = range(first + i, first + i + size)
+    known, rest = set(found), defaultdict(deque)
+    for index in range(first, len(a) - last):
+        if index not in known:
+            rest[a[index]].append(index)
+    for index in range(first, len(b) - last):
+        if found[index] < 0 and rest.get(b[index]):
+            found[index] = rest[b[index]].popleft()
+    return found
+
+
+@dataclass
+class Merge:
+    """What becomes of a file: its lines, which line of the live file each of them is (-1: new), what is refused."""
+    lines: list[bytes] = field(default_factory=list)
+    origin: list[int] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def in_place(self, live: Sequence[bytes]) -> bool:
+        """Whether only states changed and lines were added at the end."""
+        return self.origin[:len(live)] == [*range(len(live))] and all(at < 0 for at in self.origin[len(live):])
+
+
+def refusal(before: bytes, now: bytes) -> str:
+    """Why a job that was given like this and is like that now cannot be changed; ''."""
+    if now[:1] == RUNNING:
+        return "is running (--cancel it first)"
+    return "" if before[:1] == now[:1] else f"has changed meanwhile: its state is {show(now[:1])} now"
+
+
+def new_fault(line: bytes) -> str:
+    """What is wrong with a line that somebody has written; ''."""
+    try:
+        if line.startswith(b"#RUN"):
+            parse_settings(line[1:])
+        elif is_job(line):
+            job(line[2:])
+            return "is r, and nobody runs it (r is for runners; . is new)" if line[:1] == RUNNING else ""
+    except ValueError as fault:
+        return str(fault)
+    return ""
+
+
+def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> Merge:
+    """Three ways: what they were given, what they made of it, what the file is now."""
+    made, now = align(base, theirs), align(base, live)
+    there = {at: index for index, at in enumerate(now) if at >= 0}
+    merged, kept, adds = Merge(), set(made), -1 in made
+    for at, line in enumerate(base):
+        if at in kept or not is_job(line):
+            continue
+        fault = refusal(line, live[there[at]]) if at in there else adds and "somebody else has changed it, too"
+        if fault:
+            merged.faults.append(f"line {there.get(at, at) + 1}: {fault}; '{show(line[2:80])}' was changed or deleted")
+    for number, (line, at) in enumerate(zip(theirs, made), 1):
+        fault, origin = "", there.get(at, -1)
+        if at < 0:
+            fault = new_fault(line)
+        elif origin < 0 and line == base[at]:
+            continue                                    # somebody else has deleted it
+        elif origin < 0:
+            fault = "somebody else has changed or deleted it, too"
+        elif line[:1] == base[at][:1] or line[:1] == live[origin][:1]:
+            line = live[origin]
+        else:
+            fault = "r is for runners" if line[:1] == RUNNING else refusal(base[at], live[origin])
+        if fault:
+            merged.faults.append(f"line {number} of the copy: {fault}")
+        merged.lines.append(line)
+        merged.origin.append(origin)
+    return with_others(merged, now, live)
+
+
+def with_others(merged: Merge, now: Sequence[int], live: Sequence[bytes]) -> Merge:
+    """The same with the lines that others have added meanwhile, each behind the line that it stands behind."""
+    placed, behind, last = set(merged.origin), defaultdict(list), -1
+    for index, at in enumerate(now):
+        if index in placed:
+            last = index
+        elif at < 0:
+            behind[last].append(index)
+    origin = list(behind[-1])
+    lines = [live[index] for index in origin]
+    for line, at in zip(merged.lines, merged.origin):
+        more = behind[at] if at >= 0 else []
+        origin += [at, *more]
+        lines += [line, *(live[index] for index in more)]
+    return Merge(lines, origin, merged.faults)
+
+
+def read_all(fd: int) -> bytes:
+    """A whole file.  Raises OSError."""
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
+
+
+def offsets(data: bytes) -> list[int]:
+    """Where the lines of a job file begin, and where the last one ends."""
+    start = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
+    return list(itertools.accumulate((len(line) + 1 for line in split_lines(data)), initial=start))
+
+
+def _seize(fd: int, places: Sequence[int], first: int, last: int) -> list[int]:
+    """Lock lines first to last - 1, but those that others have: these.  Raises OSError."""
+    if first >= last or lock(fd, places[first], places[last] - places[first]):
+        return []
+    if last - first == 1:
+        return [first]
+    middle = (first + last) // 2
+    return _seize(fd, places, first, middle) + _seize(fd, places, middle, last)
+
+
+def seize(file: JobFile, fd: int) -> tuple[bytes, list[int], list[int]]:
+    """Lock all lines but those that run: the file as it is then, where its lines begin, and which of them run.
+
+    Raises OSError; EAGAIN: others keep changing it, or keep a line locked that does not run.
+    """
+    end = time.monotonic() + SETTLING
+    while time.monotonic() < end:
+        places = offsets(read_all(fd))
+        busy = _seize(fd, places, 0, len(places) - 1)
+        lock(fd, REFRESH_BYTE, shared=True)             # makes reads fresh, also where not one line was free
+        while any(os.pread(fd, 1, places[index]) != RUNNING for index in busy) and time.monotonic() < end:
+            time.sleep(0.002)
+            busy = [index for index in busy if not (os.pread(fd, 1, places[index]) != RUNNING
+                                                    and lock(fd, places[index]))]
+        data = read_all(fd)
+        if offsets(data) == places and all(data[places[index]:][:1] == RUNNING for index in busy):
+            return data, places, busy
+        unlock(fd, 0, REFRESH_BYTE)
+    raise OSError(errno.EAGAIN, "somebody else keeps a line locked that does not run")
+
+
+def apply(file: JobFile, base: bytes, theirs: bytes) -> list[str]:
+    """Merge what was made of a copy into the file; what is refused, and then nothing was written.
+
+    Raises Problem, OSError; ESTALE: the file was replaced or removed meanwhile.
+    """
+    fd = open_job_file(file.path, os.O_RDWR)
+    try:
+        with locked(fd, APPEND_BYTE, patience=30.0), uninterrupted():
+            file.must_name(fd)
+            try:
+                data, places, busy = seize(file, fd)
+                live = split_lines(data)
+                merged = merge(split_lines(base), split_lines(theirs), live)
+                if merged.faults:
+                    return merged.faults
+                file.must_name(fd)
+                if merged.in_place(live):
+                    _write_in_place(fd, merged, live, places)
+                else:
+                    _replace(file, fd, data, merged, places, busy)
+                return []
+            finally:
+                unlock(fd, 0, REFRESH_BYTE + 1)
+    finally:
+        os.close(fd)
+
+
+def _write_in_place(fd: int, merged: Merge, live: Sequence[bytes], places: Sequence[int]) -> None:
+    """Add lines at the end, then write the states that changed; we hold the lock of each.  Raises OSError."""
+    added = b"".join(line + b"\n" for line in merged.lines[len(live):])
+    size = os.fstat(fd).st_size
+    lock(fd, size, REFRESH_BYTE - size)         # nobody takes a new line that may yet be cut off again
+    if added:
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+        try:
+            append_locked(fd, [added], sync=True)
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETFL, 0)   # with it, pwrite() would append, too
+    for line, old, at in zip(merged.lines, live, places):
+        if line != old:
+            os.pwrite(fd, line[:1], at)
+    os.fsync(fd)
+
+
+def _replace(file: JobFile, fd: int, data: bytes, merged: Merge, places: Sequence[int], busy: Sequence[int]) -> None:
+    """Put a new file in the place of the old one; wait until no runner can write to that.  Raises Problem, OSError."""
+    info, target = os.fstat(fd), os.path.realpath(file.path)
+    if info.st_nlink > 1:
+        raise Problem(f"{file.path}: has several names (hard links), which a new file would part (change only states, "
+                      "and add lines at the end)")
+    text = b"".join(line + b"\n" for line in merged.lines)
+    mark = UTF8_MARK if data.startswith(UTF8_MARK) else b""
+    folder, name = os.path.split(target)
+    new, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with contextlib.suppress(PermissionError):      # only root may give files away
+            os.fchown(new, info.st_uid, info.st_gid)
+        os.fchmod(new, stat.S_IMODE(info.st_mode))
+        write_all(new, mark + text)
+        os.fsync(new)
+        os.rename(temporary, target)
+        _spoil(fd, data, places, busy)
+        where = {origin: at for origin, at in zip(merged.origin, offsets(mark + text))}
+        live, ran = split_lines(data), defaultdict(list)
+        for index in busy:
+            ran[live[index]].append((places[index], where[index]))
+        _carry_over(file, fd, new, ran)
+        tail = os.pread(fd, BLOCK, len(data))
+        if tail.strip():
+            append(new, tail if tail.endswith(b"\n") else tail + b"\n", sync=True)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    finally:
+        os.close(new)
+
+
+def _spoil(fd: int, data: bytes, places: Sequence[int], busy: Sequence[int]) -> None:
+    """Step 3: r over each job's state in the old file that somebody might still take.  Raises OSError."""
+    others = set(busy)
+    for index, at in enumerate(places[:-1]):
+        if index not in others and data[at:at + 1] in (NEW, FAILED, ERROR) and data[at + 1:at + 2] in (b" ", b"\t"):
+            os.pwrite(fd, RUNNING, at)
+    os.fsync(fd)
+
+
+def _carry_over(file: JobFile, fd: int, new: int, ran: dict[bytes, list[tuple[int, int]]]) -> None:
+    """Step 4, for lines that ran, by text: where they stand in the old file, and in the new one.  Raises OSError."""
+    end = time.monotonic() + SETTLING * (3 if file.network else 1)
+    while ran and time.monotonic() < end:
+        for text, pairs in list(ran.items()):
+            old, places = [at for at, _ in pairs if at >= 0], [at for _, at in pairs]
+            going = []
+            for at in old:
+                if not lock(fd, at) or not _carry(new, os.pread(fd, 1, at), places):
+                    going.append(at)
+            if sum(not is_free(new, at) for at in places) >= len(going):
+                del ran[text]
+            else:
+                ran[text] = [*zip(going, places), *((-1, at) for at in places[len(going):])]
+        time.sleep(0.01 if ran else 0)
+    os.fsync(new)
+    if ran:
+        file.say("some running jobs did not follow to the new file (their runners are dead or do not answer; "
+                 "runwait4.py says what became of them)")
+
+
+def _carry(new: int, state: bytes, places: list[int]) -> bool:
+    """Write the state of a job that ended in the old file over an `r` of its text; whether it is settled."""
+    if state == RUNNING:
+        return True                             # its runner has moved on, or is dead
+    for at in places:
+        if lock(new, at):
+            free = os.pread(new, 1, at) == RUNNING
+            if free:
+                os.pwrite(new, state, at)
+            unlock(new, at)
+            if free:
+                places.remove(at)
+                return True
+    return False
+
+
+def edit(file: JobFile) -> int:
+    """Have a person edit a copy, and merge it; the exit status.  Raises Problem, OSError."""
+    with contextlib.closing(os.fdopen(open_job_file(file.path, os.O_RDWR), "rb")) as live:
+        lock(live.fileno(), REFRESH_BYTE, shared=True)
+        base = live.read()
+    copy = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
+    with open(copy, "xb") as fresh:
+        fresh.write(base)
+    while True:
+        began = time.monotonic()
+        fault = run_editor(copy)
+        theirs = read_copy(copy)
+        if theirs == base:
+            early = not fault and time.monotonic() - began < AT_ONCE
+            if not early and theirs is not None:
+                os.unlink(copy)
+                os.rmdir(os.path.dirname(copy))
+            file.say((fault or "nothing was changed") + (
+                " (the editor came back at once: if it goes on in a window of its own, have it wait, as in "
+                f"EDITOR='code --wait'; the copy is kept: {copy})" if early else ""))
+            return 1 if fault or early else 0
+        if theirs is None:
+            fault = fault or "the copy is gone"
+        elif not theirs.strip():
+            fault = fault or "the copy is empty now"
+        faults = [fault] if fault else attempt(file, copy, base, theirs)
+        if not faults:
+            os.unlink(copy)
+            os.rmdir(os.path.dirname(copy))
+            return 0
+        for fault in faults[:20]:
+            file.say(fault)
+        file.say(f"nothing was written{'' if theirs is None else f'; the copy is kept: {copy}'}" + (
+            f" ({len(faults) - 20} more lines were refused)" if len(faults) > 20 else ""))
+        if theirs is None or not ask_again():
+            return 1
+
+
+def attempt(file: JobFile, copy: str, base: bytes, theirs: bytes) -> list[str]:
+    """Merge; what is refused.  Whatever goes wrong, the copy's path is said.  Raises Problem, OSError."""
+    try:
+        return apply(file, base, theirs)
+    except (Problem, OSError):
+        file.say(f"the copy is kept: {copy}")
+        raise
+
+
+def run_editor(copy: str) -> str:
+    """Run the person's editor on a file; how it failed, or ''.  Raises Problem."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    before = signal.signal(signal.SIGINT, lambda *_: None)      # Ctrl-C is the editor's
+    try:
+        code = subprocess.run([*shlex.split(editor), copy]).returncode
+    except (OSError, ValueError) as error:
+        return f"the editor '{printable(editor)}' cannot be started: {error} (set VISUAL or EDITOR)"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return "" if not code else (f"the editor '{printable(editor)}' " + (
+        f"died of signal {-code}" if code < 0 else f"failed: exit {code}"))
+
+
+def read_copy(copy: str) -> bytes | None:
+    """What stands in the copy; None: it is gone."""
+    try:
+        with open(copy, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def ask_again() -> bool:
+    """Whether the person wants to edit the copy once more; no, if there is no terminal."""
+    if not (os.isatty(0) and os.isatty(2)):
+        return False
+    try:
+        return input("What now? (e)dit again, e(x)it: ").strip().lower().startswith("e")
+    except EOFError:
+        return False
 
 
 # ======== Lists =======================================================================================================
@@ -888,6 +1289,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--end", action="store_true", help="#RUN end: --follow runners leave when all above is done")
     add("--reopen", action="store_true", help="take each #RUN end back (it becomes #off end, a comment)")
     add = parser.add_argument_group("other").add_argument
+    add("--edit", action="store_true", help="edit a copy in $VISUAL, $EDITOR or vi; what was changed is merged")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add_help(add)
     options = parser.parse_intermixed_args(argv)
@@ -913,16 +1315,16 @@ def missing_file(options: argparse.Namespace, argv: Sequence[str]) -> str:
 
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:
     """What argparse does not know about which options go together.  Raises Problem."""
-    actions = [name for name in ("list", *CHANGING, *ADDING) if getattr(options, name) not in (None, False)]
+    actions = [name for name in ("list", "edit", *CHANGING, *ADDING) if getattr(options, name) not in (None, False)]
     if len(actions) != 1:
-        parser.error("one of --set, --list, --rerun, --cancel, --add, --add-list, --add-jobs, --add-tests, --end and "
-                     "--reopen is wanted")
+        parser.error("one of --set, --list, --rerun, --cancel, --edit, --add, --add-list, --add-jobs, --add-tests, "
+                     "--end and --reopen is wanted")
     options.action, = actions
     name = f"--{options.action.replace('_', '-')}"
     options.selective = bool(options.lines or options.state or options.match is not None)
     if options.action in ("set", "rerun", "cancel") and not (options.selective or options.all):
         parser.error(f"{name} needs to know which jobs: lines, --state, --match or --all")
-    if options.action in (*ADDING, "reopen") and (options.selective or options.all):
+    if options.action in (*ADDING, "edit", "reopen") and (options.selective or options.all):
         parser.error(f"{name} takes no selection of lines")
     if options.template and options.action != "add_list":
         parser.error("--template is for --add-list")
@@ -965,8 +1367,10 @@ def change_states(options: argparse.Namespace, file: JobFile) -> Outcome:
 
 def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     """List or change lines; the exit status.  Raises Problem, OSError."""
-    os.close(open_job_file(file.path, os.O_RDWR if options.action in CHANGING else os.O_RDONLY))
+    os.close(open_job_file(file.path, os.O_RDONLY if options.list else os.O_RDWR))
     check_lines(file.path, file.say)
+    if options.edit:
+        return edit(file)
     if options.reopen:
         outcome = Outcome(reopen(file))
     elif options.list:

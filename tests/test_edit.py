@@ -1,0 +1,123 @@
+"""runset4.py --edit: what a person changed in a copy is merged into the live file, and no job runs twice or never."""
+import os
+import random
+import re
+import unittest
+
+from tests import marks
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, Ended, RunCase, wait_until
+
+JOBS, EDITS, RUNNERS = (5000, 1000, 4) if FULL else (400, 15, 4)
+PAUSE = 2.0 if FULL else 0.15          # such that jobs are left when the last edit is made
+EDITOR = "import sys, re, os, random, time; path = sys.argv[1]; text = open(path).read()\n"
+SAVE = "\nopen(path, 'w').write(text); time.sleep(0.05)"
+
+
+class EditCase(RunCase):
+    """Helpers for tests of editing."""
+
+    def edit(self, statements: str) -> Ended:
+        """--edit with an editor that does this to `text`."""
+        editor = self.write(EDITOR + statements + SAVE, "editor.py")
+        return self.run_script(RUNSET, "--edit", "runs.txt", env={"EDITOR": f"python3 '{editor}'", "VISUAL": "",
+                                                                 "TMPDIR": str(self.dir)})
+
+    def assertEdits(self, before: str, statements: str, after: str) -> None:
+        self.write(before)
+        ended = self.edit(statements)
+        self.assertEqual((ended.code, ended.err, self.read().decode()), (0, b"", after))
+        self.assertEqual(list(self.dir.glob("runset4-*")), [])
+
+    def assertRefuses(self, ended: Ended, *words: bytes) -> None:
+        """Exit 1 and these words; the copy is kept where that is said."""
+        self.assertEqual(ended.code, 1, ended.err)
+        for word in words:
+            self.assertIn(word, ended.err)
+        kept = re.search(rb"copy is kept: (\S+?)\)?\n", ended.err)
+        self.assertTrue(kept and os.path.exists(kept[1]), ended.err)
+
+
+class Merging(EditCase):
+    """Nobody else is there, or just one other writer."""
+
+    def test_each_change_does_what_it_looks_like(self) -> None:
+        four = ". a\nd b\n. c\n! d\n"
+        self.assertEdits(four, "text = text.replace('! d', '. d')", ". a\nd b\n. c\n. d\n")
+        self.assertEdits(four, "text += '. e'", four + ". e\n")
+        self.assertEdits(four, "text = text.replace('. c\\n', '')", ". a\nd b\n! d\n")
+        self.assertEdits(four, "text = '. c\\n' + text.replace('. c\\n', '')", ". c\n. a\nd b\n! d\n")
+        self.assertEdits(four, "text = text.replace('d b', 'd b\\n#RUN timeout=5s\\n. b2')",
+                         ". a\nd b\n#RUN timeout=5s\n. b2\n. c\n! d\n")
+
+    def test_states_and_lines_that_came_meanwhile_stay(self) -> None:
+        self.assertEdits(". a\n. b\n", "live = open('runs.txt', 'r+'); live.write('d'); live.close()\n"
+                         "open('runs.txt', 'a').write('. z\\n'); text = text.replace('. b', '. c\\n. b')",
+                         "d a\n. c\n. b\n. z\n")
+
+    def test_what_somebody_else_changed_too_is_refused(self) -> None:
+        self.write(". a\n. b\n")
+        ended = self.edit("live = open('runs.txt', 'r+'); live.write('d'); live.close()\n"
+                          "text = text.replace('. a\\n', '')")
+        self.assertRefuses(ended, b"line 1: has changed meanwhile: its state is d now")
+        self.assertEqual(self.read(), b"d a\n. b\n")
+
+    def test_a_faulty_directive_is_refused_and_all_with_it(self) -> None:
+        self.write(". a\n")
+        self.assertRefuses(self.edit("text += '#RUN timeot=3\\n. b\\n'"), b"line 2 of the copy: 'timeot=3'")
+        self.assertEqual(self.read(), b". a\n")
+
+    def test_editors_that_fail_are_empty_or_come_back_at_once_change_nothing(self) -> None:
+        self.write(". a\n")
+        self.assertRefuses(self.edit("open(path, 'a').write('. b\\n'); sys.exit(3)"), b"failed: exit 3")
+        self.assertRefuses(self.edit("open(path, 'a').write('. b\\n'); os.kill(os.getpid(), 9)"), b"died of signal 9")
+        self.assertRefuses(self.edit("text = ''"), b"the copy is empty now")
+        self.assertRefuses(self.edit(""), b"nothing was changed (the editor came back at once")
+        self.assertEqual(self.run_script(RUNSET, "--edit", "runs.txt", env={"VISUAL": "no-such"}).code, 1)
+        self.assertEqual(self.read(), b". a\n")
+
+    def test_links_and_mode_are_kept(self) -> None:
+        self.write(". a\n. b\n", "real").chmod(0o640)
+        os.symlink("real", self.dir / "runs.txt")
+        self.assertEqual(self.edit("text = text.replace('. a\\n', '')").code, 0)
+        self.assertTrue((self.dir / "runs.txt").is_symlink())
+        self.assertEqual((self.read("real"), (self.dir / "real").stat().st_mode & 0o777), (b". b\n", 0o640))
+
+
+class Running(EditCase):
+    """Real runners."""
+
+    def test_a_running_line_is_not_changed_but_moves(self) -> None:
+        runner = self.start_to_gate(f". {GATE}\n. echo b\n")
+        self.assertRefuses(self.edit("text = text[text.index('\\n') + 1:]"), b"line 1: is running (--cancel it first)")
+        self.assertEqual(self.edit("text = '. true\\n' + text").code, 0)
+        wait_until(lambda: self.locked_lines() == [2], what="the lock moved along")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.states(), "ddd")
+
+    def test_many_edits_under_runners_lose_no_job_and_run_none_twice(self) -> None:
+        self.write("".join(f". {marks.command(number, PAUSE)}\n" for number in range(1, JOBS + 1)))
+        self.write("", "marks")
+        runners = [self.start(RUNMAKER, "-q", "--follow", "-j2", "runs.txt") for _ in range(RUNNERS)]
+        chance, codes = random.Random(7), {0: 0, 1: 0}
+        for number in range(EDITS):
+            seed = chance.random()
+            ended = self.edit(f"lines = text.splitlines(True); chance = random.Random({seed})\n"
+                              "at = chance.randrange(len(lines)); to = chance.randrange(len(lines))\n"
+                              f"lines.insert(to, lines.pop(at)) if chance.random() < .5 else "
+                              f"lines.insert(at, '# note {number}\\n')\n"
+                              "text = ''.join(lines)")
+            self.assertIn(ended.code, codes, ended.err)
+            codes[ended.code] += 1
+        self.assertEqual(codes[1], 0)
+        self.assertIn(".", self.states(), "the jobs ended before the edits did")
+        wait_until(lambda: not set(self.states()) & set(".r"), 900, "all jobs have ended")
+        self.assertEqual(self.states(), "d" * JOBS)
+        for runner in runners:
+            runner.terminate()
+            self.finish(runner)
+        self.assertEqual(marks.problems(self.read("marks"), JOBS, {runner.pid for runner in runners}), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
