@@ -4,9 +4,9 @@
 States are set under each line's record lock, so running runners are never disturbed; lines are appended all or
 none, under the append lock.  runmaker4.py says how that works.
 
-The file reads top-down: appending, states, editing, lists, job files, tests, the end of following, the command line.  What
-imports something yields the lines that it comes to, and raises Problem with the place that is wrong; all of them are
-there before the first is appended.
+The file reads top-down: appending, states, editing, lists, job files, tests, the end of following, the command line.
+What imports something yields the lines that it comes to, and raises Problem with the place that is wrong; all of them
+are there before the first is appended.
 """
 from __future__ import annotations
 
@@ -399,7 +399,7 @@ def with_settings(jobs: Iterable[tuple[bytes, bytes]], last: bytes) -> Iterator[
 # Killed by kill -9 between the rename and step 4 we may lose a result: its line becomes an orphan, and so `e`.
 
 COPY_LINES = 2000                   # so many lines at most are compared with care for which of equal ones is meant
-AT_ONCE = 0.5                       # seconds: an editor that is faster has not shown anything to a person
+AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
 SETTLING = 10.0                     # seconds to wait for others' claims, and for runners to follow to the new file
 
 
