@@ -35,11 +35,11 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, NoReturn, Sequence
 
-from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, UTF8_MARK, JobFile,
-                       Line, Parser, Problem, Say, Scan, add_help, append, append_locked, check_lines, check_mount,
-                       duration, exit_on, first_line, is_free, leave, lock, locked, open_job_file, own_command,
-                       parse_settings, plural, printable, put_lines, quote, reason, run_main, says, show, unlock, warn,
-                       whole_number, write_all)
+from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, NEW, REFRESH_BYTE, RUNNING, UTF8_MARK,
+                       JobFile, Line, Parser, Problem, Say, Scan, add_help, append, append_locked, check_lines,
+                       check_mount, duration, exit_on, first_line, is_free, leave, lock, locked, open_job_file,
+                       own_command, parse_settings, plural, printable, put_lines, quote, reason, run_main, says, show,
+                       unlock, warn, whole_number, write_all)
 
 PROG = "runset4.py"
 
@@ -176,7 +176,6 @@ class Source:
 
 # ======== States ======================================================================================================
 
-HELD = b"x"
 KNOWN = NEW + RUNNING + DONE + FAILED + ERROR + HELD
 
 
