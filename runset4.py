@@ -626,15 +626,19 @@ def _replace(file: JobFile, fd: int, data: bytes, merged: Merge, places: Sequenc
         write_all(new, mark + text)
         os.fsync(new)
         os.rename(temporary, target)
+        sync_names(folder)                      # or a power loss might leave the old file, spoilt
         _spoil(fd, data, places, busy)
         where = {origin: at for origin, at in zip(merged.origin, offsets(mark + text))}
         live, ran = split_lines(data), defaultdict(list)
         for index in busy:
             ran[live[index]].append((places[index], where[index]))
-        _carry_over(file, fd, new, ran)
+        followed = _carry_over(file, fd, new, ran)
         tail = os.pread(fd, BLOCK, len(data))
         if tail.strip():
             append(new, tail if tail.endswith(b"\n") else tail + b"\n", sync=True)
+        if not followed:
+            raise Problem(f"{file.path}: was changed as wished, but some running jobs did not follow to the new file: "
+                          "their runners are dead, or do not answer (runwait4.py --status says what became of them)")
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -652,8 +656,20 @@ def _spoil(fd: int, data: bytes, places: Sequence[int], busy: Sequence[int]) -> 
     os.fsync(fd)
 
 
-def _carry_over(file: JobFile, fd: int, new: int, ran: dict[bytes, list[tuple[int, int]]]) -> None:
-    """Step 4, for lines that ran, by text: where they stand in the old file, and in the new one.  Raises OSError."""
+def sync_names(folder: str) -> None:
+    """Have a directory's names on disk.  Raises OSError."""
+    fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _carry_over(file: JobFile, fd: int, new: int, ran: dict[bytes, list[tuple[int, int]]]) -> bool:
+    """Step 4, for lines that ran, by text: where they stand in the old file, and in the new one.  Raises OSError.
+
+    False: some were not settled in time.
+    """
     end = time.monotonic() + SETTLING * (3 if file.network else 1)
     while ran and time.monotonic() < end:
         for text, pairs in list(ran.items()):
@@ -668,9 +684,7 @@ def _carry_over(file: JobFile, fd: int, new: int, ran: dict[bytes, list[tuple[in
                 ran[text] = [*zip(going, places), *((-1, at) for at in places[len(going):])]
         time.sleep(0.01 if ran else 0)
     os.fsync(new)
-    if ran:
-        file.say("some running jobs did not follow to the new file (their runners are dead or do not answer; "
-                 "runwait4.py says what became of them)")
+    return not ran
 
 
 def _carry(new: int, state: bytes, places: list[int]) -> bool:

@@ -234,7 +234,7 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
 # Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then
 JOB_FILES = {
     ". prepare": "runmaker4.py -j4 runs.txt",
-    "#RUN host=alice,bigmem* timeout=10m": "runmaker4.py --name bigmem1 runs.txt",
+    "#RUN host=alice,bigmem* timeout=10m": "runmaker4.py -j4 --name bigmem1 runs.txt",
     "#RUN together=test1 host=alice min-hosts=2":
         f"runmaker4-server.py --dry-run runs.txt\n{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",

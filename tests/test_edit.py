@@ -2,8 +2,13 @@
 import os
 import random
 import re
+import threading
 import unittest
+from typing import Callable, List
+from unittest import mock
 
+import runmaker4
+import runset4
 from tests import marks
 from tests.support import FULL, GATE, RUNMAKER, RUNSET, Ended, RunCase, wait_until
 
@@ -82,6 +87,60 @@ class Merging(EditCase):
         self.assertEqual(self.edit("text = text.replace('. a\\n', '')").code, 0)
         self.assertTrue((self.dir / "runs.txt").is_symlink())
         self.assertEqual((self.read("real"), (self.dir / "real").stat().st_mode & 0o777), (b". b\n", 0o640))
+
+
+class WorstMoments(EditCase):
+    """The name has just become the new file's, and a runner does not know yet."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.write(". a\n. b\n! c\n")
+        self.said: List[str] = []
+        self.runner = runmaker4.JobFile(str(self.path), say=self.said.append)
+        self.job = runmaker4.Cursor(self.runner, [runmaker4.Taker("")]).claim()
+        self.old = os.open(self.path, os.O_RDWR)
+        self.addCleanup(os.close, self.old)
+
+    def apply(self, theirs: bytes, then: Callable[[], object]) -> None:
+        """Put a new file there, and let something happen right after the rename."""
+        rename = os.rename
+
+        def renamed(*names: str) -> None:
+            rename(*names)
+            then()
+
+        setter = runmaker4.JobFile(str(self.path), say=self.said.append, single=True)
+        with mock.patch.object(runset4.os, "rename", renamed):
+            self.assertEqual(runset4.apply(setter, self.read(), theirs), [])
+
+    def write_result(self) -> None:
+        """The runner had verified its line before."""
+        os.pwrite(self.job.fd, b"d", self.job.offset)
+        self.runner.give_up(self.job)
+
+    def test_a_result_that_goes_to_the_old_file_is_carried_over(self) -> None:
+        self.apply(b". b\nr a\n! c\n", self.write_result)
+        self.assertEqual((self.read(), self.said), (b". b\nd a\n! c\n", []))
+
+    def test_who_has_the_old_file_open_finds_nothing_to_take_in_it(self) -> None:
+        self.apply(b". b\nr a\n! c\n", self.write_result)
+        self.assertEqual(os.pread(self.old, 100, 0), b"d a\nr b\nr c\n")
+
+    def test_what_is_appended_to_the_old_file_is_appended_to_the_new_one(self) -> None:
+        def append() -> None:
+            os.pwrite(self.old, b". z\n", 12)
+            self.write_result()
+
+        self.apply(b". b\nr a\n! c\n", append)
+        self.assertEqual(self.read(), b". b\nd a\n! c\n. z\n")
+
+    def test_a_runner_that_goes_on_is_waited_for_until_it_has_its_line_in_the_new_file(self) -> None:
+        looks = threading.Timer(0.3, self.runner.look_after)
+        self.apply(b". b\nr a\n! c\n", looks.start)
+        looks.join()
+        self.assertEqual((self.read(), self.locked_lines()), (b". b\nr a\n! c\n", [2]))
+        self.assertFalse([text for text in self.said if "did not follow" in text])
+        self.runner.give_up(self.job)
 
 
 class Running(EditCase):
