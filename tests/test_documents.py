@@ -221,6 +221,9 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
     "runmaker4.py runs.txt > printed": Recipe(
         "".join(f". sh -c 'exit {int(number == 3)}'\n" for number in range(1, 9)) + "! x\n" + "d x\n" * 24, status=1),
     "grep -a '^+' log | grep -av -e forked -e 'exit 0'": Recipe(),
+    "runwait4.py --stats --outdir out": JOURNAL,
+    "runwait4.py --report page.html --outdir out runs.txt": JOURNAL,
+    "runwait4.py --outdir out --timeline timeline.json": JOURNAL,
     "tail -f jobs.log": Recipe(until="grep simulate .printed"),
     "tail -F out/7.out": Recipe(until="grep seed .printed"),
     "runmaker4-client.py -j2 alice": Recipe(QUICK_JOBS, before=SERVER, states="dddd"),
@@ -245,12 +248,13 @@ TEXTS = {           # of several words, and no commands for our users
     # parts of commands, and names of what is asked for
     "python3 runmaker4.py", "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "set -e",
     "--slots @FILE", "--slots @NAMES", "--slots @names", "--timeout 3600", "--outdir out", "--outdir DIR", "-l FILE",
-    "-l tests.log", "--joblog FILE", "--give-up T", "--token TOKEN", "--token FILE", "--outdir -q", "--status --json",
+    "-l tests.log", "--joblog FILE", "--give-up T", "--token TOKEN", "--token FILE", "--outdir -q", "--joblog jobs.log",
     "--add-list --template './simulate --in {} --out {/.}.{#}'", "nice -n 19", "apptainer exec x.sif",
     "ssh \"$SLAVE_IP\"", "ssh -t -t", "grep -a", "tail -f", "less +F", "kill -9",
     # words in the job file, or in what is printed
     "#RUN slots=4", "--report page.html",
     ". r d ! e x", "#off end", "#run barrier", "# RUN barrier", "line command", "line command pid since",
+    "host slot pid start",
     "new running done failed error held total", "file host port pid since grace",
     "name address pid slots seen lost jobs",
     # commands of other tools, which ours replace or are compared with
