@@ -757,7 +757,8 @@ def run_editor(copy: str) -> str:
     try:
         code = subprocess.run([*shlex.split(editor), copy]).returncode
     except (OSError, ValueError) as error:
-        return f"the editor '{printable(editor)}' cannot be started: {error} (set VISUAL or EDITOR)"
+        why = reason(error) if isinstance(error, OSError) else error
+        return f"the editor '{printable(editor)}' cannot be started: {why} (set VISUAL or EDITOR)"
     finally:
         signal.signal(signal.SIGINT, before)
     return "" if not code else (f"the editor '{printable(editor)}' " + (
