@@ -166,19 +166,18 @@ class ServedFile(JobFile):
                 astray.setdefault(line.text, []).append(line)
             elif state in states:
                 self._try_to_hold(jobs, line, replace(line, state=state))
-        for place in Scan(self.fd, self.start, RUNNING + ERROR) if astray else ():
-            left = astray.get(place.text, [])
-            line = next((line for line in left if place.state in lines[line]), None)
-            if line and self._try_to_hold(jobs, line, place):
-                left.remove(line)
+        for found in self.lines_of(astray, RUNNING + ERROR):
+            line = next((line for line in astray[found.text] if found.state in lines[line]), None)
+            if line and self._try_to_hold(jobs, line, found):
+                astray[found.text].remove(line)
         return jobs
 
-    def _try_to_hold(self, jobs: dict[Line, Job], line: Line, place: Line) -> bool:
-        """Hold the line at this place, if it is free, as that line's job."""
+    def _try_to_hold(self, jobs: dict[Line, Job], line: Line, found: Line) -> bool:
+        """Hold the line that was found, if it is free and still so, as that line's job."""
         with contextlib.suppress(Shifted):  # replaced this very moment: whoever did that means to have it run anew
-            with self.locked_line(place) as fd:
-                if fd >= 0 and self.state_at(fd, place) == place.state:
-                    jobs[line] = self.mark(fd, place)
+            with self.locked_line(found) as fd:
+                if fd >= 0 and self.state_at(fd, found) == found.state:
+                    jobs[line] = self.mark(fd, found)
         return line in jobs
 
     def adopt(self, fd: int) -> list[Job]:
@@ -239,7 +238,7 @@ class ServedFile(JobFile):
         """
         states = {line: self.state_at(self.fd, line) for line in results}
         moved = {line.text for line, state in states.items() if state is None} if inherited else set()
-        elsewhere = {(line.text, line.state) for line in Scan(self.fd, self.start, texts=moved)} if moved else set()
+        elsewhere = {(line.text, line.state) for line in self.lines_of(moved)}
         return {line for line, state in states.items()
                 if state == results[line] or state is None and (line.text, results[line]) in elsewhere}
 

@@ -1317,10 +1317,8 @@ class JobFile:
         """Look through the file for the lines with these texts.  Raises OSError."""
         found = {text: Matches() for text in wanted}
         numbers = {job.number for jobs in wanted.values() for job in jobs}
-        for line in Scan(self.fd, self.start, texts=found.keys()):
-            lines = found.get(line.text)            # the pattern may find more
-            if lines is None:
-                continue
+        for line in self.lines_of(wanted):
+            lines = found[line.text]
             lines.count += 1
             lines.state = line.state
             if line.state == RUNNING:
@@ -1425,6 +1423,12 @@ class JobFile:
         self.follow_path()
         self.refresh()
         return Scan(self.fd, self.start, states, count_states=count_states, directives=directives)
+
+    def lines_of(self, texts: Collection[bytes], states: bytes | None = None) -> Iterator[Line]:
+        """The job lines with these texts, in some states (None: in any), wherever they stand now.  Raises OSError."""
+        for line in Scan(self.fd, self.start, states, texts=texts) if texts else ():
+            if line.text in texts and (states is None or line.state in states):     # the pattern may find more
+                yield line
 
     def survey(self) -> Survey:
         """Count the states, and tell orphans from running jobs.  Raises OSError."""
@@ -2385,7 +2389,7 @@ class Cursor:
             file.follow_path()
             file.refresh()
             if file.state_at(file.fd, line) is None:
-                line = next((line for line in Scan(file.fd, file.start, FAILED) if line.text == job.text), None)
+                line = next(file.lines_of({job.text}, FAILED), None)
             if line is None:
                 return "its line is gone"
             with file.locked_line(line) as fd:
