@@ -1894,7 +1894,7 @@ class Dispatcher:
     def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
         """Claim one line for a client."""
         file = self.file
-        with contextlib.suppress(OSError, Shifted):
+        with contextlib.suppress(OSError):
             with file.locked_line(line) as fd:
                 if fd >= 0 and file.state_at(fd, line) == NEW and file.state_at(fd, settings.line):
                     return file.mark(fd, line, client, settings)

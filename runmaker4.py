@@ -495,8 +495,11 @@ class Line:
         return b"%d %s %s" % (self.number, self.state, self.command)
 
 
-class Shifted(Exception):
-    """The file was edited above the place where a scan stands: its line count is off."""
+class Shifted(OSError):
+    """The file was edited, so that a line is not where it was found."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESTALE, "was replaced by another file meanwhile")
 
 
 class Paused(Exception):
@@ -1391,30 +1394,23 @@ class JobFile:
         return True
 
     def _move(self, job: Job, line: Line) -> bool:
-        """Hold a job's line where it stands now, if it is free and still so.  Raises OSError."""
+        """Hold a job's line where it stands now, and nowhere else, if it is free and still so.  Raises OSError."""
         same = job.fd >= 0 and job.inode == self.inode  # on the same file the job shares it: so it keeps its life sign
-        try:
-            with self.locked_line(line, job.fd if same else -1) as fd:
-                free = fd >= 0 and self.state_at(fd, line) == line.state
-                if free:
-                    self._settle_down(job, fd, line)
-        except Shifted:
-            raise OSError(errno.ESTALE, "was replaced by another file meanwhile") from None
-        return free
-
-    def _settle_down(self, job: Job, fd: int, line: Line) -> None:
-        """Hold a job's line on this descriptor, where it is locked, and nowhere else any more.  Raises OSError."""
-        back = job.fd < 0 and job.offset == line.offset
-        if job.fd == fd:
-            self._unlock(job)
-        self._disown(job)
-        self.say(f"line {job.number}: its lock was lost and is taken back" if back else
-                 f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
-        self.edits += not back
-        job.offset, job.missing, job.number = line.offset, 0, line.number
-        self._hold(job, fd)
-        if line.state == NEW:
-            self.write(fd, job, RUNNING)
+        with self.locked_line(line, job.fd if same else -1) as fd:
+            if fd < 0 or self.state_at(fd, line) != line.state:
+                return False
+            back = job.fd < 0 and job.offset == line.offset
+            if same:
+                self._unlock(job)
+            self._disown(job)
+            self.say(f"line {job.number}: its lock was lost and is taken back" if back else
+                     f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
+            self.edits += not back
+            job.offset, job.missing, job.number = line.offset, 0, line.number
+            self._hold(job, fd)
+            if line.state == NEW:
+                self.write(fd, job, RUNNING)
+        return True
 
     # -- just looking -----------------------------------------------------------------------------------------------
 
@@ -1552,7 +1548,7 @@ class JobFile:
     def must_name(self, fd: int) -> None:
         """Raise OSError(ESTALE) if the path leads to another file than this, or to none."""
         if not self.names(fd):
-            raise OSError(errno.ESTALE, "was replaced by another file meanwhile")
+            raise Shifted
 
     def follow_path(self) -> None:
         """Make `fd` the file that the path names now.  Raises OSError."""
@@ -2398,8 +2394,6 @@ class Cursor:
                 file.write(fd, line, NEW)
         except OSError as error:
             return reason(error)
-        except Shifted:
-            return "its file was replaced this very moment"
         self._tried_before(job).discard(job)
         return ""
 
