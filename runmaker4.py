@@ -766,10 +766,7 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
 
 def says(line: Line, kind: str) -> bool:
     """Whether a line is a directive of this kind, with nothing wrong."""
-    try:
-        return parse_settings(line.text).kind == kind
-    except ValueError:
-        return False
+    return not _fault(line.text) and parse_settings(line.text).kind == kind
 
 
 def stopping(bad: Line, check: Line) -> str:
@@ -779,13 +776,8 @@ def stopping(bad: Line, check: Line) -> str:
 
 
 LOOK_ALIKE = re.compile(rb"\n([ \t]{0,8}#[ \t]{0,8}[Rr][Uu][Nn])")      # or a directive itself
+# A directive were it not for blanks, small letters and a colon
 FORGIVEN = re.compile(rb"[ \t]*#[ \t]*run(?:[ \t:]+(.*))?[ \t\r]*", re.IGNORECASE | re.DOTALL)
-
-
-def looks_like_directive(line: Line) -> bool:
-    """Whether a comment would be a directive were it not for blanks, small letters and a colon; prose is none."""
-    match = FORGIVEN.fullmatch(line.state + line.text)
-    return match is not None and not _fault(b"RUN " + (match[1] or b"").lower())
 
 
 def _fault(text: bytes) -> str:
@@ -808,8 +800,9 @@ def check_directives(path: str, say: Say) -> None:
                 fault = _fault(line.text)
                 if fault:
                     raise Problem(f"{path}: line {line.number}: {fault}")
-            elif looks_like_directive(line):
-                first, alike = first or line.number, alike + 1
+            elif match := FORGIVEN.fullmatch(line.state + line.text):
+                if not _fault(b"RUN " + (match[1] or b"").lower()):     # prose is none
+                    first, alike = first or line.number, alike + 1
     if alike:
         more = f", and so {'does' if alike == 2 else 'do'} {alike - 1} more" if alike > 1 else ""
         say(f"line {first} looks like a directive but is a comment (write #RUN ...){more}")
