@@ -148,8 +148,9 @@ class ServedFile(JobFile):
         super().__init__(path, say=say, network=network, single=True)
         self.keep = keep
 
-    def opened(self, fd: int) -> None:
-        self.keep(fd)
+    def _open_anew(self) -> None:
+        super()._open_anew()
+        self.keep(self.fd)
 
     def take_back(self, lines: dict[Line, bytes]) -> dict[Line, Job]:
         """Hold lines again that their jobs' runner has lost, if nobody has them now.  Raises OSError.

@@ -937,10 +937,6 @@ class Survey:
     orphans: list[Line] = field(default_factory=list)
     unsure: int = 0             # so many of `running` may turn out to be orphans; one more: the file may be half saved
 
-    @property
-    def held(self) -> int:
-        return sum(self.states.values()) - sum(self.states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
-
 
 @dataclass(frozen=True)
 class Counts:
@@ -969,8 +965,9 @@ class Counts:
 def counts(found: Survey) -> Counts:
     """How many jobs a survey has found in which state; orphans are errors."""
     states = found.states
+    held = sum(states.values()) - sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return Counts(states[NEW], len(found.running), states[DONE], states[FAILED], states[ERROR] + len(found.orphans),
-                  found.held)
+                  held)
 
 
 @dataclass(frozen=True)
@@ -1086,11 +1083,10 @@ class JobFile:
         self.locked[job.inode, job.offset] = job
 
     def _unlock(self, job: Job) -> None:
-        """Give back the lock on a held line's byte, if it has one: it is locked nowhere then.  Raises OSError."""
+        """Give back the lock on a held line's byte, if it has one.  Raises OSError; then it has it still."""
         if job.fd >= 0 and job.offset >= 0:
             unlock(job.fd, job.offset)
             del self.locked[job.inode, job.offset]
-            job.offset = -1
 
     def _disown(self, job: Job) -> None:
         """Take descriptor and lock from a held line."""
@@ -1171,9 +1167,8 @@ class JobFile:
         """Let go of a job's line without writing anything."""
         self.held.discard(job)
         self.to_end.pop(job, None)
-        if job.fd >= 0 and job.offset >= 0:         # the job's processes may have the descriptor, too
-            with contextlib.suppress(OSError):      # EIO, ESTALE: the lock is lost already
-                unlock(job.fd, job.offset)
+        with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
+            self._unlock(job)                       # the job's processes may have the descriptor, too
         self._disown(job)
 
     # -- looking after held lines -----------------------------------------------------------------------------------
@@ -1208,9 +1203,9 @@ class JobFile:
             self.to_end.update(dict.fromkeys(self._relocate(astray), "lost"))
 
     @staticmethod
-    def _cancels(job: Job, state: bytes) -> bool:
+    def _cancels(job: Job, state: bytes | None) -> bool:
         """Whether a state that was set over a held line's `r` is more than what an editor has read before the claim."""
-        return state not in (RUNNING, NEW, job.state)
+        return state not in (None, RUNNING, NEW, job.state)
 
     def _note_set(self, job: Job) -> None:
         """Somebody has set a held line's state; an editor may be about to write more, so the next look must agree."""
@@ -1299,8 +1294,10 @@ class JobFile:
         wanted: dict[bytes, list[Job]] = {}
         for job in sorted(astray, key=lambda job: job.number):
             wanted.setdefault(job.text, []).append(job)
-            if astray[job] is None and job.inode == self.inode and job.offset < os.fstat(self.fd).st_size:
+            if (astray[job] is None and job.fd >= 0 and job.inode == self.inode
+                    and job.offset < os.fstat(self.fd).st_size):
                 self._unlock(job)               # step 1: something else stands there now, perhaps another of ours
+                job.offset = -1
         found = self._find_texts(wanted)
         lost = []
         for text, jobs in wanted.items():
@@ -1339,18 +1336,18 @@ class JobFile:
         jobs = [job for job in jobs if job not in there]
         sure = len(jobs) == lines.new - len(there)  # if there are more such lines than jobs, only the number can tell
         for job in list(jobs):
-            set_by_hand = astray[job] is not None and self._cancels(job, astray[job])
-            if job in sure_of and not set_by_hand and any(
+            if job in sure_of and not self._cancels(job, astray[job]) and any(
                     (sure or line.number == job.number) and self._move(job, line) for line in lines.saved):
                 jobs.remove(job)
-        lost = [job for job in jobs if self._is_others(job, lines, others, astray[job])]
+        lost = []
         for job in jobs:
-            if job not in lost:
-                state = lines.state if astray[job] is None and lines.count == 1 else astray[job]
-                if state and self._cancels(job, state):
-                    self._note_set(job)
-                else:
-                    self._note_missing(job, state)
+            state = lines.state if astray[job] is None and lines.count == 1 else astray[job]
+            if self._is_others(job, lines, others, astray[job]):
+                lost.append(job)
+            elif self._cancels(job, state):
+                self._note_set(job)
+            else:
+                self._note_missing(job, state)
         return lost
 
     def _is_others(self, job: Job, lines: Matches, others: list[Line], here: bytes | None) -> bool:
@@ -1438,9 +1435,9 @@ class JobFile:
         now = self.clock()
         if size != self.size[0]:
             self.size = size, now
-        left = self.size[1] + self.interval - now
-        if left > 0 and (size == 0 or size < self.full_size):
-            return left
+        early = self.size[1] + self.interval - now
+        if early > 0 and (size == 0 or size < self.full_size):
+            return early
         self.full_size = size
         return 0.0
 
@@ -1478,8 +1475,7 @@ class JobFile:
         """
         settings, ended = NO_SETTINGS, False
         scan = self.lines(states, directives=True)
-        line = scan.next(few=not wanted(settings, ended))
-        while line:
+        while line := scan.next(few=not wanted(settings, ended)):
             if line.state == DIRECTIVE:
                 try:
                     directive = parse_directive(line)
@@ -1489,7 +1485,6 @@ class JobFile:
                     settings = NO_SETTINGS
             elif line.state in states and wanted(settings, ended):
                 yield line, settings, ended
-            line = scan.next(few=not wanted(settings, ended))
 
     def stopped_by(self) -> str:
         """Which failure and barrier check keep all new jobs from being started; '' if none do.  No job may run here.
@@ -1571,7 +1566,6 @@ class JobFile:
         self.suspects.found.clear()
         for job in self.held:
             job.search_at = 0.0                 # they may stand in here
-        self.opened(fd)
 
     def leave_useless(self, error: OSError) -> None:
         """Leave the descriptor for reading if this error may mean that it is of no use any more.
@@ -1581,9 +1575,6 @@ class JobFile:
         if error.errno == errno.EIO and self.fd >= 0 and not self.single:
             self._drop(self.fd)
             self.fd, self.inode = -1, (0, 0)
-
-    def opened(self, fd: int) -> None:
-        """From now on this is the descriptor for reading; if `single`, it is to have all locks."""
 
     @staticmethod
     def identity(fd: int) -> tuple[int, int]:
