@@ -881,12 +881,24 @@ LOST = b""                      # the "state" of a held line that has become ano
 
 @dataclass(eq=False, repr=False)
 class Matches:
-    """The job lines of one text."""
-    count: int = 0                                              # in any state
+    """The job lines of one text, and those jobs of this text whose lines are looked for."""
+    jobs: list[Job] = field(default_factory=list)
+    count: int = 0                                              # lines in any state
     new: int = 0                                                # ... `.`
     state: bytes = b""                                          # of the last
     running: list[Line] = field(default_factory=list)           # `r`
     saved: list[Line] = field(default_factory=list)             # `.`: the first ones, and those with a wanted number
+
+    def add(self, line: Line, numbers: Collection[int]) -> None:
+        """numbers: the wanted ones."""
+        self.count += 1
+        self.state = line.state
+        if line.state == RUNNING:
+            self.running.append(line)
+        elif line.state == NEW:
+            self.new += 1
+            if self.new <= len(self.jobs) or line.number in numbers:
+                self.saved.append(line)
 
 
 @dataclass(eq=False, repr=False)
@@ -1291,40 +1303,26 @@ class JobFile:
         """
         if any(not job.missing for job in astray):
             self.edits += 1
-        wanted: dict[bytes, list[Job]] = {}
+        texts: dict[bytes, Matches] = defaultdict(Matches)
         for job in sorted(astray, key=lambda job: job.number):
-            wanted.setdefault(job.text, []).append(job)
+            texts[job.text].jobs.append(job)
             if (astray[job] is None and job.fd >= 0 and job.inode == self.inode
                     and job.offset < os.fstat(self.fd).st_size):
                 self._unlock(job)               # step 1: something else stands there now, perhaps another of ours
                 job.offset = -1
-        found = self._find_texts(wanted)
+        numbers = {job.number for job in astray}
+        for line in self.lines_of(texts):
+            texts[line.text].add(line, numbers)
         lost = []
-        for text, jobs in wanted.items():
-            lost += self._settle_astray(jobs, found[text], astray)
+        for lines in texts.values():
+            lost += self._settle_astray(lines, astray)
         for job in lost:
             self.give_up(job)
         return lost
 
-    def _find_texts(self, wanted: dict[bytes, list[Job]]) -> dict[bytes, Matches]:
-        """Look through the file for the lines with these texts.  Raises OSError."""
-        found = {text: Matches() for text in wanted}
-        numbers = {job.number for jobs in wanted.values() for job in jobs}
-        for line in self.lines_of(wanted):
-            lines = found[line.text]
-            lines.count += 1
-            lines.state = line.state
-            if line.state == RUNNING:
-                lines.running.append(line)
-            elif line.state == NEW:
-                lines.new += 1
-                if lines.new <= len(wanted[line.text]) or line.number in numbers:
-                    lines.saved.append(line)
-        return found
-
-    def _settle_astray(self, jobs: list[Job], lines: Matches, astray: dict[Job, bytes | None]) -> list[Job]:
+    def _settle_astray(self, lines: Matches, astray: dict[Job, bytes | None]) -> list[Job]:
         """Steps 2 to 5 for the jobs of one text; those that others have.  Raises OSError."""
-        others = []
+        jobs, others = lines.jobs, []
         for line in lines.running:
             if jobs and not self.is_ours(line.offset):
                 if self._move(jobs[0], line):

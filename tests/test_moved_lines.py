@@ -222,8 +222,8 @@ class HeldLines(JobFileCase):
     def test_a_line_that_was_deleted_is_searched_for_less_and_less_often_and_that_is_said_once(self) -> None:
         file, job = self.hold(b". a\nd b\n")
         self.path.write_bytes(b"d b\n")
-        searches = mock.Mock(side_effect=file._find_texts)
-        with mock.patch.object(file, "_find_texts", searches):
+        searches = mock.Mock(side_effect=file.lines_of)
+        with mock.patch.object(file, "lines_of", searches):
             for _ in range(600):                        # seconds
                 self.clock.now += 1
                 file.look_after()
