@@ -900,7 +900,6 @@ class Suspect:
     text: bytes
     when: float
     looks: int = 0
-    seen: bool = True           # in this round
 
 
 class Suspects:
@@ -911,6 +910,7 @@ class Suspects:
         """interval: seconds from look to look."""
         self.interval, self.clock = interval, clock
         self.found: dict[int, Suspect] = {}     # by offset
+        self.met: set[int] = set()              # offsets of those that were looked at in this round
 
     def look(self, line: Line) -> bool:
         """A line was found without a lock; whether that proves it."""
@@ -918,7 +918,7 @@ class Suspects:
         suspect = self.found.get(line.offset)
         if suspect is None or suspect.text != line.text:
             suspect = self.found[line.offset] = Suspect(line.text, now - self.interval)
-        suspect.seen = True
+        self.met.add(line.offset)
         if now - suspect.when >= self.interval:
             suspect.looks += 1
             suspect.when = now
@@ -929,9 +929,8 @@ class Suspects:
 
     def end_round(self) -> None:
         """Forget those that were not met in this round."""
-        self.found = {at: suspect for at, suspect in self.found.items() if suspect.seen}
-        for suspect in self.found.values():
-            suspect.seen = False
+        self.found = {at: suspect for at, suspect in self.found.items() if at in self.met}
+        self.met.clear()
 
 
 @dataclass(eq=False, repr=False)
@@ -1109,8 +1108,7 @@ class JobFile:
         if not self.users[fd]:
             del self.users[fd]
             if DESCRIPTION_LOCKS:
-                with contextlib.suppress(OSError):      # EIO: the lease was lost; what was written was synced
-                    os.close(fd)
+                self.reclaim(fd)
 
     def check(self) -> None:
         """Assert the invariants, between two calls."""
@@ -1128,9 +1126,9 @@ class JobFile:
 
     @staticmethod
     def reclaim(fd: int) -> None:
-        """The shell has its own copy now."""
-        with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see
-            os.close(fd)
+        """Close a descriptor that has a lock: what was lent, once the shell has its own copy."""
+        with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see; what was
+            os.close(fd)                        # written was synced
 
     def is_orphan(self, line: Line, suspects: Suspects) -> bool:
         """Look at a line `r`: whether it is an orphan for sure."""
