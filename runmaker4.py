@@ -1476,7 +1476,7 @@ class JobFile:
                     ended |= directive.kind == "end"
                 except ValueError:
                     settings = NO_SETTINGS
-            elif line.state in states and wanted(settings, ended):
+            elif line.state in states:          # else it is one of the few, which are not wanted
                 yield line, settings, ended
 
     def stopped_by(self) -> str:
