@@ -478,7 +478,6 @@ class Batch:
     got: list[Held] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)     # of groups that were met
     miss: Miss | None = None            # why there are no more; None: it was enough
-    orphans: list[int] = field(default_factory=list)    # line numbers of those that were marked `e`
 
     @property
     def unfinished(self) -> bool:
@@ -915,7 +914,6 @@ class Group:
         self.least = len(self.seats) if least is None else min(least, len(self.seats))
         self.preparing = True
         self.stopped = False                    # too many hosts were lost
-        self.over = False
         self.left = set(helds)                  # those that have not ended
         self.results: list[tuple[int, bytes]] = []
         seats = {seat.host: seat for seat in self.seats}
@@ -1026,7 +1024,7 @@ class Group:
             self._release_if_ready()
         elif not seat.current:
             self._send_next(seat)
-        if not self.left and not self.over:
+        if not self.left:
             self._finish()
 
     def _stop(self) -> None:
@@ -1057,7 +1055,6 @@ class Group:
 
     def _finish(self) -> None:
         """All its jobs have ended: print how."""
-        self.over = True
         lost = sum(seat.lost for seat in self.seats)
         text = (f"{printable(self.name)}: {'failed' if self.stopped else 'succeeded'}: {lost} of "
                 f"{plural(len(self.seats), 'host')} lost (min-hosts {self.least})\n")
@@ -1401,8 +1398,7 @@ class Sessions:
             raise WireError("a hello that makes no sense")
         client = self.clients.get(id)
         if not client:
-            client = self.clients[id] = Client(name, id=id, resolver=self.resolver,
-                                               orphans=len(self.server.dispatcher.orphans))
+            client = self.clients[id] = Client(name, id=id, resolver=self.resolver, orphans=len(self.cursor.orphans))
         elif client.link or client.coming:
             (client.link or client.coming).drop("it has connected anew")    # and was dead, though we had not noticed
             self._detach(client)
@@ -1642,7 +1638,6 @@ class Dispatcher:
         self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
         self.round = Round()                    # the last whole walk through the file that found nothing
         self.looking = True                     # it is too early to say that there is nothing
-        self.orphans: list[int] = []            # line numbers of those that were marked `e`
         self.names_changed = False              # lines may fit now that did not when they were looked at
         self.urgent_at = 0.0                    # when clients that would leave were last looked for (by the worker)
         self.groups: dict[int, Plan] = {}       # those that wait for their hosts, by where their first job stands
@@ -1699,7 +1694,7 @@ class Dispatcher:
             cursor.quiet = None
         for client, want in turns.items():
             client.free = want
-        urgent, known = leaving and self._may_hurry(), len(cursor.orphans)
+        urgent = leaving and self._may_hurry()
         met: dict[int, PendingGroup] = {}
         while (clients.all or not turns) and len(batch.got) < BATCH:
             found = cursor.claim(urgent, clients)
@@ -1715,7 +1710,6 @@ class Dispatcher:
             if client.free <= 0:
                 clients.remove(client)
         batch.plans = self._plan(met.values()) if met else []
-        batch.orphans = cursor.orphans[known:]
         return batch
 
     def _may_hurry(self) -> bool:
@@ -1742,7 +1736,6 @@ class Dispatcher:
         for client, some in batches.items():
             client.want -= sum(held.job.settings.slots for held in some)
             self.send_jobs(client, some)
-        self.orphans += batch.orphans
         if batch.miss is not None:
             self._note_miss(batch.miss)
         self._arrange(batch)
@@ -1807,7 +1800,8 @@ class Dispatcher:
         for client in leaving:
             if client.link and not client.seats and (self.server.stopping or self._may_leave(client)):
                 client.leaving = False
-                orphans, client.orphans = self.orphans[client.orphans:], len(self.orphans)
+                orphans = self.cursor.orphans[client.orphans:]  # a look in the worker's thread may find another now
+                client.orphans += len(orphans)
                 client.link.send(type="nothing", request=client.asked, ended=found.ended,
                                  orphans=[] if client.retry else orphans[:1000],    # who retries takes them itself
                                  left=found.stopped(client)[:1000],
@@ -2024,7 +2018,8 @@ class Server(Program):
             self.account = count and count.account_of_all()
         port = "" if self.port == PORT else f"--port {self.port} "
         client = f"{port}{self.options.host or os.uname().nodename}"
-        self.say(self.tally.summary(self.account, self.dispatcher.orphans, time.time() - self.began, lambda option:
+        orphans = self.dispatcher.cursor.orphans
+        self.say(self.tally.summary(self.account, orphans, time.time() - self.began, lambda option:
                                     option and f"runmaker4-client.py {option} {client}",
                                     why_command(self.options.outdir, self.label)))
         await self.print_rest(self.stderr, lambda: self.code is not None)
