@@ -1708,7 +1708,7 @@ class Dispatcher:
             batch.got.append(Held(next(self.keys), client, found))
             client.free -= found.settings.slots
             if client.free <= 0:
-                clients.remove(client)
+                del clients.all[client]
         batch.plans = self._plan(met.values()) if met else []
         return batch
 

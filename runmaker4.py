@@ -1457,7 +1457,7 @@ class JobFile:
         for _, settings, ended in self._lines_under(NEW, fits) if now.new and takers.all else ():
             left = True
             for taker in list(takers.fitting(settings, ended)):
-                takers.remove(taker)
+                del takers.all[taker]
         return Account(now, found.unsure, tuple(sorted(numbers)[:self.BAD]), known[False], known[True], left)
 
     def _lines_under(self, states: bytes, wanted: Callable[[JobSettings, bool], Any],
@@ -1633,7 +1633,7 @@ class Takers:
     def __init__(self, takers: Iterable[Taker]) -> None:
         self.all = dict.fromkeys(takers)
         # for which hosts, how many slots, below `#RUN end` or not
-        self.known: dict[tuple[tuple[str, ...], int, bool], list[Taker]] = {}
+        self.known: dict[tuple[tuple[str, ...], int, bool], set[Taker]] = {}
 
     def fitting(self, settings: JobSettings, ended: bool) -> Iterator[Taker]:
         """Those who may take jobs with these settings."""
@@ -1641,21 +1641,13 @@ class Takers:
             return iter(self.all)
         key = settings.hosts, settings.slots, ended     # files may have many directives, and servers many clients
         if key not in self.known:
-            self.known[key] = [taker for taker in self.all if taker.fits(settings, ended)]
-        return filter(self.all.__contains__, self.known[key])
+            self.known[key] = {taker for taker in self.all if taker.fits(settings, ended)}
+        return filter(self.known[key].__contains__, self.all) if self.known[key] else iter(())
 
     def rotate(self, taker: Taker) -> None:
         """It has got a job: it is the last now."""
-        if len(self.all) > 1:
-            del self.all[taker]
-            self.all[taker] = None
-            for takers in self.known.values():
-                if takers and takers[0] is taker:
-                    takers.append(takers.pop(0))
-
-    def remove(self, taker: Taker) -> None:
-        """It wants no more."""
         del self.all[taker]
+        self.all[taker] = None
 
 
 class TriedLines:
