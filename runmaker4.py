@@ -1767,13 +1767,9 @@ class Pace:
         took, worked = self._spent()
         return max(times * worked, min(times * took, self.LONGEST))
 
-    def left(self, times: float, least: float = 0.0) -> float:
+    def until_due(self, times: float, least: float = 0.0) -> float:
         """Seconds until another look is due; least: that there are between two in any case."""
         return max(self.began + max(self.rest(times), least) - self.clock(), 0.0)
-
-    def is_early(self, times: float, least: float = 0.0) -> bool:
-        """Whether it is too early for another look."""
-        return self.left(times, least) > 0.0
 
 
 @dataclass(eq=False, repr=False)
@@ -1927,7 +1923,7 @@ class Cursor:
         self.claimed, claimed = now, self.claimed
         self.sliced, sliced = False, self.sliced and self.scan is not None
         try:
-            if self.scan is None or not sliced and not self.pace.is_early(100, self.interval):
+            if self.scan is None or not sliced and self.pace.until_due(100, self.interval) == 0:
                 self._begin_round()             # what stands above may have been edited in place: directives, too
             elif self.scan.last and not sliced and now - claimed > self.STALE:
                 self._read_anew()
@@ -1994,7 +1990,7 @@ class Cursor:
 
     def _until_next(self) -> float:
         """Seconds until another round may begin: one that may let a barrier be passed comes soon."""
-        return self.pace.left(1) if self.round.outdated else self.pace.left(20, self.interval)
+        return self.pace.until_due(1) if self.round.outdated else self.pace.until_due(20, self.interval)
 
     def _wait_here(self) -> Miss:
         """Meet the last directive once more with the next claim."""
@@ -2037,12 +2033,12 @@ class Cursor:
             return False
         if self.round.block and self.round.block.waits and self._must_wait() and self.round.outdated:
             return self._until_next() > 0
-        if self.pace.is_early(20):              # a round through a huge file is not free
+        if self.pace.until_due(20) > 0:         # a round through a huge file is not free
             return True
         if not asked or self.miss.again is not None or self.round.waiting:
             return False
         self.file.refresh()
-        return self.pace.is_early(100, self.interval) and self.file.signature() == self.quiet
+        return self.pace.until_due(100, self.interval) > 0 and self.file.signature() == self.quiet
 
     def _notice_edits(self) -> None:
         """If lines have moved: begin a new round, by what they say now."""

@@ -298,7 +298,7 @@ class Paces(unittest.TestCase):
         for seconds, early, early_if_least in ((0.0, True, True), (1.8, True, True), (0.2, False, True),
                                                (3.0, False, False)):
             pace.clock.now += seconds
-            self.assertEqual((pace.is_early(20), pace.is_early(20, 5.0)), (early, early_if_least))
+            self.assertEqual((pace.until_due(20) > 0, pace.until_due(20, 5.0) > 0), (early, early_if_least))
 
 
 class LooksAtAnEditedFile(JobFileCase):
