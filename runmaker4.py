@@ -1778,7 +1778,6 @@ class Block:
     line: Line                  # the directive
     fault: str = ""             # what is wrong with it
     stops: str = ""             # which failure makes a check stop: only those who wait for more anyway wait for its end
-    stall: str = ""             # which job above, that may never come to run, makes a barrier wait
 
     @property
     def waits(self) -> bool:
@@ -1814,7 +1813,6 @@ class Round:
     found: bool = False                     # it took something: another round follows
     refused: bool = False                   # it met a line that somebody else held, perhaps only for a moment
     tail_seen: bool = False                 # it met a last line without newline
-    grows: bool = False                     # ... which may become another line yet: it has ended there
     passed: Line | None = None              # the first job that is for none of the takers
     missed: bool = False                    # it passed over new jobs: others than its takers might have had them
     waiting: set[Taker] = field(default_factory=set)    # those who have jobs that may be taken later
@@ -1954,11 +1952,10 @@ class Cursor:
         while True:
             try:
                 line = self.scan.next(self.round.few)
-                if line and not line.whole and not self._is_over() and self._still_grows():
-                    line = None                 # and what comes behind it is for the next round
-                if line is None or self._is_over():
+                grows = line is not None and not line.whole and not self._is_over() and self._still_grows()
+                if line is None or grows or self._is_over():    # what comes behind a cut line is for the next round
                     if not self.round.found:
-                        return self._end_round(whole=line is None)
+                        return self._end_round(whole=line is None or grows, grows=grows)
                     self._begin_round()
                 elif line.state == DIRECTIVE:
                     if not self._obey(line):
@@ -1997,12 +1994,12 @@ class Cursor:
         self.scan.unread()
         return Miss(self.round, again=min(self.PAUSE, self._until_next()))
 
-    def _end_round(self, whole: bool) -> Miss:
-        """A whole round found nothing.  whole: it came to the end of the file."""
+    def _end_round(self, whole: bool, grows: bool) -> Miss:
+        """A whole round found nothing.  whole: it came to the end of the file; grows: its last line may change yet."""
         doubt = self.file.doubt(self.scan.end) if whole else 0.0
         self.scan = None
         self.suspects.end_round()
-        self._end_group(waits=self._is_being_appended())
+        self._end_group(waits=grows or self._is_being_appended())
         found = self.round
         if not found.tail_seen:
             self.tail = None
@@ -2010,7 +2007,7 @@ class Cursor:
         self.quiet = self.signature
         self.refusals = self.refusals + 1 if found.refused else 0
         due = [it.when + self.interval - now for it in self.suspects.found.values()]
-        if found.grows:
+        if grows:
             due.append(self.tail[1] + self.interval - now)
         if doubt:
             due.append(doubt)
@@ -2031,7 +2028,7 @@ class Cursor:
         asked = self.round.takers.issuperset(self.takers.all)
         if not asked and self.round.missed:
             return False
-        if self.round.block and self.round.block.waits and self._must_wait() and self.round.outdated:
+        if self.round.block and self.round.block.waits and self._is_outdated():
             return self._until_next() > 0
         if self.pace.until_due(20) > 0:         # a round through a huge file is not free
             return True
@@ -2111,8 +2108,8 @@ class Cursor:
         if not self.round.unfinished:
             self.round.unfinished, self.round.unfinished_by = line, self.round.settings
 
-    def _must_wait(self) -> bool:
-        """Whether a barrier cannot be passed by this round.  Raises OSError.
+    def _is_outdated(self) -> bool:
+        """Whether a barrier that this round cannot pass may let another one pass.  Raises OSError.
 
         A job that is `!` or `e` by now may be for a taker with --retry or --resume; a round from the top will see.
         """
@@ -2122,7 +2119,7 @@ class Cursor:
             state = file.state_at(file.fd, found.unfinished)
             retried = b"".join(taker.retry for taker in self.takers.all)
             found.outdated = state is not None and state not in NEW + RUNNING + retried
-        return found.unfinished is not None
+        return found.outdated
 
     def _pass_over(self, line: Line) -> None:
         """A job is for none of the takers, or of a group."""
@@ -2202,8 +2199,7 @@ class Cursor:
         size = os.fstat(self.file.fd).st_size
         if not self.tail or self.tail[0] != size:
             self.tail = (size, self.clock())
-        self.round.grows = self.clock() - self.tail[1] < self.interval
-        return self.round.grows
+        return self.clock() - self.tail[1] < self.interval
 
     def _take(self, line: Line, taker: Taker | None) -> Job | None:
         """Lock a line, verify it, mark it `r`.  An orphan that we are not to run becomes `e`.  Raises Shifted."""
@@ -2259,7 +2255,7 @@ class Cursor:
             found.ended = True
         elif not found.block:
             self._end_group()
-            if self._must_wait() and (found.found or found.outdated):
+            if found.unfinished and (self._is_outdated() or found.found):
                 return False
             found.block = self._barrier(line, directive.kind == "barrier check")
         return True
@@ -2273,8 +2269,8 @@ class Cursor:
     def _is_being_appended(self) -> bool:
         """Whether a group at the end of the file may be met in part only.  Raises OSError."""
         found = self.round
-        if not found.groups or found.groups[-1].whole or found.grows:
-            return found.grows
+        if not found.groups or found.groups[-1].whole:
+            return False
         appending = not is_free(self.file.fd, APPEND_BYTE)      # asked first: if not, the size is of all of it
         found.refused |= appending
         return appending or self.file.signature()[2] != self.signature[2]
@@ -2283,7 +2279,7 @@ class Cursor:
         """What keeps jobs below a barrier from being taken, if anything does."""
         found = self.round
         if found.unfinished:
-            return Block(line, stall=self._stall(found.unfinished, found.unfinished_by))
+            return Block(line)
         if check:
             for start in max(found.checked, self.file.start), self.file.start:      # only from there lines are counted
                 bad = Scan(self.file.fd, start, FAILED + ERROR, until=line.offset).next()
@@ -2294,11 +2290,9 @@ class Cursor:
             found.checked = line.offset
         return None
 
-    @staticmethod
-    def _stall(line: Line, settings: JobSettings) -> str:
-        """What a job above a barrier waits for itself; '' if it runs."""
-        if line.state == RUNNING:
-            return ""
+    def _stall(self) -> str:
+        """Which job above a barrier has not ended, and what it waits for itself."""
+        line, settings = self.round.unfinished, self.round.unfinished_by
         text = f"line {line.number}"
         if settings.together:
             return f"{text}, which is of the group {settings.together} (#RUN in line {settings.line.number})"
@@ -2313,9 +2307,9 @@ class Cursor:
             at_once[block.fault] = block.fault
         if block and block.stops and any(taker.follow for taker in found.waiting):
             at_once[block.stops] = block.stops
-        if block and block.stall and found.below:
+        if block and block.waits and found.below and found.unfinished.state != RUNNING:
             stalls["barrier"] = (f"line {found.below.number} waits at the #RUN barrier in line {block.line.number} "
-                                 f"for {block.stall}")
+                                 f"for {self._stall()}")
         self.waits.update(stalls, at_once)
 
     # -- results ----------------------------------------------------------------------------------------------------
