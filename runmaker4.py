@@ -1923,8 +1923,11 @@ class Cursor:
         try:
             if self.scan is None or not sliced and self.pace.until_due(100, self.interval) == 0:
                 self._begin_round()             # what stands above may have been edited in place: directives, too
-            elif self.scan.last and not sliced and now - claimed > self.STALE:
-                self._read_anew()
+            elif self.scan.last and not sliced and now - claimed > self.STALE:  # so may what stands below
+                if self.file.state_at(self.file.fd, self.scan.last) is None:    # ... or above, and moved it
+                    self._start_over()
+                else:
+                    self.scan.reread()
             if self.serving:
                 self.pause_at = self.scan.pause_at = time.monotonic() + self.SLICE
             return self._walk()
@@ -1933,13 +1936,6 @@ class Cursor:
             return Miss(self.round, unfinished=True, again=0.0)
         finally:
             self.pace.pause()
-
-    def _read_anew(self) -> None:
-        """Go on with fresh reads: what stands below may have been edited, or above, and moved it.  Raises OSError."""
-        if self.file.state_at(self.file.fd, self.scan.last) is None:
-            self._start_over()
-        else:
-            self.scan.reread()
 
     def _start_over(self) -> None:
         """The file was edited: what was counted is off.  Raises OSError."""
@@ -1959,8 +1955,10 @@ class Cursor:
                     self._begin_round()
                 elif line.state == DIRECTIVE:
                     if not self._obey(line):
-                        if self._until_next():
-                            return self._wait_here()
+                        pause = self._until_next()
+                        if pause:
+                            self.scan.unread()      # the next claim meets this directive once more
+                            return Miss(self.round, again=min(self.PAUSE, pause))
                         self._begin_round()
                 else:
                     job = self._consider(line)
@@ -1988,11 +1986,6 @@ class Cursor:
     def _until_next(self) -> float:
         """Seconds until another round may begin: one that may let a barrier be passed comes soon."""
         return self.pace.until_due(1) if self.round.outdated else self.pace.until_due(20, self.interval)
-
-    def _wait_here(self) -> Miss:
-        """Meet the last directive once more with the next claim."""
-        self.scan.unread()
-        return Miss(self.round, again=min(self.PAUSE, self._until_next()))
 
     def _end_round(self, whole: bool, grows: bool) -> Miss:
         """A whole round found nothing.  whole: it came to the end of the file; grows: its last line may change yet."""
@@ -2133,14 +2126,10 @@ class Cursor:
         elif (settings.hosts or settings.slots > 1) and not found.ended:
             found.passed = found.passed or line
             key = settings.hosts, settings.slots
-            if key not in found.stalls and len(found.stalls) < self.NAMED and self._is_stall(settings):
+            lasting = self.serving or settings.slots > 1 or any(taker.follow for taker in self.takers.all)
+            if lasting and key not in found.stalls and len(found.stalls) < self.NAMED and self.is_absent(settings):
                 found.stalls[key] = f"line {line.number} waits for {settings}"
         found.missed = True
-
-    def _is_stall(self, settings: JobSettings) -> bool:
-        """Whether a job with these settings may wait for ever, as far as can be said from here."""
-        lasting = self.serving or settings.slots > 1 or any(taker.follow for taker in self.takers.all)
-        return lasting and self.is_absent(settings)
 
     def _meet_group(self, line: Line) -> None:
         """A new job of a group is met."""
@@ -2219,7 +2208,10 @@ class Cursor:
                 return None
             if line.state == RUNNING and not taker:
                 file.write(fd, line, ERROR)
-                self._name_orphan(line)
+                self.orphans.append(line.number)
+                if len(self.orphans) <= self.NAMED:
+                    self.say(f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it "
+                             "again)")
                 return None
             job = file.mark(fd, line, taker, self.round.settings)
         if line.state == RUNNING:
@@ -2228,11 +2220,6 @@ class Cursor:
             taker.tried.add(line)
             job.retried = True
         return job
-
-    def _name_orphan(self, line: Line) -> None:
-        self.orphans.append(line.number)
-        if len(self.orphans) <= self.NAMED:
-            self.say(f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it again)")
 
     # -- directives that are met ------------------------------------------------------------------------------------
 
@@ -2486,17 +2473,15 @@ class FileJobs:
     async def claim(self, last: bool, free: int, slots: int) -> Job | Nothing:
         """A job, if there is one.  last: the runner leaves if there is none.  free, slots: of its slots, and in all."""
         found = await self.worker.call(self._claim, last, free, slots)
-        return found or self._nothing(found)
+        if found:
+            return found
+        met = found.round
+        again = self.poll if found.again is None and met.waits_for(self.taker) else found.again
+        return Nothing(again, found.failed, met.ended, met.stopped(self.taker), met.passed.number if met.passed else 0)
 
     def _claim(self, last: bool, free: int, slots: int) -> Job | Miss:
         self.taker.free, self.taker.slots = free, slots
         return self.cursor.claim(last)
-
-    def _nothing(self, miss: Miss) -> Nothing:
-        """What a miss means for this runner."""
-        met = miss.round
-        again = self.poll if miss.again is None and met.waits_for(self.taker) else miss.again
-        return Nothing(again, miss.failed, met.ended, met.stopped(self.taker), met.passed.number if met.passed else 0)
 
     async def lend(self, job: Job) -> int:
         """The job's own descriptor is the worker's, who may close or exchange it at any time."""
