@@ -181,7 +181,7 @@ class ByHandCase(GroupCase):
         alice.say(dict(type="ready", id=first["id"]))
         alice = self.fake(server, "alice", key, first)
         bob.say(dict(type="ready", id=second["id"]))
-        self.assertEqual(bob.hear("go", "stop"), dict(type="stop", id=second["id"]))
+        self.assertEqual(bob.hear("go", "stop"), dict(type="stop", id=second["id"], cancelled=False))
         alice.hear("welcome")
         for peer, job in (alice, first), (bob, second):
             peer.say(dict(type="release", n=1, id=job["id"]), dict(type="claim", request=2, want=1, last=False))

@@ -341,8 +341,8 @@ class Endings(unittest.TestCase):
                 (runmaker4.Ending(9 | 128), "signal 9", b"!"),          # it dumped core
                 (runmaker4.Ending(15, "timeout", 0.5), "timeout after 0.5s", b"!"),
                 (runmaker4.Ending(0, "timeout", 30.0), "timeout after 30s", b"!"),
-                (runmaker4.Ending(15, "stop"), "signal 15", b"e"),
-                (runmaker4.Ending(0, "stop"), "exit 0", b"e")):
+                (runmaker4.Ending(15, "stopped"), "signal 15", b"e"),
+                (runmaker4.Ending(0, "stopped"), "exit 0", b"e")):
             with self.subTest(ending=ending):
                 self.assertEqual((str(ending), ending.state), (words, state))
 

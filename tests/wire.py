@@ -140,7 +140,7 @@ FROM_SERVER: Tuple[Dict[str, Any], ...] = (
         id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", timeout=0.0, slots=1, group=False,
         hold=False)]),
     dict(type="nothing", request=1, orphans=[], ended=False, left="", others=0),
-    dict(type="sync"), dict(type="go", id="0" * 16, at=1.5), dict(type="stop", id="0" * 16),
+    dict(type="sync"), dict(type="go", id="0" * 16, at=1.5), dict(type="stop", id="0" * 16, cancelled=False),
     dict(type="ack", n=1, window=1 << 20),
     dict(type="fault", id="0" * 16, text="text"), dict(type="lost", id="0" * 16), dict(type="closing", done=False),
     dict(type="account", account=ACCOUNT),
