@@ -34,10 +34,9 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Collection, Container, Iterable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (ERROR, FAILED, REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Scan,
-                       Survey, add_help, check_lines, check_mount, counts, exit_on, first_line, human_time, job_file,
-                       leave, lock, name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock,
-                       warn)
+from runmaker4 import (ERROR, FAILED, REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey,
+                       add_help, check_lines, check_mount, counts, exit_on, human_time, job_file, leave, lock,
+                       name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock, warn)
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -672,10 +671,12 @@ def say(text: str) -> None:
 
 def check_journal(journal: JournalReader, path: str) -> None:
     """Say so if its last runs are of no job in this file.  Raises Problem."""
-    commands = journal.latest()
-    with job_file(path) as fd:
-        texts = [blank + command for command in commands for blank in (b" ", b"\t")]
-        if commands and not any(line.command in commands for line in Scan(fd, first_line(fd), texts=texts)):
+    commands = itertools.islice(journal.latest(), 12)       # for few texts the file is searched fast
+    texts = {blank + command + end for command in commands for blank in (b" ", b"\t") for end in (b"", b"\r")}
+    with job_file(path):
+        file = JobFile(path, say=say, read_only=True)
+        file.follow_path()
+        if texts and not next(file.lines_of(texts), None):
             say(f"{journal.path}: none of its last runs is of a line of {path} (is it of another job file?)")
 
 
