@@ -12,8 +12,8 @@ import runset4
 from tests import marks
 from tests.support import FULL, GATE, RUNMAKER, RUNSET, Ended, RunCase, wait_until
 
-JOBS, EDITS, RUNNERS = (1500, 150, 4) if FULL else (300, 10, 4)
-PAUSE = 1.5 if FULL else 0.15          # such that jobs are left when the last edit is made
+JOBS, EDITS, RUNNERS = (1500, 150, 4) if FULL else (200, 6, 4)
+PAUSE = 1.5 if FULL else 0.2           # seconds that a job takes: some are left when the last edit is made
 EDITOR = "import sys, re, os, random, time; path = sys.argv[1]; text = open(path).read()\n"
 SAVE = "\nopen(path, 'w').write(text); time.sleep(0.05)"
 
@@ -159,18 +159,16 @@ class Running(EditCase):
         self.write("".join(f". {marks.command(number, PAUSE)}\n" for number in range(1, JOBS + 1)))
         self.write("", "marks")
         runners = [self.start(RUNMAKER, "-q", "--follow", "-j2", "runs.txt") for _ in range(RUNNERS)]
-        chance, codes = random.Random(7), {0: 0, 1: 0}
-        for number in range(EDITS):
-            seed = chance.random()
-            ended = self.edit(f"lines = text.splitlines(True); chance = random.Random({seed})\n"
+        chance, made = random.Random(7), 0
+        while made < EDITS and "." in self.states():    # a slow machine may make fewer before all jobs have ended
+            ended = self.edit(f"lines = text.splitlines(True); chance = random.Random({chance.random()})\n"
                               "at = chance.randrange(len(lines)); to = chance.randrange(len(lines))\n"
                               f"lines.insert(to, lines.pop(at)) if chance.random() < .5 else "
-                              f"lines.insert(at, '# note {number}\\n')\n"
+                              f"lines.insert(at, '# note {made}\\n')\n"
                               "text = ''.join(lines)")
-            self.assertIn(ended.code, codes, ended.err)
-            codes[ended.code] += 1
-        self.assertEqual(codes[1], 0)
-        self.assertIn(".", self.states(), "the jobs ended before the edits did")
+            self.assertEqual(ended.code, 0, ended.err)
+            made += 1
+        self.assertGreater(made, 1)
         wait_until(lambda: not set(self.states()) & set(".r"), 900, "all jobs have ended")
         self.assertEqual(self.states(), "d" * JOBS)
         for runner in runners:
