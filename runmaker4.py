@@ -4110,10 +4110,10 @@ class Runner:
                     await self._work(job, slot)
                 finally:
                     slot.busy = False
+                    for used in (slot, *slot.borrowed):
+                        used.spent = self.options.one_only
+                    await self._give_back(slot)
                     self.changed.set()
-                for used in (slot, *slot.borrowed):
-                    used.spent = self.options.one_only
-                await self._give_back(slot)
                 await self._free(slot)
             elif slot.in_use:
                 self._note_wait()
