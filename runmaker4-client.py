@@ -70,8 +70,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                "ran it; 2 bad usage, or the server cannot be used; 130, 143 ended by a\n"
                "signal.\n"
                "Variables of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot),\n"
-               "RUNMAKER4_JOB (marks its processes).  Of the client: NO_COLOR (no colours),\n"
-               "RUNMAKER4_TOKEN (the server's token).")
+               "RUNMAKER4_SLOTS (all that `#RUN slots=N` gives it), RUNMAKER4_JOB (marks its\n"
+               "processes).  Of the client: NO_COLOR (no colours), RUNMAKER4_TOKEN (the\n"
+               "server's token).")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("server", metavar="SERVER", help="the host where runmaker4-server.py runs")
     add_running_options(add)
@@ -85,7 +86,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--status", action="store_true", help="print what waits, and what all clients do, and exit")
     add("--json", action="store_true", help="with --status: as JSON")
     add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", metavar="NAME", help="this host's name, in messages and for host= [the node name]")
+    add("--name", metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add_background(add)
     parser.set_defaults(slot_errors=0)      # a client's slots have no hosts of their own
     options = parser.parse_args(argv)

@@ -4600,7 +4600,7 @@ def add_records(add: Add) -> None:
     """What runner and server can write besides the job file."""
     add("-l", "--logfile", metavar="FILE", help="the last lines of every job, a fixed record each; shared by all hosts")
     add("-n", "--loglines", type=whole_number(1, 10_000), default=3, metavar="N", help="lines of output per record [3]")
-    add("--outdir", metavar="DIR", help="everything a job prints: DIR/LINE.out, DIR/LINE.err")
+    add("--outdir", metavar="DIR", help="what jobs print: DIR/LINE.out, .err; and a journal")
     add("--joblog", metavar="FILE", help="one line per run of a job, in GNU parallel's format")
 
 
@@ -4637,7 +4637,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                "the file is !, e or left for this runner; 1 something is, whoever ran it;\n"
                "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.\n"
                "Variables of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot),\n"
-               "RUNMAKER4_JOB (marks its processes).  Of the runner: NO_COLOR (no colours).")
+               "RUNMAKER4_SLOTS (all that `#RUN slots=N` gives it), RUNMAKER4_JOB (marks its\n"
+               "processes).  Of the runner: NO_COLOR (no colours).")
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", help="the job file")
     add_running_options(add)
@@ -4651,7 +4652,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_records(add)
     add_verbosity(add)
     add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", metavar="NAME", help="this host's name, in messages and for host= [the node name]")
+    add("--name", metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add_background(add)
     options = parser.parse_args(argv)

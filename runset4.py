@@ -1263,8 +1263,10 @@ def command_template(text: str) -> Template:
 ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
 CHANGING = ("set", "rerun", "reopen", "cancel")
 EXAMPLE = f"""\
-Have all failed jobs run again, add jobs, hold new ones and take them back:
-    {PROG} --set=. --state=! runs.txt
+Have failed jobs run again, stop one, edit while it runs, add, hold, release:
+    {PROG} --set=. --state='!e' runs.txt
+    {PROG} --cancel runs.txt 17
+    {PROG} --edit runs.txt
     {PROG} runs.txt --add 'simulate --seed 7' 'simulate --seed 8'
     {PROG} runs.txt --add-list names --template 'convert {{}} {{.}}.png'
     {PROG} --set=x --state=. runs.txt 5-9
@@ -1283,7 +1285,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add("--rerun", action="store_true", help="set them to x, also where a dead host holds them, and append them anew")
     add("--cancel", action="store_true", help="stop them wherever they run: x over r (and .); wait until they are gone")
-    add("--force", action="store_true", help="set states of running jobs, too (their results are not written)")
+    add("--force", action="store_true", help="set states of running jobs, too, which ends them")
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
