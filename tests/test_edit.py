@@ -12,8 +12,8 @@ import runset4
 from tests import marks
 from tests.support import FULL, GATE, RUNMAKER, RUNSET, Ended, RunCase, wait_until
 
-JOBS, EDITS, RUNNERS = (1500, 150, 4) if FULL else (200, 6, 4)
-PAUSE = 1.5 if FULL else 0.2           # seconds that a job takes: some are left when the last edit is made
+JOBS, EDITS, RUNNERS = (800, 80, 4) if FULL else (200, 6, 4)
+PAUSE = 1.0 if FULL else 0.2           # seconds that a job takes: some are left when the last edit is made
 EDITOR = "import sys, re, os, random, time; path = sys.argv[1]; text = open(path).read()\n"
 SAVE = "\nopen(path, 'w').write(text); time.sleep(0.05)"
 
