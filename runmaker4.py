@@ -3377,23 +3377,25 @@ def is_file(name: str, info: os.stat_result) -> bool:
 class Journal:
     """DIR/journal: what ran where and when, one JSON object a line, appended by all hosts.  In the worker's thread.
 
-    An end is written with what has gathered; starts and moves, which only inform, wait for it or for a second at most.
-    On a network file system an append costs some six round trips: so ends, too, gather for a second there.
+    An end is written with what has gathered, unless the last one was just now: short jobs end hundreds of times a
+    second, and on a network file system an append costs some six round trips.  Starts and moves, which only inform, and
+    what is left then wait for the next, or for a second at most.
     """
-    GATHER = 1.0                        # seconds
+    GATHER, AT_ONCE = 1.0, 0.05         # seconds
 
     def __init__(self, folder: str, worker: Worker, trouble: Say) -> None:
         """Raises Problem."""
         self.folder, self.path, self.trouble = folder, os.path.join(folder, "journal"), trouble
         self.fd = open_record(self.path, os.O_RDWR | os.O_APPEND)
         self.network = bool(worker.pool)
+        self.pause = self.GATHER if self.network else self.AT_ONCE
         self.waiting: list[bytes] = []
         self.flushed = -math.inf            # when (monotonic seconds)
 
     def add(self, entry: dict[str, Any], end: bool = False) -> None:
         import json                     # few runners need it, and it takes 3 ms to load
         self.waiting.append(json.dumps(entry).encode() + b"\n")
-        if time.monotonic() - self.flushed > self.GATHER or end and not self.network:
+        if time.monotonic() - self.flushed > (self.pause if end else self.GATHER):
             self.flush()
 
     def flush(self) -> None:
@@ -4896,6 +4898,8 @@ class RunnerProgram(Program):
         """Run the jobs, print what there is to print; the exit status."""
         runner = self.runner
         await runner.run()
+        for sink in runner.sinks:
+            sink.tick()                     # what has gathered is written
         account = await jobs.leave(runner)
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began

@@ -153,6 +153,7 @@ class Clients(JournalCase):
         self.jobs("echo one; exit 3", "true")
         server = self.start_server("--outdir", "out")
         self.run_client(server, "--name", "bob")
+        wait_until(lambda: len(self.entries("end")) == 2, what="what has gathered is written")
         self.assertWhole()
         end = self.ends()[1]
         self.assertEqual([end[name] for name in ("host", "slot", "state", "exit", "command", "bytes", "files")],
