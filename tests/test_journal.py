@@ -112,6 +112,13 @@ class Runs(JournalCase):
         self.jobs("true")
         self.assertNotIn(b"why:", self.run_jobs("--outdir", "out").err)
 
+    def test_what_has_gathered_is_written_when_the_runner_leaves(self):
+        self.jobs(*["true"] * 5)
+        slow = "import runmaker4\nrunmaker4.Journal.AT_ONCE = runmaker4.Journal.GATHER = 60.0\n"
+        self.finish(self.start_patched(slow, "--outdir", "out", "runs.txt"))
+        self.assertWhole()
+        self.assertEqual(sorted(self.ends()), [1, 2, 3, 4, 5])
+
     def test_any_bytes_of_a_command_survive(self):
         self.write(b". : \xff\xe2\x82\xac\t'\"\\\r\n")
         self.run_jobs("--outdir", "out")
