@@ -3021,6 +3021,9 @@ class Sink:
     def tick(self) -> None:
         """A second has passed."""
 
+    def leaving(self) -> None:
+        """All runs have ended, and no more will begin."""
+
 
 class Lines:
     """Cuts a stream into pieces that end with a newline; a line over 1 MiB is cut into several."""
@@ -3509,6 +3512,9 @@ class AllOutput(Sink):
 
     def tick(self) -> None:
         self.store.tick()
+
+    def leaving(self) -> None:
+        self.store.tick()                   # what has gathered is written
 
     @staticmethod
     def _entry(run: Run) -> dict[str, Any]:
@@ -4899,7 +4905,7 @@ class RunnerProgram(Program):
         runner = self.runner
         await runner.run()
         for sink in runner.sinks:
-            sink.tick()                     # what has gathered is written
+            sink.leaving()
         account = await jobs.leave(runner)
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
