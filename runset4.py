@@ -192,22 +192,32 @@ def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
             yield line
 
 
+@contextlib.contextmanager
+def writable(file: JobFile, line: Line) -> Iterator[bool]:
+    """Lock a line's state, or if somebody else has it another byte; whether nobody had it.  Raises OSError.
+
+    On NFS a write under any lock leaves its neighbours alone.
+    """
+    free = lock(file.fd, line.offset)
+    at = line.offset if free else REFRESH_BYTE
+    try:
+        if not free:
+            lock(file.fd, at, shared=True)
+        yield free
+    finally:
+        unlock(file.fd, at)
+
+
 def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
     """Set the state of a line that a scan of a `single` file has found; why that was refused, or ''.
 
     Running lines are locked, and refused, unless forced.  Raises OSError; ESTALE: the file was replaced.
     """
-    at = line.offset
-    if not lock(file.fd, at):
-        if not force:
+    with writable(file, line) as free:
+        if not free and not force:
             return "is running (wait for it, or use --force)"
-        at = REFRESH_BYTE                       # on NFS a write under any lock leaves its neighbours alone
-        lock(file.fd, at, shared=True)
-    try:
         file.must_name(file.fd)                 # after the lock: what is replaced later had this state in it
         return _overwrite(file, line, state, force)
-    finally:
-        unlock(file.fd, at)
 
 
 def _overwrite(file: JobFile, line: Line, state: bytes, force: bool) -> str:
@@ -284,17 +294,12 @@ def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
 
     Raises OSError; ESTALE: the file was replaced.
     """
-    free = lock(file.fd, line.offset)
-    at = line.offset if free else REFRESH_BYTE  # on NFS a write under any lock leaves its neighbours alone
-    free or lock(file.fd, at, shared=True)
-    try:
+    with writable(file, line) as free:
         file.must_name(file.fd)
         found = file.state_at(file.fd, line)
         if found in (NEW, RUNNING):
             file.write(file.fd, line, HELD)
         return found, free
-    finally:
-        unlock(file.fd, at)
 
 
 def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
@@ -651,7 +656,7 @@ def _spoil(fd: int, data: bytes, places: Sequence[int], busy: Sequence[int]) -> 
     """Step 3: r over each job's state in the old file that somebody might still take.  Raises OSError."""
     others = set(busy)
     for index, at in enumerate(places[:-1]):
-        if index not in others and data[at:at + 1] in (NEW, FAILED, ERROR) and data[at + 1:at + 2] in (b" ", b"\t"):
+        if index not in others and data[at:at + 1] in (NEW, FAILED, ERROR) and is_job(data[at:at + 2]):
             os.pwrite(fd, RUNNING, at)
     os.fsync(fd)
 
@@ -718,8 +723,7 @@ def edit(file: JobFile) -> int:
         if theirs == base:
             early = not fault and time.monotonic() - began < AT_ONCE
             if not early and theirs is not None:
-                os.unlink(copy)
-                os.rmdir(os.path.dirname(copy))
+                discard(copy)
             file.say((fault or "nothing was changed") + (
                 " (the editor came back at once: if it goes on in a window of its own, have it wait, as in "
                 f"EDITOR='code --wait'; the copy is kept: {copy})" if early else ""))
@@ -730,8 +734,7 @@ def edit(file: JobFile) -> int:
             fault = fault or "the copy is empty now"
         faults = [fault] if fault else attempt(file, copy, base, theirs)
         if not faults:
-            os.unlink(copy)
-            os.rmdir(os.path.dirname(copy))
+            discard(copy)
             return 0
         for fault in faults[:20]:
             file.say(fault)
@@ -739,6 +742,12 @@ def edit(file: JobFile) -> int:
             f" ({len(faults) - 20} more lines were refused)" if len(faults) > 20 else ""))
         if theirs is None or not ask_again():
             return 1
+
+
+def discard(copy: str) -> None:
+    """Remove a copy and its directory.  Raises OSError."""
+    os.unlink(copy)
+    os.rmdir(os.path.dirname(copy))
 
 
 def attempt(file: JobFile, copy: str, base: bytes, theirs: bytes) -> list[str]:
