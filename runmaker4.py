@@ -2535,6 +2535,7 @@ LOCK_FD = 64                        # where a job finds its lock: out of the way
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"      # what holds a shell back
 GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-after says otherwise
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024    # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -2545,6 +2546,20 @@ class Shell:
     mark: bytes
     ended: asyncio.Future[int]      # its wait status (waitpid(2))
     usage: resource.struct_rusage | None = None     # what it and all that it waited for have used, once it has ended
+
+    @property
+    def cpu(self) -> float | None:
+        """CPU seconds, user and system; None: not known."""
+        return round(self.usage.ru_utime + self.usage.ru_stime, 3) if self.usage else None
+
+    @property
+    def memory(self) -> int | None:
+        """The peak, in bytes; None: not known.
+
+        execve(2) counts what was there before, too: what is not above our own peak may be ours.
+        """
+        peak = self.usage.ru_maxrss if self.usage else 0
+        return peak * MAXRSS_UNIT if peak > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None
 
 
 class ProcessTable:
@@ -2813,10 +2828,6 @@ def allow_descriptors(needed: int) -> None:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise Problem(f"so many jobs need {needed} open files, the limit is {hard} (lower -j, or raise ulimit -Hn)")
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-# ru_maxrss of getrusage(2) is in KiB; on macOS it is in bytes
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 # ======== Output ======================================================================================================
@@ -3498,16 +3509,11 @@ class AllOutput(Sink):
 
     def ended(self, run: Run) -> None:
         ending, shell = run.ending, run.shell
-        usage = shell.usage if shell else None
-        peak = usage.ru_maxrss if usage else 0
-        if peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:  # execve(2) counts what was there before, too:
-            peak = 0                            # so this may be ours, and of the job's nothing is known
         self.store.end(run.job, {
             **self._entry(run), "state": os.fsdecode(ending.state) if ending else "e",
             "exit": ending.code if ending and not ending.signal else -1, "signal": ending.signal if ending else 0,
             "cause": run.cause, "seconds": round(run.took, 3),
-            "cpu": round(usage.ru_utime + usage.ru_stime, 3) if usage else None,
-            "memory": peak * MAXRSS_UNIT or None,
+            "cpu": shell.cpu if shell else None, "memory": shell.memory if shell else None,
             "bytes": sum(stream.received for stream in run.streams)})
 
     def tick(self) -> None:
