@@ -38,9 +38,11 @@ class OfARunner(RunCase):
 
     def start_breaking(self, statements: str, *options: object, up: Tuple[int, ...] = (1,)) -> None:
         """Start a runner, and have it break while these jobs run."""
-        with open(self.dir / "said", "wb") as said:
-            self.runner = self.start_patched(statements, *options, "runs.txt", stdout=subprocess.DEVNULL, stderr=said)
+        with open(self.dir / "said", "wb") as said, open(self.dir / "console", "wb") as console:
+            self.runner = self.start_patched(statements, *options, "runs.txt", stdout=console, stderr=said)
         self.wait_up(*up, runner=self.runner)
+        if "-q" not in options:                 # a job may be up before its runner has said so
+            wait_until(lambda: self.read("console").count(b"forked") == len(up), what="it says what runs")
         self.write("", "break")
         wait_until(lambda: SAID in self.read("said"), what="it says what broke")
 
