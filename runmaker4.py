@@ -2539,6 +2539,18 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024    # ru_maxrss of getrusag
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
+def own_peak() -> int:
+    """The peak of this process's memory, in bytes.
+
+    Not ru_maxrss where that can be avoided: execve(2) counts in it what the process was that started us, maybe gigabytes.
+    """
+    try:
+        with open("/proc/self/status", "rb") as status:
+            return int(re.search(rb"VmHWM:\s*(\d+) kB", status.read())[1]) * 1024
+    except (OSError, TypeError):            # no /proc, or not of Linux (proc(5))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
+
+
 @dataclass(eq=False, repr=False)
 class Shell:
     """The shell of a running job."""
@@ -2546,20 +2558,12 @@ class Shell:
     mark: bytes
     ended: asyncio.Future[int]      # its wait status (waitpid(2))
     usage: resource.struct_rusage | None = None     # what it and all that it waited for have used, once it has ended
+    memory: int | None = None       # their peak, in bytes; None: not known
 
     @property
     def cpu(self) -> float | None:
         """CPU seconds, user and system; None: not known."""
         return round(self.usage.ru_utime + self.usage.ru_stime, 3) if self.usage else None
-
-    @property
-    def memory(self) -> int | None:
-        """The peak, in bytes; None: not known.
-
-        execve(2) counts what was there before, too: what is not above our own peak may be ours.
-        """
-        peak = self.usage.ru_maxrss if self.usage else 0
-        return peak * MAXRSS_UNIT if peak > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None
 
 
 class ProcessTable:
@@ -2665,6 +2669,7 @@ class Processes:
         """grace: seconds from TERM to KILL; None: never KILL."""
         self.loop, self.grace = loop, math.inf if grace is None else grace
         self.running: dict[int, Shell] = {}
+        self.own = 0                # the peak of our own memory when last looked at; it never falls
         self.impatient = False      # KILL now, without grace
         self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all who wait for it
         self.rested = 0.0           # when the next reading may be (event loop's time)
@@ -2708,8 +2713,14 @@ class Processes:
                 pid, status, usage = ended
                 shell = self.running.pop(pid, None)
                 if shell and not shell.ended.done():    # else: a child that whoever exec'd us left to us
-                    shell.usage = usage
+                    shell.usage, shell.memory = usage, self._peak(usage.ru_maxrss * MAXRSS_UNIT)
                     shell.ended.set_result(status)
+
+    def _peak(self, counted: int) -> int | None:
+        """A job's memory; None where it may be ours: execve(2) counts what was there before, too."""
+        if counted > self.own:
+            self.own = own_peak()
+        return counted if counted > self.own else None
 
     async def end(self, shell: Shell) -> list[int]:
         """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die."""
