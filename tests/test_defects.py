@@ -1,5 +1,4 @@
 """Promise: what breaks inside a program ends it with a message, and loses nothing.  Each test has something break."""
-import subprocess
 import unittest
 from typing import Tuple
 

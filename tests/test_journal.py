@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Any, Dict, List
 
-from tests.support import ROOT, RUNMAKER, SLEEPING, wait_until
+from tests.support import RUNMAKER, SLEEPING, wait_until
 from tests.tcp import TcpCase
 
 START = {"time", "event", "run", "line", "command", "host", "slot", "pid"}
@@ -63,8 +63,8 @@ class Runs(JournalCase):
     def test_memory_is_known_also_where_a_large_program_became_the_runner(self):
         """execve(2) hands on the peak of what the process was before."""
         self.jobs("python3 -c 'memory = bytearray(100 << 20)'")
-        large = "import os, sys; memory = bytearray(300 << 20); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-        self.finish(self.start(sys.executable, "-c", large, ROOT / RUNMAKER, "-q", "--outdir", "out", "runs.txt"))
+        large = "import os, sys; memory = bytearray(300 << 20); os.execv(sys.executable, sys.argv[1:])"
+        self.finish(self.start(sys.executable, "-c", large, *self.command(RUNMAKER, "--outdir", "out", "runs.txt")))
         self.assertTrue(100 << 20 < self.ends()[1]["memory"] < 200 << 20, self.ends()[1])
 
     def test_each_way_to_end_has_its_state_exit_status_signal_and_cause(self):

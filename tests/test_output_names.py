@@ -82,6 +82,7 @@ class TakenNames(OutCase):
             return open_(path, flags, *args, **options)
 
         outdir, line = self.outdir(), job(7)
+        outdir.journal.network = True
         with mock.patch.object(runmaker4.os.path, "lexists", lambda name: bool(fresh) and lexists(name)), \
                 mock.patch.object(runmaker4.os, "open", open_and_see):
             outdir.begin(line, {})
