@@ -1,0 +1,107 @@
+"""Tests mostly wait: for processes to start, for something to happen.  So found together they run in two processes.
+
+Each process takes the next class of tests when it has ended one: a pipe holds their numbers, as make's job server holds
+its tokens.  The second process prints its own dots; at its end it tells the first what became of its tests.
+"""
+import os
+import pickle
+import signal
+import sys
+import unittest
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Optional
+
+DIGITS = 6      # of a class's number in the pipe, which takes 4096 bytes at least (pipe(7))
+TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations"
+
+
+def load_tests(loader: unittest.TestLoader, _: unittest.TestSuite, pattern: Optional[str]) -> unittest.TestSuite:
+    """What unittest calls to find the tests of a package."""
+    return InTwo([loader.discover(os.path.dirname(__file__), pattern or "test*.py")])
+
+
+@dataclass
+class Elsewhere:
+    """A test that ran in the other process, as far as a result is interested in it."""
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def shortDescription(self) -> None:
+        """Nothing: it is part of the name."""
+
+
+class InTwo(unittest.TestSuite):
+    """Tests that two processes run together."""
+
+    def run(self, result: unittest.TestResult, debug: bool = False) -> unittest.TestResult:
+        classes = list(classes_of(self))
+        numbers, told = pipe_of(range(len(classes))), os.pipe()
+        sys.stdout.flush()
+        other = os.fork()
+        if not other:
+            try:
+                run_some(classes, numbers, result)
+                with open(told[1], "wb") as file:
+                    pickle.dump(story(result), file)
+            finally:
+                os._exit(0)                 # what is done at the exit is the first one's business
+        os.close(told[1])
+        try:
+            run_some(classes, numbers, result)
+        except KeyboardInterrupt:
+            os.kill(other, signal.SIGINT)
+            raise
+        with open(told[0], "rb") as file:
+            try:
+                add(result, pickle.load(file))
+            except EOFError:
+                result.errors.append((Elsewhere("the second process"), "It died, and nobody knows how its tests ended."))
+        os.waitpid(other, 0)
+        return result
+
+
+def classes_of(suite: unittest.TestSuite) -> Iterator[unittest.TestSuite]:
+    """The innermost suites: each has the tests of a class."""
+    inner = [one for one in suite if isinstance(one, unittest.TestSuite)]
+    if inner:
+        for one in inner:
+            yield from classes_of(one)
+    elif suite.countTestCases():
+        yield suite
+
+
+def pipe_of(numbers: range) -> int:
+    """The end to read from of a pipe that holds these numbers."""
+    reading, writing = os.pipe()
+    with open(writing, "wb") as file:
+        file.write(b"".join(b"%0*d" % (DIGITS, number) for number in numbers))
+    return reading
+
+
+def run_some(classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> None:
+    """Run the classes whose numbers we get, until there are no more."""
+    for number in iter(lambda: os.read(numbers, DIGITS), b""):
+        if result.shouldStop:
+            return
+        classes[int(number)].run(result)
+
+
+def story(result: unittest.TestResult) -> Dict[str, Any]:
+    """What became of the tests, in words that can be sent."""
+    def told(entry: Any) -> Any:
+        if isinstance(entry, tuple):
+            return tuple(map(told, entry))
+        return Elsewhere(result.getDescription(entry)) if isinstance(entry, unittest.TestCase) else entry
+
+    lists = {name: [told(entry) for entry in getattr(result, name, ())] for name in TOLD}
+    return {"testsRun": result.testsRun, **lists}
+
+
+def add(result: unittest.TestResult, more: Dict[str, Any]) -> None:
+    """Add what became of other tests."""
+    result.testsRun += more.pop("testsRun")
+    for name, entries in more.items():
+        if entries:
+            getattr(result, name).extend(entries)
