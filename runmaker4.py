@@ -3486,7 +3486,9 @@ class OutDir:
 
     @staticmethod
     def _whole(job: Job, event: str, entry: dict[str, Any]) -> dict[str, Any]:
-        return {"event": event, "line": job.number, "command": os.fsdecode(job.command), **entry}
+        """In the order in which runwait4.py finds time, event and run without parsing the line."""
+        return {"time": entry["time"], "event": event, "run": entry["run"], "line": job.number,
+                "command": os.fsdecode(job.command), **entry}
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
         entry["files"] = [os.path.basename(file.name) for file in files if file.size]

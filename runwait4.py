@@ -490,8 +490,8 @@ class JournalReader:
                 and (cpu is None or 0 <= cpu <= self.LATEST) and (memory is None or 0 <= memory < 1 << 63)
                 and (took is not None or not ended)):
             raise ValueError
-        os.fsencode(f"{host}{slot}{cause}")                 # UnicodeEncodeError, a ValueError: half a surrogate pair
-        return Run(name, line, os.fsencode(command), host, slot, pid, when - (took or 0), when if ended else None,
+        encoded(f"{host}{slot}{cause}")                     # UnicodeEncodeError, a ValueError: half a surrogate pair
+        return Run(name, line, encoded(command), host, slot, pid, when - (took or 0), when if ended else None,
                    state, code, number, cause, took, cpu, memory, printed, list(map(os.fspath, files)))
 
     def _note_odd(self) -> None:
@@ -544,6 +544,11 @@ class Moves:
                 break
             at, name = later[index]
         return name
+
+
+def encoded(text: str) -> bytes:
+    """What os.fsencode() makes of a string; quickly where it is ASCII, as most are."""
+    return text.encode() if text.isascii() else os.fsencode(text)
 
 
 def read_runs(directory: str, say: Callable[[str], None]) -> Iterator[Run]:

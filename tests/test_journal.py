@@ -5,6 +5,7 @@ import signal
 import sys
 from typing import Any, Dict, List
 
+from runwait4 import JournalReader
 from tests.support import RUNMAKER, SLEEPING, wait_until
 from tests.tcp import TcpCase
 
@@ -48,6 +49,16 @@ class Runs(JournalCase):
         self.assertEqual([end[name] for name in ("state", "exit", "signal", "cause", "bytes", "files")],
                          ["!", 3, 0, "", 8, ["2.out", "2.err"]])
         self.assertGreaterEqual(end["time"], start["time"])
+
+    def test_runwait4_finds_time_event_and_run_without_parsing_the_line(self):
+        """Else a long journal takes twice as long to read."""
+        self.jobs("true", "exit 1")
+        server = self.start_server("--outdir", "out", "--exit-when-done")
+        self.assertEqual([self.finish(self.start_client(server, "-q")).code, self.finish(server).code], [1, 1])
+        self.jobs("true")
+        self.run_jobs("--outdir", "out")
+        lines = self.read("out/journal").splitlines(keepends=True)
+        self.assertEqual([bool(JournalReader.HEAD.match(line)) for line in lines], [True] * 6)
 
     def test_time_cpu_and_memory_are_those_of_all_that_the_job_waited_for(self):
         self.write("import time\nmemory = bytearray(150 << 20)\nwhile time.process_time() < 0.3: pass\n", "work.py")
