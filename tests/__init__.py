@@ -1,16 +1,16 @@
 """Tests mostly wait: for processes to start, for something to happen.  So found together they run in two processes.
 
 Each process takes the next class of tests when it has ended one: a pipe holds their numbers, as make's job server holds
-its tokens.  The second process prints its own dots; at its end it tells the first what became of its tests.
+its tokens.  Both print their dots; in the end the second tells the first what became of its tests.
 """
+import multiprocessing
 import os
-import pickle
-import signal
-import sys
 import unittest
 from dataclasses import dataclass
+from multiprocessing import connection
 from typing import Any, Dict, Iterator, List, Optional
 
+FORK = multiprocessing.get_context("fork")      # the tests are found once
 DIGITS = 6      # of a class's number in the pipe, which takes 4096 bytes at least (pipe(7))
 TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations"
 
@@ -37,28 +37,16 @@ class InTwo(unittest.TestSuite):
 
     def run(self, result: unittest.TestResult, debug: bool = False) -> unittest.TestResult:
         classes = list(classes_of(self))
-        numbers, told = pipe_of(range(len(classes))), os.pipe()
-        sys.stdout.flush()
-        other = os.fork()
-        if not other:
-            try:
-                run_some(classes, numbers, result)
-                with open(told[1], "wb") as file:
-                    pickle.dump(story(result), file)
-            finally:
-                os._exit(0)                 # what is done at the exit is the first one's business
-        os.close(told[1])
+        numbers, (here, there) = pipe_of(range(len(classes))), FORK.Pipe(duplex=False)
+        other = FORK.Process(target=run_and_tell, args=(classes, numbers, result, there))
+        other.start()
+        there.close()
+        run_some(classes, numbers, result)
         try:
-            run_some(classes, numbers, result)
-        except KeyboardInterrupt:
-            os.kill(other, signal.SIGINT)
-            raise
-        with open(told[0], "rb") as file:
-            try:
-                add(result, pickle.load(file))
-            except EOFError:
-                result.errors.append((Elsewhere("the second process"), "It died, and nobody knows how its tests ended."))
-        os.waitpid(other, 0)
+            add(result, here.recv())
+        except EOFError:
+            result.errors.append((Elsewhere("the second process"), "It died: nobody knows how its tests have ended."))
+        other.join()
         return result
 
 
@@ -86,6 +74,13 @@ def run_some(classes: List[unittest.TestSuite], numbers: int, result: unittest.T
         if result.shouldStop:
             return
         classes[int(number)].run(result)
+
+
+def run_and_tell(classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult,
+                 there: connection.Connection) -> None:
+    """What the second process does."""
+    run_some(classes, numbers, result)
+    there.send(story(result))
 
 
 def story(result: unittest.TestResult) -> Dict[str, Any]:
