@@ -96,7 +96,7 @@ class RecordsCase(TcpCase, LogCase):
         return server.out.partition(b"\n")[2]
 
     def watch(self, server: Server, clients: Sequence[Program], condition: Callable[[], bool]) -> None:
-        """While the condition is true: all have little memory, and the server answers within half a second as a rule."""
+        """While the condition is true: little memory is used, and the server answers within half a second as a rule."""
         asked, waited = 0, []
         while condition():
             waited.append(seconds_of_status(server))
