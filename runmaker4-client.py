@@ -874,6 +874,7 @@ class ClientProgram(RunnerProgram):
         if options.status:
             return print_status(self)
         allow_descriptors(32 + 4 * len(self.slots))
+        self.find_wall_time()               # squeue may take longer than a server waits for us
         self.sock, self.channel = self._first_connection()
         return super().main()
 

@@ -2832,6 +2832,72 @@ def _cpu_limit(paths: Sequence[str]) -> Iterator[float]:
             yield int(words[0]) / int(words[1])
 
 
+# ---- until when ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SlurmLimit:
+    """--walltime auto: jobs must have ended a margin before Slurm ends the job that we are."""
+    PATIENCE = 15.0                     # seconds for squeue: it waits for the controller, which may be busy
+    margin: float | None                # seconds; None: 30 and --kill-after
+    end: float = -math.inf              # when Slurm ends us (seconds since the epoch)
+
+    @property
+    def left(self) -> float:
+        """Seconds until jobs must have ended."""
+        return self.end - self.margin - time.time()
+
+    def find(self, kill_after: float | None) -> None:
+        """Learn when Slurm ends us.  Raises Problem."""
+        if self.margin is None:
+            self.margin = 30.0 + (kill_after or 0.0)
+        told = os.environ.get("SLURM_JOB_END_TIME")
+        fault = self._take(told) if told else ""
+        if not fault and self.left <= 0:                # nobody has said, or the limit was extended since
+            fault = run_loop(self.ask())
+        if fault and self.end < 0:
+            raise Problem(f"--walltime auto: {fault} (give a time, such as --walltime 2h)")
+
+    def _take(self, text: str) -> str:
+        """Take over what Slurm says; what is wrong with it, or ''."""
+        if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):
+            return f"the time when Slurm ends this job is not understood: '{printable(text)}'"
+        self.end = math.inf if text == "NONE" else float(text)
+        return ""
+
+    async def ask(self) -> str:
+        """Ask squeue when it ends us; what is wrong, or ''."""
+        job = os.environ.get("SLURM_JOB_ID")
+        if not job:
+            return "this is no Slurm job: SLURM_JOB_ID is not set"
+        try:
+            answer = os.fsdecode(await self._run_squeue(job)).strip()
+        except asyncio.TimeoutError:                    # an OSError in newer Pythons
+            return f"squeue has not answered within {human_time(self.PATIENCE)}"
+        except OSError as error:
+            return f"squeue: {reason(error)}"
+        ours = re.search(rf"^{re.escape(job)} +(.*?) *$", answer, re.MULTILINE)      # -j shows all tasks of our array
+        last = printable(answer.rpartition("\n")[2])
+        return self._take(ours[1]) if ours else f"squeue does not tell when job {job} ends: '{last[:200]}'"
+
+    async def _run_squeue(self, job: str) -> bytes:
+        """What it prints, errors, too.  Raises OSError, asyncio.TimeoutError."""
+        import subprocess               # few runners need it, and it takes 5 ms to load
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+        squeue = subprocess.Popen(
+            ("squeue", "-h", "-t", "all", "-j", job, "-o", "%A %e"), env={**environ, "SLURM_TIME_FORMAT": "%s"},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), squeue.stdout)
+        try:
+            return await asyncio.wait_for(reader.read(), self.PATIENCE)
+        finally:
+            transport.close()
+            if squeue.poll() is None:   # it has not ended, which Processes.reap() may have seen first
+                os.killpg(squeue.pid, signal.SIGKILL)
+
+
 def allow_descriptors(needed: int) -> None:
     """Raise the soft limit of open files to what is needed.  Raises Problem if the hard limit is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -3955,18 +4021,20 @@ class Runner:
         self.failed = ""                    # why no more jobs can be had
         self.stopping = False               # start nothing more
         self.wall_over = False              # because the wall time is over, or too near
+        self.ending = False                 # what runs, or is just being started, is ended
         self.killed = 0                     # by which signal
         self.told_at = -math.inf            # when a signal last told us to stop
         self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
         self.began = self.loop.time()
-        self.wall_end = self.began + (options.walltime or math.inf)     # the wall time is over
+        self.slurm = options.walltime if isinstance(options.walltime, SlurmLimit) else None
+        self.wall_end = self.began + (self.slurm.left if self.slurm else options.walltime or math.inf)
 
     # -- from start to end ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
-        self._set_slots(self.names)
-        chores = [watched(chore) for chore in (self._look_after(), self._tick(), self._follow_slots(), self._wall())]
+        chores = [watched(chore) for chore in (self._wall(), self._look_after(), self._tick(), self._follow_slots())]
+        self._set_slots(self.names)         # not before: where no wall time is left, nothing is claimed
         may_get_slots = bool(self.slot_file) and self.options.follow and not self.options.one_only
         while self.tasks or may_get_slots and not self.stopping:
             if not self.tasks:                  # all slots are out of service
@@ -4045,11 +4113,22 @@ class Runner:
         return ending.told_to_stop and bool((await asyncio.wait([self.told], timeout=self.TOGETHER))[0])
 
     async def _wall(self) -> None:
-        await asyncio.sleep(self.wall_end - self.began)
+        while self.loop.time() < self.wall_end:
+            await asyncio.sleep(self.wall_end - self.loop.time())
+            await self._ask_slurm()
         self.say(f"the wall time is over, ending {plural(len(self.runs), 'job')}")
         self.wall_over = True
         self.stop()
         self.end_all()
+
+    async def _ask_slurm(self) -> None:
+        """Before the wall time ends anything: Slurm may have extended it.  No answer: the end that we know counts."""
+        if self.slurm and await self.in_time(self.slurm.ask()) == "":
+            known, left = self.wall_end, self.slurm.left
+            self.wall_end = self.loop.time() + left
+            if abs(self.wall_end - known) > 2:          # clocks and rounding
+                rest = "has no end" if left == math.inf else f"is over in {human_time(max(left, 0))}"
+                self.say(f"Slurm ends this job at another time now; the wall time {rest}")
 
     def stop(self) -> None:
         """Start nothing more."""
@@ -4074,6 +4153,7 @@ class Runner:
 
     def end_all(self) -> None:
         """End what runs."""
+        self.ending = True
         for run in list(self.runs):
             self._end(run, "stopped")
 
@@ -4202,7 +4282,7 @@ class Runner:
             job = found or None
             self.nothing = Nothing(ended=self.nothing.ended) if job else found
             short = False
-            if job and not self.stopping and self._fits(job):
+            if job and not self.stopping and await self._fits(job):
                 short = not await self._borrow(slot, job.settings.slots - 1)
             if job and not self.stopping and not short:
                 if self.options.verbose:
@@ -4241,10 +4321,12 @@ class Runner:
         """How many seconds a job may run."""
         return self.options.timeout if job.settings.timeout == 0.0 else job.settings.timeout
 
-    def _fits(self, job: Job) -> bool:
+    async def _fits(self, job: Job) -> bool:
         """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time."""
-        limit = self._limit(job)
-        if limit and self.loop.time() + limit > self.wall_end:
+        limit = self._limit(job) or 0.0
+        if self.loop.time() + limit > self.wall_end:
+            await self._ask_slurm()
+        if self.loop.time() + limit > self.wall_end:
             self.wall_over = True
             self.stop()
         return not self.stopping
@@ -4341,7 +4423,7 @@ class Runner:
             sink.started(run)
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
-        if self.killed or self.loop.time() >= self.wall_end:
+        if self.ending:
             self._end(run, "stopped")           # the signal came while it was started
         elif run.job in self.unwanted:
             self._end(run, self.unwanted[run.job])
@@ -4597,6 +4679,13 @@ def runner_words(text: str) -> str:
     raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
 
 
+def wall_time(text: str) -> float | SlurmLimit | None:
+    """An argparse type: a duration; auto, or auto- and a margin."""
+    if text == "auto":
+        return SlurmLimit(None)
+    return SlurmLimit(duration(text[5:]) or 0.0) if text.startswith("auto-") else duration(text)
+
+
 def slot_names(text: str) -> str:
     """An argparse type: names, or @ and a file."""
     if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
@@ -4620,8 +4709,8 @@ def add_running_options(add: Add) -> None:
 def add_limits(add: Add) -> None:
     """What ends jobs."""
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer, and mark it !")
-    add("--walltime", type=duration, metavar="T",
-        help="after T, kill what runs (marked e) and exit; start no job whose timeout no longer fits")
+    add("--walltime", type=wall_time, metavar="T",
+        help="after T (auto, auto-5m: before Slurm ends us) kill what runs, and exit; start no job that may not fit")
     add("--kill-after", type=duration, default=GRACE, metavar="T", help="from TERM to KILL when jobs are ended [10s]")
 
 
@@ -4899,6 +4988,15 @@ class RunnerProgram(Program):
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
 
+    def find_wall_time(self) -> None:
+        """Learn from Slurm until when jobs may run, where that is asked for.  Raises Problem."""
+        limit = self.options.walltime
+        if isinstance(limit, SlurmLimit):
+            limit.find(self.options.kill_after)
+            if limit.left <= 0:
+                self.say(f"Slurm ends this job in {human_time(max(limit.left + limit.margin, 0))}, and the margin is "
+                         f"{human_time(limit.margin)}: no job is started")
+
     def console(self, with_output: bool) -> list[Sink]:
         """What is printed of the jobs."""
         if self.options.quiet:
@@ -4970,6 +5068,7 @@ class App(RunnerProgram):
             if os.path.lexists(self.path):      # with --follow it need not be there
                 put_lines(map(bytes, self._cursor().jobs_to_take(self.taker)))
             return 0
+        self.find_wall_time()
         if self.slot_file:
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
