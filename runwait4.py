@@ -53,14 +53,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                       f"    {PROG} --status runs.txt",
         usage=f"[options] FILE\n       {PROG} --outdir DIR|--joblog LOG --timeline OUT.json",
         epilog="Lines on hold are not waited for; lines r that nobody runs any more are errors.\n"
-               "Exit status: 0 when the jobs have ended (with -e: and all are done), else 1;\n"
-               "1 when a failed `#RUN barrier check` keeps new ones from being run;\n"
-               "2 bad usage.")
+               "Exit status: 0 when the jobs have ended, or what was asked for is printed (with\n"
+               "-e: and all jobs are done), else 1; 1 when a failed `#RUN barrier check` keeps\n"
+               "new ones from being run; 2 bad usage.")
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("-p", "--progress", action="store_true",
         help="a bar: redrawn in place with the time left on a terminal, a line per change elsewhere")
-    add("-e", "--use-exit-status", action="store_true", help="exit 0 only if every job is done")
+    add("-e", "--use-exit-status", action="store_true",
+        help="exit 0 only if every job is done; with --status that is\njudged now: new and running jobs are not done")
     add("--status", action="store_true",
         help="print how many jobs are in which state and what runs, and exit;\n"
              "with --outdir also where, since when, jobs per hour and the time left")
@@ -104,6 +105,8 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
     told = [name for name in ("progress", "status", "failed", "stats") if vars(options)[name]]
     if len(told) > 1:
         parser.error(f"--{told[0]} and --{told[1]} do not go together")
+    if options.stats and options.use_exit_status:
+        parser.error("--stats and -e do not go together")
     if options.outdir is None and (options.failed or options.stats):
         parser.error(f"--{told[0]} goes with --outdir only")
     if options.outdir is not None and told in ([], ["progress"]) and options.timeline is None:
@@ -1513,7 +1516,8 @@ def watch(argv: Sequence[str]) -> int:
         status = look(watcher, options.outdir)
         now = counts(status.found)
         text = status.json() if options.json else "\n".join(status.text(width()))
-        put(os.fsencode(f"{text}\n"))
+        with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status counts all the same
+            put(os.fsencode(f"{text}\n"))
     elif options.failed:
         now = tell_failed(watcher, options.outdir)
     else:

@@ -238,6 +238,24 @@ class Status(RunwaitCase):
         self.open_gate()
         self.finish(runner)
 
+    def test_the_exit_status_is_set_without_waiting_where_that_is_wished(self) -> None:
+        texts = ("", 0), ("d a\nx b\n", 0), ("d a\n. b\n", 1), ("! a\n", 1), ("e a\n", 1), ("r orphan\n", 1)
+        for number, (text, _) in enumerate(texts):
+            self.write(text, f"{number}.txt")
+        for options, codes in (("-e",), [code for _, code in texts]), ((), [0] * len(texts)):
+            ended = self.run_all((RUNWAIT, "--status", *options, f"{number}.txt") for number in range(len(texts)))
+            self.assertEqual([end.code for _, end in ended], codes)
+        runner = self.start_to_gate(f". {GATE}\n")
+        self.assertEqual(self.runwait("--status", "-e", "--json").code, 1)
+        unread, pipe = os.pipe()
+        os.close(unread)
+        self.assertEqual(self.run_script(RUNWAIT, "--status", "-e", "runs.txt", stdout=pipe).code, 1)
+        os.close(pipe)
+        self.open_gate()
+        self.finish(runner)
+        self.assertEqual(self.runwait("--status", "-e").code, 0)
+        self.assertRefused(self.runwait("--stats", "--outdir", "out", "-e"), "--stats and -e")
+
     def test_json_without_status_is_refused(self) -> None:
         self.write(self.TEXT)
         self.assertRefused(self.runwait("--json"), "--status")
