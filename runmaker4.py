@@ -36,8 +36,9 @@ refuse those known not to); editors may replace or rewrite the file, programs ot
 within the microseconds between step 2's read and its write; jobs keep descriptor 64 open, or have a shell that does.
 
 The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding work,
-the worker, processes, output, slots, the runner, background, command line; and behind main() the wire, which only
-server and client need.  `Runner` knows neither files nor sockets, `JobFile` knows nothing of processes.
+the worker, processes, output, slots, the runner, background, checking a directory's locks, command line; and behind
+main() the wire, which only server and client need.  `Runner` knows neither files nor sockets, `JobFile` knows nothing
+of processes.
 """
 from __future__ import annotations
 
@@ -71,7 +72,9 @@ import shutil
 import socket
 import stat
 import struct
+import subprocess
 import termios
+import threading
 import time
 import warnings
 from collections import Counter, defaultdict, deque
@@ -4663,6 +4666,447 @@ def leave_without_waiting(code: int) -> None:
     os._exit(code)
 
 
+# ======== Checking a directory's locks ================================================================================
+#
+# Each host has two files in the directory: a job file that all try their locks on, and one to which it appends what it
+# says: how far it is, and every two seconds an empty line, its life sign.  Nobody begins a step before all have ended
+# the one before.  Who says nothing for 40 s, by the clock of who listens, is lost.  So nothing here needs a lock, or
+# clocks that agree; and what says that a lock works are the functions that runners use, and a real runner with a job.
+
+LOCK_TESTS = {                  # in the order of the report
+    "names": "each host has a name of its own",
+    "answers": "all hosts answer",
+    "mount": "the mount shares locks between hosts",
+    "lock": "record locks are granted",
+    "run": "a runner claims a line and starts its job",
+    "claim": "a line is claimed once",
+    "held": "the line of a running job is locked for others",
+    "kept": "the job keeps the lock when its runner is killed",
+    "free": "the lock is free when the job has ended",
+    "fresh": "what others write is read after a refresh",
+    "rename": "a file put in place of another is seen",
+}
+LOCK_CURES = {
+    "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and local_lock",
+    "nfs4": "mount with vers=4.2, without nocto",
+    "lustre": "mount with flock",
+}
+
+
+@dataclass
+class Voice:
+    """What a host says of itself, and how far it is."""
+    name: str
+    node: str
+    boot: str                   # the same: the same kernel
+    pid: int
+    mount: str
+    group: list[str] = field(default_factory=list)          # who takes part
+    step: int = 0               # that it has ended; 0: it waits for others to come
+    job: int = 0                # the process that holds its first line
+    lines: dict[str, int] = field(default_factory=dict)     # the one that it has claimed, by whose file
+    inode: int = 0              # of the file that it has put in place of its first
+    rows: list[list[Any]] = field(default_factory=list)     # test, whose file, seconds, fault or ''
+
+    @classmethod
+    def last(cls, data: bytes) -> Voice | None:
+        """The last whole thing in what a host has said; None: it has said nothing that we understand."""
+        import json
+        said = data.rpartition(b"\n")[0].rstrip(b"\n").rpartition(b"\n")[2]
+        try:
+            voice = cls(**json.loads(said))
+        except (TypeError, ValueError):         # of another version
+            return None
+        like = vars(cls("", "", "", 0, ""))
+        good = all(type(value) is type(like[key]) for key, value in vars(voice).items())
+        return voice if good and all(isinstance(host, str) and "/" not in host for host in voice.group) else None
+
+
+@dataclass(eq=False)
+class Peer:
+    """A host that takes part, as it is known here."""
+    voice: Voice | None = None
+    data: bytes = b""           # all that it has said
+    seen: float = field(default_factory=time.monotonic)     # since when
+    heard: float = -math.inf    # when it has said something new; until it does by the clock of the file system
+    alive: bool = False         # it has said something new since `seen`
+    gone: bool = False          # its files are gone, or not ours
+    lost: bool = False          # nobody waits for it any more
+
+
+class LockCheck:
+    """Tries, with all hosts that do the same in this directory, whether runners can rely on its locks."""
+    GATHER, SILENCE, BEAT, PATIENCE, PAUSE = 60.0, 40.0, 2.0, 10.0, 0.1     # seconds
+    LAST = 9                    # the step behind all tests
+
+    def __init__(self, folder: str, name: str | None) -> None:
+        """Raises Problem."""
+        if not os.path.isdir(folder):
+            raise Problem(f"{folder}: is no directory (--check-locks tries the one that a job file is to be in)")
+        self.folder, self.mount, node = folder, find_mount(folder), os.uname().nodename
+        kind = [self.mount.kind or "unknown", *(option for option in sorted(self.mount.options)
+                                                if re.match("vers=|nolock|local_lock=[^n]|nocto", option))]
+        self.voice = Voice(printable(name or node), node, boot_id(), os.getpid(), " ".join(kind))
+        self.me = f"{re.sub('[^A-Za-z0-9.-]', '_', self.voice.name)[:64]}-{os.getpid()}-{os.urandom(4).hex()}"
+        self.peers = {self.me: Peer(self.voice)}
+        self.fd, self.spoken, self.doing = -1, time.monotonic(), "the first file"
+        self.runner: subprocess.Popen[bytes] | None = None
+        self.cursors: dict[str, Cursor] = {}
+        self.jobs: dict[str, Job] = {}
+        self.said: list[str] = []               # by job files
+        self.notes: list[str] = []
+
+    def main(self) -> int:
+        """The exit status: 0 all was tried and holds, 1 not so.  Raises Problem."""
+        exit_on(signal.SIGINT, signal.SIGTERM)
+        threading.Thread(target=self._watch, daemon=True).start()
+        try:
+            self._announce()
+            try:
+                self._go_through()
+            except OSError as error:
+                self._note("answers", self.me, f"{reason(error)}; the tests did not come to their end")
+            return self._report()
+        finally:
+            self._clean()
+
+    def _go_through(self) -> None:
+        """Go through all steps with all hosts.  Raises OSError."""
+        self._gather()
+        steps = (self._begin, self._claim, self._kill_runner, lambda: self._try_all("kept", self._is_held),
+                 self._end_job, self._try_ended, self._replace,
+                 lambda: self._try_all("rename", self._is_new, self.PATIENCE))
+        for number, step in enumerate(() if self._namesakes() else steps, 1):
+            step()
+            self._reach(number)
+        for number in (self.LAST, self.LAST + 1):       # all have said what they found; ... and have read that
+            self._reach(number)
+
+    # -- who takes part ---------------------------------------------------------------------------------------------
+
+    def _path(self, host: str, suffix: str = "host") -> str:
+        return os.path.join(self.folder, f"runmaker4-check-{host}.{suffix}")
+
+    def _announce(self) -> None:
+        """Make the file that others find us by.  Raises Problem."""
+        try:
+            self.fd = os.open(self._path(self.me), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC)
+            self._say()
+        except OSError as error:
+            raise Problem(f"{self.folder}: no file can be made there: {reason(error)} (runners write there)") from None
+
+    def _say(self, sign_only: bool = False) -> None:
+        """Say how far we are, or only that we live.  Raises OSError.
+
+        The descriptor stays: a server gives nobody a read delegation, which a host that hangs would not give back.
+        """
+        import json
+        said = {**vars(self.voice), "rows": self.voice.rows if self.voice.step >= self.LAST else []}
+        write_all(self.fd, b"\n" if sign_only else b"\n%s\n" % json.dumps(said).encode())
+        os.fsync(self.fd)
+        self.spoken = time.monotonic()
+
+    def _look(self) -> None:
+        """Say that we live, and hear the others; rest for a while.  Raises OSError."""
+        began = time.monotonic()
+        if began - self.spoken > self.BEAT:
+            self._say(sign_only=True)
+        if not os.path.exists(self._path(self.me)):
+            raise OSError(errno.ENOENT, "its files are gone (with the directory? by hosts that it did not answer?)")
+        for name in os.listdir(self.folder):
+            if name.startswith("runmaker4-check-") and name.endswith(".host"):
+                self.peers.setdefault(name[16:-5], Peer())
+        for host, peer in self.peers.items():
+            if host != self.me and not peer.lost:
+                self._hear(host, peer)
+        time.sleep(max(self.PAUSE, 2 * (time.monotonic() - began)))
+
+    def _hear(self, host: str, peer: Peer) -> None:
+        """Read what a host says; it is lost if that ends.  Raises OSError."""
+        try:
+            with open(self._path(host), "rb") as file:
+                data, age = file.read(), os.fstat(self.fd).st_mtime - os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            peer.gone, data, age = True, peer.data, 0.0
+        except PermissionError as error:            # somebody else's
+            peer.gone = peer.lost = True
+            return self._note("answers", host, f"its file cannot be read: {reason(error)}")
+        now, known = time.monotonic(), peer.heard > -math.inf
+        if data != peer.data or not known:
+            peer.data, peer.voice, peer.alive = data, Voice.last(data) or peer.voice, known
+            peer.heard = now if known else now - max(0.0, age)
+        ours = self.me in peer.voice.group if peer.voice else host in self.voice.group
+        if peer.gone:
+            peer.lost = not ours or not peer.voice or peer.voice.step < self.LAST
+            if peer.lost and ours:
+                self._note("answers", host, "has left before the end")
+        elif now - peer.heard >= self.SILENCE and now - peer.seen >= 3 * self.BEAT:     # clocks of hosts may differ
+            peer.lost = True
+            old = peer.seen - peer.heard >= self.SILENCE or peer.voice and self._lives(peer.voice.boot)
+            if old and not peer.alive:
+                self.notes.append(f"{self._name(host)}: files of a killed run were removed")
+            else:
+                self._note("answers", host, f"no sign of life for more than {human_time(self.SILENCE)} "
+                           "(killed, cut off, or its server does not answer it)")
+
+    def _lives(self, boot: str) -> bool:
+        """Whether a process on the host with this boot id has given a sign of life."""
+        return any(peer.voice and peer.voice.boot == boot for host, peer in self.peers.items()
+                   if peer.alive or host == self.me)
+
+    def _name(self, host: str) -> str:
+        """Its name; with the process if several have that."""
+        voice = self.peers[host].voice if host in self.peers else None
+        if not voice:
+            return printable(host)
+        same = [peer for peer in self.peers.values() if peer.voice and peer.voice.name == voice.name]
+        return printable(voice.name if len(same) == 1 else f"{voice.name},{voice.pid}")
+
+    def _present(self) -> dict[str, Voice | None]:
+        """Those of the group who are not lost, and have not begun without us; with us."""
+        found = {host: self.peers.setdefault(host, Peer()) for host in self.voice.group}
+        return {host: peer.voice for host, peer in found.items() if not peer.lost
+                and not (peer.voice and peer.voice.step and self.me not in peer.voice.group)}
+
+    def _gather(self) -> None:
+        """Wait a minute for others, or until one begins; then until all mean the same ones.  Raises OSError."""
+        warn(f"{PROG}: {self.folder}: waits a minute for other hosts: start this there, too (Enter: all begin now)")
+        end = time.monotonic() + self.GATHER
+        while True:
+            self._look()
+            voices = {host: peer.voice for host, peer in self.peers.items() if peer.voice and not peer.lost}
+            group = {host for voice in voices.values() if self.me in voice.group for host in voice.group}
+            if not group and (time.monotonic() >= end or self._entered()):
+                group = {host for host, voice in voices.items() if not voice.group and not voice.step}
+            if group != set(self.voice.group):
+                self.voice.group = sorted(group)
+                self._say()
+            elif group and all(voice and set(voice.group) == group for voice in self._present().values()):
+                busy = [self._name(host) for host, voice in voices.items() if voice.step and self.me not in voice.group]
+                self.notes += [f"Had begun before, without this host: {', '.join(busy[:8])}"] if busy else []
+                return
+
+    @staticmethod
+    def _entered() -> bool:
+        """Whether somebody has pressed Enter."""
+        return (os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() and bool(wait_ready([0], select.POLLIN, 0))
+                and bool(os.read(0, 1024)))
+
+    def _reach(self, step: int) -> None:
+        """Say that we have ended a step, and wait until all have.  Raises OSError."""
+        self.voice.step = step
+        self._say()
+        self.doing = "waiting for other hosts"
+        while not all(voice and voice.step >= step or self.peers[host].gone for host, voice in self._present().items()):
+            self._look()
+
+    def _namesakes(self) -> list[str]:
+        """Names that several hosts have; then no test would say more, and each could take very long."""
+        boots = defaultdict(set)
+        for voice in filter(None, self._present().values()):
+            boots[voice.node].add(voice.boot)
+        return [node for node, found in boots.items() if len(found) > 1]
+
+    def _watch(self) -> None:
+        """A thread: leave if a call takes too long; a server that is away never answers it."""
+        idle, seen = 0, self.spoken
+        while idle < self.SILENCE:              # counted, for a host that slept has slept through no call
+            time.sleep(1.0)
+            idle, seen = idle + 1 if seen == self.spoken else 0, self.spoken
+        warn(f"{PROG}: {self.folder}: does not answer: {self.doing} takes more than {human_time(idle)} (is its server "
+             "there? with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass?)")
+        leave_without_waiting(1)
+
+    # -- the tests --------------------------------------------------------------------------------------------------
+
+    def _note(self, test: str, host: str, fault: str, seconds: float = 0.0) -> None:
+        self.voice.rows.append([test, host, seconds, fault])
+
+    def _test(self, test: str, host: str, attempt: Callable[[], str | None], patience: float = 0.0) -> bool:
+        """Try something with a host's file, until it succeeds or patience ends, and note how that went."""
+        self.doing = f"\"{LOCK_TESTS[test]}\" with the file of {self._name(host)}"
+        began = time.monotonic()
+        while True:
+            try:
+                fault = attempt() or ""
+            except (OSError, NotNow) as error:
+                fault = reason(error) if isinstance(error, OSError) else str(error)
+            except Problem as problem:
+                fault = str(problem).removeprefix(self._path(host, "txt") + ": ").partition(" (use another")[0]
+            seconds = time.monotonic() - began
+            if not fault or seconds >= patience:
+                self._note(test, host, fault, seconds)
+                self._say(sign_only=True)
+                return not fault
+            time.sleep(0.05)
+
+    def _begin(self) -> None:
+        """Have a runner run a job that ends when we do."""
+        path = self._path(self.me, "txt")
+        with open(path, "xb") as file:
+            file.write(b". while kill -0 %d 2>/dev/null; do sleep 0.1; done\n" % os.getpid())
+            file.write(b". true\n" * len(self.voice.group))
+        self._test("mount", self.me, lambda: check_mount(path, False, self.notes.append) and None)
+        if self._test("lock", self.me, lambda: test_locks(path)):
+            self._test("run", self.me, lambda: self._start(path))
+
+    def _start(self, path: str) -> str:
+        """Start the runner; what keeps it from running the job, or ''."""
+        line = b""
+        words = [sys.executable, __file__, "--single-host", "-1", "--name", self.voice.name, path]
+        self.runner = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for line in self.runner.stdout:
+            forked = re.search(rb",(\d+)\): forked ", line)
+            if forked:
+                self.voice.job = int(forked[1])
+                return ""
+        return show(line)
+
+    def _claim(self) -> None:
+        """Claim a line of each file.  From then on this host has it open for writing: that is when reads may lie."""
+        for host, voice in self._present().items():
+            file = JobFile(self._path(host, "txt"), say=self.said.append, network=self.mount.network)
+            self.cursors[host] = Cursor(file, [Taker(self.voice.name)])
+            self._test("claim", host, functools.partial(self._claim_line, host), self.PATIENCE)
+        self._try_all("held", self._is_held)
+
+    def _claim_line(self, host: str) -> str:
+        found = self.cursors[host].claim()
+        if not found:
+            return found.failed or "".join(self.said[-1:]) or "no line is left"
+        self.jobs[host] = found
+        self.voice.lines[host] = found.number
+        return ""
+
+    def _is_held(self, host: str, voice: Voice, wanted: bool = True) -> str:
+        """Try the lock of a host's job as those who claim do, and as those do who look for orphans."""
+        file = self.cursors[host].file
+        line = file.lines().next()
+        if not line or line.state != RUNNING:
+            return f"its state is read as {show(line.state) if line else 'nothing'}"
+        with file.locked_line(line) as fd:
+            refused = fd < 0
+        seen = not is_free(file.fd, line.offset)
+        return "" if refused == seen == wanted else "it is locked" if refused and seen else "it is free"
+
+    def _kill_runner(self) -> None:
+        if self.runner:
+            self.runner.kill()
+            self.runner.wait()
+
+    def _end_job(self) -> None:
+        """End the job, and write another state than the others have read."""
+        self._kill_job()
+        if self.me in self.jobs:
+            self._test("fresh", self.me, lambda: self.cursors[self.me].finish(self.jobs[self.me], DONE))
+
+    def _kill_job(self) -> None:
+        if self.voice.job:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.voice.job, signal.SIGKILL)
+
+    def _try_ended(self) -> None:
+        self._try_all("free", functools.partial(self._is_held, wanted=False), self.PATIENCE)
+        self._try_all("fresh", self._is_done)
+
+    def _is_done(self, host: str, voice: Voice) -> str:
+        states = {line.number: line.state for line in self.cursors[host].file.lines()}
+        state = states.get(voice.lines[host], b"nothing")
+        return "" if state == DONE else f"its state is read as {show(state)}"
+
+    def _replace(self) -> None:
+        """Put another file in the place of ours, as editors do."""
+        path, new = self._path(self.me, "txt"), self._path(self.me, "new")
+        shutil.copyfile(path, new)
+        self.voice.inode = os.stat(new).st_ino
+        self._test("rename", self.me, lambda: os.replace(new, path))
+
+    def _is_new(self, host: str, voice: Voice) -> str:
+        file = self.cursors[host].file
+        file.follow_path()
+        return "" if file.inode[1] == voice.inode else "the old file is seen"
+
+    def _try_all(self, test: str, attempt: Callable[[str, Voice], str | None], patience: float = 0.0) -> None:
+        """Try something with the files of all hosts, those whose part of it has not failed."""
+        for host, voice in self._present().items():
+            if host in self.jobs and (voice.lines.get(host) if test in ("fresh", "rename") else voice.job):
+                self._test(test, host, functools.partial(attempt, host, voice), patience)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def _report(self) -> int:
+        """Print what all have found; the exit status."""
+        voices = {host: voice for host, voice in sorted({**self._present(), self.me: self.voice}.items()) if voice}
+        times: dict[str, list[float]] = defaultdict(list)
+        faults: dict[str, dict[str, list[str]]] = {test: defaultdict(list) for test in LOCK_TESTS}  # where, by fault
+        for by, voice in voices.items():
+            for test, host, seconds, fault in voice.rows:
+                times[test].append(seconds)
+                other = host != by and test != "answers"
+                where = self._name(host) + (f"'s file on {self._name(by)}" if other else "")
+                if fault and where not in faults[test][fault]:
+                    faults[test][fault].append(where)
+        for node in self._namesakes():
+            faults["names"]["several hosts have it: an NFSv4 server takes each for the other, rebooted, and drops its "
+                            "locks (EIO); rename them before they mount (hostnamectl)"].append(printable(node))
+        for host in voices:
+            taken = Counter(voice.lines[host] for voice in voices.values() if host in voice.lines)
+            for line, count in taken.items():
+                if count > 1:
+                    faults["claim"][f"{count} hosts have claimed a line"].append(f"{self._name(host)}'s file")
+        lines = [f"{self.folder}: " + ", ".join(f"{self._name(host)} ({it.mount})" for host, it in voices.items())]
+        for test, text in LOCK_TESTS.items():
+            if faults[test]:
+                found = [f"{', '.join(some[:4])}{', ...' * (len(some) > 4)}: {fault}"
+                         for fault, some in faults[test].items()]
+                lines.append(f"NO            {text}: {'; '.join(found[:3])}{'; ...' * (len(found) > 3)}")
+            elif times[test] and test != "mount":
+                most = max(times[test])
+                lines.append(f"yes {f'{1000 * most:6.1f} ms' if most < 1 else f'{most:6.1f} s '}  {text}")
+        lines += self.notes[:2]
+        bad, kinds = any(faults.values()), {voice.mount.partition(" ")[0] for voice in voices.values()}
+        alone = len({voice.boot for voice in voices.values()}) == 1
+        if alone and len(voices) > 1:
+            lines.append("All these run on one host.")
+        if bad:
+            if any(found for test, found in faults.items() if test not in ("names", "answers")):
+                lines += [f"To change: {LOCK_CURES[kind]}." for kind in sorted(kinds & LOCK_CURES.keys())]
+            lines.append("Until all holds these hosts should not share job files here: take another directory, or TCP "
+                         "(runmaker4-server.py).")
+        elif alone:
+            lines.append("All holds on this host. " + (
+                "No other has come: start this there, too, within a minute." if self.mount.network else
+                f"Other hosts do not see {self.mount.kind}: they can have jobs over TCP (runmaker4-server.py)."))
+        else:
+            lines.append("These hosts can share job files in this directory.")
+        put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
+        return int(bad or alone and self.mount.network)
+
+    def _clean(self) -> None:
+        """Remove what was made here, and what is left of those who died.  Closed first: NFS keeps what is open."""
+        self.doing = "removing the files of this test"
+        self._kill_runner()
+        self._kill_job()
+        for host, cursor in self.cursors.items():
+            if host in self.jobs:
+                cursor.file.give_up(self.jobs[host])
+            for fd in list(cursor.file.users):
+                cursor.file.reclaim(fd)
+        for host in [self.me, *(host for host, peer in self.peers.items() if peer.lost and not peer.gone)]:
+            for suffix in ("new", "txt", "host"):
+                with contextlib.suppress(OSError):      # it is gone, or not ours to remove
+                    os.unlink(self._path(host, suffix))
+
+
+def boot_id() -> str:
+    """What tells this machine's running system from all others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return os.uname().nodename
+
+
 # ======== Command line ================================================================================================
 
 PROG = "runmaker4.py"
@@ -4730,7 +5174,7 @@ def add_verbosity(add: Add) -> None:
 
 def add_background(add: Add) -> None:
     """How to go into the background; and what stands last everywhere."""
-    add("-d", "--daemon", action="store_true", help="go into the background (errors of the start come first)")
+    add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
     add("--pidfile", metavar="FILE", help="write the process number there")
     add("--errors", metavar="FILE", help="append there what would go to stderr")
     add_help(add)
@@ -4772,6 +5216,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("hosts and background").add_argument
     add("--name", metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
+    add("--check-locks", action="store_true", help="FILE is a directory: try its locks with other hosts")
     add_background(add)
     options = parser.parse_args(argv)
     if options.slots and options.jobs is not None:
@@ -5037,9 +5482,8 @@ class RunnerProgram(Program):
 class App(RunnerProgram):
     """runmaker4.py: checks everything that can be checked, then puts the parts together and runs them."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], options: argparse.Namespace) -> None:
         """Raises Problem."""
-        options = parse(argv)
         super().__init__(PROG, options.file, options, argv)
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
@@ -5096,7 +5540,11 @@ class App(RunnerProgram):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4.py with these arguments; the exit status."""
-    return run_main(PROG, lambda words: App(words).main(), argv)
+    def start(words: Sequence[str]) -> int:
+        options = parse(words)
+        return LockCheck(options.file, options.name).main() if options.check_locks else App(words, options).main()
+
+    return run_main(PROG, start, argv)
 
 
 if __name__ == "__main__":
