@@ -486,7 +486,7 @@ class JournalReader:
         """The run of a start or an end.  Raises KeyError, TypeError, ValueError, ArithmeticError."""
         when, name, line, command, host, slot, pid = self.BOTH(event)
         state, code, number, cause, took, cpu, memory, printed, files = self.END(event) if ended else self.OPEN_END
-        if not (type(name) is type(host) is type(slot) is type(state) is type(cause) is str
+        if not (type(name) is type(command) is type(host) is type(slot) is type(state) is type(cause) is str
                 and type(line) is type(pid) is type(code) is type(number) is type(printed) is int
                 and 0 <= (took or 0) <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST
                 and -1 <= code < self.LATEST and 0 <= number < self.LATEST and 0 <= printed < 1 << 63
