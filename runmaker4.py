@@ -1263,12 +1263,17 @@ class JobFile:
         """Leave a descriptor whose locks are lost: no held line has it from now on.  Raises OSError.
 
         Its job, or the keeper, has the same open file description.  So what this host remembers of its locks would
-        refuse our own new ones, unless every one of them is given up first (seen on NFS v4.2).
+        refuse our own new ones, unless every one of them is given up first (seen on NFS v4.2).  Not before the file is
+        open again: else a lock would be gone of which we do not know.
         """
-        with contextlib.suppress(OSError):
-            unlock(fd, 0, 0)
-        if fd == self.fd:
-            self._open_anew()
+        self.users[fd] += 1
+        try:
+            if fd == self.fd:
+                self._open_anew()
+            with contextlib.suppress(OSError):
+                unlock(fd, 0, 0)
+        finally:
+            self._drop(fd)
         for job in self.held:
             if job.fd == fd:
                 self._disown(job)
@@ -1568,7 +1573,12 @@ class JobFile:
 
         On NFS that is so if the lease was lost while refresh() had its lock.  The next follow_path() opens the file.
         """
-        if error.errno == errno.EIO and self.fd >= 0 and not self.single:
+        if error.errno != errno.EIO or self.fd < 0:
+            return
+        if self.single:                         # its locks are lost, too; so is what was read of them
+            with contextlib.suppress(OSError):  # then there is another look
+                self._forsake(self.fd)
+        else:
             self._drop(self.fd)
             self.fd, self.inode = -1, (0, 0)
 

@@ -158,9 +158,9 @@ class HeldLines(JobFileCase):
         super().setUp()
         self.said: List[str] = []
 
-    def hold(self, text: bytes) -> Any:
+    def hold(self, text: bytes, **settings: Any) -> Any:
         """A JobFile on this text, and its first new job, claimed."""
-        file = self.file(text)
+        file = self.file(text, **settings)
         file.say = self.said.append
         job = runmaker4.Cursor(file, [runmaker4.Taker("")]).claim()
         self.addCleanup(file.give_up, job)
@@ -189,6 +189,23 @@ class HeldLines(JobFileCase):
             self.assertFalse(runmaker4.is_free(other.fileno(), 0))
         self.assertEqual((self.said, file.finish(job, b"d")), (["line 1: its lock was lost and is taken back"], ""))
         self.assertEqual(self.path.read_bytes(), b"d a\n")
+
+    def test_after_a_lost_lease_that_each_refresh_tells_the_only_descriptor_is_left(self) -> None:
+        """A server's, or that of classic locks: reads and locks are on one, and it stays useless."""
+        file, job = self.hold(b". a\n", single=True)
+        lost, refresh = file.fd, file.refresh
+
+        def fail() -> None:
+            if file.fd == lost:
+                raise OSError(errno.EIO, "lease lost")
+            refresh()
+
+        with mock.patch.object(file, "refresh", fail):
+            self.assertEqual(file.look_after(), {})
+        self.assertIn(job, file.held)
+        with open(self.path, "r+b") as other:
+            self.assertFalse(runmaker4.is_free(other.fileno(), 0))
+        self.assertEqual((self.said, file.finish(job, b"d")), (["line 1: its lock was lost and is taken back"], ""))
 
     def test_after_a_lost_lease_a_line_that_another_has_run_is_lost(self) -> None:
         file, job = self.hold(b". a\n")
