@@ -86,9 +86,12 @@ STUBS.update({
     "srun": "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"",      # Slurm: a step of one task
     "scancel": "[ \"$*\" = '-s USR1 1234' ]",                           # Slurm: a signal for a batch job
     "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
+    "docker": "until [ \"$1\" = IMAGE ]; do shift; done; shift; exec \"$@\"",
     "shifter": "shift 2; exec \"$@\"",                                  # a container: --image=IMAGE -- COMMAND
     "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",         # a host, which has a shell read the command
     "scp": "test -s .runmaker4.token",                                  # a host: its file is here already
+    "nvidia-smi": "seq 0 1",                                            # --query-gpu=index: a host with two GPUs
+    "mpirun": "shift 2; [ \"$1\" != --host ] || shift 2; \"$@\" && \"$@\"",       # MPI: -n NUMBER [--host HOSTS]
     "openssl": "echo 0123456789abcdef0123456789abcdef",                 # rand -hex 16
 })
 JOBLOG = ("Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
@@ -206,12 +209,24 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
     # clusters
     "runmaker4.py -d -j0 --pidfile pid.$(hostname) --errors errors --outdir out --joblog jobs.log runs.txt": Recipe(
         jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"),
+    "for host in alice bob; do": Recipe(jobs("...."), instead={"-j0": "-j1"}, before="touch hold", states="dddd", after=
+        f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}; cat out/4.out"),
+    "for host in alice bob; do ssh $host \"kill \\$(cat '$PWD/pid.$host')\"; done": Recipe(
+        jobs("...."), before=WORKER.replace("pid ", "pid.alice ") + "\nsleep 100 & echo $! > pid.bob",
+        after=f"wait; rm pid.bob; {GONE}", states="ee.."),
+    "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h --outdir out runs.txt": Recipe(
+        jobs("e.r"), before="NSLOTS=2", states="ddd"),
+    "runmaker4.py --slots @gpus.$(hostname) runs.txt": Recipe(
+        jobs(".."), before="cp names gpus.$(hostname)", states="dd"),
+    "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE python3 runmaker4.py -j0 runs.txt": Recipe(
+        jobs(".."), states="dd"),
+    "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
     "#!/bin/sh": Recipe(jobs(".."), states="dd"),
     "scancel -s USR1 1234": Recipe(),
     "srun --ntasks-per-node=2 runmaker4.py -j0 runs.txt": Recipe(jobs(".."), states="dd"),
     "export RUNMAKER4_TOKEN=$(openssl rand -hex 16)": Recipe(jobs(".."), after=f"{SERVER}\ngrep RUNMAKER4_TOKEN said"),
     "runset4.py runs.txt --add 'CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT train --seed 1'": Recipe(states="d"),
-    "printf '%s\\n' 192.168.1.199 192.168.1.200 > workers": Recipe(jobs(".."), states="dd"),
+    "printf '%s\\n' alice bob > workers": Recipe(jobs(".."), states="dd"),
     "cat runs.txt": Recipe(jobs(".")),
     "runmaker4-server.py --host localhost runs.txt": Recipe(jobs("."), until="grep 'serving on' .printed"),
     "ssh -f -N -L 9998:localhost:9998 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
@@ -237,12 +252,14 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
 # Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then
 JOB_FILES = {
     ". prepare": "runmaker4.py -j4 runs.txt",
+    "#RUN slots=4": "runmaker4.py -j8 runs.txt",
     "#RUN host=alice,bigmem* timeout=10m": "runmaker4.py -j4 --name bigmem1 runs.txt",
     "#RUN together=test1 host=alice min-hosts=2":
         f"runmaker4-server.py --dry-run runs.txt\n{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
 }
-PICTURES = {"   at the start            two runners -j2          a little later           at the end"}
+PICTURES = {"   at the start            two runners -j2          a little later           at the end",
+            "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held"}      # tests/test_real_hosts.py
 ELSEWHERE = {"pip install .": "tests/test_packaging.py"}                # commands that other tests run
 TEXTS = {           # of several words, and no commands for our users
     # parts of commands, and names of what is asked for
@@ -250,15 +267,18 @@ TEXTS = {           # of several words, and no commands for our users
     "--slots @FILE", "--slots @NAMES", "--slots @names", "--timeout 3600", "--outdir out", "--outdir DIR", "-l FILE",
     "-l tests.log", "--joblog FILE", "--give-up T", "--token TOKEN", "--token FILE", "--outdir -q", "--joblog jobs.log",
     "--add-list --template './simulate --in {} --out {/.}.{#}'", "nice -n 19", "apptainer exec x.sif",
-    "ssh \"$SLAVE_IP\"", "ssh -t -t", "grep -a", "tail -f", "less +F", "kill -9",
+    "ssh \"$SLAVE_IP\"", "ssh -tt \"$SLAVE_IP\"", "--runner 'ssh \"$SLAVE_IP\" cd /work \"&&\"'", "ssh -t -t",
+    "grep -a", "tail -f", "less +F", "kill -9",
     # words in the job file, or in what is printed
-    "#RUN slots=4", "--report page.html",
+    "#RUN slots=2", "#RUN slots=4", "--report page.html",
     ". r d ! e x", "#off end", "#run barrier", "# RUN barrier", "line command", "line command pid since",
     "host slot pid start",
     "new running done failed error held total", "file host port pid since grace",
     "name address pid slots seen lost jobs",
     # commands of other tools, which ours replace or are compared with
     "xargs -P", "xargs -P2", "xargs -P2 -n1 sh -c", "python3 -c 'import asyncio, argparse'",
+    "--bind-to none", "docker stop", "--kill-after 5s", "ConnectTimeout 10",
+    "kill -USR1", "qsub -J 0-3", "bsub -J 'runs[1-4]'", "qsub -t 1-4",
     "xargs -P4 -I{} simulate --seed {} < list", "parallel -j4 simulate --seed {} < list", "parallel -j4 < commands",
     "parallel --joblog jobs.log", "parallel --resume", "sbatch --array=1-1000 job.sh",
     "pytaskfarmer.py --proc 8 --workdir work mywork.tasks", "--runner mcc", "cli.py add_slave 192.168.1.201",
@@ -271,7 +291,7 @@ TEXTS = {           # of several words, and no commands for our users
 FOREIGN_OPTIONS = {                     # of other programs
     "--seed", "--out", "--in", "--image", "--array", "--proc", "--workdir", "--wait", "--log_dir", "--kill", "--exe",
     "--parameters", "--end_when_jobs_are_done", "--project", "--ntasks-per-node", "--signal", "--time", "--quick",
-    "--rounds",
+    "--rounds", "--query-gpu", "--format", "--bind-to", "--host", "--hostname", "--cpus", "--rm", "--grid",
 }
 
 
