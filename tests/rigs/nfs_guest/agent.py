@@ -1,0 +1,80 @@
+#!/usr/bin/python3
+"""Runs in each machine: starts the commands that it is told to on a virtio port, as JSON lines.
+
+from the test   {"id": N, "command": TEXT, "directory": PATH, "input": BASE64}, {"id": N, "signal": NUMBER}
+to the test     {"ready": true}, {"id": N, "out" or "err": BASE64}, {"id": N, "code": N}
+"""
+import base64
+import glob
+import json
+import os
+import subprocess
+import threading
+import time
+
+
+def find_port():
+    for name in glob.glob("/sys/class/virtio-ports/*/name"):
+        with open(name) as file:
+            if file.read().strip() == "rig":
+                return "/dev/" + name.split("/")[-2]
+    raise SystemExit("no virtio port called rig")
+
+
+port = os.open(find_port(), os.O_RDWR)
+writing = threading.Lock()
+running = {}
+
+
+def tell(**message):
+    data = json.dumps(message).encode() + b"\n"
+    with writing:
+        while data:
+            data = data[os.write(port, data):]
+
+
+def copy(number, name, pipe):
+    while data := os.read(pipe.fileno(), 32768):
+        tell(id=number, **{name: base64.b64encode(data).decode()})
+
+
+def run(number, command, directory, data):
+    process = subprocess.Popen(["/bin/sh", "-c", command], cwd=directory, start_new_session=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    running[number] = process
+    readers = [threading.Thread(target=copy, args=(number, name, pipe), daemon=True)
+               for name, pipe in (("out", process.stdout), ("err", process.stderr))]
+    for reader in readers:
+        reader.start()
+    try:
+        process.stdin.write(data)
+        process.stdin.close()
+    except BrokenPipeError:
+        pass
+    code = process.wait()
+    for reader in readers:
+        reader.join(1)      # what it has left behind may keep the pipes open
+    del running[number]
+    tell(id=number, code=code)
+
+
+def main():
+    tell(ready=True)
+    pending = b""
+    while True:
+        data = os.read(port, 65536)
+        if not data:        # nobody is connected
+            time.sleep(0.1)
+            continue
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            number = message["id"]
+            if "command" in message:
+                given = message["command"], message["directory"], base64.b64decode(message["input"])
+                threading.Thread(target=run, args=(number, *given), daemon=True).start()
+            elif number in running:
+                os.killpg(running[number].pid, message["signal"])
+
+
+main()
