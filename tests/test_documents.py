@@ -82,7 +82,6 @@ STUBS = {name: "" for name in ("prepare", "collect", "assemble", "anywhere", "pr
 STUBS.update({
     # ... a simulation: one of them fails, and all take as long as a test wants them to
     "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
-    "mail": "cat > /dev/null",                                          # a mail system
     "srun": "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"",      # Slurm: a step of one task
     "scancel": "[ \"$*\" = '-s USR1 1234' ]",                           # Slurm: a signal for a batch job
     "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
@@ -138,7 +137,7 @@ QUICK_JOBS = "".join(f". echo {letter}; sleep 1s; echo {letter.upper()}\n" for l
 CHECKOUT = f"export RUNMAKER4_TEST_FULL=1; cd {ROOT}"
 UNITTEST = "python3 -m unittest discover -s tests -t ."
 # One test instead of all, and nothing compiled for it
-ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs", "/your/mount": "/tmp"}
+ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs"}
 JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q --outdir out runs.txt || true", states="dddd")
 WAITS = Recipe(jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py --end runs.txt; {GONE}", states="dd")
 
@@ -158,7 +157,9 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
     "cut -c1 runs.txt | sort | uniq -c": Recipe(jobs("d!.")),
     "grep -n '^[!e]' runs.txt": Recipe(jobs("d!.")),
     "runwait4.py -e runs.txt": Recipe(jobs("dd")),
-    "runwait4.py -e runs.txt && mail -s done me < /dev/null": Recipe(jobs("dd")),
+    "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
+    "runmaker4.py --resume -j0 --walltime auto runs.txt": Recipe(
+        jobs("e."), before="export SLURM_JOB_END_TIME=$(($(date +%s) + 3600))", states="dd"),
     "runmaker4.py --outdir out runs.txt": Recipe(jobs(".."), after="test -s out/1.out -a -s out/2.out"),
     "runmaker4.py -l log runs.txt": Recipe(jobs(".."), after="grep -a 'exit 0' log", files={"log": ""}),
     "runmaker4-client.py --status alice": Recipe(jobs("d" * 40 + "!xx" + "." * 120), before=CLIENT),
@@ -176,7 +177,6 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
     "python3 runmaker4-client.py -j2 --token TOKEN alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     "python3 runmaker4-client.py -j2 localhost": Recipe(jobs(".."), before=SERVER, states="dd"),
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
-    f"RUNMAKER4_TEST_DIR=/your/mount {UNITTEST}": Recipe(before=CHECKOUT, instead=ONE_TEST),
     # coming from other tools
     "seq 6 > list": Recipe(states="dddddd"),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'sh job.sh {}'": Recipe(
@@ -287,6 +287,7 @@ TEXTS = {           # of several words, and no commands for our users
     "-e PORT=1000", "fjd --exe 'touch bla$1.txt' --parameters 1,2,3", "fjd-recruiter hire 4",
     "fjd-dispatcher --end_when_jobs_are_done", "fjd-recruiter fire", "screen -ls", "--project NAME",
     "NetJobs.py testconfig.txt",
+    "runmaker4.py --check-locks DIR",   # waits a minute for other hosts: test_check_locks has less patience
 }
 FOREIGN_OPTIONS = {                     # of other programs
     "--seed", "--out", "--in", "--image", "--array", "--proc", "--workdir", "--wait", "--log_dir", "--kill", "--exe",
