@@ -37,9 +37,10 @@ from typing import Any, Iterator, Sequence
 import runmaker4
 from runmaker4 import (ERROR, HEX, PORT, Account, AllOutput, Channel, Console, Counts, Gate, History, Job, JobSettings,
                        LastLines, Link, Message, Nothing, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink,
-                       WireError, add_background, add_limits, add_running_options, add_verbosity, allow_descriptors,
-                       boottime, change_argument, duration, human_time, leave, plural, printable, put, read_token,
-                       reason, run_main, show, to_bytes, to_text, token_path, warn, watched, whole_number)
+                       WireError, Worker, add_background, add_limits, add_running_options, add_verbosity,
+                       allow_descriptors, boottime, change_argument, duration, human_time, leave, plural, printable,
+                       put, read_token, reason, run_main, show, to_bytes, to_text, token_path, warn, watched,
+                       whole_number)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -87,8 +88,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--json", action="store_true", help="with --status: as JSON")
     add = parser.add_argument_group("hosts and background").add_argument
     add("--name", metavar="NAME", help="this host's name (messages, host=) [the node name]")
+    add("--single-host", action="store_true", help="no other host uses @FILE: any file system will do")
     add_background(add)
-    parser.set_defaults(slot_errors=0)      # a client's slots have no hosts of their own
+    parser.set_defaults(slot_errors=0)      # the server would have to set lines back
     options = parser.parse_args(argv)
     if options.json and not options.status:
         parser.error("--json goes with --status")
@@ -353,9 +355,14 @@ class Connection:
         """Rule 2 of runmaker4-server.py: only soon after something that was answered."""
         return self.link is not None and boottime() - self.alive < min(self.grace / 2, runmaker4.SILENCE)
 
+    def _slots(self) -> int:
+        """How many slots have jobs, can have some, or have had their only one: not those that other runners use."""
+        return sum(bool(slot.spent or slot.busy or slot.lent or not (slot.retired or slot.in_use))
+                   for slot in self.runner.slots.values())
+
     def _ahead(self) -> int:
         """How many jobs may run ahead of free slots: those that end within a round trip."""
-        slots = len(self.program.slots)
+        slots = self._slots()
         return 0 if self.options.one_only else min(slots, int(
             2 * slots * (self.round_trip + 0.002) / max(self.duration, 0.0001) + 0.5))
 
@@ -363,7 +370,7 @@ class Connection:
         """Ask for jobs for as many slots as we could use now."""
         if not self.link or self.runner.stopping:
             return
-        slots = len(self.program.slots)
+        slots = self._slots()
         if self.options.one_only:
             want = slots - self.total
         else:
@@ -374,7 +381,7 @@ class Connection:
             want = 0
         if want or last and not self.last_asked:
             self.requested += want
-            number = self._request("claim", want=want, last=last)
+            number = self._request("claim", want=want, last=last, slots=self.runner.in_service)
             if last:
                 self.last_asked = number
 
@@ -552,7 +559,7 @@ class Connection:
                 id=job.key, number=job.number, ordinal=job.ordinal, offset=job.offset, state=to_text(job.state),
                 text=to_text(job.text), result=job.result and to_text(job.result))])
         link.send(type="hello", client=self.id, name=to_text(self.program.host), pid=os.getpid(),
-                  slots=len(self.program.slots), retry=to_text(self.program.retry), follow=self.options.follow)
+                  slots=self.runner.in_service, retry=to_text(self.program.retry), follow=self.options.follow)
 
     def _note_loss(self, why: str) -> None:
         """Say once that there is no server; and when one is there that does not want us."""
@@ -873,6 +880,9 @@ class ClientProgram(RunnerProgram):
         options = self.options
         if options.status:
             return print_status(self)
+        if self.slot_file:
+            self.slot_file.prepare()
+            self.worker = Worker(self.slot_file.network, self.relieved)
         allow_descriptors(32 + 4 * len(self.slots))
         self.find_wall_time()               # squeue may take longer than a server waits for us
         self.sock, self.channel = self._first_connection()
@@ -894,8 +904,8 @@ class ClientProgram(RunnerProgram):
     async def work(self) -> int:
         """Run jobs; the exit status."""
         connection = Connection(self, self.loop, "" if self.sock else "no server")      # as _first_connection() did
+        ending = asyncio.ensure_future(self.run_to_end(connection))         # first: it makes the slots, which are told
         self.keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
-        ending = asyncio.ensure_future(self.run_to_end(connection))
         await asyncio.wait([self.keeping, ending], return_when=asyncio.FIRST_COMPLETED)
         if self.keeping.done() and isinstance(self.keeping.exception(), Problem):
             self.keeping.result()           # we are not wanted, and nothing has begun

@@ -11,7 +11,7 @@ Handshake and frames are runmaker4.py's ("The wire").  What is said once both en
     hello      who it is, and what it may take          welcome    which file is served, which of these are not its jobs
                                                                    any more, what output is collected, the number of
                                                                    the last event
-    claim      so many more jobs, please                jobs       some, as soon as there are any
+    claim      so many more jobs for so many slots      jobs       some, as soon as there are any
                (last: it will leave if there are none)  nothing    in answer to `last`, after another look at the file
     ping       every five seconds                       pong
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's clock
@@ -612,7 +612,9 @@ class Peer(Link):
             raise WireError(f"what is {kind!a}?")
 
     def _want(self, client: Client, message: Message) -> None:
-        """It asks for jobs."""
+        """It asks for jobs; its slots may have changed (--slots @FILE)."""
+        if "slots" in message.fields:
+            client.slots = message.whole("slots", 1_000_000)
         client.want = min(client.want + message.whole("want", 1_000_000), 2 * client.slots)
         client.asked, client.asked_at = message.whole("request"), self.sessions.file.clock()
         client.leaving = message.flag("last")

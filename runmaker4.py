@@ -4249,6 +4249,11 @@ class Runner:
         """How many jobs were claimed, and are not settled."""
         return sum(slot.busy for slot in self.slots.values())
 
+    @property
+    def in_service(self) -> int:
+        """How many slots get jobs, now or when others leave them."""
+        return sum(not slot.retired for slot in self.slots.values())
+
     def _idle(self) -> list[Slot]:
         """The slots that have nothing to do; who asks has the turn, so they stay idle until it is given away."""
         return [slot for slot in self.slots.values()
@@ -4289,9 +4294,8 @@ class Runner:
             if slot.in_use:
                 return None
             self.changed.clear()
-            in_all = sum(not slot.retired for slot in self.slots.values())
             found = await self.jobs.claim(not self.busy and (not self.options.follow or self.nothing.ended),
-                                          len(self._idle()), in_all)
+                                          len(self._idle()), self.in_service)
             job = found or None
             self.nothing = Nothing(ended=self.nothing.ended) if job else found
             short = False
@@ -5158,6 +5162,8 @@ def add_running_options(add: Add) -> None:
     add("--resume", action="store_true", help="also run jobs in error (e), or r that nobody runs any more")
     add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
     add("--follow", action="store_true", help="when there is nothing to do, or no file yet, wait for more")
+    add("--slots", type=slot_names, metavar="A,B",
+        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running")
 
 
 def add_limits(add: Add) -> None:
@@ -5214,8 +5220,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", help="the job file")
     add_running_options(add)
-    add("--slots", type=slot_names, metavar="A,B",
-        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running")
     add("--slot-errors", type=whole_number(1), default=0, metavar="N",
         help="give a slot no more jobs after N in a row with exit status 255 (ssh), set these back")
     add("--dry-run", action="store_true", help="print what would be run, touch nothing")
@@ -5228,10 +5232,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add("--check-locks", action="store_true", help="FILE is a directory: try its locks with other hosts")
     add_background(add)
-    options = parser.parse_args(argv)
-    if options.slots and options.jobs is not None:
-        parser.error("-j and --slots exclude each other")
-    return options
+    return parser.parse_args(argv)
 
 
 def rerun_command(argv: Sequence[str], option: str) -> str:
@@ -5438,10 +5439,23 @@ class RunnerProgram(Program):
         """argv: as it may be printed in a command that runs jobs again.  Raises Problem."""
         super().__init__(prog, label, options)
         self.argv = argv
-        number = 1 if options.jobs is None else options.jobs or available_cpus()
-        self.slots = [str(slot + 1) for slot in range(number)]
+        self.slot_file: SlotFile | None = None
+        self.slots = self._slot_names()
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
+
+    def _slot_names(self) -> Sequence[str]:
+        """What -j or --slots asks for.  Raises Problem."""
+        count, names = self.options.jobs, self.options.slots
+        if not names:
+            return [str(slot + 1) for slot in range(1 if count is None else count or available_cpus())]
+        if count is not None:
+            raise Problem("-j and --slots exclude each other (see --help)")
+        if not names.startswith("@"):
+            return [name.strip() for name in names.split(",")]
+        network = check_mount(names[1:], self.options.single_host, self.say).network
+        self.slot_file = SlotFile(names[1:], network, lambda text: self.in_loop(self.say, text))
+        return self.slot_file.names
 
     def find_wall_time(self) -> None:
         """Learn from Slurm until when jobs may run, where that is asked for.  Raises Problem."""
@@ -5459,11 +5473,11 @@ class RunnerProgram(Program):
         colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return [Console(self.stdout, with_output, colour)]
 
-    def make_runner(self, jobs: Any, sinks: list[Sink], files: Any, slot_file: SlotFile | None = None) -> Runner:
+    def make_runner(self, jobs: Any, sinks: list[Sink], files: Any) -> Runner:
         """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: who writes them."""
         processes = Processes(self.loop, self.signals, self.options.kill_after)
         self.runner = runner = Runner(jobs, processes, sinks, (self.stdout, files), self.host, self.options, self.say,
-                                      self.tally, self.slots, slot_file, self.worker)
+                                      self.tally, self.slots, self.slot_file, self.worker)
         self.handle_signals(runner.kill, runner.drain)
         return runner
 
@@ -5499,16 +5513,9 @@ class App(RunnerProgram):
         self.mount = check_mount(self.path, options.single_host, self.say)
         self.taker = Taker(os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING, len(self.slots))
         self.inputs, self.network = [self.path], self.mount.network         # what is used, and whether from elsewhere
-        self.slot_file: SlotFile | None = None
-        if options.slots and options.slots.startswith("@"):
-            path = options.slots[1:]
-            network = check_mount(path, options.single_host, self.say).network
-            self.network |= network
-            self.slot_file = SlotFile(path, network, lambda text: self.in_loop(self.say, text))
-            self.inputs += [path, self.slot_file.companion]
-            self.slots = self.slot_file.names
-        elif options.slots:
-            self.slots = [name.strip() for name in options.slots.split(",")]
+        if self.slot_file:
+            self.network |= self.slot_file.network
+            self.inputs += [self.slot_file.path, self.slot_file.companion]
         if not (options.follow and not os.path.lexists(self.path)):
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
@@ -5544,7 +5551,7 @@ class App(RunnerProgram):
         if joblog:
             sinks.append(History(joblog))
         jobs = FileJobs(self._cursor(), self.worker, self.taker)
-        self.make_runner(jobs, sinks, self.worker, self.slot_file)
+        self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)
 
 

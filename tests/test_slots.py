@@ -61,8 +61,8 @@ class SlotCase(RunCase):
 
     def start_on_names(self, *options: object, up: Sequence[int] = (), file: str = "runs.txt",
                        **settings) -> subprocess.Popen:
-        """Start a runner on the followed names, whose messages go to the file `said`."""
-        with open(self.dir / "said", "ab") as said:
+        """Start a runner on the followed names, whose messages go to the file `stderr`."""
+        with open(self.dir / "stderr", "ab") as said:
             runner = self.start_hasty("-q", "--slots", "@names", *options, file, patience=QUICK_LOOKS, stderr=said,
                                       **settings)
         self.wait_up(*up, runner=runner)
@@ -87,7 +87,7 @@ class SlotCase(RunCase):
 
     def assertAll(self, code: int, runner: subprocess.Popen, states: str) -> None:
         """How a runner on the names ends, and what the states are then."""
-        ended, said = self.finish(runner), self.read("said")
+        ended, said = self.finish(runner), self.read("stderr")
         self.assertNotIn(b"Traceback", said)
         self.assertEqual((ended.code, self.states()), (code, states), said)
         self.assertAlone()
@@ -148,7 +148,7 @@ class Refused(SlotCase):
         (self.dir / "folder").mkdir()
         self.write("# a\n\n  \n", "comments")
         calls = [(RUNMAKER, *words.split(), "runs.txt") for words in options]
-        calls.append((RUNCLIENT, "--slots", "a,b", "localhost"))        # a client has none
+        calls.append((RUNCLIENT, "-j2", "--slots", "a,b", "--token", "0" * 32, "localhost"))
         for call, ended in self.run_all(calls):
             with self.subTest(call=call):
                 self.assertRefused(ended)
@@ -299,7 +299,7 @@ class FollowedNames(SlotCase):
         self.names("a\nb\n")
         runner = self.start_on_names(up=[1])
         damage()
-        about = lambda: [line for line in self.read("said").splitlines() if b"names" in line]
+        about = lambda: [line for line in self.read("stderr").splitlines() if b"names" in line]
         wait_until(about, what="it is said that the names are gone")
         self.add_jobs(*[SHORT] * 4, HELD)
         self.wait_up(6)
@@ -345,7 +345,7 @@ class SharedNames(SlotCase):
 
     def wait_waiting(self, count: int) -> None:
         """Wait until so many runners have said that they wait for a name: by then they heed signals."""
-        waiting = lambda: self.read("said").count(b"waiting for one")
+        waiting = lambda: self.read("stderr").count(b"waiting for one")
         wait_until(lambda: waiting() >= count, 30, f"{count} runners wait")
 
     def test_two_runners_on_one_job_file(self):
@@ -524,7 +524,7 @@ class SharedNames(SlotCase):
         drains.send_signal(signal.SIGHUP)
         for number in (1, 2, 3):
             self.replace_names("a\n")
-            with open(self.dir / "said", "ab") as said:
+            with open(self.dir / "stderr", "ab") as said:
                 other = self.start_patched(rarely, "-q", "--slots", "@names", "runs.txt", stderr=said)
             self.wait_waiting(number)
             time.sleep(AT_LEAST)
@@ -563,7 +563,7 @@ class SharedNames(SlotCase):
             turn += 1
         codes = {self.finish(runner).code for runner in self.started}
         # 1: jobs were left; some got the signal before they had begun
-        self.assertLessEqual(codes, {0, 1, -signal.SIGHUP}, self.read("said"))
+        self.assertLessEqual(codes, {0, 1, -signal.SIGHUP}, self.read("stderr"))
         self.assertEqual(self.states(), "d" * count)
         self.assertAlone()
 
@@ -757,7 +757,7 @@ class SlotErrors(SlotCase):
         self.jobs(*[f"{self.BROKEN}; {HELD}"] * 4)
         self.names("bad\ngood\n")
         runner = self.start_on_names("--slot-errors", "2")
-        wait_until(lambda: b"bad" in self.read("said"), what="bad is out of service")
+        wait_until(lambda: b"bad" in self.read("stderr"), what="bad is out of service")
         wait_until(lambda: sorted(self.states()) == [".", ".", ".", "r"], what="its jobs are new again")
         self.names("good\nother\n")
         wait_until(lambda: sorted(self.states()) == [".", ".", "r", "r"], what="other has a job")

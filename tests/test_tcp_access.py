@@ -497,8 +497,9 @@ class Help(TcpCase):
     OPTIONS = {
         RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
                    "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
-        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow -d --daemon "
-                   "--pidfile --errors --name -q -v --port --token --give-up --status --json -h --help"}
+        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow --slots "
+                   "-d --daemon --pidfile --errors --name --single-host -q -v --port --token --give-up --status --json "
+                   "-h --help"}
 
     def test_it_is_short_and_narrow_and_names_every_option(self):
         for (script, _), ended in self.run_all([(script, "--help") for script in self.OPTIONS], env={"COLUMNS": "80"}):

@@ -1,0 +1,39 @@
+"""Promise: a client's slots have names as a runner's have, and it shares them with whoever runs jobs on its host."""
+import unittest
+
+from tests import test_slots
+from tests.support import wait_until
+from tests.tcp import OverTcp
+from tests.test_tcp import ordinarily
+
+
+@ordinarily("test_a_job_knows_its_slot_by_name_and_its_line_by_number")
+class NamedSlots(OverTcp, test_slots.NamedSlots):
+    """--slots A,B: a slot for each name."""
+
+
+@ordinarily("test_a_name_that_is_removed_finishes_its_job_and_gets_no_more")
+class FollowedNames(OverTcp, test_slots.FollowedNames):
+    """--slots @FILE: names come and go while a client runs."""
+
+    def test_the_server_learns_that_there_are_enough_slots_for_a_job(self):
+        self.write(f". {test_slots.HELD}\n#RUN slots=2\n. echo $RUNMAKER4_SLOTS > taken\n")
+        self.names("a\n")
+        client = self.start_on_names(up=[1])
+        self.names("a\nb\n")
+        wait_until(lambda: self.status(self.servers["runs.txt"])["clients"][0]["slots"] == 2, what="b is known")
+        self.open_gate()
+        self.assertAll(0, client, "dd")
+        self.assertEqual(sorted(self.read("taken").strip().split(b",")), [b"a", b"b"])
+
+
+@ordinarily("test_a_job_that_outlives_its_killed_runner_keeps_its_name")
+class SharedNames(OverTcp, test_slots.SharedNames):
+    """Clients share a file of names, also with the jobs of those that have died."""
+    test_a_job_holds_its_line_with_descriptor_64_and_its_name_with_66 = None    # the server holds the line
+    test_a_stopped_runner_keeps_its_names_when_they_are_replaced = None         # ... also of jobs that it was sent
+    test_storm_of_edits_and_signals = None                  # a client has not begun when the next takes its place
+
+
+if __name__ == "__main__":
+    unittest.main()
