@@ -245,8 +245,8 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
     "runmaker4-client.py --status --json alice": Recipe(jobs(".."), before=SERVER),
     "runmaker4-server.py --dry-run runs.txt": Recipe(jobs("..")),
     # the benchmarks
-    "python3 tests/bench/bench.py": Recipe(before=CHECKOUT, instead={"bench.py": "bench.py --help"}),
-    "python3 tests/bench/bench.py --quick --rounds 1 status": Recipe(before=CHECKOUT),
+    "python3 -m tests.bench": Recipe(before=CHECKOUT, instead={"tests.bench": "tests.bench --help"}),
+    "python3 -m tests.bench --quick --rounds 1 status": Recipe(before=CHECKOUT),
 }
 
 # Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then

@@ -4,7 +4,7 @@ import statistics
 import sys
 from typing import Iterator, List
 
-from measure import MB, ROOT, RUNWAIT, Bench, Row
+from tests.bench.measure import MB, ROOT, RUNWAIT, Bench, Row
 
 RUNSET = [sys.executable, str(ROOT / "runset4.py")]
 

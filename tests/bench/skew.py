@@ -24,8 +24,8 @@ import time
 from multiprocessing.connection import Connection
 from typing import Callable, Dict, Iterator, List, Sequence, Set, Tuple
 
-from measure import Bench, Row
-from tcp import CLIENT, HOST, assert_all_done, ending, serving
+from tests.bench.measure import Bench, Row
+from tests.bench.tcp import CLIENT, HOST, assert_all_done, ending, serving
 
 GROUPS = 20
 PATIENCE = 120.0                        # seconds for a group to start

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, List
 
-from measure import MB, ROOT, RUNMAKER, Bench, Row, Used, cpu_seconds, peak_memory, spread
+from tests.bench.measure import MB, ROOT, RUNMAKER, Bench, Row, Used, cpu_seconds, peak_memory, spread
 
 SERVER = [sys.executable, str(ROOT / "runmaker4-server.py")]
 CLIENT = [sys.executable, str(ROOT / "runmaker4-client.py")]

@@ -1,8 +1,8 @@
 """Benchmarks: what the figures in README.md beside this file are made of.
 
-    python3 tests/bench/bench.py                    all rows, 5 rounds each
-    python3 tests/bench/bench.py status idle        these rows only (tcp_...: server and clients)
-    python3 tests/bench/bench.py --quick            a tenth of the sizes, to see that it works
+    python3 -m tests.bench                          all rows, 5 rounds each
+    python3 -m tests.bench status idle              these rows only (tcp_...: server and clients)
+    python3 -m tests.bench --quick                  a tenth of the sizes, to see that it works
 
 Speed is compared, not absolute: what is measured and its peers run in turn (A B A B) within one run, and a figure
 is the median of the rounds' ratios.  Peers are xargs and GNU parallel; one that is missing is named as missing.
@@ -22,35 +22,38 @@ import textwrap
 import time
 from typing import Callable, Dict, List, Tuple
 
-import imports
-import skew
-import tcp
-from measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, spread
+from tests.bench import imports, skew, tcp
+from tests.bench.measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, spread
 
 
 # -- the rows ---------------------------------------------------------------------------------------------------
 
 def throughput(bench: Bench) -> List[Row]:
     """jobs per second against xargs and GNU parallel"""
-    count = bench.size(2000)
+    count = bench.size(10_000)          # so many that the start is no part of it
+    return [*against_peers(bench, count, 2), *against_peers(bench, count, 4)]
+
+
+def against_peers(bench: Bench, count: int, slots: int) -> List[Row]:
     bench.file("list", (b"true\n", count))
 
     def ours() -> float:
         bench.file("runs.txt", (b". true\n", count))
-        return count / bench.run([*RUNMAKER, "-j2", "runs.txt"]).seconds
+        return count / bench.run([*RUNMAKER, f"-j{slots}", "runs.txt"]).seconds
 
     def xargs() -> float:
-        return count / bench.run(["xargs", "-d", "\n", "-P2", "-n1", "sh", "-c"], "list").seconds
+        return count / bench.run(["xargs", "-d", "\n", f"-P{slots}", "-n1", "sh", "-c"], "list").seconds
 
     def parallel() -> float:
         bench.remove("joblog")
-        return count / bench.run(["parallel", "-j2", "--joblog", "joblog"], "list").seconds
+        return count / bench.run(["parallel", f"-j{slots}", "--joblog", "joblog"], "list").seconds
 
     peers = {name: peer for name, peer in (("xargs", xargs), ("parallel", parallel)) if shutil.which(name)}
     rates = bench.interleave({"ours": ours, **peers})
     rows = []
-    for peer, title, least in (("xargs", "`xargs -P2 -n1 sh -c`", 0.9), ("parallel", "GNU parallel `--joblog`", 4)):
-        what, wanted = f"{count:,} x `true`, `-j2`, against {title}", f">= {least} x"
+    for peer, title, least in (("xargs", f"`xargs -P{slots} -n1 sh -c`", 0.9),
+                               ("parallel", "GNU parallel `--joblog`", 4)):
+        what, wanted = f"{count:,} x `true`, `-j{slots}`, against {title}", f">= {least} x"
         if peer not in rates:
             rows.append(Row(what, f"{spread(rates['ours'])} jobs/s; {peer} is missing here", wanted, True))
             continue
@@ -88,7 +91,8 @@ def sinks(bench: Bench) -> List[Row]:
         measured = f"{ratio:.2f} x: {spread(rates[name])} against {spread(rates['plain'])} jobs/s"
         if name == "--outdir":
             measured += f"; to make {2 * count:,} empty files alone takes {spread(rates['files'])} ms here"
-        rows.append(Row(f"the same with `{name}`, against without", measured, ">= 0.85 x", ratio >= 0.85))
+        what = f"{count:,} x `true`, `-j2`, with `{name}`, against without"
+        rows.append(Row(what, measured, ">= 0.85 x", ratio >= 0.85))
     return rows
 
 
@@ -282,7 +286,7 @@ def item(row: Row, missed: bool) -> str:
 
 def main() -> int:
     listed = "\n".join(f"  {name:12}{function.__doc__}" for name, function in ROWS.items())
-    parser = argparse.ArgumentParser(description=__doc__, epilog=f"rows:\n{listed}",
+    parser = argparse.ArgumentParser(prog="python3 -m tests.bench", description=__doc__, epilog=f"rows:\n{listed}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows to measure [all]")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds per row [5]")
