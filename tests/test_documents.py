@@ -247,6 +247,7 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
     # the benchmarks
     "python3 -m tests.bench": Recipe(before=CHECKOUT, instead={"tests.bench": "tests.bench --help"}),
     "python3 -m tests.bench --quick --rounds 1 status": Recipe(before=CHECKOUT),
+    "python3 -m tests.bench --rounds 3 beside": Recipe(before=CHECKOUT, instead={"--rounds": "--help --rounds"}),
 }
 
 # Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then

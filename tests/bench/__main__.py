@@ -22,7 +22,7 @@ import textwrap
 import time
 from typing import Callable, Dict, List, Tuple
 
-from tests.bench import imports, skew, tcp
+from tests.bench import beside, imports, skew, tcp
 from tests.bench.measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, spread
 
 
@@ -258,7 +258,8 @@ def idle(bench: Bench) -> List[Row]:
 
 
 LOCAL = (throughput, sinks, start, skip, directives, scale, many, output, status, idle)
-ROWS = {function.__name__: function for function in (*LOCAL, *imports.ROWS, *tcp.ROWS, *skew.ROWS)}
+ROWS = {function.__name__: function for function in (*LOCAL, *imports.ROWS, *tcp.ROWS, *skew.ROWS,
+                                               beside.beside)}
 
 
 # -- the list ---------------------------------------------------------------------------------------------------
@@ -301,7 +302,8 @@ def main() -> int:
         bench.run([*RUNMAKER, "--help"])            # so that nobody pays for reading the modules the first time
         for name in options.names or ROWS:
             for row in ROWS[name](bench):
-                print(item(row, missed=not row.reached and not options.quick), flush=True)
+                text = row if isinstance(row, str) else item(row, missed=not row.reached and not options.quick)
+                print(text, flush=True)
     return 0
 
 
