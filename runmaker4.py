@@ -1027,7 +1027,7 @@ class JobFile:
         self.single = single or not DESCRIPTION_LOCKS
         self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC
         self.interval = 5.0 if network else 1.0    # seconds from look to look
-        self.held: set[Job] = set()
+        self.held: dict[Job, None] = {}         # who has had its lock for longest comes first
         self.locked: dict[tuple[tuple[int, int], int], Job] = {}    # by inode and offset
         self.users: Counter[int] = Counter()    # of each descriptor
         self.to_end: dict[Job, str] = {}        # jobs "lost" to others, or "cancelled"; told by the next look_after()
@@ -1086,7 +1086,8 @@ class JobFile:
         """A line of today's file is held from now on, by the lock that it has on this descriptor."""
         job.fd, job.inode = fd, self.inode
         self.users[fd] += 1
-        self.held.add(job)
+        self.held.pop(job, None)
+        self.held[job] = None
         self.locked[job.inode, job.offset] = job
 
     def _unlock(self, job: Job) -> None:
@@ -1171,7 +1172,7 @@ class JobFile:
 
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
-        self.held.discard(job)
+        self.held.pop(job, None)
         self.to_end.pop(job, None)
         with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
             self._unlock(job)                       # the job's processes may have the descriptor, too
@@ -1199,8 +1200,17 @@ class JobFile:
         return to_end
 
     def keep_hold(self) -> None:
-        """Lock held lines where they stand now; note in `to_end` which jobs are to be ended.  Raises OSError."""
-        states = {job: self._state_here(job) for job in self.held if not job.cancelled}
+        """Lock held lines where they stand now; note in `to_end` which jobs are to be ended.  Raises OSError.
+
+        NFS tells only who asks the server that the lease was lost, not who finds the page in this host's memory.  All
+        older locks are lost then: so the oldest are looked at first, and after a lost one the page is made fresh again.
+        """
+        states = {}
+        for job in self.held:
+            if not job.cancelled:
+                states[job] = self._state_here(job)
+                if job.fd < 0:
+                    self.refresh()
         astray = {job: state for job, state in states.items() if state != RUNNING or job.fd < 0}
         for job in states.keys() - astray.keys():
             job.missing, job.set_once = 0, False

@@ -15,8 +15,8 @@ Why it stands for the real one:
    has until a lock is *granted*; without a writer it asks again at open(), and every three seconds.  What is written
    while nobody on that host has a lock carries old neighbours along.  A path is looked up anew by open(), or when the
    directory was opened.  A host that is cut off for longer than the lease loses all its locks once somebody asks for
-   one of them; then the descriptors that had them answer EIO, locks on them mean nothing, and what the host remembers
-   of its locks still excludes its own new ones.
+   one of them; then the descriptors that had them answer EIO, but for reads of a page that the host has, locks on them
+   mean nothing, and what the host remembers of its locks still excludes its own new ones.
 Not modelled: NFSv3's ESTALE, a server that restarts, classic locks, files of more than one page, errors of reads, a
 computer that loses what was not synced.  Calls that are not modelled break the history that makes them.
 """
@@ -521,7 +521,7 @@ class Machine:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
-        if owner.dead:
+        if owner.dead and owner.inode not in me.host.pages:
             raise OSError(errno.EIO, "Input/output error")
         data = bytes(world.view(me.host, owner.inode)[at:at + count])
         me.reads.append((owner.inode, at, data))

@@ -207,6 +207,26 @@ class HeldLines(JobFileCase):
             self.assertFalse(runmaker4.is_free(other.fileno(), 0))
         self.assertEqual((self.said, file.finish(job, b"d")), (["line 1: its lock was lost and is taken back"], ""))
 
+    def test_a_page_in_memory_hides_no_lost_lease(self) -> None:
+        """Only the first read after a granted lock asks the server; jobs three and four were claimed after the loss."""
+        file, first = self.hold(b". a\n. b\n. c\n. d\n")
+        cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
+        jobs = [first] + [cursor.claim() for _ in range(3)]
+        for job in jobs[1:]:
+            self.addCleanup(file.give_up, job)
+        lost, right, asked = {job.fd for job in jobs[:2]}, file.read_line, []
+
+        def read_line(fd: int, *args: Any) -> bytes:
+            if fd in lost and not asked:
+                lost.discard(fd)
+                raise OSError(errno.EIO, "lease lost")
+            asked.append(fd)
+            return right(fd, *args)
+
+        with mock.patch.object(file, "read_line", read_line), mock.patch.object(file, "refresh", asked.clear):
+            self.assertEqual(file.look_after(), {})
+        self.assertEqual(sorted(self.said), [f"line {n}: its lock was lost and is taken back" for n in (1, 2)])
+
     def test_after_a_lost_lease_a_line_that_another_has_run_is_lost(self) -> None:
         file, job = self.hold(b". a\n")
         self.path.write_bytes(b"d a\n")
