@@ -63,11 +63,13 @@ class Command:
     def __init__(self, machine: Machine, number: int, text: str) -> None:
         self.machine, self.number, self.text = machine, number, text
         self.out = self.err = b""
+        self.pid = 0                                    # of its shell; the process group, too
         self.code: int | None = None                    # -N: ended by signal N; -9 too if its machine lost power
 
     def event(self, message: Dict[str, object]) -> None:
         self.out += base64.b64decode(message.get("out", ""))
         self.err += base64.b64decode(message.get("err", ""))
+        self.pid = message.get("pid", self.pid)
         self.code = message.get("code", self.code)      # what it leaves behind may print more
 
     def wait(self, timeout: float = 60) -> Command:

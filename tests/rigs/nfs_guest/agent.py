@@ -2,7 +2,7 @@
 """Runs in each machine: starts the commands that it is told to on a virtio port, as JSON lines.
 
 from the test   {"id": N, "command": TEXT, "directory": PATH, "input": BASE64}, {"id": N, "signal": NUMBER}
-to the test     {"ready": true}, {"id": N, "out" or "err": BASE64}, {"id": N, "code": N}
+to the test     {"ready": true}, {"id": N, "pid": N}, {"id": N, "out" or "err": BASE64}, {"id": N, "code": N}
 """
 import base64
 import glob
@@ -42,6 +42,7 @@ def run(number, command, directory, data):
     process = subprocess.Popen(["/bin/sh", "-c", command], cwd=directory, start_new_session=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     running[number] = process
+    tell(id=number, pid=process.pid)
     readers = [threading.Thread(target=copy, args=(number, name, pipe), daemon=True)
                for name, pipe in (("out", process.stdout), ("err", process.stderr))]
     for reader in readers:
