@@ -221,6 +221,7 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE python3 runmaker4.py -j0 runs.txt": Recipe(
         jobs(".."), states="dd"),
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
+    "runmaker4.py --check-locks /shared": Recipe(instead={"/shared": "."}, until="ls runmaker4-check-*.host"),
     "#!/bin/sh": Recipe(jobs(".."), states="dd"),
     "scancel -s USR1 1234": Recipe(),
     "srun --ntasks-per-node=2 runmaker4.py -j0 runs.txt": Recipe(jobs(".."), states="dd"),
@@ -260,7 +261,8 @@ JOB_FILES = {
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
 }
 PICTURES = {"   at the start            two runners -j2          a little later           at the end",
-            "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held"}      # tests/test_real_hosts.py
+            "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
+            "/shared: alice (nfs4 vers=4.2), bob (nfs4 vers=4.2)"}              # tests/test_real_locks.py
 ELSEWHERE = {"pip install .": "tests/test_packaging.py"}                # commands that other tests run
 TEXTS = {           # of several words, and no commands for our users
     # parts of commands, and names of what is asked for
