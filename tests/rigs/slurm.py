@@ -1,0 +1,255 @@
+"""A real Slurm cluster of two nodes on one machine, with Debian's packages.
+
+    with Cluster("cgroup") as cluster:                  # or "linuxproc": how the processes of a job are found
+        job = cluster.run("sbatch", "--parsable", "script.sh", cwd=directory).strip()
+        cluster.wait_state(job, "RUNNING")
+
+Each node has a host name, processes and mounts of its own; kernel, CPUs and files are this machine's.  All of it ends
+with the process that has started it.  Slurm's own waits are short, except that it looks at time limits every 30 s.
+"""
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import pathlib
+import platform
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+from typing import Callable, Dict, List, Sequence
+
+from tests.support import alive, wait_until
+
+TOOLS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge",
+         "setpriv": "util-linux", "unshare": "util-linux", "nsenter": "util-linux", "taskset": "util-linux"}
+PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+FREEZER = pathlib.Path("/sys/fs/cgroup/freezer")        # of control groups, version 1
+NO_SERVICES = pathlib.Path("/usr/sbin/policy-rc.d")     # asked when a package wants to start its services
+CPUS, GPUS = 8, 2                                       # of each node
+CONFIG = """\
+ClusterName=rig
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={dir}/munge.socket
+CredType=cred/munge
+StateSaveLocation={dir}/controller
+SlurmdSpoolDir={dir}/%n.spool
+SlurmctldPidFile={dir}/controller.pid
+SlurmdPidFile={dir}/%n.pid
+ProctrackType=proctrack/{proctrack}
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+MailProg=/bin/true
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=100
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
+SlurmdParameters=config_overrides
+GresTypes=gpu
+# from TERM to KILL; a silent node is down after this time; it comes back by itself
+KillWait=20
+SlurmdTimeout=300
+ReturnToService=2
+MessageTimeout=5
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE
+"""
+CGROUPS = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nCgroupAutomount=no\n"
+NODE = "NodeName={name} NodeAddr={address} Port={port} CPUs={cpus} RealMemory=64000 Gres=gpu:{gpus}\n"
+# A node's first process: name and hosts are its own, and of {dir}/first only the first node sees the files
+BOOT = """\
+hostname "$1" && mount --bind {dir}/hosts /etc/hosts && { [ "$2" = 0 ] || mount -t tmpfs none {dir}/first; } || exit
+echo up > {dir}/$1.up
+while :; do sleep 3600 & wait; done
+"""
+
+
+@functools.lru_cache(maxsize=None)
+def missing() -> str:
+    """What is missing here, as a sentence; empty if a cluster can be started.  Installs packages where it may."""
+    if platform.system() != "Linux" or os.geteuid() != 0:
+        return "a real Slurm needs Linux and root"
+    if len(os.sched_getaffinity(0)) < 2:
+        return "the tests with a real Slurm need two CPUs"
+    packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool, path=PATH)})
+    if packages and not shutil.which("apt-get"):
+        return f"a real Slurm needs {' and '.join(packages)} (Debian's packages)"
+    try:
+        if packages:
+            install(packages)
+        subprocess.run(["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"], check=True,
+                       timeout=60, capture_output=True)
+    except subprocess.SubprocessError as error:
+        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
+        return f"a real Slurm cannot be had here: {' '.join([str(error), *said])}"
+    return ""
+
+
+def install(packages: Sequence[str]) -> None:
+    """Install Debian packages, and start none of their services."""
+    with contextlib.ExitStack() as stack:
+        if not NO_SERVICES.exists():
+            NO_SERVICES.write_text("#!/bin/sh\nexit 101\n")
+            NO_SERVICES.chmod(0o755)
+            stack.callback(NO_SERVICES.unlink)
+        for words in ["update"], ["install", "-y", "--no-install-recommends", *packages]:
+            subprocess.run(["apt-get", "-qq", *words], check=True, timeout=600, stdin=subprocess.DEVNULL,
+                           capture_output=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+
+
+def free_ports(count: int) -> List[int]:
+    """Ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+class Cluster:
+    """Two nodes and their controller, up from start() to stop()."""
+
+    def __init__(self, proctrack: str) -> None:
+        self.proctrack = proctrack
+        self.nodes = [f"{name}{os.getpid()}" for name in ("alice", "bob")]      # two rigs share the control groups
+        self.daemons: Dict[str, subprocess.Popen] = {}
+        self.firsts: Dict[str, int] = {}                # the first process of each node, as we see it
+
+    def __enter__(self) -> Cluster:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    # -- up and down ----------------------------------------------------------------------------------------
+
+    def start(self) -> Cluster:
+        """Bring it up, and wait until the nodes take jobs."""
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-slurm-", dir="/var/tmp"))
+        atexit.register(self.stop)
+        self.environ = {**os.environ, "PATH": PATH, "SLURM_CONF": str(self.dir / "slurm.conf")}
+        try:
+            self.configure()
+            self.run("mungekey", "--create", f"--keyfile={self.dir}/munge.key-file")
+            self.daemon("munged", "munged", "--foreground", "--force", *(
+                f"--{option}={self.dir}/munge.{option}" for option in ("key-file", "socket", "pid-file", "seed-file")))
+            self.wait_for(lambda: self.asked("munge", "-n", "-S", f"{self.dir}/munge.socket"), "munged answers")
+            self.daemon("controller", "slurmctld", "-D")
+            for number, name in enumerate(self.nodes):
+                self.daemon(name, "unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                            "sh", "-c", BOOT.replace("{dir}", str(self.dir)), "sh", name, str(number))
+                self.wait_for((self.dir / f"{name}.up").exists, f"{name} is up")
+                pid = self.daemons[name].pid
+                self.firsts[name] = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
+                self.start_slurmd(name)
+            self.wait_for(lambda: self.asked("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, "nodes are ready")
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def configure(self) -> None:
+        """Write what all of it reads."""
+        for name in "controller", "first":
+            (self.dir / name).mkdir()
+        port, *ports = free_ports(1 + len(self.nodes))
+        addresses = [f"127.0.0.{number}" for number in range(2, 2 + len(self.nodes))]
+        values = dict(host=socket.gethostname().partition(".")[0], port=port, dir=self.dir, proctrack=self.proctrack)
+        config, hosts = CONFIG.format(**values), pathlib.Path("/etc/hosts").read_text()
+        for name, address, port in zip(self.nodes, addresses, ports):
+            config += NODE.format(name=name, address=address, port=port, cpus=CPUS, gpus=GPUS)
+            hosts += f"{address} {name}\n"
+        gpus = [self.dir / f"gpu{number}" for number in range(GPUS)]
+        for path in gpus:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))        # /dev/null as well
+        files = {"slurm.conf": config, "hosts": hosts, "cgroup.conf": CGROUPS,
+                 "gres.conf": f"Name=gpu File={self.dir}/gpu[0-{GPUS - 1}]\n"}
+        for name, text in files.items():
+            (self.dir / name).write_text(text)
+
+    def stop(self) -> None:
+        """End what is left of it, with all jobs; a node's processes go with its first one."""
+        for process in self.daemons.values():
+            process.kill()
+            process.wait()
+        for name, pid in self.firsts.items():
+            wait_until(lambda pid=pid: not alive(pid), what=f"no process is left on {name}")
+        for name in self.nodes:
+            for path, _, _ in os.walk(FREEZER / f"slurm_{name}", topdown=False):
+                os.rmdir(path)
+        shutil.rmtree(self.dir)
+        atexit.unregister(self.stop)
+
+    def daemon(self, name: str, *command: str) -> None:
+        """Start a process that stays in the foreground, and ends with this one."""
+        with open(self.dir / f"{name}.log", "ab") as log:
+            self.daemons[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *command], env=self.environ, cwd="/", stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True)
+
+    def inside(self, node: str) -> List[str]:
+        """The words before a command that is to run on a node."""
+        return ["nsenter", "--target", str(self.firsts[node]), "--uts", "--mount", "--pid"]
+
+    def start_slurmd(self, node: str) -> None:
+        self.daemon(f"slurmd.{node}", *self.inside(node), "slurmd", "-D", "-N", node)
+
+    def kill_slurmd(self, node: str) -> None:
+        """kill -9; the jobs of the node run on."""
+        pid = (self.dir / f"{node}.pid").read_text().strip()
+        self.run(*self.inside(node), "kill", "-9", pid)
+        self.daemons[f"slurmd.{node}"].wait(10)
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for a condition; show the logs where it does not come."""
+        try:
+            wait_until(condition, 30, what)
+        except AssertionError as error:
+            logs = [f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in self.dir.glob("*.log")]
+            raise AssertionError("\n".join([str(error), *logs])) from error
+
+    # -- commands and jobs ----------------------------------------------------------------------------------
+
+    def run(self, *command: str, **options) -> str:
+        """Run a command of a user of the cluster; what it prints."""
+        settings = dict(env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        settings.update(options)
+        ended = subprocess.run(command, check=False, **settings)
+        if ended.returncode:
+            raise AssertionError(f"exit status {ended.returncode}: {command}\n{ended.stdout}{ended.stderr}")
+        return ended.stdout
+
+    def asked(self, *command: str) -> str:
+        """What a command prints; nothing while there is nobody who answers it."""
+        with contextlib.suppress(AssertionError):
+            return self.run(*command)
+        return ""
+
+    def clear(self) -> None:
+        """End all jobs there are."""
+        self.run("scancel", "--full", "--signal=KILL", "--partition=main")
+        self.run("scancel", "--partition=main")
+        self.wait_for(lambda: not self.run("squeue", "-h"), "no job is left")
+
+    def show(self, job: str) -> Dict[str, str]:
+        """What Slurm knows of a job, by name."""
+        return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "-o", "show", "job", job)))
+
+    def states(self, job: str) -> List[str]:
+        """The state of a job, or of each task of an array."""
+        return re.findall(r"\bJobState=(\w+)", self.run("scontrol", "-o", "show", "job", job))
+
+    def wait_state(self, job: str, *wanted: str, timeout: float = 60) -> None:
+        """Wait until a job, or each task of an array, is in the state that is wanted of it."""
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: sorted(self.states(job)) == sorted(wanted), timeout)
+            return
+        raise AssertionError(f"not {wanted} within {timeout} s\n{self.run('scontrol', 'show', 'job', job)}")
