@@ -15,7 +15,7 @@ import time
 import unittest
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, Iterator, List, Optional
 
 from tests.support import PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
@@ -64,6 +64,11 @@ def read_pieces(document: str) -> Iterator[Piece]:
         raise AssertionError(f"{block.place}: this block has no end")
 
 
+def first_line(text: str) -> str:
+    """The first line of a piece that says what it is: of a batch script the second one."""
+    return text.split("\n", 2)[1 if text.startswith("#!") else 0]
+
+
 def prose(document: str) -> str:
     """A document without its blocks."""
     return re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -82,8 +87,9 @@ STUBS = {name: "" for name in ("prepare", "collect", "assemble", "anywhere", "pr
 STUBS.update({
     # ... a simulation: one of them fails, and all take as long as a test wants them to
     "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
+    "sbatch": "echo 1234",                                              # Slurm: it takes a batch job
     "srun": "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"",      # Slurm: a step of one task
-    "scancel": "[ \"$*\" = '-s USR1 1234' ]",                           # Slurm: a signal for a batch job
+    "scancel": "[ \"${*#-b }\" = '-s USR1 1234' ]",                     # ... a signal for a batch job
     "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
     "docker": "until [ \"$1\" = IMAGE ]; do shift; done; shift; exec \"$@\"",
     "shifter": "shift 2; exec \"$@\"",                                  # a container: --image=IMAGE -- COMMAND
@@ -140,8 +146,12 @@ UNITTEST = "python3 -m unittest discover -s tests -t ."
 ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs"}
 JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q --outdir out runs.txt || true", states="dddd")
 WAITS = Recipe(jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py --end runs.txt; {GONE}", states="dd")
+# In a batch job of Slurm's, with its variables
+BATCH = Recipe(jobs("e."), states="dd", before="export SLURM_JOB_ID=$$ SLURM_JOB_END_TIME=$(($(date +%s) + 999)) "
+               "SLURM_CPUS_PER_TASK=2 SLURM_NTASKS=2 CUDA_VISIBLE_DEVICES=0,1")
 
-RECIPES = {         # commands, and first lines of blocks; what stands in both documents and BY_SCRIPT need not be here
+# Commands, and first lines of blocks (see first_line); what stands in both documents and BY_SCRIPT need not be here
+RECIPES = {
     # the README
     f"{QUICK_START}runmaker4.py -j2 runs.txt; cat runs.txt": Recipe(states="dddd"),
     "seq 4000 | runset4.py runs.txt --add-list - --template 'simulate --seed {} --out {}.dat'": Recipe(
@@ -222,10 +232,20 @@ RECIPES = {         # commands, and first lines of blocks; what stands in both d
         jobs(".."), states="dd"),
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
     "runmaker4.py --check-locks /shared": Recipe(instead={"/shared": "."}, until="ls runmaker4-check-*.host"),
-    "#!/bin/sh": Recipe(jobs(".."), states="dd"),
-    "scancel -s USR1 1234": Recipe(),
-    "srun --ntasks-per-node=2 runmaker4.py -j0 runs.txt": Recipe(jobs(".."), states="dd"),
+    "# workers.sh: up to four runners, wherever Slurm has room": BATCH,
+    "# nodes.sh: a runner on each node; COMPLETED if each line of runs.txt is done": BATCH,
+    "# served.sh: the first node has runs.txt, and hands its lines to a client on each node": replace(
+        BATCH, instead={"$(hostname)": "localhost"}),
+    "# chain.sh: go on where the last one had to stop": BATCH,
+    "# steps.sh: Slurm places each line, and has its CPUs and memory bound and counted": BATCH,
+    "# gpus.sh: one line at once on each GPU": BATCH,
     "export RUNMAKER4_TOKEN=$(openssl rand -hex 16)": Recipe(jobs(".."), after=f"{SERVER}\ngrep RUNMAKER4_TOKEN said"),
+    "for link in 1 2 3; do sbatch chain.sh; done": Recipe(),
+    "job=$(sbatch --parsable nodes.sh)": Recipe(),
+    "sbatch --array=0-3 gpus.sh": Recipe(),
+    "runwait4.py --status -e runs.txt || exit": Recipe(jobs("dd")),
+    "scancel -b -s USR1 1234": Recipe(),
+    "scancel -s USR1 1234": Recipe(),
     "runset4.py runs.txt --add 'CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT train --seed 1'": Recipe(states="d"),
     "printf '%s\\n' alice bob > workers": Recipe(jobs(".."), states="dd"),
     "cat runs.txt": Recipe(jobs(".")),
@@ -289,13 +309,16 @@ TEXTS = {           # of several words, and no commands for our users
     "-e NAME=VALUE", "cli.py remove_job ./job_script.sh data_1", "cli.py status", "cli.py stop", "remove_slave --kill",
     "-e PORT=1000", "fjd --exe 'touch bla$1.txt' --parameters 1,2,3", "fjd-recruiter hire 4",
     "fjd-dispatcher --end_when_jobs_are_done", "fjd-recruiter fire", "screen -ls", "--project NAME",
-    "NetJobs.py testconfig.txt",
     "runmaker4.py --check-locks DIR",   # waits a minute for other hosts: test_check_locks has less patience
+    "NetJobs.py testconfig.txt", "--walltime auto", "scontrol update", "scontrol requeue 1234", "scancel 1234",
+    "#SBATCH --open-mode=append",
 }
 FOREIGN_OPTIONS = {                     # of other programs
     "--seed", "--out", "--in", "--image", "--array", "--proc", "--workdir", "--wait", "--log_dir", "--kill", "--exe",
     "--parameters", "--end_when_jobs_are_done", "--project", "--ntasks-per-node", "--signal", "--time", "--quick",
     "--rounds", "--query-gpu", "--format", "--bind-to", "--host", "--hostname", "--cpus", "--rm", "--grid",
+    "--rounds", "--nodes", "--ntasks", "--cpus-per-task", "--mem-per-cpu", "--gres", "--job-name", "--dependency",
+    "--exact", "--parsable", "--kill-on-invalid-dep", "--open-mode",
 }
 
 
@@ -376,7 +399,7 @@ class Commands(Case):
         """Of the same text only one is run."""
         todo, unknown, used = [], [], set()
         for piece in self.pieces():
-            first = piece.text.partition("\n")[0]
+            first = first_line(piece.text)
             recipe = RECIPES.get(first)
             if piece.kind == "runs.txt" and first in JOB_FILES:
                 command = Piece(piece.place, "sh", JOB_FILES[first])

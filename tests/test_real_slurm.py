@@ -1,0 +1,323 @@
+"""The batch scripts of docs/clusters.md, word for word, on a real Slurm cluster of two nodes (tests/rigs/slurm.py).
+
+    RUNMAKER4_TEST_REAL=1 python3 -m unittest tests.test_real_slurm
+
+Whom Slurm's signals reach depends on how it finds the processes of a job: only a batch script or the tasks of a step
+(proctrack/cgroup, as most sites have it), or all their children, too (proctrack/linuxproc).  What depends on that is
+tested with both; what does not, with the first one that can be had here.
+"""
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import unittest
+from typing import Dict, List, Optional
+
+from tests.rigs import REAL
+from tests.rigs.slurm import FREEZER, Cluster, missing
+from tests.support import GATE, MARK, PYTHON, SCRIPTS, SCRIPTS_AT, UP, WAITING, RunCase, marked, wait_until
+from tests.test_documents import read_pieces
+
+DOCUMENT = "docs/clusters.md"
+FOREVER = "sleep 1000"
+STRIKES = 50                                # seconds: Slurm looks at time limits every 30 s
+
+
+def block(beginning: str) -> str:
+    """The commands in the document that begin so, or the script of that name."""
+    texts = [piece.text for piece in read_pieces(DOCUMENT) if piece.kind == "sh"]
+    found = [text for text in texts if text.startswith((beginning, f"#!/bin/bash\n# {beginning}: "))]
+    assert len(found) == 1, f"{len(found)} blocks of {DOCUMENT} are {beginning}"
+    return found[0] + "\n"
+
+
+@unittest.skipUnless(REAL, "a real Slurm: RUNMAKER4_TEST_REAL=1 turns it on")
+class SlurmCase(RunCase):
+    """A test with a cluster, which all tests of its class share."""
+    proctrack = "cgroup" if FREEZER.exists() else "linuxproc"
+    cluster: Cluster
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        why = missing()
+        if not why and cls.proctrack == "cgroup" and not FREEZER.exists():
+            why = f"proctrack/cgroup needs the control groups in {FREEZER}"
+        if why:
+            raise unittest.SkipTest(why)
+        cls.cluster = Cluster(cls.proctrack).start()
+        cls.addClassCleanup(cls.cluster.stop)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bin = self.dir / "bin"
+        self.bin.mkdir()
+        two = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))       # so -j0 is -j2 everywhere
+        for script in SCRIPTS:
+            (self.bin / script).write_text(f"#!/bin/sh\nexec taskset -c {two} {PYTHON} {SCRIPTS_AT / script} \"$@\"\n")
+            (self.bin / script).chmod(0o755)
+        self.addCleanup(self.cluster.clear)
+
+    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+        found = super().environ(extra)
+        return {**found, "PATH": f"{self.bin}:{found['PATH']}", "SLURM_CONF": self.cluster.environ["SLURM_CONF"]}
+
+    def slurm(self, *command: str, where: Optional[pathlib.Path] = None) -> str:
+        """Run a command of a user; what it prints."""
+        return self.cluster.run(*command, env=self.environ(), cwd=where or self.dir)
+
+    def submit(self, name: str, *options: str, where: Optional[pathlib.Path] = None) -> str:
+        """sbatch one of the document's scripts; the number of the batch job."""
+        self.write(block(name), name)
+        return self.slurm("sbatch", "--parsable", *options, str(self.dir / name), where=where).strip()
+
+    def wait_running(self, count: int) -> None:
+        """Wait until so many lines are running."""
+        wait_until(lambda: self.states().count("r") == count, 30, f"{count} lines run: {self.states()}")
+
+    def wait_slurm(self, job: str, *states: str, timeout: float = 60) -> None:
+        """Wait until a batch job, or each task of an array, is in the state that is wanted of it."""
+        try:
+            self.cluster.wait_state(job, *states, timeout=timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}{self.said()[-3000:]}\n{self.read().decode()}") from None
+
+    def said(self) -> str:
+        """What all batch jobs have printed."""
+        return "".join(path.read_text(errors="replace") for path in self.dir.glob("slurm-*.out"))
+
+    def printed(self) -> List[str]:
+        """What the jobs have printed, one of them after the other."""
+        found = sorted(self.dir.glob("out/*.out"), key=lambda path: int(path.stem))
+        return [path.read_text().rstrip("\n") for path in found]
+
+    def runners(self) -> List[int]:
+        """The process numbers of all runners, as we see them."""
+        def is_runner(pid: int) -> bool:
+            with contextlib.suppress(OSError):
+                words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                return words[0] == PYTHON.encode() and words[1].endswith(b"runmaker4.py")
+            return False
+        return [pid for pid in marked(f"{MARK}={self.mark}") if is_runner(pid)]
+
+
+class Ends(SlurmCase):
+    """How lines and batch jobs end, which proctrack may have a say in."""
+
+    def go_on(self) -> None:
+        """The next batch job brings all to its end."""
+        self.open_gate()
+        job = self.submit("workers.sh", "--array=0")
+        self.wait_slurm(job, "COMPLETED")
+        self.assertEqual(set(self.states()), {"d"}, self.said())
+
+    def test_cancelled_workers_end_their_jobs_and_the_next_ones_run_them_again(self) -> None:
+        self.jobs(*[f"{WAITING}; true"] * 6)
+        job = self.submit("workers.sh", "--array=0-1")
+        self.wait_running(4)
+        self.slurm("scancel", job)
+        self.wait_slurm(job, "CANCELLED", "CANCELLED")
+        self.assertEqual(sorted(self.states()), sorted("eeee.."))
+        self.go_on()
+
+    def test_cancelled_nodes_end_their_jobs(self) -> None:
+        self.jobs(*[f"{WAITING}; true"] * 6)
+        job = self.submit("nodes.sh")
+        self.wait_running(4)
+        self.slurm("scancel", job)
+        self.wait_slurm(job, "CANCELLED")
+        self.wait_states("eeee..")
+        self.go_on()
+
+    def test_a_cancelled_step_per_line_ends(self) -> None:
+        self.jobs(*[f"{WAITING}; true"] * 10)
+        job = self.submit("steps.sh")
+        self.wait_up(1, 2, 3, 4, 5, 6, 7, 8)
+        self.slurm("scancel", job)
+        self.wait_slurm(job, "CANCELLED")
+        self.assertEqual(self.states(), "e" * 8 + "..", self.said())
+
+    def test_cancelled_clients_of_a_server_end_their_jobs(self) -> None:
+        self.jobs(*[f"{WAITING}; true"] * 6)
+        job = self.submit("served.sh")
+        self.wait_up(1, 2, 3, 4)
+        self.slurm("scancel", job)
+        self.wait_slurm(job, "CANCELLED")
+        self.wait_states("eeee..")
+        self.open_gate()
+        job = self.submit("served.sh")
+        self.wait_slurm(job, "COMPLETED")
+        self.assertEqual(self.states(), "dddddd", self.said())
+
+    def test_limits(self) -> None:
+        """Slurm ends what it was not expected to; an extended limit is asked for; the wall time is over before."""
+        jobs = {}
+        for name, command in ("struck", FOREVER), ("extended", "sleep 25"), ("over", FOREVER):
+            (self.dir / name).mkdir()
+            self.write(f". {UP}; {command}\n", f"{name}/runs.txt")
+            limit = "--time=1" if name != "struck" else "--time=10"
+            jobs[name] = self.submit("nodes.sh", limit, "--nodes=1", where=self.dir / name)
+        for name in jobs:
+            wait_until((self.dir / name / "up.1").exists, 30, f"{name} runs")
+        self.slurm("scontrol", "update", f"jobid={jobs['extended']}", "timelimit=60")
+        self.slurm("scontrol", "update", f"jobid={jobs['struck']}", "endtime=now+5")
+        self.wait_slurm(jobs["over"], "FAILED")
+        self.wait_slurm(jobs["extended"], "COMPLETED")
+        self.wait_slurm(jobs["struck"], "TIMEOUT", timeout=STRIKES)
+        self.assertEqual([self.states(f"{name}/runs.txt") for name in jobs], ["e", "d", "e"])
+        wanted = {"struck": "SIGTERM: ending 1 job", "extended": "Slurm ends this job at another time",
+                  "over": "the wall time is over"}
+        for name, words in wanted.items():
+            said = (self.dir / name / f"slurm-{jobs[name]}.out").read_text()
+            self.assertIn(words, said)
+
+    def test_a_batch_job_that_is_put_back_into_the_queue_goes_on(self) -> None:
+        self.jobs(*[WAITING] * 3)
+        job = self.submit("workers.sh", "--array=0")
+        self.wait_running(2)
+        self.slurm("scontrol", "requeue", job)
+        self.wait_slurm(job, "PENDING")
+        self.assertEqual(self.states(), "ee.")
+        self.open_gate()
+        # Slurm would wait two minutes; in the second in which it has ended the first try the node refuses a second one
+        self.slurm("scontrol", "update", f"jobid={job}", "starttime=now+2")
+        self.wait_slurm(job, "COMPLETED")
+        self.assertEqual((self.states(), self.cluster.show(job)["Restarts"]), ("ddd", "1"))
+
+    def test_a_killed_runner_of_an_array(self) -> None:
+        self.jobs(*[f"{WAITING}; true"] * 3)
+        job = self.submit("workers.sh", "--array=0")
+        self.wait_up(1, 2)
+        os.kill(*self.runners(), signal.SIGKILL)
+        self.wait_slurm(job, "FAILED")
+        self.assertEqual(self.states(), "rr.")
+        self.assertEqual(self.locked_lines(), [] if self.proctrack == "cgroup" else [1, 2])     # they run on
+        self.go_on()
+
+    def test_what_a_killed_runner_had_is_run_by_the_one_on_the_other_node(self) -> None:
+        self.jobs(*[f"hostname; {WAITING}; true"] * 4)
+        job = self.submit("nodes.sh")
+        self.wait_up(1, 2, 3, 4)
+        os.kill(self.runners()[0], signal.SIGKILL)
+        wait_until(lambda: len(self.locked_lines()) == (2 if self.proctrack == "cgroup" else 4), what="two are gone")
+        self.open_gate()
+        self.wait_slurm(job, "COMPLETED")
+        self.assertEqual(self.states(), "dddd", self.said())
+        self.assertEqual(len(set(self.printed())), 1)
+
+    def test_a_killed_slurmd_ends_nothing(self) -> None:
+        self.jobs(*[WAITING] * 3)
+        job = self.submit("workers.sh", "--array=0", f"--nodelist={self.cluster.nodes[0]}")
+        self.wait_up(1, 2)
+        self.cluster.kill_slurmd(self.cluster.nodes[0])
+        self.open_gate()
+        self.wait_states("ddd")
+        self.cluster.start_slurmd(self.cluster.nodes[0])
+        self.wait_slurm(job, "COMPLETED")
+
+    def test_drained_workers_let_their_jobs_end(self) -> None:
+        self.jobs(*[WAITING] * 6)
+        job = self.submit("workers.sh", "--array=0-1")
+        self.wait_running(4)
+        self.slurm("scancel", "-b", "-s", "USR1", job)
+        wait_until(lambda: self.said().count("SIGUSR1") == 2, what="both were told")
+        self.open_gate()
+        self.wait_slurm(job, "FAILED", "FAILED")
+        self.assertEqual(sorted(self.states()), sorted("dddd.."))
+
+    def test_drained_nodes_let_their_jobs_end_where_these_do_not_hear_it(self) -> None:
+        self.jobs(*[WAITING] * 6)
+        job = self.submit("nodes.sh")
+        self.wait_up(1, 2, 3, 4)
+        self.slurm("scancel", "-s", "USR1", job)
+        wait_until(lambda: self.said().count("SIGUSR1") == 2, what="both were told")
+        self.open_gate()
+        self.wait_slurm(job, "FAILED")
+        self.assertEqual(sorted(self.states()), sorted("dddd.." if self.proctrack == "cgroup" else "eeee.."))
+
+
+@unittest.skipIf(SlurmCase.proctrack == "linuxproc", "that is how all tests are run here")
+class EndsOfAllProcesses(Ends):
+    """The same where Slurm's signals reach the children, too."""
+    proctrack = "linuxproc"
+
+
+class Recipes(SlurmCase):
+    """What the scripts do when all goes well."""
+
+    def test_each_worker_of_an_array_leaves_when_it_is_done(self) -> None:
+        self.jobs(*["true"] * 20, WAITING)
+        job = self.submit("workers.sh")
+        self.wait_slurm(job, "COMPLETED", "COMPLETED", "COMPLETED", "RUNNING")
+        self.wait_states("d" * 20 + "r")
+        self.open_gate()
+        self.wait_slurm(job, *["COMPLETED"] * 4)
+        self.assertEqual(self.states(), "d" * 21)
+
+    def test_many_nodes_and_what_comes_after(self) -> None:
+        self.write("#!/bin/sh\nexec runset4.py --list runs.txt\n", "collect.sh")
+        self.write(block("nodes.sh"), "nodes.sh")
+        self.jobs(*[f"hostname; {WAITING}"] * 4)
+        after = self.slurm("sh", "-c", block("job=$(")).split()[-1]
+        first = str(int(after) - 1)
+        self.wait_up(1, 2, 3, 4)
+        self.assertEqual(self.cluster.states(after), ["PENDING"])
+        self.open_gate()
+        self.wait_slurm(first, "COMPLETED")
+        self.wait_slurm(after, "COMPLETED")
+        self.assertEqual((self.states(), set(self.printed())), ("dddd", set(self.cluster.nodes)))
+        self.assertRegex(self.said(), "4 done")
+
+    def test_nothing_comes_after_nodes_where_a_line_has_failed(self) -> None:
+        self.write("#!/bin/sh\nexec touch collected\n", "collect.sh")
+        self.write(block("nodes.sh"), "nodes.sh")
+        self.jobs("true", "exit 3")
+        after = self.slurm("sh", "-c", block("job=$(")).split()[-1]
+        self.wait_slurm(str(int(after) - 1), "FAILED")
+        self.wait_slurm(after, "CANCELLED")
+        self.assertFalse(self.exists("collected"))
+
+    def test_nodes_without_a_shared_file_system(self) -> None:
+        """The second node sees an empty directory."""
+        first = self.cluster.dir / "first"
+        (first / "runs.txt").write_text(f". hostname; ls; : > {self.dir}/up.$JOB_ID; cd {self.dir}; {GATE}\n" * 4)
+        job = self.submit("served.sh", where=first)
+        self.wait_up(1, 2, 3, 4)
+        self.open_gate()
+        self.wait_slurm(job, "COMPLETED")
+        texts = sorted(path.read_text().split("\n", 1) for path in first.glob("out/*.out"))
+        self.assertEqual([host for host, _ in texts], sorted(self.cluster.nodes * 2))
+        self.assertEqual(["runs.txt" in listed for _, listed in texts], [True, True, False, False])
+
+    def test_a_chain(self) -> None:
+        self.write(block("chain.sh").replace("time=1:00:00", "time=1"), "chain.sh")
+        self.jobs(f"{UP}; echo $SLURM_JOB_ID >> links; {GATE}", "true")
+        jobs = re.findall(r"\d+", self.slurm("sh", "-c", block("for link")))
+        self.wait_slurm(jobs[0], "FAILED")
+        self.wait_file("links")
+        wait_until(lambda: self.read("links").split() == [job.encode() for job in jobs[:2]], what="the next one begins")
+        self.assertEqual([self.cluster.states(job) for job in jobs], [["FAILED"], ["RUNNING"], ["PENDING"]])
+        self.open_gate()
+        for job in jobs[1:]:
+            self.wait_slurm(job, "COMPLETED")
+        self.assertEqual(self.states(), "dd")
+
+    def test_a_step_per_line(self) -> None:
+        self.jobs(*["echo $SLURM_STEP_ID"] * 12)
+        job = self.submit("steps.sh")
+        self.wait_slurm(job, "COMPLETED")
+        self.assertEqual(self.states(), "d" * 12)
+        self.assertEqual(sorted(map(int, self.printed())), list(range(12)))
+
+    def test_a_line_per_gpu(self) -> None:
+        self.jobs(*[f"echo $CUDA_VISIBLE_DEVICES; {WAITING}"] * 3)
+        job = self.submit("gpus.sh")
+        self.wait_up(1, 2)
+        self.assertEqual(self.states(), "rr.")
+        self.open_gate()
+        self.wait_slurm(job, "COMPLETED")
+        self.assertEqual((self.states(), sorted(self.printed()[:2])), ("ddd", ["0", "1"]))
+
+
+if __name__ == "__main__":
+    unittest.main()
