@@ -312,11 +312,12 @@ TEXTS = {           # of several words, and no commands for our users
     "runmaker4.py --check-locks DIR",   # waits a minute for other hosts: test_check_locks has less patience
     "NetJobs.py testconfig.txt", "--walltime auto", "scontrol update", "scontrol requeue 1234", "scancel 1234",
     "#SBATCH --open-mode=append",
+    "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
 }
 FOREIGN_OPTIONS = {                     # of other programs
     "--seed", "--out", "--in", "--image", "--array", "--proc", "--workdir", "--wait", "--log_dir", "--kill", "--exe",
-    "--parameters", "--end_when_jobs_are_done", "--project", "--ntasks-per-node", "--signal", "--time", "--quick",
-    "--rounds", "--query-gpu", "--format", "--bind-to", "--host", "--hostname", "--cpus", "--rm", "--grid",
+    "--parameters", "--end_when_jobs_are_done", "--project", "--ntasks-per-node", "--time", "--quick",
+    "--query-gpu", "--format", "--bind-to", "--host", "--hostname", "--cpus", "--rm", "--grid",
     "--rounds", "--nodes", "--ntasks", "--cpus-per-task", "--mem-per-cpu", "--gres", "--job-name", "--dependency",
     "--exact", "--parsable", "--kill-on-invalid-dep", "--open-mode",
 }

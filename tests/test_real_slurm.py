@@ -16,7 +16,7 @@ from typing import Dict, List, Optional
 
 from tests.rigs import REAL
 from tests.rigs.slurm import FREEZER, Cluster, missing
-from tests.support import GATE, MARK, PYTHON, SCRIPTS, SCRIPTS_AT, UP, WAITING, RunCase, marked, wait_until
+from tests.support import GATE, MARK, PYTHON, RUNSET, SCRIPTS, SCRIPTS_AT, UP, WAITING, RunCase, marked, wait_until
 from tests.test_documents import read_pieces
 
 DOCUMENT = "docs/clusters.md"
@@ -136,6 +136,17 @@ class Ends(SlurmCase):
         self.slurm("scancel", job)
         self.wait_slurm(job, "CANCELLED")
         self.assertEqual(self.states(), "e" * 8 + "..", self.said())
+
+    def test_a_cancelled_line_ends_its_step(self) -> None:
+        self.jobs(f"{UP}; {FOREVER}", WAITING)
+        job = self.submit("steps.sh")
+        self.wait_up(1, 2)
+        self.assertEqual(self.run_script(RUNSET, "--cancel", "runs.txt", "1").code, 0)
+        self.assertEqual(self.states(), "xr")
+        wait_until(lambda: len(re.findall(r"\.\d", self.slurm("squeue", "-h", "-s", "-o", "%i"))) == 1,
+                   what="only the step of the other line is left")
+        self.open_gate()
+        self.wait_slurm(job, "COMPLETED")
 
     def test_cancelled_clients_of_a_server_end_their_jobs(self) -> None:
         self.jobs(*[f"{WAITING}; true"] * 6)
@@ -289,6 +300,16 @@ class Recipes(SlurmCase):
         self.assertEqual([host for host, _ in texts], sorted(self.cluster.nodes * 2))
         self.assertEqual(["runs.txt" in listed for _, listed in texts], [True, True, False, False])
 
+    def test_drained_clients_of_a_server_let_their_jobs_end(self) -> None:
+        self.jobs(*[WAITING] * 6)
+        job = self.submit("served.sh")
+        self.wait_up(1, 2, 3, 4)
+        self.slurm("scancel", "-s", "USR1", job)
+        wait_until(lambda: self.said().count("SIGUSR1") == 2, what="both were told")
+        self.open_gate()
+        self.wait_slurm(job, "FAILED")
+        self.assertEqual(sorted(self.states()), sorted("dddd.."))
+
     def test_a_chain(self) -> None:
         self.write(block("chain.sh").replace("time=1:00:00", "time=1"), "chain.sh")
         self.jobs(f"{UP}; echo $SLURM_JOB_ID >> links; {GATE}", "true")
@@ -317,6 +338,21 @@ class Recipes(SlurmCase):
         self.open_gate()
         self.wait_slurm(job, "COMPLETED")
         self.assertEqual((self.states(), sorted(self.printed()[:2])), ("ddd", ["0", "1"]))
+
+    def test_a_client_with_a_line_per_gpu_of_its_node(self) -> None:
+        pieces = [piece.text for piece in read_pieces(DOCUMENT) if piece.kind == "inline"]
+        client, = [text for text in pieces if "exec runmaker4-client.py" in text]
+        text = block("served.sh").replace("runmaker4-client.py --resume -j0", f"{client} --resume")
+        self.assertIn(client, text)
+        self.write(text, "gpu-clients.sh")
+        self.jobs(*[f"hostname; echo $RUNMAKER4_SLOT; {WAITING}"] * 5)
+        job = self.slurm("sbatch", "--parsable", "--gres=gpu:2", "gpu-clients.sh").strip()
+        self.wait_up(1, 2, 3, 4)
+        self.assertEqual(self.states(), "rrrr.")
+        self.open_gate()
+        self.wait_slurm(job, "COMPLETED")
+        wanted = [f"{node}\n{gpu}" for node in self.cluster.nodes for gpu in "01"]
+        self.assertEqual(sorted(self.printed()[:4]), sorted(wanted))
 
 
 if __name__ == "__main__":

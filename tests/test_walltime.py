@@ -1,4 +1,4 @@
-"""Promise: --walltime auto ends jobs a margin before Slurm ends the runner, as Slurm says then; and never by a guess."""
+"""Promise: --walltime auto ends jobs a margin before Slurm ends the runner, as Slurm says then; never by a guess."""
 import shutil
 import signal
 import subprocess

@@ -150,7 +150,7 @@ class Cluster:
                 pid = self.daemons[name].pid
                 self.firsts[name] = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
                 self.start_slurmd(name)
-            self.wait_for(lambda: self.asked("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, "nodes are ready")
+            self.wait_for(lambda: self.asked("sinfo", "-h", "-N", "-o", "%T") == "idle\n" * 2, "the nodes are ready")
         except BaseException:
             self.stop()
             raise
