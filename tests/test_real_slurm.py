@@ -311,9 +311,9 @@ class Recipes(SlurmCase):
         self.assertEqual(sorted(self.states()), sorted("dddd.."))
 
     def test_a_chain(self) -> None:
-        self.write(block("chain.sh").replace("time=1:00:00", "time=1"), "chain.sh")
+        self.write(block("chain.sh"), "chain.sh")
         self.jobs(f"{UP}; echo $SLURM_JOB_ID >> links; {GATE}", "true")
-        jobs = re.findall(r"\d+", self.slurm("sh", "-c", block("for link")))
+        jobs = re.findall(r"\d+", self.slurm("env", "SBATCH_TIMELIMIT=1", "sh", "-c", block("for link")))
         self.wait_slurm(jobs[0], "FAILED")
         self.wait_file("links")
         wait_until(lambda: self.read("links").split() == [job.encode() for job in jobs[:2]], what="the next one begins")
