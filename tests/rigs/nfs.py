@@ -26,13 +26,13 @@ import threading
 import time
 from typing import Dict, List, Sequence
 
+from tests.rigs import PATH
 from tests.support import ROOT, SCRIPTS, Text, as_bytes, wait_until
 
 CACHE = pathlib.Path(os.environ.get("RUNMAKER4_TEST_NFS", "/var/tmp/nfsrig"))
 GUEST = pathlib.Path(__file__).with_name("nfs_guest")
 NETWORK = "10.77.0."
 TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "mkfs.ext4": "e2fsprogs", "cpio": "cpio", "setpriv": "util-linux"}
-PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 
 @functools.lru_cache(maxsize=None)

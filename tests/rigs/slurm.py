@@ -14,22 +14,20 @@ import contextlib
 import functools
 import os
 import pathlib
-import platform
 import re
 import shutil
 import socket
 import stat
 import subprocess
 import tempfile
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, List
 
+from tests.rigs import PATH, lacking
 from tests.support import alive, wait_until
 
 TOOLS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge",
          "setpriv": "util-linux", "unshare": "util-linux", "nsenter": "util-linux", "taskset": "util-linux"}
-PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 FREEZER = pathlib.Path("/sys/fs/cgroup/freezer")        # of control groups, version 1
-NO_SERVICES = pathlib.Path("/usr/sbin/policy-rc.d")     # asked when a package wants to start its services
 CPUS, GPUS = 8, 2                                       # of each node
 CONFIG = """\
 ClusterName=rig
@@ -74,35 +72,11 @@ while :; do sleep 3600 & wait; done
 
 @functools.lru_cache(maxsize=None)
 def missing() -> str:
-    """What is missing here, as a sentence; empty if a cluster can be started.  Installs packages where it may."""
-    if platform.system() != "Linux" or os.geteuid() != 0:
-        return "a real Slurm needs Linux and root"
+    """What is missing here, as a sentence; empty if a cluster can be started."""
     if len(os.sched_getaffinity(0)) < 2:
         return "the tests with a real Slurm need two CPUs"
-    packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool, path=PATH)})
-    if packages and not shutil.which("apt-get"):
-        return f"a real Slurm needs {' and '.join(packages)} (Debian's packages)"
-    try:
-        if packages:
-            install(packages)
-        subprocess.run(["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"], check=True,
-                       timeout=60, capture_output=True)
-    except subprocess.SubprocessError as error:
-        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
-        return f"a real Slurm cannot be had here: {' '.join([str(error), *said])}"
-    return ""
+    return lacking("a real Slurm", TOOLS, ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"])
 
-
-def install(packages: Sequence[str]) -> None:
-    """Install Debian packages, and start none of their services."""
-    with contextlib.ExitStack() as stack:
-        if not NO_SERVICES.exists():
-            NO_SERVICES.write_text("#!/bin/sh\nexit 101\n")
-            NO_SERVICES.chmod(0o755)
-            stack.callback(NO_SERVICES.unlink)
-        for words in ["update"], ["install", "-y", "--no-install-recommends", *packages]:
-            subprocess.run(["apt-get", "-qq", *words], check=True, timeout=600, stdin=subprocess.DEVNULL,
-                           capture_output=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
 
 
 def free_ports(count: int) -> List[int]:

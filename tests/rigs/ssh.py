@@ -10,23 +10,20 @@ clock, CPUs and all other files are this machine's.  All of it ends with the pro
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import os
 import pathlib
-import platform
 import pwd
 import shutil
 import subprocess
 import tempfile
-from typing import Dict, List, Sequence
+from typing import Dict, List
 
+from tests.rigs import PATH, lacking
 from tests.support import wait_until
 
 TOOLS = {"sshd": "openssh-server", "ssh": "openssh-client", "ip": "iproute2", "unshare": "util-linux",
          "nsenter": "util-linux", "setpriv": "util-linux", "pgrep": "procps"}
-PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-NO_SERVICES = pathlib.Path("/usr/sbin/policy-rc.d")     # asked when a package wants to start its services
 NET = "198.18.9"                                        # for tests of networks (RFC 2544); nothing leaves the switch
 WITH_US = "setpriv", "--pdeathsig", "KILL"
 SWITCH = "mount -t tmpfs none /run; ip link add br0 type bridge; ip link set br0 up; echo up; exec sleep 1000000"
@@ -56,36 +53,13 @@ SetEnv PATH={path}
 
 @functools.lru_cache(maxsize=None)
 def missing(**more: str) -> str:
-    """What is missing here, as a sentence; empty if hosts can be started.  Installs packages where it may.
+    """What is missing here, as a sentence; empty if hosts can be started.
 
     more: other tools than TOOLS, with the packages that have them.
     """
-    if platform.system() != "Linux" or os.geteuid() != 0:
-        return "hosts with sshd need Linux and root"
-    packages = sorted({package for tool, package in {**TOOLS, **more}.items() if not shutil.which(tool, path=PATH)})
-    if packages and not shutil.which("apt-get"):
-        return f"hosts with sshd need {' and '.join(packages)} (Debian's packages)"
-    try:
-        if packages:
-            install(packages)
-        subprocess.run(["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "ip", "link", "add", "br0", "type",
-                        "bridge"], check=True, timeout=60, capture_output=True, env={**os.environ, "PATH": PATH})
-    except subprocess.SubprocessError as error:
-        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
-        return f"hosts with sshd cannot be had here: {' '.join([str(error), *said])}"
-    return ""
+    probe = "unshare --net --uts --mount --pid --fork ip link add br0 type bridge"
+    return lacking("a network of hosts", {**TOOLS, **more}, probe.split())
 
-
-def install(packages: Sequence[str]) -> None:
-    """Install Debian packages, and start none of their services."""
-    with contextlib.ExitStack() as stack:
-        if not NO_SERVICES.exists():
-            NO_SERVICES.write_text("#!/bin/sh\nexit 101\n")
-            NO_SERVICES.chmod(0o755)
-            stack.callback(NO_SERVICES.unlink)
-        for words in ["update"], ["install", "-y", "--no-install-recommends", *packages]:
-            subprocess.run(["apt-get", "-qq", *words], check=True, timeout=600, stdin=subprocess.DEVNULL,
-                           capture_output=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
 
 
 class Hosts:
