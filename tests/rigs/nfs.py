@@ -114,7 +114,7 @@ class Machine:
             *"-M pc -accel tcg,thread=multi -cpu Nehalem,+rdrand -smp 1 -m 320".split(),
             *"-nodefaults -no-user-config -display none -no-reboot".split(),
             "-kernel", str(CACHE / "vmlinuz"), "-initrd", str(self.rig.dir / "initrd.img"), "-append",
-            f"console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=reliable no_timer_check {words}",
+            f"console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=unstable no_timer_check {words}",
             "-serial", f"file:{self.path('console')}", "-qmp", f"unix:{self.path('qmp')},server=on,wait=off",
             "-drive", f"if=none,id=root,format=raw,snapshot=on,file={CACHE / 'root.img'}",
             "-drive", f"if=none,id=state,format=raw,cache=unsafe,file={disk}",
