@@ -74,7 +74,6 @@ import stat
 import struct
 import subprocess
 import termios
-import threading
 import time
 import warnings
 from collections import Counter, defaultdict, deque
@@ -2905,7 +2904,6 @@ class SlurmLimit:
 
     async def _run_squeue(self, job: str) -> bytes:
         """What it prints, errors, too.  Raises OSError, asyncio.TimeoutError."""
-        import subprocess               # few runners need it, and it takes 5 ms to load
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
         squeue = subprocess.Popen(
             ("squeue", "-h", "-t", "all", "-j", job, "-o", "%A %e"), env={**environ, "SLURM_TIME_FORMAT": "%s"},
@@ -4712,7 +4710,6 @@ LOCK_TESTS = {                  # in the order of the report
 }
 LOCK_CURES = {
     "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and local_lock",
-    "nfs4": "mount with vers=4.2, without nocto",
     "lustre": "mount with flock",
 }
 
@@ -4753,7 +4750,6 @@ class Peer:
     data: bytes = b""           # all that it has said
     seen: float = field(default_factory=time.monotonic)     # since when
     heard: float = -math.inf    # when it has said something new; until it does by the clock of the file system
-    alive: bool = False         # it has said something new since `seen`
     gone: bool = False          # its files are gone, or not ours
     lost: bool = False          # nobody waits for it any more
 
@@ -4763,8 +4759,9 @@ class LockCheck:
     GATHER, SILENCE, BEAT, PATIENCE, PAUSE = 60.0, 40.0, 2.0, 10.0, 0.1     # seconds
     LAST = 9                    # the step behind all tests
 
-    def __init__(self, folder: str, name: str | None) -> None:
-        """Raises Problem."""
+    def __init__(self, folder: str, name: str | None, signs: int) -> None:
+        """signs: where it writes what it does, before any call that may hang.  Raises Problem."""
+        os.write(signs, b"a look at it\n")
         if not os.path.isdir(folder):
             raise Problem(f"{folder}: is no directory (--check-locks tries the one that a job file is to be in)")
         self.folder, self.mount, node = folder, find_mount(folder), os.uname().nodename
@@ -4773,7 +4770,7 @@ class LockCheck:
         self.voice = Voice(printable(name or node), node, boot_id(), os.getpid(), " ".join(kind))
         self.me = f"{re.sub('[^A-Za-z0-9.-]', '_', self.voice.name)[:64]}-{os.getpid()}-{os.urandom(4).hex()}"
         self.peers = {self.me: Peer(self.voice)}
-        self.fd, self.spoken, self.doing = -1, time.monotonic(), "the first file"
+        self.signs, self.fd, self.spoken = signs, -1, 0.0
         self.runner: subprocess.Popen[bytes] | None = None
         self.cursors: dict[str, Cursor] = {}
         self.jobs: dict[str, Job] = {}
@@ -4783,7 +4780,6 @@ class LockCheck:
     def main(self) -> int:
         """The exit status: 0 all was tried and holds, 1 not so.  Raises Problem."""
         exit_on(signal.SIGINT, signal.SIGTERM)
-        threading.Thread(target=self._watch, daemon=True).start()
         try:
             self._announce()
             try:
@@ -4833,6 +4829,7 @@ class LockCheck:
     def _look(self) -> None:
         """Say that we live, and hear the others; rest for a while.  Raises OSError."""
         began = time.monotonic()
+        os.write(self.signs, b"a look for other hosts\n")
         if began - self.spoken > self.BEAT:
             self._say(sign_only=True)
         if not os.path.exists(self._path(self.me)):
@@ -4849,7 +4846,7 @@ class LockCheck:
         """Read what a host says; it is lost if that ends.  Raises OSError."""
         try:
             with open(self._path(host), "rb") as file:
-                data, age = file.read(), os.fstat(self.fd).st_mtime - os.fstat(file.fileno()).st_mtime
+                data, age = file.read(), max(0.0, os.fstat(self.fd).st_mtime - os.fstat(file.fileno()).st_mtime)
         except FileNotFoundError:
             peer.gone, data, age = True, peer.data, 0.0
         except PermissionError as error:            # somebody else's
@@ -4857,8 +4854,7 @@ class LockCheck:
             return self._note("answers", host, f"its file cannot be read: {reason(error)}")
         now, known = time.monotonic(), peer.heard > -math.inf
         if data != peer.data or not known:
-            peer.data, peer.voice, peer.alive = data, Voice.last(data) or peer.voice, known
-            peer.heard = now if known else now - max(0.0, age)
+            peer.data, peer.voice, peer.heard = data, Voice.last(data) or peer.voice, now - (0.0 if known else age)
         ours = self.me in peer.voice.group if peer.voice else host in self.voice.group
         if peer.gone:
             peer.lost = not ours or not peer.voice or peer.voice.step < self.LAST
@@ -4866,17 +4862,11 @@ class LockCheck:
                 self._note("answers", host, "has left before the end")
         elif now - peer.heard >= self.SILENCE and now - peer.seen >= 3 * self.BEAT:     # clocks of hosts may differ
             peer.lost = True
-            old = peer.seen - peer.heard >= self.SILENCE or peer.voice and self._lives(peer.voice.boot)
-            if old and not peer.alive:
-                self.notes.append(f"{self._name(host)}: files of a killed run were removed")
+            if peer.seen - peer.heard >= self.SILENCE:          # before we came
+                self.notes.append(f"{self._name(host)}: files of a run that was killed were removed")
             else:
                 self._note("answers", host, f"no sign of life for more than {human_time(self.SILENCE)} "
                            "(killed, cut off, or its server does not answer it)")
-
-    def _lives(self, boot: str) -> bool:
-        """Whether a process on the host with this boot id has given a sign of life."""
-        return any(peer.voice and peer.voice.boot == boot for host, peer in self.peers.items()
-                   if peer.alive or host == self.me)
 
     def _name(self, host: str) -> str:
         """Its name; with the process if several have that."""
@@ -4920,26 +4910,14 @@ class LockCheck:
         """Say that we have ended a step, and wait until all have.  Raises OSError."""
         self.voice.step = step
         self._say()
-        self.doing = "waiting for other hosts"
         while not all(voice and voice.step >= step or self.peers[host].gone for host, voice in self._present().items()):
             self._look()
 
     def _namesakes(self) -> list[str]:
         """Names that several hosts have; then no test would say more, and each could take very long."""
-        boots = defaultdict(set)
-        for voice in filter(None, self._present().values()):
-            boots[voice.node].add(voice.boot)
-        return [node for node, found in boots.items() if len(found) > 1]
-
-    def _watch(self) -> None:
-        """A thread: leave if a call takes too long; a server that is away never answers it."""
-        idle, seen = 0, self.spoken
-        while idle < self.SILENCE:              # counted, for a host that slept has slept through no call
-            time.sleep(1.0)
-            idle, seen = idle + 1 if seen == self.spoken else 0, self.spoken
-        warn(f"{PROG}: {self.folder}: does not answer: {self.doing} takes more than {human_time(idle)} (is its server "
-             "there? with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass?)")
-        leave_without_waiting(1)
+        voices = [peer.voice for peer in self.peers.values() if peer.voice and not peer.lost]
+        hosts = Counter(node for node, _ in {(voice.node, voice.boot) for voice in voices})
+        return [node for node, count in hosts.items() if count > 1]
 
     # -- the tests --------------------------------------------------------------------------------------------------
 
@@ -4948,15 +4926,15 @@ class LockCheck:
 
     def _test(self, test: str, host: str, attempt: Callable[[], str | None], patience: float = 0.0) -> bool:
         """Try something with a host's file, until it succeeds or patience ends, and note how that went."""
-        self.doing = f"\"{LOCK_TESTS[test]}\" with the file of {self._name(host)}"
+        os.write(self.signs, os.fsencode(f"the test whether {LOCK_TESTS[test]} ({self._name(host)}'s file)\n"))
         began = time.monotonic()
         while True:
             try:
                 fault = attempt() or ""
-            except (OSError, NotNow) as error:
-                fault = reason(error) if isinstance(error, OSError) else str(error)
-            except Problem as problem:
-                fault = str(problem).removeprefix(self._path(host, "txt") + ": ").partition(" (use another")[0]
+            except OSError as error:
+                fault = reason(error)
+            except (NotNow, Problem) as error:
+                fault = str(error).removeprefix(self._path(host, "txt") + ": ").partition(" (use another")[0]
             seconds = time.monotonic() - began
             if not fault or seconds >= patience:
                 self._note(test, host, fault, seconds)
@@ -5030,8 +5008,9 @@ class LockCheck:
                 os.killpg(self.voice.job, signal.SIGKILL)
 
     def _try_ended(self) -> None:
-        self._try_all("free", functools.partial(self._is_held, wanted=False), self.PATIENCE)
+        """Reads come first: a lock that is granted makes them fresh."""
         self._try_all("fresh", self._is_done)
+        self._try_all("free", functools.partial(self._is_held, wanted=False), self.PATIENCE)
 
     def _is_done(self, host: str, voice: Voice) -> str:
         states = {line.number: line.state for line in self.cursors[host].file.lines()}
@@ -5061,40 +5040,31 @@ class LockCheck:
     def _report(self) -> int:
         """Print what all have found; the exit status."""
         voices = {host: voice for host, voice in sorted({**self._present(), self.me: self.voice}.items()) if voice}
-        times: dict[str, list[float]] = defaultdict(list)
-        faults: dict[str, dict[str, list[str]]] = {test: defaultdict(list) for test in LOCK_TESTS}  # where, by fault
-        for by, voice in voices.items():
-            for test, host, seconds, fault in voice.rows:
-                times[test].append(seconds)
-                other = host != by and test != "answers"
-                where = self._name(host) + (f"'s file on {self._name(by)}" if other else "")
-                if fault and where not in faults[test][fault]:
-                    faults[test][fault].append(where)
-        for node in self._namesakes():
-            faults["names"]["several hosts have it: an NFSv4 server takes each for the other, rebooted, and drops its "
-                            "locks (EIO); rename them before they mount (hostnamectl)"].append(printable(node))
-        for host in voices:
-            taken = Counter(voice.lines[host] for voice in voices.values() if host in voice.lines)
-            for line, count in taken.items():
-                if count > 1:
-                    faults["claim"][f"{count} hosts have claimed a line"].append(f"{self._name(host)}'s file")
-        lines = [f"{self.folder}: " + ", ".join(f"{self._name(host)} ({it.mount})" for host, it in voices.items())]
-        for test, text in LOCK_TESTS.items():
-            if faults[test]:
-                found = [f"{', '.join(some[:4])}{', ...' * (len(some) > 4)}: {fault}"
-                         for fault, some in faults[test].items()]
-                lines.append(f"NO            {text}: {'; '.join(found[:3])}{'; ...' * (len(found) > 3)}")
-            elif times[test] and test != "mount":
-                most = max(times[test])
-                lines.append(f"yes {f'{1000 * most:6.1f} ms' if most < 1 else f'{most:6.1f} s '}  {text}")
+        name = self._name
+        rows = [(test, name(host) + f"'s file on {name(by)}" * (host != by and test != "answers"), seconds, fault)
+                for by, voice in voices.items() for test, host, seconds, fault in voice.rows]
+        rows += [("names", node, 0.0, "several hosts have it: an NFSv4 server takes each for the other, rebooted, and "
+                  "drops its locks (EIO); rename them before they mount (hostnamectl)") for node in self._namesakes()]
+        rows += [("claim", f"{name(host)}'s file", 0.0, f"{count} hosts have claimed a line") for host in voices
+                 for count in Counter(voice.lines.get(host, -by) for by, voice in enumerate(voices.values())).values()
+                 if count > 1]
+        bad = {test for test, _, _, fault in rows if fault}
+        hosts = [f"{name(host)} ({voice.mount})" for host, voice in voices.items()]
+        lines = [f"{self.folder}: {', '.join(hosts[:8])}" + f", ... ({len(hosts)} hosts)" * (len(hosts) > 8)]
+        for test in LOCK_TESTS:
+            ours = [row for row in rows if row[0] == test]
+            if test in bad:
+                lines.append(f"NO            {LOCK_TESTS[test]}: {self._faults(ours)}")
+            elif ours and test != "mount":
+                most = max(seconds for _, _, seconds, _ in ours)
+                lines.append(f"yes {f'{1000 * most:6.1f} ms' if most < 1 else f'{most:6.1f} s '}  {LOCK_TESTS[test]}")
         lines += self.notes[:2]
-        bad, kinds = any(faults.values()), {voice.mount.partition(" ")[0] for voice in voices.values()}
         alone = len({voice.boot for voice in voices.values()}) == 1
         if alone and len(voices) > 1:
             lines.append("All these run on one host.")
         if bad:
-            if any(found for test, found in faults.items() if test not in ("names", "answers")):
-                lines += [f"To change: {LOCK_CURES[kind]}." for kind in sorted(kinds & LOCK_CURES.keys())]
+            kinds = {voice.mount.partition(" ")[0] for voice in voices.values() if bad - {"names", "answers"}}
+            lines += [f"To change: {cure}." for kind, cure in LOCK_CURES.items() if kind in kinds]
             lines.append("Until all holds these hosts should not share job files here: take another directory, or TCP "
                          "(runmaker4-server.py).")
         elif alone:
@@ -5104,11 +5074,22 @@ class LockCheck:
         else:
             lines.append("These hosts can share job files in this directory.")
         put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
-        return int(bad or alone and self.mount.network)
+        return int(bool(bad) or alone and self.mount.network)
+
+    @staticmethod
+    def _faults(rows: Iterable[tuple[str, str, float, str]]) -> str:
+        """What is wrong with a test, and where."""
+        where: dict[str, dict[str, None]] = defaultdict(dict)
+        for _, place, _, fault in rows:
+            if fault:
+                where[fault][place] = None
+        texts = [f"{', '.join([*places][:4])}{', ...' * (len(places) > 4)}: {fault}" for fault, places in where.items()]
+        return "; ".join(texts[:3]) + "; ..." * (len(texts) > 3)
 
     def _clean(self) -> None:
         """Remove what was made here, and what is left of those who died.  Closed first: NFS keeps what is open."""
-        self.doing = "removing the files of this test"
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         self._kill_runner()
         self._kill_job()
         for host, cursor in self.cursors.items():
@@ -5129,6 +5110,33 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return os.uname().nodename
+
+
+def check_locks(folder: str, name: str | None) -> int:
+    """Have a child check the locks of a directory, and watch it; the exit status.  Raises Problem.
+
+    A server that is away answers no call, and who waits for it in fsync(2) cannot even be killed.
+    """
+    watch, signs = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(watch)
+        return LockCheck(folder, name, signs).main()
+    os.close(signs)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: os.kill(child, number))
+    sign = ""
+    while wait_ready([watch], select.POLLIN, LockCheck.SILENCE):
+        said = os.read(watch, 1 << 16)
+        if not said:
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            return code if code >= 0 else 1
+        sign = show(said.splitlines()[-1])
+    os.kill(child, signal.SIGKILL)
+    warn(f"{PROG}: {folder}: does not answer: {sign} takes more than {human_time(LockCheck.SILENCE)} (is its server "
+         "there? with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass?)")
+    return 1
 
 
 # ======== Command line ================================================================================================
@@ -5569,7 +5577,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4.py with these arguments; the exit status."""
     def start(words: Sequence[str]) -> int:
         options = parse(words)
-        return LockCheck(options.file, options.name).main() if options.check_locks else App(words, options).main()
+        return check_locks(options.file, options.name) if options.check_locks else App(words, options).main()
 
     return run_main(PROG, start, argv)
 

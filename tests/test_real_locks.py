@@ -1,6 +1,6 @@
 """Promise: --check-locks is right about real NFS: it says yes where runners can share a file, and no where they cannot.
 
-With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once; it takes two minutes.
+With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once; it takes three minutes.
 """
 import functools
 import unittest
@@ -27,7 +27,7 @@ sys.exit(runmaker4.main(["--check-locks", "/nfs"]))
 
 def setUpModule() -> None:
     if not REAL:
-        raise unittest.SkipTest("RUNMAKER4_TEST_REAL is not set: takes two minutes")
+        raise unittest.SkipTest("RUNMAKER4_TEST_REAL is not set: takes three minutes")
     if missing():
         raise unittest.SkipTest(missing())
 
