@@ -22,7 +22,7 @@ import textwrap
 import time
 from typing import Callable, Dict, List, Tuple
 
-from tests.bench import beside, imports, skew, tcp
+from tests.bench import beside, imports, nfs, skew, tcp
 from tests.bench.measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, spread
 
 
@@ -258,7 +258,7 @@ def idle(bench: Bench) -> List[Row]:
 
 
 LOCAL = (throughput, sinks, start, skip, directives, scale, many, output, status, idle)
-ROWS = {function.__name__: function for function in (*LOCAL, *imports.ROWS, *tcp.ROWS, *skew.ROWS,
+ROWS = {function.__name__: function for function in (*LOCAL, *imports.ROWS, *tcp.ROWS, *skew.ROWS, *nfs.ROWS,
                                                beside.beside)}
 
 
