@@ -7,6 +7,7 @@ from unittest import mock
 import runmaker4
 from tests.support import RUNMAKER, Case, wait_until
 
+ENTRY = {"time": 0.0, "run": "host-1-1"}        # for the journal, which is not looked at here
 
 def job(number: int) -> runmaker4.Job:
     return runmaker4.Job(number=number, ordinal=number, offset=0, state=b".", text=b" CMD")
@@ -48,14 +49,14 @@ class TakenNames(OutCase):
 
     def test_a_name_that_another_run_takes_before_the_first_output_loses_neither(self):
         first, second, line, same = self.outdir(), self.outdir(), job(7), job(7)
-        first.begin(line, {})
-        second.begin(same, {})
+        first.begin(line, ENTRY)
+        second.begin(same, ENTRY)
         second.put(same, b"stdout", 0, b"second ")
         first.put(line, b"stdout", 0, b"first ")
         second.put(same, b"stdout", 7, b"goes on")
         first.put(line, b"stdout", 6, b"goes on")
-        first.end(line, {})
-        second.end(same, {})
+        first.end(line, ENTRY)
+        second.end(same, ENTRY)
         self.assertEqual(self.files(), {"7.out": "first goes on", "7.out.~1~": "second goes on"})
         self.assertEqual(self.said, [])
 
@@ -85,17 +86,17 @@ class TakenNames(OutCase):
         outdir.journal.network = True
         with mock.patch.object(runmaker4.os.path, "lexists", lambda name: bool(fresh) and lexists(name)), \
                 mock.patch.object(runmaker4.os, "open", open_and_see):
-            outdir.begin(line, {})
+            outdir.begin(line, ENTRY)
             outdir.put(line, b"stdout", 0, b"ours")
-            outdir.end(line, {})
+            outdir.end(line, ENTRY)
         self.assertEqual(self.files(), {"7.out": "ours", "7.out.~1~": "another host's"})
 
     def test_what_cannot_be_put_aside_leaves_the_output_a_numbered_name(self):
         (self.out / "7.out").mkdir(parents=True)
         outdir, line = self.outdir(), job(7)
-        outdir.begin(line, {})
+        outdir.begin(line, ENTRY)
         outdir.put(line, b"stdout", 0, b"ours")
-        outdir.end(line, {})
+        outdir.end(line, ENTRY)
         self.assertEqual(self.files(), {"7.out.~1~": "ours"})
         self.assertIn("7.out", self.said[0])
 
@@ -106,11 +107,11 @@ class TakenNames(OutCase):
             put_aside(name)
             (self.out / "7.out").write_text("another's")
 
-        outdir.begin(line, {})
+        outdir.begin(line, ENTRY)
         (self.out / "7.out").write_text("another's")
         with mock.patch.object(runmaker4, "keep_older", taken_again):
             outdir.put(line, b"stdout", 0, b"ours")
-        outdir.end(line, {})
+        outdir.end(line, ENTRY)
         self.assertEqual(set(self.contents()), {"another's", "ours"})
         self.assertEqual(self.said, [])
 
@@ -173,14 +174,14 @@ class MovedLines(OutCase):
     def begin(self, number: int, output: str = "") -> runmaker4.Job:
         """A run of a line, and what it prints."""
         line = job(number)
-        self.outdir_of_ours.begin(line, {})
+        self.outdir_of_ours.begin(line, ENTRY)
         if output:
             self.outdir_of_ours.put(line, b"stdout", 0, output.encode())
         return line
 
     def end(self, *lines: runmaker4.Job) -> None:
         for line in lines:
-            self.outdir_of_ours.end(line, {})
+            self.outdir_of_ours.end(line, ENTRY)
 
     def test_a_file_gets_the_number_that_its_line_has_at_the_end(self):
         line = self.begin(2, "two")
