@@ -398,10 +398,11 @@ class OnBoth(NfsCase, unittest.TestCase):
     versions = ("3", "4.2")
 
     def test_a_thousand_jobs_while_others_add_and_set(self) -> None:
-        """A gate keeps all from ending before the last addition."""
+        """A gate, and a barrier below it, keep lines new until the last addition."""
         jobs = [f"echo {number} >>/tmp/ran" for number in range(1, 1001)]
         jobs[0] += f"; {GATE}"
-        self.server.write("runs.txt", "".join(f". {text}\n" for text in jobs[:960]))
+        lines = [f". {text}\n" for text in jobs[:960]]
+        self.server.write("runs.txt", "".join([*lines[:900], "#RUN barrier\n", *lines[900:]]))
         waiters = [self.start(client, "sh -c 'runwait4.py -e runs.txt; echo $? $(date +%s.%N)'")
                    for client in self.rig.clients]
         runners = [self.start(client, "runmaker4.py -q -j4 runs.txt") for client in self.rig.clients]
