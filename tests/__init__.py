@@ -1,8 +1,8 @@
-"""Tests mostly wait: for processes to start, for something to happen.  So found together they run in two processes.
+"""Tests mostly wait: for processes to start, for something to happen.  So found together they run in several processes.
 
-Not so in full size, where most of them keep all CPUs busy: two storms at a time prove no more, and take as long.
+There is one more than most small machines have CPUs, and one less in full size, where many tests keep all CPUs busy.
 Each process takes the next class of tests when it has ended one: a pipe holds their numbers, as make's job server holds
-its tokens.  Both print their dots; in the end the second tells the first what became of its tests.
+its tokens.  All print their dots; in the end the others tell the first what became of their tests.
 """
 import multiprocessing
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Dict, Iterator, List, Optional
 
+PROCESSES = 2 if os.environ.get("RUNMAKER4_TEST_FULL") else 3
 FORK = multiprocessing.get_context("fork")      # the tests are found once
 DIGITS = 6      # of a class's number in the pipe, which takes 4096 bytes at least (pipe(7))
 TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations"
@@ -18,13 +19,12 @@ TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses
 
 def load_tests(loader: unittest.TestLoader, _: unittest.TestSuite, pattern: Optional[str]) -> unittest.TestSuite:
     """What unittest calls to find the tests of a package."""
-    found = loader.discover(os.path.dirname(__file__), pattern or "test*.py")
-    return found if os.environ.get("RUNMAKER4_TEST_FULL") else InTwo([found])
+    return Shared([loader.discover(os.path.dirname(__file__), pattern or "test*.py")])
 
 
 @dataclass
 class Elsewhere:
-    """A test that ran in the other process, as far as a result is interested in it."""
+    """A test that ran in another process, as far as a result is interested in it."""
     name: str
 
     def __str__(self) -> str:
@@ -34,22 +34,35 @@ class Elsewhere:
         """Nothing: it is part of the name."""
 
 
-class InTwo(unittest.TestSuite):
-    """Tests that two processes run together."""
+class Shared(unittest.TestSuite):
+    """Tests that some processes run together."""
 
     def run(self, result: unittest.TestResult, debug: bool = False) -> unittest.TestResult:
         classes = list(classes_of(self))
-        numbers, (here, there) = pipe_of(range(len(classes))), FORK.Pipe(duplex=False)
-        other = FORK.Process(target=run_and_tell, args=(classes, numbers, result, there))
-        other.start()
-        there.close()
+        numbers = pipe_of(range(len(classes)))
+        others = [Other(classes, numbers, result) for _ in range(PROCESSES - 1)]
         run_some(classes, numbers, result)
-        try:
-            add(result, here.recv())
-        except EOFError:
-            result.errors.append((Elsewhere("the second process"), "It died: nobody knows how its tests have ended."))
-        other.join()
+        for other in others:
+            other.add_to(result)
         return result
+
+
+class Other:
+    """Another process that runs tests."""
+
+    def __init__(self, classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> None:
+        self.here, there = FORK.Pipe(duplex=False)
+        self.process = FORK.Process(target=run_and_tell, args=(classes, numbers, result, there))
+        self.process.start()
+        there.close()
+
+    def add_to(self, result: unittest.TestResult) -> None:
+        """Wait for its end, and add what became of its tests."""
+        try:
+            add(result, self.here.recv())
+        except EOFError:
+            result.errors.append((Elsewhere("one of the processes"), "It died: nobody knows how its tests have ended."))
+        self.process.join()
 
 
 def classes_of(suite: unittest.TestSuite) -> Iterator[unittest.TestSuite]:
@@ -80,7 +93,7 @@ def run_some(classes: List[unittest.TestSuite], numbers: int, result: unittest.T
 
 def run_and_tell(classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult,
                  there: connection.Connection) -> None:
-    """What the second process does."""
+    """What the other processes do."""
     run_some(classes, numbers, result)
     there.send(story(result))
 

@@ -42,7 +42,8 @@ class Stage(TcpCase):
         self.write(f". {WAITING}\n{text}")
         self.server = self.start_server("--grace", GRACE, *options, **settings)
         self.good = self.start_client(self.server, "-j3", "--follow", "--name", "good", up=(1,))
-        self.said = self.good.err
+        self.said = b"runmaker4-client.py: 127.0.0.1: serving runs.txt\n"
+        wait_until(lambda: self.good.err == self.said, what="it is connected, and has said so")
         return self
 
     def descriptors(self) -> int:
