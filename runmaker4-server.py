@@ -72,15 +72,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence, Tuple
 
 import runmaker4
-from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, HELD, NEW, NO_SETTINGS, PORT, REFRESH_BYTE,
-                       RUNNING, Account, Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines, Line, Link,
-                       LogFile, Message, Miss, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program, Round, Say,
-                       Scan, Shifted, StallReporter, Taker, Takers, WireError, Worker, Writer, add_background,
-                       add_records, boottime, change_argument, check_job_file, check_mount, duration, first_line,
-                       fork_quietly, hold_signals, human_time, is_free, leave, lock, make_token, name_lines,
-                       open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines, reason,
-                       run_main, show, test_locks, to_text, token_path, unlock, wait_ready, watched, whole_number,
-                       why_command)
+from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT,
+                       REFRESH_BYTE, RUNNING, Account, Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines,
+                       Line, Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup, Problem,
+                       Program, Round, Say, Scan, Shifted, StallReporter, Taker, Takers, WireError, Worker, Writer,
+                       add_background, add_records, boottime, change_argument, check_job_file, check_mount, duration,
+                       first_line, fork_quietly, hold_signals, human_time, is_free, leave, lock, make_token,
+                       name_lines, open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines,
+                       reason, run_main, show, test_locks, to_text, token_path, unlock, wait_ready, watched,
+                       whole_number, why_command)
 
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
@@ -142,10 +142,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 class ServedFile(JobFile):
     """A job file whose lines are held for clients, all on one descriptor, and taken over from the server before."""
 
-    def __init__(self, path: str, *, say: Say, network: bool = False,
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  keep: Callable[[int], None] = lambda fd: None) -> None:
         """keep: called with the descriptor that is to have the locks, whenever that is another one."""
-        super().__init__(path, say=say, network=network, single=True)
+        super().__init__(path, say=say, mount=mount, single=True)
         self.keep = keep
 
     def _open_anew(self) -> None:
@@ -1448,7 +1448,7 @@ class Sessions:
         lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
                  for claim in claimed if claim.line not in jobs}
         jobs.update(file.take_back(lines) if lines else {})
-        most = os.fstat(file.fd).st_size // 3 + 1 if jobs else 0                # a job has three bytes at least
+        most = file.signature()[2] // 3 + 1 if jobs else 0     # a job has three bytes at least
         for line, job in jobs.items():
             job.number, job.state = line.number, line.state
             job.ordinal = line.ordinal if line.ordinal <= most else 0           # else its record would be nowhere near
@@ -1660,7 +1660,7 @@ class Dispatcher:
     async def poll(self) -> None:
         """While clients wait, look for new lines; a look without news costs a stat."""
         while True:
-            await asyncio.sleep(max(POLL, self.file.interval / 5 if self.server.network else 0))
+            await asyncio.sleep(max(POLL, self.file.interval / 5 if self.file.network else 0))
             if self.waiting:
                 self.hand_out()
 
@@ -1937,12 +1937,11 @@ class Server(Program):
         options = parse(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
-        mount = check_mount(self.path, options.single_host, self.say)
+        self.mount = check_mount(self.path, options.single_host, self.say)
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         if not options.dry_run:
             test_locks(self.path)
         check_job_file(self.path, self.say)
-        self.network = mount.network
         self.stopping = False                   # nothing more is handed out
         self.counting = False                   # the file is being counted, before we leave
         self.account: Account | None = None     # what it held when we left
@@ -1954,9 +1953,9 @@ class Server(Program):
     def main(self) -> int:
         """Check and open everything, then serve; the exit status.  Raises Problem."""
         if self.options.dry_run:
-            put_lines(map(os.fsencode, preview(JobFile(self.path, say=self.say, network=self.network))))
+            put_lines(map(os.fsencode, preview(JobFile(self.path, say=self.say, mount=self.mount))))
             return 0
-        self.stores = self.open_stores(self.network, self.path)
+        self.stores = self.open_stores(self.mount.network, self.path)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.sockets = listen(self.options.host, self.options.port)
@@ -1979,7 +1978,7 @@ class Server(Program):
         """Serve until there is a reason to leave; the exit status."""
         self.over = self.loop.create_future()   # a reason to leave
         self.hurry = self.loop.create_future()  # another signal
-        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.network,
+        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
                                keep=self.keeper.keep)
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
                                    self.worker)

@@ -26,7 +26,8 @@ The protocol, which is all there is to know about how runners share a file:
  5. A line "r" whose lock is free has neither runner nor job: an orphan.  Editors may have moved it just now, and
     its runner then moves the lock along within a second; so it takes three looks, one second apart, to prove it.
  6. Appending (runset4.py --add) holds an exclusive lock on byte 2^62+1.  Whoever must see the work of other hosts
-    first takes a shared lock on byte 2^62 and gives it back: on NFS only a granted lock makes reads fresh.
+    first takes a shared lock on byte 2^62 and gives it back: where a host remembers what it has read, only a granted
+    lock makes it ask again.  On NFS lines are read and written past that memory (`Mount.direct`).
 
 Lines that begin with "#RUN" are directives: they say which hosts may take the jobs below them, for how long these may
 run, and what must have ended before.  They are not part of the protocol: each runner reads them before it claims.
@@ -419,10 +420,23 @@ class Mount:
     def network(self) -> bool:
         return self.kind in NETWORK_KINDS or self.kind.startswith("fuse.")
 
+    @property
+    def direct(self) -> int:
+        """A flag for open(2): what is read comes from the server, and what is written is there at once; 0 if none.
+
+        NFS takes single bytes so (open(2)).  Others, as Lustre, may want whole blocks, and share one cache anyway.
+        Without it a lock that is granted makes this host forget what it knows, which costs two or three round trips;
+        and who finds a page in memory does not hear that the lease was lost.
+        """
+        return os.O_DIRECT if self.kind in ("nfs", "nfs4") else 0
+
+
+LOCAL = Mount("", frozenset())
+
 
 def find_mount(path: str) -> Mount:
-    """The mount that a path is on, from /proc/self/mountinfo (proc(5)); Mount('', ()) where that does not exist."""
-    best, found = -1, Mount("", frozenset())
+    """The mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL where that does not exist."""
+    best, found = -1, LOCAL
     try:
         path = os.path.realpath(path)
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
@@ -441,6 +455,16 @@ def see_names(path: str) -> None:
     """Make NFS ask the server for the names beside this one; else it answers from what it knows, right or wrong."""
     with contextlib.suppress(PermissionError):      # a folder whose names we may use, and not list
         os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def inode_of(fd: int) -> list[bytes]:
+    """What tells an open file from others: its mount and inode (proc_pid_fdinfo(5), since Linux 5.14); [] if unknown.
+
+    fstat(2) says more, and asks an NFS server for it after each lock.
+    """
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
+        found = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
+    return found if len(found) == 2 else []
 
 
 def mount_fault(mount: Mount) -> str:
@@ -565,12 +589,17 @@ class Scan:
         self.once_more = True
         self.reread()
 
-    def reread(self, data: bytes | None = None) -> None:
-        """Read on behind the state of the last line with fresh bytes: `data` from its offset on, or a new read."""
+    def reread(self, data: bytes | None = None) -> bool:
+        """Read on behind the state of the last line with fresh bytes: `data` from its offset on, or a new read.
+
+        False: it does not stand there any more.
+        """
         offset = self.last.offset
         self.size = self.SMALL
         self.buffer = b"\n" + (os.pread(self.fd, self.size, offset) if data is None else data)
         self.base, self.pos = offset - 1, 0 if self.once_more else 1
+        text = self.last.text[:self.SMALL - 1]
+        return self.buffer.startswith(text, 2) and self.buffer[2 + len(text):][:1] in (b"\n", b"")
 
     def _line(self, begin: int) -> Line:
         """The line whose state is at buffer[begin]."""
@@ -1020,12 +1049,12 @@ class JobFile:
     LOOKS = 3                   # that prove that a line is gone
     BAD = 9                     # lines that an account names
 
-    def __init__(self, path: str, *, say: Say, network: bool = False, read_only: bool = False, single: bool = False,
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, read_only: bool = False, single: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
-        self.path, self.say, self.clock, self.network = path, say, clock, network
+        self.path, self.say, self.clock, self.network, self.direct = path, say, clock, mount.network, mount.direct
         self.single = single or not DESCRIPTION_LOCKS
-        self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC
-        self.interval = 5.0 if network else 1.0    # seconds from look to look
+        self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC | self.direct
+        self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self.held: dict[Job, None] = {}         # who has had its lock for longest comes first
         self.locked: dict[tuple[tuple[int, int], int], Job] = {}    # by inode and offset
         self.users: Counter[int] = Counter()    # of each descriptor
@@ -1048,10 +1077,10 @@ class JobFile:
         Raises Shifted, OSError.
         """
         if fd < 0:
-            fd = self.fd if self.single else os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            fd = self.fd if self.single else os.open(self.path, os.O_RDWR | os.O_CLOEXEC | self.direct)
         self.users[fd] += 1
         try:
-            if (self.signature()[:2] if self.single else self.identity(fd)) != self.inode:
+            if not (self.names(fd) if self.single else self.identity(fd) == self.inode):
                 raise Shifted                       # the file was replaced this very moment
             if self.is_ours(line.offset) or not lock(fd, line.offset):
                 yield -1
@@ -1201,8 +1230,8 @@ class JobFile:
     def keep_hold(self) -> None:
         """Lock held lines where they stand now; note in `to_end` which jobs are to be ended.  Raises OSError.
 
-        NFS tells only who asks the server that the lease was lost, not who finds the page in this host's memory.  All
-        older locks are lost then: so the oldest are looked at first, and after a lost one the page is made fresh again.
+        That the lease was lost hears only who asks the server, not who finds the page in this host's memory.  All older
+        locks are lost then: so the oldest are looked at first, and after a lost one the page is made fresh again.
         """
         states = {}
         for job in self.held:
@@ -1240,25 +1269,23 @@ class JobFile:
         except FileNotFoundError:
             job.missing += 1
             return None                             # deleted; or an editor is about to put a new one there
-        state = self._state_here(job, fresh=True)
+        self.refresh()
+        state = self._state_here(job)
         if state != RUNNING or job.fd < 0:
             if self._relocate({job: state}):
                 return LOST
             state = self._state_here(job)
         return state
 
-    def _state_here(self, job: Job, fresh: bool = False) -> bytes | None:
+    def _state_here(self, job: Job) -> bytes | None:
         """The state of a held line if it stands where it stood, in today's file; None if it does not.
 
-        If its lock turns out to be lost, job.fd is -1 from now on.  fresh: other hosts may have edited the file since
-        the last refresh(); to lock the line again is one, too.
+        If its lock turns out to be lost, job.fd is -1 from now on.
         """
         if job.inode != self.inode:
             return None
         try:
             if job.fd >= 0:
-                if fresh and self.network and job.offset >= 0 and not lock(job.fd, job.offset):
-                    raise OSError(errno.EIO, "the lock was lost")
                 return self.state_at(job.fd, job)
         except OSError as error:
             # NFS: the lease was lost, and with it every lock of this host; the old descriptor stays useless, even where
@@ -1314,8 +1341,8 @@ class JobFile:
         texts: dict[bytes, Matches] = defaultdict(Matches)
         for job in sorted(astray, key=lambda job: job.number):
             texts[job.text].jobs.append(job)
-            if (astray[job] is None and job.fd >= 0 and job.inode == self.inode
-                    and job.offset < os.fstat(self.fd).st_size):
+            if (astray[job] is None and job.fd >= 0 and job.inode == self.inode and job.offset >= 0
+                    and os.pread(self.fd, 1, job.offset)):
                 self._unlock(job)               # step 1: something else stands there now, perhaps another of ours
                 job.offset = -1
         numbers = {job.number for job in astray}
@@ -1514,8 +1541,8 @@ class JobFile:
     # -- small steps ------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Make reads fresh on a network file system: only a granted lock does."""
-        if self.network:
+        """Make reads fresh on a network file system where they are not: only a granted lock does."""
+        if self.network and not self.direct:
             for _ in range(100):
                 if lock(self.fd, REFRESH_BYTE, shared=True):
                     return unlock(self.fd, REFRESH_BYTE)
@@ -1527,10 +1554,17 @@ class JobFile:
 
         NFS answers from the directory's cached attributes, so for up to a minute it does not see that another host has
         renamed a new file to this place; opening the directory makes it ask the server (seen on v4.2: 23 s, then 0).
+        So does opening the file for its own (nfs(5), close-to-open).
         """
         if self.network:
             see_names(self.path)
-        return os.stat(self.path)
+        if not self.direct:
+            return os.stat(self.path)
+        fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
 
     def signature(self) -> tuple[int, ...]:
         info = self._stat()
@@ -1539,9 +1573,20 @@ class JobFile:
     def names(self, fd: int) -> bool:
         """Whether the path still leads to this open file.  Raises OSError."""
         try:
-            return self.signature()[:2] == self.identity(fd)
+            return self._is_same(fd) or self.signature()[:2] == self.identity(fd)
         except FileNotFoundError:
             return False                        # an editor is about to put a new one there
+
+    def _is_same(self, fd: int) -> bool:
+        """Whether the path leads to this open file, as far as one round trip of NFS tells.  Raises OSError."""
+        if not self.direct or fd < 0:
+            return False
+        see_names(self.path)
+        named = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            return inode_of(named) == inode_of(fd) != []
+        finally:
+            os.close(named)
 
     def must_name(self, fd: int) -> None:
         """Raise OSError(ESTALE) if the path leads to another file than this, or to none."""
@@ -1550,6 +1595,8 @@ class JobFile:
 
     def follow_path(self) -> None:
         """Make `fd` the file that the path names now.  Raises OSError."""
+        if self._is_same(self.fd):
+            return
         info = self._stat()
         if self.inode == (info.st_dev, info.st_ino):
             return
@@ -1560,14 +1607,24 @@ class JobFile:
         if known:
             self.say("was replaced by another file of this name; going on with that")
 
+    def _open(self) -> tuple[int, int]:
+        """A descriptor of what the path names now, and where its first line begins.  Raises OSError."""
+        fd = -1
+        try:
+            fd = os.open(self.path, self.flags)
+            return fd, first_line(fd)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            if error.errno != errno.EINVAL or not self.direct:
+                raise
+        self.flags &= ~self.direct          # an NFS that takes no single bytes so
+        self.direct = 0
+        return self._open()
+
     def _open_anew(self) -> None:
         """Go on with what the path names now, on a new descriptor.  Raises OSError; then nothing has changed."""
-        fd = os.open(self.path, self.flags)
-        try:
-            start = first_line(fd)
-        except OSError:
-            os.close(fd)
-            raise
+        fd, start = self._open()
         self.users[fd] += 1
         if self.fd >= 0:
             self.edits += 1
@@ -1833,7 +1890,7 @@ class Round:
     block: Block | None = None              # nothing more may be taken
     few: bool = False                       # until the next directive only running jobs are of interest
     found: bool = False                     # it took something: another round follows
-    refused: bool = False                   # it met a line that somebody else held, perhaps only for a moment
+    refused: bool = False                   # it met a line that somebody else had just taken, or held for a moment
     tail_seen: bool = False                 # it met a last line without newline
     passed: Line | None = None              # the first job that is for none of the takers
     missed: bool = False                    # it passed over new jobs: others than its takers might have had them
@@ -1881,7 +1938,7 @@ class Cursor:
     """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     NAMED = 10                  # orphans, and stalls, that are named one by one
-    STALE = 0.002               # seconds after which what was read ahead is read again
+    STALE = 0.002, 1.0          # seconds after which what was read ahead is read again, ...
     PAUSE = 0.25                # seconds from look to look at a barrier
     SLICE = 0.05                # seconds after which a server's claim comes back: it wants to hear its clients, too
 
@@ -1945,11 +2002,9 @@ class Cursor:
         try:
             if self.scan is None or not sliced and self.pace.until_due(100, self.interval) == 0:
                 self._begin_round()             # what stands above may have been edited in place: directives, too
-            elif self.scan.last and not sliced and now - claimed > self.STALE:  # so may what stands below
-                if self.file.state_at(self.file.fd, self.scan.last) is None:    # ... or above, and moved it
+            elif self.scan.last and not sliced and now - claimed > self._stale_after():     # so may what stands below
+                if not self.scan.reread():                          # ... or above, and moved it
                     self._start_over()
-                else:
-                    self.scan.reread()
             if self.serving:
                 self.pause_at = self.scan.pause_at = time.monotonic() + self.SLICE
             return self._walk()
@@ -1989,6 +2044,10 @@ class Cursor:
                         return job
             except Shifted:
                 self._start_over()
+
+    def _stale_after(self) -> float:
+        """... the second of a file to which the way is long, until others turn out to claim its lines, too."""
+        return self.STALE[self.file.network and not self.round.refused]
 
     def _begin_round(self) -> None:
         """Start from the top, with fresh reads.  Raises OSError."""
@@ -2207,7 +2266,7 @@ class Cursor:
     def _still_grows(self) -> bool:
         """Whether the file, whose last line has no newline, may have grown lately."""
         self.round.tail_seen = True
-        size = os.fstat(self.file.fd).st_size
+        size = self.scan.end
         if not self.tail or self.tail[0] != size:
             self.tail = (size, self.clock())
         return self.clock() - self.tail[1] < self.interval
@@ -2227,6 +2286,7 @@ class Cursor:
                 raise Shifted
             self.scan.reread(data)
             if data[:1] != line.state:              # taken, and ended or not, since we read it
+                self.round.refused = True
                 return None
             if line.state == RUNNING and not taker:
                 file.write(fd, line, ERROR)
@@ -4967,7 +5027,7 @@ class LockCheck:
     def _claim(self) -> None:
         """Claim a line of each file.  From then on this host has it open for writing: that is when reads may lie."""
         for host, voice in self._present().items():
-            file = JobFile(self._path(host, "txt"), say=self.said.append, network=self.mount.network)
+            file = JobFile(self._path(host, "txt"), say=self.said.append, mount=self.mount)
             self.cursors[host] = Cursor(file, [Taker(self.voice.name)])
             self._test("claim", host, functools.partial(self._claim_line, host), self.PATIENCE)
         self._try_all("held", self._is_held)
@@ -5555,7 +5615,7 @@ class App(RunnerProgram):
         return super().main()
 
     def _cursor(self) -> Cursor:
-        file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), network=self.mount.network)
+        file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount)
         return Cursor(file, [self.taker], ordinals=bool(self.options.logfile), wait_for_file=self.options.follow)
 
     async def work(self) -> int:

@@ -1418,7 +1418,7 @@ def change_file(argv: Sequence[str]) -> int:
 
     try:
         mount = check_mount(path, options.single_host or options.list, say)
-        file = JobFile(path, say=say, network=mount.network, read_only=options.list, single=True)
+        file = JobFile(path, say=say, mount=mount, read_only=options.list, single=True)
         if options.action in ADDING:
             if os.path.lexists(path):
                 check_lines(path, say, refuse=False)

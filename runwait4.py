@@ -136,9 +136,9 @@ class Watcher:
         """Raises Problem."""
         os.close(open_job_file(path, os.O_RDONLY))
         self.path = path
-        network = check_mount(path, single_host=True, say=warn).network
-        self.file = JobFile(path, say=lambda text: None, network=network, read_only=True)
-        self.pause = 5.0 if network else 0.2
+        mount = check_mount(path, single_host=True, say=warn)
+        self.file = JobFile(path, say=lambda text: None, mount=mount, read_only=True)
+        self.pause = 5.0 if mount.network else 0.2
         self.pace = Pace()
         self.seen: Callable[[Survey], None] = lambda found: None    # called with each look of wait()
         self.stopped = ""       # why what is new will not be run, if nobody runs it

@@ -16,7 +16,8 @@ Why it stands for the real one:
    while nobody on that host has a lock carries old neighbours along.  A path is looked up anew by open(), or when the
    directory was opened.  A host that is cut off for longer than the lease loses all its locks once somebody asks for
    one of them; then the descriptors that had them answer EIO, but for reads of a page that the host has, locks on them
-   mean nothing, and what the host remembers of its locks still excludes its own new ones.
+   mean nothing, and what the host remembers of its locks still excludes its own new ones.  A descriptor with O_DIRECT
+   reads and writes past the pages.  "ceph" stands for other network file systems, at their worst.
 Not modelled: NFSv3's ESTALE, a server that restarts, classic locks, files of more than one page, errors of reads, a
 computer that loses what was not synced.  Calls that are not modelled break the history that makes them.
 """
@@ -100,12 +101,16 @@ class Page:
 @dataclass(eq=False)
 class Host:
     name: str
-    network: bool
+    kind: str                                               # of its file system: "" local, "nfs4", "ceph"
     pages: dict[Inode, Page] = field(default_factory=dict)
     names: dict[str, tuple[Inode | None, float]] = field(default_factory=dict)      # what it remembers, since when
     writers: dict[Inode, int] = field(default_factory=dict)
     cut: tuple[float, float] = (math.inf, math.inf)         # off from the network, from when to when
     robbed: float = -math.inf                               # when its locks were taken away
+
+    @property
+    def network(self) -> bool:
+        return bool(self.kind)
 
 
 @dataclass(eq=False)
@@ -115,6 +120,7 @@ class Description:
     host: Host
     writable: bool
     appends: bool
+    direct: bool = False        # past the pages of its host
     shares: int = 1
     exclusive: int = 0          # how many exclusive locks it has
     dead: bool = False          # its lease was lost
@@ -168,10 +174,10 @@ class Hand(threading.Thread):
 class World:
     """Files, actors and a clock, and whose turn it is."""
 
-    def __init__(self, seed: int, network: bool) -> None:
+    def __init__(self, seed: int, kind: str) -> None:
         self.draws = random.Random(seed)
         self.random = self.draws.random
-        self.network = network
+        self.kind, network = kind, bool(kind)
         self.switching = self.draws.choice((0.03, 0.1, 0.3, 0.6))
         self.tick = 0.0005 if network else 0.00005
         self.pace = 5.0 if network else 1.0         # seconds from look to look, by which all else is measured
@@ -427,9 +433,9 @@ class Machine:
         self.world: World | None = None
         self.trace: list[str] | None = None
 
-    def namespaces(self) -> dict[str, types.ModuleType]:
-        """Modules to take the place of os, fcntl and time."""
-        made = {}
+    def namespaces(self) -> dict[str, Any]:
+        """What is to take the place of the modules os, fcntl and time, and of a function that reads /proc."""
+        made: dict[str, Any] = {"inode_of": lambda fd: [b"%d" % id(self.of(self.world.me, fd).inode)]}
         for module in os, os.path, fcntl, time:
             made[module.__name__] = copy = types.ModuleType(module.__name__)
             copy.__dict__.update(vars(module))
@@ -493,15 +499,19 @@ class Machine:
             me.fds[fd] = Description(None, host, False, False)
             return fd
         me.looked = world.steps
-        inode = world.look_up(host, path, True)
+        inode = world.look_up(host, path, not flags & os.O_PATH)
         if not inode:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        if flags & os.O_PATH:
+            me.fds[fd] = Description(inode, host, False, False)
+            return fd
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if not host.writers.get(inode):             # what NFS calls close-to-open
             host.pages.pop(inode, None)
         if writable:
             host.writers[inode] = host.writers.get(inode, 0) + 1
-        me.fds[fd] = Description(inode, host, writable, bool(flags & os.O_APPEND))
+        me.fds[fd] = Description(inode, host, writable, bool(flags & os.O_APPEND),
+                                  bool(flags & os.O_DIRECT))
         return fd
 
     def close(self, fd: int) -> None:
@@ -521,9 +531,12 @@ class Machine:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
-        if owner.dead and owner.inode not in me.host.pages:
+        if owner.dead and (owner.direct or owner.inode not in me.host.pages):
             raise OSError(errno.EIO, "Input/output error")
-        data = bytes(world.view(me.host, owner.inode)[at:at + count])
+        if owner.direct:
+            world.flush(me.host, owner.inode)
+        view = owner.inode.data if owner.direct else world.view(me.host, owner.inode)
+        data = bytes(view[at:at + count])
         me.reads.append((owner.inode, at, data))
         me.shielded |= owner.exclusive > 0
         return data
@@ -535,10 +548,14 @@ class Machine:
         if owner.dead:
             raise OSError(errno.EIO, "Input/output error")
         self.strike(errno.ENOSPC, errno.EIO)
-        me.shielded = host.network                  # there it is written only once it is synced
+        cached = host.network and not owner.direct
+        me.shielded = cached                        # it is written only once it is synced
         command = world.may_write(me, owner, data, at)
         me.reads.append((owner.inode, at, data + command + b"\n"))
-        if host.network:
+        if owner.direct:
+            world.flush(host, owner.inode)
+            host.pages.pop(owner.inode, None)
+        if cached:
             page = world.page(host, owner.inode)
             page.data[at:at + 1] = data
             page.dirty.add(at)

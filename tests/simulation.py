@@ -78,8 +78,8 @@ class Process(Actor):
 class History(World):
     """What happened, and what must not have happened."""
 
-    def __init__(self, seed: int, network: bool) -> None:
-        super().__init__(seed, network)
+    def __init__(self, seed: int, kind: str) -> None:
+        super().__init__(seed, kind)
         self.runs: list[Run] = []
         self.edited = -math.inf                     # when an editor saved last
         self.saved_over: dict[bytes, float] = {}    # when an editor saved another state than r for this command
@@ -239,11 +239,16 @@ def say(text: str) -> None:
         MACHINE.trace.append(f"{MACHINE.world.now:9.4f} {MACHINE.world.me.name:8} says: {text}")
 
 
+def mount_of(host: Host) -> Any:
+    """What the product finds out of its file system."""
+    return CORE.Mount(host.kind, frozenset())
+
+
 class Product:
     """A runner's `JobFile` and `Cursor`, and all that is known here of their methods."""
 
     def __init__(self, host: Host, retry: bytes) -> None:
-        self.file = CORE.JobFile(PATH, say=say, network=host.network, clock=lambda: MACHINE.world.now)
+        self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         self.cursor = CORE.Cursor(self.file, [CORE.Taker(host.name, retry=retry)])
         self.taker = next(iter(self.cursor.takers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
@@ -278,7 +283,7 @@ class Setter:
     """What runset4.py does to a file."""
 
     def __init__(self, host: Host) -> None:
-        self.file = CORE.JobFile(PATH, say=say, network=host.network, single=True, clock=lambda: MACHINE.world.now)
+        self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), single=True, clock=lambda: MACHINE.world.now)
         self.lines, self.set_state = self.file.lines, functools.partial(SETTER.set_state, self.file)
 
     def append(self, line: bytes) -> None:
@@ -504,18 +509,18 @@ def live_on(world: History, run: Run) -> Iterator[float]:
 
 def make_world(seed: int) -> History:
     """What there is at the beginning of a history, and who acts in it."""
-    world = History(seed, network=random.Random(f"network? {seed}").random() < 0.4)
+    world = History(seed, random.Random(f"network? {seed}").choices(("nfs4", "ceph", ""), (0.2, 0.2, 0.6))[0])
     draws = world.draws
     world.name(PATH, world.make_file(b"".join(line + b"\n" for line in make_lines(draws))))
     world.known.update(world.last.commands)
-    local = Host("one", False)
-    hosts = [Host(name, True) if world.network else local for name in ("one", "two", "three")]
-    if world.network and draws.random() < 0.3:
+    local = Host("one", "")
+    hosts = [Host(name, world.kind) if world.kind else local for name in ("one", "two", "three")]
+    if world.kind and draws.random() < 0.3:
         runners, blows = make_runners(world, hosts[:2], (b"er",), (2.0, 5.0)), ["cut"]
     else:
         runners = make_runners(world, draws.choices(hosts[:2], k=draws.choice((2, 2, 2, 3))),
                                (b"", b"", b"er", b"!er"), (0.0, 0.0, 0.5, 4.0, 8.0))
-        blows = draws.choices(("kill", "stop", "cut"), (3, 1, 2 * world.network), k=draws.choice((0, 0, 1, 2)))
+        blows = draws.choices(("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)), k=draws.choice((0, 0, 1, 2)))
     world.actors += runners
     world.fates = set(blows)
     world.actors.append(Actor("fate", local, script=fate(world, runners[:1] if blows == ["cut"] else runners, blows)))
@@ -572,7 +577,7 @@ def play(world: History) -> str:
         return world.violation
     world.errors = 0
     try:
-        last = Process("last", Host("one", world.network), lambda me: run_jobs(world, me, b"er", 1, 0.0))
+        last = Process("last", Host("one", world.kind), lambda me: run_jobs(world, me, b"er", 1, 0.0))
         world.me, world.actors = last, [last]
         last.work(last)
         world.close_all(last)

@@ -1,4 +1,6 @@
 """Smaller parts of runmaker4.py by themselves: what may be retried, what is an orphan, which processes are a job's."""
+import errno
+import fcntl
 import importlib
 import os
 import pathlib
@@ -206,6 +208,47 @@ class ProcessTrees(unittest.TestCase):
         found = self.now(pid, mark)
         names = {pathlib.Path(f"/proc/{each}/comm").read_text() for each in found if alive(each)}
         return found if len(found) == count and names == {"sleep\n"} else []
+
+
+class PastTheCache(JobFileCase):
+    """NFS: lines are read from the server, and written there, whatever this host remembers."""
+    NFS = runmaker4.Mount("nfs4", frozenset())
+
+    def test_every_descriptor_that_reads_or_writes_lines_goes_past_it(self) -> None:
+        opened, right = [], os.open
+
+        def open_plainly(path: str, flags: int, *more: int) -> int:
+            if path == str(self.path) and not flags & (os.O_PATH | os.O_NONBLOCK):      # which look at it, not into it
+                opened.append(bool(flags & os.O_DIRECT))
+            return right(path, flags & ~os.O_DIRECT, *more)     # this file system takes only whole blocks so
+
+        with mock.patch.object(os, "open", open_plainly):
+            cursor = runmaker4.Cursor(self.file(b". a\n. b\n", mount=self.NFS), [runmaker4.Taker("")])
+            job = cursor.claim()
+            self.assertEqual(cursor.finish(job, b"d"), "")
+        self.assertEqual((opened, self.path.read_bytes()), ([True, True], b"d a\n. b\n"))     # the file's, the line's
+
+    def test_where_single_bytes_are_refused_it_is_done_without(self) -> None:
+        right = os.pread
+
+        def pread(fd: int, count: int, at: int) -> bytes:
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return right(fd, count, at)
+
+        with mock.patch.object(os, "pread", pread):
+            cursor = runmaker4.Cursor(self.file(b". a\n", mount=self.NFS), [runmaker4.Taker("")])
+            self.assertEqual(cursor.finish(cursor.claim(), b"d"), "")
+        self.assertEqual((cursor.file.direct, self.path.read_bytes()), (0, b"d a\n"))
+
+    def test_a_file_that_was_replaced_is_known_by_its_inode(self) -> None:
+        self.path.write_bytes(b". a\n")
+        with open(self.path, "rb") as old, open(self.path, "rb") as same:
+            self.assertEqual(runmaker4.inode_of(old.fileno()), runmaker4.inode_of(same.fileno()))
+            self.path.with_name("new").write_bytes(b". b\n")
+            os.replace(self.path.with_name("new"), self.path)
+            with open(self.path, "rb") as new:
+                self.assertNotEqual(runmaker4.inode_of(old.fileno()), runmaker4.inode_of(new.fileno()))
 
 
 class IdleLooks(JobFileCase):

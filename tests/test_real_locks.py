@@ -108,9 +108,9 @@ class CheckLocks(unittest.TestCase):
                         "for others: bob's file on alice, alice's file on bob: it is free")
 
     def test_no_where_reads_lie(self):
-        """Without its refresh a runner would read what was there before: . or r, as its host has it."""
+        """Out of its host's memory, and without its refresh, a runner would read what was there before: . or r."""
         self.mount_both("4.2")
-        self.assertSays(self.check(patch="runmaker4.JobFile.refresh = lambda file: None"), 1,
+        self.assertSays(self.check(patch="runmaker4.Mount.direct, runmaker4.JobFile.refresh = 0, lambda file: None"), 1,
                         "NO            what others write is read after a refresh: ")
 
     def test_two_hosts_of_one_name(self):

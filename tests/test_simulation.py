@@ -68,13 +68,13 @@ class Histories(unittest.TestCase):
 class WorstMoments(unittest.TestCase):
     """One runner, and what comes at the worst moment for it."""
 
-    def make_world(self, network: bool, late: float = 0.0) -> None:
+    def make_world(self, kind: str, late: float = 0.0) -> None:
         """Two jobs, and a runner that comes so late."""
-        self.world = simulation.History(seed=1, network=network)
+        self.world = simulation.History(seed=1, kind=kind)
         self.world.switching = 1.0
         self.world.name(PATH, self.world.make_file(b". a\n. b\n"))
         self.world.known.update(self.world.last.commands)
-        self.host = Host("one", network)
+        self.host = Host("one", kind)
         self.runner = simulation.Process("runner", self.host,
                                          lambda me: simulation.run_jobs(self.world, me, b"", 1, late))
 
@@ -87,7 +87,7 @@ class WorstMoments(unittest.TestCase):
 
     def test_the_lease_is_lost_while_reads_are_made_fresh(self) -> None:
         """The descriptor for reading had a lock just then, and is of no use any more."""
-        self.make_world(network=True)
+        self.make_world("ceph")
 
         def lose() -> Iterator[float]:
             while not (self.runner.runs and any(not lock.exclusive for lock in self.world.last.locks)):
@@ -99,7 +99,7 @@ class WorstMoments(unittest.TestCase):
 
     def test_lines_that_are_taken_back_were_never_taken(self) -> None:
         """runset4.py has written them, is told that the disk is full, and cuts them off again."""
-        self.make_world(network=False, late=0.5)
+        self.make_world("", late=0.5)
 
         def append(me: Actor) -> None:
             with self.assertRaises(OSError):
