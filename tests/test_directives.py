@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import unittest
+from collections import Counter
 from typing import Callable, Dict, List, Sequence, Set, Tuple
 from unittest import mock
 
@@ -1241,7 +1242,9 @@ class Storm(DirectiveCase):
             event()
         self.keep_runners_until(lambda: self.states() == "d" * self.JOBS)
         survivors = [runner for runner in self.runners() if runner not in self.killed]
-        self.assertEqual({self.finish(runner).code for runner in survivors}, {0}, self.told())
+        codes = Counter(self.finish(runner).code for runner in survivors)
+        self.assertLessEqual(set(codes), {0, 1}, self.told())
+        self.assertEqual(codes[1], self.told().count(b" new; go on: "), "lines were set back as they left")
         self.assertGreater(self.read("marks").count(b"killed "), self.KILLS, "no job died with its runner")
         self.assertGreater(self.read("marks").count(b"start "), self.JOBS, "no job ran again")
         self.assertNotIn(b"Traceback", self.told())

@@ -1,7 +1,6 @@
 """Promise: a journal is read run by run, whatever stands in it, in little memory."""
 import json
 import random
-import time
 import tracemalloc
 import unittest
 import unittest.mock
@@ -157,13 +156,12 @@ class Size(JournalCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: a million runs take a minute")
     def test_a_million_runs(self) -> None:
+        """How long that takes: tests/bench."""
         self.journal()
         with open(self.dir / "out" / "journal", "wb") as file:
             for number in range(1_000_000):
                 file.writelines(pair(number, number, f"simulate --seed {number} --input /scratch/data/{number}.dat"))
-        began = time.process_time()
         self.assertEqual(sum(1 for _ in runwait4.read_runs(str(self.dir / "out"), self.fail)), 1_000_000)
-        self.assertLess(time.process_time() - began, 15)
 
 
 if __name__ == "__main__":

@@ -57,13 +57,17 @@ class GroupCase(LossCase):
     def join_stopped(self, server: Server, name: str, *options: object) -> Program:
         """A client that has asked its server for jobs, and is stopped: it is there, but does not answer."""
         client = self.join(server, name, *options)
+        self.wait_quiet(server, client, name)
+        client.send_signal(signal.SIGSTOP)
+        return client
+
+    def wait_quiet(self, server: Server, client: Program, name: str) -> None:
+        """Wait until a client of this name is there, and has said all that it has to say."""
         self.wait_there(server, name)
-        quiet = 0                               # for so many looks: it has said all that it has to say
+        quiet = 0                               # for so many looks
         while quiet < 5:
             quiet = quiet + 1 if process_table()[client.pid][0] == "S" else 0
             time.sleep(0.01)
-        client.send_signal(signal.SIGSTOP)
-        return client
 
     def wait_there(self, server: Server, *names: str) -> None:
         """Wait until the server has these clients, and they are not lost."""
@@ -649,8 +653,7 @@ class BeforeTheRelease(ByHandCase):
         server = self.serve_lines(*PAIR)
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
-        self.join(server, "bob", "--port", proxy.port)
-        self.wait_there(server, "bob")
+        self.wait_quiet(server, self.join(server, "bob", "--port", proxy.port), "bob")
         proxy.freeze()
         alice = self.join(server, "alice")
         held, = self.wait_held(alice, "rrr")
