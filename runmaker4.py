@@ -49,19 +49,19 @@ import sys
 
 if __name__ == "__main__":      # who has started us may send a signal at once: it waits until run_main(), or a handler
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
-    gc.disable()                # while all is imported and defined nothing is garbage, and looking for it takes 5 ms
+    gc.disable()                # while all is imported and defined nothing is garbage, and looking for it takes 5 ms;
+                                # until run_loop()
     sys.modules["ssl"] = None   # asyncio does without; to load it would take another 5 ms
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C before there are handlers: no traceback
 
 import argparse
-import asyncio
-import concurrent.futures
 import contextlib
 import errno
 import fcntl
 import fnmatch
 import functools
+import importlib.util
 import itertools
 import math
 import os
@@ -80,6 +80,20 @@ import warnings
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, TypeVar
+
+
+def when_used(name: str) -> Any:
+    """A module that is loaded when it is first used (documentation of importlib.util.LazyLoader)."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+asyncio = when_used("asyncio")  # a quarter of the time that all this takes to load, and runset4.py needs it never
 
 VERSION = "4.1"
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
@@ -2477,10 +2491,11 @@ class Worker:
 
     def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None) -> None:
         """relieved: called when bytes were written."""
-        self.pool = concurrent.futures.ThreadPoolExecutor(1) if threaded else None
+        from concurrent import futures          # which asyncio has loaded
+        self.pool = futures.ThreadPoolExecutor(1) if threaded else None
         self.relieved = relieved
         self.backlog = 0            # bytes posted and not yet written
-        self.pending: set[concurrent.futures.Future[Any]] = set()   # calls made and not yet ended
+        self.pending: set[futures.Future[Any]] = set()      # calls made and not yet ended
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Make a call and wait for its answer."""
@@ -2507,7 +2522,7 @@ class Worker:
         done = asyncio.wrap_future(self._submit(function, *args))
         done.add_done_callback(functools.partial(self._written, size))
 
-    def _submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
+    def _submit(self, function: Callable[..., Any], *args: Any) -> Any:
         future = self.pool.submit(function, *args)
         self.pending.add(future)
         future.add_done_callback(self.pending.discard)
@@ -5343,6 +5358,7 @@ def run_loop(main: Any) -> int:
     """As asyncio.run(), which would wait for a resolver that does not answer before it lets us go."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
+    gc.enable()
     try:
         return loop.run_until_complete(main)
     finally:
@@ -5643,8 +5659,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    del sys.modules["ssl"]
-    gc.enable()
     leave(main())
 
 
@@ -5668,9 +5682,7 @@ if __name__ == "__main__":
 # from another connection.  They can be read: secrecy is a tunnel's business (docs/clusters.md).  Bytes that are no
 # UTF-8 travel as lone surrogates (PEP 383).  Every length is capped before anything of that length is kept.
 
-import hmac
-import json
-import secrets
+hmac, json, secrets = map(when_used, ("hmac", "json", "secrets"))
 
 WIRE_VERSION = 4
 PORT = 9998
@@ -5927,8 +5939,11 @@ class Channel:
         self.ready += (self.LENGTH.pack(len(body)), body)
 
 
-class Link(asyncio.Protocol):
-    """A Channel on a connection in the event loop.  Subclasses say what messages, and the end, mean."""
+class Link:
+    """A Channel on a connection in the event loop.  Subclasses say what messages, and the end, mean.
+
+    It has what asyncio.Protocol has, which would have to be loaded here to be its base.
+    """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self.channel, self.loop = channel, loop
@@ -6027,6 +6042,14 @@ class Link(asyncio.Protocol):
             self.receiving = False
         if self.flushing or not known:
             self.flush()
+
+    def eof_received(self) -> None:
+        """The other end sends nothing more: the connection is closed."""
+
+    def pause_writing(self) -> None:
+        """Much is unread: flush() knows."""
+
+    resume_writing = pause_writing
 
     def connection_lost(self, error: Exception | None) -> None:
         why = self.why or (reason(error) if isinstance(error, OSError) else "the connection was closed")

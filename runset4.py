@@ -16,9 +16,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
 import argparse
-import configparser
 import contextlib
-import difflib
 import errno
 import fcntl
 import fnmatch
@@ -39,7 +37,9 @@ from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, NEW, R
                        JobFile, Line, Parser, Problem, Say, Scan, add_help, append, append_locked, check_lines,
                        check_mount, duration, exit_on, first_line, is_free, leave, lock, locked, open_job_file,
                        own_command, parse_settings, plural, printable, put_lines, quote, reason, run_main, says, show,
-                       unlock, warn, whole_number, write_all)
+                       unlock, warn, when_used, whole_number, write_all)
+
+configparser, difflib = map(when_used, ("configparser", "difflib"))
 
 PROG = "runset4.py"
 

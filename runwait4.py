@@ -18,14 +18,12 @@ import base64
 import bisect
 import contextlib
 import heapq
-import html
 import itertools
 import json
 import math
 import operator
 import os
 import re
-import secrets
 import stat
 import time
 import zlib
@@ -36,7 +34,10 @@ from typing import Any, BinaryIO, Callable, Collection, Container, Iterable, Ite
 
 from runmaker4 import (ERROR, FAILED, REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey,
                        add_help, check_lines, check_mount, counts, exit_on, human_time, job_file, leave, lock,
-                       name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock, warn)
+                       name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock, warn,
+                       when_used)
+
+html, secrets = map(when_used, ("html", "secrets"))
 
 PROG = "runwait4.py"
 T = TypeVar("T")

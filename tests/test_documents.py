@@ -18,9 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Dict, Iterator, List, Optional
 
-from tests.support import PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
+from tests.support import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
 
 DOCUMENTS = ("README.md", "docs/coming-from.md", "docs/clusters.md", "docs/how-it-works.md", "tests/bench/README.md")
+OFTEN = "README.md", "docs/how-it-works.md"     # their commands are run always, those of the others in full size
 OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
 AT_ONCE = 6                             # commands that are run at the same time
 
@@ -397,7 +398,7 @@ class Commands(Case):
         return list(found.values())
 
     def test_every_command_runs(self) -> None:
-        """Of the same text only one is run."""
+        """Of the same text only one is run; those that everybody meets first always, the others in full size."""
         todo, unknown, used = [], [], set()
         for piece in self.pieces():
             first = first_line(piece.text)
@@ -416,6 +417,7 @@ class Commands(Case):
         self.assertEqual(unknown, [], "nobody knows how to run these")
         stale = {*RECIPES, *JOB_FILES, *PICTURES, *ELSEWHERE, *TEXTS} - used
         self.assertEqual(stale, set(), "these are in no document any more")
+        todo = [one for one in todo if FULL or one[0].place.startswith(OFTEN)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             todo.sort(key=lambda one: not re.search("sleep|resume|ajob|-j2 alice", one[0].text))        # the long ones
             for (piece, _), fault in zip(todo, pool.map(self.fault, *zip(*todo), range(len(todo)))):
