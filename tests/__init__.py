@@ -1,6 +1,6 @@
 """Tests mostly wait: for processes to start, for something to happen.  So found together they run in several processes.
 
-There is one more than most small machines have CPUs, and one less in full size, where many tests keep all CPUs busy.
+There are four, or two in full size, where many tests keep all CPUs busy.
 Each process takes the next class of tests when it has ended one: a pipe holds their numbers, as make's job server holds
 its tokens.  All print their dots; in the end the others tell the first what became of their tests.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Dict, Iterator, List, Optional
 
-PROCESSES = 2 if os.environ.get("RUNMAKER4_TEST_FULL") else 3
+PROCESSES = 2 if os.environ.get("RUNMAKER4_TEST_FULL") else 4
 FORK = multiprocessing.get_context("fork")      # the tests are found once
 DIGITS = 6      # of a class's number in the pipe, which takes 4096 bytes at least (pipe(7))
 TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations"
