@@ -34,7 +34,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, NoReturn, Sequence
 
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, NEW, REFRESH_BYTE, RUNNING, UTF8_MARK,
-                       JobFile, Line, Parser, Problem, Say, Scan, add_help, append, append_locked, check_lines,
+                       JobFile, Line, Parser, Problem, Say, Scan, add_help, append_locked, check_lines,
                        check_mount, duration, exit_on, first_line, is_free, leave, lock, locked, open_job_file,
                        own_command, parse_settings, plural, printable, put_lines, quote, reason, run_main, says, show,
                        unlock, warn, when_used, whole_number, write_all)
@@ -385,12 +385,14 @@ def with_settings(jobs: Iterable[tuple[bytes, bytes]], last: bytes) -> Iterator[
 # What the person changed in a copy is merged into the live file, all or nothing: half an edit is one that nobody
 # wanted, and who is told what is refused can mend the copy ("What now?", as visudo asks; without a terminal: exit 1).
 #
-# While it is merged and written we hold the append lock and the lock of each line that nobody else has.  So:
+# While it is merged and written we hold the append lock and the lock of each line that is not `r`.  So:
 #
 #     1. No line can be claimed, ended or set meanwhile but those that others have locked.  Of these we wait for the
-#        ones that are not yet `r` (a claim, a --set): then each line is either ours or a running job's.
+#        ones that are not yet `r` (a claim, a --set): then each line is either ours or `r`.  An `r` whose lock is free
+#        stays free: after another edit its runner may be about to lock it here, and must not find it taken.
 #     2. States and lines at the end are written in place.  Anything else: a new file, by rename, in which running lines
 #        are `r`; their runners see that the path was replaced and lock them there within a second (network: 5 s).
+#        We hold its append lock, too: the next edit waits until all of this is done.
 #     3. A runner that opened the old file before the rename may lock a line there after it.  So before we let go, each
 #        claimable line in the old file becomes `r`: it verifies the line under its lock, and finds it taken.
 #     4. A runner may have written a result into the old file after we read it.  So each line that ran is looked at
@@ -528,9 +530,10 @@ def with_others(merged: Merge, now: Sequence[int], live: Sequence[bytes]) -> Mer
 
 def read_all(fd: int) -> bytes:
     """A whole file.  Raises OSError."""
-    with open(fd, "rb", closefd=False) as file:
-        file.seek(0)
-        return file.read()
+    data = bytearray()
+    while more := os.pread(fd, BLOCK, len(data)):
+        data += more
+    return bytes(data)
 
 
 def offsets(data: bytes) -> list[int]:
@@ -549,22 +552,32 @@ def _seize(fd: int, places: Sequence[int], first: int, last: int) -> list[int]:
     return _seize(fd, places, first, middle) + _seize(fd, places, middle, last)
 
 
-def seize(file: JobFile, fd: int) -> tuple[bytes, list[int], list[int]]:
-    """Lock all lines but those that run: the file as it is then, where its lines begin, and which of them run.
+def running(data: bytes, places: Sequence[int]) -> list[int]:
+    """Which of the lines that begin in these places are `r`."""
+    return [index for index, at in enumerate(places[:-1]) if data[at:at + 1] == RUNNING and is_job(data[at:at + 2])]
 
+
+def seize(fd: int) -> tuple[bytes, list[int], list[int]]:
+    """Lock all lines but those that are `r`: the file as it is then, where its lines begin, and which of them are.
+
+    Also an `r` whose lock is free stays so: after another edit its runner may be about to lock it here.
     Raises OSError; EAGAIN: others keep changing it, or keep a line locked that does not run.
     """
     end = time.monotonic() + SETTLING
     while time.monotonic() < end:
-        places = offsets(read_all(fd))
-        busy = _seize(fd, places, 0, len(places) - 1)
+        data = read_all(fd)
+        places = offsets(data)
+        busy = running(data, places)
+        for before, behind in zip([-1, *busy], [*busy, len(places) - 1]):
+            busy += _seize(fd, places, before + 1, behind)
+        busy.sort()
         lock(fd, REFRESH_BYTE, shared=True)             # makes reads fresh, also where not one line was free
         while any(os.pread(fd, 1, places[index]) != RUNNING for index in busy) and time.monotonic() < end:
             time.sleep(0.002)
             busy = [index for index in busy if not (os.pread(fd, 1, places[index]) != RUNNING
                                                     and lock(fd, places[index]))]
         data = read_all(fd)
-        if offsets(data) == places and all(data[places[index]:][:1] == RUNNING for index in busy):
+        if offsets(data) == places and running(data, places) == busy:
             return data, places, busy
         unlock(fd, 0, REFRESH_BYTE)
     raise OSError(errno.EAGAIN, "somebody else keeps a line locked that does not run")
@@ -580,7 +593,7 @@ def apply(file: JobFile, base: bytes, theirs: bytes) -> list[str]:
         with locked(fd, APPEND_BYTE, patience=30.0), uninterrupted():
             file.must_name(fd)
             try:
-                data, places, busy = seize(file, fd)
+                data, places, busy = seize(fd)
                 live = split_lines(data)
                 merged = merge(split_lines(base), split_lines(theirs), live)
                 if merged.faults:
@@ -630,6 +643,7 @@ def _replace(file: JobFile, fd: int, data: bytes, merged: Merge, places: Sequenc
         os.fchmod(new, stat.S_IMODE(info.st_mode))
         write_all(new, mark + text)
         os.fsync(new)
+        lock(new, APPEND_BYTE)                  # the next edit waits until our last step is done
         os.rename(temporary, target)
         sync_names(folder)                      # or a power loss might leave the old file, spoilt
         _spoil(fd, data, places, busy)
@@ -640,7 +654,8 @@ def _replace(file: JobFile, fd: int, data: bytes, merged: Merge, places: Sequenc
         followed = _carry_over(file, fd, new, ran)
         tail = os.pread(fd, BLOCK, len(data))
         if tail.strip():
-            append(new, tail if tail.endswith(b"\n") else tail + b"\n", sync=True)
+            fcntl.fcntl(new, fcntl.F_SETFL, os.O_APPEND)        # others append to the new file by now
+            append_locked(new, [tail if tail.endswith(b"\n") else tail + b"\n"], sync=True)
         if not followed:
             raise Problem(f"{file.path}: was changed as wished, but some running jobs did not follow to the new file: "
                           "their runners are dead, or do not answer (runwait4.py --status says what became of them)")
@@ -708,11 +723,19 @@ def _carry(new: int, state: bytes, places: list[int]) -> bool:
     return False
 
 
+def given(file: JobFile) -> bytes:
+    """What a person is given to edit: the file as it is now.  Raises Problem, OSError."""
+    fd = open_job_file(file.path, os.O_RDWR)
+    try:
+        lock(fd, REFRESH_BYTE, shared=True)
+        return read_all(fd)
+    finally:
+        os.close(fd)
+
+
 def edit(file: JobFile) -> int:
     """Have a person edit a copy, and merge it; the exit status.  Raises Problem, OSError."""
-    with contextlib.closing(os.fdopen(open_job_file(file.path, os.O_RDWR), "rb")) as live:
-        lock(live.fileno(), REFRESH_BYTE, shared=True)
-        base = live.read()
+    base = given(file)
     copy = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
     with open(copy, "xb") as fresh:
         fresh.write(base)

@@ -31,6 +31,7 @@ import os
 import random
 import stat
 import struct
+import tempfile
 import threading
 import time
 import traceback
@@ -43,7 +44,7 @@ PATH = "/simulated/runs.txt"
 FAR = 1 << 61                   # the bytes that are locked for other reasons than a line begin here, at the latest
 FLOCK = struct.Struct("hhqqi4x")
 LEASE = 20.0                    # seconds (really 90)
-LONGEST = 15_000                # system calls in one schedule; more are a livelock
+LONGEST = 40_000                # system calls in one schedule; more are a livelock
 
 
 class Killed(BaseException):
@@ -137,7 +138,7 @@ class Actor:
         self.wake = 0.0
         self.hand: Hand | None = None
         self.killed = self.finished = False
-        self.reads: deque[tuple[Inode, int, bytes]] = deque(maxlen=6)
+        self.reads: deque[tuple[Inode, int, bytes]] = deque(maxlen=20)
         self.shielded = False       # it has verified something under its lock, and may be about to write
         self.looked = 0             # the step of its last look at the path
         self.full = False           # the disk is, and its last write was cut short
@@ -196,6 +197,10 @@ class World:
 
     def may_write(self, me: Actor, owner: Description, data: bytes, at: int) -> bytes:
         """Check a state before it is written; the command of its line."""
+        raise NotImplementedError
+
+    def note_replaced(self) -> None:
+        """A program has put another file in the place of the file of jobs."""
         raise NotImplementedError
 
     # -- turns --------------------------------------------------------------------------------------------------------
@@ -416,7 +421,7 @@ class World:
 
 class Stat:
     """What stat() tells."""
-    st_dev, st_mode, st_nlink = 1, stat.S_IFREG | 0o644, 1
+    st_dev, st_mode, st_nlink, st_uid, st_gid = 1, stat.S_IFREG | 0o644, 1, 0, 0
 
     def __init__(self, inode: Inode, size: int) -> None:
         self.st_ino, self.st_size, self.st_mtime_ns = inode.number, size, int(inode.changed * 250) * 4_000_000
@@ -424,9 +429,10 @@ class Stat:
 
 class Machine:
     """The system calls, of whoever's turn it is."""
-    CALLS = ("open", "close", "dup", "pread", "pwrite", "write", "fstat", "stat", "fsync", "ftruncate")
+    CALLS = ("open", "close", "dup", "pread", "pwrite", "write", "fstat", "stat", "fsync", "ftruncate", "rename",
+             "unlink", "fchown", "fchmod")
     MISSING = ("read", "preadv", "pwritev", "readv", "writev", "sendfile", "copy_file_range", "lseek", "dup2", "pipe",
-               "rename", "replace", "link", "symlink", "unlink", "remove", "truncate", "lstat", "posix_fallocate",
+               "replace", "link", "symlink", "remove", "truncate", "lstat", "posix_fallocate",
                "scandir", "listdir", "access", "fdatasync", "sync", "fork", "posix_spawn", "mkdir", "rmdir")
 
     def __init__(self) -> None:
@@ -434,18 +440,20 @@ class Machine:
         self.trace: list[str] | None = None
 
     def namespaces(self) -> dict[str, Any]:
-        """What is to take the place of the modules os, fcntl and time, and of a function that reads /proc."""
+        """What is to take the place of the modules os, fcntl, time, tempfile, and of a function that reads /proc."""
         made: dict[str, Any] = {"inode_of": lambda fd: [b"%d" % id(self.of(self.world.me, fd).inode)]}
-        for module in os, os.path, fcntl, time:
+        for module in os, os.path, fcntl, time, tempfile:
             made[module.__name__] = copy = types.ModuleType(module.__name__)
             copy.__dict__.update(vars(module))
         path = made[os.path.__name__]
         path.lexists = path.exists = self.traced("exists", self.exists)
+        path.realpath = str
         for name in self.CALLS:
             setattr(made["os"], name, self.traced(name, getattr(self, name)))
         for name in self.MISSING:
             setattr(made["os"], name, self.missing)
         made["os"].path = path
+        made["tempfile"].mkstemp = self.traced("mkstemp", self.mkstemp)
         made["fcntl"].fcntl = self.traced("fcntl", self.fcntl)
         made["time"].monotonic = made["time"].time = lambda: self.world.now
         made["time"].thread_time = float
@@ -457,13 +465,13 @@ class Machine:
         if self.trace is None:
             return call
 
-        def noting(*args: Any) -> Any:
+        def noting(*args: Any, **more: Any) -> Any:
             shown, result = args, None
             if name == "fcntl":
-                kind, _, start, length, _ = FLOCK.unpack(args[2])
+                kind, _, start, length, _ = FLOCK.unpack(args[2]) if isinstance(args[2], bytes) else (2, 0, 0, 0, 0)
                 shown = args[0], {37: "SETLK", 36: "GETLK"}.get(args[1], args[1]), "RUW"[(0, 2, 1)[kind]], start, length
             try:
-                result = call(*args)
+                result = call(*args, **more)
                 return result
             except BaseException as error:
                 result = type(error).__name__ + f" {getattr(error, 'strerror', '')}"
@@ -571,6 +579,10 @@ class Machine:
         owner = self.of(me, fd)
         self.strike(errno.ENOSPC)
         inode, data = owner.inode, bytes(data)
+        if inode is world.names.get(PATH + ".new"):         # nobody knows it yet
+            inode.data += data
+            world.note_content(inode)
+            return len(data)
         at = len(world.view(me.host, inode))
         if not owner.appends or at != len(inode.data):
             world.fail(f"appends {data!r} over what is there")
@@ -598,10 +610,43 @@ class Machine:
         world.note_content(owner.inode)
         me.host.pages.pop(owner.inode, None)
 
+    def mkstemp(self, prefix: str, dir: str) -> tuple[int, str]:
+        world = self.world
+        me, fd = world.step(), next(world.numbers)
+        inode = world.make_file(b"")
+        world.name(PATH + ".new", inode)
+        me.host.writers[inode] = 1
+        me.fds[fd] = Description(inode, me.host, True, False)
+        return fd, PATH + ".new"
+
+    def rename(self, old: str, new: str) -> None:
+        world = self.world
+        me = world.step()
+        inode = world.names[old]
+        world.name(new, inode)
+        world.name(old, None)
+        me.host.names.clear()
+        world.note_replaced()
+
+    def unlink(self, path: str) -> None:
+        world = self.world
+        world.step()
+        if path not in world.names:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        world.name(path, None)
+
+    def fchown(self, fd: int, user: int, group: int) -> None:
+        self.of(self.world.step(), fd)
+
+    def fchmod(self, fd: int, mode: int) -> None:
+        self.of(self.world.step(), fd)
+
     def fsync(self, fd: int) -> None:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
+        if not owner.inode:                         # a directory
+            return
         if owner.dead:
             raise OSError(errno.EIO, "Input/output error")
         try:
@@ -638,6 +683,9 @@ class Machine:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
+        if request == fcntl.F_SETFL:
+            owner.appends = bool(argument & os.O_APPEND)
+            return argument
         kind, whence, start, length, _ = FLOCK.unpack(argument)
         end = start + length if length else math.inf
         if request == fcntl.F_OFD_GETLK:

@@ -3,8 +3,9 @@
 Private copies of runmaker4.py and runset4.py find tests/simulated_host.py where they look for `os`, `fcntl` and `time`.
 `Product` and `Setter` are all that is known here of their methods; `run_jobs` does what `Runner` does, in short.  There
 are two or three runners, on one host or on two, with or without --resume and -r; runset4.py, which sets states and
-appends; an editor that saves in place, or puts another file there in one of three ways; and fate, which kills runners
-(their jobs die with them or live on), stops them, and cuts hosts off.  A job is a time span and a result: processes and
+appends; an editor that saves in place, or puts another file there in one of three ways; or instead of both one or two
+people with `runset4.py --edit`; and fate, which kills runners (their jobs die with them or live on), stops them, and
+cuts hosts off.  A job is a time span and a result: processes and
 output are none of this.  Nor are groups, and the server with its one descriptor for all.
 
 What is checked: each byte before it is written (History.may_write), each start of a job (check_runs, check_barrier),
@@ -32,6 +33,7 @@ import sys
 import time
 import traceback
 import types
+from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, List, Sequence, Tuple
@@ -73,6 +75,7 @@ class Process(Actor):
         self.claimed = self.claimed_state = b""         # the command that it has claimed, and what it was
         self.claimed_blind = False  # ... in a file that was replaced meanwhile
         self.by_force = False
+        self.carries = False        # it writes what a person wishes, and what became of others' jobs
 
 
 class History(World):
@@ -89,6 +92,10 @@ class History(World):
         self.edits = False                          # whether there is an editor
         self.hand_set = self.again = False          # ... somebody who sets states, or runs again what has ended
         self.fates: set[str] = set()
+        self.most: Counter[bytes] | None = None     # how often each command may be run, where nobody asks for more
+
+    def note_replaced(self) -> None:
+        self.edited = self.now
 
     def may_write(self, me: Process, owner: Description, data: bytes, at: int) -> bytes:
         """Check a state before it is written; the command of its line."""
@@ -102,7 +109,8 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r} without its lock")
         read = next((read[at - start:] for file, start, read in reversed(me.reads)
                      if file is inode and start <= at < start + len(read)), b"")
-        if read[1:].partition(b"\n")[0] != command:
+        looked_for = command[:len(read) - 1] if me.carries else command     # where it has put a text it reads states
+        if read[1:].partition(b"\n")[0] != looked_for:
             self.fail(f"writes {data!r} over {line!r}, which was {read.partition(bytes([10]))[0]!r} when it looked")
         # Force takes no lock: who has verified a line under its own lock may write a moment after it, or before
         if read[:1] != line[:1] != data and command not in self.forced:
@@ -113,11 +121,15 @@ class History(World):
     def check_state(self, me: Process, inode: Inode, line: bytes, data: bytes) -> None:
         """Check that this state is what became of this line."""
         command = command_of(line)
-        own = [run for run in me.runs if run.command == command and run.until <= self.now]
+        runs = self.runs if me.carries else me.runs
+        own = [run for run in runs if run.command == command and run.until <= self.now]
         back = data == line[:1] or me.claimed == command and me.claimed_state == data   # a claim could not be synced
-        if data in b"d!" and not back and not any(run.result == data for run in own):
+        as_wished = me.carries and line[:1] != b"r"     # equal commands change places: their states do
+        if data in b"d!" and not (back or as_wished or any(run.result == data for run in own)):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
         if data == b"e" and not any(run.result == data for run in own) and line[:1] == b"r":
+            if self.most is not None:
+                self.fail(f"calls {line!r} an orphan, though nobody was killed")
             self.check_runs(command, "is an orphan in error, while it runs")
         if data == b"r":
             if line[:1] in b"dx":
@@ -131,6 +143,8 @@ class History(World):
 
     def check_runs(self, command: bytes, what: str, new: Run | None = None) -> None:
         """Check that with one more there are not more jobs of a command running than lines of it."""
+        if new and self.most is not None and sum(run.command == command for run in self.runs) >= self.most[command]:
+            self.fail(f"{command!r} {what}, once more than anybody wished")
         alive = [run for run in self.runs if run.command == command and run.until > self.now]
         if len(alive) >= max(1, self.last.commands.count(command)):
             alive_now = alive + [new] * bool(new)
@@ -409,6 +423,19 @@ def set_by_hand(world: History, me: Process, calls: int) -> None:
                 me.by_force = False
 
 
+def edit_by_command(world: History, me: Process, number: int) -> None:
+    """runset4.py --edit: what a person makes of a copy is merged into the file, or refused."""
+    file, draws = Setter(me.host).file, world.draws
+    for count in range(draws.choice((1, 3, 6))):
+        world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.7, 3.0)) * world.pace)
+        with suppress(OSError, CORE.Problem):
+            base = SETTER.given(file)
+            world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.8, 2.5)) * world.pace)
+            lines = changed(draws, base.splitlines(), 10 * number + count, again=world.most is None)
+            me.carries = True
+            SETTER.apply(file, base, b"".join(line + b"\n" for line in lines))
+
+
 def edit(world: History, host: Host, saves: int) -> Iterator[float]:
     """An editor: reads, thinks, saves; in place, or by one of the ways to put a new file there."""
     draws = world.draws
@@ -449,10 +476,10 @@ def edit(world: History, host: Host, saves: int) -> Iterator[float]:
         world.name(PATH + "~", None)
 
 
-def changed(draws: random.Random, lines: list[bytes], count: int) -> list[bytes]:
-    """What a person makes of these lines."""
+def changed(draws: random.Random, lines: list[bytes], count: int, again: bool = True) -> list[bytes]:
+    """What a person makes of these lines; again: perhaps what has ended is to run again."""
     at = draws.randrange(len(lines) + 1)
-    what = draws.choice(("as it was", "comment", "comment", "job", "delete", "again", "swap"))
+    what = draws.choice(("as it was", "comment", "comment", "job", "delete", "again" if again else "swap", "swap"))
     if what == "comment":
         lines.insert(at, b"# edited %d" % count)
     elif what == "job":
@@ -524,6 +551,13 @@ def make_world(seed: int) -> History:
     world.actors += runners
     world.fates = set(blows)
     world.actors.append(Actor("fate", local, script=fate(world, runners[:1] if blows == ["cut"] else runners, blows)))
+    if random.Random(f"edits? {seed}").random() < 0.25:
+        world.edits, hands = True, range(draws.choice((1, 1, 2)))
+        if not blows and not world.again and b"\nr " not in b"\n" + world.last.data:     # so each is run at most once
+            world.most = Counter(world.last.commands + [b" edited %d" % number for number in range(20)])
+        world.actors += [Process(f"editor {number + 1}", draws.choice(hosts), functools.partial(
+            edit_by_command, world, number=number)) for number in hands]
+        return world
     if draws.random() < 0.3:
         calls, world.hand_set = draws.choice((1, 2)), True
         world.actors += [Process(f"setter {index + 1}", host, lambda me: set_by_hand(world, me, calls))
@@ -575,9 +609,9 @@ def play(world: History) -> str:
     world.run(HANDS)
     if world.violation:
         return world.violation
-    world.errors = 0
+    world.errors, retry = 0, b"er" if world.most is None else b""
     try:
-        last = Process("last", Host("one", world.kind), lambda me: run_jobs(world, me, b"er", 1, 0.0))
+        last = Process("last", Host("one", world.kind), lambda me: run_jobs(world, me, retry, 1, 0.0))
         world.me, world.actors = last, [last]
         last.work(last)
         world.close_all(last)
@@ -683,6 +717,9 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "lost lease ignored": lambda: [(CORE.JobFile, "_forsake", lambda self, job: None)],
     "barrier ignored": lambda: [(CORE.Cursor, "_barrier", lambda self, line, check: None)],
     "appended without the lock": lambda: [(SETTER, "locked", lambda *args, **more: nullcontext())],
+    "ends not carried over": lambda: [(SETTER, "_carry_over", lambda *args: True)],
+    "states as the person read them": lambda: [(SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge:
+                                               plain(base, theirs, base))],
     "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
 }
 

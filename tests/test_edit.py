@@ -2,6 +2,7 @@
 import os
 import random
 import re
+import subprocess
 import threading
 import unittest
 from typing import Callable, List
@@ -21,11 +22,14 @@ SAVE = "\nopen(path, 'w').write(text); time.sleep(0.05)"
 class EditCase(RunCase):
     """Helpers for tests of editing."""
 
+    def start_edit(self, statements: str, name: str = "editor.py") -> subprocess.Popen:
+        """Start --edit with an editor of this name that does this to `text`."""
+        editor = self.write(EDITOR + statements + SAVE, name)
+        return self.start(RUNSET, "--edit", "runs.txt", env={"EDITOR": f"python3 '{editor}'", "VISUAL": "",
+                                                            "TMPDIR": str(self.dir)})
+
     def edit(self, statements: str) -> Ended:
-        """--edit with an editor that does this to `text`."""
-        editor = self.write(EDITOR + statements + SAVE, "editor.py")
-        return self.run_script(RUNSET, "--edit", "runs.txt", env={"EDITOR": f"python3 '{editor}'", "VISUAL": "",
-                                                                 "TMPDIR": str(self.dir)})
+        return self.finish(self.start_edit(statements))
 
     def assertEdits(self, before: str, statements: str, after: str) -> None:
         self.write(before)
@@ -154,6 +158,18 @@ class Running(EditCase):
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.states(), "ddd")
+
+    def test_a_second_edit_lets_runners_follow_the_first(self) -> None:
+        runner = self.start_to_gate(f". {GATE}\n. echo b\n")
+        before = os.stat(self.dir / "runs.txt").st_ino
+        first = self.start_edit("text = '# one\\n' + text", "first.py")
+        wait_until(lambda: os.stat(self.dir / "runs.txt").st_ino != before, what="the first edit has put its file there")
+        self.assertEqual(self.edit("text = '# two\\n' + text").code, 0)
+        self.assertEqual(self.finish(first).code, 0)
+        wait_until(lambda: self.locked_lines() == [3], what="the lock moved along")
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states(), ended.err.count(b"replaced")), (0, "dd", 2), ended.err)
 
     def test_many_edits_under_runners_lose_no_job_and_run_none_twice(self) -> None:
         self.write("".join(f". {marks.command(number, PAUSE)}\n" for number in range(1, JOBS + 1)))

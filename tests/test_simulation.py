@@ -20,7 +20,7 @@ SCHEDULES = 300_000 if FULL else 2_000
 MANY, FEW = 20_000, 200         # histories in which the full size must find each defect, the ordinary size only these:
 QUICKLY_FOUND = ("no second read", "unlock before the write", "classic locks", "rename not followed", "closed twice",
                  "left open", "no third look", "no look after held lines", "result not verified",
-                 "appended without the lock", "half a line left")
+                 "appended without the lock", "half a line left", "states as the person read them")
 # What was found and mended.  Seeds lose their meaning when the simulation draws in another order, or the product makes
 # other calls; so what can be told is told by a test of its own, too.
 ONCE_FOUND = {29569: "a result was written to descriptor -1",
