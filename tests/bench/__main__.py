@@ -279,9 +279,9 @@ def machine(directory: pathlib.Path) -> str:
 
 def item(row: Row, missed: bool) -> str:
     """A row as an item of a Markdown list, in lines of at most 119 columns."""
-    end = f"must reach {row.wanted}{' **(not reached)**' if missed else ''}".replace(" ", "\0")     # not to be broken
-    lines = textwrap.wrap(f"{row.measured}; {end}", 119, initial_indent="  ", subsequent_indent="  ",
-                          break_on_hyphens=False)
+    wanted = f"must reach {row.wanted}{' **(not reached)**' if missed else ''}".replace(" ", "\0")  # not to be broken
+    text = f"{row.measured}; {wanted}" if row.wanted else row.measured
+    lines = textwrap.wrap(text, 119, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([f"- {row.what}:", *lines]).replace("\0", " ")
 
 
