@@ -1283,23 +1283,26 @@ class JobFile:
         except FileNotFoundError:
             job.missing += 1
             return None                             # deleted; or an editor is about to put a new one there
-        self.refresh()
-        state = self._state_here(job)
+        state = self._state_here(job, fresh=True)
         if state != RUNNING or job.fd < 0:
             if self._relocate({job: state}):
                 return LOST
             state = self._state_here(job)
         return state
 
-    def _state_here(self, job: Job) -> bytes | None:
+    def _state_here(self, job: Job, fresh: bool = False) -> bytes | None:
         """The state of a held line if it stands where it stood, in today's file; None if it does not.
 
-        If its lock turns out to be lost, job.fd is -1 from now on.
+        If its lock turns out to be lost, job.fd is -1 from now on.  fresh: other hosts may have edited the file since
+        the last refresh(); to lock the line again is one, too.
         """
         if job.inode != self.inode:
             return None
         try:
             if job.fd >= 0:
+                ask = fresh and self.network and not self.direct and job.offset >= 0
+                if ask and not lock(job.fd, job.offset):
+                    raise OSError(errno.EIO, "the lock was lost")
                 return self.state_at(job.fd, job)
         except OSError as error:
             # NFS: the lease was lost, and with it every lock of this host; the old descriptor stays useless, even where

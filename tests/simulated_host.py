@@ -44,7 +44,7 @@ PATH = "/simulated/runs.txt"
 FAR = 1 << 61                   # the bytes that are locked for other reasons than a line begin here, at the latest
 FLOCK = struct.Struct("hhqqi4x")
 LEASE = 20.0                    # seconds (really 90)
-LONGEST = 40_000                # system calls in one schedule; more are a livelock
+LONGEST = 100_000               # system calls in one schedule; more are a livelock
 
 
 class Killed(BaseException):

@@ -87,12 +87,13 @@ class History(World):
         self.edited = -math.inf                     # when an editor saved last
         self.saved_over: dict[bytes, float] = {}    # when an editor saved another state than r for this command
         self.forced: set[bytes] = set()             # commands whose state was set by force
+        self.released: set[tuple[bytes, bytes]] = set()     # commands claimed and not started, and their states
         self.appended: list[bytes] = []             # commands, by those who were told that this went well
         self.known: set[bytes] = set()              # commands that may be in the file
         self.edits = False                          # whether there is an editor
         self.hand_set = self.again = False          # ... somebody who sets states, or runs again what has ended
         self.fates: set[str] = set()
-        self.most: Counter[bytes] | None = None     # how often each command may be run, where nobody asks for more
+        self.most: Counter[bytes] | None = None     # how often each command may run, where nobody asks for more
 
     def note_replaced(self) -> None:
         self.edited = self.now
@@ -124,7 +125,8 @@ class History(World):
         runs = self.runs if me.carries else me.runs
         own = [run for run in runs if run.command == command and run.until <= self.now]
         back = data == line[:1] or me.claimed == command and me.claimed_state == data   # a claim could not be synced
-        as_wished = me.carries and line[:1] != b"r"     # equal commands change places: their states do
+        # Equal commands change places, and their states; jobs that were not started have the state again that they had
+        as_wished = me.carries and (line[:1] != b"r" or (command, data) in self.released)
         if data in b"d!" and not (back or as_wished or any(run.result == data for run in own)):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
         if data == b"e" and not any(run.result == data for run in own) and line[:1] == b"r":
@@ -132,7 +134,7 @@ class History(World):
                 self.fail(f"calls {line!r} an orphan, though nobody was killed")
             self.check_runs(command, "is an orphan in error, while it runs")
         if data == b"r":
-            if line[:1] in b"dx":
+            if line[:1] in b"dx" and command not in self.forced:
                 self.fail(f"claims {line!r}")
             me.claimed, me.claimed_state = command, line[:1]
             me.claimed_blind = inode is not self.names.get(PATH)
@@ -363,6 +365,7 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
     me.claimed_blind = False
     if world.random() < 0.05:                   # a signal came just then
         run.until, run.result, run.released = world.now, b"e" if job.state == b"r" else job.state, True
+        world.released.add((run.command, run.result))
         me.runs.append(run)
         return
     if job.state == b".":

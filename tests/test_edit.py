@@ -163,7 +163,7 @@ class Running(EditCase):
         runner = self.start_to_gate(f". {GATE}\n. echo b\n")
         before = os.stat(self.dir / "runs.txt").st_ino
         first = self.start_edit("text = '# one\\n' + text", "first.py")
-        wait_until(lambda: os.stat(self.dir / "runs.txt").st_ino != before, what="the first edit has put its file there")
+        wait_until(lambda: os.stat(self.dir / "runs.txt").st_ino != before, what="the first edit's file is there")
         self.assertEqual(self.edit("text = '# two\\n' + text").code, 0)
         self.assertEqual(self.finish(first).code, 0)
         wait_until(lambda: self.locked_lines() == [3], what="the lock moved along")
