@@ -1244,7 +1244,7 @@ class JobFile:
     def keep_hold(self) -> None:
         """Lock held lines where they stand now; note in `to_end` which jobs are to be ended.  Raises OSError.
 
-        That the lease was lost hears only who asks the server, not who finds the page in this host's memory.  All older
+        Only who asks the server hears that the lease was lost, not who finds the page in this host's memory.  All older
         locks are lost then: so the oldest are looked at first, and after a lost one the page is made fresh again.
         """
         states = {}
@@ -5328,7 +5328,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add("--check-locks", action="store_true", help="FILE is a directory: try its locks with other hosts")
     add_background(add)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    others = {option for option, value in vars(options).items() if value != parser.get_default(option)}
+    if options.check_locks and others - {"file", "check_locks", "name"}:
+        parser.error("--check-locks: runs no jobs, and takes no other option than --name")
+    return options
 
 
 def rerun_command(argv: Sequence[str], option: str) -> str:

@@ -100,6 +100,9 @@ class Arguments(RefusalCase):
         scripts = RUNMAKER, RUNWAIT, RUNSET
         self.refuse_all([(script, "--unheard-of", "runs.txt") for script in scripts], "--unheard-of")
 
+    def test_a_check_of_locks_that_is_to_run_jobs(self):
+        self.refuse(RUNMAKER, "--check-locks", "-j2", ".", words="no other option than --name")
+
     def test_lines_that_are_no_numbers(self):
         self.refuse(RUNSET, "--set=x", "runs.txt", "one", words="one")
 
