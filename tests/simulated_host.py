@@ -597,7 +597,7 @@ class Machine:
         inode.changed = world.now
         world.note_content(inode)
         if me.host.network:
-            world.page(me.host, inode).data[:] = inode.data
+            world.page(me.host, inode).data[at:] = inode.data[at:]     # what others here have written is still to come
         return len(data)
 
     def ftruncate(self, fd: int, size: int) -> None:
