@@ -322,6 +322,7 @@ class JournalReader:
     OPEN_END = "", -1, 0, "", None, None, None, 0, ()
     DECODE = staticmethod(json.JSONDecoder().scan_once)
     LONGEST = 1 << 23           # bytes of a line: no command is so long
+    BLOCK = 1 << 17             # bytes that are read at a time
     CHUNK = 1 << 22             # bytes that are searched for moved files at a time
     OPEN, RECENT = 500_000, 50_000      # runs that may be open at a time; ended ones that are remembered at least
     LATEST = 10 ** 10           # seconds since 1970
@@ -406,7 +407,7 @@ class JournalReader:
         """Commands of the last runs, a few.  Raises Problem."""
         with self._reading():
             self.file.seek(max(0, self.size - (1 << 16)))
-            lines = self.file.read(1 << 16).splitlines(keepends=True)
+            lines = self.file.read(1 << 16).split(b"\n")[:-1]
             return {run.command for run in map(self._read, lines[-25:]) if run}
 
     # -- starts and ends --------------------------------------------------------------------------------------------
@@ -446,36 +447,41 @@ class JournalReader:
         """What has started and not ended."""
         for at in self.open.values():
             self.file.seek(at)
-            run = self._read(self.file.readline(self.LONGEST))
+            run = self._read(self.file.readline(self.LONGEST).rstrip(b"\n"))
             if run:
                 yield run
 
     # -- lines ------------------------------------------------------------------------------------------------------
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Where each whole line stands, and the line."""
+        """Where each whole line stands, and the line, without its newline."""
         self.file.seek(0)
-        at = 0
-        while at < self.size and (line := self.file.readline(self.LONGEST)):
+        at, rest, whole = 0, b"", True          # whole: of the line that `rest` begins nothing was dropped
+        while data := self.file.read(min(self.BLOCK, self.size - at - len(rest))):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self.number += 1
+                if whole:
+                    yield at, line
+                else:
+                    self._note_odd()            # too long
+                at, whole = at + len(line) + 1, True
+            if len(rest) > self.LONGEST:
+                at, rest, whole = at + len(rest), b"", False
+        if rest or not whole:                   # the last one, and cut
             self.number += 1
-            start, at = at, at + len(line)
-            if line.endswith(b"\n"):
-                yield start, line
-                continue
-            self._note_odd()                # too long, or the last one and cut
-            while at < self.size and not line.endswith(b"\n") and (line := self.file.readline(self.LONGEST)):
-                at += len(line)
+            self._note_odd()
 
     def _read(self, line: bytes) -> Run | None:
         """The run that the line is about, if it makes sense.  Events that we do not know do, but are about none."""
         try:
             text = line.decode()
             event, end = self.DECODE(text, 0)       # json.loads() takes half as long again
-            if text[end:] != "\n":
+            if end != len(text):
                 raise ValueError
             kind = event["event"]
             if kind in ("start", "end"):
-                return self._run(event, kind == "end")
+                return self._run(event, kind == "end", text.isascii() and "\\u" not in text)
             if isinstance(kind, str):
                 return None
         except (StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
@@ -483,8 +489,11 @@ class JournalReader:
         self._note_odd()
         return None
 
-    def _run(self, event: dict[str, Any], ended: bool) -> Run:
-        """The run of a start or an end.  Raises KeyError, TypeError, ValueError, ArithmeticError."""
+    def _run(self, event: dict[str, Any], ended: bool, plain: bool) -> Run:
+        """The run of a start or an end.  Raises KeyError, TypeError, ValueError, ArithmeticError.
+
+        plain: there are but ASCII characters in it; else one may be half a surrogate pair, a ValueError.
+        """
         when, name, line, command, host, slot, pid = self.BOTH(event)
         state, code, number, cause, took, cpu, memory, printed, files = self.END(event) if ended else self.OPEN_END
         if not (type(name) is type(command) is type(host) is type(slot) is type(state) is type(cause) is str
@@ -494,9 +503,11 @@ class JournalReader:
                 and (cpu is None or 0 <= cpu <= self.LATEST) and (memory is None or 0 <= memory < 1 << 63)
                 and (took is not None or not ended)):
             raise ValueError
-        encoded(f"{host}{slot}{cause}")                     # UnicodeEncodeError, a ValueError: half a surrogate pair
-        return Run(name, line, encoded(command), host, slot, pid, when - (took or 0), when if ended else None,
-                   state, code, number, cause, took, cpu, memory, printed, list(map(os.fspath, files)))
+        if not plain:
+            os.fsencode(f"{host}{slot}{cause}")
+        return Run(name, line, command.encode() if plain else os.fsencode(command), host, slot, pid,
+                   when - (took or 0), when if ended else None, state, code, number, cause, took, cpu, memory, printed,
+                   [] if files == [] else list(map(os.fspath, files)))
 
     def _note_odd(self) -> None:
         self.odd += 1
@@ -548,11 +559,6 @@ class Moves:
                 break
             at, name = later[index]
         return name
-
-
-def encoded(text: str) -> bytes:
-    """What os.fsencode() makes of a string; quickly where it is ASCII, as most are."""
-    return text.encode() if text.isascii() else os.fsencode(text)
 
 
 def read_runs(directory: str, say: Callable[[str], None]) -> Iterator[Run]:
