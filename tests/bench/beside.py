@@ -74,6 +74,10 @@ TOOLS = (
 )
 
 
+class ToolFailed(SystemExit):
+    """A tool has ended before it has run a job."""
+
+
 # -- a tool at work -------------------------------------------------------------------------------------------------
 
 class Trial(Bench):
@@ -134,7 +138,7 @@ class Trial(Bench):
         began = time.perf_counter()
         while not self.ended():
             if process.poll() is not None and not self.ended():
-                raise SystemExit(f"{self.tool.name}: exit {process.returncode}\n{self.errors.read_text()[-2000:]}")
+                raise ToolFailed(f"{self.tool.name}: exit {process.returncode}\n{self.errors.read_text()[-2000:]}")
             if time.perf_counter() - began > PATIENCE:
                 return None
             time.sleep(0.001)
@@ -165,7 +169,10 @@ def start(bench: Bench, tool: Tool) -> float:
 def million(bench: Bench, tool: Tool) -> str:
     """The seconds to the first of a million jobs, and the memory that the tool has a second later."""
     with Trial(bench, tool, (COUNTED, bench.size(1_000_000))) as trial:
-        first = trial.wait_first(trial.begin(2))
+        try:
+            first = trial.wait_first(trial.begin(2))
+        except ToolFailed:
+            return f"cannot: {trial.errors.read_text().strip().splitlines()[-1][-60:]}"
         if first is None:
             return f"> {PATIENCE:.0f} s, {trial.memory():,.0f} MB"
         time.sleep(1)
