@@ -172,7 +172,7 @@ def million(bench: Bench, tool: Tool) -> str:
         try:
             first = trial.wait_first(trial.begin(2))
         except ToolFailed:
-            return f"cannot: {trial.errors.read_text().strip().splitlines()[-1][-60:]}"
+            return f"cannot: {trial.errors.read_text().strip().splitlines()[-1][:80]}"
         if first is None:
             return f"> {PATIENCE:.0f} s, {trial.memory():,.0f} MB"
         time.sleep(1)
