@@ -300,7 +300,7 @@ TEXTS = {           # of several words, and no commands for our users
     "new running done failed error held total", "file host port pid since grace",
     "name address pid slots seen lost jobs",
     # commands of other tools, which ours replace or are compared with
-    "xargs -P", "xargs -P2", "xargs -P2 -n1 sh -c", "python3 -c 'import asyncio, argparse'",
+    "xargs -P", "xargs -P2", "xargs -P2 -n1 sh -c", "xargs -P4 -n1 sh -c", "python3 -c 'import asyncio, argparse'",
     "--bind-to none", "docker stop", "--kill-after 5s", "ConnectTimeout 10",
     "kill -USR1", "qsub -J 0-3", "bsub -J 'runs[1-4]'", "qsub -t 1-4",
     "xargs -P4 -I{} simulate --seed {} < list", "parallel -j4 simulate --seed {} < list", "parallel -j4 < commands",
