@@ -30,7 +30,7 @@ RUNSERVER, RUNCLIENT = "runmaker4-server.py", "runmaker4-client.py"
 SCRIPTS = (RUNMAKER, RUNSET, RUNWAIT, RUNSERVER, RUNCLIENT)
 FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, minutes each; .ci/run turns it on
 MARK = "RUNMAKER4_TEST_MARK"
-GATE = "until [ -e go ]; do sleep 0.02; done"            # a job that runs until open_gate() is called
+GATE = ": >at.gate; until [ -e go ]; do sleep 0.02; done"     # a job that runs until open_gate() is called
 Text = Union[str, bytes]
 SCRIPTS_AT, PYTHON = ROOT, sys.executable
 if not FULL:    # compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
@@ -189,10 +189,12 @@ class Case(unittest.TestCase):
 
     def start_to_gate(self, text: Text) -> subprocess.Popen:
         """Make runs.txt of this text, which has a job that waits at the GATE; a quiet runner that runs this job now."""
+        at_gate = self.dir / "at.gate"      # a runner writes the state before it starts the job
+        at_gate.unlink(missing_ok=True)
         self.write(text)
         runner = self.start(RUNMAKER, "-q", "runs.txt")
-        wait_until(lambda: "r" in self.states() or runner.poll() is not None, what="a job is running")
-        if "r" not in self.states():
+        wait_until(lambda: at_gate.exists() or runner.poll() is not None, what="a job is at the gate")
+        if not at_gate.exists():
             self.fail(f"the runner has ended: {runner.communicate()}")
         return runner
 

@@ -13,7 +13,8 @@ import time
 import unittest
 from typing import Dict, List, Tuple
 
-from tests.support import FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, deadline, wait_until
+from tests.support import (FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, UP, Ended, RunCase, deadline,
+                           wait_until)
 
 LINE = re.compile(rb"progress: +\d+ of +\d+ jobs processed, \d+ errors \[=*e*!*>* *\]\n")
 COUNTS = ("new", "running", "done", "failed", "error", "held")
@@ -490,8 +491,9 @@ class ProgressOnATerminal(RunwaitCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_rate_and_time_left_come_from_what_it_saw_itself(self) -> None:
-        steps = [f". until [ -e step{step} ]; do sleep 0.02; done" for step in range(4)]
-        runner = self.runner_at_gate(*steps, *["d true"] * 100)
+        steps = [f". {UP}; until [ -e step{step} ]; do sleep 0.02; done" for step in range(4)]
+        self.write("".join(f"{line}\n" for line in (*steps, *["d true"] * 100)))
+        runner = self.start_jobs("-q", up=[1])
         terminal = self.terminal(120)
         watcher = self.watch(terminal)
         before = self.wait_shown(terminal, r"\b100\b.*\b104\b")
