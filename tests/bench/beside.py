@@ -171,8 +171,8 @@ def million(bench: Bench, tool: Tool) -> str:
     with Trial(bench, tool, (COUNTED, bench.size(1_000_000))) as trial:
         try:
             first = trial.wait_first(trial.begin(2))
-        except ToolFailed:
-            return f"cannot: {trial.errors.read_text().strip().splitlines()[-1][:80]}"
+        except ToolFailed as failed:
+            return f"cannot: {str(failed).strip().splitlines()[-1][:80]}"
         if first is None:
             return f"> {PATIENCE:.0f} s, {trial.memory():,.0f} MB"
         time.sleep(1)
