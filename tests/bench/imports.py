@@ -4,7 +4,8 @@ import statistics
 import sys
 from typing import Iterator, List
 
-from tests.bench.measure import MB, ROOT, RUNWAIT, Bench, Row
+from tests.bench.measure import MB, ROOT, RUNWAIT, Bench, Row, Used
+from tests.journal import BEGAN, pair
 
 RUNSET = [sys.executable, str(ROOT / "runset4.py")]
 
@@ -23,16 +24,43 @@ def job_log(count: int) -> Iterator[bytes]:
         free[slot] += took + 0.001
 
 
+def journal(count: int) -> Iterator[bytes]:
+    """A journal of the same hosts and slots, of runs from 10 to 20 s."""
+    for number in range(count):
+        slot, command = number % 128, f"./simulate --seed {number} --out 'results/{number}.dat'"
+        yield from pair(number, number + 1, command, BEGAN + number // 128 * 20, host=f"node{slot // 16}",
+                        slot=str(slot % 16 + 1), pid=4712, took=10 + number * 7919 % 10_000 / 1000)
+
+
+def write(bench: Bench, name: str, lines: Iterator[bytes]) -> None:
+    """Write a file of these lines."""
+    with open(bench.dir / name, "wb") as file:
+        while some := b"".join(itertools.islice(lines, 1000)):
+            file.write(some)
+
+
+def report(bench: Bench) -> List[Row]:
+    """a report of the journal of a million runs"""
+    count = bench.size(1_000_000)
+    (bench.dir / "out").mkdir()
+    write(bench, "out/journal", journal(count))
+    used = [bench.run([*RUNWAIT, "--outdir", "out", "--report", "out.html"]) for _ in range(bench.rounds)]
+    size = (bench.dir / "out.html").stat().st_size
+    bench.remove("out", "out.html")
+    return [within(f"report of {count:,} runs", used, size)]
+
+
+def within(what: str, used: List[Used], size: int) -> Row:
+    """The row of what takes 15 s and 500 MB at most."""
+    middle, most = statistics.median(one.seconds for one in used), max(one.memory for one in used)
+    return Row(what, f"{middle:.1f} s, {most:.0f} MB (a file of {size / MB:.1f} MB)", "<= 15 s, <= 500 MB",
+               middle <= 15 and most <= 500)
+
+
 def timeline(bench: Bench) -> List[Row]:
     """a timeline of the job log of a million jobs"""
     count = bench.size(1_000_000)
-    lines = job_log(count)
-    with open(bench.dir / "joblog", "wb") as file:
-        while True:
-            some = b"".join(itertools.islice(lines, 1000))
-            if not some:
-                break
-            file.write(some)
+    write(bench, "joblog", job_log(count))
     used = []
     for _ in range(bench.rounds):
         used.append(bench.run([*RUNWAIT, "--joblog", "joblog", "--timeline", "out.json"]))
@@ -40,9 +68,7 @@ def timeline(bench: Bench) -> List[Row]:
             raise SystemExit("not all jobs are on the timeline")
     size = (bench.dir / "out.json").stat().st_size
     bench.remove("joblog", "out.json")
-    middle, most = statistics.median(one.seconds for one in used), max(one.memory for one in used)
-    return [Row(f"timeline of {count:,} lines", f"{middle:.1f} s, {most:.0f} MB (a file of {size // MB} MB)",
-                "<= 15 s, <= 500 MB", middle <= 15 and most <= 500)]
+    return [within(f"timeline of {count:,} lines", used, size)]
 
 
 def numbered(bench: Bench, name: str, line: str, count: int) -> None:
@@ -76,4 +102,4 @@ def lists(bench: Bench) -> List[Row]:
     return rows
 
 
-ROWS = (lists, timeline)
+ROWS = (lists, timeline, report)
