@@ -9,7 +9,7 @@ kept and sent again after each new connection until the server has acknowledged 
 run on; output that the server collects is held back in their pipes once there are 2 MiB of it.
 
 Jobs are asked for ahead of free slots, by as many as a round trip is worth: not one if jobs take minutes, up to one per
-slot if they take milliseconds.  Those that no slot has taken soon go back.  runmaker4-server.py has the protocol.
+slot if they take milliseconds.  A job that no slot has taken soon goes back.  runmaker4-server.py has the protocol.
 """
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class Connection:
         self.refused = False                        # the last attempt was
         self.down_since = boottime()
         self.grace = 60.0
-        self.jobs: dict[str, RemoteJob] = {}        # all that we have, but for those that wait:
+        self.jobs: dict[str, RemoteJob] = {}        # that we have, but for the ones that wait:
         self.queue: deque[RemoteJob] = deque()
         self.requested = 0                          # jobs asked for that have not come
         self.number = 0                             # of the last request
@@ -361,7 +361,7 @@ class Connection:
                    for slot in self.runner.slots.values())
 
     def _ahead(self) -> int:
-        """How many jobs may run ahead of free slots: those that end within a round trip."""
+        """How many jobs may run ahead of free slots: as many as end within a round trip."""
         slots = self._slots()
         return 0 if self.options.one_only else min(slots, int(
             2 * slots * (self.round_trip + 0.002) / max(self.duration, 0.0001) + 0.5))
@@ -437,7 +437,7 @@ class Connection:
     # -- events -----------------------------------------------------------------------------------------------------
 
     def event(self, size: int = 0, **message: Any) -> None:
-        """Have the server learn of something; size: the bytes of output in it."""
+        """Tell the server of something, surely; size: the bytes of output in it."""
         self.events += 1
         message["n"] = self.events
         self.unsent.append(Event(self.events, message, size))
@@ -677,9 +677,9 @@ class Connection:
         self.wake()
 
     def _sinks(self, message: Message) -> list[Sink]:
-        """Who takes the events of runs that start from now on: the console, and what the server collects.
+        """The sinks of runs that start from now on: the console, and what the server collects.
 
-        None if all is as it was: runs that go on share records with those that start.
+        None if all is as it was: runs that go on and runs that start share records.
         """
         collected = [message.fields.get(name) for name in ("log", "outdir", "joblog", "print")]
         if collected == self.collected:
@@ -744,7 +744,7 @@ class Connection:
         """Let those jobs begin that may at this time: timers are late by up to a millisecond, sleep is not.
 
         Then the processors are theirs for a moment.  Where several clients share a machine, what each has to do now
-        would hold up the jobs of those that are a bit later.
+        would hold up the jobs of clients that are a bit later.
         """
         due = [job for job, when in self.going.items() if when <= at and job.gate]
         self.going = {job: when for job, when in self.going.items() if when > at}
@@ -788,7 +788,7 @@ class Connection:
 
 
 class Starts(Sink):
-    """Tells the server that jobs have started; of those that end at once their end tells enough."""
+    """Tells the server that jobs have started; of a job that ends at once its end tells enough."""
     DELAY = 0.05                    # seconds
 
     def __init__(self, connection: Connection) -> None:

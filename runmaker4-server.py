@@ -30,15 +30,15 @@ Handshake and frames are runmaker4.py's ("The wire").  What is said once both en
 What keeps jobs from being lost or run twice:
 
  1. A client that is lost (its connection closed, or 15 s silent) has --grace to come back.  Its lines stay `r` and
-    locked meanwhile.  After that they become `e`, also those that it has not said it started: who can know.
+    locked meanwhile.  After that they become `e`, even if it has not said that it started them: nobody can know.
  2. A client starts a job only within half the grace after it asked something that was answered: not one whose line
     has become `e` while it slept, and may be another's by now.
- 3. A client that comes back says which jobs it has.  It keeps those that nobody has taken since; of the others it
-    stops its copy.  Jobs that it does not name were not started, and become `.`; so do those that it gives back
-    because it had not begun them when it lost the server.
+ 3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since;
+    of any other it stops its copy.  Jobs that it does not name were not started, and become `.`; so do jobs that it
+    gives back because it had not begun them when it lost the server.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but outlive
     the server by the grace.  The next server gets the description from it, and so the lines that are locked on it.
-    Whose they are it learns from the clients that come back; those that none has named become `e` after the grace.
+    The clients that come back say whose they are; lines that none has named become `e` after the grace.
 """
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class ServedFile(JobFile):
 
     def _try_to_hold(self, jobs: dict[Line, Job], line: Line, found: Line) -> bool:
         """Hold the line that was found, if it is free and still so, as that line's job."""
-        with contextlib.suppress(Shifted):  # replaced this very moment: whoever did that means to have it run anew
+        with contextlib.suppress(Shifted):  # replaced this very moment: its lines are to run anew
             with self.locked_line(found) as fd:
                 if fd >= 0 and self.state_at(fd, found) == found.state:
                     jobs[line] = self.mark(fd, found)
@@ -186,7 +186,7 @@ class ServedFile(JobFile):
 
         They are the lines `r` that are locked, as another description of the file sees it, but not refused to this one.
         An edit while nobody looked leaves locks on bytes where no line `r` begins: then any free line `r` may be one of
-        them, and is held, too.  What they were before, and whose they are, clients know.  Raises OSError.
+        them, and is held, too.  Clients know what the lines were before, and whose they are.  Raises OSError.
         """
         self.fd, self.inode, self.start = fd, self.identity(fd), first_line(fd)
         self.users[fd] += 1
@@ -401,7 +401,7 @@ class KeeperLink:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         mask = os.umask(0o177)
         try:
-            listener.bind(f"{self.home}/{self.name}")   # who comes before it listens is refused, and comes again
+            listener.bind(f"{self.home}/{self.name}")   # before it listens visitors are refused, and come again
         finally:
             os.umask(mask)
         listener.listen(8)
@@ -421,7 +421,7 @@ class KeeperLink:
             signal.set_wakeup_fd(-1)
             os.setsid()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_IGN)   # who ends the server does not mean us
+                signal.signal(number, signal.SIG_IGN)   # a signal for the server is not for us
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
@@ -429,7 +429,7 @@ class KeeperLink:
                 if fd > 2 and fd not in (listener.fileno(), life.fileno()):
                     with contextlib.suppress(OSError):  # the one that listed them is closed by now
                         os.close(fd)
-            change_argument(b"runmaker4-server", b"runmaker4-keeper")   # nor does who kills that by its name
+            change_argument(b"runmaker4-server", b"runmaker4-keeper")   # nor is pkill's, which goes by the name
             Keeper(listener, life).run()
             os.unlink(self.path)
         finally:
@@ -522,7 +522,7 @@ class Client(Taker):
     seen: int = 0                       # the number of its last event
     acked: int = 0                      # ... of the last that it was told is dealt with
     open: set[int] = field(default_factory=set)         # events that are being dealt with
-    filing: int = 0                     # the first of those that have just been posted to the worker's thread
+    filing: int = 0                     # the first event that was just posted to the worker's thread
     sizes: deque[tuple[int, int]] = field(default_factory=deque)    # output that is not acknowledged: event, bytes
     unacked: int = 0                    # its bytes
     line: bytes = b""                   # of --print: a line whose end has not come
@@ -557,18 +557,18 @@ class Client(Taker):
 
 
 class Peer(Link):
-    """A connection of the server's: what is said there goes to whom it concerns."""
+    """A connection of the server's: passes each message on to the part that deals with it."""
 
     def __init__(self, sessions: Sessions, token: str) -> None:
         super().__init__(Channel(token, server=True), sessions.loop)
         self.sessions, self.server = sessions, sessions.server
-        self.guest: Client | None = None        # who has said hello, and perhaps is not welcome yet
+        self.guest: Client | None = None        # the client that has said hello; it may not be welcome yet
         self.claims: list[Known] = []           # the jobs that it says it has
         self.claimed = 0                        # the bytes of these
 
     @property
     def client(self) -> Client | None:
-        """Who is welcome here."""
+        """The client that is welcome here."""
         return self.guest if self.guest and self.guest.link is self else None
 
     def connection_made(self, transport: Any) -> None:
@@ -924,7 +924,7 @@ class Group:
             held.seat.queue.append(held)
 
     def prepare(self) -> None:
-        """Have the first job of each host held."""
+        """Send each host its first job, to be held."""
         self.timer = self.loop.call_later(self.PREPARING, self._give_up)
         for seat in self.seats:
             seat.client.seats += 1
@@ -953,7 +953,7 @@ class Group:
         self.abort()
 
     def _release(self) -> None:
-        """Have all begin at one moment."""
+        """Let all begin at one moment."""
         self.preparing = False
         self.timer.cancel()
         seats = [seat for seat in self.seats if not seat.lost]
@@ -1067,7 +1067,7 @@ class Group:
 
 
 def match(able: dict[str, list[Place]]) -> dict[str, Place]:
-    """A place of its own for each, out of those that it could have; as many as can be (augmenting paths)."""
+    """A place of its own for each name, out of the able ones; for as many as can be (augmenting paths)."""
     taken: dict[Place, str] = {}
 
     def find(name: str, tried: set[Place]) -> bool:
@@ -1138,7 +1138,7 @@ class Count:
     """What the file holds."""
     fault: str = ""
     account: Account | None = None      # None: it cannot be read
-    for_none: Takers = Takers(())       # of the clients that ask those for whom nothing new is left
+    for_none: Takers = Takers(())       # the clients that leave for whom nothing new is left
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # line, command
     stopped: str = ""                   # why these will not be started
 
@@ -1153,11 +1153,11 @@ class Count:
 
 
 class Reporter:
-    """Tells how things stand.  Counting a long file takes a while: all who ask meanwhile are answered by one count."""
+    """Tells how things stand.  Counting a long file takes a while: one count answers all that ask meanwhile."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.asking: dict[tuple[Peer, bool], None] = {}     # who waits for an account (it leaves), or for a status
+        self.asking: dict[tuple[Peer, bool], None] = {}     # that wait for an account (they leave), or for a status
         self.counted = 0.0                      # when the file was counted last, by boottime()
         self.rest = 0.0                         # seconds that it is not to be counted again
 
@@ -1239,7 +1239,7 @@ class Reporter:
 
 
 class Sessions:
-    """The clients: those that are here, those that may come back, the lines that they have, and what they say.
+    """The clients, here or about to come back; the lines that they have, and what they say.
 
     A line that a client has is in `jobs`, by its key, and in its `held`, from note() to forget(): so long it is locked.
     """
@@ -1311,7 +1311,7 @@ class Sessions:
         self._deal_with(client, event)
 
     async def look_after(self) -> None:
-        """Follow lines that edits have moved; tell clients of those that others have taken."""
+        """Follow lines that edits have moved; tell clients of lines that others have taken."""
         while True:
             await asyncio.sleep(self.file.interval / 2)
             for job, cause in (await self.worker.call(self.file.look_after)).items():
@@ -1592,7 +1592,7 @@ class Sessions:
         self.limit_unauthenticated()
 
     def limit_unauthenticated(self) -> None:
-        """Of those that do not say who they are drop the oldest; a thousand clients may come in one second, though."""
+        """Drop the oldest of too many that do not say who they are; a thousand may come in one second, though."""
         unknown = [peer for peer in self.peers if not peer.channel.authenticated and not peer.why]
         for count, oldest in zip(range(len(unknown), UNAUTHENTICATED, -1), unknown):
             if count <= CROWD and boottime() - oldest.heard < 1.0:
@@ -1637,12 +1637,12 @@ class Dispatcher:
                              is_absent=lambda settings: not self._is_here(settings))
         start = secrets.randbits(63)            # so that no two servers give one key
         self.keys = (f"{number:016x}" for number in itertools.count(start))
-        self.waiting: dict[Client, None] = {}   # those that want jobs; who was served last is last
+        self.waiting: dict[Client, None] = {}   # that want jobs; the one that was served last is last
         self.round = Round()                    # the last whole walk through the file that found nothing
         self.looking = True                     # it is too early to say that there is nothing
         self.names_changed = False              # lines may fit now that did not when they were looked at
         self.urgent_at = 0.0                    # when clients that would leave were last looked for (by the worker)
-        self.groups: dict[int, Plan] = {}       # those that wait for their hosts, by where their first job stands
+        self.groups: dict[int, Plan] = {}       # that wait for their hosts, by where their first job stands
         self.said: set[str] = set()             # what is not to be said again
         self.pause_until = 0.0                  # no group is started before, by boottime()
         self.wanted = False                     # somebody has just asked for jobs
@@ -1665,7 +1665,7 @@ class Dispatcher:
                 self.hand_out()
 
     def hand_out(self) -> None:
-        """Claim lines for those that wait; in turns, so that nobody gets all."""
+        """Claim lines for the clients that wait; in turns, so that none gets all."""
         self.wanted = False
         if self.server.stopping:
             return self.answer_waiting()
@@ -1723,7 +1723,7 @@ class Dispatcher:
         return True
 
     def _claimed(self, batch: Batch) -> None:
-        """Send what was claimed; tell those that would leave that there is nothing."""
+        """Send what was claimed; tell clients that would leave that there is nothing."""
         self.claiming = False
         batches: dict[Client, list[Held]] = {}
         for held in batch.got:
@@ -1805,7 +1805,7 @@ class Dispatcher:
                 orphans = self.cursor.orphans[client.orphans:]  # a look in the worker's thread may find another now
                 client.orphans += len(orphans)
                 client.link.send(type="nothing", request=client.asked, ended=found.ended,
-                                 orphans=[] if client.retry else orphans[:1000],    # who retries takes them itself
+                                 orphans=[] if client.retry else orphans[:1000],    # one that retries takes them itself
                                  left=found.stopped(client)[:1000],
                                  others=found.passed.number if found.passed else 0)
 
@@ -1829,7 +1829,7 @@ class Dispatcher:
             return []
 
     def _arrange(self, batch: Batch) -> None:
-        """Start a group whose hosts all have a free slot; keep those of the others free, if all are there."""
+        """Start a group whose hosts all have a free slot; keep the hosts of others free, if all are there."""
         if not (batch.plans or self.groups or self.stalls.since):
             return
         found = {plan.first.offset: plan for plan in batch.plans}
@@ -1863,7 +1863,7 @@ class Dispatcher:
     def _reserve(self, plan: Plan, reserved: set[Client]) -> set[Client]:
         """Which clients are to be kept free for a group: all that it needs, if they are here.
 
-        reserved: those that are kept free for groups above.
+        reserved: clients that are kept free for groups above.
         """
         seats = self._seat(plan, {client: client.slots for client in self.server.sessions.clients.values()
                                   if client.link and client not in reserved})
@@ -1999,7 +1999,7 @@ class Server(Program):
         return self.tally.status(self.account) if self.code is None else self.code
 
     async def _close(self) -> None:
-        """Have everything on disk and said, then let the connections go."""
+        """Sync and send everything, then let the connections go."""
         seconds = None if self.code is None else runmaker4.Runner.LAST_TRIES        # after a signal
         self.collector.tick()
         await self._in_time(self.worker.flush(), seconds)
@@ -2134,7 +2134,7 @@ class Server(Program):
     # -- every second -----------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        """Notice those that have fallen silent, and that all is done."""
+        """Notice clients that have fallen silent, and that all is done."""
         pause = min(1.0, runmaker4.SILENCE / 5)
         before = boottime()
         while True:

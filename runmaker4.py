@@ -25,9 +25,9 @@ The protocol, which is all there is to know about how runners share a file:
  4. When the job has ended, verify the line once more, write its new state over the "r", unlock, close.
  5. A line "r" whose lock is free has neither runner nor job: an orphan.  Editors may have moved it just now, and
     its runner then moves the lock along within a second; so it takes three looks, one second apart, to prove it.
- 6. Appending (runset4.py --add) holds an exclusive lock on byte 2^62+1.  Whoever must see the work of other hosts
-    first takes a shared lock on byte 2^62 and gives it back: where a host remembers what it has read, only a granted
-    lock makes it ask again.  On NFS lines are read and written past that memory (`Mount.direct`).
+ 6. Appending (runset4.py --add) holds an exclusive lock on byte 2^62+1.  A runner that must see the work of
+    other hosts first takes a shared lock on byte 2^62 and gives it back: a host that keeps what it has read asks the
+    server again only after a granted lock.  On NFS lines are read and written past that memory (`Mount.direct`).
 
 Lines that begin with "#RUN" are directives: they say which hosts may take the jobs below them, for how long these may
 run, and what must have ended before.  They are not part of the protocol: each runner reads them before it claims.
@@ -47,7 +47,7 @@ import gc
 import signal
 import sys
 
-if __name__ == "__main__":      # who has started us may send a signal at once: it waits until run_main(), or a handler
+if __name__ == "__main__":      # our parent may send a signal at once: it waits until run_main(), or a handler
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
     gc.disable()                # while all is imported and defined nothing is garbage, and looking for it takes 5 ms;
                                 # until run_loop()
@@ -100,7 +100,7 @@ NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
 REFRESH_BYTE = 1 << 62          # locked shared and given back to make reads fresh; never exclusively
-APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively by who appends
+APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively to append
 PROBE_BYTES = REFRESH_BYTE + 2  # up to 2^32 bytes from here: the start-up test, one byte each
 
 Say = Callable[[str], None]     # takes a message of one line, without program and file name
@@ -267,7 +267,7 @@ def pwrite_all(fd: int, data: bytes, at: int) -> None:
 
 
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
-    """Wait for one of these descriptors (select.POLLIN, POLLOUT); those that are ready.  select(2) ends at 1,023."""
+    """Wait for one of these descriptors (select.POLLIN, POLLOUT); returns the ready ones.  select(2) ends at 1,023."""
     poller = select.poll()
     for fd in fds:
         poller.register(fd, event)
@@ -439,8 +439,8 @@ class Mount:
         """A flag for open(2): what is read comes from the server, and what is written is there at once; 0 if none.
 
         NFS takes single bytes so (open(2)).  Others, as Lustre, may want whole blocks, and share one cache anyway.
-        Without it a lock that is granted makes this host forget what it knows, which costs two or three round trips;
-        and who finds a page in memory does not hear that the lease was lost.
+        Without it each granted lock makes this host forget what it has read, which costs two or three round trips; and
+        a read that finds its page in memory does not tell that the lease was lost.
         """
         return os.O_DIRECT if self.kind in ("nfs", "nfs4") else 0
 
@@ -579,7 +579,7 @@ class Scan:
     def next(self, few: bool = False) -> Line | None:
         """The next wanted line; None at the end of the file (ask again when it has grown).  Raises Shifted.
 
-        few: of the jobs only those that run.
+        few: find no jobs but running ones.
         """
         pattern = self.few if few else self.pattern
         while True:
@@ -854,7 +854,7 @@ STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
 
 
 def stray_lines(fd: int, among: float = math.inf) -> Iterator[int]:
-    """The numbers of those of the first lines that are neither jobs, nor comments, nor blank.  Raises OSError."""
+    """The numbers of lines that are neither jobs, nor comments, nor blank, of so many lines.  Raises OSError."""
     with open(fd, "rb", closefd=False) as file:
         file.seek(first_line(fd))
         number, begins = 0, True
@@ -919,7 +919,7 @@ LOST = b""                      # the "state" of a held line that has become ano
 
 @dataclass(eq=False, repr=False)
 class Matches:
-    """The job lines of one text, and those jobs of this text whose lines are looked for."""
+    """The job lines of one text, and the jobs of this text whose lines are searched."""
     jobs: list[Job] = field(default_factory=list)
     count: int = 0                                              # lines in any state
     new: int = 0                                                # ... `.`
@@ -955,7 +955,7 @@ class Suspects:
         """interval: seconds from look to look."""
         self.interval, self.clock = interval, clock
         self.found: dict[int, Suspect] = {}     # by offset
-        self.met: set[int] = set()              # offsets of those that were looked at in this round
+        self.met: set[int] = set()              # offsets of the lines that this round has looked at
 
     def look(self, line: Line) -> bool:
         """A line was found without a lock; whether that proves it."""
@@ -973,7 +973,7 @@ class Suspects:
         self.found.pop(offset, None)
 
     def end_round(self) -> None:
-        """Forget those that were not met in this round."""
+        """Forget the lines that this round has not met."""
         self.found = {at: suspect for at, suspect in self.found.items() if at in self.met}
         self.met.clear()
 
@@ -1023,11 +1023,11 @@ def counts(found: Survey) -> Counts:
 class Account:
     """What a job file holds when somebody leaves it."""
     now: Counts
-    unsure: int = 0             # how many of those that run may turn out to be orphans
+    unsure: int = 0             # how many running jobs may turn out to be orphans
     bad: tuple[int, ...] = ()   # the first lines that are `!`, `e` or orphans
     alone: bool = False         # some of these are run again by -r or --resume
     grouped: bool = False       # some are of groups, which are not
-    left: bool = False          # a new job is left that who leaves could have run
+    left: bool = False          # a new job is left that the one who leaves could have run
 
     def describe(self, with_lines: bool) -> str:
         """'31 done, 2 failed (lines 3, 5), 9 new', as in a closing line."""
@@ -1048,16 +1048,16 @@ class JobFile:
     network file system any call may take long, and its caller runs it in a thread of its own.
 
     A runner opens the file anew for each line, and its job inherits that descriptor: the lock lives as long as either.
-    A server's jobs are elsewhere.  It has all its locks on one descriptor, as everybody has where locks are classic
-    (`single`), which a keeper shares; the fcntl manual's warning holds for its own lines then: they do not exclude it.
+    A server's jobs are elsewhere.  All its locks are on one descriptor (`single`), which a keeper shares; so are a
+    runner's where locks are classic.  Locks on one descriptor do not exclude their own process (fcntl(2)).
 
     A job is held from mark() to give_up().  It has `fd` and `inode`, of the descriptor that its lock is on, and
     `offset`, of the byte that is locked.  fd = -1: its lock was lost.  offset = -1: it is locked nowhere, because
     something else stands there now; the descriptor is kept, since its shell has the same.  At any time:
 
      1. `locked` knows each held job that has a lock, by inode and offset, and nothing else.  So no byte has two jobs.
-     2. `users` counts who needs a descriptor: held jobs with this `fd`, this object for its own, and locked_line()
-        while it lasts.  _drop() alone closes one, with the last of them.
+     2. `users` counts the users of a descriptor: held jobs with this `fd`, this object for its own, and
+        locked_line() while it lasts.  _drop() alone closes one, with the last of them.
      3. A job loses its lock in _unlock() and _disown() alone, and gets one in _hold() alone.
     """
     LOOKS = 3                   # that prove that a line is gone
@@ -1069,7 +1069,7 @@ class JobFile:
         self.single = single or not DESCRIPTION_LOCKS
         self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC | self.direct
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
-        self.held: dict[Job, None] = {}         # who has had its lock for longest comes first
+        self.held: dict[Job, None] = {}         # in the order in which they got their locks
         self.locked: dict[tuple[tuple[int, int], int], Job] = {}    # by inode and offset
         self.users: Counter[int] = Counter()    # of each descriptor
         self.to_end: dict[Job, str] = {}        # jobs "lost" to others, or "cancelled"; told by the next look_after()
@@ -1087,7 +1087,7 @@ class JobFile:
     def locked_line(self, line: Line, fd: int = -1) -> Iterator[int]:
         """Hold a line's lock for a moment: the descriptor, or -1 if somebody else has it, or this very process.
 
-        Whoever makes it a held line meanwhile keeps lock and descriptor.  fd: one of today's file that is to be used.
+        A caller that makes it a held line meanwhile keeps lock and descriptor.  fd: the one to use, of today's file.
         Raises Shifted, OSError.
         """
         if fd < 0:
@@ -1244,8 +1244,8 @@ class JobFile:
     def keep_hold(self) -> None:
         """Lock held lines where they stand now; note in `to_end` which jobs are to be ended.  Raises OSError.
 
-        Only who asks the server hears that the lease was lost, not who finds the page in this host's memory.  All older
-        locks are lost then: so the oldest are looked at first, and after a lost one the page is made fresh again.
+        A read tells that the lease was lost only if it asks the server, not if it finds its page in this host's memory.
+        All older locks are lost then: so the oldest are looked at first, and after a lost one all is made fresh again.
         """
         states = {}
         for job in self.held:
@@ -1349,7 +1349,7 @@ class JobFile:
     #        job is cancelled if the next look agrees.  Else it is gone, which is looked at again, later and later.
 
     def _relocate(self, astray: dict[Job, bytes | None]) -> list[Job]:
-        """Find where lines stand now that do not stand where they stood, and lock them there; those that others have.
+        """Lock astray lines where they stand now; returns the jobs whose lines others have.
 
         astray: with the states that stand in their old places, if the text does.  Raises OSError.
         """
@@ -1373,7 +1373,7 @@ class JobFile:
         return lost
 
     def _settle_astray(self, lines: Matches, astray: dict[Job, bytes | None]) -> list[Job]:
-        """Steps 2 to 5 for the jobs of one text; those that others have.  Raises OSError."""
+        """Steps 2 to 5 for the jobs of one text; returns the jobs whose lines others have.  Raises OSError."""
         jobs, others = lines.jobs, []
         for line in lines.running:
             if jobs and not self.is_ours(line.offset):
@@ -1498,7 +1498,7 @@ class JobFile:
     def account(self, takers: Takers, groups: bool = False) -> Account:
         """What the file holds.  Raises OSError.
 
-        takers: those who leave, of whom those stay in there for whom no new job is left; groups: they run these, too.
+        takers: they leave; the ones for whom no new job is left stay in there.  groups: they run groups, too.
         """
         found = self.survey()
         now = counts(found)
@@ -1693,7 +1693,7 @@ class JobFile:
             os.fsync(fd)                        # a server that is full, or lost, says so only here
 
     def close(self) -> None:
-        """Have on disk what was written."""
+        """Sync to disk what was written."""
         if self.fd >= 0:
             with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
                 os.fsync(self.fd)
@@ -1704,7 +1704,7 @@ class JobFile:
 
 @dataclass(eq=False, repr=False)
 class Taker:
-    """Who takes jobs: a runner on the file, or a client of a server's."""
+    """A runner on the file, or a client of a server, that takes jobs."""
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
     retry: bytes = b""          # the states that it takes besides '.'; r: orphans
@@ -1724,7 +1724,7 @@ class Taker:
 
 
 class Takers:
-    """Those who would take jobs now, in their turns."""
+    """The takers that want jobs now; the first has the next turn."""
 
     def __init__(self, takers: Iterable[Taker]) -> None:
         self.all = dict.fromkeys(takers)
@@ -1823,7 +1823,7 @@ class Pace:
     """A stopwatch for looks at a file, which says how long to rest so that they take but a part of the time.
 
     What a look takes of the CPU counts.  It may take longer: a file system does not answer for a while, the machine is
-    busy, we are stopped.  That shall not pile up, but nobody is to wait for minutes because of it.
+    busy, we are stopped.  Such looks shall not follow each other at once, but no rest shall last minutes.
     """
     LONGEST = 3.0               # seconds of rest for time that was not spent on the CPU
 
@@ -1873,7 +1873,7 @@ class Block:
     """Why jobs below a directive may not be taken for now."""
     line: Line                  # the directive
     fault: str = ""             # what is wrong with it
-    stops: str = ""             # which failure makes a check stop: only those who wait for more anyway wait for its end
+    stops: str = ""             # which failure makes a check stop; only takers that follow wait for its end
 
     @property
     def waits(self) -> bool:
@@ -1911,7 +1911,7 @@ class Round:
     tail_seen: bool = False                 # it met a last line without newline
     passed: Line | None = None              # the first job that is for none of the takers
     missed: bool = False                    # it passed over new jobs: others than its takers might have had them
-    waiting: set[Taker] = field(default_factory=set)    # those who have jobs that may be taken later
+    waiting: set[Taker] = field(default_factory=set)    # takers with jobs that may be taken later
     below: Line | None = None               # the first of these below the block
     full: set[Taker] = field(default_factory=set)       # those who wait until enough of their slots are free
     groups: list[PendingGroup] = field(default_factory=list)
@@ -1919,7 +1919,7 @@ class Round:
     checked: int = 0                        # up to here nothing has failed, or was lost
 
     def waits_for(self, taker: Taker) -> bool:
-        """Whether it met jobs that this taker may take later; if it is told to leave, hopes are over."""
+        """Whether it met jobs that this taker may take later.  What a check stops is only for takers that follow."""
         return taker in self.waiting and (taker.follow and not self.ended or not self.stopped(taker))
 
     def stopped(self, taker: Taker) -> str:
@@ -2007,7 +2007,7 @@ class Cursor:
         self._notice_edits()
         if takers is not self.takers:
             self.takers = takers
-            if self.scan:                       # what is above was passed over without asking those who come only now
+            if self.scan:                       # the new ones were not asked about what is above
                 self.round.few = False
                 self.round.takers = self.round.takers.intersection(takers.all)
         now = self.clock()
@@ -2164,10 +2164,10 @@ class Cursor:
         return job
 
     def _taker(self, line: Line) -> Taker | None:
-        """Who is to take a line: the first who may, and has the slots for it.
+        """The taker that gets a line: the first that may have it, and has enough free slots.
 
-        Who may, and has them not, waits for them, and takes nothing below meanwhile: else small jobs would keep a big
-        one from ever having its turn.
+        One with too few free slots waits for more, and takes nothing below meanwhile: else small jobs would keep a big
+        one from its turn for ever.
         """
         for taker in self._able(line):
             if taker not in self.round.full:
@@ -2178,7 +2178,7 @@ class Cursor:
         return None
 
     def _able(self, line: Line) -> Iterator[Taker]:
-        """Those of the takers who may take a line, by the settings that hold."""
+        """The takers that may have a line, by the settings that hold."""
         for taker in self.takers.fitting(self.round.settings, self.round.ended):
             if line.state == NEW or line.state in taker.retry and not self._was_tried(taker.tried, line):
                 yield taker
@@ -2253,7 +2253,7 @@ class Cursor:
         return groups[-1]
 
     def _note_waiting(self, line: Line) -> None:
-        """A job may not be taken yet: whoever could take it has to wait."""
+        """A job may not be taken yet: the takers that could have it wait."""
         found = self.round
         if line.state == RUNNING:
             return
@@ -2561,7 +2561,7 @@ class FileJobs:
     A connection to a server has the same methods, and is all that a Runner needs to know about where jobs come from:
     claim, lend (and reclaim, of what that has given), finish, release, look_after, leave; `interval` (seconds between
     looks after the held lines), `poll` (seconds between looks for new jobs while there are none), `orphans` (the line
-    numbers of those that were marked `e`).
+    numbers of orphans that were marked `e`).
     """
 
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
@@ -2584,7 +2584,7 @@ class FileJobs:
         return self.cursor.claim(last)
 
     async def lend(self, job: Job) -> int:
-        """The job's own descriptor is the worker's, who may close or exchange it at any time."""
+        """The job's own descriptor is the worker's, which may close or exchange it at any time."""
         return await self.worker.call(self.file.lend, job)
 
     def reclaim(self, fd: int) -> None:
@@ -2603,7 +2603,7 @@ class FileJobs:
         return await self.worker.call(self.file.look_after)
 
     async def leave(self, runner: Runner) -> Account | None:
-        """Have on disk what was written, and count what there is now; None if that is not to be known.
+        """Sync what was written, and count what the file holds now; None if nobody can know.
 
         A killed runner does not wait for a file system that may not answer.
         """
@@ -2743,7 +2743,7 @@ class Signals:
     def handle(self, number: int, handler: Callable[[], None]) -> None:
         self.handlers[number] = handler
         signal.signal(number, lambda *_: None)      # the byte in the pipe is what counts
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or whoever started us, may have blocked it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, may have blocked it
 
     def ignore_from_now_on(self) -> None:
         """We are leaving.  Python's end would set default actions again, and a late HUP would be our exit status."""
@@ -2771,7 +2771,7 @@ class Processes:
         self.running: dict[int, Shell] = {}
         self.own = 0                # the peak of our own memory when last looked at; it never falls
         self.impatient = False      # KILL now, without grace
-        self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all who wait for it
+        self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all that wait for it
         self.rested = 0.0           # when the next reading may be (event loop's time)
         unique = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
         self.marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
@@ -2812,7 +2812,7 @@ class Processes:
             while (ended := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = ended
                 shell = self.running.pop(pid, None)
-                if shell and not shell.ended.done():    # else: a child that whoever exec'd us left to us
+                if shell and not shell.ended.done():    # else: a child of what this process was before execve(2)
                     shell.usage, shell.memory = usage, self._peak(usage.ru_maxrss * MAXRSS_UNIT)
                     shell.ended.set_result(status)
 
@@ -2853,7 +2853,7 @@ class Processes:
     async def _read(self) -> ProcessTable:
         """Wait until reading takes no more than a third of the time, and read."""
         await asyncio.sleep(self.rested - self.loop.time())
-        self.reading = None                         # who asks from now on must see what comes from now on
+        self.reading = None                         # another call needs another reading
         began = self.loop.time()
         table = ProcessTable.read()
         now = self.loop.time()
@@ -3097,7 +3097,7 @@ class Writer:
             written -= min(written, len(chunk))
 
     def _watch(self) -> None:
-        """Come back when more can be written; tell those who wait that little, or nothing, is left."""
+        """Come back when more can be written; report that little, or nothing, is left."""
         if self.chunks and not self.waiting:
             self.loop.add_writer(self.fd, self.flush)
         elif self.waiting and not self.chunks:
@@ -3288,7 +3288,7 @@ class LastLines(Sink):
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
     def __init__(self, store: Any, files: Any, lines: int, directory: bytes) -> None:
-        """store: takes the records; a LogFile, or the server's.  files: who writes them, of whom `backlog` is asked.
+        """store: takes the records; a LogFile, or the server's.  files: what writes them, and has a `backlog`.
 
         lines: of output per record.  directory: where jobs run.
         """
@@ -3395,8 +3395,8 @@ class OutFile:
     Most jobs print nothing on stderr, many nothing at all; making empty files for them would cost more than a short
     job does (several round trips on NFS).
 
-    No file is ever written, renamed or removed that is another run's: a name is taken with O_EXCL or link(2) only, what
-    had it before goes to a numbered name, and those stay with whoever made them.  An edit may move the line meanwhile:
+    No file is ever written, renamed or removed that is another run's: a name is taken with O_EXCL or link(2) only, and
+    the file that had it before gets a numbered name, which it keeps.  An edit may move the line meanwhile:
     the file has the number that the line has when it is made, and gets that which it has when the run ends.
     """
 
@@ -3538,8 +3538,7 @@ def make_numbered(name: str) -> tuple[int, str]:
 def keep_older(name: str) -> str:
     """Give a file, if it exists, the next numbered name, and return that; else ''.  Raises OSError.
 
-    rename(2) replaces what has the name; so the new one is taken with an empty file first, whoever else keeps older
-    files at the same time.
+    rename(2) replaces what has the name; so an empty file takes the new name first: others may do the same just now.
     """
     see_names(name)
     if not os.path.lexists(name):
@@ -3758,7 +3757,7 @@ class Slot:
     name: str
     copy: int = 0                       # among the slots of the same name
     fd: int = -1                        # has the lock of a shared name while a job runs, which inherits it
-    listed: bool = True                 # the name is among those that there shall be
+    listed: bool = True                 # the list of names has it
     at_work: bool = False               # it gets jobs, or has one
     busy: bool = False                  # it has one
     borrowed: list[Slot] = field(default_factory=list)          # other slots that this job has
@@ -3780,11 +3779,11 @@ class Slot:
 
 
 class SlotFile:
-    """A file NAMES with a name per line; blank lines and those that begin with # do not count.
+    """A file NAMES with a name per line; blank lines and lines that begin with # do not count.
 
     While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the name, in the
     companion NAMES.lock: so NAMES may be edited or replaced at any time.  The companion is made with the mode of NAMES,
-    never written to, and never removed: who removes it lets names be used twice until the jobs that run now have ended.
+    never written to, and never removed: without it names could be used twice until the jobs that run now have ended.
     A symbolic link is resolved at the start, so that runners share names whichever way they come to the file.
     """
     INTERVAL = 0.1                      # seconds from look to look (network file system: 1)
@@ -4000,7 +3999,7 @@ class Gate:
 
 
 class Pump:
-    """Moves what jobs print from their pipes to the sinks; reads no more while somebody who writes it is behind.
+    """Moves what jobs print from their pipes to the sinks; reads no more while a writer is behind.
 
     A pipe is not watched before its job is 10 ms old: most short jobs have ended by then, and are read at their end.
     """
@@ -4010,7 +4009,7 @@ class Pump:
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Any], resumed: Callable[[], None]) -> None:
         """writers: their `backlog` is the bytes yet to be written.  resumed: called when jobs are read again."""
         self.loop, self.writers, self.resumed = loop, writers, resumed
-        self.runs: set[Run] = set()         # those that have begun, and not ended
+        self.runs: set[Run] = set()         # that have begun, and not ended
         self.paused = False                 # jobs are not read
         self.timer: asyncio.TimerHandle | None = None       # the next of them will be old enough
 
@@ -4036,7 +4035,7 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
-        """Read again, if nobody is behind any more."""
+        """Read again, if no writer is behind any more."""
         if self.paused and self.backlog < Writer.LOW:
             self.paused = False
             for run in self.runs:
@@ -4098,7 +4097,7 @@ class Runner:
                  names: Sequence[str], slot_file: SlotFile | None, worker: Worker) -> None:
         """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change.
 
-        writers: the console's, and who writes files (see Pump).  host: this one, for the sinks.  names: of the slots;
+        writers: the console's, and what writes files (see Pump).  host: this one, for the sinks.  names: of the slots;
         slot_file: what they are from, if they may change, and others may use them; worker: makes its calls.
         """
         self.jobs, self.processes, self.sinks, self.say, self.host = jobs, processes, sinks, say, host
@@ -4109,12 +4108,12 @@ class Runner:
         self.wait_told = False              # it was said that all are in use by others
         self.loop = asyncio.get_running_loop()
         self.tally = tally
-        self.gated: set[Run] = set()        # those whose shell waits at a gate
+        self.gated: set[Run] = set()        # runs whose shell waits at a gate
         self.turn = asyncio.Lock()          # one slot at a time looks for work
         self.changed = asyncio.Event()      # a reason to look again
         self.pump = Pump(self.loop, writers, self.changed.set)
-        self.runs = self.pump.runs          # those that have begun, and not ended
-        self.settling: set[Job] = set()     # those whose state is being written
+        self.runs = self.pump.runs          # that have begun, and not ended
+        self.settling: set[Job] = set()     # jobs whose state is being written
         self.unwanted: dict[Job, str] = {}  # to be ended, and why; some have not begun
         self.nothing = Nothing()            # what the last claim said, if it got no job
         self.failed = ""                    # why no more jobs can be had
@@ -4266,7 +4265,7 @@ class Runner:
             task.cancel()
 
     async def _look_after(self) -> None:
-        """Keep hold of the lines of running jobs; end those that others have taken, or somebody cancels."""
+        """Keep hold of the lines of running jobs; end a job whose line others have taken, or somebody has set."""
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.look_after()).items():
@@ -4283,7 +4282,7 @@ class Runner:
     # -- slots ------------------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
-        """Put a slot to work for each name; those whose names are not among them any more get no more jobs."""
+        """Put a slot to work for each name; slots of other names get no more jobs."""
         copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         listed = dict.fromkeys((name, next(copies[name])) for name in names)
         self.slots = {key: slot for key, slot in self.slots.items() if key in listed or slot.at_work or slot.spent}
@@ -4291,7 +4290,7 @@ class Runner:
             self.slots.setdefault(key, Slot(*key))
         for key, slot in self.slots.items():
             slot.listed = key in listed
-            slot.broken &= slot.listed          # who takes a name out of the file and puts it back puts it into service
+            slot.broken &= slot.listed          # a name that is taken out of the file and put back is in service again
             if not slot.at_work and not slot.retired:
                 slot.at_work = True
                 self.tasks.add(watched(self._use_slot(slot)))
@@ -4341,12 +4340,12 @@ class Runner:
         return sum(not slot.retired for slot in self.slots.values())
 
     def _idle(self) -> list[Slot]:
-        """The slots that have nothing to do; who asks has the turn, so they stay idle until it is given away."""
+        """The slots that have nothing to do.  The caller has the turn: until it gives that away they stay idle."""
         return [slot for slot in self.slots.values()
                 if slot.at_work and not (slot.busy or slot.lent or slot.in_use or slot.retired)]
 
     async def _borrow(self, slot: Slot, count: int) -> bool:
-        """Have a job use so many other slots besides its own; False: other runners use those that seemed free."""
+        """Give a job so many other slots besides its own; False: other runners use slots that seemed free."""
         for other in self._idle():
             if len(slot.borrowed) < count and other is not slot and await self._seize(other):
                 other.lent = self.loop.create_future()
@@ -4671,7 +4670,7 @@ def wrap(runner: bytes, command: bytes) -> bytes:
 
 
 def open_descriptors() -> list[int]:
-    """The descriptors that are open; without /proc those that may be."""
+    """The open descriptors; without /proc all that may be open."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(FileNotFoundError):
             return [int(name) for name in os.listdir(folder)]
@@ -4698,7 +4697,7 @@ def go_into_background() -> int:
     (ssh -t), its end would hang up on us before we have left.
     """
     watch, ready = os.pipe()
-    waiting = signal.sigpending()       # and meant for who runs the jobs; a child does not inherit them
+    waiting = signal.sigpending()       # and meant for the process that runs the jobs; a child does not inherit them
     if os.fork():
         os.close(ready)
         os._exit(0 if os.read(watch, 1) else 2)
@@ -4715,7 +4714,7 @@ def detach(ready: int) -> None:
     """All went well: let the starter go, and have no more to do with its terminal."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
-        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe to someone who waits for its end
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose end somebody waits for
             os.dup2(null, fd)
     os.write(ready, b"+")
     os.close(ready)
@@ -4769,9 +4768,9 @@ def leave_without_waiting(code: int) -> None:
 # ======== Checking a directory's locks ================================================================================
 #
 # Each host has two files in the directory: a job file that all try their locks on, and one to which it appends what it
-# says: how far it is, and every two seconds an empty line, its life sign.  Nobody begins a step before all have ended
-# the one before.  Who says nothing for 40 s, by the clock of who listens, is lost.  So nothing here needs a lock, or
-# clocks that agree; and what says that a lock works are the functions that runners use, and a real runner with a job.
+# says: how far it is, and every two seconds an empty line, its life sign.  No host begins a step before all have ended
+# the one before.  A host that says nothing for 40 s, by the clock of the one that listens, is lost.  So nothing here
+# needs a lock, or clocks that agree.  Locks are tried by the functions that runners use, and by a real runner.
 
 LOCK_TESTS = {                  # in the order of the report
     "names": "each host has a name of its own",
@@ -4800,7 +4799,7 @@ class Voice:
     boot: str                   # the same: the same kernel
     pid: int
     mount: str
-    group: list[str] = field(default_factory=list)          # who takes part
+    group: list[str] = field(default_factory=list)          # the hosts that take part
     step: int = 0               # that it has ended; 0: it waits for others to come
     job: int = 0                # the process that holds its first line
     lines: dict[str, int] = field(default_factory=dict)     # the one that it has claimed, by whose file
@@ -4880,7 +4879,7 @@ class LockCheck:
         for number in (self.LAST, self.LAST + 1):       # all have said what they found; ... and have read that
             self._reach(number)
 
-    # -- who takes part ---------------------------------------------------------------------------------------------
+    # -- the group --------------------------------------------------------------------------------------------------
 
     def _path(self, host: str, suffix: str = "host") -> str:
         return os.path.join(self.folder, f"runmaker4-check-{host}.{suffix}")
@@ -4955,7 +4954,7 @@ class LockCheck:
         return printable(voice.name if len(same) == 1 else f"{voice.name},{voice.pid}")
 
     def _present(self) -> dict[str, Voice | None]:
-        """Those of the group who are not lost, and have not begun without us; with us."""
+        """The hosts of the group, with us; without lost ones, and without any that has begun without us."""
         found = {host: self.peers.setdefault(host, Peer()) for host in self.voice.group}
         return {host: peer.voice for host, peer in found.items() if not peer.lost
                 and not (peer.voice and peer.voice.step and self.me not in peer.voice.group)}
@@ -5021,7 +5020,7 @@ class LockCheck:
             time.sleep(0.05)
 
     def _begin(self) -> None:
-        """Have a runner run a job that ends when we do."""
+        """Start a runner with a job that ends when we do."""
         path = self._path(self.me, "txt")
         with open(path, "xb") as file:
             file.write(b". while kill -0 %d 2>/dev/null; do sleep 0.1; done\n" % os.getpid())
@@ -5059,7 +5058,7 @@ class LockCheck:
         return ""
 
     def _is_held(self, host: str, voice: Voice, wanted: bool = True) -> str:
-        """Try the lock of a host's job as those who claim do, and as those do who look for orphans."""
+        """Try the lock of a host's job as a claim does, and as a look for orphans does."""
         file = self.cursors[host].file
         line = file.lines().next()
         if not line or line.state != RUNNING:
@@ -5108,7 +5107,7 @@ class LockCheck:
         return "" if file.inode[1] == voice.inode else "the old file is seen"
 
     def _try_all(self, test: str, attempt: Callable[[str, Voice], str | None], patience: float = 0.0) -> None:
-        """Try something with the files of all hosts, those whose part of it has not failed."""
+        """Try something with the files of all hosts whose own part of it has not failed."""
         for host, voice in self._present().items():
             if host in self.jobs and (voice.lines.get(host) if test in ("fresh", "rename") else voice.job):
                 self._test(test, host, functools.partial(attempt, host, voice), patience)
@@ -5165,7 +5164,7 @@ class LockCheck:
         return "; ".join(texts[:3]) + "; ..." * (len(texts) > 3)
 
     def _clean(self) -> None:
-        """Remove what was made here, and what is left of those who died.  Closed first: NFS keeps what is open."""
+        """Remove what was made here, and what hosts that died have left.  Closed first: NFS keeps what is open."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         self._kill_runner()
@@ -5191,9 +5190,9 @@ def boot_id() -> str:
 
 
 def check_locks(folder: str, name: str | None) -> int:
-    """Have a child check the locks of a directory, and watch it; the exit status.  Raises Problem.
+    """Check the locks of a directory in a child, and watch that; the exit status.  Raises Problem.
 
-    A server that is away answers no call, and who waits for it in fsync(2) cannot even be killed.
+    A server that is away answers no call, and a process that waits for it in fsync(2) cannot even be killed.
     """
     watch, signs = os.pipe()
     child = os.fork()
@@ -5395,7 +5394,7 @@ class Program:
             raise Problem("the current directory is gone (cd to one that exists)") from None
 
     def open_stores(self, network: bool, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """Open what -l, --outdir and --joblog ask for, and make who writes there.  Raises Problem.
+        """Open what -l, --outdir and --joblog ask for, and make the worker that writes there.  Raises Problem.
 
         network: the file system of the inputs may not answer.  inputs: the job file, and what else is read.
         """
@@ -5437,7 +5436,7 @@ class Program:
         return code
 
     def _introduce(self) -> None:
-        """Say who runs in the background, how that is stopped, and where its messages go."""
+        """Say which process runs in the background, how to stop it, and where its messages go."""
         if getattr(self.options, "quiet", False):       # a server has no -q
             return
         pid, kept = os.getpid(), stat.S_ISREG(os.fstat(2).st_mode)
@@ -5485,7 +5484,7 @@ class Program:
         raise NotImplementedError
 
     def relieved(self) -> None:
-        """Some of what waited to be written was written: whoever waits for that may go on."""
+        """Some of what waited to be written was written: what was held back for that may go on."""
         raise NotImplementedError
 
     def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
@@ -5575,7 +5574,7 @@ class RunnerProgram(Program):
         return [Console(self.stdout, with_output, colour)]
 
     def make_runner(self, jobs: Any, sinks: list[Sink], files: Any) -> Runner:
-        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: who writes them."""
+        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: what writes them."""
         processes = Processes(self.loop, self.signals, self.options.kill_after)
         self.runner = runner = Runner(jobs, processes, sinks, (self.stdout, files), self.host, self.options, self.say,
                                       self.tally, self.slots, self.slot_file, self.worker)
@@ -5844,7 +5843,7 @@ class Channel:
         return data
 
     def send(self, message: dict[str, Any]) -> None:
-        """Have a message written, once the other end is authenticated."""
+        """Encode a message, to be written; the other end must be authenticated."""
         body = encode(message)
         if not self.authenticated or len(body) > FRAME:
             raise ValueError("a message too early, or too long")
@@ -6015,7 +6014,7 @@ class Link:
                 self.transport.write_eof()
 
     def drop(self, why: str) -> None:
-        """Have done with this connection, at once."""
+        """Close this connection, at once."""
         self.why = self.why or why
         self.transport.abort()
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import those of other tools.
+"""runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import other tools' jobs.
 
 States are set under each line's record lock, so running runners are never disturbed; lines are appended all or
 none, under the append lock.  runmaker4.py says how that works.
@@ -253,7 +253,7 @@ def set_states(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> 
 
 
 def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
-    """Put the selected jobs on hold, also those that somebody has locked, and append their commands anew.
+    """Put the selected jobs on hold, also locked ones, and append their commands anew.
 
     In this order, so that no job runs twice whatever happens.  They keep their settings.  All of it under the append
     lock of one file.  Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
@@ -305,9 +305,9 @@ def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
 def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
     """Stop the selected jobs: x over `r` and `.`, which ends what runs; wait until nobody has these lines locked.
 
-    Who claims a line at this moment may have read its `.` before our x, and writes its `r` after it: but it has the
-    line locked, so we see that while we wait, and write x once more.  Who ends a job at this moment may write its
-    result first: then that stands, and is said.  Raises OSError.
+    A runner that claims a line at this moment may have read its `.` before our x, and writes its `r` after it: but it
+    has the line locked, so we see that while we wait, and write x once more.  A runner whose job ends at this moment
+    may write its result first: then that stands, and is said.  Raises OSError.
     """
     met, waiting = set(), []
     for line in selected(options, file):
@@ -330,7 +330,7 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
 
 
 def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None:
-    """Wait until nobody has these cancelled lines locked; name those that are not.  Raises OSError."""
+    """Wait until nobody has these cancelled lines locked; name the ones that stay so.  Raises OSError."""
     end = time.monotonic() + STOPPING
     while waiting and time.monotonic() < end:
         time.sleep(0.05)
@@ -338,7 +338,7 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
         file.must_name(file.fd)
         still = []
         for line in waiting:
-            free = is_free(file.fd, line.offset)        # before its state is read: who had it has written that
+            free = is_free(file.fd, line.offset)        # before its state is read: its holder has written that
             found = file.state_at(file.fd, line)
             if found in (NEW, RUNNING):
                 cancel_line(file, line)
@@ -383,7 +383,7 @@ def with_settings(jobs: Iterable[tuple[bytes, bytes]], last: bytes) -> Iterator[
 # ======== Editing =====================================================================================================
 
 # What the person changed in a copy is merged into the live file, all or nothing: half an edit is one that nobody
-# wanted, and who is told what is refused can mend the copy ("What now?", as visudo asks; without a terminal: exit 1).
+# wanted, and a person who sees what is refused can mend the copy ("What now?", as visudo asks; no terminal: exit 1).
 #
 # While it is merged and written we hold the append lock and the lock of each line that is not `r`.  So:
 #
@@ -543,7 +543,7 @@ def offsets(data: bytes) -> list[int]:
 
 
 def _seize(fd: int, places: Sequence[int], first: int, last: int) -> list[int]:
-    """Lock lines first to last - 1, but those that others have: these.  Raises OSError."""
+    """Lock lines first to last - 1; returns the ones that others have.  Raises OSError."""
     if first >= last or lock(fd, places[first], places[last] - places[first]):
         return []
     if last - first == 1:
@@ -677,7 +677,7 @@ def _spoil(fd: int, data: bytes, places: Sequence[int], busy: Sequence[int]) -> 
 
 
 def sync_names(folder: str) -> None:
-    """Have a directory's names on disk.  Raises OSError."""
+    """Sync a directory's names to disk.  Raises OSError."""
     fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -734,7 +734,7 @@ def given(file: JobFile) -> bytes:
 
 
 def edit(file: JobFile) -> int:
-    """Have a person edit a copy, and merge it; the exit status.  Raises Problem, OSError."""
+    """Open a copy in the person's editor, and merge it; the exit status.  Raises Problem, OSError."""
     base = given(file)
     copy = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
     with open(copy, "xb") as fresh:
@@ -971,7 +971,7 @@ def add_job_files(file: JobFile, jobs: dict[bytes, bytes], once: Iterable[bytes]
 
 
 def add_jobs(file: JobFile, names: Sequence[str]) -> None:
-    """Append the jobs of job files; of directories those that are not added yet.  Raises Problem, OSError."""
+    """Append the jobs of job files; of directories the files that are not added yet.  Raises Problem, OSError."""
     jobs: dict[bytes, bytes] = {}
     once: set[bytes] = set()
     for name in names:
@@ -1108,7 +1108,7 @@ def follow(file: JobFile, names: Sequence[str]) -> NoReturn:
 
 # ======== Tests =======================================================================================================
 #
-# The configuration of NetJobs.  Lines are stripped; empty ones and those that begin with # do not count.
+# The configuration of NetJobs.  Lines are stripped; empty ones and lines that begin with # do not count.
 #
 #     LABEL:                        begins a test
 #     -generaltimeout: T            ... for all its commands: 330s, 5m, 2h or none [none]

@@ -354,7 +354,7 @@ class JournalReader:
         return os.fstat(fd).st_size
 
     def __iter__(self) -> Iterator[Run]:
-        """Each run once, as it ends, and then those that have not ended.  Raises Problem."""
+        """Each run once, as it ends, and then the runs that have not ended.  Raises Problem."""
         with self._reading():
             moves = self._moves()
             for at, line, run in self._ends():
@@ -670,7 +670,7 @@ def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int])
 
 
 def rate_per_hour(ends: Sequence[float], now: float) -> float | None:
-    """Jobs per hour: of those that ended in the last five minutes, or of the last 20 if that is more."""
+    """Jobs per hour: of the ones that ended in the last five minutes, or of the last 20 if that is more."""
     ends = sorted(ends)
     first = max(0, min(bisect.bisect(ends, now - TerminalProgress.WINDOW), len(ends) - TerminalProgress.CHANGES))
     lately = ends[first:]
@@ -852,7 +852,7 @@ def tell_stats(outdir: str, path: str | None) -> None:
 
 @dataclass(eq=False)
 class LoggedRun:
-    """What a line of a job log says about one run of a job."""
+    """What a log says about one run of a job."""
     line: int                   # the job's line in the job file; GNU parallel: which job it was
     host: bytes
     began: int                  # microseconds since 1970
