@@ -475,7 +475,7 @@ class KeeperLink:
 @dataclass(eq=False)
 class Batch:
     """What became of an attempt to claim lines."""
-    got: list[Held] = field(default_factory=list)
+    got: list[Grant] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)     # of groups that were met
     miss: Miss | None = None            # why there are no more; None: it was enough
 
@@ -486,7 +486,7 @@ class Batch:
 
 
 @dataclass(eq=False)
-class Held:
+class Grant:
     """A line that a client has."""
     key: str
     client: Client
@@ -513,7 +513,7 @@ class Client(Taker):
     slots: int = 0
     link: Peer | None = None            # on which it is welcome
     coming: Peer | None = None          # on which it has said hello, and is about to be
-    held: dict[str, Held] = field(default_factory=dict)
+    grants: dict[str, Grant] = field(default_factory=dict)
     want: int = 0                       # jobs that it would take now
     asked: int = 0                      # the number of its last claim
     asked_at: float = 0.0               # when that came, by the job file's clock
@@ -549,7 +549,7 @@ class Client(Taker):
     @property
     def room(self) -> int:
         """How many more lines it may have: twice its slots, not counting those whose state is being written."""
-        return 2 * self.slots - sum(not held.settling for held in self.held.values())
+        return 2 * self.slots - sum(not grant.settling for grant in self.grants.values())
 
     @property
     def where(self) -> str:
@@ -593,9 +593,9 @@ class Peer(Link):
             if client.clock:
                 client.clock.answer(message.real("clock"))
         elif kind == "ready" and client:
-            held = client.held.get(message.text("id", 16))
-            if held and held.seat:
-                held.seat.group.note_ready(held)
+            grant = client.grants.get(message.text("id", 16))
+            if grant and grant.seat:
+                grant.seat.group.note_ready(grant)
         elif kind == "have" and not self.guest:
             claims = [Known.read(item) for item in message.objects("jobs")]
             self.claims += claims
@@ -688,24 +688,24 @@ class Collector:
         """Whether more bytes than this wait to be written."""
         return self.worker.backlog > limit or self.console is not None and self.console.backlog > limit
 
-    def take(self, kind: str, client: Client, held: Held | None, message: Message) -> int:
+    def take(self, kind: str, client: Client, grant: Grant | None, message: Message) -> int:
         """An event with output, or about it; its bytes.  Raises WireError."""
         if kind == "print":
             return self._print(client, message.data("data"))
         if kind == "out":
-            return self._out(held.job, message)
+            return self._out(grant.job, message)
         if kind == "log":
-            return self._log(held.job, message.whole("at"), message.data("data"))
+            return self._log(grant.job, message.whole("at"), message.data("data"))
         if kind == "joblog":
-            return self._joblog(held.job, message.data("line"))
+            return self._joblog(grant.job, message.data("line"))
         if kind not in ("begin", "end"):
             raise WireError(f"what is {kind!a}?")
         if self.outdir:
             entry = self._entry(message)
             if kind == "begin":
-                self.outdir.begin(held.job, entry)
+                self.outdir.begin(grant.job, entry)
             else:
-                self.outdir.end(held.job, {**entry, **self._ending(message)})
+                self.outdir.end(grant.job, {**entry, **self._ending(message)})
         return 0
 
     @staticmethod
@@ -727,8 +727,8 @@ class Collector:
         """A piece of a job's record, and where it stands there."""
         size = LastLines.size(self.lines)
         if self.log and at + len(piece) > size:
-            self.log.trouble(f"{self.log.path}: line {job.number}: its record is incomplete (it is longer than those "
-                             "of this server, see --loglines)")
+            self.log.trouble(f"{self.log.path}: line {job.number}: its record is incomplete (it is longer than this "
+                             "server's records, see --loglines)")
         elif self.log and job.ordinal:
             self.log.put_piece((job.ordinal - 1) * size + at, piece)
         return len(piece)
@@ -839,7 +839,7 @@ class Clock:
         self.link, self.loop, self.known = link, link.loop, known
         self.trip = float("inf")        # seconds, of the quickest answer
         self.offset = 0.0               # what its clock says when ours says 0
-        self.left = self.QUESTIONS
+        self.unanswered = self.QUESTIONS
         self._ask()
 
     def _ask(self) -> None:
@@ -849,13 +849,13 @@ class Clock:
 
     def answer(self, theirs: float) -> None:
         """It has answered."""
-        if not self.left:
+        if not self.unanswered:
             return
         now = self.loop.time()
         if now - self.asked < self.trip:
             self.trip, self.offset = now - self.asked, theirs - (self.asked + now) / 2
-        self.left -= 1
-        if self.left:
+        self.unanswered -= 1
+        if self.unanswered:
             self._ask()
         else:
             self.known()
@@ -893,8 +893,8 @@ class Seat:
     group: Group
     host: str
     client: Client
-    queue: deque[Held]                          # jobs that the client was not told of
-    current: Held | None = None
+    queue: deque[Grant]                          # jobs that the client was not told of
+    current: Grant | None = None
     ready: bool = False                         # its shell is held
     lost: bool = False                          # it has timed out, or vanished
 
@@ -906,22 +906,22 @@ class Group:
     LEAD = 0.01, 0.0005                         # seconds from `go` to the start, besides round trips; and for each host
     LOSSES = ("timeout", "vanished", "lost")    # ways to end that make a host count as lost; "": could not be started
 
-    def __init__(self, dispatcher: Dispatcher, plan: Plan, helds: Sequence[Held]) -> None:
+    def __init__(self, dispatcher: Dispatcher, plan: Plan, grants: Sequence[Grant]) -> None:
         self.dispatcher, self.loop = dispatcher, dispatcher.loop
         self.sessions, self.stdout = dispatcher.server.sessions, dispatcher.server.stdout
         self.name = plan.met.name
         least = plan.met.jobs[0][1].min_hosts
-        clients = {held.host: held.client for held in helds}
+        clients = {grant.host: grant.client for grant in grants}
         self.seats = [Seat(self, host, client, deque()) for host, client in clients.items()]
         self.least = len(self.seats) if least is None else min(least, len(self.seats))
         self.preparing = True
         self.stopped = False                    # too many hosts were lost
-        self.left = set(helds)                  # those that have not ended
+        self.unended = set(grants)
         self.results: list[tuple[int, bytes]] = []
         seats = {seat.host: seat for seat in self.seats}
-        for held in helds:
-            held.seat = seats[held.host]
-            held.seat.queue.append(held)
+        for grant in grants:
+            grant.seat = seats[grant.host]
+            grant.seat.queue.append(grant)
 
     def prepare(self) -> None:
         """Send each host its first job, to be held."""
@@ -936,18 +936,18 @@ class Group:
             if self.preparing:                  # else a command that cannot be started has ended it
                 self._send_next(seat)
 
-    def note_ready(self, held: Held) -> None:
+    def note_ready(self, grant: Grant) -> None:
         """A client says that a shell waits."""
-        held.seat.ready |= held is held.seat.current
+        grant.seat.ready |= grant is grant.seat.current
         self._release_if_ready()
 
     def _release_if_ready(self) -> None:
-        if self.preparing and all(seat.lost or seat.ready and not seat.client.clock.left for seat in self.seats):
+        if self.preparing and all(seat.lost or seat.ready and not seat.client.clock.unanswered for seat in self.seats):
             self._release()
 
     def _give_up(self) -> None:
         """Somebody takes too long."""
-        hosts = ", ".join(seat.host for seat in self.seats if not seat.ready or seat.client.clock.left)
+        hosts = ", ".join(seat.host for seat in self.seats if not seat.ready or seat.client.clock.unanswered)
         self.dispatcher.say_once(f"group {printable(self.name)}: not ready within {human_time(self.PREPARING)}: "
                              f"{printable(hosts)}; trying again")
         self.abort()
@@ -974,9 +974,9 @@ class Group:
             seat.client.seats -= 1
             if seat.current and seat.client.link:
                 seat.client.link.send(type="stop", id=seat.current.key, cancelled=False)
-            for held in (*seat.queue, *([seat.current] if seat.current else [])):
-                held.seat = None
-                self.sessions.settle(held, None)
+            for grant in (*seat.queue, *([seat.current] if seat.current else [])):
+                grant.seat = None
+                self.sessions.settle(grant, None)
         self.dispatcher.look_again(pause=1.0)
 
     def welcome_back(self, seat: Seat) -> None:
@@ -986,39 +986,39 @@ class Group:
         elif not seat.current:
             self._send_next(seat)
 
-    def take_back(self, held: Held) -> bool:
+    def take_back(self, grant: Grant) -> bool:
         """A client that came back does not know of a job; whether that was lost on its way, and is to be sent again."""
-        if self.preparing or self.stopped or held.started is not None:
+        if self.preparing or self.stopped or grant.started is not None:
             return False
-        held.seat.queue.appendleft(held)
-        held.seat.current, held.sent = None, False
+        grant.seat.queue.appendleft(grant)
+        grant.seat.current, grant.sent = None, False
         return True
 
     def _send_next(self, seat: Seat) -> None:
         """Send a client its next job, if it is here."""
         if seat.queue and seat.client.link:
-            seat.current = held = seat.queue.popleft()
-            held.sent, held.handed = True, boottime()
-            if self.dispatcher.is_startable(held):
+            seat.current = grant = seat.queue.popleft()
+            grant.sent, grant.handed = True, boottime()
+            if self.dispatcher.is_startable(grant):
                 seat.client.want -= self.preparing      # later ones come without having been asked for
-                self.dispatcher.send_jobs(seat.client, [held])
+                self.dispatcher.send_jobs(seat.client, [grant])
             else:
-                self.sessions.settle(held, ERROR)
+                self.sessions.settle(grant, ERROR)
 
-    def end(self, held: Held, state: bytes | None) -> None:
+    def end(self, grant: Grant, state: bytes | None) -> None:
         """A job has ended; state None: it was given back."""
         if self.preparing and state != ERROR:
             return self.abort()
-        seat = held.seat
-        self.left.discard(held)
-        self._note_result(held, state)
-        if seat.current is held:
+        seat = grant.seat
+        self.unended.discard(grant)
+        self._note_result(grant, state)
+        if seat.current is grant:
             seat.current = None
-        elif held in seat.queue:                # its client has gone
-            seat.queue.remove(held)
+        elif grant in seat.queue:                # its client has gone
+            seat.queue.remove(grant)
         if state is None:
             self._drop_queue(seat, None)
-        seat.lost |= held.how.startswith(self.LOSSES) or self.preparing or state == ERROR and not held.how
+        seat.lost |= grant.how.startswith(self.LOSSES) or self.preparing or state == ERROR and not grant.how
         if not self.stopped and sum(not seat.lost for seat in self.seats) < self.least:
             self._stop()
         elif self.preparing:
@@ -1026,7 +1026,7 @@ class Group:
             self._release_if_ready()
         elif not seat.current:
             self._send_next(seat)
-        if not self.left:
+        if not self.unended:
             self._finish()
 
     def _stop(self) -> None:
@@ -1045,15 +1045,15 @@ class Group:
     def _drop_queue(self, seat: Seat, state: bytes | None) -> None:
         """Jobs that the client was not told of get this state."""
         queue, seat.queue = seat.queue, deque()
-        for held in queue:
-            held.how = held.how or "stopped"
-            self.sessions.settle(held, state)
+        for grant in queue:
+            grant.how = grant.how or "stopped"
+            self.sessions.settle(grant, state)
 
-    def _note_result(self, held: Held, state: bytes | None) -> None:
-        how = held.how or ("given back" if state is None else "not started")
-        took = human_time(boottime() - held.handed) if held.sent else ""
-        self.results.append((held.job.number, b"  %-20s %-20s %8s  %s\n" % (
-            os.fsencode(printable(held.seat.host)), os.fsencode(how), took.encode(), held.job.command)))
+    def _note_result(self, grant: Grant, state: bytes | None) -> None:
+        how = grant.how or ("given back" if state is None else "not started")
+        took = human_time(boottime() - grant.handed) if grant.sent else ""
+        self.results.append((grant.job.number, b"  %-20s %-20s %8s  %s\n" % (
+            os.fsencode(printable(grant.seat.host)), os.fsencode(how), took.encode(), grant.job.command)))
 
     def _finish(self) -> None:
         """All its jobs have ended: print how."""
@@ -1223,15 +1223,15 @@ class Reporter:
                   counts=dict(asdict(now), total=now.all + now.held) if now else {},
                   waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
         for client in server.sessions.clients.values():
-            if not client.id and not client.held:
+            if not client.id and not client.grants:
                 continue                                # all lines of the server before us have their clients again
             seen = boottime() - (client.link.heard if client.link else client.lost_at)
             peer.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
                       seen=round(max(seen, 0.0), 1), lost=client.link is None)
-            for held in client.held.values():
-                since = None if held.started is None else round(max(clock - held.started, 0.0), 1)
-                peer.send(type="job", line=held.job.number, command=to_text(held.job.command[:COMMAND]), pid=held.pid,
-                          since=since)
+            for grant in client.grants.values():
+                since = None if grant.started is None else round(max(clock - grant.started, 0.0), 1)
+                peer.send(type="job", line=grant.job.number, pid=grant.pid, since=since,
+                          command=to_text(grant.job.command[:COMMAND]))
         peer.send(type="end")
 
 
@@ -1241,7 +1241,8 @@ class Reporter:
 class Sessions:
     """The clients, here or about to come back; the lines that they have, and what they say.
 
-    A line that a client has is in `jobs`, by its key, and in its `held`, from note() to forget(): so long it is locked.
+    A line that a client has is in `jobs`, and in its `grants`, by its key, from note() to _forget().  So long it is
+    locked.
     """
 
     def __init__(self, server: Server) -> None:
@@ -1251,7 +1252,7 @@ class Sessions:
         self.collector, self.tally = server.collector, server.tally
         self.resolver = Resolver(self.loop, server.dispatcher.names_known)
         self.clients: dict[str, Client] = {}
-        self.jobs: dict[str, Held] = {}
+        self.jobs: dict[str, Grant] = {}
         self.absent = Client("?", resolver=self.resolver)   # has lines of the server before us until their clients come
         self.expired: dict[str, None] = {}      # keys of what became `e` after its grace
         self.settled: dict[str, None] = {}      # keys of jobs whose client may not know yet that its word was heard
@@ -1259,55 +1260,55 @@ class Sessions:
 
     # -- lines that clients have ------------------------------------------------------------------------------------
 
-    def note(self, held: Held) -> None:
+    def note(self, grant: Grant) -> None:
         """A client has a line."""
-        held.job.taker = held.client
-        self.jobs[held.key] = held.client.held[held.key] = held
+        grant.job.taker = grant.client
+        self.jobs[grant.key] = grant.client.grants[grant.key] = grant
 
-    def _forget(self, held: Held, state: bytes | None = None) -> None:
+    def _forget(self, grant: Grant, state: bytes | None = None) -> None:
         """Nobody has this line any more; it has this state, None: what it was."""
-        if self.jobs.pop(held.key, None):
-            held.client.held.pop(held.key, None)
-            self.collector.end(held.job)
-            if held.seat:
-                held.seat.group.end(held, state)
+        if self.jobs.pop(grant.key, None):
+            grant.client.grants.pop(grant.key, None)
+            self.collector.end(grant.job)
+            if grant.seat:
+                grant.seat.group.end(grant, state)
 
-    def settle(self, held: Held, state: bytes | None, event: int = 0) -> None:
+    def settle(self, grant: Grant, state: bytes | None, event: int = 0) -> None:
         """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then."""
-        if held.settling:
+        if grant.settling:
             return
-        held.settling = True
+        grant.settling = True
         if event:
-            held.client.open.add(event)
+            grant.client.open.add(event)
 
         def write() -> str | NotNow:
             try:
-                return self.cursor.release(held.job) if state is None else self.cursor.finish(held.job, state)
+                return self.cursor.release(grant.job) if state is None else self.cursor.finish(grant.job, state)
             except NotNow as trouble:
                 return trouble
 
         def written(pause: float, fault: str | NotNow) -> None:
             if not isinstance(fault, NotNow):
-                return self._settled(held, state, event, fault)
+                return self._settled(grant, state, event, fault)
             if pause == self.file.interval:
-                self.say(f"line {held.job.number}: {fault}; trying again")
+                self.say(f"line {grant.job.number}: {fault}; trying again")
             self.loop.call_later(pause, self.worker.ask, functools.partial(written, min(2 * pause, 30.0)), write)
 
         self.worker.ask(functools.partial(written, self.file.interval), write)
 
-    def _settled(self, held: Held, state: bytes | None, event: int, fault: str) -> None:
+    def _settled(self, grant: Grant, state: bytes | None, event: int, fault: str) -> None:
         """A line's state is written, or cannot be for good."""
-        client, number = held.client, held.job.number
+        client, number = grant.client, grant.job.number
         if state is not None:
             self.tally.count(number, state)
         if fault:
             self.say(f"line {number}: {fault}")
             self.tally.unwritten.append(number)
             if client.link:
-                client.link.send(type="fault", id=held.key, text=fault[:200])
+                client.link.send(type="fault", id=grant.key, text=fault[:200])
         elif event:
-            remember(self.settled, held.key, SETTLED)
-        self._forget(held, state)
+            remember(self.settled, grant.key, SETTLED)
+        self._forget(grant, state)
         self._deal_with(client, event)
 
     async def look_after(self) -> None:
@@ -1315,24 +1316,24 @@ class Sessions:
         while True:
             await asyncio.sleep(self.file.interval / 2)
             for job, cause in (await self.worker.call(self.file.look_after)).items():
-                held = next((held for held in self.jobs.values() if held.job is job), None)
-                if not held:
+                grant = next((grant for grant in self.jobs.values() if grant.job is job), None)
+                if not grant:
                     continue            # it was settled meanwhile
                 if cause == "cancelled":
-                    self._cancel(held)
+                    self._cancel(grant)
                     continue
                 self.say(f"line {job.number}: was lost to another runner")
                 self.tally.count(job.number, ERROR)
-                if held.client.link:
-                    held.client.link.send(type="lost", id=held.key)
-                held.how = "lost"
-                self._forget(held, ERROR)
+                if grant.client.link:
+                    grant.client.link.send(type="lost", id=grant.key)
+                grant.how = "lost"
+                self._forget(grant, ERROR)
 
     @staticmethod
-    def _cancel(held: Held) -> None:
+    def _cancel(grant: Grant) -> None:
         """Tell a client that somebody has set the state of its line; if it is away, once it comes back."""
-        if held.client.link:
-            held.client.link.send(type="stop", id=held.key, cancelled=True)
+        if grant.client.link:
+            grant.client.link.send(type="stop", id=grant.key, cancelled=True)
 
     # -- clients that go and come back ------------------------------------------------------------------------------
 
@@ -1341,27 +1342,27 @@ class Sessions:
         if self.server.over.done():
             return
         self._detach(client)
-        self.say(f"client {client.where} is lost: {why}{self.kept(client.held)}")
+        self.say(f"client {client.where} is lost: {why}{self.kept(client.grants)}")
         self._begin_grace(client)
         self.server.leave_if_over()
 
-    def _detach(self, client: Client) -> list[Held]:
-        """A client has no connection: no group begins with it; its jobs of those that have begun."""
+    def _detach(self, client: Client) -> list[Grant]:
+        """A client has no connection: no group begins with it.  Returns its jobs of groups that have begun."""
         client.link = client.coming = client.clock = None
         client.want, client.leaving, client.asked = 0, False, 0
         self.server.dispatcher.waiting.pop(client, None)
-        return self.abort_groups(client.held)
+        return self.abort_groups(client.grants)
 
     @staticmethod
-    def abort_groups(jobs: dict[str, Held]) -> list[Held]:
-        """The groups that have some of these jobs do not begin; the jobs of those that have begun."""
-        for group in {held.seat.group for held in jobs.values() if held.seat}:
+    def abort_groups(jobs: dict[str, Grant]) -> list[Grant]:
+        """No group with some of these jobs begins.  Returns the jobs of groups that have begun."""
+        for group in {grant.seat.group for grant in jobs.values() if grant.seat}:
             group.abort()
-        return [held for held in jobs.values() if held.seat]
+        return [grant for grant in jobs.values() if grant.seat]
 
-    def kept(self, jobs: dict[str, Held]) -> str:
+    def kept(self, jobs: dict[str, Grant]) -> str:
         """'; lines 3, 5 kept for 60s', if there are any."""
-        lines = [held.job.number for held in jobs.values() if not held.settling]
+        lines = [grant.job.number for grant in jobs.values() if not grant.settling]
         return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
 
     def _begin_grace(self, client: Client) -> None:
@@ -1372,23 +1373,23 @@ class Sessions:
         """A client did not come back."""
         self.collector.end_line(client)
         del self.clients[client.id]
-        lines = [held.job.number for held in client.held.values() if not held.settling]
+        lines = [grant.job.number for grant in client.grants.values() if not grant.settling]
         if lines:
             who = f"client {client.where}" if client.id else "clients of the server before"
             self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
                      f"{name_lines(lines)} marked e")
-        for held in list(client.held.values()):
-            remember(self.expired, held.key, EXPIRED)
-            held.how = held.how or "vanished"
-            self.settle(held, ERROR)
+        for grant in list(client.grants.values()):
+            remember(self.expired, grant.key, EXPIRED)
+            grant.how = grant.how or "vanished"
+            self.settle(grant, ERROR)
 
     def part(self, client: Client) -> None:
         """A client leaves."""
         self.collector.end_line(client)
         del self.clients[client.id]
-        for held in self._detach(client):
-            held.how = held.how or "vanished"
-            self.settle(held, ERROR)
+        for grant in self._detach(client):
+            grant.how = grant.how or "vanished"
+            self.settle(grant, ERROR)
         self._release_unknown(client, set())
 
     def greet(self, peer: Peer, hello: Message) -> None:
@@ -1412,22 +1413,22 @@ class Sessions:
         client.name, client.coming, client.address = name, peer, peer.address
         client.follow, client.retry = hello.flag("follow"), retry
         client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
-        unknown = [claim for claim in claims if claim.key not in client.held and claim.key not in self.settled]
+        unknown = [claim for claim in claims if claim.key not in client.grants and claim.key not in self.settled]
         self._release_unknown(client, {claim.key for claim in claims})
         for claim in claims:
-            known = client.held.get(claim.key)
+            known = client.grants.get(claim.key)
             if known and known.started is None:
                 known.started = time.time()
         watched(self._welcome(peer, client, unknown))
 
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
         """Give back the lines that a client does not have; had it started one, that is lost."""
-        for held in list(client.held.values()):
-            if held.key in keys or not held.sent or held.settling or held.seat and held.seat.group.take_back(held):
+        for grant in list(client.grants.values()):
+            if grant.key in keys or not grant.sent or grant.settling or grant.seat and grant.seat.group.take_back(grant):
                 continue
-            if held.seat and not held.seat.group.preparing:
-                held.how = held.how or "vanished"
-            self.settle(held, None if held.started is None else ERROR)
+            if grant.seat and not grant.seat.group.preparing:
+                grant.how = grant.how or "vanished"
+            self.settle(grant, None if grant.started is None else ERROR)
 
     def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[tuple[Known, Job | None, bool]]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
@@ -1455,8 +1456,8 @@ class Sessions:
         return [(claim, jobs.get(claim.line), claim.line in settled) for claim in claims]
 
     async def _welcome(self, peer: Peer, client: Client, claims: Sequence[Known]) -> None:
-        """Tell a client what it still has, and what is collected.  claims: those of which we know nothing."""
-        inherited = {held.job: held for held in self.absent.held.values()}
+        """Tell a client what it still has, and what is collected.  claims: of jobs that we do not know."""
+        inherited = {grant.job: grant for grant in self.absent.grants.values()}
         try:
             answers = await self.worker.call(self._recover, claims, list(inherited))
         except OSError as error:
@@ -1471,8 +1472,8 @@ class Sessions:
                     self._forget(before)
                 else:
                     self._note_return(claim, job)
-                self.note(Held(claim.key, client, job, started=time.time()))
-            elif claim.key not in client.held:          # else an earlier hello of this client's has got it back
+                self.note(Grant(claim.key, client, job, started=time.time()))
+            elif claim.key not in client.grants:          # else an earlier hello of this client's has got it back
                 (settled if is_settled else lost).append(claim.key)
         if client.coming is not peer:
             return                                      # lost again meanwhile
@@ -1483,10 +1484,10 @@ class Sessions:
                   seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
         for key in lost[KEYS:]:                         # further settled ones are, once their results come again
             peer.send(type="lost", id=key)
-        for held in client.held.values():
-            if held.job.cancelled:
-                self._cancel(held)
-        for seat in {held.seat for held in client.held.values() if held.seat}:
+        for grant in client.grants.values():
+            if grant.job.cancelled:
+                self._cancel(grant)
+        for seat in {grant.seat for grant in client.grants.values() if grant.seat}:
             seat.group.welcome_back(seat)
 
     def _expired(self, claim: Known) -> list[str]:
@@ -1511,28 +1512,28 @@ class Sessions:
         if number <= client.seen:
             return
         client.seen = number
-        held = None if kind == "print" else client.held.get(message.text("id", 16))
-        if kind != "print" and (held is None or held.settling):
+        grant = None if kind == "print" else client.grants.get(message.text("id", 16))
+        if kind != "print" and (grant is None or grant.settling):
             return                                      # the line has just been lost, which it is told, or was told
         if kind == "started":
-            held.started, held.pid = time.time(), message.whole("pid")      # the client's clock may be another
+            grant.started, grant.pid = time.time(), message.whole("pid")      # the client's clock may be another
         elif kind == "finish":
             state = message.state("state")
-            if state not in (DONE, FAILED, ERROR) and not (state == HELD and held.job.cancelled):
+            if state not in (DONE, FAILED, ERROR) and not (state == HELD and grant.job.cancelled):
                 raise WireError("no end of a job")
-            if state != ERROR or not held.how:
-                held.how = printable(message.text("how", 64))
-            self.settle(held, state, number)
+            if state != ERROR or not grant.how:
+                grant.how = printable(message.text("how", 64))
+            self.settle(grant, state, number)
         elif kind == "release":
-            begun = held.seat is not None and not held.seat.group.preparing     # then its host is lost to the group
-            held.how = held.how or ("vanished" if begun else "")
-            self.settle(held, ERROR if begun else None, number)
+            begun = grant.seat is not None and not grant.seat.group.preparing     # then its host is lost to the group
+            grant.how = grant.how or ("vanished" if begun else "")
+            self.settle(grant, ERROR if begun else None, number)
         else:
-            self._take_output(client, kind, held, message, number)
+            self._take_output(client, kind, grant, message, number)
 
-    def _take_output(self, client: Client, kind: str, held: Held | None, message: Message, number: int) -> None:
+    def _take_output(self, client: Client, kind: str, grant: Grant | None, message: Message, number: int) -> None:
         """An event that goes to files or console.  Raises WireError."""
-        size = self.collector.take(kind, client, held, message)
+        size = self.collector.take(kind, client, grant, message)
         if self.worker.pool and kind != "print" and not client.filing:
             client.filing = number
             client.open.add(number)
@@ -1559,7 +1560,7 @@ class Sessions:
 
     def acknowledge_soon(self, client: Client) -> None:
         """The same within ten milliseconds, for many events at once; sooner where somebody may wait for it."""
-        if not client.held or client.unacked > WINDOW // 8:
+        if not client.grants or client.unacked > WINDOW // 8:
             self.acknowledge(client)
         elif not client.timer:
             client.timer = self.loop.call_later(ACKNOWLEDGE, self.acknowledge, client)
@@ -1613,7 +1614,7 @@ class Sessions:
         if jobs:
             self.clients[""] = self.absent
             for job in jobs:
-                self.note(Held(line_key(job), self.absent, job))
+                self.note(Grant(line_key(job), self.absent, job))
             self._begin_grace(self.absent)
             self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
                      f"{human_time(self.options.grace)} for the clients")
@@ -1707,7 +1708,7 @@ class Dispatcher:
                 batch.miss = found
                 break
             client = found.taker
-            batch.got.append(Held(next(self.keys), client, found))
+            batch.got.append(Grant(next(self.keys), client, found))
             client.free -= found.settings.slots
             if client.free <= 0:
                 del clients.all[client]
@@ -1725,18 +1726,18 @@ class Dispatcher:
     def _claimed(self, batch: Batch) -> None:
         """Send what was claimed; tell clients that would leave that there is nothing."""
         self.claiming = False
-        batches: dict[Client, list[Held]] = {}
-        for held in batch.got:
-            self.server.sessions.note(held)
-            client = held.client
-            if not self.is_startable(held):
-                self.server.sessions.settle(held, ERROR)
+        batches: dict[Client, list[Grant]] = {}
+        for grant in batch.got:
+            self.server.sessions.note(grant)
+            client = grant.client
+            if not self.is_startable(grant):
+                self.server.sessions.settle(grant, ERROR)
             elif client.link and not self.server.stopping:
-                batches.setdefault(client, []).append(held)
+                batches.setdefault(client, []).append(grant)
             else:
-                self.server.sessions.settle(held, None)
+                self.server.sessions.settle(grant, None)
         for client, some in batches.items():
-            client.want -= sum(held.job.settings.slots for held in some)
+            client.want -= sum(grant.job.settings.slots for grant in some)
             self.send_jobs(client, some)
         if batch.miss is not None:
             self._note_miss(batch.miss)
@@ -1764,29 +1765,29 @@ class Dispatcher:
         elif not self.claiming and not self.server.stopping:
             self.look({})
 
-    def is_startable(self, held: Held) -> bool:
+    def is_startable(self, grant: Grant) -> bool:
         """Whether a client could start a job; else that is said."""
-        if len(held.job.command) > LONGEST:
-            self.say(f"line {held.job.number}: cannot be started: the command is too long (128 KiB)")
+        if len(grant.job.command) > LONGEST:
+            self.say(f"line {grant.job.number}: cannot be started: the command is too long (128 KiB)")
             return False
         return True
 
-    def send_jobs(self, client: Client, batch: list[Held]) -> None:
+    def send_jobs(self, client: Client, batch: list[Grant]) -> None:
         """Send lines to a client, in as many messages as their lengths need."""
         self.waiting.pop(client, None)
         if client.want > 0:
             self.waiting[client] = None
         jobs: list[dict[str, Any]] = []
         size = 0
-        for held in batch:
-            job = held.job
+        for grant in batch:
+            job = grant.job
             if jobs and size + len(job.text) > LONGEST:
                 client.link.send(type="jobs", request=client.asked, jobs=jobs)
                 jobs, size = [], 0
-            jobs.append(dict(id=held.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
+            jobs.append(dict(id=grant.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
                              state=to_text(job.state), text=to_text(job.text), timeout=job.settings.timeout,
                              slots=job.settings.slots, group=bool(job.settings.together),
-                             hold=held.seat is not None and held.seat.group.preparing))
+                             hold=grant.seat is not None and grant.seat.group.preparing))
             size += len(job.text)
         client.link.send(type="jobs", request=client.asked, jobs=jobs)
 
@@ -1796,7 +1797,7 @@ class Dispatcher:
         soon = boottime() - RETURN
         jobs = self.server.sessions.jobs.values()
         if not leaving or not self.server.stopping and any(
-                held.started is None and held.handed > soon and held.client.link for held in jobs):
+                grant.started is None and grant.handed > soon and grant.client.link for grant in jobs):
             return
         found = self.round
         for client in leaving:
@@ -1877,16 +1878,16 @@ class Dispatcher:
         seats = match(able)
         return {host: seats[host][0] if host in seats else None for host in plan.hosts}
 
-    def _claim_group(self, plan: Plan, clients: dict[str, Client]) -> tuple[Plan, list[Held], bool]:
+    def _claim_group(self, plan: Plan, clients: dict[str, Client]) -> tuple[Plan, list[Grant], bool]:
         """Claim all lines of a group; whether that could be done.  In the worker's thread, perhaps."""
-        helds: list[Held] = []
+        grants: list[Grant] = []
         for host, jobs in plan.hosts.items():
             for line, settings in jobs:
                 job = self._claim_line(clients[host], line, settings)
                 if not job:
-                    return plan, helds, False
-                helds.append(Held(next(self.keys), clients[host], job, host=host, sent=False))
-        return plan, helds, True
+                    return plan, grants, False
+                grants.append(Grant(next(self.keys), clients[host], job, host=host, sent=False))
+        return plan, grants, True
 
     def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
         """Claim one line for a client."""
@@ -1899,18 +1900,18 @@ class Dispatcher:
                     file.edits += 1                     # it is not what it was: walk through the file anew
         return None
 
-    def _start_group(self, answer: tuple[Plan, list[Held], bool]) -> None:
+    def _start_group(self, answer: tuple[Plan, list[Grant], bool]) -> None:
         """Prepare a group whose lines were claimed; give them back if they were not all to be had."""
         self.claiming = False
-        plan, helds, whole = answer
-        for held in helds:
-            self.server.sessions.note(held)
+        plan, grants, whole = answer
+        for grant in grants:
+            self.server.sessions.note(grant)
         if whole and not self.server.stopping:
-            Group(self, plan, helds).prepare()
+            Group(self, plan, grants).prepare()
         else:
             plan.met.started = False
-            for held in helds:
-                self.server.sessions.settle(held, None)
+            for grant in grants:
+                self.server.sessions.settle(grant, None)
         self.server.leave_if_over()
         self.look_again(pause=0.0 if whole else 1.0)
 

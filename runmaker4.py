@@ -1732,7 +1732,7 @@ class Takers:
         self.known: dict[tuple[tuple[str, ...], int, bool], set[Taker]] = {}
 
     def fitting(self, settings: JobSettings, ended: bool) -> Iterator[Taker]:
-        """Those who may take jobs with these settings."""
+        """The takers that may have jobs with these settings."""
         if not settings.hosts and settings.slots == 1 and not ended:
             return iter(self.all)
         key = settings.hosts, settings.slots, ended     # files may have many directives, and servers many clients
@@ -1760,13 +1760,13 @@ class TriedLines:
         self.texts: dict[int, int] = {}         # by line number what hash() makes of the text; until the first edit
         self.last: Line | None = None           # the one that stands last in the file: an edit above would move it
         self.counts: Counter[int] | None = None # from the first edit on: how many lines of a text
-        self.left: Counter[int] = Counter()     # in this round: how many of them are still to be passed over
+        self.to_pass: Counter[int] = Counter()  # ... of them this round has still to pass over
 
     def add(self, line: Line, met: bool = True) -> None:
         """met: this round has just met it; else it may still do so."""
         if self.counts is not None:
             self.counts[hash(line.text)] += 1
-            self.left[hash(line.text)] += not met
+            self.to_pass[hash(line.text)] += not met
         self.texts[line.number] = hash(line.text)
         if not self.last or line.offset >= self.last.offset:
             self.last = Line(line.number, 0, line.offset, line.state, line.text)
@@ -1788,14 +1788,14 @@ class TriedLines:
             self.counts = Counter(self.texts.values())
 
     def begin_round(self) -> None:
-        self.left = Counter(self.counts)
+        self.to_pass = Counter(self.counts)
 
     def __contains__(self, line: Line) -> bool:
         text = hash(line.text)
         if self.counts is None:
             return self.texts.get(line.number) == text
-        passed_over = self.left[text] > 0
-        self.left[text] -= passed_over
+        passed_over = self.to_pass[text] > 0
+        self.to_pass[text] -= passed_over
         return passed_over
 
 
@@ -2239,7 +2239,7 @@ class Cursor:
                 group.waits = True
                 self.round.block = Block(line, fault=f"line {line.number}: the group {printable(group.name)} has more "
                                                      f"than {PendingGroup.LONGEST:,} jobs; it and the jobs below wait")
-            self._have_wait(line)
+            self._note_takers(line)
         elif not self.groups_named:
             self.groups_named = True
             self.say(f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone here "
@@ -2257,12 +2257,12 @@ class Cursor:
         found = self.round
         if line.state == RUNNING:
             return
-        if (not found.settings.together or self.serving) and self._have_wait(line) and not found.below:
+        if (not found.settings.together or self.serving) and self._note_takers(line) and not found.below:
             found.below = line
         found.few = line.state == NEW or found.waiting.issuperset(self.takers.fitting(found.settings, found.ended))
 
-    def _have_wait(self, line: Line) -> bool:
-        """A job is there, but not yet, for those who may take it; whether there is one."""
+    def _note_takers(self, line: Line) -> bool:
+        """Note the takers that may have a job later; whether there are any."""
         takers = set(self._able(line))
         self.round.waiting |= takers
         return bool(takers)
