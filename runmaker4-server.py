@@ -1710,8 +1710,9 @@ class Dispatcher:
             client = found.taker
             batch.got.append(Grant(next(self.keys), client, found))
             client.free -= found.settings.slots
-            if client.free <= 0:
-                del clients.all[client]
+            del clients.all[client]
+            if client.free > 0:
+                clients.all[client] = None      # others have their turn first
         batch.plans = self._plan(met.values()) if met else []
         return batch
 

@@ -1740,11 +1740,6 @@ class Takers:
             self.known[key] = {taker for taker in self.all if taker.fits(settings, ended)}
         return filter(self.known[key].__contains__, self.all) if self.known[key] else iter(())
 
-    def rotate(self, taker: Taker) -> None:
-        """It has got a job: it is the last now."""
-        del self.all[taker]
-        self.all[taker] = None
-
 
 class TriedLines:
     """The lines that --retry and --resume may not take (again): tried before, or left `!` or `e` by this runner.
@@ -2158,10 +2153,7 @@ class Cursor:
             return self._pass_over(line)
         self.suspects.acquit(line.offset)
         self._note_unfinished(line)
-        job = self._take(line, None if found.settings.together else taker)
-        if job:
-            self.takers.rotate(taker)
-        return job
+        return self._take(line, None if found.settings.together else taker)
 
     def _taker(self, line: Line) -> Taker | None:
         """The taker that gets a line: the first that may have it, and has enough free slots.
