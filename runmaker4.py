@@ -5224,6 +5224,13 @@ def runner_words(text: str) -> str:
     raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
 
 
+def given_name(text: str) -> str:
+    """An argparse type: a name of anything; "$UNSET" is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty (a name is wanted)")
+    return text
+
+
 def wall_time(text: str) -> float | SlurmLimit | None:
     """An argparse type: a duration; auto, or auto- and a margin."""
     if text == "auto":
@@ -5263,10 +5270,11 @@ def add_limits(add: Add) -> None:
 
 def add_records(add: Add) -> None:
     """What runner and server can write besides the job file."""
-    add("-l", "--logfile", metavar="FILE", help="the last lines of every job, a fixed record each; shared by all hosts")
+    add("-l", "--logfile", type=given_name, metavar="FILE",
+        help="the last lines of every job, a fixed record each; shared by all hosts")
     add("-n", "--loglines", type=whole_number(1, 10_000), default=3, metavar="N", help="lines of output per record [3]")
-    add("--outdir", metavar="DIR", help="what jobs print: DIR/LINE.out, .err; and a journal")
-    add("--joblog", metavar="FILE", help="one line per run of a job, in GNU parallel's format")
+    add("--outdir", type=given_name, metavar="DIR", help="what jobs print: DIR/LINE.out, .err; and a journal")
+    add("--joblog", type=given_name, metavar="FILE", help="one line per run of a job, in GNU parallel's format")
 
 
 def add_verbosity(add: Add) -> None:
@@ -5278,8 +5286,8 @@ def add_verbosity(add: Add) -> None:
 def add_background(add: Add) -> None:
     """How to go into the background; and what stands last everywhere."""
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
-    add("--pidfile", metavar="FILE", help="write the process number there")
-    add("--errors", metavar="FILE", help="append there what would go to stderr")
+    add("--pidfile", type=given_name, metavar="FILE", help="write the process number there")
+    add("--errors", type=given_name, metavar="FILE", help="append there what would go to stderr")
     add_help(add)
 
 
@@ -5315,7 +5323,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_records(add)
     add_verbosity(add)
     add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", metavar="NAME", help="this host's name (messages, host=) [the node name]")
+    add("--name", type=given_name, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add("--check-locks", action="store_true", help="FILE is a directory: try its locks with other hosts")
     add_background(add)

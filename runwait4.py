@@ -33,8 +33,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Collection, Container, Iterable, Iterator, Sequence, TypeVar
 
 from runmaker4 import (ERROR, FAILED, REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey,
-                       add_help, check_lines, check_mount, counts, exit_on, human_time, job_file, leave, lock,
-                       name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock, warn,
+                       add_help, check_lines, check_mount, counts, exit_on, given_name, human_time, job_file, leave,
+                       lock, name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock, warn,
                        when_used)
 
 html, secrets = map(when_used, ("html", "secrets"))
@@ -72,14 +72,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
              "ended, and what it printed last; and exit")
     add("--stats", action="store_true",
         help="with --outdir: print run times, CPU use and memory per host, and exit (FILE may\nbe left out)")
-    add("--outdir", metavar="DIR", help="the --outdir of runmaker4.py, for what its journal tells")
+    add("--outdir", type=given_name, metavar="DIR", help="the --outdir of runmaker4.py, for what its journal tells")
     add_help(add)
     add = parser.add_argument_group("drawing what was run").add_argument
-    add("--joblog", metavar="LOG", help="a job log of runmaker4.py --joblog, or of GNU parallel")
-    add("--timeline", metavar="OUT.json",
+    add("--joblog", type=given_name, metavar="LOG", help="a job log of runmaker4.py --joblog, or of GNU parallel")
+    add("--timeline", type=given_name, metavar="OUT.json",
         help="write its runs, or those of --outdir, as trace events, for Perfetto\n"
              "(ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for\neach slot")
-    add("--report", metavar="OUT.html",
+    add("--report", type=given_name, metavar="OUT.html",
         help="write a page about the same for any browser; with --progress again and again\n"
              "while the jobs of FILE run")
     options = parser.parse_args(argv)
