@@ -2783,17 +2783,16 @@ class Processes:
 
         The `exit` at the end keeps the shell around the last command: shells exec that otherwise, and with a command
         that closes all descriptors above 2, as ssh does, the lock would be gone.  The empty line is for a command
-        that ends with a backslash.
+        that ends with a backslash, the braces for one that is cut off behind `&&` or `|`: `exit` would complete it.
         """
         mark = next(self.marks)
         # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C libraries.
         numbers = (number for number in itertools.count(self.lock_fd, 2) if number not in locks)
         pairs = [(self.null if gate < 0 else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
-        if gate >= 0:
-            command = GATE + command
+        command = (GATE if gate >= 0 else b"") + b"{ :; %s\n\n}\nexit" % command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
-        pid = os.posix_spawn(SHELL, (SHELL, b"-c", command + b"\n\nexit"), environ, file_actions=actions,
+        pid = os.posix_spawn(SHELL, (SHELL, b"-c", command), environ, file_actions=actions,
                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
         shell = self.running[pid] = Shell(pid, mark, self.loop.create_future())
         return shell
@@ -4650,9 +4649,9 @@ def wrap(runner: bytes, command: bytes) -> bytes:
     """The command that has `runner` run a job: runner /bin/sh -c JOB.
 
     ssh joins its arguments to one string, which a shell at the other end reads once more: so the job is quoted once
-    more for each ssh in the runner.
+    more for each ssh in the runner.  Without a blank in front `-n` would be an option of the shell's.
     """
-    word = quote(command)
+    word = quote(b" " + command if command[:1] in (b"-", b"+") else command)
     for _ in range(count_ssh(shlex.split(os.fsdecode(runner)))):
         word = quote(word)
     return b"%s %s -c %s" % (runner, SHELL, word)

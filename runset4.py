@@ -46,8 +46,8 @@ PROG = "runset4.py"
 
 # ======== Appending ===================================================================================================
 
-# A runner gives the command to the shell as one word, which may be 128 KiB long for execve(2), with b"\n\nexit\0"
-LONGEST = (128 << 10) - 7
+# A runner gives the command to the shell as one word, which may be 128 KiB long for execve(2), in b"{ :; \n\n}\nexit\0"
+LONGEST = (128 << 10) - 14
 BLOCK = 1 << 20                     # bytes that are read or written at once
 IN_MEMORY = 16 << 20                # bytes of new lines that are not put into a temporary file
 

@@ -115,7 +115,7 @@ class CommandBytes(RunCase):
                 self.assertLineError(ended, 2)
 
     def test_every_length_around_the_limit_either_runs_or_is_an_error(self):
-        lengths = list(range(LONGEST_ARGUMENT - 12, LONGEST_ARGUMENT + 3))
+        lengths = list(range(LONGEST_ARGUMENT - 19, LONGEST_ARGUMENT + 3))
         ended = self.run_file(b"".join(b". : " + b"x" * (length - 2) + b"\n" for length in lengths), "-q")
         states = self.states()
         self.assertRegex(states, "^d+e+$")

@@ -254,6 +254,18 @@ class Retries(RunCase):
         self.assertEqual(self.read("seen"), b"rrrr")
 
 
+class CutOff(RunCase):
+    """A command that is cut off is one that fails; what the runner adds does not complete it."""
+
+    def test_a_command_without_its_end_fails(self):
+        self.jobs("true &&", "echo lost |", "f()", "cat <<END", "if true; then", "(true")
+        self.assertEnded(self.run_jobs("-q"), 1, "!!!!!!")
+
+    def test_commands_that_look_as_if_they_were_cut_off_do_not(self):
+        self.jobs("true \\", "# nothing but a comment", "sleep 0 &", "{ true; }", "-n 2>/dev/null; true")
+        self.assertEnded(self.run_jobs("-q"), 0, "ddddd")
+
+
 class Walltimes(RunCase):
     """--walltime T: after T what runs is ended and marked e; no job is started whose timeout no longer fits."""
 

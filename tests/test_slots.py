@@ -867,7 +867,8 @@ class Wrapped(SlotCase):
         for number, command in enumerate(NASTY, 1):
             with self.subTest(job=command[:80]):
                 words = self.read(f"arguments.{number}").split(b"\0")
-                self.assertEqual(words, [b"env", b"S=a", b"/bin/sh", b"-c", command, b""])
+                word = b" " + command if command.startswith(b"-") else command      # else an option of the shell's
+                self.assertEqual(words, [b"env", b"S=a", b"/bin/sh", b"-c", word, b""])
 
     def test_nice_and_env_do_what_they_say(self):
         self.jobs("nice; echo $X $RUNMAKER4_SLOT; pwd")
@@ -934,7 +935,8 @@ class WrappedByAClient(TcpCase):
         self.assertEqual(self.run_client(server, "-q", "-j2", "--runner", "./wrap env X=1").code, 1)
         for number, command in enumerate(NASTY, 1):
             words = self.read(f"arguments.{number}").split(b"\0")
-            self.assertEqual(words, [b"env", b"X=1", b"/bin/sh", b"-c", command, b""])
+            word = b" " + command if command.startswith(b"-") else command
+            self.assertEqual(words, [b"env", b"X=1", b"/bin/sh", b"-c", word, b""])
 
 
 if __name__ == "__main__":
