@@ -4419,7 +4419,11 @@ class Runner:
         limit = self._limit(job) or 0.0
         if self.loop.time() + limit > self.wall_end:
             await self._ask_slurm()
-        if self.loop.time() + limit > self.wall_end:
+        rest = self.wall_end - self.loop.time()
+        if limit > rest and not self.stopping:
+            if rest > 0:                        # else _wall() says so
+                self.say(f"line {job.number}: its timeout is {human_time(limit)}, and the wall time is over in "
+                         f"{human_time(rest)}: starting no more jobs")
             self.wall_over = True
             self.stop()
         return not self.stopping
@@ -4431,13 +4435,13 @@ class Runner:
         self.changed.clear()
         alarm.cancel()
 
-    async def _work(self, job: Job, slot: Slot) -> None:
-        """Run a job, again if it fails and that is wished, and write down its state."""
-        for _ in range(1 + self.options.retries):
+    async def _work(self, job: Job, slot: Slot) -> bool:
+        """Run a job, again if it fails and that is wished, and write down its state; whether it was begun."""
+        for more in range(self.options.retries, -1, -1):
             run = Run(job, slot, self.host, sinks=tuple(self.sinks))
             state = await self._run(run)
             if (state in (DONE, NEW) or self.stopping or run.cause not in ("", "timeout") or job in self.unwanted
-                    or not run.shell):
+                    or not run.shell or more and not await self._fits(job)):
                 break
         cause = self.unwanted.pop(job, run.cause)
         if cause == "cancelled" and state != DONE:
@@ -4450,6 +4454,7 @@ class Runner:
             self.tally.count(job.number, state)
             if self.options.slot_errors:
                 await self._note_errors(run)
+        return state != NEW
 
     async def _note_errors(self, run: Run) -> None:
         """Take a slot out of service whose jobs all fail as they do when its host cannot be reached (ssh(1): 255)."""

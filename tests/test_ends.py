@@ -293,6 +293,12 @@ class Walltimes(RunCase):
         ended = self.run_jobs("--walltime", "30", "--timeout", "60", timeout=20)
         self.assertEnded(ended, 1, ".")
         self.assertFalse(self.exists("never"))
+        self.assertComplains(ended, "line 1: its timeout is 1m 00s, and the wall time is over in ")
+
+    def test_a_job_is_not_retried_whose_timeout_does_not_fit_any_more(self):
+        self.jobs("echo >> runs; sleep 0.2; false")
+        self.assertEnded(self.run_jobs("--walltime", "61", "--timeout", "60.9", "--retries", "9"), 1, "!")
+        self.assertEqual(self.read("runs"), b"\n")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_jobs_are_started_as_long_as_their_timeout_fits(self):

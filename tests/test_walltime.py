@@ -16,7 +16,7 @@ ends() { echo "$1 $(($(date +%s) + $2))"; }
 HANGING = "sleep 60\n"
 IMPATIENT = "import runmaker4\nrunmaker4.SlurmLimit.PATIENCE = 1.5\n"
 HOUR = "ends 7 3600\n"                  # squeue's line on a job that ends then; 7 is the one that the runner is
-SECONDS = "[ -e end ] || ends 7 5 > end; cat end"       # ... always the same line
+SECONDS = "[ -e end ] || ends 7 8 > end; cat end"       # ... always the same line
 
 
 class SlurmCase(RunCase):
@@ -139,7 +139,7 @@ class AskedAgain(SlurmCase):
     """Before the wall time ends anything squeue is asked once more, and jobs go on meanwhile."""
 
     def start_for_seconds(self, *commands: str, patch: str = "import runmaker4") -> subprocess.Popen:
-        """A runner of these jobs that has two seconds or so, once the first of them runs."""
+        """A runner of these jobs that has five seconds or so, also to start the first of them."""
         self.jobs(*commands)
         self.squeue(SECONDS)
         runner = self.start_patched(patch, "--walltime", "auto-2.3s", "runs.txt", env=self.slurm())
