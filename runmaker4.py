@@ -3784,15 +3784,17 @@ class SlotFile:
     def __init__(self, path: str, network: bool, say: Say) -> None:
         """Raises Problem."""
         self.path, self.network, self.say = path, network, say
-        self.companion = os.path.realpath(path) + ".lock"
+        self.target = os.path.realpath(path)
+        self.companion = self.target + ".lock"
         self.shared_fd = -1                 # where locks are classic: one descriptor of the companion, never closed
         self.interval = 1.0 if network else self.INTERVAL
         self.names: list[str] = []
         self.last: tuple[tuple[int, ...], float] | None = None      # a last line without newline: signature, since when
         self.faults: dict[str, str] = {}                # what was said last, of what
         try:
+            end = time.monotonic() + 1.0                # an editor that saves in place empties it first
             self.names = self._read()
-            while self.last and not self.names:
+            while not self.names and (self.last or time.monotonic() < end):
                 time.sleep(0.05)
                 self.names = self._read()
             if not self.names:
@@ -3833,8 +3835,8 @@ class SlotFile:
     def _read(self) -> list[str]:
         """The names as they stand there now.  Opening a file makes NFS fresh (nfs(5)).  Raises OSError."""
         if self.network:
-            see_names(self.path)
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)     # a FIFO would block
+            see_names(self.target)
+        fd = os.open(self.target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)   # a FIFO would block
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
@@ -3861,7 +3863,7 @@ class SlotFile:
         try:
             return os.open(self.companion, flags)
         except FileNotFoundError:
-            info = os.stat(self.path)
+            info = os.stat(self.target)
             fd = os.open(self.companion, flags | os.O_CREAT, 0o600)
             with contextlib.suppress(OSError):          # another has been faster, and it is theirs
                 os.fchown(fd, -1, info.st_gid)

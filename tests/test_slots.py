@@ -632,6 +632,16 @@ class Companion(SlotCase):
         self.assertTrue(self.seize(other, "b"))
         self.assertEqual(os.listdir(self.dir / "elsewhere"), ["link"])
 
+    def test_a_link_that_leads_elsewhere_later_is_not_followed_anew(self) -> None:
+        (self.dir / "link").symlink_to("names")
+        file = self.slot_file("link")
+        self.write("elsewhere\n", "other")
+        (self.dir / "new").symlink_to("other")
+        (self.dir / "new").rename(self.dir / "link")
+        self.assertIsNone(file.look())
+        self.names("c\n")                      # what has the locks is what has the names
+        self.assertEqual(file.look(), ["c"])
+
     def test_a_name_in_use_stays_locked_once_when_the_names_are_replaced(self) -> None:
         file = self.slot_file()
         self.assertTrue(self.seize(file, "a"))
