@@ -4114,6 +4114,7 @@ class Runner:
         self.wall_over = False              # because the wall time is over, or too near
         self.ending = False                 # what runs, or is just being started, is ended
         self.killed = 0                     # by which signal
+        self.hopeless = False               # we leave without waiting for the file system: all locks go with us
         self.told_at = -math.inf            # when a signal last told us to stop
         self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
         self.began = self.loop.time()
@@ -4254,6 +4255,7 @@ class Runner:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
         self.tally.unwritten += [job.number for job in self.settling]
+        self.hopeless = True
         for task in self.tasks:
             task.cancel()
 
@@ -4405,7 +4407,7 @@ class Runner:
 
     async def _free(self, slot: Slot) -> None:
         """Let other runners use a slot's name."""
-        if self.slot_file:
+        if self.slot_file and not self.hopeless:
             await self.worker.call(self.slot_file.free, slot)
 
     def _nothing_left(self) -> bool:

@@ -486,3 +486,30 @@ runmaker4.Runner.LAST_TRIES = 0.2
         closing = ended.err.decode().splitlines()[-1]
         self.assertRegex(closing, r"\(lines 1, 3\); in all 1 done, 2 running; run again: .* --resume ")
         self.assertRegex(closing, r"\b1 done\b")
+
+    STUCK = """
+import os, time, runmaker4
+write = runmaker4.JobFile.write
+def write_if_it_answers(*args):
+    while os.path.exists("stuck"):
+        time.sleep(0.05)
+    return write(*args)
+runmaker4.JobFile.write = write_if_it_answers
+runmaker4.Mount.network = True          # so a thread makes the calls
+runmaker4.Runner.LAST_TRIES = runmaker4.Runner.LAST_LOOK = 0.2
+"""
+
+    def test_after_a_signal_a_file_system_that_does_not_answer_is_not_waited_for(self):
+        self.write("a\nb\n", "names")
+        for options in ("-j2",), ("--slots", "@names"):
+            with self.subTest(options):
+                self.jobs(SLEEPING)
+                runner = self.start_patched(self.STUCK, *options, "runs.txt")
+                self.wait_up(1, runner=runner)
+                self.write("", "stuck")
+                runner.send_signal(signal.SIGTERM)
+                ended = self.finish(runner)
+                self.assertEqual(ended.code, 143)
+                self.assertIn(b"1 not written down", ended.err)
+                for name in "stuck", "up.1":
+                    (self.dir / name).unlink()
