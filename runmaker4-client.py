@@ -240,13 +240,14 @@ class Connection:
         self.jobs: dict[str, RemoteJob] = {}        # that we have, but for the ones that wait:
         self.queue: deque[RemoteJob] = deque()
         self.requested = 0                          # jobs asked for that have not come
+        self.told_slots = 0                         # how many the server knows of
+        self.crowded = False                        # a job needs more slots than are free: then nothing is asked ahead
         self.number = 0                             # of the last request
         self.asked: dict[int, float] = {}           # requests that are not answered: when they were sent
         self.alive = -EVER                          # when the last answered one was sent
         self.last_asked = 0                         # the request that said we leave if there is nothing
         self.round_trip = 0.0                       # seconds
         self.duration = EVER                        # seconds that jobs have taken lately
-        self.total = 0                              # jobs that slots have taken
         self.unsent: deque[Event] = deque()
         self.sent: deque[Event] = deque()           # and not acknowledged
         self.events = 0
@@ -272,12 +273,12 @@ class Connection:
         One that needs more slots than are free waits for them, and what has come after it waits, too.
         """
         if self.queue and self.queue[0].settings.slots > free:
+            self.crowded = True             # until a slot becomes free, or it would be given back and come again
             return Nothing(EVER)
         if self.queue and self._may_start():
             job = self.queue.popleft()
             job.begun = boottime()
             self.jobs[job.key] = job
-            self.total += job.settings.slots
             self._may_ask_again()
             self._ask()
             return job
@@ -291,6 +292,7 @@ class Connection:
 
     async def finish(self, job: RemoteJob, state: bytes) -> str:
         """The result goes its way; what is wrong with it will be told when it is known."""
+        self.crowded = False
         took = boottime() - job.begun
         self.duration = took if self.duration == EVER else 0.8 * self.duration + 0.2 * took
         gone = state == ERROR and (self.runner.killed or self.runner.wall_over)     # we have ended it, for we leave
@@ -341,7 +343,7 @@ class Connection:
         while not (self.accounted or self.over or self.failed):
             if self.link and self.link is not asked:
                 asked = self.link
-                asked.send(type="account")
+                asked.send(type="account", slots=self.runner.size)
             coming = self.ever or not self.said         # once more, or for the first time
             if boottime() - began > (COUNTING if self.link else CONNECT if coming else 0.0):
                 return
@@ -356,32 +358,31 @@ class Connection:
         return self.link is not None and boottime() - self.alive < min(self.grace / 2, runmaker4.SILENCE)
 
     def _slots(self) -> int:
-        """How many slots have jobs, can have some, or have had their only one: not those that other runners use."""
-        return sum(bool(slot.spent or slot.busy or slot.lent or not (slot.retired or slot.in_use))
+        """How many slots have jobs, or can have some.  Without slots that others use."""
+        return sum(bool(slot.busy or slot.lent or not (slot.retired or slot.in_use))
                    for slot in self.runner.slots.values())
 
     def _ahead(self) -> int:
         """How many jobs may run ahead of free slots: as many as end within a round trip."""
         slots = self._slots()
-        return 0 if self.options.one_only else min(slots, int(
+        return 0 if self.options.one_only or self.crowded else min(slots, int(
             2 * slots * (self.round_trip + 0.002) / max(self.duration, 0.0001) + 0.5))
 
     def _ask(self, last: bool = False) -> None:
-        """Ask for jobs for as many slots as we could use now."""
+        """Ask for jobs for as many slots as we could use now; tell how many there are, if that has changed."""
         if not self.link or self.runner.stopping:
             return
-        slots = self._slots()
-        if self.options.one_only:
-            want = slots - self.total
-        else:
-            want = slots + self._ahead() - sum(job.settings.slots for job in self.jobs.values() if job.result is None)
+        running = sum(job.settings.slots for job in self.jobs.values() if job.result is None)
+        want = self._slots() + self._ahead() - running
         due = sum(job.settings.slots for job in self.queue) + self.requested
         want = max(want - due, 0)
         if due and 2 * want < self._ahead():        # in few messages; what is due lasts for a round trip
             want = 0
-        if want or last and not self.last_asked:
+        if want or last and not self.last_asked or self.told_slots != self.runner.in_service:
             self.requested += want
-            number = self._request("claim", want=want, last=last, slots=self.runner.in_service)
+            last = last or self.last_asked > 0      # it counts until it is answered
+            self.told_slots = self.runner.in_service
+            number = self._request("claim", want=want, last=last, slots=self.told_slots)
             if last:
                 self.last_asked = number
 
@@ -558,8 +559,9 @@ class Connection:
             link.send(type="have", jobs=[dict(
                 id=job.key, number=job.number, ordinal=job.ordinal, offset=job.offset, state=to_text(job.state),
                 text=to_text(job.text), result=job.result and to_text(job.result))])
+        self.told_slots = self.runner.in_service
         link.send(type="hello", client=self.id, name=to_text(self.program.host), pid=os.getpid(),
-                  slots=self.runner.in_service, retry=to_text(self.program.retry), follow=self.options.follow)
+                  slots=self.told_slots, retry=to_text(self.program.retry), follow=self.options.follow)
 
     def _note_loss(self, why: str) -> None:
         """Say once that there is no server; and when one is there that does not want us."""

@@ -604,8 +604,12 @@ class Peer(Link):
                 raise WireError("more jobs than it can have")
         elif kind == "hello" and not self.guest:
             self.sessions.greet(self, message)
-        elif kind == "status" or kind == "account" and client:
-            self.server.reporter.ask(self, leaves=kind == "account")
+        elif kind == "account" and client:
+            if "slots" in message.fields:               # all, spent ones and ones out of service, too
+                client.slots = message.whole("slots", 1_000_000)
+            self.server.reporter.ask(self, leaves=True)
+        elif kind == "status":
+            self.server.reporter.ask(self, leaves=False)
         elif kind == "bye" and client:
             self.sessions.part(client)
         else:
@@ -615,7 +619,7 @@ class Peer(Link):
         """It asks for jobs; its slots may have changed (--slots @FILE)."""
         if "slots" in message.fields:
             client.slots = message.whole("slots", 1_000_000)
-        client.want = min(client.want + message.whole("want", 1_000_000), 2 * client.slots)
+        client.want = min(client.want + message.whole("want", 1_000_000), 1_000_000)     # it gets what it has room for
         client.asked, client.asked_at = message.whole("request"), self.sessions.file.clock()
         client.leaving = message.flag("last")
         if client.leaving:

@@ -1908,7 +1908,7 @@ class Round:
     missed: bool = False                    # it passed over new jobs: others than its takers might have had them
     waiting: set[Taker] = field(default_factory=set)    # takers with jobs that may be taken later
     below: Line | None = None               # the first of these below the block
-    full: set[Taker] = field(default_factory=set)       # those who wait until enough of their slots are free
+    full: dict[Taker, float] = field(default_factory=dict)      # takers that wait for free slots, and how many they had
     groups: list[PendingGroup] = field(default_factory=list)
     stalls: dict[Any, str] = field(default_factory=dict)        # what waits for hosts that may never come
     checked: int = 0                        # up to here nothing has failed, or was lost
@@ -2007,7 +2007,8 @@ class Cursor:
                 self.round.takers = self.round.takers.intersection(takers.all)
         now = self.clock()
         if self.scan is None and (not last or self.round.waiting) and self._nothing_new():
-            return replace(self.miss, again=self._until_next()) if self.round.outdated else self.miss
+            soon = self.round.outdated or self._has_room()
+            return replace(self.miss, again=self._until_next()) if soon else self.miss
         self.pace.go_on()
         self.claimed, claimed = now, self.claimed
         self.sliced, sliced = False, self.sliced and self.scan is not None
@@ -2077,8 +2078,10 @@ class Cursor:
         self.round = Round(frozenset(self.takers.all), self.pace.began)
 
     def _until_next(self) -> float:
-        """Seconds until another round may begin: one that may let a barrier be passed comes soon."""
-        return self.pace.until_due(1) if self.round.outdated else self.pace.until_due(20, self.interval)
+        """Seconds until another round may begin: one that may pass a barrier, or begin a big job, comes soon."""
+        if self.round.outdated:
+            return self.pace.until_due(1)
+        return self.pace.until_due(20, 0.0 if self._has_room() else self.interval)
 
     def _end_round(self, whole: bool, grows: bool) -> Miss:
         """A whole round found nothing.  whole: it came to the end of the file; grows: its last line may change yet."""
@@ -2123,6 +2126,10 @@ class Cursor:
         self.file.refresh()
         return self.pace.until_due(100, self.interval) > 0 and self.file.signature() == self.quiet
 
+    def _has_room(self) -> bool:
+        """Whether a taker that waits for free slots has more of them than it had."""
+        return any(taker.free > before for taker, before in self.round.full.items())
+
     def _notice_edits(self) -> None:
         """If lines have moved: begin a new round, by what they say now."""
         now = self.file.edits, self.file.inode
@@ -2165,7 +2172,7 @@ class Cursor:
             if taker not in self.round.full:
                 if self.round.settings.slots <= taker.free:
                     return taker
-                self.round.full.add(taker)
+                self.round.full[taker] = taker.free
                 self.round.waiting.add(taker)
         return None
 
@@ -2262,7 +2269,7 @@ class Cursor:
     def _is_over(self) -> bool:
         """Whether nothing below can matter: all takers must wait, or leave at `#RUN end`."""
         found, takers = self.round, self.takers.all
-        if takers and takers.keys() <= found.full:
+        if takers and takers.keys() <= found.full.keys():
             return True
         if not takers or not (found.block or found.ended):
             return False
@@ -2572,7 +2579,10 @@ class FileJobs:
         return Nothing(again, found.failed, met.ended, met.stopped(self.taker), met.passed.number if met.passed else 0)
 
     def _claim(self, last: bool, free: int, slots: int) -> Job | Miss:
-        self.taker.free, self.taker.slots = free, slots
+        if slots != self.taker.slots:
+            self.taker.slots = slots
+            self.cursor.takers.known.clear()        # other settings may fit now
+        self.taker.free = free
         return self.cursor.claim(last)
 
     async def lend(self, job: Job) -> int:
@@ -2607,6 +2617,7 @@ class FileJobs:
             await self.worker.flush()
         for look in itertools.count(1):
             takers = Takers(() if runner.had_one_each else (self.taker,))
+            self.taker.slots = runner.size      # what does not fit because slots are out of service is left, too
             try:
                 account = await self.worker.call(self.file.account, takers)
                 if runner.killed or not account.unsure or look > 3 * self.file.LOOKS:   # it goes on changing
@@ -3872,6 +3883,7 @@ class SlotFile:
 
     def seize(self, slot: Slot) -> bool:
         """Lock a slot's name; False: another runner, or the job of one that has died, has it."""
+        assert slot.fd < 0
         try:
             slot.fd = self._open_companion() if DESCRIPTION_LOCKS else self.shared_fd
             if lock(slot.fd, slot.byte):
@@ -4309,18 +4321,19 @@ class Runner:
                 continue
             if job:
                 try:
-                    await self._work(job, slot)
-                finally:
-                    slot.busy = False
+                    begun = await self._work(job, slot)
                     for used in (slot, *slot.borrowed):
-                        used.spent = self.options.one_only
+                        used.spent = begun and self.options.one_only
+                finally:
+                    await self._free(slot)      # while it is busy: then nobody borrows it, and locks its name again
+                    slot.busy = False
                     await self._give_back(slot)
                     self.changed.set()
-                await self._free(slot)
-            elif slot.in_use:
+            elif slot.in_use:                   # somebody may find meanwhile that it is not any more
                 self._note_wait()
                 await asyncio.sleep(self.slot_file.interval)
-            if not slot.in_use and (slot.retired or not job):
+                continue
+            if slot.retired or not job:
                 slot.at_work = False
                 return
 
@@ -4328,6 +4341,11 @@ class Runner:
     def busy(self) -> int:
         """How many jobs were claimed, and are not settled."""
         return sum(slot.busy for slot in self.slots.values())
+
+    @property
+    def size(self) -> int:
+        """How many slots there are, in service or not."""
+        return sum(slot.listed for slot in self.slots.values())
 
     @property
     def in_service(self) -> int:
@@ -4342,9 +4360,11 @@ class Runner:
     async def _borrow(self, slot: Slot, count: int) -> bool:
         """Give a job so many other slots besides its own; False: other runners use slots that seemed free."""
         for other in self._idle():
-            if len(slot.borrowed) < count and other is not slot and await self._seize(other):
-                other.lent = self.loop.create_future()
-                slot.borrowed.append(other)
+            if len(slot.borrowed) < count and other is not slot:
+                other.in_use = not await self._seize(other)
+                if not other.in_use:
+                    other.lent = self.loop.create_future()
+                    slot.borrowed.append(other)
         if len(slot.borrowed) < count:
             await self._give_back(slot)
             return False
@@ -4393,13 +4413,22 @@ class Runner:
                 self.fail(self.nothing.failed)
             elif not job and self._nothing_left():
                 self.stop()                     # the other slots need not look again
-            elif short:
-                await self._wait(self.slot_file.interval)
-            elif not job:
+            elif short or not job:
                 again = self.nothing.again
-                await self._wait(self.jobs.poll if again is None else min(self.jobs.poll, again))
+                seconds = self.jobs.poll if again is None else min(self.jobs.poll, again)
+                if short:                       # others want these names, too, and must not try at the same times
+                    seconds = self.slot_file.interval * (1 + os.urandom(1)[0] / 64)
+                await self._wait(seconds)
+                await self._find_unused()
         slot.in_use = False
         return None
+
+    async def _find_unused(self) -> None:
+        """Notice which slots other runners do not use any more: while one slot has the turn, the others cannot look."""
+        for slot in self.slots.values():
+            if slot.in_use and await self._seize(slot):
+                await self._free(slot)
+                slot.in_use = False
 
     async def _seize(self, slot: Slot) -> bool:
         """Take a slot for a job; False: another runner has a job there."""

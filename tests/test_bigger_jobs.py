@@ -1,6 +1,8 @@
 """Promise: a job of `#RUN slots=N` has N slots of its runner to itself, and small jobs never keep it waiting."""
 import signal
+import time
 
+import runmaker4
 from tests.support import RUNMAKER, UP, wait_until
 from tests.tcp import TcpCase
 
@@ -78,6 +80,67 @@ class BigJobs(TcpCase):
             self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual((self.states(), self.exists("twice")), ("d" * 15, False))
 
+    def test_big_jobs_follow_each_other_at_once(self) -> None:
+        self.before = self.write("#RUN slots=2\n" + ". true\n" * 40).read_bytes()
+        runner = self.start_patched("import runmaker4\nrunmaker4.FileJobs.poll = property(lambda self: 60.0, "
+                                    "lambda self, seconds: None)", "-q", "-j3", "runs.txt")
+        self.assertEnded(self.finish(runner), 0, "d" * 40)
+
+    def test_a_name_is_used_again_that_another_slot_finds_unused(self) -> None:
+        names = str(self.write("a\nb\n", "names.txt"))
+        file, other = runmaker4.SlotFile(names, False, self.fail), runmaker4.Slot("b")
+        file.prepare()
+        self.assertTrue(file.seize(other))
+        self.write(f". {WAIT}\n")
+        runner = self.start_patched("import runmaker4\nrunmaker4.SlotFile.INTERVAL = 0.7", "--follow", "--slots",
+                                    "@names.txt", "runs.txt")
+        self.wait_up(1, runner=runner)          # on a, while b is tried now and then
+        file.free(other)
+        self.let_go(1)
+        self.wait_states("d")
+        time.sleep(1.5)                         # whoever has tried b has looked again
+        with open(self.dir / "runs.txt", "a") as runs:
+            print("#RUN slots=2\n. true", file=runs, flush=True)
+        self.wait_states("dd")
+        runner.send_signal(signal.SIGTERM)
+        self.assertEqual(self.finish(runner).code, 143)
+
+    def test_a_name_is_not_lost_where_calls_take_their_time(self) -> None:
+        self.write("a\nb\nc\nd\n", "names.txt")
+        self.before = self.write("#RUN slots=2\n" + ". true\n" * 100).read_bytes()
+        slow = "import runmaker4\nrunmaker4.Mount.network = True"        # so a thread makes the calls
+        runner = self.start_patched(slow, "-q", "--slots", "@names.txt", "runs.txt")
+        self.assertEnded(self.finish(runner), 0, "d" * 100)
+
+    def test_with_one_only_a_big_job_is_left_when_too_few_slots_have_not_had_their_job(self) -> None:
+        self.write(". true\n#RUN slots=2\n. true\n")
+        ended = self.run_jobs("-1", "-j2")
+        self.assertEqual((ended.code, self.states()), (1, "d."))
+        server = self.start_server()
+        self.write(". true\n#RUN slots=2\n. true\n")
+        client = self.run_client(server, "-1", "-j2")
+        self.assertEqual((client.code, self.states()), (1, "d."))
+
+    def test_a_big_job_follows_the_number_of_slots(self) -> None:
+        self.write("a\nb\n", "names.txt")
+        self.write("#RUN slots=3\n. true\n#RUN slots=2\n. true\n")
+        runner = self.start_jobs("-q", "--follow", "--slots", "@names.txt", up=[])
+        self.wait_states(".d")
+        self.write("a\nb\nc\n", "names.txt")
+        self.wait_states("dd")
+        self.write("a\n", "names.txt")
+        self.write(self.read() + b"#RUN slots=2\n. true\n#RUN\n. true\n")
+        self.wait_states("dd.d")                # it takes what is below
+        runner.send_signal(signal.SIGTERM)
+        self.assertEqual(self.finish(runner).code, 143)
+
+    def test_what_does_not_fit_because_slots_are_out_of_service_counts_as_left(self) -> None:
+        job = ". [ $RUNMAKER4_SLOT != a ] || exit 255; sleep 0.2\n"
+        self.write(f"{job}{job}#RUN slots=2\n. true\n")
+        ended = self.run_jobs("--slots", "a,b", "--slot-errors", "1")
+        self.assertEqual((ended.code, self.states()), (1, "dd."))
+        self.assertIn(b"1 new", ended.err)
+
     def test_clients_do_as_runners_do(self) -> None:
         self.write(f". {NAMES}\n#RUN slots=3\n. {NAMES}\n#RUN\n. {NAMES}\n#RUN slots=2\n. {NAMES}\n. {NAMES}\n")
         server = self.start_server("--exit-when-done")
@@ -86,6 +149,41 @@ class BigJobs(TcpCase):
             self.assertEqual(self.finish(program).code, 0)
         self.assertEqual(self.states(), "ddddd")
         self.assertEqual([len(line.split()[2].split(",")) for line in self.names()], [1, 3, 1, 2, 2])
+
+    def test_a_client_with_one_only_gets_a_job_again_that_it_gave_back_for_lack_of_shared_slots(self) -> None:
+        self.write("a\nb\n", "names.txt")
+        self.write("#RUN host=one\n. true\n")
+        server = self.start_server()
+        one = self.start_client(server, "--name", "one", "--slots", "@names.txt", "--follow", "-1")
+        self.wait_states("d")                   # on a
+        two = self.start_client(server, "--name", "two", "--slots", "@names.txt", "--follow", "-1")
+        self.wait_clients(server, 2)
+        wait_until(lambda: self.settled(two), what="two has asked for jobs")
+        with open(self.dir / "runs.txt", "a") as file:
+            print(f". {WAIT}", file=file, flush=True)
+            self.wait_up(3, runner=one)         # on b
+            print(f"#RUN host=two slots=2\n. {NAMES}", file=file, flush=True)
+        end = time.monotonic() + 20
+        while self.states() != "drr":           # two has the job, for some milliseconds
+            self.assertLess(time.monotonic(), end)
+        wait_until(lambda: self.states() == "dr.", what="two has given it back")
+        self.let_go(3)
+        self.assertEqual(self.finish(two).code, 0)
+        self.assertEqual((self.states(), len(self.names())), ("ddd", 1))
+
+    def test_a_client_that_has_given_a_big_job_back_does_not_ask_for_it_until_a_slot_is_free(self) -> None:
+        self.write(". true\n" * 40 + f". {WAIT}\n" * 7 + f"#RUN slots=2\n. {NAMES}\n")
+        busy = range(41, 48)
+        client = self.start_client(self.start_server(), "-j8", up=busy)
+        claimed = [time.monotonic()]
+
+        def is_left_alone() -> bool:
+            if self.states().endswith("r"):
+                claimed[0] = time.monotonic()
+            return time.monotonic() - claimed[0] > 1.0
+        wait_until(is_left_alone, 10, "the line stays new")
+        self.let_go(*busy)
+        self.assertEqual((self.finish(client).code, self.states()), (0, "d" * 48))
 
     def test_a_slots_setting_that_makes_no_sense_is_refused(self) -> None:
         for setting in ("slots=0", "slots=x", "slots=", "slots=2 together=g host=a"):

@@ -92,6 +92,15 @@ class SlotCase(RunCase):
         self.assertEqual((ended.code, self.states()), (code, states), said)
         self.assertAlone()
 
+    def stop_between_looks(self, runner: subprocess.Popen) -> bool:
+        """Stop a runner of one job; whether its idle slots have no name locked at that moment, else it goes on."""
+        runner.send_signal(signal.SIGSTOP)
+        wait_until(lambda: pathlib.Path(f"/proc/{runner.pid}/stat").read_bytes().rpartition(b") ")[2][:1] == b"T")
+        if names_taken(self.dir / "names.lock") == 1:
+            return True
+        runner.send_signal(signal.SIGCONT)
+        return False
+
     def wait_taken(self, wanted: int) -> None:
         """Wait until so many names are locked."""
         wait_until(lambda: names_taken(self.dir / "names.lock") == wanted, 5, f"{wanted} names are taken")
@@ -443,7 +452,7 @@ class SharedNames(SlotCase):
         self.names("a\nb\n")
         stopped = self.start_on_names(up=[1])
         kept = self.name_of(1)
-        stopped.send_signal(signal.SIGSTOP)
+        wait_until(lambda: self.stop_between_looks(stopped), what="it is stopped while it tries no other name")
         try:
             self.replace_names("b\na\n")
             self.add_jobs(*[SHORT] * 4)
