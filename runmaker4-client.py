@@ -37,10 +37,10 @@ from typing import Any, Iterator, Sequence
 import runmaker4
 from runmaker4 import (ERROR, HEX, PORT, Account, AllOutput, Channel, Console, Counts, Gate, History, Job, JobSettings,
                        LastLines, Link, Message, Nothing, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink,
-                       WireError, Worker, add_background, add_limits, add_running_options, add_verbosity,
-                       allow_descriptors, boottime, change_argument, duration, human_time, leave, plural, printable,
-                       put, read_token, reason, run_main, show, to_bytes, to_text, token_path, warn, watched,
-                       whole_number)
+                       SlotFile, WireError, Worker, add_background, add_limits, add_running_options, add_verbosity,
+                       allow_descriptors, boottime, change_argument, duration, given_name, human_time, leave, plural,
+                       printable, put, read_token, reason, run_main, show, to_bytes, to_text, token_path, warn,
+                       watched, whole_number)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -87,7 +87,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--status", action="store_true", help="print what waits, and what all clients do, and exit")
     add("--json", action="store_true", help="with --status: as JSON")
     add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", metavar="NAME", help="this host's name (messages, host=) [the node name]")
+    add("--name", type=given_name, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses @FILE: any file system will do")
     add_background(add)
     parser.set_defaults(slot_errors=0)      # the server would have to set lines back
@@ -863,6 +863,21 @@ class RemoteConsole:
             self.connection.event(len(piece), type="print", data=to_text(piece))
 
 
+def fault_of(name: str) -> str:
+    """Why the server's records cannot have a name of a host or slot; "": they can."""
+    return "a control character in it" if printable(name) != name else "longer than 255 characters" * (len(name) > 255)
+
+
+class SlotNames(SlotFile):
+    """A file of names, without the ones that the server's records cannot have."""
+
+    def _read(self) -> list[str]:
+        names = super()._read()
+        bad = next(filter(fault_of, names), "")
+        self._complain("form", bad and f"'{printable(bad)[:40]}' is left out: {fault_of(bad)}")
+        return [name for name in names if not fault_of(name)]
+
+
 # ======== The program =================================================================================================
 
 
@@ -876,6 +891,12 @@ class ClientProgram(RunnerProgram):
             hide_from_ps(options.token)
         self.token = find_token(options.token)
         super().__init__(PROG, options.server, options, without_token(argv))
+        named = [("--name", os.fsdecode(self.host)), *(("--slots", name) for name in self.slots)]
+        for option, name in named:
+            if fault_of(name):
+                raise Problem(f"{option}: no name: '{printable(name)[:40]}': {fault_of(name)} (give another one)")
+        if self.slot_file:
+            self.slot_file = SlotNames(self.slot_file.path, self.slot_file.network, self.slot_file.say)
 
     def main(self) -> int:
         """Print a status, or run jobs; the exit status.  Raises Problem."""

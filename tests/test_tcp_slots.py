@@ -21,10 +21,43 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
         self.names("a\n")
         client = self.start_on_names(up=[1])
         self.names("a\nb\n")
-        wait_until(lambda: self.status(self.servers["runs.txt"])["clients"][0]["slots"] == 2, what="b is known")
+        wait_until(lambda: self.slots_known() == 2, what="b is known")
         self.open_gate()
         self.assertAll(0, client, "dd")
         self.assertEqual(sorted(self.read("taken").strip().split(b",")), [b"a", b"b"])
+
+    def test_names_that_come_back_are_used_again(self):
+        self.write(". true\n")
+        self.names("a\nb\nc\nd\n")
+        client = self.start_on_names("--follow")
+        self.wait_states("d")
+        self.names("a\n")
+        wait_until(lambda: self.add_jobs("true") or self.slots_known() == 1, what="only a is left")
+        wait_until(lambda: not set(self.states()) & set(".r"), what="its jobs are done")
+        self.names("a\nb\nc\nd\n")
+        count = len(self.states())
+        self.add_jobs(*[test_slots.HELD] * 4)
+        self.wait_up(*range(count + 1, count + 5), runner=client)
+        self.open_gate()
+        self.wait_states("d" * (count + 4))
+        self.assertAlone()
+
+    def test_a_name_that_no_record_of_the_server_can_have_is_left_out_which_is_said_once(self):
+        self.write(f". {test_slots.HELD}\n")
+        self.names("a\n")
+        client = self.start_on_names(up=[1])
+        self.names("a\n%s\n" % ("n" * 256))
+        wait_until(lambda: b"is left out: longer than 255 characters" in self.read("stderr"), what="that is said")
+        self.names("a\n%s\nb\n" % ("n" * 256))
+        self.add_jobs(test_slots.HELD)
+        self.wait_up(2, runner=client)
+        self.open_gate()
+        self.assertAll(0, client, "dd")
+        self.assertEqual((self.name_of(2), self.read("stderr").count(b"left out")), ("b", 1))
+
+    def slots_known(self) -> int:
+        """How many slots the client has, as the server knows."""
+        return self.status(self.servers["runs.txt"])["clients"][0]["slots"]
 
 
 @ordinarily("test_a_job_that_outlives_its_killed_runner_keeps_its_name")
