@@ -276,22 +276,37 @@ class Keeper:
         self.locks = -1                 # the descriptor
         self.grace = 0.0
         self.server = b""               # its process
+        self.deadline: float | None = None      # None: it lives
 
     def run(self) -> None:
-        """Until the server is dead for the grace, or holds nothing then."""
-        deadline: float | None = None
-        while True:
-            patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-            socks = [self.listener] if deadline is not None else [self.listener, self.life]     # its end is known
-            found = wait_ready([sock.fileno() for sock in socks], select.POLLIN, patience)
-            if not found and deadline is not None:
-                return
-            if self.life.fileno() in found and not self._listen():
-                if not self._needed():
-                    return
-                deadline = time.monotonic() + self.grace
-            if self.listener.fileno() in found and self._receive_visitor(deadline is not None):
-                deadline = None
+        """Until the server is dead for the grace, or holds nothing then.
+
+        If a defect ends this sooner, a server that lives starts another keeper; else the locks are held to the end all
+        the same, and no next server is let in: jobs that run must not be run by others.
+        """
+        try:
+            while self._serve():
+                pass
+        finally:
+            if self.deadline is not None:
+                time.sleep(max(0.0, self.deadline - time.monotonic()))
+
+    def _serve(self) -> bool:
+        """Wait for what comes next; whether there will be more."""
+        dead = self.deadline is not None
+        patience = max(0.0, self.deadline - time.monotonic()) if dead else None
+        socks = [self.listener] if dead else [self.listener, self.life]         # its end is known
+        found = wait_ready([sock.fileno() for sock in socks], select.POLLIN, patience)
+        if not found and dead:
+            return False
+        if self.life.fileno() in found and not self._listen():
+            self.deadline = time.monotonic() + self.grace
+            if not self._needed():
+                self.deadline = None
+                return False
+        if self.listener.fileno() in found and self._receive_visitor(self.deadline is not None):
+            self.deadline = None
+        return True
 
     def _needed(self) -> bool:
         """Whether there are locks on the file that may be ours; a runner's are not told from them."""
@@ -417,6 +432,7 @@ class KeeperLink:
 
     def _keep(self, listener: socket.socket, life: socket.socket) -> None:
         """In the child, which must not go on with anything else: be the keeper, with nothing but what is sent."""
+        code = 1
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
@@ -432,8 +448,9 @@ class KeeperLink:
             change_argument(b"runmaker4-server", b"runmaker4-keeper")   # nor is pkill's, which goes by the name
             Keeper(listener, life).run()
             os.unlink(self.path)
+            code = 0
         finally:
-            os._exit(0)
+            os._exit(code)
 
     def introduce(self) -> None:
         """Tell the keeper how long it is to wait once we are dead, and who we are; after each fork anew."""

@@ -271,7 +271,12 @@ def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[in
     poller = select.poll()
     for fd in fds:
         poller.register(fd, event)
-    return [fd for fd, _ in poller.poll(None if seconds is None else 1000 * seconds)]
+    day = UNITS["d"]
+    while True:                         # poll(2) takes no more than 24 days
+        found = [fd for fd, _ in poller.poll(None if seconds is None else 1000 * min(seconds, day))]
+        if found or seconds is None or seconds <= day:
+            return found
+        seconds -= day
 
 
 def put(data: bytes) -> None:

@@ -19,6 +19,12 @@ JOB = f"echo $$ >>pids.$JOB_ID; {UP}; {GATE}"           # notes its pid and runs
 LATER = JOB.replace("-e go", "-e go.2")                 # one that runs on when others have ended
 LONG = 60.0                                             # a grace that no test waits for
 SHORT = 0.6                                             # one that they do
+# a keeper fails when its server is dead, and it waits for the end of the grace
+KEEPER_FAILS = """
+import runmaker4
+right = runmaker4.wait_ready
+runmaker4.wait_ready = lambda fds, event, seconds: right(fds, event, 1 / 0 if seconds else seconds)
+"""
 
 
 class LossCase(TcpCase):
@@ -568,6 +574,20 @@ class KilledServer(LossCase):
         self.open_gate()
         self.finish(runner)
         self.assertEqual(self.states(), "d")
+
+    def test_the_grace_may_be_longer_than_poll_can_wait(self) -> None:
+        dead, client = self.kill_server(JOB, grace=3e6)
+        self.assert_nothing_for_others()
+        self.wait_said(self.serve_again(dead.port), "took over")
+        self.open_gate()
+        self.assert_each_ran_once(client, "d")
+
+    def test_a_keeper_that_a_defect_ends_holds_the_lines_to_the_end_of_the_grace_all_the_same(self) -> None:
+        self.PATCH = KEEPER_FAILS
+        server = self.serve(JOB, grace=SHORT)
+        self.PATCH = ""
+        self.connect(server)
+        self.kill_until_the_keeper_lets_go(server)
 
     def test_a_keeper_that_holds_nothing_goes_at_once(self) -> None:
         server = self.serve("true")
