@@ -19,7 +19,8 @@ Handshake and frames are runmaker4.py's ("The wire").  What is said once both en
                                                         stop       end this job, or do not begin it
     started, log, begin, out, end, joblog, print,       ack        all events up to this number are dealt with: what
     finish, release: events, numbered from 1;                      they said is in the files
-    sent again after a new connection until acked       fault      a result could not be written
+    sent again after a new connection until acked                  (a journal on a network file system: in a second)
+                                                        fault      a result could not be written
                                                         lost       somebody else has this line now: stop the job
     account    what does the file hold?                 account    so many jobs in each state, and whether new ones are
                                                                    left that it could have run
@@ -695,10 +696,10 @@ class Collector:
     """Takes what clients send of their jobs' output: to the files and the console of the server's."""
 
     def __init__(self, log: LogFile | None, outdir: OutDir | None, joblog: JobLog | None, lines: int,
-                 console: Writer | None, worker: Worker) -> None:
-        """lines: of a record in the log file."""
+                 console: Writer | None, worker: Worker, trouble: Say) -> None:
+        """lines: of a record in the log file; trouble: told what is lost."""
         self.log, self.outdir, self.joblog, self.lines = log, outdir, joblog, lines
-        self.console, self.worker = console, worker
+        self.console, self.worker, self.trouble = console, worker, trouble
 
     def wanted(self) -> dict[str, Any]:
         """What clients shall send."""
@@ -1499,7 +1500,7 @@ class Sessions:
         if client.coming is not peer:
             return                                      # lost again meanwhile
         client.link, client.coming = peer, None
-        client.set_acknowledged(client.dealt_with)
+        self._note_acknowledged(client, client.dealt_with)
         window = runmaker4.PIECE if self.collector.behind(Writer.HIGH) else self._window()
         peer.send(type="welcome", file=to_text(os.fsencode(self.server.path))[-NAME:], grace=self.options.grace,
                   seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
@@ -1532,7 +1533,15 @@ class Sessions:
         number = message.whole("n")
         if number <= client.seen:
             return
-        client.seen = number
+        client.seen = number                            # whatever it is: to be sent it again would mend nothing
+        try:
+            self._note_event(client, kind, message, number)
+        except WireError as error:
+            self.collector.trouble(f"client {client.where}: '{printable(kind)}' makes no sense, and is lost: {error}")
+            raise
+
+    def _note_event(self, client: Client, kind: str, message: Message, number: int) -> None:
+        """What an event says.  Raises WireError."""
         grant = None if kind == "print" else client.grants.get(message.text("id", 16))
         if kind != "print" and (grant is None or grant.settling):
             return                                      # the line has just been lost, which it is told, or was told
@@ -1595,8 +1604,17 @@ class Sessions:
         behind = not leaving and self.collector.behind(Writer.HIGH)
         if behind or upto <= client.acked or not client.link or self.server.over.done():
             return
-        client.set_acknowledged(upto)
+        self._note_acknowledged(client, upto)
         client.link.send(type="ack", n=upto, window=self._window())
+
+    def _note_acknowledged(self, client: Client, upto: int) -> None:
+        """A client is told that these events are dealt with: what the journal has gathered of them is written first.
+
+        Not on a network file system, where each such write costs some six round trips.
+        """
+        if not self.worker.pool:
+            self.collector.tick()
+        client.set_acknowledged(upto)
 
     def drop_silent(self, slept: bool) -> None:
         """Drop connections from which nothing has come for too long.
@@ -2004,7 +2022,7 @@ class Server(Program):
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
                                keep=self.keeper.keep)
         self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
-                                   self.worker)
+                                   self.worker, self._trouble)
         self.dispatcher = Dispatcher(self)
         self.sessions = Sessions(self)
         self.reporter = Reporter(self)

@@ -20,6 +20,7 @@ from tests.support import (FULL, RUNCLIENT, RUNMAKER, RUNSERVER, SLEEPING, WAITI
 from tests.tcp import PORT_LINE, Program, Server, TcpCase
 from tests.test_records import WIDTH, LogCase
 from tests.test_ssh import free_port
+from tests.wire import ENDING, ENTRY, Peer, new_key
 
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"
 LONG = 3_000_000                        # bytes of a line that is longer than a frame
@@ -583,6 +584,49 @@ class FullDisk(RecordsCase):
         ended = self.stop(server, signal.SIGHUP)
         self.assertSaid(ended, ["full/log", "full/out/1.out", "full/out/joblog"], "no space left")
         self.assertEqual(self.states(), "dd!")
+
+
+class Acknowledged(TcpCase):
+    """What a client need not send again is in the files, also if the server is killed the next moment."""
+
+    def test_the_journal_has_an_end_that_was_acknowledged(self) -> None:
+        self.jobs("true", "true")
+        server = self.start_server("--outdir", "out", patch="import runmaker4\nrunmaker4.Journal.AT_ONCE = 1000")
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello().hear("welcome")
+            for number in (1, 2):
+                peer.say(dict(type="claim", request=number, want=1, last=False))
+                job, = peer.hear("jobs")["jobs"]
+                peer.say(dict(ENTRY, type="begin", id=job["id"], n=3 * number - 2),
+                         dict(ENDING, type="end", id=job["id"], n=3 * number - 1),
+                         dict(type="finish", id=job["id"], n=3 * number, state="d", how="exit 0"))
+                wait_until(lambda: peer.hear("ack")["n"] == 3 * number, what="all is acknowledged")
+            server.kill()
+        self.assertEqual((self.states(), self.read("out/journal").count(b'"event": "end"')), ("dd", 2))
+
+
+class Nonsense(TcpCase):
+    """What a client says of its jobs, and makes no sense, is not kept; that is said, and the exit status is 1."""
+
+    def test_an_event_that_makes_no_sense_is_lost_once_and_not_in_silence(self) -> None:
+        self.jobs("true")
+        server = self.start_server("--joblog", "joblog", "--exit-when-done")
+        key, connect = new_key(), lambda: Peer.of(server.port, server.token)
+        peer = connect().hello(client=key)
+        peer.hear("welcome")
+        peer.say(dict(type="claim", request=1, want=1, last=False))
+        job, = peer.hear("jobs")["jobs"]
+        event = dict(type="joblog", n=1, id=job["id"], line="no line of a job log")
+        peer.say(event).rest()
+        peer.close()
+        again = connect().hello({name: job[name] for name in ("id", "number", "ordinal", "offset", "state", "text")},
+                                client=key)
+        self.assertEqual(again.hear("welcome")["seen"], 1)
+        again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0"))
+        again.hear("closing")
+        again.close()
+        self.assertEqual((self.finish(server).code, self.states()), (1, "d"))
+        self.assertEqual(server.err.count(b"'joblog' makes no sense, and is lost"), 1)
 
 
 class Refused(TcpCase):
