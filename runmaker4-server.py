@@ -1018,6 +1018,8 @@ class Group:
 
     def _send_next(self, seat: Seat) -> None:
         """Send a client its next job, if it is here."""
+        while seat.queue and seat.queue[0].settling:    # cancelled; end() will hear of it
+            seat.queue.popleft()
         if seat.queue and seat.client.link:
             seat.current = grant = seat.queue.popleft()
             grant.sent, grant.handed = True, boottime()
@@ -1299,6 +1301,8 @@ class Sessions:
         """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then."""
         if grant.settling:
             return
+        if grant.job.cancelled and state in (None, ERROR):
+            state = HELD                                # its line says already what somebody wishes
         grant.settling = True
         if event:
             grant.client.open.add(event)
@@ -1351,10 +1355,15 @@ class Sessions:
                 grant.how = "lost"
                 self._forget(grant, ERROR)
 
-    @staticmethod
-    def _cancel(grant: Grant) -> None:
-        """Tell a client that somebody has set the state of its line; if it is away, once it comes back."""
-        if grant.client.link:
+    def _cancel(self, grant: Grant) -> None:
+        """Somebody has set the state of a line: its client is told; if it is away, once it comes back.
+
+        A line of a group that its client was not told of is over at once.
+        """
+        if not grant.sent:
+            grant.how = grant.how or "cancelled"
+            self.settle(grant, HELD)
+        elif grant.client.link:
             grant.client.link.send(type="stop", id=grant.key, cancelled=True)
 
     # -- clients that go and come back ------------------------------------------------------------------------------
@@ -1395,7 +1404,7 @@ class Sessions:
         """A client did not come back."""
         self.collector.end_line(client)
         del self.clients[client.id]
-        lines = [grant.job.number for grant in client.grants.values() if not grant.settling]
+        lines = [grant.job.number for grant in client.grants.values() if not (grant.settling or grant.job.cancelled)]
         if lines:
             who = f"client {client.where}" if client.id else "clients of the server before"
             self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
@@ -1446,18 +1455,21 @@ class Sessions:
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
         """Give back the lines that a client does not have; had it started one, that is lost."""
         for grant in list(client.grants.values()):
-            if grant.key in keys or not grant.sent or grant.settling or grant.seat and grant.seat.group.take_back(grant):
+            if grant.key in keys or not grant.sent or grant.settling:
+                continue
+            if grant.seat and grant.seat.group.take_back(grant):
                 continue
             if grant.seat and not grant.seat.group.preparing:
                 grant.how = grant.how or "vanished"
             self.settle(grant, None if grant.started is None else ERROR)
 
-    def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[tuple[Known, Job | None, bool]]:
+    def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[tuple[Known, Job | None, str]]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
 
-        Each with the job, if the line is free or inherited and can be its again; else whether its state is what it
-        should be.  Of two clients that claim one line the first has it.  A job whose result stands in its line already
-        (the server before had no time to say so) is no claim to another line of the same text.  Raises OSError.
+        Each with the job, if the line is free or inherited and can be its again; and what it is else: "settled" (its
+        state is what it should be), "cancelled" (somebody has put it on hold while it ran), or "lost".  Of two clients
+        that claim one line the first has it.  A job whose result stands in its line already (the server before had no
+        time to say so) is no claim to another line of the same text.  Raises OSError.
         """
         file, orphans = self.file, set(self.cursor.orphans)
         if claims:
@@ -1471,11 +1483,18 @@ class Sessions:
         lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
                  for claim in claimed if claim.line not in jobs}
         jobs.update(file.take_back(lines) if lines else {})
-        most = file.signature()[2] // 3 + 1 if jobs else 0     # a job has three bytes at least
+        most = os.fstat(file.fd).st_size // 3 + 1 if jobs else 0                # a job has three bytes at least
         for line, job in jobs.items():
             job.number, job.state = line.number, line.state
             job.ordinal = line.ordinal if line.ordinal <= most else 0           # else its record would be nowhere near
-        return [(claim, jobs.get(claim.line), claim.line in settled) for claim in claims]
+        return [(claim, jobs.get(claim.line), "settled" if claim.line in settled else
+                 "cancelled" if claim.result is None and claim.line not in jobs and self._is_on_hold(claim.line) else
+                 "lost") for claim in claims]
+
+    def _is_on_hold(self, line: Line) -> bool:
+        """Whether a line stands where it stood, on hold now.  Raises OSError."""
+        state = self.file.state_at(self.file.fd, line)
+        return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
 
     async def _welcome(self, peer: Peer, client: Client, claims: Sequence[Known]) -> None:
         """Tell a client what it still has, and what is collected.  claims: of jobs that we do not know."""
@@ -1484,10 +1503,12 @@ class Sessions:
             answers = await self.worker.call(self._recover, claims, list(inherited))
         except OSError as error:
             self.say(f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
-            answers = [(claim, None, False) for claim in claims]
+            answers = [(claim, None, "lost") for claim in claims]
         lost: list[str] = []
+        cancelled: list[str] = []
         settled = [claim.key for claim in peer.claims if claim.key in self.settled]
-        for claim, job, is_settled in answers:
+        keys = {"lost": lost, "cancelled": cancelled, "settled": settled}
+        for claim, job, otherwise in answers:
             before = inherited.get(job)
             if job and not (before and (before.settling or before.key not in self.jobs)):   # it is another's by now
                 if before:
@@ -1496,7 +1517,7 @@ class Sessions:
                     self._note_return(claim, job)
                 self.note(Grant(claim.key, client, job, started=time.time()))
             elif claim.key not in client.grants:          # else an earlier hello of this client's has got it back
-                (settled if is_settled else lost).append(claim.key)
+                keys[otherwise].append(claim.key)
         if client.coming is not peer:
             return                                      # lost again meanwhile
         client.link, client.coming = peer, None
@@ -1506,6 +1527,8 @@ class Sessions:
                   seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
         for key in lost[KEYS:]:                         # further settled ones are, once their results come again
             peer.send(type="lost", id=key)
+        for key in cancelled:
+            peer.send(type="stop", id=key, cancelled=True)
         for grant in client.grants.values():
             if grant.job.cancelled:
                 self._cancel(grant)
@@ -1555,7 +1578,7 @@ class Sessions:
                 grant.how = printable(message.text("how", 64))
             self.settle(grant, state, number)
         elif kind == "release":
-            begun = grant.seat is not None and not grant.seat.group.preparing     # then its host is lost to the group
+            begun = grant.seat and not grant.seat.group.preparing and not grant.job.cancelled   # its host is lost to it
             grant.how = grant.how or ("vanished" if begun else "")
             self.settle(grant, ERROR if begun else None, number)
         else:

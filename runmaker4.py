@@ -3647,7 +3647,8 @@ class OutDir:
         entry = self.begun.get(job)
         if entry:
             now = time.time()
-            self.end(job, {**entry, "time": round(now, 3), "state": "e", "exit": -1, "signal": 0, "cause": "lost",
+            state, cause = ("x", "cancelled") if job.cancelled else ("e", "lost")
+            self.end(job, {**entry, "time": round(now, 3), "state": state, "exit": -1, "signal": 0, "cause": cause,
                            "seconds": round(now - entry["time"], 3), "cpu": None, "memory": None, "bytes": 0})
         self._close(job)
 

@@ -1,8 +1,9 @@
 """Promise: who sets another state over the `r` of a running line ends its job, wherever it runs; the state stays."""
+import json
 import os
 import unittest
 
-from tests.support import SLEEPING, Ended, wait_until
+from tests.support import HASTY, SLEEPING, Ended, wait_until
 from tests.tcp import TcpCase
 
 STUBBORN = "trap '' TERM; touch up.$JOB_ID; while :; do sleep 0.1; done"
@@ -112,10 +113,24 @@ class Clients(CancelCase):
         self.set_state(1, "x")
         again = self.start_server("--port", server.port)
         ended = self.finish(client)
-        self.assertEqual(self.states(), "xd", ended.err)
-        again.send_signal(15)
-        self.finish(again)
-        self.assertNobodyLeft()
+        self.stop(again)
+        self.assertCancelled(ended, "xd")
+        self.assertNotIn(b"another runner", ended.err)
+
+    def test_a_client_that_does_not_come_back_leaves_a_cancelled_line_as_it_is(self) -> None:
+        self.jobs(SLEEPING, SLEEPING)
+        server = self.start_server("--grace", 1.5, "--exit-when-done", "--outdir", "out", patch=HASTY)
+        client = self.start_client(server, "-j2", up=[1, 2])
+        client.kill()
+        self.wait_said(server, "is lost")
+        self.set_state(1, "x")
+        self.assertEqual((self.finish(server).code, self.states()), (1, "xe"))
+        self.assertIn(b"; line 2 marked e\n", server.err)
+        self.assertIn(b"1 lost, 1 cancelled in ", server.err)
+        self.assertNotIn(b"not written", server.err)
+        events = map(json.loads, self.read("out/journal").splitlines())
+        ends = {event["line"]: (event["state"], event["cause"]) for event in events if event["event"] == "end"}
+        self.assertEqual(ends, {1: ("x", "cancelled"), 2: ("e", "lost")})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import runmaker4
 from tests.proxy import TO_CLIENT, Proxy
-from tests.support import FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, UP, WAITING, alive, wait_until
+from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNSERVER, RUNSET, UP, WAITING, alive, wait_until
 from tests.tcp import Program, Server
 from tests.test_storm import process_table, send
 from tests.test_tcp_losses import LONG, LossCase
@@ -748,6 +748,7 @@ class BeforeTheRelease(ByHandCase):
     def test_a_held_shell_that_is_killed_by_somebody_does_not_start_the_others_alone(self) -> None:
         server, alice, bob = self.hold(*PAIR, states="rrr")
         send(signal.SIGKILL, self.shells(alice))
+        self.wait_states("...")
         bob.send_signal(signal.SIGCONT)
         self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
 
@@ -763,6 +764,60 @@ class BeforeTheRelease(ByHandCase):
         self.assertIn(self.finish(server, 20).code, (0, 1))
         self.assertEqual(len(self.ran()), len(set(self.ran())))
         self.assertIn((self.states(), self.ran() != []), (("...", False), ("ddd", True)))
+
+
+class Cancelled(ByHandCase):
+    """Lines of a group that has begun, or is about to, are set to x (runset4.py --cancel)."""
+    PATCH = HASTY
+
+    def cancel(self, *lines: object) -> None:
+        """Cancel these lines, and wait until nobody has them locked."""
+        self.assertEqual(self.run_script(RUNSET, "--cancel", "runs.txt", *lines).code, 0)
+
+    def set_to_x(self, line: int) -> None:
+        self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", line).code, 0)
+
+    def test_further_lines_that_are_cancelled_are_not_started_whether_the_first_ends_or_is_cancelled_too(self) -> None:
+        lines = ["#RUN together=solo host=alice", f". {HOLDS}", *[f". {RAN}"] * 3]
+        server = self.serve_lines(*lines)
+        self.join(server, "alice")
+        self.wait_up(2)
+        self.cancel(3, 4)
+        self.open_gate()
+        self.wait_states("dxxd")
+        (self.dir / "go").unlink()
+        self.append("#RUN barrier", *lines)
+        self.wait_up(8)
+        self.cancel("8-11")
+        self.assertEachRanOnce("dxxdxxxx", "2 alice", "5 alice", "8 alice")
+        self.assertResults(server, "solo", True, ("alice", "exit 0", HOLDS), ("alice", "cancelled", RAN),
+                           ("alice", "cancelled", RAN), ("alice", "exit 0", RAN))
+        self.assertIn(b"2 done, 6 cancelled", self.stop(server).err)
+
+    def test_all_lines_are_cancelled_while_clients_hold_shells(self) -> None:
+        server, alice, bob = self.hold("#RUN together=pair host=alice,bob", *[f". {RAN}"] * 5, states="rrrrr")
+        self.cancel("2-6")
+        self.wait_held(alice, "xxxxx", count=0)
+        bob.send_signal(signal.SIGCONT)
+        self.append("#RUN host=bob", f". {RAN}")
+        self.assertEachRanOnce("xxxxxd", "8 bob")
+        self.assertIn(b"1 done, 5 cancelled", self.stop(server).err)
+
+    def test_a_cancelled_line_that_its_client_has_not_begun_does_not_make_the_host_count_as_lost(self) -> None:
+        server = self.serve_lines("#RUN together=solo host=alice", *[f". {RAN}"] * 3)
+        alice = self.fake(server, "alice", new_key())
+        alice.hear("welcome")
+        alice.say(dict(type="claim", request=1, want=1, last=False))
+        first = self.hold_by_hand(alice)["id"]
+        alice.say(dict(type="ready", id=first))
+        self.assertEqual(alice.hear("go", "stop")["type"], "go")
+        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0"))
+        second = alice.hear("jobs")["jobs"][0]["id"]
+        self.set_to_x(3)
+        self.assertEqual(alice.hear("stop"), dict(type="stop", id=second, cancelled=True))
+        alice.say(dict(type="release", n=2, id=second))
+        self.assertEqual(alice.hear("jobs")["jobs"][0]["number"], 4)
+        self.assertEqual(self.states(), "dxr")
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
