@@ -394,7 +394,10 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
     cut off again, but only where it surely is the end of the file.  `sync`: not before it is on disk (a network file
     system tells errors only then).  `header`: what an empty file begins with.  Raises OSError.
     """
-    size, written = os.fstat(fd).st_size, 0
+    info, written = os.fstat(fd), 0
+    if not info.st_nlink:
+        raise OSError(errno.ENOENT, "was removed meanwhile")
+    size = info.st_size
     lead = b"\n" if size and os.pread(fd, 1, size - 1) != b"\n" else b"" if size else header
     try:
         for piece in pieces:
@@ -3358,6 +3361,8 @@ class LogFile:
         """Raises Problem."""
         self.path, self.worker, self.trouble = path, worker, trouble
         self.fd = open_record(path, os.O_RDWR)
+        if read_head(self.fd, path, 4) not in (b"", b".-> ", bytes(4)):     # NULs: the first record is yet to come
+            raise Problem(f"{path}: is not a log file (give another name)")
 
     def put(self, job: Job, data: bytes) -> None:
         self.put_piece((job.ordinal - 1) * len(data), data)
@@ -3394,6 +3399,14 @@ def open_record(path: str, flags: int) -> int:
         return fd
     except OSError as error:
         raise Problem(f"{path}: {reason(error)} (it must be a file that can be written)") from None
+
+
+def read_head(fd: int, path: str, size: int) -> bytes:
+    """The first bytes of a file that records go to.  Raises Problem."""
+    try:
+        return os.pread(fd, size, 0)
+    except OSError as error:
+        raise Problem(f"{path}: {reason(error)}") from None
 
 
 class OutFile:
@@ -3725,11 +3738,7 @@ class JobLog:
         """Raises Problem."""
         self.path, self.worker, self.trouble = path, worker, trouble
         self.fd = open_record(path, os.O_RDWR | os.O_APPEND)
-        try:
-            head = os.pread(self.fd, len(self.HEADER), 0)
-        except OSError as error:
-            raise Problem(f"{path}: {reason(error)}") from None
-        if head and head != self.HEADER:
+        if read_head(self.fd, path, len(self.HEADER)) not in (b"", self.HEADER):
             raise Problem(f"{path}: is not a job log (give another name)")
 
     def put(self, job: Job, line: bytes) -> None:
@@ -5443,10 +5452,10 @@ class Program:
         """
         options = self.options
         names: set[str] = set()
-        for path in (*inputs, options.logfile, options.joblog, options.errors, options.pidfile):
-            if path and os.path.realpath(path) in names:
+        for path in filter(None, (*inputs, options.logfile, options.joblog, options.errors, options.pidfile)):
+            if os.path.realpath(path) in names:
                 raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
-            names.add(os.path.realpath(path or ""))
+            names.add(os.path.realpath(path))
         paths = options.logfile, options.outdir, options.joblog
         self.worker = Worker(network or any(find_mount(path).network for path in paths if path), self.relieved)
         trouble = functools.partial(self.in_loop, self._trouble)

@@ -161,6 +161,13 @@ class LogPlaces(LogCase):
         self.assertEqual({host.decode() for host in hosts}, set(names))
 
 
+    def test_a_file_that_is_no_log_file_is_refused(self):
+        self.write(". touch never\n", "other.txt")
+        self.write(". true\n")
+        self.assertRefused(self.run_script(RUNMAKER, "-l", "other.txt", "runs.txt"), "other.txt: is not a log file")
+        self.assertEqual(self.read("other.txt"), b". touch never\n")
+
+
 class LogCutting(LogCase):
     """Lines are cut and padded to 160 bytes, between characters."""
 
@@ -411,6 +418,13 @@ class JobLog(Case):
         self.assertEqual({found for found, in self.column("Command")}, {command})
         self.assertTrue({host for host, in self.column("Host")} <= set(names))
 
+    def test_one_that_is_removed_while_jobs_run_is_said_to_lack_them(self):
+        self.write(". rm joblog out/journal\n")
+        ended = self.run_script(RUNMAKER, "--joblog", "joblog", "--outdir", "out", "runs.txt")
+        self.assertEqual((ended.code, self.states()), (1, "d"))
+        self.assertIn(b"joblog: was removed meanwhile", ended.err)
+        self.assertIn(b"journal: was removed meanwhile", ended.err)
+
     def test_commands_are_written_as_they_are(self):
         commands = [b": '\"'", b"\"echo\" \"a\"", b":\ta\tb", b": \xff\xe2\x82\xac", b": \\t \\n"]
         self.write(b"".join(b". " + command + b"\n" for command in commands))
@@ -432,6 +446,16 @@ class SharedNames(Case):
             with self.subTest(call=call):
                 self.assertRefused(ended, call[4])
         self.assertEqual(self.states(), ".")
+
+    def test_an_empty_name_is_refused(self):
+        self.write(". touch never\n")
+        for option in (*self.OPTIONS, "--outdir", "--name"):
+            with self.subTest(option):
+                self.assertRefused(self.run_script(RUNMAKER, option, "", "runs.txt"), "is empty")
+
+    def test_a_directory_is_not_said_to_be_the_job_file(self):
+        self.write(". touch never\n")
+        self.assertRefused(self.run_script(RUNMAKER, "--joblog", ".", "runs.txt"), ".: is a directory")
 
     def test_a_file_for_each_is_fine(self):
         self.write(". echo a\n")
