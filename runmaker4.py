@@ -5468,12 +5468,12 @@ class Program:
         options = self.options
         errors = open_record(options.errors, os.O_WRONLY | os.O_APPEND) if options.errors else -1
         pidfile = open_record(options.pidfile, os.O_WRONLY) if options.pidfile else -1
-        if errors >= 0:
-            os.dup2(errors, 2)              # only now: what is wrong until here is said to who has started us
         hold_signals()
         ready = go_into_background() if options.daemon else -1
         if pidfile >= 0:
             write_pid(options.pidfile, pidfile)
+        if errors >= 0:
+            os.dup2(errors, 2)              # only now: errors at the start go to our parent's stderr
         if ready >= 0:
             self._introduce()
             detach(ready)
@@ -5580,8 +5580,8 @@ class Program:
 
     def _stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
-        if error.errno not in (errno.EPIPE, errno.EIO):         # nobody reads it; the terminal is gone
-            self.tally.trouble = True
+        unheard = error.errno == errno.EPIPE or error.errno == errno.EIO and self.stdout.terminal   # which is gone
+        self.tally.trouble |= not unheard
 
 
 class RunnerProgram(Program):
