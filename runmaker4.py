@@ -1963,15 +1963,17 @@ class Cursor:
     SLICE = 0.05                # seconds after which a server's claim comes back: it wants to hear its clients, too
 
     def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
-                 wait_for_file: bool = False, serving: bool = False,
+                 wait_for_file: bool = False, unchecked: bool = False, serving: bool = False,
                  is_absent: Callable[[JobSettings], bool] = lambda settings: True) -> None:
-        """takers: for whom it claims unless it is told otherwise; wait_for_file: it may come later.
+        """takers: for whom it claims unless it is told otherwise; wait_for_file: it may come later;
+        unchecked: it was not there to be checked.
 
         serving: its takers come and go, and the groups that it meets are started by somebody.  is_absent: whether none
         of the hosts of these settings is here.
         """
         self.file, self.say, self.clock = file, file.say, file.clock
         self.ordinals, self.wait_for_file, self.serving, self.is_absent = ordinals, wait_for_file, serving, is_absent
+        self.unchecked = unchecked
         self.groups_named = False               # it was said that groups are left alone
         self.interval = file.interval
         self.orphans: list[int] = []            # line numbers of those met and not taken
@@ -2000,6 +2002,8 @@ class Cursor:
         try:
             found = self._claim(last, takers or self.takers)
             self.trouble_since = None
+            if self.unchecked:
+                self._check_late()
         except OSError as error:
             found = self._bear(error)
         if not found:
@@ -2034,6 +2038,12 @@ class Cursor:
             return Miss(self.round, unfinished=True, again=0.0)
         finally:
             self.pace.pause()
+
+    def _check_late(self) -> None:
+        """Name what is not understood in a file that has come only now; at the start there was none to refuse."""
+        self.unchecked = False
+        with contextlib.suppress(Problem):      # it is gone again
+            check_lines(self.file.path, self.say, refuse=False)
 
     def _start_over(self) -> None:
         """The file was edited: what was counted is off.  Raises OSError."""
@@ -5668,7 +5678,8 @@ class App(RunnerProgram):
         if self.slot_file:
             self.network |= self.slot_file.network
             self.inputs += [self.slot_file.path, self.slot_file.companion]
-        if not (options.follow and not os.path.lexists(self.path)):
+        self.checked = not options.follow or os.path.lexists(self.path)
+        if self.checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
                 test_locks(self.path)
@@ -5690,7 +5701,8 @@ class App(RunnerProgram):
 
     def _cursor(self) -> Cursor:
         file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount)
-        return Cursor(file, [self.taker], ordinals=bool(self.options.logfile), wait_for_file=self.options.follow)
+        return Cursor(file, [self.taker], ordinals=bool(self.options.logfile), wait_for_file=self.options.follow,
+                      unchecked=not self.checked)
 
     async def work(self) -> int:
         """Run the jobs of the file."""

@@ -89,6 +89,12 @@ class HiredAndFired(WorkerCase):
         said = self.read("errors").splitlines()
         self.assertTrue(said[-1].startswith(b"runmaker4.py: runs.txt: 3 done, 1 failed"), said)
 
+    def test_a_file_of_plain_commands_that_comes_late_is_named(self):
+        worker = self.hire()
+        self.write("touch never\n")
+        wait_until(lambda: b"line 1 is neither a job nor a comment" in self.read("errors"), what="it is said")
+        self.assertTrue(alive(worker))
+
     def test_jobs_below_the_end_wait_until_it_is_taken_back(self):
         self.write(f". {WAITING}\n")
         first = self.hire()
