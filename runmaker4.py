@@ -5690,7 +5690,8 @@ class App(RunnerProgram):
         options = self.options
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow it need not be there
-                put_lines(map(bytes, self._cursor().jobs_to_take(self.taker)))
+                jobs = self._cursor().jobs_to_take(self.taker)
+                put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if options.one_only else None)))
             return 0
         self.find_wall_time()
         if self.slot_file:

@@ -293,6 +293,10 @@ class DryRun(RunCase):
         self.assertEqual(self.dry_run("-r"), b"2 . touch a\n4 ! touch c\n5 e touch d\n6 . touch e\n")
         self.assertEqual(self.dry_run("--resume"), b"2 . touch a\n5 e touch d\n6 . touch e\n")
 
+    def test_it_lists_a_job_per_slot_with_one_only(self):
+        self.assertEqual(self.dry_run("-1"), b"2 . touch a\n")
+        self.assertEqual(self.dry_run("-1", "-j2"), b"2 . touch a\n6 . touch e\n")
+
     def test_it_makes_no_logs(self):
         self.dry_run("-l", "log", "--joblog", "joblog", "--outdir", "out")
 
