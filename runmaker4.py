@@ -416,12 +416,12 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
 def test_locks(path: str) -> None:
     """Try the locks before relying on them: two descriptors must exclude each other.  Raises Problem."""
     at = PROBE_BYTES + int.from_bytes(os.urandom(4), "big")
-    with open(path, "rb+", buffering=0) as first, open(path, "rb+", buffering=0) as second:
-        try:
+    try:
+        with open(path, "rb+", buffering=0) as first, open(path, "rb+", buffering=0) as second:
             broken = not lock(first.fileno(), at) or DESCRIPTION_LOCKS and is_free(second.fileno(), at)
             unlock(first.fileno(), at)
-        except OSError as error:
-            raise Problem(f"{path}: no record locks on this file system: {reason(error)} (use another one)") from None
+    except OSError as error:
+        raise Problem(f"{path}: no record locks on this file system: {reason(error)} (use another one)") from None
     if broken:
         raise Problem(f"{path}: record locks on this file system do not exclude (use another one)")
 
@@ -795,6 +795,11 @@ def parse_settings(text: bytes) -> Directive:
 def _job_settings(found: dict[str, str]) -> JobSettings:
     """The settings in a settings directive.  Raises ValueError."""
     hosts = tuple(found["host"].lower().split(",")) if "host" in found else ()
+    for host in (host for host in hosts if "[" in host):
+        try:
+            fnmatch.fnmatchcase("", host)
+        except re.error:                        # [z-a], before Python 3.10
+            raise ValueError(f"host= has a pattern that makes no sense: '{printable(host)}'") from None
     if "together" in found and not hosts:
         raise ValueError("together= needs host=")
     if "min-hosts" in found and "together" not in found:
@@ -1075,7 +1080,7 @@ class JobFile:
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.path, self.say, self.clock, self.network, self.direct = path, say, clock, mount.network, mount.direct
         self.single = single or not DESCRIPTION_LOCKS
-        self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC | self.direct
+        self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self.held: dict[Job, None] = {}         # in the order in which they got their locks
         self.locked: dict[tuple[tuple[int, int], int], Job] = {}    # by inode and offset
@@ -1636,15 +1641,14 @@ class JobFile:
         """A descriptor of what the path names now, and where its first line begins.  Raises OSError."""
         fd = -1
         try:
-            fd = os.open(self.path, self.flags)
+            fd = os.open(self.path, self.flags | self.direct)
             return fd, first_line(fd)
         except OSError as error:
             if fd >= 0:
                 os.close(fd)
             if error.errno != errno.EINVAL or not self.direct:
                 raise
-        self.flags &= ~self.direct          # an NFS that takes no single bytes so
-        self.direct = 0
+        self.direct = 0                     # an NFS that takes no single bytes so
         return self._open()
 
     def _open_anew(self) -> None:

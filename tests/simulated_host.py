@@ -518,8 +518,7 @@ class Machine:
             host.pages.pop(inode, None)
         if writable:
             host.writers[inode] = host.writers.get(inode, 0) + 1
-        me.fds[fd] = Description(inode, host, writable, bool(flags & os.O_APPEND),
-                                  bool(flags & os.O_DIRECT))
+        me.fds[fd] = Description(inode, host, writable, bool(flags & os.O_APPEND), bool(flags & os.O_DIRECT))
         return fd
 
     def close(self, fd: int) -> None:

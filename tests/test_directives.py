@@ -185,6 +185,11 @@ class Malformed(DirectiveCase):
         self.assertEqual(self.states(), ".")
 
     @spared
+    def test_a_pattern_that_some_pythons_cannot_read_is_no_defect(self):
+        self.write("#RUN host=[z-a]\n. touch never\n")         # before 3.10 it is refused; then it fits no host
+        self.assertNotIn(b"Traceback", self.run_jobs().err)
+        self.assertEqual(self.states(), ".")
+
     def test_a_dry_run_and_a_follower_refuse_it_too(self):
         self.lines(". touch never", "#RUN host=")
         for call, ended in self.run_all([(RUNMAKER, option, "runs.txt") for option in ("--dry-run", "--follow")],
