@@ -829,6 +829,13 @@ def stopping(bad: Line, check: Line) -> str:
 LOOK_ALIKE = re.compile(rb"\n([ \t]{0,8}#[ \t]{0,8}[Rr][Uu][Nn])")      # or a directive itself
 # A directive were it not for blanks, small letters and a colon
 FORGIVEN = re.compile(rb"[ \t]*#[ \t]*run(?:[ \t:]+(.*))?[ \t\r]*", re.IGNORECASE | re.DOTALL)
+NO_DIRECTIVE = "looks like a directive but is a comment (write #RUN ...)"
+
+
+def is_look_alike(line: bytes) -> bool:
+    """Whether a comment may be meant as a directive; prose is none."""
+    match = None if line.startswith(b"#RUN") else FORGIVEN.fullmatch(line)
+    return match is not None and not _fault(b"RUN " + (match[1] or b"").lower())
 
 
 def _fault(text: bytes) -> str:
@@ -851,12 +858,11 @@ def check_directives(path: str, say: Say) -> None:
                 fault = _fault(line.text)
                 if fault:
                     raise Problem(f"{path}: line {line.number}: {fault}")
-            elif match := FORGIVEN.fullmatch(line.state + line.text):
-                if not _fault(b"RUN " + (match[1] or b"").lower()):     # prose is none
-                    first, alike = first or line.number, alike + 1
+            elif is_look_alike(line.state + line.text):
+                first, alike = first or line.number, alike + 1
     if alike:
         more = f", and so {'does' if alike == 2 else 'do'} {alike - 1} more" if alike > 1 else ""
-        say(f"line {first} looks like a directive but is a comment (write #RUN ...){more}")
+        say(f"line {first} {NO_DIRECTIVE}{more}")
 
 
 # ---- lines that are no jobs ------------------------------------------------------------------------------------------
@@ -864,6 +870,7 @@ def check_directives(path: str, say: Say) -> None:
 
 # Neither a job, nor a comment, nor blank; and not the first byte of a line that is being written
 STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
+NO_JOB = "is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)"
 
 
 def stray_lines(fd: int, among: float = math.inf) -> Iterator[int]:
@@ -895,7 +902,7 @@ def check_lines(path: str, say: Say, refuse: bool = True) -> None:
                       f"comment, the first is line {first} (a job is '. COMMAND'; to make jobs of them: "
                       f"runset4.py NEW --add-list {shlex.quote(path)})")
     if first:
-        say(f"line {first} is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)")
+        say(f"line {first} {NO_JOB}")
 
 
 def check_job_file(path: str, say: Say) -> None:

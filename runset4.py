@@ -25,19 +25,20 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import tempfile
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, NoReturn, Sequence
 
-from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, NEW, REFRESH_BYTE, RUNNING, UTF8_MARK,
-                       JobFile, Line, Parser, Problem, Say, Scan, add_help, append_locked, check_lines,
-                       check_mount, duration, exit_on, first_line, is_free, leave, lock, locked, open_job_file,
-                       own_command, parse_settings, plural, printable, put_lines, quote, reason, run_main, says, show,
-                       unlock, warn, when_used, whole_number, write_all)
+from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, NEW, NO_DIRECTIVE, NO_JOB, REFRESH_BYTE,
+                       RUNNING, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Say, Scan, Shifted, add_help,
+                       append_locked, check_lines, check_mount, duration, exit_on, first_line, is_free, is_look_alike,
+                       leave, lock, locked, open_job_file, own_command, parse_settings, plural, printable, put_lines,
+                       quote, reason, run_main, says, show, unlock, warn, when_used, whole_number, write_all)
 
 configparser, difflib = map(when_used, ("configparser", "difflib"))
 
@@ -387,9 +388,10 @@ def with_settings(jobs: Iterable[tuple[bytes, bytes]], last: bytes) -> Iterator[
 #
 # While it is merged and written we hold the append lock and the lock of each line that is not `r`.  So:
 #
-#     1. No line can be claimed, ended or set meanwhile but those that others have locked.  Of these we wait for the
-#        ones that are not yet `r` (a claim, a --set): then each line is either ours or `r`.  An `r` whose lock is free
-#        stays free: after another edit its runner may be about to lock it here, and must not find it taken.
+#     1. No line can be claimed, ended or set meanwhile but the ones that others have locked.  We wait for the locked
+#        ones that are not yet `r` (a claim, a --set): then each line is ours, or `r`, or frozen, see below.  An `r`
+#        whose lock is free stays free: after another edit its runner may be about to lock it here, and must not find it
+#        taken.
 #     2. States and lines at the end are written in place.  Anything else: a new file, by rename, in which running lines
 #        are `r`; their runners see that the path was replaced and lock them there within a second (network: 5 s).
 #        We hold its append lock, too: the next edit waits until all of this is done.
@@ -402,15 +404,32 @@ def with_settings(jobs: Iterable[tuple[bytes, bytes]], last: bytes) -> Iterator[
 #        on.  For others such a line is an orphan only after three looks, one second apart: we are faster.
 #     5. A line that some `echo >>` appended to the old file at this moment is appended to the new one.
 #
+# A job is frozen if others keep it locked in a state that nobody may claim: it was cancelled and has not ended, or its
+# host is dead.  A result is written only over `r`, so none comes; only a --set may write there, and that says if the
+# file was replaced meanwhile.  So it is no matter for steps 3 and 4: nobody can take it in the old file, there is
+# nothing to carry over, and nobody locks it in the new one, so to wait for that would be in vain.  The edit may move
+# it, but not change it: set to `.` it might run while its first job still does.  (That a new file shows the line
+# without its lock is the limit that README has for each job that outlived its runner.)  Nor is it deleted: somebody
+# may wait for it to end.  In a state that may be claimed a locked line is never frozen: whoever has it may be about to
+# write `r` into the old file, and to run what the new one has as new.
+#
 # Killed by kill -9 between the rename and step 4 we may lose a result: its line becomes an orphan, and so `e`.
 
 COPY_LINES = 2000                   # so many lines at most are compared with care for which of equal ones is meant
+COPY_PAIRS = 40_000                 # ... and so many pairs of equal ones: that takes half a second
 AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
+SHOWN = 5                           # so many new lines at most are named that are no jobs
 SETTLING = 10.0                     # seconds to wait for others' claims, and for runners to follow to the new file
+PASSING = 1.0                       # seconds after which a locked line that nobody may claim is frozen
+CLAIMABLE = NEW + FAILED + ERROR
 
 
 def is_job(line: bytes) -> bool:
     return line[:1] not in b"#/ \t" and line[1:2] in (b" ", b"\t")
+
+
+def runs(line: bytes) -> bool:
+    return line[:1] == RUNNING and is_job(line)
 
 
 def key(line: bytes) -> bytes:
@@ -425,8 +444,19 @@ def split_lines(data: bytes) -> list[bytes]:
     return lines if lines[-1] else lines[:-1]
 
 
+def equal_pairs(a: Iterable[bytes], b: Iterable[bytes]) -> int:
+    """How many pairs of a line and an equal other one there are."""
+    counts = Counter(b)
+    return sum(counts[line] for line in a)
+
+
 def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
-    """For each new line the old one that it was, wherever that stood; -1: it is new."""
+    """For each new line the old one that it was, wherever that stood; -1: it is new.
+
+    Which of equal ones it was is found with care only where that is fast: all lines are locked meanwhile.  Elsewhere
+    they are taken in order.  That is right, too, for lines of one text are interchangeable: it may take an edit for a
+    larger one, and so refuse more, but what is written is the same.
+    """
     a, b = [key(line) for line in old], [key(line) for line in new]
     first, least = 0, min(len(a), len(b))
     while first < least and a[first] == b[first]:
@@ -436,7 +466,7 @@ def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
         last += 1
     found = [*range(first), *[-1] * (len(b) - first - last), *range(len(a) - last, len(a))]
     middle_a, middle_b = a[first:len(a) - last], b[first:len(b) - last]
-    if max(len(middle_a), len(middle_b)) <= COPY_LINES:
+    if max(len(middle_a), len(middle_b)) <= COPY_LINES and equal_pairs(middle_a, middle_b) <= COPY_PAIRS:
         for i, j, size in difflib.SequenceMatcher(None, middle_a, middle_b, False).get_matching_blocks():
             found[first + j:first + j + size] = range(first + i, first + i + size)
     known, rest = set(found), defaultdict(deque)
@@ -479,6 +509,13 @@ def new_fault(line: bytes) -> str:
     except ValueError as fault:
         return str(fault)
     return ""
+
+
+def doubt(line: bytes) -> str:
+    """Why a comment that somebody has written may be meant as something else; ''."""
+    if STRAY.match(line + b"\n"):
+        return NO_JOB
+    return NO_DIRECTIVE if is_look_alike(line) else ""
 
 
 def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> Merge:
@@ -528,10 +565,10 @@ def with_others(merged: Merge, now: Sequence[int], live: Sequence[bytes]) -> Mer
     return Merge(lines, origin, merged.faults)
 
 
-def read_all(fd: int) -> bytes:
-    """A whole file.  Raises OSError."""
+def read_all(fd: int, start: int = 0) -> bytes:
+    """A whole file, or the rest of it.  Raises OSError."""
     data = bytearray()
-    while more := os.pread(fd, BLOCK, len(data)):
+    while more := os.pread(fd, BLOCK, start + len(data)):
         data += more
     return bytes(data)
 
@@ -554,60 +591,114 @@ def _seize(fd: int, places: Sequence[int], first: int, last: int) -> list[int]:
 
 def running(data: bytes, places: Sequence[int]) -> list[int]:
     """Which of the lines that begin in these places are `r`."""
-    return [index for index, at in enumerate(places[:-1]) if data[at:at + 1] == RUNNING and is_job(data[at:at + 2])]
+    return [index for index, at in enumerate(places[:-1]) if runs(data[at:at + 2])]
 
 
-def seize(fd: int) -> tuple[bytes, list[int], list[int]]:
-    """Lock all lines but those that are `r`: the file as it is then, where its lines begin, and which of them are.
+@dataclass
+class Seized:
+    """A job file that is ours, but for some lines."""
+    data: bytes
+    places: list[int]               # where its lines begin, and where the last one ends
+    busy: list[int]                 # its lines that are `r`
+    frozen: list[int]               # its jobs in other states that others keep locked, and nobody may claim
+
+
+def seize(fd: int) -> Seized:
+    """Lock all lines that are not `r`.
 
     Also an `r` whose lock is free stays so: after another edit its runner may be about to lock it here.
-    Raises OSError; EAGAIN: others keep changing it, or keep a line locked that does not run.
+    Raises OSError; EAGAIN: others keep changing it, or keep a line locked that may be claimed.
     """
     end = time.monotonic() + SETTLING
-    while time.monotonic() < end:
+    while True:
         data = read_all(fd)
         places = offsets(data)
-        busy = running(data, places)
-        for before, behind in zip([-1, *busy], [*busy, len(places) - 1]):
-            busy += _seize(fd, places, before + 1, behind)
-        busy.sort()
-        lock(fd, REFRESH_BYTE, shared=True)             # makes reads fresh, also where not one line was free
-        while any(os.pread(fd, 1, places[index]) != RUNNING for index in busy) and time.monotonic() < end:
-            time.sleep(0.002)
-            busy = [index for index in busy if not (os.pread(fd, 1, places[index]) != RUNNING
-                                                    and lock(fd, places[index]))]
+        others = running(data, places)
+        for before, behind in zip([-1, *others], [*others, len(places) - 1]):
+            others += _seize(fd, places, before + 1, behind)
+        busy, frozen = _await_claims(fd, places, sorted(others), end)
         data = read_all(fd)
-        if offsets(data) == places and running(data, places) == busy:
-            return data, places, busy
+        same = offsets(data) == places and running(data, places) == busy
+        claims = [index for index in frozen if data[places[index]:places[index] + 1] in CLAIMABLE] if same else []
+        if same and not claims:
+            return Seized(data, places, busy, frozen)
         unlock(fd, 0, REFRESH_BYTE)
-    raise OSError(errno.EAGAIN, "somebody else keeps a line locked that does not run")
+        if time.monotonic() > end:
+            raise OSError(errno.EAGAIN, "somebody else keeps changing it" if not claims else
+                          f"line {claims[0] + 1} stays locked, and its state is {chr(data[places[claims[0]]])} (its "
+                          "job has not ended, or its host is dead; --set=x --force takes it out)")
+
+
+def _await_claims(fd: int, places: Sequence[int], others: list[int], end: float) -> tuple[list[int], list[int]]:
+    """Wait for who has locked a job that is not `r`; which lines are `r` then, and which jobs stay locked.
+
+    others: the lines that are `r`, or that others have.  Raises OSError.
+    """
+    passed = time.monotonic() + PASSING
+    while True:
+        lock(fd, REFRESH_BYTE, shared=True)             # makes reads fresh, also where not one line was free
+        heads = {index: os.pread(fd, 2, places[index]) for index in others}
+        others = [index for index in others if runs(heads[index]) or not lock(fd, places[index])]
+        busy = [index for index in others if runs(heads[index])]
+        locked = [index for index in others if is_job(heads[index]) and not runs(heads[index])]
+        claims = any(heads[index][:1] in CLAIMABLE for index in locked)
+        if not locked or time.monotonic() > (end if claims else passed):
+            return busy, locked
+        time.sleep(0.002)
+
+
+class NotFollowed(Problem):
+    """The edit is made, but some running jobs did not follow to the new file."""
 
 
 def apply(file: JobFile, base: bytes, theirs: bytes) -> list[str]:
     """Merge what was made of a copy into the file; what is refused, and then nothing was written.
 
-    Raises Problem, OSError; ESTALE: the file was replaced or removed meanwhile.
+    Raises Problem, NotFollowed, OSError; ESTALE: the file was replaced or removed meanwhile.
     """
+    followed = True
     fd = open_job_file(file.path, os.O_RDWR)
     try:
         with locked(fd, APPEND_BYTE, patience=30.0), uninterrupted():
             file.must_name(fd)
             try:
-                data, places, busy = seize(fd)
-                live = split_lines(data)
+                seized = seize(fd)
+                live = split_lines(seized.data)
                 merged = merge(split_lines(base), split_lines(theirs), live)
+                merged.faults += frozen_faults(merged, live, seized.frozen)
                 if merged.faults:
                     return merged.faults
                 file.must_name(fd)
                 if merged.in_place(live):
-                    _write_in_place(fd, merged, live, places)
+                    _write_in_place(fd, merged, live, seized.places)
                 else:
-                    _replace(file, fd, data, merged, places, busy)
-                return []
+                    followed = _replace(file, fd, merged, seized)
             finally:
                 unlock(fd, 0, REFRESH_BYTE + 1)
     finally:
         os.close(fd)
+    say_doubts(file, merged)                    # a terminal may keep us waiting: not while we have all the locks
+    if not followed:
+        raise NotFollowed("was changed as wished, but some running jobs did not follow to the new file: their runners "
+                          "are dead, or do not answer (runwait4.py --status says what became of them)")
+    return []
+
+
+def frozen_faults(merged: Merge, live: Sequence[bytes], frozen: Iterable[int]) -> list[str]:
+    """Which of the frozen lines a merge would change or delete."""
+    kept = dict(zip(merged.origin, merged.lines))
+    return [f"line {index + 1}: is locked: its job has not ended, or its host is dead; '{show(live[index][2:80])}' was "
+            "changed or deleted" for index in frozen if kept.get(index) != live[index]]
+
+
+def say_doubts(file: JobFile, merged: Merge) -> None:
+    """Name the first new lines that may be meant as something else, by their numbers in the file."""
+    doubts = [f"line {number} {fault}" for number, (line, origin) in enumerate(zip(merged.lines, merged.origin), 1)
+              if origin < 0 and (fault := doubt(line))]
+    for text in doubts[:SHOWN]:
+        file.say(text)
+    if len(doubts) > SHOWN:
+        file.say(f"... and {plural(len(doubts) - SHOWN, 'more line')} like this")
 
 
 def _write_in_place(fd: int, merged: Merge, live: Sequence[bytes], places: Sequence[int]) -> None:
@@ -627,38 +718,40 @@ def _write_in_place(fd: int, merged: Merge, live: Sequence[bytes], places: Seque
     os.fsync(fd)
 
 
-def _replace(file: JobFile, fd: int, data: bytes, merged: Merge, places: Sequence[int], busy: Sequence[int]) -> None:
-    """Put a new file in the place of the old one; wait until no runner can write to that.  Raises Problem, OSError."""
+def _replace(file: JobFile, fd: int, merged: Merge, seized: Seized) -> bool:
+    """Put a new file in the place of the old one; wait until no runner can write to that.
+
+    False: some running jobs did not follow to the new file.  Raises Problem, OSError.
+    """
     info, target = os.fstat(fd), os.path.realpath(file.path)
     if info.st_nlink > 1:
         raise Problem(f"{file.path}: has several names (hard links), which a new file would part (change only states, "
                       "and add lines at the end)")
     text = b"".join(line + b"\n" for line in merged.lines)
-    mark = UTF8_MARK if data.startswith(UTF8_MARK) else b""
+    mark = UTF8_MARK if seized.data.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(target)
     new, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
-        with contextlib.suppress(PermissionError):      # only root may give files away
-            os.fchown(new, info.st_uid, info.st_gid)
-        os.fchmod(new, stat.S_IMODE(info.st_mode))
+        _give(new, info)
+        if shuts_out(info, os.fstat(new)):
+            raise Problem(f"{file.path}: belongs to others, who could not write to a new file of yours (change only "
+                          "states, and add lines at the end)")
         write_all(new, mark + text)
         os.fsync(new)
         lock(new, APPEND_BYTE)                  # the next edit waits until our last step is done
         os.rename(temporary, target)
         sync_names(folder)                      # or a power loss might leave the old file, spoilt
-        _spoil(fd, data, places, busy)
+        _spoil(fd, seized)
         where = {origin: at for origin, at in zip(merged.origin, offsets(mark + text))}
-        live, ran = split_lines(data), defaultdict(list)
-        for index in busy:
-            ran[live[index]].append((places[index], where[index]))
+        live, ran = split_lines(seized.data), defaultdict(list)
+        for index in seized.busy:
+            ran[live[index]].append((seized.places[index], where[index]))
         followed = _carry_over(file, fd, new, ran)
-        tail = os.pread(fd, BLOCK, len(data))
+        tail = read_all(fd, len(seized.data))
         if tail.strip():
             fcntl.fcntl(new, fcntl.F_SETFL, os.O_APPEND)        # others append to the new file by now
             append_locked(new, [tail if tail.endswith(b"\n") else tail + b"\n"], sync=True)
-        if not followed:
-            raise Problem(f"{file.path}: was changed as wished, but some running jobs did not follow to the new file: "
-                          "their runners are dead, or do not answer (runwait4.py --status says what became of them)")
+        return followed
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -667,11 +760,26 @@ def _replace(file: JobFile, fd: int, data: bytes, merged: Merge, places: Sequenc
         os.close(new)
 
 
-def _spoil(fd: int, data: bytes, places: Sequence[int], busy: Sequence[int]) -> None:
+def _give(new: int, info: os.stat_result) -> None:
+    """Give a new file the owner, group and mode of the old one, as far as that is allowed.  Raises OSError."""
+    for owner in info.st_uid, -1:
+        with contextlib.suppress(PermissionError):      # only root may give files away, and nobody else's group
+            os.fchown(new, owner, info.st_gid)
+            break
+    os.fchmod(new, stat.S_IMODE(info.st_mode))
+
+
+def shuts_out(old: os.stat_result, new: os.stat_result) -> bool:
+    """Whether somebody who could write to a file cannot write to the new one, which has its mode."""
+    everybody, group = (old.st_mode & bits == bits for bits in (0o006, 0o060))
+    return not everybody and (old.st_gid != new.st_gid and bool(old.st_mode & 0o060)
+                              or old.st_uid != new.st_uid and not group)
+
+
+def _spoil(fd: int, seized: Seized) -> None:
     """Step 3: r over each job's state in the old file that somebody might still take.  Raises OSError."""
-    others = set(busy)
-    for index, at in enumerate(places[:-1]):
-        if index not in others and data[at:at + 1] in (NEW, FAILED, ERROR) and is_job(data[at:at + 2]):
+    for at in seized.places[:-1]:
+        if is_job(seized.data[at:at + 2]) and seized.data[at:at + 1] in CLAIMABLE:
             os.pwrite(fd, RUNNING, at)
     os.fsync(fd)
 
@@ -751,11 +859,16 @@ def edit(file: JobFile) -> int:
                 " (the editor came back at once: if it goes on in a window of its own, have it wait, as in "
                 f"EDITOR='code --wait'; the copy is kept: {copy})" if early else ""))
             return 1 if fault or early else 0
-        if theirs is None:
-            fault = fault or "the copy is gone"
-        elif not theirs.strip():
-            fault = fault or "the copy is empty now"
-        faults = [fault] if fault else attempt(file, copy, base, theirs)
+        fault = fault or copy_fault(base, theirs)
+        try:
+            faults = [fault] if fault else apply(file, base, theirs)
+        except NotFollowed as left:
+            discard(copy)
+            file.say(str(left))
+            return 1
+        except (Problem, OSError):
+            file.say(f"the copy is kept: {copy}")
+            raise
         if not faults:
             discard(copy)
             return 0
@@ -768,18 +881,8 @@ def edit(file: JobFile) -> int:
 
 
 def discard(copy: str) -> None:
-    """Remove a copy and its directory.  Raises OSError."""
-    os.unlink(copy)
-    os.rmdir(os.path.dirname(copy))
-
-
-def attempt(file: JobFile, copy: str, base: bytes, theirs: bytes) -> list[str]:
-    """Merge; what is refused.  Whatever goes wrong, the copy's path is said.  Raises Problem, OSError."""
-    try:
-        return apply(file, base, theirs)
-    except (Problem, OSError):
-        file.say(f"the copy is kept: {copy}")
-        raise
+    """Remove a copy's directory with all that the editor left in it; what stays there is no fault of the edit."""
+    shutil.rmtree(os.path.dirname(copy), ignore_errors=True)
 
 
 def run_editor(copy: str) -> str:
@@ -804,6 +907,17 @@ def read_copy(copy: str) -> bytes | None:
             return file.read()
     except FileNotFoundError:
         return None
+
+
+def copy_fault(base: bytes, theirs: bytes | None) -> str:
+    """Why a copy is no job file any more; ''."""
+    if theirs is None:
+        return "the copy is gone"
+    if not theirs.strip():
+        return "the copy is empty now"
+    if theirs.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "the copy is UTF-16 now (save it as UTF-8)"
+    return "there are NULs in the copy now (save it as UTF-8)" if b"\0" in theirs and b"\0" not in base else ""
 
 
 def ask_again() -> bool:

@@ -5,8 +5,8 @@ Private copies of runmaker4.py and runset4.py find tests/simulated_host.py where
 are two or three runners, on one host or on two, with or without --resume and -r; runset4.py, which sets states and
 appends; an editor that saves in place, or puts another file there in one of three ways; or instead of both one or two
 people with `runset4.py --edit`; and fate, which kills runners (their jobs die with them or live on), stops them, and
-cuts hosts off.  A job is a time span and a result: processes and
-output are none of this.  Nor are groups, and the server with its one descriptor for all.
+cuts hosts off.  A job is a time span and a result: processes and output are none of this.  Nor are groups, and the
+server with its one descriptor for all.
 
 What is checked: each byte before it is written (History.may_write), each start of a job (check_runs, check_barrier),
 locks and descriptors after each operation (operation), and all that is left at the end, when all have gone and one
@@ -134,7 +134,7 @@ class History(World):
                 self.fail(f"calls {line!r} an orphan, though nobody was killed")
             self.check_runs(command, "is an orphan in error, while it runs")
         if data == b"r":
-            if line[:1] in b"dx" and command not in self.forced:
+            if line[:1] == b"d" or line[:1] == b"x" and command not in self.forced:
                 self.fail(f"claims {line!r}")
             me.claimed, me.claimed_state = command, line[:1]
             me.claimed_blind = inode is not self.names.get(PATH)
