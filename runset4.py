@@ -285,6 +285,8 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
                 with contextlib.suppress(OSError):
                     set_state(file, replace(line, state=HELD), line.state, force=True)
             raise
+    if held:
+        say_below_end(file)
 
 
 STOPPING = 10.0                     # seconds to wait for the locks of cancelled jobs
@@ -1159,6 +1161,9 @@ class Collector:
                 lines = {absolute(name): line for name, line in jobs.items()}
                 add_job_files(self.file, lines, lines, self.PATIENCE)
                 self.added |= jobs.keys()
+                text = jobs_below_end(self.file)
+                if text:
+                    self._say_once("#RUN end", f"{self.file.path}: {text}")
             self.said.pop(self.file.path, None)
         except Problem as problem:
             self._say_once(self.file.path, str(problem))
@@ -1359,12 +1364,30 @@ def find_ends(fd: int) -> list[Line]:
 def add_end(file: JobFile) -> None:
     """Append `#RUN end`, unless there is one.  Raises Problem, OSError."""
     with appending(file) as fd:
-        ends = find_ends(fd)
-        if not ends:
+        if not find_ends(fd):
             append_locked(fd, [b"#RUN end\n"], sync=True)
-        elif Scan(fd, ends[0].offset, NEW).next():
-            file.say(f"there is a #RUN end in line {ends[0].number}; no --follow runner takes the jobs below it "
-                     "(--reopen, then --end)")
+
+
+def jobs_below_end(file: JobFile) -> str:
+    """What is to be said if there are new jobs below a `#RUN end`; ''.
+
+    Nobody has to wait meanwhile: the append lock is free again.  Raises OSError; ESTALE: an editor took the file away.
+    """
+    try:
+        end = next((line for line in file.lines(b"", directives=True) if says(line, "end")), None)
+    except FileNotFoundError:
+        raise Shifted from None
+    if end is None or not Scan(file.fd, end.offset, NEW).next():
+        return ""
+    return (f"there is a #RUN end in line {end.number}; no --follow runner takes the jobs below it "
+            "(--reopen, then --end)")
+
+
+def say_below_end(file: JobFile) -> None:
+    """Say that jobs were appended below a `#RUN end`.  Raises OSError."""
+    text = jobs_below_end(file)
+    if text:
+        file.say(text)
 
 
 def reopen(file: JobFile) -> int:
@@ -1448,7 +1471,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="a job per file of fjd's (INI, [control] or [fjd], executable=), or per such file in a directory, once")
     add("--follow", action="store_true", help="... and those that come into the directories later")
     add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for runmaker4-server.py")
-    add("--end", action="store_true", help="#RUN end: --follow runners leave when all above is done")
+    add("--end", action="store_true", help="#RUN end: --follow runners leave when nothing above is left for them")
     add("--reopen", action="store_true", help="take each #RUN end back (it becomes #off end, a comment)")
     add = parser.add_argument_group("other").add_argument
     add("--edit", action="store_true", help="edit a copy in $VISUAL, $EDITOR or vi; what was changed is merged")
@@ -1508,6 +1531,7 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> int:
         append_lines(file, list_jobs(options.add_list, options.template))
     else:
         append_lines(file, test_lines(options.add_tests))
+    say_below_end(file)
     return 0
 
 

@@ -26,10 +26,10 @@ UTF16 = "echo a\n".encode("utf-16")
 class ImportCase(RunCase):
     """Steps that the tests below share."""
 
-    def assertAdds(self, expected: Text, *args: object, **settings) -> None:
-        """runset4.py with these arguments succeeds, prints nothing, and this is what runs.txt is then."""
+    def assertAdds(self, expected: Text, *args: object, said: bytes = b"", **settings) -> None:
+        """runset4.py with these arguments succeeds, says just that, and this is what runs.txt is then."""
         ended = self.run_script(RUNSET, "runs.txt", *args, **settings)
-        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", said))
         self.assertEqual(self.read(), as_bytes(expected))
 
     def assertAllRefused(self, calls: Dict[tuple, str]) -> None:
@@ -406,6 +406,17 @@ class Collecting(JobFileCase):
         self.look("queue/good", "queue/bad", after=1)
         self.assertEqual(len(self.said), 1)
 
+    def test_an_end_above_what_is_added_is_said_once(self) -> None:
+        self.write("#RUN end\n")
+        for name in "ab":
+            self.job_file(f"queue/{name}")
+            for after in 0.5, 1:
+                self.now += after
+                self.collector.look()
+        self.assertEqual(self.read(), b"#RUN end\n" + self.line("queue/a") + self.line("queue/b"))
+        self.assertEqual(self.said, [f"{self.dir}/runs.txt: there is a #RUN end in line 1; no --follow runner takes "
+                                     "the jobs below it (--reopen, then --end)"])
+
     def test_a_directory_that_vanishes_is_waited_for(self) -> None:
         self.job_file("queue/a")
         self.look()
@@ -535,6 +546,27 @@ class Hiring(ImportCase):
         self.write("# RUN end\n#run end\n#RUN ending\n#RUN end now\n. #RUN end\nx #RUN end")
         self.assertAdds("# RUN end\n#run end\n#RUN ending\n#RUN end now\n. #RUN end\nx #RUN end\n#RUN end\n", "--end")
 
+    def test_jobs_that_are_added_below_the_end_are_said(self) -> None:
+        self.write("echo b\n", "list")
+        self.write("T:\na: echo c\nend\n", "tests")
+        (self.dir / "queue").mkdir()
+        self.write("[control]\nexecutable: d\n", "queue/d")
+        for line, args in enumerate((("runs.txt", "--add", "echo a"), ("runs.txt", "--add-list", "list"),
+                                     ("runs.txt", "--add-tests", "tests"), ("runs.txt", "--add-jobs", "queue"),
+                                     ("--rerun", "runs.txt", 1)), 1):
+            self.write("d echo 0\n" + "# more\n" * line + "#RUN end\nd echo 1\n#RUN end\n")
+            ended = self.run_script(RUNSET, *args)
+            with self.subTest(args=args):
+                self.assertEqual((ended.code, ended.err), (
+                    0, b"runset4.py: runs.txt: there is a #RUN end in line %d; no --follow runner takes the jobs below "
+                    b"it (--reopen, then --end)\n" % (line + 2)))
+                self.assertIn(".", self.states())
+
+    def test_a_file_that_is_gone_when_all_is_appended_may_have_been_replaced(self) -> None:
+        file = runmaker4.JobFile(str(self.dir / "none"), say=self.fail, single=True)
+        with self.assertRaises(runmaker4.Shifted):
+            runset4.jobs_below_end(file)
+
     @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
     def test_new_jobs_below_an_older_end_are_said_and_it_is_not_appended_again(self) -> None:
         before = self.write(". echo a\n#RUN \t end \r\nd echo b\n. echo c\n#RUN end\n").read_bytes()
@@ -625,7 +657,9 @@ class Rerunning(ImportCase):
             path = self.write(before)
             os.utime(path, (0, 0))
             line = b"! " + appended.split(b". ")[1][:1]
-            self.assertAdds(before.replace(line, line.replace(b"!", b"x")) + appended, "--rerun", selection)
+            self.assertAdds(before.replace(line, line.replace(b"!", b"x")) + appended, "--rerun", selection, said=
+                            b"runset4.py: runs.txt: there is a #RUN end in line 5; no --follow runner takes the jobs "
+                            b"below it (--reopen, then --end)\n")
 
     @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
     def test_lines_of_groups_are_refused(self) -> None:
