@@ -325,7 +325,7 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
             outcome.note(file, line, "has moved meanwhile, and is left alone (look, and run this again)" if not found
                          else f"does not run: its state is {show(found)}")
     for span in options.lines:
-        if len(span) == 1 and span[0] not in met:
+        if span[0] == span[-1] and span[0] not in met:
             outcome.selected += 1
             outcome.refused += 1
             file.say(f"line {span[0]}: is no job" + ("" if options.match is None else " that matches"))
@@ -1408,6 +1408,13 @@ def state(text: str) -> bytes:
     return data
 
 
+def new_state(text: str) -> bytes:
+    """An argparse type: a state that somebody may set."""
+    if text == RUNNING.decode():
+        raise argparse.ArgumentTypeError("r is for runners (. is new)")
+    return state(text)
+
+
 def states(text: str) -> bytes:
     """An argparse type: one state, or several."""
     return b"".join(state(byte) for byte in text) or state(text)
@@ -1450,7 +1457,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                "or the file was replaced meanwhile; 2 bad usage or input, nothing was added;\n"
                "130, 143 ended by a signal.")
     add = parser.add_argument_group("what to do with selected jobs").add_argument
-    add("-s", "--set", type=state, metavar="STATE", help="set their state: . (new), x (on hold), ...")
+    add("-s", "--set", type=new_state, metavar="STATE", help="set their state: . (new), x (on hold), ...")
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add("--rerun", action="store_true", help="set them to x, also where a dead host holds them, and append them anew")
     add("--cancel", action="store_true", help="stop them wherever they run: x over r (and .); wait until they are gone")

@@ -59,6 +59,12 @@ class Cancel(RunCase):
             self.assertIn(words, said)
         self.assertEqual(self.states(), "dx")
 
+    def test_a_range_may_reach_further_than_any_file(self) -> None:
+        self.write(". echo a\n. echo b\n")
+        self.assertEqual(self.cancel("2-99999999999999999999"), b"")
+        self.assertEqual(self.states(), ".x")
+        self.assertIn(b"line 99999999999999999999: is no job", self.cancel("99999999999999999999", code=1))
+
     def test_a_lock_that_stays_is_named(self) -> None:
         self.write("r echo a\n")
         self.hold(0, seconds=1.5)

@@ -104,6 +104,12 @@ class SettingStates(RunsetCase):
                 self.assertRefused(ended, "state")
         self.assertEqual(self.read(), as_bytes(FOUR))
 
+    def test_r_is_for_runners(self) -> None:
+        self.write(FOUR)
+        for force in (), ("--force",):
+            self.assertRefused(self.run_script(RUNSET, "--set=r", *force, "runs.txt", 1), "r is for runners (. is new)")
+        self.assertEqual(self.read(), as_bytes(FOUR))
+
     def test_set_without_a_selection_is_refused(self) -> None:
         self.write(FOUR)
         self.assertRefused(self.run_script(RUNSET, "--set=.", "runs.txt"), "runset4.py: ", "--all")
