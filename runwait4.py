@@ -30,7 +30,7 @@ import zlib
 from array import array
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Callable, Collection, Container, Iterable, Iterator, Sequence, TypeVar
+from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
 from runmaker4 import (ERROR, FAILED, REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey,
                        add_help, check_lines, check_mount, counts, exit_on, given_name, human_time, job_file, leave,
@@ -282,6 +282,8 @@ class TerminalProgress:
 # output file of an earlier run gets another name.  A start may stand behind its own end.  Of a run only its name, and
 # where it started, are kept until it has ended and no start of it can come any more.
 
+STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled"}
+
 
 def refuse_special(path: str, hint: str) -> None:
     """Refuse a directory, and what to open would wait for somebody.  Raises Problem."""
@@ -302,7 +304,7 @@ class Run:
     pid: int                    # 0: it could not be started
     began: float                # seconds since 1970, by its host's clock, as all times
     ended: float | None
-    state: str                  # d ! e, or . where a stopped job was put back
+    state: str                  # d ! e, x where it was cancelled, . where a stopped job was put back
     exit: int                   # -1: it has none
     signal: int
     cause: str                  # "", "timeout", "cancelled", "stopped" or "lost"
@@ -320,6 +322,7 @@ class JournalReader:
     BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
     END = operator.itemgetter("state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files")
     OPEN_END = "", -1, 0, "", None, None, None, 0, ()
+    STATES = frozenset(STATE_NAMES) - {"r"}     # of what has ended
     DECODE = staticmethod(json.JSONDecoder().scan_once)
     LONGEST = 1 << 23           # bytes of a line: no command is so long
     BLOCK = 1 << 17             # bytes that are read at a time
@@ -461,12 +464,12 @@ class JournalReader:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self.number += 1
-                if whole:
+                if whole and len(line) < self.LONGEST:
                     yield at, line
                 else:
                     self._note_odd()            # too long
                 at, whole = at + len(line) + 1, True
-            if len(rest) > self.LONGEST:
+            if not whole or len(rest) >= self.LONGEST:
                 at, rest, whole = at + len(rest), b"", False
         if rest or not whole:                   # the last one, and cut
             self.number += 1
@@ -496,17 +499,18 @@ class JournalReader:
         """
         when, name, line, command, host, slot, pid = self.BOTH(event)
         state, code, number, cause, took, cpu, memory, printed, files = self.END(event) if ended else self.OPEN_END
-        if not (type(name) is type(command) is type(host) is type(slot) is type(state) is type(cause) is str
+        spent = took if ended else 0
+        if not (type(name) is type(command) is type(host) is type(slot) is type(cause) is str
                 and type(line) is type(pid) is type(code) is type(number) is type(printed) is int
-                and 0 <= (took or 0) <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST
+                and (not ended or state in self.STATES)
+                and 0 <= spent <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST
                 and -1 <= code < self.LATEST and 0 <= number < self.LATEST and 0 <= printed < 1 << 63
-                and (cpu is None or 0 <= cpu <= self.LATEST) and (memory is None or 0 <= memory < 1 << 63)
-                and (took is not None or not ended)):
+                and (cpu is None or 0 <= cpu <= self.LATEST) and (memory is None or 0 <= memory < 1 << 63)):
             raise ValueError
         if not plain:
-            os.fsencode(f"{host}{slot}{cause}")
+            os.fsencode("".join((host, slot, cause, *files)))
         return Run(name, line, command.encode() if plain else os.fsencode(command), host, slot, pid,
-                   when - (took or 0), when if ended else None, state, code, number, cause, took, cpu, memory, printed,
+                   when - spent, when if ended else None, state, code, number, cause, took, cpu, memory, printed,
                    [] if files == [] else list(map(os.fspath, files)))
 
     def _note_odd(self) -> None:
@@ -543,9 +547,8 @@ class Moves:
         self.full = False
 
     def add(self, old: str, new: str, at: int) -> None:
-        """Places must come in order.  Raises TypeError."""
-        if not isinstance(new, str):
-            raise TypeError
+        """Places must come in order.  Raises TypeError, ValueError."""
+        os.fsencode(new)            # half a surrogate pair is no name
         self.full = self.count >= self.MOST
         if not self.full:
             self.found.setdefault(old, []).append((at, new))
@@ -804,6 +807,12 @@ def tell_failed(watcher: Watcher, outdir: str) -> Counts:
 # ======== Statistics ==================================================================================================
 
 
+def quantiles(times: Iterable[float]) -> list[float]:
+    """The median, the 90th percentile and the longest of some times; nothing if there are none."""
+    in_order = sorted(times)
+    return [in_order[math.ceil(len(in_order) * share) - 1] for share in (0.5, 0.9, 1)] if in_order else []
+
+
 class HostStats:
     """What the runs of a host took."""
 
@@ -822,9 +831,7 @@ class HostStats:
             self.memory = max(self.memory or 0, run.memory)
 
     def row(self, name: str) -> tuple[str, ...]:
-        times = sorted(self.seconds)
-        median, most = (times[math.ceil(len(times) * share) - 1] for share in (0.5, 0.9))
-        return (name, str(len(times)), human_time(median), human_time(most), human_time(times[-1]),
+        return (name, str(len(self.seconds)), *map(human_time, quantiles(self.seconds)),
                 f"{100 * self.cpu / self.cpu_seconds:.0f}%" if self.cpu_seconds else "-",
                 human_size(self.memory) if self.memory is not None else "-")
 
@@ -857,17 +864,11 @@ class LoggedRun:
     host: bytes
     began: int                  # microseconds since 1970
     took: int                   # microseconds, at least one: viewers take events that begin at once for nested ones
-    exit_status: int            # -1: it ran into a time limit
+    exit_status: int            # -1: it ran into a time limit, or has none
     signal: int
+    state: str                  # one of STATE_NAMES
     command: bytes
     slot: str = ""              # its name; "": nobody knows
-
-    @property
-    def state(self) -> str:
-        """What became of the job's line; jobs that are stopped die of these signals, others of others."""
-        if self.signal in TOLD and self.exit_status != -1:
-            return "error"
-        return "failed" if self.exit_status or self.signal else "done"
 
 
 class JobLogReader:
@@ -918,9 +919,17 @@ class JobLogReader:
         if not match:
             return None
         number, host, began, took, exit_status, signal_number, command = match.groups()
-        run = LoggedRun(int(number), host, round(float(began) * 1e6), round(float(took) * 1e6) or 1, int(exit_status),
-                        int(signal_number), command)
+        code, ended_by = int(exit_status), int(signal_number)
+        run = LoggedRun(int(number), host, round(float(began) * 1e6), round(float(took) * 1e6) or 1, code, ended_by,
+                        self._state(code, ended_by), command)
         return run if run.began + run.took <= self.LATEST else None
+
+    @staticmethod
+    def _state(exit_status: int, signal_number: int) -> str:
+        """What became of the job's line; jobs that are stopped die of these signals, others of others."""
+        if signal_number in TOLD and exit_status != -1:
+            return "e"
+        return "!" if exit_status or signal_number else "d"
 
 
 # ======== The timeline ================================================================================================
@@ -1001,9 +1010,7 @@ class Packing:
 
 
 class JournalLog:
-    """The runs in a journal that have ended, as those of a job log."""
-    EXIT = {"timeout": -1}      # as GNU parallel has it
-
+    """The runs in a journal that have ended, as a job log has them."""
     def __init__(self, journal: JournalReader) -> None:
         self.journal = journal
 
@@ -1012,7 +1019,14 @@ class JournalLog:
         for run in self.journal:
             if run.seconds is not None:
                 yield LoggedRun(run.line, os.fsencode(run.host), round(run.began * 1e6), round(run.seconds * 1e6) or 1,
-                                self.EXIT.get(run.cause, max(run.exit, 0)), run.signal, run.command, run.slot)
+                                self._exit_status(run), run.signal, run.state, run.command, run.slot)
+
+    @staticmethod
+    def _exit_status(run: Run) -> int:
+        """As GNU parallel has it: -1 after a timeout, 0 after any other signal."""
+        if run.cause == "timeout":
+            return -1
+        return max(run.exit, 0) if run.signal else run.exit
 
 
 class Timeline:
@@ -1061,7 +1075,7 @@ class Timeline:
 
     def _event(self, track: Track, took: int, run: LoggedRun) -> dict[str, Any]:
         """A complete event, as the format calls it."""
-        command, state = readable(run.command), run.state
+        command, state = readable(run.command), STATE_NAMES[run.state]
         name = command if len(command) <= self.NAME else f"{command[:self.NAME - 3]}..."
         args = {"command": command, "line": run.line, "state": state, "exit_status": run.exit_status,
                 "signal": run.signal}
@@ -1139,7 +1153,7 @@ def drawing(log: Iterable[LoggedRun], log_path: str, out_path: str) -> Iterator[
 # pixels, the short ones of a slot are put together: a cell of the timeline is one run, or some short ones.  Times are
 # in microseconds.
 
-STATES = "d!e.r"                # as the page numbers them; `.`: put back, `r`: has not ended
+STATES = "".join(STATE_NAMES)   # as the page numbers them
 
 
 class Best:
@@ -1197,19 +1211,37 @@ class Row:
     runs: array[int]
 
 
+def with_lost(runs: Iterable[Run], found: Survey) -> Iterator[Run]:
+    """These runs.  Of those that have not ended, which come last, all but the last of each running line are lost."""
+    last, unended = LastRuns(found.running), []
+    for run in runs:
+        if run.seconds is not None:
+            yield run
+        else:
+            last.offer(run)
+            unended.append(run)
+    alive = set(last.found.values())
+    for run in unended:
+        if run not in alive:
+            run.state, run.cause = "e", "lost"
+        yield run
+
+
 class Gathered:
     """What the page tells of all runs."""
-    def __init__(self, runs: Iterable[Run], until: float | None, alive: Container[int] | None) -> None:
-        """until: seconds, when the picture ends, if not with the last event.  alive: the lines that are running."""
+    def __init__(self, runs: Iterable[Run], until: float | None) -> None:
+        """runs: whose times nobody knows come last.  until: seconds, when the picture ends, if not with the last event.
+        """
         self.began, self.took, self.line, self.how = array("q"), array("q"), array("q"), array("i")
         self.commands = Commands()
         self.endings: dict[tuple[str, int, int, str], int] = {}
         self.cpu = self.memory = self.cpu_time = 0.0        # seconds of the CPU, bytes, seconds in which it was used
         self.failed, self.slowest, self.largest = Best(), Best(), Best()
         self.unended: list[int] = []
+        self.ended = 0                                      # so many of the columns' entries are of known times
         self.groups: dict[tuple[str, str], array[int]] = {}
         for index, run in enumerate(runs):
-            self._take(index, run, alive)
+            self._take(index, run)
         self.first = min(self.began, default=0)
         self.last = max(map(operator.add, self.began, self.took), default=0)
         if until is not None and self.unended:
@@ -1218,15 +1250,15 @@ class Gathered:
             self.took[index] = max(1, self.last - self.began[index])
         self.rows = list(self._rows())
 
-    def _take(self, index: int, run: Run, alive: Container[int] | None) -> None:
+    def _take(self, index: int, run: Run) -> None:
         """Note the next run."""
-        seconds, state, memory = run.seconds, run.state, run.memory
-        if seconds is None:
-            seconds, state = 0.0, "r"
-            if alive is None or run.line in alive:
+        seconds, state, memory = run.seconds, run.state or "r", run.memory
+        if seconds is not None:
+            self.ended += 1
+        else:
+            seconds = 0.0
+            if state == "r":
                 self.unended.append(index)
-            else:
-                state, run.cause = "e", "lost"
         self.began.append(int(run.began * 1e6))
         self.took.append(int(seconds * 1e6) or 1)
         self.line.append(run.line)
@@ -1354,10 +1386,11 @@ def concurrency(all_runs: Gathered, bins: int = 1000) -> list[float]:
 
 
 def histogram(all_runs: Gathered) -> list[list[int]]:
-    """[which tenth of a decade of microseconds, runs by STATES] for the run times."""
-    states = [STATES.find(state) for state, *_ in all_runs.endings]
+    """[which tenth of a decade of microseconds, runs by STATES] for the run times that are known."""
+    states = [STATES.index(state) for state, *_ in all_runs.endings]
     found: dict[int, list[int]] = {}
-    for (tenth, how), count in Counter(zip(map(int, map((10.0).__mul__, map(math.log10, all_runs.took))),
+    for (tenth, how), count in Counter(zip(map(int, map((10.0).__mul__, map(math.log10,
+                                                                        all_runs.took[:all_runs.ended]))),
                                            all_runs.how)).items():
         found.setdefault(tenth, [0] * len(STATES))[states[how]] += count
     return [[tenth, *found[tenth]] for tenth in sorted(found)]
@@ -1376,10 +1409,10 @@ def ending(state: str, code: int, number: int, cause: str) -> str:
 
 def as_run(logged: LoggedRun) -> Run:
     """A run from a job log, which knows no slots."""
-    state = {"done": "d", "failed": "!", "error": "e"}[logged.state]
     code = -1 if logged.signal else logged.exit_status
     return Run("", logged.line, logged.command, logged.host.decode(errors="replace"), "", 0, logged.began / 1e6,
-               (logged.began + logged.took) / 1e6, state, code, logged.signal, "", logged.took / 1e6, None, None, 0, [])
+               (logged.began + logged.took) / 1e6, logged.state, code, logged.signal, "", logged.took / 1e6, None, None,
+               0, [])
 
 
 class Reporter:
@@ -1407,8 +1440,8 @@ class Reporter:
         """Write the page.  Raises Problem."""
         said: list[str] = []
         runs = self._runs(said.append)
-        alive = {line.number for line in found.running} if found else None
-        gathered = Gathered(runs, time.time() if live or alive else None, alive)
+        gathered = Gathered(with_lost(runs, found) if found else runs,
+                            time.time() if live or found and found.running else None)
         if not gathered.began and not live:
             wanted = "job log" if self.options.joblog else "journal"
             raise Problem(f"{self.source}: tells of no run (a {wanted} is wanted)")
@@ -1433,30 +1466,29 @@ class Reporter:
 
     def _page(self, runs: Gathered, found: Survey | None, live: bool, said: Sequence[str]) -> dict[str, Any]:
         """All that the page shows."""
-        took = sorted(runs.took)
         by_state = [0] * len(STATES)
         endings = list(runs.endings)
         for how, count in Counter(runs.how).items():
-            by_state[STATES.find(endings[how][0])] += count
+            by_state[STATES.index(endings[how][0])] += count
         return {
             "title": readable(os.fsencode(self.title)), "made": time.time(), "refresh": self.pause if live else 0,
-            "first": runs.first / 1e6, "span": runs.span / 1e6, "runs": len(took), "states": by_state, "said": said,
+            "first": runs.first / 1e6, "span": runs.span / 1e6, "runs": len(runs.took), "said": said,
+            "names": list(STATE_NAMES.values()), "states": by_state,
             "file": asdict(counts(found)) if found else None, "slots": len(runs.rows),
             "hosts": len({row.host for row in runs.rows}),
-            "quantiles": [took[len(took) * part // 100] / 1e6 for part in (50, 90)] + [took[-1] / 1e6] if took else [],
+            "quantiles": [took / 1e6 for took in quantiles(runs.took[:runs.ended])],
             "cpu": runs.cpu / runs.cpu_time if runs.cpu_time else None,
             "memory": runs.largest.heap and max(runs.largest.heap)[0] or None,
-            "endings": [[STATES.find(known[0]), ending(*known)] for known in endings],
+            "endings": [[STATES.index(known[0]), ending(*known)] for known in endings],
             "busy": concurrency(runs), "times": histogram(runs), "cells": Cells(runs).page(),
             "tables": [[name, [self._row(run) for run in best.runs()], total] for name, best, total in (
-                ("Failed runs", runs.failed, by_state[1] + by_state[2]), ("Slowest runs", runs.slowest, len(took)),
-                ("Largest runs", runs.largest, len(took)))]}
+                ("Failed runs", runs.failed, by_state[1] + by_state[2]), ("Slowest runs", runs.slowest, runs.ended),
+                ("Largest runs", runs.largest, runs.ended))]}
 
     def _row(self, run: Run) -> list[Any]:
         """A row of a table."""
-        state = run.state or ("e" if run.cause else "r")
-        command = readable(run.command)
-        return [run.line, STATES.find(state), ending(state, run.exit, run.signal, run.cause), run.host[:80],
+        state, command = run.state or "r", readable(run.command)
+        return [run.line, STATES.index(state), ending(state, run.exit, run.signal, run.cause), run.host[:80],
                 run.slot[:80], run.began, run.seconds, run.cpu, run.memory, run.bytes,
                 command if len(command) <= 500 else f"{command[:500]}...",
                 "\n".join(LastOutput(self.options.outdir).of(run)) if self.options.outdir else ""]
@@ -1552,9 +1584,10 @@ PAGE = r"""<!DOCTYPE html>
 <title>@TITLE@</title>
 <style>
 :root { color-scheme: light dark; --page: #fff; --text: #1c2127; --dim: #5f6b76; --line: #dde2e7; --shade: #f5f7f9;
-  --s0: #3a7ab8; --s1: #d9480f; --s2: #8a3a9c; --s3: #9aa4ae; --s4: #7fc4e8; }
+  --s0: #3a7ab8; --s1: #d9480f; --s2: #8a3a9c; --s3: #9aa4ae; --s4: #7fc4e8; --s5: #b8992a; }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #14181c; --text: #e4e8ec; --dim: #98a4af;
-  --line: #2e363e; --shade: #1d2329; --s0: #4c8fd0; --s1: #ff7a3d; --s2: #c77ddb; --s3: #7b8691; --s4: #a9dcf5; } }
+  --line: #2e363e; --shade: #1d2329; --s0: #4c8fd0; --s1: #ff7a3d; --s2: #c77ddb; --s3: #7b8691; --s4: #a9dcf5;
+  --s5: #d9c45a; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 110rem; background: var(--page);
   color: var(--text); font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
@@ -1628,7 +1661,6 @@ Drag to move, Ctrl + wheel or double click to zoom.</p>
 const get = id => document.getElementById(id);
 const make = (tag, text = "", name = "") => Object.assign(document.createElement(tag), {textContent: text,
   className: name});
-const NAMES = ["done", "failed", "error", "put back", "running"];
 const number = n => n.toLocaleString("en-US");
 const plural = (n, word) => `${number(n)} ${word}${n == 1 ? "" : "s"}`;
 const two = n => String(n).padStart(2, "0");
@@ -1674,7 +1706,7 @@ function summary() {
     `${plural(data.slots, "slot")} on ${plural(data.hosts, "host")}`,
     `made ${made}` + (data.refresh ? `, anew every ${duration(data.refresh)} while jobs run` : ""),
       ...data.said].join(" · ");
-  NAMES.forEach((name, state) => {
+  data.names.forEach((name, state) => {
     const count = data.states[state];
     if (!count) return;
     const part = make("span"), item = make("li"), box = make("i");
@@ -1729,7 +1761,8 @@ function canvas(id, height) {
 
 function draw() {
   const style = getComputedStyle(document.documentElement);
-  colours = Object.fromEntries(["s0", "s1", "s2", "s3", "s4", "text", "dim", "line", "shade"].map(n => [n,
+  const states = data.names.map((name, state) => `s${state}`);
+  colours = Object.fromEntries([...states, "text", "dim", "line", "shade"].map(n => [n,
     style.getPropertyValue(`--${n}`)]));
   drawBusy(); drawSlots();
   view.whole = view.to >= data.span && view.from <= 0;
@@ -1771,7 +1804,7 @@ function drawSlots() {
   rowHeight = Math.min(18, room / Math.max(1, shown.length));
   const body = shown.length * rowHeight, [c, width] = canvas("slots", body + 26), left = LEFT(), W = width - left;
   const scale = W / (view.to - view.from), gap = rowHeight > 4 ? 1 : 0, thick = rowHeight - gap;
-  const fills = [[], [], [], [], []];
+  const fills = data.names.map(() => []), order = [...fills.keys()];
   shown.forEach((row, position) => {
     const y = position * rowHeight, last = cells.first[row + 1];
     let i = seek(row, view.from), x = -1, end = -1, count = 0, bad = 0, state = 0;
@@ -1793,7 +1826,8 @@ function drawSlots() {
   });
   c.fillStyle = colours.shade; c.fillRect(left, 0, W, body);
   c.save(); c.beginPath(); c.rect(left, 0, W, body); c.clip();
-  [0, 3, 4, 2, 1].forEach(state => {
+  order.push(...order.splice(1, 2).reverse());      // error and failed come last, on top
+  order.forEach(state => {
     c.fillStyle = colours[`s${state}`];
     for (let f = fills[state], k = 0; k < f.length; k += 4) c.fillRect(f[k], f[k + 1], f[k + 2], f[k + 3]);
   });
@@ -1892,9 +1926,9 @@ function point(e, time) {           // tell what is under the pointer
   tip.style.display = best < 0 ? "none" : "block";
   if (best < 0) return;
   const [host, slot] = cells.rows[row], [state, how] = data.endings[cells.how[best]], many = cells.count[best] > 1;
-  const title = many ? `${number(cells.count[best])} short runs` : `line ${cells.line[best]}: ${NAMES[state]}`;
+  const title = many ? `${number(cells.count[best])} short runs` : `line ${cells.line[best]}: ${data.names[state]}`;
   tip.replaceChildren(make("b", title, `s${state}`),
-    many ? `, ${number(cells.bad[best])} failed, from line ${cells.line[best]} on` : how == NAMES[state] ? ""
+    many ? `, ${number(cells.bad[best])} failed, from line ${cells.line[best]} on` : how == data.names[state] ? ""
       : ` (${how})`,
     `\n${host}, slot ${slot} · ${clock(data.first + cells.start[best])} · ${duration(cells.took[best])}`,
     !many && cells.commands[best] ? `\n${cells.commands[best].slice(0, 400)}` : "");
@@ -1917,7 +1951,7 @@ function histogram() {
       bar.append(part);
     });
     bar.title = `${duration(from)} to ${duration(to)}: ` + (counts.map((n,
-      s) => n && `${number(n)} ${NAMES[s]}`).filter(Boolean).join(", ") || "none");
+      s) => n && `${number(n)} ${data.names[s]}`).filter(Boolean).join(", ") || "none");
     get("times").append(bar);
   }
   const marks = [1e-3, .01, .1, 1, 10, 60, 600, 3600, 36000, 86400, 864000], names = ["1 ms", "10 ms", "0.1 s", "1 s",

@@ -4,7 +4,7 @@ import random
 import tracemalloc
 import unittest
 import unittest.mock
-from typing import Any, List, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import runwait4
 from tests.journal import BEGAN, end, moved, pair, start
@@ -90,14 +90,34 @@ class Trouble(JournalCase):
         wrong: List[Tuple[str, Any]] = [
             ("time", "now"), ("time", 1e300), ("time", float("nan")), ("time", -1), ("line", 1.5), ("line", "1"),
             ("command", None), ("command", "\ud800"), ("host", 7), ("slot", "\udfff"), ("pid", None), ("state", 1),
-            ("exit", "3"), ("seconds", None), ("seconds", float("inf")), ("seconds", 10 ** 400), ("cpu", "1"),
-            ("memory", -5), ("bytes", 1.0), ("files", None), ("files", [7]), ("cause", [])]
+            ("state", ""), ("state", "r"), ("state", "d!"), ("state", []), ("exit", "3"), ("seconds", None),
+            ("seconds", ""), ("seconds", []), ("seconds", float("inf")), ("seconds", 10 ** 400), ("cpu", "1"),
+            ("memory", -5), ("bytes", 1.0), ("files", None), ("files", [7]), ("files", ["\ud800.err"]), ("cause", [])]
         odd += [json.dumps({**json.loads(end(f"w{number}", 1)), key: value}).encode() + b"\n"
                 for number, (key, value) in enumerate(wrong)]
         self.journal(start(1, 1), *odd, end(1, 1))
         runs, (said,) = self.runs()
         self.assertEqual([run.run for run in runs], ["node1-4711-1"])
         self.assertRegex(said, rf"out/journal: {len(odd)} lines left out: .* \(lines 2, 3, 4, .*, \.\.\.\)$")
+
+    def test_a_file_whose_new_name_is_no_name(self) -> None:
+        self.journal(end(1, 7), moved("7.out", "\ud800"), moved("7.err", 3), moved("7.err", "old"))
+        self.assertEqual(self.runs()[0][0].files, ["7.out", "old"])
+
+    def test_lines_that_are_too_long(self) -> None:
+        """However they lie in the blocks that are read at a time; the longest that is read has 999 bytes."""
+        for size in 998, 999, 1000, 1001, 1064, 5000:
+            self.journal(start(1, 1), b" " * size + b"\n", end(1, 1), end(2, 2))
+            with unittest.mock.patch.multiple(runwait4.JournalReader, LONGEST=1000, BLOCK=64):
+                lines = list(self.reader_lines())
+            self.assertEqual([len(line) for line in lines if not line.strip()], [size] * (size < 1000))
+            self.assertEqual(len(lines), 3 + (size < 1000))
+
+    def reader_lines(self) -> Iterator[bytes]:
+        """The whole lines of the journal."""
+        reader = runwait4.JournalReader(str(self.dir / "out"), self.fail)
+        with reader.file, reader._reading():
+            yield from (line for _, line in reader._lines())
 
     def test_a_last_line_that_is_cut_anywhere(self) -> None:
         whole, last = b"".join(pair(1, 1)), end(2, 2)

@@ -10,7 +10,9 @@ import unittest
 import zlib
 from typing import Any, Dict, List
 
-from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase
+import runwait4
+from tests.journal import BEGAN, end, start
+from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
@@ -68,8 +70,8 @@ class ReportCase(RunCase):
         self.assertEqual(page.open, [])
         return page
 
-    def journal(self, *lines: str) -> None:
-        self.write("".join(lines), "out/journal")
+    def journal(self, *lines: Text) -> None:
+        self.write(b"".join(map(as_bytes, lines)), "out/journal")
 
 
 class Content(ReportCase):
@@ -80,7 +82,7 @@ class Content(ReportCase):
         self.run_script(RUNMAKER, "--outdir", "out", "--name", "alice", "runs.txt")
         self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
         data = self.page().data
-        self.assertEqual((data["runs"], data["states"], data["refresh"]), (3, [1, 2, 0, 0, 0], 0))
+        self.assertEqual((data["runs"], data["states"], data["refresh"]), (3, [1, 2, 0, 0, 0, 0], 0))
         self.assertEqual((data["file"]["failed"], data["file"]["held"]), (2, 1))
         failed = {row[0]: row for row in data["tables"][0][1]}
         self.assertEqual((failed[2][2], failed[3][2]), ("exit 3", "SIGKILL"))
@@ -91,7 +93,7 @@ class Content(ReportCase):
         self.write(". true\n. false\n")
         self.run_script(RUNMAKER, "--joblog", "log", "runs.txt")
         self.assertEqual(self.report("--joblog", "log").code, 0)
-        self.assertEqual(self.page().data["states"], [1, 1, 0, 0, 0])
+        self.assertEqual(self.page().data["states"], [1, 1, 0, 0, 0, 0])
 
     def test_nothing_that_a_job_says_or_is_called_becomes_part_of_the_page(self):
         self.journal(journal_end(1, command=EVIL, host=EVIL, slot=EVIL, state="!", exit=1, cause=EVIL, files=["1.err"]),
@@ -105,11 +107,41 @@ class Content(ReportCase):
         self.assertEqual(page.title, name)
         self.assertIn(EVIL, page.data["tables"][0][1][0])
 
+    def test_each_state_has_a_name_and_a_colour_by_day_and_by_night(self):
+        self.journal(*(journal_end(number, state=state) for number, state in enumerate("d!e.x", 1)))
+        self.report("--outdir", "out")
+        data, text = self.page().data, self.read("out.html").decode()
+        self.assertEqual((data["states"], len(runwait4.STATES)), ([1, 1, 1, 1, 0, 1], 6))
+        self.assertEqual(data["names"], ["done", "failed", "error", "put back", "running", "cancelled"])
+        self.assertEqual(sorted(re.findall(r"--s(\d): #", text)), sorted("012345" * 2))
+        self.assertEqual(sum(sum(counts) for _, *counts in data["times"]), 5)
+        self.assertEqual(data["endings"][-1][0], 5)
+
     def test_runs_of_one_slot_that_overlap_have_rows_of_their_own(self):
         self.journal(journal_end(1, seconds=0.5), journal_end(2, seconds=1.5), journal_end(3, slot="10"),
                      journal_end(4, slot="9"))
         self.report("--outdir", "out")
         self.assertEqual([slot for _, slot in self.page().data["cells"]["rows"]], ["1", "1 (2)", "9", "10"])
+
+    def test_of_runs_that_have_not_ended_the_last_of_a_running_line_runs_and_all_others_are_lost(self):
+        self.start_to_gate(f"# an edit\n# moved these\n. {GATE}\nd a\n")
+        self.addCleanup(self.open_gate)
+        for number in (1, 3):               # before the edit, and after it
+            self.journal(start("dead", number, GATE, BEGAN), start("alive", number, GATE, BEGAN + 1),
+                         start("gone", 4, "a", BEGAN + 2), end("ended", 4, "a"))
+            self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
+            data = self.page().data
+            self.assertEqual((data["states"], data["quantiles"]), ([1, 0, 2, 0, 1, 0], [1.5, 1.5, 1.5]))
+            self.assertEqual([row[2] for row in data["tables"][0][1]], ["lost", "lost"])
+            self.assertEqual(data["busy"][-1], 1)
+
+    def test_only_times_that_are_known_are_counted_and_as_the_statistics_count_them(self):
+        self.journal(*(end(number, number, took=number) for number in range(1, 11)), start("open", 1))
+        self.report("--outdir", "out")
+        data = self.page().data
+        self.assertEqual((data["states"], data["quantiles"]), ([10, 0, 0, 0, 1, 0], [5, 9, 10]))
+        self.assertEqual(sum(sum(counts) for _, *counts in data["times"]), 10)
+        self.assertIn(b" 5.0s  9.0s      10s ", self.run_script(RUNWAIT, "--stats", "--outdir", "out").out)
 
     def test_the_time_of_all_runs_is_the_sum_of_the_jobs_that_ran(self):
         self.journal(*(journal_end(number, slot=str(number % 3), seconds=number / 7) for number in range(1, 50)))
@@ -143,7 +175,7 @@ class Writing(ReportCase):
         self.open_gate()
         self.assertEqual((self.finish(runner).code, self.finish(waiter).code), (0, 0))
         data = self.page().data
-        self.assertEqual((data["refresh"], data["states"]), (0, [2, 0, 0, 0, 0]))
+        self.assertEqual((data["refresh"], data["states"]), (0, [2, 0, 0, 0, 0, 0]))
         self.assertEqual([name for name in os.listdir(self.dir) if name.startswith(".runwait4")], [])
 
     def test_what_does_not_go_together_or_is_not_there_is_refused(self):
@@ -164,15 +196,26 @@ class InABrowser(ReportCase):
 
     def test_the_page_is_drawn_and_a_hostile_command_stays_text(self):
         self.journal(journal_end(1, command=EVIL, state="!", exit=1), *map(journal_end, range(2, 2000)))
-        self.report("--outdir", "out")
-        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={self.dir}/profile",
-                   "--virtual-time-budget=5000", "--dump-dom", f"file://{self.dir}/out.html"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True)
-        text = done.stdout.decode()
+        text = self.shown()
         self.assertIn("<title>out</title>", text)
         self.assertIn(">Slowest runs</h2>", text)
         self.assertIn("&lt;/script&gt;&lt;img src=x", text)
         self.assertNotIn("<img", text)
+
+    def test_a_cancelled_run_is_drawn_like_any_other(self):
+        self.journal(journal_end(1), journal_end(2, state="x", exit=-1, signal=15, cause="cancelled"))
+        text = self.shown()
+        self.assertIn("<b>1</b> cancelled</li>", re.sub("<b [^>]*>", "<b>", text))
+        self.assertRegex(text, r'<b class="s5">cancelled</b>')
+        self.assertNotIn("cannot be shown", re.sub("<script>.*?</script>", "", text, flags=re.DOTALL))
+
+    def shown(self) -> str:
+        """The elements that the report of out/journal has in a browser."""
+        self.report("--outdir", "out")
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={self.dir}/profile",
+                   "--virtual-time-budget=5000", "--dump-dom", f"file://{self.dir}/out.html"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True)
+        return done.stdout.decode()
 
 
 if __name__ == "__main__":

@@ -189,6 +189,20 @@ class Failed(TellingCase):
         self.assertRefused(self.runwait("--failed", "runs.txt"), "--failed goes with --outdir")
 
 
+class ForeignLines(TellingCase):
+    """Lines that nobody of ours has written are said and skipped, whatever is to be told."""
+
+    def test_they_are_fatal_to_nothing(self) -> None:
+        self.write("! a\n")
+        changes = {"seconds": ""}, {"seconds": []}, {"files": ["\ud800.err"]}
+        odd = [json.dumps({**json.loads(end(number, 1, "a", state="!")), **change}).encode() + b"\n"
+               for number, change in enumerate(changes)]
+        self.journal(end("good", 1, "a", state="!"), *odd, moved("1.err", "\ud800.err"))
+        for options in (("--failed", "runs.txt"), ("--stats",), ("--report", "o.html"), ("--timeline", "o.json")):
+            with self.subTest(options):
+                self.told("--outdir", "out", *options, err=r".*: 3 lines left out: .*lines 2, 3, 4\)\n")
+
+
 class Stats(TellingCase):
 
     def test_a_table_per_host_and_in_all(self) -> None:
@@ -229,6 +243,23 @@ class Timeline(TellingCase):
         self.assertEqual(list(trace.host("a")), ["slot gpu"])
         (timeout,) = [event for event in trace.all if event["args"]["command"] == "t"]
         self.assertEqual((timeout["args"]["state"], timeout["ts"]), ("failed", int((BEGAN + 30) * 1e6)))
+
+    def test_it_tells_what_became_of_each_run_as_the_journal_does(self) -> None:
+        endings = {"done": ("d", 0, 0, ""), "failed": ("!", 3, 0, ""), "crashed": ("!", -1, 9, ""),
+                   "timeout": ("!", -1, 15, "timeout"), "timeout, exit 7": ("!", 7, 0, "timeout"),
+                   "not started": ("e", -1, 0, ""), "stopped": ("e", -1, 15, "stopped"), "lost": ("e", -1, 0, "lost"),
+                   "told": ("e", 143, 0, ""), "died of TERM": ("!", -1, 15, ""),
+                   "cancelled": ("x", -1, 15, "cancelled"), "put back": (".", 255, 0, "")}
+        self.journal(*[end(name, line, name, BEGAN + 2 * line, state=state, exit=code, signal=number, cause=cause)
+                       for line, (name, (state, code, number, cause)) in enumerate(endings.items(), 1)])
+        self.told("--outdir", "out", "--timeline", "out.json")
+        found = {event["args"]["command"]: tuple(event["args"][key] for key in ("state", "exit_status", "signal"))
+                 for event in read_trace(self.read("out.json")).all}
+        self.assertEqual(found, {
+            "done": ("done", 0, 0), "failed": ("failed", 3, 0), "crashed": ("failed", 0, 9),
+            "timeout": ("failed", -1, 15), "timeout, exit 7": ("failed", -1, 0), "not started": ("error", -1, 0),
+            "stopped": ("error", 0, 15), "lost": ("error", -1, 0), "told": ("error", 143, 0),
+            "died of TERM": ("failed", 0, 15), "cancelled": ("cancelled", 0, 15), "put back": ("put back", 255, 0)})
 
     def test_what_cannot_be_drawn(self) -> None:
         self.journal(start(1, 1))
