@@ -62,7 +62,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("-p", "--progress", action="store_true",
         help="a bar: redrawn in place with the time left on a terminal, a line per change elsewhere")
     add("-e", "--use-exit-status", action="store_true",
-        help="exit 0 only if every job is done; with --status that is\njudged now: new and running jobs are not done")
+        help="exit 0 only if every job is done, or on hold; with --status that is judged\n"
+             "now: new and running jobs are not done")
     add("--status", action="store_true",
         help="print how many jobs are in which state and what runs, and exit;\n"
              "with --outdir also where, since when, jobs per hour and the time left")
@@ -1031,6 +1032,7 @@ class JournalLog:
 
 class Timeline:
     """The runs of a log on their tracks.  It keeps times and tracks; the rest is read once more for the events."""
+    HEAD = b'{"traceEvents":['
     ENCODE = json.JSONEncoder(separators=(",", ":")).encode
     NAME = 100                  # characters of a command that make the name of its event
 
@@ -1062,7 +1064,7 @@ class Timeline:
 
     def write(self, file: BinaryIO) -> None:
         """Write all as JSON, an event per line.  Raises OSError, Problem."""
-        file.write(b'{"traceEvents":[')
+        file.write(self.HEAD)
         for separator, event in zip(itertools.chain([b"\n"], itertools.repeat(b",\n")), self._events()):
             file.write(separator + self.ENCODE(event).encode())
         file.write(b"\n]}\n")
@@ -1091,18 +1093,35 @@ def readable(data: bytes) -> str:
     return data.decode(errors="replace").replace("\0", "\n")
 
 
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` at the end of the block; after an error nothing is left of it.
+def refuse_foreign(path: str, what: str, head: bytes) -> None:
+    """Refuse to replace a file that is not ours: ours begin with `head`, empty ones have nothing to lose.
 
     Raises Problem.
+    """
+    if re.match("/dev/(fd|std)|/proc/", path):          # `>>file` would be replaced, with what stands in it
+        raise Problem(f"{path}: is no name of its own (give another name)")
+    refuse_special(path, "give another name")
+    try:
+        with open(path, "rb") as file:
+            found = file.read(len(head))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Problem(f"{path}: {reason(error)} (give another name)") from None
+    if found not in (b"", head):
+        raise Problem(f"{path}: is no {what} of {PROG} (give another name)")
+
+
+@contextlib.contextmanager
+def replacing(path: str, what: str, head: bytes) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` at the end of the block; after an error nothing is left of it.
+
+    What is there by that name must begin with `head`.  Raises Problem.
     """
     target = os.path.realpath(path)
     beside = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
     try:
-        if re.match("/dev/(fd|std)|/proc/", path):      # `>>file` would be replaced, with what stands in it
-            raise Problem(f"{path}: is no name of its own (give another name)")
-        refuse_special(path, "give another name")
+        refuse_foreign(path, what, head)
         with open(beside, "xb") as file:
             yield file
         os.replace(beside, target)
@@ -1137,7 +1156,7 @@ def drawing(log: Iterable[LoggedRun], log_path: str, out_path: str) -> Iterator[
     if os.path.exists(out_path) and os.path.samefile(log_path, out_path):
         raise Problem(f"{out_path}: is the {'job log' if isinstance(log, JobLogReader) else 'journal'} "
                       "(give another name)")
-    with replacing(out_path) as file:
+    with replacing(out_path, "timeline", Timeline.HEAD) as file:
         timeline = Timeline(log)
         if not timeline.tracks:
             raise Problem(f"{log_path}: has no line that tells of a run (a job log is wanted)"
@@ -1418,6 +1437,7 @@ def as_run(logged: LoggedRun) -> Run:
 class Reporter:
     """Writes the page, once or again and again."""
     LEAST = 10.0                # seconds between two pages
+    KIND = "report", b"<!DOCTYPE html>"         # and how a page begins
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Raises Problem."""
@@ -1425,6 +1445,7 @@ class Reporter:
         self.source = source = options.joblog or os.path.join(options.outdir, "journal")
         if os.path.exists(options.report) and os.path.exists(source) and os.path.samefile(source, options.report):
             raise Problem(f"{options.report}: is what the report is made from (give another name)")
+        refuse_foreign(options.report, *self.KIND)          # now, not when the jobs have ended
         self.next = 0.0
         self.pause = self.LEAST
 
@@ -1448,7 +1469,7 @@ class Reporter:
         data = json.dumps(self._page(gathered, found, live, said), separators=(",", ":")).encode()
         packed = base64.b64encode(zlib.compress(data, 6)).decode()
         page = PAGE.replace("@TITLE@", html.escape(readable(os.fsencode(self.title)))).replace("@DATA@", packed)
-        with replacing(self.options.report) as file:
+        with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
         for text in () if live else said:
             warn(f"{PROG}: {text}")
@@ -1519,26 +1540,36 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
         progress.close()
 
 
-def report(options: argparse.Namespace) -> None:
-    """Write the report; with --progress also while the jobs run.  Raises Problem."""
+def tell_stopped(watcher: Watcher) -> bool:
+    """Whether the waiting has ended although new jobs are left; then say why nobody runs them."""
+    if watcher.stopped:
+        say(f"{watcher.path}: {watcher.stopped}")
+    return bool(watcher.stopped)
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the report; with --progress also while the jobs run.  Returns the exit status.  Raises Problem."""
     exit_on(signal.SIGINT, signal.SIGTERM)
     reporter = Reporter(options)
     if options.file is None:
         reporter.write()
-        return
+        return 0
     watcher = Watcher(options.file)
     if options.progress:
         watcher.seen = reporter.show
         wait(watcher, with_progress=True)
+    stopped = tell_stopped(watcher)
     reporter.write(watcher.sure_look())
+    return int(stopped)
 
 
 def watch(argv: Sequence[str]) -> int:
     """The body of runwait4.py.  Raises Problem."""
     options = parse(argv)
+    if options.file is not None:
+        check_lines(options.file, lambda text: say(f"{options.file}: {text}"))
     if options.report is not None:
-        report(options)
-        return 0
+        return report(options)
     if options.timeline is not None:
         exit_on(signal.SIGINT, signal.SIGTERM)
         if options.outdir is not None:
@@ -1549,7 +1580,19 @@ def watch(argv: Sequence[str]) -> int:
     if options.stats:
         tell_stats(options.outdir, options.file)
         return 0
-    check_lines(options.file, lambda text: warn(f"{PROG}: {options.file}: {text}"))
+    try:
+        return watch_file(options)
+    except BrokenPipeError:
+        if options.use_exit_status:
+            return 1                        # nobody knows whether all would be done
+        raise
+
+
+def watch_file(options: argparse.Namespace) -> int:
+    """Wait for the jobs of FILE, or tell how they are going.  Returns the exit status.
+
+    Raises BrokenPipeError, Problem.
+    """
     watcher = Watcher(options.file)
     if options.status:
         status = look(watcher, options.outdir)
@@ -1561,8 +1604,7 @@ def watch(argv: Sequence[str]) -> int:
         now = tell_failed(watcher, options.outdir)
     else:
         now = wait(watcher, options.progress)
-        if watcher.stopped:
-            warn(f"{PROG}: {options.file}: {watcher.stopped}")
+        if tell_stopped(watcher):
             return 1
     return 1 if options.use_exit_status and now.done < now.all else 0
 

@@ -3,6 +3,7 @@ import os
 import unittest
 from typing import List, Sequence, Tuple
 
+from tests.journal import end
 from tests.support import RUNMAKER, RUNSET, RUNWAIT, Case, Ended, deadline
 
 PRINTING = ((RUNSET, "--list"), (RUNWAIT, "--status"), (RUNWAIT, "--progress"), (RUNMAKER, "--dry-run", "-r"),
@@ -28,6 +29,18 @@ class StandardOutput(Case):
         for call, ended in self.run_all(((*words, "runs.txt") for words in PRINTING), stdout=writing):
             with self.subTest(call=call):
                 self.assertEqual((ended.code, ended.err), (0, b""))
+
+    def test_who_wants_to_know_whether_all_is_done_is_not_told_so_by_a_reader_that_has_left(self) -> None:
+        (self.dir / "out").mkdir()
+        self.write(end(2, 2, "echo b", state="!"), "out/journal")
+        reading, writing = os.pipe()
+        os.close(reading)
+        self.addCleanup(os.close, writing)
+        for words in ("--progress",), ("--failed", "--outdir", "out"), ("--status",):
+            with self.subTest(words):
+                codes = [self.run_script(RUNWAIT, *more, *words, "runs.txt", stdout=writing).code
+                         for more in (["-e"], [])]
+                self.assertEqual(codes, [1, 0])
 
     def test_a_reader_that_leaves_in_the_middle_is_no_error(self) -> None:
         self.write(". echo some words that fill the pipe\n" * 20_000)

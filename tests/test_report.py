@@ -178,6 +178,35 @@ class Writing(ReportCase):
         self.assertEqual((data["refresh"], data["states"]), (0, [2, 0, 0, 0, 0, 0]))
         self.assertEqual([name for name in os.listdir(self.dir) if name.startswith(".runwait4")], [])
 
+    def test_a_failed_barrier_check_ends_it_with_exit_status_1_and_is_named(self):
+        self.write("! a\n#RUN barrier check\n. b\n")
+        self.journal(end(1, 1, "a", state="!"))
+        ended = self.report("--progress", "--outdir", "out", "runs.txt")
+        self.assertEqual(ended.code, 1, ended.err)
+        self.assertRegex(ended.err, rb"^runwait4\.py: runs\.txt: .*line 1\b.*barrier check.*line 2\b.*\n$")
+        data = self.page().data
+        self.assertEqual((data["refresh"], data["states"]), (0, [0, 1, 0, 0, 0, 0]))
+        self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
+
+    def test_a_file_of_plain_commands_is_refused(self):
+        self.write("echo a\necho b\n")
+        self.journal(end(1, 1))
+        for options in ("--report", "out.html"), ("--report", "out.html", "--progress"), ("--stats",):
+            self.assertRefused(self.run_script(RUNWAIT, *options, "--outdir", "out", "runs.txt"), "has no job, but 2")
+
+    def test_only_an_older_report_and_an_empty_file_are_replaced(self):
+        self.journal(journal_end(1))
+        for name in ("runs.txt", "notes.html"):
+            text = self.write(". true\n", name).read_bytes()
+            for more in ((), ("--progress", "runs.txt")):       # which says so before it waits
+                ended = self.run_script(RUNWAIT, "--report", name, "--outdir", "out", *more, timeout=20)
+                self.assertRefused(ended, f"{name}: is no report of runwait4.py")
+                self.assertEqual(self.read(name), text)
+        self.write("", "out.html")
+        for _ in range(2):
+            self.assertEqual(self.report("--outdir", "out").code, 0)
+            self.assertEqual(self.page().data["runs"], 1)
+
     def test_what_does_not_go_together_or_is_not_there_is_refused(self):
         self.journal("")
         self.write("", "log")

@@ -15,6 +15,7 @@ import runmaker4
 from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
 
 HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+OLDER = b'{"traceEvents":[\n'                # how a timeline of ours begins
 BEGAN = 1_795_183_239.0                     # seconds since 1970: when the runs of the logs below begin
 
 
@@ -455,14 +456,21 @@ class Refused(TimelineCase):
         os.mkfifo(self.dir / "fifo")
         (self.dir / "link").symlink_to("fifo")
         (self.dir / "self").symlink_to("joblog")
+        self.write(". true\n")
+        self.write("{}", "other.json")
+        (self.dir / "queue").symlink_to("runs.txt")
         self.assertEachRefused({
             "--joblog joblog --timeline dir": ("dir: is a directory",),
             "--joblog joblog --timeline missing/out.json": ("missing/out.json: no such file or directory",),
             "--joblog joblog --timeline fifo": ("fifo: is not a regular file",),
             "--joblog joblog --timeline link": ("link: is not a regular file",),
             "--joblog joblog --timeline self": ("self: is the job log",),
-        }, "dir", "fifo", "link", "self")
+            "--joblog joblog --timeline runs.txt": ("runs.txt: is no timeline of runwait4.py",),
+            "--joblog joblog --timeline other.json": ("other.json: is no timeline of runwait4.py",),
+            "--joblog joblog --timeline queue": ("queue: is no timeline of runwait4.py",),
+        }, "dir", "fifo", "link", "self", "runs.txt", "queue", "other.json")
         self.assertTrue((self.dir / "fifo").is_fifo())
+        self.assertEqual(self.read(), b". true\n")
 
     def test_a_directory_that_one_may_not_write_to(self) -> None:
         bound = self.bound_by_permissions()
@@ -470,7 +478,7 @@ class Refused(TimelineCase):
         self.assertRefused(self.draw(out="dir/out.json", **bound), "dir/out.json: permission denied")
 
     def test_a_full_disk_leaves_the_older_timeline(self) -> None:
-        for older in (None, b"older"):
+        for older in (None, OLDER):
             with self.subTest(older=older):
                 if older:
                     self.write(older, "out.json")
@@ -498,11 +506,11 @@ class Refused(TimelineCase):
                 self.assertNothingLeft("joblog")
 
     def test_a_new_timeline_replaces_the_older_one_also_behind_a_link(self) -> None:
-        self.write("older" * 1_000_000, "older.json")
+        self.write(OLDER * 100_000, "older.json")
         (self.dir / "out.json").symlink_to("older.json")
         with open(self.dir / "older.json", "rb") as reader:
             trace = self.trace()
-            self.assertEqual(reader.read(), b"older" * 1_000_000, "who reads the older one reads it to its end")
+            self.assertEqual(reader.read(), OLDER * 100_000, "who reads the older one reads it to its end")
         self.assertEqual(len(trace.all), 1000)
         self.assertTrue((self.dir / "out.json").is_symlink())
         self.assertNothingLeft("joblog", "out.json", "older.json")
@@ -512,7 +520,8 @@ class Refused(TimelineCase):
         self.assertEqual((self.dir / "out.json").stat().st_mode & 0o777, 0o640)
 
     def test_a_name_as_long_as_names_may_be(self) -> None:
-        self.assertEqual(self.draw(out="x" * 255).code, 0)
+        for _ in range(2):              # the second time there is an older timeline
+            self.assertEqual(self.draw(out="x" * 255).code, 0)
         self.assertNothingLeft("joblog", "x" * 255)
 
 
