@@ -663,9 +663,9 @@ def fitted(text: str, columns: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int]) -> Iterator[str]:
-    """Rows in columns, some of them to the right; the last column has what is left of the width."""
-    last = len(rows[0]) - 1
-    widths = [max(len(fitted(row[index], 18)) for row in rows) for index in range(last)]
+    """Rows in columns, some of them to the right; the last has what is left.  In a pipe or file nothing is cut."""
+    last, widest = len(rows[0]) - 1, 18 if columns < math.inf else math.inf
+    widths = [max(len(fitted(row[index], widest)) for row in rows) for index in range(last)]
     widths.append(max(len(row[last]) for row in rows) if last in right else 0)
     for row in rows:
         cells = [fitted(cell, size or math.inf) for cell, size in zip(row, widths)]
@@ -851,7 +851,7 @@ def tell_stats(outdir: str, path: str | None) -> None:
         raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
     rows = [("host", "runs", "median", "90%", "longest", "CPU", "memory")]
     rows += [hosts[host].row(host) for host in sorted(hosts)]
-    for line in table([*rows, whole.row("in all")], math.inf, right=range(1, 7)):
+    for line in table([*rows, whole.row("in all")], width(), right=range(1, 7)):
         put(os.fsencode(f"{line}\n"))
 
 

@@ -63,6 +63,12 @@ class Status(TellingCase):
         self.assertAlmostEqual(job.pop("start"), began, 2)
         self.assertEqual(job, {"line": 1, "command": GATE, "host": "node1", "slot": "gpu 2", "pid": 4712})
 
+    def test_names_of_hosts_are_whole_where_it_does_not_go_to_a_terminal(self) -> None:
+        self.running()
+        self.journal(start("a", 1, GATE, host="compute-node-rack1-001"))
+        self.assertIn(" compute-node-rack1-001 ", self.told("--status", "--outdir", "out", "runs.txt"))
+        self.assertIn(" compute-node-ra... ", self.at_terminal(80, "--status", "--outdir", "out", "runs.txt")[-1])
+
     def test_jobs_per_hour_and_the_time_left_go_by_the_recent_past(self) -> None:
         self.running(*[f". {number}" for number in range(9)])
         now = time.time()
@@ -216,9 +222,12 @@ class Stats(TellingCase):
                           ["bob", "1", "1m 40s", "1m 40s", "1m 40s", "-", "-"],
                           ["in all", "11", "6.0s", "10s", "1m 40s", "50%", "10 MB"]])
 
-    def test_it_is_no_wider_than_80_columns(self) -> None:
+    def test_on_a_terminal_it_is_no_wider_than_80_columns_elsewhere_names_are_whole(self) -> None:
         self.journal(end(1, 1, took=9e8, cpu=9e9, memory=10 ** 15, host="h" * 99))
-        self.assertLessEqual(max(map(len, self.told("--stats", "--outdir", "out").splitlines())), 80)
+        shown = self.at_terminal(80, "--stats", "--outdir", "out")
+        self.assertLessEqual(max(map(len, shown)), 80)
+        self.assertIn(" TB", shown[1])
+        self.assertIn(f'{"h" * 99} ', self.told("--stats", "--outdir", "out"))
 
     def test_no_runs_are_no_statistics(self) -> None:
         self.journal(start(1, 1))
