@@ -1963,9 +1963,8 @@ class Cursor:
     Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier a round knows
     the first job above that had not ended when it was met.  While that has not, nothing more need be known; when it
     has, a round begins at the top, and only one that meets nothing unfinished passes.  A round that has taken something
-    waits there for a while, then begins again, too.  Only one that takes nothing takes it for granted that nothing
-    below may be taken for now.  It still looks on, for jobs below that its takers must wait for; without any they may
-    leave.
+    waits there for a while, then begins again, too.  Only a round that takes nothing concludes that nothing below
+    may be taken for now.  It still looks on, for jobs below that its takers must wait for; without any they may leave.
     """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     NAMED = 10                  # orphans, and stalls, that are named one by one
@@ -5325,7 +5324,7 @@ def add_running_options(add: Add) -> None:
     add("--runner", type=runner_words, metavar="CMD",
         help="run `CMD /bin/sh -c JOB`; CMD is read by the shell: nice -n 19, ssh \"$SLAVE_IP\"")
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
-    add("-r", "--retry", action="store_true", help="also run jobs that failed (!) or ended in error (e)")
+    add("-r", "--retry", action="store_true", help="as --resume; also run jobs that failed (!)")
     add("--resume", action="store_true", help="also run jobs in error (e), or r that nobody runs any more")
     add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
     add("--follow", action="store_true", help="when there is nothing to do, or no file yet, wait for more")

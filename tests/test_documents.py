@@ -167,7 +167,6 @@ RECIPES = {
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
     "cut -c1 runs.txt | sort | uniq -c": Recipe(jobs("d!.")),
     "grep -n '^[!e]' runs.txt": Recipe(jobs("d!.")),
-    "runwait4.py -e runs.txt": Recipe(jobs("dd")),
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
     "runmaker4.py --resume -j0 --walltime auto runs.txt": Recipe(
         jobs("e."), before="export SLURM_JOB_END_TIME=$(($(date +%s) + 3600))", states="dd"),
@@ -179,6 +178,8 @@ RECIPES = {
     "runset4.py --cancel runs.txt 17": Recipe(jobs("d" * 16 + "."), states="d" * 16 + "x"),
     "runset4.py --edit runs.txt": Recipe(jobs(".."), before="export EDITOR='sed -i s/seed/grain/'",
                                          after="grep -q 'grain 1' runs.txt", states=".."),
+    "runset4.py --set=. --state=x runs.txt 17 20-25": Recipe(
+        jobs("." * 16 + "x..xxxxxx"), states="." * 25),
     "runwait4.py --status --outdir out runs.txt": JOURNAL,
     "runwait4.py --failed --outdir out runs.txt": JOURNAL,
     "runwait4.py --stats --outdir out runs.txt": JOURNAL,
@@ -190,11 +191,13 @@ RECIPES = {
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
     # coming from other tools
     "seq 6 > list": Recipe(states="dddddd"),
-    "seq 1000 | runset4.py runs.txt --add-list - --template 'sh job.sh {}'": Recipe(
-        after="[ $(grep -c '^[.] sh job.sh [0-9]*$' runs.txt) = 1000 ]"),
+    "seq 1000 | runset4.py runs.txt --add-list - --template 'SLURM_ARRAY_TASK_ID={} bash job.sh'": Recipe(
+        after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"),
     "runmaker4.py --resume runs.txt": Recipe(jobs("er."), states="ddd"),
     "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks": Recipe(
         after="cat work/1.out; test -s timeline.json", states="dd!", status=None),
+    "runwait4.py --outdir work --timeline timeline.json": replace(
+        JOURNAL, before="runmaker4.py -q --outdir work runs.txt || true"),
     "runmaker4.py --resume -j8 --outdir work --joblog work.log runs.txt": Recipe(jobs("er."), states="ddd"),
     "printf '#!/bin/sh\\nsleep 1; wc $1.txt > $1.out; echo line $JOB_ID on $SLAVE_IP\\n' > job_script.sh": Recipe(
         after=f"{GONE}; grep -q 'line 1 on 192' logs/1.out; test -s data_1.out", states="dd"),
@@ -234,7 +237,7 @@ RECIPES = {
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
     "runmaker4.py --check-locks /shared": Recipe(instead={"/shared": "."}, until="ls runmaker4-check-*.host"),
     "# workers.sh: up to four runners, wherever Slurm has room": BATCH,
-    "# nodes.sh: a runner on each node; COMPLETED if each line of runs.txt is done": BATCH,
+    "# nodes.sh: a runner on each node; COMPLETED if each line of runs.txt is done, or on hold": BATCH,
     "# served.sh: the first node has runs.txt, and hands its lines to a client on each node": replace(
         BATCH, instead={"$(hostname)": "localhost"}),
     "# chain.sh: go on where the last one had to stop": BATCH,
@@ -254,10 +257,11 @@ RECIPES = {
     "ssh -f -N -L 9998:localhost:9998 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     # how it works
     "runmaker4.py -r runs.txt": Recipe(jobs("!.d"), states="ddd"),
+    "runwait4.py --status -e runs.txt": Recipe(jobs("dd")),
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
     "runmaker4.py runs.txt > printed": Recipe(
         "".join(f". sh -c 'exit {int(number == 3)}'\n" for number in range(1, 9)) + "! x\n" + "d x\n" * 24, status=1),
-    "grep -a '^+' log | grep -av -e forked -e 'exit 0'": Recipe(),
+    """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
     "runwait4.py --stats --outdir out": JOURNAL,
     "runwait4.py --report page.html --outdir out runs.txt": JOURNAL,
     "runwait4.py --outdir out --timeline timeline.json": JOURNAL,
