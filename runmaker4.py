@@ -4451,8 +4451,10 @@ class Runner:
             elif short or not job:
                 again = self.nothing.again
                 seconds = self.jobs.poll if again is None else min(self.jobs.poll, again)
-                if short:                       # others want these names, too, and must not try at the same times
-                    seconds = self.slot_file.interval * (1 + os.urandom(1)[0] / 64)
+                if short or any(slot.in_use for slot in self.slots.values()):
+                    # Others want these names, too, and must not try at the same times.
+                    pause = self.slot_file.interval * (1 + os.urandom(1)[0] / 64)
+                    seconds = pause if short else min(seconds, pause)
                 await self._wait(seconds)
                 await self._find_unused()
         slot.in_use = False
