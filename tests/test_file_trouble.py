@@ -337,6 +337,7 @@ import errno, os
 write = os.pwrite
 def pwrite(fd, data, offset):
     if data == b"d" and not os.path.exists("room"):
+        open("tried", "w").close()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return write(fd, data, offset)
 os.pwrite = pwrite
@@ -345,7 +346,7 @@ os.pwrite = pwrite
     def test_a_result_that_finds_no_room_is_written_as_soon_as_there_is(self):
         self.jobs("touch ran", "touch second")
         runner = self.start_patched(self.SETUP, "-j1", "runs.txt")
-        wait_until(lambda: self.exists("ran"), what="the first job has run")
+        wait_until(lambda: self.exists("tried"), what="the first job has run, and its result finds no room")
         self.assertEqual(self.run_jobs("--dry-run", "--resume").out, b"2 . touch second\n", "line 1 is locked")
         self.write("", "room")
         ended = self.finish(runner)

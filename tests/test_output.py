@@ -123,7 +123,8 @@ class LastOutput(Case):
         self.assertEqual(printed(lines), [b"x" * 60000] * 10)
 
     def test_what_a_background_process_prints_later_is_not_shown(self):
-        self.write(". (trap '' PIPE; sleep 0.2; echo late; touch late) & echo last\n"
+        ended = "until grep -q '^d' runs.txt; do sleep 0.02; done"
+        self.write(f". (trap '' PIPE; {ended}; echo late; touch late) & echo last\n"
                    ". until [ -e late ]; do sleep 0.02; done\n")
         lines = console_lines(self.run_script(RUNMAKER, "runs.txt").out)
         self.assertEqual(printed(lines), [b"last"])

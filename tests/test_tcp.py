@@ -34,7 +34,10 @@ def ordinarily(*names: str) -> Callable[[type], type]:
 # -- the quick start --------------------------------------------------------------------------------------------
 
 def story(out: bytes) -> Dict[bytes, List[Tuple[str, bytes]]]:
-    """What a console says of each job, in order and without process numbers: command -> [(kind, text), ...]."""
+    """What a console says of each job, each kind in order, without process numbers: command -> [(kind, text), ...].
+
+    stdout and stderr are two pipes: which of them is read first tells nothing.
+    """
     commands: Dict[int, bytes] = {}
     found: Dict[bytes, List[Tuple[str, bytes]]] = {}
     for line in console_lines(out):
@@ -42,6 +45,8 @@ def story(out: bytes) -> Dict[bytes, List[Tuple[str, bytes]]]:
             commands[line.pid] = line.text[len(b'forked "'):-1]
         command = line.text if line.kind == "executing" else commands[line.pid]
         found.setdefault(command, []).append((f"{line.kind} {line.host}", line.text))
+    for lines in found.values():
+        lines.sort(key=lambda line: line[0])
     return found
 
 

@@ -218,9 +218,10 @@ def begin_slowly(cursor):
     begin(cursor)
     time.sleep(0.03 if os.path.exists("slow") else 0.0)
 def end_and_say(cursor, **how):
-    end(cursor, **how)
+    miss = end(cursor, **how)
     if os.path.exists("slow"):
         open("walked", "w").close()
+    return miss
 runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round = begin_slowly, end_and_say
 """
 

@@ -161,8 +161,9 @@ class KilledClient(LossCase):
         self.assertEqual(self.locked_lines(), [])
 
     def test_with_its_jobs(self) -> None:
-        server = self.serve(JOB, JOB, "touch third", grace=SHORT)
+        server = self.serve(JOB, JOB, grace=SHORT)
         client = self.connect(server, "-j2", up=(1, 2))
+        self.write(self.read() + b". touch third\n")
         begin = time.monotonic()
         self.kill_jobs(client)
         self.check_grace(server, begin)
