@@ -81,8 +81,8 @@ class OfTheFile(RunCase):
         self.assertEqual(self.states(), "ddd")
 
     def test_wall_time_that_is_over_leaves_work_to_be_done(self):
-        self.jobs("sleep 0.2", "sleep 60")
-        ended = self.run_jobs("-q", "--walltime=10", "--timeout=9.9")
+        self.jobs("sleep 1.2", "sleep 60")
+        ended = self.run_jobs("-q", "--walltime=10", "--timeout=9")
         self.assertEqual((ended.code, self.states()), (1, "d."))
         self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 new; go on")
 

@@ -271,7 +271,7 @@ class Walltimes(RunCase):
 
     def test_what_runs_is_ended_and_not_retried_and_what_waits_stays_new(self):
         self.jobs("true", SLEEPING, "touch never")
-        self.assertEnded(self.run_jobs("--walltime", "0.7", "--retries", "5", "--retry"), 1, "de.")
+        self.assertEnded(self.run_jobs("--walltime", "2", "--retries", "5", "--retry"), 1, "de.")
 
     def test_a_runner_that_is_done_before_does_not_wait(self):
         self.jobs("true", "true")
@@ -285,8 +285,8 @@ class Walltimes(RunCase):
     def test_a_following_runner_leaves_at_its_walltime_and_all_is_well_if_all_is_done(self):
         self.jobs("true")
         start = time.monotonic()
-        self.assertEnded(self.run_jobs("--walltime", "0.5", "--follow"), 0, "d")
-        self.assertGreater(time.monotonic() - start, 0.5)
+        self.assertEnded(self.run_jobs("--walltime", "1.5", "--follow"), 0, "d")
+        self.assertGreater(time.monotonic() - start, 1.5)
 
     def test_no_job_is_started_whose_timeout_does_not_fit(self):
         self.jobs("touch never")
@@ -296,14 +296,14 @@ class Walltimes(RunCase):
         self.assertComplains(ended, "line 1: its timeout is 1m 00s, and the wall time is over in ")
 
     def test_a_job_is_not_retried_whose_timeout_does_not_fit_any_more(self):
-        self.jobs("echo >> runs; sleep 0.2; false")
-        self.assertEnded(self.run_jobs("--walltime", "61", "--timeout", "60.9", "--retries", "9"), 1, "!")
+        self.jobs("echo >> runs; sleep 1.2; false")
+        self.assertEnded(self.run_jobs("--walltime", "61", "--timeout", "60", "--retries", "9"), 1, "!")
         self.assertEqual(self.read("runs"), b"\n")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_jobs_are_started_as_long_as_their_timeout_fits(self):
-        self.jobs("sleep 0.6", "touch never")
-        self.assertEnded(self.run_jobs("--walltime", "4.5", "--timeout", "4"), 1, "d.")
+        self.jobs("sleep 1.2", "touch never")
+        self.assertEnded(self.run_jobs("--walltime", "5", "--timeout", "4"), 1, "d.")
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ class LikeARunner(TcpCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_retries_and_a_walltime(self):
-        self.compare(". false\n. sleep 60\n. true\n", "--retries", 1, "--walltime", 1.2, states="!e.")
+        self.compare(". false\n. sleep 60\n. true\n", "--retries", 1, "--walltime", 2, states="!e.")
 
     def test_quiet_and_only_one_job(self):
         self.compare("! true\n. echo a\0b\n. true\n", "-r", "-1", "-q", "--follow", states="d..")

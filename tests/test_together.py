@@ -64,9 +64,10 @@ class GroupCase(LossCase):
     def wait_quiet(self, server: Server, client: Program, name: str) -> None:
         """Wait until a client of this name is there, and has said all that it has to say."""
         self.wait_there(server, name)
-        quiet = 0                               # for so many looks
+        quiet = 0                               # for so many looks neither it nor the server has had anything to do
         while quiet < 5:
-            quiet = quiet + 1 if process_table()[client.pid][0] == "S" else 0
+            processes = process_table()
+            quiet = quiet + 1 if all(processes[one.pid][0] == "S" for one in (server, client)) else 0
             time.sleep(0.01)
 
     def wait_there(self, server: Server, *names: str) -> None:

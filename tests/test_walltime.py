@@ -6,7 +6,7 @@ import time
 import unittest
 from typing import Dict
 
-from tests.support import FULL, RUNCLIENT, SLEEPING, WAITING, RunCase, wait_until
+from tests.support import FULL, RUNCLIENT, SLEEPING, WAITING, RunCase, deadline, wait_until
 from tests.tcp import TcpCase
 
 SQUEUE = """#!/bin/sh
@@ -158,12 +158,11 @@ class AskedAgain(SlurmCase):
             with self.subTest(answer=answer):
                 runner = self.start_for_seconds(WAITING, "true")
                 self.squeue(answer)
-                self.wait_asked(2)
+                with deadline(runner):
+                    self.assertIn(text, runner.stderr.readline().decode())
                 self.squeue("ends 7 -100")      # nobody asks any more
                 self.open_gate()
-                ended = self.finish(runner)
-                self.assertEnded(ended, 0, "dd")
-                self.assertComplains(ended, text)
+                self.assertEnded(self.finish(runner), 0, "dd")
                 for name in "go", "asked", "up.1", "end":
                     (self.dir / name).unlink()
 
