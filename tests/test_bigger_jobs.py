@@ -20,6 +20,16 @@ async def borrow_and_linger(runner, slot, count):
     return enough
 runmaker4.Runner._borrow = borrow_and_linger
 """
+# a runner writes down how many names of slots it knows
+TELLING = """
+import runmaker4
+set_slots = runmaker4.Runner._set_slots
+def set_slots_and_tell(runner, names):
+    set_slots(runner, names)
+    with open("slots", "w") as file:
+        file.write(str(len(names)))
+runmaker4.Runner._set_slots = set_slots_and_tell
+"""
 
 
 class BigJobs(TcpCase):
@@ -136,11 +146,12 @@ class BigJobs(TcpCase):
     def test_a_big_job_follows_the_number_of_slots(self) -> None:
         self.write("a\nb\n", "names.txt")
         self.write("#RUN slots=3\n. true\n#RUN slots=2\n. true\n")
-        runner = self.start_jobs("-q", "--follow", "--slots", "@names.txt", up=[])
+        runner = self.start_patched(TELLING, "-q", "--follow", "--slots", "@names.txt", "runs.txt")
         self.wait_states(".d")
         self.write("a\nb\nc\n", "names.txt")
         self.wait_states("dd")
         self.write("a\n", "names.txt")
+        wait_until(lambda: self.read("slots") == b"1", what="it knows of one slot only")
         self.write(self.read() + b"#RUN slots=2\n. true\n#RUN\n. true\n")
         self.wait_states("dd.d")                # it takes what is below
         runner.send_signal(signal.SIGTERM)
