@@ -428,11 +428,12 @@ class Status(TcpCase):
         self.carol = self.start_client(self.server, "--name", "carol", "-j2", up=[7, 8])
 
     def settled(self) -> dict:
-        """The status, once no line is claimed ahead of its time."""
+        """The status, once no line is claimed ahead of its time, and the server knows the processes of the jobs."""
         return wait_until(lambda: self.only_running(self.status(self.server)), what="three lines are running")
 
     def only_running(self, status: dict) -> Optional[dict]:
-        return status if status["running"] == 3 else None
+        known = all(job["pid"] for client in status["clients"] for job in client["jobs"])
+        return status if status["running"] == 3 and known else None
 
     def test_json_for_programs(self):
         status = self.settled()

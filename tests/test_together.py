@@ -690,7 +690,7 @@ class BeforeTheRelease(ByHandCase):
         alice, bob = self.join(server, "alice"), self.join(server, "bob", "--port", proxy.port)
         for client in alice, bob:
             self.wait_held(client, "rrrrrr")
-        time.sleep(0.3)                         # in which their clocks are asked for
+        time.sleep(1.5)                         # in which their clocks are asked for
         proxy.freeze(TO_CLIENT)
         carol.send_signal(signal.SIGCONT)
         wait_until(lambda: {"2 alice", "4 carol"} <= set(self.ran()), what="the others have started")
