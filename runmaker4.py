@@ -4336,6 +4336,7 @@ class Runner:
             if not slot.at_work and not slot.retired:
                 slot.at_work = True
                 self.tasks.add(watched(self._use_slot(slot)))
+        self.changed.set()                      # the slot that waits for a job has asked for fewer slots
 
     async def _follow_slots(self) -> None:
         """Look at the names of the slots now and then, where these may change."""

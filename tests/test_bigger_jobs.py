@@ -157,6 +157,17 @@ class BigJobs(TcpCase):
         runner.send_signal(signal.SIGTERM)
         self.assertEqual(self.finish(runner).code, 143)
 
+    def test_a_client_that_waits_takes_a_big_job_when_there_are_names_for_it(self) -> None:
+        self.write("a\n", "names.txt")
+        self.write(". true\n#RUN slots=2\n. true\n")
+        server = self.start_server("--exit-when-done")
+        client = self.start_client(server, "--slots", "@names.txt", "--follow")
+        self.wait_states("d.")
+        time.sleep(0.5)                         # it has asked for jobs for a
+        self.write("a\nb\n", "names.txt")
+        self.wait_states("dd")
+        self.assertEqual(self.finish(client).code, 0)
+
     def test_what_does_not_fit_because_slots_are_out_of_service_counts_as_left(self) -> None:
         job = ". [ $RUNMAKER4_SLOT != a ] || exit 255; sleep 0.2\n"
         self.write(f"{job}{job}#RUN slots=2\n. true\n")
