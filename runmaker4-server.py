@@ -1625,7 +1625,7 @@ class Sessions:
             client.timer = None
         upto = client.dealt_with
         behind = not leaving and self.collector.behind(Writer.HIGH)
-        if behind or upto <= client.acked or not client.link or self.server.over.done():
+        if behind or upto <= client.acked or not client.link or self.server.over.done() and not leaving:
             return
         self._note_acknowledged(client, upto)
         client.link.send(type="ack", n=upto, window=self._window())
@@ -2067,6 +2067,8 @@ class Server(Program):
         seconds = None if self.code is None else runmaker4.Runner.LAST_TRIES        # after a signal
         self.collector.tick()
         await self._in_time(self.worker.flush(), seconds)
+        if self.code is not None and not self.defects:
+            self._part()
         self.worker.ask(lambda done: None, self.file.close)
         for peer in list(self.sessions.peers):
             peer.end()
@@ -2088,6 +2090,18 @@ class Server(Program):
                                     option and f"runmaker4-client.py {option} {client}",
                                     why_command(self.options.outdir, self.label)))
         await self.print_rest(self.stderr, lambda: self.code is not None)
+
+    def _part(self) -> None:
+        """After a signal: acknowledge all that is dealt with by now, and say that the next server is to be waited for.
+
+        An event before the signal may have been dealt with only after it: what was printed behind it must not be sent
+        to the next server, too.
+        """
+        for client in self.sessions.clients.values():
+            self.sessions.acknowledge(client, leaving=True)
+            self.collector.end_line(client)
+            if client.link:
+                client.link.send(type="closing", done=False)
 
     async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
         """The answer to this; None if it does not come in time, or before another signal."""
@@ -2125,11 +2139,6 @@ class Server(Program):
         self.stopping = True
         kept = self.sessions.kept(self.sessions.jobs)
         self.say(f"{signal.Signals(number).name}: stopping{kept}" + (", for the next server" if kept else ""))
-        for client in self.sessions.clients.values():
-            self.sessions.acknowledge(client, leaving=True)
-            self.collector.end_line(client)
-            if client.link:
-                client.link.send(type="closing", done=False)
         self.over.set_result(None)
 
     def _drain(self, number: int) -> None:
