@@ -623,8 +623,7 @@ class Peer(Link):
         elif kind == "hello" and not self.guest:
             self.sessions.greet(self, message)
         elif kind == "account" and client:
-            if "slots" in message.fields:               # all, spent ones and ones out of service, too
-                client.slots = message.whole("slots", 1_000_000)
+            self._note_slots(client, message)           # all, spent ones and ones out of service, too
             self.server.reporter.ask(self, leaves=True)
         elif kind == "status":
             self.server.reporter.ask(self, leaves=False)
@@ -635,8 +634,7 @@ class Peer(Link):
 
     def _want(self, client: Client, message: Message) -> None:
         """It asks for jobs; its slots may have changed (--slots @FILE)."""
-        if "slots" in message.fields:
-            client.slots = message.whole("slots", 1_000_000)
+        self._note_slots(client, message)
         client.want = min(client.want + message.whole("want", 1_000_000), 1_000_000)     # it gets what it has room for
         client.asked, client.asked_at = message.whole("request"), self.sessions.file.clock()
         client.leaving = message.flag("last")
@@ -645,6 +643,12 @@ class Peer(Link):
         if client.want:
             self.server.dispatcher.waiting.setdefault(client, None)
         self.server.dispatcher.wanted = True
+
+    @staticmethod
+    def _note_slots(client: Client, message: Message) -> None:
+        """How many slots it has now, if it says so.  Raises WireError."""
+        if "slots" in message.fields:
+            client.slots = message.whole("slots", 1_000_000)
 
     def handled(self) -> None:
         """All that has come together is dealt with: answer it."""
