@@ -318,10 +318,18 @@ PR_CAPBSET_DROP, CAP_DAC = 24, (1, 2)       # of <linux/prctl.h>; CAP_DAC_OVERRI
 
 class RunCase(Case):
     """A test of what becomes of jobs, of their file and of their processes."""
+    before = b""                # runs.txt as it was made, and appended to
 
     def jobs(self, *commands: str) -> None:
         """Make runs.txt of these commands, all new."""
         self.before = self.write("".join(f". {command}\n" for command in commands)).read_bytes()
+
+    def append(self, *lines: str) -> None:
+        """Append lines in one write."""
+        text = "".join(f"{line}\n" for line in lines).encode()
+        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
+            file.write(text)
+        self.before += text
 
     def run_jobs(self, *options: object, **settings) -> Ended:
         """Run the jobs of runs.txt to the end of the runner."""

@@ -121,8 +121,7 @@ class BigJobs(TcpCase):
         self.let_go(1)
         self.wait_states("d")
         time.sleep(1.5)                         # whoever has tried b has looked again
-        with open(self.dir / "runs.txt", "a") as runs:
-            print("#RUN slots=2\n. true", file=runs, flush=True)
+        self.append("#RUN slots=2", ". true")
         self.wait_states("dd")
         runner.send_signal(signal.SIGTERM)
         self.assertEqual(self.finish(runner).code, 143)
@@ -152,7 +151,7 @@ class BigJobs(TcpCase):
         self.wait_states("dd")
         self.write("a\n", "names.txt")
         wait_until(lambda: self.read("slots") == b"1", what="it knows of one slot only")
-        self.write(self.read() + b"#RUN slots=2\n. true\n#RUN\n. true\n")
+        self.append("#RUN slots=2", ". true", "#RUN", ". true")
         self.wait_states("dd.d")                # it takes what is below
         runner.send_signal(signal.SIGTERM)
         self.assertEqual(self.finish(runner).code, 143)
@@ -193,10 +192,9 @@ class BigJobs(TcpCase):
         two = self.start_client(server, "--name", "two", "--slots", "@names.txt", "--follow", "-1", patch=LINGERING)
         self.wait_clients(server, 2)
         wait_until(lambda: self.settled(two), what="two has asked for jobs")
-        with open(self.dir / "runs.txt", "a") as file:
-            print(f". {WAIT}", file=file, flush=True)
-            self.wait_up(3, runner=one)         # on b
-            print(f"#RUN host=two slots=2\n. {NAMES}", file=file, flush=True)
+        self.append(f". {WAIT}")
+        self.wait_up(3, runner=one)             # on b
+        self.append("#RUN host=two slots=2", f". {NAMES}")
         wait_until(lambda: self.states() == "drr", what="two has the job")
         wait_until(lambda: self.states() == "dr.", what="two has given it back")
         time.sleep(1.5)                         # and has tried b again, more than once

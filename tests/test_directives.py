@@ -75,13 +75,6 @@ class DirectiveCase(RunCase):
 
     # -- changes of the file --------------------------------------------------------------------------------
 
-    def append(self, *lines: str) -> None:
-        """Append lines in one write."""
-        text = "".join(f"{line}\n" for line in lines).encode()
-        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
-            file.write(text)
-        self.before += text
-
     def change(self, old: str, new: str) -> None:
         """Write other bytes, as many, in place."""
         self.assertEqual((len(old), self.before.count(old.encode())), (len(new), 1))

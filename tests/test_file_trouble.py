@@ -38,7 +38,7 @@ class FileCase(RunCase):
         os.replace(self.dir / "new", self.dir / "runs.txt")
         self.before = text
 
-    def append(self, text: bytes) -> None:
+    def append_bytes(self, text: bytes) -> None:
         with open(self.dir / "runs.txt", "ab", buffering=0) as file:
             file.write(text)
         self.before += text
@@ -179,7 +179,7 @@ class Edited(FileCase):
     def test_a_running_line_that_moves_up_gets_its_result_there(self):
         self.write("# a comment that will be deleted\n")
         self.before = b"# a comment that will be deleted\n"
-        self.append(f". {WAITING}; exit 1\n. touch below\n".encode())
+        self.append_bytes(f". {WAITING}; exit 1\n. touch below\n".encode())
         self.runner = self.start_jobs(up=[2])
         self.rewrite(self.read().partition(b"\n")[2])
         self.assertEnded(self.go_on(), 1, "!d")
@@ -248,7 +248,7 @@ class Appended(FileCase):
 
     def test_a_line_that_is_appended_while_jobs_run_is_run(self):
         self.wait_at_gate(options=["-j2"], quick=True)
-        self.append(b". touch second")
+        self.append_bytes(b". touch second")
         wait_until(lambda: self.exists("second"), what="the second job has run beside the first")
         self.assertEnded(self.go_on(), 0, "dd")
 
@@ -257,7 +257,7 @@ class Appended(FileCase):
         slowest, pause = 0.0, INTERVAL / 14
         for byte in b". echo $((1111111)) >> got\n":
             start = time.monotonic()
-            self.append(bytes([byte]))
+            self.append_bytes(bytes([byte]))
             time.sleep(pause)
             slowest = max(slowest, time.monotonic() - start)
         if slowest > 0.9 * INTERVAL:
@@ -268,7 +268,7 @@ class Appended(FileCase):
     def test_a_running_last_line_may_get_its_newline_and_more_lines(self):
         self.before = self.write(f". {WAITING}").read_bytes()
         self.runner = self.start_jobs(quick=True)
-        self.append(b"\n. touch second\n")
+        self.append_bytes(b"\n. touch second\n")
         self.assertEnded(self.go_on(), 0, "dd")
 
 

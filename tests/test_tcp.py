@@ -438,20 +438,13 @@ runmaker4.Cursor.claim = claim_and_note
 class Serving(TcpCase):
     """A server serves until it is stopped, or with --exit-when-done until all jobs have ended."""
 
-    def append(self, *commands: str) -> None:
-        """Append jobs in one write."""
-        text = "".join(f". {command}\n" for command in commands).encode()
-        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
-            file.write(text)
-        self.before += text
-
     def test_a_server_with_nothing_to_do_keeps_serving(self):
         self.before = self.write("d true\n").read_bytes()
         server = self.start_server()
         ended = self.run_client(server)
         self.assertClientEnded(ended, 0, "d")
         self.assertIn(b"nothing to do", ended.err)
-        self.append("touch second")
+        self.append(". touch second")
         self.assertClientEnded(self.run_client(server), 0, "dd")
         self.assertIsNone(server.poll())
 
@@ -459,7 +452,7 @@ class Serving(TcpCase):
         self.jobs("true")
         client = self.start_client(self.start_server(), "--follow")
         self.wait_states("d")
-        changes = {"appended": lambda: self.append("true"), "set back": lambda: self.set_back(1)}
+        changes = {"appended": lambda: self.append(". true"), "set back": lambda: self.set_back(1)}
         for name, change in changes.items():
             with self.subTest(change=name):
                 delays = [self.delay(change) for _ in range(3)]

@@ -163,7 +163,7 @@ class KilledClient(LossCase):
     def test_with_its_jobs(self) -> None:
         server = self.serve(JOB, JOB, grace=SHORT)
         client = self.connect(server, "-j2", up=(1, 2))
-        self.write(self.read() + b". touch third\n")
+        self.append(". touch third")
         begin = time.monotonic()
         self.kill_jobs(client)
         self.check_grace(server, begin)

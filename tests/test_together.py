@@ -40,13 +40,6 @@ class GroupCase(LossCase):
         self.before = self.write("".join(f"{line}\n" for line in lines)).read_bytes()
         return self.serve_again(grace=grace, **settings)
 
-    def append(self, *lines: str) -> None:
-        """Append lines in one write."""
-        text = "".join(f"{line}\n" for line in lines).encode()
-        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
-            file.write(text)
-        self.before += text
-
     def join(self, server: Server, name: str, *options: object, **settings) -> Program:
         """Start a client of this name that waits for more."""
         return self.start_client(server, "--name", name, "--follow", *options, env={"WHO": name}, **settings)
