@@ -1,17 +1,14 @@
-"""The scripts run wherever they are: copied by hand, or installed by pip."""
+"""The scripts run wherever they are: copied by hand, or as pip makes commands of them."""
 import os
-import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import unittest
-from typing import Callable
+from typing import Callable, Dict, Optional
 
-from tests.support import FULL, ROOT, RUNMAKER, RUNSET, RUNWAIT, Case, Ended
-
-SCRIPTS = (RUNMAKER, RUNSET, RUNWAIT)
-NO_BUILD = re.compile(rb"No matching distribution|Could not find a version|Temporary failure|Connection")
+from docs.install import make
+from tests.installed import install
+from tests.support import ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, Case, Ended
 
 
 class AnywhereCase(Case):
@@ -23,7 +20,7 @@ class AnywhereCase(Case):
             ended = call(script, *args)
             self.assertEqual(ended.code, 0, ended.err)
             return ended.out
-        for script in SCRIPTS:
+        for script in (RUNMAKER, RUNSET, RUNWAIT):
             self.assertIn(script.encode(), output(script, "--help"))
         output(RUNSET, "runs.txt", "--add", "echo a >>marks")
         output(RUNMAKER, "runs.txt")
@@ -50,43 +47,81 @@ class Copied(AnywhereCase):
                 self.assertEqual((ROOT / script).read_bytes().split(b"\n")[0], b"#!/usr/bin/env python3")
 
 
-class Installed(AnywhereCase):
-    """pip install . puts the scripts on PATH under their own names."""
+class Commands(AnywhereCase):
+    """The commands that pip, pipx and uv make are all of one form, and start the scripts from bytecode."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.project = self.dir / "project"
-        kept = [path for path in ROOT.iterdir() if path.is_file()]
-        self.project.mkdir()
-        for path in kept:
-            shutil.copy(path, self.project)
+        self.names = install(self.dir)
 
-    def venv(self) -> pathlib.Path:
-        """A fresh virtual environment; its directory of programs."""
-        made = subprocess.run([sys.executable, "-m", "venv", self.dir / "venv"], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, check=False)
-        if made.returncode:
-            self.skipTest(f"python -m venv does not work here: {made.stdout.decode(errors='replace')[-300:]}")
-        return self.dir / "venv" / "bin"
+    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+        path = f"{self.dir}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+        ours = {"PATH": path, "PYTHONPATH": f"{self.dir}/site", "PYTHONDONTWRITEBYTECODE": ""}
+        return super().environ({**ours, **(extra or {})})
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: making an environment and installing takes 10 s")
-    def test_pip_install_puts_working_scripts_on_path(self) -> None:
-        programs = self.venv()
-        ended = self.run_script(str(programs / "python"), "-m", "pip", "install", self.project, timeout=300)
-        if ended.code and NO_BUILD.search(ended.err):
-            self.skipTest(f"pip cannot build here: {ended.err.decode(errors='replace')[-300:]}")
-        self.assertEqual(ended.code, 0, ended.err)
-        path = {"PATH": f"{programs}:{os.environ['PATH']}"}
-        self.assertWork(lambda script, *args: self.run_script("env", script, *args, env=path))
-        imported = self.run_script(str(programs / "python"), "-c", "import runmaker4; print(runmaker4.__file__)")
-        self.assertIn(str(self.dir / "venv"), imported.out.decode())
+    def test_each_script_is_a_command_with_and_without_py(self) -> None:
+        self.assertEqual(sorted(self.names), sorted([*SCRIPTS, *(script[:-3] for script in SCRIPTS)]))
+        for command in self.names:
+            ended = self.run_script("env", command, "--version")
+            self.assertEqual(ended.out.decode().split()[0].removesuffix(".py"), command.removesuffix(".py"), ended.err)
+
+    def test_they_do_what_the_scripts_do(self) -> None:
+        self.assertWork(lambda script, *args: self.run_script("env", script, *args))
+
+    def test_they_do_so_without_py(self) -> None:
+        self.assertWork(lambda script, *args: self.run_script("env", script[:-3], *args))
+
+    def test_each_script_is_a_module_that_can_be_run(self) -> None:
+        self.assertWork(lambda script, *args: self.run_script(sys.executable, "-m", script[:-3], *args))
+
+    def test_all_of_them_are_kept_as_bytecode(self) -> None:
+        for script in SCRIPTS:
+            self.run_script("env", script[:-3], "--version")
+        kept = {path.name.partition(".")[0] for path in (self.dir / "site/__pycache__").iterdir()}
+        self.assertEqual(kept, {"runmaker4_commands", *(script[:-3] for script in SCRIPTS)})
+
+    def test_commands_that_are_printed_are_called_as_we_were(self) -> None:
+        python = os.path.basename(sys.executable)
+        for words in (["runmaker4"], ["runmaker4.py"], [python, "-m", "runmaker4"], [python, "site/runmaker4.py"]):
+            with self.subTest(words=words):
+                self.write(". exit 3\n")
+                said = self.run_script("env", *words, "--outdir", "out", "runs.txt").err.decode()
+                ours = " ".join(words)
+                self.assertIn(f"{ours} -r --outdir out runs.txt", said)
+                self.assertIn(f"{ours.replace('maker', 'wait')} --failed --outdir out runs.txt", said)
+                self.write("echo a\n")
+                said = self.run_script("env", *words, "runs.txt").err.decode()
+                self.assertIn(f"{ours.replace('maker', 'set')} NEW --add-list runs.txt", said)
+
+
+class Made(Case):
+    """Completions and manual pages are kept in the repository, and written from parsers and README."""
+
+    def test_they_are_up_to_date(self) -> None:
+        make.main(self.dir)
+        kept, new = ({str(path.relative_to(share)): path.read_text() for path in share.rglob("*") if path.is_file()}
+                     for share in (make.HERE / "share", self.dir))
+        self.assertEqual(kept, new, "python3 -m docs.install.make")
+
+    def test_every_option_is_in_them(self) -> None:
+        for script in SCRIPTS:
+            _, _, usage = self.run_script(script, "--help").out.decode().partition("usage: ")
+            options = re.findall(r"--[a-z][\w-]*", usage)
+            for name in (f"man/man1/{script[:-3]}.1", f"bash-completion/completions/{script[:-3]}",
+                         f"zsh/site-functions/_{script[:-3]}", f"fish/vendor_completions.d/{script[:-3]}.fish"):
+                text = (make.HERE / "share" / name).read_text().replace("\\-", "-").replace(" -l ", " --")
+                self.assertEqual(set(options) - set(re.findall(r"--[a-z][\w-]*", text)), set(), name)
+
+
+class Project(unittest.TestCase):
+    """What pyproject.toml says."""
 
     def test_the_project_says_what_it_needs(self) -> None:
         try:
             import tomllib
         except ImportError:
             self.skipTest("this Python has no tomllib (3.11 or later has)")
-        project = tomllib.loads((self.project / "pyproject.toml").read_text())["project"]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         self.assertEqual(project.get("dependencies", []), [])
         self.assertEqual(project["requires-python"], ">=3.9")
 

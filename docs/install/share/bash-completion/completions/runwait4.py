@@ -1,0 +1,1 @@
+. "${BASH_SOURCE[0]%.py}"     # made by docs/install/make.py
