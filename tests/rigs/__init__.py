@@ -1,5 +1,6 @@
 """Real components on one machine, for the tests in tests/test_real_*.py and the benchmarks."""
 import contextlib
+import fcntl
 import os
 import pathlib
 import platform
@@ -10,12 +11,13 @@ from typing import Dict, Sequence
 REAL = bool(os.environ.get("RUNMAKER4_TEST_REAL"))      # the tests that bring them up are on
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 NO_SERVICES = pathlib.Path("/usr/sbin/policy-rc.d")     # asked when a package wants to start its services
+ONE_AT_A_TIME = "/var/tmp/runmaker4-install.lock"
 
 
-def lacking(what: str, tools: Dict[str, str], probe: Sequence[str]) -> str:
+def lacking(what: str, tools: Dict[str, str], probe: Sequence[str], timeout: float = 60) -> str:
     """What `what` lacks here, as a sentence; empty if it can be had.  Installs packages where it may.
 
-    tools: the Debian package of each.  probe: a command that must succeed.
+    tools: the Debian package of each.  probe: a command that must succeed, within so many seconds.
     """
     if platform.system() != "Linux" or os.geteuid() != 0:
         return f"{what} needs Linux and root"
@@ -25,7 +27,8 @@ def lacking(what: str, tools: Dict[str, str], probe: Sequence[str]) -> str:
     try:
         if packages:
             install(packages)
-        subprocess.run(probe, check=True, timeout=60, capture_output=True, env={**os.environ, "PATH": PATH})
+        subprocess.run(probe, check=True, timeout=timeout, stdin=subprocess.DEVNULL, capture_output=True,
+                       env={**os.environ, "PATH": PATH})
     except subprocess.SubprocessError as error:
         said = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
         return f"{what} cannot be had here: {' '.join([str(error), *said])}"
@@ -35,10 +38,13 @@ def lacking(what: str, tools: Dict[str, str], probe: Sequence[str]) -> str:
 def install(packages: Sequence[str]) -> None:
     """Install Debian packages, and start none of their services."""
     with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(open(ONE_AT_A_TIME, "w"))
+        fcntl.flock(lock, fcntl.LOCK_EX)        # modules that run side by side
         if not NO_SERVICES.exists():
             NO_SERVICES.write_text("#!/bin/sh\nexit 101\n")
             NO_SERVICES.chmod(0o755)
             stack.callback(NO_SERVICES.unlink)
         for words in ["update"], ["install", "-y", "--no-install-recommends", *packages]:
-            subprocess.run(["apt-get", "-qq", *words], check=True, timeout=600, stdin=subprocess.DEVNULL,
-                           capture_output=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+            subprocess.run(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *words], check=True, timeout=600,
+                           stdin=subprocess.DEVNULL, capture_output=True,
+                           env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})

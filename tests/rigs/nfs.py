@@ -26,7 +26,7 @@ import threading
 import time
 from typing import Dict, List, Sequence
 
-from tests.rigs import PATH
+from tests.rigs import PATH, lacking
 from tests.support import ROOT, SCRIPTS, Text, as_bytes, wait_until
 
 CACHE = pathlib.Path(os.environ.get("RUNMAKER4_TEST_NFS", "/var/tmp/nfsrig"))
@@ -38,23 +38,11 @@ TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "mkfs.ext4": "e2fsprogs", "cpi
 @functools.lru_cache(maxsize=None)
 def missing() -> str:
     """What is missing here, as a sentence; empty if machines can be started.  Installs and builds it where it may."""
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        return "real NFS needs Linux on x86-64"
-    packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool, path=PATH)})
-    if not packages and (CACHE / "image.stamp").exists():
+    if platform.machine() != "x86_64":
+        return "real NFS needs x86-64"
+    if (CACHE / "image.stamp").exists() and all(shutil.which(tool, path=PATH) for tool in TOOLS):
         return ""
-    what = " and ".join([*packages, *([] if (CACHE / "image.stamp").exists() else [f"the machines' image in {CACHE}"])])
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        return f"real NFS needs {what}; root on Debian would install that"
-    try:
-        for command in ([["apt-get", "install", "-y", "-qq", "--no-install-recommends", "seabios", *packages]]
-                        if packages else []) + [[str(GUEST / "build.sh"), str(CACHE)]]:
-            subprocess.run(command, check=True, timeout=1200, stdin=subprocess.DEVNULL, capture_output=True,
-                           env={**os.environ, "PATH": PATH, "DEBIAN_FRONTEND": "noninteractive"})
-    except subprocess.SubprocessError as error:
-        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
-        return f"real NFS needs {what}, and that could not be made: {' '.join([str(error), *said])}"
-    return ""
+    return lacking("real NFS", TOOLS, [str(GUEST / "build.sh"), str(CACHE)], timeout=1200)
 
 
 class Command:
@@ -131,7 +119,7 @@ class Machine:
         self.port = self.connect("port")
         threading.Thread(target=self.listen, args=(self.port,), daemon=True).start()
 
-    def wait_ready(self, timeout: float = 180) -> None:
+    def wait_ready(self, timeout: float = 300) -> None:
         """Wait until it takes commands, and set its clock."""
         wait_until(lambda: self.ready or self.qemu.poll() is not None, timeout, f"{self.name} is up\n{self.log()}")
         if self.qemu.poll() is not None:
