@@ -10,6 +10,7 @@ from tests.journal import BEGAN, pair
 RUNSET = [sys.executable, str(ROOT / "runset4.py")]
 
 TEMPLATE = "./simulate --in {} --out {/.}.{#}"
+SWEEP = "./simulate --a {1} --b {2} --out {#}"
 JOB_LOG = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
 
@@ -87,7 +88,10 @@ def lists(bench: Bench) -> List[Row]:
     rows = []
     for title, words in ((f"`--add-list`, {count:,} commands", ["--add-list", "commands"]),
                          (f"`--add-list --template '{TEMPLATE}'`, {count:,} names with a blank",
-                          ["--add-list", "names", "--template", TEMPLATE])):
+                          ["--add-list", "names", "--template", TEMPLATE]),
+                         (f"`--add --template '{SWEEP}'`, {count:,} combinations",
+                          ["--add", "--template", SWEEP, ":::", *map(str, range(1000)),
+                           ":::", *map(str, range(count // 1000))])):
         seconds, memory = [], []
         for _ in range(bench.rounds):
             bench.remove("runs.txt")

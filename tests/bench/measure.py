@@ -109,7 +109,7 @@ class Bench:
             self.wait(process, began)
         return time.perf_counter() - began
 
-    def until_first_job(self, options: List[str], name: str) -> Tuple[float, Used]:
+    def until_first_job(self, options: List[str], name: str, runner: List[str] = RUNMAKER) -> Tuple[float, Used]:
         """The seconds until a runner's first job (`. : > started`) runs, and what the runner took as a whole."""
         self.remove("started")
         os.mkfifo(self.dir / "started")
@@ -117,7 +117,7 @@ class Bench:
         poll = select.poll()
         poll.register(reader, select.POLLHUP)       # once somebody has opened it for writing and closed it
         began = time.perf_counter()
-        process = self.start([*RUNMAKER, *options, name])
+        process = self.start([*runner, *options, name])
         if not poll.poll(60_000):
             raise SystemExit("the first job did not start")
         seconds = time.perf_counter() - began

@@ -50,7 +50,7 @@ class Client(asyncio.Protocol):
         messages = self.channel.receive(data)
         if self.channel.authenticated and not proven:
             self.send("hello", client=secrets.token_hex(8), name="bench", pid=os.getpid(), slots=self.slots, retry="",
-                      follow=False)
+                      follow=False, directory="/")
         for message in messages:
             self.take(message)
             self.seen(self, message)
@@ -66,7 +66,7 @@ class Client(asyncio.Protocol):
             self.claim(self.slots)
         elif kind == "jobs" and self.runs:
             for job in message["jobs"]:
-                self.event("started", id=job["id"], pid=1, began=time.time())
+                self.event("begin", id=job["id"], pid=1, mark="", slot="1", time=time.time(), output=False, again=False)
                 self.event("finish", id=job["id"], state="d", how="exit 0")
             self.claim(len(message["jobs"]))
         elif kind == "ack":

@@ -97,8 +97,8 @@ def tcp_jobs(bench: Bench) -> List[Row]:
     rates = bench.interleave({"local": local, "remote": remote})
     ratio = bench.ratio(rates["remote"], rates["local"])
     measured = f"{ratio:.2f} x: {spread(rates['remote'])} against {spread(rates['local'])} jobs/s"
-    return [Row(f"{count:,} x `true`, one client `-j2`, against `runmaker4.py -j2`", measured, ">= 0.8 x",
-                ratio >= 0.8)]
+    return [Row(f"{count:,} x `true`, one client `-j2`, against `runmaker4.py -j2`", measured, ">= 0.75 x",
+                ratio >= 0.75)]
 
 
 def tcp_claims(bench: Bench) -> List[Row]:
