@@ -20,8 +20,9 @@ from typing import Dict, Iterator, List, Optional
 
 from tests.support import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
 
-DOCUMENTS = ("README.md", "docs/coming-from.md", "docs/clusters.md", "docs/how-it-works.md", "tests/bench/README.md")
-OFTEN = "README.md", "docs/how-it-works.md"     # their commands are run always, those of the others in full size
+DOCUMENTS = ("README.md", "docs/coming-from.md", "docs/clusters.md", "docs/how-it-works.md", "docs/more.md",
+             "tests/bench/README.md")
+OFTEN = "README.md", "docs/how-it-works.md", "docs/more.md"     # always run; the others in full size
 OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
 AT_ONCE = 6                             # commands that are run at the same time
 
@@ -155,15 +156,16 @@ BATCH = Recipe(jobs("e."), states="dd", before="export SLURM_JOB_ID=$$ SLURM_JOB
 RECIPES = {
     # the README
     f"{QUICK_START}runmaker4.py -j2 runs.txt; cat runs.txt": Recipe(states="dddd"),
-    "seq 4000 | runset4.py runs.txt --add-list - --template 'simulate --seed {} --out {}.dat'": Recipe(
-        instead={"4000": "20"}, status=None, after="cat out/7.out; grep -q '</html>' night.html",
-        states="d" * 12 + "!" + "d" * 7),
+    "cat > simulate << 'END'": Recipe(
+        instead={"4000": "20"}, status=None, after="cat out/8.out; grep -q '</html>' night.html",
+        states="d" * 6 + "!" + "d" * 13),
     "runmaker4.py -d -j0 --errors runner.log --outdir out runs.txt": Recipe(
         jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
     "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'": Recipe(
         after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"),
     "echo '. simulate --seed 9' >> runs.txt": Recipe(jobs("."), after="runmaker4.py runs.txt", states="dd"),
+    "runmaker4.py -d --follow -j4 --pidfile pid --errors errors --outdir out runs.txt": WAITS,
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
     "cut -c1 runs.txt | sort | uniq -c": Recipe(jobs("d!.")),
     "grep -n '^[!e]' runs.txt": Recipe(jobs("d!.")),
@@ -171,14 +173,14 @@ RECIPES = {
     "runmaker4.py --resume -j0 --walltime auto runs.txt": Recipe(
         jobs("e."), before="export SLURM_JOB_END_TIME=$(($(date +%s) + 3600))", states="dd"),
     "runmaker4.py --outdir out runs.txt": Recipe(jobs(".."), after="test -s out/1.out -a -s out/2.out"),
-    "runmaker4.py -l log runs.txt": Recipe(jobs(".."), after="grep -a 'exit 0' log", files={"log": ""}),
     "runmaker4-client.py --status alice": Recipe(jobs("d" * 40 + "!xx" + "." * 120), before=CLIENT),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
     "runmaker4.py --resume -j0 runs.txt": Recipe(jobs("er.dx"), states="ddddx"),
+    "runset4.py runs.txt --add --template 'simulate --a {1} --b {2}' ::: 1 2 3 ::: 0.1 0.2": Recipe(states="......"),
     "runset4.py --cancel runs.txt 17": Recipe(jobs("d" * 16 + "."), states="d" * 16 + "x"),
     "runset4.py --edit runs.txt": Recipe(jobs(".."), before="export EDITOR='sed -i s/seed/grain/'",
                                          after="grep -q 'grain 1' runs.txt", states=".."),
-    "runset4.py --set=. --state=x runs.txt 17 20-25": Recipe(
+    "runset4.py --set=new --state=held runs.txt 17 20-25": Recipe(
         jobs("." * 16 + "x..xxxxxx"), states="." * 25),
     "runwait4.py --status --outdir out runs.txt": JOURNAL,
     "runwait4.py --failed --outdir out runs.txt": JOURNAL,
@@ -186,13 +188,26 @@ RECIPES = {
     "kill -USR1 $(cat pid)": Recipe(jobs("..."), before=WORKER, after=f"rm hold; {GONE}", states="dd."),
     "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
     f"{QUICK_START}runmaker4-server.py runs.txt": Recipe(until="grep -q 'serving on' .printed"),
-    "python3 runmaker4-client.py -j2 --token TOKEN alice": Recipe(jobs(".."), before=SERVER, states="dd"),
+    "python3 runmaker4-client.py -j2 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     "python3 runmaker4-client.py -j2 localhost": Recipe(jobs(".."), before=SERVER, states="dd"),
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
     # coming from other tools
+    "runset4.py runs.txt --add-list list --colsep , --template 'simulate --a {1} --b {2}'": Recipe(
+        files={"list": "1,0.1\n2,0.2\n"}, after="grep -x '[.] simulate --a 2 --b 0.2' runs.txt", states=".."),
     "seq 6 > list": Recipe(states="dddddd"),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'SLURM_ARRAY_TASK_ID={} bash job.sh'": Recipe(
         after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"),
+    "seq 20 | python3 runset4.py runs.txt --add-list - --template 'echo task {}'": Recipe(
+        states="d" * 6 + "." + "d" * 13),
+    "runset4.py --set=new --state=held runs.txt 17": Recipe(jobs("." * 16 + "x"), states="." * 17),
+    "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
+    "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dx!"),
+    "seq 6 > inputs": Recipe(after=f"{GONE}; grep -x 'entry 6' out/6.out", states="dddddd"),
+    "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'": Recipe(
+        after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"),
+    "runset4.py runs.txt --add-list inputs --template 'HQ_ENTRY={} ./task.sh'": Recipe(
+        files={"inputs": "a b\n"}, after="grep -Fx \". HQ_ENTRY='a b' ./task.sh\" runs.txt"),
+    "cat out/7.out": Recipe(),
     "runmaker4.py --resume runs.txt": Recipe(jobs("er."), states="ddd"),
     "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks": Recipe(
         after="cat work/1.out; test -s timeline.json", states="dd!", status=None),
@@ -209,12 +224,14 @@ RECIPES = {
     "seq 3 > list; runset4.py runs.txt --add-list list --template 'touch bla{}.txt'; runmaker4.py -j0 runs.txt":
         Recipe(after="ls bla1.txt bla2.txt bla3.txt", states="ddd"),
     "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors runs.txt": WAITS,
-    "runset4.py runs.txt --add-jobs jobqueue --follow": Recipe(until="grep 1.conf runs.txt"),
+    "until [ -e stop ]; do runset4.py -q runs.txt --add-jobs jobqueue; sleep 2; done": Recipe(
+        before="(until grep -q 1.conf runs.txt; do sleep 0.1; done; sleep 1; touch stop) 2> waited &",
+        after="[ $(grep -c 1.conf runs.txt) = 1 ]", instead={"sleep 2": "sleep 0.2"}),
     "printf '%s\\n' 'test0:' '-minhosts: all' 'alice: \"echo hello, world\"' 'bob: \"sleep 60\"' '-timeout: 1s' end"
     " > tests.conf": Recipe(
         files={"tests.txt": ""}, after="grep '^d echo' tests.txt; grep '^! sleep' tests.txt",
         instead={"& sleep 1": "& until [ -s .runmaker4.token ]; do sleep 0.05; done"}),
-    "runmaker4-client.py --follow --token TOKEN alice": Recipe(
+    "runmaker4-client.py --follow alice": Recipe(
         jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"),
     "runset4.py tests.txt --add-tests testconfig.txt && runmaker4-server.py --exit-when-done tests.txt": Recipe(
         until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}),
@@ -235,9 +252,9 @@ RECIPES = {
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE python3 runmaker4.py -j0 runs.txt": Recipe(
         jobs(".."), states="dd"),
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
-    "runmaker4.py --check-locks /shared": Recipe(instead={"/shared": "."}, until="ls runmaker4-check-*.host"),
+    "runwait4.py --check-locks /shared": Recipe(instead={"/shared": "."}),
     "# workers.sh: up to four runners, wherever Slurm has room": BATCH,
-    "# nodes.sh: a runner on each node; COMPLETED if each line of runs.txt is done, or on hold": BATCH,
+    "# nodes.sh: a runner on each node; COMPLETED if each line of runs.txt is done or held": BATCH,
     "# served.sh: the first node has runs.txt, and hands its lines to a client on each node": replace(
         BATCH, instead={"$(hostname)": "localhost"}),
     "# chain.sh: go on where the last one had to stop": BATCH,
@@ -288,12 +305,14 @@ JOB_FILES = {
 PICTURES = {"   at the start            two runners -j2          a little later           at the end",
             "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
             "/shared: alice (nfs4 vers=4.2), bob (nfs4 vers=4.2)"}              # tests/test_real_locks.py
-ELSEWHERE = {"pip install .": "tests/test_packaging.py"}                # commands that other tests run
+ELSEWHERE = {"pip install .": "tests/test_real_packaging.py",           # commands that others run
+             ".ci/run all": "nobody: it takes hours"}
 TEXTS = {           # of several words, and no commands for our users
     # parts of commands, and names of what is asked for
     "python3 runmaker4.py", "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "set -e",
     "--slots @FILE", "--slots @NAMES", "--slots @names", "--timeout 3600", "--outdir out", "--outdir DIR", "-l FILE",
-    "-l tests.log", "--joblog FILE", "--give-up T", "--token TOKEN", "--token FILE", "--outdir -q", "--joblog jobs.log",
+    "-l tests.log", "--joblog FILE", "--give-up T", "--max-failed N", "--token TOKEN", "--token FILE", "--outdir -q",
+    "--joblog jobs.log",
     "--add-list --template './simulate --in {} --out {/.}.{#}'", "nice -n 19", "apptainer exec x.sif",
     "ssh \"$SLAVE_IP\"", "ssh -tt \"$SLAVE_IP\"", "--runner 'ssh \"$SLAVE_IP\" cd /work \"&&\"'", "ssh -t -t",
     "grep -a", "tail -f", "less +F", "kill -9",
@@ -305,16 +324,24 @@ TEXTS = {           # of several words, and no commands for our users
     "name address pid slots seen lost jobs",
     # commands of other tools, which ours replace or are compared with
     "xargs -P", "xargs -P2", "xargs -P2 -n1 sh -c", "xargs -P4 -n1 sh -c", "python3 -c 'import asyncio, argparse'",
+    "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add",
     "--bind-to none", "docker stop", "--kill-after 5s", "ConnectTimeout 10",
     "kill -USR1", "qsub -J 0-3", "bsub -J 'runs[1-4]'", "qsub -t 1-4",
     "xargs -P4 -I{} simulate --seed {} < list", "parallel -j4 simulate --seed {} < list", "parallel -j4 < commands",
-    "parallel --joblog jobs.log", "parallel --resume", "sbatch --array=1-1000 job.sh",
+    "parallel simulate --a {1} --b {2} ::: 1 2 3 ::: 0.1 0.2", "parallel --colsep , simulate --a {1} --b {2} < list",
+    "parallel --joblog jobs.log", "parallel --resume", "parallel -k", "parallel --halt soon,fail=10", "--max-fails 5",
+    "parallel --results out", "parallel --eta", "parallel --bar",
+    "parallel --retry-failed", "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "squeue -j 1234", "sacct -j 1234",
+    "scontrol hold 1234_17", "scontrol release 1234_17", "scontrol requeue 1234_17", "scancel 1234_17",
+    "hq server start", "hq worker start --cpus=4", "hq worker stop all", "hq submit --array 1-1000 ./task.sh",
+    "hq submit --each-line inputs ./task.sh", "hq alloc add slurm", "hq job progress last", "hq job wait last",
+    "hq job list", "hq task list last", "hq job cat 1 --tasks 7 stdout", "hq job cancel last",
     "pytaskfarmer.py --proc 8 --workdir work mywork.tasks", "--runner mcc", "cli.py add_slave 192.168.1.201",
     "remove_slave --wait", "nohup cli.py start --log_dir=logs &", "cli.py add_job ./job_script.sh data_1",
     "-e NAME=VALUE", "cli.py remove_job ./job_script.sh data_1", "cli.py status", "cli.py stop", "remove_slave --kill",
     "-e PORT=1000", "fjd --exe 'touch bla$1.txt' --parameters 1,2,3", "fjd-recruiter hire 4",
     "fjd-dispatcher --end_when_jobs_are_done", "fjd-recruiter fire", "screen -ls", "--project NAME",
-    "runmaker4.py --check-locks DIR",   # waits a minute for other hosts: test_check_locks has less patience
+    "runwait4.py --check-locks DIR",
     "NetJobs.py testconfig.txt", "--walltime auto", "scontrol update", "scontrol requeue 1234", "scancel 1234",
     "#SBATCH --open-mode=append",
     "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
@@ -324,7 +351,8 @@ FOREIGN_OPTIONS = {                     # of other programs
     "--parameters", "--end_when_jobs_are_done", "--project", "--ntasks-per-node", "--time", "--quick",
     "--query-gpu", "--format", "--bind-to", "--host", "--hostname", "--cpus", "--rm", "--grid",
     "--rounds", "--nodes", "--ntasks", "--cpus-per-task", "--mem-per-cpu", "--gres", "--job-name", "--dependency",
-    "--exact", "--parsable", "--kill-on-invalid-dep", "--open-mode",
+    "--exact", "--parsable", "--kill-on-invalid-dep", "--open-mode", "--a", "--b", "--results", "--eta", "--bar",
+    "--retry-failed", "--halt", "--max-fails", "--each-line", "--time-limit", "--tasks",
 }
 
 
@@ -374,8 +402,7 @@ def shell_text(command: str, recipe: Recipe) -> str:
     check = f"[ $? = {recipe.status} ] || exit 99" if recipe.status else ":"
     text = "\n".join([recipe.before, strict, command, check, "set -e", recipe.after])
     text = re.sub(r"(runmaker4-(?:server|client)\.py)(?= )", rf"\1 --port {free_port()}", text)
-    text = re.sub(r"(runmaker4-client\.py.*) alice\b", r"\1 localhost", text)
-    return text.replace("--token TOKEN", "--token $(cat .runmaker4.token)")
+    return re.sub(r"(runmaker4-client\.py.*) alice\b", r"\1 localhost", text)
 
 
 class Commands(Case):
