@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
 """runmaker4-client - run jobs that a runmaker4-server.py hands out, on hosts that do not share its file system.
 
-    alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 --token TOKEN alice
+    alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
 It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from there, and what becomes of them goes
 there.  Everything that must not be lost (a job has started, what it printed, how it ended) is an event with a number,
-kept and sent again after each new connection until the server has acknowledged it.  While the connection is gone jobs
-run on; output that the server collects is held back in their pipes once there are 2 MiB of it.
+kept and sent again after each new connection until the server has acknowledged it; what another server would need to go
+on with the records of a run is kept for longer.  While the connection is gone jobs run on; output that the server wants
+is held back in their pipes once there are 2 MiB of it.
 
-Jobs are asked for ahead of free slots, by as many as a round trip is worth: not one if jobs take minutes, up to one per
-slot if they take milliseconds.  A job that no slot has taken soon goes back.  runmaker4-server.py has the protocol.
+A job is asked for when a slot is free for it; one that no slot has taken soon goes back.  runmaker4-server.py has the
+protocol.
 """
 from __future__ import annotations
 
 import signal
 
 if __name__ == "__main__":      # as in runmaker4.py
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
+                                              signal.SIGQUIT))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -24,29 +26,30 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import getpass
 import json
 import os
 import random
 import secrets
+import shlex
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (ERROR, HEX, PORT, Account, AllOutput, Channel, Console, Counts, Gate, History, Job, JobSettings,
-                       LastLines, Link, Message, Nothing, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink,
-                       SlotFile, WireError, Worker, add_background, add_limits, add_running_options, add_verbosity,
-                       allow_descriptors, boottime, change_argument, duration, given_name, human_time, leave, plural,
-                       printable, put, read_token, reason, run_main, show, to_bytes, to_text, token_path, warn,
-                       watched, whole_number)
+from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Gate, Job, JobSettings, Lines, Link, Message,
+                       Nothing, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, SlotFile, Stream, WireError,
+                       Worker, add_background, add_limits, add_running_options, add_verbosity, allow_descriptors,
+                       boottime, duration, exit_on, given_name, human_time, leave, plural, printable, put, read_token,
+                       reason, run_main, show, to_bytes, to_text, token_path, watched, whole_number)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
 CONNECT = 10.0                  # seconds that an attempt may take
 DIALS = 4                       # attempts to be told why, where connections are cut off
-UNSTARTED = 0.25                # seconds (besides some round trips) after which a job that no slot has taken goes back
+UNSTARTED = 1.0                 # seconds after which a job that no slot has taken goes back
 COUNTING = 30.0                 # seconds for a server to count the file: with orphans it looks three times
 STATES = ("new", "running", "done", "failed", "error", "held")
 EVER = 1e9                      # seconds
@@ -62,14 +65,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         PROG, example=f"Run jobs that a server hands out, four at a time; see what all its clients do:\n"
                       f"    alice$ runmaker4-server.py runs.txt\n"
-                      f"    bob$   {PROG} -j4 --token TOKEN alice   (the server prints it)\n"
-                      f"    bob$   {PROG} --token TOKEN --status alice",
+                      f"    bob$   {PROG} -j4 alice         (asks for its token)\n"
+                      f"    bob$   {PROG} --status alice",
         usage="[options] SERVER",
         epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
-               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in\n"
-               "the server's file is !, e or left for this client; 1 something is, whoever\n"
-               "ran it; 2 bad usage, or the server cannot be used; 130, 143 ended by a\n"
-               "signal.\n"
+               "them e; HUP, USR1 and QUIT (Ctrl-\\) start nothing more and wait.  Exit status:\n"
+               "0 nothing in the server's file is !, e, r without a runner, or left for this\n"
+               "client; 1 something is, whoever ran it, or output or results are not written;\n"
+               "2 bad usage, or the server cannot be used; 130, 143 ended by a signal.\n"
                "Variables of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot),\n"
                "RUNMAKER4_SLOTS (all that `#RUN slots=N` gives it), RUNMAKER4_JOB (marks its\n"
                "processes).  Of the client: NO_COLOR (no colours), RUNMAKER4_TOKEN (the\n"
@@ -79,7 +82,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_running_options(add)
     add_limits(parser.add_argument_group("limits").add_argument)
     add = parser.add_argument_group("connection").add_argument
-    add("--token", metavar="X", help="the server's token, or a file with it [$RUNMAKER4_TOKEN, ~/.runmaker4.token]")
+    add("--token", metavar="X", help="the server's token (others on this host see it), or a file with it "
+                                     "[$RUNMAKER4_TOKEN, ~/.runmaker4.token, or asked]")
     add("--port", type=whole_number(1, 65535), default=PORT, metavar="N", help=f"the server's port [{PORT}]")
     add("--give-up", type=patience, metavar="T", help="end if there is no server for T; 0: at once [never]")
     add = parser.add_argument_group("output").add_argument
@@ -90,7 +94,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--name", type=given_name, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses @FILE: any file system will do")
     add_background(add)
-    parser.set_defaults(slot_errors=0)      # the server would have to set lines back
+    parser.set_defaults(slot_errors=0, max_failed=0)        # the server has --max-failed
     options = parser.parse_args(argv)
     if options.json and not options.status:
         parser.error("--json goes with --status")
@@ -101,13 +105,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def find_token(given: str | None) -> str:
-    """The token that --token, $RUNMAKER4_TOKEN or the file gives.  No message shows it.  Raises Problem."""
+    """The token that --token, $RUNMAKER4_TOKEN, the file or a person gives.  No message shows it.  Raises Problem."""
     from_option = given is not None
     given = given if from_option else os.environ.get("RUNMAKER4_TOKEN") or None
     if given is not None and HEX.fullmatch(given):
         return given
     path = token_path() if given is None else given
     try:
+        if given is None and not os.path.lexists(path) and os.isatty(0):
+            return asked_token()
         return read_token(path)
     except Problem as problem:
         raise Problem(f"token: {problem}") from None
@@ -118,16 +124,22 @@ def find_token(given: str | None) -> str:
         raise Problem(f"no token: {path}: {reason(error)} (--token gives it; the server prints it)") from None
 
 
+def asked_token() -> str:
+    """The token that somebody types, unseen.  Raises Problem."""
+    exit_on(signal.SIGINT, signal.SIGTERM)      # and not without an echo
+    try:
+        token = getpass.getpass("Token (the server prints it): ").strip()
+    except EOFError:
+        token = ""
+    if not HEX.fullmatch(token):
+        raise Problem("that is none (32 hexadecimal digits)")
+    return token
+
+
 def without_token(argv: Sequence[str]) -> list[str]:
     """The arguments as they may be shown."""
     return ["TOKEN" if HEX.fullmatch(word) else HEX.sub("TOKEN", word) if word.startswith("--token=") else word
             for word in argv]
-
-
-def hide_from_ps(secret: str) -> None:
-    """Overwrite the token where ps sees it."""
-    if not change_argument(secret.encode(), b"*" * len(secret)):
-        warn(f"{PROG}: the token can be seen with ps (give --token a file)")
 
 
 # ======== The connection ==============================================================================================
@@ -174,20 +186,38 @@ def dial_once(options: argparse.Namespace, token: str) -> tuple[socket.socket, C
 
 
 @dataclass(eq=False)
-class RemoteJob(Job):
-    """A job of the server's."""
-    key: str = ""
-    arrived: float = 0.0                # boottime()
-    begun: float = 0.0                  # taken by a slot
-    result: bytes | None = None         # the server is being told
-
-
-@dataclass(eq=False)
 class Event:
     """Something that the server must learn of, kept until it has acknowledged it."""
     number: int
     message: dict[str, Any]
     size: int                           # bytes of output
+
+
+@dataclass(eq=False)
+class RemoteJob(Job):
+    """A job of the server's."""
+    key: str = ""
+    result: bytes | None = None         # the server is being told
+    told: list[Event] = field(default_factory=list)     # acknowledged ones that another server would have to know
+
+    def keep(self, event: Event) -> None:
+        """An event is acknowledged.  Another server must know of a run that goes on, and of the lines it has begun."""
+        message = event.message
+        if message["type"] == "begin":
+            message["again"] = True
+            self.told = [event]
+        elif message["type"] == "output":
+            data = to_bytes(message["data"])
+            whole = data.rfind(b"\n") + 1
+            begun = [other for other in self.told if other.message.get("stream") == message["stream"]]
+            if whole or sum(other.size for other in begun) > Lines.LONGEST:     # it is printed without its end
+                self.told = [other for other in self.told if other not in begun]
+            if whole < len(data):
+                message.update(at=message["at"] + whole, data=to_text(data[whole:]))
+                event.size -= whole
+                self.told.append(event)
+        else:
+            self.told = []
 
 
 class ServerLink(Link):
@@ -241,17 +271,14 @@ class Connection:
         self.queue: deque[RemoteJob] = deque()
         self.requested = 0                          # jobs asked for that have not come
         self.told_slots = 0                         # how many the server knows of
-        self.crowded = False                        # a job needs more slots than are free: then nothing is asked ahead
         self.number = 0                             # of the last request
         self.asked: dict[int, float] = {}           # requests that are not answered: when they were sent
         self.alive = -EVER                          # when the last answered one was sent
         self.last_asked = 0                         # the request that said we leave if there is nothing
-        self.round_trip = 0.0                       # seconds
-        self.duration = EVER                        # seconds that jobs have taken lately
         self.unsent: deque[Event] = deque()
         self.sent: deque[Event] = deque()           # and not acknowledged
         self.events = 0
-        self.collected: list[Any] = []              # what the server wants of output and records
+        self.wanted: tuple[bool, bool] | None = None        # what the server wants to know: of runs, of their output
         self.window = runmaker4.PIECE
         self.flying = 0                             # bytes of output in `sent`
         self.backlog = 0                            # ... in `unsent`, for which jobs wait; not for what flies
@@ -259,7 +286,6 @@ class Connection:
         self.to_end: dict[Job, str] = {}            # jobs "lost" to others, or "cancelled"; told by look_after()
         self.something_to_end = asyncio.Event()
         self.emptied = asyncio.Event()              # the last event was acknowledged, or never will be; or an account
-        self.return_timer: asyncio.TimerHandle | None = None
         self.account: Account | None = None         # what the server's file holds; None: it cannot tell
         self.accounted = False                      # ... it has told
         self.said = said                            # why there is no connection
@@ -273,17 +299,15 @@ class Connection:
         One that needs more slots than are free waits for them, and what has come after it waits, too.
         """
         if self.queue and self.queue[0].settings.slots > free:
-            self.crowded = True             # until a slot becomes free, or it would be given back and come again
             return Nothing(EVER)
         if self.queue and self._may_start():
             job = self.queue.popleft()
-            job.begun = boottime()
             self.jobs[job.key] = job
             self._may_ask_again()
             self._ask()
             return job
         if self.nothing.again is not None:
-            self._ask(last or self.options.follow and not self.runner.busy)
+            self._ask(last or self.options.follow and not self.runner.works)
         return self.nothing
 
     async def lend(self, job: RemoteJob) -> int:
@@ -292,9 +316,6 @@ class Connection:
 
     async def finish(self, job: RemoteJob, state: bytes) -> str:
         """The result goes its way; what is wrong with it will be told when it is known."""
-        self.crowded = False
-        took = boottime() - job.begun
-        self.duration = took if self.duration == EVER else 0.8 * self.duration + 0.2 * took
         gone = state == ERROR and (self.runner.killed or self.runner.wall_over)     # we have ended it, for we leave
         return self._end(job, state, type="finish", state=to_text(state), how="vanished" if gone else job.how)
 
@@ -316,7 +337,8 @@ class Connection:
 
     async def leave(self, runner: Runner) -> Account | None:
         """Once no job runs any more: have all results at the server, and part; what its file holds, if it can tell."""
-        self._return_queue()
+        for job in list(self.queue):
+            self._return(job)
         began = boottime()
         while (self.sent or self.unsent) and not (self.failed or self.over):
             hurried = runner.killed or runner.wall_over or self.program.defects
@@ -359,25 +381,15 @@ class Connection:
 
     def _slots(self) -> int:
         """How many slots have jobs, or can have some.  Without slots that others use."""
-        return sum(bool(slot.busy or slot.lent or not (slot.retired or slot.in_use))
-                   for slot in self.runner.slots.values())
-
-    def _ahead(self) -> int:
-        """How many jobs may run ahead of free slots: as many as end within a round trip."""
-        slots = self._slots()
-        return 0 if self.options.one_only or self.crowded else min(slots, int(
-            2 * slots * (self.round_trip + 0.002) / max(self.duration, 0.0001) + 0.5))
+        return sum(slot.busy or slot.idle for slot in self.runner.slots.values())
 
     def _ask(self, last: bool = False) -> None:
         """Ask for jobs for as many slots as we could use now; tell how many there are, if that has changed."""
         if not self.link or self.runner.stopping:
             return
         running = sum(job.settings.slots for job in self.jobs.values() if job.result is None)
-        want = self._slots() + self._ahead() - running
         due = sum(job.settings.slots for job in self.queue) + self.requested
-        want = max(want - due, 0)
-        if due and 2 * want < self._ahead():        # in few messages; what is due lasts for a round trip
-            want = 0
+        want = max(self._slots() - running - due, 0)
         if want or last and not self.last_asked or self.told_slots != self.runner.in_service:
             self.requested += want
             last = last or self.last_asked > 0      # it counts until it is answered
@@ -403,33 +415,18 @@ class Connection:
             for old in [old for old in self.asked if old <= number]:
                 del self.asked[old]
 
-    def _return_late(self) -> None:
-        """Give back jobs that no slot has taken soon: somebody else may run them."""
-        self.return_timer = None
-        limit = boottime() - self._patience()
-        while self.queue and self.queue[0].arrived <= limit:
-            self._give_back(self.queue.popleft())
-        self._watch_queue()
-        self.wake()                                 # a slot may be free, only not allowed to start what has come
+    def _return(self, job: RemoteJob) -> None:
+        """Give a job back that no slot has taken: somebody else may run it."""
+        if job in self.queue:
+            self.queue.remove(job)
+            self._give_back(job)
+            self.wake()                             # a slot may be free, only not allowed to start what has come
 
     def _give_back(self, job: RemoteJob) -> None:
         """No slot has taken this job, and none will."""
         self.jobs[job.key] = job
         job.result = job.state
         self.event(type="release", id=job.key)
-
-    def _return_queue(self) -> None:
-        for job in self.queue:
-            job.arrived = -EVER
-        self._return_late()
-
-    def _watch_queue(self) -> None:
-        if self.queue and not self.return_timer:
-            due = self.queue[0].arrived + self._patience() - boottime()
-            self.return_timer = self.loop.call_later(max(due, 0.01), self._return_late)
-
-    def _patience(self) -> float:
-        return UNSTARTED + 4 * self.round_trip
 
     def wake(self) -> None:
         """There is news for the runner."""
@@ -462,8 +459,11 @@ class Connection:
         while self.sent and self.sent[0].number <= number:
             event = self.sent.popleft()
             self.flying -= event.size
-            if event.message["type"] in ("finish", "release"):
-                self.jobs.pop(event.message["id"], None)
+            job = self.jobs.get(event.message["id"])
+            if job and event.message["type"] in ("finish", "release"):
+                del self.jobs[job.key]
+            elif job:
+                job.keep(event)
         self._send_events()
         if not self.sent and not self.unsent:
             self.emptied.set()
@@ -474,7 +474,7 @@ class Connection:
         job = self.jobs.pop(key, None)
         self.queue = deque(waiting for waiting in self.queue if waiting.key != key)
         for events in (self.sent, self.unsent):
-            kept = [event for event in events if event.message.get("id") != key]
+            kept = [event for event in events if event.message["id"] != key]
             events.clear()
             events.extend(kept)
         self.flying = sum(event.size for event in self.sent)
@@ -561,7 +561,8 @@ class Connection:
                 text=to_text(job.text), result=job.result and to_text(job.result))])
         self.told_slots = self.runner.in_service
         link.send(type="hello", client=self.id, name=to_text(self.program.host), pid=os.getpid(),
-                  slots=self.told_slots, retry=to_text(self.program.retry), follow=self.options.follow)
+                  slots=self.told_slots, retry=to_text(self.program.retry), follow=self.options.follow,
+                  directory=to_text(self.program.directory))
 
     def _note_loss(self, why: str) -> None:
         """Say once that there is no server; and when one is there that does not want us."""
@@ -619,9 +620,6 @@ class Connection:
         elif kind == "nothing":
             self._on_nothing(message)
         elif kind == "pong":
-            sent = self.asked.get(message.whole("request"))
-            if sent is not None:
-                self.round_trip = boottime() - sent
             self._answered(message.whole("request"))
             if self.queue:
                 self.wake()
@@ -666,9 +664,10 @@ class Connection:
             self._lose(key)
         for key in settled:
             self._drop(key)
-        self.unsent.extendleft(reversed(self.sent))
+        told = sorted((event for job in self.jobs.values() for event in job.told), key=lambda event: event.number)
+        self.unsent.extendleft(reversed([*told, *self.sent]))
         self.sent.clear()
-        self._count_sent(-self.flying)
+        self.flying, self.backlog = 0, sum(event.size for event in self.unsent)
         while self.unsent and self.unsent[0].number <= seen:
             self.sent.append(self.unsent.popleft())
             self._count_sent(self.sent[-1].size)
@@ -679,41 +678,28 @@ class Connection:
         self.wake()
 
     def _sinks(self, message: Message) -> list[Sink]:
-        """The sinks of runs that start from now on: the console, and what the server collects.
-
-        None if all is as it was: runs that go on and runs that start share records.
-        """
-        collected = [message.fields.get(name) for name in ("log", "outdir", "joblog", "print")]
-        if collected == self.collected:
+        """The sinks of runs that start from now on: the console, and what tells the server.  None: all is as it was."""
+        wanted = message.flag("records"), message.flag("output")
+        if wanted == self.wanted:
             return []
-        self.collected = collected
-        sinks: list[Sink] = [Starts(self), *self.program.console(with_output=True)]
-        lines = message.whole("log", 10_000)
-        if lines:
-            sinks.append(LastLines(RemoteStore(self, "log"), self, lines, self.program.directory))
-        if message.flag("outdir"):
-            sinks.append(AllOutput(RemoteStore(self, "out")))
-        if message.flag("joblog"):
-            sinks.append(History(RemoteStore(self, "joblog")))
-        if message.flag("print"):
-            sinks.append(Console(RemoteConsole(self), with_output=True, colour=False))
-        return sinks
+        self.wanted = wanted
+        return [Telling(self, *wanted), *self.program.console(with_output=True)]
 
     def _on_jobs(self, message: Message) -> None:
         number = message.whole("request")
         for item in message.objects("jobs"):
             job = RemoteJob(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
-                            item.data("text"), key=item.text("id", 16), arrived=boottime(),
+                            item.data("text"), key=item.text("id", 16),
                             settings=JobSettings(timeout=item.duration("timeout"), together="?" * item.flag("group"),
                                                  slots=item.whole("slots", 100_000)))
             if item.flag("hold"):
                 job.gate = Gate(functools.partial(self._tell_held, job))
             self.queue.append(job)
+            self.loop.call_later(UNSTARTED, self._return, job)
             self.requested = max(self.requested - job.settings.slots, 0)
         self._answered(number)
         if not self._may_start():
             self._request("ping")
-        self._watch_queue()
         self._may_ask_again()
         self.wake()
 
@@ -734,8 +720,7 @@ class Connection:
         """A job shall be ended, or not begin."""
         for job in list(self.queue):
             if job.key == key:
-                self.queue.remove(job)
-                self._give_back(job)
+                self._return(job)
         if key in self.jobs and cancelled:
             self.to_end[self.jobs[key]] = "cancelled"
             self.something_to_end.set()
@@ -759,8 +744,7 @@ class Connection:
     def _on_nothing(self, message: Message) -> None:
         number = message.whole("request")
         self.orphans += message.items("orphans", int)
-        self.nothing = Nothing(self.nothing.again, "", message.flag("ended"), printable(message.text("left", 1000)),
-                               message.whole("others"))
+        self.nothing = Nothing(self.nothing.again, "", message.flag("ended"), printable(message.text("left", 1000)))
         self._answered(number)
         if self.last_asked and number >= self.last_asked and not self.queue:
             self.last_asked, self.nothing = 0, replace(self.nothing, again=None)
@@ -772,8 +756,9 @@ class Connection:
             account = Message(message.fields["account"])
             now = Message(account.fields.get("now"))
             self.account = Account(Counts(*(now.whole(name) for name in STATES)), 0, tuple(account.items("bad", int)),
-                                   account.flag("alone"), account.flag("grouped"),
-                                   account.flag("left") and not self.runner.had_one_each)
+                                   account.flag("alone"), tuple(account.items("grouped", int)[:2]),
+                                   account.flag("left") and not self.runner.had_one_each,
+                                   others="" if account.flag("left") else printable(account.text("others")))
         self.accounted = True
         self.emptied.set()
 
@@ -789,78 +774,66 @@ class Connection:
 # ======== What the server is told of runs =============================================================================
 
 
-class Starts(Sink):
-    """Tells the server that jobs have started; of a job that ends at once its end tells enough."""
+class Telling(Sink):
+    """Tells the server that runs have begun, what they print, and how they have ended.
+
+    Where it keeps no records the result of a job tells enough of a run that ends at once.
+    """
     DELAY = 0.05                    # seconds
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.young: dict[Run, None] = {}
+    def __init__(self, connection: Connection, records: bool, output: bool) -> None:
+        """records: the server keeps some; output: also of what runs print."""
+        self.connection, self.records, self.wants_output = connection, records, output
+        self.young: dict[Run, None] = {}        # of which it does not know yet
         self.timer: asyncio.TimerHandle | None = None
 
     def started(self, run: Run) -> None:
+        if self.records:
+            return self._begin(run)
         self.young[run] = None
         if not self.timer:
-            self.timer = self.connection.loop.call_later(self.DELAY, self._report)
+            self.timer = self.connection.loop.call_later(self.DELAY, self._begin_young)
+
+    def unstarted(self, run: Run) -> None:
+        if self.records:
+            self._begin(run)
+            self._end(run)
+
+    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+        at = stream.received - len(data)
+        for start in range(0, len(data) if self.wants_output else 0, runmaker4.PIECE):
+            piece = data[start:start + runmaker4.PIECE]
+            self._tell(run, "output", len(piece), stream=to_text(stream.name), at=at + start, data=to_text(piece))
 
     def ended(self, run: Run) -> None:
-        self.young.pop(run, None)
+        if run in self.young:
+            del self.young[run]
+        else:
+            self._end(run)
 
-    def _report(self) -> None:
+    def _begin_young(self) -> None:
         self.timer = None
         for run in self.young:
-            self.connection.event(type="started", id=run.job.key, pid=run.shell.pid)
+            self._begin(run)
         self.young.clear()
 
+    def _begin(self, run: Run) -> None:
+        pid, mark = (run.shell.pid, to_text(run.shell.mark)) if run.shell else (0, "")
+        self._tell(run, "begin", time=run.began, slot=run.slot.name, pid=pid, mark=mark, output=self.wants_output,
+                   again=False)
 
-def pieces(data: bytes) -> list[bytes]:
-    """Data in parts that fit into messages."""
-    size = runmaker4.PIECE
-    return [data[at:at + size] for at in range(0, len(data), size)] if len(data) > size else [data]
+    def _end(self, run: Run) -> None:
+        ending, shell = run.ending, run.shell
+        self._tell(run, "end", seconds=run.took, cause=run.cause, status=ending.status if ending else None,
+                   limit=ending.limit if ending else 0.0, cpu=shell.cpu if shell else None,
+                   memory=shell.memory if shell else None,
+                   **{to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
+                      for name in (b"stdout", b"stderr")})
 
-
-class RemoteStore:
-    """The server's log file, output directory or job log, as sinks write to it."""
-
-    def __init__(self, connection: Connection, kind: str) -> None:
-        self.connection, self.kind = connection, kind
-
-    def begin(self, job: RemoteJob, entry: dict[str, Any]) -> None:
-        self._event(job, "begin", **entry)
-
-    def end(self, job: RemoteJob, entry: dict[str, Any]) -> None:
-        self._event(job, "end", **entry)
-
-    def tick(self) -> None:
-        """The server has its own clock."""
-
-    def put(self, job: RemoteJob, *args: Any) -> None:
-        """What the stores of runmaker4.py take: (record), (line), or (stream, at, data)."""
-        if self.kind == "joblog":
-            return self._event(job, "joblog", len(args[0]), line=to_text(args[0]))
-        *stream, at, data = args if self.kind == "out" else (0, *args)
-        fields = {"stream": to_text(name) for name in stream}
-        for piece in pieces(data):
-            self._event(job, self.kind, len(piece), at=at, data=to_text(piece), **fields)
-            at += len(piece)
-
-    def _event(self, job: RemoteJob, kind: str, size: int = 0, **fields: Any) -> None:
-        if job.key in self.connection.jobs:         # else it is somebody else's now
-            self.connection.event(size, type=kind, id=job.key, **fields)
-
-
-class RemoteConsole:
-    """The server's console (--print), as a Console writes to it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    def write(self, data: bytes) -> None:
-        at = 0
-        while at < len(data):       # cut between lines: the end of one may come to another server than its beginning
-            end = data.rfind(b"\n", at, at + runmaker4.PIECE) + 1 or at + runmaker4.PIECE
-            piece, at = data[at:end], end
-            self.connection.event(len(piece), type="print", data=to_text(piece))
+    def _tell(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
+        """size: of the output in it."""
+        if run.job.key in self.connection.jobs:         # else it is somebody else's now
+            self.connection.event(size, type=kind, id=run.job.key, **fields)
 
 
 def fault_of(name: str) -> str:
@@ -887,8 +860,6 @@ class ClientProgram(RunnerProgram):
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises Problem."""
         options = parse(argv)
-        if options.token and HEX.fullmatch(options.token):
-            hide_from_ps(options.token)
         self.token = find_token(options.token)
         super().__init__(PROG, options.server, options, without_token(argv))
         named = [("--name", os.fsdecode(self.host)), *(("--slots", name) for name in self.slots)]
@@ -909,6 +880,9 @@ class ClientProgram(RunnerProgram):
         allow_descriptors(32 + 4 * len(self.slots))
         self.find_wall_time()               # squeue may take longer than a server waits for us
         self.sock, self.channel = self._first_connection()
+        if options.token and HEX.fullmatch(options.token):
+            self.say("others on this host see the token in the list of processes (give --token a file, or set "
+                     "$RUNMAKER4_TOKEN)")
         return super().main()
 
     def _first_connection(self) -> tuple[socket.socket | None, Channel | None]:
@@ -926,7 +900,8 @@ class ClientProgram(RunnerProgram):
 
     async def work(self) -> int:
         """Run jobs; the exit status."""
-        connection = Connection(self, self.loop, "" if self.sock else "no server")      # as _first_connection() did
+        # As _first_connection() said
+        self.connection = connection = Connection(self, self.loop, "" if self.sock else "no server")
         ending = asyncio.ensure_future(self.run_to_end(connection))         # first: it makes the slots, which are told
         self.keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
         await asyncio.wait([self.keeping, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -935,6 +910,11 @@ class ClientProgram(RunnerProgram):
         watched(self.keeping)
         code = await ending
         return 2 if connection.failed and not connection.ever and code == 1 else code
+
+    def regroup(self, lines: str) -> str:
+        """... where the file is."""
+        words = [runmaker4.own_name("runset4"), "--set=.", "--state=!e", self.connection.file, lines]
+        return f"on {self.label}, {shlex.join(words)}"
 
     def end_for_defect(self) -> None:
         """Without a connection nobody could be told how jobs end: then they are ended."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """runmaker4-server - hand out the jobs of a file to runmaker4-client.py on hosts that do not share its file system.
 
-    alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 --token TOKEN alice
+    alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
 The server claims lines for its clients with the same locks as runmaker4.py, so both can work on one file together.
 Handshake and frames are runmaker4.py's ("The wire").  What is said once both ends know each other:
@@ -17,9 +17,10 @@ Handshake and frames are runmaker4.py's ("The wire").  What is said once both en
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's clock
     sync       what its clock says                      sync       what does your clock say?
                                                         stop       end this job, or do not begin it
-    started, log, begin, out, end, joblog, print,       ack        all events up to this number are dealt with: what
-    finish, release: events, numbered from 1;                      they said is in the files
-    sent again after a new connection until acked                  (a journal on a network file system: in a second)
+    begin, output, end: of a run; finish, release:      ack        all events up to this number are dealt with: what
+    of a job; these are events, numbered from 1,                   they said is in the files (in a second: the records
+    sent again after a new connection until acked                  of runs that go on in a log file, and a journal on a
+                                                                   network file system)
                                                         fault      a result could not be written
                                                         lost       somebody else has this line now: stop the job
     account    what does the file hold?                 account    so many jobs in each state, and whether new ones are
@@ -36,7 +37,8 @@ What keeps jobs from being lost or run twice:
     has become `e` while it slept, and may be another's by now.
  3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since;
     of any other it stops its copy.  Jobs that it does not name were not started, and become `.`; so do jobs that it
-    gives back because it had not begun them when it lost the server.
+    gives back because it had not begun them when it lost the server.  Of runs that go on it also sends again what was
+    acknowledged by another server: their `begin`, and the output of the lines that they have begun.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but outlive
     the server by the grace.  The next server gets the description from it, and so the lines that are locked on it.
     The clients that come back say whose they are; lines that none has named become `e` after the grace.
@@ -46,7 +48,8 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__":      # as in runmaker4.py
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
+                                              signal.SIGQUIT))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -68,20 +71,21 @@ import socket
 import stat
 import struct
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence, Tuple
 
 import runmaker4
-from runmaker4 import (DESCRIPTION_LOCKS, DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT,
-                       REFRESH_BYTE, RUNNING, Account, Channel, Cursor, Job, JobFile, JobLog, JobSettings, LastLines,
-                       Line, Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup, Problem,
-                       Program, Round, Say, Scan, Shifted, StallReporter, Taker, Takers, WireError, Worker, Writer,
-                       add_background, add_records, boottime, change_argument, check_job_file, check_mount, duration,
-                       first_line, fork_quietly, hold_signals, human_time, is_free, leave, lock, make_token,
-                       name_lines, open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines,
-                       reason, run_main, show, test_locks, to_text, token_path, unlock, wait_ready, watched,
-                       whole_number, why_command)
+from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS, Account,
+                       AllOutput, Channel, Console, Cursor, Ending, Failures, History, Job, JobFile, JobLog,
+                       JobSettings, LastLines, Line, Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser,
+                       PendingGroup, Problem, Program, Round, Run, Say, Scan, Shifted, Sink, Slot, StallReporter,
+                       Stream, Taker, Takers, WireError, Worker, Writer, add_background, add_max_failed, add_records,
+                       all_taken, boottime, check_companion, check_job_file, check_mount, command_fault, duration,
+                       fork_quietly, hold_signals, human_time, is_free, leave, lines_of, lock, make_token, name_lines,
+                       open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines, reason,
+                       row, run_main, show, to_bytes, to_text, token_path, too_many_failures, unlock, wait_ready,
+                       watched, whole_number, why_command)
 
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
@@ -92,7 +96,7 @@ POLL = 0.1                      # seconds from look to look at the file, while c
 WINDOW = 1 << 20                # bytes of output that a client may send before they are acknowledged
 WINDOWS = 1 << 24               # ... and all clients together
 CLAIMED = 1 << 25               # bytes of jobs that a client may say it has
-LONGEST = 128 << 10             # bytes of a command: Linux starts no longer ones (execve(2), MAX_ARG_STRLEN)
+LONGEST = 128 << 10             # bytes of several jobs in a message
 ACKNOWLEDGE = 0.01              # seconds in which events are gathered that are acknowledged together
 RETURN = 5.0                    # seconds within which a client starts a job or gives it back, if all is well
 SETTLED = 10_000                # jobs that are remembered when they have ended
@@ -109,12 +113,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         PROG, example=f"Hand out the jobs in runs.txt to hosts that do not share its file system:\n"
                       f"    alice$ {PROG} runs.txt\n"
-                      f"    bob$   runmaker4-client.py -j4 --token TOKEN alice   (the server prints it)",
+                      f"    bob$   runmaker4-client.py -j4 alice     (asks for the token printed here)",
         usage="[options] FILE",
         epilog="Signals: INT and TERM stop the server; what runs is kept for --grace, for the\n"
-               "next server on this file.  HUP and USR1 hand out nothing more and wait for what\n"
-               "runs.  Exit status: 0 nothing in the file is new, !, or e; 1 something is,\n"
-               "whoever ran it; 2 bad usage, or the file cannot be used; 130, 143 ended by a\n"
+               "next server on this file.  HUP, USR1 and QUIT (Ctrl-\\) hand out nothing more\n"
+               "and wait for what runs.  Exit status: 0 nothing in the file is new, !, e, or r\n"
+               "without a runner; 1 something is, whoever ran it, or output, records or results\n"
+               "are not written; 2 bad usage, or the file cannot be used; 130, 143 ended by a\n"
                "signal.")
     add = parser.add_argument_group("what is handed out, and until when").add_argument
     add("file", metavar="FILE", help="the job file; runmaker4.py may work on it, too")
@@ -123,11 +128,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--grace", type=duration, default=60.0, metavar="T",
         help="keep the jobs of a client that is lost, or of this server, so long [60s]")
     add("--single-host", action="store_true", help="no other host uses the file itself: any file system will do")
+    add_max_failed(add)
     add = parser.add_argument_group("address and token ($RUNMAKER4_TOKEN, or ~/.runmaker4.token)").add_argument
     add("--host", metavar="HOST", help="listen on this address only [all, IPv6 and IPv4]")
     add("--port", type=whole_number(0, 65535), default=PORT, metavar="N", help=f"port, 0: any free one [{PORT}]")
     add("--new-token", action="store_true", help="make a new token; clients with the old one are not let in any more")
-    add = parser.add_argument_group("output and records of all clients").add_argument
+    add = parser.add_argument_group("output and records of all clients", "for -l, --outdir and --print they send all "
+                                    "that their jobs print").add_argument
     add_records(add)
     add("--print", action="store_true", help="print what the clients print")
     add_background(parser.add_argument_group("background").add_argument)
@@ -141,108 +148,132 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 class ServedFile(JobFile):
-    """A job file whose lines are held for clients, all on one descriptor, and taken over from the server before."""
+    """A job file whose lines are held for clients, with all seats on one open companion that outlives the server.
+
+    The keeper has it, too, and hands it to the next server.  It is another one only after its lease was lost, or the
+    companion removed.  Locks on it do not refuse itself: `seats`, and `doors`, which is another one, tell what is held.
+    """
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  keep: Callable[[int], None] = lambda fd: None) -> None:
-        """keep: called with the descriptor that is to have the locks, whenever that is another one."""
-        super().__init__(path, say=say, mount=mount, single=True)
+        """keep: called with the descriptor that has the seats, once there is one, and whenever it is another."""
+        super().__init__(path, say=say, mount=mount)
         self.keep = keep
+        self.shared, self.shared_inode = -1, (0, 0)     # the descriptor, and of which companion
+        self.unclaimed: set[int] = set()        # seats of the server before, of lines that are not `r` any more
 
-    def _open_anew(self) -> None:
-        super()._open_anew()
-        self.keep(self.fd)
+    def open_seat(self) -> int:
+        if self.shared < 0 or self.shared_inode != self.doors_inode:
+            self.shared = super().open_seat()
+            self.shared_inode = self.identity(self.shared)
+            self.keep(self.shared)
+        return self.shared
 
-    def take_back(self, lines: dict[Line, bytes]) -> dict[Line, Job]:
-        """Hold lines again that their jobs' runner has lost, if nobody has them now.  Raises OSError.
+    def close_seat(self, fd: int) -> None:
+        """Others may have seats on it."""
 
-        lines: where they stood when they were claimed, and in which states they may be now; they may have moved since.
+    def is_ours(self, at: int) -> bool:
+        return at in self.seats or at in self.unclaimed
+
+    def lose_seats(self, lost: int) -> None:
+        super().lose_seats(lost)
+        self.reclaim(lost)
+        self.shared = -1
+
+    def take_back(self, line: Line, lines: list[Line], states: bytes) -> Job | None:
+        """Hold a line again that a client says it has, of these that are left of its command.  Raises OSError.
+
+        states: in which it may be besides `r`.
         """
-        self.follow_path()
-        self.refresh()
-        jobs: dict[Line, Job] = {}
-        astray: dict[bytes, list[Line]] = {}
-        for line, states in lines.items():
-            state = self.state_at(self.fd, line)
-            if state is None:
-                astray.setdefault(line.text, []).append(line)
-            elif state in states:
-                self._try_to_hold(jobs, line, replace(line, state=state))
-        for found in self.lines_of(astray, RUNNING + ERROR):
-            line = next((line for line in astray[found.text] if found.state in lines[line]), None)
-            if line and self._try_to_hold(jobs, line, found):
-                astray[found.text].remove(line)
-        return jobs
-
-    def _try_to_hold(self, jobs: dict[Line, Job], line: Line, found: Line) -> bool:
-        """Hold the line that was found, if it is free and still so, as that line's job."""
-        with contextlib.suppress(Shifted):  # replaced this very moment: its lines are to run anew
-            with self.locked_line(found) as fd:
-                if fd >= 0 and self.state_at(fd, found) == found.state:
-                    jobs[line] = self.mark(fd, found)
-        return line in jobs
+        first = row(line.command)
+        at = next((at for at in self.unclaimed if first <= at < first + SEATS), None)
+        if at is not None:                      # where its line stands, look_after() will find out
+            self.unclaimed.remove(at)
+            return self._adopt(Job(**vars(line)), at)
+        free = [there for there in lines if there.state in RUNNING + states]
+        for there in sorted(free, key=lambda there: there.number != line.number):
+            with contextlib.suppress(Shifted):  # edited this very moment: its lines are to run anew
+                job = self.claim(there, TAKING_BACK).job
+                if job:
+                    lines.remove(there)
+                    return job
+        return None
 
     def adopt(self, fd: int) -> list[Job]:
-        """Go on with a descriptor, and the locks on it, of a server that has died; return its lines, now held here.
+        """Go on with the companion, and the seats on it, of a server that has died; return its lines, now held here.
 
-        They are the lines `r` that are locked, as another description of the file sees it, but not refused to this one.
-        An edit while nobody looked leaves locks on bytes where no line `r` begins: then any free line `r` may be one of
-        them, and is held, too.  Clients know what the lines were before, and whose they are.  Raises OSError.
+        A seat is ours if another description of the companion finds it taken, and this one does not.  Of the lines `r`
+        of its command it has its own one, or else any that is nobody's.  Clients know what the lines were before, and
+        whose they are.  Raises OSError.
         """
-        self.fd, self.inode, self.start = fd, self.identity(fd), first_line(fd)
-        self.users[fd] += 1
-        self.refresh()
-        lines = list(Scan(fd, self.start, RUNNING))
-        edited, at = False, 0
-        with second_description(fd) as other:
-            for offset in (*(line.offset for line in lines), REFRESH_BYTE):
-                if offset > at:
-                    edited |= not is_free(other, at, offset - at)
-                    unlock(fd, at, offset - at)
-                at = offset + 1
-            found = [line for line in lines if edited or not is_free(other, line.offset)]
+        self.follow_path()
+        if self.identity(fd) != self.doors_inode:
+            raise OSError(errno.ESTALE, "its companion was removed")
+        self.shared, self.shared_inode = fd, self.doors_inode
+        ranges = [found for found in all_taken(self.doors, 0, self.GUARD)
+                  if found.start | SEATS not in found]          # else somebody edits the file: that is no seat
+        self.unclaimed = {at for found in ranges for at in found if lock(fd, at)}
+        lines: dict[int, list[Line]] = {}
+        for line in Scan(self.fd, self.start, RUNNING):
+            lines.setdefault(row(line.command), []).append(line)
         jobs = []
-        for line in found:
-            if lock(fd, line.offset):
-                if self.state_at(fd, line) == RUNNING:
-                    jobs.append(Job(**vars(line)))
-                    self._hold(jobs[-1], fd)
-                else:                           # it was another runner's, which has just written how it ended
-                    unlock(fd, line.offset)
+        for at in sorted(self.unclaimed):
+            there = lines.get(at - at % (SEATS + 1), [])
+            there.sort(key=lambda line: line.number % SEATS == at % (SEATS + 1))
+            if there:
+                self.unclaimed.remove(at)
+                jobs.append(self._adopt(Job(**vars(there.pop()), inode=self.inode), at))
         return jobs
+
+    def _adopt(self, job: Job, at: int) -> Job:
+        """A job has this seat, which is locked."""
+        job.fd, job.at = self.shared, at
+        self.held[job] = None
+        self.seats[at] = job
+        return job
+
+    def drop_unclaimed(self) -> None:
+        """Nobody comes for the rest of the seats of the server before."""
+        for at in self.unclaimed:
+            with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
+                unlock(self.shared, at)
+        self.unclaimed.clear()
 
     def assign(self, lines: Iterable[Line], jobs: Iterable[Job]) -> dict[Line, Job]:
         """Which of these held jobs a client means by these lines, as it knows them.
 
-        Best is the one that stands there; else, for an edit may have moved it, any of its text.
+        Best is the one of the same number; else, for an edit may have moved it, any of its command.
         """
         free = {job: None for job in jobs if job in self.held}
         found = {}
-        here = {(job.offset, job.text): job for job in free}
+        here = {(job.number, job.command): job for job in free}
         for line in lines:
-            job = here.pop((line.offset, line.text), None)
+            job = here.pop((line.number, line.command), None)
             if job:
                 found[line] = job
                 del free[job]
-        of_text: dict[bytes, deque[Job]] = {}
+        of_command: dict[bytes, deque[Job]] = {}
         for job in free:
-            of_text.setdefault(job.text, deque()).append(job)
+            of_command.setdefault(job.command, deque()).append(job)
         for line in lines:
-            if line not in found and of_text.get(line.text):
-                found[line] = of_text[line.text].popleft()
+            if line not in found and of_command.get(line.command):
+                found[line] = of_command[line.command].popleft()
         return found
 
     def settled(self, results: dict[Line, bytes], inherited: bool) -> set[Line]:
         """Of these lines those in which their jobs' results stand already, as far as can be told.  Raises OSError.
 
-        inherited: an edit while there was no server may have moved them.  Then a line of the same text with this result
-        may be theirs: better that one becomes `e` than that a line gets the result of another's job.
+        inherited: an edit while there was no server may have moved them.  Then a line of the same command with this
+        result may be theirs: better that one becomes `e` than that a line gets the result of another's job.
         """
         states = {line: self.state_at(self.fd, line) for line in results}
-        moved = {line.text for line, state in states.items() if state is None} if inherited else set()
-        elsewhere = {(line.text, line.state) for line in self.lines_of(moved)}
+        moved = {line.command for line, state in states.items() if state is None} if inherited else set()
+        elsewhere = {(line.command, line.state) for line in lines_of(self.fd, self.start, moved)}
         return {line for line, state in states.items()
-                if state == results[line] or state is None and (line.text, results[line]) in elsewhere}
+                if state == results[line] or state is None and (line.command, results[line]) in elsewhere}
+
+
+TAKING_BACK = Taker("")             # of a line whose client is not known yet
 
 
 @contextlib.contextmanager
@@ -258,7 +289,8 @@ def second_description(fd: int) -> Iterator[int]:
 # ======== The keeper ==================================================================================================
 #
 # It is told things over a socket pair, whose end tells it that the server has died; then it waits --grace for the next
-# server at a socket in the file system.  Both are SOCK_SEQPACKET: a message is a packet, with descriptors in it.
+# server at an abstract socket (unix(7)), whose name is gone with the keeper.  Both are SOCK_SEQPACKET: a message is a
+# packet, with descriptors in it.
 
 
 def same_user(sock: socket.socket) -> bool:
@@ -310,12 +342,12 @@ class Keeper:
         return True
 
     def _needed(self) -> bool:
-        """Whether there are locks on the file that may be ours; a runner's are not told from them."""
+        """Whether there are seats that may be ours; a runner's are not told from them."""
         if self.locks < 0:
             return False
         try:
             with second_description(self.locks) as other:
-                return not is_free(other, 0, REFRESH_BYTE)
+                return not is_free(other, 0, JobFile.GUARD)
         except OSError:                 # the file system has trouble: better held for nothing than let go
             return True
 
@@ -352,41 +384,30 @@ class Keeper:
 class KeeperLink:
     """The server's end: gives the keeper the descriptor that must outlive us, and fetches that of the server before."""
     PATIENCE = 2.0                      # seconds for a server that is about to leave
-    SUFFIX = ".keeper"
 
     def __init__(self, path: str, grace: float) -> None:
         """path: of the job file."""
-        host, file = (hashlib.sha256(name).hexdigest() for name in (
-            os.fsencode(os.uname().nodename), os.path.realpath(os.fsencode(path))))
-        self.home = os.path.dirname(token_path())
-        self.prefix = f".runmaker4.{host[:8]}."         # of this host's sockets; others may share the home directory
-        self.name = f"{self.prefix}{file[:16]}{self.SUFFIX}"
-        self.path = os.path.join(self.home, self.name)
+        file = hashlib.sha256(os.path.realpath(os.fsencode(path))).hexdigest()
+        self.name = f"\0runmaker4.{os.geteuid()}.{file[:32]}"
         self.grace = grace
         self.life: socket.socket | None = None
         self.since = 0.0                    # when the keeper was started
-        self.locks = -1                     # the descriptor with the locks, once there is one
+        self.locks = -1                     # the descriptor with the seats, once there is one
 
     def open(self) -> None:
-        """Get the locks from the keeper of the server before us, or start one.  Raises Problem, OSError."""
-        if len(os.fsencode(self.home)) > 60:            # a socket's path has 107 bytes at the most (unix(7))
-            self.home = f"/proc/self/fd/{os.open(self.home, os.O_RDONLY | os.O_DIRECTORY)}"
+        """Get the seats from the keeper of the server before us, or start one.  Raises Problem, OSError."""
         end = time.monotonic() + self.PATIENCE
         while True:
-            self._sweep()
+            if self._start():
+                return
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             sock.settimeout(self.PATIENCE)
             data, fds = b"", []
-            try:
-                sock.connect(f"{self.home}/{self.name}")
+            with contextlib.suppress(ConnectionError, socket.timeout):      # it is just leaving; or was stopped
+                sock.connect(self.name)
                 if not same_user(sock):
-                    raise Problem(f"{self.path}: belongs to somebody else (move it away)")
+                    raise Problem("somebody else has taken the name of its keeper's socket")
                 data, fds, _, _ = socket.recv_fds(sock, 64, 1)
-            except FileNotFoundError:
-                sock.close()
-                return self._start()
-            except (ConnectionRefusedError, ConnectionResetError, socket.timeout):
-                pass                                    # it is just leaving; or was stopped
             if fds:
                 sock.settimeout(None)
                 self.life, self.locks = sock, fds[0]
@@ -396,30 +417,16 @@ class KeeperLink:
                 raise Problem(f"is served already, by process {show(data[1:]) or '?'} (use that one, or stop it)")
             time.sleep(0.05)
 
-    def _sweep(self) -> None:
-        """Remove the sockets of this host's keepers that were killed, whatever their files were."""
-        for name in os.listdir(self.home):
-            if name.startswith(self.prefix) and name.endswith(self.SUFFIX) and self._is_dead(name):
-                aside = f"{self.prefix}{secrets.token_hex(8)}{self.SUFFIX}"
-                with contextlib.suppress(FileNotFoundError, FileExistsError):   # another server does the same
-                    os.rename(f"{self.home}/{name}", f"{self.home}/{aside}")
-                    if not self._is_dead(aside):        # a new keeper has taken the name this very moment
-                        os.link(f"{self.home}/{aside}", f"{self.home}/{name}")
-                    os.unlink(f"{self.home}/{aside}")
-
-    def _is_dead(self, name: str) -> bool:
-        """Whether no process has this socket; of another kind than ours, a keeper refuses us without being asked."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-            return probe.connect_ex(f"{self.home}/{name}") == errno.ECONNREFUSED
-
-    def _start(self) -> None:
-        """Start a keeper.  Raises OSError: also if another has just taken the name."""
+    def _start(self) -> bool:
+        """Start a keeper, unless there is one.  Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        mask = os.umask(0o177)
         try:
-            listener.bind(f"{self.home}/{self.name}")   # before it listens visitors are refused, and come again
-        finally:
-            os.umask(mask)
+            listener.bind(self.name)                    # before it listens visitors are refused, and come again
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
         listener.listen(8)
         self.since = time.monotonic()
         self.life, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -430,6 +437,7 @@ class KeeperLink:
         self.introduce()
         if self.locks >= 0:
             self.keep(self.locks)
+        return True
 
     def _keep(self, listener: socket.socket, life: socket.socket) -> None:
         """In the child, which must not go on with anything else: be the keeper, with nothing but what is sent."""
@@ -437,7 +445,7 @@ class KeeperLink:
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE):
+            for number in (*runmaker4.TOLD, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_IGN)   # a signal for the server is not for us
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
@@ -446,9 +454,7 @@ class KeeperLink:
                 if fd > 2 and fd not in (listener.fileno(), life.fileno()):
                     with contextlib.suppress(OSError):  # the one that listed them is closed by now
                         os.close(fd)
-            change_argument(b"runmaker4-server", b"runmaker4-keeper")   # nor is pkill's, which goes by the name
             Keeper(listener, life).run()
-            os.unlink(self.path)
             code = 0
         finally:
             os._exit(code)
@@ -468,11 +474,10 @@ class KeeperLink:
         self.life = None
         if time.monotonic() - self.since < 1.0:
             raise OSError(errno.ECHILD, "it dies at once")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
-        self._start()
+        if not self._start():
+            raise OSError(errno.EADDRINUSE, "another has taken its name")
 
     def dismiss(self) -> None:
         """Nothing is left that must outlive us: it is not to wait."""
@@ -517,20 +522,21 @@ class Grant:
     seat: Seat | None = None            # in a group
     host: str = ""                      # ... the entry of host= that it is for
     sent: bool = True                   # the client was told of it
+    run: Run | None = None              # that goes on, as far as records are kept of it
+    record: bytes = b""                 # of a job of the server before: what that has left in the log file
 
 
 @dataclass(eq=False)
 class Client(Taker):
     """A client, as long as it is here or may come back."""
     id: str = ""
-    resolver: Any = None                # a Resolver
     address: str = "?"
     seats: int = 0                      # that it has in groups: it gets nothing else meanwhile
     clock: Clock | None = None          # its clock and ours
     pid: int = 0
     slots: int = 0
-    link: Peer | None = None            # on which it is welcome
-    coming: Peer | None = None          # on which it has said hello, and is about to be
+    link: ClientLink | None = None      # on which it is welcome
+    coming: ClientLink | None = None    # on which it has said hello, and is about to be
     grants: dict[str, Grant] = field(default_factory=dict)
     want: int = 0                       # jobs that it would take now
     asked: int = 0                      # the number of its last claim
@@ -540,18 +546,17 @@ class Client(Taker):
     seen: int = 0                       # the number of its last event
     acked: int = 0                      # ... of the last that it was told is dealt with
     open: set[int] = field(default_factory=set)         # events that are being dealt with
+    log: LastLines | None = None        # its records in the log file
     filing: int = 0                     # the first event that was just posted to the worker's thread
     sizes: deque[tuple[int, int]] = field(default_factory=deque)    # output that is not acknowledged: event, bytes
     unacked: int = 0                    # its bytes
-    line: bytes = b""                   # of --print: a line whose end has not come
     timer: asyncio.TimerHandle | None = None    # until events are acknowledged
     expiry: asyncio.TimerHandle | None = None
     lost_at: float = 0.0
 
     def is_called(self, host: str) -> bool:
-        """Whether an entry of host= means it: its name, its address, or a name that has this address."""
-        return (host == self.address or super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
-                or self.address in self.resolver.addresses(host))
+        """Whether an entry of host= means it: its name, or its address."""
+        return super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
 
     @property
     def dealt_with(self) -> int:
@@ -566,7 +571,7 @@ class Client(Taker):
 
     @property
     def room(self) -> int:
-        """How many more lines it may have: twice its slots, not counting those whose state is being written."""
+        """How many more lines it may have: some slots may finish their jobs out of service; settled lines count not."""
         return 2 * self.slots - sum(not grant.settling for grant in self.grants.values())
 
     @property
@@ -574,7 +579,7 @@ class Client(Taker):
         return f"{printable(self.name)} ({self.address})"
 
 
-class Peer(Link):
+class ClientLink(Link):
     """A connection of the server's: passes each message on to the part that deals with it."""
 
     def __init__(self, sessions: Sessions, token: str) -> None:
@@ -593,11 +598,11 @@ class Peer(Link):
         name = transport.get_extra_info("peername")
         self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: it is gone already
         super().connection_made(transport)
-        self.sessions.peers[self] = None
+        self.sessions.links[self] = None
         self.sessions.limit_unauthenticated()
 
     def handle(self, message: Message) -> None:
-        """Whatever an authenticated peer says.  Raises WireError."""
+        """Whatever the other end says.  Raises WireError."""
         if self.server.over.done():
             return                                      # we leave; what was not acknowledged is for the next server
         kind, client = message.text("type", 16), self.client
@@ -624,9 +629,9 @@ class Peer(Link):
             self.sessions.greet(self, message)
         elif kind == "account" and client:
             self._note_slots(client, message)           # all, spent ones and ones out of service, too
-            self.server.reporter.ask(self, leaves=True)
+            self.server.accountant.ask(self, leaves=True)
         elif kind == "status":
-            self.server.reporter.ask(self, leaves=False)
+            self.server.accountant.ask(self, leaves=False)
         elif kind == "bye" and client:
             self.sessions.part(client)
         else:
@@ -661,7 +666,7 @@ class Peer(Link):
             self.server.dispatcher.hand_out()
 
     def lost(self, why: str) -> None:
-        del self.sessions.peers[self]
+        del self.sessions.links[self]
         if self.guest and self in (self.guest.link, self.guest.coming):
             self.sessions.lose(self.guest, why)
 
@@ -684,120 +689,142 @@ class Known:
                              text), result)
 
 
+@dataclass(frozen=True)
+class Recovered:
+    """What became of a job that a client says it has, and that its server does not know."""
+    claim: Known
+    job: Job | None = None              # held for it again
+    record: bytes = b""                 # in the log file
+    otherwise: str = "lost"             # or "settled": its state is what it should be; "cancelled": it is held
+
+
 def line_key(line: Line) -> str:
     """The key of an inherited job until its client names it; on the wire there is none like it."""
     return f"line {line.number}"
 
 
-def remember(keys: dict[str, None], key: str, most: int) -> None:
+def remember(keys: OrderedDict[str, None], key: str, most: int) -> None:
     """Add a key; of more than so many the oldest is forgotten."""
     keys[key] = None
     if len(keys) > most:
-        del keys[next(iter(keys))]
+        keys.popitem(last=False)            # of a dict that would take longer and longer
 
 
-class Collector:
-    """Takes what clients send of their jobs' output: to the files and the console of the server's."""
+@dataclass(eq=False)
+class RemoteShell:
+    """The shell of a client's job, as sinks want it."""
+    pid: int
+    mark: bytes
+    cpu: float | None = None            # see runmaker4.Shell
+    memory: int | None = None
 
-    def __init__(self, log: LogFile | None, outdir: OutDir | None, joblog: JobLog | None, lines: int,
-                 console: Writer | None, worker: Worker, trouble: Say) -> None:
-        """lines: of a record in the log file; trouble: told what is lost."""
-        self.log, self.outdir, self.joblog, self.lines = log, outdir, joblog, lines
-        self.console, self.worker, self.trouble = console, worker, trouble
 
-    def wanted(self) -> dict[str, Any]:
-        """What clients shall send."""
-        return dict(log=self.lines if self.log else 0, outdir=bool(self.outdir), joblog=bool(self.joblog),
-                    print=bool(self.console))
+class Records:
+    """Feeds the sinks of the server (its files and its console) with what clients tell of their runs."""
+
+    def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], lines: int,
+                 console: Writer | None, worker: Worker) -> None:
+        """lines: of a record in the log file."""
+        self.log, self.outdir, joblog = stores
+        self.lines, self.console, self.worker = lines, console, worker
+        self.printing = [Console(console, with_output=True, colour=False)] if console else []
+        self.keeping: list[Sink] = [AllOutput(self.outdir)] if self.outdir else []
+        self.history: list[Sink] = [History(joblog)] if joblog else []
+
+    def wanted(self) -> dict[str, bool]:
+        """What clients shall send: that runs begin and end, and what they print."""
+        output = bool(self.log or self.printing or self.keeping)
+        return dict(records=output or bool(self.history), output=output)
 
     def behind(self, limit: int) -> bool:
         """Whether more bytes than this wait to be written."""
         return self.worker.backlog > limit or self.console is not None and self.console.backlog > limit
 
-    def take(self, kind: str, client: Client, grant: Grant | None, message: Message) -> int:
-        """An event with output, or about it; its bytes.  Raises WireError."""
-        if kind == "print":
-            return self._print(client, message.data("data"))
-        if kind == "out":
-            return self._out(grant.job, message)
-        if kind == "log":
-            return self._log(grant.job, message.whole("at"), message.data("data"))
-        if kind == "joblog":
-            return self._joblog(grant.job, message.data("line"))
-        if kind not in ("begin", "end"):
+    def last_lines(self, directory: bytes) -> LastLines | None:
+        """The sink of a client whose jobs run in this directory that writes to the log file."""
+        return LastLines(self.log, self.lines, directory) if self.log else None
+
+    def of(self, job: Job) -> bytes:
+        """A job's record in the log file.  In the worker's thread, perhaps."""
+        with contextlib.suppress(OSError):      # then it begins anew
+            return self.log.get(job, LastLines.size(self.lines)) if self.log else b""
+        return b""
+
+    def take(self, kind: str, client: Client, grant: Grant, message: Message) -> int:
+        """An event of a run; the bytes of output in it.  Raises WireError."""
+        if kind == "begin":
+            self._begin(client, grant, message)
+        elif kind == "output":
+            return self._output(grant.run, message)
+        elif kind == "end":
+            self._end(grant, message)
+        else:
             raise WireError(f"what is {kind!a}?")
-        if self.outdir:
-            entry = self._entry(message)
-            if kind == "begin":
-                self.outdir.begin(grant.job, entry)
-            else:
-                self.outdir.end(grant.job, {**entry, **self._ending(message)})
         return 0
 
-    @staticmethod
-    def _entry(message: Message) -> dict[str, Any]:
-        """What a client says of a run for the journal.  Raises WireError."""
-        return {"time": message.real("time"), "run": message.text("run", 512), "host": message.text("host", 255),
-                "slot": message.text("slot", 255), "pid": message.whole("pid")}
+    def _begin(self, client: Client, grant: Grant, message: Message) -> None:
+        """A run has begun, or could not be started (no process); `again`: another server has been told so before."""
+        pid, again, size = message.whole("pid"), message.flag("again"), -1 if message.flag("again") else 0
+        sinks = [*self.history]
+        if message.flag("output"):          # which a server that wanted none is not sent for the next one
+            sinks += [*self.printing, *self.keeping, *([client.log] if client.log else [])]
+        self.abandon(grant)
+        run = grant.run = Run(
+            grant.job, [Slot(message.text("slot", 255))], to_bytes(printable(client.name)), message.real("time"),
+            shell=RemoteShell(pid, to_bytes(message.text("mark", 512))) if pid else None,
+            streams=(Stream(b"stdout", -1, size), Stream(b"stderr", -1, size)), sinks=sinks)
+        for sink in run.sinks:
+            if again:
+                sink.resumed(run, grant.record)
+            else:
+                sink.starting(run)
+                if run.shell:
+                    sink.started(run)
 
     @staticmethod
-    def _ending(message: Message) -> dict[str, Any]:
-        """... and of its end.  Raises WireError."""
-        cpu, memory = (message.fields.get(name) is not None for name in ("cpu", "memory"))
-        return {"state": os.fsdecode(message.state("state")), "exit": message.whole("exit", 255, least=-1),
-                "signal": message.whole("signal", 255), "cause": message.text("cause", 16),
-                "seconds": message.real("seconds"), "cpu": message.real("cpu") if cpu else None,
-                "memory": message.whole("memory") if memory else None, "bytes": message.whole("bytes")}
-
-    def _log(self, job: Job, at: int, piece: bytes) -> int:
-        """A piece of a job's record, and where it stands there."""
-        size = LastLines.size(self.lines)
-        if self.log and at + len(piece) > size:
-            self.log.trouble(f"{self.log.path}: line {job.number}: its record is incomplete (it is longer than this "
-                             "server's records, see --loglines)")
-        elif self.log and job.ordinal:
-            self.log.put_piece((job.ordinal - 1) * size + at, piece)
-        return len(piece)
-
-    def _out(self, job: Job, message: Message) -> int:
-        stream, at, data = message.data("stream"), message.whole("at"), message.data("data")
-        if stream not in OutDir.SUFFIX:
-            raise WireError("no stream")
-        if self.outdir:
-            self.outdir.put(job, stream, at, data)
+    def _output(run: Run | None, message: Message) -> int:
+        """A piece of a stream; of a run that began under another server the first one may stand anywhere."""
+        name, at, data = message.text("stream", 16).encode(), message.whole("at"), message.data("data")
+        stream = next((stream for stream in run.streams if stream.name == name), None) if run else None
+        if not stream or at != stream.received != -1:
+            raise WireError("a piece is missing")
+        stream.received = at + len(data)
+        for sink in run.sinks:
+            sink.output(run, stream, data)
         return len(data)
 
-    def _joblog(self, job: Job, line: bytes) -> int:
-        number, tab, rest = line.partition(b"\t")
-        if line.count(b"\n") != 1 or not line.endswith(b"\n") or not tab or not number.isdigit():
-            raise WireError("no line of a job log")
-        if self.joblog:
-            self.joblog.put(job, b"%d\t%s" % (job.number, rest))       # an edit may have moved the job's line
-        return len(line)
+    @staticmethod
+    def _end(grant: Grant, message: Message) -> None:
+        """A run has ended, or could not be started (no status)."""
+        run = grant.run
+        if not run:
+            raise WireError("the end of no run")
+        run.took, run.cause = message.real("seconds"), message.text("cause", 16)
+        for stream in run.streams:
+            stream.received = message.whole(stream.name.decode())
+        known = {name: message.fields.get(name) is not None for name in ("status", "cpu", "memory")}
+        if run.shell and known["status"]:
+            run.ending = Ending(message.whole("status", 0xFFFF), run.cause, message.real("limit"))
+            run.shell.cpu = message.real("cpu") if known["cpu"] else None
+            run.shell.memory = message.whole("memory") if known["memory"] else None
+        grant.run = None                    # not before all is understood: else nobody would close what it has open
+        for sink in run.sinks:
+            sink.ended(run) if run.ending else sink.unstarted(run)
 
-    def _print(self, client: Client, data: bytes) -> int:
-        if self.console:
-            whole, newline, client.line = (client.line + data).rpartition(b"\n")
-            self.console.write(whole + newline)
-            if len(client.line) > 2 * WINDOW:
-                self.end_line(client)
-        return len(data)
+    @staticmethod
+    def abandon(grant: Grant) -> None:
+        """Nobody will say how a run ended that goes on."""
+        run, grant.run = grant.run, None
+        if run:
+            run.cause = "cancelled" if grant.job.cancelled else "lost"
+            run.took = max(time.time() - run.began, 0.0)
+            for sink in run.sinks:
+                sink.unstarted(run)
 
-    def tick(self) -> None:
-        """A second or so has passed."""
+    def flush(self) -> None:
+        """Write what the journal has gathered."""
         if self.outdir:
             self.outdir.tick()
-
-    def end_line(self, client: Client) -> None:
-        """Print what a client has begun, and will not end."""
-        if client.line:
-            self.console.write(client.line + b"\n")
-            client.line = b""
-
-    def end(self, job: Job) -> None:
-        """No more comes of this job."""
-        if self.outdir:
-            self.outdir.abandon(job)
 
 
 # ======== Groups ======================================================================================================
@@ -814,53 +841,13 @@ class Collector:
 # After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts are lost.
 
 Jobs = List[Tuple[Line, JobSettings]]
-Place = Tuple[Any, int]                 # a client, and which of its free slots
-
-
-class Resolver:
-    """The addresses of host names, as far as they are known; they are looked up while others go on."""
-    AGAIN = 60.0                        # seconds after which a name is looked up anew
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, answered: Callable[[], None]) -> None:
-        """answered: called after each answer."""
-        self.loop, self.answered = loop, answered
-        self.known: dict[str, tuple[float, frozenset[str]]] = {}        # since when, addresses
-        self.asking: set[str] = set()       # names that are being looked up
-
-    @property
-    def in_doubt(self) -> bool:
-        """Whether there are names of which nothing is known yet."""
-        return any(name not in self.known for name in list(self.asking))
-
-    def addresses(self, name: str) -> frozenset[str]:
-        """Those known by now.  In the worker's thread, perhaps."""
-        since, found = self.known.get(name, (-self.AGAIN, frozenset()))
-        if boottime() - since >= self.AGAIN and name not in self.asking and not set(name) & set("*?["):
-            self.asking.add(name)
-            self.loop.call_soon_threadsafe(self._ask, name)
-        return found
-
-    def _ask(self, name: str) -> None:
-        asking = asyncio.ensure_future(self.loop.getaddrinfo(name, None, type=socket.SOCK_STREAM))
-        asking.add_done_callback(functools.partial(self._answered, name))
-
-    def _answered(self, name: str, asking: asyncio.Future[Any]) -> None:
-        before = self.known.get(name)
-        try:
-            found = frozenset(address[0] for *_, address in asking.result())
-        except (OSError, UnicodeError, asyncio.CancelledError):     # nobody is called so, as far as one can tell
-            found = before[1] if before else frozenset()
-        self.known[name] = boottime(), found
-        self.asking.discard(name)
-        if not before or before[1] != found:
-            self.answered()
 
 
 class Clock:
     """How far a client's clock is from ours, by asking."""
     QUESTIONS = 8
 
-    def __init__(self, link: Peer, known: Callable[[], None]) -> None:
+    def __init__(self, link: ClientLink, known: Callable[[], None]) -> None:
         """known: called when all questions are answered."""
         self.link, self.loop, self.known = link, link.loop, known
         self.trip = float("inf")        # seconds, of the quickest answer
@@ -1094,24 +1081,6 @@ class Group:
         self.dispatcher.look_again()
 
 
-def match(able: dict[str, list[Place]]) -> dict[str, Place]:
-    """A place of its own for each name, out of the able ones; for as many as can be (augmenting paths)."""
-    taken: dict[Place, str] = {}
-
-    def find(name: str, tried: set[Place]) -> bool:
-        for place in able[name]:
-            if place not in tried:
-                tried.add(place)
-                if place not in taken or find(taken[place], tried):
-                    taken[place] = name
-                    return True
-        return False
-
-    for name in able:
-        find(name, set())
-    return {name: place for place, name in taken.items()}
-
-
 def preview(file: JobFile) -> Iterator[str]:
     """What would start where: LINE STATE COMMAND below headings that begin with #.  Raises OSError, ValueError."""
     group: Jobs = []
@@ -1180,12 +1149,12 @@ class Count:
         return self.account and dict(asdict(self.account), left=left)
 
 
-class Reporter:
+class Accountant:
     """Tells how things stand.  Counting a long file takes a while: one count answers all that ask meanwhile."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.asking: dict[tuple[Peer, bool], None] = {}     # that wait for an account (they leave), or for a status
+        self.asking: dict[tuple[ClientLink, bool], None] = {}       # that want an account (they leave), or a status
         self.counted = 0.0                      # when the file was counted last, by boottime()
         self.rest = 0.0                         # seconds that it is not to be counted again
 
@@ -1194,37 +1163,37 @@ class Reporter:
         """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
         return max(self.counted + self.rest - boottime(), 0.0)
 
-    def ask(self, peer: Peer, leaves: bool) -> None:
+    def ask(self, link: ClientLink, leaves: bool) -> None:
         """Somebody wants an account, or a status; a count that has begun already would not do."""
         if not self.asking:
             watched(self._answer_all())
-        self.asking[peer, leaves] = None
+        self.asking[link, leaves] = None
 
     async def _answer_all(self) -> None:
         await asyncio.sleep(self.pause)
         asking, self.asking = self.asking, {}
-        leaving = Takers(peer.client for peer, leaves in asking if leaves and peer.client)
+        leaving = Takers(link.client for link, leaves in asking if leaves and link.client)
         count = await self.count(leaving, surely=bool(leaving.all))
-        for peer, leaves in asking:
-            if peer.transport.is_closing():
+        for link, leaves in asking:
+            if link.transport.is_closing():
                 continue
             if not leaves:
-                self._report(peer, count)
-            elif peer.client:
-                peer.send(type="account", account=count.account_for(peer.client))
+                self._report(link, count)
+            elif link.client:
+                link.send(type="account", account=count.account_for(link.client))
 
     async def count(self, clients: Takers = Takers(()), surely: bool = False) -> Count:
         """Count the file.  clients: that leave.
 
-        surely: until it is known which jobs are orphans; and a file may be away for a moment.
+        surely: not of a file that an editor is about to fill, or that is away for a moment.
         """
         server, looks = self.server, 0
         while True:
             count = await server.worker.call(self._look, Takers(clients.all))
             self.counted = boottime()
             looks += 1
-            unsure = count.account.unsure > 0 if count.account else looks < server.file.LOOKS
-            if not surely or not unsure or server.over.done():
+            unsure = not count.account or count.account.half_saved
+            if not surely or not unsure or looks >= server.file.LOOKS or server.over.done():
                 return count
             await asyncio.sleep(server.file.interval)
 
@@ -1242,11 +1211,11 @@ class Reporter:
             self.rest = pace.rest(4)
         return Count("", account, clients, waiting, stopped)
 
-    def _report(self, peer: Peer, count: Count) -> None:
+    def _report(self, link: ClientLink, count: Count) -> None:
         """Send a status, in messages of bounded length."""
         server, clock = self.server, time.time()
         now = count.account.now if count.account else None
-        peer.send(type="summary", file=to_text(os.fsencode(server.path)), host=os.uname().nodename, port=server.port,
+        link.send(type="summary", file=to_text(os.fsencode(server.path)), host=os.uname().nodename, port=server.port,
                   pid=os.getpid(), since=round(clock - server.began, 1), grace=server.options.grace, fault=count.fault,
                   counts=dict(asdict(now), total=now.all + now.held) if now else {},
                   waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
@@ -1254,13 +1223,13 @@ class Reporter:
             if not client.id and not client.grants:
                 continue                                # all lines of the server before us have their clients again
             seen = boottime() - (client.link.heard if client.link else client.lost_at)
-            peer.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
+            link.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
                       seen=round(max(seen, 0.0), 1), lost=client.link is None)
             for grant in client.grants.values():
                 since = None if grant.started is None else round(max(clock - grant.started, 0.0), 1)
-                peer.send(type="job", line=grant.job.number, pid=grant.pid, since=since,
+                link.send(type="job", line=grant.job.number, pid=grant.pid, since=since,
                           command=to_text(grant.job.command[:COMMAND]))
-        peer.send(type="end")
+        link.send(type="end")
 
 
 # ======== Sessions ====================================================================================================
@@ -1273,18 +1242,18 @@ class Sessions:
     locked.
     """
 
-    def __init__(self, server: Server) -> None:
-        """server: that hands out the jobs; what it has at its start is used here, too."""
+    def __init__(self, server: Server, trouble: Say) -> None:
+        """server: that hands out the jobs; what it has at its start is used here, too.  trouble: told what is lost."""
         self.server, self.loop, self.options, self.say = server, server.loop, server.options, server.say
+        self.trouble = trouble
         self.file, self.cursor, self.worker = server.file, server.dispatcher.cursor, server.worker
-        self.collector, self.tally = server.collector, server.tally
-        self.resolver = Resolver(self.loop, server.dispatcher.names_known)
+        self.records, self.tally = server.records, server.tally
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Grant] = {}
-        self.absent = Client("?", resolver=self.resolver)   # has lines of the server before us until their clients come
-        self.expired: dict[str, None] = {}      # keys of what became `e` after its grace
-        self.settled: dict[str, None] = {}      # keys of jobs whose client may not know yet that its word was heard
-        self.peers: dict[Peer, None] = {}       # oldest first
+        self.absent = Client("?")          # has lines of the server before us until their clients come
+        self.expired: OrderedDict[str, None] = OrderedDict()        # keys of what became `e` after its grace
+        self.settled: OrderedDict[str, None] = OrderedDict()        # ... of jobs that are over; a client may not know
+        self.links: dict[ClientLink, None] = {}     # oldest first
 
     # -- lines that clients have ------------------------------------------------------------------------------------
 
@@ -1297,7 +1266,7 @@ class Sessions:
         """Nobody has this line any more; it has this state, None: what it was."""
         if self.jobs.pop(grant.key, None):
             grant.client.grants.pop(grant.key, None)
-            self.collector.end(grant.job)
+            self.records.abandon(grant)
             if grant.seat:
                 grant.seat.group.end(grant, state)
 
@@ -1330,7 +1299,7 @@ class Sessions:
         """A line's state is written, or cannot be for good."""
         client, number = grant.client, grant.job.number
         if state is not None:
-            self.tally.count(number, state)
+            self.tally.count(grant.job, state)
         if fault:
             self.say(f"line {number}: {fault}")
             self.tally.unwritten.append(number)
@@ -1339,6 +1308,7 @@ class Sessions:
         elif event:
             remember(self.settled, grant.key, SETTLED)
         self._forget(grant, state)
+        self.server.note_failures(self.tally.worse)
         self._deal_with(client, event)
 
     async def look_after(self) -> None:
@@ -1353,7 +1323,7 @@ class Sessions:
                     self._cancel(grant)
                     continue
                 self.say(f"line {job.number}: was lost to another runner")
-                self.tally.count(job.number, ERROR)
+                self.tally.count(job, ERROR)
                 if grant.client.link:
                     grant.client.link.send(type="lost", id=grant.key)
                 grant.how = "lost"
@@ -1406,7 +1376,6 @@ class Sessions:
 
     def _expire(self, client: Client) -> None:
         """A client did not come back."""
-        self.collector.end_line(client)
         del self.clients[client.id]
         lines = [grant.job.number for grant in client.grants.values() if not (grant.settling or grant.job.cancelled)]
         if lines:
@@ -1417,26 +1386,29 @@ class Sessions:
             remember(self.expired, grant.key, EXPIRED)
             grant.how = grant.how or "vanished"
             self.settle(grant, ERROR)
+        if client is self.absent:
+            self.worker.post(self.file.drop_unclaimed)
 
     def part(self, client: Client) -> None:
         """A client leaves."""
-        self.collector.end_line(client)
+        self.say(f"client {client.where} left")
         del self.clients[client.id]
         for grant in self._detach(client):
             grant.how = grant.how or "vanished"
             self.settle(grant, ERROR)
         self._release_unknown(client, set())
 
-    def greet(self, peer: Peer, hello: Message) -> None:
+    def greet(self, link: ClientLink, hello: Message) -> None:
         """A client says who it is, and what it has.  Raises WireError."""
-        id, name = hello.text("client", 16), hello.text("name", 255)
+        id, name, directory = hello.text("client", 16), hello.text("name", 255), hello.data("directory")
         retry = {"": b"", "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(hello.text("retry", 2))
-        claims = peer.claims
+        claims = link.claims
         if retry is None or len(id) != 16 or not id.isalnum() or not id.isascii():
             raise WireError("a hello that makes no sense")
         client = self.clients.get(id)
         if not client:
-            client = self.clients[id] = Client(name, id=id, resolver=self.resolver, orphans=len(self.cursor.orphans))
+            client = self.clients[id] = Client(name, id=id, address=link.address, orphans=len(self.cursor.orphans))
+            self.say(f"client {client.where} came")
         elif client.link or client.coming:
             (client.link or client.coming).drop("it has connected anew")    # and was dead, though we had not noticed
             self._detach(client)
@@ -1444,8 +1416,9 @@ class Sessions:
             self.say(f"client {client.where} came back")
         if client.expiry:
             client.expiry.cancel()
-        peer.guest = client
-        client.name, client.coming, client.address = name, peer, peer.address
+        link.guest = client
+        client.name, client.coming, client.address = name, link, link.address
+        client.log = self.records.last_lines(directory)
         client.follow, client.retry = hello.flag("follow"), retry
         client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
         unknown = [claim for claim in claims if claim.key not in client.grants and claim.key not in self.settled]
@@ -1454,7 +1427,7 @@ class Sessions:
             known = client.grants.get(claim.key)
             if known and known.started is None:
                 known.started = time.time()
-        watched(self._welcome(peer, client, unknown))
+        watched(self._welcome(link, client, unknown))
 
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
         """Give back the lines that a client does not have; had it started one, that is lost."""
@@ -1467,72 +1440,77 @@ class Sessions:
                 grant.how = grant.how or "vanished"
             self.settle(grant, None if grant.started is None else ERROR)
 
-    def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[tuple[Known, Job | None, str]]:
+    def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[Recovered]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
 
-        Each with the job, if the line is free or inherited and can be its again; and what it is else: "settled" (its
-        state is what it should be), "cancelled" (somebody has put it on hold while it ran), or "lost".  Of two clients
+        A line that is free, or inherited, can be its again.  Of two clients
         that claim one line the first has it.  A job whose result stands in its line already (the server before had no
         time to say so) is no claim to another line of the same text.  Raises OSError.
         """
-        file, orphans = self.file, set(self.cursor.orphans)
+        file, orphans = self.file, self.cursor.orphaned
         if claims:
             file.follow_path()
-            file.refresh()
         settled = file.settled({claim.line: claim.result for claim in claims if claim.result is not None},
                                bool(inherited))
         claimed = [claim for claim in claims if claim.line not in settled]
         claimed.sort(key=lambda claim: claim.result is not None)
         jobs = file.assign([claim.line for claim in claimed], inherited)
-        lines = {claim.line: RUNNING + (ERROR if self._expired(claim) or claim.line.number in orphans else b"")
-                 for claim in claimed if claim.line not in jobs}
-        jobs.update(file.take_back(lines) if lines else {})
+        left = [claim.line for claim in claimed if claim.line not in jobs]
+        lines = file.by_command({line.command for line in left})               # one search for them all
+        for claim in claimed:
+            line = claim.line
+            expired = self._expired(claim) or line.command in orphans
+            if line not in jobs and (job := file.take_back(line, lines[line.command], ERROR if expired else b"")):
+                jobs[line] = job
         most = os.fstat(file.fd).st_size // 3 + 1 if jobs else 0                # a job has three bytes at least
         for line, job in jobs.items():
-            job.number, job.state = line.number, line.state
+            job.number, job.state = line.number, line.state     # as its records have it
             job.ordinal = line.ordinal if line.ordinal <= most else 0           # else its record would be nowhere near
-        return [(claim, jobs.get(claim.line), "settled" if claim.line in settled else
-                 "cancelled" if claim.result is None and claim.line not in jobs and self._is_on_hold(claim.line) else
-                 "lost") for claim in claims]
+        return [Recovered(
+            claim, jobs.get(claim.line), self.records.of(jobs[claim.line]) if claim.line in jobs else b"",
+            "settled" if claim.line in settled else "cancelled" if
+            claim.result is None and claim.line not in jobs and self._is_on_hold(claim.line) else "lost")
+            for claim in claims]
 
     def _is_on_hold(self, line: Line) -> bool:
-        """Whether a line stands where it stood, on hold now.  Raises OSError."""
+        """Whether a line stands where it stood, held now.  Raises OSError."""
         state = self.file.state_at(self.file.fd, line)
         return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
 
-    async def _welcome(self, peer: Peer, client: Client, claims: Sequence[Known]) -> None:
+    async def _welcome(self, link: ClientLink, client: Client, claims: Sequence[Known]) -> None:
         """Tell a client what it still has, and what is collected.  claims: of jobs that we do not know."""
         inherited = {grant.job: grant for grant in self.absent.grants.values()}
         try:
             answers = await self.worker.call(self._recover, claims, list(inherited))
         except OSError as error:
             self.say(f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
-            answers = [(claim, None, "lost") for claim in claims]
+            answers = [Recovered(claim) for claim in claims]
         lost: list[str] = []
         cancelled: list[str] = []
-        settled = [claim.key for claim in peer.claims if claim.key in self.settled]
+        settled = [claim.key for claim in link.claims if claim.key in self.settled]
         keys = {"lost": lost, "cancelled": cancelled, "settled": settled}
-        for claim, job, otherwise in answers:
+        for found in answers:
+            claim, job = found.claim, found.job
             before = inherited.get(job)
             if job and not (before and (before.settling or before.key not in self.jobs)):   # it is another's by now
                 if before:
                     self._forget(before)
                 else:
                     self._note_return(claim, job)
-                self.note(Grant(claim.key, client, job, started=time.time()))
+                self.note(Grant(claim.key, client, job, started=time.time(), record=found.record))
             elif claim.key not in client.grants:          # else an earlier hello of this client's has got it back
-                keys[otherwise].append(claim.key)
-        if client.coming is not peer:
+                keys[found.otherwise].append(claim.key)
+        if client.coming is not link:
             return                                      # lost again meanwhile
-        client.link, client.coming = peer, None
+        client.link, client.coming = link, None
         self._note_acknowledged(client, client.dealt_with)
-        window = runmaker4.PIECE if self.collector.behind(Writer.HIGH) else self._window()
-        peer.send(type="welcome", file=to_text(os.fsencode(self.server.path))[-NAME:], grace=self.options.grace,
-                  seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.collector.wanted())
+        window = runmaker4.PIECE if self.records.behind(Writer.HIGH) else self._window()
+        link.send(type="welcome", file=to_text(os.fsencode(self.server.path))[-NAME:], grace=self.options.grace,
+                  seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.records.wanted())
         for key in lost[KEYS:]:                         # further settled ones are, once their results come again
-            peer.send(type="lost", id=key)
+            link.send(type="lost", id=key)
         for key in cancelled:
-            peer.send(type="stop", id=key, cancelled=True)
+            link.send(type="stop", id=key, cancelled=True)
         for grant in client.grants.values():
             if grant.job.cancelled:
                 self._cancel(grant)
@@ -1551,7 +1529,7 @@ class Sessions:
             del self.expired[key]
         if expired and job.number in self.tally.bad_lines:
             self.tally.bad_lines.remove(job.number)
-            self.tally.lost -= 1
+            self.tally.error -= 1
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -1564,17 +1542,17 @@ class Sessions:
         try:
             self._note_event(client, kind, message, number)
         except WireError as error:
-            self.collector.trouble(f"client {client.where}: '{printable(kind)}' makes no sense, and is lost: {error}")
+            self.trouble(f"client {client.where}: '{printable(kind)}' makes no sense, and is lost: {error}")
             raise
 
     def _note_event(self, client: Client, kind: str, message: Message, number: int) -> None:
         """What an event says.  Raises WireError."""
-        grant = None if kind == "print" else client.grants.get(message.text("id", 16))
-        if kind != "print" and (grant is None or grant.settling):
+        grant = client.grants.get(message.text("id", 16))
+        if grant is None or grant.settling:
             return                                      # the line has just been lost, which it is told, or was told
-        if kind == "started":
+        if kind == "begin":
             grant.started, grant.pid = time.time(), message.whole("pid")      # the client's clock may be another
-        elif kind == "finish":
+        if kind == "finish":
             state = message.state("state")
             if state not in (DONE, FAILED, ERROR) and not (state == HELD and grant.job.cancelled):
                 raise WireError("no end of a job")
@@ -1586,12 +1564,12 @@ class Sessions:
             grant.how = grant.how or ("vanished" if begun else "")
             self.settle(grant, ERROR if begun else None, number)
         else:
-            self._take_output(client, kind, grant, message, number)
+            self._note_run(client, kind, grant, message, number)
 
-    def _take_output(self, client: Client, kind: str, grant: Grant | None, message: Message, number: int) -> None:
+    def _note_run(self, client: Client, kind: str, grant: Grant, message: Message, number: int) -> None:
         """An event that goes to files or console.  Raises WireError."""
-        size = self.collector.take(kind, client, grant, message)
-        if self.worker.pool and kind != "print" and not client.filing:
+        size = self.records.take(kind, client, grant, message)
+        if self.worker.pool and not client.filing:
             client.filing = number
             client.open.add(number)
         client.unacked += size
@@ -1628,7 +1606,7 @@ class Sessions:
             client.timer.cancel()
             client.timer = None
         upto = client.dealt_with
-        behind = not leaving and self.collector.behind(Writer.HIGH)
+        behind = not leaving and self.records.behind(Writer.HIGH)
         if behind or upto <= client.acked or not client.link or self.server.over.done() and not leaving:
             return
         self._note_acknowledged(client, upto)
@@ -1640,8 +1618,15 @@ class Sessions:
         Not on a network file system, where each such write costs some six round trips.
         """
         if not self.worker.pool:
-            self.collector.tick()
+            self.records.flush()
         client.set_acknowledged(upto)
+
+    def tick(self) -> None:
+        """A second or so has passed: bring the records up to date."""
+        self.records.flush()
+        for client in self.clients.values():
+            if client.log:
+                client.log.tick()
 
     def drop_silent(self, slept: bool) -> None:
         """Drop connections from which nothing has come for too long.
@@ -1649,18 +1634,18 @@ class Sessions:
         slept: we have slept ourselves, and what they sent meanwhile comes now.
         """
         now = boottime()
-        for peer in list(self.peers):
+        for link in list(self.links):
             if slept:
-                peer.heard = max(peer.heard, now - runmaker4.SILENCE / 2)
-            elif not peer.channel.authenticated and now - peer.heard > runmaker4.HANDSHAKE:
-                peer.drop("it does not say who it is")
-            elif now - peer.heard > runmaker4.SILENCE:
-                peer.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
+                link.heard = max(link.heard, now - runmaker4.SILENCE / 2)
+            elif not link.channel.authenticated and now - link.heard > runmaker4.HANDSHAKE:
+                link.drop("it does not say who it is")
+            elif now - link.heard > runmaker4.SILENCE:
+                link.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
         self.limit_unauthenticated()
 
     def limit_unauthenticated(self) -> None:
         """Drop the oldest of too many that do not say who they are; a thousand may come in one second, though."""
-        unknown = [peer for peer in self.peers if not peer.channel.authenticated and not peer.why]
+        unknown = [link for link in self.links if not link.channel.authenticated and not link.why]
         for count, oldest in zip(range(len(unknown), UNAUTHENTICATED, -1), unknown):
             if count <= CROWD and boottime() - oldest.heard < 1.0:
                 return
@@ -1677,11 +1662,12 @@ class Sessions:
             jobs = await self.worker.call(self.file.adopt, locks)
         except OSError as error:
             return self.say(f"{reason(error)}; the lines of the server before cannot be taken over")
-        if jobs:
+        if jobs or self.file.unclaimed:
             self.clients[""] = self.absent
             for job in jobs:
                 self.note(Grant(line_key(job), self.absent, job))
             self._begin_grace(self.absent)
+        if jobs:
             self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
                      f"{human_time(self.options.grace)} for the clients")
 
@@ -1698,7 +1684,7 @@ class Dispatcher:
     def __init__(self, server: Server) -> None:
         """server: what it has at its start is used here, too."""
         self.server, self.loop, self.say = server, server.loop, server.say
-        self.file, self.worker, self.collector, self.tally = server.file, server.worker, server.collector, server.tally
+        self.file, self.worker, self.records, self.tally = server.file, server.worker, server.records, server.tally
         self.stalls = StallReporter(self.say, boottime)
         self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
                              is_absent=lambda settings: not self._is_here(settings))
@@ -1707,17 +1693,12 @@ class Dispatcher:
         self.waiting: dict[Client, None] = {}   # that want jobs; the one that was served last is last
         self.round = Round()                    # the last whole walk through the file that found nothing
         self.looking = True                     # it is too early to say that there is nothing
-        self.names_changed = False              # lines may fit now that did not when they were looked at
         self.urgent_at = 0.0                    # when clients that would leave were last looked for (by the worker)
         self.groups: dict[int, Plan] = {}       # that wait for their hosts, by where their first job stands
         self.said: set[str] = set()             # what is not to be said again
         self.pause_until = 0.0                  # no group is started before, by boottime()
         self.wanted = False                     # somebody has just asked for jobs
         self.claiming = False                   # a look at the file is under way
-
-    def names_known(self) -> None:
-        self.names_changed = True
-        self.loop.call_soon(self.hand_out)
 
     def _is_here(self, settings: JobSettings) -> bool:
         """Whether a client is here that may take jobs with these settings."""
@@ -1736,7 +1717,7 @@ class Dispatcher:
         self.wanted = False
         if self.server.stopping:
             return self.answer_waiting()
-        if self.claiming or not self.waiting or self.collector.behind(Writer.HIGH):
+        if self.claiming or not self.waiting or self.records.behind(Writer.HIGH):
             return
         reserved = self._reserved()
         self.look({client: want for client in self.waiting if not client.seats and client not in reserved
@@ -1750,17 +1731,14 @@ class Dispatcher:
         """Look for lines, so many for each client."""
         self.claiming = True
         leaving = any(client.leaving and (self.round.ended or not client.follow) for client in turns)
-        anew, self.names_changed = self.names_changed, False
-        self.worker.ask(self._claimed, self._claim, turns, leaving, anew)
+        self.worker.ask(self._claimed, self._claim, turns, leaving)
 
-    def _claim(self, turns: dict[Client, int], leaving: bool, anew: bool) -> Batch:
+    def _claim(self, turns: dict[Client, int], leaving: bool) -> Batch:
         """Claim some lines.  In the worker's thread, perhaps: the cursor is its own, all else comes and goes with it.
 
-        leaving: somebody will leave if there is nothing; anew: what the last look has found says nothing any more.
+        leaving: somebody will leave if there is nothing.
         """
         batch, clients, cursor = Batch(), Takers(turns), self.cursor
-        if anew:
-            cursor.quiet = None
         for client, want in turns.items():
             client.free = want
         urgent = leaving and self._may_hurry()
@@ -1834,10 +1812,10 @@ class Dispatcher:
 
     def is_startable(self, grant: Grant) -> bool:
         """Whether a client could start a job; else that is said."""
-        if len(grant.job.command) > LONGEST:
-            self.say(f"line {grant.job.number}: cannot be started: the command is too long (128 KiB)")
-            return False
-        return True
+        fault = command_fault(grant.job.command)
+        if fault:
+            self.say(f"line {grant.job.number}: cannot be started: {fault}")
+        return not fault
 
     def send_jobs(self, client: Client, batch: list[Grant]) -> None:
         """Send lines to a client, in as many messages as their lengths need."""
@@ -1874,17 +1852,14 @@ class Dispatcher:
                 client.orphans += len(orphans)
                 client.link.send(type="nothing", request=client.asked, ended=found.ended,
                                  orphans=[] if client.retry else orphans[:1000],    # one that retries takes them itself
-                                 left=found.stopped(client)[:1000],
-                                 others=found.passed.number if found.passed else 0)
+                                 left=found.stopped(client)[:1000])
 
     def _may_leave(self, client: Client) -> bool:
         """Whether there is nothing for a client, nor will be: by a whole round for it, that began after it asked."""
         found = self.round
         if client not in found.takers or found.began < client.asked_at or client.follow and not found.ended:
             return False
-        if self.looking or self.names_changed or self.server.sessions.resolver.in_doubt:
-            return False
-        return client not in self._reserved() and not found.waits_for(client)
+        return not self.looking and client not in self._reserved() and not found.waits_for(client)
 
     # -- groups -----------------------------------------------------------------------------------------------------
 
@@ -1893,7 +1868,7 @@ class Dispatcher:
         try:
             return [Plan(met, seating(self.file.fd, met.jobs)) for met in groups]
         except (OSError, KeyError):                     # it was edited this very moment
-            self.file.edits += 1
+            self.cursor.forget()
             return []
 
     def _arrange(self, batch: Batch) -> None:
@@ -1938,12 +1913,18 @@ class Dispatcher:
         return {client for client in seats.values() if client} if all(seats.values()) else set()
 
     def _seat(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
-        """A client for each host of a group, as far as that can be; free: how many slots each may give."""
-        able = {host: [(client, slot) for client, count in free.items()
-                       if client.is_called(host) and not (plan.met.ended and client.follow)
-                       for slot in range(min(count, len(plan.hosts)))] for host in plan.hosts}
-        seats = match(able)
-        return {host: seats[host][0] if host in seats else None for host in plan.hosts}
+        """A client for each host of a group, as far as that can be: the hosts with the fewest choices choose first.
+
+        free: how many slots each client may give.
+        """
+        able = {host: [client for client in free if client.is_called(host) and not (plan.met.ended and client.follow)]
+                for host in plan.hosts}
+        left, seats = dict(free), dict.fromkeys(plan.hosts)
+        for host in sorted(able, key=lambda host: sum(free[client] for client in able[host])):
+            seats[host] = next((client for client in able[host] if left[client] > 0), None)
+            if seats[host]:
+                left[seats[host]] -= 1
+        return seats
 
     def _claim_group(self, plan: Plan, clients: dict[str, Client]) -> tuple[Plan, list[Grant], bool]:
         """Claim all lines of a group; whether that could be done.  In the worker's thread, perhaps."""
@@ -1958,13 +1939,11 @@ class Dispatcher:
 
     def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
         """Claim one line for a client."""
-        file = self.file
         with contextlib.suppress(OSError):
-            with file.locked_line(line) as fd:
-                if fd >= 0 and file.state_at(fd, line) == NEW and file.state_at(fd, settings.line):
-                    return file.mark(fd, line, client, settings)
-                if fd >= 0:
-                    file.edits += 1                     # it is not what it was: walk through the file anew
+            job = self.file.claim(line, client, settings).job
+            if job:
+                return job
+        self.cursor.forget()                            # it is not what it was
         return None
 
     def _start_group(self, answer: tuple[Plan, list[Grant], bool]) -> None:
@@ -2008,7 +1987,7 @@ class Server(Program):
         self.mount = check_mount(self.path, options.single_host, self.say)
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         if not options.dry_run:
-            test_locks(self.path)
+            check_companion(self.path, self.mount)
         check_job_file(self.path, self.say)
         self.stopping = False                   # nothing more is handed out
         self.counting = False                   # the file is being counted, before we leave
@@ -2021,7 +2000,7 @@ class Server(Program):
     def main(self) -> int:
         """Check and open everything, then serve; the exit status.  Raises Problem."""
         if self.options.dry_run:
-            put_lines(map(os.fsencode, preview(JobFile(self.path, say=self.say, mount=self.mount))))
+            put_lines(map(os.fsencode, preview(JobFile(self.path, say=self.say, mount=self.mount, read_only=True))))
             return 0
         self.stores = self.open_stores(self.mount.network, self.path)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -2032,12 +2011,11 @@ class Server(Program):
         hold_signals()                          # before there is a keeper, which would outlive us for a while
         self.keeper = KeeperLink(self.path, self.options.grace)
         try:
-            if DESCRIPTION_LOCKS:
-                self.keeper.open()
+            self.keeper.open()
         except Problem as problem:
             raise Problem(f"{self.path}: {problem}") from None
         except OSError as error:
-            raise Problem(f"{self.keeper.path}: {reason(error)} (the keeper's socket must be there)") from None
+            raise Problem(f"the keeper cannot be started: {reason(error)}") from None
         put(os.fsencode(f"Token for runmaker4-client.py: {shown}\n"))
         self.say(f"serving on port {self.port}")
         return super().main()
@@ -2048,16 +2026,20 @@ class Server(Program):
         self.hurry = self.loop.create_future()  # another signal
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
                                keep=self.keeper.keep)
-        self.collector = Collector(*self.stores, self.options.loglines, self.stdout if self.options.print else None,
-                                   self.worker, self._trouble)
+        self.records = Records(self.stores, self.options.loglines, self.stdout if self.options.print else None,
+                               self.worker)
         self.dispatcher = Dispatcher(self)
-        self.sessions = Sessions(self)
-        self.reporter = Reporter(self)
+        self.sessions = Sessions(self, self._trouble)
+        self.accountant = Accountant(self)
+        self.failures = Failures(self.file, self.worker)
+        if self.options.max_failed:
+            await self.failures.count()
         self._set_up_keeper()
         self.handle_signals(self._end, self._drain)
-        servers = [await self.loop.create_server(lambda: Peer(self.sessions, self.token), sock=sock, backlog=BACKLOG)
-                   for sock in self.sockets]
-        chores = [watched(chore) for chore in (self.dispatcher.poll(), self.sessions.look_after(), self._tick())]
+        connected = functools.partial(ClientLink, self.sessions, self.token)
+        servers = [await self.loop.create_server(connected, sock=sock, backlog=BACKLOG) for sock in self.sockets]
+        chores = [watched(chore) for chore in (self.dispatcher.poll(), self.sessions.look_after(), self._tick(),
+                                               self._watch_failures())]
         await self.over
         for chore in chores:
             chore.cancel()
@@ -2069,15 +2051,15 @@ class Server(Program):
     async def _close(self) -> None:
         """Sync and send everything, then let the connections go."""
         seconds = None if self.code is None else runmaker4.Runner.LAST_TRIES        # after a signal
-        self.collector.tick()
+        self.sessions.tick()
         await self._in_time(self.worker.flush(), seconds)
         if self.code is not None and not self.defects:
             self._part()
         self.worker.ask(lambda done: None, self.file.close)
-        for peer in list(self.sessions.peers):
-            peer.end()
+        for link in list(self.sessions.links):
+            link.end()
         end = self.loop.time() + 1.0
-        while self.sessions.peers and self.loop.time() < end:   # if closed with something unread, what we said is lost
+        while self.sessions.links and self.loop.time() < end:   # if closed with something unread, what we said is lost
             await asyncio.sleep(0.01)
         if self.keeper.life and not self.sessions.jobs and not self.defects:    # else lines may be held unknown to us
             self.loop.remove_reader(self.keeper.life)
@@ -2085,14 +2067,14 @@ class Server(Program):
         await self._in_time(self.worker.flush(), seconds)
         await self.print_rest(self.stdout, lambda: self.code is not None)
         if self.code is not None and not self.defects:          # a file system that does not answer is not waited for
-            count = await self._in_time(self.reporter.count(), runmaker4.Runner.LAST_LOOK)
+            count = await self._in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
             self.account = count and count.account_of_all()
         port = "" if self.port == PORT else f"--port {self.port} "
         client = f"{port}{self.options.host or os.uname().nodename}"
         orphans = self.dispatcher.cursor.orphans
         self.say(self.tally.summary(self.account, orphans, time.time() - self.began, lambda option:
-                                    option and f"runmaker4-client.py {option} {client}",
-                                    why_command(self.options.outdir, self.label)))
+                                    option and f"{runmaker4.own_name('runmaker4-client')} {option} {client}",
+                                    self.regroup, why_command(self.options.outdir, self.label)))
         await self.print_rest(self.stderr, lambda: self.code is not None)
 
     def _part(self) -> None:
@@ -2103,7 +2085,6 @@ class Server(Program):
         """
         for client in self.sessions.clients.values():
             self.sessions.acknowledge(client, leaving=True)
-            self.collector.end_line(client)
             if client.link:
                 client.link.send(type="closing", done=False)
 
@@ -2122,7 +2103,7 @@ class Server(Program):
             super()._on_exception(loop, context)
 
     def relieved(self) -> None:
-        if not self.collector.behind(Writer.LOW):
+        if not self.records.behind(Writer.LOW):
             for client in self.sessions.clients.values():
                 self.sessions.acknowledge(client)
 
@@ -2146,10 +2127,24 @@ class Server(Program):
         self.over.set_result(None)
 
     def _drain(self, number: int) -> None:
-        """HUP, USR1: hand out nothing more, leave when nothing runs."""
+        """HUP, USR1, QUIT: hand out nothing more, leave when nothing runs."""
         name, waiting = signal.Signals(number).name, plural(len(self.sessions.jobs), "job")
         self.say(f"{name}: handing out no more jobs, waiting for {waiting}")
         self.stop()
+
+    async def _watch_failures(self) -> None:
+        """Count failures of the whole file now and then, where there is a limit to them."""
+        while self.options.max_failed:
+            await self.failures.rest()
+            self.note_failures(await self.failures.count())
+
+    def note_failures(self, count: int) -> None:
+        """So many jobs are failed or in error that were not so at the start."""
+        if 0 < self.options.max_failed <= count and not self.stopping:
+            waiting = plural(len(self.sessions.jobs), "job")
+            self.say(f"{too_many_failures(count)}: handing out no more jobs, waiting for {waiting}")
+            self.tally.trouble = True
+            self.stop()
 
     def stop(self) -> None:
         self.stopping = True
@@ -2171,7 +2166,7 @@ class Server(Program):
     async def _leave(self) -> None:
         """Count the file, then leave: what it holds decides the exit status, ours and that of the clients."""
         clients = Takers(client for client in self.sessions.clients.values() if client.link)
-        count = await self.reporter.count(clients, surely=True)
+        count = await self.accountant.count(clients, surely=True)
         self.counting = False
         if not self._is_over():
             return                                      # a client came back with a job, or a signal has ended us
@@ -2189,9 +2184,6 @@ class Server(Program):
 
     def _set_up_keeper(self) -> None:
         """Take over what the server before us left."""
-        if not DESCRIPTION_LOCKS:
-            self.say("no open-file-description locks here: the lines of running jobs will not outlive the server")
-            return
         self.keeper.introduce()
         if self.keeper.locks >= 0:
             watched(self.sessions.inherit(self.keeper.locks))       # before clients can come
@@ -2217,20 +2209,20 @@ class Server(Program):
         while True:
             await asyncio.sleep(pause)
             self.sessions.drop_silent(slept=boottime() - before > 3 * pause)
-            self.collector.tick()
+            self.sessions.tick()
             before = boottime()
             if self.stopping or self.dispatcher.claiming:
                 continue
-            if self.options.exit_when_done and not self.sessions.jobs and not self.reporter.pause:
+            if self.options.exit_when_done and not self.sessions.jobs and not self.accountant.pause:
                 watched(self._stop_if_done())
             if not self.dispatcher.waiting:
                 self.dispatcher.look({})                # for directives that wait for clients
 
     async def _stop_if_done(self) -> None:
         """Stop if all jobs have ended, or no more will be started."""
-        count = await self.reporter.count()
+        count = await self.accountant.count()
         account = count.account
-        over = account and not (account.unsure or account.now.running or account.now.new and not count.stopped)
+        over = account and not (account.half_saved or account.now.running or account.now.new and not count.stopped)
         if over and not self.sessions.jobs and not self.stopping and not self.dispatcher.looking:
             if count.stopped:
                 self.say(count.stopped)

@@ -12,34 +12,40 @@ in place.  Any number of runners, on any number of hosts, work on one file at on
     r  running              !  failed: exit not 0, timed out, or         second byte is neither blank nor tab
                                died of a signal of its own
     e  error: it did not run to its end (we ended it, its runner or host died), or it could not be started
-    any other byte: on hold (x by convention), never run; written over an r it cancels the job
+    any other byte: held (x by convention), never run; written over an r it cancels the job
 
 The protocol, which is all there is to know about how runners share a file:
 
- 1. Claim the job whose state byte is at offset o: open the file anew, take an exclusive open-file-description
-    record lock on byte o, without waiting.  Refused: somebody else has it; go on to the next line.
- 2. Under the lock read the whole line again.  Only if it is still the line that was found, in a state that may be
-    taken, write "r" over the state.
- 3. Start the job with a copy of that descriptor.  Runner and job now hold the lock together: it is gone only when
-    both are.  The lock is the life sign; there are no heartbeats and no time limits.
- 4. When the job has ended, verify the line once more, write its new state over the "r", unlock, close.
- 5. A line "r" whose lock is free has neither runner nor job: an orphan.  Editors may have moved it just now, and
-    its runner then moves the lock along within a second; so it takes three looks, one second apart, to prove it.
- 6. Appending (runset4.py --add) holds an exclusive lock on byte 2^62+1.  A runner that must see the work of
-    other hosts first takes a shared lock on byte 2^62 and gives it back: a host that keeps what it has read asks the
-    server again only after a granted lock.  On NFS lines are read and written past that memory (`Mount.direct`).
+ 1. Locks belong to commands.  Beside the real job file NAME stands its companion `.NAME.lock`, an empty file that no
+    editor knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 seats, and behind
+    them its door.  A seat is locked as long as a copy of the command or its runner lives, the door for the moment in
+    which the state of a line of this command is written.  These are open-file-description record locks.
+ 2. Claim a line: lock its command's door.  The path must still name this file; read the whole line again, it must stand
+    there as it was found.  Count the seats h that others hold, and the lines R of this command that are `r`.  A new
+    line (or a failed one, with -r) may be taken if h <= R, an `r` that is an orphan if h < R.  Lock a free seat on an
+    open companion of its own, the one of the line's number if that is free; write `r`; unlock the door.
+ 3. Start the job with a copy of that open companion.  Runner and job now hold the seat together: it is gone only when
+    both are.  It is the life sign; there are no heartbeats and no time limits.
+ 4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
+ 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  An `r` that an editor has overwritten
+    with what it had read before, its runner puts right within a second; nobody can claim that line meanwhile.
+ 6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
+ 7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
+
+So no second copy of a command that stands once starts while one lives, whatever is done to the file: "The job file"
+below has the proof, and when it does not hold is said in "Assumptions".
 
 Lines that begin with "#RUN" are directives: they say which hosts may take the jobs below them, for how long these may
 run, and what must have ended before.  They are not part of the protocol: each runner reads them before it claims.
 
-Assumptions: the file system shares record locks between all hosts that use the file (JobFile and `check_mount`
-refuse those known not to); editors may replace or rewrite the file, programs other than ours do not write to it
-within the microseconds between step 2's read and its write; jobs keep descriptor 64 open, or have a shell that does.
+Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` refuses those known
+not to), and nobody removes the companion; editors may replace or rewrite the file, but programs other than ours do not
+write to it within the microseconds between step 2's read and its write; jobs keep descriptor 64 open, or have a shell
+that does.
 
 The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding work,
-the worker, processes, output, slots, the runner, background, checking a directory's locks, command line; and behind
-main() the wire, which only server and client need.  `Runner` knows neither files nor sockets, `JobFile` knows nothing
-of processes.
+the worker, processes, output, slots, the runner, background, command line; and behind main() the wire, which only
+server and client need.  `Runner` knows neither files nor sockets, `JobFile` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -48,7 +54,8 @@ import signal
 import sys
 
 if __name__ == "__main__":      # our parent may send a signal at once: it waits until run_main(), or a handler
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
+                                              signal.SIGQUIT))
     gc.disable()                # while all is imported and defined nothing is garbage, and looking for it takes 5 ms;
                                 # until run_loop()
     sys.modules["ssl"] = None   # asyncio does without; to load it would take another 5 ms
@@ -77,7 +84,8 @@ import subprocess
 import termios
 import time
 import warnings
-from collections import Counter, defaultdict, deque
+from _blake2 import blake2b     # hashlib, which has it, too, takes ten times as long to load
+from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, TypeVar
 
@@ -99,9 +107,10 @@ VERSION = "4.1"
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
-REFRESH_BYTE = 1 << 62          # locked shared and given back to make reads fresh; never exclusively
+REFRESH_BYTE = 1 << 62          # of a journal, locked shared and given back to make reads fresh; never exclusively
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively to append
-PROBE_BYTES = REFRESH_BYTE + 2  # up to 2^32 bytes from here: the start-up test, one byte each
+HERE_BYTE = REFRESH_BYTE + 2    # of a companion, locked shared by all who use it
+PROBE_BYTES = REFRESH_BYTE + 3  # up to 2^32 bytes from here: the start-up test, one byte each
 
 Say = Callable[[str], None]     # takes a message of one line, without program and file name
 T = TypeVar("T")
@@ -182,6 +191,19 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {text}"
 
 
+# The program that is named to who gives an option to another one.  tests/test_options.py knows whether any is missing.
+OPTIONS = {
+    "runmaker4.py": "--daemon --dry-run --errors --follow --jobs --joblog --keep-order --kill-after "
+                    "--logfile --loglines --max-failed --name --one-only --outdir --pidfile --plain --quiet --resume "
+                    "--retries --retry --runner --single-host --slot-errors --slots --timeout --verbose --walltime",
+    "runset4.py": "--add --add-jobs --add-list --add-tests --all --cancel --colsep --edit --end --force --list --match "
+                  "--reopen --rerun --set --state --template",
+    "runwait4.py": "--check-locks --failed --json --progress --report --stats --status --timeline --use-exit-status",
+    "runmaker4-server.py": "--exit-when-done --grace --host --new-token --port --print",
+    "runmaker4-client.py": "--give-up --token",
+}
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with an example before the usage and errors of one line."""
 
@@ -197,6 +219,22 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         put(self.format_help().encode())
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._check_program(args)
+        return super().parse_args(args, namespace)
+
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._check_program(args)
+        return super().parse_intermixed_args(args, namespace)
+
+    def _check_program(self, args: Sequence[str]) -> None:
+        """Options of another program are refused first: argparse might rather miss FILE.  Raises Problem."""
+        for word in itertools.takewhile("--".__ne__, args):
+            name = word.partition("=")[0]
+            program = next((program for program, names in OPTIONS.items() if name in names.split()), "")
+            if program and name not in self._option_string_actions:
+                raise Problem(f"{name} is an option of {program} (see {program} --help)")
+
     def error(self, message: str) -> Any:
         raise Problem(f"{message} (see --help)")
 
@@ -205,7 +243,7 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     """Run a script's body: its Problem becomes one line on stderr and exit status 2, Ctrl-C 130, a closed pipe 0.
 
     Signals were blocked from the first line on.  Until there are handlers INT and TERM simply end us: no job runs yet,
-    and a file system or a server may not answer.  HUP and USR1 wait.
+    and a file system or a server may not answer.  HUP, USR1 and QUIT wait.
     """
     open_standard_descriptors()
     for number in signal.sigpending() & {signal.SIGINT, signal.SIGTERM}:
@@ -255,7 +293,10 @@ def write_all(fd: int, data: bytes) -> None:
     """write(2) until everything is written.  Raises OSError."""
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view):]
+        try:
+            view = view[os.write(fd, view):]
+        except BlockingIOError:             # somebody who shares it has made it so
+            wait_ready([fd], select.POLLOUT, None)
 
 
 def pwrite_all(fd: int, data: bytes, at: int) -> None:
@@ -298,47 +339,21 @@ def put_lines(lines: Iterable[bytes]) -> int:
     return count
 
 
-def digest(text: bytes) -> bytes:
-    """16 bytes by which a line's text is known again."""
-    import hashlib              # few runners need it, and it takes 4 ms to load
-    return hashlib.blake2b(text, digest_size=16).digest()
-
-
 # ======== Record locks ================================================================================================
 #
 # fcntl(2), "Open file description locks": owned by what open() made, not by the process.  So they exclude two opens of
 # one process, survive the close of another descriptor of the file, and are inherited.  struct flock is
-# short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).
-#
-# Classic record locks are owned by the process; closing *any* descriptor of the file drops them all, and no child has
-# them.  Where they must do, a process uses one descriptor for everything and never closes it.
+# short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has them since 3.15.
 
 FLOCK = struct.Struct("hhqqi4x")
-
-
-def _have_description_locks() -> bool:
-    """Whether Python and the system know these locks (WSL 1 and kernels before 3.15 answer EINVAL)."""
-    if not hasattr(fcntl, "F_OFD_SETLK"):
-        return False
-    with open(os.devnull, "rb+", buffering=0) as null:
-        try:
-            fcntl.fcntl(null, fcntl.F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
-            return True
-        except OSError:
-            return False
-
-
-DESCRIPTION_LOCKS = _have_description_locks()
+OFD_GETLK, OFD_SETLK = getattr(fcntl, "F_OFD_GETLK", 36), getattr(fcntl, "F_OFD_SETLK", 37)
 
 
 def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
     """Lock bytes if nobody else has them, without waiting.  Raises OSError for anything but 'somebody has it'."""
+    kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
-        if DESCRIPTION_LOCKS:
-            kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, at, length, 0))
-        else:
-            fcntl.lockf(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB, length, at)
+        fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, at, length, 0))
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
@@ -348,17 +363,42 @@ def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
 
 def unlock(fd: int, at: int, length: int = 1) -> None:
     """Give bytes back, also for children that inherited the descriptor."""
-    if DESCRIPTION_LOCKS:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, length, 0))
-    else:
-        fcntl.lockf(fd, fcntl.LOCK_UN, length, at)
+    fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, length, 0))
+
+
+def taken(fd: int, at: int, length: int = 1) -> range | None:
+    """A lock that others have on some of these bytes, not always the first; a descriptor for reading will do."""
+    if not length:
+        return None                             # for fcntl(2) that is all up to the end
+    answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
+    kind, _, start, found, _ = FLOCK.unpack(answer)
+    end = at + length
+    return None if kind == fcntl.F_UNLCK else range(max(start, at), min(start + found, end) if found else end)
 
 
 def is_free(fd: int, at: int, length: int = 1) -> bool:
-    """Whether nobody else has a byte of these locked; a descriptor open for reading will do."""
-    request = fcntl.F_OFD_GETLK if DESCRIPTION_LOCKS else fcntl.F_GETLK
-    answer = fcntl.fcntl(fd, request, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
-    return FLOCK.unpack(answer)[0] == fcntl.F_UNLCK
+    """Whether nobody else has a byte of these locked."""
+    return taken(fd, at, length) is None
+
+
+def all_taken(fd: int, at: int, length: int) -> Iterator[range]:
+    """The bytes of these that others have locked, in no order."""
+    todo = [(at, at + length)]
+    while todo:
+        first, end = todo.pop()
+        found = taken(fd, first, end - first) if first < end else None
+        if found:
+            yield found
+            todo += [(first, found.start), (found.stop, end)]
+
+
+def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
+    """Whether an attempt succeeds within so many seconds; it is made less and less often."""
+    end = time.monotonic() + patience
+    while not (done := attempt()) and time.monotonic() < end:
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
+    return done
 
 
 @contextlib.contextmanager
@@ -367,11 +407,8 @@ def locked(fd: int, at: int, length: int = 1, patience: float = 1.0) -> Iterator
 
     F_SETLKW would wait, but on NFSv4.0 it does so by polling with pauses of seconds.
     """
-    end = time.monotonic() + patience
-    while not lock(fd, at, length):
-        if time.monotonic() > end:
-            raise OSError(errno.EAGAIN, "somebody else has kept it locked")
-        time.sleep(0.002)
+    if not keep_trying(lambda: lock(fd, at, length), patience):
+        raise OSError(errno.EAGAIN, "somebody else has kept it locked")
     try:
         yield
     finally:
@@ -390,8 +427,8 @@ def append(fd: int, data: bytes, sync: bool, header: bytes = b"", patience: floa
 def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = b"") -> None:
     """Append lines, in pieces that end where it suits, all or nothing, after a last line's missing newline if need be.
 
-    fd is open with O_RDWR | O_APPEND, and the caller has locked APPEND_BYTE on it.  What was written before an error is
-    cut off again, but only where it surely is the end of the file.  `sync`: not before it is on disk (a network file
+    fd is open with O_RDWR | O_APPEND, and the caller has the append lock of the file.  What was written before an error
+    is cut off again, but only where it surely is the end of the file.  `sync`: not before it is on disk (a network file
     system tells errors only then).  `header`: what an empty file begins with.  Raises OSError.
     """
     info, written = os.fstat(fd), 0
@@ -413,17 +450,36 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
         raise
 
 
-def test_locks(path: str) -> None:
-    """Try the locks before relying on them: two descriptors must exclude each other.  Raises Problem."""
-    at = PROBE_BYTES + int.from_bytes(os.urandom(4), "big")
-    try:
-        with open(path, "rb+", buffering=0) as first, open(path, "rb+", buffering=0) as second:
-            broken = not lock(first.fileno(), at) or DESCRIPTION_LOCKS and is_free(second.fileno(), at)
-            unlock(first.fileno(), at)
-    except OSError as error:
-        raise Problem(f"{path}: no record locks on this file system: {reason(error)} (use another one)") from None
-    if broken:
-        raise Problem(f"{path}: record locks on this file system do not exclude (use another one)")
+# ---- companions ------------------------------------------------------------------------------------------------------
+#
+# A companion is an empty file `.NAME.lock` beside the real file NAME, which no editor knows, writes or replaces.  Only
+# its bytes are locked.  A job file's has a row of 2^16 bytes for each command, at a place made from the command's text.
+
+SEATS = (1 << 16) - 1               # seats of a row; the byte behind them is its door
+
+
+def row(command: bytes) -> int:
+    """Where the row of a command begins; two commands in 2^46 share one, and then wait for each other."""
+    return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
+
+
+def companion_of(path: str) -> str:
+    """The path of a file's companion: beside what a symbolic link leads to."""
+    folder, name = os.path.split(os.path.realpath(path))
+    return os.path.join(folder, f".{name}.lock")
+
+
+def open_companion(path: str, direct: int = 0) -> int:
+    """The companion of the file at this path, made if need be for all who may write to that.  Raises OSError."""
+    companion, flags = companion_of(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | direct
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(companion, flags)
+    info = os.stat(path)
+    fd = os.open(companion, flags | os.O_CREAT, 0o600)
+    with contextlib.suppress(OSError):          # another has been faster, and it is theirs
+        os.fchown(fd, -1, info.st_gid)
+        os.fchmod(fd, info.st_mode & 0o666 | 0o600)
+    return fd
 
 
 # ======== File systems ================================================================================================
@@ -434,9 +490,10 @@ NETWORK_KINDS = {"nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "gpfs", "beegf
 
 @dataclass(frozen=True)
 class Mount:
-    """What a file is on: the type of its file system ('ext4') and its mount options."""
+    """What a file is on: the type of its file system ('ext4'), its mount options, and where it is mounted."""
     kind: str
     options: frozenset[str]
+    point: str = "/"
 
     @property
     def network(self) -> bool:
@@ -447,8 +504,7 @@ class Mount:
         """A flag for open(2): what is read comes from the server, and what is written is there at once; 0 if none.
 
         NFS takes single bytes so (open(2)).  Others, as Lustre, may want whole blocks, and share one cache anyway.
-        Without it each granted lock makes this host forget what it has read, which costs two or three round trips; and
-        a read that finds its page in memory does not tell that the lease was lost.
+        A read that finds its page in memory does not tell that the lease was lost, either.
         """
         return os.O_DIRECT if self.kind in ("nfs", "nfs4") else 0
 
@@ -467,7 +523,8 @@ def find_mount(path: str) -> Mount:
                 point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), ours.split()[4])
                 if len(point) >= best and (path + "/").startswith(point.rstrip("/") + "/"):
                     kind, _, options = theirs.rstrip("\n").split(" ")[:3]       # the middle one may be empty
-                    best, found = len(point), Mount(kind, frozenset(options.split(",") + ours.split()[5].split(",")))
+                    best = len(point)
+                    found = Mount(kind, frozenset(options.split(",") + ours.split()[5].split(",")), point)
     except OSError:
         pass                                # not Linux, no current directory: nothing is known, nothing refused
     return found
@@ -487,6 +544,21 @@ def inode_of(fd: int) -> list[bytes]:
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         found = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
     return found if len(found) == 2 else []
+
+
+def is_at(path: str, fd: int) -> bool:
+    """Whether a path leads to this open file, as far as this host knows; NFS is not asked for more.  Raises OSError."""
+    named = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return are_same(named, fd)
+    finally:
+        os.close(named)
+
+
+def are_same(one: int, other: int) -> bool:
+    """Whether two descriptors are of the same file, without asking an NFS server where that can be had."""
+    known = inode_of(one)
+    return known == inode_of(other) if known else os.path.sameopenfile(one, other)
 
 
 def mount_fault(mount: Mount) -> str:
@@ -541,6 +613,14 @@ class Line:
     def __bytes__(self) -> bytes:
         """As it is listed: b'7 . COMMAND'."""
         return b"%d %s %s" % (self.number, self.state, self.command)
+
+
+LONGEST_COMMAND = (128 << 10) - 14      # bytes: execve(2) takes so much in b"{ :; COMMAND\n\n}\nexit\0", one argument
+
+
+def command_fault(command: bytes) -> str:
+    """Why no runner can start a command, or ''."""
+    return "the command is longer than 128 KiB (put it into a script)" if len(command) > LONGEST_COMMAND else ""
 
 
 class Shifted(OSError):
@@ -610,6 +690,13 @@ class Scan:
         self.lines -= 1
         self.once_more = True
         self.reread()
+
+    def back_to(self, line: Line) -> bool:
+        """Make a job line that was found the next one again; False: it does not stand there any more."""
+        self.last, self.lines, self.once_more = line, line.number - 1, True
+        if self.states is not None:
+            self.states = Counter({NEW: line.ordinal - 1})      # only their sum matters to who goes back
+        return self.reread()
 
     def reread(self, data: bytes | None = None) -> bool:
         """Read on behind the state of the last line with fresh bytes: `data` from its offset on, or a new read.
@@ -682,12 +769,31 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
     return re.compile(rb"\n(" + rb"|".join(wanted) + rb")")
 
 
+def lines_of(fd: int, start: int, commands: Collection[bytes], states: bytes | None = None,
+             until: float = math.inf) -> Iterator[Line]:
+    """The job lines with these commands, in some states (None: in any), from an offset on.  Raises OSError."""
+    scan = Scan(fd, start, states, until=until)
+    if len(commands) <= 50:                     # then what finds their heads is faster, though it may find more
+        first = rb"[^#/ \t\n]" if states is None else rb"[" + re.escape(states) + rb"]"
+        heads = rb"|".join(re.escape(command[:200]) for command in commands)
+        scan.pattern, scan.rest = re.compile(rb"\n(%b)[ \t](?:%b)" % (first, heads)), 2 + 200
+    for line in scan if commands else ():
+        if line.command in commands and (states is None or line.state in states):
+            yield line
+
+
+def is_utf16(head: bytes) -> bool:
+    """Whether a text is UTF-16: it begins with a mark of that, or most second bytes are NUL, and none between them."""
+    fewer, more = sorted(half.count(0) for half in (head[::2], head[1::2]))
+    return head[:2] in (b"\xff\xfe", b"\xfe\xff") or not fewer and 4 * more > len(head) > 3
+
+
 def first_line(fd: int) -> int:
     """The offset of a job file's first line: 3 after a UTF-8 byte-order mark, else 0.  Raises OSError for UTF-16."""
-    head = os.pread(fd, 3, 0)
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    head = os.pread(fd, 4096, 0)
+    if is_utf16(head):
         raise OSError(errno.EILSEQ, "is UTF-16 (save it as UTF-8)")
-    return 3 if head == UTF8_MARK else 0
+    return 3 if head.startswith(UTF8_MARK) else 0
 
 
 def open_job_file(path: str, flags: int) -> int:
@@ -737,10 +843,10 @@ class JobSettings:
     slots: int = 1                      # that each job takes
 
     def __str__(self) -> str:
-        """'host bob with 4 slots (#RUN in line 4)'"""
+        """'host bob with 4 slots or more (#RUN in line 4)'"""
         names = ("a runner" if not self.hosts else f"host {self.hosts[0]}" if len(self.hosts) == 1 else
-                 f"one of the hosts {', '.join(self.hosts)}")
-        slots = f" with {self.slots} slots" if self.slots > 1 else ""
+                 f"one of the hosts {', '.join(self.hosts[:8])}{', ...' if len(self.hosts) > 8 else ''}")
+        slots = f" with {self.slots} slots or more" if self.slots > 1 else ""
         return f"{names}{slots} (#RUN in line {self.line.number})"
 
 
@@ -900,25 +1006,68 @@ def check_lines(path: str, say: Say, refuse: bool = True) -> None:
     if first and refuse:
         raise Problem(f"{path}: has no job, but {plural(count, 'line')} that {'is' if count == 1 else 'are'} no "
                       f"comment, the first is line {first} (a job is '. COMMAND'; to make jobs of them: "
-                      f"runset4.py NEW --add-list {shlex.quote(path)})")
+                      f"{own_command(['NEW', '--add-list', path], 'runset4')})")
     if first:
         say(f"line {first} {NO_JOB}")
+
+
+# ---- lines that are too long -----------------------------------------------------------------------------------------
+
+
+def has_long_line(fd: int) -> bool:
+    """Whether any line, of whatever kind, is longer than one with a command may be.  Raises OSError."""
+    at, least = first_line(fd), len(". ") + LONGEST_COMMAND + 1
+    while len(piece := os.pread(fd, least, at)) == least:
+        newline = piece.rfind(b"\n")
+        if newline < 0:
+            return True
+        at += newline + 1
+    return False
+
+
+def check_lengths(path: str) -> None:
+    """Refuse a job file with a command that no runner can start, unless it is done or held.  Raises Problem."""
+    with job_file(path) as fd:
+        if not has_long_line(fd):               # which is known soon; one by one a million lines take a second
+            return
+        for line in Scan(fd, first_line(fd), NEW + RUNNING + FAILED + ERROR):
+            if fault := command_fault(line.command):
+                raise Problem(f"{path}: line {line.number}: {fault}")
 
 
 def check_job_file(path: str, say: Say) -> None:
     """Before anything runs: refuse a file that was not understood, name what may not be.  Raises Problem."""
     check_lines(path, say)
+    check_lengths(path)
     check_directives(path, say)
 
 
 # ======== The job file ================================================================================================
+#
+# The protocol is in the docstring at the top.  What follows from it:
+#
+#     I1  A seat is locked before its `r` is written, and freed after that `r` was overwritten.
+#     I2  Who writes the state of a line is behind the door of its command.  So nothing of ours changes what was read.
+#     I3  A living copy of a command, or its runner, holds a seat of its row; two copies hold two.
+#     I4  For a command let h be the seats that are held, R its lines `r`.  Nothing of ours raises h - R: a claim adds
+#         one to both, a result takes one from both, and a repair adds to R alone.
+#
+# Theorem: at no time do more copies of a command live than the file had lines of it when the last was claimed.  For a
+# new line is claimed if h <= R: the line itself is one more than R, so h + 1 copies are at most as many as lines.  An
+# orphan is one of the lines `r`, and is claimed if h < R.  By I3 h counts each living copy.  Lines are counted in the
+# file that the path names, behind the door, so only programs other than ours can change them before the `r` is written.
+# No step speaks of the place of a line, of files that were replaced, or of who has edited what.
+#
+# A line's own seat is its number modulo 65,535.  It is taken if it is free, so seats tell equal lines apart until an
+# edit moves them: which one is an orphan, and which one a cancel means.  Safety does not depend on it.
 
 
 @dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
-    fd: int = -1                        # the descriptor with the record lock, for the job to inherit; -1: none
-    inode: tuple[int, int] = (0, 0)     # device and inode number of the file that the lock is, or was, on
+    fd: int = -1                        # the open companion with its seat, for the job to inherit; -1: it has none
+    at: int = -1                        # the byte of its seat
+    inode: tuple[int, int] = (0, 0)     # device and inode number of the file in which it stood at `offset`
     missing: int = 0                    # looks in a row that did not find the line as `r`
     search_at: float = 0.0              # when to look again (JobFile's clock)
     retried: bool = False               # it was claimed by --retry or --resume
@@ -934,68 +1083,14 @@ class NotNow(Exception):
     """A result cannot be written at this moment; try again."""
 
 
-LOST = b""                      # the "state" of a held line that has become another runner's
-
-
 @dataclass(eq=False, repr=False)
-class Matches:
-    """The job lines of one text, and the jobs of this text whose lines are searched."""
-    jobs: list[Job] = field(default_factory=list)
-    count: int = 0                                              # lines in any state
-    new: int = 0                                                # ... `.`
-    state: bytes = b""                                          # of the last
-    running: list[Line] = field(default_factory=list)           # `r`
-    saved: list[Line] = field(default_factory=list)             # `.`: the first ones, and those with a wanted number
-
-    def add(self, line: Line, numbers: Collection[int]) -> None:
-        """numbers: the wanted ones."""
-        self.count += 1
-        self.state = line.state
-        if line.state == RUNNING:
-            self.running.append(line)
-        elif line.state == NEW:
-            self.new += 1
-            if self.new <= len(self.jobs) or line.number in numbers:
-                self.saved.append(line)
-
-
-@dataclass(eq=False, repr=False)
-class Suspect:
-    """A line `r` that was found without a lock, `looks` times, last at `when` (monotonic seconds)."""
-    text: bytes
-    when: float
-    looks: int = 0
-
-
-class Suspects:
-    """Lines `r` that are not locked.  Three looks, one apart, prove an orphan: editors may have moved it just now."""
-    LOOKS = 3
-
-    def __init__(self, interval: float, clock: Callable[[], float]) -> None:
-        """interval: seconds from look to look."""
-        self.interval, self.clock = interval, clock
-        self.found: dict[int, Suspect] = {}     # by offset
-        self.met: set[int] = set()              # offsets of the lines that this round has looked at
-
-    def look(self, line: Line) -> bool:
-        """A line was found without a lock; whether that proves it."""
-        now = self.clock()
-        suspect = self.found.get(line.offset)
-        if suspect is None or suspect.text != line.text:
-            suspect = self.found[line.offset] = Suspect(line.text, now - self.interval)
-        self.met.add(line.offset)
-        if now - suspect.when >= self.interval:
-            suspect.looks += 1
-            suspect.when = now
-        return suspect.looks >= self.LOOKS
-
-    def acquit(self, offset: int) -> None:
-        self.found.pop(offset, None)
-
-    def end_round(self) -> None:
-        """Forget the lines that this round has not met."""
-        self.found = {at: suspect for at, suspect in self.found.items() if at in self.met}
-        self.met.clear()
+class Attempt:
+    """What became of an attempt to claim a line."""
+    job: Job | None = None
+    data: bytes = b""           # what stands there, from the state on, and some way behind it; b"": it was not read
+    closed: bool = False        # no line of this command can be claimed for now: somebody is at its door, or has an
+                                # `r` of it no line for, which an editor has saved over
+    ended: bool = False         # it was an orphan, and has got the state e
 
 
 @dataclass(eq=False, repr=False)
@@ -1004,12 +1099,12 @@ class Survey:
     states: Counter[bytes]                                      # how many job lines are in which state
     running: list[Line] = field(default_factory=list)           # lines `r` but for orphans
     orphans: list[Line] = field(default_factory=list)
-    unsure: int = 0             # so many of `running` may turn out to be orphans; one more: the file may be half saved
+    half_saved: bool = False    # an editor may be about to write more
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many jobs are in which state; orphans are errors."""
+    """How many jobs are in which state; orphans count as error."""
     new: int
     running: int
     done: int
@@ -1031,8 +1126,15 @@ class Counts:
         return self.failed + self.error
 
 
+def whose(settings: JobSettings, groups: bool) -> str:
+    """Whom jobs with these settings are for, if not for one who leaves; groups: that one runs groups, too."""
+    if settings.together and not groups:
+        return f"for a group (#RUN in line {settings.line.number})"
+    return f"for {printable(str(settings))}" if settings.hosts or settings.slots > 1 else "below #RUN end"
+
+
 def counts(found: Survey) -> Counts:
-    """How many jobs a survey has found in which state; orphans are errors."""
+    """How many jobs a survey has found in which state; orphans count as error."""
     states = found.states
     held = sum(states.values()) - sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return Counts(states[NEW], len(found.running), states[DONE], states[FAILED], states[ERROR] + len(found.orphans),
@@ -1043,21 +1145,25 @@ def counts(found: Survey) -> Counts:
 class Account:
     """What a job file holds when somebody leaves it."""
     now: Counts
-    unsure: int = 0             # how many running jobs may turn out to be orphans
+    half_saved: bool = False    # an editor may be about to write more
     bad: tuple[int, ...] = ()   # the first lines that are `!`, `e` or orphans
     alone: bool = False         # some of these are run again by -r or --resume
-    grouped: bool = False       # some are of groups, which are not
+    grouped: tuple[int, ...] = ()       # the first and the last one of groups, which are not
     left: bool = False          # a new job is left that the one who leaves could have run
+    orphans: int = 0            # of the jobs in error
+    others: str = ""            # whom the first new job is for, where none is left for the one who leaves
 
     def describe(self, with_lines: bool) -> str:
-        """'31 done, 2 failed (lines 3, 5), 9 new', as in a closing line."""
+        """'31 done, 2 failed (lines 3, 5), 9 new, the first for host bob (#RUN in line 7)', as in a closing line."""
         now = self.now
         held = now.held if not now.all else 0
         bad, rest = ([f"{count} {word}" for count, word in some if count] for some in (
-            ((now.done, "done"), (now.failed, "failed"), (now.error, "lost")),
-            ((now.new, "new"), (now.running, "running"), (held, "held"))))
+            ((now.done, "done"), (now.failed, "failed"), (now.error, "error")),
+            ((now.running, "running"), (now.new, "new"), (held, "held"))))
         if self.bad and with_lines:
             bad[-1] += f" ({name_lines(self.bad)})"
+        if self.others and not self.left:
+            rest.append(self.others if now.new == 1 else f"the first {self.others}")
         return ", ".join(bad + rest) or "no jobs"
 
 
@@ -1067,143 +1173,285 @@ class JobFile:
     For one thread at a time.  It does not wait for jobs, and which line comes next is a `Cursor`'s business.  On a
     network file system any call may take long, and its caller runs it in a thread of its own.
 
-    A runner opens the file anew for each line, and its job inherits that descriptor: the lock lives as long as either.
-    A server's jobs are elsewhere.  All its locks are on one descriptor (`single`), which a keeper shares; so are a
-    runner's where locks are classic.  Locks on one descriptor do not exclude their own process (fcntl(2)).
+    Who may write the job file has all of it locked, shared (the guard): so programs that lock places in it are kept
+    away, an NFS client writes no neighbours back, and a write that comes after the lease was lost fails.  `doors` is
+    this process's own open companion, for doors alone.  Each
+    job's seat is on another one, which the job inherits (open_seat()).
 
-    A job is held from mark() to give_up().  It has `fd` and `inode`, of the descriptor that its lock is on, and
-    `offset`, of the byte that is locked.  fd = -1: its lock was lost.  offset = -1: it is locked nowhere, because
-    something else stands there now; the descriptor is kept, since its shell has the same.  At any time:
-
-     1. `locked` knows each held job that has a lock, by inode and offset, and nothing else.  So no byte has two jobs.
-     2. `users` counts the users of a descriptor: held jobs with this `fd`, this object for its own, and
-        locked_line() while it lasts.  _drop() alone closes one, with the last of them.
-     3. A job loses its lock in _unlock() and _disown() alone, and gets one in _hold() alone.
+    A job is held from claim() to give_up().  `seats` knows each held job that has a seat, by its byte.
     """
     LOOKS = 3                   # that prove that a line is gone
     BAD = 9                     # lines that an account names
+    SHORT, LONG = 0.2, 2.0      # seconds to wait at a door: for a claim, which has other lines; for a result
+    GUARD = 1 << 62             # bytes of the job file that are locked shared
+    USER = GUARD + 2            # behind these: a shared byte of it for the number of the companion in use
+    USERS = 1 << 61
 
-    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, read_only: bool = False, single: bool = False,
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, read_only: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
-        self.path, self.say, self.clock, self.network, self.direct = path, say, clock, mount.network, mount.direct
-        self.single = single or not DESCRIPTION_LOCKS
-        self.flags = (os.O_RDWR if self.single and not read_only else os.O_RDONLY) | os.O_CLOEXEC
+        self.path, self.say, self.clock, self.read_only = path, say, clock, read_only
+        self.network, self.direct = mount.network, mount.direct
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
-        self.held: dict[Job, None] = {}         # in the order in which they got their locks
-        self.locked: dict[tuple[tuple[int, int], int], Job] = {}    # by inode and offset
-        self.users: Counter[int] = Counter()    # of each descriptor
+        self.held: dict[Job, None] = {}         # in the order in which they were claimed
+        self.seats: dict[int, Job] = {}         # by the bytes that they have locked
         self.to_end: dict[Job, str] = {}        # jobs "lost" to others, or "cancelled"; told by the next look_after()
-        self.suspects = Suspects(self.interval, clock)         # of survey()
-        self.edits = 0                          # how often it was noticed that lines have moved
         self.size = (-1, 0.0)                   # as it was seen last, and since when
         self.full_size = 0                      # the last that was believed
-        self.fd = -1                            # for reading; if `single`: for everything
+        self.appended = 0                       # so much of it was there when nobody appended
+        self.fd = -1                            # for reading
         self.inode = (0, 0)                     # its device and inode
         self.start = 0                          # where its first line begins
+        self.companion = ""                     # the path of its companion
+        self.doors, self.doors_inode = -1, (0, 0)       # the companion, and its identity, also once it was left
+        self.alive_at = 0.0                     # when `doors` was known to be of use last
+        self.named = (0, 0)                   # the companion whose number is locked in the job file
 
-    # -- taking a line ----------------------------------------------------------------------------------------------
+    # -- doors and seats --------------------------------------------------------------------------------------------
+
+    def door(self, command: bytes, patience: float = LONG) -> contextlib.AbstractContextManager[bool]:
+        """Be behind the door of a command for a moment; whether it could be locked within so many seconds.
+
+        Raises OSError.
+        """
+        return self.locking(row(command) + SEATS, patience)
 
     @contextlib.contextmanager
-    def locked_line(self, line: Line, fd: int = -1) -> Iterator[int]:
-        """Hold a line's lock for a moment: the descriptor, or -1 if somebody else has it, or this very process.
-
-        A caller that makes it a held line meanwhile keeps lock and descriptor.  fd: the one to use, of today's file.
-        Raises Shifted, OSError.
-        """
-        if fd < 0:
-            fd = self.fd if self.single else os.open(self.path, os.O_RDWR | os.O_CLOEXEC | self.direct)
-        self.users[fd] += 1
+    def locking(self, at: int, patience: float) -> Iterator[bool]:
+        """Have a byte of the companion locked for a moment; whether it could be had within so many seconds."""
+        opened = keep_trying(lambda: self._lock(at), patience, 0.01 if self.network else 0.0005)
         try:
-            if not (self.names(fd) if self.single else self.identity(fd) == self.inode):
-                raise Shifted                       # the file was replaced this very moment
-            if self.is_ours(line.offset) or not lock(fd, line.offset):
-                yield -1
-                return
-            try:
-                yield fd
-            finally:
-                if not self.is_ours(line.offset):
-                    unlock(fd, line.offset)
+            yield opened
         finally:
-            self._drop(fd)
+            if opened:
+                with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; what was written was synced
+                    unlock(self.doors, at)
 
-    def is_ours(self, offset: int) -> bool:
-        """Whether we hold this line; locks on one descriptor do not exclude their own process."""
-        return (self.inode, offset) in self.locked
+    def _lock(self, at: int) -> bool:
+        """Lock a byte of what is still the companion then; whether that could be had now.  Raises OSError."""
+        self._must_be_alive()                   # else what others read by is closed only between two operations
+        if self.doors < 0:
+            self.follow_companion()
+        if not lock(self.doors, at):
+            return False
+        if not self._is_companion():
+            unlock(self.doors, at)
+            self.follow_companion()
+            return False
+        return True
 
-    def mark(self, fd: int, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS) -> Job:
-        """Write `r` over the state of a line that is locked and verified, and hold it.  Raises OSError."""
-        job = Job(**vars(line), taker=taker, settings=settings)
-        if line.state != RUNNING:
-            try:
-                self.write(fd, line, RUNNING)
-            except OSError:                         # disk full, lease lost: no `r` may stay behind without a lock
-                with contextlib.suppress(OSError):
-                    self.write(fd, line, line.state)
-                raise
-        self._hold(job, fd)
-        return job
+    def _is_companion(self) -> bool:
+        """Whether `doors` is what stands there now."""
+        try:
+            if self.direct:
+                return is_at(self.companion, self.doors)
+            info = os.stat(self.companion)
+            return self.doors_inode == (info.st_dev, info.st_ino)
+        except FileNotFoundError:
+            return False
 
-    def _hold(self, job: Job, fd: int) -> None:
-        """A line of today's file is held from now on, by the lock that it has on this descriptor."""
-        job.fd, job.inode = fd, self.inode
-        self.users[fd] += 1
-        self.held.pop(job, None)
-        self.held[job] = None
-        self.locked[job.inode, job.offset] = job
+    def follow_companion(self) -> None:
+        """Make `doors` the companion that stands there now, and take seats on it.  Raises OSError.
 
-    def _unlock(self, job: Job) -> None:
-        """Give back the lock on a held line's byte, if it has one.  Raises OSError; then it has it still."""
-        if job.fd >= 0 and job.offset >= 0:
-            unlock(job.fd, job.offset)
-            del self.locked[job.inode, job.offset]
-
-    def _disown(self, job: Job) -> None:
-        """Take descriptor and lock from a held line."""
-        if job.fd >= 0:
-            self.locked.pop((job.inode, job.offset), None)
-            self._drop(job.fd)
-            job.fd = -1
-
-    def _drop(self, fd: int) -> None:
-        """One user of a descriptor less.
-
-        Without any it is closed, but where locks are classic: to close one would drop all locks on that file.
+        EBUSY: somebody uses another one; then all this is done, but for new claims.
         """
-        self.users[fd] -= 1
-        if not self.users[fd]:
-            del self.users[fd]
-            if DESCRIPTION_LOCKS:
-                self.reclaim(fd)
+        self._renew_companion()
+        self._take_back_seats()
+        self._name_companion()
+
+    def _renew_companion(self) -> None:
+        """Make `doors` the companion that stands there now; somebody may have removed it.  Raises OSError."""
+        if self.doors >= 0 and self._is_companion():
+            return
+        fd, old, before = self._open_companion(), self.doors, self.doors_inode
+        self.doors, self.doors_inode = fd, self.identity(fd) if fd >= 0 else (0, 0)
+        self.alive_at = self.clock()
+        if old >= 0:
+            os.close(old)
+        if self.doors_inode != before != (0, 0) and not self.read_only:
+            self.say(f"its companion {self.companion} was removed, and is made and locked again (leave it there)")
+            for job in list(self.seats.values()):
+                self._stand_up(job)
+
+    def _open_companion(self) -> int:
+        """The companion; for who only looks -1 if there is none: nobody has anything locked then.  Raises OSError."""
+        if not self.read_only:
+            fd = open_companion(self.path, self.direct)
+            try:
+                lock(fd, HERE_BYTE, shared=True)        # with it NFS makes less of each door
+            except OSError:
+                os.close(fd)
+                raise
+            return fd
+        try:
+            return os.open(self.companion, os.O_RDONLY | os.O_CLOEXEC | self.direct)
+        except FileNotFoundError:
+            return -1
+
+    @classmethod
+    def lock_all(cls, fd: int) -> None:
+        """Lock all of a job file, shared, as all who write it; once granted, NFS asks for its size anew.
+
+        Raises OSError.
+        """
+        if not lock(fd, 0, cls.GUARD, shared=True):
+            raise OSError(errno.EBUSY, "another program has places in it locked (an older runmaker4?)")
+
+    def _name_companion(self) -> None:
+        """Lock a byte of the job file that tells which companion is in use.  Raises OSError; EBUSY: another one is."""
+        fd = self.fd
+        if self.read_only or fd < 0 or self.named == self.doors_inode:
+            return
+        self.named = (0, 0)
+        unlock(fd, self.USER, self.USERS)
+        mine = self.USER + self.doors_inode[1] % self.USERS
+        lock(fd, mine, shared=True)
+        if not (is_free(fd, self.USER, mine - self.USER) and is_free(fd, mine + 1, self.USER + self.USERS - mine - 1)):
+            raise OSError(errno.EBUSY, "is in use under another name, with another companion (use one name for it)")
+        self.named = self.doors_inode
+
+    def count_seats(self, command: bytes) -> int:
+        """How many seats of a command are held, by whomever."""
+        return sum(map(len, all_taken(self.doors, row(command), SEATS))) if self.doors >= 0 else 0
+
+    @staticmethod
+    def own_seat(line: Line) -> int:
+        """The seat that a line's job takes if it is free: it tells equal lines apart."""
+        return row(line.command) + line.number % SEATS
+
+    def open_seat(self) -> int:
+        """The companion once more: a description for the seat of a job.  Raises OSError."""
+        return os.open(self.companion, os.O_RDWR | os.O_CLOEXEC | self.direct)
+
+    def close_seat(self, fd: int) -> None:
+        """Nobody here has a seat on it any more."""
+        with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see
+            os.close(fd)
+
+    def _sit(self, job: Job) -> None:
+        """Take a seat for a job, behind its door: the line's own if it is free.  Raises OSError."""
+        assert job.fd < 0
+        start, own, fd = row(job.command), self.own_seat(job), self.open_seat()
+        try:
+            at = next(at for at in itertools.chain(range(own, start + SEATS), range(start, own))
+                      if not self.is_ours(at) and lock(fd, at))
+        except StopIteration:
+            self.close_seat(fd)
+            raise OSError(errno.ENOLCK, "all seats of this command are taken") from None
+        except OSError:
+            self.close_seat(fd)
+            raise
+        job.fd, job.at = fd, at
+        self.seats[at] = job
+
+    def is_ours(self, at: int) -> bool:
+        """Whether a seat is held here: locks on one description do not refuse themselves."""
+        return at in self.seats
+
+    def _stand_up(self, job: Job) -> None:
+        """Give back a job's seat, if it has one; its processes may have the descriptor, too."""
+        if job.fd >= 0:
+            del self.seats[job.at]
+            with contextlib.suppress(OSError):          # EIO, ESTALE: it is lost already
+                unlock(job.fd, job.at)
+            self.close_seat(job.fd)
+            job.fd = job.at = -1
 
     def check(self) -> None:
-        """Assert the invariants, between two calls."""
-        owners = [job for job in self.held if job.fd >= 0]
-        assert self.locked == {(job.inode, job.offset): job for job in owners if job.offset >= 0}
-        assert self.users == Counter([job.fd for job in owners] + [self.fd] * (self.fd >= 0))
+        """Assert what the class says, between two calls."""
+        assert self.seats == {job.at: job for job in self.held if job.fd >= 0}
 
     @staticmethod
     def lend(job: Job) -> int:
-        """A copy of the descriptor with a held line's lock, for its shell to inherit; -1: none.  Raises OSError.
-
-        Classic locks are not inherited, and to close a copy would give them all back.
-        """
-        return os.dup(job.fd) if job.fd >= 0 and DESCRIPTION_LOCKS else -1
+        """A copy of the descriptor with a held line's seat, for its shell to inherit; -1: none.  Raises OSError."""
+        return os.dup(job.fd) if job.fd >= 0 else -1
 
     @staticmethod
     def reclaim(fd: int) -> None:
-        """Close a descriptor that has a lock: what was lent, once the shell has its own copy."""
-        with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see; what was
-            os.close(fd)                        # written was synced
+        """Close what was lent, once the shell has its own copy."""
+        with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see
+            os.close(fd)
 
-    def is_orphan(self, line: Line, suspects: Suspects) -> bool:
-        """Look at a line `r`: whether it is an orphan for sure."""
-        if not is_free(self.fd, line.offset) or self.is_ours(line.offset):
-            suspects.acquit(line.offset)
-            return False
-        if self.state_at(self.fd, line) != RUNNING:    # read after the lock test: it had ended just before that
-            return False
-        return suspects.look(line)
+    # -- taking a line ----------------------------------------------------------------------------------------------
+
+    def claim(self, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS) -> Attempt:
+        """Claim a line that a scan has found, if it still stands there so; without a taker an orphan becomes `e`.
+
+        Raises Shifted, OSError.
+        """
+        with self.door(line.command, self.SHORT) as opened:
+            if not opened:
+                return Attempt(closed=True)
+            fd = self.writable()
+            self._name_companion()
+            settled = self.is_settled(fd, line)
+            data = self.read_line(fd, line, Scan.SMALL)
+            if not data or settings.line and self.state_at(fd, settings.line) is None:
+                raise Shifted
+            if data[:1] != line.state or line.state == RUNNING and not is_free(self.doors, self.own_seat(line)):
+                return Attempt(data=data)               # taken, and ended or not, since it was found
+            if not settled or not self.has_room(line.command, fd, line.state == RUNNING):
+                return Attempt(data=data, closed=True)
+            if line.state == RUNNING and not taker:
+                self.write(fd, line, ERROR)
+                return Attempt(data=data, ended=True)
+            return Attempt(self._mark(fd, line, taker, settings), data)
+
+    def _mark(self, fd: int, line: Line, taker: Taker | None, settings: JobSettings) -> Job:
+        """Take a seat, then write `r`, and hold the line.  Raises OSError."""
+        job = Job(**vars(line), taker=taker, settings=settings, inode=self.inode)
+        self._sit(job)
+        try:
+            if line.state != RUNNING:
+                self.write(fd, line, RUNNING)
+        except OSError:                         # disk full: no `r` may stay behind; lease lost: it is an orphan
+            with contextlib.suppress(OSError):
+                if self.state_at(fd, line) == RUNNING:          # an editor may have saved meanwhile
+                    self.write(fd, line, line.state)
+            self._stand_up(job)
+            raise
+        self.held[job] = None
+        return job
+
+    def has_room(self, command: bytes, fd: int, orphan: bool = False) -> bool:
+        """Whether one more copy of a command may live, for a line that is new, or that is an orphan."""
+        seats = self.count_seats(command)
+        return not seats or self._are_running(fd, command, seats + orphan)
+
+    def _are_running(self, fd: int, command: bytes, least: int) -> bool:
+        """Whether that many lines of a command are `r`: found at once if ours are the first of these."""
+        ours = min((job.offset for job in self.held if job.command == command and job.inode == self.inode), default=0)
+        first = max(ours, self.start)
+        if first > self.start and os.pread(fd, 1, first - 1) != b"\n":
+            first = self.start                          # it was edited: no line begins there any more
+        found = 0
+        for start, end in (first, math.inf), (self.start, first):
+            for line in lines_of(fd, start, {command}, RUNNING, end):
+                found += line.offset < end
+                if found >= least:
+                    return True
+        return False
+
+    def is_settled(self, fd: int, line: Line) -> bool:
+        """Whether a line that is read from now on cannot be cut off again by the one who has appended it."""
+        if line.offset >= self.appended:
+            size = os.fstat(fd).st_size
+            if not is_free(self.doors, APPEND_BYTE) or os.fstat(fd).st_size != size:
+                return False
+            self.appended = size
+        return line.offset < self.appended
+
+    def is_orphan(self, line: Line) -> bool:
+        """Whether a line `r` has neither runner nor job.  To act on that is a claim, which decides behind the door."""
+        if self.read_only:
+            self.follow_companion()             # who only looks may have come before the first runner made it
+        if self.doors >= 0:
+            if not is_free(self.doors, self.own_seat(line)):
+                return False
+            seats = 0 if is_free(self.doors, row(line.command), SEATS) else self.count_seats(line.command)
+            if seats and not (self._are_running(self.fd, line.command, seats + 1)
+                              and self._are_running(self.fd, line.command, self.count_seats(line.command) + 1)):
+                return False
+        return self.state_at(self.fd, line) == RUNNING      # read after the seats: it had ended just before that
 
     # -- results ----------------------------------------------------------------------------------------------------
 
@@ -1216,288 +1464,234 @@ class JobFile:
             self.give_up(job)
             return ""
         try:
-            found = self._find(job)
-            if found in (None, NEW) and job.missing < self.LOOKS:
-                raise NotNow("its line is not where it was")
-            if found == RUNNING and job.fd < 0:
-                raise NotNow("its lock was lost, and somebody has taken the line this very moment")
-            if found == RUNNING:
-                self.write(job.fd, job, state)
+            try:
+                return self._finish(job, state)
+            except Shifted:                     # replaced since the last look; not followed behind a door, which would
+                self.follow_path()              # be another one if the companion were new as well
+                return self._finish(job, state)
+        except FileNotFoundError:               # deleted; or an editor is about to put a new one there
+            job.missing += 1
+            if job.missing < self.LOOKS:
+                raise NotNow("its file is not there") from None
+            self.give_up(job)
+            return f"the file is gone; its result {show(state)} is not written"
         except OSError as error:
+            self.leave_useless(error)
             raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
-        self.give_up(job)
-        if found in (RUNNING, state):               # somebody may have set it by hand to what it is to be
-            return ""
-        why = ("its line is gone" if found is None else "another runner has taken it meanwhile" if found == LOST else
-               f"its state was set to '{show(found)}' meanwhile")
-        return f"{why}; its result {show(state)} is not written"
+
+    def _finish(self, job: Job, state: bytes) -> str:
+        """The same, once, in the file that is open.  Raises Shifted, NotNow, OSError."""
+        with self.door(job.command) as opened:
+            if not opened:
+                raise NotNow("somebody else is about to change lines of this command")
+            fault = self._write_result(job, state)
+            self.give_up(job)                   # behind the door: who comes next finds as many seats as lines `r`
+            return fault
+
+    def _write_result(self, job: Job, state: bytes) -> str:
+        """Write a state over a job's line, behind its door.  Returns and raises as _finish() does."""
+        fd = self.writable()
+        if job.fd < 0 and not self._sit_again(fd, job):
+            return f"another runner has taken it meanwhile; its result {show(state)} is not written"
+        found = self._state_here(fd, job)
+        if found != RUNNING:
+            line = self._find(job, found, last=True)
+            found = line.state if line else found
+            if line:
+                self._stand_on(job, line)
+        if found is None and job.missing < self.LOOKS:
+            job.missing += 1
+            raise NotNow("its line is not where it was")
+        if found in (RUNNING, NEW, job.state):
+            self.write(fd, job, state)
+        elif found is None or state not in (found, NEW):        # else set by hand as it is to be, or it was not begun
+            why = "its line is gone" if found is None else f"its state was set to '{show(found)}' meanwhile"
+            return f"{why}; its result {show(state)} is not written"
+        return ""
 
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
         self.held.pop(job, None)
         self.to_end.pop(job, None)
-        with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
-            self._unlock(job)                       # the job's processes may have the descriptor, too
-        self._disown(job)
+        self._stand_up(job)
 
     # -- looking after held lines -----------------------------------------------------------------------------------
+    #
+    # A held line that does not stand where it stood as `r` (it is astray) is looked for by its command.  Lines of one
+    # command are interchangeable: what counts is that each life sign has its `r`.
+    #
+    #     1. Where there are as many lines `r` as life signs, one of them is ours: the own one of our seat, or one whose
+    #        own seat is free.  Else somebody's `r` was overwritten:
+    #     2. by an editor that had read the file before the claim: a `.` (or `!`, `e`, if it was claimed as such) in the
+    #        line's place is made `r` again; or if the command does not stand there any more, any such line of it;
+    #     3. or by hand, if another state stands in the line's place, or its command just once in the file: the job is
+    #        cancelled if the next look agrees.
+    #     4. Else it is gone, which is looked at again, later and later.
 
     def look_after(self) -> dict[Job, str]:
-        """Follow the lines that an edit has moved and take back lost locks.
+        """Find the lines that edits have moved, put right what they have overwritten, take back lost seats.
 
         Returns the jobs to be ended: "lost", others have taken them from us; "cancelled", their state was set.
         """
         if not self.held and not self.to_end:
             return {}
-        for _ in range(2):              # an error may be over at once, and three looks prove an orphan to others
-            try:
-                self.follow_path()
-                self.refresh()
-                self.keep_hold()
-                break
-            except OSError as error:    # not there, or not now: there is another look soon, and finish() says so
-                self.leave_useless(error)
+        try:
+            self._drop_lost_seats()
+            self.follow_path()
+            self.follow_companion()
+            now = self.clock()
+            astray = {job: state for job in self.held
+                      if not job.cancelled and (state := self._state_here(self.fd, job)) != RUNNING}
+            for job in self.held.keys() - astray.keys():
+                job.missing, job.set_once = 0, False
+            if any(job.search_at <= now for job in astray):
+                self._find_all(astray)
+        except OSError as error:        # not there, or not now: there is another look soon, and finish() says so
+            self.leave_useless(error)
         self.check()
         to_end, self.to_end = self.to_end, {}
         return to_end
 
-    def keep_hold(self) -> None:
-        """Lock held lines where they stand now; note in `to_end` which jobs are to be ended.  Raises OSError.
+    def _drop_lost_seats(self) -> None:
+        """Notice seats that were lost with the lease of a network file system.  Raises OSError.
 
-        A read tells that the lease was lost only if it asks the server, not if it finds its page in this host's memory.
-        All older locks are lost then: so the oldest are looked at first, and after a lost one all is made fresh again.
+        A read tells, if it asks the server.  The old descriptor stays useless, even where a lock on it seems to
+        succeed; and its job has the same open file description.  So what this host remembers of its locks would refuse
+        our own new ones, unless every one of them is given up first (seen on NFS v4.2).
         """
-        states = {}
-        for job in self.held:
-            if not job.cancelled:
-                states[job] = self._state_here(job)
-                if job.fd < 0:
-                    self.refresh()
-        astray = {job: state for job, state in states.items() if state != RUNNING or job.fd < 0}
-        for job in states.keys() - astray.keys():
-            job.missing, job.set_once = 0, False
-        now = self.clock()
-        if any(job.search_at <= now for job in astray):
-            self.to_end.update(dict.fromkeys(self._relocate(astray), "lost"))
+        self._must_be_alive()
+        for job in list(self.held) if self.network else ():
+            try:
+                if job.fd >= 0:
+                    os.pread(job.fd, 1, 0)
+            except OSError as error:
+                if error.errno not in (errno.EIO, errno.ESTALE, errno.EBADF):
+                    raise
+                self.lose_seats(job.fd)
+                self.leave()                    # what else was locked is lost with it
 
-    @staticmethod
-    def _cancels(job: Job, state: bytes | None) -> bool:
-        """Whether a state that was set over a held line's `r` is more than what an editor has read before the claim."""
-        return state not in (None, RUNNING, NEW, job.state)
+    def _take_back_seats(self) -> None:
+        """Take a seat again for each job that has lost its own, unless another has taken its line.  Raises OSError."""
+        for job in [job for job in self.held if job.fd < 0]:
+            with self.door(job.command) as opened:
+                fd = self.writable()
+                if opened and job.fd < 0 and not self._sit_again(fd, job):
+                    self.give_up(job)
+                    self.to_end[job] = "lost"
 
-    def _note_set(self, job: Job) -> None:
-        """Somebody has set a held line's state; an editor may be about to write more, so the next look must agree."""
-        job.search_at = 0.0
-        if job.set_once:
-            job.cancelled = True
-            self.to_end[job] = "cancelled"
-        job.set_once = not job.cancelled
+    def lose_seats(self, lost: int) -> None:
+        """No held line has its seat on this descriptor any more; close it."""
+        with contextlib.suppress(OSError):
+            unlock(lost, 0, 0)
+        for job in [job for job in self.held if job.fd == lost]:
+            del self.seats[job.at]
+            job.fd = job.at = -1
+        self.close_seat(lost)
 
-    def _find(self, job: Job) -> bytes | None:
-        """The state of a held line, wherever it stands now; None: it is nowhere; LOST: it is another runner's.
+    def _sit_again(self, fd: int, job: Job) -> bool:
+        """Take a seat again, behind the door, for a job whose seat was lost; False: another has taken its line."""
+        state = self._state_here(fd, job)
+        seats = self.count_seats(job.command)
+        new = state in (NEW, job.state)                 # an editor has saved over it
+        if seats and not self._are_running(fd, job.command, seats + (not new)):
+            return False
+        if not new and not self._are_running(fd, job.command, 1) and state in (None, DONE, FAILED):
+            return False                                # taken, and ended since
+        self._sit(job)
+        self.say(f"line {job.number}: its lock was lost and is taken back")
+        return True
 
-        Raises OSError.
+    def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
+        """The lines with these commands.  Raises OSError."""
+        found: dict[bytes, list[Line]] = {command: [] for command in commands}
+        for line in lines_of(self.fd, self.start, commands):
+            found[line.command].append(line)
+        return found
+
+    def _find_all(self, astray: dict[Job, bytes | None]) -> None:
+        """Find astray lines; note in `to_end` which jobs are cancelled.
+
+        astray: with the states that stand in their places, None if their commands do not.  Raises OSError.
         """
-        try:
-            self.follow_path()
-        except FileNotFoundError:
-            job.missing += 1
-            return None                             # deleted; or an editor is about to put a new one there
-        state = self._state_here(job, fresh=True)
-        if state != RUNNING or job.fd < 0:
-            if self._relocate({job: state}):
-                return LOST
-            state = self._state_here(job)
-        return state
+        lines = self.by_command({job.command for job in astray})
+        for job, here in sorted(astray.items(), key=lambda item: item[0].number):
+            there = lines[job.command]
+            with self.door(job.command) as opened:
+                line = self._find(job, here, there) if opened else None
+                if line and self.state_at(self.fd, line) != line.state:
+                    continue                            # it has changed since it was read: there is another look
+                if line and line.state != RUNNING:
+                    self.write(self.writable(), line, RUNNING)
+                    self.say(f"line {line.number}: its job runs, so the {show(line.state)} that was saved over its r "
+                             "is r again (runset4.py --edit keeps states)")
+                    line.state = RUNNING
+                if line:
+                    self._stand_on(job, line)
+                elif opened:
+                    self._note_astray(job, there[0].state if here is None and len(there) == 1 else here)
 
-    def _state_here(self, job: Job, fresh: bool = False) -> bytes | None:
-        """The state of a held line if it stands where it stood, in today's file; None if it does not.
+    def _find(self, job: Job, here: bytes | None, lines: list[Line] | None = None, last: bool = False) -> Line | None:
+        """Which line is an astray job's, behind its door: one that is `r`, or that is to be (steps 1 and 2).
 
-        If its lock turns out to be lost, job.fd is -1 from now on.  fresh: other hosts may have edited the file since
-        the last refresh(); to lock the line again is one, too.
+        lines: all of its command; last: it has ended, and any line `r` that seems to be nobody's will do.
         """
-        if job.inode != self.inode:
-            return None
-        try:
-            if job.fd >= 0:
-                ask = fresh and self.network and not self.direct and job.offset >= 0
-                if ask and not lock(job.fd, job.offset):
-                    raise OSError(errno.EIO, "the lock was lost")
-                return self.state_at(job.fd, job)
-        except OSError as error:
-            # NFS: the lease was lost, and with it every lock of this host; the old descriptor stays useless, even where
-            # a lock on it seems to succeed
-            if error.errno not in (errno.EIO, errno.ESTALE, errno.EBADF):
-                raise
-            self._forsake(job.fd)
-        return self.state_at(self.fd, job) if job.inode == self.inode else None     # it may have been opened anew
+        if lines is None:
+            lines = list(lines_of(self.fd, self.start, {job.command}))
+        ours = [other for other in self.held if other.command == job.command]
+        stands = {other.offset for other in ours if other is not job and other.inode == self.inode}
+        free = [line for line in lines if line.offset not in stands]
+        others = self.count_seats(job.command) - sum(other.fd >= 0 for other in ours)      # life signs of others
+        own = {line.offset: self.own_seat(line) for line in free if line.state == RUNNING}
+        running = sorted((line for line in free if line.state == RUNNING), key=lambda line: own[line.offset] != job.at)
+        mine = next((line for line in running if own[line.offset] == job.at or is_free(self.doors, own[line.offset])),
+                    None)
+        if mine and len(running) > others:
+            return mine
+        saved = [line for line in free if line.state in (NEW, job.state)]
+        if here is not None:
+            saved = [line for line in saved if line.offset == job.offset]
+        return saved[0] if saved else mine if last and here is None else None
 
-    def _forsake(self, fd: int) -> None:
-        """Leave a descriptor whose locks are lost: no held line has it from now on.  Raises OSError.
+    def _stand_on(self, job: Job, line: Line) -> None:
+        """A job's line is this one, in the file as it is now."""
+        job.offset, job.number, job.text, job.inode = line.offset, line.number, line.text, self.inode
+        job.missing = 0
 
-        Its job, or the keeper, has the same open file description.  So what this host remembers of its locks would
-        refuse our own new ones, unless every one of them is given up first (seen on NFS v4.2).  Not before the file is
-        open again: else a lock would be gone of which we do not know.
+    def _note_astray(self, job: Job, state: bytes | None) -> None:
+        """Steps 3 and 4.  An editor may be about to write more, so the next look must agree that a job is cancelled.
+
+        To search a long file each second would cost half a core; so a line that is gone is searched less and less.
         """
-        self.users[fd] += 1
-        try:
-            if fd == self.fd:
-                self._open_anew()
-            with contextlib.suppress(OSError):
-                unlock(fd, 0, 0)
-        finally:
-            self._drop(fd)
-        for job in self.held:
-            if job.fd == fd:
-                self._disown(job)
-
-    # A held line that does not stand where it stood as `r` (it is astray) is looked for by its text.  Lines of one text
-    # are interchangeable, so only two things count: that each job gets a line `r`, and that no line has two jobs.
-    #
-    #     1. What stands where the line stood is not ours: its lock is given back.  If it is the same text in another
-    #        state, it may be ours all the same (set by hand): its lock is kept until step 2 finds a better line.  So it
-    #        is where nothing stands: an editor that saves in place empties the file, and is about to write it.
-    #     2. Each takes the first line `r` of its text whose lock is free.  Nobody else can want that one: for others it
-    #        is an orphan only after three looks.
-    #     3. Otherwise a `.` (or `!`, `e`, if it was claimed as such), which an editor has saved as it read it before
-    #        the claim, is made `r` again where the line stood; or a `.` elsewhere, unless the text still stands there
-    #        in another state, if there are as many of them as jobs, or one has the job's line number.  While somebody
-    #        seems to have a line `r` of this text, it may be ours yet; see `_is_quiet`.
-    #     4. Otherwise, if somebody else holds the one line of this text, or the one with the job's number, or has ended
-    #        the job after our lock was lost, it is theirs, and we stop our copy.
-    #     5. Otherwise the line's state was set by hand, if its text still stands there, or just once in the file: the
-    #        job is cancelled if the next look agrees.  Else it is gone, which is looked at again, later and later.
-
-    def _relocate(self, astray: dict[Job, bytes | None]) -> list[Job]:
-        """Lock astray lines where they stand now; returns the jobs whose lines others have.
-
-        astray: with the states that stand in their old places, if the text does.  Raises OSError.
-        """
-        if any(not job.missing for job in astray):
-            self.edits += 1
-        texts: dict[bytes, Matches] = defaultdict(Matches)
-        for job in sorted(astray, key=lambda job: job.number):
-            texts[job.text].jobs.append(job)
-            if (astray[job] is None and job.fd >= 0 and job.inode == self.inode and job.offset >= 0
-                    and os.pread(self.fd, 1, job.offset)):
-                self._unlock(job)               # step 1: something else stands there now, perhaps another of ours
-                job.offset = -1
-        numbers = {job.number for job in astray}
-        for line in self.lines_of(texts):
-            texts[line.text].add(line, numbers)
-        lost = []
-        for lines in texts.values():
-            lost += self._settle_astray(lines, astray)
-        for job in lost:
-            self.give_up(job)
-        return lost
-
-    def _settle_astray(self, lines: Matches, astray: dict[Job, bytes | None]) -> list[Job]:
-        """Steps 2 to 5 for the jobs of one text; returns the jobs whose lines others have.  Raises OSError."""
-        jobs, others = lines.jobs, []
-        for line in lines.running:
-            if jobs and not self.is_ours(line.offset):
-                if self._move(jobs[0], line):
-                    jobs = jobs[1:]
-                else:
-                    others.append(line)
-        sure_of = [job for job in jobs if not others or self._is_quiet(job)]
-        there = [job for job in sure_of if job.fd >= 0 and astray[job] in (NEW, job.state) and self._put_right(job)]
-        jobs = [job for job in jobs if job not in there]
-        sure = len(jobs) == lines.new - len(there)  # if there are more such lines than jobs, only the number can tell
-        for job in list(jobs):
-            if job in sure_of and not self._cancels(job, astray[job]) and any(
-                    (sure or line.number == job.number) and self._move(job, line) for line in lines.saved):
-                jobs.remove(job)
-        lost = []
-        for job in jobs:
-            state = lines.state if astray[job] is None and lines.count == 1 else astray[job]
-            if self._is_others(job, lines, others, astray[job]):
-                lost.append(job)
-            elif self._cancels(job, state):
-                self._note_set(job)
-            else:
-                self._note_missing(job, state)
-        return lost
-
-    def _is_others(self, job: Job, lines: Matches, others: list[Line], here: bytes | None) -> bool:
-        """Step 4."""
-        if job.fd < 0 and here in (RUNNING, DONE, FAILED):
-            return True
-        return self._is_quiet(job) and (lines.count == len(others) == 1 or any(
-            line.number == job.number for line in others))
-
-    def _is_quiet(self, job: Job) -> bool:
-        """Whether locks say who has which line.
-
-        After an edit in place they are left on the bytes where other lines stood, until their runners have looked, too:
-        so only the third look is believed, unless the file was replaced, and its locks are fresh.
-        """
-        return job.inode != self.inode or job.missing + 1 >= self.LOOKS
-
-    def _note_missing(self, job: Job, here: bytes | None) -> None:
-        """Step 5: say when to look again; to search a long file each second would cost half a core."""
+        if state not in (None, RUNNING, NEW, job.state):
+            job.search_at = 0.0
+            if job.set_once:
+                job.cancelled = True
+                self.to_end[job] = "cancelled"
+            job.set_once = not job.cancelled
+            return
         job.missing += 1
         job.search_at = self.clock() + self.interval * min(2 ** max(job.missing - self.LOOKS, 0), 60)
-        if job.missing == self.LOOKS and here is None:
+        if job.missing == self.LOOKS and state is None:
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
-    def _put_right(self, job: Job) -> bool:
-        """Write `r` over the old state that was saved over a held line in its place."""
-        state = self.state_at(job.fd, job)
-        if state not in (NEW, job.state):
-            return False
-        self.write(job.fd, job, RUNNING)
-        job.missing = 0
-        self.say(f"line {job.number}: its job runs, so the {show(state)} that was saved over its r is r again "
-                 "(runset4.py --edit keeps states)")
-        return True
-
-    def _move(self, job: Job, line: Line) -> bool:
-        """Hold a job's line where it stands now, and nowhere else, if it is free and still so.  Raises OSError."""
-        same = job.fd >= 0 and job.inode == self.inode  # on the same file the job shares it: so it keeps its life sign
-        with self.locked_line(line, job.fd if same else -1) as fd:
-            if fd < 0 or self.state_at(fd, line) != line.state:
-                return False
-            back = job.fd < 0 and job.offset == line.offset
-            if same:
-                self._unlock(job)
-            self._disown(job)
-            self.say(f"line {job.number}: its lock was lost and is taken back" if back else
-                     f"line {job.number}: the file was edited; it is line {line.number} now, and its lock moved along")
-            self.edits += not back
-            job.offset, job.missing, job.number = line.offset, 0, line.number
-            self._hold(job, fd)
-            if line.state == NEW:
-                self.write(fd, job, RUNNING)
-        return True
+    def _state_here(self, fd: int, job: Job) -> bytes | None:
+        """The state of a held line if it stands where it stood, in today's file; None if it does not."""
+        return self.state_at(fd, job) if job.inode == self.inode else None
 
     # -- just looking -----------------------------------------------------------------------------------------------
 
     def lines(self, states: bytes | None = None, count_states: bool = False, directives: bool = False) -> Scan:
         """All job lines, or those in some states, freshly read.  Raises OSError."""
         self.follow_path()
-        self.refresh()
         return Scan(self.fd, self.start, states, count_states=count_states, directives=directives)
-
-    def lines_of(self, texts: Collection[bytes], states: bytes | None = None) -> Iterator[Line]:
-        """The job lines with these texts, in some states (None: in any), wherever they stand now.  Raises OSError."""
-        scan = Scan(self.fd, self.start, states)
-        if len(texts) <= 50:                    # then what finds their heads is faster, though it may find more
-            heads = rb"|".join(re.escape(text[:200]) for text in texts)
-            scan.pattern, scan.rest = re.compile(rb"\n[^#/ \t\n](?:%b)" % heads), 1 + 200
-        for line in scan if texts else ():
-            if line.text in texts and (states is None or line.state in states):
-                yield line
 
     def survey(self) -> Survey:
         """Count the states, and tell orphans from running jobs.  Raises OSError."""
         scan = self.lines(RUNNING, count_states=True)
         found = Survey(scan.states)
         for line in scan:
-            (found.orphans if self.is_orphan(line, self.suspects) else found.running).append(line)
-        self.suspects.end_round()
-        found.unsure = len(self.suspects.found) - len(found.orphans) + (self.doubt(scan.end) > 0)
+            (found.orphans if self.is_orphan(line) else found.running).append(line)
+        found.half_saved = self.doubt(scan.end) > 0
         return found
 
     def doubt(self, size: int) -> float:
@@ -1523,23 +1717,28 @@ class JobFile:
         found = self.survey()
         now = counts(found)
         numbers = [line.number for line in found.orphans]
-        known = {False: bool(numbers), True: False}         # whether there are some alone, and some of groups
+        alone, grouped = bool(numbers), []
 
         def teaches(settings: JobSettings, ended: bool) -> bool:
-            return len(numbers) < self.BAD or not known[bool(settings.together)]
+            return len(numbers) < self.BAD or bool(settings.together) or not alone
 
         def fits(settings: JobSettings, ended: bool) -> bool:
             return (groups or not settings.together) and any(True for _ in takers.fitting(settings, ended))
 
         for line, settings, _ in self._lines_under(FAILED + ERROR, teaches) if now.bad else ():
             numbers.append(line.number)
-            known[bool(settings.together)] = True
-        left = False
-        for _, settings, ended in self._lines_under(NEW, fits) if now.new and takers.all else ():
-            left = True
-            for taker in list(takers.fitting(settings, ended)):
-                del takers.all[taker]
-        return Account(now, found.unsure, tuple(sorted(numbers)[:self.BAD]), known[False], known[True], left)
+            alone |= not settings.together
+            grouped += [line.number] if settings.together else []
+        left, others = False, ""
+        new = self._lines_under(NEW, lambda *under: not others or fits(*under)) if now.new and takers.all else ()
+        for _, settings, ended in new:
+            others = others or whose(settings, groups)
+            if fits(settings, ended):
+                left = True
+                for taker in list(takers.fitting(settings, ended)):
+                    del takers.all[taker]
+        return Account(now, found.half_saved, tuple(sorted(numbers)[:self.BAD]), alone,
+                       (grouped[0], grouped[-1]) if grouped else (), left, len(found.orphans), others)
 
     def _lines_under(self, states: bytes, wanted: Callable[[JobSettings, bool], Any],
                      ) -> Iterator[tuple[Line, JobSettings, bool]]:
@@ -1577,15 +1776,6 @@ class JobFile:
 
     # -- small steps ------------------------------------------------------------------------------------------------
 
-    def refresh(self) -> None:
-        """Make reads fresh on a network file system where they are not: only a granted lock does."""
-        if self.network and not self.direct:
-            for _ in range(100):
-                if lock(self.fd, REFRESH_BYTE, shared=True):
-                    return unlock(self.fd, REFRESH_BYTE)
-                time.sleep(0.01)                # nobody of ours locks it exclusively
-            raise OSError(errno.EAGAIN, "somebody keeps its refresh byte locked")
-
     def _stat(self) -> os.stat_result:
         """What the path names now.
 
@@ -1619,11 +1809,7 @@ class JobFile:
         if not self.direct or fd < 0:
             return False
         see_names(self.path)
-        named = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            return inode_of(named) == inode_of(fd) != []
-        finally:
-            os.close(named)
+        return is_at(self.path, fd)
 
     def must_name(self, fd: int) -> None:
         """Raise OSError(ESTALE) if the path leads to another file than this, or to none."""
@@ -1632,57 +1818,57 @@ class JobFile:
 
     def follow_path(self) -> None:
         """Make `fd` the file that the path names now.  Raises OSError."""
-        if self._is_same(self.fd):
-            return
-        info = self._stat()
-        if self.inode == (info.st_dev, info.st_ino):
-            return
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file any more")
-        known = self.fd >= 0
-        self._open_anew()
-        if known:
-            self.say("was replaced by another file of this name; going on with that")
-
-    def _open(self) -> tuple[int, int]:
-        """A descriptor of what the path names now, and where its first line begins.  Raises OSError."""
-        fd = -1
-        try:
-            fd = os.open(self.path, self.flags | self.direct)
-            return fd, first_line(fd)
-        except OSError as error:
-            if fd >= 0:
-                os.close(fd)
-            if error.errno != errno.EINVAL or not self.direct:
-                raise
-        self.direct = 0                     # an NFS that takes no single bytes so
-        return self._open()
+        if not self._is_same(self.fd):
+            info = self._stat()
+            if self.inode != (info.st_dev, info.st_ino):
+                if not stat.S_ISREG(info.st_mode):
+                    raise OSError(errno.EINVAL, "is no regular file any more")
+                return self._open_anew()
+        if self.doors < 0:                      # it could not be opened with the file
+            self.follow_companion()
 
     def _open_anew(self) -> None:
-        """Go on with what the path names now, on a new descriptor.  Raises OSError; then nothing has changed."""
-        fd, start = self._open()
-        self.users[fd] += 1
+        """Go on with what the path names now.  Raises OSError."""
+        access = os.O_RDONLY if self.read_only else os.O_RDWR
+        fd = os.open(self.path, access | os.O_CLOEXEC | self.direct)
+        try:
+            start = first_line(fd)
+            if not self.read_only:
+                self.lock_all(fd)
+        except OSError:
+            os.close(fd)
+            raise
         if self.fd >= 0:
-            self.edits += 1
-            self._drop(self.fd)                 # held lines may still have their locks on it
-        self.fd, self.inode, self.start = fd, self.identity(fd), start
-        self.suspects.found.clear()
+            os.close(self.fd)
+        self.fd, self.inode, self.start, self.appended, self.named = fd, self.identity(fd), start, 0, (0, 0)
+        self.companion = companion_of(self.path)
         for job in self.held:
             job.search_at = 0.0                 # they may stand in here
+        self.follow_companion()
+
+    def writable(self) -> int:
+        """The open job file, to write to it now.  Raises Shifted if the path names another one; OSError."""
+        if self.fd < 0:
+            raise Shifted
+        self.must_name(self.fd)
+        return self.fd
 
     def leave_useless(self, error: OSError) -> None:
-        """Leave the descriptor for reading if this error may mean that it is of no use any more.
+        """Leave the descriptors that this error may mean to be of no use any more: the lease of NFS was lost.
 
-        On NFS that is so if the lease was lost while refresh() had its lock.  The next follow_path() opens the file.
+        The next follow_path() opens them anew.
         """
-        if error.errno != errno.EIO or self.fd < 0:
-            return
-        if self.single:                         # its locks are lost, too; so is what was read of them
-            with contextlib.suppress(OSError):  # then there is another look
-                self._forsake(self.fd)
-        else:
-            self._drop(self.fd)
-            self.fd, self.inode = -1, (0, 0)
+        if error.errno in (errno.EIO, errno.ESTALE, errno.EBADF) and not isinstance(error, Shifted):
+            self.leave()
+
+    def leave(self) -> None:
+        """Close the job file and its companion; held lines keep their seats."""
+        for fd in self.fd, self.doors:
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self.fd = self.doors = -1
+        self.inode = self.named = (0, 0)
 
     @staticmethod
     def identity(fd: int) -> tuple[int, int]:
@@ -1691,8 +1877,6 @@ class JobFile:
 
     def read_line(self, fd: int, line: Line, ahead: int = 1) -> bytes:
         """The file from a line's state on and some way behind it, if the line stands there whole; else b''."""
-        if line.offset < 0:
-            return b""
         before = 1 if line.offset > self.start else 0
         end = 1 + len(line.text)
         data = os.pread(fd, before + end + ahead, line.offset - before)
@@ -1706,16 +1890,68 @@ class JobFile:
         return self.read_line(fd, line)[:1] or None
 
     def write(self, fd: int, line: Line, state: bytes) -> None:
-        """Write the state of a line that is locked and verified."""
+        """Write the state of a line that was verified behind its door.  Raises OSError."""
+        self._must_be_alive()
         os.pwrite(fd, state, line.offset)
         if self.network:
             os.fsync(fd)                        # a server that is full, or lost, says so only here
+            self._must_be_alive()
+
+    def _must_be_alive(self) -> None:
+        """Raise OSError(EIO) if we were cut off for so long that others may have been behind our door meanwhile.
+
+        The file system has taken all locks from us then, and an O_DIRECT read through their descriptor tells; a lock
+        on it may seem to succeed (seen on NFS).
+        """
+        if self.network and self.doors >= 0 and self.clock() - self.alive_at > self.interval:
+            os.pread(self.doors, 1, 0)
+            self.alive_at = self.clock()
 
     def close(self) -> None:
         """Sync to disk what was written."""
         if self.fd >= 0:
             with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
                 os.fsync(self.fd)
+
+
+def check_companion(path: str, mount: Mount) -> None:
+    """Before anything runs: refuse a job file of which not all users would meet in one companion.
+
+    Try the locks before relying on them, too: two descriptors must exclude each other.  Raises Problem.
+    """
+    companion, end = companion_of(path), time.monotonic() + 3.0
+    if not sys.platform.startswith("linux"):
+        raise Problem(f"{path}: no open-file-description locks on this system (Linux 3.15 or newer is needed)")
+    if os.path.exists(path) and os.stat(path).st_nlink > 1:
+        raise Problem(f"{path}: has several names (hard links), whose users would not see each other (keep one)")
+    if mount.point == os.path.realpath(path):
+        raise Problem(f"{path}: is a mount of its own, whose users would not see others (mount its directory)")
+    try:
+        _try_locks(path, companion)
+    except OSError as error:
+        hint = ("Linux 3.15 or newer, and a file system with locks, are needed" if error.errno in (
+            errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP) else
+            "jobs are locked there: an empty file of this name that all may write to will do")
+        raise Problem(f"{companion}: {reason(error)} ({hint})") from None
+    while True:
+        file = JobFile(path, say=lambda text: None, mount=mount)
+        try:
+            return file.follow_path()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end:    # users of a companion that was removed follow
+                raise Problem(f"{path}: {reason(error)}") from None
+            time.sleep(0.1)
+        finally:
+            file.leave()
+
+
+def _try_locks(path: str, companion: str) -> None:
+    """Whether two descriptors exclude each other.  Raises Problem, OSError."""
+    at = PROBE_BYTES + int.from_bytes(os.urandom(4), "big")
+    os.close(open_companion(path))
+    with open(companion, "rb+", buffering=0) as first, open(companion, "rb+", buffering=0) as second:
+        if not lock(first.fileno(), at) or is_free(second.fileno(), at):
+            raise Problem(f"{companion}: record locks on this file system do not exclude (use another one)")
 
 
 # ======== Finding work ================================================================================================
@@ -1763,53 +1999,45 @@ class Takers:
 class TriedLines:
     """The lines that --retry and --resume may not take (again): tried before, or left `!` or `e` by this runner.
 
-    Known by line number and text.  Once the file was edited numbers mean nothing any more; then of the lines with one
-    text as many are passed over, in each round, as there are of it in here.
+    Known by number and command, until lines have moved.  Then lines of one command are interchangeable: in each round
+    as many of them are passed over as there are in here.
     """
 
-    def __init__(self, edits: int = 0) -> None:
-        """edits: of the file, as far as they are known."""
-        self.edits = edits
-        self.round: Round | None = None         # the last that asked
-        self.texts: dict[int, int] = {}         # by line number what hash() makes of the text; until the first edit
+    def __init__(self) -> None:
+        self.lines: Counter[tuple[int, int]] = Counter()    # by number, and what hash() makes of the command
+        self.counts: Counter[int] = Counter()   # by the latter alone
+        self.inode: tuple[int, int] | None = None           # of the file in which they stand
         self.last: Line | None = None           # the one that stands last in the file: an edit above would move it
-        self.counts: Counter[int] | None = None # from the first edit on: how many lines of a text
-        self.to_pass: Counter[int] = Counter()  # ... of them this round has still to pass over
+        self.moved = False                      # numbers mean nothing any more
+        self.round: Round | None = None         # the last that asked
+        self.to_pass: Counter[int] = Counter()  # so many of a command this round has still to pass over
 
     def add(self, line: Line, met: bool = True) -> None:
         """met: this round has just met it; else it may still do so."""
-        if self.counts is not None:
-            self.counts[hash(line.text)] += 1
-            self.to_pass[hash(line.text)] += not met
-        self.texts[line.number] = hash(line.text)
+        command = hash(line.command)
+        self.lines[line.number, command] += 1
+        self.counts[command] += 1
+        self.to_pass[command] += not met
         if not self.last or line.offset >= self.last.offset:
             self.last = Line(line.number, 0, line.offset, line.state, line.text)
 
     def discard(self, line: Line) -> None:
-        if self.counts is not None:
-            self.counts[hash(line.text)] -= 1
-        self.texts.pop(line.number, None)
+        self.lines[line.number, hash(line.command)] -= 1
+        self.counts[hash(line.command)] -= 1
 
-    def note_edits(self, edits: int) -> None:
-        """So many are known by now."""
-        if edits != self.edits:
-            self.edits = edits
-            self.note_edit()
+    def begin(self, met_by: Round, inode: tuple[int, int], moved: bool) -> None:
+        """Another round asks, in this file; moved: `last` does not stand where it stood."""
+        self.round, self.to_pass = met_by, Counter(self.counts)
+        self.moved |= moved or self.inode not in (None, inode)
+        self.inode = inode
 
-    def note_edit(self) -> None:
-        """Line numbers may be off from now on."""
-        if self.counts is None:
-            self.counts = Counter(self.texts.values())
-
-    def begin_round(self) -> None:
-        self.to_pass = Counter(self.counts)
-
-    def __contains__(self, line: Line) -> bool:
-        text = hash(line.text)
-        if self.counts is None:
-            return self.texts.get(line.number) == text
-        passed_over = self.to_pass[text] > 0
-        self.to_pass[text] -= passed_over
+    def pass_over(self, line: Line) -> bool:
+        """Whether a line that the round has met is to be passed over."""
+        command = hash(line.command)
+        if not self.moved:
+            return self.lines[line.number, command] > 0
+        passed_over = self.to_pass[command] > 0
+        self.to_pass[command] -= passed_over
         return passed_over
 
 
@@ -1922,9 +2150,11 @@ class Round:
     few: bool = False                       # until the next directive only running jobs are of interest
     found: bool = False                     # it took something: another round follows
     refused: bool = False                   # it met a line that somebody else had just taken, or held for a moment
+    closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
     tail_seen: bool = False                 # it met a last line without newline
-    passed: Line | None = None              # the first job that is for none of the takers
-    missed: bool = False                    # it passed over new jobs: others than its takers might have had them
+    missed: bool = False                    # it passed over new jobs: others than its takers might have had them;
+    # ... the first of them by settings, as Takers.known has them, and what else these say
+    skipped: dict[tuple[tuple[str, ...], int, bool], tuple[Line, JobSettings]] = field(default_factory=dict)
     waiting: set[Taker] = field(default_factory=set)    # takers with jobs that may be taken later
     below: Line | None = None               # the first of these below the block
     full: dict[Taker, float] = field(default_factory=dict)      # takers that wait for free slots, and how many they had
@@ -1968,6 +2198,7 @@ class Cursor:
     """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     NAMED = 10                  # orphans, and stalls, that are named one by one
+    REMEMBERED = 100_000        # ends of runs
     STALE = 0.002, 1.0          # seconds after which what was read ahead is read again, ...
     PAUSE = 0.25                # seconds from look to look at a barrier
     SLICE = 0.05                # seconds after which a server's claim comes back: it wants to hear its clients, too
@@ -1987,8 +2218,9 @@ class Cursor:
         self.groups_named = False               # it was said that groups are left alone
         self.interval = file.interval
         self.orphans: list[int] = []            # line numbers of those met and not taken
-        self.suspects = Suspects(self.interval, self.clock)
-        self.edits = (file.edits, file.inode)    # of the file, as far as they are taken into account
+        self.ends: OrderedDict[bytes, bytes] = OrderedDict()    # how the last runs here ended, by their commands
+        self.orphaned: set[bytes] = set()       # ... and their commands
+        self.inode = file.inode                 # of the file that the round walks through
         self.tail: tuple[int, float] | None = None          # a last line without newline: file size, since when
         self.scan: Scan | None = None           # the round under way
         self.round = Round()                    # ... or the last one
@@ -2021,12 +2253,13 @@ class Cursor:
         return found
 
     def _claim(self, last: bool, takers: Takers) -> Job | Miss:
-        self._notice_edits()
+        self._notice_replaced()
         if takers is not self.takers:
             self.takers = takers
             if self.scan:                       # the new ones were not asked about what is above
                 self.round.few = False
                 self.round.takers = self.round.takers.intersection(takers.all)
+                self._go_back()
         now = self.clock()
         if self.scan is None and (not last or self.round.waiting) and self._nothing_new():
             soon = self.round.outdated or self._has_room()
@@ -2049,6 +2282,20 @@ class Cursor:
         finally:
             self.pace.pause()
 
+    def _go_back(self) -> None:
+        """Let the walk go on from the first line that it passed over for want of a taker who has come now."""
+        found = self.round
+        lines = [(line, settings, key[2]) for key, (line, settings) in found.skipped.items()
+                 if any(self.takers.fitting(settings, key[2]))]
+        if not lines:
+            return
+        line, found.settings, found.ended = min(lines, key=lambda skipped: skipped[0].offset)
+        found.block = found.below = None
+        found.skipped = {key: value for key, value in found.skipped.items() if value[0].offset < line.offset}
+        found.groups = [group for group in found.groups if group.jobs and group.jobs[0][0].offset < line.offset]
+        if not self.scan.back_to(line):
+            self._start_over()
+
     def _check_late(self) -> None:
         """Name what is not understood in a file that has come only now; at the start there was none to refuse."""
         self.unchecked = False
@@ -2057,7 +2304,6 @@ class Cursor:
 
     def _start_over(self) -> None:
         """The file was edited: what was counted is off.  Raises OSError."""
-        self.file.edits += 1
         self._begin_round()
         self.round.found = True
 
@@ -2095,9 +2341,7 @@ class Cursor:
         file = self.file
         self.pace.begin()
         file.follow_path()
-        file.refresh()
-        file.keep_hold()                        # or an idle slot might take a job of ours that an edit has moved
-        self._notice_edits()
+        self._notice_replaced()
         self.signature = file.signature()
         wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
         self.scan = Scan(file.fd, file.start, bytes(sorted(wanted)), count_states=self.ordinals, careful=True,
@@ -2115,7 +2359,6 @@ class Cursor:
         """A whole round found nothing.  whole: it came to the end of the file; grows: its last line may change yet."""
         doubt = self.file.doubt(self.scan.end) if whole else 0.0
         self.scan = None
-        self.suspects.end_round()
         self._end_group(waits=grows or self._is_being_appended())
         found = self.round
         if not found.tail_seen:
@@ -2123,7 +2366,7 @@ class Cursor:
         now = self.clock()
         self.quiet = self.signature
         self.refusals = self.refusals + 1 if found.refused else 0
-        due = [it.when + self.interval - now for it in self.suspects.found.values()]
+        due = []
         if grows:
             due.append(self.tail[1] + self.interval - now)
         if doubt:
@@ -2151,23 +2394,25 @@ class Cursor:
             return True
         if not asked or self.miss.again is not None or self.round.waiting:
             return False
-        self.file.refresh()
         return self.pace.until_due(100, self.interval) > 0 and self.file.signature() == self.quiet
 
     def _has_room(self) -> bool:
         """Whether a taker that waits for free slots has more of them than it had."""
         return any(taker.free > before for taker, before in self.round.full.items())
 
-    def _notice_edits(self) -> None:
-        """If lines have moved: begin a new round, by what they say now."""
-        now = self.file.edits, self.file.inode
-        if self.edits == now:
-            return
-        if self.edits[1] != now[1]:                 # it is another file altogether
-            self.tail = None
-            self.suspects.found.clear()
+    def _notice_replaced(self) -> None:
+        """If the path names another file: begin a new round, by what that says."""
+        before, now = self.inode, self.file.inode
+        if now != before or self.scan and self.scan.fd != self.file.fd:
+            self.forget()
+            if now not in (before, (0, 0)):     # else it is opened anew with the next round, or was, after trouble
+                self.inode, self.tail = now, None
+                if before != (0, 0):
+                    self.say("was replaced by another file of this name; going on with that")
+
+    def forget(self) -> None:
+        """What was met says nothing any more: the next claim walks through the file anew."""
         self.scan = self.quiet = None
-        self.edits = now
 
     # -- lines that are met -----------------------------------------------------------------------------------------
 
@@ -2176,7 +2421,7 @@ class Cursor:
         found = self.round
         if found.block:
             return self._note_waiting(line)
-        if line.state == RUNNING and not self.file.is_orphan(line, self.suspects):
+        if line.state == RUNNING and not self.file.is_orphan(line):
             self._note_unfinished(line)
             if found.settings.together:
                 self._group().waits = True
@@ -2186,7 +2431,6 @@ class Cursor:
             return self._note_unfinished(line)
         if line.state != RUNNING and (taker is None or found.settings.together):
             return self._pass_over(line)
-        self.suspects.acquit(line.offset)
         self._note_unfinished(line)
         return self._take(line, None if found.settings.together else taker)
 
@@ -2212,14 +2456,10 @@ class Cursor:
 
     def _was_tried(self, tried: TriedLines, line: Line) -> bool:
         """Whether a line is one that its taker may not take again.  Raises OSError."""
-        file = self.file
         if tried.round is not self.round:       # the file may have been edited while its taker was busy
-            tried.round = self.round
-            tried.note_edits(file.edits)
-            if tried.last and file.state_at(file.fd, tried.last) is None:
-                tried.note_edit()
-            tried.begin_round()
-        return line in tried
+            file, last = self.file, tried.last
+            tried.begin(self.round, file.inode, last is not None and file.state_at(file.fd, last) is None)
+        return tried.pass_over(line)
 
     def _note_unfinished(self, line: Line) -> None:
         """A job has not ended: barriers below it have to wait."""
@@ -2233,7 +2473,6 @@ class Cursor:
         """
         file, found = self.file, self.round
         if found.unfinished and not found.outdated:
-            file.refresh()
             state = file.state_at(file.fd, found.unfinished)
             retried = b"".join(taker.retry for taker in self.takers.all)
             found.outdated = state is not None and state not in NEW + RUNNING + retried
@@ -2248,8 +2487,9 @@ class Cursor:
         self._note_unfinished(line)
         if settings.together:
             self._meet_group(line)
-        elif (settings.hosts or settings.slots > 1) and not found.ended:
-            found.passed = found.passed or line
+        else:
+            found.skipped.setdefault((settings.hosts, settings.slots, found.ended), (line, settings))
+        if (settings.hosts or settings.slots > 1) and not (settings.together or found.ended):
             key = settings.hosts, settings.slots
             lasting = self.serving or settings.slots > 1 or any(taker.follow for taker in self.takers.all)
             if lasting and key not in found.stalls and len(found.stalls) < self.NAMED and self.is_absent(settings):
@@ -2316,36 +2556,39 @@ class Cursor:
         return self.clock() - self.tail[1] < self.interval
 
     def _take(self, line: Line, taker: Taker | None) -> Job | None:
-        """Lock a line, verify it, mark it `r`.  An orphan that we are not to run becomes `e`.  Raises Shifted."""
-        file = self.file
-        with file.locked_line(line) as fd:
-            if fd < 0:
-                self.round.refused = True
-                file.refresh()
-                self.scan.reread()
-                return None
-            data = file.read_line(fd, line, Scan.SMALL)
-            settings = self.round.settings.line
-            if not data or settings and file.state_at(fd, settings) is None:
-                raise Shifted
-            self.scan.reread(data)
-            if data[:1] != line.state:              # taken, and ended or not, since we read it
-                self.round.refused = True
-                return None
-            if line.state == RUNNING and not taker:
-                file.write(fd, line, ERROR)
-                self.orphans.append(line.number)
-                if len(self.orphans) <= self.NAMED:
-                    self.say(f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it "
-                             "again)")
-                return None
-            job = file.mark(fd, line, taker, self.round.settings)
-        if line.state == RUNNING:
-            self.say(f"line {line.number}: is r, but nobody runs it any more; is run again")
-        if line.state != NEW:
-            taker.tried.add(line)
+        """Claim a line.  An orphan that we are not to run becomes `e`.  Raises Shifted, OSError."""
+        found = self.round
+        if line.command in found.closed:
+            found.refused = True
+            return None
+        attempt = self.file.claim(line, taker, found.settings)
+        self.scan.reread(attempt.data or None)
+        if attempt.ended:
+            self.orphans.append(line.number)
+            self.orphaned.add(line.command)
+            if len(self.orphans) <= self.NAMED:
+                self.say(f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it again"
+                         f"{self._hint(line)})")
+        elif attempt.job:
+            self._note_taken(attempt.job)
+        else:
+            found.refused = True
+            if attempt.closed:
+                found.closed.add(line.command)
+        return attempt.job
+
+    def _hint(self, line: Line) -> str:
+        """What we know of an orphan's command.  Only a person knows whether others have begun to run it since."""
+        ended = self.ends.get(line.command)
+        return f"; an editor may have brought back its r: a run here has ended, {show(ended)}" if ended else ""
+
+    def _note_taken(self, job: Job) -> None:
+        """A line was claimed."""
+        if job.state == RUNNING:
+            self.say(f"line {job.number}: is r, but nobody runs it any more; is run again")
+        if job.state != NEW:
+            job.taker.tried.add(job)
             job.retried = True
-        return job
 
     # -- directives that are met ------------------------------------------------------------------------------------
 
@@ -2384,7 +2627,7 @@ class Cursor:
         found = self.round
         if not found.groups or found.groups[-1].whole:
             return False
-        appending = not is_free(self.file.fd, APPEND_BYTE)      # asked first: if not, the size is of all of it
+        appending = not is_free(self.file.doors, APPEND_BYTE)      # asked first: if not, the size is of all of it
         found.refused |= appending
         return appending or self.file.signature()[2] != self.signature[2]
 
@@ -2430,44 +2673,24 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
         fault = self.file.finish(job, state)
-        tried, bad = self._tried_before(job), state in (FAILED, ERROR, HELD)
-        if job.taker.retry and bad and not job.retried and job.offset >= 0:
-            tried.add(job, met=False)
+        if state in (DONE, FAILED):
+            self.ends[job.command] = state
+            self.ends.move_to_end(job.command)
+            if len(self.ends) > self.REMEMBERED:
+                self.ends.popitem(last=False)
+        bad = state in (FAILED, ERROR, HELD)
+        if job.taker.retry and bad and not job.retried:
+            job.taker.tried.add(job, met=False)
         elif job.retried and not bad:
-            tried.discard(job)
+            job.taker.tried.discard(job)
         return fault
-
-    def _tried_before(self, job: Job) -> TriedLines:
-        """What its taker has taken, by today's line numbers."""
-        job.taker.tried.note_edits(self.file.edits)
-        return job.taker.tried
 
     def release(self, job: Job) -> str:
         """Put a claimed job that was not started back to what it was.  Raises NotNow."""
         fault = self.finish(job, HELD if job.cancelled else ERROR if job.state == RUNNING else job.state)
         if job.retried:
-            self._tried_before(job).discard(job)
+            job.taker.tried.discard(job)
         return fault
-
-    def renew(self, job: Job) -> str:
-        """Make a line new again whose job has just failed; why that cannot be, or ''."""
-        file = self.file
-        line: Line | None = Line(job.number, job.ordinal, job.offset, FAILED, job.text)
-        try:
-            file.follow_path()
-            file.refresh()
-            if file.state_at(file.fd, line) is None:
-                line = next(file.lines_of({job.text}, FAILED), None)
-            if line is None:
-                return "its line is gone"
-            with file.locked_line(line) as fd:
-                if fd < 0 or file.state_at(fd, line) != FAILED:
-                    return "has changed meanwhile"
-                file.write(fd, line, NEW)
-        except OSError as error:
-            return reason(error)
-        self._tried_before(job).discard(job)
-        return ""
 
     # -- trouble, and just looking ----------------------------------------------------------------------------------
 
@@ -2498,7 +2721,7 @@ class Cursor:
                     return
             elif self.round.settings.together or not any(self.takers.fitting(self.round.settings, self.round.ended)):
                 self._pass_over(line)
-            elif line.state != RUNNING or RUNNING in taker.retry and is_free(self.file.fd, line.offset):
+            elif line.state != RUNNING or RUNNING in taker.retry and self.file.is_orphan(line):
                 yield line
 
 
@@ -2576,10 +2799,36 @@ class Nothing:
     failed: str = ""            # why nothing can be claimed any more
     ended: bool = False         # runners that wait for more shall leave
     stopped: str = ""           # why jobs are left that this runner should have run
-    others: int = 0             # the first line that is left for other hosts; 0: there is none
 
     def __bool__(self) -> bool:
         return False
+
+
+class Failures:
+    """How many jobs of a file are failed or in error that were not so at the start, whoever ran them."""
+
+    def __init__(self, file: JobFile, worker: Worker) -> None:
+        self.file, self.worker = file, worker
+        self.at_start: int | None = None    # how many were
+        self.pace = Pace()
+
+    async def count(self) -> int:
+        """The first call is the start."""
+        try:
+            now = await self.worker.call(self._look)
+        except OSError:                     # there is no file yet, or it is away for a moment
+            return 0
+        if self.at_start is None:
+            self.at_start = now
+        return now - self.at_start
+
+    def _look(self) -> int:
+        with self.pace:
+            return sum(1 for _ in self.file.lines(FAILED + ERROR))
+
+    async def rest(self) -> None:
+        """Wait until it may be counted again."""
+        await asyncio.sleep(max(self.file.interval, self.pace.rest(9)))
 
 
 class FileJobs:
@@ -2596,6 +2845,7 @@ class FileJobs:
         self.taker = taker
         self.interval, self.orphans = cursor.interval, cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
+        self.failures = Failures(cursor.file, worker)
 
     async def claim(self, last: bool, free: int, slots: int) -> Job | Nothing:
         """A job, if there is one.  last: the runner leaves if there is none.  free, slots: of its slots, and in all."""
@@ -2604,7 +2854,7 @@ class FileJobs:
             return found
         met = found.round
         again = self.poll if found.again is None and met.waits_for(self.taker) else found.again
-        return Nothing(again, found.failed, met.ended, met.stopped(self.taker), met.passed.number if met.passed else 0)
+        return Nothing(again, found.failed, met.ended, met.stopped(self.taker))
 
     def _claim(self, last: bool, free: int, slots: int) -> Job | Miss:
         if slots != self.taker.slots:
@@ -2626,9 +2876,6 @@ class FileJobs:
     async def release(self, job: Job) -> str:
         return await self.worker.call(self.cursor.release, job)
 
-    async def renew(self, job: Job) -> str:
-        return await self.worker.call(self.cursor.renew, job)
-
     async def look_after(self) -> dict[Job, str]:
         return await self.worker.call(self.file.look_after)
 
@@ -2643,20 +2890,22 @@ class FileJobs:
         if not runner.killed:
             await self.worker.call(self.file.close)
             await self.worker.flush()
-        for look in itertools.count(1):
+        for look in range(1, self.file.LOOKS + 1):
             takers = Takers(() if runner.had_one_each else (self.taker,))
             self.taker.slots = runner.size      # what does not fit because slots are out of service is left, too
             try:
                 account = await self.worker.call(self.file.account, takers)
-                if runner.killed or not account.unsure or look > 3 * self.file.LOOKS:   # it goes on changing
+                resumed = account.orphans and RUNNING in self.taker.retry   # by others that run the file with --resume
+                if runner.killed or look == self.file.LOOKS or not (account.half_saved or resumed):
                     return account
             except OSError as error:
                 if error.errno == errno.ENOENT and runner.options.follow and self.file.fd < 0:
                     return Account(Counts(0, 0, 0, 0, 0, 0))        # it never came
-                if runner.killed or runner.failed or look >= self.file.LOOKS:
+                if runner.killed or runner.failed or look == self.file.LOOKS:
                     runner.say(f"{reason(error)}; nobody knows what it holds now")
                     return None
             await asyncio.sleep(self.interval)
+        return None
 
 
 # ======== Processes ===================================================================================================
@@ -2668,18 +2917,6 @@ GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-a
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024    # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-
-
-def own_peak() -> int:
-    """The peak of this process's memory, in bytes.
-
-    Not ru_maxrss where that can be avoided: execve(2) counts in it what this process was before, maybe gigabytes.
-    """
-    try:
-        with open("/proc/self/status", "rb") as status:
-            return int(re.search(rb"VmHWM:\s*(\d+) kB", status.read())[1]) * 1024
-    except (OSError, TypeError):            # no /proc, or not of Linux (proc(5))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 @dataclass(eq=False, repr=False)
@@ -2800,7 +3037,6 @@ class Processes:
         """grace: seconds from TERM to KILL; None: never KILL."""
         self.loop, self.grace = loop, math.inf if grace is None else grace
         self.running: dict[int, Shell] = {}
-        self.own = 0                # the peak of our own memory when last looked at; it never falls
         self.impatient = False      # KILL now, without grace
         self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all that wait for it
         self.rested = 0.0           # when the next reading may be (event loop's time)
@@ -2843,14 +3079,10 @@ class Processes:
                 pid, status, usage = ended
                 shell = self.running.pop(pid, None)
                 if shell and not shell.ended.done():    # else: a child of what this process was before execve(2)
-                    shell.usage, shell.memory = usage, self._peak(usage.ru_maxrss * MAXRSS_UNIT)
+                    shell.usage, own = usage, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                    if usage.ru_maxrss > own:           # else it may be ours: execve(2) counts what was there before
+                        shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     shell.ended.set_result(status)
-
-    def _peak(self, counted: int) -> int | None:
-        """A job's memory; None where it may be ours: execve(2) counts what was there before, too."""
-        if counted > self.own:
-            self.own = own_peak()
-        return counted if counted > self.own else None
 
     async def end(self, shell: Shell) -> list[int]:
         """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die."""
@@ -2903,63 +3135,41 @@ CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 def available_cpus() -> int:
-    """How many CPUs this process may use: the least of affinity, cgroup limit and Slurm's share; at least 1."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min([count, *cgroup_limits(), *slurm_limits(os.environ)])))
+    """How many CPUs this process may use: the least of affinity, cgroup limit and what Slurm gives; at least 1."""
+    affinity = len(os.sched_getaffinity(0))
+    return max(1, int(min(affinity, cgroup_cpus(), slurm_cpus(os.environ))))
 
 
-def slurm_limits(environ: Mapping[str, str]) -> Iterator[float]:
-    """What Slurm gives a task: what -c says, and of the job's CPUs on this node its share.
-
-    The tasks of a step share them; a batch script has them for itself.  Unless tasks are bound to their CPUs nothing
-    but these variables tells.  What is no number there does not count.
-    """
-    numbers = {name: int(text) for name, text in environ.items() if re.fullmatch("[0-9]{1,9}", text)}
-    if numbers.get("SLURM_CPUS_PER_TASK"):
-        yield numbers["SLURM_CPUS_PER_TASK"]
-    if numbers.get("SLURM_CPUS_ON_NODE"):
-        per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
-        yield numbers["SLURM_CPUS_ON_NODE"] / tasks_here(per_node, numbers.get("SLURM_NODEID", 0))
-
-
-def tasks_here(per_node: str, node: int) -> int:
-    """How many tasks a step has on a node: that entry of `3,1` or `2(x2),1`; 1 if it is not there."""
-    for entry in per_node.split(","):
-        match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?", entry)
-        if not match:
-            break
-        node -= int(match[2] or 1)
-        if node < 0:
-            return max(1, int(match[1]))
-    return 1
-
-
-def cgroup_limits() -> Iterator[float]:
-    """The CPU limits of this process's control groups and their parents (cgroups(7); v1: cfs quota, v2: cpu.max)."""
+def cgroup_cpus() -> float:
+    """The least limit of this process's control group and of those above it (cgroups(7), version 2)."""
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
-            entries = [line.rstrip("\n").split(":", 2) for line in lines]
+            group = "".join(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
     except OSError:
-        return
-    for _, controllers, path in (entry for entry in entries if len(entry) == 3):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        tops = [os.path.join(CGROUP_ROOT, name) for name in ((controllers, "cpu") if controllers else ("", "unified"))]
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        groups = (os.path.join(top, *parts[:depth]) for top in tops for depth in range(len(parts) + 1))
-        for group, files in itertools.product(groups, (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))):
-            yield from _cpu_limit([os.path.join(group, name) for name in files])
+        return math.inf
+    names, limits = [name for name in group.split("/") if name not in ("", "..")], [math.inf]
+    for depth in range(len(names) + 1):
+        path = os.path.join(CGROUP_ROOT, *names[:depth], "cpu.max")
+        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+            limit = re.match("([0-9]+) ([1-9][0-9]*)", file.read())     # else `max`, and the period
+            if limit:
+                limits.append(int(limit[1]) / int(limit[2]))
+    return min(limits)
 
 
-def _cpu_limit(paths: Sequence[str]) -> Iterator[float]:
-    """The limit that the files of a control group set, if they are there and do."""
-    with contextlib.suppress(OSError):
-        words: list[str] = []
-        for path in paths:
-            with open(path, encoding="ascii") as file:
-                words += file.read().split()
-        if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
-            yield int(words[0]) / int(words[1])
+def slurm_cpus(environ: Mapping[str, str]) -> float:
+    """What Slurm gives a task: what -c says, or its share of the CPUs on this node, which the tasks of a step share.
+
+    A batch script has them for itself.  Where nodes have different numbers of tasks, the largest counts on all.  Unless
+    tasks are bound to their CPUs nothing but these variables tells.  What is no number there does not count.
+    """
+    each, here = (re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
+                  for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"))
+    if each or not here:
+        return int(each[0]) if each else math.inf
+    per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
+    tasks = re.findall(r"\b[0-9]+", per_node, re.ASCII)         # `2(x3),1`: two on each of three nodes, one on the last
+    return int(here[0]) / max([1, *map(int, tasks)])
 
 
 # ---- until when ------------------------------------------------------------------------------------------------------
@@ -2981,50 +3191,42 @@ class SlurmLimit:
         """Learn when Slurm ends us.  Raises Problem."""
         if self.margin is None:
             self.margin = 30.0 + (kill_after or 0.0)
-        told = os.environ.get("SLURM_JOB_END_TIME")
-        fault = self._take(told) if told else ""
-        if not fault and self.left <= 0:                # nobody has said, or the limit was extended since
-            fault = run_loop(self.ask())
-        if fault and self.end < 0:
-            raise Problem(f"--walltime auto: {fault} (give a time, such as --walltime 2h)")
+        try:
+            told = os.environ.get("SLURM_JOB_END_TIME")
+            if told:
+                self._take(told)
+            if self.left <= 0:                          # nobody has said, or the limit was extended since
+                self._take(self._ask())
+        except Problem as problem:
+            if self.end < 0:
+                raise Problem(f"--walltime auto: {problem} (give a time, such as --walltime 2h)") from None
 
-    def _take(self, text: str) -> str:
-        """Take over what Slurm says; what is wrong with it, or ''."""
+    def _take(self, text: str) -> None:
+        """Take over what Slurm says.  Raises Problem."""
         if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):
-            return f"the time when Slurm ends this job is not understood: '{printable(text)}'"
+            raise Problem(f"the time when Slurm ends this job is not understood: '{printable(text)}'")
         self.end = math.inf if text == "NONE" else float(text)
-        return ""
 
-    async def ask(self) -> str:
-        """Ask squeue when it ends us; what is wrong, or ''."""
+    def _ask(self) -> str:
+        """When squeue says that it ends us.  Raises Problem."""
         job = os.environ.get("SLURM_JOB_ID")
         if not job:
-            return "this is no Slurm job: SLURM_JOB_ID is not set"
-        try:
-            answer = os.fsdecode(await self._run_squeue(job)).strip()
-        except asyncio.TimeoutError:                    # an OSError in newer Pythons
-            return f"squeue has not answered within {human_time(self.PATIENCE)}"
-        except OSError as error:
-            return f"squeue: {reason(error)}"
-        ours = re.search(rf"^{re.escape(job)} +(.*?) *$", answer, re.MULTILINE)      # -j shows all tasks of our array
-        last = printable(answer.rpartition("\n")[2])
-        return self._take(ours[1]) if ours else f"squeue does not tell when job {job} ends: '{last[:200]}'"
-
-    async def _run_squeue(self, job: str) -> bytes:
-        """What it prints, errors, too.  Raises OSError, asyncio.TimeoutError."""
+            raise Problem("this is no Slurm job: SLURM_JOB_ID is not set")
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
-        squeue = subprocess.Popen(
-            ("squeue", "-h", "-t", "all", "-j", job, "-o", "%A %e"), env={**environ, "SLURM_TIME_FORMAT": "%s"},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), squeue.stdout)
         try:
-            return await asyncio.wait_for(reader.read(), self.PATIENCE)
-        finally:
-            transport.close()
-            if squeue.poll() is None:   # it has not ended, which Processes.reap() may have seen first
-                os.killpg(squeue.pid, signal.SIGKILL)
+            squeue = subprocess.run(
+                ("squeue", "-h", "-t", "all", "-j", job, "-o", "%A %e"), env={**environ, "SLURM_TIME_FORMAT": "%s"},
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=self.PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise Problem(f"squeue has not answered within {human_time(self.PATIENCE)}") from None
+        except OSError as error:
+            raise Problem(f"squeue: {reason(error)}") from None
+        answer = os.fsdecode(squeue.stdout).strip()
+        ours = re.search(rf"^{re.escape(job)} +(.*?) *$", answer, re.MULTILINE)      # -j shows all tasks of our array
+        if not ours:
+            last = printable(answer.rpartition("\n")[2])
+            raise Problem(f"squeue does not tell when job {job} ends: '{last[:200]}'")
+        return ours[1]
 
 
 def allow_descriptors(needed: int) -> None:
@@ -3042,13 +3244,11 @@ def allow_descriptors(needed: int) -> None:
 class Writer:
     """Writes to a descriptor that others share (a terminal, a pipe) without ever blocking the event loop.
 
-    O_NONBLOCK would be seen by all who share it, so a pipe or terminal is opened a second time, which makes an open
-    file of its own.  Where that is not allowed, it writes no more at once than poll(2) and pipe(7) promise to take.
+    O_NONBLOCK would be seen by all who share it.  So a thread writes what is in a queue, and may wait for a reader as
+    long as it has to.  A regular file needs no thread.
     """
     LOW, HIGH = 1 << 18, 1 << 20        # bytes waiting: below, jobs are read again; above, no more
-    DELAY, AT_ONCE = 0.002, 1 << 16     # seconds for which lines are gathered, bytes that do not wait for that
-    PROMISED = 256                      # bytes that a terminal takes; a pipe takes more
-    MANY = 64                           # chunks at once
+    DELAY, AT_ONCE = 0.02, 1 << 16      # seconds for which lines are gathered, bytes that do not wait for that
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
                  relieved: Callable[[], None] = lambda: None) -> None:
@@ -3058,95 +3258,105 @@ class Writer:
         """
         self.fd, self.loop, self.broken, self.relieved = fd, loop, broken, relieved
         self.terminal = os.isatty(fd)
-        self.chunks: deque[bytes | memoryview] = deque()
-        self.backlog = 0
+        self.gathered: list[bytes] = []
+        self.size = 0                   # bytes of that
+        self.backlog = 0                # bytes that are not written yet
         self.closed = False
-        self.drained: asyncio.Future[None] | None = None
+        self.drained = asyncio.Event()
         self.timer: asyncio.TimerHandle | None = None
-        self.waiting = False
-        self.write_some = self._write_many
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISSOCK(mode):
-            self.socket = socket.socket(fileno=os.dup(fd))
-            self.write_some = self._send
-        elif self.terminal or stat.S_ISFIFO(mode):
-            try:
-                self.fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            except OSError:             # somebody else's terminal (su), no /proc, no reader any more
-                self.write_some = self._write_promised
+        self.queue = None if stat.S_ISREG(os.fstat(fd).st_mode) else self._start_thread()
+
+    def _start_thread(self) -> Any:
+        """The queue of what a thread writes; nobody waits for the thread at our end."""
+        import queue
+        import threading
+        waiting = queue.SimpleQueue()
+        threading.Thread(target=self._write_all, args=(waiting,), daemon=True).start()
+        return waiting
 
     def write(self, data: bytes) -> None:
-        """Write data, together with what comes within two milliseconds: short jobs print few bytes each."""
+        """Write data, together with what comes within a moment: to wake the thread costs as much as some lines."""
         if self.closed or not data:
             return
-        self.chunks.append(data)
+        self.gathered.append(data)
+        self.size += len(data)
         self.backlog += len(data)
-        if self.waiting:
-            return                      # it is flushed when more can be written
         if not self.timer:
             self.timer = self.loop.call_later(self.DELAY, self.flush)
-        if self.backlog > self.AT_ONCE:
+        if self.size > self.AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
-        """Write what can be written now."""
+        """Write what has gathered, as soon as that can be."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
-        if not self.chunks or self.closed:
-            return
+        data = b"".join(self.gathered)
+        self.gathered.clear()
+        self.size = 0
+        self._post(len(data), [data])
+
+    def write_file(self, file: Any) -> None:
+        """Write what a file holds, and close it; it is read only when its turn has come."""
+        self.flush()
+        file.seek(0, os.SEEK_END)
+        size = file.tell()                  # before Python 3.11 seek() of a SpooledTemporaryFile returns nothing
+        self.backlog += size
+        self._post(size, pieces_of(file))
+
+    def _post(self, size: int, pieces: Iterable[bytes]) -> None:
+        if self.queue:
+            self.queue.put((size, pieces))
+        else:
+            self._written(size, self._try_to_write(pieces))
+
+    def _write_all(self, waiting: Any) -> None:
+        """The thread: write what comes, up to the first error."""
+        error = None
+        with contextlib.suppress(RuntimeError):             # there is no event loop any more: we are leaving
+            while True:
+                size, pieces = waiting.get()
+                error = error or self._try_to_write(pieces)
+                self.loop.call_soon_threadsafe(self._written, size, error)
+
+    def _try_to_write(self, pieces: Iterable[bytes]) -> OSError | None:
         try:
-            while self.chunks:
-                self._drop(self.write_some())
-        except BlockingIOError:
-            pass
+            for piece in pieces:
+                write_all(self.fd, piece)
         except OSError as error:
+            return error
+        return None
+
+    def _written(self, size: int, error: OSError | None) -> None:
+        """So much has been written, or never will be."""
+        self.backlog -= size
+        if error and not self.closed:
             self.closed = True
-            self._drop(self.backlog)
             self.broken(error)
-        self._watch()
-
-    def _write_many(self) -> int:
-        return os.writev(self.fd, list(itertools.islice(self.chunks, self.MANY)))
-
-    def _send(self) -> int:
-        return self.socket.sendmsg(list(itertools.islice(self.chunks, self.MANY)), (), socket.MSG_DONTWAIT)
-
-    def _write_promised(self) -> int:
-        if not wait_ready([self.fd], select.POLLOUT, 0):
-            raise BlockingIOError
-        return os.write(self.fd, self.chunks[0][:self.PROMISED])
-
-    def _drop(self, written: int) -> None:
-        """So much has been written."""
-        self.backlog -= written
-        while written:
-            chunk = self.chunks.popleft()
-            if len(chunk) > written:
-                self.chunks.appendleft(memoryview(chunk)[written:])
-            written -= min(written, len(chunk))
-
-    def _watch(self) -> None:
-        """Come back when more can be written; report that little, or nothing, is left."""
-        if self.chunks and not self.waiting:
-            self.loop.add_writer(self.fd, self.flush)
-        elif self.waiting and not self.chunks:
-            self.loop.remove_writer(self.fd)
-        self.waiting = bool(self.chunks)
-        if self.drained and not self.chunks and not self.drained.done():
-            self.drained.set_result(None)
         if self.backlog < self.LOW:
             self.relieved()
+        if not self.backlog:
+            self.drained.set()
 
     async def drain(self, patience: float) -> None:
         """Wait until all is written, at the most for `patience` seconds."""
         self.flush()
+        self.drained.clear()
         if self.backlog:
-            self.drained = self.loop.create_future()
-            await asyncio.wait([self.drained], timeout=patience)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.drained.wait(), patience)
 
 
-TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)      # by which runners are told to stop
+def pieces_of(file: Any) -> Iterator[bytes]:
+    """What a file holds, from its beginning; then it is closed.  Raises OSError."""
+    with file:
+        file.seek(0)
+        while piece := file.read(Writer.AT_ONCE):
+            yield piece
+
+
+TO_END, TO_DRAIN = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
+TOLD = TO_END + TO_DRAIN                # by which runners are told to stop
 
 
 @dataclass(frozen=True)
@@ -3190,9 +3400,9 @@ class Ending:
 class Run:
     """One run of a job, as sinks and the runner see it."""
     job: Job
-    slot: Slot
+    slots: Sequence[Slot]               # that the job has
     host: bytes
-    began: float = 0.0                  # wall clock, seconds
+    began: float = field(default_factory=time.time)     # wall clock, seconds
     started: float = 0.0                # monotonic
     took: float = 0.0
     shell: Shell | None = None
@@ -3201,6 +3411,11 @@ class Run:
     sinks: Sequence[Sink] = ()          # that take its events
     cause: str = ""                     # why it is being ended
     killer: asyncio.Task[None] | None = None
+
+    @property
+    def slot(self) -> Slot:
+        """The one that its records name."""
+        return self.slots[0]
 
     @property
     def where(self) -> bytes:
@@ -3227,13 +3442,19 @@ class Sink:
         """Its shell runs."""
 
     def unstarted(self, run: Run) -> None:
-        """It could not be started; no more comes of it."""
+        """It could not be started, or nobody will say how it ended; no more comes of it."""
+
+    def resumed(self, run: Run, record: bytes) -> None:
+        """A server: it was started under the server before; record: what that has left of it in the log file."""
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         """It has printed."""
 
     def ended(self, run: Run) -> None:
         """It has ended, and all its output came before."""
+
+    def over(self, job: Job) -> None:
+        """The job gets no more runs from us."""
 
     def tick(self) -> None:
         """A second has passed."""
@@ -3290,9 +3511,12 @@ class Console(Sink):
         if self.with_output:
             self._print(run, stream, self.lines[stream].feed(data))
 
-    def ended(self, run: Run) -> None:
+    def unstarted(self, run: Run) -> None:
         for stream in run.streams:
             self._print(run, stream, self.lines.pop(stream, Lines()).end())
+
+    def ended(self, run: Run) -> None:
+        self.unstarted(run)                     # begun lines
         line = b'status %s: %s "%s"' % (run.where, str(run.ending).encode(), run.job.command)
         if self.colour and run.ending.state != DONE:
             line = self.RED + line + self.PLAIN
@@ -3302,6 +3526,47 @@ class Console(Sink):
         if lines:
             prefix = b"%s %s: " % (stream.name, run.where)
             self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
+
+
+class Plain(Sink):
+    """What jobs print and nothing else, each job's together once it is over: stdout to stdout, stderr to stderr."""
+    MEMORY = 1 << 20                    # bytes of a stream; what is longer is kept in a temporary file
+
+    def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, trouble: Say) -> None:
+        """writers: by the name of the stream.  in_order: of the starts, which is that of the file."""
+        import tempfile
+        self.new_file = functools.partial(tempfile.SpooledTemporaryFile, self.MEMORY)
+        self.writers, self.in_order, self.trouble = writers, in_order, trouble
+        self.kept: dict[Job, dict[bytes, Any]] = {}     # files by the name of the stream; in the order of the starts
+        self.ready: set[Job] = set()                    # jobs that are over, and wait for those before them
+
+    def starting(self, run: Run) -> None:
+        self.kept.setdefault(run.job, {})
+
+    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+        files = self.kept[run.job]
+        try:
+            if stream.name not in files:
+                files[stream.name] = self.new_file()
+            files[stream.name].write(data)
+        except OSError as error:
+            self.trouble(f"line {run.job.number}: {reason(error)} in a temporary file (its output is incomplete; the "
+                         "jobs go on)")
+
+    def over(self, job: Job) -> None:
+        if job in self.kept:                # else it was not started
+            self.ready.add(job)
+        for first in list(itertools.takewhile(self.ready.__contains__, self.kept)) if self.in_order else [job]:
+            self._print(first)
+
+    def leaving(self) -> None:
+        for job in list(self.kept):
+            self._print(job)
+
+    def _print(self, job: Job) -> None:
+        self.ready.discard(job)
+        for name, file in self.kept.pop(job, {}).items():
+            self.writers[name].write_file(file)
 
 
 @dataclass(eq=False, repr=False)
@@ -3317,12 +3582,9 @@ class LastLines(Sink):
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
-    def __init__(self, store: Any, files: Any, lines: int, directory: bytes) -> None:
-        """store: takes the records; a LogFile, or the server's.  files: what writes them, and has a `backlog`.
-
-        lines: of output per record.  directory: where jobs run.
-        """
-        self.store, self.files, self.lines, self.directory = store, files, lines, directory
+    def __init__(self, store: LogFile, lines: int, directory: bytes) -> None:
+        """lines: of output per record.  directory: where jobs run."""
+        self.store, self.lines, self.directory = store, lines, directory
         self.records: dict[Run, Record] = {}
 
     @classmethod
@@ -3333,6 +3595,15 @@ class LastLines(Sink):
     def started(self, run: Run) -> None:
         record = self.records[run] = Record(deque(maxlen=self.lines))
         self._line(run, record, b"status", b'forked "%s"' % run.job.command)
+
+    def resumed(self, run: Run, record: bytes) -> None:
+        lines = (line.rstrip() for line in record.split(b"\n")[1:])
+        self.records[run] = Record(deque(filter(None, lines), self.lines))
+
+    def unstarted(self, run: Run) -> None:
+        record = self.records.pop(run, None)
+        if record:
+            self._write(run, record)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         record = self.records[run]
@@ -3357,7 +3628,7 @@ class LastLines(Sink):
 
     def tick(self) -> None:
         for run, record in self.records.items():
-            if record.changed and self.files.backlog < Writer.HIGH:     # else file system or server does not answer
+            if record.changed and self.store.worker.backlog < Writer.HIGH:      # else the file system does not answer
                 self._write(run, record)
 
     def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
@@ -3385,11 +3656,12 @@ class LogFile:
             raise Problem(f"{path}: is not a log file (give another name)")
 
     def put(self, job: Job, data: bytes) -> None:
-        self.put_piece((job.ordinal - 1) * len(data), data)
+        if job.ordinal:                     # else nobody has counted the jobs above it
+            self.worker.post(self._store, (job.ordinal - 1) * len(data), data, size=len(data))
 
-    def put_piece(self, at: int, data: bytes) -> None:
-        """A record, or a part of one, at this place of the file."""
-        self.worker.post(self._store, at, data, size=len(data))
+    def get(self, job: Job, size: int) -> bytes:
+        """A job's record, of so many bytes.  Raises OSError.  In the worker's thread."""
+        return os.pread(self.fd, size, (job.ordinal - 1) * size) if job.ordinal else b""
 
     def _store(self, at: int, data: bytes) -> None:
         try:
@@ -3435,33 +3707,30 @@ class OutFile:
     Most jobs print nothing on stderr, many nothing at all; making empty files for them would cost more than a short
     job does (several round trips on NFS).
 
-    No file is ever written, renamed or removed that is another run's: a name is taken with O_EXCL or link(2) only, and
-    the file that had it before gets a numbered name, which it keeps.  An edit may move the line meanwhile:
-    the file has the number that the line has when it is made, and gets that which it has when the run ends.
+    Its name has the number that its line had when the run began, whatever edits do.  A later run with that number moves
+    it away, to a numbered name that it keeps, so that the name without a number is the latest run's.  No file is ever
+    written or removed that is another run's: a name is taken with O_EXCL only.
     """
 
-    def __init__(self, job: Job, suffix: str, fresh: bool, journal: Journal) -> None:
+    def __init__(self, name: str, fresh: bool, journal: Journal) -> None:
         """fresh: no such file may be there; else the run began under a server before us, and this goes on."""
-        self.job, self.suffix, self.fresh, self.journal = job, suffix, fresh, journal
+        self.name, self.fresh, self.journal = os.path.join(journal.folder, name), fresh, journal
         self.trouble = journal.trouble
-        self.number = 0                     # that the name has
-        self.name = ""
         self.fd = -1
         self.size = 0                       # where it ends, as far as we know
         self.broken = False
 
-    def _use_number(self) -> None:
-        """Take the name for the number that the line has now."""
-        self.number = self.job.number
-        self.name = os.path.join(self.journal.folder, f"{self.number}{self.suffix}")
-
     def prepare(self) -> None:
-        """Put an older run's file out of the way."""
-        self._use_number()
+        """Move an older run's file away, and write down where it is now."""
         try:
-            self._keep_older(self.name)
+            # Few names are taken, and only on a network file system is there more to ask for than this one.
+            kept = keep_older(self.name) if self.journal.network or os.path.lexists(self.name) else ""
         except OSError as error:            # what we write will find another name, if there is room at all
             self.trouble(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
+            return
+        if kept:
+            moved = {"from": os.path.basename(self.name), "to": os.path.basename(kept)}
+            self.journal.add({"time": round(time.time(), 3), "event": "moved", **moved})
 
     def store(self, at: int, data: bytes) -> None:
         """Write what stands at this place of the stream; a client may tell it twice."""
@@ -3479,72 +3748,24 @@ class OutFile:
 
     def _make(self) -> None:
         """Make the file, under a numbered name if its own cannot be had.  Raises OSError."""
-        self._use_number()
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         if not self.fresh:
             self.fd = os.open(self.name, flags, 0o666)
             return
         try:
-            self.fd = self._displace(lambda: os.open(self.name, flags | os.O_EXCL, 0o666))
-        except OSError:                     # a directory; somebody else's, in a folder with the sticky bit
+            self.fd = os.open(self.name, flags | os.O_EXCL, 0o666)
+        except OSError:                     # what could not be moved away; what another run has made since
             self.fd, self.name = make_numbered(self.name)
 
     def close(self) -> None:
         """The run has ended."""
+        if self.fd < 0:
+            return
         try:
-            if self.number != self.job.number:
-                self._follow_line()
-            elif self.fd >= 0 and not is_file(self.name, os.fstat(self.fd)):
-                self.name = self._kept(self.name) or self.name      # another run has put it out of its way
-        except OSError as error:
-            self.trouble(f"{self.name}: {reason(error)} (is the output of what is line {self.job.number} now)")
-        try:
-            if self.fd >= 0:
-                os.close(self.fd)
+            self.name = name_now(self.name, os.fstat(self.fd))
+            os.close(self.fd)
         except OSError as error:            # NFS tells on close that the disk is full
             self._give_up(error)
-
-    def _follow_line(self) -> None:
-        """Rename the file: its line has another number now.  Raises OSError.
-
-        By way of a numbered name, which nobody else renames: between a look at its own and a rename it may become
-        another's.  Another run may have put it there already.
-        """
-        older = self.name
-        self._use_number()
-        if self.fd < 0:
-            self._keep_older(self.name)
-            return
-        see_names(older)
-        if is_file(older, os.fstat(self.fd)):
-            keep_older(older)
-        kept = self._kept(older)
-        if kept:                            # else somebody has removed it, or given it a name of their own
-            self._displace(lambda: os.link(kept, self.name))
-            os.unlink(kept)
-
-    def _kept(self, name: str) -> str:
-        """The numbered name for `name` that is this file's; '' if none is."""
-        info = os.fstat(self.fd)
-        names = (numbered(name, number) for number in range(free_number(name) - 1, 0, -1))          # the latest first
-        return next((kept for kept in names if is_file(kept, info)), "")
-
-    def _keep_older(self, name: str) -> None:
-        """Put what another run has written out of the way, and write down where it is now.  Raises OSError."""
-        # Few names are taken, and only on a network file system is there more to ask for than this one.
-        kept = keep_older(name) if self.journal.network or os.path.lexists(name) else ""
-        if kept:
-            moved = {"from": os.path.basename(name), "to": os.path.basename(kept)}
-            self.journal.add({"time": round(time.time(), 3), "event": "moved", **moved})
-
-    def _displace(self, make: Callable[[], Any]) -> Any:
-        """Make something under this name; what has it is put out of the way, again if need be.  Raises OSError."""
-        for _ in range(5):
-            try:
-                return make()
-            except FileExistsError:
-                self._keep_older(self.name)
-        return make()
 
     def _give_up(self, error: OSError) -> None:
         self.broken = True
@@ -3597,6 +3818,14 @@ def keep_older(name: str) -> str:
     return kept
 
 
+def name_now(name: str, info: os.stat_result) -> str:
+    """The name of a file that had this one, and may have got a numbered one since.  Raises OSError."""
+    if is_file(name, info):
+        return name
+    older = (numbered(name, number) for number in range(free_number(name) - 1, 0, -1))      # the latest first
+    return next((kept for kept in older if is_file(kept, info)), name)      # else somebody has removed or renamed it
+
+
 def is_file(name: str, info: os.stat_result) -> bool:
     """Whether a name is this file's."""
     with contextlib.suppress(FileNotFoundError):
@@ -3645,11 +3874,14 @@ class OutDir:
     """The output directory: DIR/ID.out, DIR/ID.err, and the journal."""
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
-    def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
-        """Makes the directory if need be.  Raises Problem."""
-        self.worker = worker
+    def __init__(self, path: str, worker: Worker, trouble: Say,
+                 incomplete: Callable[[int], None] = lambda line: None) -> None:
+        """Makes the directory if need be.  Raises Problem.
+
+        incomplete: is told the lines of runs whose output could not be written in full.
+        """
+        self.worker, self.incomplete = worker, incomplete
         self.files: dict[tuple[Job, bytes], OutFile] = {}
-        self.begun: dict[Job, dict[str, Any]] = {}      # the entries of runs that have not ended
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -3663,7 +3895,6 @@ class OutDir:
         self._close(job)
         for stream in self.SUFFIX:
             self.worker.post(self._file(job, stream, fresh=True).prepare)
-        self.begun[job] = entry
         self.worker.post(self.journal.add, self._whole(job, "start", entry))
 
     def put(self, job: Job, stream: bytes, at: int, data: bytes) -> None:
@@ -3671,19 +3902,9 @@ class OutDir:
         self.worker.post(file.store, at, data, size=len(data))
 
     def end(self, job: Job, entry: dict[str, Any]) -> None:
-        """The run has ended, or could not be started."""
+        """The run has ended, could not be started, or nobody will say how it ended."""
         files = self._close(job)
         self.worker.post(self._write_end, self._whole(job, "end", entry), files)
-
-    def abandon(self, job: Job) -> None:
-        """Nobody will say how its run ended, if that has not ended yet."""
-        entry = self.begun.get(job)
-        if entry:
-            now = time.time()
-            state, cause = ("x", "cancelled") if job.cancelled else ("e", "lost")
-            self.end(job, {**entry, "time": round(now, 3), "state": state, "exit": -1, "signal": 0, "cause": cause,
-                           "seconds": round(now - entry["time"], 3), "cpu": None, "memory": None, "bytes": 0})
-        self._close(job)
 
     def tick(self) -> None:
         """A second has passed."""
@@ -3691,24 +3912,26 @@ class OutDir:
 
     @staticmethod
     def _whole(job: Job, event: str, entry: dict[str, Any]) -> dict[str, Any]:
-        """In the order in which runwait4.py finds time, event and run without parsing the line."""
+        """An entry of the journal."""
         return {"time": entry["time"], "event": event, "run": entry["run"], "line": job.number,
                 "command": os.fsdecode(job.command), **entry}
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
         entry["files"] = [os.path.basename(file.name) for file in files if file.size]
+        if any(file.broken for file in files):
+            entry["incomplete"] = True
+            self.incomplete(entry["line"])
         self.journal.add(entry, end=True)
 
     def _close(self, job: Job) -> list[OutFile]:
         """No more output comes of the job's last run; the files it may have."""
-        self.begun.pop(job, None)
         files = [self.files.pop((job, stream)) for stream in self.SUFFIX if (job, stream) in self.files]
         for file in files:
             self.worker.post(file.close)
         return files
 
     def _file(self, job: Job, stream: bytes, fresh: bool) -> OutFile:
-        file = self.files[job, stream] = OutFile(job, self.SUFFIX[stream], fresh, self.journal)
+        file = self.files[job, stream] = OutFile(f"{job.number}{self.SUFFIX[stream]}", fresh, self.journal)
         return file
 
 
@@ -3729,8 +3952,9 @@ class AllOutput(Sink):
 
     def ended(self, run: Run) -> None:
         ending, shell = run.ending, run.shell
+        state = (ending or Ending(0, run.cause or "lost")).state
         self.store.end(run.job, {
-            **self._entry(run), "state": os.fsdecode(ending.state) if ending else "e",
+            **self._entry(run), "state": os.fsdecode(state),
             "exit": ending.code if ending and not ending.signal else -1, "signal": ending.signal if ending else 0,
             "cause": run.cause, "seconds": round(run.took, 3),
             "cpu": shell.cpu if shell else None, "memory": shell.memory if shell else None,
@@ -3745,7 +3969,7 @@ class AllOutput(Sink):
     @staticmethod
     def _entry(run: Run) -> dict[str, Any]:
         """What begins the journal's lines on a run."""
-        return {"time": round(time.time(), 3),
+        return {"time": round(run.began + run.took, 3),
                 "run": os.fsdecode(run.shell.mark if run.shell else b"%s-%d" % (run.host, time.time_ns())),
                 "host": os.fsdecode(run.host), "slot": run.slot.name, "pid": run.shell.pid if run.shell else 0}
 
@@ -3795,14 +4019,11 @@ class Slot:
     copy: int = 0                       # among the slots of the same name
     fd: int = -1                        # has the lock of a shared name while a job runs, which inherits it
     listed: bool = True                 # the list of names has it
-    at_work: bool = False               # it gets jobs, or has one
-    busy: bool = False                  # it has one
-    borrowed: list[Slot] = field(default_factory=list)          # other slots that this job has
-    lent: asyncio.Future[None] | None = None                    # ... and on this one, until when another's job has it
+    busy: bool = False                  # it has a job, or is about to get one
     in_use: bool = False                # another runner has a job on it
     broken: bool = False                # it was taken out of service
     spent: bool = False                 # it has had its one job (-1)
-    errors: list[Job] = field(default_factory=list)     # its last jobs, if they ended with exit status 255
+    errors: int = 0                     # how many of its last jobs in a row ended with exit status 255
 
     @property
     def retired(self) -> bool:
@@ -3810,16 +4031,21 @@ class Slot:
         return self.broken or self.spent or not self.listed
 
     @property
+    def idle(self) -> bool:
+        """Whether it could have a job now."""
+        return not (self.busy or self.in_use or self.retired)
+
+    @property
     def byte(self) -> int:
         """Where its lock is, in the companion of a file of names."""
-        return int.from_bytes(digest(b"%d %s" % (self.copy, os.fsencode(self.name)))[:7], "big")
+        return int.from_bytes(blake2b(b"%d %s" % (self.copy, os.fsencode(self.name)), digest_size=7).digest(), "big")
 
 
 class SlotFile:
     """A file NAMES with a name per line; blank lines and lines that begin with # do not count.
 
     While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the name, in the
-    companion NAMES.lock: so NAMES may be edited or replaced at any time.  The companion is made with the mode of NAMES,
+    companion .NAMES.lock: so NAMES may be edited or replaced at any time.  The companion has the mode of NAMES,
     never written to, and never removed: without it names could be used twice until the jobs that run now have ended.
     A symbolic link is resolved at the start, so that runners share names whichever way they come to the file.
     """
@@ -3831,8 +4057,7 @@ class SlotFile:
         """Raises Problem."""
         self.path, self.network, self.say = path, network, say
         self.target = os.path.realpath(path)
-        self.companion = self.target + ".lock"
-        self.shared_fd = -1                 # where locks are classic: one descriptor of the companion, never closed
+        self.companion = companion_of(path)
         self.interval = 1.0 if network else self.INTERVAL
         self.names: list[str] = []
         self.last: tuple[tuple[int, ...], float] | None = None      # a last line without newline: signature, since when
@@ -3852,12 +4077,10 @@ class SlotFile:
     def prepare(self) -> None:
         """Make sure that names can be locked.  Raises Problem."""
         try:
-            self.shared_fd = self._open_companion()
+            os.close(open_companion(self.target))
         except OSError as error:
             raise Problem(f"{self.companion}: {reason(error)} (it must be a file that can be written: names "
                           "are locked there)") from None
-        if DESCRIPTION_LOCKS:
-            os.close(self.shared_fd)
 
     def look(self) -> Sequence[str] | None:
         """The names, if they have changed; without any the last ones are kept."""
@@ -3903,24 +4126,11 @@ class SlotFile:
         lines = [line.strip() for line in data.splitlines()]
         return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
 
-    def _open_companion(self) -> int:
-        """The companion, made if need be for all who may write to the names.  Raises OSError."""
-        flags = os.O_RDWR | os.O_CLOEXEC
-        try:
-            return os.open(self.companion, flags)
-        except FileNotFoundError:
-            info = os.stat(self.target)
-            fd = os.open(self.companion, flags | os.O_CREAT, 0o600)
-            with contextlib.suppress(OSError):          # another has been faster, and it is theirs
-                os.fchown(fd, -1, info.st_gid)
-                os.fchmod(fd, info.st_mode & 0o666 | 0o600)
-            return fd
-
     def seize(self, slot: Slot) -> bool:
         """Lock a slot's name; False: another runner, or the job of one that has died, has it."""
         assert slot.fd < 0
         try:
-            slot.fd = self._open_companion() if DESCRIPTION_LOCKS else self.shared_fd
+            slot.fd = open_companion(self.target)
             if lock(slot.fd, slot.byte):
                 return True
         except OSError as error:
@@ -3937,7 +4147,7 @@ class SlotFile:
 
     @staticmethod
     def _close(slot: Slot) -> None:
-        if DESCRIPTION_LOCKS and slot.fd >= 0:
+        if slot.fd >= 0:
             os.close(slot.fd)
         slot.fd = -1
 
@@ -3956,58 +4166,71 @@ class Tally:
     """What became of a runner's jobs."""
     done: int = 0
     failed: int = 0
-    lost: int = 0                       # marked e
+    error: int = 0
     cancelled: int = 0                  # somebody has set their state
+    worse: int = 0                      # jobs that are failed or in error, and were not before
     trouble: bool = False               # output or records were lost, the file or all slots could not be used
     unwritten: list[int] = field(default_factory=list)      # lines whose result could not be written
     bad_lines: list[int] = field(default_factory=list)
+    incomplete: set[int] = field(default_factory=set)       # lines whose output is
 
-    def count(self, number: int, state: bytes) -> None:
+    def count(self, job: Job, state: bytes) -> None:
         self.done += state == DONE
         self.failed += state == FAILED
-        self.lost += state == ERROR
+        self.error += state == ERROR
         self.cancelled += state == HELD
         if state not in (DONE, HELD):
-            self.bad_lines.append(number)
+            self.bad_lines.append(job.number)
+            self.worse += job.state == NEW
 
     def status(self, account: Account | None) -> int:
         """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows."""
         well = account and not account.now.bad and not account.left
-        well = well and not (self.lost and account.now.running)     # what we have lost, others may be running now
+        well = well and not (self.error and account.now.running)    # what we left in error, others may be running now
         return int(not well or bool(self.unwritten) or self.trouble)
 
     def summary(self, account: Account | None, orphans: Sequence[int], seconds: float,
-                again: Callable[[str], str], why: str = "") -> str:
+                again: Callable[[str], str], regroup: Callable[[str], str], why: str = "") -> str:
         """The closing line: what was done here, what the file holds if that is not all done, and what to do about it.
 
-        again(option): the command that goes on, with -r, with --resume, or as it was.  why: that tells what failed.
+        again(option): the command that goes on, with -r, with --resume, or as it was.  regroup(lines): the one that
+        has jobs of groups in these lines run again.  why: that tells what failed.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
+        error = self.error + len(orphans)
         idle = not (self.done or self.cancelled or lines)
         text = "nothing done" if not account or account.left else "nothing to do"
         if not idle:
-            ends = ((self.failed, "failed"), (self.lost, "lost"), (self.cancelled, "cancelled"),
-                    (len(orphans), "left behind"), (len(self.unwritten), "not written down"))
+            ends = ((self.failed, "failed"), (error, "error"), (self.cancelled, "cancelled"),
+                    (len(self.unwritten), "not written down"))
             text = ", ".join([f"{self.done} done", *(f"{count} {word}" for count, word in ends if count)])
             text += f" in {human_time(seconds)}"
             text += f" ({name_lines(lines)})" if lines else ""
+        if self.incomplete:
+            text += (f"; the output of {plural(len(self.incomplete), 'job')} is incomplete "
+                     f"({name_lines(self.incomplete)})")
         if not account:
             return f"{text}; what the file holds now is not known"
         now = account.now
-        ours = (self.done, self.failed, self.lost + len(orphans))
+        ours = (self.done, self.failed, error)
         said = ours == (now.done, now.failed, now.error) and now.processed == now.all
         if not said and (lines or now.done < now.all) or idle and now.held and not now.all:
             text += f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
-        return text + (f"; why: {why}" if why and now.bad else "") + self._hint(account, again)
+        return text + (f"; why: {why}" if why and now.bad else "") + self._hint(account, again, regroup)
 
-    def _hint(self, account: Account, again: Callable[[str], str]) -> str:
+    def _hint(self, account: Account, again: Callable[[str], str], regroup: Callable[[str], str]) -> str:
         """How to go on."""
         bad = account.alone or self.unwritten and account.now.running > 0       # which are ours, and orphans soon
         option = ("-r" if account.now.failed else "--resume") if bad else ""
         command = again(option) if bad or account.left else ""
-        hints = [command] if command else []
-        hints += ["groups by runset4.py --set=. FILE LINE ..."] if account.grouped else []
-        return f"; {'run again' if bad or account.grouped else 'go on'}: {', '.join(hints)}" if hints else ""
+        hint = f"; {'run again' if bad else 'go on'}: {command}" if command else ""
+        lines = "-".join(map(str, dict.fromkeys(account.grouped)))
+        return hint + (f"; run groups again: {regroup(lines)}" if lines else "")
+
+
+def too_many_failures(count: int) -> str:
+    """Why --max-failed stops us."""
+    return f"{plural(count, 'job')} more failed or in error than at the start (--max-failed)"
 
 
 class Gate:
@@ -4124,7 +4347,15 @@ class Pump:
 
 
 class Runner:
-    """N slots, each: claim a job, run it, write down how it ended, again.  Knows neither files nor sockets."""
+    """Gives jobs to slots: claims one, runs it, writes down how it ended.  Knows neither files nor sockets.
+
+    One loop hands out (`_hand_out`), so one claim is under way at a time, and only there do slots become busy.  It
+    takes an idle slot, claims a job, takes as many more slots as the job wants, and starts its shell; a job that cannot
+    have all its slots is given back.  Each job is in `works`, with a task that sees it through and frees its slots.
+    Whatever matters to the loop (a job has ended, slots come and go, others have left a shared one, a writer has caught
+    up, the server has news, we are to stop) sets `changed`; without that it looks again when the last claim says so.
+    It ends when we are to stop, nothing is left to do, or no slot will get a job any more; what runs is waited for.
+    """
     HOLD = 1 << 24                      # bytes that writers may be behind before no more jobs are started
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
@@ -4144,20 +4375,20 @@ class Runner:
         self.options = options
         self.names, self.slot_file, self.worker = names, slot_file, worker
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
-        self.tasks: set[asyncio.Future[None]] = set()       # of those at work
+        self.handing_out: asyncio.Future[None] | None = None        # the loop that hands out
+        self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
         self.wait_told = False              # it was said that all are in use by others
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.gated: set[Run] = set()        # runs whose shell waits at a gate
-        self.turn = asyncio.Lock()          # one slot at a time looks for work
-        self.changed = asyncio.Event()      # a reason to look again
+        self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
         self.settling: set[Job] = set()     # jobs whose state is being written
         self.unwanted: dict[Job, str] = {}  # to be ended, and why; some have not begun
         self.nothing = Nothing()            # what the last claim said, if it got no job
         self.failed = ""                    # why no more jobs can be had
-        self.stopping = False               # start nothing more
+        self.stopped: asyncio.Future[None] = self.loop.create_future()      # start nothing more
         self.wall_over = False              # because the wall time is over, or too near
         self.ending = False                 # what runs, or is just being started, is ended
         self.killed = 0                     # by which signal
@@ -4165,22 +4396,22 @@ class Runner:
         self.told_at = -math.inf            # when a signal last told us to stop
         self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
         self.began = self.loop.time()
-        self.slurm = options.walltime if isinstance(options.walltime, SlurmLimit) else None
-        self.wall_end = self.began + (self.slurm.left if self.slurm else options.walltime or math.inf)
+        limit = options.walltime
+        self.wall_end = self.began + (limit.left if isinstance(limit, SlurmLimit) else limit or math.inf)
 
     # -- from start to end ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
-        chores = [watched(chore) for chore in (self._wall(), self._look_after(), self._tick(), self._follow_slots())]
+        if self.options.max_failed:
+            await self.jobs.failures.count()
+        chores = [watched(chore) for chore in (
+            self._wall(), self._look_after(), self._tick(), self._follow_slots(), self._watch_failures())]
         self._set_slots(self.names)         # not before: where no wall time is left, nothing is claimed
-        may_get_slots = bool(self.slot_file) and self.options.follow and not self.options.one_only
-        while self.tasks or may_get_slots and not self.stopping:
-            if not self.tasks:                  # all slots are out of service
-                await self._wait(self.slot_file.interval)
-                continue
-            done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
-            self.tasks -= done
+        self.handing_out = watched(self._hand_out())
+        await asyncio.wait([self.handing_out])
+        if self.works:
+            await asyncio.wait(self.works.values())
         for chore in chores:
             chore.cancel()
         if not self.killed:
@@ -4197,8 +4428,6 @@ class Runner:
         elif not self.stopping and all(slot.broken for slot in self.slots.values() if slot.listed or slot.spent):
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
-        elif self.nothing.others:
-            self.say(f"jobs for other hosts, or for more slots, are left, from line {self.nothing.others} on")
 
     @property
     def had_one_each(self) -> bool:
@@ -4217,7 +4446,7 @@ class Runner:
     def drain(self, number: int) -> None:
         """Start nothing more, wait for what runs."""
         self._note_signal()
-        self.say(f"{signal.Signals(number).name}: starting no more jobs, waiting for {plural(self.busy, 'job')}")
+        self.say(f"{signal.Signals(number).name}: starting no more jobs, waiting for {plural(len(self.works), 'job')}")
         self.stop()
 
     def kill(self, number: int) -> None:
@@ -4252,26 +4481,21 @@ class Runner:
         return ending.told_to_stop and bool((await asyncio.wait([self.told], timeout=self.TOGETHER))[0])
 
     async def _wall(self) -> None:
-        while self.loop.time() < self.wall_end:
-            await asyncio.sleep(self.wall_end - self.loop.time())
-            await self._ask_slurm()
+        await asyncio.sleep(self.wall_end - self.loop.time())
         self.say(f"the wall time is over, ending {plural(len(self.runs), 'job')}")
         self.wall_over = True
         self.stop()
         self.end_all()
 
-    async def _ask_slurm(self) -> None:
-        """Before the wall time ends anything: Slurm may have extended it.  No answer: the end that we know counts."""
-        if self.slurm and await self.in_time(self.slurm.ask()) == "":
-            known, left = self.wall_end, self.slurm.left
-            self.wall_end = self.loop.time() + left
-            if abs(self.wall_end - known) > 2:          # clocks and rounding
-                rest = "has no end" if left == math.inf else f"is over in {human_time(max(left, 0))}"
-                self.say(f"Slurm ends this job at another time now; the wall time {rest}")
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is to be started."""
+        return self.stopped.done()
 
     def stop(self) -> None:
         """Start nothing more."""
-        self.stopping = True
+        if not self.stopping:
+            self.stopped.set_result(None)
         self.changed.set()
         for run in self.gated:
             run.job.gate.refuse()
@@ -4303,7 +4527,7 @@ class Runner:
         await asyncio.sleep(self.LAST_TRIES)
         self.tally.unwritten += [job.number for job in self.settling]
         self.hopeless = True
-        for task in self.tasks:
+        for task in filter(None, (self.handing_out, *self.works.values())):
             task.cancel()
 
     async def _look_after(self) -> None:
@@ -4321,62 +4545,46 @@ class Runner:
             for sink in {*self.sinks, *(sink for run in self.runs for sink in run.sinks)}:
                 sink.tick()
 
+    async def _watch_failures(self) -> None:
+        """Count failures of the whole file now and then, where there is a limit to them."""
+        while self.options.max_failed:
+            await self.jobs.failures.rest()
+            self._note_failures(await self.jobs.failures.count())
+
+    def _note_failures(self, count: int) -> None:
+        """So many jobs are failed or in error that were not so at the start."""
+        if 0 < self.options.max_failed <= count and not self.stopping:
+            self.say(f"{too_many_failures(count)}: starting no more jobs, waiting for {plural(len(self.runs), 'job')}")
+            self.tally.trouble = True
+            self.stop()
+
     # -- slots ------------------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
-        """Put a slot to work for each name; slots of other names get no more jobs."""
+        """Have a slot for each name; slots of other names get no more jobs."""
         copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         listed = dict.fromkeys((name, next(copies[name])) for name in names)
-        self.slots = {key: slot for key, slot in self.slots.items() if key in listed or slot.at_work or slot.spent}
+        self.slots = {key: slot for key, slot in self.slots.items() if key in listed or slot.busy or slot.spent}
         for key in listed:
             self.slots.setdefault(key, Slot(*key))
         for key, slot in self.slots.items():
             slot.listed = key in listed
             slot.broken &= slot.listed          # a name that is taken out of the file and put back is in service again
-            if not slot.at_work and not slot.retired:
-                slot.at_work = True
-                self.tasks.add(watched(self._use_slot(slot)))
-        self.changed.set()                      # the slot that waits for a job has asked for fewer slots
+        self.changed.set()
 
     async def _follow_slots(self) -> None:
-        """Look at the names of the slots now and then, where these may change."""
+        """Look now and then which slots there are, and which others do not use any more, where these may change."""
         while self.slot_file:
-            await asyncio.sleep(self.slot_file.interval)
+            # Others want these names, too, and must not try at the same times.
+            await asyncio.sleep(self.slot_file.interval * (1 + os.urandom(1)[0] / 256))
             names = await self.worker.call(self.slot_file.look)
             if names is not None and not self.stopping:
                 self._set_slots(names)
-
-    async def _use_slot(self, slot: Slot) -> None:
-        """Run jobs on a slot, until there are no more for it."""
-        while True:
-            async with self.turn:
-                job = None if slot.lent else await self._next_job(slot)
-                slot.busy = bool(job)
-            if slot.lent:
-                await slot.lent
-                continue
-            if job:
-                try:
-                    begun = await self._work(job, slot)
-                    for used in (slot, *slot.borrowed):
-                        used.spent = begun and self.options.one_only
-                finally:
-                    await self._free(slot)      # while it is busy: then nobody borrows it, and locks its name again
-                    slot.busy = False
-                    await self._give_back(slot)
+            for slot in self.slots.values():
+                if slot.in_use and await self._seize(slot):
+                    await self._free([slot])
+                    slot.in_use = False
                     self.changed.set()
-            elif slot.in_use:                   # somebody may find meanwhile that it is not any more
-                self._note_wait()
-                await asyncio.sleep(self.slot_file.interval)
-                continue
-            if slot.retired or not job:
-                slot.at_work = False
-                return
-
-    @property
-    def busy(self) -> int:
-        """How many jobs were claimed, and are not settled."""
-        return sum(slot.busy for slot in self.slots.values())
 
     @property
     def size(self) -> int:
@@ -4389,107 +4597,94 @@ class Runner:
         return sum(not slot.retired for slot in self.slots.values())
 
     def _idle(self) -> list[Slot]:
-        """The slots that have nothing to do.  The caller has the turn: until it gives that away they stay idle."""
-        return [slot for slot in self.slots.values()
-                if slot.at_work and not (slot.busy or slot.lent or slot.in_use or slot.retired)]
+        return [slot for slot in self.slots.values() if slot.idle]
 
-    async def _borrow(self, slot: Slot, count: int) -> bool:
-        """Give a job so many other slots besides its own; False: other runners use slots that seemed free."""
-        for other in self._idle():
-            if len(slot.borrowed) < count and other is not slot:
-                other.in_use = not await self._seize(other)
-                if not other.in_use:
-                    other.lent = self.loop.create_future()
-                    slot.borrowed.append(other)
-        if len(slot.borrowed) < count:
-            await self._give_back(slot)
-            return False
-        return True
+    async def _take(self, slots: list[Slot], count: int) -> bool:
+        """Take idle slots until there are so many; False: other runners use slots that seemed idle."""
+        while len(slots) < count and (idle := self._idle()):
+            slot = idle[0]
+            slot.busy = True                    # now: its name may be removed while we wait
+            slot.in_use = not await self._seize(slot)
+            slot.busy = not slot.in_use
+            slots += [slot] * slot.busy
+        return len(slots) == count
 
-    async def _give_back(self, slot: Slot) -> None:
-        """The job of this slot needs the others no more."""
-        while slot.borrowed:
-            other = slot.borrowed.pop()
-            await self._free(other)
-            done, other.lent = other.lent, None
-            done.set_result(None)
+    async def _seize(self, slot: Slot) -> bool:
+        """Lock a shared slot for a job; False: another runner has a job there."""
+        return not self.slot_file or await self.worker.call(self.slot_file.seize, slot)
+
+    async def _free(self, slots: Iterable[Slot]) -> None:
+        """Let other jobs, and other runners, have these slots."""
+        for slot in slots:
+            if self.slot_file and not self.hopeless:
+                await self.worker.call(self.slot_file.free, slot)
+            slot.busy = False
 
     def _note_wait(self) -> None:
         """Say once that there is nothing to do but wait for a slot."""
-        if not self.wait_told and all(slot.in_use for slot in self.slots.values() if slot.at_work):
+        if not self.wait_told and not self.works and any(slot.in_use for slot in self.slots.values()):
             self.wait_told = True
             self.say("all slots are in use by other runners; waiting for one")
 
-    async def _next_job(self, slot: Slot) -> Job | None:
-        """Claim a job, or wait for one; None: this slot is in use elsewhere, or shall start no more."""
-        while not self.stopping and not slot.retired:
-            if self.pump.backlog > self.HOLD:
-                await self._wait(1.0)
+    async def _hand_out(self) -> None:
+        """Give jobs to idle slots, until there are no more for them."""
+        while not self._is_over():
+            self.changed.clear()                # what happens from now on is a reason to look again
+            pause = await self._give_job()
+            if pause == 0:
+                await asyncio.sleep(0)          # signals, and the job that has begun, come first
                 continue
-            slot.in_use = not await self._seize(slot)
-            if slot.in_use:
-                return None
-            self.changed.clear()
-            found = await self.jobs.claim(not self.busy and (not self.options.follow or self.nothing.ended),
-                                          len(self._idle()), self.in_service)
-            job = found or None
-            self.nothing = Nothing(ended=self.nothing.ended) if job else found
-            short = False
-            if job and not self.stopping and await self._fits(job):
-                short = not await self._borrow(slot, job.settings.slots - 1)
-            if job and not self.stopping and not short:
-                if self.options.verbose:
-                    self.say(f"line {job.number}: claimed")
-                return job
-            if job:         # it was claimed while the signal came, or has no time left, or not enough of shared slots
-                await self._give_back(slot)
-                await self._settle(job, NEW)
-            await self._free(slot)
-            if self.nothing.failed:
-                self.fail(self.nothing.failed)
-            elif not job and self._nothing_left():
-                self.stop()                     # the other slots need not look again
-            elif short or not job:
-                again = self.nothing.again
-                seconds = self.jobs.poll if again is None else min(self.jobs.poll, again)
-                if short or any(slot.in_use for slot in self.slots.values()):
-                    # Others want these names, too, and must not try at the same times.
-                    pause = self.slot_file.interval * (1 + os.urandom(1)[0] / 64)
-                    seconds = pause if short else min(seconds, pause)
-                await self._wait(seconds)
-                await self._find_unused()
-        slot.in_use = False
-        return None
+            alarm = self.loop.call_later(pause, self.changed.set) if pause else None
+            await self.changed.wait()
+            if alarm:
+                alarm.cancel()
 
-    async def _find_unused(self) -> None:
-        """Notice which slots other runners do not use any more: while one slot has the turn, the others cannot look."""
-        for slot in self.slots.values():
-            if slot.in_use and await self._seize(slot):
-                await self._free(slot)
-                slot.in_use = False
+    def _is_over(self) -> bool:
+        """Whether no slot will get a job any more."""
+        may_get_slots = self.works or self.slot_file and self.options.follow and not self.options.one_only
+        return self.stopping or not may_get_slots and all(slot.retired for slot in self.slots.values())
 
-    async def _seize(self, slot: Slot) -> bool:
-        """Take a slot for a job; False: another runner has a job there."""
-        return not self.slot_file or await self.worker.call(self.slot_file.seize, slot)
+    async def _give_job(self) -> float | None:
+        """Give idle slots a job, if there are any and there is one.
 
-    async def _free(self, slot: Slot) -> None:
-        """Let other runners use a slot's name."""
-        if self.slot_file and not self.hopeless:
-            await self.worker.call(self.slot_file.free, slot)
+        Returns the seconds until that is to be tried again; None: not before something changes.
+        """
+        slots: list[Slot] = []
+        if self.pump.backlog > self.HOLD:
+            return 1.0
+        if not await self._take(slots, 1):
+            self._note_wait()
+            return None
+        found = await self.jobs.claim(self._leaves(), 1 + len(self._idle()), self.in_service)
+        job = found or None
+        self.nothing = Nothing(ended=self.nothing.ended) if job else found
+        if job and await self._take(slots, job.settings.slots) and self._fits(job):
+            if self.options.verbose:
+                self.say(f"line {job.number}: claimed")
+            run = self._new_run(job, slots)
+            self.works[job] = watched(self._work(run, await self._start(run)))
+            return 0.0 if self._idle() else None
+        await self._free(slots)
+        if job:                 # it was claimed while the signal came, or has no time left, or not enough shared slots
+            await self._settle(job, NEW)
+            return 0.0
+        if self.nothing.failed:
+            self.fail(self.nothing.failed)
+        elif self.nothing.again is None and self._leaves():
+            self.stop()
+        return self.jobs.poll if self.nothing.again is None else min(self.jobs.poll, self.nothing.again)
 
-    def _nothing_left(self) -> bool:
-        """Whether it is time to leave, after a claim that found nothing."""
-        return self.nothing.again is None and not self.busy and (not self.options.follow or self.nothing.ended)
+    def _leaves(self) -> bool:
+        """Whether it is time to leave if there is nothing to do."""
+        return not self.works and (not self.options.follow or self.nothing.ended)
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run."""
         return self.options.timeout if job.settings.timeout == 0.0 else job.settings.timeout
 
-    async def _fits(self, job: Job) -> bool:
+    def _fits(self, job: Job) -> bool:
         """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time."""
         limit = self._limit(job) or 0.0
-        if self.loop.time() + limit > self.wall_end:
-            await self._ask_slurm()
         rest = self.wall_end - self.loop.time()
         if limit > rest and not self.stopping:
             if rest > 0:                        # else _wall() says so
@@ -4499,21 +4694,33 @@ class Runner:
             self.stop()
         return not self.stopping
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait for a change, at the most so long."""
-        alarm = self.loop.call_later(seconds, self.changed.set)
-        await self.changed.wait()
-        self.changed.clear()
-        alarm.cancel()
+    def _new_run(self, job: Job, slots: Sequence[Slot]) -> Run:
+        return Run(job, slots, self.host, sinks=tuple(self.sinks))
 
-    async def _work(self, job: Job, slot: Slot) -> bool:
+    async def _work(self, run: Run, fault: bytes) -> None:
+        """See a job through to its end, and free its slots.  run: its first one; fault: what _start() said of that.
+
+        Slots that a defect breaks are not freed: the loop might hand out once more before all is stopped.
+        """
+        begun = await self._run_job(run, fault)
+        for slot in run.slots:
+            slot.spent = begun and self.options.one_only
+        await self._free(run.slots)
+        del self.works[run.job]
+        self.changed.set()
+
+    async def _run_job(self, run: Run, fault: bytes) -> bool:
         """Run a job, again if it fails and that is wished, and write down its state; whether it was begun."""
+        job = run.job
         for more in range(self.options.retries, -1, -1):
-            run = Run(job, slot, self.host, sinks=tuple(self.sinks))
-            state = await self._run(run)
+            state = fault or await self._run(run)
             if (state in (DONE, NEW) or self.stopping or run.cause not in ("", "timeout") or job in self.unwanted
-                    or not run.shell or more and not await self._fits(job)):
+                    or not run.shell or not more or not self._fits(job)):
                 break
+            run = self._new_run(job, run.slots)
+            fault = await self._start(run)
+        for sink in run.sinks:
+            sink.over(job)
         cause = self.unwanted.pop(job, run.cause)
         if cause == "cancelled" and state != DONE:
             state = HELD                        # also if it has just failed by itself, or was between two retries
@@ -4522,32 +4729,20 @@ class Runner:
         else:
             await self._settle(job, state)
         if state != NEW:
-            self.tally.count(job.number, state)
-            if self.options.slot_errors:
-                await self._note_errors(run)
+            self.tally.count(job, state)
+            self._note_failures(self.tally.worse)
+            self._note_errors(run)
         return state != NEW
 
-    async def _note_errors(self, run: Run) -> None:
+    def _note_errors(self, run: Run) -> None:
         """Take a slot out of service whose jobs all fail as they do when its host cannot be reached (ssh(1): 255)."""
         slot, ending = run.slot, run.ending
-        if not ending or run.cause or ending.code != self.UNREACHABLE:
-            slot.errors.clear()
-            return
-        slot.errors.append(run.job)
-        if len(slot.errors) < self.options.slot_errors:
-            return
-        slot.broken = True
-        self.say(f"slot {slot.name}: {plural(len(slot.errors), 'job')} in a row ended with exit status "
-                 f"{self.UNREACHABLE}; it gets no more, {name_lines(job.number for job in slot.errors)} set back")
-        for job in slot.errors:
-            fault = await self.jobs.renew(job)
-            if fault:
-                self.say(f"line {job.number}: is not set back: {fault}")
-            else:
-                self.tally.failed -= 1
-                self.tally.bad_lines.remove(job.number)
-        slot.errors.clear()
-        self.changed.set()
+        unreachable = ending and not run.cause and ending.code == self.UNREACHABLE
+        slot.errors = slot.errors + 1 if unreachable else 0
+        if 0 < self.options.slot_errors <= slot.errors:
+            self.say(f"slot {slot.name}: {plural(slot.errors, 'job')} in a row ended with exit status "
+                     f"{self.UNREACHABLE}; it gets no more")
+            slot.broken, slot.errors = True, 0
 
     async def _settle(self, job: Job, state: bytes) -> None:
         """Write a job's state, however long it takes.  NEW: the one that it had when it was claimed."""
@@ -4570,10 +4765,7 @@ class Runner:
     # -- one run ----------------------------------------------------------------------------------------------------
 
     async def _run(self, run: Run) -> bytes:
-        """Run a job once; the state that its line should get."""
-        fault = await self._start(run)
-        if fault:
-            return fault
+        """Accompany a run whose shell was started; the state that its line should get."""
         if run.job.gate and not await self._let_in(run):
             return NEW
         try:
@@ -4586,7 +4778,7 @@ class Runner:
         return run.ending.state
 
     async def _attend(self, run: Run) -> None:
-        """Accompany a run whose shell was started to its end."""
+        """Accompany a run that begins now to its end."""
         self.pump.begin(run)
         for sink in run.sinks:
             sink.started(run)
@@ -4631,7 +4823,7 @@ class Runner:
             except OSError as error:
                 fault = reason(error)
                 if error.errno == errno.E2BIG:
-                    fault = "the command, or the environment, is too long (128 KiB for the command)"
+                    fault = command_fault(run.job.command) or "environment, or --runner and command, are too long"
                 passing = error.errno in self.PASSING
             finally:
                 if lent >= 0:
@@ -4644,7 +4836,7 @@ class Runner:
                 return ERROR
             if self.stopping:
                 return NEW
-            await self._wait(pause)
+            await asyncio.wait([self.stopped], timeout=pause)
             pause = min(2 * pause, 5.0)
 
     def _announce(self, run: Run) -> None:
@@ -4674,8 +4866,7 @@ class Runner:
     def _spawn(self, run: Run, lent: int) -> None:
         """Make the pipes and start the shell.  lent: what its job's lock is on, or -1.  Raises OSError, ValueError."""
         fds: list[int] = []
-        job, slots = run.job, [run.slot, *run.slot.borrowed]
-        names = [os.fsencode(slot.name) for slot in slots]
+        job, names = run.job, [os.fsencode(slot.name) for slot in run.slots]
         try:
             for _ in range(3 if job.gate else 2):
                 fds += os.pipe()
@@ -4683,7 +4874,7 @@ class Runner:
             run.began, run.started = time.time(), self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                        b"RUNMAKER4_SLOTS": b",".join(names)}
-            locks = [fd for fd in (lent, *(slot.fd for slot in slots)) if fd >= 0]
+            locks = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd >= 0]
             runner = self.options.runner
             command = wrap(os.fsencode(runner), job.command) if runner else job.command
             run.shell = self.processes.start(command, environ, fds[1], fds[3], locks, entrance)
@@ -4746,7 +4937,7 @@ def open_descriptors() -> list[int]:
 
 def hold_signals() -> None:
     """Block signals until there are handlers: what is started from now on must be ended as it should be."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
+    signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
 
 
 def keep_descriptors_from_jobs() -> None:
@@ -4832,457 +5023,6 @@ def leave_without_waiting(code: int) -> None:
     os._exit(code)
 
 
-# ======== Checking a directory's locks ================================================================================
-#
-# Each host has two files in the directory: a job file that all try their locks on, and one to which it appends what it
-# says: how far it is, and every two seconds an empty line, its life sign.  No host begins a step before all have ended
-# the one before.  A host that says nothing for 40 s, by the clock of the one that listens, is lost.  So nothing here
-# needs a lock, or clocks that agree.  Locks are tried by the functions that runners use, and by a real runner.
-
-LOCK_TESTS = {                  # in the order of the report
-    "names": "each host has a name of its own",
-    "answers": "all hosts answer",
-    "mount": "the mount shares locks between hosts",
-    "lock": "record locks are granted",
-    "run": "a runner claims a line and starts its job",
-    "claim": "a line is claimed once",
-    "held": "the line of a running job is locked for others",
-    "kept": "the job keeps the lock when its runner is killed",
-    "free": "the lock is free when the job has ended",
-    "fresh": "what others write is read after a refresh",
-    "rename": "a file put in place of another is seen",
-}
-LOCK_CURES = {
-    "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and local_lock",
-    "lustre": "mount with flock",
-}
-
-
-@dataclass
-class Voice:
-    """What a host says of itself, and how far it is."""
-    name: str
-    node: str
-    boot: str                   # the same: the same kernel
-    pid: int
-    mount: str
-    group: list[str] = field(default_factory=list)          # the hosts that take part
-    step: int = 0               # that it has ended; 0: it waits for others to come
-    job: int = 0                # the process that holds its first line
-    lines: dict[str, int] = field(default_factory=dict)     # the one that it has claimed, by whose file
-    inode: int = 0              # of the file that it has put in place of its first
-    rows: list[list[Any]] = field(default_factory=list)     # test, whose file, seconds, fault or ''
-
-    @classmethod
-    def last(cls, data: bytes) -> Voice | None:
-        """The last whole thing in what a host has said; None: it has said nothing that we understand."""
-        import json
-        said = data.rpartition(b"\n")[0].rstrip(b"\n").rpartition(b"\n")[2]
-        try:
-            voice = cls(**json.loads(said))
-        except (TypeError, ValueError):         # of another version
-            return None
-        like = vars(cls("", "", "", 0, ""))
-        good = all(type(value) is type(like[key]) for key, value in vars(voice).items())
-        return voice if good and all(isinstance(host, str) and "/" not in host for host in voice.group) else None
-
-
-@dataclass(eq=False)
-class Peer:
-    """A host that takes part, as it is known here."""
-    voice: Voice | None = None
-    data: bytes = b""           # all that it has said
-    seen: float = field(default_factory=time.monotonic)     # since when
-    heard: float = -math.inf    # when it has said something new; until it does by the clock of the file system
-    gone: bool = False          # its files are gone, or not ours
-    lost: bool = False          # nobody waits for it any more
-
-
-class LockCheck:
-    """Tries, with all hosts that do the same in this directory, whether runners can rely on its locks."""
-    GATHER, SILENCE, BEAT, PATIENCE, PAUSE = 60.0, 40.0, 2.0, 10.0, 0.1     # seconds
-    LAST = 9                    # the step behind all tests
-
-    def __init__(self, folder: str, name: str | None, signs: int) -> None:
-        """signs: where it writes what it does, before any call that may hang.  Raises Problem."""
-        os.write(signs, b"a look at it\n")
-        if not os.path.isdir(folder):
-            raise Problem(f"{folder}: is no directory (--check-locks tries the one that a job file is to be in)")
-        self.folder, self.mount, node = folder, find_mount(folder), os.uname().nodename
-        kind = [self.mount.kind or "unknown", *(option for option in sorted(self.mount.options)
-                                                if re.match("vers=|nolock|local_lock=[^n]|nocto", option))]
-        self.voice = Voice(printable(name or node), node, boot_id(), os.getpid(), " ".join(kind))
-        self.me = f"{re.sub('[^A-Za-z0-9.-]', '_', self.voice.name)[:64]}-{os.getpid()}-{os.urandom(4).hex()}"
-        self.peers = {self.me: Peer(self.voice)}
-        self.signs, self.fd, self.spoken = signs, -1, 0.0
-        self.runner: subprocess.Popen[bytes] | None = None
-        self.cursors: dict[str, Cursor] = {}
-        self.jobs: dict[str, Job] = {}
-        self.said: list[str] = []               # by job files
-        self.notes: list[str] = []
-
-    def main(self) -> int:
-        """The exit status: 0 all was tried and holds, 1 not so.  Raises Problem."""
-        exit_on(signal.SIGINT, signal.SIGTERM)
-        try:
-            self._announce()
-            try:
-                self._go_through()
-            except OSError as error:
-                self._note("answers", self.me, f"{reason(error)}; the tests did not come to their end")
-            return self._report()
-        finally:
-            self._clean()
-
-    def _go_through(self) -> None:
-        """Go through all steps with all hosts.  Raises OSError."""
-        self._gather()
-        steps = (self._begin, self._claim, self._kill_runner, lambda: self._try_all("kept", self._is_held),
-                 self._end_job, self._try_ended, self._replace,
-                 lambda: self._try_all("rename", self._is_new, self.PATIENCE))
-        for number, step in enumerate(() if self._namesakes() else steps, 1):
-            step()
-            self._reach(number)
-        for number in (self.LAST, self.LAST + 1):       # all have said what they found; ... and have read that
-            self._reach(number)
-
-    # -- the group --------------------------------------------------------------------------------------------------
-
-    def _path(self, host: str, suffix: str = "host") -> str:
-        return os.path.join(self.folder, f"runmaker4-check-{host}.{suffix}")
-
-    def _announce(self) -> None:
-        """Make the file that others find us by.  Raises Problem."""
-        try:
-            self.fd = os.open(self._path(self.me), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC)
-            self._say()
-        except OSError as error:
-            raise Problem(f"{self.folder}: no file can be made there: {reason(error)} (runners write there)") from None
-
-    def _say(self, sign_only: bool = False) -> None:
-        """Say how far we are, or only that we live.  Raises OSError.
-
-        The descriptor stays: a server gives nobody a read delegation, which a host that hangs would not give back.
-        """
-        import json
-        said = {**vars(self.voice), "rows": self.voice.rows if self.voice.step >= self.LAST else []}
-        write_all(self.fd, b"\n" if sign_only else b"\n%s\n" % json.dumps(said).encode())
-        os.fsync(self.fd)
-        self.spoken = time.monotonic()
-
-    def _look(self) -> None:
-        """Say that we live, and hear the others; rest for a while.  Raises OSError."""
-        began = time.monotonic()
-        os.write(self.signs, b"a look for other hosts\n")
-        if began - self.spoken > self.BEAT:
-            self._say(sign_only=True)
-        if not os.path.exists(self._path(self.me)):
-            raise OSError(errno.ENOENT, "its files are gone (with the directory? by hosts that it did not answer?)")
-        for name in os.listdir(self.folder):
-            if name.startswith("runmaker4-check-") and name.endswith(".host"):
-                self.peers.setdefault(name[16:-5], Peer())
-        for host, peer in self.peers.items():
-            if host != self.me and not peer.lost:
-                self._hear(host, peer)
-        time.sleep(max(self.PAUSE, 2 * (time.monotonic() - began)))
-
-    def _hear(self, host: str, peer: Peer) -> None:
-        """Read what a host says; it is lost if that ends.  Raises OSError."""
-        try:
-            with open(self._path(host), "rb") as file:
-                data, age = file.read(), max(0.0, os.fstat(self.fd).st_mtime - os.fstat(file.fileno()).st_mtime)
-        except FileNotFoundError:
-            peer.gone, data, age = True, peer.data, 0.0
-        except PermissionError as error:            # somebody else's
-            peer.gone = peer.lost = True
-            return self._note("answers", host, f"its file cannot be read: {reason(error)}")
-        now, known = time.monotonic(), peer.heard > -math.inf
-        if data != peer.data or not known:
-            peer.data, peer.voice, peer.heard = data, Voice.last(data) or peer.voice, now - (0.0 if known else age)
-        ours = self.me in peer.voice.group if peer.voice else host in self.voice.group
-        if peer.gone:
-            peer.lost = not ours or not peer.voice or peer.voice.step < self.LAST
-            if peer.lost and ours:
-                self._note("answers", host, "has left before the end")
-        elif now - peer.heard >= self.SILENCE and now - peer.seen >= 3 * self.BEAT:     # clocks of hosts may differ
-            peer.lost = True
-            if peer.seen - peer.heard >= self.SILENCE:          # before we came
-                self.notes.append(f"{self._name(host)}: files of a run that was killed were removed")
-            else:
-                self._note("answers", host, f"no sign of life for more than {human_time(self.SILENCE)} "
-                           "(killed, cut off, or its server does not answer it)")
-
-    def _name(self, host: str) -> str:
-        """Its name; with the process if several have that."""
-        voice = self.peers[host].voice if host in self.peers else None
-        if not voice:
-            return printable(host)
-        same = [peer for peer in self.peers.values() if peer.voice and peer.voice.name == voice.name]
-        return printable(voice.name if len(same) == 1 else f"{voice.name},{voice.pid}")
-
-    def _present(self) -> dict[str, Voice | None]:
-        """The hosts of the group, with us; without lost ones, and without any that has begun without us."""
-        found = {host: self.peers.setdefault(host, Peer()) for host in self.voice.group}
-        return {host: peer.voice for host, peer in found.items() if not peer.lost
-                and not (peer.voice and peer.voice.step and self.me not in peer.voice.group)}
-
-    def _gather(self) -> None:
-        """Wait a minute for others, or until one begins; then until all mean the same ones.  Raises OSError."""
-        warn(f"{PROG}: {self.folder}: waits a minute for other hosts: start this there, too (Enter: all begin now)")
-        end = time.monotonic() + self.GATHER
-        while True:
-            self._look()
-            voices = {host: peer.voice for host, peer in self.peers.items() if peer.voice and not peer.lost}
-            group = {host for voice in voices.values() if self.me in voice.group for host in voice.group}
-            if not group and (time.monotonic() >= end or self._entered()):
-                group = {host for host, voice in voices.items() if not voice.group and not voice.step}
-            if group != set(self.voice.group):
-                self.voice.group = sorted(group)
-                self._say()
-            elif group and all(voice and set(voice.group) == group for voice in self._present().values()):
-                busy = [self._name(host) for host, voice in voices.items() if voice.step and self.me not in voice.group]
-                self.notes += [f"Had begun before, without this host: {', '.join(busy[:8])}"] if busy else []
-                return
-
-    @staticmethod
-    def _entered() -> bool:
-        """Whether somebody has pressed Enter."""
-        return (os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() and bool(wait_ready([0], select.POLLIN, 0))
-                and bool(os.read(0, 1024)))
-
-    def _reach(self, step: int) -> None:
-        """Say that we have ended a step, and wait until all have.  Raises OSError."""
-        self.voice.step = step
-        self._say()
-        while not all(voice and voice.step >= step or self.peers[host].gone for host, voice in self._present().items()):
-            self._look()
-
-    def _namesakes(self) -> list[str]:
-        """Names that several hosts have; then no test would say more, and each could take very long."""
-        voices = [peer.voice for peer in self.peers.values() if peer.voice and not peer.lost]
-        hosts = Counter(node for node, _ in {(voice.node, voice.boot) for voice in voices})
-        return [node for node, count in hosts.items() if count > 1]
-
-    # -- the tests --------------------------------------------------------------------------------------------------
-
-    def _note(self, test: str, host: str, fault: str, seconds: float = 0.0) -> None:
-        self.voice.rows.append([test, host, seconds, fault])
-
-    def _test(self, test: str, host: str, attempt: Callable[[], str | None], patience: float = 0.0) -> bool:
-        """Try something with a host's file, until it succeeds or patience ends, and note how that went."""
-        os.write(self.signs, os.fsencode(f"the test whether {LOCK_TESTS[test]} ({self._name(host)}'s file)\n"))
-        began = time.monotonic()
-        while True:
-            try:
-                fault = attempt() or ""
-            except OSError as error:
-                fault = reason(error)
-            except (NotNow, Problem) as error:
-                fault = str(error).removeprefix(self._path(host, "txt") + ": ").partition(" (use another")[0]
-            seconds = time.monotonic() - began
-            if not fault or seconds >= patience:
-                self._note(test, host, fault, seconds)
-                self._say(sign_only=True)
-                return not fault
-            time.sleep(0.05)
-
-    def _begin(self) -> None:
-        """Start a runner with a job that ends when we do."""
-        path = self._path(self.me, "txt")
-        with open(path, "xb") as file:
-            file.write(b". while kill -0 %d 2>/dev/null; do sleep 0.1; done\n" % os.getpid())
-            file.write(b". true\n" * len(self.voice.group))
-        self._test("mount", self.me, lambda: check_mount(path, False, self.notes.append) and None)
-        if self._test("lock", self.me, lambda: test_locks(path)):
-            self._test("run", self.me, lambda: self._start(path))
-
-    def _start(self, path: str) -> str:
-        """Start the runner; what keeps it from running the job, or ''."""
-        line = b""
-        words = [sys.executable, __file__, "--single-host", "-1", "--name", self.voice.name, path]
-        self.runner = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for line in self.runner.stdout:
-            forked = re.search(rb",(\d+)\): forked ", line)
-            if forked:
-                self.voice.job = int(forked[1])
-                return ""
-        return show(line)
-
-    def _claim(self) -> None:
-        """Claim a line of each file.  From then on this host has it open for writing: that is when reads may lie."""
-        for host, voice in self._present().items():
-            file = JobFile(self._path(host, "txt"), say=self.said.append, mount=self.mount)
-            self.cursors[host] = Cursor(file, [Taker(self.voice.name)])
-            self._test("claim", host, functools.partial(self._claim_line, host), self.PATIENCE)
-        self._try_all("held", self._is_held)
-
-    def _claim_line(self, host: str) -> str:
-        found = self.cursors[host].claim()
-        if not found:
-            return found.failed or "".join(self.said[-1:]) or "no line is left"
-        self.jobs[host] = found
-        self.voice.lines[host] = found.number
-        return ""
-
-    def _is_held(self, host: str, voice: Voice, wanted: bool = True) -> str:
-        """Try the lock of a host's job as a claim does, and as a look for orphans does."""
-        file = self.cursors[host].file
-        line = file.lines().next()
-        if not line or line.state != RUNNING:
-            return f"its state is read as {show(line.state) if line else 'nothing'}"
-        with file.locked_line(line) as fd:
-            refused = fd < 0
-        seen = not is_free(file.fd, line.offset)
-        return "" if refused == seen == wanted else "it is locked" if refused and seen else "it is free"
-
-    def _kill_runner(self) -> None:
-        if self.runner:
-            self.runner.kill()
-            self.runner.wait()
-
-    def _end_job(self) -> None:
-        """End the job, and write another state than the others have read."""
-        self._kill_job()
-        if self.me in self.jobs:
-            self._test("fresh", self.me, lambda: self.cursors[self.me].finish(self.jobs[self.me], DONE))
-
-    def _kill_job(self) -> None:
-        if self.voice.job:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.voice.job, signal.SIGKILL)
-
-    def _try_ended(self) -> None:
-        """Reads come first: a lock that is granted makes them fresh."""
-        self._try_all("fresh", self._is_done)
-        self._try_all("free", functools.partial(self._is_held, wanted=False), self.PATIENCE)
-
-    def _is_done(self, host: str, voice: Voice) -> str:
-        states = {line.number: line.state for line in self.cursors[host].file.lines()}
-        state = states.get(voice.lines[host], b"nothing")
-        return "" if state == DONE else f"its state is read as {show(state)}"
-
-    def _replace(self) -> None:
-        """Put another file in the place of ours, as editors do."""
-        path, new = self._path(self.me, "txt"), self._path(self.me, "new")
-        shutil.copyfile(path, new)
-        self.voice.inode = os.stat(new).st_ino
-        self._test("rename", self.me, lambda: os.replace(new, path))
-
-    def _is_new(self, host: str, voice: Voice) -> str:
-        file = self.cursors[host].file
-        file.follow_path()
-        return "" if file.inode[1] == voice.inode else "the old file is seen"
-
-    def _try_all(self, test: str, attempt: Callable[[str, Voice], str | None], patience: float = 0.0) -> None:
-        """Try something with the files of all hosts whose own part of it has not failed."""
-        for host, voice in self._present().items():
-            if host in self.jobs and (voice.lines.get(host) if test in ("fresh", "rename") else voice.job):
-                self._test(test, host, functools.partial(attempt, host, voice), patience)
-
-    # -- the end ----------------------------------------------------------------------------------------------------
-
-    def _report(self) -> int:
-        """Print what all have found; the exit status."""
-        voices = {host: voice for host, voice in sorted({**self._present(), self.me: self.voice}.items()) if voice}
-        name = self._name
-        rows = [(test, name(host) + f"'s file on {name(by)}" * (host != by and test != "answers"), seconds, fault)
-                for by, voice in voices.items() for test, host, seconds, fault in voice.rows]
-        rows += [("names", node, 0.0, "several hosts have it: an NFSv4 server takes each for the other, rebooted, and "
-                  "drops its locks (EIO); rename them before they mount (hostnamectl)") for node in self._namesakes()]
-        rows += [("claim", f"{name(host)}'s file", 0.0, f"{count} hosts have claimed a line") for host in voices
-                 for count in Counter(voice.lines.get(host, -by) for by, voice in enumerate(voices.values())).values()
-                 if count > 1]
-        bad = {test for test, _, _, fault in rows if fault}
-        hosts = [f"{name(host)} ({voice.mount})" for host, voice in voices.items()]
-        lines = [f"{self.folder}: {', '.join(hosts[:8])}" + f", ... ({len(hosts)} hosts)" * (len(hosts) > 8)]
-        for test in LOCK_TESTS:
-            ours = [row for row in rows if row[0] == test]
-            if test in bad:
-                lines.append(f"NO            {LOCK_TESTS[test]}: {self._faults(ours)}")
-            elif ours and test != "mount":
-                most = max(seconds for _, _, seconds, _ in ours)
-                lines.append(f"yes {f'{1000 * most:6.1f} ms' if most < 1 else f'{most:6.1f} s '}  {LOCK_TESTS[test]}")
-        lines += self.notes[:2]
-        alone = len({voice.boot for voice in voices.values()}) == 1
-        if alone and len(voices) > 1:
-            lines.append("All these run on one host.")
-        if bad:
-            kinds = {voice.mount.partition(" ")[0] for voice in voices.values() if bad - {"names", "answers"}}
-            lines += [f"To change: {cure}." for kind, cure in LOCK_CURES.items() if kind in kinds]
-            lines.append("Until all holds these hosts should not share job files here: take another directory, or TCP "
-                         "(runmaker4-server.py).")
-        elif alone:
-            lines.append("All holds on this host. " + (
-                "No other has come: start this there, too, within a minute." if self.mount.network else
-                f"Other hosts do not see {self.mount.kind}: they can have jobs over TCP (runmaker4-server.py)."))
-        else:
-            lines.append("These hosts can share job files in this directory.")
-        put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
-        return int(bool(bad) or alone and self.mount.network)
-
-    @staticmethod
-    def _faults(rows: Iterable[tuple[str, str, float, str]]) -> str:
-        """What is wrong with a test, and where."""
-        where: dict[str, dict[str, None]] = defaultdict(dict)
-        for _, place, _, fault in rows:
-            if fault:
-                where[fault][place] = None
-        texts = [f"{', '.join([*places][:4])}{', ...' * (len(places) > 4)}: {fault}" for fault, places in where.items()]
-        return "; ".join(texts[:3]) + "; ..." * (len(texts) > 3)
-
-    def _clean(self) -> None:
-        """Remove what was made here, and what hosts that died have left.  Closed first: NFS keeps what is open."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        self._kill_runner()
-        self._kill_job()
-        for host, cursor in self.cursors.items():
-            if host in self.jobs:
-                cursor.file.give_up(self.jobs[host])
-            for fd in list(cursor.file.users):
-                cursor.file.reclaim(fd)
-        for host in [self.me, *(host for host, peer in self.peers.items() if peer.lost and not peer.gone)]:
-            for suffix in ("new", "txt", "host"):
-                with contextlib.suppress(OSError):      # it is gone, or not ours to remove
-                    os.unlink(self._path(host, suffix))
-
-
-def boot_id() -> str:
-    """What tells this machine's running system from all others."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return os.uname().nodename
-
-
-def check_locks(folder: str, name: str | None) -> int:
-    """Check the locks of a directory in a child, and watch that; the exit status.  Raises Problem.
-
-    A server that is away answers no call, and a process that waits for it in fsync(2) cannot even be killed.
-    """
-    watch, signs = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(watch)
-        return LockCheck(folder, name, signs).main()
-    os.close(signs)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: os.kill(child, number))
-    sign = ""
-    while wait_ready([watch], select.POLLIN, LockCheck.SILENCE):
-        said = os.read(watch, 1 << 16)
-        if not said:
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            return code if code >= 0 else 1
-        sign = show(said.splitlines()[-1])
-    os.kill(child, signal.SIGKILL)
-    warn(f"{PROG}: {folder}: does not answer: {sign} takes more than {human_time(LockCheck.SILENCE)} (is its server "
-         "there? with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass?)")
-    return 1
-
-
 # ======== Command line ================================================================================================
 
 PROG = "runmaker4.py"
@@ -5323,14 +5063,14 @@ def slot_names(text: str) -> str:
 def add_running_options(add: Add) -> None:
     """What runner and client can be told about which jobs they run."""
     add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
-        help="run N jobs at once, 0: as many as there are CPUs for this process [1]")
+        help="run N jobs at once, 0: one per CPU of this process [1]")
     add("--runner", type=runner_words, metavar="CMD",
         help="run `CMD /bin/sh -c JOB`; CMD is read by the shell: nice -n 19, ssh \"$SLAVE_IP\"")
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add("-r", "--retry", action="store_true", help="as --resume; also run jobs that failed (!)")
-    add("--resume", action="store_true", help="also run jobs in error (e), or r that nobody runs any more")
+    add("--resume", action="store_true", help="also run jobs in error (e), or r without a runner")
     add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
-    add("--follow", action="store_true", help="when there is nothing to do, or no file yet, wait for more")
+    add("--follow", action="store_true", help="wait for more jobs, and for a file not there yet")
     add("--slots", type=slot_names, metavar="A,B",
         help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running")
 
@@ -5346,15 +5086,24 @@ def add_limits(add: Add) -> None:
 def add_records(add: Add) -> None:
     """What runner and server can write besides the job file."""
     add("-l", "--logfile", type=given_name, metavar="FILE",
-        help="the last lines of every job, a fixed record each; shared by all hosts")
+        help="the last lines of every job; shared by all hosts")
     add("-n", "--loglines", type=whole_number(1, 10_000), default=3, metavar="N", help="lines of output per record [3]")
-    add("--outdir", type=given_name, metavar="DIR", help="what jobs print: DIR/LINE.out, .err; and a journal")
+    add("--outdir", type=given_name, default=os.environ.get("RUNMAKER4_OUTDIR") or None, metavar="DIR",
+        help="DIR/LINE.out, .err; a journal [$RUNMAKER4_OUTDIR]")
     add("--joblog", type=given_name, metavar="FILE", help="one line per run of a job, in GNU parallel's format")
+
+
+def add_max_failed(add: Add) -> None:
+    """What runner and server can be told about failures."""
+    add("--max-failed", type=whole_number(1), default=0, metavar="N",
+        help="start no more once N more jobs are failed or in error")
 
 
 def add_verbosity(add: Add) -> None:
     """How much is printed."""
     add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
+    add("--plain", action="store_true", help="print what jobs print and no more, job by job")
+    add("-k", "--keep-order", action="store_true", help="with --plain: in the order of the file")
     add("-v", "--verbose", action="store_true", help="print more")
 
 
@@ -5381,8 +5130,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                       "! (failed) or e (error).",
         usage="[options] FILE",
         epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
-               "them e; HUP and USR1 start nothing more and wait.  Exit status: 0 nothing in\n"
-               "the file is !, e or left for this runner; 1 something is, whoever ran it;\n"
+               "them e; HUP, USR1 and QUIT (Ctrl-\\) start nothing more and wait.  Exit status:\n"
+               "0 nothing in the file is !, e, r without a runner, or left for this one; 1\n"
+               "something is, whoever ran it, or output, records or results are not written;\n"
                "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.\n"
                "Variables of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot),\n"
                "RUNMAKER4_SLOTS (all that `#RUN slots=N` gives it), RUNMAKER4_JOB (marks its\n"
@@ -5391,22 +5141,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("file", metavar="FILE", help="the job file")
     add_running_options(add)
     add("--slot-errors", type=whole_number(1), default=0, metavar="N",
-        help="give a slot no more jobs after N in a row with exit status 255 (ssh), set these back")
+        help="retire a slot after N jobs in a row with status 255")
     add("--dry-run", action="store_true", help="print what would be run, touch nothing")
-    add_limits(parser.add_argument_group("limits").add_argument)
+    add = parser.add_argument_group("limits").add_argument
+    add_limits(add)
+    add_max_failed(add)
     add = parser.add_argument_group("output and records").add_argument
     add_records(add)
     add_verbosity(add)
     add = parser.add_argument_group("hosts and background").add_argument
     add("--name", type=given_name, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
-    add("--check-locks", action="store_true", help="FILE is a directory: try its locks with other hosts")
     add_background(add)
-    options = parser.parse_args(argv)
-    others = {option for option, value in vars(options).items() if value != parser.get_default(option)}
-    if options.check_locks and others - {"file", "check_locks", "name"}:
-        parser.error("--check-locks: runs no jobs, and takes no other option than --name")
-    return options
+    return parser.parse_args(argv)
 
 
 def rerun_command(argv: Sequence[str], option: str) -> str:
@@ -5419,20 +5166,28 @@ def rerun_command(argv: Sequence[str], option: str) -> str:
 
 def why_command(outdir: str | None, path: str) -> str:
     """What tells why lines failed, if there is an output directory."""
-    script = os.path.join(os.path.dirname(sys.argv[0]), "runwait4.py")
-    return own_command(["--failed", "--outdir", outdir, path], script) if outdir else ""
+    return own_command(["--failed", "--outdir", outdir, path], "runwait4") if outdir else ""
 
 
-def own_command(words: Sequence[str], script: str = "") -> str:
-    """This program's name, or that of another of ours, with these arguments, fit to be pasted."""
-    script = script or sys.argv[0]
-    found = shutil.which(os.path.basename(script))
-    if found and os.path.realpath(found) == os.path.realpath(script):
-        return shlex.join([os.path.basename(script), *words])
-    python = os.path.basename(sys.executable)
-    found = shutil.which(python)
-    same = found and os.path.realpath(found) == os.path.realpath(sys.executable)
-    return shlex.join([python if same else sys.executable, script, *words])
+def own_name(name: str) -> str:
+    """Another of our programs, such as runwait4: with .py if we were called so."""
+    return name + (".py" if sys.argv[0].endswith(".py") else "")
+
+
+def own_command(words: Sequence[str], name: str = "") -> str:
+    """This program, or another of ours, called as we were, with these arguments; fit to be pasted."""
+    python = os.path.basename(sys.executable) if is_found(sys.executable) else sys.executable
+    module = getattr(sys.modules["__main__"].__spec__, "name", "__main__")
+    if module != "__main__":            # python -m
+        return shlex.join([python, "-m", name or module, *words])
+    script = os.path.join(os.path.dirname(sys.argv[0]), own_name(name)) if name else sys.argv[0]
+    return shlex.join([*([os.path.basename(script)] if is_found(script) else [python, script]), *words])
+
+
+def is_found(path: str) -> bool:
+    """Whether it is this program that its name alone starts."""
+    found = shutil.which(os.path.basename(path))
+    return found is not None and os.path.realpath(found) == os.path.realpath(path)
 
 
 def run_loop(main: Any) -> int:
@@ -5482,9 +5237,14 @@ class Program:
         paths = options.logfile, options.outdir, options.joblog
         self.worker = Worker(network or any(find_mount(path).network for path in paths if path), self.relieved)
         trouble = functools.partial(self.in_loop, self._trouble)
+        incomplete = functools.partial(self.in_loop, self.tally.incomplete.add)
         return (LogFile(options.logfile, self.worker, trouble) if options.logfile else None,
-                OutDir(options.outdir, self.worker, trouble) if options.outdir else None,
+                OutDir(options.outdir, self.worker, trouble, incomplete) if options.outdir else None,
                 JobLog(options.joblog, self.worker, trouble) if options.joblog else None)
+
+    def regroup(self, lines: str) -> str:
+        """The command that has failed jobs of groups run again, as groups; lines: '7', '3-7'."""
+        return own_command(["--set=.", "--state=!e", self.label, lines], "runset4")
 
     def main(self) -> int:
         """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
@@ -5526,7 +5286,8 @@ class Program:
         self.loop = asyncio.get_running_loop()
         self.stdout = Writer(1, self.loop, self._stdout_broken, self.relieved)
         same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
-        self.stderr = self.stdout if same else Writer(2, self.loop, lambda error: None)     # nowhere is left to say it
+        deaf = lambda error: None               # nowhere is left to say it
+        self.stderr = self.stdout if same else Writer(2, self.loop, deaf, self.relieved)
         self.signals = Signals(self.loop)
         self.loop.set_exception_handler(self._on_exception)
         try:
@@ -5563,8 +5324,8 @@ class Program:
         raise NotImplementedError
 
     def handle_signals(self, end: Callable[[int], None], drain: Callable[[int], None]) -> None:
-        """INT and TERM: end(number); HUP and USR1: drain(number)."""
-        for action, numbers in ((end, (signal.SIGINT, signal.SIGTERM)), (drain, (signal.SIGHUP, signal.SIGUSR1))):
+        """INT and TERM: end(number); HUP, USR1 and QUIT: drain(number)."""
+        for action, numbers in ((end, TO_END), (drain, TO_DRAIN)):
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # ignored at the start (nohup): stays so
                     self.signals.handle(number, functools.partial(action, number))
@@ -5618,6 +5379,9 @@ class RunnerProgram(Program):
         self.slots = self._slot_names()
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
+        if options.keep_order and not options.plain:
+            raise Problem("-k goes with --plain (see --help)")
+        options.quiet |= options.plain
 
     def _slot_names(self) -> Sequence[str]:
         """What -j or --slots asks for.  Raises Problem."""
@@ -5643,15 +5407,23 @@ class RunnerProgram(Program):
 
     def console(self, with_output: bool) -> list[Sink]:
         """What is printed of the jobs."""
+        if self.options.plain:
+            return [self.plain]
         if self.options.quiet:
             return []
         colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return [Console(self.stdout, with_output, colour)]
 
+    @functools.cached_property
+    def plain(self) -> Plain:
+        """The console of --plain, one as long as we run."""
+        return Plain({b"stdout": self.stdout, b"stderr": self.stderr}, self.options.keep_order, self._trouble)
+
     def make_runner(self, jobs: Any, sinks: list[Sink], files: Any) -> Runner:
         """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: what writes them."""
         processes = Processes(self.loop, self.signals, self.options.kill_after)
-        self.runner = runner = Runner(jobs, processes, sinks, (self.stdout, files), self.host, self.options, self.say,
+        writers = self.stdout, self.stderr, files
+        self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, self.options, self.say,
                                       self.tally, self.slots, self.slot_file, self.worker)
         self.handle_signals(runner.kill, runner.drain)
         return runner
@@ -5666,6 +5438,8 @@ class RunnerProgram(Program):
     async def run_to_end(self, jobs: Any) -> int:
         """Run the jobs, print what there is to print; the exit status."""
         runner = self.runner
+        if self.stderr.terminal and not self.options.quiet:
+            self.say("Ctrl-C ends the jobs; Ctrl-\\ starts no more, and waits for those that run")
         await runner.run()
         for sink in runner.sinks:
             sink.leaving()
@@ -5673,9 +5447,12 @@ class RunnerProgram(Program):
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
         why = why_command(getattr(self.options, "outdir", None), self.label)        # a client has none
-        self.say(self.tally.summary(account, jobs.orphans, seconds, functools.partial(rerun_command, self.argv), why))
+        code = 128 + runner.killed if runner.killed else self.tally.status(account)
+        again = functools.partial(rerun_command, self.argv)
+        if code or not self.options.plain or account.others:
+            self.say(self.tally.summary(account, jobs.orphans, seconds, again, self.regroup, why))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
-        return 128 + runner.killed if runner.killed else self.tally.status(account)
+        return code
 
 
 class App(RunnerProgram):
@@ -5695,8 +5472,15 @@ class App(RunnerProgram):
         if self.checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
-                test_locks(self.path)
+                check_companion(self.path, self.mount)
             check_job_file(self.path, self.say)
+
+    def _introduce(self) -> None:
+        super()._introduce()
+        options, kept = self.options, stat.S_ISREG(os.fstat(1).st_mode)
+        if not (options.quiet or options.outdir or options.logfile or kept):
+            with contextlib.suppress(BrokenPipeError, Problem):
+                put(os.fsencode(f"{PROG}: {self.label}: what jobs print is lost (--outdir DIR or -l FILE keeps it)\n"))
 
     def main(self) -> int:
         """Run, or say what would be run; the exit status."""
@@ -5714,7 +5498,8 @@ class App(RunnerProgram):
         return super().main()
 
     def _cursor(self) -> Cursor:
-        file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount)
+        file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
+                       read_only=self.options.dry_run)
         return Cursor(file, [self.taker], ordinals=bool(self.options.logfile), wait_for_file=self.options.follow,
                       unchecked=not self.checked)
 
@@ -5723,7 +5508,7 @@ class App(RunnerProgram):
         log, outdir, joblog = self.stores
         sinks = self.console(with_output=not log)
         if log:
-            sinks.append(LastLines(log, self.worker, self.options.loglines, self.directory))
+            sinks.append(LastLines(log, self.options.loglines, self.directory))
         if outdir:
             sinks.append(AllOutput(outdir))
         if joblog:
@@ -5735,11 +5520,7 @@ class App(RunnerProgram):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4.py with these arguments; the exit status."""
-    def start(words: Sequence[str]) -> int:
-        options = parse(words)
-        return check_locks(options.file, options.name) if options.check_locks else App(words, options).main()
-
-    return run_main(PROG, start, argv)
+    return run_main(PROG, lambda words: App(words, parse(words)).main(), argv)
 
 
 if __name__ == "__main__":
@@ -5748,11 +5529,11 @@ if __name__ == "__main__":
 
 # ======== The wire ====================================================================================================
 #
-# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 4.  Both know a token of 128 random bits, which
+# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 5.  Both know a token of 128 random bits, which
 # never crosses the wire: each answers a challenge of the other end with it, and from then on every frame has a MAC.
 #
-#     1. S   {"runmaker4": 4, "nonce": S's challenge}                                   128 random bits, and the version
-#     2. C   {"runmaker4": 4, "nonce": C's challenge, "proof": H("client")}             C's answer authenticates C
+#     1. S   {"runmaker4": 5, "nonce": S's challenge}                                   128 random bits, and the version
+#     2. C   {"runmaker4": 5, "nonce": C's challenge, "proof": H("client")}             C's answer authenticates C
 #     3. S   {"proof": H("server")}                                                     S's answer authenticates S
 #            {"error": "token"}, {"error": "version"}                                   or this, and the connection ends
 #     4. C, S   messages, each {"type": ...}, as said in the two scripts
@@ -5768,7 +5549,7 @@ if __name__ == "__main__":
 
 hmac, json, secrets = map(when_used, ("hmac", "json", "secrets"))
 
-WIRE_VERSION = 4
+WIRE_VERSION = 5
 PORT = 9998
 UNAUTHENTICATED_FRAME, FRAME = 1 << 10, 1 << 20     # bytes of JSON: until the other end is authenticated, and then
 PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one
@@ -6209,20 +5990,3 @@ def _write_token(path: str, place: Callable[[str, str], None]) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft)
     return token
-
-
-def change_argument(old: bytes, new: bytes) -> bool:
-    """Overwrite bytes, as many, where ps reads (proc(5): arg_start, arg_end in /proc/self/stat); whether it is so."""
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        start, end = int(fields[45]), int(fields[46])
-        with open("/proc/self/mem", "r+b", buffering=0) as memory:
-            memory.seek(start)
-            at = memory.read(end - start).find(old)
-            if at >= 0:
-                memory.seek(start + at)
-                memory.write(new)
-        return True
-    except (OSError, ValueError, IndexError):
-        return False

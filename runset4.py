@@ -32,13 +32,14 @@ import tempfile
 import time
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
-from typing import Callable, Iterable, Iterator, NoReturn, Sequence
+from typing import Callable, Iterable, Iterator, Sequence
 
-from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, NEW, NO_DIRECTIVE, NO_JOB, REFRESH_BYTE,
-                       RUNNING, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Say, Scan, Shifted, add_help,
-                       append_locked, check_lines, check_mount, duration, exit_on, first_line, is_free, is_look_alike,
-                       leave, lock, locked, open_job_file, own_command, parse_settings, plural, printable, put_lines,
-                       quote, reason, run_main, says, show, unlock, warn, when_used, whole_number, write_all)
+from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, LONGEST_COMMAND, NEW, NO_DIRECTIVE, NO_JOB,
+                       RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Scan, Shifted, add_help,
+                       append_locked, check_companion, check_lines, check_mount, command_fault, duration, first_line,
+                       is_look_alike, is_utf16, keep_trying, leave, lock, open_job_file, parse_settings, plural,
+                       printable, put_lines, quote, reason, run_main, says, show, taken, warn, when_used, whole_number,
+                       write_all)
 
 configparser, difflib = map(when_used, ("configparser", "difflib"))
 
@@ -47,8 +48,6 @@ PROG = "runset4.py"
 
 # ======== Appending ===================================================================================================
 
-# A runner gives the command to the shell as one word, which may be 128 KiB long for execve(2), in b"{ :; \n\n}\nexit\0"
-LONGEST = (128 << 10) - 14
 BLOCK = 1 << 20                     # bytes that are read or written at once
 IN_MEMORY = 16 << 20                # bytes of new lines that are not put into a temporary file
 
@@ -57,9 +56,12 @@ def job(command: bytes) -> bytes:
     """The line of a new job.  Raises ValueError: why it cannot be one."""
     if b"\n" in command or b"\0" in command or not command.strip():
         raise ValueError(f"not a command: '{show(command[:80])}' (one line, not empty, no NUL)")
-    if len(command) > LONGEST:
-        raise ValueError("the command is longer than 128 KiB")
+    if fault := command_fault(command):
+        raise ValueError(fault)
     return b". %s\n" % command
+
+
+OTHERS = 30.0                       # seconds to wait for others who append
 
 
 @contextlib.contextmanager
@@ -73,33 +75,52 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def appending(file: JobFile, patience: float = 30.0, make: bool = True) -> Iterator[int]:
+def appending(file: JobFile, make: bool = True) -> Iterator[int]:
     """Hold the append lock of a job file, which is made if it is not there: a descriptor for append_locked().
 
     Editors put another file in its place at any moment, and what is appended to the old one is in nobody's file.  So
-    the lock counts only on the file that the path names; until then the next one is tried.  If at the end the path
-    names another, that is an error (ESTALE): the new file has the lines or lacks them, depending on when its writer
-    read the old one, and nothing tells which (equal commands are no proof; and a runner may have taken one from the old
-    file).  To append them once more might run them twice, to be content might lose them; so somebody has to look.
+    what is appended to is the file that the path names once the lock is held.  If at the end the path names another,
+    that is an error (ESTALE): the new file has the lines or lacks them, depending on when its writer read the old one,
+    and nothing tells which (equal commands are no proof; and a runner may have taken one from the old file).  To append
+    them once more might run them twice, to be content might lose them; so somebody has to look.
 
-    patience: seconds to wait for others who append.  Signals have to wait, too.  Raises Problem, OSError.
+    Raises Problem, OSError.
     """
-    end = time.monotonic() + patience
+    end = time.monotonic() + OTHERS
     if make and not os.path.lexists(file.path):
         os.close(os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
-    while True:
-        fd = open_job_file(file.path, os.O_RDWR | os.O_APPEND)
-        try:
-            with locked(fd, APPEND_BYTE, patience=end - time.monotonic()), uninterrupted():
+    file.follow_path()
+    with append_lock(file):
+        while True:
+            await_file(file.path, end)
+            with open_to_append(file.path) as fd:
                 if file.names(fd):
-                    end = os.fstat(fd).st_size
-                    lock(fd, end, REFRESH_BYTE - end)   # nobody takes a new line that may yet be cut off again
+                    JobFile.lock_all(fd)
                     yield fd
                     file.must_name(fd)
                     return
-        finally:
-            os.close(fd)
-        await_file(file.path, end)
+
+
+@contextlib.contextmanager
+def append_lock(file: JobFile) -> Iterator[None]:
+    """Hold the append lock of a job file; others are waited for.  Signals have to wait, too.  Raises OSError."""
+    with file.locking(APPEND_BYTE, OTHERS) as opened, uninterrupted():
+        if not opened:
+            raise OSError(errno.EAGAIN, "somebody else keeps appending to it")
+        yield
+
+
+@contextlib.contextmanager
+def open_to_append(path: str) -> Iterator[int]:
+    """Have a job file open to append to it.  Raises Problem, OSError.
+
+    Not with O_DIRECT: NFS refuses both together (EINVAL; fs/nfs/file.c, nfs_check_flags()).
+    """
+    fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def await_file(path: str, end: float) -> None:
@@ -112,21 +133,24 @@ def await_file(path: str, end: float) -> None:
         time.sleep(0.002)
 
 
-def append_lines(file: JobFile, lines: Iterable[bytes]) -> None:
+def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
     """Append lines to a job file, all or none; it is not touched before the last of them is made.
 
-    Raises Problem, OSError.
+    Returns how many of them are jobs.  Raises Problem, OSError.
     """
+    jobs = 0
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
         try:
             rest = iter(lines)
             while piece := b"".join(itertools.islice(rest, 256)):       # line by line would take eight times as long
                 spool.write(piece)
+                jobs += piece.count(b"\n. ") + piece.startswith(b". ")
             spool.seek(0)
         except OSError as error:
             raise Problem(f"a temporary file cannot be written: {reason(error)} (TMPDIR says where)") from None
         with appending(file) as fd:
             append_locked(fd, iter(lambda: spool.read(BLOCK), b""), sync=True)
+    return jobs
 
 
 def given_jobs(commands: Sequence[str]) -> Iterator[bytes]:
@@ -140,7 +164,7 @@ def given_jobs(commands: Sequence[str]) -> Iterator[bytes]:
 
 class Source:
     """A text that jobs are imported from, and where in it we are."""
-    LIMIT = 2 * LONGEST             # bytes of a line: in a longer one no command would be short enough
+    LIMIT = 2 * LONGEST_COMMAND     # bytes of a line: in a longer one no command would be short enough
 
     def __init__(self, path: str) -> None:
         """path: '-' for stdin."""
@@ -166,7 +190,7 @@ class Source:
             raise Problem(f"{self.name}: {reason(error)}") from None
 
     def _unmarked(self, line: bytes) -> bytes:
-        if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        if is_utf16(line[:4096]):
             raise Problem(f"{self.name}: is UTF-16 (save it as UTF-8)")
         return line[len(UTF8_MARK):] if line.startswith(UTF8_MARK) else line
 
@@ -177,13 +201,15 @@ class Source:
 
 # ======== States ======================================================================================================
 
-KNOWN = NEW + RUNNING + DONE + FAILED + ERROR + HELD
+WORDS = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
+KNOWN = b"".join(WORDS.values())
+LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")        # several of these in a word, each once: `err` is none
 
 
 def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
     """The job lines that are meant.
 
-    `I have a list` is a job line, too, on hold.  Lines in such states are changed only by number or by --state.
+    `I have a list` is a job line, too, a held one.  Lines in such states are changed only by number or by --state.
     """
     pattern = None if options.match is None else os.fsencode(options.match)
     for line in file.lines(options.state or (None if options.list or options.lines else KNOWN)):
@@ -193,68 +219,66 @@ def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
             yield line
 
 
-@contextlib.contextmanager
-def writable(file: JobFile, line: Line) -> Iterator[bool]:
-    """Lock a line's state, or if somebody else has it another byte; whether nobody had it.  Raises OSError.
+def is_whole(file: JobFile, fd: int, line: Line) -> bool:
+    """Whether who has appended a line cannot cut it off any more; waits for that a while.  Raises OSError."""
+    return keep_trying(lambda: file.is_settled(fd, line), file.LONG, 0.01)
 
-    On NFS a write under any lock leaves its neighbours alone.
+
+def set_state(file: JobFile, fd: int, line: Line, state: bytes, force: bool) -> str:
+    """Set the state of a line that a scan has found; why that was refused, or ''.  fd: of the file, for writing.
+
+    Running lines are refused, unless forced.  Raises OSError; ESTALE: the file was replaced.
     """
-    free = lock(file.fd, line.offset)
-    at = line.offset if free else REFRESH_BYTE
-    try:
-        if not free:
-            lock(file.fd, at, shared=True)
-        yield free
-    finally:
-        unlock(file.fd, at)
-
-
-def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
-    """Set the state of a line that a scan of a `single` file has found; why that was refused, or ''.
-
-    Running lines are locked, and refused, unless forced.  Raises OSError; ESTALE: the file was replaced.
-    """
-    with writable(file, line) as free:
-        if not free and not force:
+    with file.door(line.command) as opened:
+        if not opened or not is_whole(file, fd, line):
+            return "is being added, claimed, ended or edited (try again)"
+        file.must_name(fd)                      # behind the door: what is replaced later had this state in it
+        found = file.state_at(fd, line)
+        if found is None or found != line.state and not force:
+            return "has changed meanwhile, and is left alone"
+        if found == RUNNING and not force and not file.is_orphan(line):
             return "is running (wait for it, or use --force)"
-        file.must_name(file.fd)                 # after the lock: what is replaced later had this state in it
-        return _overwrite(file, line, state, force)
-
-
-def _overwrite(file: JobFile, line: Line, state: bytes, force: bool) -> str:
-    """The same under a lock that is held."""
-    found = file.state_at(file.fd, line)
-    if found is None or found != line.state and not force:
-        return "has changed meanwhile, and is left alone"
-    file.write(file.fd, line, state)
+        file.write(fd, line, state)
     return ""
 
 
 @dataclass
 class Outcome:
-    """How many jobs were selected, and how many of them were refused."""
-    selected: int = 0
+    """How many of the selected jobs had which state until it was set, and how many were refused."""
+    done: Counter[bytes] = field(default_factory=Counter)
     refused: int = 0
 
+    def refuse(self, file: JobFile, number: int, fault: str) -> None:
+        """Count a line, and say why it was refused."""
+        file.say(f"line {number}: {fault}")
+        self.refused += 1
+
     def note(self, file: JobFile, line: Line, fault: str) -> bool:
-        """Count a job, and say why it was refused; whether it was not."""
+        """Count a job, and say why it was refused, if it was; whether it was not."""
         if fault:
-            file.say(f"line {line.number}: {fault}")
-        self.selected += 1
-        self.refused += bool(fault)
+            self.refuse(file, line.number, fault)
+        else:
+            self.done[line.state] += 1
         return not fault
+
+    def text(self, state: bytes) -> str:
+        """'2 lines: ! -> ., 1 line: e -> .'; state: the one that was set."""
+        return ", ".join(f"{plural(count, 'line')}: {show(old)} -> {show(state)}"
+                         for old, count in self.done.items() if count)
 
 
 def set_states(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
     """Set the states of the selected jobs.  Raises OSError; ESTALE: the file was replaced, and lines may have moved."""
+    file.follow_path()
+    fd = file.writable()
     for line in selected(options, file):
-        outcome.note(file, line, set_state(file, line, options.set, options.force))
-    if outcome.selected:
-        file.must_name(file.fd)
+        outcome.note(file, line, set_state(file, fd, line, options.set, options.force))
+    if outcome.done:
+        file.must_name(fd)
 
 
 def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
-    """Put the selected jobs on hold, also locked ones, and append their commands anew.
+    """Hold the selected jobs, also those that a dead host still locks, and append their commands anew.
 
     In this order, so that no job runs twice whatever happens.  They keep their settings.  All of it under the append
     lock of one file.  Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
@@ -263,99 +287,106 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
         lines = {}
         for line in selected(options, file):
             try:
-                lines[line] = job(line.command)
+                lines[line] = job(anew(file, line.command))
             except ValueError as fault:
                 raise Problem(f"{file.path}: line {line.number}: {fault}") from None
         settings, last = settings_of(file, lines)
         file.must_name(fd)                  # so this is the file that was read
         held: list[Line] = []
         try:
+            writable = file.writable()
             for line in lines:
                 if parse_settings(settings[line]).settings.together:
                     fault = "is of a group (which runs again if all its lines are set to .)"
                 else:
-                    fault = set_state(file, line, HELD, force=True)
+                    fault = set_state(file, writable, line, HELD, force=True)
                 if outcome.note(file, line, fault):
                     held.append(line)
             if held:
                 appended = with_settings([(settings[line], lines[line]) for line in held], last)
                 append_locked(fd, [b"".join(appended)], sync=True)
         except OSError:
-            for line in held:
-                with contextlib.suppress(OSError):
-                    set_state(file, replace(line, state=HELD), line.state, force=True)
+            with contextlib.suppress(OSError):
+                writable = file.writable()
+                for line in held:
+                    set_state(file, writable, replace(line, state=HELD), line.state, force=True)
             raise
-    if held:
-        say_below_end(file)
 
 
-STOPPING = 10.0                     # seconds to wait for the locks of cancelled jobs
+def anew(file: JobFile, command: bytes) -> bytes:
+    """A command that may run although a dead host has its life sign: with a blank in front it is another text."""
+    while file.count_seats(command):
+        command = b" " + command
+    return command
+
+
+STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
 
 
 def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
-    """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether nobody had it locked.
+    """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether somebody runs it.
 
     Raises OSError; ESTALE: the file was replaced.
     """
-    with writable(file, line) as free:
-        file.must_name(file.fd)
-        found = file.state_at(file.fd, line)
+    with file.door(line.command) as opened:
+        fd = file.writable()
+        if not opened or not is_whole(file, fd, line):
+            raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
+        found = file.state_at(fd, line)
+        runs = found == RUNNING and not file.is_orphan(line)
         if found in (NEW, RUNNING):
-            file.write(file.fd, line, HELD)
-        return found, free
+            file.write(fd, line, HELD)
+        return found, runs
 
 
 def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
-    """Stop the selected jobs: x over `r` and `.`, which ends what runs; wait until nobody has these lines locked.
+    """Stop the selected jobs: x over `r` and `.`, which ends what runs; wait until it has.
 
-    A runner that claims a line at this moment may have read its `.` before our x, and writes its `r` after it: but it
-    has the line locked, so we see that while we wait, and write x once more.  A runner whose job ends at this moment
-    may write its result first: then that stands, and is said.  Raises OSError.
+    A job that ends at this moment may have its result first: then that stands, and is said.  Raises OSError.
     """
     met, waiting = set(), []
     for line in selected(options, file):
         met.add(line.number)
-        found, free = cancel_line(file, line) if line.state in (NEW, RUNNING) else (line.state, True)
-        if found == RUNNING and free:
+        found, runs = cancel_line(file, line) if line.state in (NEW, RUNNING) else (line.state, False)
+        if found == RUNNING and not runs:
             file.say(f"line {line.number}: is r, but nobody runs it (its runner or host died); it is x now")
         if found in (NEW, RUNNING):
+            line = replace(line, state=found)
             outcome.note(file, line, "")
-            waiting += [] if free else [line]
+            waiting += [line] if runs else []
         elif options.lines or line.state in (NEW, RUNNING):
             outcome.note(file, line, "has moved meanwhile, and is left alone (look, and run this again)" if not found
                          else f"does not run: its state is {show(found)}")
     for span in options.lines:
         if span[0] == span[-1] and span[0] not in met:
-            outcome.selected += 1
-            outcome.refused += 1
-            file.say(f"line {span[0]}: is no job" + ("" if options.match is None else " that matches"))
+            outcome.refuse(file, span[0], "is no job" + ("" if options.match is None else " that matches"))
     await_stop(file, waiting, outcome)
 
 
 def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None:
-    """Wait until nobody has these cancelled lines locked; name the ones that stay so.  Raises OSError."""
+    """Wait until these cancelled jobs have ended; name the ones that do not.  Raises OSError.
+
+    A job has ended when its command has no more life signs than lines `r`.  An editor may have saved an old `r` or `.`
+    over its x: then it is cancelled once more.
+    """
     end = time.monotonic() + STOPPING
     while waiting and time.monotonic() < end:
         time.sleep(0.05)
-        file.refresh()
-        file.must_name(file.fd)
+        file.follow_path()
         still = []
         for line in waiting:
-            free = is_free(file.fd, line.offset)        # before its state is read: its holder has written that
-            found = file.state_at(file.fd, line)
-            if found in (NEW, RUNNING):
+            state = file.state_at(file.fd, line)
+            if state in (NEW, RUNNING):
                 cancel_line(file, line)
-            if found in (NEW, RUNNING) or not free and found:
+            if state in (NEW, RUNNING) or not file.has_room(line.command, file.fd):
                 still.append(line)
-            elif found != HELD:
-                outcome.refused += 1
-                file.say(f"line {line.number}: " + (f"ended first: its state is {show(found)}" if found else
-                                                    "has moved meanwhile (look, and run this again)"))
+            elif state != HELD:
+                outcome.done[line.state] -= 1
+                outcome.refuse(file, line.number, "has moved or changed meanwhile (look, and run this again)")
         waiting = still
     for line in waiting:
-        outcome.refused += 1
-        file.say(f"line {line.number}: is x, but still locked after {STOPPING:.0f} s (its job does not end, its runner "
-                 "does not answer, or its host is dead)")
+        outcome.refuse(file, line.number, f"is x, but still runs after {STOPPING:.0f} s (its job does not end, its "
+                       "runner does not answer, or its host is dead)")
 
 
 def settings_of(file: JobFile, lines: Iterable[Line]) -> tuple[dict[Line, bytes], bytes]:
@@ -388,42 +419,17 @@ def with_settings(jobs: Iterable[tuple[bytes, bytes]], last: bytes) -> Iterator[
 # What the person changed in a copy is merged into the live file, all or nothing: half an edit is one that nobody
 # wanted, and a person who sees what is refused can mend the copy ("What now?", as visudo asks; no terminal: exit 1).
 #
-# While it is merged and written we hold the append lock and the lock of each line that is not `r`.  So:
-#
-#     1. No line can be claimed, ended or set meanwhile but the ones that others have locked.  We wait for the locked
-#        ones that are not yet `r` (a claim, a --set): then each line is ours, or `r`, or frozen, see below.  An `r`
-#        whose lock is free stays free: after another edit its runner may be about to lock it here, and must not find it
-#        taken.
-#     2. States and lines at the end are written in place.  Anything else: a new file, by rename, in which running lines
-#        are `r`; their runners see that the path was replaced and lock them there within a second (network: 5 s).
-#        We hold its append lock, too: the next edit waits until all of this is done.
-#     3. A runner that opened the old file before the rename may lock a line there after it.  So before we let go, each
-#        claimable line in the old file becomes `r`: it verifies the line under its lock, and finds it taken.
-#     4. A runner may have written a result into the old file after we read it.  So each line that ran is looked at
-#        until its lock in the old file is free - we take it, nobody writes there any more, and what stands there
-#        instead of `r` is carried over - or somebody has it locked in the new one.  Old locks alone do not tell: jobs
-#        that go on keep theirs.  Lines of one text are interchangeable, so of these as many must be locked as jobs go
-#        on.  For others such a line is an orphan only after three looks, one second apart: we are faster.
-#     5. A line that some `echo >>` appended to the old file at this moment is appended to the new one.
-#
-# A job is frozen if others keep it locked in a state that nobody may claim: it was cancelled and has not ended, or its
-# host is dead.  A result is written only over `r`, so none comes; only a --set may write there, and that says if the
-# file was replaced meanwhile.  So it is no matter for steps 3 and 4: nobody can take it in the old file, there is
-# nothing to carry over, and nobody locks it in the new one, so to wait for that would be in vain.  The edit may move
-# it, but not change it: set to `.` it might run while its first job still does.  (That a new file shows the line
-# without its lock is the limit that README has for each job that outlived its runner.)  Nor is it deleted: somebody
-# may wait for it to end.  In a state that may be claimed a locked line is never frozen: whoever has it may be about to
-# write `r` into the old file, and to run what the new one has as new.
-#
-# Killed by kill -9 between the rename and step 4 we may lose a result: its line becomes an orphan, and so `e`.
+# While it is merged and written we hold the append lock, and all of the companion but for the seats of running jobs: so
+# no line can be claimed, ended or set meanwhile, and whoever comes behind a door later looks at the file that the path
+# names then.  Running lines stay as they are, and so do their seats: nothing is carried over, nobody is waited for.
+# States and lines at the end are written in place; anything else is a new file, by rename.  A line that some `echo >>`
+# appended to the old file at that moment is appended to the new one.
 
 COPY_LINES = 2000                   # so many lines at most are compared with care for which of equal ones is meant
 COPY_PAIRS = 40_000                 # ... and so many pairs of equal ones: that takes half a second
 AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
 SHOWN = 5                           # so many new lines at most are named that are no jobs
-SETTLING = 10.0                     # seconds to wait for others' claims, and for runners to follow to the new file
-PASSING = 1.0                       # seconds after which a locked line that nobody may claim is frozen
-CLAIMABLE = NEW + FAILED + ERROR
+SETTLING = 10.0                     # seconds to wait for whoever is behind a door
 
 
 def is_job(line: bytes) -> bool:
@@ -581,121 +587,64 @@ def offsets(data: bytes) -> list[int]:
     return list(itertools.accumulate((len(line) + 1 for line in split_lines(data)), initial=start))
 
 
-def _seize(fd: int, places: Sequence[int], first: int, last: int) -> list[int]:
-    """Lock lines first to last - 1; returns the ones that others have.  Raises OSError."""
-    if first >= last or lock(fd, places[first], places[last] - places[first]):
-        return []
-    if last - first == 1:
-        return [first]
-    middle = (first + last) // 2
-    return _seize(fd, places, first, middle) + _seize(fd, places, middle, last)
+@contextlib.contextmanager
+def alone(file: JobFile) -> Iterator[int]:
+    """Hold all of a job file's companion; of a row with seats that others hold its door alone: the descriptor.
 
+    Raises OSError.
 
-def running(data: bytes, places: Sequence[int]) -> list[int]:
-    """Which of the lines that begin in these places are `r`."""
-    return [index for index, at in enumerate(places[:-1]) if runs(data[at:at + 2])]
-
-
-@dataclass
-class Seized:
-    """A job file that is ours, but for some lines."""
-    data: bytes
-    places: list[int]               # where its lines begin, and where the last one ends
-    busy: list[int]                 # its lines that are `r`
-    frozen: list[int]               # its jobs in other states that others keep locked, and nobody may claim
-
-
-def seize(fd: int) -> Seized:
-    """Lock all lines that are not `r`.
-
-    Also an `r` whose lock is free stays so: after another edit its runner may be about to lock it here.
-    Raises OSError; EAGAIN: others keep changing it, or keep a line locked that may be claimed.
+    A door that somebody is behind is waited for: that is short.
     """
-    end = time.monotonic() + SETTLING
-    while True:
-        data = read_all(fd)
-        places = offsets(data)
-        others = running(data, places)
-        for before, behind in zip([-1, *others], [*others, len(places) - 1]):
-            others += _seize(fd, places, before + 1, behind)
-        busy, frozen = _await_claims(fd, places, sorted(others), end)
-        data = read_all(fd)
-        same = offsets(data) == places and running(data, places) == busy
-        claims = [index for index in frozen if data[places[index]:places[index] + 1] in CLAIMABLE] if same else []
-        if same and not claims:
-            return Seized(data, places, busy, frozen)
-        unlock(fd, 0, REFRESH_BYTE)
-        if time.monotonic() > end:
-            raise OSError(errno.EAGAIN, "somebody else keeps changing it" if not claims else
-                          f"line {claims[0] + 1} stays locked, and its state is {chr(data[places[claims[0]]])} (its "
-                          "job has not ended, or its host is dead; --set=x --force takes it out)")
-
-
-def _await_claims(fd: int, places: Sequence[int], others: list[int], end: float) -> tuple[list[int], list[int]]:
-    """Wait for who has locked a job that is not `r`; which lines are `r` then, and which jobs stay locked.
-
-    others: the lines that are `r`, or that others have.  Raises OSError.
-    """
-    passed = time.monotonic() + PASSING
-    while True:
-        lock(fd, REFRESH_BYTE, shared=True)             # makes reads fresh, also where not one line was free
-        heads = {index: os.pread(fd, 2, places[index]) for index in others}
-        others = [index for index in others if runs(heads[index]) or not lock(fd, places[index])]
-        busy = [index for index in others if runs(heads[index])]
-        locked = [index for index in others if is_job(heads[index]) and not runs(heads[index])]
-        claims = any(heads[index][:1] in CLAIMABLE for index in locked)
-        if not locked or time.monotonic() > (end if claims else passed):
-            return busy, locked
-        time.sleep(0.002)
-
-
-class NotFollowed(Problem):
-    """The edit is made, but some running jobs did not follow to the new file."""
+    fd, end, doors = file.open_seat(), time.monotonic() + SETTLING, []
+    try:
+        todo = [(0, APPEND_BYTE - 1)]           # whole rows: who is behind a door counts the seats that are taken
+        while todo:
+            first, behind = todo.pop()
+            if first < behind and not lock(fd, first, behind - first):
+                held = taken(fd, first, behind - first)
+                door = (held.start if held else first) | SEATS
+                doors.append(door)
+                todo += [(first, door - SEATS), (door + 1, behind)]
+        for door in doors:
+            if not keep_trying(functools.partial(lock, fd, door), end - time.monotonic()):
+                raise OSError(errno.EAGAIN, "somebody else keeps changing it")
+        yield fd
+    finally:
+        file.close_seat(fd)
 
 
 def apply(file: JobFile, base: bytes, theirs: bytes) -> list[str]:
     """Merge what was made of a copy into the file; what is refused, and then nothing was written.
 
-    Raises Problem, NotFollowed, OSError; ESTALE: the file was replaced or removed meanwhile.
+    Raises Problem, OSError; ESTALE: the file was replaced or removed meanwhile.
     """
-    followed = True
-    fd = open_job_file(file.path, os.O_RDWR)
-    try:
-        with locked(fd, APPEND_BYTE, patience=30.0), uninterrupted():
-            file.must_name(fd)
-            try:
-                seized = seize(fd)
-                live = split_lines(seized.data)
-                merged = merge(split_lines(base), split_lines(theirs), live)
-                merged.faults += frozen_faults(merged, live, seized.frozen)
-                if merged.faults:
-                    return merged.faults
-                file.must_name(fd)
-                if merged.in_place(live):
-                    _write_in_place(fd, merged, live, seized.places)
-                else:
-                    followed = _replace(file, fd, merged, seized)
-            finally:
-                unlock(fd, 0, REFRESH_BYTE + 1)
-    finally:
-        os.close(fd)
+    file.follow_path()
+    with append_lock(file), alone(file) as locks:
+        merged = _apply(file, file.writable(), locks, base, theirs)
     say_doubts(file, merged)                    # a terminal may keep us waiting: not while we have all the locks
-    if not followed:
-        raise NotFollowed("was changed as wished, but some running jobs did not follow to the new file: their runners "
-                          "are dead, or do not answer (runwait4.py --status says what became of them)")
-    return []
+    return merged.faults
 
 
-def frozen_faults(merged: Merge, live: Sequence[bytes], frozen: Iterable[int]) -> list[str]:
-    """Which of the frozen lines a merge would change or delete."""
-    kept = dict(zip(merged.origin, merged.lines))
-    return [f"line {index + 1}: is locked: its job has not ended, or its host is dead; '{show(live[index][2:80])}' was "
-            "changed or deleted" for index in frozen if kept.get(index) != live[index]]
+def _apply(file: JobFile, fd: int, locks: int, base: bytes, theirs: bytes) -> Merge:
+    """The same while nobody else can change the file, which is open for writing, since `locks` has all doors locked."""
+    data = read_all(fd)
+    live = split_lines(data)
+    merged = merge(split_lines(base), split_lines(theirs), live)
+    if merged.faults:
+        return merged
+    if merged.in_place(live):
+        must_be_locked(locks)
+        _write_in_place(file, fd, merged, live, offsets(data))
+        file.must_name(fd)
+    else:
+        _replace(file, fd, locks, merged, data)
+    return merged
 
 
 def say_doubts(file: JobFile, merged: Merge) -> None:
     """Name the first new lines that may be meant as something else, by their numbers in the file."""
-    doubts = [f"line {number} {fault}" for number, (line, origin) in enumerate(zip(merged.lines, merged.origin), 1)
+    lines = enumerate(zip(merged.lines, merged.origin), 1)
+    doubts = [] if merged.faults else [f"line {number} {fault}" for number, (line, origin) in lines
               if origin < 0 and (fault := doubt(line))]
     for text in doubts[:SHOWN]:
         file.say(text)
@@ -703,34 +652,30 @@ def say_doubts(file: JobFile, merged: Merge) -> None:
         file.say(f"... and {plural(len(doubts) - SHOWN, 'more line')} like this")
 
 
-def _write_in_place(fd: int, merged: Merge, live: Sequence[bytes], places: Sequence[int]) -> None:
-    """Add lines at the end, then write the states that changed; we hold the lock of each.  Raises OSError."""
+def must_be_locked(locks: int) -> None:
+    """Raise OSError(EIO) if we were cut off from a network file system so long that others may have been at doors."""
+    os.pread(locks, 1, 0)
+
+
+def _write_in_place(file: JobFile, fd: int, merged: Merge, live: Sequence[bytes], places: Sequence[int]) -> None:
+    """Add lines at the end, then write the states that changed.  Raises Problem, OSError."""
     added = b"".join(line + b"\n" for line in merged.lines[len(live):])
-    size = os.fstat(fd).st_size
-    lock(fd, size, REFRESH_BYTE - size)         # nobody takes a new line that may yet be cut off again
     if added:
-        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
-        try:
-            append_locked(fd, [added], sync=True)
-        finally:
-            fcntl.fcntl(fd, fcntl.F_SETFL, 0)   # with it, pwrite() would append, too
+        with open_to_append(file.path) as end:
+            file.must_name(end)
+            JobFile.lock_all(end)
+            append_locked(end, [added], sync=True)
     for line, old, at in zip(merged.lines, live, places):
         if line != old:
             os.pwrite(fd, line[:1], at)
     os.fsync(fd)
 
 
-def _replace(file: JobFile, fd: int, merged: Merge, seized: Seized) -> bool:
-    """Put a new file in the place of the old one; wait until no runner can write to that.
-
-    False: some running jobs did not follow to the new file.  Raises Problem, OSError.
-    """
+def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> None:
+    """Put a new file in the place of the old one, which held this; locks: has all doors.  Raises Problem, OSError."""
     info, target = os.fstat(fd), os.path.realpath(file.path)
-    if info.st_nlink > 1:
-        raise Problem(f"{file.path}: has several names (hard links), which a new file would part (change only states, "
-                      "and add lines at the end)")
     text = b"".join(line + b"\n" for line in merged.lines)
-    mark = UTF8_MARK if seized.data.startswith(UTF8_MARK) else b""
+    mark = UTF8_MARK if data.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(target)
     new, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
@@ -740,20 +685,13 @@ def _replace(file: JobFile, fd: int, merged: Merge, seized: Seized) -> bool:
                           "states, and add lines at the end)")
         write_all(new, mark + text)
         os.fsync(new)
-        lock(new, APPEND_BYTE)                  # the next edit waits until our last step is done
+        must_be_locked(locks)                   # cut off within the rename itself we would put old states back, no more
         os.rename(temporary, target)
-        sync_names(folder)                      # or a power loss might leave the old file, spoilt
-        _spoil(fd, seized)
-        where = {origin: at for origin, at in zip(merged.origin, offsets(mark + text))}
-        live, ran = split_lines(seized.data), defaultdict(list)
-        for index in seized.busy:
-            ran[live[index]].append((seized.places[index], where[index]))
-        followed = _carry_over(file, fd, new, ran)
-        tail = read_all(fd, len(seized.data))
+        sync_names(folder)                      # or a power loss might leave the old file
+        tail = read_all(fd, len(data))
         if tail.strip():
             fcntl.fcntl(new, fcntl.F_SETFL, os.O_APPEND)        # others append to the new file by now
             append_locked(new, [tail if tail.endswith(b"\n") else tail + b"\n"], sync=True)
-        return followed
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -778,14 +716,6 @@ def shuts_out(old: os.stat_result, new: os.stat_result) -> bool:
                               or old.st_uid != new.st_uid and not group)
 
 
-def _spoil(fd: int, seized: Seized) -> None:
-    """Step 3: r over each job's state in the old file that somebody might still take.  Raises OSError."""
-    for at in seized.places[:-1]:
-        if is_job(seized.data[at:at + 2]) and seized.data[at:at + 1] in CLAIMABLE:
-            os.pwrite(fd, RUNNING, at)
-    os.fsync(fd)
-
-
 def sync_names(folder: str) -> None:
     """Sync a directory's names to disk.  Raises OSError."""
     fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -795,52 +725,10 @@ def sync_names(folder: str) -> None:
         os.close(fd)
 
 
-def _carry_over(file: JobFile, fd: int, new: int, ran: dict[bytes, list[tuple[int, int]]]) -> bool:
-    """Step 4, for lines that ran, by text: where they stand in the old file, and in the new one.  Raises OSError.
-
-    False: some were not settled in time.
-    """
-    end = time.monotonic() + SETTLING * (3 if file.network else 1)
-    while ran and time.monotonic() < end:
-        for text, pairs in list(ran.items()):
-            old, places = [at for at, _ in pairs if at >= 0], [at for _, at in pairs]
-            going = []
-            for at in old:
-                if not lock(fd, at) or not _carry(new, os.pread(fd, 1, at), places):
-                    going.append(at)
-            if sum(not is_free(new, at) for at in places) >= len(going):
-                del ran[text]
-            else:
-                ran[text] = [*zip(going, places), *((-1, at) for at in places[len(going):])]
-        time.sleep(0.01 if ran else 0)
-    os.fsync(new)
-    return not ran
-
-
-def _carry(new: int, state: bytes, places: list[int]) -> bool:
-    """Write the state of a job that ended in the old file over an `r` of its text; whether it is settled."""
-    if state == RUNNING:
-        return True                             # its runner has moved on, or is dead
-    for at in places:
-        if lock(new, at):
-            free = os.pread(new, 1, at) == RUNNING
-            if free:
-                os.pwrite(new, state, at)
-            unlock(new, at)
-            if free:
-                places.remove(at)
-                return True
-    return False
-
-
 def given(file: JobFile) -> bytes:
-    """What a person is given to edit: the file as it is now.  Raises Problem, OSError."""
-    fd = open_job_file(file.path, os.O_RDWR)
-    try:
-        lock(fd, REFRESH_BYTE, shared=True)
-        return read_all(fd)
-    finally:
-        os.close(fd)
+    """What a person is given to edit: the file as it is now.  Raises OSError."""
+    file.follow_path()
+    return read_all(file.fd)
 
 
 def edit(file: JobFile) -> int:
@@ -864,10 +752,6 @@ def edit(file: JobFile) -> int:
         fault = fault or copy_fault(base, theirs)
         try:
             faults = [fault] if fault else apply(file, base, theirs)
-        except NotFollowed as left:
-            discard(copy)
-            file.say(str(left))
-            return 1
         except (Problem, OSError):
             file.say(f"the copy is kept: {copy}")
             raise
@@ -917,7 +801,7 @@ def copy_fault(base: bytes, theirs: bytes | None) -> str:
         return "the copy is gone"
     if not theirs.strip():
         return "the copy is empty now"
-    if theirs.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if is_utf16(theirs[:4096]):
         return "the copy is UTF-16 now (save it as UTF-8)"
     return "there are NULs in the copy now (save it as UTF-8)" if b"\0" in theirs and b"\0" not in base else ""
 
@@ -934,7 +818,8 @@ def ask_again() -> bool:
 
 # ======== Lists =======================================================================================================
 
-PLACEHOLDER = re.compile(rb"\{(|\.|/|//|/\.|#)\}")
+PLACEHOLDER = re.compile(rb"\{(?:(\d*)(|\.|/|//|/\.)|#)\}")
+SWEEPS = (":::", ":::+")
 
 
 def without_extension(path: bytes) -> bytes:
@@ -949,8 +834,8 @@ def directory(path: bytes) -> bytes:
 
 
 class Template:
-    """A command with places for a value."""
-    VALUES: dict[bytes, Callable[[bytes], bytes]] = {
+    """A command with places for values, as GNU parallel has them."""
+    PARTS: dict[bytes | None, Callable[[bytes], bytes]] = {
         b"": lambda value: value,
         b".": without_extension,
         b"/": os.path.basename,
@@ -958,35 +843,81 @@ class Template:
         b"/.": lambda value: without_extension(os.path.basename(value)),
     }
 
-    def __init__(self, text: bytes) -> None:
-        """text: the command, with {} {.} {/} {//} {/.} for parts of the value, {#} for its number."""
-        if not self.VALUES.keys() & set(PLACEHOLDER.findall(text)):
+    def __init__(self, text: bytes, count: int = 0) -> None:
+        """text: the command, with {1} {1.} {1/} {1//} {1/.} for parts of a column, {#} for the number of its values.
+
+        {} {.} ... stand for the line; if there is none, for as many columns as `count` says.
+        """
+        if all(found[2] is None for found in PLACEHOLDER.finditer(text)):
             text += b" {}"
-        self.parts = [self.VALUES.get(name) for name in PLACEHOLDER.findall(text)]     # None: the number
-        self.format = PLACEHOLDER.sub(lambda found: b"%b" if found[1] in self.VALUES else b"%d",
-                                      text.replace(b"%", b"%%"))
+        if count:
+            text = PLACEHOLDER.sub(lambda found: found[0] if found[1] != b"" else b" ".join(
+                b"{%d%b}" % (column, found[2]) for column in range(1, count + 1)), text)
+        places = [found.groups() for found in PLACEHOLDER.finditer(text)]
+        self.places = [(int(column or 0), self.PARTS.get(part)) for column, part in places]
+        self.width = max(column for column, _ in self.places)
+        self.format = PLACEHOLDER.sub(lambda found: b"%d" if found[2] is None else b"%b", text.replace(b"%", b"%%"))
 
-    def fill(self, value: bytes, number: int) -> bytes:
-        """The command for a value."""
-        return self.format % tuple([quote(part(value)) if part else number for part in self.parts])
+    def fill(self, number: int, line: bytes, columns: Sequence[bytes] = ()) -> bytes:
+        """The command for a line and its columns.  Raises ValueError: these are too few."""
+        if len(columns) < self.width:
+            raise ValueError(f"there is no value for {{{self.width}}} ({plural(len(columns), 'column')})")
+        return self.format % tuple([quote(part(columns[column - 1] if column else line)) if part else number
+                                    for column, part in self.places])
 
 
-def list_jobs(path: str, template: Template | None) -> Iterator[bytes]:
+def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
+    """The columns of a list line.  colsep: what separates them, if not blanks."""
+    return [column.strip() for column in colsep.split(line)] if colsep else line.split()
+
+
+def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = None) -> Iterator[bytes]:
     """The jobs in a list of commands, or of values for a template: one per line, but blank lines and comments.
 
-    Raises Problem.
+    text: of the template.  Raises Problem.
     """
     source, number = Source(path), 0
+    template = Template(text) if text else None
     for line in source:
         if line.lstrip()[:1] in b"#":       # or b""
             continue
         number += 1
+        if not template and line[:1] in KNOWN and line[1:2] in (b" ", b"\t"):
+            raise source.problem("is the line of a job already (cat LIST >> FILE; if it is a command, put a blank "
+                                 "before it)")
         try:
-            yield job(template.fill(line, number) if template else line)
+            if template:
+                line = template.fill(number, line, split_columns(line, colsep) if template.width else ())
+            yield job(line)
         except ValueError as fault:
             raise source.problem(fault) from None
     if not number:
         raise Problem(f"{source.name}: there is no job in it (nothing to add)")
+
+
+def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
+    """The values that stand behind each `:::`, with those that `:::+` links to them.  Raises Problem."""
+    sources: list[list[list[bytes]]] = []
+    for word in words:
+        if word == ":::" or word == ":::+" and not sources:
+            sources.append([[]])
+        elif word == ":::+":
+            sources[-1].append([])
+        else:
+            sources[-1][-1].append(os.fsencode(word))
+    if not all(map(all, sources)):
+        raise Problem("a value is wanted behind each ::: and :::+ (see --help)")
+    return [list(zip(*linked)) for linked in sources]
+
+
+def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
+    """A job for each combination of values for a template, the last ones changing first.  Raises Problem."""
+    template = Template(text, sum(len(linked[0]) for linked in sources))
+    for number, combination in enumerate(itertools.product(*sources), 1):
+        try:
+            yield job(template.fill(number, b"", [*itertools.chain.from_iterable(combination)]))
+        except ValueError as fault:
+            raise Problem(f"{fault}; nothing was added") from None
 
 
 # ======== Job files ===================================================================================================
@@ -1016,13 +947,6 @@ def read_job_file(path: str) -> bytes:
         return job(b"%b %b" % (executable.encode("utf-8", "surrogateescape"), quote(absolute(path))))
     except ValueError as fault:
         raise Problem(f"{source.name}: {fault}") from None
-
-
-def describes_jobs(path: str) -> bool:
-    """Whether it is a job file, or a directory."""
-    with contextlib.suppress(Problem):
-        return os.path.isdir(path) or bool(read_job_file(path))
-    return False
 
 
 def ini_text(source: Source) -> str:
@@ -1074,20 +998,11 @@ def find_added(fd: int, paths: Iterable[bytes]) -> set[bytes]:
     return {words[word] for word in found}
 
 
-def add_job_files(file: JobFile, jobs: dict[bytes, bytes], once: Iterable[bytes], patience: float = 30.0) -> None:
-    """Append jobs, given by the absolute paths of their job files.
+def add_jobs(file: JobFile, names: Sequence[str]) -> int:
+    """Append the jobs of job files; of directories the files that are not added yet; how many these are.
 
-    once: which of them are left out if they stand there already.  Raises Problem, OSError.
+    Raises Problem, OSError.
     """
-    with appending(file, patience) as fd:
-        added = find_added(fd, once)
-        lines = b"".join(line for name, line in jobs.items() if name not in added)
-        if lines:
-            append_locked(fd, [lines], sync=True)
-
-
-def add_jobs(file: JobFile, names: Sequence[str]) -> None:
-    """Append the jobs of job files; of directories the files that are not added yet.  Raises Problem, OSError."""
     jobs: dict[bytes, bytes] = {}
     once: set[bytes] = set()
     for name in names:
@@ -1100,129 +1015,12 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> None:
         jobs.update(found)
     if not jobs:
         raise Problem(f"{show(os.fsencode(names[0]))}: there is no job file in it (nothing to add)")
-    add_job_files(file, jobs, once)
-
-
-@dataclass
-class Arrival:
-    """A job file that is not added yet."""
-    signature: tuple[int, ...]      # changes whenever the file does
-    since: float                    # when it was first seen so, in seconds
-    judged: bool = False            # it is no good as it is
-
-
-def file_signature(path: str) -> tuple[int, ...]:
-    """What changes whenever a file does.  Opening it makes NFS ask the server, not its cache.  Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        info = os.fstat(fd)
-    finally:
-        os.close(fd)
-    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
-
-
-@dataclass
-class Collector:
-    """Adds the job files that come into some directories, each once, when nobody writes to it any more.
-
-    It knows from the job file which were added before it was started.
-    """
-    INTERVAL = 0.5                  # seconds from look to look
-    REST = 1.0                      # seconds without a change, after which a file counts as written
-    PATIENCE = 2.0                  # seconds to wait for others who append; then the next look tries again
-    LONG = 2.0                      # seconds that a look may read job files; the next one goes on
-
-    file: JobFile
-    folders: Sequence[str]
-    say: Say
-    clock: Callable[[], float] = time.monotonic
-    added: set[str] = field(default_factory=set)
-    arrivals: dict[str, Arrival] = field(default_factory=dict)
-    said: dict[str, str] = field(default_factory=dict)      # the trouble with a path that was said last
-
-    def look(self) -> None:
-        """Add what has come to rest."""
-        names = itertools.chain.from_iterable(map(self._names, self.folders))
-        self.arrivals = {name: self._arrival(name) for name in names if name not in self.added}
-        jobs: dict[str, bytes] = {}
-        end = self.clock() + self.LONG
-        for name, arrival in self.arrivals.items():
-            line = self._job(name, arrival)
-            if line:
-                jobs[name] = line
-            if self.clock() > end:
-                break
-        self._add(jobs)
-
-    def _add(self, jobs: dict[str, bytes]) -> None:
-        """Append the jobs of these files; if that fails, the next look tries again."""
-        try:
-            if jobs:
-                lines = {absolute(name): line for name, line in jobs.items()}
-                add_job_files(self.file, lines, lines, self.PATIENCE)
-                self.added |= jobs.keys()
-                text = jobs_below_end(self.file)
-                if text:
-                    self._say_once("#RUN end", f"{self.file.path}: {text}")
-            self.said.pop(self.file.path, None)
-        except Problem as problem:
-            self._say_once(self.file.path, str(problem))
-        except OSError as error:
-            self._say_once(self.file.path, f"{self.file.path}: {reason(error)}")
-
-    def _names(self, folder: str) -> list[str]:
-        """The job files in a directory, none while it cannot be read."""
-        try:
-            names = job_files(folder)
-            self.said.pop(folder, None)
-            return names
-        except Problem as problem:
-            self._say_once(folder, f"{problem}; waiting for it")
-            return []
-
-    def _arrival(self, name: str) -> Arrival:
-        """What is known of a file by now."""
-        try:
-            signature = file_signature(name)
-        except OSError as error:
-            signature = (error.errno,)
-        known = self.arrivals.get(name)
-        return known if known and known.signature == signature else Arrival(signature, self.clock())
-
-    def _job(self, name: str, arrival: Arrival) -> bytes:
-        """The line for a file that has come to rest; b'' if it has not, or is no good."""
-        if arrival.judged or self.clock() - arrival.since < self.REST:
-            return b""
-        try:
-            line = read_job_file(name)
-            return line if self._arrival(name) is arrival else b""      # not if it was written to just now
-        except Problem as problem:
-            arrival.judged = True
-            self._say_once(name, f"{problem}; waiting for a change")
-            return b""
-
-    def _say_once(self, about: str, text: str) -> None:
-        if self.said.get(about) != text:
-            self.said[about] = text
-            self.say(text)
-
-
-def follow(file: JobFile, names: Sequence[str]) -> NoReturn:
-    """Add what is in some directories and what comes into them, until a signal ends that.
-
-    The signals wait while lines are appended: none cuts them in two.  Raises Problem, OSError: what is wrong at the
-    start.
-    """
-    folders = list({absolute(name): name for name in names}.values())
-    for folder in folders:
-        job_files(folder)
-    with appending(file):
-        pass                        # it is a job file, and can be written to
-    exit_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    collector = Collector(file, folders, lambda text: warn(f"{PROG}: {text}"))
-    while True:
-        collector.look()
-        time.sleep(collector.INTERVAL)
+    with appending(file) as fd:
+        added = find_added(fd, once)
+        lines = [line for name, line in jobs.items() if name not in added]
+        if lines:
+            append_locked(fd, [b"".join(lines)], sync=True)
+    return len(lines)
 
 
 # ======== Tests =======================================================================================================
@@ -1361,15 +1159,17 @@ def find_ends(fd: int) -> list[Line]:
     return [line for line in Scan(fd, first_line(fd), b"", directives=True) if says(line, "end")]
 
 
-def add_end(file: JobFile) -> None:
-    """Append `#RUN end`, unless there is one.  Raises Problem, OSError."""
+def add_end(file: JobFile) -> str:
+    """Append `#RUN end`, unless there is one; what was done.  Raises Problem, OSError."""
     with appending(file) as fd:
-        if not find_ends(fd):
-            append_locked(fd, [b"#RUN end\n"], sync=True)
+        if find_ends(fd):
+            return "there is a #RUN end already"
+        append_locked(fd, [b"#RUN end\n"], sync=True)
+    return "#RUN end added"
 
 
-def jobs_below_end(file: JobFile) -> str:
-    """What is to be said if there are new jobs below a `#RUN end`; ''.
+def say_below_end(file: JobFile) -> None:
+    """Say so if there are new jobs below a `#RUN end`.
 
     Nobody has to wait meanwhile: the append lock is free again.  Raises OSError; ESTALE: an editor took the file away.
     """
@@ -1377,47 +1177,41 @@ def jobs_below_end(file: JobFile) -> str:
         end = next((line for line in file.lines(b"", directives=True) if says(line, "end")), None)
     except FileNotFoundError:
         raise Shifted from None
-    if end is None or not Scan(file.fd, end.offset, NEW).next():
-        return ""
-    return (f"there is a #RUN end in line {end.number}; no --follow runner takes the jobs below it "
-            "(--reopen, then --end)")
-
-
-def say_below_end(file: JobFile) -> None:
-    """Say that jobs were appended below a `#RUN end`.  Raises OSError."""
-    text = jobs_below_end(file)
-    if text:
-        file.say(text)
+    if end and Scan(file.fd, end.offset, NEW).next():
+        file.say(f"there is a #RUN end in line {end.number}; no --follow runner takes the jobs below it "
+                 "(--reopen, then --end)")
 
 
 def reopen(file: JobFile) -> int:
     """Make comments of the lines `#RUN end`, in place; how many there were.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.follow_path()
-        return sum(not set_state(file, line, b"#off", force=False) for line in find_ends(file.fd))
+        fd = file.writable()
+        return sum(not set_state(file, fd, line, b"#off", force=False) for line in find_ends(fd))
 
 
 # ======== Command line ================================================================================================
 
 
 def state(text: str) -> bytes:
-    """An argparse type: a state byte that makes sense."""
-    data = os.fsencode(text)
+    """An argparse type: a state, by its word or its byte."""
+    data = WORDS.get(text) or os.fsencode(text)
     if len(data) != 1 or data in b"#/" or not b"!" <= data <= b"~":
-        raise argparse.ArgumentTypeError(f"not a state: '{show(data)}' (one printable character, not #, / or blank)")
+        raise argparse.ArgumentTypeError(
+            f"not a state: '{show(data)}' ({', '.join(WORDS)}; or one printable character, not # or /)")
     return data
 
 
 def new_state(text: str) -> bytes:
     """An argparse type: a state that somebody may set."""
-    if text == RUNNING.decode():
+    if state(text) == RUNNING:
         raise argparse.ArgumentTypeError("r is for runners (. is new)")
     return state(text)
 
 
 def states(text: str) -> bytes:
-    """An argparse type: one state, or several."""
-    return b"".join(state(byte) for byte in text) or state(text)
+    """An argparse type: states by their words or bytes, with commas between them."""
+    return b"".join(os.fsencode(word) if LETTERS.fullmatch(word) else state(word) for word in text.split(","))
 
 
 def line_range(text: str) -> range:
@@ -1429,24 +1223,35 @@ def line_range(text: str) -> range:
     return range(int(first), int(last) + 1)
 
 
-def command_template(text: str) -> Template:
+def command_template(text: str) -> bytes:
     """An argparse type: a command with {} in it."""
-    if not text.strip() or "\n" in text:
-        raise argparse.ArgumentTypeError(f"not a command: '{show(os.fsencode(text))}' (one line, not empty)")
-    return Template(os.fsencode(text))
+    if not text.strip() or "\n" in text or re.search(r"\{0+[./]*\}", text):
+        raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (one line, not empty; columns begin "
+                                         "with {1})")
+    return os.fsencode(text)
+
+
+def separator(text: str) -> re.Pattern[bytes]:
+    """An argparse type: a regular expression."""
+    with contextlib.suppress(re.error):
+        pattern = re.compile(os.fsencode(text))
+        if not pattern.search(b""):
+            return pattern
+    raise argparse.ArgumentTypeError(f"not a regular expression for what is between columns: '{printable(text)}' "
+                                     r"(such as ',', '\t' or '\|')")
 
 
 ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
-CHANGING = ("set", "rerun", "reopen", "cancel")
+CHANGING = ("set", "rerun", "cancel")
+NOTHING = "no job is selected by this"
 EXAMPLE = f"""\
-Have failed jobs run again, stop one, edit while it runs, add, hold, release:
-    {PROG} --set=. --state='!e' runs.txt
+Have failed jobs run again, stop one, edit while it runs, add, hold:
+    {PROG} --set=new --state=failed,error runs.txt
     {PROG} --cancel runs.txt 17
     {PROG} --edit runs.txt
     {PROG} runs.txt --add 'simulate --seed 7' 'simulate --seed 8'
-    {PROG} runs.txt --add-list names --template 'convert {{}} {{.}}.png'
-    {PROG} --set=x --state=. runs.txt 5-9
-    {PROG} --set=. --state=x runs.txt 5-9"""
+    {PROG} runs.txt --add --template 'simulate {{1}} {{2}}' ::: 1 2 3 ::: a b
+    {PROG} --set=held --state=new runs.txt 5-9"""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -1457,7 +1262,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                "or the file was replaced meanwhile; 2 bad usage or input, nothing was added;\n"
                "130, 143 ended by a signal.")
     add = parser.add_argument_group("what to do with selected jobs").add_argument
-    add("-s", "--set", type=new_state, metavar="STATE", help="set their state: . (new), x (on hold), ...")
+    add("-s", "--set", type=new_state, metavar="STATE", help="set their state: new (.), held (x), done (d), ...")
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add("--rerun", action="store_true", help="set them to x, also where a dead host holds them, and append them anew")
     add("--cancel", action="store_true", help="stop them wherever they run: x over r (and .); wait until they are gone")
@@ -1466,96 +1271,100 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
     add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (to list: in any)")
-    add("--state", type=states, action="append", metavar="S", help="jobs in this state, or in one of these: '!e'")
-    add("--match", metavar="TEXT", help="... with this command; it may be a shell pattern for the whole command")
+    add("--state", type=states, action="append", metavar="S",
+        help="jobs in this state, or these: failed,error, or '!e'")
+    add("--match", metavar="TEXT", help="... with this whole command, or shell pattern")
     add = parser.add_argument_group("or what to append (all of it or nothing; FILE is made if need be)").add_argument
-    add("--add", nargs="+", metavar="CMD", help="jobs; FILE stands before it")
+    add("--add", nargs="*", metavar="CMD",
+        help="jobs; FILE stands before it.  --add --template T ::: A B ::: 1 2: a job for each combination of {1} and "
+             "{2} (:::+: linked)")
     add("--add-list", metavar="LIST", help="a job per line of LIST (-: stdin), but blank lines and # comments")
     add("--template", type=command_template, metavar="T",
         help="... what is run: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
-             "{//} directory, {/.} base name without extension, {#} its number")
+             "{//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} its number")
+    add("--colsep", type=separator, metavar="RE", help="... what separates its columns [blanks]")
     add("--add-jobs", nargs="+", metavar="JOB",
         help="a job per file of fjd's (INI, [control] or [fjd], executable=), or per such file in a directory, once")
-    add("--follow", action="store_true", help="... and those that come into the directories later")
     add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for runmaker4-server.py")
-    add("--end", action="store_true", help="#RUN end: --follow runners leave when nothing above is left for them")
+    add("--end", action="store_true", help="#RUN end: runners that wait leave when nothing above is left for them")
     add("--reopen", action="store_true", help="take each #RUN end back (it becomes #off end, a comment)")
     add = parser.add_argument_group("other").add_argument
     add("--edit", action="store_true", help="edit a copy in $VISUAL, $EDITOR or vi; what was changed is merged")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
+    add("-q", "--quiet", action="store_true", help="do not say what was done")
     add_help(add)
-    options = parser.parse_intermixed_args(argv)
+    values = next((number for number, word in enumerate(argv) if word in SWEEPS), len(argv))
+    options = parser.parse_intermixed_args(argv[:values])
+    options.sweep = sweep(argv[values:])
     options.state = b"".join(options.state or ())
     if options.file is None:
-        parser.error(missing_file(options, argv))
+        parser.error("FILE is wanted, before options that take several values")
     check_usage(parser, options)
     return options
 
 
-def missing_file(options: argparse.Namespace, argv: Sequence[str]) -> str:
-    """What to say where no FILE is given: the last of what is to be added may be meant."""
-    name, words = ("--add", options.add) if options.add else ("--add-jobs", options.add_jobs)
-    if not words:
-        return "the following arguments are required: FILE"
-    last, rest = words[-1], list(argv)
-    if len(words) == 1 or (re.search(r"\s", last) if options.add else describes_jobs(last)):
-        last = "FILE"                       # all of them are to be added
-    else:
-        del rest[len(rest) - 1 - rest[::-1].index(last)]
-    return f"FILE stands before {name}: {own_command([last, *rest])}"
-
-
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:
     """What argparse does not know about which options go together.  Raises Problem."""
-    actions = [name for name in ("list", "edit", *CHANGING, *ADDING) if getattr(options, name) not in (None, False)]
+    actions = [name for name in ("list", "edit", "reopen", *CHANGING, *ADDING)
+               if getattr(options, name) not in (None, False)]
     if len(actions) != 1:
         parser.error("one of --set, --list, --rerun, --cancel, --edit, --add, --add-list, --add-jobs, --add-tests, "
                      "--end and --reopen is wanted")
     options.action, = actions
     name = f"--{options.action.replace('_', '-')}"
     options.selective = bool(options.lines or options.state or options.match is not None)
-    if options.action in ("set", "rerun", "cancel") and not (options.selective or options.all):
+    if options.action in CHANGING and not (options.selective or options.all):
         parser.error(f"{name} needs to know which jobs: lines, --state, --match or --all")
     if options.action in (*ADDING, "edit", "reopen") and (options.selective or options.all):
         parser.error(f"{name} takes no selection of lines")
-    if options.template and options.action != "add_list":
-        parser.error("--template is for --add-list")
-    if options.follow and options.action != "add_jobs":
-        parser.error("--follow is for --add-jobs")
+    if options.sweep and (options.action != "add" or options.add or not options.template):
+        parser.error("::: stands behind --add --template T")
+    if options.action == "add" and not (options.add or options.sweep):
+        parser.error("--add: a command is wanted, or --template T ::: VALUE ...")
+    if options.template and not (options.sweep or options.action == "add_list"):
+        parser.error("--template is for --add-list, and for --add with ::: behind it")
+    if options.colsep and not (options.template and options.action == "add_list"):
+        parser.error("--colsep is for --add-list with --template")
 
 
-def add_lines(options: argparse.Namespace, file: JobFile) -> int:
-    """Append what is asked for; the exit status.  Raises Problem, OSError."""
-    if options.follow:
-        follow(file, options.add_jobs)
+def add_lines(options: argparse.Namespace, file: JobFile) -> str:
+    """Append what is asked for; what was done.  Raises Problem, OSError."""
     if options.end:
-        add_end(file)
-    elif options.add_jobs:
-        add_jobs(file, options.add_jobs)
+        return add_end(file)
+    if options.add_jobs:
+        count = add_jobs(file, options.add_jobs)
+    elif options.sweep:
+        count = append_lines(file, sweep_jobs(options.template, options.sweep))
     elif options.add:
-        append_lines(file, given_jobs(options.add))
+        count = append_lines(file, given_jobs(options.add))
     elif options.add_list is not None:
-        append_lines(file, list_jobs(options.add_list, options.template))
+        count = append_lines(file, list_jobs(options.add_list, options.template, options.colsep))
     else:
-        append_lines(file, test_lines(options.add_tests))
-    say_below_end(file)
-    return 0
+        count = append_lines(file, test_lines(options.add_tests))
+    return f"{plural(count, 'job')} added"
 
 
-def change_states(options: argparse.Namespace, file: JobFile) -> Outcome:
-    """Do what is asked to the selected jobs.  Raises Problem, OSError."""
+def change_states(options: argparse.Namespace, file: JobFile) -> int:
+    """Do what is asked to the selected jobs; the exit status.  Raises Problem, OSError."""
     outcome = Outcome()
     try:
         {"set": set_states, "rerun": rerun, "cancel": cancel}[options.action](options, file, outcome)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
-        changed = plural(outcome.selected - outcome.refused, "job")
+        changed = plural(sum(outcome.done.values()), "job")
         done = f"was replaced meanwhile, after {changed} had been set: the new file may have"
         file.say(f"{done} them so or not; look, and run this again" if options.action != "rerun" else
                  f"{done} them so, without copies; look (--list --state=x), and run this again by line numbers")
-        outcome.refused += 1
-    return outcome
+        return 1
+    text = outcome.text(options.set or HELD)
+    if text and not options.quiet:
+        file.say(f"{text}, added anew" if options.rerun else text)
+    if text and options.rerun:
+        say_below_end(file)
+    if not text and not outcome.refused:
+        file.say(NOTHING)
+    return 0 if text and not outcome.refused else 1
 
 
 def use_lines(options: argparse.Namespace, file: JobFile) -> int:
@@ -1564,15 +1373,14 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     check_lines(file.path, file.say)
     if options.edit:
         return edit(file)
-    if options.reopen:
-        outcome = Outcome(reopen(file))
-    elif options.list:
-        outcome = Outcome(put_lines(map(bytes, selected(options, file))))
-    else:
-        outcome = change_states(options, file)
-    if outcome.refused or outcome.selected or options.list and not options.selective:
-        return 1 if outcome.refused else 0
-    file.say("there is no #RUN end in it" if options.reopen else "no job is selected by this")
+    if options.action in CHANGING:
+        return change_states(options, file)
+    count = reopen(file) if options.reopen else put_lines(map(bytes, selected(options, file)))
+    if options.reopen and count and not options.quiet:
+        file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
+    if count or options.list and not options.selective:
+        return 0
+    file.say("there is no #RUN end in it" if options.reopen else NOTHING)
     return 1
 
 
@@ -1586,11 +1394,18 @@ def change_file(argv: Sequence[str]) -> int:
 
     try:
         mount = check_mount(path, options.single_host or options.list, say)
-        file = JobFile(path, say=say, mount=mount, read_only=options.list, single=True)
+        file = JobFile(path, say=say, mount=mount, read_only=options.list)
+        if not options.list and os.path.lexists(path):
+            os.close(open_job_file(path, os.O_RDWR))
+            check_companion(path, mount)
         if options.action in ADDING:
             if os.path.lexists(path):
                 check_lines(path, say, refuse=False)
-            return add_lines(options, file)
+            done = add_lines(options, file)
+            if not options.quiet:
+                say(done)
+            say_below_end(file)
+            return 0
         return use_lines(options, file)
     except BrokenPipeError:
         raise

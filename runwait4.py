@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, tell what runs, draw what ran.
 
-It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as an error.
+It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as error.
 
 The file reads top-down: the command line, waiting, progress, the journal, what runs, what failed, statistics, the job
-log, the timeline, the report, the program, the page of the report.
+log, the timeline, the report, checking a directory's locks, the program, the page of the report.
 """
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import argparse
 import base64
 import bisect
 import contextlib
+import errno
 import heapq
 import itertools
 import json
@@ -24,18 +25,22 @@ import math
 import operator
 import os
 import re
+import select
 import stat
+import subprocess
+import threading
 import time
 import zlib
 from array import array
 from collections import Counter, deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (ERROR, FAILED, REFRESH_BYTE, TOLD, Counts, JobFile, JobLog, Line, Pace, Parser, Problem, Survey,
-                       add_help, check_lines, check_mount, counts, exit_on, given_name, human_time, job_file, leave,
-                       lock, name_lines, open_job_file, plural, printable, put, reason, run_main, show, unlock, warn,
-                       when_used)
+from runmaker4 import (DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, TOLD, Counts, JobFile, JobLog, Line, Pace,
+                       Parser, Problem, Survey, add_help, check_lines, check_mount, counts, exit_on, find_mount,
+                       first_line, given_name, human_time, is_free, job_file, leave, leave_without_waiting, lines_of,
+                       lock, locked, mount_fault, name_lines, open_job_file, plural, printable, put, pwrite_all,
+                       reason, run_main, see_names, show, unlock, wait_ready, warn, when_used, write_all)
 
 html, secrets = map(when_used, ("html", "secrets"))
 
@@ -52,28 +57,30 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         PROG, example=f"Wait until no job is new or running any more, watch meanwhile; count the jobs:\n"
                       f"    {PROG} --progress runs.txt && echo all have ended\n"
                       f"    {PROG} --status runs.txt",
-        usage=f"[options] FILE\n       {PROG} --outdir DIR|--joblog LOG --timeline OUT.json",
-        epilog="Lines on hold are not waited for; lines r that nobody runs any more are errors.\n"
+        usage=f"[options] FILE\n       {PROG} --outdir DIR|--joblog LOG --timeline OUT.json\n"
+              f"       {PROG} --check-locks DIR",
+        epilog="Held lines are not waited for; lines r that nobody runs any more are in error.\n"
                "Exit status: 0 when the jobs have ended, or what was asked for is printed (with\n"
-               "-e: and all jobs are done), else 1; 1 when a failed `#RUN barrier check` keeps\n"
-               "new ones from being run; 2 bad usage.")
+               "-e: and all jobs are done or held), else 1; 1 when a failed `#RUN\n"
+               "barrier check` keeps new ones from being run; 2 bad usage.")
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("-p", "--progress", action="store_true",
         help="a bar: redrawn in place with the time left on a terminal, a line per change elsewhere")
     add("-e", "--use-exit-status", action="store_true",
-        help="exit 0 only if every job is done, or on hold; with --status that is judged\n"
+        help="exit 0 only if every job is done, or held; with --status that is judged\n"
              "now: new and running jobs are not done")
     add("--status", action="store_true",
         help="print how many jobs are in which state and what runs, and exit;\n"
              "with --outdir also where, since when, jobs per hour and the time left")
     add("--json", action="store_true", help="with --status: as JSON")
     add("--failed", action="store_true",
-        help="with --outdir: print each line that is ! or e or left behind, how and where it\n"
-             "ended, and what it printed last; and exit")
+        help="print each line that is failed or in error, and exit; with --outdir also how and\n"
+             "where it ended, and what it printed last")
     add("--stats", action="store_true",
         help="with --outdir: print run times, CPU use and memory per host, and exit (FILE may\nbe left out)")
-    add("--outdir", type=given_name, metavar="DIR", help="the --outdir of runmaker4.py, for what its journal tells")
+    add("--outdir", type=given_name, metavar="DIR",
+        help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]")
     add_help(add)
     add = parser.add_argument_group("drawing what was run").add_argument
     add("--joblog", type=given_name, metavar="LOG", help="a job log of runmaker4.py --joblog, or of GNU parallel")
@@ -83,13 +90,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--report", type=given_name, metavar="OUT.html",
         help="write a page about the same for any browser; with --progress again and again\n"
              "while the jobs of FILE run")
+    add = parser.add_argument_group("before there are jobs").add_argument
+    add("--check-locks", type=given_name, metavar="DIR",
+        help="try with other hosts, where this is started within a minute, whether they can\n"
+             "share job files in this directory, and exit")
     options = parser.parse_args(argv)
-    check_options(options, parser)
+    named = options.outdir is not None
+    if not named and options.joblog is None:
+        options.outdir = os.environ.get("RUNMAKER4_OUTDIR") or None
+    check_options(options, parser, named)
     return options
 
 
-def check_options(options: argparse.Namespace, parser: Parser) -> None:
-    """Refuse what does not go together.  Raises Problem."""
+def check_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
+    """Refuse what does not go together.  outdir_named: on the command line.  Raises Problem."""
+    if options.check_locks is not None:
+        if any(value for name, value in vars(options).items() if name not in ("check_locks", "outdir")) or outdir_named:
+            parser.error("--check-locks goes with no other option, and no FILE")
+        return
     if options.report is not None:
         check_report_options(options, parser)
         return
@@ -109,9 +127,9 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
         parser.error(f"--{told[0]} and --{told[1]} do not go together")
     if options.stats and options.use_exit_status:
         parser.error("--stats and -e do not go together")
-    if options.outdir is None and (options.failed or options.stats):
-        parser.error(f"--{told[0]} goes with --outdir only")
-    if options.outdir is not None and told in ([], ["progress"]) and options.timeline is None:
+    if options.outdir is None and options.stats:
+        parser.error("--stats needs --outdir")
+    if outdir_named and told in ([], ["progress"]) and options.timeline is None:
         parser.error("--outdir goes with --status, --failed, --stats, --timeline or --report")
 
 
@@ -119,14 +137,16 @@ def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
     """Refuse what does not go with --report.  Raises Problem."""
     if (options.joblog is None) == (options.outdir is None):
         parser.error("--report needs --outdir or --joblog, one of them")
-    if (options.timeline is not None or options.status or options.json or options.use_exit_status or options.failed
-            or options.stats):
-        parser.error("--report goes with no other option but --progress")
+    for name in "timeline", "status", "json", "use_exit_status", "failed", "stats":
+        if vars(options)[name]:
+            parser.error(f"--report and --{name.replace('_', '-')} do not go together")
     if options.progress and options.file is None:
         parser.error("--report --progress needs FILE")
 
 
 # ======== Waiting =====================================================================================================
+
+WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}    # else: held
 
 
 class Watcher:
@@ -141,6 +161,7 @@ class Watcher:
         mount = check_mount(path, single_host=True, say=warn)
         self.file = JobFile(path, say=lambda text: None, mount=mount, read_only=True)
         self.pause = 5.0 if mount.network else 0.2
+        self.patience = 20.0 if mount.network else 5.0      # seconds in which a host has written the end of a run
         self.pace = Pace()
         self.seen: Callable[[Survey], None] = lambda found: None    # called with each look of wait()
         self.stopped = ""       # why what is new will not be run, if nobody runs it
@@ -165,12 +186,22 @@ class Watcher:
         """The lines in these states.  Raises Problem."""
         return self._patiently(lambda: list(self.file.lines(states)))
 
-    def sure_look(self) -> Survey:
-        """The same, with orphans told from running jobs, and no file that an editor is about to fill.
+    def states_now(self, runs: Collection[Run]) -> dict[Run, str]:
+        """The states of the lines of these runs, in a word: of the same command, the nearest.  Raises Problem."""
+        lines: dict[bytes, list[Line]] = {}
+        for line in self._patiently(lambda: self._lines_of({run.command for run in runs})):
+            lines.setdefault(line.command, []).append(line)
+        nearest = {run: min(lines[run.command], key=lambda line: abs(line.number - run.line)) for run in runs
+                   if run.command in lines}
+        return {run: WORDS.get(line.state, "held") for run, line in nearest.items()}
 
-        That takes three looks, one second apart, if there are any.
-        """
-        while (found := self.look()).unsure:
+    def _lines_of(self, commands: Collection[bytes]) -> list[Line]:
+        self.file.follow_path()
+        return list(lines_of(self.file.fd, self.file.start, commands))
+
+    def sure_look(self) -> Survey:
+        """The same, of a file that no editor is about to fill."""
+        while (found := self.look()).half_saved:
             time.sleep(self.pause)
         return found
 
@@ -182,7 +213,7 @@ class Watcher:
             show(now)
             self.seen(found)
             before, self.stopped = self.stopped, self.why_stopped(now)
-            ended = not now.new and not now.running and not found.unsure
+            ended = not now.new and not now.running and not found.half_saved
             if ended or self.stopped and self.stopped == before:
                 return now
             time.sleep(max(self.pause, self.pace.rest(20)))
@@ -236,7 +267,7 @@ class PipeProgress:
 
 
 class TerminalProgress:
-    """One line, redrawn in place, as wide as fits, with rate and time left by what was seen lately."""
+    """One line, redrawn in place, as wide as fits, with rate and time left by what was seen lately; then the time."""
     CLEAR = "\r\x1b[K"
     WINDOW, CHANGES = 300.0, 20     # seconds and changes: both at least, if there were so many, make up the rate
     WIDEST = 60                 # characters of the bar
@@ -244,6 +275,7 @@ class TerminalProgress:
     def __init__(self, put: Callable[[bytes], None] = put, clock: Callable[[], float] = time.monotonic) -> None:
         self.put, self.clock = put, clock
         self.seen: deque[tuple[float, int]] = deque()       # when how many were processed; an entry per change
+        self.start = clock()
 
     def show(self, now: Counts) -> None:
         clock = self.clock()
@@ -263,7 +295,9 @@ class TerminalProgress:
         return text.replace("[]", f"[{bar(now, width)}]" if width > 0 else "")[:columns - 1]
 
     def estimate(self, now: Counts) -> str:
-        """' 1.2/s, 3m 20s left'"""
+        """' 1.2/s, 3m 20s left'; in the end ' took 4m 07s'"""
+        if now.processed == now.all and len(self.seen) > 1:
+            return f" took {took(self.clock() - self.start)}"
         first, before = self.seen[0]
         seconds = self.clock() - first
         if now.processed <= before or seconds <= 0:
@@ -280,10 +314,11 @@ class TerminalProgress:
 # ======== The journal =================================================================================================
 #
 # `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and when an
-# output file of an earlier run gets another name.  A start may stand behind its own end.  Of a run only its name, and
-# where it started, are kept until it has ended and no start of it can come any more.
+# output file of an earlier run gets another name.  It is read from its end: what is asked for is mostly of late, and
+# what became of a file stands behind the run that wrote it.  A start may stand behind its own end.
 
-STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled"}
+STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
+               "?": "unknown"}
 
 
 def refuse_special(path: str, hint: str) -> None:
@@ -316,38 +351,33 @@ class Run:
     files: list[str]            # what it printed: names in DIR, as they are now
 
 
-class JournalReader:
-    """The runs in a journal, as often as one likes to go through them; what was added since it was opened is left."""
-    HEAD = re.compile(rb'\{"time": (\d{1,11}(?:\.\d{1,9})?), "event": "(start|end)", "run": "([ !#-[\]-~]{1,300})", ')
-    MOVED = re.compile(rb'"event": ?"moved"')
-    BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
-    END = operator.itemgetter("state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files")
-    OPEN_END = "", -1, 0, "", None, None, None, 0, ()
-    STATES = frozenset(STATE_NAMES) - {"r"}     # of what has ended
-    DECODE = staticmethod(json.JSONDecoder().scan_once)
+def any_line(line: bytes) -> bool:
+    """All lines of a journal are wanted."""
+    return True
+
+
+def no_start(line: bytes) -> bool:
+    """Whether a line of a journal may tell of an end; no command looks like this, for its quotes have backslashes."""
+    return b'"event": "start"' not in line
+
+
+class Log:
+    """A file whose lines tell of runs, read from its end; what is added to it after it was opened is left."""
+    KIND = ""
     LONGEST = 1 << 23           # bytes of a line: no command is so long
     BLOCK = 1 << 17             # bytes that are read at a time
-    CHUNK = 1 << 22             # bytes that are searched for moved files at a time
-    OPEN, RECENT = 500_000, 50_000      # runs that may be open at a time; ended ones that are remembered at least
-    LATEST = 10 ** 10           # seconds since 1970
     NAMED = 9                   # how many lines that make no sense are kept for the message
 
-    def __init__(self, directory: str, say: Callable[[str], None]) -> None:
+    def __init__(self, path: str, say: Callable[[str], None]) -> None:
         """Raises Problem."""
-        self.path, self.say = os.path.join(directory, "journal"), say
+        self.path, self.say = path, say
+        self.told = False                   # which lines make no sense
         try:
-            if not os.path.isdir(directory):
-                os.stat(directory)
-                raise Problem(f"{directory}: is not a directory (the --outdir of runmaker4.py is wanted)")
-            refuse_special(self.path, "a journal is wanted")
-            self.file = open(self.path, "rb")
+            refuse_special(path, f"a {self.KIND} is wanted")
+            self.file = open(path, "rb")
             self.size = self._fresh_size()
-        except FileNotFoundError:
-            missing = ("has no journal (nothing was run with it yet, or by an older version)"
-                       if os.path.isdir(directory) else "no such directory (the --outdir of runmaker4.py is wanted)")
-            raise Problem(f"{directory}: {missing}") from None
         except OSError as error:
-            raise Problem(f"{self.path}: {reason(error)} (it must be readable)") from None
+            raise Problem(f"{path}: {reason(error)} (a {self.KIND} is wanted)") from None
 
     def _fresh_size(self) -> int:
         """How long it is; NFS has to be asked by a lock for what other hosts have written."""
@@ -357,140 +387,128 @@ class JournalReader:
                 unlock(fd, REFRESH_BYTE)
         return os.fstat(fd).st_size
 
-    def __iter__(self) -> Iterator[Run]:
-        """Each run once, as it ends, and then the runs that have not ended.  Raises Problem."""
-        with self._reading():
-            moves = self._moves()
-            for at, line, run in self._ends():
-                if run := run or self._read(line):
-                    run.files = [moves.now(name, at) for name in run.files] if moves.count else run.files
-                    yield run
-            yield from self._open_runs()
-        self._tell(moves.full)
+    def runs(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
+        """Each run once: those that have ended, the last first, and then those that have not.
 
-    def overview(self) -> tuple[list[Run], list[float]]:
-        """The runs that have not ended, and when the last ones ended that did.  Raises Problem.
-
-        Ends are not parsed, nor are starts that have one: it takes a third of the time.
+        wanted: which lines are read at all.  Raises Problem.
         """
-        with self._reading():
-            ends = deque(maxlen=self.RECENT)
-            for _, line, run in self._ends():
-                if b'"state": "."' not in line:             # put back: its job is as new as it was
-                    ends.append(run.ended if run else float(self.HEAD.match(line)[1]))
-            running = list(self._open_runs())
-        self._tell()
-        return running, list(ends)
+        return self.entries(wanted)
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """A walk through the file.  Raises Problem."""
-        self.open: dict[str, int] = {}      # by run: where its start stands
-        self.forgotten = 0                  # open runs that were too many
-        self.recent: set[str] = set()       # what has ended last, and before that: starts may still come
-        self.older: set[str] = set()
-        self.number = 0                     # of the line
-        self.odd = 0                        # lines that make no sense
-        self.first_odd: list[int] = []
+    def entries(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
+        """What each line tells of a run, the last line first.  Raises Problem.
+
+        wanted: which lines are read at all.  In the end it says which lines make no sense, once.
+        """
+        lines = self._lines()
         try:
-            yield
+            odd = int(next(lines) != b"")
+            count, first_odd = 0, deque([0] * odd, self.NAMED)      # counted from the end
+            for count, line in enumerate(lines, 1):
+                if not wanted(line):
+                    continue
+                try:
+                    run = self._read(line)
+                except (StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+                    odd += 1
+                    first_odd.append(count)
+                    continue
+                if run:
+                    yield run
         except OSError as error:
             raise Problem(f"{self.path}: {reason(error)}") from None
+        if odd and not self.told:
+            self.told = True
+            self.say(f"{self.path}: {plural(odd, 'line')} left out: cut, or no lines of a {self.KIND} "
+                     f"({name_lines(count + 1 - back for back in first_odd)})")
 
-    def _tell(self, moves_full: bool = False) -> None:
-        """Say what was left out."""
-        if self.odd:
-            self.say(f"{self.path}: {plural(self.odd, 'line')} left out: cut, or no lines of a journal "
-                     f"({name_lines(self.first_odd)})")
-        if self.forgotten:
-            self.say(f"{self.path}: {plural(self.forgotten, 'run')} left out that started and did not end: too many")
-        if moves_full:
-            self.say(f"{self.path}: tells of too many older output files: some are not found")
-
-    def latest(self) -> set[bytes]:
-        """Commands of the last runs, a few.  Raises Problem."""
-        with self._reading():
-            self.file.seek(max(0, self.size - (1 << 16)))
-            lines = self.file.read(1 << 16).split(b"\n")[:-1]
-            return {run.command for run in map(self._read, lines[-25:]) if run}
-
-    # -- starts and ends --------------------------------------------------------------------------------------------
-
-    def _ends(self) -> Iterator[tuple[int, bytes, Run | None]]:
-        """The first end of each run: where it stands, the line, and the run if the line had to be parsed."""
-        for at, line in self._lines():
-            head = self.HEAD.match(line)
-            run = None if head else self._read(line)
-            if not head and not run:
-                continue
-            name, ended = (head[3].decode(), head[2] == b"end") if head else (run.run, run.ended is not None)
-            if not ended:
-                self._start(name, at)
-            elif self._end(name):
-                yield at, line, run
-
-    def _start(self, run: str, at: int) -> None:
-        if run in self.recent or run in self.older:
-            return
-        if len(self.open) >= self.OPEN:
-            self.forgotten += len(self.open)
-            self.open.clear()
-        self.open[run] = at
-
-    def _end(self, run: str) -> bool:
-        """Whether it is the first end of this run."""
-        self.open.pop(run, None)
-        if run in self.recent or run in self.older:
-            return False
-        self.recent.add(run)
-        if len(self.recent) >= self.RECENT:
-            self.recent, self.older = set(), self.recent
-        return True
-
-    def _open_runs(self) -> Iterator[Run]:
-        """What has started and not ended."""
-        for at in self.open.values():
+    def _lines(self) -> Iterator[bytes]:
+        """Line by line, the last first; before all, what stands behind the last newline."""
+        at, rest, dropped = self.size, b"", False
+        while at:
+            step = min(self.BLOCK, at)
+            at -= step
             self.file.seek(at)
-            run = self._read(self.file.readline(self.LONGEST).rstrip(b"\n"))
-            if run:
-                yield run
-
-    # -- lines ------------------------------------------------------------------------------------------------------
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Where each whole line stands, and the line, without its newline."""
-        self.file.seek(0)
-        at, rest, whole = 0, b"", True          # whole: of the line that `rest` begins nothing was dropped
-        while data := self.file.read(min(self.BLOCK, self.size - at - len(rest))):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self.number += 1
-                if whole and len(line) < self.LONGEST:
-                    yield at, line
-                else:
-                    self._note_odd()            # too long
-                at, whole = at + len(line) + 1, True
-            if not whole or len(rest) >= self.LONGEST:
-                at, rest, whole = at + len(rest), b"", False
-        if rest or not whole:                   # the last one, and cut
-            self.number += 1
-            self._note_odd()
+            rest, *lines = (self.file.read(step) + rest).split(b"\n")
+            if dropped and lines:
+                lines[-1], dropped = b"\n", False       # it is too long, and makes no sense
+            yield from reversed(lines)
+            if len(rest) >= self.LONGEST:
+                rest, dropped = b"", True
+        yield b"\n" if dropped else rest
 
     def _read(self, line: bytes) -> Run | None:
-        """The run that the line is about, if it makes sense.  Events that we do not know do, but are about none."""
-        try:
-            text = line.decode()
-            event, end = self.DECODE(text, 0)       # json.loads() takes half as long again
-            if end != len(text):
-                raise ValueError
-            kind = event["event"]
-            if kind in ("start", "end"):
-                return self._run(event, kind == "end", text.isascii() and "\\u" not in text)
-            if isinstance(kind, str):
-                return None
-        except (StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-            pass
-        self._note_odd()
+        """The run that the line is about, if it is about one.
+
+        Raises StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError: it makes no sense.
+        """
+        raise NotImplementedError
+
+
+class Journal(Log):
+    """DIR/journal."""
+    KIND = "journal"
+    BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
+    END = operator.itemgetter("state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files")
+    OPEN_END = "", -1, 0, "", None, None, None, 0, ()
+    STATES = frozenset("d!e.x")               # of what has ended
+    DECODE = staticmethod(json.JSONDecoder().scan_once)
+    RECENT = 50_000             # runs that are remembered at least, once their start and end were met
+    LATEST = 10 ** 10           # seconds since 1970
+
+    def __init__(self, directory: str, say: Callable[[str], None]) -> None:
+        """Raises Problem."""
+        if not os.path.isdir(directory):
+            missing = "is not a directory" if os.path.exists(directory) else "no such directory"
+            raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
+        path = os.path.join(directory, "journal")
+        if not os.path.exists(path):
+            raise Problem(f"{directory}: has no journal (nothing was run with it yet, or by an older version)")
+        super().__init__(path, say)
+        self.names: dict[str, str] = {}     # of output files: what those before here that had this name are called now
+        self.ended: set[str] = set()        # runs whose starts may still come; and the latest of those whose start has
+        self.whole: deque[str] = deque()    # ... come, in order
+
+    def runs(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
+        unended: dict[str, Run] = {}
+        for run in self.entries(wanted):
+            if run.ended is None:
+                unended[run.run] = run
+            elif run.run not in self.ended:
+                self.ended.add(run.run)
+                if unended.pop(run.run, None) or wanted is no_start:
+                    self._forget(run.run)
+                yield run
+        yield from unended.values()
+
+    def entries(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
+        self.names.clear()
+        self.ended.clear()
+        self.whole.clear()
+        return super().entries(wanted)
+
+    def _forget(self, run: str) -> None:
+        """The start of a run that has ended is met: it is remembered for a while."""
+        self.whole.append(run)
+        if len(self.whole) > self.RECENT:
+            self.ended.discard(self.whole.popleft())
+
+    def _read(self, line: bytes) -> Run | None:
+        """Events that we do not know make sense, but are about no run."""
+        text = line.decode()
+        event, end = self.DECODE(text, 0)               # json.loads() takes half as long again
+        if end != len(text):
+            raise ValueError
+        kind = event["event"]
+        if kind == "start" and event["run"] in self.ended:
+            self._forget(event["run"])
+        elif kind in ("start", "end"):
+            return self._run(event, kind == "end", text.isascii() and "\\u" not in text)
+        elif kind == "moved":
+            old, new = event["from"], event["to"]
+            os.fsencode(old + new)                      # half a surrogate pair is no name
+            self.names[old] = self.names.get(new, new)
+        elif not isinstance(kind, str):
+            raise ValueError
         return None
 
     def _run(self, event: dict[str, Any], ended: bool, plain: bool) -> Run:
@@ -510,69 +528,10 @@ class JournalReader:
             raise ValueError
         if not plain:
             os.fsencode("".join((host, slot, cause, *files)))
+        names = self.names
         return Run(name, line, command.encode() if plain else os.fsencode(command), host, slot, pid,
                    when - spent, when if ended else None, state, code, number, cause, took, cpu, memory, printed,
-                   [] if files == [] else list(map(os.fspath, files)))
-
-    def _note_odd(self) -> None:
-        self.odd += 1
-        if self.odd <= self.NAMED:
-            self.first_odd.append(self.number)
-
-    def _moves(self) -> Moves:
-        """What became of older output files.  A run's files are moved after its end, so this is read first."""
-        moves, rest, at = Moves(), b"", 0
-        self.file.seek(0)
-        while data := self.file.read(min(self.CHUNK, self.size - at - len(rest))):
-            block = rest + data
-            whole = block.rfind(b"\n") + 1
-            for match in self.MOVED.finditer(block, 0, whole):
-                start = block.rfind(b"\n", 0, match.start()) + 1
-                with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):   # _lines() finds it, too
-                    event = json.loads(block[start:block.index(b"\n", match.end())])
-                    if event["event"] == "moved":
-                        moves.add(event["from"], event["to"], at + start)
-            if len(block) - whole > self.LONGEST:
-                whole = len(block)
-            rest, at = block[whole:], at + whole
-        return moves
-
-
-class Moves:
-    """Which output files have got which names, and where the journal says so."""
-    MOST = 200_000
-
-    def __init__(self) -> None:
-        self.found: dict[str, list[tuple[int, str]]] = {}
-        self.count = 0
-        self.full = False
-
-    def add(self, old: str, new: str, at: int) -> None:
-        """Places must come in order.  Raises TypeError, ValueError."""
-        os.fsencode(new)            # half a surrogate pair is no name
-        self.full = self.count >= self.MOST
-        if not self.full:
-            self.found.setdefault(old, []).append((at, new))
-            self.count += 1
-
-    def now(self, name: str, at: int) -> str:
-        """What a file is called now that had this name at this place of the journal."""
-        while later := self.found.get(name):
-            index = bisect.bisect(later, (at, name))
-            if index == len(later):
-                break
-            at, name = later[index]
-        return name
-
-
-def read_runs(directory: str, say: Callable[[str], None]) -> Iterator[Run]:
-    """Each run of DIR/journal once, as it ends, and then those that have not ended.  Raises Problem.
-
-    Lines that make no sense are skipped, and said in the end.
-    """
-    journal = JournalReader(directory, say)
-    with journal.file:
-        yield from journal
+                   [names.get(file, file) for file in map(os.fspath, files)] if names else list(map(os.fspath, files)))
 
 
 # ======== What runs ===================================================================================================
@@ -580,12 +539,24 @@ def read_runs(directory: str, say: Callable[[str], None]) -> Iterator[Run]:
 
 class LastRuns:
     """The last run of each of some lines: of the same command, and of those the one whose number is nearest."""
+    COMMAND = re.compile(rb'"command": ?("[^"\\]*(?:\\.[^"\\]*)*")')
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.lines = lines
         self.numbers: dict[bytes, list[int]] = {}           # of the lines, by command
         for number, command in sorted((line.number, line.command) for line in lines):
             self.numbers.setdefault(command, []).append(number)
+        self.texts = set(map(self._text, self.numbers))     # the commands, as a journal has them
         self.found: dict[int, Run] = {}                     # by number
+
+    @staticmethod
+    def _text(command: bytes) -> bytes:
+        return json.dumps(os.fsdecode(command)).encode()
+
+    def wanted(self, line: bytes) -> bool:
+        """Whether a line of a journal may tell of a run of one of them, or of a file."""
+        match = self.COMMAND.search(line)
+        return not match or match[1] in self.texts
 
     def offer(self, run: Run) -> None:
         """Here is a run, perhaps of one of them."""
@@ -594,8 +565,38 @@ class LastRuns:
         exact = above < len(numbers) and numbers[above] == run.line
         for number in numbers[above if exact else max(above - 1, 0):above + 1]:
             known = self.found.get(number)
-            if known is None or (abs(known.line - number), -known.began) >= (abs(run.line - number), -run.began):
+            if known is None or (abs(known.line - number), -known.began) > (abs(run.line - number), -run.began):
                 self.found[number] = run
+
+    def read(self, journal: Journal) -> None:
+        """Find them.  Raises Problem."""
+        for run in journal.runs(self.wanted):
+            self.offer(run)
+
+    def read_running(self, journal: Journal) -> list[float]:
+        """Find those that have not ended, and return when the last ones ended that did.  Raises Problem.
+
+        It reads back until it has found as many as there are lines, and the ends that a rate is made of.
+        """
+        ends: list[float] = []
+        running: dict[str, Run] = {}
+        missing = Counter({self._text(command): len(numbers) for command, numbers in self.numbers.items()})
+        lately = time.time() - TerminalProgress.WINDOW
+        enough = False
+        for run in journal.entries(lambda line: not enough or self.wanted(line)):
+            if run.ended is not None:
+                running.pop(run.run, None)
+                journal.ended.add(run.run)                          # so that its start is passed over
+                ends += [run.ended] * (run.state != ".")            # put back: its job is as new as it was
+                enough = len(ends) >= (TerminalProgress.CHANGES if run.ended < lately else Journal.RECENT)
+            elif run.command in self.numbers:
+                running[run.run] = run
+                missing -= Counter([self._text(run.command)])       # those that are found leave it
+            if enough and not missing:
+                break
+        for run in running.values():
+            self.offer(run)
+        return ends
 
 
 @dataclass
@@ -688,14 +689,11 @@ def say(text: str) -> None:
     warn(f"{PROG}: {text}")
 
 
-def check_journal(journal: JournalReader, path: str) -> None:
+def check_journal(journal: Journal, path: str, say: Callable[[str], None] = say) -> None:
     """Say so if its last runs are of no job in this file.  Raises Problem."""
-    commands = itertools.islice(journal.latest(), 12)       # for few texts the file is searched fast
-    texts = {blank + command + end for command in commands for blank in (b" ", b"\t") for end in (b"", b"\r")}
-    with job_file(path):
-        file = JobFile(path, say=say, read_only=True)
-        file.follow_path()
-        if texts and not next(file.lines_of(texts), None):
+    commands = {run.command for run in itertools.islice(journal.entries(), 12)}     # for few the file is searched fast
+    with job_file(path) as fd:
+        if commands and not next(lines_of(fd, first_line(fd), commands), None):
             say(f"{journal.path}: none of its last runs is of a line of {path} (is it of another job file?)")
 
 
@@ -705,15 +703,14 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
     now = counts(found)
     status = Status(found, watcher.why_stopped(now) or watcher.idle(now), {})
     if outdir is not None:
-        journal = JournalReader(outdir, say)
+        journal, last = Journal(outdir, say), LastRuns(found.running + found.orphans)
         with journal.file:
             check_journal(journal, watcher.path)
-            running, ends = journal.overview()
-        last = LastRuns(found.running + found.orphans)
-        for run in running:
-            last.offer(run)
+            if last.numbers:
+                ends = last.read_running(journal)
+                if now.running:                             # else it says nothing of today
+                    status.per_hour = rate_per_hour(ends, time.time())
         status.runs = last.found
-        status.per_hour = rate_per_hour(ends, time.time()) if now.running else None     # else it says nothing of today
     return status
 
 
@@ -721,14 +718,21 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
 
 
 def how_ended(run: Run) -> str:
-    """'exit 3', 'signal 9', 'timeout 10s', 'lost', ..."""
-    if run.seconds is None:
-        return "lost"
+    """'exit 3', 'signal 9', 'timeout 10s', 'lost', 'running', ..."""
     if run.cause:
-        return f"timeout {human_time(run.seconds)}" if run.cause == "timeout" else run.cause
+        return f"timeout {took(run.seconds)}" if run.cause == "timeout" else run.cause
+    if run.seconds is None:
+        return "running"
     if run.signal:
         return f"signal {run.signal}"
     return f"exit {run.exit}" if run.exit >= 0 else "could not be started"
+
+
+def took(seconds: float) -> str:
+    """'49 ms', '5.0s', '3h 12m'."""
+    if seconds >= 0.9995:
+        return human_time(seconds)
+    return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
 
 
 def human_size(size: float) -> str:
@@ -773,35 +777,73 @@ class LastOutput:
         return [line for line in lines if line.strip()][-self.LINES:]
 
 
-def explain(number: int, command: bytes, run: Run | None, output: LastOutput, columns: float) -> Iterator[str]:
-    """Why a line failed, in a few lines."""
+def explain(line: Line, run: Run | None, output: LastOutput | None) -> Iterator[str]:
+    """Why a line is failed or in error, in a few lines; output: None where no journal tells."""
+    word = WORDS[FAILED if line.state == FAILED else ERROR]
     if run is None:
-        yield fitted(f"line {number}: no run of it is in the journal", columns)
+        yield f"line {line.number}: {word}" + ("; no run of it is in the journal" if output else "")
     else:
-        when = ([clock(run.ended), f"after {human_time(run.seconds)}"] if run.seconds is not None else
+        when = ([clock(run.ended), f"after {took(run.seconds)}"] if run.seconds is not None else
                 [f"began {clock(run.began)}"])
         when += [human_size(run.memory)] if run.memory is not None else []
-        yield fitted(f"line {number}: {how_ended(run)} on {run.host}, {', '.join(when)}", columns)
-    yield fitted(f"    {show(command)}", columns)
-    for line in output.of(run) if run else ():
-        yield fitted(f"  | {line}", min(columns, LastOutput.WIDTH))
+        known = "" if run.state in "!e" else f"{word}; its last run is {STATE_NAMES[run.state]}: "  # the line was set
+        yield f"line {line.number}: {known}{how_ended(run)} on {run.host}, {', '.join(when)}"
+    yield f"    {show(line.command)}"
+    for text in output.of(run) if output and run else ():
+        yield fitted(f"  | {text}", LastOutput.WIDTH)
 
 
-def tell_failed(watcher: Watcher, outdir: str) -> Counts:
-    """Print why lines failed, in file order.  Raises Problem."""
-    found = watcher.sure_look()
-    journal = JournalReader(outdir, say)
-    lines = sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
-    last = LastRuns(lines)
+def incomplete_outputs(journal: str) -> Iterator[dict[str, Any]]:
+    """What the journal says of runs whose output could not be written in full, but where a line was run again."""
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    with open(journal, "rb") as file:
+        for line in file:
+            if b'"incomplete": true' in line or found and b'"end"' in line:
+                with contextlib.suppress(ValueError, LookupError, TypeError):       # the reader says that it is odd
+                    event = json.loads(line)
+                    found.pop((event["line"], event["command"]), None)
+                    if event.get("incomplete") is True:
+                        found[event["line"], event["command"]] = event
+    return iter(found.values())
+
+
+def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
+    """The lines that are failed or in error, in file order.  Raises Problem."""
+    return sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
+
+
+def last_runs(outdir: str, path: str, lines: Sequence[Line], say: Callable[[str], None]) -> tuple[LastRuns, bool]:
+    """The last runs of lines that are failed or in error, and whether ends of some may still come.  Raises Problem."""
+    journal, last, late = Journal(outdir, say), LastRuns(lines), False
     with journal.file:
-        check_journal(journal, watcher.path)
-        for run in journal if lines else ():
-            if run.state != "d":
-                last.offer(run)
-    output, columns = LastOutput(outdir), width()
+        check_journal(journal, path, say)
+        if lines:
+            last.read(journal)
     for line in lines:
-        put(os.fsencode("".join(f"{text}\n" for text in explain(line.number, line.command,
-                                                                last.found.get(line.number), output, columns))))
+        run = last.found.get(line.number)
+        if run and run.ended is None:
+            run.state, run.cause = ("?", "unknown") if line.state == FAILED else ("e", "lost")
+            late |= line.state != RUNNING                   # else it is an orphan, and its host does not write
+    return last, late
+
+
+def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
+    """Print why lines are failed or in error, in file order.  Raises Problem."""
+    found = watcher.sure_look()
+    lines = left_lines(watcher, found)
+    last, late = last_runs(outdir, watcher.path, lines, say) if outdir is not None else (LastRuns(()), False)
+    if late:
+        time.sleep(watcher.patience)                        # ends come into the journal late
+        last, _ = last_runs(outdir, watcher.path, lines, lambda text: None)
+    output, columns = LastOutput(outdir) if outdir is not None else None, width()
+    for line in lines:
+        texts = explain(line, last.found.get(line.number), output)
+        put(os.fsencode("".join(f"{fitted(text, columns)}\n" for text in texts)))
+    if lines and outdir is None:
+        say(f"{watcher.path}: how they ended is told by a journal (run with runmaker4.py --outdir DIR, then "
+            f"{PROG} --failed --outdir DIR {watcher.path})")
+    for event in incomplete_outputs(os.path.join(outdir, "journal")) if outdir is not None else ():
+        put(os.fsencode(f"line {event['line']}: its output is incomplete\n    {show(os.fsencode(event['command']))}\n"))
     return counts(found)
 
 
@@ -815,7 +857,7 @@ def quantiles(times: Iterable[float]) -> list[float]:
 
 
 class HostStats:
-    """What the runs of a host took."""
+    """What the runs of a host took, or all."""
 
     def __init__(self) -> None:
         self.seconds = array("d")
@@ -828,102 +870,69 @@ class HostStats:
         if run.cpu is not None:
             self.cpu += run.cpu
             self.cpu_seconds += run.seconds
-        if run.memory is not None:
-            self.memory = max(self.memory or 0, run.memory)
+        if run.memory is not None and (self.memory is None or run.memory > self.memory):
+            self.memory = run.memory
+
+    @classmethod
+    def sum(cls, parts: Collection[HostStats]) -> HostStats:
+        """What the runs of all these hosts took."""
+        whole = cls()
+        for part in parts:
+            whole.seconds += part.seconds
+            whole.cpu += part.cpu
+            whole.cpu_seconds += part.cpu_seconds
+        whole.memory = max((part.memory for part in parts if part.memory is not None), default=None)
+        return whole
 
     def row(self, name: str) -> tuple[str, ...]:
-        return (name, str(len(self.seconds)), *map(human_time, quantiles(self.seconds)),
+        return (name, str(len(self.seconds)), *map(took, quantiles(self.seconds)),
                 f"{100 * self.cpu / self.cpu_seconds:.0f}%" if self.cpu_seconds else "-",
                 human_size(self.memory) if self.memory is not None else "-")
 
 
 def tell_stats(outdir: str, path: str | None) -> None:
     """Print what runs took, per host and in all.  Raises Problem."""
-    journal, hosts, whole = JournalReader(outdir, say), {}, HostStats()
+    journal, hosts = Journal(outdir, say), {}
     with journal.file:
         if path is not None:
             check_journal(journal, path)
-        for run in journal:
-            if run.seconds is not None:
-                hosts.setdefault(run.host, HostStats()).add(run)
-                whole.add(run)
+        for run in journal.runs(no_start):
+            if run.host not in hosts:
+                hosts[run.host] = HostStats()
+            hosts[run.host].add(run)
     if not hosts:
         raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
     rows = [("host", "runs", "median", "90%", "longest", "CPU", "memory")]
     rows += [hosts[host].row(host) for host in sorted(hosts)]
-    for line in table([*rows, whole.row("in all")], width(), right=range(1, 7)):
+    for line in table([*rows, HostStats.sum(hosts.values()).row("in all")], width(), right=range(1, 7)):
         put(os.fsencode(f"{line}\n"))
 
 
 # ======== The job log =================================================================================================
 
 
-@dataclass(eq=False)
-class LoggedRun:
-    """What a log says about one run of a job."""
-    line: int                   # the job's line in the job file; GNU parallel: which job it was
-    host: bytes
-    began: int                  # microseconds since 1970
-    took: int                   # microseconds, at least one: viewers take events that begin at once for nested ones
-    exit_status: int            # -1: it ran into a time limit, or has none
-    signal: int
-    state: str                  # one of STATE_NAMES
-    command: bytes
-    slot: str = ""              # its name; "": nobody knows
-
-
-class JobLogReader:
-    """The runs in a job log, as often as one likes to go through them: of runmaker4's, and of GNU parallel's own."""
+class JobLogReader(Log):
+    """A job log: of runmaker4's, or of GNU parallel's own.  It knows no slots."""
+    KIND = "job log"
     LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
-                      rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)\n", re.DOTALL)
+                      rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)", re.DOTALL)
     LONGEST = 1 << 20           # bytes of a line: no command is so long
-    LATEST = 9 * 10 ** 15       # microseconds: viewers count nanoseconds in 64 bits
-    NAMED = 9                   # how many lines that make no sense are kept for the message
+    LATEST = 9 * 10 ** 9        # seconds since 1970: viewers count nanoseconds in 64 bits
 
-    def __init__(self, path: str) -> None:
-        """Raises Problem."""
-        self.path = path
-        self.odd = 0            # lines that make no sense, as of the last walk
-        self.first_odd: list[int] = []
-        try:
-            refuse_special(path, "a job log is wanted")
-            self.file = open(path, "rb")
-        except OSError as error:
-            raise Problem(f"{path}: {reason(error)} (a job log is wanted)") from None
-
-    def __iter__(self) -> Iterator[LoggedRun]:
-        """The runs that make sense, in the order of the lines.  Raises Problem."""
-        self.odd, self.first_odd = 0, []
-        try:
-            self.file.seek(0)
-            for number, line in enumerate(self._lines(), 1):
-                run = self._read(line)
-                if run:
-                    yield run
-                elif line != JobLog.HEADER:
-                    self.odd += 1
-                    if self.odd <= self.NAMED:
-                        self.first_odd.append(number)
-        except OSError as error:
-            raise Problem(f"{self.path}: {reason(error)}") from None
-
-    def _lines(self) -> Iterator[bytes]:
-        """Line by line; of a line that is too long, and of a last line that is cut, a part without its newline."""
-        while line := self.file.readline(self.LONGEST):
-            yield line
-            while line and not line.endswith(b"\n"):
-                line = self.file.readline(self.LONGEST)
-
-    def _read(self, line: bytes) -> LoggedRun | None:
-        """What the line says, if it makes sense."""
+    def _read(self, line: bytes) -> Run | None:
+        """-1 as exit status is a timeout, or none."""
+        if line == JobLog.HEADER[:-1]:
+            return None
         match = self.LINE.fullmatch(line)
         if not match:
-            return None
+            raise ValueError
         number, host, began, took, exit_status, signal_number, command = match.groups()
-        code, ended_by = int(exit_status), int(signal_number)
-        run = LoggedRun(int(number), host, round(float(began) * 1e6), round(float(took) * 1e6) or 1, code, ended_by,
-                        self._state(code, ended_by), command)
-        return run if run.began + run.took <= self.LATEST else None
+        start, seconds, code, ended_by = float(began), float(took), int(exit_status), int(signal_number)
+        if start + seconds > self.LATEST:
+            raise ValueError
+        return Run("", int(number), command, os.fsdecode(host), "", 0, start, start + seconds,
+                   self._state(code, ended_by), -1 if ended_by else code, ended_by, "timeout" if code == -1 else "",
+                   seconds, None, None, 0, [])
 
     @staticmethod
     def _state(exit_status: int, signal_number: int) -> str:
@@ -935,132 +944,78 @@ class JobLogReader:
 
 # ======== The timeline ================================================================================================
 #
-# Trace events (Trace Event Format, JSON object form), for Perfetto and chrome://tracing.  The job log does not tell on
-# which slot a job ran, so that GNU parallel can read it; any track that was free will do.  The journal does; where two
+# Trace events (Trace Event Format, JSON object form), for Perfetto and chrome://tracing.  The journal tells on which
+# slot a job ran; the job log does not, so that GNU parallel can read it: any track that was free will do.  Where two
 # runners of a host have slots of one name, there are more tracks of this name.  Times are in microseconds.
 
+ROUNDING = 1500                 # microseconds by which neighbours may overlap: job logs have whole milliseconds
 
-@dataclass(frozen=True)
-class Track:
-    """A thread of the trace: a slot of a host.
 
-    Perfetto looks for the name of a thread by `tid` alone, so no two tracks share one.  The thread whose `tid` is its
-    `pid` counts as the main one, and is shown first: slot 1.
+class Spans:
+    """When runs began and what they took, in microseconds: at least one, viewers take what begins at once for nested.
     """
-    host: str
-    name: str
-    slot: int                   # from 1
-    pid: int
-    tid: int
+    def __init__(self) -> None:
+        self.began, self.took = array("q"), array("q")
 
-    def metadata(self) -> Iterator[dict[str, Any]]:
-        """The events that name it, and its host, and put them in order."""
-        if self.slot == 1:
-            yield self._event("process_name", name=self.host)
-            yield self._event("process_sort_index", sort_index=self.pid)
-        yield self._event("thread_name", name=self.name)
-        yield self._event("thread_sort_index", sort_index=self.slot)
+    def add(self, began: float, seconds: float) -> None:
+        self.began.append(round(began * 1e6))
+        self.took.append(round(seconds * 1e6) or 1)
 
-    def _event(self, event: str, **args: object) -> dict[str, Any]:
-        return {"ph": "M", "name": event, "pid": self.pid, "tid": self.tid, "ts": 0, "args": args}
+    def tracks(self, runs: Sequence[int]) -> list[array[int]]:
+        """Runs, by number, on tracks, each on the first that is free when it begins; in the order of their beginning.
 
-
-class Packing:
-    """Puts the runs of one host on tracks, each on the first that is free when it begins.
-
-    Times are logged in whole milliseconds, so a run may seem to begin before the one ends that it came after.  Then the
-    earlier one is cut short: viewers cannot show events of one track that overlap.
-    """
-    ROUNDING = 1500             # microseconds by which neighbours may overlap
-
-    def __init__(self, began: array[int], took: array[int]) -> None:
-        """Of all runs, by index; place() changes what a run took."""
-        self.began, self.took = began, took
-        self.last: list[int] = []                   # the last run on each track
-        self.busy: list[tuple[int, int]] = []       # heap: from when on a track may be free, the track
-        self.free: list[int] = []                   # tracks that may be free now, sorted
-
-    def place(self, run: int) -> int:
-        """The track, from 0, for the next run; it must begin no earlier than those before it."""
-        began, slack = self.began[run], self._slack(run)
-        while self.busy and self.busy[0][0] <= began:
-            bisect.insort(self.free, heapq.heappop(self.busy)[1])
-        track = self._find(latest=began + slack)
-        if track < len(self.last):
-            before = self.last[track]
-            self.took[before] = min(self.took[before], began - self.began[before])
-            self.last[track] = run
-        else:
-            self.last.append(run)
-        heapq.heappush(self.busy, (self._end(run) - slack, track))
-        return track
-
-    def _find(self, latest: int) -> int:
-        """The first free track whose last run ends by then; a new one if there is none."""
-        for position, track in enumerate(self.free):
-            if self._end(self.last[track]) <= latest:
-                return self.free.pop(position)
-        return len(self.last)
-
-    def _end(self, run: int) -> int:
-        return self.began[run] + self.took[run]
-
-    def _slack(self, run: int) -> int:
-        """How far a run may overlap with a neighbour: by less than half of itself."""
-        return min(self.ROUNDING, (self.took[run] - 1) // 2)
+        runs: the last of the log first.  Of two that overlap by rounding, the earlier one is cut short, by less than
+        half.
+        """
+        began, took = self.began, self.took
+        found: list[array[int]] = []
+        free: list[int] = []                        # heap of tracks
+        busy: list[tuple[int, int]] = []            # heap: from when on a track is free, and the track
+        for run in sorted(reversed(runs), key=began.__getitem__):
+            while busy and busy[0][0] <= began[run]:
+                heapq.heappush(free, heapq.heappop(busy)[1])
+            track = heapq.heappop(free) if free else len(found)
+            if track == len(found):
+                found.append(array("q"))
+            else:
+                before = found[track][-1]
+                took[before] = min(took[before], began[run] - began[before])
+            found[track].append(run)
+            heapq.heappush(busy, (began[run] + took[run] - min(ROUNDING, (took[run] - 1) // 2), track))
+        return found
 
 
-class JournalLog:
-    """The runs in a journal that have ended, as a job log has them."""
-    def __init__(self, journal: JournalReader) -> None:
-        self.journal = journal
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts node2 before node10."""
+    return [(int(part[:18]), "") if part.isdecimal() and part.isascii() else (0, part)
+            for part in re.split("([0-9]+)", name)]
 
-    def __iter__(self) -> Iterator[LoggedRun]:
-        """Raises Problem."""
-        for run in self.journal:
-            if run.seconds is not None:
-                yield LoggedRun(run.line, os.fsencode(run.host), round(run.began * 1e6), round(run.seconds * 1e6) or 1,
-                                self._exit_status(run), run.signal, run.state, run.command, run.slot)
 
-    @staticmethod
-    def _exit_status(run: Run) -> int:
-        """As GNU parallel has it: -1 after a timeout, 0 after any other signal."""
-        if run.cause == "timeout":
-            return -1
-        return max(run.exit, 0) if run.signal else run.exit
+def slots(spans: Spans, runs_of: dict[tuple[str, str], array[int]]) -> Iterator[tuple[str, str, array[int]]]:
+    """Host, name and runs of each slot, in order.  runs_of: by host and slot, "" where nobody knows the slot."""
+    for host, slot in sorted(runs_of, key=lambda names: [natural(name) for name in names]):
+        for number, runs in enumerate(spans.tracks(runs_of[host, slot]), 1):
+            yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
 
 
 class Timeline:
-    """The runs of a log on their tracks.  It keeps times and tracks; the rest is read once more for the events."""
+    """The runs of a log as trace events.  It keeps times and tracks; the rest is read once more for the events.
+
+    A host is a process of the trace, a slot a thread.  Perfetto looks for the name of a thread by `tid` alone, so no
+    two share one.  The thread whose `tid` is its `pid` counts as the main one, and is shown first: slot 1.
+    """
     HEAD = b'{"traceEvents":['
     ENCODE = json.JSONEncoder(separators=(",", ":")).encode
     NAME = 100                  # characters of a command that make the name of its event
 
-    def __init__(self, log: Iterable[LoggedRun]) -> None:
-        """log: gives the same runs each time.  Raises Problem."""
-        self.log = log
-        self.tracks: list[Track] = []
-        self.began, self.took = array("q"), array("q")
-        hosts: dict[bytes, dict[str, array[int]]] = {}      # of each slot the runs, by index
-        for index, run in enumerate(log):
-            self.began.append(run.began)
-            self.took.append(run.took)
-            hosts.setdefault(run.host, {}).setdefault(run.slot, array("q")).append(index)
-        self.track_of = array("q", self.began)
-        for host in sorted(hosts):
-            self._pack(host, hosts[host])
-
-    def _pack(self, host: bytes, slots: dict[str, array[int]]) -> None:
-        """Give the runs of a host their tracks."""
-        first, name = len(self.tracks), readable(host)
-        for slot in sorted(slots, key=lambda slot: (len(slot), slot)):
-            packing, before = Packing(self.began, self.took), len(self.tracks)
-            for run in sorted(slots[slot], key=self.began.__getitem__):
-                self.track_of[run] = before + packing.place(run)
-            for number in range(1, len(packing.last) + 1):
-                words = f"slot {printable(slot)}" + f" ({number})" * (number > 1) if slot else f"slot {number}"
-                place = len(self.tracks) - first + 1
-                self.tracks.append(Track(name, words, place, first + 1, first + place))
+    def __init__(self, log: Log) -> None:
+        """Raises Problem."""
+        self.log, self.spans = log, Spans()
+        runs_of: dict[tuple[str, str], array[int]] = {}
+        for number, run in enumerate(self.log.runs(no_start)):
+            self.spans.add(run.began, run.seconds)
+            runs_of.setdefault((run.host, run.slot), array("q")).append(number)
+        self.slots = list(slots(self.spans, runs_of))
 
     def write(self, file: BinaryIO) -> None:
         """Write all as JSON, an event per line.  Raises OSError, Problem."""
@@ -1070,18 +1025,31 @@ class Timeline:
         file.write(b"\n]}\n")
 
     def _events(self) -> Iterator[dict[str, Any]]:
-        for track in self.tracks:
-            yield from track.metadata()
-        for track, took, run in zip(self.track_of, self.took, self.log):    # what was added to the log is left alone
-            yield self._event(self.tracks[track], took, run)
+        tid_of, pid_of, pids = array("q", self.spans.took), array("q"), {}
+        for tid, (host, slot, runs) in enumerate(self.slots, 1):
+            if host not in pids:
+                pids[host] = tid
+                yield from self._names("process", readable(os.fsencode(host)), tid, tid, tid)
+            pid_of.append(pids[host])
+            yield from self._names("thread", f"slot {printable(slot)}", pids[host], tid, tid - pids[host] + 1)
+            for run in runs:
+                tid_of[run] = tid
+        for tid, took, run in zip(tid_of, self.spans.took, self.log.runs(no_start)):
+            yield self._event(pid_of[tid - 1], tid, took, run)
 
-    def _event(self, track: Track, took: int, run: LoggedRun) -> dict[str, Any]:
-        """A complete event, as the format calls it."""
+    @staticmethod
+    def _names(kind: str, name: str, pid: int, tid: int, place: int) -> Iterator[dict[str, Any]]:
+        """The metadata events that name a process or a thread, and put it in order."""
+        for what, value in ("name", name), ("sort_index", place):
+            yield {"ph": "M", "name": f"{kind}_{what}", "pid": pid, "tid": tid, "ts": 0, "args": {what: value}}
+
+    def _event(self, pid: int, tid: int, took: int, run: Run) -> dict[str, Any]:
+        """A complete event, as the format calls it; exit statuses as GNU parallel has them."""
         command, state = readable(run.command), STATE_NAMES[run.state]
         name = command if len(command) <= self.NAME else f"{command[:self.NAME - 3]}..."
-        args = {"command": command, "line": run.line, "state": state, "exit_status": run.exit_status,
-                "signal": run.signal}
-        return {"ph": "X", "name": name, "cat": state, "pid": track.pid, "tid": track.tid, "ts": run.began,
+        code = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
+        args = {"command": command, "line": run.line, "state": state, "exit_status": code, "signal": run.signal}
+        return {"ph": "X", "name": name, "cat": state, "pid": pid, "tid": tid, "ts": round(run.began * 1e6),
                 "dur": took, "args": args}
 
 
@@ -1132,306 +1100,261 @@ def replacing(path: str, what: str, head: bytes) -> Iterator[BinaryIO]:
             os.unlink(beside)
 
 
-def draw(log_path: str, out_path: str) -> None:
-    """Write the timeline of a job log.  Raises Problem."""
-    log = JobLogReader(log_path)
-    with drawing(log, log_path, out_path):
-        if log.odd:
-            warn(f"{PROG}: {log_path}: {plural(log.odd, 'line')} left out: no lines of a job log "
-                 f"({name_lines(log.first_odd)})")
+def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
+    """The journal or the job log that the options name.  Raises Problem."""
+    return JobLogReader(options.joblog, say) if options.joblog is not None else Journal(options.outdir, say)
 
 
-def draw_journal(directory: str, out_path: str) -> None:
-    """Write the timeline of a journal.  Raises Problem."""
-    said: dict[str, None] = {}                      # it is read twice
-    journal = JournalReader(directory, lambda text: said.setdefault(text))
-    with journal.file, drawing(JournalLog(journal), journal.path, out_path):
-        for text in said:
-            say(text)
-
-
-@contextlib.contextmanager
-def drawing(log: Iterable[LoggedRun], log_path: str, out_path: str) -> Iterator[None]:
-    """Read a log, and after the block write its timeline.  Raises Problem."""
-    if os.path.exists(out_path) and os.path.samefile(log_path, out_path):
-        raise Problem(f"{out_path}: is the {'job log' if isinstance(log, JobLogReader) else 'journal'} "
-                      "(give another name)")
-    with replacing(out_path, "timeline", Timeline.HEAD) as file:
+def draw(log: Log, out_path: str) -> None:
+    """Write the timeline of a log.  Raises Problem."""
+    if os.path.exists(out_path) and os.path.samefile(log.path, out_path):
+        raise Problem(f"{out_path}: is the {log.KIND} (give another name)")
+    with log.file, replacing(out_path, "timeline", Timeline.HEAD) as file:
         timeline = Timeline(log)
-        if not timeline.tracks:
-            raise Problem(f"{log_path}: has no line that tells of a run (a job log is wanted)"
-                          if isinstance(log, JobLogReader) else f"{log_path}: tells of no run that has ended")
-        yield
+        if not timeline.slots:
+            raise Problem(f"{log.path}: tells of no run that has ended (a {log.KIND} is wanted)")
         timeline.write(file)
 
 
 # ======== The report ==================================================================================================
 #
-# One page: PAGE, at the end of this file, with the data in it as compressed JSON.  Of all runs only columns of numbers
-# are kept, and the commands compressed; whole runs only for the tables.  Where there are more runs than a screen has
-# pixels, the short ones of a slot are put together: a cell of the timeline is one run, or some short ones.  Times are
-# in microseconds.
+# One page: PAGE, at the end of this file, with its figures and tables, and with what the pictures need as compressed
+# JSON.  Of all runs only what is counted is kept; whole ones for the tables, and the last ones for the pictures.
 
 STATES = "".join(STATE_NAMES)   # as the page numbers them
+COLOURS = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}    # of jobs
 
 
-class Best:
-    """The runs with the highest keys."""
-    MOST = 200
+class Gathered:
+    """What the page tells of runs."""
+    DRAWN = 60_000              # runs in the pictures: the last that ended, and all that have not
+    SHOWN = 200                 # runs in a table
+    BATCH = 10_000
 
-    def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Run]] = []
-        self.least = 0.0        # what a key must exceed
+    def __init__(self, runs: Iterator[Run], until: float | None) -> None:
+        """runs: the last first.  until: seconds since 1970, when what runs is cut off; None: with the last end."""
+        self.states: Counter[str] = Counter()
+        self.slots: set[tuple[str, str]] = set()
+        self.stats = HostStats()
+        self.first, self.last = math.inf, until or 0.0
+        self.drawn: list[Run] = []
+        self.failed: list[Run] = []
+        self.slowest: list[Run] = []
+        self.largest: list[Run] = []
+        while batch := list(itertools.islice(runs, self.BATCH)):
+            self._take(batch)
+        if not self.states:
+            self.first = self.last = time.time()
 
-    def add(self, key: float, index: int, run: Run) -> None:
-        """Take it; its key exceeds `least`."""
-        heapq.heappush(self.heap, (key, index, run))
-        if len(self.heap) > self.MOST:
-            heapq.heappop(self.heap)
-            self.least = self.heap[0][0]
+    def _take(self, batch: Sequence[Run]) -> None:
+        """Note the next runs."""
+        ended = [run for run in batch if run.ended is not None]
+        for run in ended:
+            self.stats.add(run)
+        self.states.update(map(operator.attrgetter("state"), batch))
+        self.slots.update(map(operator.attrgetter("host", "slot"), batch))
+        self.first = min(self.first, *map(operator.attrgetter("began"), batch))
+        self.last = max(self.last, *(run.ended or run.began for run in batch))
+        for found, some, key in ((self.slowest, ended, operator.attrgetter("seconds")),
+                                 (self.largest, [run for run in ended if run.memory], operator.attrgetter("memory")),
+                                 (self.failed, [run for run in batch if run.state in "!e"],
+                                  lambda run: run.ended or run.began)):
+            found[:] = heapq.nlargest(self.SHOWN, found + some, key)
+        self.drawn += ended[:max(self.DRAWN - len(self.drawn), 0)]
+        self.drawn += [run for run in batch if run.ended is None]
 
-    def runs(self) -> list[Run]:
-        """The highest first."""
-        return [run for _, _, run in sorted(self.heap, reverse=True)]
+
+class Pictures:
+    """What the page draws: the last runs, slot by slot, and how many ran at a time."""
+    BINS = 1000
+    LONG, SHORT, MANY = 1000, 100, 5000     # characters of a command, and where there are so many runs
+
+    def __init__(self, runs: Sequence[Run], last: float) -> None:
+        """last: seconds since 1970, until when what runs is drawn."""
+        self.runs, self.spans = runs, Spans()
+        runs_of: dict[tuple[str, str], array[int]] = {}
+        for number, run in enumerate(runs):
+            seconds = run.seconds if run.seconds is not None else max(0.0, last - run.began) * (run.state == "r")
+            self.spans.add(run.began, seconds)
+            runs_of.setdefault((run.host, run.slot), array("q")).append(number)
+        self.slots = list(slots(self.spans, runs_of))
+        self.first = min(self.spans.began, default=round(last * 1e6))
+        self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
+
+    def page(self) -> dict[str, Any]:
+        """For the page: times in ticks of `tick` microseconds, beginnings since the one before in the slot."""
+        tick = max(1000, self.span >> 30)
+        in_order = [run for *_, runs in self.slots for run in runs]
+        starts: list[int] = []
+        for *_, runs in self.slots:
+            ticks = [(self.spans.began[run] - self.first) // tick for run in runs]
+            starts += map(operator.sub, ticks, [0, *ticks])
+        ways: dict[tuple[int, str], int] = {}
+        hows = [ways.setdefault((STATES.index(run.state), how_ended(run)), len(ways)) for run in self.runs]
+        longest = self.LONG if len(self.runs) <= self.MANY else self.SHORT
+        return {"first": self.first / 1e6, "span": self.span / 1e6, "zone": time.localtime(self.first / 1e6).tm_gmtoff,
+                "names": list(STATE_NAMES.values()), "endings": list(ways), "busy": self._busy(), "tick": tick / 1e6,
+                "rows": [[host[:80], slot[:80]] for host, slot, _ in self.slots],
+                "sizes": [len(runs) for *_, runs in self.slots], "began": starts,
+                "took": [max(1, self.spans.took[run] // tick) for run in in_order],
+                "line": [self.runs[run].line for run in in_order], "how": [hows[run] for run in in_order],
+                "commands": [cut(readable(self.runs[run].command), longest) for run in in_order]}
+
+    def _busy(self) -> list[float]:
+        """How many jobs ran at a time, on average over each of so many equal parts of the time."""
+        change, width = [0.0] * (self.BINS + 2), self.span / self.BINS
+        for began, took in zip(self.spans.began, self.spans.took):
+            start = (began - self.first) / width
+            end = start + took / width
+            index, last = int(start), int(end)
+            change[index] += index + 1 - start
+            change[index + 1] += start - index
+            change[last] -= last + 1 - end
+            change[last + 1] -= end - last
+        return [round(max(0.0, count), 3) for count in itertools.accumulate(change)][:self.BINS]
 
 
-class Commands:
-    """The commands of all runs, in their order, compressed."""
-    BLOCK = 4096
+def cut(text: str, longest: int) -> str:
+    """'as it is, or shorter...'"""
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
-    def __init__(self) -> None:
-        self.blocks: list[bytes] = []
-        self.last: list[bytes] = []
 
-    def add(self, command: bytes) -> None:
-        self.last.append(command)
-        if len(self.last) == self.BLOCK:
-            self.blocks.append(self._packed())
-            self.last.clear()
+def tag(name: str, content: str = "", **attributes: object) -> str:
+    """An element of a page; content is one already, the attributes are not."""
+    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+                    for key, value in attributes.items())
+    return f"<{name}{words}>{content}</{name}>"
 
-    def _packed(self) -> bytes:
-        return zlib.compress(b"\n".join([command.replace(b"\n", b"\0") for command in self.last]), 1)
 
-    def pick(self, wanted: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """The commands with these numbers, each with its place in `wanted`; in any order."""
-        in_order = sorted(zip(wanted, itertools.count()))
-        for block, group in itertools.groupby(in_order, lambda pair: pair[0] // self.BLOCK):
-            packed = self.blocks[block] if block < len(self.blocks) else self._packed()
-            commands = zlib.decompress(packed).split(b"\n")
-            for number, place in group:
-                yield place, commands[number % self.BLOCK]
+def escaped(text: str) -> str:
+    """Text for a page."""
+    return html.escape(readable(os.fsencode(text)))
+
+
+def bar_of(whole: str, counted: Sequence[tuple[str, int, str]]) -> str:
+    """A bar and its legend.  counted: names, numbers, colours."""
+    parts = [tag("span", style=f"flex: {count}; background: var(--{colour})") for _, count, colour in counted if count]
+    items = [tag("li", f'{tag("i", style=f"background: var(--{colour})")}<b>{count:,}</b> {name}')
+             for name, count, colour in counted if count]
+    return tag("div", "".join(parts), id="bar") + tag("ul", f"<li>{whole}:</li>" + "".join(items),
+                                                                       id="legend")
+
+
+class Histogram:
+    """Run times on a logarithmic axis, by what became of the runs."""
+    MARKS = [first * 10.0 ** power for power in range(-6, 1) for first in (1, 2, 5)] + [
+        factor * unit for unit, factors in ((1, (10, 20, 30)), (60, (1, 2, 5, 10, 30)), (3600, (1, 2, 5, 10)),
+                                            (86400, (1, 2, 5, 10, 20, 50, 100, 200))) for factor in factors]
+    LEAST = 12                  # tenths of a decade: so many have at least three marks
+    MOST = 7                    # marks
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self.bars: dict[int, Counter[str]] = {}     # runs by state, by the tenth of a decade of microseconds
+        for run in runs:
+            if run.seconds is not None:
+                tenth = int(10 * math.log10(max(run.seconds * 1e6, 1)))
+                self.bars.setdefault(tenth, Counter())[run.state] += 1
+        self.low, self.high = min(self.bars, default=0), max(self.bars, default=0) + 1
+        while self.high - self.low < self.LEAST:
+            self.low, self.high = max(self.low - 1, 0), self.high + 1
+        self.top = max((sum(bar.values()) for bar in self.bars.values()), default=0)
+
+    def html(self) -> str:
+        """It, with a scale of counts and an axis of times; nothing if there are no runs."""
+        if not self.bars:
+            return ""
+        step = max(1, nice(self.top / 2))
+        scale = [tag("span", f"{count:,}", style=f"bottom: {100 * count / self.top:.2f}%")
+                 for count in range(0, self.top + 1, step)]
+        marks = [tag("span", name, style=f"left: {at:.2f}%") for at, name in self._marks()]
+        bars = tag("div", "".join(map(self._bar, range(self.low, self.high))), id="times")
+        head = '<div class="head"><h2>Run times</h2><p class="hint">How many runs took how long</p></div>'
+        return tag("section", head
+                   + tag("div", tag("div", "".join(scale), id="scale") + bars, id="histogram")
+                   + tag("div", "".join(marks), id="ticks"), class_="chart")
+
+    def _bar(self, tenth: int) -> str:
+        counted = [(STATES.index(state), count) for state, count in self.bars.get(tenth, {}).items()]
+        title = "".join(f", {count:,} {list(STATE_NAMES.values())[state]}" for state, count in sorted(counted))
+        parts = [tag("span", style=f"height: {100 * count / self.top:.2f}%; background: var(--s{state})")
+                 for state, count in sorted(counted)]
+        return tag("div", "".join(parts),
+                   title=f"{took(10 ** (tenth / 10 - 6))} to {took(10 ** ((tenth + 1) / 10 - 6))}{title}")
+
+    def _marks(self) -> Iterator[tuple[float, str]]:
+        """Where the axis has marks, in percent, and their texts."""
+        places = [(10 * (6 + math.log10(mark)) - self.low) / (self.high - self.low) for mark in self.MARKS]
+        marks = [(100 * place, mark) for place, mark in zip(places, self.MARKS) if 0 <= place <= 1]
+        for at, mark in marks[::math.ceil(len(marks) / self.MOST)]:
+            size, unit = next((pair for pair in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if mark >= pair[0]),
+                              (0.001, "ms"))
+            yield at, f"{mark / size:g} {unit}"
+
+
+def nice(most: float) -> int:
+    """1, 2 or 5 times a power of ten: as much as may be, or 0."""
+    return max((first * 10 ** power for power in range(12) for first in (1, 2, 5) if first * 10 ** power <= most),
+               default=0)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A slot of the timeline, and its runs in the order of their beginning."""
-    host: str
-    slot: str
-    runs: array[int]
+    """A line of a table: a run of a job, if one is known, and what became of the job's line since."""
+    line: int
+    command: bytes
+    run: Run | None
+    state: str                  # of what is told: a key of STATE_NAMES
+    now: str = ""
 
 
-def with_lost(runs: Iterable[Run], found: Survey) -> Iterator[Run]:
-    """These runs.  Of those that have not ended, which come last, all but the last of each running line are lost."""
-    last, unended = LastRuns(found.running), []
-    for run in runs:
-        if run.seconds is not None:
-            yield run
-        else:
-            last.offer(run)
-            unended.append(run)
-    alive = set(last.found.values())
-    for run in unended:
-        if run not in alive:
-            run.state, run.cause = "e", "lost"
-        yield run
+NO_CELL = "", -1
 
 
-class Gathered:
-    """What the page tells of all runs."""
-    def __init__(self, runs: Iterable[Run], until: float | None) -> None:
-        """runs: whose times nobody knows come last.  until: seconds, when the picture ends, if not with the last event.
-        """
-        self.began, self.took, self.line, self.how = array("q"), array("q"), array("q"), array("i")
-        self.commands = Commands()
-        self.endings: dict[tuple[str, int, int, str], int] = {}
-        self.cpu = self.memory = self.cpu_time = 0.0        # seconds of the CPU, bytes, seconds in which it was used
-        self.failed, self.slowest, self.largest = Best(), Best(), Best()
-        self.unended: list[int] = []
-        self.ended = 0                                      # so many of the columns' entries are of known times
-        self.groups: dict[tuple[str, str], array[int]] = {}
-        for index, run in enumerate(runs):
-            self._take(index, run)
-        self.first = min(self.began, default=0)
-        self.last = max(map(operator.add, self.began, self.took), default=0)
-        if until is not None and self.unended:
-            self.last = max(self.last, round(until * 1e6))
-        for index in self.unended:
-            self.took[index] = max(1, self.last - self.began[index])
-        self.rows = list(self._rows())
+class Tables:
+    """The tables of the page."""
 
-    def _take(self, index: int, run: Run) -> None:
-        """Note the next run."""
-        seconds, state, memory = run.seconds, run.state or "r", run.memory
-        if seconds is not None:
-            self.ended += 1
-        else:
-            seconds = 0.0
-            if state == "r":
-                self.unended.append(index)
-        self.began.append(int(run.began * 1e6))
-        self.took.append(int(seconds * 1e6) or 1)
-        self.line.append(run.line)
-        ending = state, run.exit, run.signal, run.cause
-        self.how.append(self.endings.setdefault(ending, len(self.endings)))
-        self.commands.add(run.command)
-        try:
-            self.groups[run.host, run.slot].append(index)
-        except KeyError:
-            self.groups[run.host, run.slot] = array("q", [index])
-        if seconds > self.slowest.least:
-            self.slowest.add(seconds, index, run)
-        if memory is not None and memory > self.largest.least:
-            self.largest.add(memory, index, run)
-        if run.cpu is not None:
-            self.cpu += run.cpu
-            self.cpu_time += seconds
-        if state in "!e" and run.began + seconds > self.failed.least:
-            self.failed.add(run.began + seconds, index, run)
+    HEAD = (("Line", ""), ("Ended", "left"), ("Host", "left"), ("Slot", "left wide"), ("Began", ""), ("Time", ""),
+            ("CPU", "wide"), ("Memory", "wide"), ("Printed", "wide"))
 
-    def _rows(self) -> Iterator[Row]:
-        """Runs that overlap get rows of their own: two runners of a host may have slots of one name."""
-        for host, slot in sorted(self.groups, key=lambda names: [natural(name) for name in names]):
-            runs = self.groups.pop((host, slot))
-            began = array("q", map(self.began.__getitem__, runs))
-            ends = map(operator.add, began, map(self.took.__getitem__, runs))
-            if all(map(operator.le, ends, (when + Packing.ROUNDING for when in began[1:]))):
-                yield Row(host, slot or "1", runs)
-                continue
-            packing, lanes = Packing(self.began, self.took), []
-            for run in sorted(runs, key=self.began.__getitem__):
-                lane = packing.place(run)
-                if lane == len(lanes):
-                    lanes.append(array("q"))
-                lanes[lane].append(run)
-            for number, lane in enumerate(lanes, 1):
-                yield Row(host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), lane)
+    def __init__(self, outdir: str | None) -> None:
+        self.output = LastOutput(outdir) if outdir is not None else None
 
-    @property
-    def span(self) -> int:
-        return max(1, self.last - self.first)
+    def html(self, title: str, rows: Sequence[Row], total: int) -> str:
+        """A table; nothing if it has no rows."""
+        if not rows:
+            return ""
+        note = f"{len(rows):,} of {total:,}" if total > len(rows) == Gathered.SHOWN else f"{len(rows):,}"
+        cells = [self._cells(row) for row in rows]
+        known = [index for index, _ in enumerate(self.HEAD) if any(row[index][0] for row in cells)]
+        head = "".join(tag("th", name, class_=kind) for name, kind in (self.HEAD[index] for index in known))
+        bodies = [self._body(row, [(*all_cells[index], self.HEAD[index][1]) for index in known])
+                  for row, all_cells in zip(rows, cells)]
+        return tag("section", tag("div", tag("h2", title) + tag("p", note, class_="hint"), class_="head")
+                   + tag("div", tag("table", tag("thead", tag("tr", head)) + "".join(bodies)), class_="scroll"),
+                   class_="runs")
 
+    def _body(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
+        """The cells that are known: content, what it is sorted by, class; below them what ran, and its last output."""
+        first = "".join(tag("td", text, class_=kind, data_key=key) for text, key, kind in cells)
+        printed = "\n".join(self.output.of(row.run)) if self.output and row.run else ""
+        below = escaped(cut(readable(row.command), 500)) + (tag("q", escaped(printed)) if printed else "")
+        return tag("tbody", tag("tr", first) + tag("tr", tag("td", below, class_="what", colspan=len(cells))))
 
-def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts node2 before node10."""
-    return [(int(part[:18]), "") if part.isdecimal() and part.isascii() else (0, part)
-            for part in re.split("([0-9]+)", name)]
-
-
-class Cells:
-    """What the timeline shows: columns of cells, row by row; in a row by their beginning."""
-    ALONE = 60_000              # up to so many runs each has a cell; of more, the short ones share some
-    COMMANDS = 1 << 21          # bytes of commands, compressed
-    ROWS = 4000                 # further slots are not drawn
-
-    def __init__(self, all_runs: Gathered) -> None:
-        self.all = all_runs
-        self.rows = all_runs.rows[:self.ROWS]
-        self.width = all_runs.span * len(self.rows) // self.ALONE if len(all_runs.began) > self.ALONE else 0
-        self.bad = {number for (state, *_), number in all_runs.endings.items() if state in "!e"}
-        self.run, self.began, self.took = array("q"), array("q"), array("q")      # of the first run; the sum
-        self.count, self.failures = array("q"), array("q")
-        self.sizes = [self._fill(row.runs) for row in self.rows]
-
-    def _fill(self, runs: array[int]) -> int:
-        """Make the cells of a row; how many they are."""
-        before, bin_, width, bad = len(self.run), -1, self.width, self.bad
-        for run, began, took, how in zip(runs, *(map(column.__getitem__, runs)
-                                                 for column in (self.all.began, self.all.took, self.all.how))):
-            if took < width and began // width == bin_:
-                self.took[-1] += took
-                self.count[-1] += 1
-                self.failures[-1] += how in bad
-                continue
-            bin_ = began // width if took < width else -1
-            self.run.append(run)
-            self.began.append(began)
-            self.took.append(took)
-            self.count.append(1)
-            self.failures.append(how in bad)
-        return len(self.run) - before
-
-    def page(self) -> dict[str, Any]:
-        """For the page: times in ticks of `tick` microseconds, beginnings since the one before in the row."""
-        tick = max(1000, self.all.span >> 30)
-        starts, at = [], 0
-        for size in self.sizes:
-            last = 0
-            for began in self.began[at:at + size]:
-                now = (began - self.all.first) // tick
-                starts.append(now - last)
-                last = now
-            at += size
-        return {"tick": tick / 1e6, "rows": [[row.host[:80], row.slot[:80]] for row in self.rows], "sizes": self.sizes,
-                "hidden": len(self.all.rows) - len(self.rows), "began": starts,
-                "took": [max(1, took // tick) for took in self.took],
-                "line": [self.all.line[run] for run in self.run], "how": [self.all.how[run] for run in self.run],
-                "count": list(self.count), "bad": list(self.failures), "commands": self._commands()}
-
-    def _commands(self) -> list[str]:
-        """The commands of the cells; cut, or none, if they would make the page too large."""
-        found = [""] * len(self.run)
-        alone = [cell for cell, count in enumerate(self.count) if count == 1]
-        for place, command in self.all.commands.pick([self.run[cell] for cell in alone]):
-            found[alone[place]] = readable(command)[:1000]
-        for most in (1000, 200, 60):
-            cut = [command if len(command) <= most else f"{command[:most]}..." for command in found]
-            if len(zlib.compress(json.dumps(cut).encode(), 1)) <= self.COMMANDS:
-                return cut
-        return []
-
-
-def concurrency(all_runs: Gathered, bins: int = 1000) -> list[float]:
-    """How many jobs ran at a time, on average over each of so many equal parts of the time."""
-    change, width, first = [0.0] * (bins + 2), all_runs.span / bins, all_runs.first
-    for began, took in zip(all_runs.began, all_runs.took):
-        start = (began - first) / width
-        end = start + took / width
-        index, last = int(start), int(end)
-        change[index] += index + 1 - start
-        change[index + 1] += start - index
-        change[last] -= last + 1 - end
-        change[last + 1] -= end - last
-    return [round(max(0.0, count), 3) for count in itertools.accumulate(change)][:bins]
-
-
-def histogram(all_runs: Gathered) -> list[list[int]]:
-    """[which tenth of a decade of microseconds, runs by STATES] for the run times that are known."""
-    states = [STATES.index(state) for state, *_ in all_runs.endings]
-    found: dict[int, list[int]] = {}
-    for (tenth, how), count in Counter(zip(map(int, map((10.0).__mul__, map(math.log10,
-                                                                        all_runs.took[:all_runs.ended]))),
-                                           all_runs.how)).items():
-        found.setdefault(tenth, [0] * len(STATES))[states[how]] += count
-    return [[tenth, *found[tenth]] for tenth in sorted(found)]
-
-
-def ending(state: str, code: int, number: int, cause: str) -> str:
-    """'exit 3', 'SIGKILL', 'timeout', ..."""
-    if state == "r":
-        return "running"
-    if cause:
-        return cause
-    if number:
-        return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    return f"exit {code}" if code >= 0 else "could not be started" if state == "e" else "timeout"
-
-
-def as_run(logged: LoggedRun) -> Run:
-    """A run from a job log, which knows no slots."""
-    code = -1 if logged.signal else logged.exit_status
-    return Run("", logged.line, logged.command, logged.host.decode(errors="replace"), "", 0, logged.began / 1e6,
-               (logged.began + logged.took) / 1e6, logged.state, code, logged.signal, "", logged.took / 1e6, None, None,
-               0, [])
+    @staticmethod
+    def _cells(row: Row) -> list[tuple[str, object]]:
+        """Of each column the content, and what it is sorted by."""
+        run, name = row.run, STATE_NAMES[row.state]
+        if run is None:
+            return [(f"{row.line}", row.line), (f"<b class=s{STATES.index(row.state)}>{name}</b>", name),
+                    *[NO_CELL] * 7]
+        how = how_ended(run)
+        ended = tag("b", escaped(how), class_=f"s{STATES.index(run.state)}") + (f" (now {row.now})" * bool(row.now))
+        return [(f"{row.line}", row.line), (ended, how), (escaped(run.host[:80]), run.host[:80]),
+                (escaped(run.slot[:80]), run.slot[:80]), (clock(run.began), run.began),
+                (took(run.seconds) if run.seconds is not None else "", run.seconds or -1),
+                (f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds) if run.cpu and run.seconds else NO_CELL,
+                (human_size(run.memory), run.memory) if run.memory is not None else NO_CELL,
+                (human_size(run.bytes), run.bytes)]
 
 
 class Reporter:
@@ -1439,15 +1362,17 @@ class Reporter:
     LEAST = 10.0                # seconds between two pages
     KIND = "report", b"<!DOCTYPE html>"         # and how a page begins
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, watcher: Watcher | None) -> None:
         """Raises Problem."""
         self.options, self.title = options, options.file or options.outdir or options.joblog
+        self.watcher = watcher
         self.source = source = options.joblog or os.path.join(options.outdir, "journal")
         if os.path.exists(options.report) and os.path.exists(source) and os.path.samefile(source, options.report):
             raise Problem(f"{options.report}: is what the report is made from (give another name)")
         refuse_foreign(options.report, *self.KIND)          # now, not when the jobs have ended
         self.next = 0.0
         self.pause = self.LEAST
+        self.ending: dict[str, float] = {}      # since when (monotonic seconds) a line has ended and its run has not
 
     def show(self, found: Survey) -> None:
         """The jobs run: write the page, if it is time, and take no more than a twentieth of the CPU's time for it."""
@@ -1458,61 +1383,441 @@ class Reporter:
             self.next = start + self.pause
 
     def write(self, found: Survey | None = None, live: bool = False) -> None:
-        """Write the page.  Raises Problem."""
+        """Write the page.  found: what the job file holds, if there is one.  Raises Problem."""
         said: list[str] = []
-        runs = self._runs(said.append)
-        gathered = Gathered(with_lost(runs, found) if found else runs,
-                            time.time() if live or found and found.running else None)
-        if not gathered.began and not live:
-            wanted = "job log" if self.options.joblog else "journal"
-            raise Problem(f"{self.source}: tells of no run (a {wanted} is wanted)")
-        data = json.dumps(self._page(gathered, found, live, said), separators=(",", ":")).encode()
-        packed = base64.b64encode(zlib.compress(data, 6)).decode()
-        page = PAGE.replace("@TITLE@", html.escape(readable(os.fsencode(self.title)))).replace("@DATA@", packed)
+        log = open_log(self.options, said.append)
+        left = left_lines(self.watcher, found) if found else []
+        last = LastRuns(left)
+        with log.file:
+            runs = Gathered(self._judged(log, found, last), time.time() if live or found and found.running else None)
+        if not runs.states and not live:
+            raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
+        page = self._page(runs, found, left, last, live, said)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
         for text in () if live else said:
             warn(f"{PROG}: {text}")
 
-    def _runs(self, say: Callable[[str], None]) -> Iterator[Run]:
-        if self.options.outdir is not None:
-            return read_runs(self.options.outdir, say)
-        return self._logged(say)
+    def _judged(self, log: Log, found: Survey | None, last: LastRuns) -> Iterator[Run]:
+        """The runs of a log; of those that have not ended, what is known of them.  Raises Problem.
 
-    def _logged(self, say: Callable[[str], None]) -> Iterator[Run]:
-        log = JobLogReader(self.options.joblog)
-        yield from map(as_run, log)
-        if log.odd:
-            say(f"{log.path}: {plural(log.odd, 'line')} left out: no lines of a job log ({name_lines(log.first_odd)})")
+        Ends come into the journal late: a run whose line has ended is ending, until its host has had time to write.
+        """
+        running, unended = LastRuns(found.running if found else ()), []
+        for run in log.runs():
+            last.offer(run)
+            if run.ended is not None:
+                yield run
+            else:
+                running.offer(run)
+                unended.append(run)
+        alive, before, now = set(running.found.values()), self.ending, time.monotonic()
+        states = {line.number: line.state for line in last.lines}
+        lost = {run: states[number] for number, run in last.found.items() if states[number] != FAILED}
+        self.ending = {}
+        for run in unended:
+            run.state, run.cause = "r", ""
+            if run not in alive and lost.get(run) == RUNNING:           # an orphan
+                run.state, run.cause = "e", "lost"
+            elif run not in alive:
+                since = self.ending[run.run] = before.get(run.run, now)
+                if self.watcher and now - since < self.watcher.patience:
+                    run.cause = "ending"
+                else:
+                    run.state, run.cause = ("e", "lost") if run in lost else ("?", "unknown")
+            yield run
 
-    def _page(self, runs: Gathered, found: Survey | None, live: bool, said: Sequence[str]) -> dict[str, Any]:
-        """All that the page shows."""
-        by_state = [0] * len(STATES)
-        endings = list(runs.endings)
-        for how, count in Counter(runs.how).items():
-            by_state[STATES.index(endings[how][0])] += count
-        return {
-            "title": readable(os.fsencode(self.title)), "made": time.time(), "refresh": self.pause if live else 0,
-            "first": runs.first / 1e6, "span": runs.span / 1e6, "runs": len(runs.took), "said": said,
-            "names": list(STATE_NAMES.values()), "states": by_state,
-            "file": asdict(counts(found)) if found else None, "slots": len(runs.rows),
-            "hosts": len({row.host for row in runs.rows}),
-            "quantiles": [took / 1e6 for took in quantiles(runs.took[:runs.ended])],
-            "cpu": runs.cpu / runs.cpu_time if runs.cpu_time else None,
-            "memory": runs.largest.heap and max(runs.largest.heap)[0] or None,
-            "endings": [[STATES.index(known[0]), ending(*known)] for known in endings],
-            "busy": concurrency(runs), "times": histogram(runs), "cells": Cells(runs).page(),
-            "tables": [[name, [self._row(run) for run in best.runs()], total] for name, best, total in (
-                ("Failed runs", runs.failed, by_state[1] + by_state[2]), ("Slowest runs", runs.slowest, runs.ended),
-                ("Largest runs", runs.largest, runs.ended))]}
+    def settle(self) -> None:
+        """Give the hosts time to write the ends of runs that had none when the page was written."""
+        if self.ending and self.watcher:
+            time.sleep(max(self.ending.values()) + self.watcher.patience - time.monotonic() + 0.1)
 
-    def _row(self, run: Run) -> list[Any]:
-        """A row of a table."""
-        state, command = run.state or "r", readable(run.command)
-        return [run.line, STATES.index(state), ending(state, run.exit, run.signal, run.cause), run.host[:80],
-                run.slot[:80], run.began, run.seconds, run.cpu, run.memory, run.bytes,
-                command if len(command) <= 500 else f"{command[:500]}...",
-                "\n".join(LastOutput(self.options.outdir).of(run)) if self.options.outdir else ""]
+    def _page(self, runs: Gathered, found: Survey | None, left: Sequence[Line], last: LastRuns, live: bool,
+              said: Sequence[str]) -> str:
+        """All of it."""
+        pictures = Pictures(runs.drawn, runs.last)
+        data = json.dumps(pictures.page(), separators=(",", ":")).encode()
+        if len(runs.drawn) < sum(runs.states.values()):
+            said = [*said, f"the pictures show the last {len(runs.drawn):,} runs of {sum(runs.states.values()):,}"]
+        parts = {"TITLE": escaped(self.title), "DATA": base64.b64encode(zlib.compress(data, 6)).decode(),
+                 "REFRESH": f'<meta http-equiv="refresh" content="{math.ceil(self.pause)}">' if live else "",
+                 "WHEN": " · ".join(map(escaped, [*self._when(runs, live), *said])),
+                 "FIGURES": self._figures(runs, counts(found) if found else None),
+                 "TIMES": Histogram(runs.drawn).html(), "TABLES": self._tables(runs, found, left, last)}
+        return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
+
+    def _when(self, runs: Gathered, live: bool) -> Iterator[str]:
+        """What the page says of itself, in a few words each."""
+        day = "%Y-%m-%d %H:%M:%S"
+        if runs.states:
+            yield " – ".join(time.strftime(day, time.localtime(when)) for when in (runs.first, runs.last))
+        hosts = len({host for host, _ in runs.slots})
+        yield f"{plural(len(runs.slots), 'slot')} on {plural(hosts, 'host')}" if runs.slots else "no runs yet"
+        again = f", anew every {human_time(self.pause)} while jobs run" if live else ""
+        yield f"made {time.strftime(day)}{again}"
+
+    @staticmethod
+    def _figures(runs: Gathered, now: Counts | None) -> str:
+        """The bar, of the jobs as they are now, or of the runs where no job file is named; and figures."""
+        by_name = [(name, runs.states[state], f"s{number}") for number, (state, name) in enumerate(STATE_NAMES.items())]
+        all_runs = plural(sum(runs.states.values()), "run")
+        if now:
+            bar = bar_of(plural(now.all + now.held, "job"),
+                         [(name, asdict(now)[name], colour) for name, colour in COLOURS.items()])
+            ended = ", ".join(f"{count:,} {name}" for name, count, _ in by_name if count)
+            bar += tag("p", f"{all_runs}: {ended}", class_="hint") if ended else ""
+        else:
+            bar = bar_of(all_runs, by_name)
+        times, stats = quantiles(runs.stats.seconds), runs.stats
+        figures = [("Duration", took(runs.last - runs.first))] * bool(runs.states)
+        figures += zip(("Median time of a run", "90th percentile", "Longest"), map(took, times))
+        if stats.cpu_seconds:
+            figures.append(("CPU use", f"{100 * stats.cpu / stats.cpu_seconds:.0f} %"))
+        if stats.memory is not None:
+            figures.append(("Peak memory", human_size(stats.memory)))
+        pairs = [tag("div", tag("dt", name) + tag("dd", value)) for name, value in figures]
+        return bar + tag("dl", "".join(pairs), id="facts")
+
+    def _tables(self, runs: Gathered, found: Survey | None, left: Sequence[Line], last: LastRuns) -> str:
+        """What is left to fix comes first."""
+        tables = Tables(self.options.outdir)
+        to_fix = [Row(line.number, line.command, last.found.get(line.number),
+                      "!" if line.state == FAILED else "e") for line in left]
+        known = set(last.found.values())
+        others = [run for run in runs.failed if run not in known]
+        now = self.watcher.states_now(others) if found else {}
+        failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
+        shown = Gathered.SHOWN
+        return "".join((
+            tables.html("Left to fix", to_fix[:shown], len(to_fix)),
+            tables.html("Other runs that failed or ended in error" if found else "Runs that failed or ended in error",
+                        [Row(run.line, run.command, run, run.state, now.get(run, "")) for run in others], failed),
+            tables.html("Slowest runs", [Row(run.line, run.command, run, run.state) for run in runs.slowest],
+                        len(runs.stats.seconds)),
+            tables.html("Largest runs", [Row(run.line, run.command, run, run.state) for run in runs.largest],
+                        len(runs.stats.seconds))))
+
+
+# ======== Checking a directory's locks ================================================================================
+#
+# Each host has three files in the directory.  It holds locks on one, and writes the number of its stage there; it puts
+# another with that number in place of the one before; then it says its stage in the third, and all that it has found.
+# What is said others open anew each time, for reading only: so they hear it wherever files are shared at all.
+#
+# - Who gathers knows whom it heard at its last look: it forgets who has left, and other versions say nothing.
+# - Who begins says whom it knows, and adds whom those know.  Its set is complete when it has heard of all in it that
+#   they have begun and know it.  Sets grow by what their members say, and it has heard all of these: so no member gets
+#   to know more, and all have the same set.  Of two that begin at the same moment either both are in one set; or one
+#   set is complete without the other, who goes on without these hosts, as somebody who comes late does.
+# - From then on each comes to the next stage when all in its set are where it is.  So nobody tries files of who is
+#   elsewhere, numbers change after all have read the one before, and files stay until all have heard what all found.
+#   Who vanishes before was interrupted or lost: that is said, instead of what was found with its files.
+# - Of those that wait for each other some are least far, and wait for who is silent only: that one is lost.
+# - Who was stopped meanwhile sees at its next look that its own files are gone.  No stage is passed without a look.
+
+GATHERS, BEGUN, HOLDS, TRIED, LEAVES = 0, 1, 2, 7, 8    # stages; LEAVES: has heard what all have found
+TRIES = 2, 4, 6                 # when all are there each tries the files of all; each number is new to it
+LOCK_TESTS = {                  # in the order of the report
+    "names": "each host has a name of its own",
+    "answers": "all hosts answer",
+    "mount": "the mount shares locks between hosts",
+    "lock": "record locks are granted",
+    "held": "what one host has locked is locked for others",
+    "kept": "a job keeps the lock when its runner is killed",
+    "free": "the lock is free when the job has ended",
+    "fresh": "what others write is read at once",
+    "rename": "a file put in place of another is seen",
+}
+LOCK_CURES = {
+    "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and local_lock",
+    "lustre": "mount with flock",
+}
+OF_ONE_HOST = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"}
+HELD_BYTE, KEPT_BYTE, FREE_BYTE = 100, 101, 102     # behind the number
+
+
+@dataclass
+class Checker:
+    """What a host says of itself."""
+    name: str
+    boot: str                   # the same: the same kernel, so not another host
+    mount: str
+    stage: int = GATHERS
+    knows: list[str] = field(default_factory=list)      # its set, once it has begun
+    found: dict[str, dict[str, list[str]]] = field(default_factory=dict)    # by host and test, what is wrong
+
+
+class LockCheck:
+    """Tries, with all hosts that do the same in this directory, whether runners can rely on its locks."""
+    GATHER, SILENCE, PATIENCE, PAUSE = 60.0, 40.0, 10.0, 0.1    # seconds
+
+    def __init__(self, folder: str) -> None:
+        self.folder, node, self.mount = folder, os.uname().nodename, find_mount(folder)
+        self.me = f"{re.sub('[^A-Za-z0-9.-]', '_', node)[:64]}-{os.getpid()}-{os.urandom(4).hex()}"
+        options = sorted(option for option in self.mount.options if re.match("vers=|nolock|local_lock=[^n]", option))
+        self.said = Checker(printable(node), boot_id(), " ".join([self.mount.kind or "unknown", *options]))
+        self.hosts = {self.me: self.said}       # as they were heard last
+        self.gone: set[str] = set()             # we do not wait for them any more
+        self.fds: dict[str, int] = {}           # of their locked files, and ours
+        self.jobs: list[subprocess.Popen[bytes]] = []
+        self.one_host = self.mount.kind in OF_ONE_HOST
+        self.came = time.monotonic()            # to this stage
+        self.interrupted, self.over = False, threading.Event()
+        self.begin("a look at it")
+
+    def begin(self, what: str) -> None:
+        """Note what is begun, and may hang."""
+        self.doing, self.since = what, time.monotonic()
+
+    def run(self) -> None:
+        """Go through all stages, or note why that is not possible."""
+        try:
+            # Open for writing, so that no NFS server lets others keep it, and waits for one that hangs to give it back
+            self.fds["says"] = os.open(self._path("says"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            os.close(os.open(self._path("locked"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            self.fds["held"] = self._open(self.me)
+            while self.said.stage <= LEAVES and not self.interrupted:
+                self._say()
+                self._look()
+                self._go_on()
+                time.sleep(self.PAUSE)
+        except OSError as error:
+            file = f" ({os.path.basename(error.filename)})" if error.filename else ""
+            self._note(self.me, "answers",
+                       f"{self.said.name}: {reason(error)}{file}: the tests did not come to their end")
+        self.over.set()
+
+    def _path(self, kind: str, host: str = "") -> str:
+        return os.path.join(self.folder, f"runmaker4-check-{host or self.me}.{kind}")
+
+    def _say(self) -> None:
+        """Write the number of our stage, replace a file, and say what we have found.  Raises OSError."""
+        number = b"%d" % self.said.stage
+        pwrite_all(self._fd(self.me), number, 0)        # not where we have a lock, which may be lost
+        with open(self._path("new"), "wb") as file:
+            file.write(number)
+        os.replace(self._path("new"), self._path("renamed"))
+        write_all(self.fds["says"], json.dumps(vars(self.said)).encode() + b"\n")
+        if not self.one_host:
+            os.fsync(self.fds["says"])
+
+    def _look(self) -> None:
+        """Hear what all say: who is there while we gather, then our set.  Raises OSError."""
+        self.begin("a look for other hosts")
+        coming = self.said.knows
+        if self.said.stage == GATHERS:
+            self.hosts.clear()
+            coming = re.findall(r"^runmaker4-check-(.*)\.says$", "\n".join(os.listdir(self.folder)), re.MULTILINE)
+        for host in {self.me, *coming} - self.gone:
+            self._hear(host)
+        if self.said.stage == BEGUN:
+            self.said.knows = sorted({*self.said.knows, *(one for said in self.hosts.values() for one in said.knows)})
+
+    def _hear(self, host: str) -> None:
+        """Hear what a host says, if it says something, and is of this version.  Raises OSError."""
+        try:
+            with contextlib.suppress(TypeError, ValueError), open(self._path("says", host), "rb") as file:
+                self.hosts[host] = Checker(**json.loads(file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]))
+                if self.hosts[host].stage >= HOLDS and self.me not in self.hosts[host].knows:
+                    del self.hosts[host]        # its set is complete without us
+                    self.gone.add(host)
+        except OSError as error:
+            if host == self.me or error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            if self.said.stage > GATHERS:
+                self._lose(host, "has left before the end" if self.said.stage < LEAVES else "")
+
+    def _lose(self, host: str, why: str) -> None:
+        """Wait no longer for a host; '': it has come to its end."""
+        self.gone.add(host)
+        if why:
+            name = self.hosts[host].name if host in self.hosts else host
+            self.said.found[host] = {"answers": [f"{name}: {why}"]}
+
+    def _is_here(self, host: str) -> bool:
+        """Whether a host has come to our stage, with us."""
+        said = self.hosts.get(host)
+        return said is not None and said.stage >= self.said.stage and self.me in said.knows
+
+    def _go_on(self) -> None:
+        """Come to the next stage when all have come to this one.  Raises OSError."""
+        said, time_here = self.said, time.monotonic() - self.came
+        members = sorted(set(said.knows) - self.gone)
+        late = [host for host in members if not self._is_here(host)]
+        if said.stage == GATHERS:
+            called = any(self.me in other.knows for other in self.hosts.values())
+            if not called and time_here < self.GATHER and not self.one_host and not entered():
+                return
+            said.knows = sorted(self.hosts)
+        elif late:
+            for host in late if time_here > self.SILENCE else ():
+                self._lose(host, f"no sign of life for {human_time(self.SILENCE)} (killed, cut off, or its server does "
+                                 "not answer it; if it was killed before: start again)")
+            return
+        elif said.stage == BEGUN:
+            self._lock()
+        elif said.stage in TRIES:
+            for host in members:
+                self._try_all(host, self.hosts[host])
+        said.stage += 1
+        self.came = time.monotonic()
+
+    def _lock(self) -> None:
+        """Lock a byte, and two more for jobs whose runners are killed; the second job ends.  Raises OSError."""
+        if fault := mount_fault(self.mount):
+            self._note(self.me, "mount", f"{self.said.name}: {fault}")
+        self._try("lock", self.me, lambda: lock(self.fds["held"], HELD_BYTE), "not one that nobody has")
+        if self.said.found[self.me]["lock"]:
+            return
+        for at in KEPT_BYTE, FREE_BYTE:
+            fd = self._open(self.me)
+            lock(fd, at)
+            runner = "exec 3<&0; cat <&3 & kill -KILL $$"           # its job, cat, ends when we close the pipe, or die
+            self.jobs.append(subprocess.Popen(["sh", "-c", runner], stdin=subprocess.PIPE, pass_fds=[fd]))
+            self.jobs[-1].wait()
+            os.close(fd)
+        self.jobs[-1].stdin.close()
+        with contextlib.suppress(OSError), locked(self._fd(self.me), FREE_BYTE, patience=self.PATIENCE):
+            pass
+
+    def _try_all(self, host: str, said: Checker) -> None:
+        """Try the files of a host that holds its locks."""
+        if said.name == self.said.name and said.boot != self.said.boot:
+            self._note(host, "names",
+                       f"{said.name}: several hosts have it: an NFSv4 server takes each for the other, rebooted, and "
+                       "drops its locks (EIO); rename them before they mount (hostnamectl)")
+        elif said.found[host]["lock"] == self.said.found[self.me]["lock"] == []:
+            number = b"%d" % said.stage
+            # A granted lock makes reads fresh: so what they show without one is what was read behind the last
+            self._try("fresh", host, lambda: os.pread(self._fd(host), 1, 0) >= number, "an old number")
+            self._try("rename", host, lambda: self._renamed(host) >= number, "the old file")
+            self._try("held", host, lambda: self._is_held(host, HELD_BYTE), "it is free")
+            self._try("kept", host, lambda: self._is_held(host, KEPT_BYTE), "it is free")
+            self._try("free", host, lambda: not self._is_held(host, FREE_BYTE), "it is locked")
+            self._try("fresh", host, lambda: os.pread(self._fd(host), 1, 0) >= number, "an old number")
+
+    def _try(self, test: str, host: str, holds: Callable[[], bool], fault: str) -> None:
+        """Try something with the files of a host, and note what is wrong."""
+        name = self.hosts[host].name
+        self.begin(f"the test whether {LOCK_TESTS[test]} ({name}'s file)")
+        try:
+            wrong = "" if holds() else fault
+        except OSError as error:
+            wrong = reason(error)
+        self._note(host, test, wrong and f"{name}'s file on {self.said.name}: {wrong}")
+
+    def _note(self, host: str, test: str, fault: str) -> None:
+        """Note that a test was made, and what is wrong, once."""
+        faults = self.said.found.setdefault(host, {}).setdefault(test, [])
+        if fault and fault not in faults:
+            faults.append(fault)
+
+    def _open(self, host: str, kind: str = "locked") -> int:
+        """Open a host's file as runners open job files.  Raises OSError."""
+        return os.open(self._path(kind, host), os.O_RDWR | os.O_CLOEXEC | self.mount.direct)
+
+    def _fd(self, host: str) -> int:
+        """The descriptor of a host's locked file, which stays: that is when reads may lie.  Raises OSError."""
+        if host not in self.fds:
+            self.fds[host] = self._open(host)
+        return self.fds[host]
+
+    def _renamed(self, host: str) -> bytes:
+        """The number in the file that a host puts in place of others.  Raises OSError."""
+        see_names(self._path("renamed", host))
+        with open(self._open(host, "renamed"), "rb", buffering=0) as file:
+            return os.pread(file.fileno(), 1, 0)
+
+    def _is_held(self, host: str, at: int) -> bool:
+        """Whether nobody is granted a byte; shared, so that hosts which try it do not refuse each other."""
+        if lock(self._fd(host), at, shared=True):
+            unlock(self._fd(host), at)
+            return False
+        return not is_free(self._fd(host), at)
+
+    def report(self) -> int:
+        """Print what all have found; the exit status: 0 all was tried and holds, 1 not so."""
+        hosts = [said for _, said in sorted({**self.hosts, self.me: self.said}.items())]
+        lines = [f"{self.folder}: {some(f'{host.name} ({host.mount})' for host in hosts)}"]
+        bad = set()
+        for test, text in LOCK_TESTS.items():
+            tried = [found[test] for host in hosts for found in host.found.values() if test in found]
+            if faults := dict.fromkeys(itertools.chain(*tried)):
+                bad.add(test)
+                lines.append(f"NO   {text}: {some(faults, '; ')}")
+            elif tried:
+                lines.append(f"yes  {text}")
+        alone = len({host.boot for host in hosts}) == 1
+        if bad:
+            mounts = " ".join(host.mount for host in hosts) if bad - {"names", "answers"} else ""
+            lines += [f"To change: {cure}." for kind, cure in LOCK_CURES.items() if kind in mounts]
+            lines.append("Until all holds these hosts should not share job files here: take another directory, or TCP "
+                         "(runmaker4-server.py).")
+        elif self.one_host:
+            lines.append(f"All holds on this host. Other hosts do not see {self.mount.kind}: they can have jobs over "
+                         "TCP (runmaker4-server.py).")
+        elif alone:
+            lines.append("All holds on this host. No other has come: start this there, too, within a minute.")
+        else:
+            lines.append("These hosts can share job files in this directory.")
+        put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
+        return int(bool(bad) or alone and not self.one_host)
+
+    def clean(self) -> None:
+        """Remove what was made here, and what lost hosts have left.  Closed first: NFS keeps what is open."""
+        for job in self.jobs:
+            job.stdin.close()
+        for fd in self.fds.values():
+            os.close(fd)
+        lost = (host for host, found in self.said.found.items() if "answers" in found)
+        for host in {self.me, *lost}:
+            for kind in "new", "renamed", "locked", "says":
+                with contextlib.suppress(OSError):      # it is gone, or not ours to remove
+                    os.unlink(self._path(kind, host))
+
+
+def some(words: Iterable[str], mark: str = ", ") -> str:
+    """The first of these."""
+    first = list(itertools.islice(words, 9))
+    return mark.join(first[:8]) + f"{mark}..." * (len(first) > 8)
+
+
+def entered() -> bool:
+    """Whether somebody has pressed Enter."""
+    return (os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() and bool(wait_ready([0], select.POLLIN, 0))
+            and bool(os.read(0, 1024)))
+
+
+def boot_id() -> str:
+    """What tells this machine's running system from all others."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def check_locks(folder: str) -> int:
+    """Check the locks of a directory; the exit status.  Raises Problem.
+
+    In a thread: a file system that is away answers no call.
+    """
+    if not os.path.isdir(folder):
+        raise Problem(f"{folder}: is no directory (--check-locks tries the one that a job file is to be in)")
+    exit_on(signal.SIGINT, signal.SIGTERM)
+    check = LockCheck(folder)
+    if not check.one_host:
+        warn(f"{PROG}: {folder}: waits a minute for other hosts: start this there, too (Enter: all begin now)")
+    try:
+        threading.Thread(target=check.run, daemon=True).start()
+        while not check.over.wait(0.5):
+            if time.monotonic() - check.since > check.SILENCE:
+                warn(f"{PROG}: {folder}: does not answer: {check.doing} takes more than {human_time(check.SILENCE)} "
+                     "(is its server there? with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd "
+                     "pass?)")
+                leave_without_waiting(1)
+        return check.report()
+    finally:
+        check.interrupted = True
+        check.over.wait(check.PATIENCE)         # it would put files where they were removed
+        check.clean()
 
 
 # ======== The program =================================================================================================
@@ -1550,32 +1855,37 @@ def tell_stopped(watcher: Watcher) -> bool:
 def report(options: argparse.Namespace) -> int:
     """Write the report; with --progress also while the jobs run.  Returns the exit status.  Raises Problem."""
     exit_on(signal.SIGINT, signal.SIGTERM)
-    reporter = Reporter(options)
-    if options.file is None:
+    watcher = Watcher(options.file) if options.file is not None else None
+    reporter = Reporter(options, watcher)
+    if watcher is None:
         reporter.write()
         return 0
-    watcher = Watcher(options.file)
     if options.progress:
         watcher.seen = reporter.show
         wait(watcher, with_progress=True)
     stopped = tell_stopped(watcher)
     reporter.write(watcher.sure_look())
+    if reporter.ending:
+        reporter.settle()
+        reporter.write(watcher.sure_look())
     return int(stopped)
 
 
 def watch(argv: Sequence[str]) -> int:
     """The body of runwait4.py.  Raises Problem."""
     options = parse(argv)
+    if options.check_locks is not None:
+        return check_locks(options.check_locks)
     if options.file is not None:
         check_lines(options.file, lambda text: say(f"{options.file}: {text}"))
     if options.report is not None:
         return report(options)
     if options.timeline is not None:
         exit_on(signal.SIGINT, signal.SIGTERM)
-        if options.outdir is not None:
-            draw_journal(options.outdir, options.timeline)
-        else:
-            draw(options.joblog, options.timeline)
+        said: list[str] = []
+        draw(open_log(options, said.append), options.timeline)
+        for text in said:
+            say(text)
         return 0
     if options.stats:
         tell_stats(options.outdir, options.file)
@@ -1623,13 +1933,14 @@ PAGE = r"""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>@TITLE@</title>
+@REFRESH@<title>@TITLE@</title>
 <style>
 :root { color-scheme: light dark; --page: #fff; --text: #1c2127; --dim: #5f6b76; --line: #dde2e7; --shade: #f5f7f9;
-  --s0: #3a7ab8; --s1: #d9480f; --s2: #8a3a9c; --s3: #9aa4ae; --s4: #7fc4e8; --s5: #b8992a; }
+  --s0: #3a7ab8; --s1: #d9480f; --s2: #8a3a9c; --s3: #9aa4ae; --s4: #7fc4e8; --s5: #b8992a;
+  --s6: #6b6b6b; }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #14181c; --text: #e4e8ec; --dim: #98a4af;
   --line: #2e363e; --shade: #1d2329; --s0: #4c8fd0; --s1: #ff7a3d; --s2: #c77ddb; --s3: #7b8691; --s4: #a9dcf5;
-  --s5: #d9c45a; } }
+  --s5: #d9c45a; --s6: #b0b0b0; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 110rem; background: var(--page);
   color: var(--text); font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
@@ -1656,18 +1967,25 @@ canvas:focus-visible { outline: 2px solid var(--s0); outline-offset: 2px; }
 #tip { position: fixed; z-index: 1; display: none; max-width: min(34rem, 92vw); padding: .45rem .65rem;
   font-size: .85rem; background: var(--page); border: 1px solid var(--dim); border-radius: 6px;
   box-shadow: 0 4px 16px #0004; pointer-events: none; white-space: pre-wrap; overflow-wrap: anywhere; }
-#times { display: flex; align-items: flex-end; gap: 1px; height: 11rem; border-bottom: 1px solid var(--dim); }
-#times div { flex: 1; display: flex; flex-direction: column-reverse; }
-#times span { display: block; }
-#ticks { position: relative; height: 1.4rem; color: var(--dim); font-size: .8rem; }
+#times { position: relative; display: flex; align-items: flex-end; gap: 1px; height: 11rem; margin-left: 3.5rem;
+  border-bottom: 1px solid var(--dim); }
+#times div { flex: 1; height: 100%; display: flex; flex-direction: column-reverse; }
+#times span { display: block; flex: none; min-height: 1px; }
+#histogram { position: relative; padding-top: .8rem; }
+#scale { position: absolute; inset: .8rem 0 0; }
+#scale span { position: absolute; left: 0; right: 0; border-bottom: 1px solid var(--line); line-height: 1.1;
+  color: var(--dim); font-size: .8rem; }
+#ticks { position: relative; height: 1.4rem; margin: 0 1rem 0 3.5rem; color: var(--dim); font-size: .8rem; }
 #ticks span { position: absolute; transform: translateX(-50%); padding-top: .15rem; white-space: nowrap; }
 .scroll { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .87rem; }
 th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; }
-th { border-bottom: 1px solid var(--dim); font-weight: 600; cursor: pointer; user-select: none; }
+th { border-bottom: 1px solid var(--dim); font-weight: 600; }
+.sorted th { cursor: pointer; user-select: none; }
 th[aria-sort=descending]::after { content: " ▾"; } th[aria-sort=ascending]::after { content: " ▴"; }
 .left { text-align: left; }
 tbody { border-bottom: 1px solid var(--line); break-inside: avoid; }
+@media screen { table.short tbody:nth-of-type(n + 11) { display: none; } }
 td.what { padding-top: 0; text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
   font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
 td.what q { display: block; quotes: none; margin-top: .15rem; padding-left: .6rem; border-left: 2px solid var(--line);
@@ -1676,16 +1994,15 @@ th:first-child { width: 3.5rem; } th.left { width: 10%; }
 b.s1 { color: var(--s1); } b.s2 { color: var(--s2); } td b { font-weight: 600; }
 @media (max-width: 700px) { .wide, #hint { display: none; } th, td { padding: .3rem .3rem; } body { padding-top: 1rem; }
   #facts dd { font-size: 1.1rem; } .head h2 { flex: 1; } th.left { width: auto; } }
-@media print { button, select, .hint { display: none; } body { padding: 0; font-size: 10pt; }
+@media print { button, select, #hint { display: none; } body { padding: 0; font-size: 10pt; }
   .chart { break-inside: avoid; } .head { break-after: avoid; } }
 </style>
 </head>
 <body>
-<header><h1 id="title">@TITLE@</h1><p id="when"></p></header>
-<noscript><p>This page needs JavaScript to show its data.</p></noscript>
-<main id="main" hidden>
-<div id="bar"></div><ul id="legend"></ul><dl id="facts"></dl>
-<section class="chart"><div class="head"><h2>Over time</h2>
+<header><h1 id="title">@TITLE@</h1><p id="when">@WHEN@</p></header>
+<main>
+@FIGURES@
+<section class="chart" id="main" hidden><div class="head"><h2>Over time</h2>
 <p class="hint" id="hint">Running jobs; below, the runs of each slot.
 Drag to move, Ctrl + wheel or double click to zoom.</p>
 <select id="host" aria-label="Host"></select>
@@ -1693,8 +2010,8 @@ Drag to move, Ctrl + wheel or double click to zoom.</p>
 <button id="all">All</button></div>
 <canvas id="busy" role="img" aria-label="Running jobs over time"></canvas>
 <canvas id="slots" tabindex="0" role="img" aria-label="Runs by slot and time"></canvas></section>
-<section class="chart"><div class="head"><h2>Run times</h2></div><div id="times"></div><div id="ticks"></div></section>
-<div id="tables"></div>
+@TIMES@
+<div id="tables">@TABLES@</div>
 </main>
 <div id="tip"></div>
 <script id="data" type="text/plain">@DATA@</script>
@@ -1704,90 +2021,43 @@ const get = id => document.getElementById(id);
 const make = (tag, text = "", name = "") => Object.assign(document.createElement(tag), {textContent: text,
   className: name});
 const number = n => n.toLocaleString("en-US");
-const plural = (n, word) => `${number(n)} ${word}${n == 1 ? "" : "s"}`;
 const two = n => String(n).padStart(2, "0");
 
-function duration(s) {
-  if (s < 1) return s < .0995 ? `${+(s * 1000).toPrecision(2)} ms` : `${Math.round(s * 1000)} ms`;
-  if (s < 59.95) return `${s.toFixed(s < 9.95 ? 2 : 1)} s`;
-  s = Math.round(s);
-  if (s < 3600) return `${Math.floor(s / 60)} m ${two(s % 60)} s`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${two(Math.floor(s % 3600 / 60))} m`;
-  return `${Math.floor(s / 86400)} d ${two(Math.floor(s % 86400 / 3600))} h`;
-}
-function size(bytes) {
-  let unit = 0;
-  for (; bytes >= 999.5; unit++) bytes /= 1024;
-  const digits = unit && bytes < 9.95 ? bytes.toFixed(1) : Math.round(bytes);
-  return `${digits} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"][unit]}`;
-}
-function clock(t, step = 1, day = data.span > 86400) {
-  const d = new Date(t * 1000);
-  const date = `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())}`;
-  if (step >= 86400) return date.slice(5);
-  const time = `${two(d.getHours())}:${two(d.getMinutes())}` + (step < 60 ? `:${two(d.getSeconds())}` : "")
-    + (step < 1 ? (d.getMilliseconds() / 1000).toFixed(3).slice(1) : "");
-  return day ? `${date.slice(5)} ${time}` : time;
+const duration = s => s < 1 ? `${+(s * 1000).toPrecision(3)} ms` : s < 60 ? `${s.toFixed(1)} s`
+  : `${Math.floor(s / 3600)}:${two(Math.floor(s % 3600 / 60))}:${two(Math.floor(s % 60))}`;
+function clock(t, step = 1, day = data.span > 86400) {          // as the clocks of the host that made the page
+  const text = new Date((t + data.zone) * 1000).toISOString(), date = text.slice(5, 10);
+  if (step >= 86400) return date;
+  const time = text.slice(11, step < 1 ? 23 : step < 60 ? 19 : 16);
+  return day ? `${date} ${time}` : time;
 }
 
-let data, cells, view, colours;
+let data, view, colours;
 
 async function start() {
+  document.querySelectorAll(".runs").forEach(sortable);
   const packed = Uint8Array.from(atob(get("data").textContent), c => c.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   data = JSON.parse(await new Response(stream).text());
   get("main").hidden = false;
-  summary(); unpack(); histogram(); data.tables.forEach(table); controls(); draw();
-  if (data.refresh) setTimeout(() => location.reload(), Math.max(1, data.refresh) * 1000);
-}
-
-function summary() {
-  const made = new Date(data.made * 1000).toLocaleString("sv-SE");
-  get("when").textContent = [data.runs ? `${clock(data.first, 1, true)} – ${clock(data.first + data.span, 1, true)}`
-    : "No runs yet",
-    `${plural(data.slots, "slot")} on ${plural(data.hosts, "host")}`,
-    `made ${made}` + (data.refresh ? `, anew every ${duration(data.refresh)} while jobs run` : ""),
-      ...data.said].join(" · ");
-  data.names.forEach((name, state) => {
-    const count = data.states[state];
-    if (!count) return;
-    const part = make("span"), item = make("li"), box = make("i");
-    part.style.cssText = `flex: ${count}; min-width: 2px; background: var(--s${state})`;
-    box.style.background = `var(--s${state})`;
-    item.append(box, make("b", number(count)), ` ${name}`);
-    get("bar").append(part); get("legend").append(item);
-  });
-  const f = data.file, q = data.quantiles;
-  const facts = [["Runs", number(data.runs)], ["Duration", duration(data.span)], ["Median time",
-    q.length && duration(q[0])],
-    ["90th percentile", q.length && duration(q[1])], ["Longest", q.length && duration(q[2])],
-    ["CPU use", data.cpu != null && `${Math.round(data.cpu * 100)} %`], ["Peak memory",
-      data.memory && size(data.memory)]];
-  if (f) for (const name of ["new", "running", "done", "failed", "error", "held"])
-    facts.push([`Jobs: ${name}`, number(f[name])]);
-  for (const [name, value] of facts) if (value) {
-    const pair = make("div");
-    pair.append(make("dt", name), make("dd", value));
-    get("facts").append(pair);
-  }
+  unpack(); controls(); draw();
 }
 
 function unpack() {
-  cells = data.cells;
-  cells.start = Float64Array.from(cells.began);
-  cells.took = Float64Array.from(cells.took, t => t * cells.tick);
-  cells.first = [0];
+  data.start = Float64Array.from(data.began);
+  data.took = Float64Array.from(data.took, t => t * data.tick);
+  data.at = [0];
   let at = 0;
-  for (const size of cells.sizes) {
-    for (let i = at, t = 0; i < at + size; i++) cells.start[i] = (t += cells.began[i]) * cells.tick;
-    cells.first.push(at += size);
+  for (const size of data.sizes) {
+    for (let i = at, t = 0; i < at + size; i++) data.start[i] = (t += data.began[i]) * data.tick;
+    data.at.push(at += size);
   }
   view = {from: 0, to: data.span, host: ""};
   try { Object.assign(view, JSON.parse(sessionStorage.getItem(location.pathname) || "{}")); } catch { }
   if (view.to > data.span || view.whole) view.to = data.span;
 }
 
-const rows = () => cells.rows.map((row, i) => i).filter(i => !view.host || cells.rows[i][0] == view.host);
+const rows = () => data.rows.map((row, i) => i).filter(i => !view.host || data.rows[i][0] == view.host);
 const LEFT = () => innerWidth < 700 ? 52 : 110;
 
 function canvas(id, height) {
@@ -1813,7 +2083,7 @@ function draw() {
 
 function drawBusy() {
   const H = 96, [c, width] = canvas("busy", H), left = LEFT(), W = width - left, bins = data.busy, n = bins.length;
-  const per = data.span / n, top = Math.max(1, ...bins), step = nice(top / 3), y = v => H - 6 - v / top * (H - 14);
+  const per = data.span / n, top = Math.max(1, ...bins), step = nice(top / 5), y = v => H - 6 - v / top * (H - 14);
   c.textAlign = "right";
   for (let v = 0; v <= top; v += Math.max(1, step)) {
     c.fillStyle = colours.line; c.fillRect(left, Math.round(y(v)), W, 1);
@@ -1848,21 +2118,21 @@ function drawSlots() {
   const scale = W / (view.to - view.from), gap = rowHeight > 4 ? 1 : 0, thick = rowHeight - gap;
   const fills = data.names.map(() => []), order = [...fills.keys()];
   shown.forEach((row, position) => {
-    const y = position * rowHeight, last = cells.first[row + 1];
+    const y = position * rowHeight, last = data.at[row + 1];
     let i = seek(row, view.from), x = -1, end = -1, count = 0, bad = 0, state = 0;
-    const flush = () => {
+    const flush = () => {               // what shares a pixel
       if (!count) return;
       const share = bad && bad < count ? Math.max(.2, bad / count) : 1, w = Math.max(end - x, 1);
       if (share < 1) fills[0].push(x, y, w, thick);
       fills[state].push(x, y + thick * (1 - share), w, thick * share);
       count = bad = 0;
     };
-    for (; i < last && cells.start[i] < view.to; i++) {
-      const x0 = left + (cells.start[i] - view.from) * scale, x1 = x0 + cells.took[i] * scale,
-        s = data.endings[cells.how[i]][0];
+    for (; i < last && data.start[i] < view.to; i++) {
+      const x0 = left + (data.start[i] - view.from) * scale, x1 = x0 + data.took[i] * scale,
+        s = data.endings[data.how[i]][0];
       if (!count || x0 >= x + 1) { flush(); x = x0; end = 0; state = s; }
-      if (cells.bad[i]) state = s == 2 && state != 1 ? 2 : s == 1 || state == 0 ? 1 : state;
-      end = Math.max(end, x1 - (x1 - x0 > 4 ? .6 : 0)); count += cells.count[i]; bad += cells.bad[i];
+      if (s == 1 || s == 2) state = s == 2 && state != 1 ? 2 : s == 1 || state == 0 ? 1 : state;
+      end = Math.max(end, x1 - (x1 - x0 > 4 ? .6 : 0)); count++; bad += s == 1 || s == 2;
     }
     flush();
   });
@@ -1880,9 +2150,9 @@ function drawSlots() {
 function labels(c, left, body, width) {
   c.textAlign = "right";
   let before = null, free = 0;
-  const several = new Set(shown.map(row => cells.rows[row][0])).size > 1;
+  const several = new Set(shown.map(row => data.rows[row][0])).size > 1;
   shown.forEach((row, position) => {
-    const [host, slot] = cells.rows[row], y = position * rowHeight;
+    const [host, slot] = data.rows[row], y = position * rowHeight;
     if (host != before && several) {
       if (position && rowHeight > 1) { c.fillStyle = colours.dim; c.fillRect(0, y - .5, width, .5); }
       if (y >= free) { text(host, y, left - 8); free = y + 14; }
@@ -1897,8 +2167,7 @@ function labels(c, left, body, width) {
 }
 
 function axis(c, left, W, body) {
-  const span = view.to - view.from, step = timeStep(span / W * (data.span > 86400 ? 130 : 90)),
-    shift = new Date(data.first * 1000).getTimezoneOffset() * 60;
+  const span = view.to - view.from, step = timeStep(span / W * (data.span > 86400 ? 130 : 90)), shift = -data.zone;
   c.fillStyle = colours.dim; c.textAlign = "center";
   for (let t = Math.ceil((data.first + view.from - shift) / step) * step + shift; t <= data.first + view.to;
     t += step) {
@@ -1909,9 +2178,9 @@ function axis(c, left, W, body) {
 }
 
 function seek(row, time) {          // the first cell of the row that ends after this time, or the one before
-  let low = cells.first[row], high = cells.first[row + 1];
-  while (low < high) { const mid = (low + high) >> 1; cells.start[mid] < time ? low = mid + 1 : high = mid; }
-  return Math.max(cells.first[row], low - 1);
+  let low = data.at[row], high = data.at[row + 1];
+  while (low < high) { const mid = (low + high) >> 1; data.start[mid] < time ? low = mid + 1 : high = mid; }
+  return Math.max(data.at[row], low - 1);
 }
 
 function zoom(factor, at = (view.from + view.to) / 2) {
@@ -1927,7 +2196,7 @@ function move(from, span = view.to - view.from) {
 }
 
 function controls() {
-  const node = get("slots"), hosts = [...new Set(cells.rows.map(row => row[0]))];
+  const node = get("slots"), hosts = [...new Set(data.rows.map(row => row[0]))];
   get("host").append(...["", ...hosts].map(host => Object.assign(make("option", host || "All hosts"), {value: host})));
   get("host").hidden = hosts.length < 2;
   if (!hosts.includes(view.host)) view.host = "";
@@ -1963,101 +2232,41 @@ function point(e, time) {           // tell what is under the pointer
     near = 3 / get("slots").clientWidth * (view.to - view.from);
   let best = -1;
   if (row !== undefined) for (let i = seek(row, time - near);
-    i < cells.first[row + 1] && cells.start[i] <= time + near; i++)
-    if (cells.start[i] + cells.took[i] >= time - near && (best < 0 || cells.bad[i] || cells.start[i] <= time)) best = i;
+    i < data.at[row + 1] && data.start[i] <= time + near; i++)
+    if (data.start[i] + data.took[i] >= time - near && (best < 0 || data.start[i] <= time)) best = i;
   tip.style.display = best < 0 ? "none" : "block";
   if (best < 0) return;
-  const [host, slot] = cells.rows[row], [state, how] = data.endings[cells.how[best]], many = cells.count[best] > 1;
-  const title = many ? `${number(cells.count[best])} short runs` : `line ${cells.line[best]}: ${data.names[state]}`;
-  tip.replaceChildren(make("b", title, `s${state}`),
-    many ? `, ${number(cells.bad[best])} failed, from line ${cells.line[best]} on` : how == data.names[state] ? ""
-      : ` (${how})`,
-    `\n${host}, slot ${slot} · ${clock(data.first + cells.start[best])} · ${duration(cells.took[best])}`,
-    !many && cells.commands[best] ? `\n${cells.commands[best].slice(0, 400)}` : "");
+  const [host, slot] = data.rows[row], [state, how] = data.endings[data.how[best]];
+  tip.replaceChildren(make("b", `line ${data.line[best]}: ${data.names[state]}`, `s${state}`),
+    how == data.names[state] ? "" : ` (${how})`,
+    `\n${host}, slot ${slot} · ${clock(data.first + data.start[best])} · ${duration(data.took[best])}`,
+    `\n${data.commands[best].slice(0, 400)}`);
   tip.style.left = `${Math.max(4, Math.min(e.clientX + 14, innerWidth - tip.offsetWidth - 8))}px`;
   const below = e.clientY + 18, fits = below + tip.offsetHeight < innerHeight;
   tip.style.top = `${fits ? below : e.clientY - tip.offsetHeight - 10}px`;
 }
 
-function histogram() {
-  if (!data.times.length) return;
-  const low = data.times[0][0] - 1, high = data.times[data.times.length - 1][0] + 2,
-    found = new Map(data.times.map(t => [t[0], t.slice(1)]));
-  const top = Math.max(...data.times.map(t => t.slice(1).reduce((a, b) => a + b)));
-  for (let tenth = low; tenth < high; tenth++) {
-    const bar = make("div"), counts = found.get(tenth) || [], from = 10 ** (tenth / 10 - 6),
-      to = 10 ** ((tenth + 1) / 10 - 6);
-    counts.forEach((count, state) => {
-      const part = make("span");
-      part.style.cssText = `height: max(${count ? 1 : 0}px, ${count / top * 10.8}rem); background: var(--s${state})`;
-      bar.append(part);
-    });
-    bar.title = `${duration(from)} to ${duration(to)}: ` + (counts.map((n,
-      s) => n && `${number(n)} ${data.names[s]}`).filter(Boolean).join(", ") || "none");
-    get("times").append(bar);
-  }
-  const marks = [1e-3, .01, .1, 1, 10, 60, 600, 3600, 36000, 86400, 864000], names = ["1 ms", "10 ms", "0.1 s", "1 s",
-    "10 s", "1 min", "10 min", "1 h", "10 h", "1 d", "10 d"];
-  marks.forEach((mark, i) => {
-    const at = (Math.log10(mark) * 10 + 60 - low) / (high - low) * 100;
-    if (at < 1 || at > 99) return;
-    const label = make("span", names[i]);
-    label.style.left = `${at}%`;
-    get("ticks").append(label);
-  });
-}
-
-const COLUMNS = [["Line", r => r[0], r => r[0]], ["Ended", r => r[2], r => r[2], "left"], ["Host", r => r[3],
-  r => r[3], "left"],
-  ["Slot", r => r[4], r => r[4], "left wide"], ["Began", r => r[5], r => clock(r[5])], ["Time", r => r[6],
-    r => r[6] == null ? "" : duration(r[6])],
-  ["CPU", r => r[6] && r[7] / r[6], r => r[7] == null || !r[6] ? "" : `${Math.round(r[7] / r[6] * 100)} %`, "wide"],
-  ["Memory", r => r[8], r => r[8] == null ? "" : size(r[8])], ["Printed", r => r[9], r => size(r[9]), "wide"]];
-
-function table([title, runs, total]) {
-  if (!runs.length) return;
-  const section = make("section"), head = make("div", "", "head"), scroll = make("div", "", "scroll"),
-    node = make("table");
-  const which = title.startsWith("Failed") ? "The last " : "";
-  const note = total > runs.length ? `${which}${runs.length} of ${number(total)}` : number(total);
-  const more = make("button", `Show all ${runs.length}`), order = make("tr"), thead = make("thead");
-  let limit = 10;
-  const fill = () => {
-    node.querySelectorAll("tbody").forEach(body => body.remove());
-    runs.slice(0, limit).forEach(run => {
-      const body = make("tbody"), top = make("tr"), below = make("tr"), what = make("td", run[10], "what");
-      COLUMNS.forEach(([name, , show, name_], i) => {
-        const cell = make("td", i == 1 ? "" : show(run), name_ || "");
-        if (i == 1) cell.append(make("b", show(run), `s${run[1]}`));
-        top.append(cell);
-      });
-      what.colSpan = COLUMNS.length;
-      if (run[11]) what.append(make("q", run[11]));
-      below.append(what); body.append(top, below); node.append(body);
-    });
-    more.hidden = runs.length <= limit;
-  };
-  COLUMNS.forEach(([name, key, , name_], i) => {
-    const cell = make("th", name, name_ || "");
-    cell.tabIndex = 0;
-    cell.onkeydown = e => e.key == "Enter" && cell.click();
-    cell.onclick = () => {
-      const up = cell.ariaSort == "descending" || !cell.ariaSort && i < 4, sign = up ? 1 : -1;
-      for (const other of order.children) other.removeAttribute("aria-sort");
-      cell.setAttribute("aria-sort", up ? "ascending" : "descending");
-      runs.sort((a, b) => { const x = key(a) ?? -1, y = key(b) ?? -1; return sign * (x < y ? -1 : x > y ? 1 : 0); });
-      fill();
+function sortable(section) {
+  const table = section.querySelector("table"), heads = [...table.querySelectorAll("th")], bodies = [...table.tBodies];
+  const more = make("button", `Show all ${bodies.length}`);
+  more.onclick = () => { table.classList.remove("short"); more.remove(); };
+  if (bodies.length > 10) { table.classList.add("short"); section.append(more); }
+  table.classList.add("sorted");
+  heads.forEach((head, i) => {
+    const key = body => { const text = body.rows[0].cells[i].dataset.key; return isNaN(text) ? text : +text; };
+    head.tabIndex = 0;
+    head.onkeydown = e => e.key == "Enter" && head.click();
+    head.onclick = () => {
+      const up = head.ariaSort == "descending" || !head.ariaSort && i < 4, sign = up ? 1 : -1;
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      bodies.sort((a, b) => { const x = key(a), y = key(b); return sign * (x < y ? -1 : x > y ? 1 : 0); });
+      table.append(...bodies);
     };
-    order.append(cell);
   });
-  more.onclick = () => { limit = runs.length; fill(); };
-  thead.append(order); node.append(thead); scroll.append(node);
-  head.append(make("h2", title), make("p", note, "hint")); section.append(head, scroll, more);
-  get("tables").append(section);
-  fill();
 }
 
-start().catch(error => get("when").textContent = `This page cannot be shown by this browser: ${error.message}`);
+start().catch(error => get("when").textContent += ` · this browser cannot draw the pictures: ${error.message}`);
 </script>
 </body>
 </html>

@@ -1,19 +1,26 @@
 """Tests mostly wait: for processes to start, for something to happen.  So found together they run in several processes.
 
-There are four, or two in full size, where many tests keep all CPUs busy.
+There are six, or four in full size, where more tests keep all CPUs busy.
 Each process takes the next class of tests when it has ended one: a pipe holds their numbers, as make's job server holds
-its tokens.  All print their dots; in the end the others tell the first what became of their tests.
+its tokens.  What takes longest comes first, so that no process is busy with it when all others have ended.
+All print their dots; in the end the others tell the first what became of their tests, and what they took.
 """
 import multiprocessing
 import os
+import sys
+import time
 import unittest
+from collections import Counter
 from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Dict, Iterator, List, Optional
 
-PROCESSES = 2 if os.environ.get("RUNMAKER4_TEST_FULL") else 4
+PROCESSES = 4 if os.environ.get("RUNMAKER4_TEST_FULL") else 6
+LONGEST = "test_tcp_storm", "test_storm", "test_simulation", "test_hostile", "test_documents", "test_claiming"
+SHOWN = 12      # modules that took longest, in the end
 FORK = multiprocessing.get_context("fork")      # the tests are found once
 DIGITS = 6      # of a class's number in the pipe, which takes 4096 bytes at least (pipe(7))
+Seconds = Counter       # that modules took
 TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations"
 
 
@@ -38,12 +45,14 @@ class Shared(unittest.TestSuite):
     """Tests that some processes run together."""
 
     def run(self, result: unittest.TestResult, debug: bool = False) -> unittest.TestResult:
-        classes = list(classes_of(self))
+        classes = sorted(classes_of(self), key=lambda tests: module_of(tests) not in LONGEST)
         numbers = pipe_of(range(len(classes)))
         others = [Other(classes, numbers, result) for _ in range(PROCESSES - 1)]
-        run_some(classes, numbers, result)
+        seconds = run_some(classes, numbers, result)
         for other in others:
-            other.add_to(result)
+            seconds.update(other.add_to(result))
+        slowest = ", ".join(f"{name} {round(took)} s" for name, took in seconds.most_common(SHOWN))
+        print(f"\nslowest: {slowest}", file=sys.stderr)
         return result
 
 
@@ -56,13 +65,16 @@ class Other:
         self.process.start()
         there.close()
 
-    def add_to(self, result: unittest.TestResult) -> None:
-        """Wait for its end, and add what became of its tests."""
+    def add_to(self, result: unittest.TestResult) -> Seconds:
+        """Wait for its end, and add what became of its tests; how long they took."""
+        seconds: Seconds = Counter()
         try:
-            add(result, self.here.recv())
+            more, seconds = self.here.recv()
+            add(result, more)
         except EOFError:
             result.errors.append((Elsewhere("one of the processes"), "It died: nobody knows how its tests have ended."))
         self.process.join()
+        return seconds
 
 
 def classes_of(suite: unittest.TestSuite) -> Iterator[unittest.TestSuite]:
@@ -75,6 +87,11 @@ def classes_of(suite: unittest.TestSuite) -> Iterator[unittest.TestSuite]:
         yield suite
 
 
+def module_of(tests: unittest.TestSuite) -> str:
+    """The module of a class, without its package."""
+    return type(next(iter(tests))).__module__.rpartition(".")[2]
+
+
 def pipe_of(numbers: range) -> int:
     """The end to read from of a pipe that holds these numbers."""
     reading, writing = os.pipe()
@@ -83,19 +100,23 @@ def pipe_of(numbers: range) -> int:
     return reading
 
 
-def run_some(classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> None:
+def run_some(classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> Seconds:
     """Run the classes whose numbers we get, until there are no more."""
+    seconds: Seconds = Counter()
     for number in iter(lambda: os.read(numbers, DIGITS), b""):
         if result.shouldStop:
-            return
+            break
+        module, begin = module_of(classes[int(number)]), time.monotonic()
         classes[int(number)].run(result)
+        seconds[module] += time.monotonic() - begin
+    return seconds
 
 
 def run_and_tell(classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult,
                  there: connection.Connection) -> None:
     """What the other processes do."""
-    run_some(classes, numbers, result)
-    there.send(story(result))
+    seconds = run_some(classes, numbers, result)
+    there.send((story(result), seconds))
 
 
 def story(result: unittest.TestResult) -> Dict[str, Any]:

@@ -8,7 +8,8 @@ its turn in time.
 
 Why it stands for the real one:
  - fcntl(2), "Open file description locks": a lock belongs to the description; dup() and children share it, the last
-   close() gives it back, a range may be split, 2^62 is a byte like any other.  A descriptor's number is never used
+   close() gives it back, a range may be split, F_OFD_GETLK tells of any conflicting lock, not always of the first, and
+   an exclusive lock wants a descriptor for writing.  A descriptor's number is never used
    again, so that to close one twice is an error here; really, it might be somebody else's by then.
  - rename(2), unlink(2): who has a file open keeps it, whatever its path leads to now.
  - NFS is what DESIGN, section 4, has measured.  A host that has the file open for writing goes on reading the pages it
@@ -16,8 +17,9 @@ Why it stands for the real one:
    while nobody on that host has a lock carries old neighbours along.  A path is looked up anew by open(), or when the
    directory was opened.  A host that is cut off for longer than the lease loses all its locks once somebody asks for
    one of them; then the descriptors that had them answer EIO, but for reads of a page that the host has, locks on them
-   mean nothing, and what the host remembers of its locks still excludes its own new ones.  A descriptor with O_DIRECT
-   reads and writes past the pages.  "ceph" stands for other network file systems, at their worst.
+   seem to succeed and mean nothing, and what the host remembers of its locks still excludes its own new ones.  A read
+   of an empty file tells, too (so it is on NFS with O_DIRECT).  A descriptor with O_DIRECT
+   reads and writes past the pages.  What a host that is cut off asks for waits until it is back.
 Not modelled: NFSv3's ESTALE, a server that restarts, classic locks, files of more than one page, errors of reads, a
 computer that loses what was not synced.  Calls that are not modelled break the history that makes them.
 """
@@ -37,14 +39,16 @@ import time
 import traceback
 import types
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Iterator
 
 PATH = "/simulated/runs.txt"
-FAR = 1 << 61                   # the bytes that are locked for other reasons than a line begin here, at the latest
+COMPANION = "/simulated/.runs.txt.lock"
+ROW = 1 << 16                   # bytes of the companion that belong to one text; the last of them is the door
+APPEND = (1 << 62) + 1
 FLOCK = struct.Struct("hhqqi4x")
 LEASE = 20.0                    # seconds (really 90)
-LONGEST = 100_000               # system calls in one schedule; more are a livelock
+LONGEST = 20_000               # system calls in one schedule; more are a livelock
 
 
 class Killed(BaseException):
@@ -72,23 +76,33 @@ def lines_of(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += len(line) + 1
 
 
+def has_door(start: int, end: float) -> bool:
+    """Whether a door is among these bytes of the companion, or the byte of those who append."""
+    return start | ROW - 1 < end or start <= APPEND < end
+
+
 @dataclass(eq=False)
 class Lock:
     start: int
     end: float
     exclusive: bool
     owner: Description
-    real: bool = True           # the server knows it; else only its host believes in it
+    real: bool                  # the server knows it; else only its host believes in it
+    since: int                  # the step in which it was granted
+
+    def covers(self, at: int) -> bool:
+        return self.start <= at < self.end
 
 
 @dataclass(eq=False)
 class Inode:
     number: int
     data: bytearray
-    changed: float = 0.0
+    changed: float
+    path: str = ""              # PATH or COMPANION, if it ever had this name; else it is somebody's own
     locks: list[Lock] = field(default_factory=list)
     commands: list[bytes] = field(default_factory=list)     # what its lines are by all that editors and appends did
-    nameless: float = math.inf  # since which step no path leads to it
+    replaced: float = math.inf  # since which step this path does not lead to it
 
 
 @dataclass(eq=False)
@@ -102,7 +116,7 @@ class Page:
 @dataclass(eq=False)
 class Host:
     name: str
-    kind: str                                               # of its file system: "" local, "nfs4", "ceph"
+    kind: str                                               # of its file system: "" local, "nfs4"
     pages: dict[Inode, Page] = field(default_factory=dict)
     names: dict[str, tuple[Inode | None, float]] = field(default_factory=dict)      # what it remembers, since when
     writers: dict[Inode, int] = field(default_factory=dict)
@@ -123,7 +137,7 @@ class Description:
     appends: bool
     direct: bool = False        # past the pages of its host
     shares: int = 1
-    exclusive: int = 0          # how many exclusive locks it has
+    writes: bool = False        # it has a door locked, or the byte of those who append
     dead: bool = False          # its lease was lost
 
 
@@ -136,11 +150,11 @@ class Actor:
         self.name, self.host, self.work, self.script = name, host, work, script
         self.fds: dict[int, Description] = {}
         self.wake = 0.0
+        self.last = 0.0             # when its last call began
         self.hand: Hand | None = None
         self.killed = self.finished = False
-        self.reads: deque[tuple[Inode, int, bytes]] = deque(maxlen=20)
-        self.shielded = False       # it has verified something under its lock, and may be about to write
-        self.looked = 0             # the step of its last look at the path
+        self.reads: deque[tuple[Inode, int, bytes, int]] = deque(maxlen=20)     # the last is the step
+        self.shielded = False       # it has verified something behind a door, and may be about to write
         self.full = False           # the disk is, and its last write was cut short
 
 
@@ -184,6 +198,10 @@ class World:
         self.pace = 5.0 if network else 1.0         # seconds from look to look, by which all else is measured
         self.now, self.steps = 1000.0, 0
         self.errors = 0                             # how many are still to come
+        self.halves = False                         # who was cut off in an addition could not cut off the half of it
+        self.fills = 0.0                            # how likely it is that the disk is full in the middle of a write
+        self.erred = 0.0                            # when the last one came
+        self.disturbed = -1                         # in which step something else than ours last changed what counts
         self.actors: list[Actor] = []
         self.me: Actor | None = None                # who makes system calls
         self.main = threading.Lock()
@@ -191,7 +209,7 @@ class World:
         self.over = False
         self.violation = ""
         self.names: dict[str, Inode] = {}
-        self.last: Inode | None = None              # the file of jobs, also while it has no name
+        self.last: Inode | None = None              # the job file, also while it has no name
         self.numbers = itertools.count(10)
         self.inodes: list[Inode] = []
 
@@ -199,8 +217,16 @@ class World:
         """Check a state before it is written; the command of its line."""
         raise NotImplementedError
 
-    def note_replaced(self) -> None:
-        """A program has put another file in the place of the file of jobs."""
+    def may_replace(self, me: Actor, new: Inode) -> None:
+        """Check a job file before a program puts it in the place of the old one."""
+        raise NotImplementedError
+
+    def note_doors(self, owner: Description, start: int, end: float, opened: bool) -> None:
+        """Doors among these bytes of the companion are about to be locked, or were just opened."""
+        raise NotImplementedError
+
+    def note_lines(self) -> None:
+        """The path leads to other lines now."""
         raise NotImplementedError
 
     # -- turns --------------------------------------------------------------------------------------------------------
@@ -218,13 +244,17 @@ class World:
     def step(self) -> Actor:
         """A system call is about to be made; who makes it.  Others may make some before."""
         me = self.me
-        if me.killed or self.over:
+        if me.killed or self.over or self.violation:
             raise Killed
         self.steps += 1
+        me.last = self.now
         self.now += self.tick
         if self.steps > LONGEST:
             self.fail("does not come to an end")
         if self.random() < self.switching:
+            self.hand_on(me)
+        while me.host.network and me.host.cut[0] <= self.now < me.host.cut[1]:
+            me.wake = me.host.cut[1]            # I/O waits until the host is back
             self.hand_on(me)
         return me
 
@@ -315,26 +345,29 @@ class World:
         inode.locks = [lock for lock in inode.locks if lock.owner is not description]
         if description.writable:
             host.writers[inode] -= 1
+        if description.writes:
+            self.note_doors(description, 0, math.inf, True)
 
     def close_all(self, actor: Actor) -> None:
         for description in actor.fds.values():
             self.share_less(description)
         actor.fds.clear()
 
-    def conflict(self, owner: Description, start: int, end: float, exclusive: bool) -> bool:
-        """Whether somebody else has one of these bytes.  Who was cut off for longer than the lease loses all then."""
+    def conflicts(self, owner: Description, start: int, end: float, exclusive: bool) -> list[Lock]:
+        """What others have of these bytes.  Who was cut off for longer than the lease loses all then."""
+        found = []
         for lock in owner.inode.locks:
             if lock.owner is not owner and lock.start < end and start < lock.end and (exclusive or lock.exclusive):
                 other = lock.owner.host
                 if other is not owner.host and lock.real and other.cut[0] + LEASE < self.now < other.cut[1]:
                     self.rob(other)
                 if other is owner.host or lock.real and not owner.dead:
-                    return True
-        return False
+                    found.append(lock)
+        return found
 
     def rob(self, host: Host) -> None:
         """All locks of a host are gone, and the descriptors that had them are of no use any more."""
-        host.robbed = self.now
+        host.robbed, self.disturbed = self.now, math.inf
         host.pages.clear()
         for inode in self.inodes:
             for lock in inode.locks:
@@ -343,24 +376,30 @@ class World:
 
     def set_lock(self, owner: Description, kind: int, start: int, end: float) -> bool:
         inode, exclusive = owner.inode, kind == fcntl.F_WRLCK
-        if kind != fcntl.F_UNLCK and self.conflict(owner, start, end, exclusive):
+        if kind != fcntl.F_UNLCK and self.conflicts(owner, start, end, exclusive):
             return False
         self.flush(owner.host, inode)
+        doors = inode.path == COMPANION and kind != fcntl.F_RDLCK and has_door(start, end)
+        if doors and exclusive:
+            self.note_doors(owner, start, end, False)
         kept = []
         for lock in inode.locks:
             if lock.owner is not owner or lock.end <= start or end <= lock.start:
                 kept.append(lock)
                 continue
             if lock.start < start:
-                kept.append(Lock(lock.start, start, lock.exclusive, owner, lock.real))
+                kept.append(replace(lock, end=start))
             if end < lock.end:
-                kept.append(Lock(int(end), lock.end, lock.exclusive, owner, lock.real))
+                kept.append(replace(lock, start=int(end)))
         if kind != fcntl.F_UNLCK:
-            kept.append(Lock(start, end, exclusive, owner, not owner.dead))
+            kept.append(Lock(start, end, exclusive, owner, not owner.dead, self.steps))
             if not owner.dead:
                 owner.host.pages.pop(inode, None)
         inode.locks = kept
-        owner.exclusive = sum(lock.exclusive for lock in kept if lock.owner is owner)
+        if doors:
+            owner.writes = any(lock.owner is owner and has_door(lock.start, lock.end) for lock in kept)
+            if not exclusive:
+                self.note_doors(owner, start, end, True)
         return True
 
     # -- what a host sees ---------------------------------------------------------------------------------------------
@@ -402,38 +441,45 @@ class World:
     def make_file(self, data: bytes) -> Inode:
         inode = Inode(next(self.numbers), bytearray(data), self.now)
         self.inodes.append(inode)
-        self.note_content(inode)
         return inode
 
     def note_content(self, inode: Inode) -> None:
+        """Somebody has changed more of a file than states."""
+        inode.changed = self.now
         inode.commands = [command_of(line) for _, line in lines_of(inode.data)]
+        if inode is self.names.get(PATH):
+            self.note_lines()
 
     def name(self, path: str, inode: Inode | None) -> None:
         """Have a path lead to this file, or nowhere."""
         old = self.names.pop(path, None)
+        if old and old.path == path:
+            old.replaced = self.steps
         if inode:
             self.names[path] = inode
-        if path == PATH:
-            self.last = inode or self.last
-        if old and old not in self.names.values():
-            old.nameless = self.steps
+        if path == PATH and inode:
+            self.last = inode
+        if path in (PATH, COMPANION) and inode:
+            inode.path, inode.replaced = path, math.inf
+            self.note_content(inode)
 
 
 class Stat:
     """What stat() tells."""
-    st_dev, st_mode, st_nlink, st_uid, st_gid = 1, stat.S_IFREG | 0o644, 1, 0, 0
+    st_dev, st_mode, st_uid, st_gid = 1, stat.S_IFREG | 0o644, 0, 0
 
-    def __init__(self, inode: Inode, size: int) -> None:
-        self.st_ino, self.st_size, self.st_mtime_ns = inode.number, size, int(inode.changed * 250) * 4_000_000
+    def __init__(self, inode: Inode, size: int, names: int) -> None:
+        self.st_ino, self.st_size, self.st_nlink = inode.number, size, names
+        self.st_mtime_ns = int(inode.changed * 250) * 4_000_000
 
 
 class Machine:
     """The system calls, of whoever's turn it is."""
-    CALLS = ("open", "close", "dup", "pread", "pwrite", "write", "fstat", "stat", "fsync", "ftruncate", "rename",
-             "unlink", "fchown", "fchmod")
+    CALLS = ("open", "close", "dup", "pread", "pwrite", "write", "fstat", "stat", "lstat", "fsync", "ftruncate",
+             "rename", "replace", "link", "unlink", "remove", "fchown", "fchmod")
     MISSING = ("read", "preadv", "pwritev", "readv", "writev", "sendfile", "copy_file_range", "lseek", "dup2", "pipe",
-               "replace", "link", "symlink", "remove", "truncate", "lstat", "posix_fallocate",
-               "scandir", "listdir", "access", "fdatasync", "sync", "fork", "posix_spawn", "mkdir", "rmdir")
+               "symlink", "truncate", "posix_fallocate", "scandir", "listdir", "access", "fdatasync", "sync", "fork",
+               "posix_spawn", "mkdir", "rmdir")
 
     def __init__(self) -> None:
         self.world: World | None = None
@@ -447,7 +493,7 @@ class Machine:
             copy.__dict__.update(vars(module))
         path = made[os.path.__name__]
         path.lexists = path.exists = self.traced("exists", self.exists)
-        path.realpath = str
+        path.realpath = lambda path, **strict: str(path)
         for name in self.CALLS:
             setattr(made["os"], name, self.traced(name, getattr(self, name)))
         for name in self.MISSING:
@@ -467,8 +513,8 @@ class Machine:
 
         def noting(*args: Any, **more: Any) -> Any:
             shown, result = args, None
-            if name == "fcntl":
-                kind, _, start, length, _ = FLOCK.unpack(args[2]) if isinstance(args[2], bytes) else (2, 0, 0, 0, 0)
+            if name == "fcntl" and isinstance(args[-1], bytes):
+                kind, _, start, length, _ = FLOCK.unpack(args[2])
                 shown = args[0], {37: "SETLK", 36: "GETLK"}.get(args[1], args[1]), "RUW"[(0, 2, 1)[kind]], start, length
             try:
                 result = call(*args, **more)
@@ -496,6 +542,8 @@ class Machine:
         world = self.world
         if world.errors and world.random() < 0.1:
             world.errors -= 1
+            world.erred = world.now
+            world.disturbed = max(world.disturbed, world.steps)
             raise OSError(world.draws.choice(numbers), "simulated error")
 
     def open(self, path: str, flags: int, mode: int = 0o777) -> int:
@@ -506,13 +554,22 @@ class Machine:
             host.names.clear()
             me.fds[fd] = Description(None, host, False, False)
             return fd
-        me.looked = world.steps
         inode = world.look_up(host, path, not flags & os.O_PATH)
+        if inode and flags & os.O_CREAT and flags & os.O_EXCL:
+            raise FileExistsError(errno.EEXIST, "File exists")
+        if not inode and flags & os.O_CREAT:
+            inode = world.make_file(b"")
+            world.name(path, inode)
+            host.names.clear()
         if not inode:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        if flags & os.O_TRUNC and inode.data:
+            world.fail(f"empties {path}")
         if flags & os.O_PATH:
             me.fds[fd] = Description(inode, host, False, False)
             return fd
+        if flags & os.O_DIRECT and flags & os.O_APPEND:
+            raise OSError(errno.EINVAL, "Invalid argument")     # as fs/nfs/file.c says, in nfs_check_flags()
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if not host.writers.get(inode):             # what NFS calls close-to-open
             host.pages.pop(inode, None)
@@ -534,105 +591,137 @@ class Machine:
         me.fds[copy] = description
         return copy
 
+    @staticmethod
+    def check_lease(owner: Description) -> None:
+        if owner.dead:
+            raise OSError(errno.EBADF if owner.inode.replaced < math.inf else errno.EIO, "its lease was lost")
+
     def pread(self, fd: int, count: int, at: int) -> bytes:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
-        if owner.dead and (owner.direct or owner.inode not in me.host.pages):
-            raise OSError(errno.EIO, "Input/output error")
+        inode = owner.inode
+        if owner.direct or inode.path == COMPANION or inode not in me.host.pages:
+            self.check_lease(owner)
         if owner.direct:
-            world.flush(me.host, owner.inode)
-        view = owner.inode.data if owner.direct else world.view(me.host, owner.inode)
+            world.flush(me.host, inode)
+        view = inode.data if owner.direct else world.view(me.host, inode)
         data = bytes(view[at:at + count])
-        me.reads.append((owner.inode, at, data))
-        me.shielded |= owner.exclusive > 0
+        if inode.path == PATH:
+            me.reads.append((inode, at, data, world.steps))
+            me.shielded |= any(description.writes for description in me.fds.values())
         return data
 
     def pwrite(self, fd: int, data: bytes, at: int) -> int:
         world = self.world
         me = world.step()
         owner, host = self.of(me, fd), me.host
-        if owner.dead:
-            raise OSError(errno.EIO, "Input/output error")
+        self.check_lease(owner)
         self.strike(errno.ENOSPC, errno.EIO)
+        inode = owner.inode
+        if not inode.path:
+            inode.data[at:at + len(data)] = data
+            return len(data)
         cached = host.network and not owner.direct
         me.shielded = cached                        # it is written only once it is synced
         command = world.may_write(me, owner, data, at)
-        me.reads.append((owner.inode, at, data + command + b"\n"))
+        me.reads.append((inode, at, data + command + b"\n", world.steps))
         if owner.direct:
-            world.flush(host, owner.inode)
-            host.pages.pop(owner.inode, None)
+            world.flush(host, inode)
+            host.pages.pop(inode, None)
         if cached:
-            page = world.page(host, owner.inode)
+            page = world.page(host, inode)
             page.data[at:at + 1] = data
             page.dirty.add(at)
         else:
-            owner.inode.data[at:at + 1] = data
-            owner.inode.changed = world.now
+            inode.data[at:at + 1] = data
+            inode.changed = world.now
         return 1
+
+    def may_append(self, me: Actor, what: str) -> None:
+        if not any(lock.owner in me.fds.values() and lock.exclusive and lock.covers(APPEND)
+                   for inode in self.world.inodes if inode.path == COMPANION for lock in inode.locks):
+            self.world.fail(f"{what} without the lock")
 
     def write(self, fd: int, data: bytes) -> int:
         """Append, at what this host believes to be the end."""
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
+        self.check_lease(owner)
         self.strike(errno.ENOSPC)
         inode, data = owner.inode, bytes(data)
-        if inode is world.names.get(PATH + ".new"):         # nobody knows it yet
+        if not inode.path:
             inode.data += data
-            world.note_content(inode)
             return len(data)
         at = len(world.view(me.host, inode))
         if not owner.appends or at != len(inode.data):
             world.fail(f"appends {data!r} over what is there")
-        if not any(lock.owner is owner and lock.exclusive and lock.start >= FAR for lock in inode.locks):
-            world.fail(f"appends {data!r} without the lock")
+        self.may_append(me, f"appends {data!r}")
         if me.full:
             me.full = False
             raise OSError(errno.ENOSPC, "No space left on device")
-        if world.errors and world.random() < 0.5:
+        if world.random() < world.fills:
             me.full, data = True, data[:len(data) // 2]
         inode.data += data
-        inode.changed = world.now
         world.note_content(inode)
         if me.host.network:
             world.page(me.host, inode).data[at:] = inode.data[at:]     # what others here have written is still to come
+        if me.full:
+            me.wake = self.world.now + world.draws.choice((0.0, 0.5)) * world.pace      # others may take it for whole
+            world.hand_on(me)
         return len(data)
 
     def ftruncate(self, fd: int, size: int) -> None:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
-        if not any(lock.owner is owner and lock.exclusive and lock.start >= FAR for lock in owner.inode.locks):
-            world.fail("cuts the file without the lock")
+        self.world.halves |= owner.dead
+        self.check_lease(owner)                 # SETATTR of the size has the state of the lock, as WRITE has
+        if owner.inode.path:
+            self.may_append(me, "cuts the file")
+            # An editor that has shortened the file in place has made untrue what runners know of its size
+            if b"\nr" in owner.inode.data[max(size - 1, 0):] and not world.edits:
+                world.fail("cuts off a line that is running")
         del owner.inode.data[size:]
         world.note_content(owner.inode)
         me.host.pages.pop(owner.inode, None)
 
-    def mkstemp(self, prefix: str, dir: str) -> tuple[int, str]:
-        world = self.world
-        me, fd = world.step(), next(world.numbers)
-        inode = world.make_file(b"")
-        world.name(PATH + ".new", inode)
-        me.host.writers[inode] = 1
-        me.fds[fd] = Description(inode, me.host, True, False)
-        return fd, PATH + ".new"
+    def mkstemp(self, suffix: str = "", prefix: str = "", dir: str = "") -> tuple[int, str]:
+        path = f"{dir}/{prefix}new{self.world.steps}{suffix}"
+        return self.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), path
 
     def rename(self, old: str, new: str) -> None:
         world = self.world
         me = world.step()
         inode = world.names[old]
-        world.name(new, inode)
+        if new == PATH:
+            world.may_replace(me, inode)
         world.name(old, None)
+        world.name(new, inode)
         me.host.names.clear()
-        world.note_replaced()
+
+    replace = rename
+
+    def link(self, old: str, new: str) -> None:
+        world = self.world
+        me = world.step()
+        if old not in world.names:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        if new in world.names:
+            raise FileExistsError(errno.EEXIST, "File exists")
+        world.name(new, world.names[old])
+        me.host.names.clear()
 
     def unlink(self, path: str) -> None:
         world = self.world
-        world.step()
+        me = world.step()
         if path not in world.names:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
         world.name(path, None)
+        me.host.names.clear()
+
+    remove = unlink
 
     def fchown(self, fd: int, user: int, group: int) -> None:
         self.of(self.world.step(), fd)
@@ -646,8 +735,7 @@ class Machine:
         owner = self.of(me, fd)
         if not owner.inode:                         # a directory
             return
-        if owner.dead:
-            raise OSError(errno.EIO, "Input/output error")
+        self.check_lease(owner)
         try:
             self.strike(errno.ENOSPC, errno.EIO)
         except OSError:
@@ -660,25 +748,26 @@ class Machine:
         me = self.world.step()
         return self.attributes(me.host, self.of(me, fd).inode)
 
-    @staticmethod
-    def attributes(host: Host, inode: Inode) -> Stat:
+    def attributes(self, host: Host, inode: Inode) -> Stat:
         page = host.pages.get(inode)
-        return Stat(inode, len(page.data if page else inode.data))
+        if page and not page.dirty and self.world.now - inode.changed > 30.0:       # attributes are asked for again
+            page = None
+        return Stat(inode, len(page.data if page else inode.data), [*self.world.names.values()].count(inode))
 
     def stat(self, path: str) -> Stat:
-        world = self.world
-        me = world.step()
-        me.looked = world.steps
-        inode = world.look_up(me.host, path, False)
+        me = self.world.step()
+        inode = self.world.look_up(me.host, path, False)
         if not inode:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
         return self.attributes(me.host, inode)
+
+    lstat = stat
 
     def exists(self, path: str) -> bool:
         me = self.world.step()
         return self.world.look_up(me.host, path, False) is not None
 
-    def fcntl(self, fd: int, request: int, argument: bytes) -> bytes:
+    def fcntl(self, fd: int, request: int, argument: bytes = b"") -> bytes:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
@@ -688,15 +777,24 @@ class Machine:
         kind, whence, start, length, _ = FLOCK.unpack(argument)
         end = start + length if length else math.inf
         if request == fcntl.F_OFD_GETLK:
-            taken = world.conflict(owner, start, end, kind == fcntl.F_WRLCK)
-            return FLOCK.pack(kind if taken else fcntl.F_UNLCK, whence, start, length, -1 if taken else 0)
+            taken = world.conflicts(owner, start, end, kind == fcntl.F_WRLCK)
+            if not taken:
+                return FLOCK.pack(fcntl.F_UNLCK, whence, start, length, 0)
+            one = taken[int(world.random() * len(taken))]       # it need not be the first
+            return FLOCK.pack(fcntl.F_WRLCK if one.exclusive else fcntl.F_RDLCK, whence, one.start,
+                              0 if one.end == math.inf else one.end - one.start, -1)
         if request != fcntl.F_OFD_SETLK:
             world.fail(f"this request is not simulated: {request}")
+        if kind == fcntl.F_WRLCK and not owner.writable:
+            raise OSError(errno.EBADF, "Bad file descriptor")
         if kind != fcntl.F_UNLCK:
             self.strike(errno.ENOLCK)
         if not world.set_lock(owner, kind, start, end):
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        me.shielded |= me.host.network and kind == fcntl.F_WRLCK    # its read may find what others have read since
+        if kind == fcntl.F_UNLCK:
+            me.shielded &= any(description.writes for description in me.fds.values())
+        else:
+            me.shielded |= me.host.network and owner.writes     # its read may find what others have read since
         return argument
 
 

@@ -3,24 +3,27 @@
 Private copies of runmaker4.py and runset4.py find tests/simulated_host.py where they look for `os`, `fcntl` and `time`.
 `Product` and `Setter` are all that is known here of their methods; `run_jobs` does what `Runner` does, in short.  There
 are two or three runners, on one host or on two, with or without --resume and -r; runset4.py, which sets states and
-appends; an editor that saves in place, or puts another file there in one of three ways; or instead of both one or two
-people with `runset4.py --edit`; and fate, which kills runners (their jobs die with them or live on), stops them, and
-cuts hosts off.  A job is a time span and a result: processes and output are none of this.  Nor are groups, and the
-server with its one descriptor for all.
+appends; an editor that saves what it has read long ago in place, or puts another file there in one of three ways; or
+instead of both one or two people with `runset4.py --edit`; fate, which kills runners (their jobs die with them or live
+on), stops them, and cuts hosts off; rarely somebody who removes the companion.  In a third of the histories lines are
+equal.  A job is a time span and a result: processes and output are none of this.  Nor are groups, and the server.
 
-What is checked: each byte before it is written (History.may_write), each start of a job (check_runs, check_barrier),
-locks and descriptors after each operation (operation), and all that is left at the end, when all have gone and one
-more runner with --resume has looked at it (settle).  What README's limits do not promise is excused in one place
-(History.excuse); that an editor does not write in the microseconds between a check and its write is seen to in edit().
+What is checked: the theorem, at each start of a job: at no time do more copies of a command live than the file that the
+path names had lines of it when the last of them was claimed (History.check_runs); the invariants, at each byte that is
+written, each door that is left, and each operation (may_write, note_doors, check_seats); that no runner leaves a job
+alone that it may take (check_idle); and all that is left at the end, when all have gone and one more runner with
+--resume has looked at it (settle).  One thing alone excuses two copies: a life sign that was taken away from outside,
+by a lost lease or with the companion, until the runner has had time to look (is_blind).  That an editor does not save
+in place in the microseconds between a check and its write is seen to in edit().
 
+    python3 -m tests.simulation --schedules 1000000 --planted ''     many histories, on all cores
     python3 -m tests.simulation                       how many histories find each planted defect
     python3 -m tests.simulation --seed 7              the system calls of one history
-    python3 -m tests.simulation --seed 7 --planted 'no third look'
+    python3 -m tests.simulation --seed 7 --planted 'no door'
 """
 from __future__ import annotations
 
 import argparse
-import fcntl
 import functools
 import importlib.util
 import itertools
@@ -36,10 +39,10 @@ import types
 from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Container, Iterator, List, Sequence, Tuple
 
-from tests.simulated_host import (LEASE, MACHINE, PATH, Actor, Description, Hand, Host, Inode, Violation, World,
-                                  command_of, lines_of)
+from tests.simulated_host import (APPEND, COMPANION, LEASE, MACHINE, PATH, ROW, Actor, Description, Hand, Host, Inode,
+                                  Killed, Lock, Violation, World, command_of, lines_of)
 from tests.support import ROOT
 
 
@@ -52,14 +55,14 @@ class Run:
     command: bytes
     runner: Process
     job: Any
-    began: float                # when the claim did
+    claimed: int                # the step in which it was
+    lines: int                  # the most lines that its command had between the door and the claim
+    began: float                # when its claim did
     until: float
     result: bytes
     descriptions: list[Description] = field(default_factory=list)       # inherited
-    blind: bool = False         # its line was claimed in a file that was replaced at that very moment
     written: bool = False
     released: bool = False      # it was not even started
-    excused: bool = False       # that another ran at the same time
     settle_at: float = 0.0
     pause: float = 0.0
 
@@ -67,15 +70,16 @@ class Run:
 class Process(Actor):
     """A runner, or runset4.py."""
 
-    def __init__(self, name: str, host: Host, work: Callable[[Any], None]) -> None:
+    def __init__(self, name: str, host: Host, work: Callable[[Any], None], runs_jobs: bool = False) -> None:
         super().__init__(name, host, work=work)
+        self.runs_jobs = runs_jobs
         self.runs: list[Run] = []
         self.stops: list[tuple[float, float]] = []      # when it could not look, from when to when
         self.began = 0.0            # when its last operation did
-        self.claimed = self.claimed_state = b""         # the command that it has claimed, and what it was
-        self.claimed_blind = False  # ... in a file that was replaced meanwhile
+        self.claimed, self.claimed_state, self.claimed_at = b"", b"", 0     # the command that it has claimed, ...
+        self.doors: dict[bytes, int] = {}               # whose door its last operation has locked, in which step
         self.by_force = False
-        self.carries = False        # it writes what a person wishes, and what became of others' jobs
+        self.idle_since = 0.0       # since when it has left a job alone that it might take
 
 
 class History(World):
@@ -84,102 +88,180 @@ class History(World):
     def __init__(self, seed: int, kind: str) -> None:
         super().__init__(seed, kind)
         self.runs: list[Run] = []
-        self.edited = -math.inf                     # when an editor saved last
-        self.saved_over: dict[bytes, float] = {}    # when an editor saved another state than r for this command
-        self.forced: set[bytes] = set()             # commands whose state was set by force
-        self.released: set[tuple[bytes, bytes]] = set()     # commands claimed and not started, and their states
+        self.excused: list[tuple[Run, Run]] = []    # two that run the same, because of a lost life sign
+        self.forced: set[bytes] = set()             # running commands that were cancelled
         self.appended: list[bytes] = []             # commands, by those who were told that this went well
         self.known: set[bytes] = set()              # commands that may be in the file
         self.edits = False                          # whether there is an editor
         self.hand_set = self.again = False          # ... somebody who sets states, or runs again what has ended
         self.fates: set[str] = set()
         self.most: Counter[bytes] | None = None     # how often each command may run, where nobody asks for more
+        self.lines: list[tuple[int, Counter[bytes]]] = []       # from which step on the path led to which commands
+        self.places: dict[int, bytes] = {}          # of doors, and whose they are
+        self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}     # doors locked: since when, the balance
+        self.removed = -math.inf                    # when somebody has removed the companion
 
-    def note_replaced(self) -> None:
-        self.edited = self.now
+    # -- doors and seats ----------------------------------------------------------------------------------------------
+
+    def note_lines(self) -> None:
+        commands = Counter(self.names[PATH].commands)
+        self.lines.append((self.steps, commands))
+        for command in commands.keys() - set(self.places.values()):
+            self.places[row_of(command) + ROW - 1] = command
+
+    def most_lines(self, command: bytes, since: int, upto: int) -> int:
+        """The most lines of a command that the path has led to between two steps."""
+        most = 0
+        for step, commands in reversed(self.lines):
+            if step <= upto:
+                most = max(most, commands[command])
+            if step <= since:
+                break
+        return most
+
+    def seats(self, command: bytes, owners: Container[Description] | None = None) -> int:
+        """How many seats of a command are held, perhaps by these owners only."""
+        row, companion = row_of(command), self.names.get(COMPANION)
+        return sum(row <= lock.start < row + ROW - 1 and lock.end == lock.start + 1 and lock.real
+                   and (owners is None or lock.owner in owners) for lock in (companion.locks if companion else ()))
+
+    def door(self, me: Actor, command: bytes) -> Lock | None:
+        """The lock by which somebody stands behind the door of a command."""
+        at = row_of(command) + ROW - 1
+        return next((lock for inode in self.inodes if inode.path == COMPANION for lock in inode.locks
+                     if lock.covers(at) and lock.exclusive and lock.real and lock.since < inode.replaced
+                     and lock.owner in me.fds.values()), None)
+
+    def balance(self, command: bytes) -> int:
+        """How many seats are held more than lines are running."""
+        inode = self.names.get(PATH)
+        return self.seats(command) - (bytes(inode.data).split(b"\n").count(b"r" + command) if inode else 0)
+
+    def note_doors(self, owner: Description, start: int, end: float, opened: bool) -> None:
+        """I4: nothing of ours raises the balance, but to 0."""
+        last = start | ROW - 1
+        places = [last] if end <= last + ROW else [at for at in self.places if start <= at < end]
+        for command in map(self.places.get, places):
+            if not command:
+                continue
+            if not opened:
+                self.me.doors[command] = self.steps
+                self.entered.setdefault((owner, command), (self.steps, self.balance(command)))
+            elif (owner, command) in self.entered:
+                since, before = self.entered.pop((owner, command))
+                after = self.balance(command)
+                if after > max(before, 0) and self.disturbed < since:
+                    self.note_violation(f"holds {after} more seats of {command!r} than lines run; before: {before}")
+
+    # -- each byte that is written ------------------------------------------------------------------------------------
 
     def may_write(self, me: Process, owner: Description, data: bytes, at: int) -> bytes:
         """Check a state before it is written; the command of its line."""
         inode = owner.inode
         line = dict(lines_of(inode.data)).get(at, b"")
         command = command_of(line)
-        if len(data) != 1 or command == line:
+        if inode.path != PATH or len(data) != 1 or command == line:
             self.fail(f"writes {data!r} where no job line begins, at {at}")
-        mine = [lock for lock in inode.locks if lock.owner is owner and lock.real]
-        if not any(lock.start <= at < lock.end and lock.exclusive for lock in mine) and not (me.by_force and mine):
-            self.fail(f"writes {data!r} over {line!r} without its lock")
-        read = next((read[at - start:] for file, start, read in reversed(me.reads)
-                     if file is inode and start <= at < start + len(read)), b"")
-        looked_for = command[:len(read) - 1] if me.carries else command     # where it has put a text it reads states
-        if read[1:].partition(b"\n")[0] != looked_for:
-            self.fail(f"writes {data!r} over {line!r}, which was {read.partition(bytes([10]))[0]!r} when it looked")
-        # Force takes no lock: who has verified a line under its own lock may write a moment after it, or before
-        if read[:1] != line[:1] != data and command not in self.forced:
-            self.fail(f"writes {data!r} over {line!r}, which was {read[:1]!r} when it looked")
-        self.check_state(me, inode, line, data)
+        if not any(lock.covers(at) and lock.real and lock.owner in me.fds.values() for lock in inode.locks):
+            self.fail(f"writes {data!r} over {line!r} without the guard")
+        door = self.door(me, command)
+        if not door:
+            self.fail(f"writes {data!r} over {line!r} without its door")
+        if inode.replaced <= door.since:
+            self.fail(f"writes {data!r} over {line!r} in a file that was replaced before it came to the door")
+        read = next((read[at - start:] for file, start, read, step in reversed(me.reads)
+                     if file is inode and start <= at < start + len(read) and step > door.since), b"")
+        back = me.claimed == command and me.claimed_state == data       # a claim could not be synced
+        if read.partition(b"\n")[0][back:] != line[back:]:
+            self.fail(f"writes {data!r} over {line!r}, and has read {read.partition(bytes([10]))[0]!r} behind its door")
+        if me.by_force:
+            self.disturbed = max(self.disturbed, self.steps)
+        self.check_state(me, line, data, back)
         return command
 
-    def check_state(self, me: Process, inode: Inode, line: bytes, data: bytes) -> None:
+    def check_state(self, me: Process, line: bytes, data: bytes, back: bool) -> None:
         """Check that this state is what became of this line."""
         command = command_of(line)
-        runs = self.runs if me.carries else me.runs
-        own = [run for run in runs if run.command == command and run.until <= self.now]
-        back = data == line[:1] or me.claimed == command and me.claimed_state == data   # a claim could not be synced
-        # Equal commands change places, and their states; jobs that were not started have the state again that they had
-        as_wished = me.carries and (line[:1] != b"r" or (command, data) in self.released)
-        if data in b"d!" and not (back or as_wished or any(run.result == data for run in own)):
-            self.fail(f"writes {data!r} over {line!r}, which has no such result")
-        if data == b"e" and not any(run.result == data for run in own) and line[:1] == b"r":
-            if self.most is not None:
-                self.fail(f"calls {line!r} an orphan, though nobody was killed")
-            self.check_runs(command, "is an orphan in error, while it runs")
+        mine = [run for run in me.runs if run.command == command]
         if data == b"r":
-            if line[:1] == b"d" or line[:1] == b"x" and command not in self.forced:
+            if line[:1] in b"dx":
                 self.fail(f"claims {line!r}")
-            me.claimed, me.claimed_state = command, line[:1]
-            me.claimed_blind = inode is not self.names.get(PATH)
-            if me.claimed_blind and inode.nameless < me.looked:
-                self.fail(f"claims {line!r} in a file that was replaced before it looked")
-        for run in own:
-            run.written |= run.result == data
+            me.claimed, me.claimed_state, me.claimed_at = command, line[:1], self.steps
+        if not me.runs_jobs:
+            if line[:1] == b"r" and not me.by_force and self.balance(command) >= 0 or data == b"r":
+                self.fail(f"writes {data!r} over {line!r}, and is no runner")
+            return
+        ended = [run for run in mine if run.until <= self.now and run.result == data]
+        if data not in b"re" and not (back or ended or data == line[:1]):
+            self.fail(f"writes {data!r} over {line!r}, which has no such result")
+        if data == b"e" and not (back or ended):
+            running = bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
+            going = [run for run in self.runs if run.command == command and not self.is_blind(run)
+                     and (run.until > self.now or run in run.runner.runs and not run.runner.killed)]
+            if self.most is not None or len(going) >= running and self.disturbed < me.doors[command]:
+                self.fail(f"calls {line!r} an orphan, though nobody was killed")
+        if self.seats(command, me.fds.values()) < sum(not self.is_blind(run) for run in mine):
+            self.fail(f"writes {data!r} over {line!r} without a seat")          # I1
+        for run in ended:
+            run.written = True
 
-    def check_runs(self, command: bytes, what: str, new: Run | None = None) -> None:
-        """Check that with one more there are not more jobs of a command running than lines of it."""
-        if new and self.most is not None and sum(run.command == command for run in self.runs) >= self.most[command]:
-            self.fail(f"{command!r} {what}, once more than anybody wished")
-        alive = [run for run in self.runs if run.command == command and run.until > self.now]
-        if len(alive) >= max(1, self.last.commands.count(command)):
-            alive_now = alive + [new] * bool(new)
-            if any(run.excused or self.excuse(run) for run in alive_now):
-                for run in alive_now:
-                    run.excused = True          # also when the time for excuses is over
-            else:
+    def may_replace(self, me: Process, new: Inode) -> None:
+        """Check a job file before a program puts it in the place of the old one."""
+        MACHINE.may_append(me, "replaces the file")
+        old = self.names.get(PATH)
+        before, after = (Counter(line for _, line in lines_of(inode.data if inode else b"")) for inode in (old, new))
+        cut_off = me.host.robbed > me.last          # while it waited for this call: no server sees locked names
+        for line in before:
+            if command_of(line) != line and not (cut_off or self.door(me, command_of(line))):
+                self.fail(f"replaces {line!r} without its door")
+            if line[:1] == b"r" and command_of(line) != line and after[line] < before[line]:
+                self.fail(f"replaces the file, and {line!r} is running")
+
+    # -- each job -----------------------------------------------------------------------------------------------------
+
+    def check_runs(self, new: Run) -> None:
+        """The theorem, for one more job: no more run than there were lines when the last of them was claimed."""
+        if self.most is not None and sum(run.command == new.command for run in self.runs) >= self.most[new.command]:
+            self.fail(f"{new.command!r} is run by {new.runner.name}, once more than anybody wished")
+        alive = [run for run in self.runs if run.command == new.command and run.until > self.now] + [new]
+        alive.sort(key=lambda run: run.claimed)
+        for count, run in enumerate(alive, 1):
+            if run.claimed < new.claimed or count <= run.lines:
+                continue
+            blind = [other for other in alive if self.is_blind(other)]
+            if not blind:
                 names = ", ".join(f"{run.runner.name} since {run.began:.3f}" for run in alive)
-                self.fail(f"{command!r} {what}: {names}")
+                self.fail(f"{new.command!r} runs {count} times, and had {run.lines} lines: {names}")
+            for_good = [other for other in blind if other.runner.killed]
+            if count - len(for_good) > run.lines:       # else nobody will ever end them
+                self.excused += [(one, new) for one in blind if one is not new]
 
-    def is_visible(self, run: Run) -> bool:
-        """Whether a running job's line is locked for it, where the path leads."""
-        inode = self.last
-        owners = run.descriptions + [run.runner.fds[fd] for fd in (run.job.fd,) if fd in run.runner.fds]
-        places = {at for at, line in lines_of(inode.data) if command_of(line) == run.command}
-        return any(lock.owner in owners and lock.real and any(lock.start <= at < lock.end for at in places)
-                   for lock in inode.locks)
+    def is_blind(self, run: Run) -> bool:
+        """Whether a job's life sign was taken away from outside, and its runner has had no time to see to it."""
+        lost = max(run.runner.host.robbed, self.removed)
+        return lost >= run.began and (run.runner.killed or any(
+            self.now < end for end in (max(lost, self.erred) + 2 * self.pace, *(end for _, end in run.runner.stops))))
 
-    def excuse(self, run: Run) -> str:
-        """Why another may run, or have ended, this running job's line, by what README's limits say; ''."""
-        if self.is_visible(run):
-            return ""                   # nothing excuses who takes a line that is locked
-        if run.runner.killed and self.edited > run.began:
-            return "it outlived its runner, and its file was edited: its share of the lock stayed where the line was"
-        if run.runner.host.robbed > run.began and any(self.now < end + 2 * self.pace for _, end in run.runner.stops):
-            return "its host was cut off for longer than the lease, and its runner has yet to take its lock back"
-        if run.blind or self.saved_over.get(run.command, -math.inf) >= run.began:
-            return "an editor that had read the file before the claim saved the old state after it"
-        if any(end > max(self.edited, run.began) for _, end in run.runner.stops):
-            return "its runner was stopped, or cut off, and could not follow an edit"
-        if run.command in self.forced:
-            return "its state was set by force, and an editor has moved it: its runner leaves it alone"
-        return ""
+    def check_seats(self, me: Process) -> None:
+        """I3: each of a runner's jobs has a seat of its own."""
+        for command in {run.command for run in me.runs}:
+            runs = [run for run in me.runs if run.command == command and not self.is_blind(run)]
+            owners = {*me.fds.values(), *(owner for run in runs for owner in run.descriptions)}
+            if self.seats(command, owners) < len(runs):
+                self.fail(f"has {len(runs)} jobs {command!r}, and {self.seats(command, owners)} seats")
+        for one, other in self.excused:
+            if min(one.until, other.until) > self.now and not (self.is_blind(one) or self.is_blind(other)):
+                self.fail(f"{one.command!r} still runs twice after a life sign was lost")
+
+    def check_idle(self, me: Process) -> None:
+        """Check that a runner with a free slot leaves no job alone that it may take."""
+        if self.edits or self.hand_set or self.fates - {"kill"} or b"#RUN" in self.last.data or self.removed > 0:
+            return
+        left = [line for _, line in lines_of(self.last.data) if line[:1] in b".r" and command_of(line) != line
+                and self.balance(command_of(line)) < (line[:1] == b".")]
+        me.idle_since = (me.idle_since or self.now) if left else 0.0
+        if left and self.now - me.idle_since > 3 * self.pace:
+            self.fail(f"has a free slot, and leaves {left[0]!r} alone")
 
     def check_barrier(self, job: Any) -> None:
         """Check that nothing above a barrier is unfinished, where nobody edits, sets states, or runs jobs again."""
@@ -192,24 +274,24 @@ class History(World):
             if command_of(line) != line and line[:1] in b".r":
                 unfinished = unfinished or line
 
-    def note_save(self, inode: Inode, new: bytes, way: str) -> None:
-        """An editor saves this: what README says it may do to running jobs."""
-        self.edited = self.now
-        for _, line in lines_of(new):
-            if line[:1] != b"r":
-                self.saved_over[command_of(line)] = self.now
+    def note_save(self, new: bytes, way: str) -> None:
+        """An editor saves this."""
+        self.disturbed = max(self.disturbed, self.steps)
         if MACHINE.trace is not None:
             MACHINE.trace.append(f"{self.now:9.4f} editor saves {way}: {new!r}")
 
     def settle(self) -> None:
         """Check what is left at the end: no line without an end, none that nobody knows, no result without a run."""
-        inode = self.names[PATH]
-        for description in {lock.owner for lock in inode.locks}:
+        for description in {lock.owner for inode in self.inodes for lock in inode.locks}:
             self.fail(f"locks are left, of {description.host.name}")
+        for path in self.names.keys() - {PATH, COMPANION}:
+            self.fail(f"{path} is left")
+        inode = self.names[PATH]
         if [command_of(line) for _, line in lines_of(inode.data)] != inode.commands:
             self.fail(f"lines were altered: {bytes(inode.data)!r}")
         for at, line in lines_of(inode.data):
-            if command_of(line) not in self.known and b" edited" not in line:
+            half = self.halves and any(known.startswith(command_of(line)) for known in self.known)
+            if command_of(line) not in self.known and b" edited" not in line and not half:
                 self.fail(f"nobody wrote the line {line!r}")
             if command_of(line) != line and line[:1] not in b"d!ex":
                 self.fail(f"line {line!r} was never run to its end")
@@ -238,6 +320,7 @@ def load(path: str, **others: types.ModuleType) -> types.ModuleType:
 CORE = load("runmaker4.py")
 SETTER = load("runset4.py", runmaker4=CORE)
 SERIAL = itertools.count()
+OWN = 2                         # descriptors of a runner besides those of its jobs: the file, and its companion's doors
 CORE.Job.__hash__ = lambda job: vars(job).setdefault("serial", next(SERIAL))    # so that sets of jobs have an order
 
 
@@ -258,6 +341,11 @@ def say(text: str) -> None:
 def mount_of(host: Host) -> Any:
     """What the product finds out of its file system."""
     return CORE.Mount(host.kind, frozenset())
+
+
+def row_of(command: bytes) -> int:
+    """Where the row of a command begins."""
+    return CORE.row(command[1:])
 
 
 class Product:
@@ -299,8 +387,12 @@ class Setter:
     """What runset4.py does to a file."""
 
     def __init__(self, host: Host) -> None:
-        self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), single=True, clock=lambda: MACHINE.world.now)
-        self.lines, self.set_state = self.file.lines, functools.partial(SETTER.set_state, self.file)
+        self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
+        self.lines = self.file.lines
+
+    def set_state(self, line: Any, state: bytes, force: bool) -> None:
+        self.file.follow_path()
+        SETTER.set_state(self.file, self.file.writable(), line, state, force)
 
     def append(self, line: bytes) -> None:
         SETTER.append_lines(self.file, [line])
@@ -332,7 +424,9 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             job = operation(world, me, product.claim, not me.runs)
             if job:
                 start_run(world, me, product, job)
+                me.idle_since = 0.0
                 continue
+            world.check_idle(me)
             again = product.again
             leaving = bool(product.failed) or again is None and not me.runs
             look_for_more = world.now + min(product.poll, again or product.poll)
@@ -342,36 +436,45 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
         if times:
             world.sleep(me, min(times) - world.now)
     product.close()
-    if len(me.fds) > 1:
+    if len(me.fds) > OWN:
         world.fail(f"leaves {len(me.fds)} descriptors open")
 
 
 def operation(world: History, me: Process, function: Callable[..., Any], *args: Any) -> Any:
     """Call the product, and see what it leaves open and locked."""
+    world.check_seats(me)
     me.shielded, me.began, me.claimed = False, world.now, b""
+    me.doors.clear()
     result = function(*args)
-    held = len(me.runs) + (function.__name__ == "claim" and result is not None)
-    if len(me.fds) > 1 + held:
+    held = len(me.runs) + (function.__name__ == "claim" and bool(result))
+    if len(me.fds) > OWN + held:
         world.fail(f"has {len(me.fds)} descriptors open, for {held} jobs")
-    if sum(owner.exclusive for owner in set(me.fds.values())) > held:
-        world.fail(f"has more lines locked than its {held} jobs")
+    owners = {*me.fds.values()}
+    if any(owner.writes for owner in owners):
+        world.fail("leaves a door locked")
+    seats = sum(lock.end - lock.start for inode in world.inodes for lock in inode.locks
+                if lock.owner in owners and lock.exclusive)
+    if seats > held:
+        world.fail(f"has {seats} seats, for {held} jobs")
     return result
 
 
 def start_run(world: History, me: Process, product: Product, job: Any) -> None:
     """A job is claimed: have it inherit the lock, and run."""
-    run = Run(job.text, me, job, me.began, world.now + world.draws.choice((0.001, 0.1, 0.7, 1.5, 5.0)) * world.pace,
-              world.draws.choice((b"d", b"d", b"d", b"!", b"e")), blind=me.claimed_blind, pause=product.interval)
-    me.claimed_blind = False
+    if job.text not in me.doors:
+        world.fail(f"claims {job.text!r} without its door")
+    claimed = me.claimed_at if me.claimed == job.text else world.steps
+    run = Run(job.text, me, job, claimed, world.most_lines(job.text, me.doors[job.text], claimed), me.began,
+              world.now + world.draws.choice((0.001, 0.1, 0.7, 1.5, 5.0)) * world.pace,
+              world.draws.choice((b"d", b"d", b"d", b"!", b"e")), pause=product.interval)
     if world.random() < 0.05:                   # a signal came just then
         run.until, run.result, run.released = world.now, b"e" if job.state == b"r" else job.state, True
-        world.released.add((run.command, run.result))
         me.runs.append(run)
         return
     if job.state == b".":
         world.check_barrier(job)
     lent = product.lend(job)
-    world.check_runs(job.text, f"is run by {me.name}", run)
+    world.check_runs(run)
     me.runs.append(run)                         # here the shell is started
     world.runs.append(run)
     if lent >= 0:
@@ -396,9 +499,12 @@ def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
         run.settle_at, run.pause = world.now + run.pause, min(2 * run.pause, 30.0)
         return
     me.runs.remove(run)
-    if fault and not (world.edits or world.forced or world.fates & {"cut"}):
+    if fault and not (run.written or world.edits or world.forced or world.fates & {"cut"} or world.removed > 0):
         world.fail(f"cannot write {run.result!r} for {run.command!r}: {fault}")
-    if not (fault or run.written or world.edits or run.result + run.command in bytes(world.last.data).split(b"\n")):
+    lines = bytes(world.last.data).split(b"\n")
+    # What goes back since it was not begun may have been taken and ended by others, or set by hand
+    elsewhere = run.released and any(line[1:] == run.command and line[:1] not in b".r" for line in lines)
+    if not (fault or run.written or world.edits or elsewhere or run.result + run.command in lines):
         world.fail(f"says that {run.result!r} of {run.command!r} is written, and it is not")
 
 
@@ -410,8 +516,9 @@ def set_by_hand(world: History, me: Process, calls: int) -> None:
         with suppress(OSError, CORE.Problem):
             if world.random() < 0.5:
                 command = b" by %b, %d" % (me.name.encode(), call)
-                world.known.add(command)
-                setter.append(b"." + command + b"\n")
+                comment = b"# that has a comment below it"      # so half of both is a whole line
+                world.known |= {command, comment}
+                setter.append(b".%b\n%b\n" % (command, comment))
                 world.appended.append(command)
                 continue
             line = world.draws.choice([line for line in setter.lines() if line.state != b"r" or world.random() < 0.2]
@@ -419,7 +526,7 @@ def set_by_hand(world: History, me: Process, calls: int) -> None:
             if line and line.state in b"d!ex":
                 setter.set_state(line, b".", False)
             elif line:
-                me.by_force = line.state == b"r"        # to have a running line set to . runs it twice, as was wished
+                me.by_force = line.state == b"r" and world.random() < 0.5
                 if me.by_force:
                     world.forced.add(line.text)
                 setter.set_state(line, b"x", me.by_force)
@@ -435,7 +542,6 @@ def edit_by_command(world: History, me: Process, number: int) -> None:
             base = SETTER.given(file)
             world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.8, 2.5)) * world.pace)
             lines = changed(draws, base.splitlines(), 10 * number + count, again=world.most is None)
-            me.carries = True
             SETTER.apply(file, base, b"".join(line + b"\n" for line in lines))
 
 
@@ -452,28 +558,24 @@ def edit(world: History, host: Host, saves: int) -> Iterator[float]:
         new = b"".join(line + b"\n" for line in changed(draws, lines, count))
         way = draws.choice(("in place", "in place", "rename", "away", "link"))
         if way == "in place":
-            while any(actor.shielded for actor in world.actors):    # not in the microseconds from a check to its write
+            for data in b"", new:
+                while any(actor.shielded for actor in world.actors):    # not between a check and its write
+                    yield world.tick
+                world.note_save(data, way)
+                inode.data[:] = data
+                world.note_content(inode)
+                host.pages.pop(inode, None)
                 yield world.tick
-            world.note_save(inode, b"", way)
-            inode.data[:] = b""
-            inode.changed = world.now
-            yield world.tick
-            while any(actor.shielded for actor in world.actors):
-                yield world.tick
-            world.note_save(inode, new, way)
-            inode.data[:] = new
-            inode.changed = world.now
-            world.note_content(inode)
-            host.pages.pop(inode, None)
             continue
         if way == "away":
             world.name(PATH + "~", inode)
             world.name(PATH, None)
+            world.disturbed = max(world.disturbed, world.steps)
             yield world.tick
         elif way == "link":
             world.name(PATH + "~", inode)
             yield world.tick
-        world.note_save(inode, new, way)
+        world.note_save(new, way)
         world.name(PATH, world.make_file(new))
         yield world.tick
         world.name(PATH + "~", None)
@@ -482,7 +584,8 @@ def edit(world: History, host: Host, saves: int) -> Iterator[float]:
 def changed(draws: random.Random, lines: list[bytes], count: int, again: bool = True) -> list[bytes]:
     """What a person makes of these lines; again: perhaps what has ended is to run again."""
     at = draws.randrange(len(lines) + 1)
-    what = draws.choice(("as it was", "comment", "comment", "job", "delete", "again" if again else "swap", "swap"))
+    what = draws.choice(("as it was", "comment", "comment", "job", "delete", "swap", "swap")
+                        + (("double", "again") if again else ("swap", "swap")))
     if what == "comment":
         lines.insert(at, b"# edited %d" % count)
     elif what == "job":
@@ -491,6 +594,8 @@ def changed(draws: random.Random, lines: list[bytes], count: int, again: bool = 
         del lines[at % len(lines)]
     elif what == "again":
         lines = [b"." + line[1:] if line[:1] in b"d!e" and line[1:2] == b" " else line for line in lines]
+    elif what == "double" and lines:
+        lines.insert(at, draws.choice(lines))
     elif what == "swap" and len(lines) > 1:
         other = draws.randrange(len(lines))
         lines[other], lines[at % len(lines)] = lines[at % len(lines)], lines[other]
@@ -515,6 +620,7 @@ def fate(world: History, runners: list[Actor], blows: list[str]) -> Iterator[flo
                     end_run(world, run)
                 else:
                     world.actors.append(Actor("job", actor.host, script=live_on(world, run)))
+            world.disturbed = max(world.disturbed, world.steps)
             world.close_all(actor)
             continue
         if blow == "stop":
@@ -528,6 +634,13 @@ def fate(world: History, runners: list[Actor], blows: list[str]) -> Iterator[flo
             it.stops.append((world.now, it.wake + 2 * world.pace))     # ... and one look later
 
 
+def remove_companion(world: History) -> Iterator[float]:
+    """Somebody removes what must not be removed."""
+    yield world.draws.choice((0.1, 1.0, 3.0)) * world.pace
+    world.name(COMPANION, None)
+    world.removed, world.disturbed = world.now, math.inf
+
+
 def live_on(world: History, run: Run) -> Iterator[float]:
     """A job whose runner was killed."""
     yield run.until - world.now
@@ -539,7 +652,7 @@ def live_on(world: History, run: Run) -> Iterator[float]:
 
 def make_world(seed: int) -> History:
     """What there is at the beginning of a history, and who acts in it."""
-    world = History(seed, random.Random(f"network? {seed}").choices(("nfs4", "ceph", ""), (0.2, 0.2, 0.6))[0])
+    world = History(seed, random.Random(f"network? {seed}").choices(("nfs4", ""), (0.4, 0.6))[0])
     draws = world.draws
     world.name(PATH, world.make_file(b"".join(line + b"\n" for line in make_lines(draws))))
     world.known.update(world.last.commands)
@@ -570,14 +683,19 @@ def make_world(seed: int) -> History:
         world.actors.append(Actor("editor", hosts[2], script=edit(world, hosts[2], draws.choice((1, 1, 2)))))
     if draws.random() < 0.2:
         world.errors = draws.choice((1, 2, 3))
+    if draws.random() < 0.2:
+        world.fills = 0.5
+    if not world.kind and draws.random() < 0.05:       # else NFS goes on seeing its name for a while
+        world.actors.append(Actor("remover", hosts[2], script=remove_companion(world)))
     return world
 
 
 def make_lines(draws: random.Random) -> list[bytes]:
     """A job file."""
     commands = [b" a", b" b", b" c", b" d"][:draws.choice((1, 2, 2, 3, 4))]
-    if draws.random() < 0.2:
-        commands.append(b" a")
+    if draws.random() < 0.33:
+        commands += draws.choices(commands[:2], k=draws.choice((1, 1, 2, 3)))
+        draws.shuffle(commands)
     lines = [draws.choice((b".",) * 8 + (b"r", b"!", b"e", b"d")) + command for command in commands]
     if draws.random() < 0.25:
         lines.insert(draws.randrange(1, len(lines) + 1), b"#RUN barrier")
@@ -594,7 +712,7 @@ def make_runners(world: History, hosts: list[Host], retries: Sequence[bytes], la
         world.again |= b"e" in retry
         work = functools.partial(run_jobs, world, retry=retry, slots=world.draws.choice((1, 2)),
                                  late=world.draws.choice(late) * world.pace * bool(index))
-        runners.append(Process(f"runner {index + 1}", host, work))
+        runners.append(Process(f"runner {index + 1}", host, work, True))
     return runners
 
 
@@ -612,14 +730,15 @@ def play(world: History) -> str:
     world.run(HANDS)
     if world.violation:
         return world.violation
-    world.errors, retry = 0, b"er" if world.most is None else b""
+    world.errors, world.fills = 0, 0.0
+    retry = b"er" if world.most is None else b""
     try:
-        last = Process("last", Host("one", world.kind), lambda me: run_jobs(world, me, retry, 1, 0.0))
+        last = Process("last", Host("one", world.kind), lambda me: run_jobs(world, me, retry, 1, 0.0), True)
         world.me, world.actors = last, [last]
         last.work(last)
         world.close_all(last)
         world.settle()
-    except Violation:
+    except (Killed, Violation):
         pass
     except Exception:
         world.note_violation("broke: " + traceback.format_exc())
@@ -629,98 +748,113 @@ def play(world: History) -> str:
 # ======== Planted defects =============================================================================================
 
 
-def no_second_read() -> Patches:
-    """The first read under a lock tells what was read before it."""
-    plain, served = MACHINE.pread, set()
-
-    def pread(fd: int, count: int, at: int) -> bytes:
-        me = MACHINE.world.me
-        owner, data = me.fds.get(fd), plain(fd, count, at)
-        if not owner or not owner.exclusive or owner in served:
-            return data
-        served.add(owner)
-        me.reads.pop()
-        old = [(start, read) for inode, start, read in me.reads
-               if inode is owner.inode and start <= at < start + len(read)]
-        return old[-1][1][at - old[-1][0]:][:count] if old else data
-    return [(MACHINE, "pread", pread)]
+Patches = List[Tuple[Any, str, Any]]    # each an object, an attribute of it, and what takes its place
+FILE = CORE.JobFile
 
 
-def unlock_before_the_write() -> Patches:
-    plain = MACHINE.pwrite
+def path_before_the_door() -> Patches:
+    """What is written is the file that the path named before the door was locked."""
+    door, plain, opened = FILE.door, FILE.writable, {}
 
-    def pwrite(fd: int, data: bytes, at: int) -> int:
-        MACHINE.world.set_lock(MACHINE.world.me.fds[fd], fcntl.F_UNLCK, at, at + 1)
-        return plain(fd, data, at)
-    return [(MACHINE, "pwrite", pwrite)]
-
-
-def classic_locks() -> Patches:
-    """To close any descriptor of a file gives back all locks that this process has on it."""
-    plain = MACHINE.close
-
-    def close(fd: int) -> None:
-        mine = MACHINE.world.me.fds
-        for owner in list(mine.values()):
-            if owner.inode and owner.inode is mine[fd].inode:
-                MACHINE.world.set_lock(owner, fcntl.F_UNLCK, 0, math.inf)
-        plain(fd)
-    return [(MACHINE, "close", close)]
-
-
-def text_not_checked() -> Patches:
-    return [(CORE.JobFile, "read_line", lambda self, fd, line, ahead=1: CORE.os.pread(
-        fd, 1 + len(line.text) + ahead, line.offset) if line.offset >= 0 else b"")]
-
-
-def rename_not_followed() -> Patches:
-    plain = CORE.JobFile.follow_path
-    return [(CORE.JobFile, "follow_path", lambda self: None if self.fd >= 0 else plain(self))]
-
-
-def locked_line_taken() -> Patches:
-    """Who looks for the line that it has lost takes the first of that text, locked or not."""
-    move, lock, moving = CORE.JobFile._move, CORE.lock, set()
-
-    def take(self: Any, job: Any, line: Any) -> bool:
-        moving.add(MACHINE.world.me)
+    @contextmanager
+    def early(self: Any, *args: Any) -> Iterator[bool]:
+        opened[self] = CORE.os.open(PATH, os.O_RDWR | self.direct)
         try:
-            return move(self, job, line)
+            with door(self, *args) as inside:
+                yield inside
         finally:
-            moving.discard(MACHINE.world.me)
-    return [(CORE.JobFile, "_move", take),
-            (CORE, "lock", lambda *args, **more: lock(*args, **more) or MACHINE.world.me in moving)]
+            CORE.os.close(opened.pop(self))
+
+    def writable(self: Any) -> int:
+        return opened[self] if self in opened else plain(self)
+    return [(FILE, "door", early), (FILE, "writable", writable)]
+
+
+def state_from_before_the_door() -> Patches:
+    claim, read_line, wanted = FILE.claim, FILE.read_line, {}
+
+    def claim_unread(self: Any, line: Any, *args: Any) -> Any:
+        wanted[self] = line
+        try:
+            return claim(self, line, *args)
+        finally:
+            del wanted[self]
+
+    def read_text(self: Any, fd: int, line: Any, *args: Any) -> bytes:
+        data = read_line(self, fd, line, *args)
+        return line.state + data[1:] if data and line is wanted.get(self) else data
+    return [(FILE, "claim", claim_unread), (FILE, "read_line", read_text)]
+
+
+def seat_freed_early() -> Patches:
+    plain = FILE._write_result
+
+    def write_result(self: Any, job: Any, state: bytes) -> str:
+        if job.fd >= 0:
+            CORE.unlock(job.fd, job.at)
+        return plain(self, job, state)
+    return [(FILE, "_write_result", write_result)]
+
+
+def row_unlocked() -> Patches:
+    plain = FILE.claim
+
+    def claim(self: Any, line: Any, *args: Any) -> Any:
+        attempt = plain(self, line, *args)
+        if attempt.job:
+            CORE.unlock(attempt.job.fd, CORE.row(line.command), ROW)
+        return attempt
+    return [(FILE, "claim", claim)]
 
 
 def closed_twice() -> Patches:
-    plain = CORE.JobFile.give_up
-
-    def give_up(self: Any, job: Any) -> None:
-        fd = job.fd
-        plain(self, job)
-        CORE.os.close(fd)
-    return [(CORE.JobFile, "give_up", give_up)]
+    plain = FILE.close_seat
+    return [(FILE, "close_seat", lambda self, fd: (plain(self, fd), CORE.os.close(fd)))]
 
 
-Patches = List[Tuple[Any, str, Any]]    # each an object, an attribute of it, and what takes its place
+def orphan_by_its_own_seat() -> Patches:
+    return [(FILE, "is_orphan", lambda self, line: self.doors >= 0 and CORE.is_free(self.doors, self.own_seat(line)))]
+
+
+def room(new: int, orphan: int) -> Callable[[], Patches]:
+    """Who counts so many lines too many for a new line, or for an orphan."""
+    def has_room(self: Any, command: bytes, fd: int, is_orphan: bool = False) -> bool:
+        seats = self.count_seats(command)
+        least = seats + is_orphan - (orphan if is_orphan else new)
+        return not seats or least <= 0 or self._are_running(fd, command, least)
+    return lambda: [(FILE, "has_room", has_room)]
+
+
 PLANTED: dict[str, Callable[[], Patches]] = {
-    "no second read": no_second_read,
-    "unlock before the write": unlock_before_the_write,
-    "classic locks": classic_locks,
-    "text not checked": text_not_checked,
-    "rename not followed": rename_not_followed,
-    "locked line taken": locked_line_taken,
+    "no door": lambda: [(FILE, "_lock", lambda self, at, plain=FILE._lock: at % ROW == ROW - 1 or plain(self, at))],
+    "door of another text": lambda: [(FILE, "door", lambda self, command, patience=2.0: self.locking(
+        CORE.row(b"another") + ROW - 1, patience))],
+    "seat freed before the write": seat_freed_early,
+    "seat freed after the claim": row_unlocked,
+    "seat not lent": lambda: [(FILE, "lend", staticmethod(lambda job: -1))],
+    "path before the door": path_before_the_door,
+    "state from before the door": state_from_before_the_door,
+    "text not checked": lambda: [(FILE, "read_line", lambda self, fd, line, ahead=1: CORE.os.pread(
+        fd, 1 + len(line.text) + ahead, line.offset))],
+    "room for one too many": room(1, 0),
+    "room for one too few": room(-1, 0),
+    "one orphan too many": lambda: [*room(0, 1)(), *orphan_by_its_own_seat()],
+    "one orphan too few": room(0, -1),
+    "no room, and taken": lambda: [(FILE, "has_room", lambda *args: True)],
+    "orphan by its own seat": orphan_by_its_own_seat,
+    "second companion": lambda: [(CORE, "companion_of", lambda path: COMPANION + MACHINE.world.me.host.name)],
+    "companion not checked": lambda: [(FILE, "_is_companion", lambda self: True)],
+    "no guard": lambda: [(FILE, "_name_companion", lambda self: None),
+                         (FILE, "lock_all", classmethod(lambda cls, fd: None))],
+    "lost lease ignored": lambda: [(FILE, "_drop_lost_seats", lambda self: None)],
+    "result not verified": lambda: [(FILE, "_state_here", lambda self, fd, job: b"r")],
+    "left open": lambda: [(FILE, "close_seat", lambda self, fd: None)],
     "closed twice": closed_twice,
-    "left open": lambda: [(CORE.JobFile, "_drop", lambda self, fd: None)],
-    "no third look": lambda: [(CORE.Suspects, "LOOKS", 1)],
-    "no look after held lines": lambda: [(CORE.JobFile, "keep_hold", lambda self: None)],
-    "result not verified": lambda: [(CORE.JobFile, "_find", lambda self, job: b"r")],
-    "lock not lent": lambda: [(CORE.JobFile, "lend", staticmethod(lambda job: -1))],
-    "no refresh": lambda: [(CORE.JobFile, "refresh", lambda self: None)],
-    "lost lease ignored": lambda: [(CORE.JobFile, "_forsake", lambda self, job: None)],
     "barrier ignored": lambda: [(CORE.Cursor, "_barrier", lambda self, line, check: None)],
-    "appended without the lock": lambda: [(SETTER, "locked", lambda *args, **more: nullcontext())],
-    "ends not carried over": lambda: [(SETTER, "_carry_over", lambda *args: True)],
+    "appended without the lock": lambda: [(FILE, "locking", lambda self, at, patience, plain=FILE.locking:
+                                          nullcontext(True) if at == APPEND else plain(self, at, patience))],
+    "taken while appended": lambda: [(FILE, "is_settled", lambda *args: True)],
+    "edited without the doors": lambda: [(SETTER, "alone", lambda file: nullcontext(file.doors))],
     "states as the person read them": lambda: [(SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge:
                                                plain(base, theirs, base))],
     "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
@@ -790,9 +924,10 @@ def workers() -> Iterator[multiprocessing.pool.Pool]:
         yield pool
 
 
-def explore_on_all_cores(pool: multiprocessing.pool.Pool, schedules: int, first: int = 0, piece: int = 500) -> Found:
-    """The product as it is, on that many seeds."""
-    tasks = [("", range(seed, min(seed + piece, first + schedules)))
+def explore_on_all_cores(pool: multiprocessing.pool.Pool, schedules: int, first: int = 0, name: str = "") -> Found:
+    """That many seeds, with a planted defect or ''."""
+    piece = max(20, min(500, schedules // 20))
+    tasks = [(name, range(seed, min(seed + piece, first + schedules)))
              for seed in range(first, first + schedules, piece)]
     all_found = Found()
     for found in pool.starmap(explore_many, tasks, chunksize=1):
@@ -817,21 +952,22 @@ def history(seed: int, name: str = "") -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tests.simulation", allow_abbrev=False)
     parser.add_argument("--seed", type=int, help="show this history, rather than a table of planted defects")
-    parser.add_argument("--planted", choices=PLANTED, default="", help="with this defect only")
+    parser.add_argument("--planted", choices=["", *PLANTED], help="with this defect only, or without any ('')")
     parser.add_argument("--schedules", type=int, default=2000, help="for each line of the table [2000]")
     parser.add_argument("--first", type=int, default=0, help="the first seed of them [0]")
     options = parser.parse_args()
     if options.seed is not None:
-        print("\n".join(history(options.seed, options.planted)))
+        print("\n".join(history(options.seed, options.planted or "")))
         return
-    names = [options.planted] if options.planted else ["", *PLANTED]
+    begin, names = time.perf_counter(), ["", *PLANTED] if options.planted is None else [options.planted]
     with workers() as pool:
-        tasks = [(name, range(options.first, options.first + options.schedules)) for name in names]
-        begin = time.perf_counter()
-        for name, found in zip(names, pool.starmap(explore_many, tasks, chunksize=1)):
-            seed, violation = next(iter(found.broken.items()), ("", ""))
-            print(f"{name or 'as it is':28}{len(found.broken):6} of {found.schedules}  {seed:>5} {violation:.70}")
-        print(f"{len(tasks) * options.schedules / (time.perf_counter() - begin):.0f} schedules/second")
+        for name in names:
+            found = explore_on_all_cores(pool, options.schedules, options.first, name=name)
+            seed, violation = next(iter(sorted(found.broken.items())), ("", ""))
+            print(f"{name or 'as it is':30}{len(found.broken):6} of {found.schedules}  {seed:>5} {violation:.70}")
+            for seed, violation in sorted(found.broken.items())[:20] if not name else ():
+                print(f"  {seed}: {violation}")
+    print(f"{len(names) * options.schedules / (time.perf_counter() - begin):.0f} schedules/second")
 
 
 if __name__ == "__main__":

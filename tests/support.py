@@ -4,7 +4,6 @@ Every process that a test starts carries a mark in its environment, and so does 
 left of them is killed when the test ends.  RUNMAKER4_TEST_DIR=DIR puts the job files on another file system.
 """
 import atexit
-import fcntl
 import contextlib
 import ctypes
 import os
@@ -13,7 +12,6 @@ import py_compile
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -24,16 +22,22 @@ import uuid
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
+import runmaker4
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUNMAKER, RUNSET, RUNWAIT = "runmaker4.py", "runset4.py", "runwait4.py"
 RUNSERVER, RUNCLIENT = "runmaker4-server.py", "runmaker4-client.py"
 SCRIPTS = (RUNMAKER, RUNSET, RUNWAIT, RUNSERVER, RUNCLIENT)
-FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, minutes each; .ci/run turns it on
+FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, a minute each; .ci/run turns it on
+ALL = os.environ.get("RUNMAKER4_TEST_FULL") == "all"    # ... and the largest ones, many minutes each; .ci/run all
 MARK = "RUNMAKER4_TEST_MARK"
-GATE = ": >at.gate; until [ -e go ]; do sleep 0.02; done"     # a job that runs until open_gate() is called
+# A job that runs until open_gate() is called.  It waits at a pipe that nobody writes to: looking again and again takes
+# CPU time; where it does not know the pipe's name, it looks
+PIPE = f"{tempfile.gettempdir()}/runmaker4-gate.${MARK}"
+GATE = f": >at.gate; [ ! -p {PIPE} ] || true 2>/dev/null <{PIPE}; until [ -e go ]; do sleep 0.02; done"
 Text = Union[str, bytes]
 SCRIPTS_AT, PYTHON = ROOT, sys.executable
-if not FULL:    # compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
+if not ALL:     # compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
     SCRIPTS_AT = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-compiled-"))
     atexit.register(shutil.rmtree, SCRIPTS_AT, ignore_errors=True)
     for name in SCRIPTS:
@@ -47,7 +51,7 @@ if not FULL:    # compile the scripts once, not at each start; Python takes a di
     (SCRIPTS_AT / "pyvenv.cfg").write_text("include-system-site-packages = false\n"
                                            f"home = {os.path.dirname(os.path.realpath(sys.executable))}\n")
 
-for number in signal.SIGHUP, signal.SIGINT:     # nohup and a shell's & leave them ignored, which is inherited
+for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:     # nohup and a shell's & leave them ignored
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
 
@@ -90,22 +94,25 @@ def marked(mark: str) -> List[int]:
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            try:
-                environ = pathlib.Path(f"/proc/{entry}/environ").read_bytes()
-            except OSError:
-                continue
-            if mark.encode() in environ and alive(int(entry)):
-                found.append(int(entry))
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb", buffering=0) as file:
+                if mark.encode() in file.readall() and alive(int(entry)):
+                    found.append(int(entry))
     return found
 
 
-def lock_holder(path: pathlib.Path, offset: int) -> int:
-    """Who has a lock on a byte of a file: a pid, -1 for an open-file-description lock, 0 for nobody."""
-    flock = "hhqqi4x"                                   # struct flock on 64-bit Linux: type, whence, start, length, pid
-    with open(path, "rb") as file:
-        asked = struct.pack(flock, fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
-        kind, _, _, _, pid = struct.unpack(flock, fcntl.fcntl(file, fcntl.F_GETLK, asked))
-    return 0 if kind == fcntl.F_UNLCK else pid
+def companion(path: pathlib.Path) -> pathlib.Path:
+    """The file beside a job file in which its commands are locked."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def held_seats(path: pathlib.Path, command: bytes) -> List[int]:
+    """The seats of a command that are held."""
+    try:
+        with open(companion(path), "rb") as file:
+            start = runmaker4.row(command)
+            return [at - start for found in runmaker4.all_taken(file.fileno(), start, runmaker4.SEATS) for at in found]
+    except FileNotFoundError:
+        return []
 
 
 @contextlib.contextmanager
@@ -127,6 +134,9 @@ class Case(unittest.TestCase):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-", dir=base)).resolve()
         self.mark = uuid.uuid4().hex
         self.started: List[subprocess.Popen] = []
+        self.pipe = pathlib.Path(PIPE.replace(f"${MARK}", self.mark))
+        os.mkfifo(self.pipe)
+        self.addCleanup(self.pipe.unlink)
         self.addCleanup(self._clean)
 
     def _clean(self) -> None:
@@ -164,6 +174,7 @@ class Case(unittest.TestCase):
     def open_gate(self) -> None:
         """Let the jobs that wait at the GATE end."""
         self.write("", "go")
+        self.addCleanup(os.close, os.open(self.pipe, os.O_RDWR))        # which lets pass who opens it to read
 
     def states(self, name: str = "runs.txt") -> str:
         """The state bytes of all job lines, in order: 'dd.r'."""
@@ -179,13 +190,20 @@ class Case(unittest.TestCase):
             time.sleep(0.01)
 
     def locked_lines(self, name: str = "runs.txt") -> List[int]:
-        """The numbers of the lines whose state byte somebody has locked."""
-        path, offset, locked = self.dir / name, 0, []
-        for number, line in enumerate(self.read(name).splitlines(keepends=True), 1):
-            if lock_holder(path, offset):
-                locked.append(number)
-            offset += len(line)
-        return locked
+        """The numbers of the lines that have a life sign: their own seats, or any if no other line is like them."""
+        lines = [(number, line[2:]) for number, line in enumerate(self.read(name).splitlines(), 1)
+                 if line[1:2] == b" " and line[:1] not in b"#/"]
+        texts = [text for _, text in lines]
+        return [number for number, text in lines if (seats := held_seats(self.dir / name, text))
+                and (number in seats or texts.count(text) == 1)]
+
+    def hold_line(self, number: int, name: str = "runs.txt") -> int:
+        """Take the life sign of a line, as its runner would; the descriptor, closed when the test ends."""
+        command = self.read(name).splitlines()[number - 1][2:]
+        fd = runmaker4.open_companion(str(self.dir / name))
+        self.addCleanup(os.close, fd)
+        self.assertTrue(runmaker4.lock(fd, runmaker4.row(command) + number))
+        return fd
 
     def start_to_gate(self, text: Text) -> subprocess.Popen:
         """Make runs.txt of this text, which has a job that waits at the GATE; a quiet runner that runs this job now."""
@@ -400,7 +418,8 @@ class RunCase(Case):
         """A starter has said who runs now, how that is stopped, and where messages go; and nothing else."""
         self.assertEqual((ended.code, ended.err), (0, b""))
         self.assertRegex(ended.out, rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets its jobs "
-                                    rb"end\); messages go %b\n\Z" % messages.encode())
+                                    rb"end\); messages go %b\n(\S+: \S+: what jobs print is lost [^\n]*\n)?\Z" %
+                         messages.encode())
 
     def bound_by_permissions(self) -> Dict[str, object]:
         """Settings for start() with which root, too, may do no more than the permissions of a file say (Linux)."""

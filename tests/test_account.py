@@ -12,7 +12,7 @@ from tests.tcp import OverTcp, Server, TcpCase
 def closing(ended: Ended) -> str:
     """The closing line, without program and file, how long it took, and the command that goes on."""
     line = ended.err.decode().splitlines()[-1].split(": ", 2)[2]
-    line = re.sub(r"; (run again|go on): .*", r"; \1", line)
+    line = re.sub(r"; (run again|run groups again|go on): [^;]*", r"; \1", line)
     return re.sub(r" in \d+(\.\d+)?[smh]( \d\d[smh])?", " in T", line)
 
 
@@ -25,22 +25,30 @@ class OfTheFile(RunCase):
         ("", (), 0, "nothing to do"),
         ("x a\n# b\n", (), 0, "nothing to do: 1 held"),
         ("d a\n! b\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); run again"),
-        (". true\ne b\n", (), 1, "1 done in T; in all 1 done, 1 lost (line 2); run again"),
+        (". true\ne b\n", (), 1, "1 done in T; in all 1 done, 1 error (line 2); run again"),
         (". true\n. false\n! a\n", (), 1, "1 done, 1 failed in T (line 2); in all 1 done, 2 failed; run again"),
         ("! true\n. false\n", ("-r",), 1, "1 done, 1 failed in T (line 2); run again"),
         ("! true\n", ("-r",), 0, "1 done in T"),
         # jobs for others do not count ...
-        ("#RUN host=nobody\n. a\n#RUN\n. true\n", (), 0, "1 done in T; in all 1 done, 1 new"),
-        ("#RUN together=all host=*\n. a\n. b\n", (), 0, "nothing to do: 2 new"),
-        (". true\n#RUN end\n. a\n", ("--follow",), 0, "1 done in T; in all 1 done, 1 new"),
+        ("#RUN host=nobody\n. a\n#RUN\n. true\n", (), 0,
+         "1 done in T; in all 1 done, 1 new, for host nobody (#RUN in line 1)"),
+        ("#RUN together=all host=*\n. a\n. b\n", (), 0, "nothing to do: 2 new, the first for a group (#RUN in line 1)"),
+        (". true\n#RUN end\n. a\n", ("--follow",), 0, "1 done in T; in all 1 done, 1 new, below #RUN end"),
         (". true\n. a\n", ("-1",), 0, "1 done in T; in all 1 done, 1 new"),
         (". true\n", ("-1", "-j2"), 0, "1 done in T"),
         # ... but what -1 leaves since a slot has not had its job, does
         (". a\n", ("-1", "--walltime=1", "--timeout=5"), 1, "nothing done; in all 1 new; go on"),
-        (". exit 255\n. a\n", ("-1", "--slots=s", "--slot-errors=1"), 1, "nothing done; in all 2 new; go on"),
+        (". exit 255\n. a\n", ("-1", "--slots=s", "--slot-errors=1"), 1,
+         "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; run again"),
         # ... and what a check stops does, as does what failed in a group
         ("! a\n#RUN barrier check\n. b\n", (), 1, "nothing done; in all 1 failed (line 1), 1 new; run again"),
-        ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2); run again"))
+        ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2); run groups again"),
+        ("#RUN slots=5\n. a\n", ("-j2",), 0,
+         "nothing to do: 1 new, for a runner with 5 slots or more (#RUN in line 1)"),
+        ("#RUN host=bob\n. a\n#RUN slots=3 host=*\n. b\n", ("--plain",), 0,
+         "nothing to do: 2 new, the first for host bob (#RUN in line 1)"),
+        ("#RUN host=bob\n. a\n#RUN slots=3\n. b\n", ("-j3", "-1", "--walltime=1", "--timeout=5"), 1,
+         "nothing done; in all 2 new; go on"))
 
     def test_all_sorts_of_files(self):
         for number, (text, *_) in enumerate(self.FILES):
@@ -94,7 +102,7 @@ class OfTheFile(RunCase):
         self.open_gate()
         ended = self.finish(runner)
         self.assertEqual(ended.code, 1)
-        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 2 lost (lines 2, 4); run again")
+        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 2 error (lines 2, 4); run again")
 
     def test_after_a_signal_that_kills_the_line_speaks_of_the_file_too(self):
         self.jobs(WAITING, "true")
@@ -102,7 +110,7 @@ class OfTheFile(RunCase):
         runner.send_signal(signal.SIGTERM)
         ended = self.finish(runner)
         self.assertEqual((ended.code, closing(ended)), (
-            143, "0 done, 1 lost in T (line 1); in all 1 lost, 1 new; run again"))
+            143, "0 done, 1 error in T (line 1); in all 1 error, 1 new; run again"))
 
 
 class ManyLines(RunCase):
@@ -112,9 +120,12 @@ class ManyLines(RunCase):
         text = "".join(f"#RUN host=h{number}\n" + f". {number}\n" * 100 for number in range(100))
         self.write(f". true\n{text}#RUN\n! a\n#RUN together=g host=a\ne b\n")
         ended = self.run_jobs("-q")
-        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 failed, 1 lost (lines 10103, 10105), "
-                                         "10000 new; run again")
-        self.assertIn(b" runs.txt, groups by runset4.py", ended.err)
+        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 failed, 1 error (lines 10103, 10105), "
+                                         "10000 new, the first for host h0 (#RUN in line 2); run again; "
+                                         "run groups again")
+        command = ended.err.decode().rpartition("; run groups again: ")[2]
+        self.assertEqual(self.run_script("/bin/sh", "-c", command).code, 0)
+        self.assertEqual(self.states()[-2:], "!.")
 
 
 class NoFile(RunCase):
@@ -146,7 +157,7 @@ class NoFile(RunCase):
 
     HANGING = """
 import runmaker4, time
-runmaker4.find_mount = lambda path: runmaker4.Mount("nfs4", frozenset())
+runmaker4.find_mount = lambda path: runmaker4.Mount("lustre", frozenset())
 def hang(file):
     open("hangs", "w").close()
     time.sleep(60)
@@ -166,7 +177,7 @@ runmaker4.Runner.LAST_LOOK = 0.1
 class OfTheServersFile(OverTcp, RunCase):
     """The same for a client, whose server counts."""
     test_all_sorts_of_files = OfTheFile.test_all_sorts_of_files
-    FILES = tuple(OfTheFile.FILES[at] for at in (4, 6, 9, 12, 14, 16))
+    FILES = tuple(OfTheFile.FILES[at] for at in (4, 6, 9, 12, 14, 16, 18, 19, 20))
 
 
 class LeavingServer(TcpCase):
@@ -205,7 +216,7 @@ class LeavingServer(TcpCase):
         client = self.run_client(server, "-q", "--resume")
         self.assertEqual((client.code, closing(client)), (0, "1 done in T"))
         ended = self.stop(server, signal.SIGHUP)
-        self.assertEqual((ended.code, closing(ended)), (0, "1 done, 1 lost in T (line 1); in all 1 done"))
+        self.assertEqual((ended.code, closing(ended)), (0, "1 done, 1 error in T (line 1); in all 1 done"))
 
     def test_drained_with_jobs_left_it_exits_with_1(self):
         self.jobs("true")
@@ -217,7 +228,7 @@ class LeavingServer(TcpCase):
         server = self.start_server()
         self.start_client(server, up=[1])
         ended = self.stop(server, signal.SIGTERM)
-        self.assertEqual((ended.code, closing(ended)), (143, "nothing done; in all 1 new, 1 running"))
+        self.assertEqual((ended.code, closing(ended)), (143, "nothing done; in all 1 running, 1 new"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_cannot_ask_does_not_say_that_all_is_well(self):
@@ -246,10 +257,11 @@ class LeavingServer(TcpCase):
         self.write("#RUN host=bob\n. true\n#RUN\n. true\n")
         server = self.start_server()
         alice = self.run_client(server, "-q", "--name=alice")
-        self.assertEqual((alice.code, closing(alice)), (0, "1 done in T; in all 1 done, 1 new"))
+        self.assertEqual((alice.code, closing(alice)), (
+            0, "1 done in T; in all 1 done, 1 new, for host bob (#RUN in line 1)"))
         self.write("#RUN host=bob\n. : >up.2; sleep 60\n. true\n")
         bob = self.start_client(server, "-q", "--name=bob", up=[2])
         bob.send_signal(signal.SIGINT)
         ended = self.finish(bob)
         self.assertEqual((ended.code, closing(ended)), (
-            130, "0 done, 1 lost in T (line 2); in all 1 lost, 1 new; run again"))
+            130, "0 done, 1 error in T (line 2); in all 1 error, 1 new; run again"))

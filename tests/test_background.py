@@ -59,7 +59,7 @@ class WorkerCase(RunCase):
 
     def change(self, *words: object) -> None:
         """Have runset4.py do something to the job file."""
-        ended = self.run_script(RUNSET, *words)
+        ended = self.run_script(RUNSET, "-q", *words)
         self.assertEqual((ended.code, ended.err), (0, b""), words)
 
     def wait_gone(self, *pids: int) -> None:
@@ -187,16 +187,16 @@ class HiredAndFired(WorkerCase):
 class JobFiles(WorkerCase):
     """Ten job files in INI form, a job script that reads them, four workers."""
 
-    def prepare(self, folder: str = "jobqueue") -> List[pathlib.Path]:
-        """The job script, and ten job files in a folder."""
+    def prepare(self) -> List[pathlib.Path]:
+        """The job script, and ten job files in jobqueue."""
         self.write(JOB_SCRIPT, "ajob.py")
-        for name in "logfiles", folder:
+        for name in "logfiles", "jobqueue":
             (self.dir / name).mkdir()
         names = [f"{number}.conf" for number in range(9)] + ["the tenth's $1.conf"]
         for number, name in enumerate(names):
             text = (CONTROL, FJD)[number % 2].format(python=sys.executable, number=number)
-            self.write(text, f"{folder}/{name}")
-        return [self.dir / folder / name for name in names]
+            self.write(text, f"jobqueue/{name}")
+        return [self.dir / "jobqueue" / name for name in names]
 
     def check_done(self, *workers: int) -> None:
         """All ten are done, each by its own job file; the workers are told to go, and go."""
@@ -217,19 +217,6 @@ class JobFiles(WorkerCase):
         self.prepare()
         self.change("runs.txt", "--add-jobs", "jobqueue")
         self.check_done(*workers)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_job_files_that_come_one_by_one_are_found(self):
-        (self.dir / "jobqueue").mkdir()
-        adds = self.start(RUNSET, "runs.txt", "--add-jobs", "jobqueue", "--follow")
-        worker = self.hire("-j4")
-        for path in self.prepare("later"):
-            os.rename(path, self.dir / "jobqueue" / path.name)
-            time.sleep(0.1)
-        self.wait_states("d" * 10, 30)
-        adds.send_signal(signal.SIGINT)
-        self.assertEqual(self.finish(adds).code, 130)
-        self.check_done(worker)
 
 
 class FailedStart(WorkerCase):

@@ -11,12 +11,12 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 from unittest import mock
 
 import runmaker4
-from tests.support import FULL
+from tests.support import ALL, FULL
 from tests.wire import (FROM_CLIENT, FROM_SERVER, LENGTH, MAC, NO_JSON, NO_NUMBERS, NO_OBJECTS, PROVEN, STRANGE, TOKEN,
                         UNPROVEN, Forger, fields_of, frame, garbage, mutilate, pieces, plain, read_plain, spoiled,
                         split, traces)
 
-ROUNDS = 100_000 if FULL else 5_000
+ROUNDS = 100_000 if ALL else 20_000 if FULL else 5_000
 OTHER_TOKEN = TOKEN[:-1] + "e"
 GREETING, ANSWER, PROOF = range(3)                      # the flights of a handshake
 FIELDS = fields_of(FROM_CLIENT + FROM_SERVER)

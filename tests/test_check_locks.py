@@ -6,14 +6,12 @@ import pty
 import signal
 import subprocess
 import termios
-from typing import Optional
+import unittest
+from typing import List
 
-from tests.support import RUNMAKER, Ended, RunCase, wait_until
+from tests.support import RUNWAIT, Ended, RunCase, wait_until
 
-TESTS = ("granted", "starts its job", "claimed once", "locked for others", "its runner is killed", "job has ended",
-         "read after a refresh", "in place of another")
-
-PATIENT = "runmaker4.wait_ready = lambda fds, event, seconds: fds"  # with itself, however slow this machine is
+TESTS = ("granted", "locked for others", "its runner is killed", "job has ended", "read at once", "in place of another")
 
 
 class CheckCase(RunCase):
@@ -24,42 +22,37 @@ class CheckCase(RunCase):
         self.folder = self.dir / "shared"
         self.folder.mkdir()
 
-    def start_check(self, host: str, boot: str = "", node: str = "", gather: float = 0, silence: float = 40,
-                    patch: str = "", wait: bool = False, **settings) -> subprocess.Popen:
-        """Start a check on a made-up host; gather: the seconds that it waits for others; wait: until it does."""
-        statements = (f"import os, time, types, runmaker4\n"
-                      f"os.uname = lambda: types.SimpleNamespace(nodename={node or host!r})\n"
-                      f"runmaker4.boot_id = lambda: {boot or host!r}\n"
-                      f"runmaker4.LockCheck.GATHER, runmaker4.LockCheck.SILENCE = {gather}, {silence}\n"
-                      f"runmaker4.LockCheck.BEAT, runmaker4.LockCheck.PAUSE = 0.2, 0.02\n{patch}\n")
-        checker = self.start_patched(statements, "--name", host, "--check-locks", self.folder, **settings)
-        if wait:
-            self.wait_for(f"runmaker4-check-{host}-*.host", checker)
+    def start_check(self, host: str, boot: str = "", gather: float = 0, silence: float = 40, patch: str = "",
+                    mount: str = "'ceph', ()", **settings) -> subprocess.Popen:
+        """Start a check on a made-up host.
+
+        gather: the seconds that it waits for others.  patch: statements before runwait4 is imported.
+        """
+        statements = (f"import os, runmaker4\nos.uname = lambda: os.uname_result(['', {host!r}, '', '', ''])\n"
+                      f"runmaker4.find_mount = lambda path: runmaker4.Mount({mount})\n{patch}\n"
+                      f"import runwait4\nrunwait4.boot_id = lambda: {boot or host!r}\n"
+                      f"runwait4.LockCheck.GATHER, runwait4.LockCheck.SILENCE = {gather}, {silence}\n")
+        return self.start_patched(statements, "--check-locks", self.folder, script=RUNWAIT, **settings)
+
+    def start_waiting(self, host: str = "a", **settings) -> subprocess.Popen:
+        """Start a check that waits for others, until it does."""
+        checker = self.start_check(host, gather=60, **settings)
+        self.wait_known(host, checker)
         return checker
 
-    def kill(self, host: str, number: int = signal.SIGKILL) -> int:
-        """Send a signal to the process that does the check of a host; the one that was started watches it."""
-        name, = self.folder.glob(f"runmaker4-check-{host}-*.host")
-        pid = int(name.name.split("-")[3])
-        os.kill(pid, number)
-        return pid
-
-    def wait_for(self, pattern: str, checker: subprocess.Popen) -> None:
-        """Wait until a file is there that a checker makes, and not empty."""
-        def found() -> bool:
+    def wait_known(self, host: str, checker: subprocess.Popen) -> None:
+        """Wait until a host has said who it is."""
+        def known() -> bool:
             self.assertIsNone(checker.poll(), "the check has ended too early")
-            return any(path.stat().st_size for path in self.folder.glob(pattern))
-        wait_until(found, 20, f"{pattern} is written")
+            return any(path.stat().st_size for path in self.folder.glob(f"runmaker4-check-{host}-*.says"))
+        wait_until(known, 20, f"{host} has said who it is")
 
-    def check(self, host: str = "a", **settings) -> Ended:
-        """A check on one host more, to its end."""
-        return self.finish(self.start_check(host, **settings))
+    def check_both(self, **settings) -> List[Ended]:
+        """A check on two hosts, a and b: the second comes while the first waits, and then they begin."""
+        return self.finish_all(self.start_waiting(**settings), self.start_check("b", **settings))
 
-    def check_both(self, first: Optional[dict] = None, second: Optional[dict] = None) -> "list[Ended]":
-        """A check on two hosts: the second comes while the first waits, and then they begin."""
-        waiting = self.start_check(**{"host": "a", "gather": 60, "wait": True, **(first or {})})
-        joining = self.start_check(**{"host": "b", **(second or {})})
-        return [self.finish(checker) for checker in (waiting, joining)]
+    def finish_all(self, *checkers: subprocess.Popen) -> List[Ended]:
+        return [self.finish(checker) for checker in checkers]
 
     def assertSays(self, ended: Ended, code: int, *texts: str) -> None:
         """The exit status; at most 20 lines, which say all this; no file is left, and no process."""
@@ -71,9 +64,9 @@ class CheckCase(RunCase):
         self.assertEqual(os.listdir(self.folder), [])
         self.assertNobodyLeft()
 
-    def assertHolds(self, ended: Ended, *texts: str) -> None:
+    def assertHolds(self, ended: Ended, code: int, *texts: str) -> None:
         """Each test was made, and all holds."""
-        self.assertSays(ended, 0, *TESTS, *texts)
+        self.assertSays(ended, code, *TESTS, *texts)
         self.assertNotIn(b"NO ", ended.out)
         self.assertEqual(ended.out.count(b"yes "), len(TESTS), ended.out)
 
@@ -84,82 +77,69 @@ class CheckCase(RunCase):
 class Locks(CheckCase):
     """What holds and what does not."""
 
-    def test_one_host_alone(self):
-        self.assertHolds(self.check(), "All holds on this host.")
+    def test_a_file_system_of_one_host_is_tried_at_once(self):
+        """It would wait for others for ten minutes."""
+        ended = self.finish(self.start_check("a", gather=600, mount="'ext4', ()"))
+        self.assertHolds(ended, 0, "All holds on this host. Other hosts do not see ext4")
+        self.assertEqual(ended.err, b"")
+
+    def test_a_file_system_that_hosts_may_share_needs_a_second_host(self):
+        self.assertHolds(self.finish(self.start_check("a")), 1, "a (ceph)", "start this there, too")
 
     def test_two_hosts(self):
         for ended in self.check_both():
-            self.assertHolds(ended, "These hosts can share job files", "a (", "b (")
+            self.assertHolds(ended, 0, "These hosts can share job files", "a (ceph), b (ceph)")
 
     def test_three_hosts(self):
-        first = self.start_check("a", gather=60, wait=True)
-        for ended in *self.check_both({"host": "b"}, {"host": "c"}), self.finish(first):
-            self.assertHolds(ended, "These hosts can share job files", "a (", "b (", "c (")
-
-    def test_hosts_whose_clocks_differ(self):
-        patch = ("say = runmaker4.LockCheck._say\n"
-                 "runmaker4.LockCheck._say = lambda check, **how: (say(check, **how), os.utime(check.fd, (1e9, 1e9)))")
-        for ended in self.check_both({"patch": patch}):
-            self.assertHolds(ended, "These hosts can share job files")
+        first, second = self.start_waiting(), self.start_waiting("b")
+        for ended in self.finish_all(self.start_check("c"), second, first):
+            self.assertHolds(ended, 0, "These hosts can share job files", "a (", "b (", "c (")
 
     def test_the_same_host_twice_tells_nothing_of_others(self):
-        for ended in self.check_both({"boot": "1"}, {"host": "a", "boot": "1"}):
-            self.assertHolds(ended, "All these run on one host.", "All holds on this host.")
-
-    def test_a_network_file_system_needs_a_second_host(self):
-        device, mounts = os.stat(self.dir).st_dev, self.dir / "mounts"
-        mounts.write_text(f"36 22 {os.major(device)}:{os.minor(device)} / {self.dir} rw - nfs4 server:/x rw,vers=4.2\n")
-        ended = self.check(patch=f"runmaker4.MOUNTINFO = {str(mounts)!r}")
-        self.assertSays(ended, 1, *TESTS, "a (nfs4 vers=4.2)", "start this there, too")
+        for ended in self.check_both(boot="1"):
+            self.assertHolds(ended, 1, "All holds on this host. No other has come")
 
     def test_hosts_of_one_name(self):
-        for ended in self.check_both({"node": "c"}, {"node": "c"}):
+        waiting = self.start_waiting("c")
+        for ended in self.finish_all(self.start_check("c", boot="2"), waiting):
             self.assertDoesNotHold(ended, "a name of its own: c: several hosts have it")
 
     def test_locks_that_do_not_exclude(self):
         patch = ("runmaker4.lock = lambda *args, **options: True\nrunmaker4.unlock = lambda *args: None\n"
-                 "runmaker4.is_free = lambda *args: True\nrunmaker4.test_locks = lambda path: None")
-        for ended in self.check_both({"patch": patch}):
-            self.assertDoesNotHold(ended, "locked for others: a, b's file on a: it is free", "yes ")
+                 "runmaker4.is_free = lambda *args: True")
+        for ended in self.check_both(patch=patch):
+            self.assertDoesNotHold(ended, "yes ", "locked for others: ", "b's file on a: it is free")
+
+    def test_locks_that_only_seem_to_exclude(self):
+        """A claim would be refused; a look for orphans would find one."""
+        for ended in self.check_both(patch="runmaker4.is_free = lambda *args: True"):
+            self.assertDoesNotHold(ended, "locked for others: ", "b's file on a: it is free")
 
     def test_no_locks_at_all(self):
         patch = (f"def lock(*args, **options):\n    raise OSError({errno.ENOLCK}, os.strerror({errno.ENOLCK}))\n"
-                 "runmaker4.lock, runmaker4.LockCheck.PATIENCE = lock, 0.2")
-        for ended in self.check_both({"patch": patch}):
-            self.assertDoesNotHold(ended, "record locks are granted: a: no record locks", "no locks available")
+                 "runmaker4.lock = lock")
+        for ended in self.check_both(patch=patch):
+            self.assertDoesNotHold(ended, "record locks are granted: ", "a's file on a: no locks available")
 
-    def test_locks_that_jobs_do_not_inherit(self):
-        for ended in self.check_both({"patch": "runmaker4.__file__ = 'classic.py'", "cwd": self.classic()}):
-            self.assertDoesNotHold(ended, "its runner is killed: a, a's file on b: it is free")
+    def test_locks_that_end_with_the_process_that_took_them(self):
+        """Classic record locks: children do not have them."""
+        patch = "runmaker4.OFD_SETLK = runmaker4.fcntl.F_SETLK"
+        for ended in self.check_both(patch=patch):
+            self.assertDoesNotHold(ended, "its runner is killed: ", "b's file on a: it is free")
 
-    def classic(self) -> str:
-        """A directory with a runner whose locks are classic ones."""
-        self.write(f"import sys\nsys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})\nimport runmaker4\n"
-                   "runmaker4.DESCRIPTION_LOCKS = False\nsys.exit(runmaker4.main())\n", "classic.py")
-        return str(self.dir)
-
-    BLIND = """
-claim, done, Check = runmaker4.LockCheck._claim_line, runmaker4.LockCheck._is_done, runmaker4.LockCheck
-def claim_again(check, host):
-    return claim(check, host) or check.voice.lines.update({host: 2})
-def read_late(check, host, voice):
-    runmaker4.Scan.__iter__ = lambda scan: iter([runmaker4.Line(2, 0, 0, b"r", b"")])
-    return done(check, host, voice)
-Check._claim_line, Check._is_done, Check.PATIENCE = claim_again, read_late, 0.1
-runmaker4.JobFile.follow_path = lambda file: file.fd < 0 and file._open_anew()
-"""
-
-    def test_a_host_that_sees_nothing_of_what_others_do(self):
-        for ended in self.check_both({"patch": self.BLIND}, {"patch": self.BLIND}):
-            self.assertDoesNotHold(ended, "claimed once: a's file, b's file: 2 hosts have claimed a line",
-                                   "read after a refresh: a, b's file on a, a's file on b, b: its state is read as r",
-                                   "is seen: a, b's file on a, a's file on b, b: the old file is seen")
+    def test_a_host_that_sees_nothing_of_what_others_write(self):
+        """Its first look at a file is all that it ever sees."""
+        patch = ("seen, pread = {}, os.pread\n"
+                 "os.pread = lambda fd, size, at: seen.setdefault(os.readlink(f'/proc/self/fd/{fd}'), "
+                 "pread(fd, size, at))")
+        for ended in self.check_both(patch=patch):
+            self.assertDoesNotHold(ended, "read at once: ", "b's file on a: an old number",
+                                   "is seen: ", "b's file on a: the old file")
 
     def test_a_mount_whose_locks_are_known_not_to_reach_others(self):
-        device, mounts = os.stat(self.dir).st_dev, self.dir / "mounts"
-        mounts.write_text(f"36 22 {os.major(device)}:{os.minor(device)} / {self.dir} rw - nfs x:/x rw,vers=3,nolock\n")
-        for ended in self.check_both({"patch": f"runmaker4.MOUNTINFO = {str(mounts)!r}"}):
-            self.assertDoesNotHold(ended, "a (nfs nolock vers=3)", "a: is on NFS mounted with nolock", "vers=4.2")
+        for ended in self.check_both(mount="'lustre', frozenset({'localflock'})"):
+            self.assertDoesNotHold(ended, "between hosts: a: is on Lustre mounted without flock",
+                                   "To change: mount with flock.")
 
 
 class Hosts(CheckCase):
@@ -168,58 +148,59 @@ class Hosts(CheckCase):
     def test_enter_begins_at_once(self):
         ours, theirs = pty.openpty()
         self.addCleanup(os.close, ours)
-        checker = self.start_check("a", gather=60, wait=True, stdin=theirs, start_new_session=True,
-                                   preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        checker = self.start_waiting(stdin=theirs, start_new_session=True,
+                                     preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         os.close(theirs)
         os.write(ours, b"\n")
-        self.assertHolds(self.finish(checker))
+        self.assertHolds(self.finish(checker), 1)
 
     def test_a_host_that_is_interrupted(self):
-        hanging = self.start_check("a", gather=60, wait=True,
-                                   patch="runmaker4.LockCheck._claim = lambda check: time.sleep(60)")
+        interrupted = self.start_waiting()
+        interrupted.send_signal(signal.SIGSTOP)
         other = self.start_check("b")
-        self.wait_for("runmaker4-check-b-*.txt", other)
-        self.wait_for("runmaker4-check-a-*.txt", hanging)
-        hanging.send_signal(signal.SIGINT)
-        self.assertEqual(self.finish(hanging).code, 130)
+        wait_until(lambda: any(b'"stage": 1' in path.read_bytes() for path in self.folder.glob("*-b-*.says")))
+        interrupted.send_signal(signal.SIGINT)
+        interrupted.send_signal(signal.SIGCONT)
+        self.assertEqual(self.finish(interrupted).code, 130)
         self.assertDoesNotHold(self.finish(other), "a: has left before the end")
 
+    def test_a_host_that_leaves_while_others_still_come(self):
+        first, second = self.start_waiting(), self.start_waiting("b")
+        first.send_signal(signal.SIGINT)
+        self.assertEqual(self.finish(first).code, 130)
+        for ended in self.finish_all(self.start_check("c"), second):
+            self.assertHolds(ended, 0, ": b (ceph), c (ceph)")
+
     def test_a_host_that_never_answers(self):
-        hanging = self.start_check("a", gather=60, wait=True)
-        other = self.start_check("b", gather=4, silence=3, patch=PATIENT, wait=True)
-        stopped = self.kill("a", signal.SIGSTOP)
-        ended = self.finish(other)
+        hanging = self.start_waiting()
+        hanging.send_signal(signal.SIGSTOP)
+        ended = self.finish(self.start_check("b", silence=3))
         self.assertEqual((ended.code, os.listdir(self.folder)), (1, []))
-        self.assertIn(b"a: no sign of life for more than 3.0s", ended.out)
-        os.kill(stopped, signal.SIGCONT)
-        self.assertDoesNotHold(self.finish(hanging), "a: its files are gone")
+        self.assertIn(b"a: no sign of life for 3.0s", ended.out)
+        hanging.send_signal(signal.SIGCONT)
+        self.assertDoesNotHold(self.finish(hanging), "the tests did not come to their end")
 
-    def test_a_host_that_is_killed_while_its_job_runs(self):
-        killed = self.start_check("a", gather=60, wait=True,
-                                  patch="runmaker4.LockCheck._claim = lambda check: time.sleep(60)")
-        other = self.start_check("b", silence=3, patch=PATIENT)
-        self.wait_for("runmaker4-check-a-*.txt", killed)
-        self.kill("a")
-        self.assertEqual(self.finish(killed).code, 1)
-        self.assertDoesNotHold(self.finish(other), "a: no sign of life for more than 3.0s")
+    def test_a_host_that_is_killed(self):
+        killed = self.start_waiting()
+        killed.kill()
+        self.finish(killed)
+        self.assertDoesNotHold(self.finish(self.start_check("b", silence=3)), "a: no sign of life for 3.0s")
+        self.assertHolds(self.finish(self.start_check("b")), 1)
 
-    def test_files_of_a_killed_run_are_removed(self):
-        killed = self.start_check("a", gather=60, wait=True)
-        self.kill("a")
-        self.assertEqual(self.finish(killed).code, 1)
-        for path in self.folder.iterdir():
-            os.utime(path, (1e9, 1e9))
-        self.write("{]\n", "shared/runmaker4-check-other-7.host")
-        os.utime(self.folder / "runmaker4-check-other-7.host", (1e9, 1e9))
-        self.assertHolds(self.check("b"), "a: files of a run that was killed were removed", "other-7: files of")
+    def test_a_file_of_another_version(self):
+        for text in "", "{]\n", "[]\n", '{"version": 7}\n':
+            (self.folder / f"runmaker4-check-{len(text)}.says").write_text(text)
+        ended = self.finish(self.start_check("a"))
+        self.assertEqual((ended.code, ended.out.count(b"yes ")), (1, len(TESTS)), ended.out)
 
     def test_a_call_that_never_ends(self):
-        ended = self.check(silence=1, patch="runmaker4.test_locks = lambda path: time.sleep(60)")
-        self.assertEqual(ended.code, 1)
+        ended = self.finish(self.start_check("a", silence=1, patch="runmaker4.lock = lambda *args: time.sleep(60)\n"
+                                                                   "import time"))
+        self.assertEqual((ended.code, ended.out), (1, b""))
         self.assertIn(b"the test whether record locks are granted (a's file) takes more than 1.0s", ended.err)
 
     def test_a_directory_that_vanishes(self):
-        checker = self.start_check("a", gather=60, wait=True)
+        checker = self.start_waiting()
         self.folder.rename(self.dir / "moved")
         ended = self.finish(checker)
         self.assertEqual(ended.code, 1)
@@ -228,12 +209,19 @@ class Hosts(CheckCase):
     def test_directories_that_cannot_be_used(self):
         self.write("", "file")
         for name in "file", "missing":
-            self.assertRefused(self.run_script(RUNMAKER, "--check-locks", name), name, "is no directory")
+            self.assertRefused(self.run_script(RUNWAIT, "--check-locks", name), name, "is no directory")
         bound = self.bound_by_permissions()
         self.folder.chmod(0o555)
-        self.assertRefused(self.check(**bound), "permission denied")
+        self.assertDoesNotHold(self.finish(self.start_check("a", **bound)), "a: permission denied")
 
     def test_a_full_file_system(self):
         patch = f"def fsync(fd):\n    raise OSError({errno.ENOSPC}, os.strerror({errno.ENOSPC}))\nos.fsync = fsync"
-        self.assertRefused(self.check(patch=patch), "no space left on device")
-        self.assertEqual(os.listdir(self.folder), [])
+        self.assertDoesNotHold(self.finish(self.start_check("a", patch=patch)), "a: no space left on device")
+
+    def test_it_goes_with_nothing_else(self):
+        for words in ("-p",), ("runs.txt",), ("--outdir", "out"):
+            self.assertRefused(self.run_script(RUNWAIT, "--check-locks", ".", *words), "goes with no other option")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -9,8 +9,8 @@ import unittest
 from collections import Counter
 from typing import List
 
-from tests.support import (FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT, Case, Ended, RunCase, as_bytes,
-                           console_lines, lock_holder, printed, wait_until)
+from tests.support import (FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, Case, Ended, RunCase, as_bytes,
+                           console_lines, printed, wait_until)
 
 HOST = os.uname().nodename
 LETTERS = "abcd"
@@ -19,18 +19,6 @@ LETTERS = "abcd"
 def quick_start(pause: str) -> str:
     """The job file of the README, with a pause of our own."""
     return "".join(f". echo {letter}; {pause}; echo {letter.upper()}\n" for letter in LETTERS)
-
-
-class ClassicLocks:
-    """Put before a test case: its scripts run as on a system that has no open-file-description locks."""
-    MAIN = ("import fcntl, importlib, sys; vars(fcntl).pop('F_OFD_SETLK', None); sys.path.insert(0, sys.argv.pop(1)); "
-            "script = importlib.import_module(sys.argv.pop(1)); sys.exit(script.main(sys.argv[1:]))")
-
-    def command(self, script: str, *args: object) -> List[str]:
-        words = super().command(script, *args)
-        if not script.endswith("4.py"):
-            return words
-        return [words[0], "-c", self.MAIN, str(SCRIPTS_AT), script[:-len(".py")], *words[2:]]
 
 
 class TwoRunners(Case):
@@ -96,7 +84,7 @@ class QuickStart(TwoRunners):
     def test_all_jobs_can_be_set_back_and_run_again(self) -> None:
         self.write(quick_start(":"))
         self.finish_all(self.start_two())
-        ended = self.run_script(RUNSET, "--all", "--set=.", "runs.txt")
+        ended = self.run_script(RUNSET, "-q", "--all", "--set=.", "runs.txt")
         self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
         self.assertEqual(self.read().decode(), quick_start(":"))
         out = self.finish_all(self.start_two())
@@ -244,48 +232,3 @@ class TwoThatRetry(Case):
 
     def test_with_resume_jobs_that_cannot_be_started(self) -> None:
         self.check("--resume", "echo a\0b", "e")
-
-
-class QuickStartWithClassicLocks(ClassicLocks, QuickStart):
-    """The quick start where open-file-description locks are missing."""
-
-
-class ManyRunnersWithClassicLocks(ClassicLocks, ManyRunners):
-    """Eight runners on one file where open-file-description locks are missing."""
-    LINES, ROUNDS = (5000, 40) if FULL else (400, 2)
-
-
-class TwoThatRetryWithClassicLocks(ClassicLocks, TwoThatRetry):
-    """-r and --resume by two runners where open-file-description locks are missing."""
-
-
-class ClassicLocksOfARunner(ClassicLocks, Case):
-    """Classic locks belong to the runner's process; all of them go when it closes any descriptor of the file."""
-
-    def start_runner(self) -> subprocess.Popen:
-        """A runner whose first job waits at the gate, while others have ended."""
-        self.write(f". {GATE}\n. true\n. true\n. true\n")
-        runner = self.start(RUNMAKER, "-j2", "runs.txt")
-        self.wait_states("rddd")
-        return runner
-
-    def holder(self) -> int:
-        return lock_holder(self.dir / "runs.txt", 0)
-
-    def test_a_line_stays_locked_by_the_runner_while_others_end(self) -> None:
-        runner = self.start_runner()
-        self.assertEqual(self.holder(), runner.pid)
-        self.run_script(RUNSET, "runs.txt", "--add", "true")
-        self.wait_states("rdddd")                       # by now it has read the file anew
-        self.assertEqual(self.holder(), runner.pid)
-        self.assertEqual(self.run_script(RUNMAKER, "--resume", "runs.txt").code, 0)
-        self.assertEqual(self.states()[0], "r")
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.states(), "ddddd")
-
-    def test_a_job_does_not_carry_the_lock(self) -> None:
-        runner = self.start_runner()
-        runner.kill()
-        runner.wait()
-        self.assertEqual((self.holder(), self.states()), (0, "rddd"))

@@ -15,7 +15,7 @@ def breaking(function):
         return function(*args, **more)
     return broken
 """
-THREADED = "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', ())\n"
+THREADED = "runmaker4.find_mount = lambda path: runmaker4.Mount('lustre', frozenset())\n"
 TO_BREAK = f"{UP}; until [ -e break ]; do sleep 0.02; done"
 SAID = b"KeyError: 'broken on purpose'"
 

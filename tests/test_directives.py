@@ -12,8 +12,8 @@ from typing import Callable, Dict, List, Sequence, Set, Tuple
 from unittest import mock
 
 import runmaker4
-from tests import marks, test_claiming, test_parts, test_storm
-from tests.support import (FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, WAITING, RunCase, as_bytes,
+from tests import marks, test_parts, test_storm
+from tests.support import (ALL, FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, WAITING, RunCase, as_bytes,
                            console_lines, printed, wait_until)
 
 RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
@@ -217,7 +217,7 @@ class Hosts(DirectiveCase):
     def test_a_runner_takes_what_its_name_matches_and_leaves_the_rest(self):
         self.write_hosts()
         self.assertLeft(self.start(RUNMAKER, "-j4", "--name", self.NAME, "runs.txt"), 0, "dd.d" * len(self.OURS))
-        self.assertTold("left", "other hosts")
+        self.assertTold("new, the first for host bob (#RUN in line 4)")
         self.assertEqual(len(self.ran()), 3 * len(self.OURS), "JOB_ID is the line number")
         self.assertEqual(set(self.ran()), {7 * block + line for block in range(len(self.OURS)) for line in (2, 3, 7)})
 
@@ -225,9 +225,9 @@ class Hosts(DirectiveCase):
     def test_a_runner_that_finds_only_lines_for_others_exits_0_and_says_so(self):
         self.lines("#RUN host=bob", f". {RAN}", "#RUN barrier", f". {RAN}", "#RUN barrier check", f". {RAN}")
         self.assertLeft(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 0, "...")
-        self.assertTold("left", "other hosts")
+        self.assertTold("3 new, the first for host bob (#RUN in line 1)")
         self.assertEqual(self.finish(self.start(RUNMAKER, "--name", "bob", "runs.txt")).code, 0)
-        self.assertTold("left", "other hosts")
+        self.assertTold("3 new, the first for host bob (#RUN in line 1)")
         self.assertEqual(self.ran(), [2, 4, 6], "barriers do not change the settings")
 
     @spared
@@ -388,7 +388,7 @@ class Orphans(DirectiveCase):
     @spared
     def test_what_is_left_behind_becomes_an_error_and_the_barrier_is_passed(self):
         self.assertEqual(self.run_each("#RUN barrier"), (1, "ed"))
-        self.assertTold("line 1", "nobody runs it any more", "marked e")
+        self.wait_told("line 1", "nobody runs it any more", "marked e")
 
     def test_a_check_stops_there_and_says_which_line(self):
         self.assertEqual(self.run_each("#RUN barrier check"), (1, "e."))
@@ -858,8 +858,9 @@ class Claims(test_parts.JobFileCase):
     def append_behind_reader(self, first: bytes, rest: bytes) -> List[bytes]:
         """What alice is given of a file whose rest is written just after its last line was found cut."""
         jobs, find, rests = self.jobs(first), runmaker4.Scan.next, [rest]
-        holder = self.open(os.O_RDWR)
-        self.assertTrue(runmaker4.lock(holder, 0))      # of a job that runs, if there is one
+        holder = runmaker4.open_companion(str(self.path))
+        self.addCleanup(os.close, holder)
+        self.assertTrue(runmaker4.lock(holder, runmaker4.row(b"running") + 1))  # of a job that runs, if there is one
 
         def find_and_append(scan: runmaker4.Scan, few: bool = False) -> object:
             line = find(scan, few)
@@ -870,7 +871,7 @@ class Claims(test_parts.JobFileCase):
 
         with mock.patch.object(runmaker4.Scan, "next", find_and_append):
             given = self.claims(jobs, follow=True)
-        runmaker4.unlock(holder, 0)
+        runmaker4.unlock(holder, 0, 0)
         self.assertEqual(rests, [], "no line was found cut")
         return given
 
@@ -1027,7 +1028,7 @@ class WaitForChecks(DirectiveCase):
 
 class ManyLines(DirectiveCase):
     """Directives mean the same among many lines, wherever the file is cut for reading."""
-    LINES = 1_000_000 if FULL else 10_000
+    LINES = 1_000_000 if ALL else 100_000 if FULL else 10_000
 
     def write_by_turns(self) -> Set[int]:
         """A file of long and short lines for alice and for bob by turns, some of them jobs; the lines of alice's."""
@@ -1100,10 +1101,6 @@ class ManyLines(DirectiveCase):
 # -- where locks are classic ------------------------------------------------------------------------------------
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the tests above, with other locks")
-class BarriersWithClassicLocks(test_claiming.ClassicLocks, Barriers):
-    """Barriers where open-file-description locks are missing."""
-
-
 # -- a storm ----------------------------------------------------------------------------------------------------
 
 class Story(marks.Reader):

@@ -28,7 +28,7 @@ class EarlySignal(TcpCase):
         return {"EARLY": str(int(number)), "PYTHONPATH": str(self.dir / "early")}
 
     def test_hup_and_usr1_start_no_job(self):
-        for number in signal.SIGHUP, signal.SIGUSR1:
+        for number in signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT:
             with self.subTest(number=number):
                 self.jobs("true")
                 ended = self.run_jobs(env=self.early(number))
@@ -84,7 +84,7 @@ class EarlySignal(TcpCase):
     def test_a_client_ends_as_it_should(self):
         self.jobs("true")
         server = self.start_server()
-        for number in signal.SIGHUP, signal.SIGUSR1:
+        for number in signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT:
             with self.subTest(number=number):
                 ended = self.run_client(server, env=self.early(number))
                 self.assertGreaterEqual(ended.code, 0, ended.err)

@@ -1,6 +1,7 @@
 """runset4.py --edit: what a person changed in a copy is merged into the live file, and no job runs twice or never."""
 import os
 import random
+import signal
 import re
 import subprocess
 import threading
@@ -88,7 +89,8 @@ class Merging(EditCase):
     def test_a_copy_that_is_no_text_in_utf_8_any_more_is_refused(self) -> None:
         self.write(". a\n")
         for encoding, words in (("utf-16", b"the copy is UTF-16 now (save it as UTF-8)"),
-                                ("utf-16-be", b"NULs in the copy now (save it as UTF-8)")):
+                                ("utf-16-be", b"the copy is UTF-16 now (save it as UTF-8)"),
+                                ("utf-32-be", b"NULs in the copy now (save it as UTF-8)")):
             with self.subTest(encoding):
                 self.assertRefuses(self.edit("text += '. b\\n'\n"
                                              f"open = lambda *args: io.open(*args, encoding='{encoding}')"), words)
@@ -138,8 +140,9 @@ class WorstMoments(EditCase):
         super().setUp()
         self.path = self.write(". a\n. b\n! c\n")
         self.said: List[str] = []
-        self.runner = runmaker4.JobFile(str(self.path), say=self.said.append)
-        self.job = runmaker4.Cursor(self.runner, [runmaker4.Taker("")]).claim()
+        self.runner_jobs = runmaker4.Cursor(runmaker4.JobFile(str(self.path), say=self.said.append),
+                                            [runmaker4.Taker("")])
+        self.job = self.runner_jobs.claim()
         self.old = os.open(self.path, os.O_RDWR)
         self.addCleanup(os.close, self.old)
 
@@ -151,107 +154,62 @@ class WorstMoments(EditCase):
             rename(*names)
             then()
 
-        setter = runmaker4.JobFile(str(self.path), say=self.said.append, single=True)
+        setter = runmaker4.JobFile(str(self.path), say=self.said.append)
         with mock.patch.object(runset4.os, "rename", renamed):
             self.assertEqual(runset4.apply(setter, self.read(), theirs), [])
 
-    def write_result(self) -> None:
-        """The runner had verified its line before."""
-        os.pwrite(self.job.fd, b"d", self.job.offset)
-        self.runner.give_up(self.job)
+    def test_a_result_of_that_moment_goes_to_the_new_file(self) -> None:
+        self.apply(b". b\nr a\n! c\n", lambda: None)
+        self.assertEqual(self.runner_jobs.finish(self.job, b"d"), "")
+        self.assertEqual(self.read(), b". b\nd a\n! c\n")
 
-    def test_a_result_that_goes_to_the_old_file_is_carried_over(self) -> None:
-        self.apply(b". b\nr a\n! c\n", self.write_result)
-        self.assertEqual((self.read(), self.said), (b". b\nd a\n! c\n", []))
+    def test_who_has_the_old_file_open_takes_nothing_in_it(self) -> None:
+        self.apply(b". b\nr a\n! c\n", lambda: None)
+        self.assertEqual(self.runner_jobs.claim().command, b"b")
+        self.assertEqual((os.pread(self.old, 100, 0), self.read()), (b"r a\n. b\n! c\n", b"r b\nr a\n! c\n"))
 
-    def test_who_has_the_old_file_open_finds_nothing_to_take_in_it(self) -> None:
-        self.apply(b". b\nr a\n! c\n", self.write_result)
-        self.assertEqual(os.pread(self.old, 100, 0), b"d a\nr b\nr c\n")
+    def test_nobody_is_behind_a_door_meanwhile(self) -> None:
+        with mock.patch.object(runmaker4.JobFile, "LONG", 0.0):
+            self.apply(b". b\nr a\n! c\n", lambda: self.assertRaises(
+                runmaker4.NotNow, self.runner_jobs.finish, self.job, b"d"))
 
     def test_what_is_appended_to_the_old_file_is_appended_to_the_new_one(self) -> None:
         more = b"".join(b". z %d\n" % number for number in range(200_000))       # more than one block
-
-        def append() -> None:
-            os.pwrite(self.old, more, 12)
-            self.write_result()
-
-        self.apply(b". b\nr a\n! c\n", append)
-        self.assertTrue(self.read() == b". b\nd a\n! c\n" + more)
-
-    def test_a_runner_that_goes_on_is_waited_for_until_it_has_its_line_in_the_new_file(self) -> None:
-        looks = threading.Timer(0.3, self.runner.look_after)
-        self.apply(b". b\nr a\n! c\n", looks.start)
-        looks.join()
-        self.assertEqual((self.read(), self.locked_lines()), (b". b\nr a\n! c\n", [2]))
-        self.assertFalse([text for text in self.said if "did not follow" in text])
-        self.runner.give_up(self.job)
+        self.apply(b". b\nr a\n! c\n", lambda: os.pwrite(self.old, more, 12))
+        self.assertTrue(self.read() == b". b\nr a\n! c\n" + more)
 
 
 class Locked(EditCase):
-    """Somebody else keeps a line locked that is not `r`."""
+    """Jobs that have not ended, though their lines say something else."""
 
-    def hold(self, text: str, line: int) -> int:
-        """Make the file of this text, and lock the first byte of a line of it."""
-        offset = sum(len(before) for before in text.splitlines(keepends=True)[:line - 1])
-        os.replace(self.write(text, "new"), self.dir / "runs.txt")
-        fd = os.open(self.dir / "runs.txt", os.O_RDWR)
+    def test_a_door_that_somebody_is_behind_is_waited_for_and_then_that_is_said(self) -> None:
+        path = self.write(". a\n. b\n")
+        fd = runmaker4.open_companion(str(path))
         self.addCleanup(os.close, fd)
-        self.assertTrue(runmaker4.lock(fd, offset))
-        return fd
+        self.assertTrue(runmaker4.lock(fd, runmaker4.row(b"a") + runmaker4.SEATS))
+        setter = runmaker4.JobFile(str(path), say=self.fail)
+        with mock.patch.object(runset4, "SETTLING", 0.1), self.assertRaises(BlockingIOError):
+            runset4.apply(setter, self.read(), b". b\n. a\n")
+        leaving = threading.Timer(0.3, runmaker4.unlock, (fd, runmaker4.row(b"a") + runmaker4.SEATS))
+        leaving.start()
+        self.assertEqual(runset4.apply(setter, self.read(), b". b\n. a\n"), [])
+        leaving.join()
+        self.assertEqual(self.read(), b". b\n. a\n")
 
-    def apply(self, theirs: bytes, settling: float = 0.3, passing: float = 0.05) -> List[str]:
-        """Merge this, with little patience; what is refused."""
-        setter = runmaker4.JobFile(str(self.dir / "runs.txt"), say=self.fail, single=True)
-        with mock.patch.multiple(runset4, SETTLING=settling, PASSING=passing):
-            return runset4.apply(setter, self.read(), theirs)
-
-    def test_a_line_that_nobody_may_claim_stays_as_it_is_and_the_edit_is_made(self) -> None:
-        self.hold("x a\n. b\nd c\n", 1)
-        self.assertEqual(self.apply(b"x a\nx b\n. c\n. d\n"), [])
-        self.assertEqual(self.read(), b"x a\nx b\n. c\n. d\n")
-        self.assertEqual(self.apply(b". b\n# moved\nx a\n"), [])
-        self.assertEqual(self.read(), b". b\n# moved\nx a\n")
-
-    def test_a_line_that_nobody_may_claim_is_neither_changed_nor_deleted(self) -> None:
-        self.hold("# x\nx a\n. b\n", 2)
-        for theirs in b"# x\n. a\n. b\n", b"# x\n. b\n", b"# x\nx aa\n. b\n", b"# x\n#x a\n. b\n":
-            with self.subTest(theirs):
-                self.assertEqual(self.apply(theirs), ["line 2: is locked: its job has not ended, or its host is dead; "
-                                                      "'a' was changed or deleted"])
-                self.assertEqual(self.read(), b"# x\nx a\n. b\n")
-
-    def test_a_line_that_may_be_claimed_blocks_the_edit_and_is_named(self) -> None:
-        for state in ".!e":
-            self.hold(f"d a\n{state} b\n. c\n", 2)
-            before = self.read()
-            with self.subTest(state), self.assertRaisesRegex(BlockingIOError, rf"line 2 stays locked.* is [{state}] "):
-                self.apply(b"# new\n" + before)
-            self.assertEqual(self.read(), before)
-
-    def test_a_claim_that_is_under_way_is_waited_for(self) -> None:
-        runner = self.hold(". a\n. b\n", 1)
-        claim = threading.Timer(0.3, os.pwrite, (runner, b"r", 0))
-        claim.start()
-        self.assertEqual(self.apply(b". a\nx b\n", settling=20.0), [])
-        self.assertEqual(self.read(), b"r a\nx b\n")
-        claim.join()
-
-    def test_a_lock_that_was_left_on_a_comment_does_not_matter(self) -> None:
-        for comment in "# moved away", "running:":
-            self.hold(f"{comment}\n. a\n", 1)
-            with self.subTest(comment):
-                self.assertEqual(self.apply(b"x a\n", passing=20.0), [])
-                self.assertEqual(self.read(), b"x a\n")
-
-    def test_a_job_that_outlived_its_runner_and_was_cancelled(self) -> None:
+    def test_a_cancelled_job_that_outlived_its_runner_is_not_run_twice_at_once(self) -> None:
         runner = self.start_to_gate(f". {WAITING}\n. echo b\n")
         self.wait_up(1)                         # now its shell has a share of the lock
         runner.kill()
         self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 1).code, 0)
         self.assertEqual(self.locked_lines(), [1])
-        self.assertRefuses(self.edit("text = text.replace('x ', '. ')"), b"line 1: is locked: its job has not ended")
-        self.assertEqual(self.edit("text = '# top\\n' + text").code, 0)
+        self.assertEqual(self.edit("text = '# top\\n' + text.replace('x ', '. ')").code, 0)
+        (self.dir / "up.1").unlink()
+        other = self.start(RUNMAKER, "-q", "runs.txt")
+        self.wait_states(".d")                  # so it has come past the first line
+        self.assertFalse(self.exists("up.2"))
         self.open_gate()
+        self.assertEqual(self.finish(other).code, 0)
+        self.assertEqual(self.states(), "dd")
 
 
 @unittest.skipUnless(os.geteuid() == 0, "only root can be several users")
@@ -283,7 +241,7 @@ class Shared(EditCase):
                     os.setgroups(groups)
                     os.setresgid(group, group, group)
                     os.setresuid(user, user, user)
-                    setter = runmaker4.JobFile(str(self.path), say=lambda text: None, single=True)
+                    setter = runmaker4.JobFile(str(self.path), say=lambda text: None)
                     answer.write("; ".join(runset4.apply(setter, b". a\n", theirs)))
                 except (runmaker4.Problem, OSError) as fault:
                     answer.write(str(fault))
@@ -310,7 +268,7 @@ class Shared(EditCase):
         said = self.edit_as(self.EDITOR, self.OTHERS, [], b"# b\n. a\n")
         self.assertIn("runs.txt: belongs to others, who could not write to a new file of yours (change only", said)
         self.assertShared(self.EDITOR, self.GROUP, b". a\n")
-        self.assertEqual(len(list(self.dir.iterdir())), 1)
+        self.assertEqual({it.name for it in self.dir.iterdir()}, {"runs.txt", ".runs.txt.lock"})
         self.assertEqual(self.edit_as(self.EDITOR, self.OTHERS, [], b"x a\n. b\n"), "")
         self.assertShared(self.EDITOR, self.GROUP, b"x a\n. b\n")
 
@@ -331,33 +289,19 @@ class Running(EditCase):
         runner = self.start_to_gate(f". {GATE}\n. echo b\n")
         self.assertRefuses(self.edit("text = text[text.index('\\n') + 1:]"), b"line 1: is running (--cancel it first)")
         self.assertEqual(self.edit("text = '. true\\n' + text").code, 0)
-        wait_until(lambda: self.locked_lines() == [2], what="the lock moved along")
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.states(), "ddd")
 
-    def test_jobs_that_outlived_their_runner_are_named_once_the_edit_is_made(self) -> None:
-        self.start_to_gate(f". {GATE}\n. echo b\n").kill()
-        editor = self.write("#!/bin/sh\necho '. c' | cat - \"$1\" >new && mv new \"$1\"\n", "editor")
-        editor.chmod(0o755)
-        ended = self.finish(self.start_patched("import runset4\nrunset4.SETTLING = 0.3", "--edit", "runs.txt",
-                                               script=RUNSET, env={"VISUAL": str(editor), "TMPDIR": str(self.dir)}))
-        self.assertEqual((ended.code, ended.out, ended.err.count(b"\n")), (1, b"", 1), ended.err)
-        self.assertIn(b"runs.txt: was changed as wished, but some running jobs did not follow", ended.err)
-        self.assertEqual((self.states(), list(self.dir.glob("runset4-*"))), (".r.", []))
-        self.open_gate()
-
-    def test_a_second_edit_lets_runners_follow_the_first(self) -> None:
+    def test_runners_are_not_waited_for(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n. echo b\n")
-        before = os.stat(self.dir / "runs.txt").st_ino
-        first = self.start_edit("text = '# one\\n' + text", "first.py")
-        wait_until(lambda: os.stat(self.dir / "runs.txt").st_ino != before, what="the first edit's file is there")
-        self.assertEqual(self.edit("text = '# two\\n' + text").code, 0)
-        self.assertEqual(self.finish(first).code, 0)
-        wait_until(lambda: self.locked_lines() == [3], what="the lock moved along")
+        runner.send_signal(signal.SIGSTOP)
+        for note in "one", "two":
+            self.assertEqual(self.edit(f"text = '# {note}\\n' + text").code, 0)
+        runner.send_signal(signal.SIGCONT)
         self.open_gate()
         ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states(), ended.err.count(b"replaced")), (0, "dd", 2), ended.err)
+        self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
 
     def test_many_edits_under_runners_lose_no_job_and_run_none_twice(self) -> None:
         self.write("".join(f". {marks.command(number, PAUSE)}\n" for number in range(1, JOBS + 1)))

@@ -7,7 +7,8 @@ import time
 import unittest
 from typing import Sequence
 
-from tests.support import FULL, RUNMAKER, SLEEPING, UP, Ended, RunCase, alive, console_lines, printed, wait_until
+from tests.support import (FULL, RUNMAKER, RUNSET, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines, printed,
+                           wait_until)
 
 # Jobs that are more than one process.  Each makes its up.LINE when all of its parts run.
 TREES = (
@@ -207,51 +208,72 @@ class Timeouts(RunCase):
         self.assertEnded(self.run_jobs("--timeout", "0.4"), 1, "!")
 
 
-COUNTED = "echo $JOB_ID >> runs; test $(wc -l < runs) -gt"         # COUNTED N: fails N times, then is well
+# COUNTED N: fails N times, then is well
+COUNTED = "echo $JOB_ID >>order; echo >>runs.$JOB_ID $JOB_ID; test $(wc -l <runs.$JOB_ID) -gt"
 
 
 class Retries(RunCase):
     """--retries N: a job that fails is run up to N more times, at once, before it is marked !."""
 
-    def run_retried(self, command: str, *options: object) -> Ended:
-        self.jobs(command, "echo second >> order")
-        return self.run_jobs("--retries", *options)
-
     def count(self) -> int:
-        return len(self.read("runs").split())
+        return len(self.read("runs.1").split())
 
-    def test_a_job_that_is_well_in_the_end_is_done(self):
-        ended = self.run_retried(f"echo first >> order; {COUNTED} 2", 2)
-        self.assertEnded(ended, 0, "dd")
-        self.assertEqual(self.read("order"), b"first\n" * 3 + b"second\n")
+    def test_a_job_is_run_again_at_once_until_it_is_well_or_has_had_its_retries(self):
+        """Whether it fails or dies of a signal; one that is well is not repeated."""
+        self.jobs(f"{COUNTED} 2", f"{COUNTED} 99", f"{COUNTED} 0", f"{COUNTED} 1 || kill -9 $$")
+        ended = self.run_jobs("--retries", 2)
+        self.assertEnded(ended, 1, "d!dd")
+        self.assertEqual(self.read("order").split(), [b"1"] * 3 + [b"2"] * 3 + [b"3"] + [b"4"] * 2)
         status = printed(console_lines(ended.out), "status")
         self.assertEqual([text[:6] for text in status[:6]], [b"forked", b"exit 1"] * 2 + [b"forked", b"exit 0"])
 
-    def test_a_job_that_goes_on_failing_is_marked_after_n_more_runs(self):
-        self.assertEnded(self.run_retried(f"{COUNTED} 99", 2), 1, "!d")
-        self.assertEqual(self.count(), 3)
-
-    def test_a_job_that_is_well_is_not_repeated(self):
-        self.assertEnded(self.run_retried(f"{COUNTED} 0", 3), 0, "dd")
-        self.assertEqual(self.count(), 1)
-
     def test_no_retries_is_one_run(self):
-        self.assertEnded(self.run_retried(f"{COUNTED} 99", 0), 1, "!d")
+        self.jobs(f"{COUNTED} 99")
+        self.assertEnded(self.run_jobs("--retries", 0), 1, "!")
         self.assertEqual(self.count(), 1)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_runs_too_long_is_retried(self):
-        self.assertEnded(self.run_retried(f"{COUNTED} 1 || sleep 60", 1, "--timeout", "0.4"), 0, "dd")
-        self.assertEqual(self.count(), 2)
-
-    def test_a_job_that_dies_of_a_signal_is_retried(self):
-        self.assertEnded(self.run_retried(f"{COUNTED} 1 || kill -9 $$", 1), 0, "dd")
+        self.jobs(f"{COUNTED} 1 || sleep 60")
+        self.assertEnded(self.run_jobs("--retries", 1, "--timeout", "0.4"), 0, "d")
         self.assertEqual(self.count(), 2)
 
     def test_the_line_stays_running_from_the_first_run_to_the_last(self):
         self.jobs("head -c1 runs.txt >> seen; test $(wc -c < seen) -gt 3")
         self.assertEnded(self.run_jobs("--retries", 3), 0, "d")
         self.assertEqual(self.read("seen"), b"rrrr")
+
+
+class TooManyFailures(RunCase):
+    """--max-failed N: nothing more is started once N more jobs of the file are failed or in error than at the start."""
+
+    def test_after_so_many_failures_nothing_more_is_started(self):
+        self.jobs("exit 1", "true", "echo a\0b", "touch never")
+        ended = self.run_jobs("--max-failed", 2)
+        self.assertEnded(ended, 1, "!de.")
+        self.assertComplains(ended, "2 jobs more failed", "--max-failed", "no more jobs")
+
+    def test_what_runs_is_waited_for(self):
+        self.jobs(WAITING, "exit 1", "touch never")
+        runner = self.start_jobs("-j2", "--max-failed", 1)
+        self.wait_states("r!.")
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 1, "d!.")
+
+    def test_what_has_failed_before_does_not_count_nor_does_a_retry(self):
+        self.write("! exit 1\ne exit 1\n. [ -e tried ] && exit; : > tried; exit 1\n. true\n")
+        ended = self.run_jobs("--max-failed", 1, "-r", "--retries", 1)
+        self.assertEqual((ended.code, self.states()), (1, "!!dd"), ended.err)
+        self.assertNotIn(b"--max-failed", ended.err.rpartition(b"run again")[0])
+
+    def test_failures_of_others_count(self):
+        self.jobs(WAITING, "touch never", "true")
+        with open(self.dir / "said", "wb") as said:
+            runner = self.start_jobs("--max-failed", 1, stderr=said)
+        self.run_script(RUNSET, "--set=!", "runs.txt", "3")
+        wait_until(lambda: b"1 job more failed" in self.read("said"), what="it is noticed")
+        self.open_gate()
+        self.assertEqual((self.finish(runner).code, self.states()), (1, "d.!"))
 
 
 class CutOff(RunCase):
@@ -273,13 +295,9 @@ class Walltimes(RunCase):
         self.jobs("true", SLEEPING, "touch never")
         self.assertEnded(self.run_jobs("--walltime", "2", "--retries", "5", "--retry"), 1, "de.")
 
-    def test_a_runner_that_is_done_before_does_not_wait(self):
-        self.jobs("true", "true")
-        self.assertEnded(self.run_jobs("--walltime", "1h", timeout=30), 0, "dd")
-
-    def test_a_failure_before_counts(self):
+    def test_a_runner_that_is_done_before_does_not_wait_and_a_failure_counts(self):
         self.jobs("true", "false")
-        self.assertEnded(self.run_jobs("--walltime", "1h"), 1, "d!")
+        self.assertEnded(self.run_jobs("--walltime", "1h", timeout=30), 1, "d!")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_following_runner_leaves_at_its_walltime_and_all_is_well_if_all_is_done(self):

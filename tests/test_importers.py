@@ -1,6 +1,5 @@
 """runset4.py takes the jobs of other tools: lists of commands, templates, job files; all of an import or nothing."""
 import contextlib
-import fcntl
 import itertools
 import os
 import random
@@ -10,12 +9,10 @@ import signal
 import subprocess
 import unittest
 from typing import Callable, Dict, List, Optional
-from unittest import mock
 
 import runmaker4
 import runset4
-from tests.support import (FULL, GATE, RUNMAKER, RUNSET, Case, RunCase, Text, as_bytes,
-                           wait_until)
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, Case, RunCase, Text, as_bytes
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
@@ -27,8 +24,8 @@ class ImportCase(RunCase):
     """Steps that the tests below share."""
 
     def assertAdds(self, expected: Text, *args: object, said: bytes = b"", **settings) -> None:
-        """runset4.py with these arguments succeeds, says just that, and this is what runs.txt is then."""
-        ended = self.run_script(RUNSET, "runs.txt", *args, **settings)
+        """runset4.py -q with these arguments succeeds, says just that, and this is what runs.txt is then."""
+        ended = self.run_script(RUNSET, "-q", "runs.txt", *args, **settings)
         self.assertEqual((ended.code, ended.out, ended.err), (0, b"", said))
         self.assertEqual(self.read(), as_bytes(expected))
 
@@ -107,7 +104,7 @@ class Lists(ImportCase):
     def test_what_is_wrong_with_a_list_is_said_with_its_line(self) -> None:
         self.write("echo 1\necho 2\n", "good")
         too_long = "the command is longer than 128 KiB"
-        for text, template, expected in ((UTF16, "", "is UTF-16"),
+        for text, template, expected in ((UTF16, "", "is UTF-16"), (UTF16[2:], "", "is UTF-16"),
                                          (f"echo 1\n# c\necho {'x' * TOO_LONG}\n", "", f"line 3: {too_long}"),
                                          ("echo 1\n" + "x" * 10_000_000, "", "line 2: "),
                                          (f"# {'x' * 3 * TOO_LONG}\necho 1\n", "", "line 1: "),
@@ -115,11 +112,25 @@ class Lists(ImportCase):
                                          ("# nothing\n\n \t\n", "", "there is no job in it"),
                                          ("", "", "there is no job in it")):
             path = self.write(text, "list")
-            filled = runset4.Template(template.encode()) if template else None
             with self.subTest(text=text[:80]):
-                self.assertProblem(f"{path}: {expected}", lambda: list(runset4.list_jobs(str(path), filled)))
+                self.assertProblem(f"{path}: {expected}", lambda: list(runset4.list_jobs(str(path), template.encode())))
         self.assertProblem("/dev/zero: line 1: ", lambda: list(runset4.list_jobs("/dev/zero", None)))
         self.assertProblem(f"{self.dir}: is a directory", lambda: list(runset4.list_jobs(str(self.dir), None)))
+
+    def test_lines_of_jobs_are_refused_and_what_is_said_instead_works(self) -> None:
+        for state in ".rd!ex":
+            for blank in " \t":
+                path = self.write(f"R --slave\n# c\n{state}{blank}echo a\n", "list")
+                self.assertProblem(f"{path}: line 3: is the line of a job already (cat LIST >> FILE; ",
+                                   lambda: list(runset4.list_jobs(str(path), None)))
+        self.write(". echo a\nx echo b\n", "list")
+        self.assertAllRefused({("--add-list", "list"): "list: line 1: is the line of a job already"})
+        self.assertAdds(". printf '<%s>' '. echo a'\n. printf '<%s>' 'x echo b'\n",
+                        "--add-list", "list", "--template", "printf '<%s>'")
+        self.write(" . ./env.sh; prog\n", "list")
+        self.write("")
+        self.assertAdds(".  . ./env.sh; prog\n", "--add-list", "list")
+        self.assertAdds(".  . ./env.sh; prog\n. . ./env.sh; prog\n", "--add", ". ./env.sh; prog")
 
     def test_an_existing_file_stays_as_it_is_when_a_list_is_refused(self) -> None:
         self.write(". no newline")
@@ -128,12 +139,33 @@ class Lists(ImportCase):
         self.assertEqual(self.read(), b". no newline")
 
     def test_the_longest_command_runs(self) -> None:
-        command = b"echo " + b"x" * (runset4.LONGEST - 5)
+        command = b"echo " + b"x" * (runset4.LONGEST_COMMAND - 5)
         self.write(command + b"\n", "list")
         self.assertAdds(b". %b\n" % command, "--add-list", "list")
         self.assertEqual(self.run_jobs("-q").code, 0)
         self.write(command + b"x\n", "list")
         self.assertRefused(self.run_script(RUNSET, "runs.txt", "--add-list", "list"), "line 1")
+
+
+class Said(ImportCase):
+    """It says in a line on stderr how many jobs were added."""
+
+    def test_how_many_jobs_were_added_is_said(self) -> None:
+        self.write("echo 1\n# c\n\necho 2\n", "list")
+        self.write("T:\na: echo c\na: echo d\nend\n", "tests")
+        (self.dir / "queue").mkdir()
+        self.write("[control]\nexecutable: d\n", "queue/d")
+        calls = {("--add", "echo 1"): "1 job added", ("--add-list", "list"): "2 jobs added",
+                 ("--add", "--template", "echo", *[":::", "1", "2", "3"] * 2): "9 jobs added",
+                 ("--add-tests", "tests"): "2 jobs added", ("--add-jobs", "queue"): "1 job added",
+                 ("--add-jobs", "./queue"): "0 jobs added", ("--end",): "#RUN end added",
+                 ("--end", "--single-host"): "there is a #RUN end already"}
+        for args, said in calls.items():
+            ended = self.run_script(RUNSET, "runs.txt", *args)
+            with self.subTest(args):
+                self.assertEqual((ended.code, ended.out), (0, b""))
+                self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: {said}\n"))
+        self.assertEqual(self.states(), "." * 15)
 
 
 class Templates(ImportCase):
@@ -154,7 +186,7 @@ class Templates(ImportCase):
     }
 
     def fill(self, template: Text, value: Text) -> bytes:
-        return runset4.Template(as_bytes(template)).fill(as_bytes(value), 1)
+        return runset4.Template(as_bytes(template)).fill(1, as_bytes(value))
 
     def test_the_parts_of_a_line(self) -> None:
         for value, expected in self.VALUES.items():
@@ -201,6 +233,91 @@ class Templates(ImportCase):
         self.run_script(RUNSET, "runs.txt", "--add-list", "list", "--template", "printf '%s\\n' {} >>out")
         self.assertEqual(self.run_jobs("-q").code, 0)
         self.assertEqual(self.read("out"), b"it's a b\n$HOME `x`\n-n\n")
+
+
+class Columns(ImportCase):
+    """--template: {1}, {2}, ... are the columns of a line."""
+
+    def test_blanks_separate_columns(self) -> None:
+        self.write("1 a.x\t5%\n  2   it's/b.y  z more\n", "list")
+        self.assertAdds(". n 1.a 1 5% a.x 'a' '1 a.x\t5%' 1\n. n 2.'it'\"'\"'s/b' 2 z 'it'\"'\"'s/b.y' 'b' '  2   it'"
+                        "\"'\"'s/b.y  z more' 2\n".replace("'a' ", "a ").replace("'b' ", "b "),
+                        "--add-list", "list", "--template", "n {1}.{2.} {1} {3} {2} {2/.} {} {#}")
+
+    def test_another_separator_is_a_regular_expression(self) -> None:
+        self.write("a b, c/d.e ,\n", "list")
+        self.assertAdds(". n 'a b' d '' c/d c d.e\n",
+                        "--add-list", "list", "--colsep", ",", "--template", "n {1} {2/.} {3} {2.} {2//} {2/}")
+        self.write("a b\tc\\d|e", "list")
+        for colsep, third in (r"\t", b"'a b'\n"), (r"\|", b"'a b\tc\\d'\n"), (r"[\t|]|\\\\", b"'a b'\n"):
+            self.run_script(RUNSET, "runs.txt", "--add-list", "list", "--colsep", colsep, "--template", "{1}")
+            self.assertEqual(self.read().splitlines(True)[-1], b". " + third)
+
+    def test_a_place_without_a_column_is_refused(self) -> None:
+        self.write("1 2\n# 3\n4\n", "list")
+        self.assertAllRefused({
+            ("--add-list", "list", "--template", "n {1} {2}"): "list: line 3: there is no value for {2} (1 column)",
+            ("--add-list", "list", "--template", "{12/.}"): "list: line 1: there is no value for {12} (2 columns)",
+            ("--add-list", "list", "--template", "n {0}"): "--template: not a command: 'n {0}'",
+            ("--add-list", "list", "--template", "n", "--colsep", "|"): "--colsep: not a regular expression",
+            ("--add-list", "list", "--template", "n", "--colsep", "["): "--colsep: not a regular expression",
+            ("--add-list", "list", "--colsep", ","): "--colsep is for --add-list with --template",
+            ("--add", "--template", "n {3}", ":::", "1", ":::", "2"): "there is no value for {3} (2 columns)",
+        })
+
+
+class Sweeps(ImportCase):
+    """--add --template T ::: VALUES ::: VALUES: a job for each combination, as GNU parallel has them."""
+    CALLS = {
+        ("n {1} {2}", ":::", "1", "2", ":::", "a", "b"): "n 1 a,n 1 b,n 2 a,n 2 b",
+        ("n {2/.}{1}", ":::", "a", "b", "c", ":::+", "x/1.x", "y/2.y", ":::", "X", "Y"):
+            "n 1a,n 1a,n 2b,n 2b",                                      # the shortest one counts
+        ("n {3} {}", ":::", "1", ":::", "2", "3", ":::+", "a's", "b "):
+            "n 'a'\"'\"'s' 1 2 'a'\"'\"'s',n 'b ' 1 3 'b '",
+        ("n", ":::", "-1", "--set", ":::", ""): "n -1 '',n --set ''",
+        ("n {.} {#}", ":::", "a.b", "5%"): "n a 1,n 5% 2",
+        ("n {/}", ":::", "a/b", ":::", "c/d"): "n b d",
+    }
+
+    def test_all_combinations_are_added_in_order(self) -> None:
+        for call, expected in self.CALLS.items():
+            with self.subTest(call):
+                self.write("")
+                lines = "".join(f". {command}\n" for command in expected.split(","))
+                self.assertAdds(lines, "--add", "--template", *call)
+
+    @unittest.skipUnless(FULL, "GNU parallel itself takes a second: RUNMAKER4_TEST_FULL=1")
+    @unittest.skipUnless(shutil.which("parallel"), "there is no parallel here")
+    def test_gnu_parallel_makes_the_same_of_them(self) -> None:
+        for (template, *values), expected in self.CALLS.items():
+            theirs = self.run_script("parallel", "--will-cite", "-j1", "-k", template.replace("n", "printf '<%s>'", 1),
+                                     *values, env={"HOME": str(self.dir)})
+            script = "".join(f"{command.replace('n', 'printf <%s>', 1)}\n" for command in expected.split(","))
+            ours = subprocess.check_output(["sh", "-c", script.replace("<%s>", "'<%s>'")])
+            self.assertEqual(theirs.out, ours, values)
+
+    def test_a_trillion_combinations_are_made_one_by_one(self) -> None:
+        sources = runset4.sweep([":::", *map(str, range(1000))] * 4)
+        jobs = runset4.sweep_jobs(b"n {4} {2}", sources)
+        self.assertEqual(list(itertools.islice(jobs, 1001))[-2:], [b". n 999 0\n", b". n 0 0\n"])
+
+    def test_what_makes_no_sense_is_refused(self) -> None:
+        self.write("1\n", "list")
+        template = "--template", "n {1}"
+        wanted, place = "a value is wanted behind each ::: and :::+", "::: stands behind --add --template T"
+        self.assertAllRefused({
+            ("--add", *template): "--add: a command is wanted, or --template T ::: VALUE ...",
+            ("--add", *template, ":::"): wanted,
+            ("--add", *template, ":::", "1", ":::+"): wanted,
+            ("--add", *template, ":::", ":::", "1"): wanted,
+            ("--add", ":::", "1"): place,
+            ("--add", "n {1}", ":::", "1"): place,
+            ("--add", "n", *template, ":::", "1"): place,
+            ("--add-list", "list", *template, ":::", "1"): place,
+            ("--add", *template, ":::", "1\n2"): "not a command: 'n '1?2''",
+        })
+        self.assertRefused(self.run_script(RUNSET, "--add", "runs.txt", *template, ":::", "1"),
+                           "FILE is wanted, before options that take several values (see --help)")
 
 
 class JobFileCase(ImportCase):
@@ -293,8 +410,6 @@ class JobFiles(JobFileCase):
             ("--add-jobs", "queue/a", "missing"): "missing: no such file",
             ("--add-jobs", "queue", "bad"): "bad/b: there is no executable",
             ("--add-jobs", "empty"): "empty: there is no job file in it",
-            ("--add-jobs", "queue/a", "--follow"): "queue/a: ",
-            ("--add-jobs", "missing", "--follow"): "missing: ",
         })
 
     def test_what_is_wrong_with_a_job_file_is_said_with_its_line(self) -> None:
@@ -332,209 +447,6 @@ class JobFiles(JobFileCase):
         self.assertEqual([self.read(f"{name}.log") for name in names], [f"{name}\n".encode() for name in names])
 
 
-class Collecting(JobFileCase):
-    """What follows a directory adds what has come to rest there; on a clock that the tests wind on."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        (self.dir / "queue").mkdir()
-        self.now, self.said = 0.0, []
-        self.write("")
-        self.collector = self.make()
-
-    def make(self) -> runset4.Collector:
-        """One that has just been started."""
-        file = runmaker4.JobFile(str(self.dir / "runs.txt"), say=self.said.append, single=True)
-        return runset4.Collector(file, [str(self.dir / "queue")], self.said.append,
-                                 lambda: self.now)
-
-    def look(self, *expected: str, after: float = 0.5) -> None:
-        """Have it look after this many seconds; then runs.txt has just these job files."""
-        self.now += after
-        self.collector.look()
-        self.assertEqual(self.read(), b"".join(map(self.line, expected)))
-
-    def test_files_are_added_when_they_have_not_changed_for_a_second(self) -> None:
-        self.job_file("queue/b")
-        self.look()
-        self.job_file("queue/a")
-        self.job_file("queue/c")
-        self.look()
-        self.look("queue/b")
-        self.look("queue/b", "queue/a", "queue/c")
-        self.job_file("queue/a", "changed")
-        for _ in range(4):
-            self.look("queue/b", "queue/a", "queue/c")
-        self.assertEqual(self.said, [])
-
-    def test_a_file_that_is_written_to_is_waited_for(self) -> None:
-        with open(self.dir / "queue/a", "w", buffering=1) as file:
-            file.write("[fjd]\nexecutable: early\n")
-            for number in range(5):
-                file.write("executable: not yet\n")
-                self.look(after=0.9)
-                os.utime(file.fileno(), (number, number))       # times need not differ from write to write
-            file.write("executable: ./job.sh\n")
-            self.look()
-            self.look(after=0.9)
-            self.look("queue/a", after=0.1)
-
-    def test_a_file_that_changes_while_it_is_read_is_waited_for(self) -> None:
-        def read_job_file(path: str) -> bytes:
-            self.job_file("queue/a", "[fjd]\nexecutable: ./job.sh\n")
-            patch.stop()
-            return b". early\n"
-
-        self.job_file("queue/a", "[fjd]\nexecutable: early\n")
-        self.look()
-        patch = mock.patch("runset4.read_job_file", read_job_file)
-        patch.start()
-        self.look(after=1)
-        self.look()
-        self.look("queue/a", after=1)
-
-    def test_a_wrong_file_is_named_once_and_tried_again_when_it_changed(self) -> None:
-        self.job_file("queue/bad", "[control]\n")
-        self.job_file("queue/good")
-        self.look()
-        for _ in range(3):
-            self.look("queue/good", after=1)
-        self.assertEqual(self.said, [f"{self.dir}/queue/bad: there is no executable= in [control] or [fjd]; "
-                                     "waiting for a change"])
-        self.job_file("queue/bad")
-        self.look("queue/good")
-        self.look("queue/good", "queue/bad", after=1)
-        self.assertEqual(len(self.said), 1)
-
-    def test_an_end_above_what_is_added_is_said_once(self) -> None:
-        self.write("#RUN end\n")
-        for name in "ab":
-            self.job_file(f"queue/{name}")
-            for after in 0.5, 1:
-                self.now += after
-                self.collector.look()
-        self.assertEqual(self.read(), b"#RUN end\n" + self.line("queue/a") + self.line("queue/b"))
-        self.assertEqual(self.said, [f"{self.dir}/runs.txt: there is a #RUN end in line 1; no --follow runner takes "
-                                     "the jobs below it (--reopen, then --end)"])
-
-    def test_a_directory_that_vanishes_is_waited_for(self) -> None:
-        self.job_file("queue/a")
-        self.look()
-        self.look("queue/a", after=1)
-        for _ in range(2):
-            (self.dir / "queue").rename(self.dir / "away")
-            self.look("queue/a")
-            self.look("queue/a")
-            (self.dir / "away").rename(self.dir / "queue")
-            self.look("queue/a")
-        self.assertEqual(self.said, [f"{self.dir}/queue: no such file or directory; waiting for it"] * 2)
-        self.job_file("queue/b")
-        self.look("queue/a")
-        self.look("queue/a", "queue/b", after=1)
-
-    def test_it_tries_again_while_the_job_file_cannot_be_appended_to(self) -> None:
-        self.job_file("queue/a")
-        self.look()
-        with mock.patch.object(runset4.Collector, "PATIENCE", 0.01), open(self.dir / "runs.txt", "r+b") as file:
-            with runmaker4.locked(file.fileno(), APPEND_BYTE):
-                self.look(after=1)
-                self.look()
-        self.assertEqual(len(self.said), 1)
-        self.assertIn("runs.txt: ", self.said[0])
-        self.look("queue/a")
-
-    def test_it_goes_on_with_many_files_in_the_next_look(self) -> None:
-        names = [f"queue/{number}" for number in range(9)]
-        for name in names:
-            self.job_file(name)
-        self.look()
-        self.now += 1
-        clock = mock.Mock(side_effect=itertools.count(self.now, 0.3))
-        with mock.patch.object(self.collector, "clock", clock):
-            self.collector.look()
-        self.assertIn(len(self.states()), range(1, 9))
-        self.look(*names)
-
-    def test_another_one_adds_no_file_again(self) -> None:
-        self.job_file("queue/it's a")
-        self.look()
-        self.look("queue/it's a", after=1)
-        self.collector = self.make()
-        self.job_file("queue/b")
-        self.look("queue/it's a")
-        self.look("queue/it's a", "queue/b", after=1)
-
-    def test_the_job_file_may_be_removed_and_comes_again(self) -> None:
-        (self.dir / "runs.txt").unlink()
-        self.job_file("queue/a")
-        self.collector.look()
-        self.look("queue/a", after=1)
-
-
-class Following(JobFileCase):
-    """--add-jobs --follow: the same in a process that is ended by signals."""
-
-    # From look to look it takes 0.03 s, not 0.5 s, and a file rests after 0.15 s, not after 1 s
-    HASTY = "" if FULL else "import runset4\nrunset4.Collector.INTERVAL, runset4.Collector.REST = 0.03, 0.15"
-
-    def setUp(self) -> None:
-        super().setUp()
-        (self.dir / "queue").mkdir()
-
-    def follow(self, *folders: str, **settings) -> subprocess.Popen:
-        """Follow directories."""
-        return self.start_patched(self.HASTY, "runs.txt", "--add-jobs", *(folders or ("queue",)), "--follow",
-                                  script=RUNSET, **settings)
-
-    def end(self, process: subprocess.Popen, number: int) -> None:
-        """Send a signal, which must end it in its own way."""
-        self.assertIsNone(process.poll())
-        process.send_signal(number)
-        ended = self.finish(process, 10)
-        self.assertEqual((ended.code, ended.out, ended.err), (128 + number, b"", b""))
-
-    def wait_lines(self, *names: str) -> None:
-        """Wait until runs.txt has just these job files, in any order."""
-        expected = sorted(self.line(name) for name in names)
-        wait_until(lambda: self.exists("runs.txt") and sorted(self.read().splitlines(keepends=True)) == expected,
-                   what=f"{names} in runs.txt")
-
-    def test_what_is_there_and_what_comes_is_added(self) -> None:
-        self.job_file("queue/a")
-        self.job_file("queue/.hidden")
-        (self.dir / "more").mkdir()
-        process = self.follow("queue", "more")
-        self.wait_lines("queue/a")
-        self.job_file("queue/it's b")
-        self.job_file("more/c")
-        self.wait_lines("queue/a", "queue/it's b", "more/c")
-        self.end(process, signal.SIGINT)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_two_of_them_one_of_them_killed_add_each_file_once(self) -> None:
-        names = [f"queue/{number}" for number in range(30)]
-        killed, other = self.follow(), self.follow()
-        for name in names[:15]:
-            self.job_file(name)
-        wait_until(lambda: self.exists("runs.txt") and self.read(), what="something is added")
-        killed.kill()
-        for name in names[15:]:
-            self.job_file(name)
-        self.wait_lines(*names)
-        again = self.follow(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-        self.end(other, signal.SIGHUP)
-        self.job_file("queue/last")
-        self.wait_lines(*names, "queue/last")
-        again.send_signal(signal.SIGHUP)                # nohup: it stays
-        self.job_file("queue/very last")
-        self.wait_lines(*names, "queue/last", "queue/very last")
-        self.end(again, signal.SIGTERM)
-
-    def test_what_cannot_be_a_job_file_of_ours_is_refused_at_the_start(self) -> None:
-        (self.dir / "folder").mkdir()
-        self.assertRefused(self.run_script(RUNSET, "folder", "--add-jobs", "queue", "--follow"), "runset4.py: folder: ")
-
-
 class Hiring(ImportCase):
     """--end and --reopen: those who wait for more jobs are sent home, and hired again."""
 
@@ -555,7 +467,7 @@ class Hiring(ImportCase):
                                      ("runs.txt", "--add-tests", "tests"), ("runs.txt", "--add-jobs", "queue"),
                                      ("--rerun", "runs.txt", 1)), 1):
             self.write("d echo 0\n" + "# more\n" * line + "#RUN end\nd echo 1\n#RUN end\n")
-            ended = self.run_script(RUNSET, *args)
+            ended = self.run_script(RUNSET, "-q", *args)
             with self.subTest(args=args):
                 self.assertEqual((ended.code, ended.err), (
                     0, b"runset4.py: runs.txt: there is a #RUN end in line %d; no --follow runner takes the jobs below "
@@ -563,14 +475,14 @@ class Hiring(ImportCase):
                 self.assertIn(".", self.states())
 
     def test_a_file_that_is_gone_when_all_is_appended_may_have_been_replaced(self) -> None:
-        file = runmaker4.JobFile(str(self.dir / "none"), say=self.fail, single=True)
+        file = runmaker4.JobFile(str(self.dir / "none"), say=self.fail)
         with self.assertRaises(runmaker4.Shifted):
-            runset4.jobs_below_end(file)
+            runset4.say_below_end(file)
 
     @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
     def test_new_jobs_below_an_older_end_are_said_and_it_is_not_appended_again(self) -> None:
         before = self.write(". echo a\n#RUN \t end \r\nd echo b\n. echo c\n#RUN end\n").read_bytes()
-        ended = self.run_script(RUNSET, "runs.txt", "--end")
+        ended = self.run_script(RUNSET, "-q", "runs.txt", "--end")
         self.assertEqual((ended.code, ended.out, self.read()), (0, b"", before))
         self.assertEqual(ended.err, b"runset4.py: runs.txt: there is a #RUN end in line 2; no --follow runner takes "
                                     b"the jobs below it (--reopen, then --end)\n")
@@ -622,7 +534,9 @@ class Appending(JobFileCase):
             processes = []
             for name, (args, theirs, _) in files.items():
                 file = stack.enter_context(open(self.dir / name, "wb", buffering=0))
-                stack.enter_context(runmaker4.locked(file.fileno(), APPEND_BYTE))
+                locks = runmaker4.open_companion(str(self.dir / name))
+                stack.callback(os.close, locks)
+                stack.enter_context(runmaker4.locked(locks, APPEND_BYTE))
                 processes.append(self.start(RUNSET, name, *args))
                 file.write(theirs[:3])
             with self.assertRaises(subprocess.TimeoutExpired):
@@ -669,7 +583,7 @@ class Rerunning(ImportCase):
         ended = self.run_script(RUNSET, "runs.txt", "--rerun", "2")
         self.assertEqual((ended.code, ended.err.decode(), self.read()), (1, refused.format(2), before.encode()))
         self.write(before + "#RUN\n! echo c\n")
-        ended = self.run_script(RUNSET, "runs.txt", "--rerun", "--state=!")
+        ended = self.run_script(RUNSET, "-q", "runs.txt", "--rerun", "--state=!")
         self.assertEqual((ended.code, ended.err.decode()), (1, refused.format(2) + refused.format(3)))
         self.assertEqual(self.read(), f"{before}#RUN\nx echo c\n. echo c\n".encode())
 
@@ -680,9 +594,8 @@ class Rerunning(ImportCase):
 
     def test_a_line_that_somebody_holds_is_taken_from_him(self) -> None:
         self.write("r echo a\nr echo b\n")
-        with open(self.dir / "runs.txt", "r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
-            self.assertAdds("x echo a\nr echo b\n. echo a\n", "--rerun", "1")
+        self.hold_line(1)
+        self.assertAdds("x echo a\nr echo b\n.  echo a\n", "--rerun", "1")
 
     def test_a_runner_that_lives_nevertheless_reports_no_result(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n")
@@ -711,11 +624,11 @@ class Usage(unittest.TestCase):
     """Which options go together."""
 
     def test_what_makes_no_sense_is_refused_and_named(self) -> None:
-        for words, name in (("--add-list a --template", "--template"), ("--add-list a --follow", "--follow"),
+        for words, name in (("--add-list a --template", "--template"), ("--add-jobs a --follow", "--follow"),
                             ("--add a --template {}", "--template"), ("--template {}", "--add-list"),
                             ("--add-list a --add b", "--add-list"), ("--add-list a --all", "--add-list"),
                             ("--add-jobs a --state=x", "--add-jobs"), ("--add-tests a --match=b", "--add-tests"),
-                            ("--add-tests a --follow", "--follow"), ("--end --reopen", "--end"),
+                            ("--end --reopen", "--end"),
                             ("--end --state=.", "--end"), ("3 --reopen", "--reopen"), ("--rerun", "--rerun"),
                             ("--rerun --set=x 3", "--rerun"), ("", "--add-list")):
             args = ["runs.txt", *words.split(), *([" "] if words.endswith("--template") else [])]
@@ -728,23 +641,13 @@ class Usage(unittest.TestCase):
 class Misplaced(Case):
     """FILE stands before options that take several values."""
 
-    def test_a_file_that_stands_behind_is_shown_where_it_belongs(self) -> None:
-        self.write("[control]\nexecutable=echo\n", "a.ini")
+    def test_a_file_that_stands_behind_is_asked_for(self) -> None:
         self.write(". echo\n")
-        commands = {("--add", "echo 1", "runs.txt"): "runs.txt --add 'echo 1'",
-                    ("--add", "echo 1", "--single-host"): "FILE --add 'echo 1' --single-host",
-                    ("--single-host", "--add", "a", "a"): "a --single-host --add a",
-                    ("--add", "echo 1", "echo 2"): "FILE --add 'echo 1' 'echo 2'",
-                    ("--add-jobs", "a.ini", "runs.txt"): "runs.txt --add-jobs a.ini",
-                    ("--add-jobs", "a.ini", "new.txt", "--follow"): "new.txt --add-jobs a.ini --follow",
-                    ("--add-jobs", "b.ini", "a.ini"): "FILE --add-jobs b.ini a.ini",
-                    ("--add-jobs", "b.ini", "."): "FILE --add-jobs b.ini ."}
-        for (_, *args), ended in self.run_all((RUNSET, *args) for args in commands):
-            with self.subTest(args=args):
-                option = next(arg for arg in args if arg.startswith("--add"))
-                self.assertRefused(ended, f"runset4.py: FILE stands before {option}: ",
-                                   f"{RUNSET} {commands[tuple(args)]} (see --help)\n")
-        self.assertRefused(self.run_script(RUNSET, "--set=x"), "FILE")
+        calls = ("--add", "a", "runs.txt"), ("--single-host", "--add", "a", "a"), ("--add-jobs", "a.ini"), ("--set=x",)
+        words = "runset4.py: FILE is wanted, before options that take several values (see --help)\n"
+        for _, ended in self.run_all((RUNSET, *args) for args in calls):
+            self.assertRefused(ended, words)
+        self.assertEqual(self.read(), b". echo\n")
 
 
 class Help(Case):
@@ -756,7 +659,7 @@ class Help(Case):
         self.assertLess(max(map(len, lines)), 80)
         self.assertIn(f"    {RUNSET} ", lines[1])
         text = "\n".join(lines)
-        options: List[str] = "--add-list --template --add-jobs --follow --add-tests --end --reopen --rerun".split()
+        options: List[str] = "--add-list --template --add-jobs --add-tests --end --reopen --rerun".split()
         self.assertEqual([option for option in options if option not in text], [])
 
 

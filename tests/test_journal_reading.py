@@ -4,8 +4,9 @@ import random
 import tracemalloc
 import unittest
 import unittest.mock
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
+import runmaker4
 import runwait4
 from tests.journal import BEGAN, end, moved, pair, start
 from tests.support import FULL, Case
@@ -21,10 +22,16 @@ class JournalCase(Case):
     def runs(self) -> Tuple[List[runwait4.Run], List[str]]:
         """The runs in it, and what was said."""
         said: List[str] = []
-        return list(runwait4.read_runs(str(self.dir / "out"), said.append)), said
+        return list(self.opened(said.append).runs()), said
+
+    def opened(self, say: Optional[Callable[[str], None]] = None) -> runwait4.Journal:
+        """The journal; without say nothing may be said."""
+        journal = runwait4.Journal(str(self.dir / "out"), say or self.fail)
+        self.addCleanup(journal.file.close)
+        return journal
 
     def names(self) -> List[str]:
-        """The last part of each run's name; nothing may be said."""
+        """The last part of each run's name, the last first; nothing may be said."""
         runs, said = self.runs()
         self.assertEqual(said, [])
         return [run.run.rpartition("-")[2] for run in runs]
@@ -42,16 +49,17 @@ class Runs(JournalCase):
             memory=100_000_000, bytes=4, files=["17.out", "17.err"]))
         self.assertEqual(said, [])
 
-    def test_each_comes_once_as_it_ends_and_then_those_that_have_not_ended(self) -> None:
-        self.journal(start("a", 1), start("b", 2), end("b", 2), start("c", 3), end("d", 4), end("a", 1), end("b", 2))
-        self.assertEqual(self.names(), ["b", "d", "a", "c"])
+    def test_each_comes_once_the_last_first_and_then_those_that_have_not_ended(self) -> None:
+        again = start("b", 2), end("b", 2)          # a server was restarted before it could say that it knows
+        self.journal(start("a", 1), *again, start("c", 3), end("d", 4), end("a", 1), *again)
+        self.assertEqual(self.names(), ["b", "a", "d", "c"])
         run = self.runs()[0][-1]
         self.assertEqual((run.state, run.began, run.ended, run.seconds, run.cpu, run.memory, run.files),
                          ("", BEGAN, None, None, None, None, []))
 
     def test_a_start_may_stand_behind_its_own_end(self) -> None:
-        self.journal(end("a", 1), start("a", 1), start("b", 2))
-        self.assertEqual(self.names(), ["a", "b"])
+        self.journal(end("a", 1), start("a", 1), end("c", 3), start("b", 2))
+        self.assertEqual(self.names(), ["c", "a", "b"])
 
     def test_any_bytes_of_a_command(self) -> None:
         command = bytes(range(1, 10)) + bytes(range(11, 256)) + "é".encode()
@@ -67,14 +75,14 @@ class Runs(JournalCase):
         self.journal(end(1, 7), moved("7.out", "7.out.~1~"), moved("7.err", "7.err.~1~"), end(2, 7),
                      moved("7.out", "7.out.~2~"), moved("7.out.~1~", "old"), end(3, 7), moved("8.out", "x"))
         self.assertEqual([run.files for run in self.runs()[0]],
-                         [["old", "7.err.~1~"], ["7.out.~2~", "7.err"], ["7.out", "7.err"]])
+                         [["7.out", "7.err"], ["7.out.~2~", "7.err"], ["old", "7.err.~1~"]])
 
 
 class Trouble(JournalCase):
     """What makes no sense is skipped, and said once."""
 
     def test_unknown_events_and_fields_mean_nothing(self) -> None:
-        self.journal(b'{"event": "nap", "time": 3}\n', *pair(1, 1, future={"a": [1]}), b'{"event": "moved"}\n')
+        self.journal(b'{"event": "nap", "time": 3}\n', *pair(1, 1, future={"a": [1]}))
         self.assertEqual(self.names(), ["1"])
 
     def test_other_ways_to_write_json_are_read(self) -> None:
@@ -83,6 +91,13 @@ class Trouble(JournalCase):
         self.journal(*lines)
         self.assertEqual(self.names(), ["é", "2"])
         self.assertEqual(self.runs()[0][0].files, ["x", "1.err"])
+
+    def test_only_what_is_wanted_is_read(self) -> None:
+        self.journal(*pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'), moved("1.out", "x"))
+        self.assertEqual([run.line for run in self.opened().runs(runwait4.no_start)], [3, 1])
+        last = runwait4.LastRuns([runmaker4.Line(1, 0, 0, b"!", b" a"), runmaker4.Line(2, 0, 0, b"r", b" b")])
+        self.assertEqual([(run.line, run.files) for run in self.opened().runs(last.wanted)],
+                         [(1, ["x", "1.err"]), (2, [])])
 
     def test_foreign_lines(self) -> None:
         odd = [b"\n", b"hello\n", b"\0\0\n", b"\xff\n", b"[]\n", b"7\n", b"{}\n", b'{"event": 3}\n',
@@ -101,23 +116,20 @@ class Trouble(JournalCase):
         self.assertRegex(said, rf"out/journal: {len(odd)} lines left out: .* \(lines 2, 3, 4, .*, \.\.\.\)$")
 
     def test_a_file_whose_new_name_is_no_name(self) -> None:
-        self.journal(end(1, 7), moved("7.out", "\ud800"), moved("7.err", 3), moved("7.err", "old"))
-        self.assertEqual(self.runs()[0][0].files, ["7.out", "old"])
+        self.journal(end(1, 7), moved("7.out", "\ud800"), moved("7.err", 3), moved("7.err", "old"),
+                     b'{"event": "moved"}\n')
+        (run,), (said,) = self.runs()
+        self.assertEqual(run.files, ["7.out", "old"])
+        self.assertIn("3 lines left out: cut, or no lines of a journal (lines 2, 3, 5)", said)
 
     def test_lines_that_are_too_long(self) -> None:
-        """However they lie in the blocks that are read at a time; the longest that is read has 999 bytes."""
-        for size in 998, 999, 1000, 1001, 1064, 5000:
-            self.journal(start(1, 1), b" " * size + b"\n", end(1, 1), end(2, 2))
-            with unittest.mock.patch.multiple(runwait4.JournalReader, LONGEST=1000, BLOCK=64):
-                lines = list(self.reader_lines())
-            self.assertEqual([len(line) for line in lines if not line.strip()], [size] * (size < 1000))
-            self.assertEqual(len(lines), 3 + (size < 1000))
-
-    def reader_lines(self) -> Iterator[bytes]:
-        """The whole lines of the journal."""
-        reader = runwait4.JournalReader(str(self.dir / "out"), self.fail)
-        with reader.file, reader._reading():
-            yield from (line for _, line in reader._lines())
+        """However they lie in the blocks that are read at a time."""
+        for size in 300, 936, 1065, 5000:
+            self.journal(start(1, 1), b" " * size, b"\n", end(1, 1), end(2, 2), b" " * size)
+            with unittest.mock.patch.multiple(runwait4.Journal, LONGEST=1000, BLOCK=64):
+                runs, (said,) = self.runs()
+            self.assertEqual([run.line for run in runs], [2, 1])
+            self.assertIn("2 lines left out: cut, or no lines of a journal (lines 2, 5)", said)
 
     def test_a_last_line_that_is_cut_anywhere(self) -> None:
         whole, last = b"".join(pair(1, 1)), end(2, 2)
@@ -147,26 +159,27 @@ class Trouble(JournalCase):
         for name, words in {"missing": "no such directory", "file": "is not a directory", "old": "has no journal",
                             "odd": "is a directory"}.items():
             with self.assertRaisesRegex(runwait4.Problem, words):
-                list(runwait4.read_runs(str(self.dir / name), self.fail))
+                runwait4.Journal(str(self.dir / name), self.fail)
 
 
 class Size(JournalCase):
     """However long it is, it takes little memory."""
 
     def test_memory_does_not_grow_with_the_runs(self) -> None:
-        def peak(count: int) -> int:
+        def peak(count: int, wanted: Callable[[bytes], bool]) -> int:
             with open(self.dir / "out" / "journal", "wb") as file:
                 for number in range(count):
                     file.writelines(pair(number, number, "true" * 50))
             tracemalloc.start()
             try:
-                self.assertEqual(sum(1 for _ in runwait4.read_runs(str(self.dir / "out"), self.fail)), count)
+                self.assertEqual(sum(1 for _ in self.opened().runs(wanted)), count)
                 return tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
         self.journal()
-        with unittest.mock.patch.multiple(runwait4.JournalReader, RECENT=100, CHUNK=1 << 16):
-            self.assertLess(peak(6000), 1.2 * peak(2000))
+        with unittest.mock.patch.multiple(runwait4.Journal, RECENT=100):
+            for wanted in runwait4.any_line, runwait4.no_start:
+                self.assertLess(peak(6000, wanted), 1.2 * peak(2000, wanted))
 
     def test_a_line_without_an_end(self) -> None:
         self.journal(b"x" * (20 << 20), b"\n", *pair(1, 1))
@@ -181,7 +194,7 @@ class Size(JournalCase):
         with open(self.dir / "out" / "journal", "wb") as file:
             for number in range(1_000_000):
                 file.writelines(pair(number, number, f"simulate --seed {number} --input /scratch/data/{number}.dat"))
-        self.assertEqual(sum(1 for _ in runwait4.read_runs(str(self.dir / "out"), self.fail)), 1_000_000)
+        self.assertEqual(sum(1 for _ in self.opened().runs()), 1_000_000)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class Script(FormatCase):
     def test_a_configuration_is_appended_as_directives_and_jobs(self) -> None:
         self.write(SAMPLE, "config")
         for expected in SAMPLE_JOBS, 2 * SAMPLE_JOBS:
-            ended = self.run_script(RUNSET, "runs.txt", "--add-tests", "config")
+            ended = self.run_script(RUNSET, "-q", "runs.txt", "--add-tests", "config")
             self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
             self.assertEqual(self.read(), as_bytes(expected))
 

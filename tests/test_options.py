@@ -2,15 +2,16 @@
 import fcntl
 import os
 import pty
+import re
 import signal
 import statistics
 import termios
 import time
 import unittest
-from typing import Iterator, List, Tuple
+from typing import Iterable, Iterator, List, Tuple
 
-from runmaker4 import VERSION
-from tests.support import (FULL, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, WAITING, Ended, RunCase, alive,
+from runmaker4 import OPTIONS, VERSION
+from tests.support import (FULL, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, WAITING, Ended, RunCase, alive,
                            console_lines, printed, wait_until)
 
 
@@ -29,10 +30,8 @@ class Selection(RunCase):
         self.assertEnded(self.ended, 1, "!dedxdq")
 
     def test_retry_also_runs_what_failed_or_ended_in_error(self):
-        for option in "-r", "--retry":
-            with self.subTest(option=option):
-                self.assertEqual(self.run_states("!.edx!", option), "1 2 3 6")
-                self.assertEnded(self.ended, 0, "ddddxd")
+        self.assertEqual(self.run_states("!.edx!", "-r"), "1 2 3 6")
+        self.assertEnded(self.ended, 0, "ddddxd")
 
     def test_resume_runs_errors_but_not_failures(self):
         self.assertEqual(self.run_states("!.edxe", "--resume"), "2 3 6")
@@ -65,7 +64,7 @@ class Selection(RunCase):
         self.assertEqual(sorted(self.read("ran").split()), [b"1", b"1", b"2", b"2"])
 
     def test_one_only_runs_one_job_per_slot(self):
-        for options, ran in (("-1",), "1"), (("--one-only", "-j2"), "1 2"), (("-1", "-j3"), "1 2 3"):
+        for options, ran in (("-1",), "1"), (("--one-only", "-j2"), "1 2"):
             with self.subTest(options=options):
                 lines = self.run_states(".....", *options).split()
                 self.assertEqual(" ".join(sorted(lines)), ran)
@@ -76,7 +75,7 @@ class Selection(RunCase):
         self.assertEnded(self.run_jobs("-1"), 1, "!.")
 
     def test_nothing_to_do_is_said_and_no_error_if_all_is_done(self):
-        for states, code in ("", 0), ("d", 0), ("dx", 0), ("dx!e", 1):
+        for states, code in ("", 0), ("dx", 0), ("dx!e", 1):
             with self.subTest(states=states):
                 self.run_states(states)
                 self.assertEnded(self.ended, code, states)
@@ -148,6 +147,7 @@ class Waiting(RunCase):
 
 class Background(RunCase):
     """-d: start-up errors come first, then the runner leaves the terminal and goes on."""
+    LOST = rb"[^\n]*: what jobs print is lost [^\n]*\n"        # said where nothing keeps it
 
     def start_daemon(self, *options: str) -> int:
         """Start a runner with -d whose first job waits at the gate; its pid."""
@@ -157,6 +157,13 @@ class Background(RunCase):
         self.wait_up(1)
         self.assertTrue(alive(pid))
         return pid
+
+    def test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it(self):
+        for options, said in ((), True), (("--outdir", "out"), False), (("-l", "log"), False), (("-q",), False):
+            self.jobs("true")
+            ended = self.run_jobs("-d", *options)
+            self.assertEqual((ended.code, b"what jobs print is lost (--outdir" in ended.out), (0, said), options)
+            self.wait_states("d")
 
     def wait_gone(self, pid: int) -> None:
         wait_until(lambda: not alive(pid), what="the runner in the background has ended")
@@ -217,7 +224,7 @@ class Background(RunCase):
         self.open_gate()
         self.wait_states("d!d")
         self.wait_gone(pid)
-        self.assertRegex(os.read(master, 1000), rb"\A[^\n]*process %d [^\n]*\n\Z" % pid)
+        self.assertRegex(os.read(master, 1000), rb"\A[^\n]*process %d [^\n]*\n%b\Z" % (pid, self.LOST))
         with self.assertRaises(OSError, msg="the terminal is closed, and nothing more was printed there"):
             os.read(master, 1000)
 
@@ -256,7 +263,6 @@ class Version(RunCase):
             with self.subTest(script):
                 ended = self.run_script(script, "--version")
                 self.assertEqual((ended.code, ended.out, ended.err), (0, f"{script} {VERSION}\n".encode(), b""))
-        self.assertIn(f'version = "{VERSION}"', (ROOT / "pyproject.toml").read_text())
 
 
 class Names(RunCase):
@@ -297,11 +303,8 @@ class DryRun(RunCase):
         self.assertEqual(self.dry_run("-1"), b"2 . touch a\n")
         self.assertEqual(self.dry_run("-1", "-j2"), b"2 . touch a\n6 . touch e\n")
 
-    def test_it_makes_no_logs(self):
-        self.dry_run("-l", "log", "--joblog", "joblog", "--outdir", "out")
-
-    def test_it_does_not_wait_for_more(self):
-        self.dry_run("--follow")
+    def test_it_makes_no_logs_and_does_not_wait_for_more(self):
+        self.dry_run("-l", "log", "--joblog", "joblog", "--outdir", "out", "--follow")
 
     def test_it_lists_nothing_where_there_is_no_file_yet(self):
         ended = self.run_jobs("--dry-run", "--follow")
@@ -347,12 +350,14 @@ class Loudness(RunCase):
 class Help(RunCase):
     """--help of each script: an example first, groups, all on a screen or two."""
 
-    OPTIONS = {
+    NAMED = {
         RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow -l --logfile -n "
                   "--loglines --outdir --joblog -d --daemon --pidfile --errors --name --single-host --dry-run -q -v",
         RUNSET: "-s --set -l --list -a --all --state --match --add --force",
-        RUNWAIT: "-p --progress -e --use-exit-status --status --json",
+        RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
     }
+
+    MISTAKEN = ("--status", "--set", "--jobs", "--print", "--token")
 
     def test_it_fits_sixty_lines_of_any_terminal(self):
         for columns in "", "80", "100":
@@ -377,11 +382,25 @@ class Help(RunCase):
         for script, lines in self.help():
             words = " ".join(lines).replace(",", " ").replace("=", " ").replace("[", " ").split()
             with self.subTest(script=script):
-                self.assertEqual([option for option in self.OPTIONS[script].split() if option not in words], [])
+                self.assertEqual([option for option in self.NAMED[script].split() if option not in words], [])
 
-    def help(self, columns: str = "100") -> Iterator[Tuple[str, List[str]]]:
+    def test_an_option_of_another_program_is_answered_by_its_name(self):
+        options = {script: set(re.findall(r"(?m)^  (?:-\w(?: \w+)?, )?(--[a-z-]+)", "\n".join(lines)))
+                   - {"--help", "--version"} for script, lines in self.help(scripts=SCRIPTS)}
+        owners = {option: script for script, names in OPTIONS.items() for option in names.split()}
+        self.assertEqual(set(owners), set.union(*options.values()), "OPTIONS in runmaker4.py")
+        for option, script in owners.items():
+            self.assertIn(option, options[script])
+        calls = [(script, *words) for script in SCRIPTS for option in self.MISTAKEN if option not in options[script]
+                 for words in ((option,), (f"{option}=x", "runs.txt"))]
+        for (script, option, *_), ended in self.run_all(calls):
+            name = option.partition("=")[0]
+            self.assertRefused(ended, f"{script}: {name} is an option of {owners[name]} (see {owners[name]} --help)\n")
+        self.assertRefused(self.run_script(RUNMAKER, "--", "--status"), "runmaker4.py: --status: no such file")
+
+    def help(self, columns: str = "100", scripts: Iterable[str] = tuple(NAMED)) -> Iterator[Tuple[str, List[str]]]:
         """Each script, and the lines of its help."""
-        for (script, _), ended in self.run_all(((script, "--help") for script in self.OPTIONS),
+        for (script, _), ended in self.run_all(((script, "--help") for script in scripts),
                                                env={"COLUMNS": columns}):
             self.assertEqual((ended.code, ended.err), (0, b""), script)
             yield script, ended.out.decode().splitlines()

@@ -131,6 +131,47 @@ class LastOutput(Case):
         self.assertNothingLate(lines)
 
 
+class Plain(Case):
+    """--plain: what jobs print and nothing else, each job's together when it has ended."""
+    JOBS = ". echo a; echo a >&2; until grep -q '^d' runs.txt; do sleep 0.02; done; printf aa\n. echo b; echo bb >&2\n"
+
+    def run_plain(self, text: str, *options: str) -> Ended:
+        self.write(text)
+        return self.run_script(RUNMAKER, "-j2", "--plain", *options, "runs.txt")
+
+    def test_each_job_s_output_comes_together_when_it_has_ended(self):
+        self.assertEqual(self.run_plain(self.JOBS), Ended(0, b"b\na\naa", b"bb\na\n"))
+
+    def test_with_k_it_comes_in_the_order_of_the_file(self):
+        self.assertEqual(self.run_plain(self.JOBS, "-k"), Ended(0, b"a\naab\n", b"a\nbb\n"))
+
+    def test_all_tries_of_a_job_come_together(self):
+        ended = self.run_plain(". echo a; [ -e tried ] && exit; : > tried; sleep 0.2; exit 1\n. echo b\n", "-k",
+                               "--retries", "1")
+        self.assertEqual(ended.out, b"a\na\nb\n")
+
+    def test_long_outputs_are_whole(self):
+        numbers = b"".join(b"%d\n" % number for number in range(1, 300_001))
+        ended = self.run_plain(". seq 300000\n. seq 300000 >&2\n. seq 300000\n", "-k")
+        self.assertTrue((ended.out, ended.err) == (2 * numbers, numbers), "not what the jobs printed")
+
+    def test_what_is_left_to_do_is_said_all_the_same(self):
+        ended = self.run_plain(". echo a\n. exit 1\n")
+        self.assertEqual((ended.code, ended.out), (1, b"a\n"))
+        self.assertIn(b"1 done, 1 failed", ended.err)
+
+    def test_an_interrupted_job_s_output_is_printed(self):
+        self.write(f". echo a; {SLEEPING}\n. echo b\n")
+        runner = self.start(RUNMAKER, "-j2", "--plain", "-k", "runs.txt")
+        wait_until(lambda: self.states() == "rd", what="the second has ended")
+        runner.send_signal(signal.SIGINT)
+        self.assertEqual(self.finish(runner).out, b"a\nb\n")
+
+    def test_k_alone_is_refused(self):
+        self.write(". true\n")
+        self.assertRefused(self.run_script(RUNMAKER, "-k", "runs.txt"), "--plain")
+
+
 class BlockedReader(RunCase):
     """A console that nobody reads holds back the jobs, not the runner's memory; nothing is lost."""
     LESS_PATIENT = """
@@ -232,6 +273,16 @@ class SharedDescriptor(Case):
         runner = self.start_noisy(stderr=subprocess.STDOUT)
         self.assertWholeLines(self.read_slowly(lambda: os.read(runner.stdout.fileno(), 3000)))
 
+    def test_a_pipe_that_another_has_made_non_blocking_gets_all_lines_and_stays_so(self):
+        ours, theirs = os.pipe()
+        os.set_blocking(theirs, False)
+        with open(ours, "rb", buffering=0) as reader, open(theirs, "wb") as writer:
+            self.start_noisy(stdout=writer, stderr=writer)
+            first = reader.read(3000)
+            self.assertFalse(os.get_blocking(theirs))
+            writer.close()
+            self.assertWholeLines(first + self.read_slowly(lambda: reader.read(3000)))
+
     def test_messages_on_the_same_terminal_split_no_line(self):
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
@@ -290,7 +341,9 @@ class Terminal(Case):
         self.write(self.JOBS)
         piped = self.run_script(RUNMAKER, "--name", "alice", "runs.txt").out
         wanted = self.plain_lines(piped)[:-1]
-        self.assertEqual(self.plain_lines(shown)[:len(wanted)], wanted)
+        first, *lines = self.plain_lines(shown)
+        self.assertRegex(first, rb"Ctrl-C ends the jobs; Ctrl-\\ starts no more")
+        self.assertEqual(lines[:len(wanted)], wanted)
 
     def test_no_color_is_honoured(self):
         self.assertNotIn(b"\x1b", self.run_in_terminal(NO_COLOR="1"))

@@ -1,10 +1,11 @@
-"""Promise: --outdir loses no output to a name that is taken, and DIR/N.out is the output of what is line N today."""
+"""Promise: --outdir loses no output to a name that is taken; DIR/N.out is of the last run that began as line N."""
 import os
 import unittest
 from typing import Callable, Dict, List
 from unittest import mock
 
 import runmaker4
+import runwait4
 from tests.support import RUNMAKER, Case, wait_until
 
 ENTRY = {"time": 0.0, "run": "host-1-1"}        # for the journal, which is not looked at here
@@ -57,7 +58,7 @@ class TakenNames(OutCase):
         first.put(line, b"stdout", 6, b"goes on")
         first.end(line, ENTRY)
         second.end(same, ENTRY)
-        self.assertEqual(self.files(), {"7.out": "first goes on", "7.out.~1~": "second goes on"})
+        self.assertEqual(self.files(), {"7.out": "second goes on", "7.out.~1~": "first goes on"})
         self.assertEqual(self.said, [])
 
     def test_a_line_of_another_number_that_an_edit_puts_in_a_running_one_s_place_loses_nothing(self):
@@ -99,21 +100,6 @@ class TakenNames(OutCase):
         outdir.end(line, ENTRY)
         self.assertEqual(self.files(), {"7.out.~1~": "ours"})
         self.assertIn("7.out", self.said[0])
-
-    def test_a_name_that_is_taken_again_and_again_leaves_the_output_a_numbered_one(self):
-        outdir, line, put_aside = self.outdir(), job(7), runmaker4.keep_older
-
-        def taken_again(name: str) -> None:
-            put_aside(name)
-            (self.out / "7.out").write_text("another's")
-
-        outdir.begin(line, ENTRY)
-        (self.out / "7.out").write_text("another's")
-        with mock.patch.object(runmaker4, "keep_older", taken_again):
-            outdir.put(line, b"stdout", 0, b"ours")
-        outdir.end(line, ENTRY)
-        self.assertEqual(set(self.contents()), {"another's", "ours"})
-        self.assertEqual(self.said, [])
 
 
 class OlderFiles(OutCase):
@@ -165,102 +151,40 @@ class OlderFiles(OutCase):
 
 
 class MovedLines(OutCase):
-    """An edit has moved the line of a running job."""
+    """An edit has moved the line of a running job: its files keep their names."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.outdir_of_ours = self.outdir()
-
-    def begin(self, number: int, output: str = "") -> runmaker4.Job:
-        """A run of a line, and what it prints."""
-        line = job(number)
-        self.outdir_of_ours.begin(line, ENTRY)
-        if output:
-            self.outdir_of_ours.put(line, b"stdout", 0, output.encode())
-        return line
-
-    def end(self, *lines: runmaker4.Job) -> None:
-        for line in lines:
-            self.outdir_of_ours.end(line, ENTRY)
-
-    def test_a_file_gets_the_number_that_its_line_has_at_the_end(self):
-        line = self.begin(2, "two")
+    def test_a_file_keeps_the_number_that_its_line_had_at_the_start(self):
+        ours, line = self.outdir(), job(2)
+        ours.begin(line, ENTRY)
         line.number = 3
-        self.end(line)
-        self.assertEqual((self.files(), self.said), ({"3.out": "two"}, []))
+        ours.put(line, b"stdout", 0, b"two")
+        ours.end(line, ENTRY)
+        self.assertEqual((self.files(), self.said), ({"2.out": "two"}, []))
 
-    def test_a_file_is_made_with_the_number_that_its_line_has_then(self):
-        line = self.begin(2)
-        line.number = 3
-        self.outdir_of_ours.put(line, b"stdout", 0, b"two")
-        self.assertEqual(self.files(), {"3.out": "two"})
-        self.end(line)
-        self.assertEqual(self.files(), {"3.out": "two"})
+    def test_the_latest_run_has_the_name_and_the_journal_names_the_files_of_both(self):
+        self.write(". echo one; : > began; until [ -e go ]; do sleep 0.02; done; echo on\n")
+        runner = self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt")
+        self.wait_file("out/1.out")
+        self.write(". echo two; sleep 0.2; : > go\n" + self.read().decode(), "new")
+        os.rename(self.dir / "new", self.dir / "runs.txt")
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
+        self.assertEqual((self.read("out/1.out"), self.read("out/1.out.~1~")), (b"two\n", b"one\non\n"))
+        journal = runwait4.Journal(str(self.dir / "out"), self.fail)
+        with journal.file:
+            runs = list(journal.runs())
+        self.assertEqual({run.command.split(b";")[0]: run.files for run in runs},
+                         {b"echo one": ["1.out.~1~"], b"echo two": ["1.out"]})
 
-    def test_an_older_file_of_that_number_is_kept(self):
-        self.end(self.begin(3, "three"))
-        line = self.begin(2, "two")
-        line.number = 3
-        self.end(line)
-        self.assertEqual(self.files(), {"3.out": "two", "3.out.~1~": "three"})
-
-    def test_also_if_the_run_prints_nothing(self):
-        self.end(self.begin(3, "three"))
-        line = self.begin(2)
-        line.number = 3
-        self.end(line)
-        self.assertEqual(self.files(), {"3.out.~1~": "three"})
-
-    def test_lines_that_move_into_each_other_s_places_all_get_their_numbers(self):
-        for turn in 1, -1:
-            lines = [self.begin(number, f"was {number}") for number in (1, 2, 3)]
-            for line in lines:
-                line.number += 1
-            self.end(*lines[::turn])
-            latest = {name: text for name, text in self.files().items() if "~" not in name}
-            self.assertEqual(latest, {"2.out": "was 1", "3.out": "was 2", "4.out": "was 3"})
-        self.assertEqual(self.contents(), ["was 1", "was 1", "was 2", "was 2", "was 3", "was 3"])
-
-    def test_two_lines_that_change_places_both_get_their_numbers(self):
-        one, two = self.begin(1, "one"), self.begin(2, "two")
-        one.number, two.number = 2, 1
-        self.end(one, two)
-        self.assertEqual(self.files(), {"1.out": "two", "2.out": "one"})
-
-    def test_a_name_that_is_taken_that_very_moment_is_not_replaced(self):
-        line = self.begin(2, "two")
-        line.number = 3
-        with self.meanwhile("link", lambda: (self.out / "3.out").write_text("another's")):
-            self.end(line)
-        self.assertEqual(self.files(), {"3.out": "two", "3.out.~1~": "another's"})
-
-    def test_what_takes_the_old_name_that_very_moment_is_not_renamed_for_ours(self):
-        line = self.begin(2, "two")
-        line.number = 3
-
-        def another_run() -> None:
-            runmaker4.keep_older(str(self.out / "2.out"))
-            (self.out / "2.out").write_text("another's")
-
-        with self.meanwhile("rename", another_run):
-            self.end(line)
-        self.assertEqual(self.files(), {"3.out": "two", "2.out.~1~": "another's"})
-
-    def test_a_file_that_somebody_has_removed_stays_removed(self):
-        line = self.begin(2, "two")
+    def test_of_a_file_that_somebody_has_removed_the_journal_tells_its_name(self):
+        ours, line = self.outdir(), job(2)
+        ours.begin(line, ENTRY)
+        ours.put(line, b"stdout", 0, b"two")
         os.unlink(self.out / "2.out")
-        line.number = 3
-        self.end(line)
+        ours.end(line, ENTRY)
+        ours.tick()
         self.assertEqual((self.files(), self.said), ({}, []))
-
-    def test_a_file_system_without_links_keeps_the_output_and_that_is_said(self):
-        line = self.begin(2, "two")
-        line.number = 3
-        with mock.patch.object(runmaker4.os, "link", side_effect=PermissionError(1, "Operation not permitted")):
-            self.end(line)
-        self.assertEqual(self.contents(), ["two"])
-        self.assertEqual(len(self.said), 1)
-        self.assertIn("line 3", self.said[0])
+        self.assertIn(b'"files": ["2.out"]', (self.out / "journal").read_bytes())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
 """Smaller parts of runmaker4.py by themselves: what may be retried, what is an orphan, which processes are a job's."""
-import errno
-import fcntl
 import importlib
 import os
 import pathlib
@@ -45,7 +43,7 @@ class JobFileCase(FileCase):
         """A JobFile on this text."""
         self.path.write_bytes(text)
         file = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock, **options)
-        self.addCleanup(lambda: os.close(file.fd))
+        self.addCleanup(file.leave)
         return file
 
     def jobs(self, text: bytes, retry: bytes = b"", **options: object) -> runmaker4.Cursor:
@@ -54,95 +52,26 @@ class JobFileCase(FileCase):
 
 
 class WhatWasTaken(unittest.TestCase):
-    """TriedLines: a line is retried once, by number and text, and by text and count after an edit."""
+    """TriedLines: known by number; of lines that have moved, as many of a command as were tried."""
 
-    def setUp(self) -> None:
-        self.tried = runmaker4.TriedLines()
+    def test_lines_are_known_by_their_numbers_until_they_move(self) -> None:
+        tried = runmaker4.TriedLines()
+        for number in 2, 3, 5:
+            tried.add(line(number))
+        tried.discard(line(3))
+        tried.begin(runmaker4.Round(), (1, 2), moved=False)
+        self.assertEqual([tried.pass_over(line(number)) for number in (1, 2, 3, 5)], [False, True, False, True])
+        for _ in range(2):
+            tried.begin(runmaker4.Round(), (1, 2), moved=True)
+            self.assertEqual([tried.pass_over(line(number)) for number in (7, 8, 9)], [True, True, False])
 
-    def passed_over(self, *lines: runmaker4.Line) -> List[bool]:
-        """Which of these lines a round passes over."""
-        self.tried.begin_round()
-        return [item in self.tried for item in lines]
-
-    def test_the_number_and_the_text_must_be_the_same(self) -> None:
-        self.tried.add(line(1))
-        self.assertEqual(self.passed_over(line(1), line(2), line(1, b" OTHER")), [True, False, False])
-
-    def test_a_line_is_passed_over_as_often_as_it_is_met(self) -> None:
-        self.tried.add(line(1))
-        self.assertEqual(self.passed_over(line(1), line(1)), [True, True])
-
-    def test_what_has_succeeded_may_be_taken_again(self) -> None:
-        self.tried.add(line(1))
-        self.tried.discard(line(1))
-        self.tried.discard(line(5))                     # was never there
-        self.assertEqual(self.passed_over(line(1)), [False])
-
-    def test_after_an_edit_as_many_lines_of_a_text_are_passed_over_as_were_taken(self) -> None:
-        for item in line(1), line(2), line(7, b" OTHER"):
-            self.tried.add(item)
-        self.tried.note_edit()
-        met = [line(number) for number in (3, 4, 5)] + [line(9, b" OTHER"), line(1, b" NEW")]
-        for _ in range(2):                              # in each round anew
-            self.assertEqual(self.passed_over(*met), [True, True, False, True, False])
-
-    def test_after_an_edit_lines_that_stand_where_others_stood_are_counted_too(self) -> None:
-        self.tried.add(line(2))
-        self.tried.add(line(3))
-        self.tried.note_edit()                          # line 1 was removed: these two are lines 1 and 2 now
-        self.tried.add(line(3))                         # a third one of this text, that was line 4
-        self.assertEqual(self.passed_over(line(1), line(2), line(3), line(4)), [True, True, True, False])
-
-    def test_after_an_edit_another_line_with_the_number_of_one_that_succeeded_is_not_forgotten(self) -> None:
-        self.tried.add(line(2, b" GOOD"))
-        self.tried.note_edit()                          # line 1 was removed
-        self.tried.add(line(2, b" BAD"))                # was line 3
-        self.tried.discard(line(2, b" GOOD"))
-        self.assertEqual(self.passed_over(line(1, b" GOOD"), line(2, b" BAD")), [False, True])
-
-    def test_the_last_line_of_the_file_is_remembered(self) -> None:
-        for number in 2, 5, 3:
-            self.tried.add(line(number))
-        self.assertEqual(self.tried.last.number, 5)
-
-
-class SuspectedLines(unittest.TestCase):
-    """Suspects: three looks, one apart, in rounds one after the other, prove an orphan."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.suspects = runmaker4.Suspects(interval=1.0, clock=self.clock)
-
-    def look(self, later: float = 0.0, text: bytes = b" CMD") -> bool:
-        """A round that meets the line so much later."""
-        self.clock.now += later
-        proved = self.suspects.look(line(1, text))
-        self.suspects.end_round()
-        return proved
-
-    def test_the_third_look_proves_it(self) -> None:
-        self.assertEqual([self.look(), self.look(1.0), self.look(1.0), self.look()], [False, False, True, True])
-
-    def test_looks_in_quick_succession_count_once(self) -> None:
-        self.assertEqual([self.look(0.3) for _ in range(7)], [False] * 7)       # counted: at 0.3 and 1.5 s
-        self.assertEqual([self.look(0.3) for _ in range(2)], [False, True])     # and at 2.7 s
-
-    def test_a_line_that_was_locked_once_starts_anew(self) -> None:
-        self.look()
-        self.look(1.0)
-        self.suspects.acquit(line(1).offset)
-        self.assertEqual([self.look(1.0), self.look(1.0), self.look(1.0)], [False, False, True])
-
-    def test_another_text_at_the_place_starts_anew(self) -> None:
-        self.look()
-        self.look(1.0)
-        self.assertEqual([self.look(1.0, b" NEW") for _ in range(3)], [False, False, True])
-
-    def test_a_line_that_a_round_did_not_meet_starts_anew(self) -> None:
-        self.look()
-        self.look(1.0)
-        self.suspects.end_round()
-        self.assertEqual([self.look(1.0), self.look(1.0), self.look(1.0)], [False, False, True])
+    def test_what_this_round_has_met_is_not_met_again_in_it(self) -> None:
+        tried = runmaker4.TriedLines()
+        tried.begin(runmaker4.Round(), (1, 2), moved=True)
+        self.assertFalse(tried.pass_over(line(1)))
+        tried.add(line(1))                              # it was taken
+        tried.add(line(4, b" OTHER"), met=False)
+        self.assertEqual([tried.pass_over(it) for it in (line(2), line(3, b" OTHER"))], [False, True])
 
 
 class ProcessTrees(unittest.TestCase):
@@ -226,20 +155,7 @@ class PastTheCache(JobFileCase):
             cursor = runmaker4.Cursor(self.file(b". a\n. b\n", mount=self.NFS), [runmaker4.Taker("")])
             job = cursor.claim()
             self.assertEqual(cursor.finish(job, b"d"), "")
-        self.assertEqual((opened, self.path.read_bytes()), ([True, True], b"d a\n. b\n"))     # the file's, the line's
-
-    def test_where_single_bytes_are_refused_it_is_done_without(self) -> None:
-        right = os.pread
-
-        def pread(fd: int, count: int, at: int) -> bytes:
-            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
-                raise OSError(errno.EINVAL, "Invalid argument")
-            return right(fd, count, at)
-
-        with mock.patch.object(os, "pread", pread):
-            cursor = runmaker4.Cursor(self.file(b". a\n", mount=self.NFS), [runmaker4.Taker("")])
-            self.assertEqual(cursor.finish(cursor.claim(), b"d"), "")
-        self.assertEqual((cursor.file.direct, self.path.read_bytes()), (0, b"d a\n"))
+        self.assertEqual((opened, self.path.read_bytes()), ([True], b"d a\n. b\n"))
 
     def test_a_file_that_was_replaced_is_known_by_its_inode(self) -> None:
         self.path.write_bytes(b". a\n")
@@ -255,10 +171,11 @@ class IdleLooks(JobFileCase):
     """How often a runner looks that has nothing to do, by a made-up clock."""
 
     def locked_job(self) -> runmaker4.Cursor:
-        """A file whose only line is new and locked by somebody else, as --force may leave it."""
+        """A file whose only line is new, while a copy of its job lives, as an editor may leave it."""
         jobs = self.jobs(b". a\n")
-        self.holder = self.open(os.O_RDWR)
-        self.assertTrue(runmaker4.lock(self.holder, 0))
+        self.holder = runmaker4.open_companion(str(self.path))
+        self.addCleanup(os.close, self.holder)
+        self.assertTrue(runmaker4.lock(self.holder, runmaker4.row(b"a") + 7))
         return jobs
 
     def looks(self, jobs: runmaker4.Cursor, seconds: float) -> Iterator[float]:
@@ -278,7 +195,7 @@ class IdleLooks(JobFileCase):
     def test_it_is_taken_when_it_is_free(self) -> None:
         jobs = self.locked_job()
         list(self.looks(jobs, 5))
-        runmaker4.unlock(self.holder, 0)
+        runmaker4.unlock(self.holder, runmaker4.row(b"a") + 7)
         self.assertEqual(jobs.claim().number, 1)
 
     def test_a_look_that_hung_for_a_while_is_not_made_up_for_with_minutes(self) -> None:
@@ -432,21 +349,18 @@ class LinesOfADeadServer(JobFileCase):
 
     def adopt(self, before: List[bytes], after: bytes) -> Tuple[server.ServedFile, List[runmaker4.Job]]:
         """Hold these lines, then edit the file: how the next server has it, and the jobs that it goes on with."""
-        fd, offset = os.open(self.path, os.O_RDWR | os.O_CREAT), 0
-        for text in before:
-            self.assertTrue(runmaker4.lock(fd, offset))
-            offset += len(text) + 2
         self.path.write_bytes(after)
-        file = server.ServedFile(str(self.path), say=self.fail)
+        fd = runmaker4.open_companion(str(self.path))
+        for number, text in enumerate(before, 1):
+            self.assertTrue(runmaker4.lock(fd, runmaker4.row(text[1:]) + number))
+        file = server.ServedFile(str(self.path), say=lambda text: None)
+        self.addCleanup(file.leave)
         self.addCleanup(os.close, fd)
         return file, file.adopt(fd)
 
     def offsets(self, file: server.ServedFile, jobs: List[runmaker4.Job], texts: List[bytes]) -> Dict[int, int]:
         """Where the lines of clients are that say where they were: by their numbers."""
-        lines, offset = [], 0
-        for number, text in enumerate(texts, 1):
-            lines.append(runmaker4.Line(number, number, offset, b".", text))
-            offset += len(text) + 2
+        lines = [runmaker4.Line(number, number, 0, b".", text) for number, text in enumerate(texts, 1)]
         return {line.number: job.offset for line, job in file.assign(lines, jobs).items()}
 
     def test_lines_that_were_moved_are_found_without_comparing_each_with_each(self) -> None:
@@ -457,11 +371,13 @@ class LinesOfADeadServer(JobFileCase):
         self.assertEqual([found[number] for number in sorted(found, reverse=True)],
                          [6 + len(b"".join(lines[number:])) for number in range(500, 0, -1)])
 
-    def test_of_lines_with_one_text_the_first_is_the_first(self) -> None:
-        text, other = b" echo same", b" echo"
-        texts = [text, other, text, text]
-        self.assertEqual(self.offsets(*self.adopt(texts, b"# new\n" + b"r%s\nr%s\nd%s\n" % (text, text, text)), texts),
-                         {1: 6, 3: 18})
+    def test_a_seat_whose_line_is_r_no_more_is_kept_for_its_client(self) -> None:
+        text = b" echo same"
+        file, jobs = self.adopt([text], b". echo same\n")
+        self.assertEqual((jobs, len(file.unclaimed)), ([], 1))
+        job = file.take_back(runmaker4.Line(1, 1, 0, b".", text), [], b"")
+        file.look_after()
+        self.assertEqual((job.offset, file.unclaimed, self.path.read_bytes()), (0, set(), b"r echo same\n"))
 
     def test_a_result_that_was_written_before_an_edit_is_not_given_to_a_line_of_the_same_text(self) -> None:
         text = b" echo same"
@@ -471,16 +387,15 @@ class LinesOfADeadServer(JobFileCase):
         self.assertEqual(file.settled({ended: b"!"}, bool(jobs)), set())
         self.assertEqual(file.settled({ended: b"d"}, False), set())
 
-    def test_orphans_and_lines_that_others_have_are_not_among_them_while_nobody_has_edited_the_file(self) -> None:
+    def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
         text = b" echo"
         self.path.write_bytes(b"r%s\n" % text * 3)
-        other = os.open(self.path, os.O_RDWR)
+        other = runmaker4.open_companion(str(self.path))
         self.addCleanup(os.close, other)
-        self.assertTrue(runmaker4.lock(other, 2 * 7))
+        self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 3))
         file, jobs = self.adopt([text], b"r%s\n" % text * 3)
         self.assertEqual([job.offset for job in jobs], [0])
-        self.assertFalse(runmaker4.lock(other, 0))
-        self.assertTrue(runmaker4.lock(other, 7))
+        self.assertEqual([file.is_orphan(line) for line in file.lines(b"r")], [False, True, False])
 
 
 class RetriesOfMany(RetriesAmidEdits):
@@ -539,7 +454,7 @@ class RecordsInMemory(FileCase):
     def test_long_lines_are_cut_before_they_are_kept(self) -> None:
         file = runmaker4.LogFile(str(self.path), runmaker4.Worker(threaded=False), self.fail)
         self.addCleanup(os.close, file.fd)
-        log = runmaker4.LastLines(file, file.worker, 100, b"/")
+        log = runmaker4.LastLines(file, 100, b"/")
         run = a_run()
         run.job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
         log.started(run)

@@ -1,5 +1,6 @@
 """Promise: --report writes one page about all runs, whole at any time, that shows commands and never runs them."""
 import base64
+import html
 import html.parser
 import json
 import os
@@ -10,13 +11,25 @@ import unittest
 import zlib
 from typing import Any, Dict, List
 
-import runwait4
 from tests.journal import BEGAN, end, start
 from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
+IMPATIENT = """
+import runwait4
+def at_once(self):
+    self.watcher.patience = 0
+runwait4.Reporter.settle = at_once
+"""
+FAILED_RUNS = "Runs that failed or ended in error"
+OTHERS = "Other runs that failed or ended in error"
 VOID = {"meta", "br", "img", "link", "input"}
+
+
+def words(text: str) -> str:
+    """What an element of a page says."""
+    return html.unescape(re.sub("<[^>]*>", "|" if "<q>" in text else "", text)).rstrip("|")
 
 
 class Page(html.parser.HTMLParser):
@@ -32,6 +45,28 @@ class Page(html.parser.HTMLParser):
         self.close()
         packed = re.search(r'<script id="data" type="text/plain">([A-Za-z0-9+/=]+)</script>', text)[1]
         self.data: Dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
+        shown = text.partition("<script")[0]
+        self.when = words(re.search('<p id="when">(.*?)</p>', shown)[1])
+        self.refresh = re.findall('http-equiv="refresh" content="([0-9]+)"', shown)
+        self.figures = {words(name): words(value) for name, value in re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", shown)}
+        self.bar = " ".join(map(words, re.findall("<li>(.*?)</li>", shown)))
+        self.runs = words("".join(re.findall('</ul><p class="hint">(.*?)</p>', shown)))
+        self.bars = [words(title) for title in re.findall(r'<div title="(.*?)"', shown)]
+        self.marks, self.scale = (re.findall("<span[^>]*>(.*?)</span>", found) for name in ("ticks", "scale")
+                                  for found in re.findall(f'<div id="{name}">(.*?)</div>|$', shown)[:1])
+        self.tables = {words(table.partition("</h2>")[0]): table
+                       for table in re.findall('<section class="runs">(.*?)</section>', shown, re.DOTALL)}
+
+    def heads(self, title: str) -> List[str]:
+        """The heads of the columns of a table."""
+        return re.findall("<th [^>]*>(.*?)</th>", self.tables[title])
+
+    def rows(self, title: str, *columns: str) -> List[List[str]]:
+        """What a table has in these columns; below each row stands what ran, and what it printed last."""
+        heads = [*self.heads(title), "what"]
+        found = [list(map(words, re.findall("<td[^>]*>(.*?)</td>", body, re.DOTALL)))
+                 for body in re.findall("<tbody>(.*?)</tbody>", self.tables.get(title, ""), re.DOTALL)]
+        return [[row[heads.index(column)] for column in columns] for row in found]
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -81,19 +116,20 @@ class Content(ReportCase):
         self.write(". echo hello\n. echo one; echo two >&2; exit 3\n. kill -9 $$\nx true\n")
         self.run_script(RUNMAKER, "--outdir", "out", "--name", "alice", "runs.txt")
         self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
-        data = self.page().data
-        self.assertEqual((data["runs"], data["states"], data["refresh"]), (3, [1, 2, 0, 0, 0, 0], 0))
-        self.assertEqual((data["file"]["failed"], data["file"]["held"]), (2, 1))
-        failed = {row[0]: row for row in data["tables"][0][1]}
-        self.assertEqual((failed[2][2], failed[3][2]), ("exit 3", "SIGKILL"))
-        self.assertEqual(failed[2][10:], ["echo one; echo two >&2; exit 3", "two"])
-        self.assertEqual(data["cells"]["rows"], [["alice", "1"]])
+        page = self.page()
+        self.assertEqual((page.bar, page.runs), ("4 jobs: 1 done 2 failed 1 held", "3 runs: 1 done, 2 failed"))
+        self.assertEqual(page.refresh, [])
+        self.assertEqual(page.rows("Left to fix", "Line", "Ended", "Host", "what"), [
+            ["2", "exit 3", "alice", "echo one; echo two >&2; exit 3|two"], ["3", "signal 9", "alice", "kill -9 $$"]])
+        self.assertEqual(page.data["rows"], [["alice", "1"]])
 
     def test_a_job_log_will_do(self):
         self.write(". true\n. false\n")
         self.run_script(RUNMAKER, "--joblog", "log", "runs.txt")
         self.assertEqual(self.report("--joblog", "log").code, 0)
-        self.assertEqual(self.page().data["states"], [1, 1, 0, 0, 0, 0])
+        page = self.page()
+        self.assertEqual(page.bar, "2 runs: 1 done 1 failed")
+        self.assertEqual(page.rows(FAILED_RUNS, "Line", "Ended"), [["2", "exit 1"]])
 
     def test_nothing_that_a_job_says_or_is_called_becomes_part_of_the_page(self):
         self.journal(journal_end(1, command=EVIL, host=EVIL, slot=EVIL, state="!", exit=1, cause=EVIL, files=["1.err"]),
@@ -105,42 +141,112 @@ class Content(ReportCase):
         page = self.page()
         self.assertEqual((page.tags.count("script"), page.tags.count("img"), page.links), (2, 0, []))
         self.assertEqual(page.title, name)
-        self.assertIn(EVIL, page.data["tables"][0][1][0])
+        self.assertEqual(page.rows(OTHERS, "Ended", "Host", "what"), [[EVIL, EVIL[:80], f"{EVIL}|{EVIL}"]])
 
     def test_each_state_has_a_name_and_a_colour_by_day_and_by_night(self):
         self.journal(*(journal_end(number, state=state) for number, state in enumerate("d!e.x", 1)))
         self.report("--outdir", "out")
-        data, text = self.page().data, self.read("out.html").decode()
-        self.assertEqual((data["states"], len(runwait4.STATES)), ([1, 1, 1, 1, 0, 1], 6))
-        self.assertEqual(data["names"], ["done", "failed", "error", "put back", "running", "cancelled"])
-        self.assertEqual(sorted(re.findall(r"--s(\d): #", text)), sorted("012345" * 2))
-        self.assertEqual(sum(sum(counts) for _, *counts in data["times"]), 5)
-        self.assertEqual(data["endings"][-1][0], 5)
+        page, text = self.page(), self.read("out.html").decode()
+        self.assertEqual(page.bar, "5 runs: 1 done 1 failed 1 error 1 put back 1 cancelled")
+        self.assertEqual(page.data["names"], ["done", "failed", "error", "put back", "running", "cancelled", "unknown"])
+        self.assertEqual(sorted(re.findall(r"--s(\d): #", text)), sorted("0123456" * 2))
+        self.assertIn("1.0s to 1.3s, 1 done, 1 failed, 1 error, 1 put back, 1 cancelled", page.bars)
 
     def test_runs_of_one_slot_that_overlap_have_rows_of_their_own(self):
         self.journal(journal_end(1, seconds=0.5), journal_end(2, seconds=1.5), journal_end(3, slot="10"),
                      journal_end(4, slot="9"))
         self.report("--outdir", "out")
-        self.assertEqual([slot for _, slot in self.page().data["cells"]["rows"]], ["1", "1 (2)", "9", "10"])
+        self.assertEqual([slot for _, slot in self.page().data["rows"]], ["1", "1 (2)", "9", "10"])
 
-    def test_of_runs_that_have_not_ended_the_last_of_a_running_line_runs_and_all_others_are_lost(self):
-        self.start_to_gate(f"# an edit\n# moved these\n. {GATE}\nd a\n")
+    def test_the_bar_is_of_jobs_and_what_was_run_again_comes_after_what_is_left_to_fix(self):
+        self.write("d a\n! b\nd c\ne d\n. e\n")
+        self.journal(*(end(f"{number} {command}", number, command, BEGAN + number, state="!")
+                       for number, command in enumerate("abce", 1)),
+                     end("again", 1, "a", BEGAN + 20), end("other", 3, "c", BEGAN + 30, state="!"))
+        self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
+        page = self.page()
+        self.assertEqual((page.bar, page.runs), ("5 jobs: 2 done 1 failed 1 error 1 new", "6 runs: 1 done, 5 failed"))
+        self.assertEqual(page.rows("Left to fix", "Line", "Ended"), [["2", "exit 3"], ["4", "error"]])
+        self.assertEqual(page.rows(OTHERS, "Line", "Ended"), [
+            ["3", "exit 3 (now done)"], ["4", "exit 3 (now new)"], ["3", "exit 3 (now done)"],
+            ["1", "exit 3 (now done)"]])
+        self.assertEqual(list(page.tables), ["Left to fix", OTHERS, "Slowest runs", "Largest runs"])
+
+    def test_a_column_that_nothing_is_known_for_is_not_there(self):
+        self.journal(journal_end(1, memory=None))
+        self.report("--outdir", "out")
+        page = self.page()
+        self.assertNotIn("Memory", page.heads("Slowest runs"))
+        self.assertNotIn("Peak memory", page.figures)
+
+    def test_the_histogram_has_a_scale_of_counts_and_at_least_three_marks(self):
+        for times in [0.05], [1, 9], [700] * 40, [0.01, 3000], [4e4, 5e4], [1e-3, 1e6], [650.0, 651.0]:
+            self.journal(*(journal_end(line, seconds=seconds) for line, seconds in enumerate(times)))
+            self.report("--outdir", "out")
+            page = self.page()
+            with self.subTest(times):
+                self.assertTrue(3 <= len(page.marks) <= 7, page.marks)
+                self.assertGreaterEqual(len(page.scale), 2)
+
+    def test_of_runs_that_have_not_ended_the_last_of_a_running_line_runs_and_that_of_an_orphan_is_lost(self):
+        self.start_to_gate(f"# an edit\n# moved these\n. {GATE}\nd a\nr orphan\n! b\n")
         self.addCleanup(self.open_gate)
         for number in (1, 3):               # before the edit, and after it
             self.journal(start("dead", number, GATE, BEGAN), start("alive", number, GATE, BEGAN + 1),
-                         start("gone", 4, "a", BEGAN + 2), end("ended", 4, "a"))
-            self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
-            data = self.page().data
-            self.assertEqual((data["states"], data["quantiles"]), ([1, 0, 2, 0, 1, 0], [1.5, 1.5, 1.5]))
-            self.assertEqual([row[2] for row in data["tables"][0][1]], ["lost", "lost"])
-            self.assertEqual(data["busy"][-1], 1)
+                         start("gone", 4, "a", BEGAN + 2), end("ended", 4, "a"), start("o", 5, "orphan"),
+                         start("b", 6, "b"))
+            self.assertEqual(self.finish(self.start_patched(IMPATIENT, "--report", "out.html", "--outdir", "out",
+                                                            "runs.txt", script=RUNWAIT)).code, 0)
+            page = self.page()
+            self.assertEqual(page.runs, "6 runs: 1 done, 1 error, 1 running, 3 unknown")
+            self.assertEqual(page.rows("Left to fix", "Line", "Ended"), [["5", "lost"], ["6", "unknown"]])
+            self.assertNotIn(OTHERS, page.tables)
+            self.assertEqual(page.data["busy"][-1], 1)
+
+    def test_a_run_whose_end_is_not_written_yet_is_ending_and_no_failure(self):
+        self.write("d a\n")
+        self.journal(start(1, 1, "a"))
+        late = ("import time, runwait4\n"
+                "def later(seconds):\n    open('out/journal', 'ab').write(%r)\ntime.sleep = later\n" % end(1, 1, "a"))
+        ended = self.finish(self.start_patched(late, "--report", "out.html", "--outdir", "out", "runs.txt",
+                                               script=RUNWAIT))
+        self.assertEqual((ended.code, self.page().runs), (0, "1 run: 1 done"), ended.err)
+        self.write("! a\n")
+        self.journal(start(1, 1, "a"))
+        late = late.replace(repr(end(1, 1, "a")), repr(end(1, 1, "a", state="!", exit=7)))
+        ended = self.finish(self.start_patched(late, "--failed", "--outdir", "out", "runs.txt", script=RUNWAIT))
+        self.assertIn(b"line 1: exit 7 on ", ended.out)
+
+    def test_a_hundred_looks_at_a_busy_campaign_find_no_failure(self):
+        """Ends come into the journal up to a second late."""
+        count, looks = (1200, 100) if FULL else (60, 6)
+        self.write(". sleep 0.1\n" * count)
+        runner = self.start(RUNMAKER, "-q", "-j2", "--outdir", "out", "runs.txt")
+        self.wait_file("out/journal")
+        for look in range(looks):
+            calls = [(RUNWAIT, *options, "--outdir", "out", "runs.txt")
+                     for options in (("--failed",), ("--status",), ("--report", f"{look}.html"))]
+            for (_, option, *_), ended in self.run_all(calls):
+                self.assertEqual((ended.code, ended.err), (0, b""))
+                if option == "--failed":
+                    self.assertEqual(ended.out, b"")
+                if option == "--status":
+                    self.assertIn(b" 0 failed, 0 error,", ended.out)
+            page = self.page(f"{look}.html")
+            self.assertNotRegex(page.bar + page.runs, "failed|error|unknown")
+            self.assertEqual([title for title in page.tables if "Largest" not in title], ["Slowest runs"])
+            if runner.poll() is not None:
+                break
+        runner.terminate()
+        self.finish(runner)
 
     def test_only_times_that_are_known_are_counted_and_as_the_statistics_count_them(self):
         self.journal(*(end(number, number, took=number) for number in range(1, 11)), start("open", 1))
         self.report("--outdir", "out")
-        data = self.page().data
-        self.assertEqual((data["states"], data["quantiles"]), ([10, 0, 0, 0, 1, 0], [5, 9, 10]))
-        self.assertEqual(sum(sum(counts) for _, *counts in data["times"]), 10)
+        page = self.page()
+        self.assertEqual(page.bar, "11 runs: 10 done 1 unknown")
+        self.assertEqual([page.figures[name] for name in ("Median time of a run", "90th percentile", "Longest")],
+                         ["5.0s", "9.0s", "10s"])
         self.assertIn(b" 5.0s  9.0s      10s ", self.run_script(RUNWAIT, "--stats", "--outdir", "out").out)
 
     def test_the_time_of_all_runs_is_the_sum_of_the_jobs_that_ran(self):
@@ -149,17 +255,17 @@ class Content(ReportCase):
         data = self.page().data
         total = sum(number / 7 for number in range(1, 50))
         self.assertAlmostEqual(sum(data["busy"]) / len(data["busy"]) * data["span"], total, delta=total / 100)
-        self.assertEqual(sum(sum(counts) for _, *counts in data["times"]), 49)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes seconds")
-    def test_many_runs_share_cells_and_the_page_stays_small(self):
+    def test_of_many_runs_the_last_are_drawn_and_the_page_stays_small(self):
         self.journal(*(journal_end(number, seconds=0.5, slot=str(number % 50), command=os.urandom(50).hex(),
-                                   state="d!"[number % 9 == 0]) for number in range(1, 150_001)))
+                                   state="d!"[number % 9 == 0]) for number in range(1, 100_001)))
         self.assertEqual(self.report("--outdir", "out").code, 0)
-        cells = self.page().data["cells"]
-        self.assertLess(len(self.read("out.html")), 5 << 20)
-        self.assertLess(len(cells["count"]), 130_000)
-        self.assertEqual((sum(cells["count"]), sum(cells["bad"])), (150_000, 150_000 // 9))
+        page = self.page()
+        self.assertLess(len(self.read("out.html")), 8 << 20)
+        self.assertEqual((len(page.data["line"]), min(page.data["line"])), (60_000, 40_001))
+        self.assertIn("the pictures show the last 60,000 runs of 100,000", page.when)
+        self.assertEqual(page.bar, "100000 runs: 88,889 done 11,111 failed")
 
 
 class Writing(ReportCase):
@@ -171,11 +277,10 @@ class Writing(ReportCase):
         self.wait_file("out/journal")
         waiter = self.start(RUNWAIT, "--progress", "--report", "out.html", "--outdir", "out", "runs.txt")
         self.wait_file("out.html")
-        self.assertGreaterEqual(self.page().data["refresh"], 10)
+        self.assertGreaterEqual(int(self.page().refresh[0]), 10)
         self.open_gate()
         self.assertEqual((self.finish(runner).code, self.finish(waiter).code), (0, 0))
-        data = self.page().data
-        self.assertEqual((data["refresh"], data["states"]), (0, [2, 0, 0, 0, 0, 0]))
+        self.assertEqual((self.page().refresh, self.page().bar), ([], "2 jobs: 2 done"))
         self.assertEqual([name for name in os.listdir(self.dir) if name.startswith(".runwait4")], [])
 
     def test_a_failed_barrier_check_ends_it_with_exit_status_1_and_is_named(self):
@@ -184,8 +289,7 @@ class Writing(ReportCase):
         ended = self.report("--progress", "--outdir", "out", "runs.txt")
         self.assertEqual(ended.code, 1, ended.err)
         self.assertRegex(ended.err, rb"^runwait4\.py: runs\.txt: .*line 1\b.*barrier check.*line 2\b.*\n$")
-        data = self.page().data
-        self.assertEqual((data["refresh"], data["states"]), (0, [0, 1, 0, 0, 0, 0]))
+        self.assertEqual((self.page().refresh, self.page().bar), ([], "2 jobs: 1 failed 1 new"))
         self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
 
     def test_a_file_of_plain_commands_is_refused(self):
@@ -205,7 +309,7 @@ class Writing(ReportCase):
         self.write("", "out.html")
         for _ in range(2):
             self.assertEqual(self.report("--outdir", "out").code, 0)
-            self.assertEqual(self.page().data["runs"], 1)
+            self.assertEqual(self.page().bar, "1 run: 1 done")
 
     def test_what_does_not_go_together_or_is_not_there_is_refused(self):
         self.journal("")
@@ -213,7 +317,7 @@ class Writing(ReportCase):
         for args, word in (((), "--outdir"), (("--outdir", "out", "--joblog", "log"), "one of them"),
                            (("--outdir", "nowhere"), "nowhere"), (("--outdir", "out"), "no run"),
                            (("--outdir", "out", "--progress"), "FILE"), (("--joblog", "log"), "no run"),
-                           (("--outdir", "out", "--status", "log"), "--report")):
+                           (("--outdir", "out", "--status", "log"), "--report and --status do not go together")):
             with self.subTest(args=args):
                 self.assertRefused(self.report(*args), word)
         self.assertFalse((self.dir / "out.html").exists())
@@ -234,9 +338,9 @@ class InABrowser(ReportCase):
     def test_a_cancelled_run_is_drawn_like_any_other(self):
         self.journal(journal_end(1), journal_end(2, state="x", exit=-1, signal=15, cause="cancelled"))
         text = self.shown()
-        self.assertIn("<b>1</b> cancelled</li>", re.sub("<b [^>]*>", "<b>", text))
+        self.assertIn("<b>1</b> cancelled</li>", text)
         self.assertRegex(text, r'<b class="s5">cancelled</b>')
-        self.assertNotIn("cannot be shown", re.sub("<script>.*?</script>", "", text, flags=re.DOTALL))
+        self.assertNotIn("cannot draw", re.sub("<script>.*?</script>", "", text, flags=re.DOTALL))
 
     def shown(self) -> str:
         """The elements that the report of out/journal has in a browser."""

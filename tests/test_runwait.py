@@ -91,15 +91,13 @@ def stop_and_survey(file):
 runmaker4.JobFile.survey = stop_and_survey
 """
         path = self.write("r true\n")
-        holder = os.open(path, os.O_RDWR)
-        self.addCleanup(os.close, holder)
-        fcntl.lockf(holder, fcntl.LOCK_EX, 1, 0)
+        self.hold_line(1)
         waiter = self.start_patched(held_up, "--progress", "runs.txt", script=RUNWAIT)
         os.waitid(os.P_PID, waiter.pid, os.WSTOPPED)
         time.sleep(0.5)
         waiter.send_signal(signal.SIGCONT)
         self.assertIn(b"0 of   1", self.first_line(waiter))
-        os.pwrite(holder, b"d", 0)
+        path.write_bytes(b"d true\n")
         self.assertEqual(self.finish(waiter, 5).code, 0)
 
     def test_nothing_to_wait_for_is_no_error(self) -> None:
@@ -112,7 +110,7 @@ runmaker4.JobFile.survey = stop_and_survey
     def test_a_job_that_starts_at_the_moment_of_a_look_is_waited_for(self) -> None:
         self.write(". true\n")
         with open(self.dir / "runs.txt", "r+b", buffering=0) as file:
-            fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
+            self.hold_line(1)
             waiters = [self.start(RUNWAIT, "--progress", "runs.txt") for _ in range(5)]
             for waiter in waiters:
                 self.first_line(waiter)

@@ -3,6 +3,7 @@ import fcntl
 import os
 import pty
 import random
+import select
 import signal
 import subprocess
 import termios
@@ -118,18 +119,20 @@ class Drained(RunCase):
     def test_hup_lets_the_running_job_end_and_starts_nothing_more(self):
         self.assertEnded(self.drain(signal.SIGHUP, WAITING), 1, "d.")
 
-    def test_usr1_lets_the_running_job_end_and_starts_nothing_more(self):
-        self.assertEnded(self.drain(signal.SIGUSR1, WAITING), 1, "d.")
+    def test_quit_does_the_same_however_often_it_comes(self):
+        self.jobs(WAITING, "touch never")
+        runner = self.start_jobs(start_new_session=True)
+        for _ in range(2):
+            os.killpg(runner.pid, signal.SIGQUIT)           # what Ctrl-\ does
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 1, "d.")
 
-    def test_a_job_that_fails_after_the_signal_makes_the_exit_status_1(self):
-        self.assertEnded(self.drain(signal.SIGHUP, f"{WAITING}; exit 3"), 1, "!.")
-
-    def test_a_job_that_fails_after_the_signal_is_not_retried(self):
+    def test_a_job_that_fails_after_the_signal_is_marked_and_not_retried(self):
         ended = self.drain(signal.SIGHUP, f"{WAITING}; echo x >> runs; exit 3", "--retries", "3")
         self.assertEnded(ended, 1, "!.")
         self.assertEqual(self.read("runs"), b"x\n")
 
-    def test_a_drained_runner_does_not_follow_the_file_any_longer(self):
+    def test_usr1_does_so_too_and_a_drained_runner_does_not_follow_the_file_any_longer(self):
         self.assertEnded(self.drain(signal.SIGUSR1, WAITING, "--follow"), 1, "d.")
 
     def test_int_still_ends_the_jobs_of_a_draining_runner(self):
@@ -342,6 +345,39 @@ class StuckConsole(RunCase):
         runner.send_signal(signal.SIGINT)
         self.wait_states("ee")
         self.assertEnded(self.finish(runner), 130, "ee")
+
+
+class StoppedAtTerminal(RunCase):
+    """The first line on a terminal says which keys stop a runner, and how: they do."""
+
+    def stop_by(self, key: bytes) -> subprocess.Popen:
+        """A runner that was stopped at its terminal while its first job of two waits."""
+        self.jobs(WAITING, "true")
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        self.addCleanup(os.close, slave)
+        runner = self.start(RUNMAKER, "runs.txt", stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        shown = b""
+
+        def has_shown(text: bytes) -> bool:
+            nonlocal shown
+            shown += os.read(master, 10_000) if select.select([master], [], [], 0)[0] else b""
+            return text in shown
+
+        wait_until(lambda: has_shown(b"forked") and self.exists("up.1"), what="the job runs")
+        self.assertRegex(shown, rb"\Arunmaker4\S*\.py: \S+: Ctrl-C ends the jobs; Ctrl-\\ starts no more, and waits")
+        os.write(master, key)
+        wait_until(lambda: has_shown({b"\x03": b"SIGINT: ", b"\x1c": b"SIGQUIT: "}[key]), what="the key is obeyed")
+        return runner
+
+    def test_ctrl_backslash_lets_what_runs_end(self):
+        runner = self.stop_by(b"\x1c")
+        self.open_gate()
+        self.assertEqual((runner.wait(20), self.states()), (1, "d."))
+
+    def test_ctrl_c_ends_the_jobs(self):
+        self.assertEqual((self.stop_by(b"\x03").wait(20), self.states()), (130, "e."))
 
 
 class ControllingTerminal(RunCase):

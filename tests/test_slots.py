@@ -15,8 +15,7 @@ from typing import Callable, Dict, List, Sequence, Tuple
 from unittest import mock
 
 import runmaker4
-from tests import test_claiming
-from tests.support import (FULL, GATE, RUNCLIENT, RUNMAKER, RUNSET, SLEEPING, WAITING, Ended, RunCase, Text,
+from tests.support import (FULL, GATE, RUNCLIENT, RUNMAKER, SLEEPING, WAITING, Ended, RunCase, Text,
                            as_bytes, console_lines, wait_until)
 from tests.tcp import TcpCase
 
@@ -96,14 +95,14 @@ class SlotCase(RunCase):
         """Stop a runner of one job; whether its idle slots have no name locked at that moment, else it goes on."""
         runner.send_signal(signal.SIGSTOP)
         wait_until(lambda: pathlib.Path(f"/proc/{runner.pid}/stat").read_bytes().rpartition(b") ")[2][:1] == b"T")
-        if names_taken(self.dir / "names.lock") == 1:
+        if names_taken(self.dir / ".names.lock") == 1:
             return True
         runner.send_signal(signal.SIGCONT)
         return False
 
     def wait_taken(self, wanted: int) -> None:
         """Wait until so many names are locked."""
-        wait_until(lambda: names_taken(self.dir / "names.lock") == wanted, 5, f"{wanted} names are taken")
+        wait_until(lambda: names_taken(self.dir / ".names.lock") == wanted, 5, f"{wanted} names are taken")
 
 
 class NamedSlots(SlotCase):
@@ -417,7 +416,7 @@ class SharedNames(SlotCase):
         killed.wait()
         self.add_jobs(*[SHORT] * 6)
         self.assertEqual(self.run_on_names(), 0)
-        self.assertEqual((self.states(), names_taken(self.dir / "names.lock")), ("rdddddd", 1))
+        self.assertEqual((self.states(), names_taken(self.dir / ".names.lock")), ("rdddddd", 1))
         self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {kept})
         self.open_gate()
         self.wait_taken(0)
@@ -443,7 +442,7 @@ class SharedNames(SlotCase):
         self.names("a\n")
         runner = self.start_on_names(up=[1])
         self.assertEqual(self.read("links").decode().split(),
-                         [os.path.realpath(self.dir / name) for name in ("runs.txt", "names.lock")])
+                         [os.path.realpath(self.dir / name) for name in (".runs.txt.lock", ".names.lock")])
         self.open_gate()
         self.assertAll(0, runner, "d")
 
@@ -467,17 +466,17 @@ class SharedNames(SlotCase):
         self.jobs("sleep 1000 & echo $! >left", SHORT)
         self.names("a\n")
         self.assertEqual(self.run_on_names(), 0)
-        self.assertEqual((self.states(), names_taken(self.dir / "names.lock")), ("dd", 0))
+        self.assertEqual((self.states(), names_taken(self.dir / ".names.lock")), ("dd", 0))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_names_are_free_when_a_runner_was_ended(self):
         self.jobs(SLEEPING, SLEEPING)
         self.names("a\nb\n")
         runner = self.start_on_names(up=[1, 2])
-        self.assertEqual(names_taken(self.dir / "names.lock"), 2)
+        self.assertEqual(names_taken(self.dir / ".names.lock"), 2)
         runner.send_signal(signal.SIGTERM)
         self.assertAll(143, runner, "ee")
-        self.assertEqual(names_taken(self.dir / "names.lock"), 0)
+        self.assertEqual(names_taken(self.dir / ".names.lock"), 0)
 
     def check_another_waits(self, runner: subprocess.Popen, count: int) -> None:
         """Another runner gets no name, and runs nothing, until so many jobs of this one have ended."""
@@ -578,17 +577,6 @@ class SharedNames(SlotCase):
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the tests above, with other locks")
-class SharedNamesWithClassicLocks(test_claiming.ClassicLocks, SharedNames):
-    """The same where open-file-description locks are missing.
-
-    There jobs have no share of their runner's locks, and a descriptor of a file with locks is never closed.
-    """
-    test_a_job_that_outlives_its_killed_runner_keeps_its_name = None
-    test_it_does_so_also_when_the_names_were_replaced = None
-    test_a_job_holds_its_line_with_descriptor_64_and_its_name_with_66 = None
-    test_a_file_that_is_replaced_again_and_again_does_not_use_up_descriptors = None
-
-
 class Companion(SlotCase):
     """Names are locked in a file beside theirs, which is made when it is needed and then stays."""
 
@@ -596,7 +584,7 @@ class Companion(SlotCase):
         super().setUp()
         self.said: List[str] = []
         self.names("a\nb\n")
-        self.companion = self.dir / "names.lock"
+        self.companion = self.dir / ".names.lock"
 
     def slot_file(self, path: str = "names") -> runmaker4.SlotFile:
         """A file of names that can be locked."""
@@ -677,7 +665,7 @@ class Companion(SlotCase):
         self.jobs("touch never")
         for option in "--logfile", "--joblog", "--pidfile", "--errors":
             with self.subTest(option=option):
-                self.assertRefused(self.run_jobs("--slots", "@names", option, "names.lock"))
+                self.assertRefused(self.run_jobs("--slots", "@names", option, ".names.lock"))
         self.assertEqual(self.companion.read_bytes(), b"")
 
     def test_dry_run_makes_none(self) -> None:
@@ -724,28 +712,26 @@ class SlotErrors(SlotCase):
         self.assertEqual(len(found), 1, ended.err)
         return found[0]
 
-    def test_a_broken_slot_is_taken_out_and_its_lines_are_run_elsewhere(self):
+    def test_a_broken_slot_is_taken_out_and_r_runs_its_lines_again(self):
         self.jobs(*[f"{self.BROKEN}; sleep 0.05"] * 8)
         ended = self.run_jobs("-q", "--slots", "bad,good", "--slot-errors", "3")
-        self.assertEqual(self.states(), "d" * 8, ended.err)
-        broken = self.read("broken").decode().split()
-        self.assertEqual(len(broken), 3)
-        said = self.said_of(ended, "bad")
-        for line in broken:
-            self.assertIn(line, said)
-        self.assertEqual(ended.code, 0, ended.err)
+        broken = [number for number, state in enumerate(self.states(), 1) if state == "!"]
+        self.assertEqual([int(line) for line in self.read("broken").split()], broken)
+        self.assertEnded(ended, 1, "".join("!" if number in broken else "d" for number in range(1, 9)))
+        self.assertIn("3 jobs in a row", self.said_of(ended, "bad"))
+        self.assertEnded(self.run_jobs("-q", "-r", "--slots", "good", "--slot-errors", "3"), 0, "d" * 8)
 
     def test_when_all_slots_are_out_the_runner_ends(self):
         self.jobs(*["exit 255"] * 6)
         ended = self.run_jobs("-q", "--slots", "one,two", "--slot-errors", "2", timeout=30)
-        self.assertEnded(ended, 1, "......")
+        self.assertEnded(ended, 1, "!!!!..")
         for name in "one", "two":
             self.said_of(ended, name)
 
     def test_so_does_one_that_follows(self):
         self.jobs(*["exit 255"] * 3)
         ended = self.run_jobs("-q", "--slots", "one", "--slot-errors", "2", "--follow", timeout=30)
-        self.assertEnded(ended, 1, "...")
+        self.assertEnded(ended, 1, "!!.")
 
     def test_only_status_255_counts_and_only_in_a_row(self):
         ends = "255 255 1 255 255 0 255 255 254 255".split()
@@ -764,27 +750,19 @@ class SlotErrors(SlotCase):
         ended = self.run_jobs("-q", "--slots", "one,two,three", "--slot-errors", "2")
         self.assertEnded(ended, 1, "!!!d")
 
-    def test_a_line_that_somebody_has_set_meanwhile_stays_as_it_is(self):
-        self.jobs("exit 255", f"{WAITING}; exit 255")
-        runner = self.start_jobs("-q", "--slots", "one", "--slot-errors", "2", up=[2])
-        self.assertEqual(self.states(), "!r")
-        self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "1").code, 0)
-        self.open_gate()
-        self.assertEqual((self.finish(runner).code, self.states()), (1, "x."))
-
     def test_a_name_that_is_removed_and_added_again_is_back_in_service(self):
-        self.jobs(*[f"{self.BROKEN}; {HELD}"] * 4)
+        self.jobs(*[f"{self.BROKEN}; {HELD}"] * 5)
         self.names("bad\ngood\n")
         runner = self.start_on_names("--slot-errors", "2")
         wait_until(lambda: b"bad" in self.read("stderr"), what="bad is out of service")
-        wait_until(lambda: sorted(self.states()) == [".", ".", ".", "r"], what="its jobs are new again")
+        wait_until(lambda: sorted(self.states()) == ["!", "!", ".", ".", "r"], what="its jobs have failed")
         self.names("good\nother\n")
-        wait_until(lambda: sorted(self.states()) == [".", ".", "r", "r"], what="other has a job")
+        wait_until(lambda: sorted(self.states()) == ["!", "!", ".", "r", "r"], what="other has a job")
         self.write("", "mended")
         self.names("good\nother\nbad\n")
-        wait_until(lambda: sorted(self.states()) == [".", "r", "r", "r"], what="bad has a job")
+        wait_until(lambda: sorted(self.states()) == ["!", "!", "r", "r", "r"], what="bad has a job")
         self.open_gate()
-        self.assertAll(0, runner, "dddd")
+        self.assertEqual((runner.wait(20), sorted(self.states())), (1, ["!", "!", "d", "d", "d"]))
         self.assertLessEqual({"bad", "good", "other"}, {name for name, _ in self.used()})
 
 
@@ -937,7 +915,7 @@ class Wrapped(SlotCase):
         runner = self.start_on_names("--runner", "env X=1", up=[1])
         runner.kill()
         runner.wait()
-        self.assertEqual((self.locked_lines(), names_taken(self.dir / "names.lock")), ([1], 1))
+        self.assertEqual((self.locked_lines(), names_taken(self.dir / ".names.lock")), ([1], 1))
         self.open_gate()
         self.wait_taken(0)
         wait_until(lambda: not self.locked_lines(), what="the line is free")

@@ -182,11 +182,12 @@ class JobScript(SshCase):
     def test_a_dead_worker_is_taken_out_of_service(self):
         self.jobs(*self.prepare(6))
         ended = self.run_jobs("-q", "--slots", "carol,alice", "--slot-errors", "2")
-        self.assertEnded(ended, 0, "dddddd")
+        self.assertEqual((ended.code, sorted(self.states())), (1, ["!", "!", "d", "d", "d", "d"]), ended.err)
+        self.assertEnded(self.run_jobs("-q", "-r", "--slots", "alice"), 0, "dddddd")
         self.assertEqual({self.worker_of(number) for number in range(1, 7)}, {"alice"})
-        self.assertEqual(len([line for line in ended.err.splitlines() if b"carol" in line]), 1, ended.err)
+        self.assertEqual(len([line for line in ended.err.splitlines() if b"slot carol" in line]), 1, ended.err)
 
-    def test_a_worker_that_dies_loses_its_job_to_another(self):
+    def test_the_job_of_a_worker_that_dies_is_run_again_on_another(self):
         self.jobs(*self.prepare(3, held=2))
         runner = self.start(RUNMAKER, "-q", "--slots", "alice,bob", "--slot-errors", "1", "runs.txt")
         remote = {self.where(self.remote_pid(number)): number for number in (1, 2)}
@@ -194,11 +195,13 @@ class JobScript(SshCase):
         (self.dir / f"remote/pid.data_{lost}").unlink()
         self.kill_worker("bob")
         self.release(other)
+        ended = self.finish(runner)
+        self.assertEnded(ended, 1, "".join("!" if number == lost else "d" for number in (1, 2, 3)))
+        self.assertIn(b"bob", ended.err)
+        again = self.start(RUNMAKER, "-q", "-r", "--slots", "alice", "runs.txt")
         self.assertEqual(self.where(self.remote_pid(lost)), "alice")
         self.release(lost)
-        ended = self.finish(runner)
-        self.assertEnded(ended, 0, "ddd")
-        self.assertIn(b"bob", ended.err)
+        self.assertEnded(self.finish(again), 0, "ddd")
         self.assertEqual({self.worker_of(number) for number in (1, 2, 3)}, {"alice"})
 
     @staticmethod
@@ -221,14 +224,14 @@ class JobScript(SshCase):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def test_when_only_dead_workers_are_left_all_jobs_are_still_new(self):
-        self.jobs(*self.prepare(4))
-        self.assertEnded(self.run_jobs("-q", "--slots", "carol,carol", "--slot-errors", "2"), 1, "....")
+    def test_when_only_dead_workers_are_left_the_other_jobs_are_still_new(self):
+        self.jobs(*self.prepare(6))
+        self.assertEnded(self.run_jobs("-q", "--slots", "carol,carol", "--slot-errors", "2"), 1, "!!!!..")
 
     def test_a_timeout_ends_the_remote_command_too(self):
         """As long as ssh has a terminal over there (-t -t)."""
         self.jobs(*self.prepare(1, held=1))
-        ended = self.run_jobs("-q", "--slots", "alice", "--timeout", "2")
+        ended = self.run_jobs("-q", "--slots", "alice", "--timeout", "8")
         self.assertEnded(ended, 1, "!")
         remote = self.remote_pid(1)
         wait_until(lambda: not alive(remote), 10, "the remote command has ended")
@@ -260,7 +263,7 @@ class Scheduler(SshCase):
         ended = self.run_script(RUNMAKER, "-d", "--follow", "--slots", "@workers", "--slot-errors", "3",
                                 "--outdir", "logs", "--pidfile", f"{name}.pid", "--errors", f"{name}.errors",
                                 *options, "runs.txt")
-        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
+        self.assertInBackground(ended, f"to {name}.errors")
         return int(self.read(f"{name}.pid"))
 
     def add(self, *commands: str) -> None:
@@ -325,13 +328,13 @@ class Scheduler(SshCase):
         self.add("job_script.sh data_2", "job_script.sh data_3")
         second = self.start_scheduler("second")
         self.wait_states("rdddddd")
-        self.assertEqual(names_taken(self.dir / "workers"), 1)
+        self.assertEqual(names_taken(self.dir / ".workers.lock"), 1)
         self.release(1)
         wait_until(lambda: self.exists("data_1.out"), what="the job of the dead scheduler has come to its end")
         busy = self.worker_of(1)
         self.assertEqual({self.worker_of(2), self.worker_of(3)}, set(WORKERS) - {busy})
         self.wait_states("edddddd")                     # nobody was there to note how it ended
-        wait_until(lambda: not names_taken(self.dir / "workers"), what="its worker is free")
+        wait_until(lambda: not names_taken(self.dir / ".workers.lock"), what="its worker is free")
         self.stop(second)
         self.assertTidy()
 
@@ -340,7 +343,7 @@ class Scheduler(SshCase):
         self.add(*self.prepare(3, held=2))
         remote = [self.remote_pid(1), self.remote_pid(2)]
         self.stop(first, signal.SIGTERM)
-        self.assertEqual((self.states(), names_taken(self.dir / "workers")), ("ee.", 0))
+        self.assertEqual((self.states(), names_taken(self.dir / ".workers.lock")), ("ee.", 0))
         wait_until(lambda: not any(map(alive, remote)), 10, "the remote commands have ended")
         self.release(1)
         self.release(2)
@@ -360,11 +363,13 @@ class Scheduler(SshCase):
         time.sleep(1)
         self.release(1)
         self.release(2)
-        self.wait_states("dddddd")
+        self.wait_states("dddddd", 60)
         self.assertEqual([self.worker_of(number) for number in range(1, 7)], ["alice"] + ["bob"] * 5)
         self.write("bob\ncarol\n", "workers")
         self.add(*["job_script.sh data_3"] * 8)
-        self.wait_states("d" * 14, 40)
+        wait_until(lambda: sorted(self.states()) == ["!"] * 3 + ["d"] * 11, 60, "carol is out of service")
+        self.assertEqual(self.run_script(RUNSET, "--set=.", "--state=!", "runs.txt").code, 0)
+        self.wait_states("d" * 14, 60)
         said = [line for line in self.read("first.errors").splitlines() if b"carol" in line]
         self.assertEqual(len(said), 1, said)
         self.stop(scheduler)

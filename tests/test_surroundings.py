@@ -17,13 +17,13 @@ class Descriptors(RunCase):
         self.assertEqual(ended.code, 0, ended.err)
         names = [os.path.basename(line) for line in self.read("open").decode().splitlines()]
         self.assertNotIn("leak", names)
-        self.assertEqual(names.count("runs.txt"), 1, names)
+        self.assertEqual(names.count(".runs.txt.lock"), 1, names)
         self.assertEqual(len([name for name in names if name.startswith("pipe:")]), 2, names)   # its stdout and stderr
 
     # while the shell is started the worker's thread exchanges the job's descriptor, and another file gets its number
     EXCHANGE = """
 import os, runmaker4
-marked, mark, start = [], runmaker4.JobFile.mark, runmaker4.Processes.start
+marked, mark, start = [], runmaker4.JobFile._mark, runmaker4.Processes.start
 def note(*args, **options):
     marked.append(mark(*args, **options))
     return marked[-1]
@@ -36,14 +36,14 @@ def start_amid(*args, **options):
         return start(*args, **options)
     finally:
         os.dup2(kept, fd, inheritable=False)
-runmaker4.JobFile.mark, runmaker4.Processes.start = note, start_amid
+runmaker4.JobFile._mark, runmaker4.Processes.start = note, start_amid
 """
 
     def test_a_job_gets_its_own_lock_although_the_number_is_another_file_s_by_then(self) -> None:
         self.jobs(self.LIST)
         self.assertEnded(self.finish(self.start_patched(self.EXCHANGE, "-q", "runs.txt")), 0, "d")
         names = [os.path.basename(line) for line in self.read("open").decode().splitlines()]
-        self.assertIn("runs.txt", names)
+        self.assertIn(".runs.txt.lock", names)
         self.assertNotIn("another", names)
 
     SLOW_LEND = """

@@ -11,9 +11,9 @@ from collections import Counter
 from typing import Callable, Dict, List, Tuple
 
 from tests import test_bytes, test_claiming, test_ends, test_file_trouble, test_options, test_signals
-from tests.support import (FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, WAITING, Ended, Text, console_lines, printed,
+from tests.support import (ALL, FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, WAITING, Ended, Text, console_lines, printed,
                            wait_until)
-from tests.test_bytes import LONGEST_ARGUMENT
+from tests.test_bytes import TOO_LONG
 from tests.tcp import SERVING, OverTcp, Program, Server, TcpCase
 from tests.wire import Peer
 
@@ -71,7 +71,7 @@ class QuickStart(TcpCase):
         self.write(text)
         self.write(text, "own.txt")
         server = self.start_server()
-        client = self.start_client(server, "-j2", "--token", server.token, "--name", "bob")
+        client = self.start_client(server, "-j2", "--name", "bob")
         runner = self.start_program(RUNMAKER, "-j2", "--name", "bob", "own.txt")
         by_client, by_runner = self.finish(client), self.finish(runner)
         self.assertEqual((by_client.code, by_runner.code), (0, 0))
@@ -162,8 +162,8 @@ class LikeARunner(TcpCase):
         lines = [b"\xef\xbb\xbf. echo a\xff\xfe\xc3b", b". printf %s '" + every + b"'", b".\techo b\r",
                  b"# echo comment", b".  echo\t'a\t b'  ", b". cat " + bytes(self.dir) + b"/data", b"x echo held",
                  b"\xff echo held", b"", b"Prose: echo prose", b". echo a\0b", b". echo " + b"x" * 100_000,
-                 b". :" + b" " * (LONGEST_ARGUMENT - 5)]
-        self.compare(b"".join(line + b"\n" for line in lines), states="ddddx\xffede")
+                 b". :" + b" " * (TOO_LONG - 2)]
+        self.compare(b"".join(line + b"\n" for line in lines), states="ddddx\xffedd")
 
 
 @ordinarily()
@@ -191,6 +191,8 @@ class Waiting(OverTcp, test_options.Waiting):
 @ordinarily()
 class Background(OverTcp, test_options.Background):
     """-d: the client goes on in the background."""
+    LOST = b""          # what jobs print goes to the server
+    test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it = None
     test_a_failed_start_is_reported_before_it_goes_into_the_background = None       # this one names files
     test_what_would_go_to_stderr_goes_to_the_errors_file = None                     # ... and this one the script
 
@@ -224,23 +226,17 @@ class Loudness(OverTcp, test_options.Loudness):
 class CommandBytes(OverTcp, test_bytes.CommandBytes):
     """A command reaches the client's shell byte for byte, or is an error of its line."""
     test_utf16_is_refused = None                                                    # by the server
-    test_a_command_longer_than_an_argument_may_be_is_an_error_of_that_line_only = None      # see LongCommands
-    test_every_length_around_the_limit_either_runs_or_is_an_error = None                    # ... too
+    test_a_nul_is_an_error_of_its_line_only = None                                  # see test_any_bytes
 
 
-class LongCommands(TcpCase):
-    """A command that no system can start is an error of its line, said by the client or by the server."""
+class LongCommands(OverTcp, test_bytes.LongCommands):
+    """... says the server."""
+    PROGRAM = RUNSERVER
 
-    def test_every_length_around_the_limit_and_far_above_it(self):
-        lengths = [*range(LONGEST_ARGUMENT - 16, LONGEST_ARGUMENT + 3), 2_000_000]
-        self.jobs(*[":" + " " * (length - 1) for length in lengths], "true")
+    def run_to_end(self) -> bytes:
         server = self.start_server()
-        client = self.run_client(server, "-q")
-        self.assertRegex(self.states(), "^d+e+d$")
-        self.assertOnlyStatesChanged()
-        by_client, by_server = client.err.count(b": line "), self.stop(server, signal.SIGHUP).err.count(b": line ")
-        self.assertEqual(by_client + by_server, self.states().count("e"))
-        self.assertEqual((client.code, server.returncode), (int(by_client > 0), 1))
+        self.run_client(server, "-q")
+        return self.stop(server, signal.SIGHUP).err
 
 
 @ordinarily("test_int_ends_the_jobs_and_exits_130", "test_term_ends_the_jobs_and_exits_143",
@@ -255,7 +251,7 @@ class Interrupted(OverTcp, test_signals.Interrupted):
         return super().check_amid(ended, code)
 
 
-@ordinarily("test_usr1_lets_the_running_job_end_and_starts_nothing_more")
+@ordinarily("test_usr1_does_so_too_and_a_drained_runner_does_not_follow_the_file_any_longer")
 class Drained(OverTcp, test_signals.Drained):
     """HUP and USR1 at a client: it starts nothing more and waits for what runs."""
 
@@ -279,6 +275,11 @@ class IgnoredAtStart(OverTcp, test_signals.IgnoredAtStart):
 class LostConsole(OverTcp, test_signals.LostConsole):
     """A client's console that goes away is said once; the jobs go on."""
     test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file = None      # a client writes no files
+
+
+@ordinarily("test_ctrl_backslash_lets_what_runs_end")
+class StoppedAtTerminal(OverTcp, test_signals.StoppedAtTerminal):
+    """A client's terminal: the same keys, said in the same line."""
 
 
 @ordinarily()
@@ -438,6 +439,14 @@ runmaker4.Cursor.claim = claim_and_note
 class Serving(TcpCase):
     """A server serves until it is stopped, or with --exit-when-done until all jobs have ended."""
 
+    def test_after_too_many_failures_it_hands_out_no_more_and_leaves(self):
+        self.jobs("exit 1", "true", "touch never")
+        server = self.start_server("--max-failed", 1)
+        self.assertClientEnded(self.run_client(server), 1, "!..")
+        ended = self.finish(server)
+        self.assertEqual(ended.code, 1)
+        self.assertComplains(ended, "1 job more failed", "--max-failed")
+
     def test_a_server_with_nothing_to_do_keeps_serving(self):
         self.before = self.write("d true\n").read_bytes()
         server = self.start_server()
@@ -548,7 +557,7 @@ class ServerSignals(TcpCase):
 
 class MixedWork(TcpCase):
     """Clients, runners on the file itself and runset4.py work on one file: each job is started exactly once."""
-    JOBS, ADDED, CLIENTS, RUNNERS = (5000, 500, 20, 2) if FULL else (300, 30, 4, 1)
+    JOBS, ADDED, CLIENTS, RUNNERS = (5000, 500, 20, 2) if ALL else (2000, 200, 10, 2) if FULL else (300, 30, 4, 1)
 
     def start_all(self, server: Server) -> List[Program]:
         """Clients, which are connected by then, and runners; all of them wait for more."""
@@ -566,7 +575,7 @@ class MixedWork(TcpCase):
         with open(self.dir / "runs.txt", "ab", buffering=0) as file:
             file.write(f". {job}\n".encode() * self.JOBS)
         self.wait_file("marks", 60)
-        added = self.run_script(RUNSET, "runs.txt", "--add", *[job] * self.ADDED)
+        added = self.run_script(RUNSET, "-q", "runs.txt", "--add", *[job] * self.ADDED)
         self.assertEqual((added.code, added.err), (0, b""))
         lines = 1 + self.JOBS + self.ADDED
         wait_until(lambda: self.read("marks").count(b"\n") >= lines - 1, 600, "all jobs have run")
@@ -602,18 +611,6 @@ class Fairness(TcpCase):
         self.assertClientEnded(self.finish(busy), 0, "ddddd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_what_a_client_took_ahead_of_long_jobs_is_run_by_another_that_is_about_to_leave(self):
-        self.jobs(": > up.1; until [ -e up.62 ] && [ -e up.63 ]; do sleep 0.02; done",
-                  *["true"] * 60, WAITING, WAITING, "true", "true")
-        server = self.start_server()
-        other = self.start_client(server, up=[1])
-        busy = self.start_client(server, "-j2", up=[62, 63])
-        self.assertEqual(self.finish(other).code, 0)
-        self.assertEqual(self.states(), "d" * 61 + "rrdd")
-        self.open_gate()
-        self.assertClientEnded(self.finish(busy), 0, "d" * 65)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_two_clients_share_short_jobs(self):
         self.jobs()
         server = self.start_server()
@@ -626,15 +623,15 @@ class Fairness(TcpCase):
         self.assertEqual(sum(shares.values()), 60)
         self.assertGreater(min(shares[b"a"], shares[b"b"]), 12, shares)
 
-    def test_with_one_only_no_line_is_taken_ahead(self):
-        self.jobs("true", WAITING, "true")
-        client = self.start_client(self.start_server(), "-1", "-j2", up=[2])
-        self.wait_states("dr.")
+    def test_no_line_is_taken_ahead_of_free_slots(self):
+        self.jobs(*["true"] * 40, WAITING, WAITING, "true")
+        client = self.start_client(self.start_server(), "-j2", up=[41, 42])
+        self.wait_states("d" * 40 + "rr.")
         end = time.monotonic() + 0.4            # in which a line that was taken ahead would come and go
         while time.monotonic() < end:
-            self.assertEqual(self.states(), "dr.")
+            self.assertEqual(self.states(), "d" * 40 + "rr.")
         self.open_gate()
-        self.assertClientEnded(self.finish(client), 0, "dd.")
+        self.assertClientEnded(self.finish(client), 0, "d" * 43)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Promise: who may reach a server, and how; what cannot work is refused in one line; --status says how things stand."""
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import pty
 import re
 import signal
 import socket
 import stat
 import subprocess
+import termios
 import unittest
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
@@ -198,6 +201,41 @@ class TokenOfTheClient(TokenCase):
         self.assertRight(([], {}), (right, self.wrong_env))
         self.assertWrong((wrong, self.right_env), ([], self.wrong_env))
 
+    def test_a_token_on_the_command_line_is_seen_by_others_which_is_said(self):
+        self.jobs("false")
+        ended = self.run_client(self.server, f"--token={self.server.token}")
+        self.assertEqual(ended.err.count(b"others on this host see the token"), 1)
+        self.assertIn(b"--token=TOKEN", ended.err)
+        self.assertNotIn(self.server.token.encode(), ended.err)
+        self.jobs("touch ran")
+
+    def type_token(self, text: str) -> Tuple[int, bytes]:
+        """Start a client without a token on a terminal, and type this: its exit status, what the terminal shows."""
+        master, slave = pty.openpty()
+        with open(master, "rb", buffering=0) as terminal:
+            client = self.start(RUNCLIENT, *self.client_words(self.server, "--status"), stdin=slave, stdout=slave,
+                                stderr=slave, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+                                start_new_session=True)
+            os.close(slave)
+            shown = b""
+            while b"Token (" not in shown:
+                shown += terminal.read(1000)
+            os.write(master, text.encode())
+            with contextlib.suppress(OSError):          # EIO: nobody has it open any more
+                while more := terminal.read(1000):
+                    shown += more
+            return client.wait(20), shown
+
+    def test_a_terminal_is_asked_for_the_token_and_does_not_show_it(self):
+        self.token_file.rename(self.dir / "moved")
+        code, shown = self.type_token(self.server.token + "\n")
+        self.assertEqual(code, 0, shown)
+        self.assertIn(b"1 new, 0 running", shown)
+        self.assertNotIn(self.server.token.encode(), shown)
+        code, shown = self.type_token("hello\n")
+        self.assertEqual((code, shown.count(b"32 hexadecimal digits")), (2, 1), shown)
+        self.assertEqual(self.type_token("\x03")[0], 130)
+
     def test_a_home_without_the_file(self):
         self.token_file.rename(self.dir / "moved")
         self.assertWrong(([], {}))
@@ -346,7 +384,8 @@ class RefusedServers(RefusalCase):
 
     def test_a_mount_that_shares_no_locks_unless_single_host_is_given(self):
         mounts = f"22 1 250:1 / / rw - ext4 /dev/vda1 rw\n36 22 0:50 / {self.dir} rw - nfs s:/x rw,vers=3,nolock\n"
-        patch = f"import runmaker4; runmaker4.MOUNTINFO = {str(self.write(mounts, 'mountinfo'))!r}"
+        path = str(self.write(mounts, "mountinfo"))
+        patch = f"import runmaker4; runmaker4.Mount.direct, runmaker4.MOUNTINFO = 0, {path!r}"
         words = self.patched(patch, RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
         self.assertRefused(self.run_script(*words, timeout=20), "runs.txt", "nolock", "--single-host")
         self.start_server("--single-host", patch=patch)
@@ -500,6 +539,23 @@ class StrangeStatus(TcpCase):
         shown = self.run_client(server, "--status").out
         self.assertIn(b"red \xc3\xa9", shown)
         self.assertNotIn(b"\x1b", shown, "nobody else may move the cursor of the reader's terminal")
+
+
+class ComingAndGoing(TcpCase):
+    """The server says when clients come and go."""
+
+    def test_it_says_who_comes_and_who_leaves(self):
+        self.jobs(WAITING)
+        server = self.start_server()
+        client = self.start_client(server, "--name", "alice", up=[1])
+        self.assertEqual(self.run_client(server, "--status").code, 0)       # this is no client that runs jobs
+        self.assertEqual(self.run_client(server, "--name", "b\u00f6b").code, 0)
+        self.open_gate()
+        self.assertEqual(self.finish(client).code, 0)
+        wait_until(lambda: b"alice (127.0.0.1) left" in server.err, what="it has said that alice left")
+        said = [line.partition(b"client ")[2].decode() for line in server.err.splitlines() if b": client " in line]
+        self.assertEqual(said, ["alice (127.0.0.1) came", "b\u00f6b (127.0.0.1) came", "b\u00f6b (127.0.0.1) left",
+                                "alice (127.0.0.1) left"])
 
 
 class Help(TcpCase):

@@ -20,7 +20,7 @@ from tests.support import (FULL, RUNCLIENT, RUNMAKER, RUNSERVER, SLEEPING, WAITI
 from tests.tcp import PORT_LINE, Program, Server, TcpCase
 from tests.test_records import WIDTH, LogCase
 from tests.test_ssh import free_port
-from tests.wire import ENDING, ENTRY, Peer, new_key
+from tests.wire import BEGIN, END, Peer, new_key
 
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"
 LONG = 3_000_000                        # bytes of a line that is longer than a frame
@@ -239,19 +239,20 @@ class LongRecords(RecordsCase):
         self.assertEqual(self.rows()[0][8], command)
         self.assertIn(b"exit 0 \"" + command, self.shown(self.stop(second, signal.SIGHUP)))
 
-    def test_a_record_of_a_run_that_began_under_a_server_with_longer_ones_is_left_out_and_that_is_said(self):
-        self.jobs(WAITING)
-        first = self.start_server("-l", "log", "-n", 5)
-        client = self.start_client(first, "-q", up=[1])
+    def test_the_next_server_goes_on_with_the_records_of_runs_and_with_the_lines_that_they_have_begun(self):
+        self.jobs(f"echo early; printf 'begun '; {WAITING}; echo and ended")
+        first = self.start_server("-l", "outputs", "--print")
+        client = self.start_client(first, "-q", "--name", "alice", up=[1])
+        wait_until(lambda: b"): early" in self.read("outputs"), what="the record has the first line")
         first.kill()
-        second = self.start_server("-l", "log", "--port", first.port)
+        second = self.start_server("-l", "outputs", "--print", "--port", first.port)
         self.wait_said(client, "connected again")
         self.open_gate()
         self.assertClientEnded(self.finish(client), 0, "d")
-        ended = self.stop(second, signal.SIGHUP)
-        self.assertEqual(ended.code, 1)
-        self.assertComplains(ended, "log", "line 1", "incomplete")
-        self.assertNotIn(b"is lost", ended.err)
+        lines = [line.split(b"): ")[-1].rstrip() for line in self.record(1)[1:]]
+        self.assertEqual(lines[:2], [b"early", b"begun and ended"])
+        shown = console_lines(self.shown(self.stop(second, signal.SIGHUP)))
+        self.assertEqual((printed(shown), printed(shown, "executing")), ([b"begun and ended"], []))
 
 
 class WhileJobsRun(RecordsCase):
@@ -596,8 +597,7 @@ class Acknowledged(TcpCase):
             for number in (1, 2):
                 peer.say(dict(type="claim", request=number, want=1, last=False))
                 job, = peer.hear("jobs")["jobs"]
-                peer.say(dict(ENTRY, type="begin", id=job["id"], n=3 * number - 2),
-                         dict(ENDING, type="end", id=job["id"], n=3 * number - 1),
+                peer.say(dict(BEGIN, id=job["id"], n=3 * number - 2), dict(END, id=job["id"], n=3 * number - 1),
                          dict(type="finish", id=job["id"], n=3 * number, state="d", how="exit 0"))
                 wait_until(lambda: peer.hear("ack")["n"] == 3 * number, what="all is acknowledged")
             server.kill()
@@ -615,7 +615,7 @@ class Nonsense(TcpCase):
         peer.hear("welcome")
         peer.say(dict(type="claim", request=1, want=1, last=False))
         job, = peer.hear("jobs")["jobs"]
-        event = dict(type="joblog", n=1, id=job["id"], line="no line of a job log")
+        event = dict(END, n=1, id=job["id"])            # of a run that has not begun
         peer.say(event).rest()
         peer.close()
         again = connect().hello({name: job[name] for name in ("id", "number", "ordinal", "offset", "state", "text")},
@@ -625,7 +625,7 @@ class Nonsense(TcpCase):
         again.hear("closing")
         again.close()
         self.assertEqual((self.finish(server).code, self.states()), (1, "d"))
-        self.assertEqual(server.err.count(b"'joblog' makes no sense, and is lost"), 1)
+        self.assertEqual(server.err.count(b"'end' makes no sense, and is lost"), 1)
 
 
 class Refused(TcpCase):

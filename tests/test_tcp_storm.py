@@ -7,11 +7,11 @@ from typing import Callable, List
 
 from tests import marks, test_storm
 from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
-from tests.support import FULL, wait_until
+from tests.support import ALL, FULL, wait_until
 from tests.tcp import Program, Server, TcpCase
 from tests.test_tcp_losses import LossCase
 
-JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (3_000, 6, 200, 20) if FULL else (100, 3, 8, 2)
+JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (3_000, 6, 200, 20) if ALL else (600, 6, 40, 5) if FULL else (100, 3, 8, 2)
 GRACE = 10 if FULL else 2.5             # long against the jobs, and against the time in which clients come back
 PATIENCE = 1800 if FULL else 180
 
@@ -88,7 +88,8 @@ class TcpStorm(TcpCase):
 class SilenceStorm(LossCase):
     """Clients and server sleep, and connections freeze or are cut, for longer than silence and grace; nobody dies."""
     PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 1.0, 0.3"
-    JOBS, EVENTS, CLIENTS, GRACE, AWAY = 6_000, 40, 3, 0.5, 2.0
+    JOBS, EVENTS = (6_000, 40) if ALL else (1_800, 12)
+    GRACE, AWAY = 0.5, 2.0
 
     def test_each_job_runs_exactly_once(self) -> None:
         chance = random.Random(3)

@@ -7,7 +7,7 @@ import unittest
 from typing import Any, Dict, List
 
 from tests.journal import BEGAN, end, moved, pair, start
-from tests.support import GATE, RUNWAIT, Ended, wait_until
+from tests.support import GATE, RUNMAKER, RUNWAIT, Ended, wait_until
 from tests.test_journal_reading import JournalCase
 from tests.test_runwait import Terminal
 from tests.test_timeline import read_trace
@@ -80,6 +80,15 @@ class Status(TellingCase):
         self.assertAlmostEqual(found["seconds_left"], 10 / found["per_hour"] * 3600, delta=1)
         self.assertRegex(self.told("--status", "--outdir", "out", "runs.txt"),
                          r"\n3\d\d jobs/h lately, 1m \d\ds left\n")
+
+    def test_a_long_journal_is_read_from_its_end_as_far_as_need_be(self) -> None:
+        self.running("d job 49", "d job 9998")
+        old = sum((pair(number, number, f"job {number}") for number in range(9999)), [])
+        for began, lines in (1, [b"junk\n", *old, start("a", 1, GATE, BEGAN + 1), *old[:100]]), \
+                            (2, [start("a", 1, GATE, BEGAN + 2), *old]):
+            self.journal(*lines)
+            (job,) = self.status("--outdir", "out")["jobs"]         # which does not complain
+            self.assertEqual(job["start"], BEGAN + began)
 
     def test_orphans_are_told_as_such(self) -> None:
         self.write("r lost\nd b\n")
@@ -160,7 +169,8 @@ class Failed(TellingCase):
             f"line 2: exit 3 on node1, {tail}", f"line 3: signal 9 on node1, {tail}",
             "line 4: timeout 10s on node1, WHEN, after 10s, 100 MB", f"line 5: cancelled on node1, {tail}",
             f"line 6: stopped on node1, {tail}", "line 7: lost on node1, began WHEN",
-            "line 8: could not be started on node1, WHEN, after 1.5s", "line 9: no run of it is in the journal"])
+            "line 8: could not be started on node1, WHEN, after 1.5s",
+            "line 9: failed; no run of it is in the journal"])
 
     def test_the_last_lines_of_stderr_or_else_of_stdout(self) -> None:
         self.write("! a\n! b\n! c\n")
@@ -191,8 +201,34 @@ class Failed(TellingCase):
     def test_the_journal_of_another_job_file(self) -> None:
         self.write("! a\n")
         self.journal(end(1, 1, "b", state="!"))
-        self.assertIn("line 1: no run of it", self.failed(err=r".*of another job file\?\)\n"))
-        self.assertRefused(self.runwait("--failed", "runs.txt"), "--failed goes with --outdir")
+        self.assertIn("line 1: failed; no run of it", self.failed(err=r".*of another job file\?\)\n"))
+
+    def test_what_became_of_the_last_run_is_told_whatever_somebody_made_of_the_line(self) -> None:
+        self.write("e a\n! b\n")
+        self.journal(*pair(1, 1, "a"), *pair(2, 2, "b", state="."))
+        self.assertEqual([line for line in self.failed().splitlines() if line.startswith("line")], [
+            "line 1: error; its last run is done: exit 0 on node1, WHEN, after 1.5s, 100 MB",
+            "line 2: failed; its last run is put back: exit 3 on node1, WHEN, after 1.5s, 100 MB"])
+
+    def test_without_an_outdir_the_lines_and_how_to_know_more_next_time(self) -> None:
+        self.write("! a\nd b\ne c\nr d\n")
+        told = self.told("--failed", "runs.txt",
+                         err=r"runwait4\.py: runs\.txt: .*--outdir DIR.*--failed --outdir DIR runs\.txt\)\n")
+        self.assertEqual(told, "line 1: failed\n    a\nline 3: error\n    c\nline 4: error\n    d\n")
+        self.write("d a\n")
+        self.assertEqual(self.told("--failed", "runs.txt"), "")
+
+    def test_the_outdir_of_the_environment_need_not_be_named(self) -> None:
+        self.write(". echo b >&2; exit 3\n")
+        environ = {"RUNMAKER4_OUTDIR": "out"}
+        self.assertEqual(self.run_script(RUNMAKER, "-q", "runs.txt", env=environ).code, 1)
+        self.assertTrue((self.dir / "out" / "1.err").exists())
+        for options, words in ((("--failed", "runs.txt"), b"line 1: exit 3"), (("--stats",), b"in all"),
+                               (("--status", "runs.txt"), b"1 failed"), (("--report", "o.html"), b""),
+                               (("runs.txt",), b""), (("--progress", "runs.txt"), b"1 of   1")):
+            ended = self.run_script(RUNWAIT, *options, env=environ)
+            self.assertEqual((ended.code, ended.err), (0, b""))
+            self.assertIn(words, ended.out)
 
 
 class ForeignLines(TellingCase):
@@ -206,7 +242,7 @@ class ForeignLines(TellingCase):
         self.journal(end("good", 1, "a", state="!"), *odd, moved("1.err", "\ud800.err"))
         for options in (("--failed", "runs.txt"), ("--stats",), ("--report", "o.html"), ("--timeline", "o.json")):
             with self.subTest(options):
-                self.told("--outdir", "out", *options, err=r".*: 3 lines left out: .*lines 2, 3, 4\)\n")
+                self.told("--outdir", "out", *options, err=r".*: 4 lines left out: .*lines 2, 3, 4, 5\)\n")
 
 
 class Stats(TellingCase):
@@ -228,6 +264,12 @@ class Stats(TellingCase):
         self.assertLessEqual(max(map(len, shown)), 80)
         self.assertIn(" TB", shown[1])
         self.assertIn(f'{"h" * 99} ', self.told("--stats", "--outdir", "out"))
+
+    def test_short_times_are_told_in_milliseconds_as_on_the_page(self) -> None:
+        self.journal(end(1, 1, took=0.0494), end(2, 2, took=0.0012), end(3, 3, took=0.9997))
+        self.assertRegex(self.told("--stats", "--outdir", "out"), r" 49 ms  1\.0s     1\.0s ")
+        self.told("--outdir", "out", "--report", "o.html")
+        self.assertIn(b"<dd>49 ms</dd>", self.read("o.html"))
 
     def test_no_runs_are_no_statistics(self) -> None:
         self.journal(start(1, 1))

@@ -263,12 +263,9 @@ class Slots(TimelineCase):
         "two at once": ([(0, 1000), (0, 1000)], [1, 2]),
         "by two milliseconds": ([(0, 1000), (998, 1000)], [1, 2]),
         "half of the first": ([(0, 2), (1, 1000)], [1, 2]),
-        "half of the second": ([(0, 1000), (999, 2)], [1, 2]),
-        "all of the second": ([(0, 1000), (999, 0)], [1, 2]),
         "no time at once": ([(0, 0), (0, 0), (0, 5)], [1, 2, 3]),
         "the first free": ([(0, 30), (1, 10), (2, 20), (40, 5), (40, 5), (46, 5)], [1, 2, 3, 1, 2, 1]),
         "a freed one again": ([(0, 100), (0, 50), (50, 10), (60, 10), (70, 90), (100, 10)], [1, 2, 2, 2, 2, 1]),
-        "not the first, but another": ([(0, 1000), (0, 990), (999, 2)], [1, 2, 2]),
     }
 
     @staticmethod
@@ -355,7 +352,7 @@ class Nonsense(TimelineCase):
             lines += [bad, logged(number, began=number + 2)]
         first = ", ".join(str(number) for number in range(3, 19, 2))
         count = len(self.BAD)
-        warning = f"joblog: {count} lines left out: no lines of a job log (lines {first}, ...)\n"
+        warning = f"joblog: {count} lines left out: cut, or no lines of a job log (lines {first}, ...)\n"
         trace = self.trace(*lines, warning=warning)
         self.assertEqual(trace.commands(), ["good"] + ["true"] * count)
 
@@ -381,7 +378,7 @@ class Nonsense(TimelineCase):
         cuts = range(end + 1, len(whole), 1 if FULL else 16)
         for cut in cuts:
             with self.subTest(cut=cut):
-                trace = self.trace(whole[:cut], warning="1 line left out: no lines of a job log (line 3)\n")
+                trace = self.trace(whole[:cut], warning="1 line left out: cut, or no lines of a job log (line 3)\n")
                 self.assertEqual(trace.commands(), ["first"])
         self.assertEqual(self.trace(whole[-len(self.GOOD) - 20:], warning="1 line left out").commands(), ["good"])
 
@@ -621,7 +618,7 @@ class BlockedByACheck(RunCase):
                  "def later(self):\n"
                  "    fd = os.open('runs.txt', os.O_RDWR)\n"
                  "    if os.pread(fd, 1, 0) == b'.':\n"
-                 "        runmaker4.lock(fd, 0)\n"
+                 "        runmaker4.lock(runmaker4.open_companion('runs.txt'), runmaker4.row(b'a') + 1)\n"
                  "        os.pwrite(fd, b'r', 0)\n"
                  "    return stopped_by(self)\n"
                  "runmaker4.JobFile.stopped_by = later\n")

@@ -40,7 +40,7 @@ def pieces(random_: random.Random, data: bytes, longest: int) -> Iterator[bytes]
 def a_run(ending: Optional[runmaker4.Ending] = None) -> runmaker4.Run:
     """A run of a job, as the sinks see it."""
     streams = (runmaker4.Stream(b"stdout", 3), runmaker4.Stream(b"stderr", 4))
-    return runmaker4.Run(job=JOB, slot="1", host=b"alice", shell=SHELL, streams=streams, ending=ending)
+    return runmaker4.Run(job=JOB, slots=["1"], host=b"alice", shell=SHELL, streams=streams, ending=ending)
 
 
 class FileCase(unittest.TestCase):
@@ -271,7 +271,7 @@ class LogRecords(FileCase):
         """The record of a job that printed this (0: stdout, 1: stderr), without the blanks at the ends of its lines."""
         file = runmaker4.LogFile(str(self.path), runmaker4.Worker(threaded=False), self.fail)
         self.addCleanup(os.close, file.fd)
-        log = runmaker4.LastLines(file, file.worker, lines, os.getcwdb())
+        log = runmaker4.LastLines(file, lines, os.getcwdb())
         run = a_run()
         log.started(run)
         for number, data in chunks:
@@ -396,13 +396,14 @@ class ClosingLine(unittest.TestCase):
         """
         tally = runmaker4.Tally()
         for number, state in enumerate(states, 1):
-            tally.count(number, state.encode())
+            tally.count(runmaker4.Job(number, number, 0, b".", b" a"), state.encode())
         found = Counter(states + others)
         numbers = [number for number, state in enumerate(states + others, 1) if state in "!e"] + list(orphans)
         now = runmaker4.Counts(found["."], found["r"], found["d"], found["!"], found["e"] + len(orphans), found["x"])
+        grouped = sorted(set(numbers) & set(in_groups))
         account = runmaker4.Account(now, bad=tuple(sorted(numbers)[:9]), alone=not set(numbers) <= set(in_groups),
-                                    grouped=bool(set(numbers) & set(in_groups)), left=left)
-        return tally.summary(account, orphans, 75, lambda option: f"AGAIN {option}".strip())
+                                    grouped=(grouped[0], grouped[-1]) if grouped else (), left=left)
+        return tally.summary(account, orphans, 75, lambda option: f"AGAIN {option}".strip(), "GROUPS {}".format)
 
     def test_all_done(self) -> None:
         self.assertEqual(self.summary("ddd"), "3 done in 1m 15s")
@@ -414,18 +415,18 @@ class ClosingLine(unittest.TestCase):
         self.assertEqual(self.summary("d!"), "1 done, 1 failed in 1m 15s (line 2); run again: AGAIN -r")
 
     def test_what_was_lost_is_resumed(self) -> None:
-        self.assertEqual(self.summary("de"), "1 done, 1 lost in 1m 15s (line 2); run again: AGAIN --resume")
+        self.assertEqual(self.summary("de"), "1 done, 1 error in 1m 15s (line 2); run again: AGAIN --resume")
 
     def test_orphans_count_and_the_lines_are_in_order(self) -> None:
         self.assertEqual(self.summary("d!e", orphans=(9, 1)),
-                         "1 done, 1 failed, 1 lost, 2 left behind in 1m 15s (lines 1, 2, 3, 9); run again: AGAIN -r")
+                         "1 done, 1 failed, 3 error in 1m 15s (lines 1, 2, 3, 9); run again: AGAIN -r")
 
     def test_groups_run_again_in_another_way(self) -> None:
-        groups = "groups by runset4.py --set=. FILE LINE ..."
-        for states, in_groups, hints in (("!e", (1, 2), groups), ("!d", (2,), "AGAIN -r"),
-                                         ("!e", (2,), f"AGAIN -r, {groups}"), ("e!", (1,), f"AGAIN -r, {groups}")):
+        again, groups = "run again: AGAIN -r", "run groups again: GROUPS"
+        for states, in_groups, hints in (("!e", (1, 2), f"{groups} 1-2"), ("!d", (2,), again),
+                                         ("!e", (2,), f"{again}; {groups} 2"), ("e!", (1,), f"{again}; {groups} 1")):
             with self.subTest(states=states, in_groups=in_groups):
-                self.assertEqual(self.summary(states, in_groups=in_groups).partition("; ")[2], f"run again: {hints}")
+                self.assertEqual(self.summary(states, in_groups=in_groups).partition("; ")[2], hints)
 
     def test_only_the_first_lines_are_named(self) -> None:
         self.assertRegex(self.summary("!" * 100), r"\(lines 1, 2, 3, [\d, ]+, \.\.\.\); run again: AGAIN -r$")
@@ -433,9 +434,9 @@ class ClosingLine(unittest.TestCase):
 
     def test_a_line_that_failed_twice_is_named_once(self) -> None:
         tally = runmaker4.Tally()
-        tally.count(4, b"!")
-        tally.count(4, b"!")
-        self.assertIn("(line 4)", tally.summary(None, (), 1, lambda option: ""))
+        for _ in range(2):
+            tally.count(runmaker4.Job(4, 4, 0, b".", b" a"), b"!")
+        self.assertIn("(line 4)", tally.summary(None, (), 1, str, str))
 
     def test_the_file_is_spoken_of_if_there_is_more_to_say(self) -> None:
         for states, others, left, line in (
@@ -444,10 +445,10 @@ class ClosingLine(unittest.TestCase):
                 ("", "d!dd", False, "nothing to do: 3 done, 1 failed (line 2); run again: AGAIN -r"),
                 ("", "ddd", False, "nothing to do"), ("", "dx", False, "nothing to do"),
                 ("", "xx", False, "nothing to do: 2 held"),
-                ("dd", "d.r", False, "2 done in 1m 15s; in all 3 done, 1 new, 1 running"),
+                ("dd", "d.r", False, "2 done in 1m 15s; in all 3 done, 1 running, 1 new"),
                 ("dd", ".", True, "2 done in 1m 15s; in all 2 done, 1 new; go on: AGAIN"),
                 ("", "..", True, "nothing done; in all 2 new; go on: AGAIN"),
-                ("d", "d!e.", False, "1 done in 1m 15s; in all 2 done, 1 failed, 1 lost (lines 3, 4), 1 new; "
+                ("d", "d!e.", False, "1 done in 1m 15s; in all 2 done, 1 failed, 1 error (lines 3, 4), 1 new; "
                                      "run again: AGAIN -r"),
                 ("d!", "", False, "1 done, 1 failed in 1m 15s (line 2); run again: AGAIN -r"),
                 ("dd", "dx", False, "2 done in 1m 15s")):
@@ -455,15 +456,15 @@ class ClosingLine(unittest.TestCase):
                 self.assertEqual(self.summary(states, others=others, left=left), line)
 
     def test_what_was_mended_since_is_not_to_be_run_again(self) -> None:
-        tally = runmaker4.Tally(done=8, lost=2, bad_lines=[3, 5])
+        tally = runmaker4.Tally(done=8, error=2, bad_lines=[3, 5])
         account = runmaker4.Account(runmaker4.Counts(0, 0, 14, 0, 0, 0))
-        self.assertEqual(tally.summary(account, (), 5, lambda option: "AGAIN"),
-                         "8 done, 2 lost in 5.0s (lines 3, 5); in all 14 done")
+        self.assertEqual(tally.summary(account, (), 5, str, str),
+                         "8 done, 2 error in 5.0s (lines 3, 5); in all 14 done")
         self.assertEqual(tally.status(account), 0)
 
     def test_what_is_not_known_is_not_well(self) -> None:
         tally = runmaker4.Tally(done=8)
-        self.assertEqual(tally.summary(None, (), 5, lambda option: ""),
+        self.assertEqual(tally.summary(None, (), 5, str, str),
                          "8 done in 5.0s; what the file holds now is not known")
         self.assertEqual(tally.status(None), 1)
 
@@ -538,6 +539,11 @@ class ProgressLines(unittest.TestCase):
     def test_rate_and_time_left(self) -> None:
         found = self.estimate([float(second) for second in range(1, 51)], 50)
         self.assertRegex(found, r"\b1\.0/s\b.*\b(49|50|51)s left")
+
+    def test_in_the_end_it_says_how_long_it_took(self) -> None:
+        done = [(1.0, self.counts(done=number, new=4 - number)) for number in range(5)]
+        self.assertRegex(self.drawn([*done, (242.0, self.counts(done=4))]), r"\] took 4m 07s$")
+        self.assertRegex(self.drawn([(1.0, self.counts(done=4))]), r"errors \[=+\]$")
 
     def test_nothing_is_estimated_before_a_job_has_ended(self) -> None:
         self.assertRegex(self.estimate([], 50), r"errors \[ +\]$")

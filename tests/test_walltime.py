@@ -1,22 +1,19 @@
 """Promise: --walltime auto ends jobs a margin before Slurm ends the runner, as Slurm says then; never by a guess."""
 import shutil
-import signal
-import subprocess
 import time
 import unittest
 from typing import Dict
 
-from tests.support import FULL, RUNCLIENT, SLEEPING, WAITING, RunCase, deadline, wait_until
+from tests.support import RUNCLIENT, SLEEPING, RunCase
 from tests.tcp import TcpCase
 
 SQUEUE = """#!/bin/sh
 echo "$*; $SLURM_TIME_FORMAT; $(env | grep -c '^SQUEUE_')" >> asked
 ends() { echo "$1 $(($(date +%s) + $2))"; }
 """
-HANGING = "sleep 60\n"
+HANGING = "exec sleep 60\n"
 IMPATIENT = "import runmaker4\nrunmaker4.SlurmLimit.PATIENCE = 1.5\n"
 HOUR = "ends 7 3600\n"                  # squeue's line on a job that ends then; 7 is the one that the runner is
-SECONDS = "[ -e end ] || ends 7 8 > end; cat end"       # ... always the same line
 
 
 class SlurmCase(RunCase):
@@ -37,10 +34,6 @@ class SlurmCase(RunCase):
             if not self.exists(f"bin/{name}"):
                 (self.dir / "bin" / name).symlink_to(shutil.which(name))
         return {"PATH": f"{self.dir}/bin", "SLURM_JOB_ID": "7", **more}
-
-    def wait_asked(self, times: int) -> None:
-        """Wait until squeue was asked so often."""
-        wait_until(lambda: self.exists("asked") and self.read("asked").count(b"\n") >= times, what="squeue is asked")
 
 
 class Limits(SlurmCase):
@@ -85,6 +78,12 @@ class Limits(SlurmCase):
             ended = self.run_jobs("--walltime", "auto", env=self.slurm())
             self.assertEqual((ended.code, self.states()), (code, state), ended.err)
             self.assertComplains(ended, "no job is started")
+
+    def test_a_variable_that_is_past_counts_where_squeue_does_not_answer(self):
+        self.jobs("touch never")
+        self.squeue("echo garbage")
+        env = self.slurm(SLURM_JOB_END_TIME=str(int(time.time()) - 10))
+        self.assertEnded(self.run_jobs("--walltime", "auto", env=env), 1, ".")
 
     def test_a_variable_from_before_the_limit_was_extended_does_not_count(self):
         self.jobs("true")
@@ -135,77 +134,16 @@ class Refusals(SlurmCase):
         self.assertEqual(self.run_jobs("--walltime", "auto", "--dry-run").code, 0)
 
 
-class AskedAgain(SlurmCase):
-    """Before the wall time ends anything squeue is asked once more, and jobs go on meanwhile."""
+class Ends(SlurmCase):
+    """At the wall time jobs are ended; squeue was asked once."""
 
-    def start_for_seconds(self, *commands: str, patch: str = "import runmaker4") -> subprocess.Popen:
-        """A runner of these jobs that has five seconds or so, also to start the first of them."""
-        self.jobs(*commands)
-        self.squeue(SECONDS)
-        runner = self.start_patched(patch, "--walltime", "auto-2.3s", "runs.txt", env=self.slurm())
-        self.wait_up(1, runner=runner)
-        return runner
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_where_nothing_has_changed_jobs_are_ended(self):
-        runner = self.start_for_seconds(SLEEPING, "touch never")
+    def test_jobs_are_ended_whatever_squeue_would_say_by_then(self):
+        self.jobs(SLEEPING, "touch never")
+        self.squeue("ends 7 8")
+        runner = self.start_jobs("--walltime", "auto-2.3s", env=self.slurm())
+        self.squeue(HOUR)
         self.assertEnded(self.finish(runner), 1, "e.")
-        self.assertEqual(self.read("asked").count(b"\n"), 2)
-
-    def test_jobs_run_on_where_the_limit_was_extended_or_is_no_more(self):
-        cases = (HOUR, "the wall time is over in "), ("echo 7 NONE", "the wall time has no end")
-        for answer, text in cases[:2 if FULL else 1]:
-            with self.subTest(answer=answer):
-                runner = self.start_for_seconds(WAITING, "true")
-                self.squeue(answer)
-                with deadline(runner):
-                    self.assertIn(text, runner.stderr.readline().decode())
-                self.squeue("ends 7 -100")      # nobody asks any more
-                self.open_gate()
-                self.assertEnded(self.finish(runner), 0, "dd")
-                for name in "go", "asked", "up.1", "end":
-                    (self.dir / name).unlink()
-
-    def test_the_end_that_is_known_counts_where_squeue_does_not_answer(self):
-        for answer in (HANGING, "echo garbage")[:2 if FULL else 1]:
-            with self.subTest(answer=answer):
-                runner = self.start_for_seconds(SLEEPING, "touch never", patch=IMPATIENT)
-                self.squeue(answer)
-                self.assertEnded(self.finish(runner), 1, "e.")
-                for name in "up.1", "end":
-                    (self.dir / name).unlink()
-
-    def start_asking(self, answer: str) -> subprocess.Popen:
-        """A runner that asks again, whereupon squeue does this: one job runs, and there is no time for the other."""
-        self.before = self.write(f". {WAITING}\n#RUN timeout=2h\n. {SLEEPING}\n").read_bytes()
-        self.squeue(f"if mkdir first; then {HOUR}else {answer}\nfi")
-        runner = self.start_jobs("-j2", "--walltime", "auto", env=self.slurm())
-        self.wait_asked(2)
-        return runner
-
-    def test_results_are_written_while_squeue_is_asked_but_no_job_is_started(self):
-        runner = self.start_asking(HANGING)
-        self.open_gate()
-        self.wait_states("dr")                  # claimed until it is known whether there is time for it
-        self.assertFalse(self.exists("up.3"))
-        runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "d.")
-
-    def test_a_signal_ends_jobs_and_the_question_while_squeue_is_asked(self):
-        runner = self.start_asking(HANGING)
-        runner.send_signal(signal.SIGTERM)
-        self.assertEnded(self.finish(runner), 143, "e.")
-
-    def test_a_job_whose_timeout_fits_since_the_limit_was_extended_is_run(self):
-        runner = self.start_asking("ends 7 10800")
-        self.wait_up(3, runner=runner)
-        runner.send_signal(signal.SIGTERM)
-        self.assertEnded(self.finish(runner), 143, "ee")
-
-    def test_a_job_whose_timeout_does_not_fit_ends_the_runner_when_the_others_have_ended(self):
-        runner = self.start_asking(HOUR)
-        self.open_gate()
-        self.assertEnded(self.finish(runner), 1, "d.")
+        self.assertEqual(self.read("asked").count(b"\n"), 1)
 
 
 class Client(TcpCase, SlurmCase):
@@ -214,15 +152,6 @@ class Client(TcpCase, SlurmCase):
     def test_a_client_asks_before_it_connects(self):
         words = RUNCLIENT, "--port", "1", "--token", "0" * 32, "--walltime", "auto", "localhost"
         self.assertRefused(self.run_script(*words), "SLURM_JOB_ID is not set")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_client_asks_again_before_it_ends_jobs(self):
-        self.jobs(SLEEPING, "touch never")
-        server = self.start_server()
-        self.squeue(SECONDS)
-        ended = self.run_client(server, "--walltime", "auto-2.3s", env=self.slurm())
-        self.assertEqual((ended.code, self.states()), (1, "e."), ended.err)
-        self.assertEqual(self.read("asked").count(b"\n"), 2)
 
 
 if __name__ == "__main__":

@@ -118,28 +118,25 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
 
 
 # the messages of either end, as they ought to be
-ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), unsure=0, bad=[4], alone=True,
-               grouped=False, left=True)
-ENTRY = dict(time=1.5, run="insider-1-2-3", host="insider", slot="1", pid=1)        # of a run, for the journal
-ENDING = dict(ENTRY, state="d", exit=0, signal=0, cause="", seconds=1.5, cpu=0.5, memory=4096, bytes=5)
+ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), half_saved=False, bad=[4], alone=True,
+               grouped=[4, 7], left=True, others="")
+BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, output=True, again=False)   # of a run
+END = dict(type="end", status=0, cause="", limit=0.0, seconds=1.5, cpu=0.5, memory=4096, stdout=0, stderr=0)
 FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
-    dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False),
+    dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False, directory="/"),
     dict(type="have", jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", result=None)]),
     dict(type="claim", request=1, want=1, last=False), dict(type="ping", request=2), dict(type="status"),
-    dict(type="account"), dict(type="bye"), dict(type="started", n=1, id="0" * 16, pid=1, began=1.5),
-    dict(type="log", n=1, id="0" * 16, at=0, data="text\n"), dict(type="begin", n=1, id="0" * 16, **ENTRY),
-    dict(type="out", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"),
-    dict(type="end", n=1, id="0" * 16, **ENDING),
-    dict(type="joblog", n=1, id="0" * 16, line="text\n"), dict(type="print", n=1, id="0" * 16, data="text\n"),
+    dict(type="account"), dict(type="bye"), dict(BEGIN, n=1, id="0" * 16),
+    dict(type="output", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"), dict(END, n=1, id="0" * 16),
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0"), dict(type="release", n=1, id="0" * 16),
     dict(type="ready", id="0" * 16), dict(type="sync", clock=1.5))
 FROM_SERVER: Tuple[Dict[str, Any], ...] = (
-    dict(type="welcome", file="runs.txt", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[], log=0, outdir=False,
-         joblog=False, print=False),
+    dict(type="welcome", file="runs.txt", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[], records=False,
+         output=False),
     dict(type="jobs", request=1, jobs=[dict(
         id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", timeout=0.0, slots=1, group=False,
         hold=False)]),
-    dict(type="nothing", request=1, orphans=[], ended=False, left="", others=0),
+    dict(type="nothing", request=1, orphans=[], ended=False, left=""),
     dict(type="sync"), dict(type="go", id="0" * 16, at=1.5), dict(type="stop", id="0" * 16, cancelled=False),
     dict(type="ack", n=1, window=1 << 20),
     dict(type="fault", id="0" * 16, text="text"), dict(type="lost", id="0" * 16), dict(type="closing", done=False),
