@@ -342,7 +342,9 @@ class Disasters(NfsCase):
         else:
             self.wait_until_said(runner, "was lost to another runner, our copy is stopped")
             self.wait_until_said(runner, "line 2: its lock was lost and is taken back")
-            self.open_gate()
+            self.open_gate(self.bob)
+            self.wait_states("dr")      # else the first cannot know how line 1 will end, and says 1
+            self.open_gate(self.alice)
             self.finish(runner, 0)
             self.wait_states("dd")
         other.signal(signal.SIGUSR1)
