@@ -219,7 +219,7 @@ class ServedFile(JobFile):
         jobs = []
         for at in sorted(self.unclaimed):
             there = lines.get(at - at % (SEATS + 1), [])
-            there.sort(key=lambda line: line.number % SEATS == at % (SEATS + 1))
+            there.sort(key=lambda line: self.own_seat(line) == at)
             if there:
                 self.unclaimed.remove(at)
                 jobs.append(self._adopt(Job(**vars(there.pop()), inode=self.inode), at))
@@ -1443,9 +1443,9 @@ class Sessions:
     def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[Recovered]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
 
-        A line that is free, or inherited, can be its again.  Of two clients
-        that claim one line the first has it.  A job whose result stands in its line already (the server before had no
-        time to say so) is no claim to another line of the same text.  Raises OSError.
+        A line that is free, or inherited, can be its again.  Of two clients that claim one line the first has it.  A
+        job whose result stands in its line already (the server before had no time to say so) is no claim to another
+        line of the same text.  Raises OSError.
         """
         file, orphans = self.file, self.cursor.orphaned
         if claims:

@@ -1175,8 +1175,8 @@ class JobFile:
 
     Who may write the job file has all of it locked, shared (the guard): so programs that lock places in it are kept
     away, an NFS client writes no neighbours back, and a write that comes after the lease was lost fails.  `doors` is
-    this process's own open companion, for doors alone.  Each
-    job's seat is on another one, which the job inherits (open_seat()).
+    this process's own open companion, for doors alone.  Each job's seat is on another one, which the job inherits
+    (open_seat()).
 
     A job is held from claim() to give_up().  `seats` knows each held job that has a seat, by its byte.
     """
@@ -1198,13 +1198,13 @@ class JobFile:
         self.size = (-1, 0.0)                   # as it was seen last, and since when
         self.full_size = 0                      # the last that was believed
         self.appended = 0                       # so much of it was there when nobody appended
-        self.fd = -1                            # for reading
+        self.fd = -1                            # the open file; see writable()
         self.inode = (0, 0)                     # its device and inode
         self.start = 0                          # where its first line begins
         self.companion = ""                     # the path of its companion
         self.doors, self.doors_inode = -1, (0, 0)       # the companion, and its identity, also once it was left
         self.alive_at = 0.0                     # when `doors` was known to be of use last
-        self.named = (0, 0)                   # the companion whose number is locked in the job file
+        self.named = (0, 0)                     # the companion whose number is locked in the job file
 
     # -- doors and seats --------------------------------------------------------------------------------------------
 
@@ -1324,8 +1324,7 @@ class JobFile:
 
     def close_seat(self, fd: int) -> None:
         """Nobody here has a seat on it any more."""
-        with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see
-            os.close(fd)
+        self.reclaim(fd)
 
     def _sit(self, job: Job) -> None:
         """Take a seat for a job, behind its door: the line's own if it is free.  Raises OSError."""
