@@ -648,6 +648,7 @@ class Machine:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
+        world.halves |= owner.dead and me.full
         self.check_lease(owner)
         self.strike(errno.ENOSPC)
         inode, data = owner.inode, bytes(data)
