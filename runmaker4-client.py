@@ -39,8 +39,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Gate, Job, JobSettings, Lines, Link, Message,
-                       Nothing, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, SlotFile, Stream, WireError,
+from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Gate, Job, JobSettings, Lines, Link, Message, Miss,
+                       Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, SlotFile, Stream, WireError,
                        Worker, add_background, add_limits, add_running_options, add_verbosity, allow_descriptors,
                        boottime, duration, exit_on, given_name, human_time, leave, plural, printable, put, read_token,
                        reason, run_main, show, to_bytes, to_text, token_path, watched, whole_number)
@@ -258,7 +258,7 @@ class Connection:
         self.program, self.loop, self.say, self.options = program, loop, program.say, program.options
         self.id = secrets.token_hex(8)
         self.link: ServerLink | None = None         # one on which we are welcome
-        self.nothing = Nothing(EVER)                # what the server has said to our last question; EVER: nothing yet
+        self.nothing = Miss(EVER)                # what the server has said to our last question; EVER: nothing yet
         self.failed = ""
         self.orphans: list[int] = []
         self.over = False                           # the server has left for good
@@ -293,13 +293,13 @@ class Connection:
 
     # -- as a Runner sees it ----------------------------------------------------------------------------------------
 
-    async def claim(self, last: bool, free: int, slots: int) -> RemoteJob | Nothing:
+    async def claim(self, last: bool, free: int, slots: int) -> RemoteJob | Miss:
         """A job that has come, if any; else it is asked for, and the runner woken when there is an answer.
 
         One that needs more slots than are free waits for them, and what has come after it waits, too.
         """
         if self.queue and self.queue[0].settings.slots > free:
-            return Nothing(EVER)
+            return Miss(EVER)
         if self.queue and self._may_start():
             job = self.queue.popleft()
             self.jobs[job.key] = job
@@ -744,7 +744,7 @@ class Connection:
     def _on_nothing(self, message: Message) -> None:
         number = message.whole("request")
         self.orphans += message.items("orphans", int)
-        self.nothing = Nothing(self.nothing.again, "", message.flag("ended"), printable(message.text("left", 1000)))
+        self.nothing = Miss(self.nothing.again, "", message.flag("ended"), printable(message.text("left", 1000)))
         self._answered(number)
         if self.last_asked and number >= self.last_asked and not self.queue:
             self.last_asked, self.nothing = 0, replace(self.nothing, again=None)

@@ -79,7 +79,7 @@ import runmaker4
 from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS, Account,
                        AllOutput, Channel, Console, Cursor, Ending, Failures, History, Job, JobFile, JobLog,
                        JobSettings, LastLines, Line, Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser,
-                       PendingGroup, Problem, Program, Round, Run, Say, Scan, Shifted, Sink, Slot, StallReporter,
+                       PendingGroup, Problem, Program, Round, Run, Say, Scan, Shifted, Sink, Slot, Stall, StallReporter,
                        Stream, Taker, Takers, WireError, Worker, Writer, add_background, add_max_failed, add_records,
                        all_taken, boottime, check_companion, check_job_file, check_mount, command_fault, duration,
                        fork_quietly, hold_signals, human_time, is_free, leave, lines_of, lock, make_token, name_lines,
@@ -1204,12 +1204,12 @@ class Accountant:
             with pace:
                 account = file.account(clients, groups=True)
                 waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
-                stopped = file.stopped_by() if waiting and not account.now.running else ""
+                stall = Cursor(file).stall() if waiting and not account.now.running else None
         except OSError as error:
             return Count(reason(error))
         finally:
             self.rest = pace.rest(4)
-        return Count("", account, clients, waiting, stopped)
+        return Count("", account, clients, waiting, stall.text if stall and stall.stops else "")
 
     def _report(self, link: ClientLink, count: Count) -> None:
         """Send a status, in messages of bounded length."""
@@ -1877,7 +1877,7 @@ class Dispatcher:
             return
         found = {plan.first.offset: plan for plan in batch.plans}
         self.groups = found if batch.miss is not None and not batch.unfinished else {**self.groups, **found}
-        stalls: dict[Any, str] = {}
+        stalls: list[Stall] = []
         reserved: set[Client] = set()
         for _, plan in sorted(self.groups.items()):
             if plan.met.waits:
@@ -1893,15 +1893,15 @@ class Dispatcher:
             busy = [host for host, client in clients.items() if not client and host not in absent]
             if absent or busy:
                 what = f"host {absent[0]}" if absent else f"a free slot of host {busy[0]}"
-                stalls[plan.met.name] = (f"line {plan.first.number}, of the group {printable(plan.met.name)}, "
-                                         f"waits for {what}")
+                stalls.append(Stall(plan.met.name, f"line {plan.first.number}, of the group "
+                                                   f"{printable(plan.met.name)}, waits for {what}"))
                 plan.clients = self._reserve(plan, reserved)
                 reserved |= plan.clients
             elif not self.claiming and not self.server.stopping and boottime() >= self.pause_until:
                 plan.met.started = self.claiming = True
                 del self.groups[plan.first.offset]
                 self.worker.ask(self._start_group, self._claim_group, plan, clients)
-        self.stalls.update(stalls, {})
+        self.stalls.update(stalls)
 
     def _reserve(self, plan: Plan, reserved: set[Client]) -> set[Client]:
         """Which clients are to be kept free for a group: all that it needs, if they are here.

@@ -1693,17 +1693,17 @@ class JobFile:
         found.half_saved = self.doubt(scan.end) > 0
         return found
 
-    def doubt(self, size: int) -> float:
+    def doubt(self, size: int, cut: bool = False) -> float:
         """Seconds for which it is too early to believe what was read, if the file was of this size.
 
-        An editor that saves a file in place empties it first.  So a file that is empty, or shorter than it was, has to
-        stay so for as long as a last line without a newline.
+        An editor that saves a file in place empties it first, and somebody may be writing a last line without a
+        newline (cut).  So a file that is empty, shorter than it was, or cut, has to stay so for a while.
         """
         now = self.clock()
         if size != self.size[0]:
             self.size = size, now
         early = self.size[1] + self.interval - now
-        if early > 0 and (size == 0 or size < self.full_size):
+        if early > 0 and (cut or size < max(self.full_size, 1)):
             return early
         self.full_size = size
         return 0.0
@@ -1757,21 +1757,6 @@ class JobFile:
                     settings = NO_SETTINGS
             elif line.state in states:          # else it is one of the few, which are not wanted
                 yield line, settings, ended
-
-    def stopped_by(self) -> str:
-        """Which failure and barrier check keep all new jobs from being started; '' if none do.  No job may run here.
-
-        Raises OSError.
-        """
-        bad = check = None
-        for line in self.lines(NEW + RUNNING + FAILED + ERROR, directives=True):
-            if line.state == NEW:
-                return stopping(bad, check) if check else ""
-            if line.state != DIRECTIVE:
-                bad = bad or line               # a line `r` is an orphan
-            elif bad and says(line, "barrier check"):
-                check = line
-        return ""
 
     # -- small steps ------------------------------------------------------------------------------------------------
 
@@ -2040,6 +2025,16 @@ class TriedLines:
         return passed_over
 
 
+@dataclass(frozen=True)
+class Stall:
+    """What keeps jobs from being started."""
+    key: Any                    # the same for as long as it does
+    text: str
+    passes: bool = False        # it ends with a running job
+    stops: bool = False         # it is for good: runners leave, but for those that follow
+    at_once: bool = False       # it is to be said without patience
+
+
 class StallReporter:
     """Says what has stood still for a while, once."""
     PATIENCE = 30.0             # seconds
@@ -2049,15 +2044,15 @@ class StallReporter:
         self.since: dict[Any, float] = {}
         self.said: set[Any] = set()
 
-    def update(self, stalls: dict[Any, str], at_once: dict[Any, str]) -> None:
-        """What stands still at this moment, each under a key; all else is over.  at_once: said without patience."""
-        now, texts = self.clock(), {**stalls, **at_once}
-        self.since = {key: self.since.get(key, now) for key in texts}
+    def update(self, stalls: Iterable[Stall]) -> None:
+        """What stands still at this moment; all else is over."""
+        now, by_key = self.clock(), {stall.key: stall for stall in stalls}
+        self.since = {key: self.since.get(key, now) for key in by_key}
         self.said &= self.since.keys()
         for key, since in self.since.items():
-            if key not in self.said and (key in at_once or now - since >= self.PATIENCE):
+            if key not in self.said and (by_key[key].at_once or now - since >= self.PATIENCE):
                 self.said.add(key)
-                self.say(texts[key])
+                self.say(by_key[key].text)
 
 
 class Pace:
@@ -2150,7 +2145,6 @@ class Round:
     found: bool = False                     # it took something: another round follows
     refused: bool = False                   # it met a line that somebody else had just taken, or held for a moment
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
-    tail_seen: bool = False                 # it met a last line without newline
     missed: bool = False                    # it passed over new jobs: others than its takers might have had them;
     # ... the first of them by settings, as Takers.known has them, and what else these say
     skipped: dict[tuple[tuple[str, ...], int, bool], tuple[Line, JobSettings]] = field(default_factory=dict)
@@ -2158,7 +2152,6 @@ class Round:
     below: Line | None = None               # the first of these below the block
     full: dict[Taker, float] = field(default_factory=dict)      # takers that wait for free slots, and how many they had
     groups: list[PendingGroup] = field(default_factory=list)
-    stalls: dict[Any, str] = field(default_factory=dict)        # what waits for hosts that may never come
     checked: int = 0                        # up to here nothing has failed, or was lost
 
     def waits_for(self, taker: Taker) -> bool:
@@ -2170,14 +2163,41 @@ class Round:
         return self.block.stops if self.block and taker in self.waiting else ""
 
 
+def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[Stall]:
+    """What keeps the jobs that a walk has met from being started, the worst first.
+
+    is_absent: whether nobody is here that takes jobs with these settings.
+    """
+    block, first = found.block, found.unfinished
+    if block and not block.waits:
+        yield Stall((block.fault, block.stops), block.fault or block.stops, stops=not block.fault, at_once=True)
+    elif block and found.below:
+        yield Stall("barrier", f"line {found.below.number} waits at the #RUN barrier in line {block.line.number} for "
+                               f"{unfinished(first, found.unfinished_by)}", passes=first.state == RUNNING)
+    for (hosts, slots, ended), (line, settings) in found.skipped.items():
+        if (hosts or slots > 1) and not ended and is_absent(settings):
+            yield Stall((hosts, slots), f"line {line.number} waits for {settings}")
+
+
+def unfinished(line: Line, settings: JobSettings) -> str:
+    """A job that a barrier waits for, and what it waits for itself."""
+    if settings.together:
+        return (f"line {line.number}, which is of the group {settings.together} "
+                f"(#RUN in line {settings.line.number})")
+    alone = line.state == RUNNING or not settings.hosts and settings.slots == 1
+    return f"line {line.number}" if alone else f"line {line.number}, which waits for {settings}"
+
+
 @dataclass(frozen=True)
 class Miss:
-    """Why a cursor has found no line to take; it is false."""
-    round: Round                # what it has met
-    whole: bool = False         # ... on a whole walk through the file
-    unfinished: bool = False    # it has used up its time, and goes on with the next claim
-    again: float | None = None  # seconds until another claim may find a line; None: there is nothing to wait for
+    """Why there is no job to take; it is false."""
+    again: float | None = None  # seconds until there may be one; None: there is nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
+    ended: bool = False         # takers that wait for more shall leave
+    stopped: str = ""           # why jobs are left that the taker should have had
+    round: Round | None = None  # what a cursor has met
+    whole: bool = False         # ... on a whole walk through the file
+    unfinished: bool = False    # ... which has used up its time, and goes on with the next claim
 
     def __bool__(self) -> bool:
         return False
@@ -2213,17 +2233,16 @@ class Cursor:
         """
         self.file, self.say, self.clock = file, file.say, file.clock
         self.ordinals, self.wait_for_file, self.serving, self.is_absent = ordinals, wait_for_file, serving, is_absent
-        self.unchecked = unchecked
+        self.unchecked, self.bad = unchecked, FAILED + ERROR       # `bad`: states that make a barrier check stop
         self.groups_named = False               # it was said that groups are left alone
         self.interval = file.interval
         self.orphans: list[int] = []            # line numbers of those met and not taken
         self.ends: OrderedDict[bytes, bytes] = OrderedDict()    # how the last runs here ended, by their commands
         self.orphaned: set[bytes] = set()       # ... and their commands
         self.inode = file.inode                 # of the file that the round walks through
-        self.tail: tuple[int, float] | None = None          # a last line without newline: file size, since when
         self.scan: Scan | None = None           # the round under way
         self.round = Round()                    # ... or the last one
-        self.miss = Miss(self.round)            # the last
+        self.miss = Miss(round=self.round)      # the last
         self.takers = Takers(takers)            # of the last claim
         self.claimed = 0.0                      # when that was
         self.sliced = False                     # ... whether it came back in the middle of its walk, to be made again
@@ -2277,7 +2296,7 @@ class Cursor:
             return self._walk()
         except Paused:
             self.sliced = True
-            return Miss(self.round, unfinished=True, again=0.0)
+            return Miss(0.0, round=self.round, unfinished=True)
         finally:
             self.pace.pause()
 
@@ -2311,17 +2330,18 @@ class Cursor:
         while True:
             try:
                 line = self.scan.next(self.round.few)
-                grows = line is not None and not line.whole and not self._is_over() and self._still_grows()
-                if line is None or grows or self._is_over():    # what comes behind a cut line is for the next round
+                cut = line is not None and not line.whole and not self._is_over()
+                doubt = self.file.doubt(self.scan.end, cut) if cut or line is None else 0.0
+                if line is None or cut and doubt or self._is_over():    # it is for the next round if it is cut
                     if not self.round.found:
-                        return self._end_round(whole=line is None or grows, grows=grows)
+                        return self._end_round(doubt, cut and doubt > 0)
                     self._begin_round()
                 elif line.state == DIRECTIVE:
                     if not self._obey(line):
                         pause = self._until_next()
                         if pause:
                             self.scan.unread()      # the next claim meets this directive once more
-                            return Miss(self.round, again=min(self.PAUSE, pause))
+                            return Miss(min(self.PAUSE, pause), round=self.round)
                         self._begin_round()
                 else:
                     job = self._consider(line)
@@ -2354,27 +2374,19 @@ class Cursor:
             return self.pace.until_due(1)
         return self.pace.until_due(20, 0.0 if self._has_room() else self.interval)
 
-    def _end_round(self, whole: bool, grows: bool) -> Miss:
-        """A whole round found nothing.  whole: it came to the end of the file; grows: its last line may change yet."""
-        doubt = self.file.doubt(self.scan.end) if whole else 0.0
+    def _end_round(self, doubt: float, cut: bool) -> Miss:
+        """A whole round found nothing.  doubt: JobFile.doubt(); cut: because of its last line, which may change yet."""
         self.scan = None
-        self._end_group(waits=grows or self._is_being_appended())
+        self._end_group(waits=cut or self._is_being_appended())
         found = self.round
-        if not found.tail_seen:
-            self.tail = None
-        now = self.clock()
         self.quiet = self.signature
         self.refusals = self.refusals + 1 if found.refused else 0
-        due = []
-        if grows:
-            due.append(self.tail[1] + self.interval - now)
-        if doubt:
-            due.append(doubt)
+        due = [doubt] if doubt else []
         if found.refused:
             due.append(self.interval / 20 if self.refusals == 1 else self.interval)
         self._name_stalls()
         again = max(min(due), self.pace.rest(20), 0.01) if due else None
-        return Miss(found, whole=True, again=again)
+        return Miss(again, round=found, whole=True)
 
     def _nothing_new(self) -> bool:
         """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
@@ -2405,7 +2417,7 @@ class Cursor:
         if now != before or self.scan and self.scan.fd != self.file.fd:
             self.forget()
             if now not in (before, (0, 0)):     # else it is opened anew with the next round, or was, after trouble
-                self.inode, self.tail = now, None
+                self.inode = now
                 if before != (0, 0):
                     self.say("was replaced by another file of this name; going on with that")
 
@@ -2488,11 +2500,6 @@ class Cursor:
             self._meet_group(line)
         else:
             found.skipped.setdefault((settings.hosts, settings.slots, found.ended), (line, settings))
-        if (settings.hosts or settings.slots > 1) and not (settings.together or found.ended):
-            key = settings.hosts, settings.slots
-            lasting = self.serving or settings.slots > 1 or any(taker.follow for taker in self.takers.all)
-            if lasting and key not in found.stalls and len(found.stalls) < self.NAMED and self.is_absent(settings):
-                found.stalls[key] = f"line {line.number} waits for {settings}"
         found.missed = True
 
     def _meet_group(self, line: Line) -> None:
@@ -2545,14 +2552,6 @@ class Cursor:
         if found.block and found.block.stops and any(taker.follow for taker in takers):
             return False                        # `#RUN end` may stand below
         return found.below is not None and takers.keys() <= found.waiting
-
-    def _still_grows(self) -> bool:
-        """Whether the file, whose last line has no newline, may have grown lately."""
-        self.round.tail_seen = True
-        size = self.scan.end
-        if not self.tail or self.tail[0] != size:
-            self.tail = (size, self.clock())
-        return self.clock() - self.tail[1] < self.interval
 
     def _take(self, line: Line, taker: Taker | None) -> Job | None:
         """Claim a line.  An orphan that we are not to run becomes `e`.  Raises Shifted, OSError."""
@@ -2637,7 +2636,7 @@ class Cursor:
             return Block(line)
         if check:
             for start in max(found.checked, self.file.start), self.file.start:      # only from there lines are counted
-                bad = Scan(self.file.fd, start, FAILED + ERROR, until=line.offset).next()
+                bad = Scan(self.file.fd, start, self.bad, until=line.offset).next()
                 if not bad or bad.offset > line.offset:
                     break
             else:
@@ -2645,27 +2644,16 @@ class Cursor:
             found.checked = line.offset
         return None
 
-    def _stall(self) -> str:
-        """Which job above a barrier has not ended, and what it waits for itself."""
-        line, settings = self.round.unfinished, self.round.unfinished_by
-        text = f"line {line.number}"
-        if settings.together:
-            return f"{text}, which is of the group {settings.together} (#RUN in line {settings.line.number})"
-        return f"{text}, which waits for {settings}" if settings.hosts or settings.slots > 1 else text
-
     def _name_stalls(self) -> None:
         """Say what waits for something that may never come."""
-        found, block = self.round, self.round.block
-        stalls: dict[Any, str] = dict(found.stalls)
-        at_once: dict[Any, str] = {}
-        if block and block.fault:
-            at_once[block.fault] = block.fault
-        if block and block.stops and any(taker.follow for taker in found.waiting):
-            at_once[block.stops] = block.stops
-        if block and block.waits and found.below and found.unfinished.state != RUNNING:
-            stalls["barrier"] = (f"line {found.below.number} waits at the #RUN barrier in line {block.line.number} "
-                                 f"for {self._stall()}")
-        self.waits.update(stalls, at_once)
+        following = any(taker.follow for taker in self.takers.all)
+
+        def is_missed(settings: JobSettings) -> bool:
+            return (self.serving or settings.slots > 1 or following) and self.is_absent(settings)
+
+        waited = any(taker.follow for taker in self.round.waiting)
+        self.waits.update(stall for stall in itertools.islice(stalls(self.round, is_missed), self.NAMED)
+                          if not stall.passes and (waited or not stall.stops))
 
     # -- results ----------------------------------------------------------------------------------------------------
 
@@ -2703,11 +2691,39 @@ class Cursor:
             self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
         patience = self.TROUBLE if self.file.network else self.file.LOOKS * self.interval
         if now - self.trouble_since >= patience and not self._may_come(error):
-            return Miss(self.round, failed=reason(error))
-        return Miss(self.round, again=self.interval)
+            return Miss(failed=reason(error), round=self.round)
+        return Miss(self.interval, round=self.round)
 
     def _may_come(self, error: OSError) -> bool:
         return self.wait_for_file and error.errno == errno.ENOENT
+
+    def stall(self) -> Stall | None:
+        """What keeps new jobs from any runner, if something does.  Touches nothing.  Raises OSError."""
+        self.takers, self.round, self.serving = Takers([Taker("", slots=1)]), Round(), True
+        self.bad += RUNNING                     # where nothing is unfinished, such lines are orphans
+        for line in self.file.lines(NEW + RUNNING, directives=True):
+            found = self.round
+            if line.state == DIRECTIVE:
+                self._obey(line)
+            elif line.state == RUNNING:
+                if not found.block and not self.file.is_orphan(line):
+                    self._note_unfinished(line)
+            elif found.block:
+                found.below = line
+                break
+            elif found.settings.together or not any(self.takers.fitting(found.settings, found.ended)):
+                self._pass_over(line)
+            else:
+                return None
+        return next(stalls(self.round, lambda settings: True), self._group_stall())
+
+    def _group_stall(self) -> Stall | None:
+        """... a group, if it is nothing else."""
+        for group in self.round.groups:
+            line, settings = group.jobs[0]
+            return Stall(group.name, f"line {line.number} waits for the hosts of the group {printable(group.name)} "
+                                     f"(#RUN in line {settings.line.number}; runmaker4-server.py starts it)")
+        return None
 
     def jobs_to_take(self, taker: Taker) -> Iterator[Line]:
         """What claim() would find for this taker, in time, without touching anything.  Raises OSError."""
@@ -2791,18 +2807,6 @@ class Worker:
         await asyncio.sleep(0)
 
 
-@dataclass(frozen=True)
-class Nothing:
-    """Why a runner gets no job; it is false."""
-    again: float | None = None  # seconds until there may be one; None: there is nothing to wait for
-    failed: str = ""            # why nothing can be claimed any more
-    ended: bool = False         # runners that wait for more shall leave
-    stopped: str = ""           # why jobs are left that this runner should have run
-
-    def __bool__(self) -> bool:
-        return False
-
-
 class Failures:
     """How many jobs of a file are failed or in error that were not so at the start, whoever ran them."""
 
@@ -2846,14 +2850,14 @@ class FileJobs:
         self.poll = 5.0 if cursor.file.network else 0.25
         self.failures = Failures(cursor.file, worker)
 
-    async def claim(self, last: bool, free: int, slots: int) -> Job | Nothing:
+    async def claim(self, last: bool, free: int, slots: int) -> Job | Miss:
         """A job, if there is one.  last: the runner leaves if there is none.  free, slots: of its slots, and in all."""
         found = await self.worker.call(self._claim, last, free, slots)
         if found:
             return found
         met = found.round
         again = self.poll if found.again is None and met.waits_for(self.taker) else found.again
-        return Nothing(again, found.failed, met.ended, met.stopped(self.taker))
+        return replace(found, again=again, ended=met.ended, stopped=met.stopped(self.taker))
 
     def _claim(self, last: bool, free: int, slots: int) -> Job | Miss:
         if slots != self.taker.slots:
@@ -4385,7 +4389,7 @@ class Runner:
         self.runs = self.pump.runs          # that have begun, and not ended
         self.settling: set[Job] = set()     # jobs whose state is being written
         self.unwanted: dict[Job, str] = {}  # to be ended, and why; some have not begun
-        self.nothing = Nothing()            # what the last claim said, if it got no job
+        self.nothing = Miss()            # what the last claim said, if it got no job
         self.failed = ""                    # why no more jobs can be had
         self.stopped: asyncio.Future[None] = self.loop.create_future()      # start nothing more
         self.wall_over = False              # because the wall time is over, or too near
@@ -4656,7 +4660,7 @@ class Runner:
             return None
         found = await self.jobs.claim(self._leaves(), 1 + len(self._idle()), self.in_service)
         job = found or None
-        self.nothing = Nothing(ended=self.nothing.ended) if job else found
+        self.nothing = Miss(ended=self.nothing.ended) if job else found
         if job and await self._take(slots, job.settings.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")

@@ -36,11 +36,12 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, TOLD, Counts, JobFile, JobLog, Line, Pace,
-                       Parser, Problem, Survey, add_help, check_lines, check_mount, counts, exit_on, find_mount,
-                       first_line, given_name, human_time, is_free, job_file, leave, leave_without_waiting, lines_of,
-                       lock, locked, mount_fault, name_lines, open_job_file, plural, printable, put, pwrite_all,
-                       reason, run_main, see_names, show, unlock, wait_ready, warn, when_used, write_all)
+from runmaker4 import (DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, TOLD, Counts, Cursor, JobFile, JobLog, Line,
+                       Pace, Parser, Problem, Stall, StallReporter, Survey, add_help, check_lines, check_mount,
+                       counts, exit_on, find_mount, first_line, given_name, human_time, is_free, job_file, leave,
+                       leave_without_waiting, lines_of, lock, locked, mount_fault, name_lines, open_job_file, plural,
+                       printable, put, pwrite_all, reason, run_main, see_names, show, unlock, wait_ready, warn,
+                       when_used, write_all)
 
 html, secrets = map(when_used, ("html", "secrets"))
 
@@ -71,8 +72,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="exit 0 only if every job is done, or held; with --status that is judged\n"
              "now: new and running jobs are not done")
     add("--status", action="store_true",
-        help="print how many jobs are in which state and what runs, and exit;\n"
-             "with --outdir also where, since when, jobs per hour and the time left")
+        help="print how many jobs are in which state, what runs, and what new jobs wait for,\n"
+             "and exit; with --outdir also where, since when, jobs per hour and the time left")
     add("--json", action="store_true", help="with --status: as JSON")
     add("--failed", action="store_true",
         help="print each line that is failed or in error, and exit; with --outdir also how and\n"
@@ -165,6 +166,7 @@ class Watcher:
         self.pace = Pace()
         self.seen: Callable[[Survey], None] = lambda found: None    # called with each look of wait()
         self.stopped = ""       # why what is new will not be run, if nobody runs it
+        self.stall: Stall | None = None         # what keeps it from being run, as of the last look of wait()
 
     def look(self) -> Survey:
         """What the file holds now.  Raises Problem."""
@@ -210,23 +212,23 @@ class Watcher:
         while True:
             found = self.look()
             now = counts(found)
+            self.stall = self.why(now) if not now.running else None
             show(now)
             self.seen(found)
-            before, self.stopped = self.stopped, self.why_stopped(now)
+            before, self.stopped = self.stopped, self.stall.text if self.stall and self.stall.stops else ""
             ended = not now.new and not now.running and not found.half_saved
             if ended or self.stopped and self.stopped == before:
                 return now
             time.sleep(max(self.pause, self.pace.rest(20)))
 
-    def why_stopped(self, now: Counts) -> str:
-        """What keeps the new jobs from being run, if it is said twice: a job may have begun since the look."""
-        return self._patiently(self.file.stopped_by) if now.new and not now.running else ""
-
-    def idle(self, now: Counts) -> str:
-        """That nobody runs the new jobs, if nobody has for a while: each claim and each result changes the file."""
-        if not now.new or now.running or time.time() - self._patiently(self.file.signature)[3] / 1e9 < self.IDLE:
-            return ""
-        return f"{now.new} new, and nobody runs them (start runmaker4.py)"
+    def why(self, now: Counts) -> Stall | None:
+        """What keeps new jobs from being started: the file, or that nobody runs them.  Raises Problem."""
+        if not now.new:
+            return None
+        found = self._patiently(Cursor(self.file).stall)
+        if found or now.running or time.time() - self._patiently(self.file.signature)[3] / 1e9 < self.IDLE:
+            return found                        # each claim and each result changes the file
+        return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", at_once=True)
 
 
 # ======== Progress ====================================================================================================
@@ -603,7 +605,7 @@ class LastRuns:
 class Status:
     """How it is going."""
     found: Survey
-    trouble: str                # why nobody runs what is new
+    stall: Stall | None         # what keeps new jobs from being started
     runs: dict[int, Run]        # of the lines that run, by their number, as far as known
     per_hour: float | None = None
 
@@ -620,8 +622,8 @@ class Status:
         if self.per_hour:
             yield f"{self.per_hour:.{0 if self.per_hour >= 10 else 1}f} jobs/h lately" + (
                 f", {human_time(self.left)} left" if self.left is not None else "")
-        if self.trouble:
-            yield self.trouble
+        if self.stall:
+            yield self.stall.text
         rows = [("line", "host", "slot", "since", "command")]
         for mark, lines in ("", self.found.running), ("(orphan) ", self.found.orphans):
             for line in lines:
@@ -638,7 +640,8 @@ class Status:
         now = counts(self.found)
         return json.dumps({**asdict(now), "total": now.all + now.held, "jobs": list(map(self._job, self.found.running)),
                            "orphans": list(map(self._job, self.found.orphans)), "per_hour": self.per_hour,
-                           "seconds_left": self.left, "trouble": self.trouble})
+                           "seconds_left": self.left,
+                           "trouble": self.stall.text if self.stall and not self.stall.passes else ""})
 
     def _job(self, line: Line) -> dict[str, Any]:
         run = self.runs.get(line.number)
@@ -701,7 +704,7 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
     """How it is going now.  Raises Problem."""
     found = watcher.sure_look()
     now = counts(found)
-    status = Status(found, watcher.why_stopped(now) or watcher.idle(now), {})
+    status = Status(found, watcher.why(now), {})
     if outdir is not None:
         journal, last = Journal(outdir, say), LastRuns(found.running + found.orphans)
         with journal.file:
@@ -1829,16 +1832,16 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
         return watcher.wait(lambda now: None)
     exit_on(signal.SIGINT, signal.SIGTERM)
     progress = TerminalProgress() if os.isatty(1) else PipeProgress()
-    idle = ""
+
+    def tell(text: str) -> None:
+        progress.close()
+        say(f"{watcher.path}: {text}")
 
     def show_all(now: Counts) -> None:
-        nonlocal idle
         progress.show(now)
-        before, idle = idle, watcher.idle(now)
-        if idle and not before:
-            progress.close()
-            say(f"{watcher.path}: {idle}")
+        stalled.update([watcher.stall] if watcher.stall and not watcher.stall.stops else [])
 
+    stalled = StallReporter(tell, time.monotonic)
     try:
         return watcher.wait(show_all)
     finally:

@@ -141,8 +141,8 @@ begin, end = runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round
 def begin_slowly(cursor):
     begin(cursor)
     time.sleep(0.03 if os.path.exists("slow") else 0.0)
-def end_and_say(cursor, **how):
-    miss = end(cursor, **how)
+def end_and_say(cursor, *how):
+    miss = end(cursor, *how)
     if os.path.exists("slow"):
         open("walked", "w").close()
     return miss

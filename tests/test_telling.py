@@ -129,10 +129,31 @@ class Status(TellingCase):
         os.utime(path, (time.time() - 31,) * 2)
         self.assertEqual(self.status()["trouble"], "")
 
-    def test_a_failed_barrier_check_is_what_keeps_them(self) -> None:
-        path = self.write("! a\n#RUN barrier check\n. b\n")
-        os.utime(path, (time.time() - 31,) * 2)
-        self.assertIn("line 1", self.status()["trouble"])
+    def test_what_keeps_new_jobs_from_being_started_is_told_at_once(self) -> None:
+        bob, check = "host bob (#RUN in line 1)", "and the #RUN barrier check in line 2 stops what is below it"
+        for text, trouble in (
+                ("! a\n#RUN barrier check\n. b\n", f"line 1 failed, {check}"),
+                ("r a\n#RUN barrier check\n. b\n", f"line 1 ended in error, {check}"),
+                ("#RUN host=bob\n. a\n", f"line 2 waits for {bob}"),
+                ("#RUN host=bob\n. a\n#RUN\n. b\n", ""),
+                ("#RUN host=bob\n. a\n#RUN barrier\n#RUN\n. b\n",
+                 f"line 5 waits at the #RUN barrier in line 3 for line 2, which waits for {bob}"),
+                ("#RUN slots=4\n. a\n", "line 2 waits for a runner with 4 slots or more (#RUN in line 1)"),
+                ("#RUN host=bob together=g\n. a\n",
+                 "line 2 waits for the hosts of the group g (#RUN in line 1; runmaker4-server.py starts it)"),
+                ("r a\n#RUN barrier\n. b\n", "")):      # a runner would mark it e, and go on
+            with self.subTest(text):
+                self.write(text)
+                self.assertEqual(self.status()["trouble"], trouble)
+                self.assertEqual(f"\n{trouble}\n" in self.told("--status", "runs.txt"), bool(trouble))
+        self.write("#RUN hots=bob\n. a\n")
+        self.assertIn("; the jobs below it wait", self.status()["trouble"])
+
+    def test_a_barrier_that_waits_for_a_running_job_is_no_trouble(self) -> None:
+        self.start_to_gate(f". {GATE}\n#RUN barrier\n. b\n")
+        self.addCleanup(self.open_gate)
+        self.assertIn("\nline 3 waits at the #RUN barrier in line 2 for line 1\n", self.told("--status", "runs.txt"))
+        self.assertEqual(self.status()["trouble"], "")
 
     def test_an_outdir_that_does_not_help(self) -> None:
         self.write("d a\n")
