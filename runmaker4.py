@@ -77,10 +77,8 @@ import resource
 import select
 import shlex
 import shutil
-import socket
 import stat
 import struct
-import subprocess
 import termios
 import time
 import warnings
@@ -101,7 +99,8 @@ def when_used(name: str) -> Any:
     return module
 
 
-asyncio = when_used("asyncio")  # a quarter of the time that all this takes to load, and runset4.py needs it never
+# A third of the time that all this takes to load, and runset4.py needs them never
+asyncio, socket, subprocess = map(when_used, ("asyncio", "socket", "subprocess"))
 
 VERSION = "4.1"
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"

@@ -27,8 +27,6 @@ import re
 import shlex
 import shutil
 import stat
-import subprocess
-import tempfile
 import time
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
@@ -41,7 +39,7 @@ from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, LONGES
                        printable, put_lines, quote, reason, run_main, says, show, taken, warn, when_used, whole_number,
                        write_all)
 
-configparser, difflib = map(when_used, ("configparser", "difflib"))
+configparser, difflib, subprocess, tempfile = map(when_used, ("configparser", "difflib", "subprocess", "tempfile"))
 
 PROG = "runset4.py"
 

@@ -14,20 +14,17 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
 import argparse
-import base64
 import bisect
 import contextlib
 import errno
 import heapq
 import itertools
-import json
 import math
 import operator
 import os
 import re
 import select
 import stat
-import subprocess
 import threading
 import time
 import zlib
@@ -43,7 +40,7 @@ from runmaker4 import (DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, TOLD, Co
                        printable, put, pwrite_all, reason, run_main, see_names, show, unlock, wait_ready, warn,
                        when_used, write_all)
 
-html, secrets = map(when_used, ("html", "secrets"))
+base64, html, json, secrets, subprocess = map(when_used, ("base64", "html", "json", "secrets", "subprocess"))
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -453,7 +450,6 @@ class Journal(Log):
     END = operator.itemgetter("state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files")
     OPEN_END = "", -1, 0, "", None, None, None, 0, ()
     STATES = frozenset("d!e.x")               # of what has ended
-    DECODE = staticmethod(json.JSONDecoder().scan_once)
     RECENT = 50_000             # runs that are remembered at least, once their start and end were met
     LATEST = 10 ** 10           # seconds since 1970
 
@@ -466,6 +462,7 @@ class Journal(Log):
         if not os.path.exists(path):
             raise Problem(f"{directory}: has no journal (nothing was run with it yet, or by an older version)")
         super().__init__(path, say)
+        self.decode = json.JSONDecoder().scan_once
         self.names: dict[str, str] = {}     # of output files: what those before here that had this name are called now
         self.ended: set[str] = set()        # runs whose starts may still come; and the latest of those whose start has
         self.whole: deque[str] = deque()    # ... come, in order
@@ -497,7 +494,7 @@ class Journal(Log):
     def _read(self, line: bytes) -> Run | None:
         """Events that we do not know make sense, but are about no run."""
         text = line.decode()
-        event, end = self.DECODE(text, 0)               # json.loads() takes half as long again
+        event, end = self.decode(text, 0)               # json.loads() takes half as long again
         if end != len(text):
             raise ValueError
         kind = event["event"]
@@ -1008,7 +1005,6 @@ class Timeline:
     two share one.  The thread whose `tid` is its `pid` counts as the main one, and is shown first: slot 1.
     """
     HEAD = b'{"traceEvents":['
-    ENCODE = json.JSONEncoder(separators=(",", ":")).encode
     NAME = 100                  # characters of a command that make the name of its event
 
     def __init__(self, log: Log) -> None:
@@ -1022,9 +1018,10 @@ class Timeline:
 
     def write(self, file: BinaryIO) -> None:
         """Write all as JSON, an event per line.  Raises OSError, Problem."""
+        encode = json.JSONEncoder(separators=(",", ":")).encode
         file.write(self.HEAD)
         for separator, event in zip(itertools.chain([b"\n"], itertools.repeat(b",\n")), self._events()):
-            file.write(separator + self.ENCODE(event).encode())
+            file.write(separator + encode(event).encode())
         file.write(b"\n]}\n")
 
     def _events(self) -> Iterator[dict[str, Any]]:
