@@ -2700,8 +2700,8 @@ class Cursor:
         """What keeps new jobs from any runner, if something does.  Touches nothing.  Raises OSError."""
         self.takers, self.round, self.serving = Takers([Taker("", slots=1)]), Round(), True
         self.bad += RUNNING                     # where nothing is unfinished, such lines are orphans
-        for line in self.file.lines(NEW + RUNNING, directives=True):
-            found = self.round
+        found, scan = self.round, self.file.lines(NEW + RUNNING, directives=True)
+        while line := scan.next(found.few):
             if line.state == DIRECTIVE:
                 self._obey(line)
             elif line.state == RUNNING:
@@ -2714,7 +2714,7 @@ class Cursor:
                 self._pass_over(line)
             else:
                 return None
-        return next(stalls(self.round, lambda settings: True), self._group_stall())
+        return next(stalls(found, lambda settings: True), self._group_stall())
 
     def _group_stall(self) -> Stall | None:
         """... a group, if it is nothing else."""

@@ -222,7 +222,11 @@ class Watcher:
         """What keeps new jobs from being started: the file, or that nobody runs them.  Raises Problem."""
         if not now.new:
             return None
-        found = self._patiently(Cursor(self.file).stall)
+        self.pace.go_on()
+        try:
+            found = self._patiently(Cursor(self.file).stall)
+        finally:
+            self.pace.pause()
         if found or now.running or time.time() - self._patiently(self.file.signature)[3] / 1e9 < self.IDLE:
             return found                        # each claim and each result changes the file
         return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", at_once=True)
