@@ -1195,6 +1195,7 @@ class JobFile:
         self.seats: dict[int, Job] = {}         # by the bytes that they have locked
         self.to_end: dict[Job, str] = {}        # jobs "lost" to others, or "cancelled"; told by the next look_after()
         self.size = (-1, 0.0)                   # as it was seen last, and since when
+        self.cut = False                        # ... and whether its last line had no newline then
         self.full_size = 0                      # the last that was believed
         self.appended = 0                       # so much of it was there when nobody appended
         self.fd = -1                            # the open file; see writable()
@@ -1699,8 +1700,8 @@ class JobFile:
         newline (cut).  So a file that is empty, shorter than it was, or cut, has to stay so for a while.
         """
         now = self.clock()
-        if size != self.size[0]:
-            self.size = size, now
+        if size != self.size[0] or cut and not self.cut:
+            self.size, self.cut = (size, now), cut
         early = self.size[1] + self.interval - now
         if early > 0 and (cut or size < max(self.full_size, 1)):
             return early
@@ -2705,7 +2706,7 @@ class Cursor:
             if line.state == DIRECTIVE:
                 self._obey(line)
             elif line.state == RUNNING:
-                if not found.block and not self.file.is_orphan(line):
+                if not (found.block or found.unfinished or self.file.is_orphan(line)):
                     self._note_unfinished(line)
             elif found.block:
                 found.below = line
@@ -2714,6 +2715,8 @@ class Cursor:
                 self._pass_over(line)
             else:
                 return None
+        if not found.below:
+            found.block = None                  # it keeps nothing back
         return next(stalls(found, lambda settings: True), self._group_stall())
 
     def _group_stall(self) -> Stall | None:

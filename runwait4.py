@@ -227,6 +227,8 @@ class Watcher:
             found = self._patiently(Cursor(self.file).stall)
         finally:
             self.pace.pause()
+        if found and now.running and not (found.passes or found.at_once):
+            found = None                        # the host, or the runner with so many slots, may be at work
         if found or now.running or time.time() - self._patiently(self.file.signature)[3] / 1e9 < self.IDLE:
             return found                        # each claim and each result changes the file
         return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", at_once=True)
@@ -624,7 +626,7 @@ class Status:
             yield f"{self.per_hour:.{0 if self.per_hour >= 10 else 1}f} jobs/h lately" + (
                 f", {human_time(self.left)} left" if self.left is not None else "")
         if self.stall:
-            yield self.stall.text
+            yield printable(self.stall.text)
         rows = [("line", "host", "slot", "since", "command")]
         for mark, lines in ("", self.found.running), ("(orphan) ", self.found.orphans):
             for line in lines:
@@ -1836,7 +1838,7 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
 
     def tell(text: str) -> None:
         progress.close()
-        say(f"{watcher.path}: {text}")
+        say(f"{watcher.path}: {printable(text)}")
 
     def show_all(now: Counts) -> None:
         progress.show(now)

@@ -205,12 +205,12 @@ class Case(unittest.TestCase):
         self.assertTrue(runmaker4.lock(fd, runmaker4.row(command) + number))
         return fd
 
-    def start_to_gate(self, text: Text) -> subprocess.Popen:
+    def start_to_gate(self, text: Text, *options: str) -> subprocess.Popen:
         """Make runs.txt of this text, which has a job that waits at the GATE; a quiet runner that runs this job now."""
         at_gate = self.dir / "at.gate"      # a runner writes the state before it starts the job
         at_gate.unlink(missing_ok=True)
         self.write(text)
-        runner = self.start(RUNMAKER, "-q", "runs.txt")
+        runner = self.start(RUNMAKER, "-q", *options, "runs.txt")
         wait_until(lambda: at_gate.exists() or runner.poll() is not None, what="a job is at the gate")
         if not at_gate.exists():
             self.fail(f"the runner has ended: {runner.communicate()}")

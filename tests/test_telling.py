@@ -148,6 +148,15 @@ class Status(TellingCase):
                 self.assertEqual(f"\n{trouble}\n" in self.told("--status", "runs.txt"), bool(trouble))
         self.write("#RUN hots=bob\n. a\n")
         self.assertIn("; the jobs below it wait", self.status()["trouble"])
+        self.write("#RUN host=bob\n. a\n#RUN hots=bob\n")
+        self.assertEqual(self.status()["trouble"], f"line 2 waits for {bob}")
+        self.write("#RUN host=\33bob\n. a\n")
+        self.assertNotIn("\33", self.told("--status", "runs.txt"))
+
+    def test_a_host_that_may_be_at_work_is_not_waited_for_in_vain(self) -> None:
+        self.start_to_gate(f"#RUN slots=2\n. {GATE}\n. b\n", "-j2")
+        self.addCleanup(self.open_gate)
+        self.assertEqual(self.status()["trouble"], "")
 
     def test_a_barrier_that_waits_for_a_running_job_is_no_trouble(self) -> None:
         self.start_to_gate(f". {GATE}\n#RUN barrier\n. b\n")

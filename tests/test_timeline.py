@@ -11,7 +11,6 @@ import unittest
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
-import runmaker4
 from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
 
 HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
@@ -551,7 +550,6 @@ class TheFormat(unittest.TestCase):
             self.read({**self.EVENT, "name": "\udcff"})
 
 
-@unittest.skipUnless(hasattr(runmaker4.JobFile, "stopped_by"), "runmaker4.py does not know barriers")
 class BlockedByACheck(RunCase):
     """A failed `barrier check` that keeps new jobs from being run ends the waiting: exit 1, and which line failed."""
 
@@ -614,14 +612,14 @@ class BlockedByACheck(RunCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_begins_between_two_steps_of_a_look_has_not_failed(self) -> None:
-        patch = ("import runmaker4, os\nstopped_by = runmaker4.JobFile.stopped_by\n"
+        patch = ("import runmaker4, os\nstall = runmaker4.Cursor.stall\n"
                  "def later(self):\n"
                  "    fd = os.open('runs.txt', os.O_RDWR)\n"
                  "    if os.pread(fd, 1, 0) == b'.':\n"
                  "        runmaker4.lock(runmaker4.open_companion('runs.txt'), runmaker4.row(b'a') + 1)\n"
                  "        os.pwrite(fd, b'r', 0)\n"
-                 "    return stopped_by(self)\n"
-                 "runmaker4.JobFile.stopped_by = later\n")
+                 "    return stall(self)\n"
+                 "runmaker4.Cursor.stall = later\n")
         self.write(". a\n#RUN barrier check\n. b\n")
         waiter = self.start_patched(patch, "runs.txt", script=RUNWAIT)
         self.wait_states("r.")
