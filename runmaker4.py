@@ -781,6 +781,23 @@ def lines_of(fd: int, start: int, commands: Collection[bytes], states: bytes | N
             yield line
 
 
+def count_lines(fd: int, start: int, end: float, state: bytes, command: bytes, enough: int) -> int:
+    """How many lines of a command are in a state, of those that begin between two places where lines begin.
+
+    It reads on until it has found enough.  Hundreds may run: so none is parsed.  Raises OSError.
+    """
+    wanted = [b"\n%b%b%b%b\n" % (state, blank, command, last) for blank in (b" ", b"\t") for last in (b"", b"\r")]
+    found, rest, at, size = 0, b"", start, 4096
+    while found < enough:
+        data = os.pread(fd, int(min(size, end - at)), at)
+        lines, _, rest = (rest + data).rpartition(b"\n") if data else (rest, b"", b"")
+        found += sum(map((b"\n" + lines.replace(b"\n", b"\n\n") + b"\n").count, wanted))
+        if not data:
+            break
+        at, size = at + len(data), min(4 * size, 1 << 20)
+    return found
+
+
 def is_utf16(head: bytes) -> bool:
     """Whether a text is UTF-16: it begins with a mark of that, or most second bytes are NUL, and none between them."""
     fewer, more = sorted(half.count(0) for half in (head[::2], head[1::2]))
@@ -1417,18 +1434,13 @@ class JobFile:
         return not seats or self._are_running(fd, command, seats + orphan)
 
     def _are_running(self, fd: int, command: bytes, least: int) -> bool:
-        """Whether that many lines of a command are `r`: found at once if ours are the first of these."""
-        ours = min((job.offset for job in self.held if job.command == command and job.inode == self.inode), default=0)
+        """Whether that many lines of a command are `r`: found at once if the one of ours that we have longest is first."""
+        ours = next((job.offset for job in self.held if job.inode == self.inode and job.command == command), 0)
         first = max(ours, self.start)
         if first > self.start and os.pread(fd, 1, first - 1) != b"\n":
             first = self.start                          # it was edited: no line begins there any more
-        found = 0
-        for start, end in (first, math.inf), (self.start, first):
-            for line in lines_of(fd, start, {command}, RUNNING, end):
-                found += line.offset < end
-                if found >= least:
-                    return True
-        return False
+        found = count_lines(fd, first, math.inf, RUNNING, command, least)
+        return found >= least or found + count_lines(fd, self.start, first, RUNNING, command, least - found) >= least
 
     def is_settled(self, fd: int, line: Line) -> bool:
         """Whether a line that is read from now on cannot be cut off again by the one who has appended it."""

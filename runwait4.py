@@ -958,8 +958,8 @@ ROUNDING = 1500                 # microseconds by which neighbours may overlap: 
 
 
 class Spans:
-    """When runs began and what they took, in microseconds: at least one, viewers take what begins at once for nested.
-    """
+    """When runs began and what they took, in microseconds: at least one, or viewers take the next one for nested."""
+
     def __init__(self) -> None:
         self.began, self.took = array("q"), array("q")
 

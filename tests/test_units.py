@@ -127,6 +127,20 @@ class Scans(FileCase):
                     found += list(scan)
             self.assertEqual([(line.number, line.state, line.command) for line in found], parse(data))
 
+    def test_lines_are_counted_as_they_are_found(self) -> None:
+        random_ = random.Random(8)
+        for _ in range(400):
+            data = job_file(random_)[:-random_.randrange(1, 3)]
+            self.path.write_bytes(data)
+            with open(self.path, "rb") as file:
+                fd, begins = file.fileno(), [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)]
+                for command in b"c", b"cc", b"c" * 300, b"":
+                    start, end = sorted(random_.choices(begins, k=2))
+                    end = random_.choice([end, float("inf")])
+                    found = [line for line in runmaker4.lines_of(fd, start, {command}, b"r") if line.offset < end]
+                    self.assertEqual(runmaker4.count_lines(fd, start, end, b"r", command, 1000), len(found),
+                                     (data, start, end, command))
+
     def test_a_last_line_without_a_newline_is_told_apart(self) -> None:
         *_, last = self.scan(b". a\n. b", (4096, 4096), b".")
         self.assertEqual((last.number, last.text, last.whole), (2, b" b", False))
