@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 import unittest
+from collections import Counter
 from typing import Callable, Dict, Iterable, List, Tuple
 
 from tests import marks
@@ -141,7 +142,10 @@ class Storm(RunCase):
 
         self.assertGreater(self.read("marks").count(b"killed "), KILLS, "no job died with its runner")
         survivors = [runner for runner in self.started if runner not in self.killed]
-        self.assertEqual({self.finish(runner).code for runner in survivors}, {0}, self.read("errors"))
+        codes = Counter(self.finish(runner).code for runner in survivors)
+        self.assertLessEqual(codes.keys(), {0, 1}, self.read("errors"))
+        # One that leaves just when others are killed says that their jobs are nobody's, unless they are taken soon
+        self.assertLessEqual(codes[1], self.read("errors").count(b"; run again: "), self.read("errors"))
         self.assertNotIn(b"Traceback", self.read("errors"))
         self.assertEqual(self.locked_lines(), [])
         self.assertEqual(self.states(), "d" * JOBS)
