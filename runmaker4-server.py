@@ -66,6 +66,7 @@ import os
 import re
 import resource
 import secrets
+import shlex
 import select
 import socket
 import stat
@@ -1389,7 +1390,7 @@ class Sessions:
         if lines:
             who = f"client {client.where}" if client.id else "clients of the server before"
             self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
-                     f"{name_lines(lines)} marked e")
+                     f"{name_lines(lines)} marked e (where a client was killed its jobs may still run)")
         for grant in list(client.grants.values()):
             remember(self.expired, grant.key, EXPIRED)
             grant.how = grant.how or "vanished"
@@ -2081,7 +2082,8 @@ class Server(Program):
         client = f"{port}{self.options.host or os.uname().nodename}"
         orphans = self.dispatcher.cursor.orphans
         self.say(self.tally.summary(self.account, orphans, time.time() - self.began, lambda option:
-                                    option and f"{runmaker4.own_name('runmaker4-client')} {option} {client}",
+                                    option and f"{runmaker4.own_name('runmaker4-server')} {shlex.quote(self.path)}, with "
+                                    f"{runmaker4.own_name('runmaker4-client')} {option} {client}",
                                     self.regroup, why_command(self.options.outdir, self.label)))
         await self.print_rest(self.stderr, lambda: self.code is not None)
 

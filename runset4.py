@@ -817,7 +817,7 @@ def ask_again() -> bool:
 # ======== Lists =======================================================================================================
 
 PLACEHOLDER = re.compile(rb"\{(?:(\d*)(|\.|/|//|/\.)|#)\}")
-SWEEPS = (":::", ":::+")
+SWEEPS = (":::", ":::+", "::::", "::::+")       # the last two are refused: GNU parallel reads files there
 
 
 def without_extension(path: bytes) -> bytes:
@@ -897,6 +897,8 @@ def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
     """The values that stand behind each `:::`, with those that `:::+` links to them.  Raises Problem."""
     sources: list[list[list[bytes]]] = []
     for word in words:
+        if word in SWEEPS[2:]:
+            raise Problem(f"{word} is not known (values of a file: --add-list FILE --template T)")
         if word == ":::" or word == ":::+" and not sources:
             sources.append([[]])
         elif word == ":::+":

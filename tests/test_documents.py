@@ -315,7 +315,7 @@ TEXTS = {           # of several words, and no commands for our users
     "--joblog jobs.log",
     "--add-list --template './simulate --in {} --out {/.}.{#}'", "nice -n 19", "apptainer exec x.sif",
     "ssh \"$SLAVE_IP\"", "ssh -tt \"$SLAVE_IP\"", "--runner 'ssh \"$SLAVE_IP\" cd /work \"&&\"'", "ssh -t -t",
-    "grep -a", "tail -f", "less +F", "kill -9",
+    "grep -a", "tail -f", "less +F", "kill -9", "fuser -v .runs.txt.lock",
     # words in the job file, or in what is printed
     "#RUN slots=2", "#RUN slots=4", "--report page.html",
     ". r d ! e x", "#off end", "#run barrier", "# RUN barrier", "line command", "line command pid since",

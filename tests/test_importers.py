@@ -310,6 +310,8 @@ class Sweeps(ImportCase):
             ("--add", *template, ":::"): wanted,
             ("--add", *template, ":::", "1", ":::+"): wanted,
             ("--add", *template, ":::", ":::", "1"): wanted,
+            ("--add", *template, ":::", "1", "::::", "list"): ":::: is not known (values of a file: --add-list FILE",
+            ("--add", *template, "::::+", "list"): "::::+ is not known",
             ("--add", ":::", "1"): place,
             ("--add", "n {1}", ":::", "1"): place,
             ("--add", "n", *template, ":::", "1"): place,

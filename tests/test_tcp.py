@@ -89,6 +89,9 @@ class QuickStart(TcpCase):
                 said = self.run_client(server, "-r", *words).err.decode()
                 self.assertRegex(said, r"run again: .*runmaker4-client\.py .*--token[ =]TOKEN .*127\.0\.0\.1")
                 self.assertNotIn(server.token, said)
+        server.send_signal(signal.SIGTERM)
+        self.assertRegex(self.finish(server).err,       # which is gone when this is read
+                         rb"run again: runmaker4-server\.py runs\.txt, with runmaker4-client\.py -r --port \d+ 127\.0\.0\.1")
 
 
 @ordinarily()
