@@ -2081,9 +2081,9 @@ class Server(Program):
         port = "" if self.port == PORT else f"--port {self.port} "
         client = f"{port}{self.options.host or os.uname().nodename}"
         orphans = self.dispatcher.cursor.orphans
-        self.say(self.tally.summary(self.account, orphans, time.time() - self.began, lambda option:
-                                    option and f"{runmaker4.own_name('runmaker4-server')} {shlex.quote(self.path)}, with "
-                                    f"{runmaker4.own_name('runmaker4-client')} {option} {client}",
+        server = f"{runmaker4.own_name('runmaker4-server')} {shlex.quote(self.path)}"       # we are about to leave
+        self.say(self.tally.summary(self.account, orphans, time.time() - self.began, lambda option: option and
+                                    f"{server}, with {runmaker4.own_name('runmaker4-client')} {option} {client}",
                                     self.regroup, why_command(self.options.outdir, self.label)))
         await self.print_rest(self.stderr, lambda: self.code is not None)
 
