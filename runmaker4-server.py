@@ -176,8 +176,10 @@ class ServedFile(JobFile):
     def count_seats(self, command: bytes) -> int:
         """As a file counts them, but ours, of which there may be hundreds, without asking for each."""
         first = row(command)
-        if self.shared < 0 or self.shared_inode != self.doors_inode or is_free(self.doors, first, SEATS):
+        if self.shared < 0 or self.shared_inode != self.doors_inode:
             return super().count_seats(command)
+        if is_free(self.doors, first, SEATS):
+            return 0
         ours = sum(first <= at < first + SEATS for at in itertools.chain(self.seats, self.unclaimed))
         return ours + sum(map(len, all_taken(self.shared, first, SEATS)))
 
