@@ -258,7 +258,7 @@ class Connection:
         self.program, self.loop, self.say, self.options = program, loop, program.say, program.options
         self.id = secrets.token_hex(8)
         self.link: ServerLink | None = None         # one on which we are welcome
-        self.nothing = Miss(EVER)                # what the server has said to our last question; EVER: nothing yet
+        self.nothing = Miss(EVER)                   # what the server has said to our last question; EVER: nothing yet
         self.failed = ""
         self.orphans: list[int] = []
         self.over = False                           # the server has left for good

@@ -768,16 +768,14 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
     return re.compile(rb"\n(" + rb"|".join(wanted) + rb")")
 
 
-def lines_of(fd: int, start: int, commands: Collection[bytes], states: bytes | None = None,
-             until: float = math.inf) -> Iterator[Line]:
-    """The job lines with these commands, in some states (None: in any), from an offset on.  Raises OSError."""
-    scan = Scan(fd, start, states, until=until)
+def lines_of(fd: int, start: int, commands: Collection[bytes]) -> Iterator[Line]:
+    """The job lines with these commands, from an offset on.  Raises OSError."""
+    scan = Scan(fd, start)
     if len(commands) <= 50:                     # then what finds their heads is faster, though it may find more
-        first = rb"[^#/ \t\n]" if states is None else rb"[" + re.escape(states) + rb"]"
         heads = rb"|".join(re.escape(command[:200]) for command in commands)
-        scan.pattern, scan.rest = re.compile(rb"\n(%b)[ \t](?:%b)" % (first, heads)), 2 + 200
+        scan.pattern, scan.rest = re.compile(rb"\n([^#/ \t\n])[ \t](?:%b)" % heads), 2 + 200
     for line in scan if commands else ():
-        if line.command in commands and (states is None or line.state in states):
+        if line.command in commands:
             yield line
 
 
@@ -863,7 +861,7 @@ class JobSettings:
         names = ("a runner" if not self.hosts else f"host {self.hosts[0]}" if len(self.hosts) == 1 else
                  f"one of the hosts {', '.join(self.hosts[:8])}{', ...' if len(self.hosts) > 8 else ''}")
         slots = f" with {self.slots} slots or more" if self.slots > 1 else ""
-        return f"{names}{slots} (#RUN in line {self.line.number})"
+        return printable(f"{names}{slots} (#RUN in line {self.line.number})")
 
 
 NO_SETTINGS = JobSettings()
@@ -1146,7 +1144,7 @@ def whose(settings: JobSettings, groups: bool) -> str:
     """Whom jobs with these settings are for, if not for one who leaves; groups: that one runs groups, too."""
     if settings.together and not groups:
         return f"for a group (#RUN in line {settings.line.number})"
-    return f"for {printable(str(settings))}" if settings.hosts or settings.slots > 1 else "below #RUN end"
+    return f"for {settings}" if settings.hosts or settings.slots > 1 else "below #RUN end"
 
 
 def counts(found: Survey) -> Counts:
@@ -2194,7 +2192,7 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
 def unfinished(line: Line, settings: JobSettings) -> str:
     """A job that a barrier waits for, and what it waits for itself."""
     if settings.together:
-        return (f"line {line.number}, which is of the group {settings.together} "
+        return (f"line {line.number}, which is of the group {printable(settings.together)} "
                 f"(#RUN in line {settings.line.number})")
     alone = line.state == RUNNING or not settings.hosts and settings.slots == 1
     return f"line {line.number}" if alone else f"line {line.number}, which waits for {settings}"
@@ -2245,7 +2243,7 @@ class Cursor:
         """
         self.file, self.say, self.clock = file, file.say, file.clock
         self.ordinals, self.wait_for_file, self.serving, self.is_absent = ordinals, wait_for_file, serving, is_absent
-        self.unchecked, self.bad = unchecked, FAILED + ERROR       # `bad`: states that make a barrier check stop
+        self.unchecked = unchecked
         self.groups_named = False               # it was said that groups are left alone
         self.interval = file.interval
         self.orphans: list[int] = []            # line numbers of those met and not taken
@@ -2602,8 +2600,11 @@ class Cursor:
 
     # -- directives that are met ------------------------------------------------------------------------------------
 
-    def _obey(self, line: Line) -> bool:
-        """Take a directive into account; False: what is above it must be looked at once more."""
+    def _obey(self, line: Line, bad: bytes = FAILED + ERROR) -> bool:
+        """Take a directive into account; False: what is above it must be looked at once more.
+
+        bad: the states that make a barrier check stop what is below it.
+        """
         found = self.round
         found.few = False
         try:
@@ -2623,7 +2624,7 @@ class Cursor:
             self._end_group()
             if found.unfinished and (self._is_outdated() or found.found):
                 return False
-            found.block = self._barrier(line, directive.kind == "barrier check")
+            found.block = self._barrier(line, bad if directive.kind == "barrier check" else b"")
         return True
 
     def _end_group(self, waits: bool = False) -> None:
@@ -2641,18 +2642,18 @@ class Cursor:
         found.refused |= appending
         return appending or self.file.signature()[2] != self.signature[2]
 
-    def _barrier(self, line: Line, check: bool) -> Block | None:
-        """What keeps jobs below a barrier from being taken, if anything does."""
+    def _barrier(self, line: Line, bad: bytes) -> Block | None:
+        """What keeps jobs below a barrier from being taken, if anything does; bad: lines in these states do."""
         found = self.round
         if found.unfinished:
             return Block(line)
-        if check:
+        if bad:
             for start in max(found.checked, self.file.start), self.file.start:      # only from there lines are counted
-                bad = Scan(self.file.fd, start, self.bad, until=line.offset).next()
-                if not bad or bad.offset > line.offset:
+                first = Scan(self.file.fd, start, bad, until=line.offset).next()
+                if not first or first.offset > line.offset:
                     break
             else:
-                return Block(line, stops=stopping(bad, line))
+                return Block(line, stops=stopping(first, line))
             found.checked = line.offset
         return None
 
@@ -2712,11 +2713,10 @@ class Cursor:
     def stall(self) -> Stall | None:
         """What keeps new jobs from any runner, if something does.  Touches nothing.  Raises OSError."""
         self.takers, self.round, self.serving = Takers([Taker("", slots=1)]), Round(), True
-        self.bad += RUNNING                     # where nothing is unfinished, such lines are orphans
         found, scan = self.round, self.file.lines(NEW + RUNNING, directives=True)
         while line := scan.next(found.few):
             if line.state == DIRECTIVE:
-                self._obey(line)
+                self._obey(line, FAILED + ERROR + RUNNING)      # where nothing is unfinished these are orphans
             elif line.state == RUNNING:
                 if not (found.block or found.unfinished or self.file.is_orphan(line)):
                     self._note_unfinished(line)
@@ -4403,7 +4403,7 @@ class Runner:
         self.runs = self.pump.runs          # that have begun, and not ended
         self.settling: set[Job] = set()     # jobs whose state is being written
         self.unwanted: dict[Job, str] = {}  # to be ended, and why; some have not begun
-        self.nothing = Miss()            # what the last claim said, if it got no job
+        self.nothing = Miss()               # what the last claim said, if it got no job
         self.failed = ""                    # why no more jobs can be had
         self.stopped: asyncio.Future[None] = self.loop.create_future()      # start nothing more
         self.wall_over = False              # because the wall time is over, or too near

@@ -187,16 +187,14 @@ class Watcher:
 
     def states_now(self, runs: Collection[Run]) -> dict[Run, str]:
         """The states of the lines of these runs, in a word: of the same command, the nearest.  Raises Problem."""
-        lines: dict[bytes, list[Line]] = {}
-        for line in self._patiently(lambda: self._lines_of({run.command for run in runs})):
-            lines.setdefault(line.command, []).append(line)
+        lines = self._patiently(lambda: self._by_command({run.command for run in runs}))
         nearest = {run: min(lines[run.command], key=lambda line: abs(line.number - run.line)) for run in runs
-                   if run.command in lines}
+                   if lines[run.command]}
         return {run: WORDS.get(line.state, "held") for run, line in nearest.items()}
 
-    def _lines_of(self, commands: Collection[bytes]) -> list[Line]:
+    def _by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
         self.file.follow_path()
-        return list(lines_of(self.file.fd, self.file.start, commands))
+        return self.file.by_command(commands)
 
     def sure_look(self) -> Survey:
         """The same, of a file that no editor is about to fill."""
@@ -626,7 +624,7 @@ class Status:
             yield f"{self.per_hour:.{0 if self.per_hour >= 10 else 1}f} jobs/h lately" + (
                 f", {human_time(self.left)} left" if self.left is not None else "")
         if self.stall:
-            yield printable(self.stall.text)
+            yield self.stall.text
         rows = [("line", "host", "slot", "since", "command")]
         for mark, lines in ("", self.found.running), ("(orphan) ", self.found.orphans):
             for line in lines:
@@ -1838,7 +1836,7 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
 
     def tell(text: str) -> None:
         progress.close()
-        say(f"{watcher.path}: {printable(text)}")
+        say(f"{watcher.path}: {text}")
 
     def show_all(now: Counts) -> None:
         progress.show(now)

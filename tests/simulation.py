@@ -850,7 +850,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "result not verified": lambda: [(FILE, "_state_here", lambda self, fd, job: b"r")],
     "left open": lambda: [(FILE, "close_seat", lambda self, fd: None)],
     "closed twice": closed_twice,
-    "barrier ignored": lambda: [(CORE.Cursor, "_barrier", lambda self, line, check: None)],
+    "barrier ignored": lambda: [(CORE.Cursor, "_barrier", lambda self, line, bad: None)],
     "appended without the lock": lambda: [(FILE, "locking", lambda self, at, patience, plain=FILE.locking:
                                           nullcontext(True) if at == APPEND else plain(self, at, patience))],
     "taken while appended": lambda: [(FILE, "is_settled", lambda *args: True)],

@@ -137,7 +137,8 @@ class Scans(FileCase):
                 for command in b"c", b"cc", b"c" * 300, b"":
                     start, end = sorted(random_.choices(begins, k=2))
                     end = random_.choice([end, float("inf")])
-                    found = [line for line in runmaker4.lines_of(fd, start, {command}, b"r") if line.offset < end]
+                    found = [line for line in runmaker4.lines_of(fd, start, {command})
+                             if line.state == b"r" and line.offset < end]
                     self.assertEqual(runmaker4.count_lines(fd, start, end, b"r", command, 1000), len(found),
                                      (data, start, end, command))
 
