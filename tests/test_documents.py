@@ -251,6 +251,9 @@ RECIPES = {
         jobs(".."), before="cp names gpus.$(hostname)", states="dd"),
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE python3 runmaker4.py -j0 runs.txt": Recipe(
         jobs(".."), states="dd"),
+    "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' runs.txt": Recipe(
+        "#RUN slots=4\n. mpirun -n 4 simulate --grid 1\n. mpirun -n 4 simulate --grid 2\n", states="dd",
+        after="[ $(grep -c -e '--grid 2' .printed) -ge 2 ]"),
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
     "runwait4.py --check-locks /shared": Recipe(instead={"/shared": "."}),
     "# workers.sh: up to four runners, wherever Slurm has room": BATCH,

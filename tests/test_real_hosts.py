@@ -202,7 +202,8 @@ class Mpi(HostsCase):
 
     def test_ranks_take_the_slots_of_their_runner(self) -> None:
         self.write(block("#RUN slots=4") + "\n")
-        ended = self.typed(f"{MPI_AS_ROOT}export OMPI_MCA_rmaps_base_oversubscribe=1; runmaker4.py -j8 runs.txt")
+        ended = self.typed(f"{MPI_AS_ROOT}export OMPI_MCA_rmaps_base_oversubscribe=1; "
+                           + block("runmaker4.py -j8 --runner").replace("/tmp", str(self.dir)))
         self.assertEqual((ended.code, self.states(), self.ranks(ended)), (0, "dd", ["alice"] * 8), ended.out)
 
     def test_ranks_on_several_hosts_take_a_slot_each(self) -> None:
