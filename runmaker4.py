@@ -190,7 +190,9 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {text}"
 
 
-# The program that is named to who gives an option to another one.  tests/test_options.py knows whether any is missing.
+# The program that is named to who gives an option to another one: over TCP the one at the other end, else the first that
+# has it.  tests/test_options.py knows whether any is missing.
+OTHER_END = {"runmaker4-server.py": "runmaker4-client.py", "runmaker4-client.py": "runmaker4-server.py"}
 OPTIONS = {
     "runmaker4.py": "--daemon --dry-run --errors --follow --jobs --joblog --keep-order --kill-after "
                     "--logfile --loglines --max-failed --name --one-only --outdir --pidfile --plain --quiet --resume "
@@ -198,8 +200,10 @@ OPTIONS = {
     "runset4.py": "--add --add-jobs --add-list --add-tests --all --cancel --colsep --edit --end --force --list --match "
                   "--reopen --rerun --set --state --template",
     "runwait4.py": "--check-locks --failed --json --progress --report --stats --status --timeline --use-exit-status",
-    "runmaker4-server.py": "--exit-when-done --grace --host --new-token --port --print",
-    "runmaker4-client.py": "--give-up --token",
+    "runmaker4-server.py": "--dry-run --exit-when-done --grace --host --joblog --logfile --loglines --max-failed "
+                           "--new-token --outdir --port --print",
+    "runmaker4-client.py": "--follow --give-up --jobs --keep-order --kill-after --name --one-only --plain --quiet "
+                           "--resume --retries --retry --runner --slots --timeout --token --verbose --walltime",
 }
 
 
@@ -230,7 +234,8 @@ class Parser(argparse.ArgumentParser):
         """Options of another program are refused first: argparse might rather miss FILE.  Raises Problem."""
         for word in itertools.takewhile("--".__ne__, args):
             name = word.partition("=")[0]
-            program = next((program for program, names in OPTIONS.items() if name in names.split()), "")
+            program = next((program for program in (OTHER_END.get(self.prog, ""), *OPTIONS)
+                            if name in OPTIONS.get(program, "").split()), "")
             if program and name not in self._option_string_actions:
                 raise Problem(f"{name} is an option of {program} (see {program} --help)")
 

@@ -357,7 +357,7 @@ class Help(RunCase):
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
     }
 
-    MISTAKEN = ("--status", "--set", "--jobs", "--print", "--token")
+    MISTAKEN = ("--status", "--set", "--jobs", "--print", "--token", "--outdir", "--follow", "--dry-run")
 
     def test_it_fits_sixty_lines_of_any_terminal(self):
         for columns in "", "80", "100":
@@ -387,15 +387,20 @@ class Help(RunCase):
     def test_an_option_of_another_program_is_answered_by_its_name(self):
         options = {script: set(re.findall(r"(?m)^  (?:-\w(?: \w+)?, )?(--[a-z-]+)", "\n".join(lines)))
                    - {"--help", "--version"} for script, lines in self.help(scripts=SCRIPTS)}
-        owners = {option: script for script, names in OPTIONS.items() for option in names.split()}
-        self.assertEqual(set(owners), set.union(*options.values()), "OPTIONS in runmaker4.py")
-        for option, script in owners.items():
-            self.assertIn(option, options[script])
+        named = {script: set(names.split()) for script, names in OPTIONS.items()}
+        self.assertEqual(set.union(*named.values()), set.union(*options.values()), "OPTIONS in runmaker4.py")
+        for script, names in named.items():
+            self.assertEqual(names - options[script], set(), script)
+        server, client = "runmaker4-server.py", "runmaker4-client.py"
+        self.assertEqual(options[server] - options[client] - named[server], set(), "what is said to clients")
+        self.assertEqual(options[client] - options[server] - named[client] - named["runwait4.py"], set())
         calls = [(script, *words) for script in SCRIPTS for option in self.MISTAKEN if option not in options[script]
                  for words in ((option,), (f"{option}=x", "runs.txt"))]
         for (script, option, *_), ended in self.run_all(calls):
             name = option.partition("=")[0]
-            self.assertRefused(ended, f"{script}: {name} is an option of {owners[name]} (see {owners[name]} --help)\n")
+            first = {server: client, client: server}.get(script)
+            owner = first if name in named.get(first, ()) else next(other for other in named if name in named[other])
+            self.assertRefused(ended, f"{script}: {name} is an option of {owner} (see {owner} --help)\n")
         self.assertRefused(self.run_script(RUNMAKER, "--", "--status"), "runmaker4.py: --status: no such file")
 
     def help(self, columns: str = "100", scripts: Iterable[str] = tuple(NAMED)) -> Iterator[Tuple[str, List[str]]]:
