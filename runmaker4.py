@@ -1175,10 +1175,9 @@ class Account:
     def describe(self, with_lines: bool) -> str:
         """'31 done, 2 failed (lines 3, 5), 9 new, the first for host bob (#RUN in line 7)', as in a closing line."""
         now = self.now
-        held = now.held if not now.all else 0
         bad, rest = ([f"{count} {word}" for count, word in some if count] for some in (
             ((now.done, "done"), (now.failed, "failed"), (now.error, "error")),
-            ((now.running, "running"), (now.new, "new"), (held, "held"))))
+            ((now.running, "running"), (now.new, "new"), (now.held, "held"))))
         if self.bad and with_lines:
             bad[-1] += f" ({name_lines(self.bad)})"
         if self.others and not self.left:
