@@ -279,7 +279,8 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
     """Hold the selected jobs, also those that a dead host still locks, and append their commands anew.
 
     In this order, so that no job runs twice whatever happens.  They keep their settings.  All of it under the append
-    lock of one file.  Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
+    lock of one file.  On a file system of one host no dead host has a lock: so a job that is locked there lives, and is
+    refused, unless forced.  Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
     """
     with appending(file, make=False) as fd:
         lines = {}
@@ -297,7 +298,7 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
                 if parse_settings(settings[line]).settings.together:
                     fault = "is of a group (which runs again if all its lines are set to .)"
                 else:
-                    fault = set_state(file, writable, line, HELD, force=True)
+                    fault = set_state(file, writable, line, HELD, options.force or file.network)
                 if outcome.note(file, line, fault):
                     held.append(line)
             if held:
@@ -491,10 +492,21 @@ class Merge:
     lines: list[bytes] = field(default_factory=list)
     origin: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    done: str = ""              # what was written, in words
 
     def in_place(self, live: Sequence[bytes]) -> bool:
         """Whether only states changed and lines were added at the end."""
         return self.origin[:len(live)] == [*range(len(live))] and all(at < 0 for at in self.origin[len(live):])
+
+    def text(self, live: Sequence[bytes]) -> str:
+        """'2 states set, 1 line changed, 3 lines added'; live: the lines before."""
+        new = self.origin.count(-1)
+        gone = len(live) - (len(self.origin) - new)
+        states = sum(at >= 0 and line != live[at] for line, at in zip(self.lines, self.origin))
+        changed = min(new, gone)
+        counts = ((states, "state", "set"), (changed, "line", "changed"), (new - changed, "line", "added"),
+                  (gone - changed, "line", "taken out"))
+        return ", ".join(f"{plural(count, word)} {verb}" for count, word, verb in counts if count) or "lines were moved"
 
 
 def refusal(before: bytes, now: bytes) -> str:
@@ -611,15 +623,17 @@ def alone(file: JobFile) -> Iterator[int]:
         file.close_seat(fd)
 
 
-def apply(file: JobFile, base: bytes, theirs: bytes) -> list[str]:
-    """Merge what was made of a copy into the file; what is refused, and then nothing was written.
+def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> list[str]:
+    """Merge what was made of a copy into the file, and say what that was; what is refused: then nothing was written.
 
     Raises Problem, OSError; ESTALE: the file was replaced or removed meanwhile.
     """
     file.follow_path()
     with append_lock(file), alone(file) as locks:
         merged = _apply(file, file.writable(), locks, base, theirs)
-    say_doubts(file, merged)                    # a terminal may keep us waiting: not while we have all the locks
+    if merged.done and not quiet:               # a terminal may keep us waiting: not while we have all the locks
+        file.say(merged.done)
+    say_doubts(file, merged)
     return merged.faults
 
 
@@ -636,6 +650,7 @@ def _apply(file: JobFile, fd: int, locks: int, base: bytes, theirs: bytes) -> Me
         file.must_name(fd)
     else:
         _replace(file, fd, locks, merged, data)
+    merged.done = merged.text(live)
     return merged
 
 
@@ -729,7 +744,7 @@ def given(file: JobFile) -> bytes:
     return read_all(file.fd)
 
 
-def edit(file: JobFile) -> int:
+def edit(file: JobFile, quiet: bool) -> int:
     """Open a copy in the person's editor, and merge it; the exit status.  Raises Problem, OSError."""
     base = given(file)
     copy = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
@@ -749,7 +764,7 @@ def edit(file: JobFile) -> int:
             return 1 if fault or early else 0
         fault = fault or copy_fault(base, theirs)
         try:
-            faults = [fault] if fault else apply(file, base, theirs)
+            faults = [fault] if fault else apply(file, base, theirs, quiet)
         except (Problem, OSError):
             file.say(f"the copy is kept: {copy}")
             raise
@@ -1266,7 +1281,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add("--rerun", action="store_true", help="set them to x, also where a dead host holds them, and append them anew")
     add("--cancel", action="store_true", help="stop them wherever they run: x over r (and .); wait until they are gone")
-    add("--force", action="store_true", help="set states of running jobs, too, which ends them")
+    add("--force", action="store_true", help="--set and --rerun running jobs, too, which ends them")
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
@@ -1372,7 +1387,7 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     os.close(open_job_file(file.path, os.O_RDONLY if options.list else os.O_RDWR))
     check_lines(file.path, file.say)
     if options.edit:
-        return edit(file)
+        return edit(file, options.quiet)
     if options.action in CHANGING:
         return change_states(options, file)
     count = reopen(file) if options.reopen else put_lines(map(bytes, selected(options, file)))

@@ -32,10 +32,11 @@ class EditCase(RunCase):
     def edit(self, statements: str, **settings: object) -> Ended:
         return self.finish(self.start_edit(statements, **settings))
 
-    def assertEdits(self, before: str, statements: str, after: str) -> None:
+    def assertEdits(self, before: str, statements: str, after: str, said: str) -> None:
         self.write(before)
         ended = self.edit(statements)
-        self.assertEqual((ended.code, ended.err, self.read().decode()), (0, b"", after))
+        self.assertEqual((ended.code, ended.err.decode(), self.read().decode()),
+                         (0, f"runset4.py: runs.txt: {said}\n", after))
         self.assertEqual(list(self.dir.glob("runset4-*")), [])
 
     def assertRefuses(self, ended: Ended, *words: bytes) -> None:
@@ -52,17 +53,20 @@ class Merging(EditCase):
 
     def test_each_change_does_what_it_looks_like(self) -> None:
         four = ". a\nd b\n. c\n! d\n"
-        self.assertEdits(four, "text = text.replace('! d', '. d')", ". a\nd b\n. c\n. d\n")
-        self.assertEdits(four, "text += '. e'", four + ". e\n")
-        self.assertEdits(four, "text = text.replace('. c\\n', '')", ". a\nd b\n! d\n")
-        self.assertEdits(four, "text = '. c\\n' + text.replace('. c\\n', '')", ". c\n. a\nd b\n! d\n")
+        self.assertEdits(four, "text = text.replace('! d', '. d')", ". a\nd b\n. c\n. d\n", "1 state set")
+        self.assertEdits(four, "text += '. e'", four + ". e\n", "1 line added")
+        self.assertEdits(four, "text = text.replace('! d', '. dd') + '. e'", ". a\nd b\n. c\n. dd\n. e\n",
+                         "1 line changed, 1 line added")
+        self.assertEdits(four, "text = text.replace('. c\\n', '')", ". a\nd b\n! d\n", "1 line taken out")
+        self.assertEdits(four, "text = '. c\\n' + text.replace('. c\\n', '')", ". c\n. a\nd b\n! d\n",
+                         "lines were moved")
         self.assertEdits(four, "text = text.replace('d b', 'd b\\n#RUN timeout=5s\\n. b2')",
-                         ". a\nd b\n#RUN timeout=5s\n. b2\n. c\n! d\n")
+                         ". a\nd b\n#RUN timeout=5s\n. b2\n. c\n! d\n", "2 lines added")
 
     def test_states_and_lines_that_came_meanwhile_stay(self) -> None:
         self.assertEdits(". a\n. b\n", "live = open('runs.txt', 'r+'); live.write('d'); live.close()\n"
                          "open('runs.txt', 'a').write('. z\\n'); text = text.replace('. b', '. c\\n. b')",
-                         "d a\n. c\n. b\n. z\n")
+                         "d a\n. c\n. b\n. z\n", "1 line added")
 
     def test_what_somebody_else_changed_too_is_refused(self) -> None:
         self.write(". a\n. b\n")
@@ -102,12 +106,13 @@ class Merging(EditCase):
                           "text += 'simulate 9\\n# RUN barrier\\n# run this by hand\\n# RUN\\n\\n'")
         self.assertEqual((ended.code, ended.err.replace(b"runset4.py: runs.txt: ", b"").splitlines()), (0, [
             b"line 1 is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)",
+            b"6 lines added",
             b"line 4 is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)",
             b"line 5 looks like a directive but is a comment (write #RUN ...)",
             b"line 7 looks like a directive but is a comment (write #RUN ...)"]))
         self.assertEqual(self.read(), b". z\nprose\n. a\nsimulate 9\n# RUN barrier\n# run this by hand\n# RUN\n\n")
         ended = self.edit("text += 9 * 'simulate 1\\n'")
-        self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1 + 6))
+        self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1 + 1 + 6))
         self.assertIn(b"... and 4 more lines like this\n", ended.err)
 
     def test_many_equal_lines_are_taken_in_order_and_not_compared_with_care(self) -> None:
@@ -118,12 +123,18 @@ class Merging(EditCase):
             self.assertEqual(runset4.align(old, new), [at for number in range(950) for at in (2 * number, -1)])
 
     def test_what_an_editor_leaves_beside_the_copy_is_removed_with_it(self) -> None:
-        self.assertEdits(". a\n", "open(path + '~', 'w').write(text); text += '. b\\n'", ". a\n. b\n")
+        self.assertEdits(". a\n", "open(path + '~', 'w').write(text); text += '. b\\n'", ". a\n. b\n",
+                         "1 line added")
+
+    def test_quiet_says_nothing_of_what_was_done(self) -> None:
+        self.write(". a\n")
+        ended = self.run_script(RUNSET, "-q", "--edit", "runs.txt", env={"VISUAL": "sed -i s/a/b/"})
+        self.assertEqual((ended.code, ended.err, self.read()), (0, b"", b". b\n"))
 
     def test_a_copy_that_cannot_be_removed_is_no_error(self) -> None:
         self.write(". a\n")
         ended = self.edit("text += '. b\\n'; os.chmod(os.path.dirname(path), 0o500)", **self.bound_by_permissions())
-        self.assertEqual((ended.code, ended.err, self.read()), (0, b"", b". a\n. b\n"))
+        self.assertEqual((ended.code, self.read()), (0, b". a\n. b\n"), ended.err)
 
     def test_links_and_mode_are_kept(self) -> None:
         self.write(". a\n. b\n", "real").chmod(0o640)
@@ -192,7 +203,7 @@ class Locked(EditCase):
             runset4.apply(setter, self.read(), b". b\n. a\n")
         leaving = threading.Timer(0.3, runmaker4.unlock, (fd, runmaker4.row(b"a") + runmaker4.SEATS))
         leaving.start()
-        self.assertEqual(runset4.apply(setter, self.read(), b". b\n. a\n"), [])
+        self.assertEqual(runset4.apply(setter, self.read(), b". b\n. a\n", quiet=True), [])
         leaving.join()
         self.assertEqual(self.read(), b". b\n. a\n")
 

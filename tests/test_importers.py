@@ -594,14 +594,20 @@ class Rerunning(ImportCase):
         ended = self.run_script(RUNSET, "--rerun", "--state=!", "runs.txt")
         self.assertEqual((ended.code, self.read()), (0, b". echo a\nd echo b\nx echo c\ne echo d\n. echo c\n"))
 
-    def test_a_line_that_somebody_holds_is_taken_from_him(self) -> None:
-        self.write("r echo a\nr echo b\n")
+    def test_a_line_that_somebody_holds_is_taken_from_him_only_by_force(self) -> None:
+        """No dead host has a lock on this file system: so that job lives, and a second copy would start."""
+        before = "r echo a\nr echo b\n"
+        self.write(before)
         self.hold_line(1)
-        self.assertAdds("x echo a\nr echo b\n.  echo a\n", "--rerun", "1")
+        ended = self.run_script(RUNSET, "runs.txt", "--rerun", "1")
+        self.assertEqual((ended.code, ended.err, self.read()),
+                         (1, b"runset4.py: runs.txt: line 1: is running (wait for it, or use --force)\n",
+                          before.encode()))
+        self.assertAdds("x echo a\nr echo b\n.  echo a\n", "--rerun", "--force", "1")
 
     def test_a_runner_that_lives_nevertheless_reports_no_result(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n")
-        self.assertEqual(self.run_script(RUNSET, "runs.txt", "--rerun", "1").code, 0)
+        self.assertEqual(self.run_script(RUNSET, "runs.txt", "--rerun", "--force", "1").code, 0)
         self.assertEqual(self.states()[0], "x")
         self.open_gate()
         ended = self.finish(runner)
