@@ -4233,9 +4233,9 @@ class Tally:
         if not account:
             return f"{text}; what the file holds now is not known"
         now = account.now
-        ours = (self.done, self.failed, error)
-        said = ours == (now.done, now.failed, now.error) and now.processed == now.all
-        if not said and (lines or now.done < now.all) or idle and now.held and not now.all:
+        ours = self.done, self.failed, error, self.cancelled
+        said = ours == (now.done, now.failed, now.error, now.held) and now.processed == now.all
+        if not said and (lines or now.done < now.all or now.held):
             text += f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
         return text + (f"; why: {why}" if why and now.bad else "") + self._hint(account, again, regroup)
 

@@ -21,7 +21,8 @@ class OfTheFile(RunCase):
     # What stands there, with which options, the exit status, and the closing line
     FILES = (
         (". true\nd a\n", (), 0, "1 done in T"),
-        ("d a\nx b\n", (), 0, "nothing to do"),
+        ("d a\nx b\n", (), 0, "nothing to do: 1 done, 1 held"),
+        (". true\nx b\n", (), 0, "1 done in T; in all 1 done, 1 held"),
         ("", (), 0, "nothing to do"),
         ("x a\n# b\n", (), 0, "nothing to do: 1 held"),
         ("d a\n! b\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); run again"),
@@ -177,7 +178,7 @@ runmaker4.Runner.LAST_LOOK = 0.1
 class OfTheServersFile(OverTcp, RunCase):
     """The same for a client, whose server counts."""
     test_all_sorts_of_files = OfTheFile.test_all_sorts_of_files
-    FILES = tuple(OfTheFile.FILES[at] for at in (4, 6, 9, 12, 14, 16, 18, 19, 20))
+    FILES = tuple(OfTheFile.FILES[at] for at in (5, 7, 10, 13, 15, 17, 19, 20, 21))
 
 
 class LeavingServer(TcpCase):

@@ -458,7 +458,7 @@ class ClosingLine(unittest.TestCase):
                 ("ddddddd!", "d" * 24 + "!" + "." * 9, True,
                  "7 done, 1 failed in 1m 15s (line 8); in all 31 done, 2 failed, 9 new; run again: AGAIN -r"),
                 ("", "d!dd", False, "nothing to do: 3 done, 1 failed (line 2); run again: AGAIN -r"),
-                ("", "ddd", False, "nothing to do"), ("", "dx", False, "nothing to do"),
+                ("", "ddd", False, "nothing to do"), ("", "dx", False, "nothing to do: 1 done, 1 held"),
                 ("", "xx", False, "nothing to do: 2 held"),
                 ("dd", "d.r", False, "2 done in 1m 15s; in all 3 done, 1 running, 1 new"),
                 ("dd", ".", True, "2 done in 1m 15s; in all 2 done, 1 new; go on: AGAIN"),
@@ -466,7 +466,7 @@ class ClosingLine(unittest.TestCase):
                 ("d", "d!e.", False, "1 done in 1m 15s; in all 2 done, 1 failed, 1 error (lines 3, 4), 1 new; "
                                      "run again: AGAIN -r"),
                 ("d!", "", False, "1 done, 1 failed in 1m 15s (line 2); run again: AGAIN -r"),
-                ("dd", "dx", False, "2 done in 1m 15s")):
+                ("dd", "dx", False, "2 done in 1m 15s; in all 3 done, 1 held")):
             with self.subTest(states=states, others=others):
                 self.assertEqual(self.summary(states, others=others, left=left), line)
 
