@@ -223,6 +223,7 @@ class ServedFile(JobFile):
         self.shared, self.shared_inode = fd, self.doors_inode
         ranges = [found for found in all_taken(self.doors, 0, self.GUARD)
                   if found.start | SEATS not in found]          # else somebody edits the file: that is no seat
+        self.count_in()
         self.unclaimed = {at for found in ranges for at in found if lock(fd, at)}
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.fd, self.start, RUNNING):

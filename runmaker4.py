@@ -16,8 +16,8 @@ in place.  Any number of runners, on any number of hosts, work on one file at on
 
 The protocol, which is all there is to know about how runners share a file:
 
- 1. Locks belong to commands.  Beside the real job file NAME stands its companion `.NAME.lock`, an empty file that no
-    editor knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 seats, and behind
+ 1. Locks belong to commands.  Beside the real job file NAME stands its companion `.NAME.lock`, a file that no editor
+    knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 seats, and behind
     them its door.  A seat is locked as long as a copy of the command or its runner lives, the door for the moment in
     which the state of a line of this command is written.  These are open-file-description record locks.
  2. Claim a line: lock its command's door.  The path must still name this file; read the whole line again, it must stand
@@ -28,7 +28,9 @@ The protocol, which is all there is to know about how runners share a file:
     both are.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
  5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  An `r` that an editor has overwritten
-    with what it had read before, its runner puts right within a second; nobody can claim that line meanwhile.
+    with what it had read before, its runner puts right within a second; nobody can claim that line meanwhile.  An `r`
+    that an editor has saved over a result looks like an orphan.  It gets the result again from the runner that wrote
+    it, if the companion is as long as when that runner began: each who claims lines makes it a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
  7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
 
@@ -456,8 +458,9 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
 
 # ---- companions ------------------------------------------------------------------------------------------------------
 #
-# A companion is an empty file `.NAME.lock` beside the real file NAME, which no editor knows, writes or replaces.  Only
-# its bytes are locked.  A job file's has a row of 2^16 bytes for each command, at a place made from the command's text.
+# A companion is a file `.NAME.lock` beside the real file NAME, which no editor knows, writes or replaces.  Nothing is
+# written there: its bytes are locked, and its length counts who has claimed lines.  A job file's has a row of 2^16 bytes
+# for each command, at a place made from the command's text.
 
 SEATS = (1 << 16) - 1               # seats of a row; the byte behind them is its door
 
@@ -1109,7 +1112,7 @@ class Attempt:
     data: bytes = b""           # what stands there, from the state on, and some way behind it; b"": it was not read
     closed: bool = False        # no line of this command can be claimed for now: somebody is at its door, or has an
                                 # `r` of it no line for, which an editor has saved over
-    ended: bool = False         # it was an orphan, and has got the state e
+    ended: bytes = b""          # it was an orphan, and has got this state
 
 
 @dataclass(eq=False, repr=False)
@@ -1224,6 +1227,8 @@ class JobFile:
         self.doors, self.doors_inode = -1, (0, 0)       # the companion, and its identity, also once it was left
         self.alive_at = 0.0                     # when `doors` was known to be of use last
         self.named = (0, 0)                     # the companion whose number is locked in the job file
+        self.counted = False                    # the length of the companion counts us, since it was opened last
+        self.alone_at = -1                      # its length then, if nobody else used it; 0: somebody did
 
     # -- doors and seats --------------------------------------------------------------------------------------------
 
@@ -1283,7 +1288,7 @@ class JobFile:
             return
         fd, old, before = self._open_companion(), self.doors, self.doors_inode
         self.doors, self.doors_inode = fd, self.identity(fd) if fd >= 0 else (0, 0)
-        self.alive_at = self.clock()
+        self.alive_at, self.counted = self.clock(), False
         if old >= 0:
             os.close(old)
         if self.doors_inode != before != (0, 0) and not self.read_only:
@@ -1391,10 +1396,12 @@ class JobFile:
 
     # -- taking a line ----------------------------------------------------------------------------------------------
 
-    def claim(self, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS) -> Attempt:
+    def claim(self, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS,
+              known: bytes = b"") -> Attempt:
         """Claim a line that a scan has found, if it still stands there so; without a taker an orphan becomes `e`.
 
-        Raises Shifted, OSError.
+        known: how the last run of its command here ended.  If nobody else can have begun another one, an orphan gets
+        this state.  Raises Shifted, OSError.
         """
         with self.door(line.command, self.SHORT) as opened:
             if not opened:
@@ -1409,10 +1416,29 @@ class JobFile:
                 return Attempt(data=data)               # taken, and ended or not, since it was found
             if not settled or not self.has_room(line.command, fd, line.state == RUNNING):
                 return Attempt(data=data, closed=True)
-            if line.state == RUNNING and not taker:
-                self.write(fd, line, ERROR)
-                return Attempt(data=data, ended=True)
+            ended = known if known and self.is_alone() else b"" if taker else ERROR
+            if line.state == RUNNING and ended:
+                self.write(fd, line, ended)
+                return Attempt(data=data, ended=ended)
+            self.count_in()
             return Attempt(self._mark(fd, line, taker, settings), data)
+
+    def count_in(self) -> None:
+        """Before our first claim: make the companion a byte longer, which outlives us.  Raises OSError.
+
+        Whoever comes later, dead or not, has made it longer still.  Whoever was here before has HERE_BYTE locked, or
+        claims nothing any more before he has counted himself once more.  Who comes at this moment locks that byte
+        first: either we find it locked, or he finds the companion as long as we have made it.
+        """
+        if not self.counted:
+            length = os.fstat(self.doors).st_size + 1
+            os.ftruncate(self.doors, length)
+            self.alone_at = length if self.alone_at < 0 and is_free(self.doors, HERE_BYTE) else 0
+            self.counted = True
+
+    def is_alone(self) -> bool:
+        """Whether nobody else has claimed a line since our first claim.  Behind a door.  Raises OSError."""
+        return self.counted and self.alone_at == os.fstat(self.doors).st_size
 
     def _mark(self, fd: int, line: Line, taker: Taker | None, settings: JobSettings) -> Job:
         """Take a seat, then write `r`, and hold the line.  Raises OSError."""
@@ -2573,9 +2599,12 @@ class Cursor:
         if line.command in found.closed:
             found.refused = True
             return None
-        attempt = self.file.claim(line, taker, found.settings)
+        attempt = self.file.claim(line, taker, found.settings, self._known_end(line))
         self.scan.reread(attempt.data or None)
-        if attempt.ended:
+        if attempt.ended not in (b"", ERROR):
+            self.say(f"line {line.number}: an editor has brought back its r; it is {show(attempt.ended)} again, as its "
+                     "run here has ended")
+        elif attempt.ended:
             self.orphans.append(line.number)
             self.orphaned.add(line.command)
             if len(self.orphans) <= self.NAMED:
@@ -2589,6 +2618,12 @@ class Cursor:
                 found.closed.add(line.command)
         return attempt.job
 
+    def _known_end(self, line: Line) -> bytes:
+        """How the last run here of an orphan's command has ended, if it can be of no other line.  Raises OSError."""
+        ended = self.ends.get(line.command, b"") if line.state == RUNNING else b""
+        equal = ended and itertools.islice(lines_of(self.file.fd, self.file.start, {line.command}), 2)
+        return ended if equal and len(list(equal)) == 1 else b""
+
     def _hint(self, line: Line) -> str:
         """What we know of an orphan's command.  Only a person knows whether others have begun to run it since."""
         ended = self.ends.get(line.command)
@@ -2596,6 +2631,7 @@ class Cursor:
 
     def _note_taken(self, job: Job) -> None:
         """A line was claimed."""
+        self.ends.pop(job.command, None)
         if job.state == RUNNING:
             self.say(f"line {job.number}: is r, but nobody runs it any more; is run again")
         if job.state != NEW:
@@ -2679,7 +2715,6 @@ class Cursor:
         fault = self.file.finish(job, state)
         if state in (DONE, FAILED):
             self.ends[job.command] = state
-            self.ends.move_to_end(job.command)
             if len(self.ends) > self.REMEMBERED:
                 self.ends.popitem(last=False)
         bad = state in (FAILED, ERROR, HELD)

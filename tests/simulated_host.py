@@ -153,7 +153,7 @@ class Actor:
         self.last = 0.0             # when its last call began
         self.hand: Hand | None = None
         self.killed = self.finished = False
-        self.reads: deque[tuple[Inode, int, bytes, int]] = deque(maxlen=20)     # the last is the step
+        self.reads: deque[tuple[Description, int, bytes, int]] = deque(maxlen=20)       # the last is the step
         self.shielded = False       # it has verified something behind a door, and may be about to write
         self.full = False           # the disk is, and its last write was cut short
 
@@ -608,7 +608,7 @@ class Machine:
         view = inode.data if owner.direct else world.view(me.host, inode)
         data = bytes(view[at:at + count])
         if inode.path == PATH:
-            me.reads.append((inode, at, data, world.steps))
+            me.reads.append((owner, at, data, world.steps))
             me.shielded |= any(description.writes for description in me.fds.values())
         return data
 
@@ -625,7 +625,7 @@ class Machine:
         cached = host.network and not owner.direct
         me.shielded = cached                        # it is written only once it is synced
         command = world.may_write(me, owner, data, at)
-        me.reads.append((inode, at, data + command + b"\n", world.steps))
+        me.reads.append((owner, at, data + command + b"\n", world.steps))
         if owner.direct:
             world.flush(host, inode)
             host.pages.pop(inode, None)
@@ -679,12 +679,13 @@ class Machine:
         owner = self.of(me, fd)
         self.world.halves |= owner.dead
         self.check_lease(owner)                 # SETATTR of the size has the state of the lock, as WRITE has
-        if owner.inode.path:
+        if owner.inode.path == PATH:
             self.may_append(me, "cuts the file")
             # An editor that has shortened the file in place has made untrue what runners know of its size
             if b"\nr" in owner.inode.data[max(size - 1, 0):] and not world.edits:
                 world.fail("cuts off a line that is running")
         del owner.inode.data[size:]
+        owner.inode.data.extend(bytes(size - len(owner.inode.data)))
         world.note_content(owner.inode)
         me.host.pages.pop(owner.inode, None)
 

@@ -169,8 +169,8 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r} without its door")
         if inode.replaced <= door.since:
             self.fail(f"writes {data!r} over {line!r} in a file that was replaced before it came to the door")
-        read = next((read[at - start:] for file, start, read, step in reversed(me.reads)
-                     if file is inode and start <= at < start + len(read) and step > door.since), b"")
+        read = next((read[at - start:] for by, start, read, step in reversed(me.reads)      # others may have old pages
+                     if by is owner and start <= at < start + len(read) and step > door.since), b"")
         back = me.claimed == command and me.claimed_state == data       # a claim could not be synced
         if read.partition(b"\n")[0][back:] != line[back:]:
             self.fail(f"writes {data!r} over {line!r}, and has read {read.partition(bytes([10]))[0]!r} behind its door")
@@ -192,7 +192,7 @@ class History(World):
                 self.fail(f"writes {data!r} over {line!r}, and is no runner")
             return
         ended = [run for run in mine if run.until <= self.now and run.result == data]
-        if data not in b"re" and not (back or ended or data == line[:1]):
+        if data not in b"re" and not (back or ended or data == line[:1] or self.is_brought_back(me, line, data)):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
         if data == b"e" and not (back or ended):
             running = bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
@@ -204,6 +204,16 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r} without a seat")          # I1
         for run in ended:
             run.written = True
+
+    def is_brought_back(self, me: Process, line: bytes, data: bytes) -> bool:
+        """Whether an editor has saved an `r` over this result: of the last run that anybody has begun, and its own."""
+        runs = [run for run in self.runs if run.command == command_of(line)]
+        last = max(runs, key=lambda run: run.claimed, default=None)
+        done = sum(run.until <= self.now and run.result in b"d!" for run in runs)
+        return (self.edits and line[:1] == b"r" and last is not None and last.runner is me and last.result == data
+                and last.until <= self.now and done > sum(
+                    command_of(other) == command_of(line) and other[:1] in b"d!"
+                    for _, other in lines_of(self.names[PATH].data)))
 
     def may_replace(self, me: Process, new: Inode) -> None:
         """Check a job file before a program puts it in the place of the old one."""
@@ -857,6 +867,10 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "edited without the doors": lambda: [(SETTER, "alone", lambda file: nullcontext(file.doors))],
     "states as the person read them": lambda: [(SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge:
                                                plain(base, theirs, base))],
+    "alone though others claim": lambda: [(FILE, "is_alone", lambda self: True)],
+    "alone since before others came": lambda: [(FILE, "count_in", lambda self, plain=FILE.count_in: (
+        plain(self), vars(self).update(alone_at=CORE.os.fstat(self.doors).st_size)))],
+    "an equal line's end": lambda: [(CORE.Cursor, "_known_end", lambda self, line: self.ends.get(line.command, b""))],
     "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
 }
 

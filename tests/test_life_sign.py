@@ -7,7 +7,7 @@ import sys
 import unittest
 from typing import Any, Callable, List
 
-from tests.support import (FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, alive, console_lines, printed,
+from tests.support import (FULL, GATE, HASTY, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, alive, console_lines, printed,
                            wait_until)
 
 CLOSES_DESCRIPTORS = "import os; os.closerange(3, 999); os.system(os.environ['WAITS'])"
@@ -113,6 +113,62 @@ class KilledRunner(LifeSign):
         self.assertTrue(alive(self.job_pid()))
 
 
+class BroughtBack(LifeSign):
+    """An editor saves the `r` that it has read over the result that came since."""
+    TEXT = f". echo 1 >>marks\n. echo 2 >>marks; false\n. {GATE}\n"
+
+    def save_old_states(self, *options: str, meanwhile: Callable[[], Any] = lambda: None, again: str = "") -> Ended:
+        """How a runner ends that meets them; meanwhile: what happens before; again: a line that they have twice."""
+        runner = self.start_to_gate(self.TEXT, *options)
+        self.wait_states("d!r")
+        meanwhile()
+        self.write(self.read().decode().replace("d e", "r e").replace("! e", "r e") + again)
+        self.open_gate()
+        return self.finish(runner)
+
+    def test_the_line_gets_the_state_again_with_which_its_run_has_ended(self) -> None:
+        ended = self.save_old_states()
+        self.assertEqual((ended.code, self.states()), (1, "d!d"))
+        for number, state in (1, "d"), (2, "!"):
+            self.assertIn(f"line {number}: an editor has brought back its r; it is {state} again, as its run here has "
+                          "ended\n", ended.err.decode())
+
+    def test_resume_runs_nothing_twice(self) -> None:
+        ended = self.save_old_states("--resume")
+        self.assertEqual((ended.code, self.states(), self.read("marks")), (1, "d!d", b"1\n2\n"))
+
+    def test_where_another_runner_has_claimed_lines_it_may_be_a_later_run_that_was_lost(self) -> None:
+        """So the line becomes e, and a person is told what may have been."""
+        def claim() -> None:
+            with open(self.dir / "runs.txt", "ab") as file:
+                file.write(b". true\n")
+            self.run_jobs("-q")
+            self.wait_states("d!rd")
+
+        ended = self.save_old_states(meanwhile=claim)
+        self.assertEqual((ended.code, self.states()), (1, "eedd"))
+        self.assertIn(b"line 1: is r, but nobody runs it any more; marked e (--resume runs it again; an editor may "
+                      b"have brought back its r: a run here has ended, d)\n", ended.err)
+
+    def test_of_equal_lines_nobody_knows_whose_run_it_was(self) -> None:
+        ended = self.save_old_states(again="d echo 1 >>marks\n")
+        self.assertEqual((ended.code, self.states()), (1, "e!dd"))
+
+    def test_a_later_run_that_we_have_stopped_is_not_taken_for_the_one_before(self) -> None:
+        runner = self.start_to_gate(f". [ -e marks ] || exit 0; {GATE}; sleep 60\n. {GATE}\n", "-j2")
+        self.wait_states("dr")
+        self.write("", "marks")
+        at_gate = self.dir / "at.gate"
+        at_gate.unlink()
+        self.assertEqual(self.run_script(RUNSET, "-q", "--set=.", "runs.txt", "1").code, 0)
+        wait_until(at_gate.exists, what="the second run is there")
+        self.assertEqual(self.run_script(RUNSET, "-q", "--cancel", "runs.txt", "1").code, 0)
+        self.write(self.read().decode().replace("x [", "r ["))
+        self.wait_states("er")
+        self.open_gate()
+        self.assertEqual((self.finish(runner).code, self.states()), (1, "ed"))
+
+
 class Orphans(LifeSign):
     """Lines that say `r` and have neither runner nor job."""
     TEXT = "".join(f"r echo {number} >>marks\n" for number in (1, 2, 3))
@@ -136,17 +192,6 @@ class Orphans(LifeSign):
         self.assertEqual(named, [f"line {number}" for number in range(2, 12)])
         self.assertIn("12 error", closing)
         self.assertEqual((ended.code, self.states()), (1, "e" * 12))
-
-    def test_an_r_that_an_editor_has_brought_back_is_known_to_the_runner_that_ended_it(self) -> None:
-        """It may be a later run that was lost; so the line becomes e all the same, and no run is taken for another."""
-        runner = self.start_to_gate(f". true\n. {GATE}\n")
-        self.wait_states("dr")
-        self.write(self.read().decode().replace("d true", "r true"))
-        self.open_gate()
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (1, "ed"))
-        self.assertIn(b"line 1: is r, but nobody runs it any more; marked e (--resume runs it again; an editor may "
-                      b"have brought back its r: a run here has ended, d)\n", ended.err)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_busy_runner_marks_them_too(self) -> None:

@@ -10,7 +10,7 @@ import unittest
 from collections import Counter
 from typing import Callable, Dict, List, Tuple
 
-from tests import test_bytes, test_claiming, test_ends, test_file_trouble, test_options, test_signals
+from tests import test_bytes, test_claiming, test_ends, test_file_trouble, test_life_sign, test_options, test_signals
 from tests.support import (ALL, FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, WAITING, Ended, Text, console_lines, printed,
                            wait_until)
 from tests.test_bytes import TOO_LONG
@@ -97,6 +97,13 @@ class QuickStart(TcpCase):
 @ordinarily()
 class QuickStartStates(OverTcp, test_claiming.QuickStart):
     """The states that everybody sees in the file, by two clients of one server."""
+
+
+class BroughtBack(OverTcp, test_life_sign.LifeSign):
+    """A result over which an editor has saved an old `r`: the server knows those of all its clients."""
+    TEXT = test_life_sign.BroughtBack.TEXT
+    save_old_states = test_life_sign.BroughtBack.save_old_states
+    test_resume_runs_nothing_twice = test_life_sign.BroughtBack.test_resume_runs_nothing_twice
 
 
 class Surroundings(TcpCase):
