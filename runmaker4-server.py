@@ -215,19 +215,21 @@ class ServedFile(JobFile):
 
         A seat is ours if another description of the companion finds it taken, and this one does not.  Of the lines `r`
         of its command it has its own one, or else any that is nobody's.  Clients know what the lines were before, and
-        whose they are.  Raises OSError.
+        whose they are.  Raises OSError, and may be called again then; ESTALE: in vain.
         """
         self.follow_path()
         if self.identity(fd) != self.doors_inode:
             raise OSError(errno.ESTALE, "its companion was removed")
-        self.shared, self.shared_inode = fd, self.doors_inode
         ranges = [found for found in all_taken(self.doors, 0, self.GUARD)
                   if found.start | SEATS not in found]          # else somebody edits the file: that is no seat
         self.count_in()
         self.unclaimed = {at for found in ranges for at in found if lock(fd, at)}
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.fd, self.start, RUNNING):
-            lines.setdefault(row(line.command), []).append(line)
+            own = self.own_seat(line)
+            if own in self.unclaimed or is_free(self.doors, own):       # else it is another runner's
+                lines.setdefault(row(line.command), []).append(line)
+        self.shared, self.shared_inode = fd, self.doors_inode
         jobs = []
         for at in sorted(self.unclaimed):
             there = lines.get(at - at % (SEATS + 1), [])
@@ -1263,6 +1265,7 @@ class Sessions:
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Grant] = {}
         self.absent = Client("?")          # has lines of the server before us until their clients come
+        self.abandoned = False              # a signal came before they could be taken over
         self.expired: OrderedDict[str, None] = OrderedDict()        # keys of what became `e` after its grace
         self.settled: OrderedDict[str, None] = OrderedDict()        # ... of jobs that are over; a client may not know
         self.links: dict[ClientLink, None] = {}     # oldest first
@@ -1497,6 +1500,8 @@ class Sessions:
         except OSError as error:
             self.say(f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
             answers = [Recovered(claim) for claim in claims]
+        expired = client.id not in self.clients         # its grace was over before the file system has answered
+        client = self.clients.setdefault(client.id, client)
         lost: list[str] = []
         cancelled: list[str] = []
         settled = [claim.key for claim in link.claims if claim.key in self.settled]
@@ -1512,8 +1517,8 @@ class Sessions:
                 self.note(Grant(claim.key, client, job, started=time.time(), record=found.record))
             elif claim.key not in client.grants:          # else an earlier hello of this client's has got it back
                 keys[found.otherwise].append(claim.key)
-        if client.coming is not link:
-            return                                      # lost again meanwhile
+        if client.coming is not link:                   # lost again meanwhile
+            return self._begin_grace(client) if expired else None
         client.link, client.coming = link, None
         self._note_acknowledged(client, client.dealt_with)
         window = runmaker4.PIECE if self.records.behind(Writer.HIGH) else self._window()
@@ -1668,12 +1673,12 @@ class Sessions:
     async def inherit(self, locks: int) -> None:
         """Take over the lines that are locked on this descriptor of the server before us.
 
-        They are kept for the grace; their clients will name them (see _recover).
+        They are kept for the grace; their clients will name them (see _recover).  Where that cannot be, nobody has them
+        any more.
         """
-        try:
-            jobs = await self.worker.call(self.file.adopt, locks)
-        except OSError as error:
-            return self.say(f"{reason(error)}; the lines of the server before cannot be taken over")
+        jobs = await self._adopt(locks)
+        if jobs is None:
+            return
         if jobs or self.file.unclaimed:
             self.clients[""] = self.absent
             for job in jobs:
@@ -1682,6 +1687,28 @@ class Sessions:
         if jobs:
             self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
                      f"{human_time(self.options.grace)} for the clients")
+
+
+    async def _adopt(self, locks: int) -> list[Job] | None:
+        """The lines that are locked on this descriptor, now held here; None: they cannot be."""
+        said, end = "", self.loop.time() + Cursor.TROUBLE
+        while not self.server.over.done():
+            try:
+                return await self.worker.call(self.file.adopt, locks)
+            except OSError as error:
+                fault = reason(error)
+                if error.errno == errno.ESTALE or self.loop.time() > end:
+                    with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
+                        unlock(locks, 0, JobFile.GUARD)         # also for the keeper, which has a copy
+                    os.close(locks)
+                    self.say(f"{fault}; the lines of the server before cannot be taken over")
+                    return None
+            if not said:
+                self.say(f"{fault}; trying again")
+            said = fault
+            await asyncio.sleep(0.1)
+        self.abandoned = True
+        return None
 
 
 # ======== Handing out =================================================================================================
@@ -2046,8 +2073,8 @@ class Server(Program):
         self.failures = Failures(self.file, self.worker)
         if self.options.max_failed:
             await self.failures.count()
-        self._set_up_keeper()
         self.handle_signals(self._end, self._drain)
+        await self._set_up_keeper()
         connected = functools.partial(ClientLink, self.sessions, self.token)
         servers = [await self.loop.create_server(connected, sock=sock, backlog=BACKLOG) for sock in self.sockets]
         chores = [watched(chore) for chore in (self.dispatcher.poll(), self.sessions.look_after(), self._tick(),
@@ -2073,7 +2100,8 @@ class Server(Program):
         end = self.loop.time() + 1.0
         while self.sessions.links and self.loop.time() < end:   # if closed with something unread, what we said is lost
             await asyncio.sleep(0.01)
-        if self.keeper.life and not self.sessions.jobs and not self.defects:    # else lines may be held unknown to us
+        unknown = self.defects or self.sessions.abandoned       # lines may be held of which we know nothing
+        if self.keeper.life and not self.sessions.jobs and not unknown:
             self.loop.remove_reader(self.keeper.life)
             self.keeper.dismiss()
         await self._in_time(self.worker.flush(), seconds)
@@ -2195,11 +2223,11 @@ class Server(Program):
 
     # -- the keeper -------------------------------------------------------------------------------------------------
 
-    def _set_up_keeper(self) -> None:
-        """Take over what the server before us left."""
+    async def _set_up_keeper(self) -> None:
+        """Take over what the server before us left, before clients can come."""
         self.keeper.introduce()
         if self.keeper.locks >= 0:
-            watched(self.sessions.inherit(self.keeper.locks))       # before clients can come
+            await self.sessions.inherit(self.keeper.locks)
         self.loop.add_reader(self.keeper.life, self._keeper_died)
 
     def _keeper_died(self) -> None:

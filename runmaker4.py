@@ -41,7 +41,8 @@ Lines that begin with "#RUN" are directives: they say which hosts may take the j
 run, and what must have ended before.  They are not part of the protocol: each runner reads them before it claims.
 
 Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` refuses those known
-not to), and nobody removes the companion; editors may replace or rewrite the file, but programs other than ours do not
+not to), and nobody removes the companion, or puts a file in the place of a symbolic link to the job file (`sed -i`
+does), which has a companion of its own; editors may replace or rewrite the file, but programs other than ours do not
 write to it within the microseconds between step 2's read and its write; jobs keep descriptor 64 open, or have a shell
 that does.
 
@@ -482,10 +483,13 @@ def open_companion(path: str, direct: int = 0) -> int:
     with contextlib.suppress(FileNotFoundError):
         return os.open(companion, flags)
     info = os.stat(path)
-    fd = os.open(companion, flags | os.O_CREAT, 0o600)
-    with contextlib.suppress(OSError):          # another has been faster, and it is theirs
+    fd, mode = os.open(companion, flags | os.O_CREAT, 0o600), info.st_mode & 0o666 | 0o600
+    try:
         os.fchown(fd, -1, info.st_gid)
-        os.fchmod(fd, info.st_mode & 0o666 | 0o600)
+    except OSError:                             # a group that we are not in: ours gets nothing
+        mode &= ~0o060
+    with contextlib.suppress(OSError):          # another has been faster, and it is theirs
+        os.fchmod(fd, mode)
     return fd
 
 

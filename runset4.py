@@ -35,9 +35,9 @@ from typing import Callable, Iterable, Iterator, Sequence
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, LONGEST_COMMAND, NEW, NO_DIRECTIVE, NO_JOB,
                        RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Scan, Shifted, add_help,
                        append_locked, check_companion, check_lines, check_mount, command_fault, duration, first_line,
-                       is_look_alike, is_utf16, keep_trying, leave, lock, open_job_file, parse_settings, plural,
-                       printable, put_lines, quote, reason, run_main, says, show, taken, warn, when_used, whole_number,
-                       write_all)
+                       is_look_alike, is_utf16, keep_trying, leave, lines_of, lock, open_job_file, parse_settings,
+                       plural, printable, put_lines, quote, reason, run_main, says, show, taken, warn, when_used,
+                       whole_number, write_all)
 
 configparser, difflib, subprocess, tempfile = map(when_used, ("configparser", "difflib", "subprocess", "tempfile"))
 
@@ -279,14 +279,16 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
     """Hold the selected jobs, also those that a dead host still locks, and append their commands anew.
 
     In this order, so that no job runs twice whatever happens.  They keep their settings.  All of it under the append
-    lock of one file.  On a file system of one host no dead host has a lock: so a job that is locked there lives, and is
-    refused, unless forced.  Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
+    lock of one file.  On a file system of one host no dead host has a lock: so unless forced, a job that runs is refused
+    there, and one that runs though its line says something else is added as the same command, which waits for its end.
+    Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
     """
+    force = options.force or file.network
     with appending(file, make=False) as fd:
         lines = {}
         for line in selected(options, file):
             try:
-                lines[line] = job(anew(file, line.command))
+                lines[line] = job(anew(file, line.command) if force else line.command)
             except ValueError as fault:
                 raise Problem(f"{file.path}: line {line.number}: {fault}") from None
         settings, last = settings_of(file, lines)
@@ -298,7 +300,7 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
                 if parse_settings(settings[line]).settings.together:
                     fault = "is of a group (which runs again if all its lines are set to .)"
                 else:
-                    fault = set_state(file, writable, line, HELD, options.force or file.network)
+                    fault = set_state(file, writable, line, HELD, force)
                 if outcome.note(file, line, fault):
                     held.append(line)
             if held:
@@ -333,6 +335,9 @@ def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
             raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
         found = file.state_at(fd, line)
         runs = found == RUNNING and not file.is_orphan(line)
+        for other in lines_of(fd, file.start, {line.command}) if runs else ():
+            if other.state == RUNNING and other.number != line.number and file.is_orphan(other):
+                file.write(fd, other, ERROR)    # else the job that is cancelled would be taken for that line's
         if found in (NEW, RUNNING):
             file.write(fd, line, HELD)
         return found, runs
@@ -512,7 +517,7 @@ class Merge:
 def refusal(before: bytes, now: bytes) -> str:
     """Why a job that was given like this and is like that now cannot be changed; ''."""
     if now[:1] == RUNNING:
-        return "is running (--cancel it first)"
+        return "is r (--cancel it first)"
     return "" if before[:1] == now[:1] else f"has changed meanwhile: its state is {show(now[:1])} now"
 
 

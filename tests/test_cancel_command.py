@@ -4,7 +4,7 @@ import time
 import unittest
 
 import runmaker4
-from tests.support import GATE, RUNSET, SLEEPING, RunCase
+from tests.support import GATE, RUNSET, SLEEPING, RunCase, alive, wait_until
 
 
 class Cancel(RunCase):
@@ -48,6 +48,18 @@ class Cancel(RunCase):
         self.assertEqual(self.cancel("2-99999999999999999999"), b"")
         self.assertEqual(self.states(), ".x")
         self.assertIn(b"line 99999999999999999999: is no job", self.cancel("99999999999999999999", code=1))
+
+    def test_an_equal_line_that_is_an_orphan_is_not_taken_for_the_one_that_is_cancelled(self) -> None:
+        job = f"echo $$ >>pids; {SLEEPING}"
+        self.write(f"r {job}\n. {job}\n")
+        hasty = "import runmaker4\nrunmaker4.Cursor._consider = lambda self, line, plain=runmaker4.Cursor._consider: " \
+                "plain(self, line) if line.state != b'r' else None"         # it meets no orphan itself
+        runner = self.start_patched(hasty, "-q", "runs.txt")
+        pid = int(self.wait_file("pids"))
+        self.assertEqual(self.cancel(2), b"")
+        wait_until(lambda: not alive(pid), what="the job is ended")
+        self.finish(runner)
+        self.assertEqual(self.states(), "ex")
 
     def test_a_lock_that_stays_is_named(self) -> None:
         self.write("r echo a\n")

@@ -298,7 +298,7 @@ class Running(EditCase):
 
     def test_a_running_line_is_not_changed_but_moves(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n. echo b\n")
-        self.assertRefuses(self.edit("text = text[text.index('\\n') + 1:]"), b"line 1: is running (--cancel it first)")
+        self.assertRefuses(self.edit("text = text[text.index('\\n') + 1:]"), b"line 1: is r (--cancel it first)")
         self.assertEqual(self.edit("text = '. true\\n' + text").code, 0)
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)

@@ -605,6 +605,14 @@ class Rerunning(ImportCase):
                           before.encode()))
         self.assertAdds("x echo a\nr echo b\n.  echo a\n", "--rerun", "--force", "1")
 
+    def test_a_copy_that_runs_though_its_line_says_something_else_is_waited_for(self) -> None:
+        before = "x echo a\n"
+        self.write(before)
+        self.hold_line(1)
+        self.assertAdds("x echo a\n. echo a\n", "--rerun", "1")
+        self.assertEqual(self.run_jobs("-q", "-1", "--walltime=0.5").out, b"")
+        self.assertEqual(self.states(), "x.")
+
     def test_a_runner_that_lives_nevertheless_reports_no_result(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n")
         self.assertEqual(self.run_script(RUNSET, "runs.txt", "--rerun", "--force", "1").code, 0)

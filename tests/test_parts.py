@@ -398,6 +398,15 @@ class LinesOfADeadServer(JobFileCase):
         self.assertEqual([file.is_orphan(line) for line in file.lines(b"r")], [False, True, False])
 
 
+    def test_a_line_of_another_runner_is_not_among_them_where_its_own_is_r_no_more(self) -> None:
+        self.path.write_bytes(b"d echo\nr echo\n")
+        other = runmaker4.open_companion(str(self.path))
+        self.addCleanup(os.close, other)
+        self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 2))
+        file, jobs = self.adopt([b" echo"], b"d echo\nr echo\n")
+        self.assertEqual((jobs, len(file.unclaimed)), ([], 1))
+
+
 class RetriesOfMany(RetriesAmidEdits):
     """The same where several share a cursor, as the clients of a server do, and come and go."""
     STATES = b"!er", b"er", b""

@@ -469,6 +469,26 @@ class KilledServer(LossCase):
         self.assertEqual(self.read("out/1.out"), b"said\n")
         self.assertNotIn(b"nobody runs it", server.err)
 
+    def test_where_the_file_is_away_for_a_moment_the_next_tries_again_before_it_lets_clients_in(self) -> None:
+        """An editor has renamed the old one, and is about to write the new one."""
+        dead, client = self.kill_server(f"{JOB}; echo said", LATER, up=(1, 2))
+        away = """
+import os, runmaker4
+plain, times = runmaker4.JobFile.follow_path, iter("123")
+def follow_path(self):
+    if type(self).__name__ == "ServedFile" and next(times, ""):
+        raise FileNotFoundError(2, "No such file or directory")
+    plain(self)
+runmaker4.JobFile.follow_path = follow_path
+"""
+        self.PATCH = away
+        server = self.serve_again(dead.port)
+        self.PATCH = ""
+        self.wait_said(server, "took over")
+        self.assertIn("no such file or directory; trying again", server.err.decode())
+        self.end_jobs(client)
+        self.assert_second_ran_on(client)
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_line_whose_client_does_not_come_to_the_next_server_is_e_after_the_grace(self) -> None:
         dead, client = self.kill_server(JOB)
