@@ -2022,7 +2022,7 @@ class Server(Program):
         """Raises Problem."""
         options = parse(argv)
         super().__init__(PROG, options.file, options)
-        self.path = options.file
+        self.path, self.argv = options.file, argv
         self.mount = check_mount(self.path, options.single_host, self.say)
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         if not options.dry_run:
@@ -2112,7 +2112,8 @@ class Server(Program):
         port = "" if self.port == PORT else f"--port {self.port} "
         client = f"{port}{self.options.host or os.uname().nodename}"
         orphans = self.dispatcher.cursor.orphans
-        server = f"{runmaker4.own_name('runmaker4-server')} {shlex.quote(self.path)}"       # we are about to leave
+        words = [*self.argv, *(["--port", str(self.port)] if self.options.port != self.port else [])]
+        server = f"{runmaker4.own_name('runmaker4-server')} {shlex.join(words)}"        # we are about to leave
         self.say(self.tally.summary(self.account, orphans, time.time() - self.began, lambda option: option and
                                     f"{server}, with {runmaker4.own_name('runmaker4-client')} {option} {client}",
                                     self.regroup, why_command(self.options.outdir, self.label)))

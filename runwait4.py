@@ -722,9 +722,9 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
 
 
 def how_ended(run: Run) -> str:
-    """'exit 3', 'signal 9', 'timeout 10s', 'lost', 'running', ..."""
+    """'exit 3', 'signal 9', 'timeout', 'lost', 'running', ..."""
     if run.cause:
-        return f"timeout {took(run.seconds)}" if run.cause == "timeout" else run.cause
+        return run.cause
     if run.seconds is None:
         return "running"
     if run.signal:

@@ -90,8 +90,9 @@ class QuickStart(TcpCase):
                 self.assertRegex(said, r"run again: .*runmaker4-client\.py .*--token[ =]TOKEN .*127\.0\.0\.1")
                 self.assertNotIn(server.token, said)
         server.send_signal(signal.SIGTERM)
-        self.assertRegex(self.finish(server).err,       # which is gone when this is read
-                         rb"run again: runmaker4-server\.py runs\.txt, with runmaker4-client\.py -r --port \d+ 127")
+        said = self.finish(server).err.decode()         # which is gone when this is read, and started again as it was
+        self.assertRegex(said, r"run again: runmaker4-server\.py .*--host 127.* --port (\d+), "
+                               r"with runmaker4-client\.py -r --port \1 127")
 
 
 @ordinarily()

@@ -197,7 +197,7 @@ class Failed(TellingCase):
         head = [line for line in self.failed().splitlines() if line.startswith("line")]
         self.assertEqual(head, [
             f"line 2: exit 3 on node1, {tail}", f"line 3: signal 9 on node1, {tail}",
-            "line 4: timeout 10s on node1, WHEN, after 10s, 100 MB", f"line 5: cancelled on node1, {tail}",
+            "line 4: timeout on node1, WHEN, after 10s, 100 MB", f"line 5: cancelled on node1, {tail}",
             f"line 6: stopped on node1, {tail}", "line 7: lost on node1, began WHEN",
             "line 8: could not be started on node1, WHEN, after 1.5s",
             "line 9: failed; no run of it is in the journal"])
