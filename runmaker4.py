@@ -914,7 +914,8 @@ def parse_settings(text: bytes) -> Directive:
     for word in words:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
-            raise ValueError(f"'{printable(word)}' makes no sense here (settings are timeout= host= slots= "
+            fault = printable(word if equals else " ".join(words))
+            raise ValueError(f"'{fault}' makes no sense here (settings are timeout= host= slots= "
                              "together= min-hosts=; barrier, barrier check and end stand alone)")
         if name in found:
             raise ValueError(f"{name}= stands there twice")
@@ -4285,7 +4286,7 @@ class Tally:
         command = again(option) if bad or account.left else ""
         hint = f"; {'run again' if bad else 'go on'}: {command}" if command else ""
         lines = "-".join(map(str, dict.fromkeys(account.grouped)))
-        return hint + (f"; run groups again: {regroup(lines)}" if lines else "")
+        return hint + (f"; run lines of groups again: {regroup(lines)}" if lines else "")
 
 
 def too_many_failures(count: int) -> str:

@@ -12,7 +12,7 @@ from tests.tcp import OverTcp, Server, TcpCase
 def closing(ended: Ended) -> str:
     """The closing line, without program and file, how long it took, and the command that goes on."""
     line = ended.err.decode().splitlines()[-1].split(": ", 2)[2]
-    line = re.sub(r"; (run again|run groups again|go on): [^;]*", r"; \1", line)
+    line = re.sub(r"; (run again|run lines of groups again|go on): [^;]*", r"; \1", line)
     return re.sub(r" in \d+(\.\d+)?[smh]( \d\d[smh])?", " in T", line)
 
 
@@ -43,7 +43,7 @@ class OfTheFile(RunCase):
          "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; run again"),
         # ... and what a check stops does, as does what failed in a group
         ("! a\n#RUN barrier check\n. b\n", (), 1, "nothing done; in all 1 failed (line 1), 1 new; run again"),
-        ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2); run groups again"),
+        ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2); run lines of groups again"),
         ("#RUN slots=5\n. a\n", ("-j2",), 0,
          "nothing to do: 1 new, for a runner with 5 slots or more (#RUN in line 1)"),
         ("#RUN host=bob\n. a\n#RUN slots=3 host=*\n. b\n", ("--plain",), 0,
@@ -123,8 +123,8 @@ class ManyLines(RunCase):
         ended = self.run_jobs("-q")
         self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 failed, 1 error (lines 10103, 10105), "
                                          "10000 new, the first for host h0 (#RUN in line 2); run again; "
-                                         "run groups again")
-        command = ended.err.decode().rpartition("; run groups again: ")[2]
+                                         "run lines of groups again")
+        command = ended.err.decode().rpartition("; run lines of groups again: ")[2]
         self.assertEqual(self.run_script("/bin/sh", "-c", command).code, 0)
         self.assertEqual(self.states()[-2:], "!.")
 

@@ -437,7 +437,7 @@ class ClosingLine(unittest.TestCase):
                          "1 done, 1 failed, 3 error in 1m 15s (lines 1, 2, 3, 9); run again: AGAIN -r")
 
     def test_groups_run_again_in_another_way(self) -> None:
-        again, groups = "run again: AGAIN -r", "run groups again: GROUPS"
+        again, groups = "run again: AGAIN -r", "run lines of groups again: GROUPS"
         for states, in_groups, hints in (("!e", (1, 2), f"{groups} 1-2"), ("!d", (2,), again),
                                          ("!e", (2,), f"{again}; {groups} 2"), ("e!", (1,), f"{again}; {groups} 1")):
             with self.subTest(states=states, in_groups=in_groups):
