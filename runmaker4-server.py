@@ -78,15 +78,15 @@ from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence,
 
 import runmaker4
 from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS, Account,
-                       AllOutput, Channel, Console, Cursor, Ending, Failures, History, Job, JobFile, JobLog,
-                       JobSettings, LastLines, Line, Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser,
-                       PendingGroup, Problem, Program, Round, Run, Say, Scan, Shifted, Sink, Slot, Stall, StallReporter,
-                       Stream, Taker, Takers, WireError, Worker, Writer, add_background, add_max_failed, add_records,
-                       all_taken, boottime, check_companion, check_job_file, check_mount, command_fault, duration,
-                       fork_quietly, hold_signals, human_time, is_free, leave, lines_of, lock, make_token, name_lines,
-                       open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines, reason,
-                       row, run_main, show, to_bytes, to_text, token_path, too_many_failures, unlock, wait_ready,
-                       watched, whole_number, why_command)
+                       Channel, Console, Cursor, Ending, Failures, Job, JobFile, JobLog, JobSettings, LastLines, Line,
+                       Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup, Problem,
+                       Program, Round, Run, Say, Scan, Shifted, Slot, Stall, StallReporter, Stream, Taker, Takers,
+                       WireError, Worker, Writer, add_background, add_max_failed, add_records, all_taken, boottime,
+                       check_companion, check_job_file, check_mount, command_fault, duration, fork_quietly,
+                       hold_signals, human_time, is_free, leave, lines_of, lock, make_token, name_lines,
+                       open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines, reason, row,
+                       run_main, show, to_bytes, to_text, token_path, too_many_failures, unlock, wait_ready, watched,
+                       whole_number, why_command)
 
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
@@ -739,16 +739,14 @@ class Records:
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], lines: int,
                  console: Writer | None, worker: Worker) -> None:
         """lines: of a record in the log file."""
-        self.log, self.outdir, joblog = stores
+        self.log, self.outdir, self.joblog = stores
         self.lines, self.console, self.worker = lines, console, worker
-        self.printing = [Console(console, with_output=True, colour=False)] if console else []
-        self.keeping: list[Sink] = [AllOutput(self.outdir)] if self.outdir else []
-        self.history: list[Sink] = [History(joblog)] if joblog else []
+        self.printed = Console(console, with_output=True, colour=False) if console else None
 
     def wanted(self) -> dict[str, bool]:
         """What clients shall send: that runs begin and end, and what they print."""
-        output = bool(self.log or self.printing or self.keeping)
-        return dict(records=output or bool(self.history), output=output)
+        output = bool(self.log or self.printed or self.outdir)
+        return dict(records=output or bool(self.joblog), output=output)
 
     def behind(self, limit: int) -> bool:
         """Whether more bytes than this wait to be written."""
@@ -779,14 +777,14 @@ class Records:
     def _begin(self, client: Client, grant: Grant, message: Message) -> None:
         """A run has begun, or could not be started (no process); `again`: another server has been told so before."""
         pid, again, size = message.whole("pid"), message.flag("again"), -1 if message.flag("again") else 0
-        sinks = [*self.history]
-        if message.flag("output"):          # which a server that wanted none is not sent for the next one
-            sinks += [*self.printing, *self.keeping, *([client.log] if client.log else [])]
+        # Of a run that began under a server which wanted no output the next one is not sent any
+        of_output = (self.printed, self.outdir, client.log) if message.flag("output") else ()
         self.abandon(grant)
         run = grant.run = Run(
             grant.job, [Slot(message.text("slot", 255))], to_bytes(printable(client.name)), message.real("time"),
             shell=RemoteShell(pid, to_bytes(message.text("mark", 512))) if pid else None,
-            streams=(Stream(b"stdout", -1, size), Stream(b"stderr", -1, size)), sinks=sinks)
+            streams=(Stream(b"stdout", -1, size), Stream(b"stderr", -1, size)),
+            sinks=[*filter(None, (self.joblog, *of_output))])
         for sink in run.sinks:
             if again:
                 sink.resumed(run, grant.record)

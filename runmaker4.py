@@ -3931,8 +3931,8 @@ class Journal:
             self.flushed = time.monotonic()
 
 
-class OutDir:
-    """The output directory: DIR/ID.out, DIR/ID.err, and the journal."""
+class OutDir(Sink):
+    """The output directory: DIR/ID.out and DIR/ID.err, all that a job prints; and the journal, what became of it."""
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
     def __init__(self, path: str, worker: Worker, trouble: Say,
@@ -3942,7 +3942,7 @@ class OutDir:
         incomplete: is told the lines of runs whose output could not be written in full.
         """
         self.worker, self.incomplete = worker, incomplete
-        self.files: dict[tuple[Job, bytes], OutFile] = {}
+        self.files: dict[Stream, OutFile] = {}
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -3951,31 +3951,43 @@ class OutDir:
             raise Problem(f"{path}: {reason(error)} (it must be a directory that can be written)") from None
         self.journal = Journal(path, worker, trouble)
 
-    def begin(self, job: Job, entry: dict[str, Any]) -> None:
-        """A run begins.  entry: for the journal, but for what is known here, as in end()."""
-        self._close(job)
-        for stream in self.SUFFIX:
-            self.worker.post(self._file(job, stream, fresh=True).prepare)
-        self.worker.post(self.journal.add, self._whole(job, "start", entry))
+    def started(self, run: Run) -> None:
+        for stream in run.streams:
+            self.worker.post(self._file(run, stream, fresh=True).prepare)
+        self.worker.post(self.journal.add, self._entry(run, "start"))
 
-    def put(self, job: Job, stream: bytes, at: int, data: bytes) -> None:
-        file = self.files.get((job, stream)) or self._file(job, stream, fresh=False)
-        self.worker.post(file.store, at, data, size=len(data))
+    def unstarted(self, run: Run) -> None:
+        self.ended(run)
 
-    def end(self, job: Job, entry: dict[str, Any]) -> None:
-        """The run has ended, could not be started, or nobody will say how it ended."""
-        files = self._close(job)
-        self.worker.post(self._write_end, self._whole(job, "end", entry), files)
+    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+        file = self.files.get(stream) or self._file(run, stream, fresh=False)
+        self.worker.post(file.store, stream.received - len(data), data, size=len(data))
+
+    def ended(self, run: Run) -> None:
+        files = [self.files.pop(stream) for stream in run.streams if stream in self.files]
+        for file in files:
+            self.worker.post(file.close)
+        ending, shell = run.ending, run.shell
+        state = (ending or Ending(0, run.cause or "lost")).state
+        self.worker.post(self._write_end, {
+            **self._entry(run, "end"), "state": os.fsdecode(state),
+            "exit": ending.code if ending and not ending.signal else -1, "signal": ending.signal if ending else 0,
+            "cause": run.cause, "seconds": round(run.took, 3),
+            "cpu": shell.cpu if shell else None, "memory": shell.memory if shell else None,
+            "bytes": sum(stream.received for stream in run.streams)}, files)
 
     def tick(self) -> None:
-        """A second has passed."""
         self.worker.post(self.journal.flush)
 
+    leaving = tick                          # what has gathered is written
+
     @staticmethod
-    def _whole(job: Job, event: str, entry: dict[str, Any]) -> dict[str, Any]:
-        """An entry of the journal."""
-        return {"time": entry["time"], "event": event, "run": entry["run"], "line": job.number,
-                "command": os.fsdecode(job.command), **entry}
+    def _entry(run: Run, event: str) -> dict[str, Any]:
+        """What begins the journal's lines on a run."""
+        return {"time": round(run.began + run.took, 3), "event": event,
+                "run": os.fsdecode(run.shell.mark if run.shell else b"%s-%d" % (run.host, time.time_ns())),
+                "line": run.job.number, "command": os.fsdecode(run.job.command), "host": os.fsdecode(run.host),
+                "slot": run.slot.name, "pid": run.shell.pid if run.shell else 0}
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
         entry["files"] = [os.path.basename(file.name) for file in files if file.size]
@@ -3984,58 +3996,13 @@ class OutDir:
             self.incomplete(entry["line"])
         self.journal.add(entry, end=True)
 
-    def _close(self, job: Job) -> list[OutFile]:
-        """No more output comes of the job's last run; the files it may have."""
-        files = [self.files.pop((job, stream)) for stream in self.SUFFIX if (job, stream) in self.files]
-        for file in files:
-            self.worker.post(file.close)
-        return files
-
-    def _file(self, job: Job, stream: bytes, fresh: bool) -> OutFile:
-        file = self.files[job, stream] = OutFile(f"{job.number}{self.SUFFIX[stream]}", fresh, self.journal)
+    def _file(self, run: Run, stream: Stream, fresh: bool) -> OutFile:
+        name = f"{run.job.number}{self.SUFFIX[stream.name]}"
+        file = self.files[stream] = OutFile(name, fresh, self.journal)
         return file
 
 
-class AllOutput(Sink):
-    """Everything that a job prints, in files of its own; and what became of it, in the journal."""
-
-    def __init__(self, store: Any) -> None:
-        self.store = store
-
-    def started(self, run: Run) -> None:
-        self.store.begin(run.job, self._entry(run))
-
-    def unstarted(self, run: Run) -> None:
-        self.ended(run)
-
-    def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        self.store.put(run.job, stream.name, stream.received - len(data), data)
-
-    def ended(self, run: Run) -> None:
-        ending, shell = run.ending, run.shell
-        state = (ending or Ending(0, run.cause or "lost")).state
-        self.store.end(run.job, {
-            **self._entry(run), "state": os.fsdecode(state),
-            "exit": ending.code if ending and not ending.signal else -1, "signal": ending.signal if ending else 0,
-            "cause": run.cause, "seconds": round(run.took, 3),
-            "cpu": shell.cpu if shell else None, "memory": shell.memory if shell else None,
-            "bytes": sum(stream.received for stream in run.streams)})
-
-    def tick(self) -> None:
-        self.store.tick()
-
-    def leaving(self) -> None:
-        self.store.tick()                   # what has gathered is written
-
-    @staticmethod
-    def _entry(run: Run) -> dict[str, Any]:
-        """What begins the journal's lines on a run."""
-        return {"time": round(run.began + run.took, 3),
-                "run": os.fsdecode(run.shell.mark if run.shell else b"%s-%d" % (run.host, time.time_ns())),
-                "host": os.fsdecode(run.host), "slot": run.slot.name, "pid": run.shell.pid if run.shell else 0}
-
-
-class JobLog:
+class JobLog(Sink):
     """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog)."""
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
@@ -4046,7 +4013,12 @@ class JobLog:
         if read_head(self.fd, path, len(self.HEADER)) not in (b"", self.HEADER):
             raise Problem(f"{path}: is not a job log (give another name)")
 
-    def put(self, job: Job, line: bytes) -> None:
+    def ended(self, run: Run) -> None:
+        ending = run.ending
+        code = -1 if ending.cause == "timeout" else ending.code         # as GNU parallel has it
+        line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
+            run.job.number, run.host, run.began, run.took, run.streams[0].received, code, ending.signal,
+            run.job.command)
         self.worker.post(self._store, line, size=len(line))
 
     def _store(self, line: bytes) -> None:
@@ -4054,20 +4026,6 @@ class JobLog:
             append(self.fd, line, bool(self.worker.pool), self.HEADER, patience=10.0 if self.worker.pool else 1.0)
         except OSError as error:
             self.trouble(f"{self.path}: {reason(error)} (the job log is incomplete; the jobs go on)")
-
-
-class History(Sink):
-    """One line per run: the record of history."""
-
-    def __init__(self, store: Any) -> None:
-        self.store = store
-
-    def ended(self, run: Run) -> None:
-        ending = run.ending
-        code = -1 if ending.cause == "timeout" else ending.code         # as GNU parallel has it
-        self.store.put(run.job, b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
-            run.job.number, run.host, run.began, run.took, run.streams[0].received, code, ending.signal,
-            run.job.command))
 
 
 # ======== Slots =======================================================================================================
@@ -5570,10 +5528,7 @@ class App(RunnerProgram):
         sinks = self.console(with_output=not log)
         if log:
             sinks.append(LastLines(log, self.options.loglines, self.directory))
-        if outdir:
-            sinks.append(AllOutput(outdir))
-        if joblog:
-            sinks.append(History(joblog))
+        sinks += filter(None, (outdir, joblog))
         jobs = FileJobs(self._cursor(), self.worker, self.taker)
         self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)

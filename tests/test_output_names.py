@@ -8,10 +8,19 @@ import runmaker4
 import runwait4
 from tests.support import RUNMAKER, Case, wait_until
 
-ENTRY = {"time": 0.0, "run": "host-1-1"}        # for the journal, which is not looked at here
 
-def job(number: int) -> runmaker4.Job:
-    return runmaker4.Job(number=number, ordinal=number, offset=0, state=b".", text=b" CMD")
+def run_of(number: int) -> runmaker4.Run:
+    """A run of the job in this line."""
+    job = runmaker4.Job(number=number, ordinal=number, offset=0, state=b".", text=b" CMD")
+    return runmaker4.Run(job, [runmaker4.Slot("1")], b"host",
+                         streams=(runmaker4.Stream(b"stdout", -1), runmaker4.Stream(b"stderr", -1)))
+
+
+def put(outdir: runmaker4.OutDir, run: runmaker4.Run, data: bytes) -> None:
+    """A run prints this on stdout."""
+    stdout = run.streams[0]
+    stdout.received += len(data)
+    outdir.output(run, stdout, data)
 
 
 class OutCase(Case):
@@ -49,15 +58,15 @@ class TakenNames(OutCase):
     """Another run has the name already, or takes it this very moment."""
 
     def test_a_name_that_another_run_takes_before_the_first_output_loses_neither(self):
-        first, second, line, same = self.outdir(), self.outdir(), job(7), job(7)
-        first.begin(line, ENTRY)
-        second.begin(same, ENTRY)
-        second.put(same, b"stdout", 0, b"second ")
-        first.put(line, b"stdout", 0, b"first ")
-        second.put(same, b"stdout", 7, b"goes on")
-        first.put(line, b"stdout", 6, b"goes on")
-        first.end(line, ENTRY)
-        second.end(same, ENTRY)
+        first, second, run, same = self.outdir(), self.outdir(), run_of(7), run_of(7)
+        first.started(run)
+        second.started(same)
+        put(second, same, b"second ")
+        put(first, run, b"first ")
+        put(second, same, b"goes on")
+        put(first, run, b"goes on")
+        first.ended(run)
+        second.ended(same)
         self.assertEqual(self.files(), {"7.out": "second goes on", "7.out.~1~": "first goes on"})
         self.assertEqual(self.said, [])
 
@@ -83,21 +92,21 @@ class TakenNames(OutCase):
             fresh.extend([True] if flags & os.O_DIRECTORY else [])
             return open_(path, flags, *args, **options)
 
-        outdir, line = self.outdir(), job(7)
+        outdir, run = self.outdir(), run_of(7)
         outdir.journal.network = True
         with mock.patch.object(runmaker4.os.path, "lexists", lambda name: bool(fresh) and lexists(name)), \
                 mock.patch.object(runmaker4.os, "open", open_and_see):
-            outdir.begin(line, ENTRY)
-            outdir.put(line, b"stdout", 0, b"ours")
-            outdir.end(line, ENTRY)
+            outdir.started(run)
+            put(outdir, run, b"ours")
+            outdir.ended(run)
         self.assertEqual(self.files(), {"7.out": "ours", "7.out.~1~": "another host's"})
 
     def test_what_cannot_be_put_aside_leaves_the_output_a_numbered_name(self):
         (self.out / "7.out").mkdir(parents=True)
-        outdir, line = self.outdir(), job(7)
-        outdir.begin(line, ENTRY)
-        outdir.put(line, b"stdout", 0, b"ours")
-        outdir.end(line, ENTRY)
+        outdir, run = self.outdir(), run_of(7)
+        outdir.started(run)
+        put(outdir, run, b"ours")
+        outdir.ended(run)
         self.assertEqual(self.files(), {"7.out.~1~": "ours"})
         self.assertIn("7.out", self.said[0])
 
@@ -154,11 +163,11 @@ class MovedLines(OutCase):
     """An edit has moved the line of a running job: its files keep their names."""
 
     def test_a_file_keeps_the_number_that_its_line_had_at_the_start(self):
-        ours, line = self.outdir(), job(2)
-        ours.begin(line, ENTRY)
-        line.number = 3
-        ours.put(line, b"stdout", 0, b"two")
-        ours.end(line, ENTRY)
+        ours, run = self.outdir(), run_of(2)
+        ours.started(run)
+        run.job.number = 3
+        put(ours, run, b"two")
+        ours.ended(run)
         self.assertEqual((self.files(), self.said), ({"2.out": "two"}, []))
 
     def test_the_latest_run_has_the_name_and_the_journal_names_the_files_of_both(self):
@@ -177,11 +186,11 @@ class MovedLines(OutCase):
                          {b"echo one": ["1.out.~1~"], b"echo two": ["1.out"]})
 
     def test_of_a_file_that_somebody_has_removed_the_journal_tells_its_name(self):
-        ours, line = self.outdir(), job(2)
-        ours.begin(line, ENTRY)
-        ours.put(line, b"stdout", 0, b"two")
+        ours, run = self.outdir(), run_of(2)
+        ours.started(run)
+        put(ours, run, b"two")
         os.unlink(self.out / "2.out")
-        ours.end(line, ENTRY)
+        ours.ended(run)
         ours.tick()
         self.assertEqual((self.files(), self.said), ({}, []))
         self.assertIn(b'"files": ["2.out"]', (self.out / "journal").read_bytes())
