@@ -78,10 +78,10 @@ from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence,
 
 import runmaker4
 from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS, Account,
-                       Channel, Console, Cursor, Ending, Failures, Job, JobFile, JobLog, JobSettings, LastLines, Line,
-                       Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup, Problem,
-                       Program, Round, Run, Say, Scan, Shifted, Slot, Stall, StallReporter, Stream, Taker, Takers,
-                       WireError, Worker, Writer, add_background, add_max_failed, add_records, all_taken, boottime,
+                       Channel, Console, Cursor, Ending, Failures, Job, JobFile, JobLog, JobSettings, Line, Link,
+                       LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program,
+                       Round, Run, Say, Scan, Shifted, Slot, Stall, StallReporter, Stream, Taker, Takers, WireError,
+                       Worker, Writer, add_background, add_max_failed, add_records, all_taken, boottime,
                        check_companion, check_job_file, check_mount, command_fault, duration, fork_quietly,
                        hold_signals, human_time, is_free, leave, lines_of, lock, make_token, name_lines,
                        open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines, reason, row,
@@ -560,7 +560,7 @@ class Client(Taker):
     seen: int = 0                       # the number of its last event
     acked: int = 0                      # ... of the last that it was told is dealt with
     open: set[int] = field(default_factory=set)         # events that are being dealt with
-    log: LastLines | None = None        # its records in the log file
+    directory: bytes = b""              # where its jobs run
     filing: int = 0                     # the first event that was just posted to the worker's thread
     sizes: deque[tuple[int, int]] = field(default_factory=deque)    # output that is not acknowledged: event, bytes
     unacked: int = 0                    # its bytes
@@ -736,11 +736,10 @@ class RemoteShell:
 class Records:
     """Feeds the sinks of the server (its files and its console) with what clients tell of their runs."""
 
-    def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], lines: int,
-                 console: Writer | None, worker: Worker) -> None:
-        """lines: of a record in the log file."""
+    def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
+                 worker: Worker) -> None:
         self.log, self.outdir, self.joblog = stores
-        self.lines, self.console, self.worker = lines, console, worker
+        self.console, self.worker = console, worker
         self.printed = Console(console, with_output=True, colour=False) if console else None
 
     def wanted(self) -> dict[str, bool]:
@@ -752,14 +751,10 @@ class Records:
         """Whether more bytes than this wait to be written."""
         return self.worker.backlog > limit or self.console is not None and self.console.backlog > limit
 
-    def last_lines(self, directory: bytes) -> LastLines | None:
-        """The sink of a client whose jobs run in this directory that writes to the log file."""
-        return LastLines(self.log, self.lines, directory) if self.log else None
-
     def of(self, job: Job) -> bytes:
         """A job's record in the log file.  In the worker's thread, perhaps."""
         with contextlib.suppress(OSError):      # then it begins anew
-            return self.log.get(job, LastLines.size(self.lines)) if self.log else b""
+            return self.log.get(job) if self.log else b""
         return b""
 
     def take(self, kind: str, client: Client, grant: Grant, message: Message) -> int:
@@ -778,13 +773,13 @@ class Records:
         """A run has begun, or could not be started (no process); `again`: another server has been told so before."""
         pid, again, size = message.whole("pid"), message.flag("again"), -1 if message.flag("again") else 0
         # Of a run that began under a server which wanted no output the next one is not sent any
-        of_output = (self.printed, self.outdir, client.log) if message.flag("output") else ()
+        of_output = (self.printed, self.outdir, self.log) if message.flag("output") else ()
         self.abandon(grant)
         run = grant.run = Run(
             grant.job, [Slot(message.text("slot", 255))], to_bytes(printable(client.name)), message.real("time"),
             shell=RemoteShell(pid, to_bytes(message.text("mark", 512))) if pid else None,
             streams=(Stream(b"stdout", -1, size), Stream(b"stderr", -1, size)),
-            sinks=[*filter(None, (self.joblog, *of_output))])
+            sinks=[*filter(None, (self.joblog, *of_output))], directory=client.directory)
         for sink in run.sinks:
             if again:
                 sink.resumed(run, grant.record)
@@ -1431,8 +1426,7 @@ class Sessions:
             client.expiry.cancel()
         link.guest = client
         client.name, client.coming, client.address = name, link, link.address
-        client.log = self.records.last_lines(directory)
-        client.follow, client.retry = hello.flag("follow"), retry
+        client.follow, client.retry, client.directory = hello.flag("follow"), retry, directory
         client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
         unknown = [claim for claim in claims if claim.key not in client.grants and claim.key not in self.settled]
         self._release_unknown(client, {claim.key for claim in claims})
@@ -1639,9 +1633,8 @@ class Sessions:
     def tick(self) -> None:
         """A second or so has passed: bring the records up to date."""
         self.records.flush()
-        for client in self.clients.values():
-            if client.log:
-                client.log.tick()
+        if self.records.log:
+            self.records.log.tick()
 
     def drop_silent(self, slept: bool) -> None:
         """Drop connections from which nothing has come for too long.
@@ -2063,8 +2056,7 @@ class Server(Program):
         self.hurry = self.loop.create_future()  # another signal
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
                                keep=self.keeper.keep)
-        self.records = Records(self.stores, self.options.loglines, self.stdout if self.options.print else None,
-                               self.worker)
+        self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
         self.dispatcher = Dispatcher(self)
         self.sessions = Sessions(self, self._trouble)
         self.accountant = Accountant(self)

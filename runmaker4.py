@@ -3470,6 +3470,7 @@ class Run:
     streams: tuple[Stream, ...] = ()    # stdout and stderr
     ending: Ending | None = None
     sinks: Sequence[Sink] = ()          # that take its events
+    directory: bytes = b""              # where it runs, if not in ours
     cause: str = ""                     # why it is being ended
     killer: asyncio.Task[None] | None = None
 
@@ -3638,20 +3639,23 @@ class Record:
     changed: bool = True                # since it was written
 
 
-class LastLines(Sink):
-    """A fixed record per job: a heading and the last lines of the job, 160 bytes each."""
+class LogFile(Sink):
+    """The log file: a fixed record per job, a heading and the last lines of the job, 160 bytes each.
+
+    Record k, of the job with the ordinal k, is at a fixed place.  Hosts share the file.  On NFS a page is written back
+    whole, with old neighbours in it, unless a lock is held: so each record is locked while it is written.
+    """
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
-    def __init__(self, store: LogFile, lines: int, directory: bytes) -> None:
-        """lines: of output per record.  directory: where jobs run."""
-        self.store, self.lines, self.directory = store, lines, directory
+    def __init__(self, path: str, lines: int, directory: bytes, worker: Worker, trouble: Say) -> None:
+        """lines: of output per record.  directory: where jobs run.  Raises Problem."""
+        self.path, self.lines, self.directory, self.worker, self.trouble = path, lines, directory, worker, trouble
+        self.size = (1 + lines) * (self.WIDTH + 1)      # of a record
         self.records: dict[Run, Record] = {}
-
-    @classmethod
-    def size(cls, lines: int) -> int:
-        """The bytes of a record."""
-        return (1 + lines) * (cls.WIDTH + 1)
+        self.fd = open_record(path, os.O_RDWR)
+        if read_head(self.fd, path, 4) not in (b"", b".-> ", bytes(4)):     # NULs: the first record is yet to come
+            raise Problem(f"{path}: is not a log file (give another name)")
 
     def started(self, run: Run) -> None:
         record = self.records[run] = Record(deque(maxlen=self.lines))
@@ -3689,7 +3693,7 @@ class LastLines(Sink):
 
     def tick(self) -> None:
         for run, record in self.records.items():
-            if record.changed and self.store.worker.backlog < Writer.HIGH:      # else the file system does not answer
+            if record.changed and self.worker.backlog < Writer.HIGH:    # else the file system does not answer
                 self._write(run, record)
 
     def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
@@ -3697,32 +3701,15 @@ class LastLines(Sink):
 
     def _write(self, run: Run, record: Record) -> None:
         record.changed = False
-        lines = [b".-> %s (in %s)" % (run.job.command, self.directory), *record.lines]
+        lines = [b".-> %s (in %s)" % (run.job.command, run.directory or self.directory), *record.lines]
         lines += [b""] * (1 + self.lines - len(lines))
-        self.store.put(run.job, b"".join(fit(line, self.WIDTH) + b"\n" for line in lines))
+        if run.job.ordinal:                 # else nobody has counted the jobs above it
+            data = b"".join(fit(line, self.WIDTH) + b"\n" for line in lines)
+            self.worker.post(self._store, (run.job.ordinal - 1) * self.size, data, size=self.size)
 
-
-class LogFile:
-    """The log file: record k, of the job with the ordinal k, is at a fixed place.
-
-    Hosts share the file.  On NFS a page is written back whole, with old neighbours in it, unless a lock is held:
-    so each record is locked while it is written.
-    """
-
-    def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
-        """Raises Problem."""
-        self.path, self.worker, self.trouble = path, worker, trouble
-        self.fd = open_record(path, os.O_RDWR)
-        if read_head(self.fd, path, 4) not in (b"", b".-> ", bytes(4)):     # NULs: the first record is yet to come
-            raise Problem(f"{path}: is not a log file (give another name)")
-
-    def put(self, job: Job, data: bytes) -> None:
-        if job.ordinal:                     # else nobody has counted the jobs above it
-            self.worker.post(self._store, (job.ordinal - 1) * len(data), data, size=len(data))
-
-    def get(self, job: Job, size: int) -> bytes:
-        """A job's record, of so many bytes.  Raises OSError.  In the worker's thread."""
-        return os.pread(self.fd, size, (job.ordinal - 1) * size) if job.ordinal else b""
+    def get(self, job: Job) -> bytes:
+        """A job's record.  Raises OSError.  In the worker's thread."""
+        return os.pread(self.fd, self.size, (job.ordinal - 1) * self.size) if job.ordinal else b""
 
     def _store(self, at: int, data: bytes) -> None:
         try:
@@ -5257,7 +5244,8 @@ class Program:
         self.worker = Worker(network or any(find_mount(path).network for path in paths if path), self.relieved)
         trouble = functools.partial(self.in_loop, self._trouble)
         incomplete = functools.partial(self.in_loop, self.tally.incomplete.add)
-        return (LogFile(options.logfile, self.worker, trouble) if options.logfile else None,
+        return (LogFile(options.logfile, options.loglines, self.directory, self.worker, trouble)
+                if options.logfile else None,
                 OutDir(options.outdir, self.worker, trouble, incomplete) if options.outdir else None,
                 JobLog(options.joblog, self.worker, trouble) if options.joblog else None)
 
@@ -5524,11 +5512,7 @@ class App(RunnerProgram):
 
     async def work(self) -> int:
         """Run the jobs of the file."""
-        log, outdir, joblog = self.stores
-        sinks = self.console(with_output=not log)
-        if log:
-            sinks.append(LastLines(log, self.options.loglines, self.directory))
-        sinks += filter(None, (outdir, joblog))
+        sinks = [*self.console(with_output=not self.stores[0]), *filter(None, self.stores)]
         jobs = FileJobs(self._cursor(), self.worker, self.taker)
         self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)

@@ -315,7 +315,7 @@ class Insiders(Attack):
 
     def reports(self, key: str) -> List[Message]:
         """What can be said about a job, its end last."""
-        changes = dict(output=dict(data="x" * runmaker4.LastLines.size(3)), finish=dict(state="!", how="exit 1"))
+        changes = dict(output=dict(data="x" * (4 * (runmaker4.LogFile.WIDTH + 1))), finish=dict(state="!", how="exit 1"))
         kinds = "begin", "output", "end", "finish"
         return [{**report, "id": key, **changes.get(report["type"], {})} for report in FROM_CLIENT
                 if report["type"] in kinds]

@@ -461,9 +461,8 @@ class RecordsInMemory(FileCase):
     """The record of a job holds no more than the log file shows, however long the lines are."""
 
     def test_long_lines_are_cut_before_they_are_kept(self) -> None:
-        file = runmaker4.LogFile(str(self.path), runmaker4.Worker(threaded=False), self.fail)
-        self.addCleanup(os.close, file.fd)
-        log = runmaker4.LastLines(file, 100, b"/")
+        log = runmaker4.LogFile(str(self.path), 100, b"/", runmaker4.Worker(threaded=False), self.fail)
+        self.addCleanup(os.close, log.fd)
         run = a_run()
         run.job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
         log.started(run)

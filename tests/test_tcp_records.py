@@ -273,6 +273,22 @@ class WhileJobsRun(RecordsCase):
                           f'+ status (WHO): exit 0 "{command}"')
         self.assertEqual(self.files(), {"1.out": b"first\nsecond\n", "1.err": b"part "})
 
+    def test_the_record_goes_on_when_the_client_has_come_back_to_the_same_server(self):
+        self.jobs(f"echo first; until [ -e go ]; do sleep 0.02; done; echo second; {WAITING}")
+        proxy = Proxy(self.start_server(*KEPT).port)
+        self.addCleanup(proxy.close)
+        client = self.start_client(proxy, "-q", "--name", "alice")
+        wait_until(lambda: (self.dir / "outputs").exists() and b"): first" in self.read("outputs"), what="the record")
+        proxy.cut()
+        self.wait_said(client, "trying again")
+        proxy.mend()
+        self.wait_said(client, "connected again")
+        self.write("", "go")
+        wait_until(lambda: b"): second" in self.read("outputs"), what="the record shows what is printed now")
+        self.assertEqual(self.states(), "r")
+        self.open_gate()
+        self.assertEqual(self.finish(client).code, 0)
+
     def test_a_client_whose_directory_is_gone_has_records_that_name_it(self):
         place = self.dir / "gone"
         place.mkdir()

@@ -284,9 +284,8 @@ class LogRecords(FileCase):
 
     def record(self, chunks: List[Tuple[int, bytes]], lines: int = 3) -> List[bytes]:
         """The record of a job that printed this (0: stdout, 1: stderr), without the blanks at the ends of its lines."""
-        file = runmaker4.LogFile(str(self.path), runmaker4.Worker(threaded=False), self.fail)
-        self.addCleanup(os.close, file.fd)
-        log = runmaker4.LastLines(file, lines, os.getcwdb())
+        log = runmaker4.LogFile(str(self.path), lines, os.getcwdb(), runmaker4.Worker(threaded=False), self.fail)
+        self.addCleanup(os.close, log.fd)
         run = a_run()
         log.started(run)
         for number, data in chunks:
