@@ -80,8 +80,8 @@ import runmaker4
 from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS, Account,
                        Channel, Console, Cursor, Ending, Failures, Job, JobFile, JobLog, JobSettings, Line, Link,
                        LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program,
-                       Round, Run, Say, Scan, Shifted, Slot, Stall, StallReporter, Stream, Taker, Takers, WireError,
-                       Worker, Writer, add_background, add_max_failed, add_records, all_taken, boottime,
+                       Round, Run, Say, Scan, Shell, Shifted, Slot, Stall, StallReporter, Stream, Taker, Takers,
+                       WireError, Worker, Writer, add_background, add_max_failed, add_records, all_taken, boottime,
                        check_companion, check_job_file, check_mount, command_fault, duration, fork_quietly,
                        hold_signals, human_time, is_free, leave, lines_of, lock, make_token, name_lines,
                        open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines, reason, row,
@@ -724,15 +724,6 @@ def remember(keys: OrderedDict[str, None], key: str, most: int) -> None:
         keys.popitem(last=False)            # of a dict that would take longer and longer
 
 
-@dataclass(eq=False)
-class RemoteShell:
-    """The shell of a client's job, as sinks want it."""
-    pid: int
-    mark: bytes
-    cpu: float | None = None            # see runmaker4.Shell
-    memory: int | None = None
-
-
 class Records:
     """Feeds the sinks of the server (its files and its console) with what clients tell of their runs."""
 
@@ -777,7 +768,7 @@ class Records:
         self.abandon(grant)
         run = grant.run = Run(
             grant.job, [Slot(message.text("slot", 255))], to_bytes(printable(client.name)), message.real("time"),
-            shell=RemoteShell(pid, to_bytes(message.text("mark", 512))) if pid else None,
+            shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
             streams=(Stream(b"stdout", -1, size), Stream(b"stderr", -1, size)),
             sinks=[*filter(None, (self.joblog, *of_output))], directory=client.directory)
         for sink in run.sinks:

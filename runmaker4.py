@@ -2982,17 +2982,12 @@ DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {sign
 
 @dataclass(eq=False, repr=False)
 class Shell:
-    """The shell of a running job."""
+    """The shell of a running job; at a server, of a client's."""
     pid: int
     mark: bytes
-    ended: asyncio.Future[int]      # its wait status (waitpid(2))
-    usage: resource.struct_rusage | None = None     # what it and all that it waited for have used, once it has ended
-    memory: int | None = None       # their peak, in bytes; None: not known
-
-    @property
-    def cpu(self) -> float | None:
-        """CPU seconds, user and system; None: not known."""
-        return round(self.usage.ru_utime + self.usage.ru_stime, 3) if self.usage else None
+    ended: asyncio.Future[int] | None = None        # its wait status (waitpid(2)); None: it is a client's
+    cpu: float | None = None        # seconds that it and all that it waited for have used, user and system
+    memory: int | None = None       # their peak, in bytes; None, both: not known, or not yet
 
 
 class ProcessTable:
@@ -3140,7 +3135,8 @@ class Processes:
                 pid, status, usage = ended
                 shell = self.running.pop(pid, None)
                 if shell and not shell.ended.done():    # else: a child of what this process was before execve(2)
-                    shell.usage, own = usage, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                    shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
+                    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                     if usage.ru_maxrss > own:           # else it may be ours: execve(2) counts what was there before
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     shell.ended.set_result(status)

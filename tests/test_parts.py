@@ -85,7 +85,7 @@ class ProcessTrees(unittest.TestCase):
         return table
 
     def tree(self, table: runmaker4.ProcessTable, pid: int, mark: bytes) -> List[int]:
-        return list(table.tree(runmaker4.Shell(pid, mark, None)))
+        return list(table.tree(runmaker4.Shell(pid, mark)))
 
     def now(self, pid: int, mark: bytes) -> List[int]:
         """The tree in today's table."""

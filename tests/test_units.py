@@ -15,7 +15,7 @@ import runwait4
 from tests.test_format import BOM, parse
 
 JOB = runmaker4.Job(number=7, ordinal=2, offset=0, state=b".", text=b" CMD")
-SHELL = runmaker4.Shell(601, b"", None)
+SHELL = runmaker4.Shell(601, b"")
 
 
 def job_file(random_: random.Random, lines: int = 40) -> bytes:
