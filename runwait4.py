@@ -29,7 +29,7 @@ import threading
 import time
 import zlib
 from array import array
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
@@ -877,17 +877,6 @@ class HostStats:
         if run.memory is not None and (self.memory is None or run.memory > self.memory):
             self.memory = run.memory
 
-    @classmethod
-    def sum(cls, parts: Collection[HostStats]) -> HostStats:
-        """What the runs of all these hosts took."""
-        whole = cls()
-        for part in parts:
-            whole.seconds += part.seconds
-            whole.cpu += part.cpu
-            whole.cpu_seconds += part.cpu_seconds
-        whole.memory = max((part.memory for part in parts if part.memory is not None), default=None)
-        return whole
-
     def row(self, name: str) -> tuple[str, ...]:
         return (name, str(len(self.seconds)), *map(took, quantiles(self.seconds)),
                 f"{100 * self.cpu / self.cpu_seconds:.0f}%" if self.cpu_seconds else "-",
@@ -896,19 +885,18 @@ class HostStats:
 
 def tell_stats(outdir: str, path: str | None) -> None:
     """Print what runs took, per host and in all.  Raises Problem."""
-    journal, hosts = Journal(outdir, say), {}
+    journal, hosts, whole = Journal(outdir, say), defaultdict(HostStats), HostStats()
     with journal.file:
         if path is not None:
             check_journal(journal, path)
         for run in journal.runs(no_start):
-            if run.host not in hosts:
-                hosts[run.host] = HostStats()
             hosts[run.host].add(run)
+            whole.add(run)
     if not hosts:
         raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
     rows = [("host", "runs", "median", "90%", "longest", "CPU", "memory")]
     rows += [hosts[host].row(host) for host in sorted(hosts)]
-    for line in table([*rows, HostStats.sum(hosts.values()).row("in all")], width(), right=range(1, 7)):
+    for line in table([*rows, whole.row("in all")], width(), right=range(1, 7)):
         put(os.fsencode(f"{line}\n"))
 
 
@@ -960,12 +948,20 @@ class Spans:
 
     def __init__(self) -> None:
         self.began, self.took = array("q"), array("q")
+        self.runs_of: dict[tuple[str, str], array[int]] = {}        # by host and slot, "" where nobody knows the slot
 
-    def add(self, began: float, seconds: float) -> None:
-        self.began.append(round(began * 1e6))
+    def add(self, run: Run, seconds: float) -> None:
+        self.runs_of.setdefault((run.host, run.slot), array("q")).append(len(self.began))
+        self.began.append(round(run.began * 1e6))
         self.took.append(round(seconds * 1e6) or 1)
 
-    def tracks(self, runs: Sequence[int]) -> list[array[int]]:
+    def slots(self) -> Iterator[tuple[str, str, array[int]]]:
+        """Host, name and runs of each slot, in order."""
+        for host, slot in sorted(self.runs_of, key=lambda names: [natural(name) for name in names]):
+            for number, runs in enumerate(self._tracks(self.runs_of[host, slot]), 1):
+                yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
+
+    def _tracks(self, runs: Sequence[int]) -> list[array[int]]:
         """Runs, by number, on tracks, each on the first that is free when it begins; in the order of their beginning.
 
         runs: the last of the log first.  Of two that overlap by rounding, the earlier one is cut short, by less than
@@ -995,13 +991,6 @@ def natural(name: str) -> list[tuple[int, str]]:
             for part in re.split("([0-9]+)", name)]
 
 
-def slots(spans: Spans, runs_of: dict[tuple[str, str], array[int]]) -> Iterator[tuple[str, str, array[int]]]:
-    """Host, name and runs of each slot, in order.  runs_of: by host and slot, "" where nobody knows the slot."""
-    for host, slot in sorted(runs_of, key=lambda names: [natural(name) for name in names]):
-        for number, runs in enumerate(spans.tracks(runs_of[host, slot]), 1):
-            yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
-
-
 class Timeline:
     """The runs of a log as trace events.  It keeps times and tracks; the rest is read once more for the events.
 
@@ -1013,12 +1002,10 @@ class Timeline:
 
     def __init__(self, log: Log) -> None:
         """Raises Problem."""
-        self.log, self.spans = log, Spans()
-        runs_of: dict[tuple[str, str], array[int]] = {}
-        for number, run in enumerate(self.log.runs(no_start)):
-            self.spans.add(run.began, run.seconds)
-            runs_of.setdefault((run.host, run.slot), array("q")).append(number)
-        self.slots = list(slots(self.spans, runs_of))
+        self.log, spans = log, Spans()
+        for run in log.runs(no_start):
+            spans.add(run, run.seconds)
+        self.slots, self.took = list(spans.slots()), spans.took
 
     def write(self, file: BinaryIO) -> None:
         """Write all as JSON, an event per line.  Raises OSError, Problem."""
@@ -1029,7 +1016,7 @@ class Timeline:
         file.write(b"\n]}\n")
 
     def _events(self) -> Iterator[dict[str, Any]]:
-        tid_of, pid_of, pids = array("q", self.spans.took), array("q"), {}
+        tid_of, pid_of, pids = array("q", self.took), array("q"), {}
         for tid, (host, slot, runs) in enumerate(self.slots, 1):
             if host not in pids:
                 pids[host] = tid
@@ -1038,7 +1025,7 @@ class Timeline:
             yield from self._names("thread", f"slot {printable(slot)}", pids[host], tid, tid - pids[host] + 1)
             for run in runs:
                 tid_of[run] = tid
-        for tid, took, run in zip(tid_of, self.spans.took, self.log.runs(no_start)):
+        for tid, took, run in zip(tid_of, self.took, self.log.runs(no_start)):
             yield self._event(pid_of[tid - 1], tid, took, run)
 
     @staticmethod
@@ -1176,12 +1163,10 @@ class Pictures:
     def __init__(self, runs: Sequence[Run], last: float) -> None:
         """last: seconds since 1970, until when what runs is drawn."""
         self.runs, self.spans = runs, Spans()
-        runs_of: dict[tuple[str, str], array[int]] = {}
-        for number, run in enumerate(runs):
+        for run in runs:
             seconds = run.seconds if run.seconds is not None else max(0.0, last - run.began) * (run.state == "r")
-            self.spans.add(run.began, seconds)
-            runs_of.setdefault((run.host, run.slot), array("q")).append(number)
-        self.slots = list(slots(self.spans, runs_of))
+            self.spans.add(run, seconds)
+        self.slots = list(self.spans.slots())
         self.first = min(self.spans.began, default=round(last * 1e6))
         self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
 
