@@ -54,7 +54,6 @@ if __name__ == "__main__":      # as in runmaker4.py
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
-import array
 import asyncio
 import contextlib
 import errno
@@ -290,16 +289,6 @@ class ServedFile(JobFile):
 TAKING_BACK = Taker("")             # of a line whose client is not known yet
 
 
-@contextlib.contextmanager
-def second_description(fd: int) -> Iterator[int]:
-    """The same open file once more: locks on fd keep others out, and this is another.  Raises OSError."""
-    other = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield other
-    finally:
-        os.close(other)
-
-
 # ======== The keeper ==================================================================================================
 #
 # It is told things over a socket pair, whose end tells it that the server has died; then it waits --grace for the next
@@ -351,8 +340,8 @@ class Keeper:
             if not self._needed():
                 self.deadline = None
                 return False
-        if self.listener.fileno() in found and self._receive_visitor(self.deadline is not None):
-            self.deadline = None
+        if self.listener.fileno() in found:
+            self._receive_visitor()
         return True
 
     def _needed(self) -> bool:
@@ -360,8 +349,8 @@ class Keeper:
         if self.locks < 0:
             return False
         try:
-            with second_description(self.locks) as other:
-                return not is_free(other, 0, JobFile.GUARD)
+            with open(f"/proc/self/fd/{self.locks}", "rb") as other:    # another description: locks keep it out
+                return not is_free(other.fileno(), 0, JobFile.GUARD)
         except OSError:                 # the file system has trouble: better held for nothing than let go
             return True
 
@@ -380,19 +369,18 @@ class Keeper:
             self.grace = float(grace)
         return bool(data)
 
-    def _receive_visitor(self, free: bool) -> bool:
-        """Hand the descriptor to a new server if the old one is dead; whether there is a new one now."""
+    def _receive_visitor(self) -> None:
+        """Hand the descriptor to a new server if the old one is dead: that lives from now on."""
         visitor, _ = self.listener.accept()
         with contextlib.suppress(OSError):
             if same_user(visitor):
-                if free and self.locks >= 0:
+                if self.deadline is not None and self.locks >= 0:
                     socket.send_fds(visitor, [self.KEPT], [self.locks])
                     self.life.close()
-                    self.life = visitor
-                    return True
+                    self.life, self.deadline = visitor, None
+                    return
                 visitor.send(self.BUSY + self.server)
         visitor.close()
-        return False
 
 
 class KeeperLink:
@@ -502,8 +490,7 @@ class KeeperLink:
     def _send(self, data: bytes, *fds: int) -> None:
         if self.life:
             with contextlib.suppress(OSError):          # it has died, which will be noticed
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-                self.life.sendmsg([data], rights)
+                socket.send_fds(self.life, [data], fds) if fds else self.life.send(data)
 
 
 # ======== Clients and their connections ===============================================================================
