@@ -5840,7 +5840,7 @@ class Link:
                 self.loop.call_soon(self.flush)
 
     def post(self, message: dict[str, Any]) -> bool:
-        """Send a message within two milliseconds, together with others; False if it is too late for any."""
+        """Send a message within 20 milliseconds, together with others; False if it is too late for any."""
         if self.ended or self.transport.is_closing():
             return False                    # the connection is being lost, which will be dealt with
         self.channel.send(message)
