@@ -4980,8 +4980,13 @@ def detach(ready: int) -> None:
     os.close(ready)
 
 
-def write_pid(path: str, fd: int) -> None:
-    """Write our number to the pid file.  Raises Problem."""
+def write_pid(path: str, fd: int, say: Say) -> None:
+    """Write our number to the pid file, and name the process of ours that stood there, if it lives.  Raises Problem."""
+    before = os.fsdecode(read_head(fd, path, 20).strip())
+    if before.isdecimal():
+        with contextlib.suppress(OSError), open(f"/proc/{before}/cmdline", "rb") as words:      # it is gone, as a rule
+            if b"runmaker4" in words.read():
+                say(f"{path} named process {before}, which lives on (kill {before} stops it)")
     try:
         os.ftruncate(fd, 0)
         write_all(fd, b"%d\n" % os.getpid())
@@ -5253,11 +5258,11 @@ class Program:
         """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
         options = self.options
         errors = open_record(options.errors, os.O_WRONLY | os.O_APPEND) if options.errors else -1
-        pidfile = open_record(options.pidfile, os.O_WRONLY) if options.pidfile else -1
+        pidfile = open_record(options.pidfile, os.O_RDWR) if options.pidfile else -1
         hold_signals()
         ready = go_into_background() if options.daemon else -1
         if pidfile >= 0:
-            write_pid(options.pidfile, pidfile)
+            write_pid(options.pidfile, pidfile, self.say)
         if errors >= 0:
             os.dup2(errors, 2)              # only now: errors at the start go to our parent's stderr
         if ready >= 0:

@@ -128,12 +128,15 @@ class HiredAndFired(WorkerCase):
         self.assertEqual(self.states(), "dd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_the_pid_file_of_a_successor_stays_when_a_worker_leaves(self):
+    def test_who_stands_in_the_pid_file_and_lives_is_named_and_the_file_stays_its_successors(self):
         self.write(f". {WAITING}\n")
         first = self.hire()
         self.wait_up(1)
         os.kill(first, signal.SIGHUP)
-        second = self.hire()                            # with the same pid file
+        ended = self.run_script(RUNMAKER, "-d", "--follow", "--pidfile", "pid.1", "--errors", "errors", "runs.txt")
+        said = f"runmaker4.py: runs.txt: pid.1 named process {first}, which lives on (kill {first} stops it)\n"
+        self.assertEqual((ended.code, ended.err.decode()), (0, said))
+        second = int(self.read("pid.1"))
         self.open_gate()
         wait_until(lambda: not alive(first), what="the first worker has left")
         self.assertEqual((int(self.read("pid.1")), self.states()), (second, "d"))
