@@ -35,7 +35,7 @@ from typing import Callable, Iterable, Iterator, Sequence
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, LONGEST_COMMAND, NEW, NO_DIRECTIVE, NO_JOB,
                        RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Scan, Shifted, add_help,
                        append_locked, check_companion, check_lines, check_mount, command_fault, duration, first_line,
-                       is_look_alike, is_utf16, keep_trying, leave, lines_of, lock, open_job_file, parse_settings,
+                       is_look_alike, is_utf16, keep_trying, leave, lock, open_job_file, parse_settings,
                        plural, printable, put_lines, quote, reason, run_main, says, show, taken, warn, when_used,
                        whole_number, write_all)
 
@@ -324,9 +324,10 @@ def anew(file: JobFile, command: bytes) -> bytes:
 STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
 
 
-def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
+def cancel_line(file: JobFile, line: Line, equal: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
     """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether somebody runs it.
 
+    equal: all lines of its command.  Of these orphans become e first: else the job would be taken for one of them.
     Raises OSError; ESTALE: the file was replaced.
     """
     with file.door(line.command) as opened:
@@ -335,9 +336,9 @@ def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
             raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
         found = file.state_at(fd, line)
         runs = found == RUNNING and not file.is_orphan(line)
-        for other in lines_of(fd, file.start, {line.command}) if runs else ():
-            if other.state == RUNNING and other.number != line.number and file.is_orphan(other):
-                file.write(fd, other, ERROR)    # else the job that is cancelled would be taken for that line's
+        for other in equal if runs else ():
+            if other.state == RUNNING and other.offset != line.offset and file.is_orphan(other):
+                file.write(fd, other, ERROR)
         if found in (NEW, RUNNING):
             file.write(fd, line, HELD)
         return found, runs
@@ -349,9 +350,11 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
     A job that ends at this moment may have its result first: then that stands, and is said.  Raises OSError.
     """
     met, waiting = set(), []
+    lines = file.by_command({line.command for line in selected(options, file) if line.state == RUNNING})
     for line in selected(options, file):
         met.add(line.number)
-        found, runs = cancel_line(file, line) if line.state in (NEW, RUNNING) else (line.state, False)
+        found, runs = (cancel_line(file, line, lines.get(line.command, ())) if line.state in (NEW, RUNNING) else
+                       (line.state, False))
         if found == RUNNING and not runs:
             file.say(f"line {line.number}: is r, but nobody runs it (its runner or host died); it is x now")
         if found in (NEW, RUNNING):
