@@ -32,7 +32,7 @@ SILENT = 200
 ROUNDS = 50_000 if ALL else 5_000 if FULL else 280      # of garbage
 STATUSES = 200 if ALL else 40 if FULL else 0            # of garbage, which are asked for one by one
 MEMORY = 80                             # MB that a server or client may have at the most
-GRACE = 0.3                             # seconds; so that what insiders leave behind is soon over
+GRACE = 0.6                             # seconds; so that what insiders leave behind is soon over
 Message = Dict[str, Any]
 
 
