@@ -35,9 +35,9 @@ from typing import Callable, Iterable, Iterator, Sequence
 from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, LONGEST_COMMAND, NEW, NO_DIRECTIVE, NO_JOB,
                        RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Scan, Shifted, add_help,
                        append_locked, check_companion, check_lines, check_mount, command_fault, duration, first_line,
-                       is_look_alike, is_utf16, keep_trying, leave, lock, open_job_file, parse_settings,
-                       plural, printable, put_lines, quote, reason, run_main, says, show, taken, warn, when_used,
-                       whole_number, write_all)
+                       is_look_alike, is_utf16, keep_trying, leave, lock, open_job_file, parse_settings, plural,
+                       printable, put_lines, quote, reason, run_main, says, show, taken, warn, when_used, whole_number,
+                       write_all)
 
 configparser, difflib, subprocess, tempfile = map(when_used, ("configparser", "difflib", "subprocess", "tempfile"))
 
@@ -279,9 +279,9 @@ def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
     """Hold the selected jobs, also those that a dead host still locks, and append their commands anew.
 
     In this order, so that no job runs twice whatever happens.  They keep their settings.  All of it under the append
-    lock of one file.  On a file system of one host no dead host has a lock: so unless forced, a job that runs is refused
-    there, and one that runs though its line says something else is added as the same command, which waits for its end.
-    Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
+    lock of one file.  On a file system of one host no dead host has a lock: so unless forced, a job that runs is
+    refused there, and one that runs though its line says something else is added as the same command, which waits for
+    its end.  Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
     """
     force = options.force or file.network
     with appending(file, make=False) as fd:
@@ -324,10 +324,10 @@ def anew(file: JobFile, command: bytes) -> bytes:
 STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
 
 
-def cancel_line(file: JobFile, line: Line, equal: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
+def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
     """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether somebody runs it.
 
-    equal: all lines of its command.  Of these orphans become e first: else the job would be taken for one of them.
+    running: the lines `r` of its command.  Of these orphans become e first: else its job would be taken for theirs.
     Raises OSError; ESTALE: the file was replaced.
     """
     with file.door(line.command) as opened:
@@ -336,8 +336,8 @@ def cancel_line(file: JobFile, line: Line, equal: Iterable[Line] = ()) -> tuple[
             raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
         found = file.state_at(fd, line)
         runs = found == RUNNING and not file.is_orphan(line)
-        for other in equal if runs else ():
-            if other.state == RUNNING and other.offset != line.offset and file.is_orphan(other):
+        for other in running if runs else ():
+            if other.offset != line.offset and file.is_orphan(other):
                 file.write(fd, other, ERROR)
         if found in (NEW, RUNNING):
             file.write(fd, line, HELD)
@@ -350,10 +350,12 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
     A job that ends at this moment may have its result first: then that stands, and is said.  Raises OSError.
     """
     met, waiting = set(), []
-    lines = file.by_command({line.command for line in selected(options, file) if line.state == RUNNING})
+    running = defaultdict(list)
+    for line in file.lines(RUNNING):
+        running[line.command].append(line)
     for line in selected(options, file):
         met.add(line.number)
-        found, runs = (cancel_line(file, line, lines.get(line.command, ())) if line.state in (NEW, RUNNING) else
+        found, runs = (cancel_line(file, line, running.get(line.command, ())) if line.state in (NEW, RUNNING) else
                        (line.state, False))
         if found == RUNNING and not runs:
             file.say(f"line {line.number}: is r, but nobody runs it (its runner or host died); it is x now")
