@@ -65,8 +65,8 @@ import os
 import re
 import resource
 import secrets
-import shlex
 import select
+import shlex
 import socket
 import stat
 import struct
@@ -1660,21 +1660,20 @@ class Sessions:
 
     async def _adopt(self, locks: int) -> list[Job] | None:
         """The lines that are locked on this descriptor, now held here; None: they cannot be."""
-        said, end = "", self.loop.time() + Cursor.TROUBLE
+        said, end = False, self.loop.time() + Cursor.TROUBLE
         while not self.server.over.done():
             try:
                 return await self.worker.call(self.file.adopt, locks)
             except OSError as error:
-                fault = reason(error)
                 if error.errno == errno.ESTALE or self.loop.time() > end:
                     with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
                         unlock(locks, 0, JobFile.GUARD)         # also for the keeper, which has a copy
                     os.close(locks)
-                    self.say(f"{fault}; the lines of the server before cannot be taken over")
+                    self.say(f"{reason(error)}; the lines of the server before cannot be taken over")
                     return None
-            if not said:
-                self.say(f"{fault}; trying again")
-            said = fault
+                if not said:
+                    self.say(f"{reason(error)}; trying again")
+            said = True
             await asyncio.sleep(0.1)
         self.abandoned = True
         return None

@@ -193,8 +193,8 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {text}"
 
 
-# The program that is named to who gives an option to another one: over TCP the one at the other end, else the first that
-# has it.  tests/test_options.py knows whether any is missing.
+# The program that is named to who gives an option to another one: over TCP the one at the other end, else the first
+# that has it.  tests/test_options.py knows whether any is missing.
 OTHER_END = {"runmaker4-server.py": "runmaker4-client.py", "runmaker4-client.py": "runmaker4-server.py"}
 OPTIONS = {
     "runmaker4.py": "--daemon --dry-run --errors --follow --jobs --joblog --keep-order --kill-after "
@@ -460,8 +460,8 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
 # ---- companions ------------------------------------------------------------------------------------------------------
 #
 # A companion is a file `.NAME.lock` beside the real file NAME, which no editor knows, writes or replaces.  Nothing is
-# written there: its bytes are locked, and its length counts who has claimed lines.  A job file's has a row of 2^16 bytes
-# for each command, at a place made from the command's text.
+# written there: its bytes are locked, and its length counts who has claimed lines.  A job file's has a row of 2^16
+# bytes for each command, at a place made from the command's text.
 
 SEATS = (1 << 16) - 1               # seats of a row; the byte behind them is its door
 

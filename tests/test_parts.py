@@ -397,7 +397,6 @@ class LinesOfADeadServer(JobFileCase):
         self.assertEqual([job.offset for job in jobs], [0])
         self.assertEqual([file.is_orphan(line) for line in file.lines(b"r")], [False, True, False])
 
-
     def test_a_line_of_another_runner_is_not_among_them_where_its_own_is_r_no_more(self) -> None:
         self.path.write_bytes(b"d echo\nr echo\n")
         other = runmaker4.open_companion(str(self.path))

@@ -1067,7 +1067,8 @@ class FromNetJobs(GroupCase):
         ended = self.finish(server, 30)
         self.assertEqual((ended.code, self.states()), (1, "!edd"), ended.err)
         for said in (self.finish(client).err.splitlines()[-1] for client in clients):
-            self.assertIn(b"; run lines of groups again: on 127.0.0.1, runset4.py --set=. '--state=!e' runs.txt 4-6", said)
+            self.assertIn(b"; run lines of groups again: on 127.0.0.1, runset4.py --set=. '--state=!e' runs.txt 4-6",
+                          said)
         command = ended.err.decode().rpartition("; run lines of groups again: ")[2]
         self.assertEqual((self.run_script("/bin/sh", "-c", command).code, self.states()), (0, "..dd"))
         self.assertEqual(len(self.ran()), 4)
