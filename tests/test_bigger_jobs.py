@@ -178,11 +178,11 @@ class BigJobs(TcpCase):
         self.assertIn(b"1 new", ended.err)
 
     def test_clients_do_as_runners_do(self) -> None:
-        self.write(f". until [ -e both ]; do sleep 0.02; done; {NAMES}\n#RUN slots=3\n. {NAMES}\n#RUN\n. {NAMES}\n"
-                   f"#RUN slots=2\n. {NAMES}\n. {NAMES}\n")
+        job = f". until [ -e both ]; do sleep 0.02; done; {NAMES}\n"       # each client has one until both are there
+        self.write(f"{job}#RUN slots=3\n{job}#RUN\n{job}#RUN slots=2\n{job}{job}")
         server = self.start_server("--exit-when-done")
         clients = [self.start_client(server, f"-j{number}", "--name", f"c{number}") for number in (2, 3)]
-        self.wait_clients(server, 2)            # who comes after all is done waits for another server
+        self.wait_clients(server, 2)            # who came after all was done would wait for another server
         self.write("", "both")
         for program in (*clients, server):
             self.assertEqual(self.finish(program).code, 0)
