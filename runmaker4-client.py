@@ -197,6 +197,7 @@ class Event:
 class RemoteJob(Job):
     """A job of the server's."""
     key: str = ""
+    mark: str = ""                      # of its last run that the server was told of
     result: bytes | None = None         # the server is being told
     told: list[Event] = field(default_factory=list)     # acknowledged ones that another server would have to know
 
@@ -264,7 +265,7 @@ class Connection:
         self.over = False                           # the server has left for good
         self.ever = False                           # there was a connection once
         self.file = ""                              # the server's
-        self.refused = False                        # the last attempt was
+        self.refused = False                        # somebody at the server's port has refused us, which was said
         self.down_since = boottime()
         self.grace = 60.0
         self.jobs: dict[str, RemoteJob] = {}        # that we have, but for the ones that wait:
@@ -333,7 +334,7 @@ class Connection:
         await self.something_to_end.wait()
         self.something_to_end.clear()
         to_end, self.to_end = self.to_end, {}
-        return to_end
+        return {job: cause for job, cause in to_end.items() if job.result is None}      # else it has just ended
 
     async def leave(self, runner: Runner) -> Account | None:
         """Once no job runs any more: have all results at the server, and part; what its file holds, if it can tell."""
@@ -501,20 +502,23 @@ class Connection:
     async def stay_connected(self, sock: socket.socket | None, channel: Channel | None) -> None:
         """Connect, and again whenever the connection is lost, until that is given up.  sock: a first connection.
 
-        Raises Problem if the first server that there is does not want us: waiting will not mend that.
+        A refusal comes from somebody who has not proved that he knows the token: after a crash another user's server
+        may have the port.  So it ends neither jobs nor the waiting for our server.  Raises Problem if we never had one.
         """
         pause = 0.1
         while not self.over and not self.failed:
+            refused = False
             try:
                 link = await self._connect(sock, channel)
                 why = await self._use(link)
-                if isinstance(link.channel.broken, Refused) and not self.ever:
+                refused = isinstance(link.channel.broken, Refused)
+                if refused and not self.ever:
                     raise Problem(f"{self.options.server}: {why}")
                 pause = 0.1 if link is self.link else pause
             except (OSError, asyncio.TimeoutError) as error:
                 why = no_server(self.options, error)
             sock = None
-            self._note_loss(why)
+            self._note_loss(why, refused)
             if self.over or self._given_up(why):
                 return
             await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._left()))    # or all would come at once
@@ -550,7 +554,6 @@ class Connection:
             elif now - made > min(runmaker4.HANDSHAKE, self._left()):
                 link.drop("no answer")
         broken = link.channel.broken
-        self.refused = str(broken) == "wrong token"
         return refusal(broken) if isinstance(broken, Refused) else link.gone.result()
 
     def greet(self, link: ServerLink) -> None:
@@ -558,20 +561,21 @@ class Connection:
         for job in self.jobs.values():              # one by one: a command may fill a message
             link.send(type="have", jobs=[dict(
                 id=job.key, number=job.number, ordinal=job.ordinal, offset=job.offset, state=to_text(job.state),
-                text=to_text(job.text), result=job.result and to_text(job.result))])
+                text=to_text(job.text), run=job.mark, result=job.result and to_text(job.result))])
         self.told_slots = self.runner.in_service
         link.send(type="hello", client=self.id, name=to_text(self.program.host), pid=os.getpid(),
                   slots=self.told_slots, retry=to_text(self.program.retry), follow=self.options.follow,
                   directory=to_text(self.program.directory))
 
-    def _note_loss(self, why: str) -> None:
-        """Say once that there is no server; and when one is there that does not want us."""
+    def _note_loss(self, why: str, refused: bool) -> None:
+        """Say once that there is no server; and once what somebody says who is there and does not want us."""
         if self.link:
             self.link, self.down_since = None, boottime()
-        if not self.over and (not self.said or self.refused and why != self.said):
+        if not self.over and (not self.said or refused and not self.refused):
             running = f"; {plural(len(self.jobs), 'job')} not handed in yet" if self.jobs else ""
             self.say(f"{why}{running}; trying again")
             self.said = why
+            self.refused = refused
         for job in self.queue:
             if not job.settings.together:           # a group's job that we do not name is sent to us again
                 self._give_back(job)                # else a new server would not know that it was not begun
@@ -585,9 +589,8 @@ class Connection:
         self.asked.clear()
 
     def _limit(self) -> float:
-        """Seconds without a server after which we give up.  A token that was changed will not be right again."""
-        limit = EVER if self.options.give_up is None else self.options.give_up
-        return min(limit, self.grace) if self.refused else limit
+        """Seconds without a server after which we give up."""
+        return EVER if self.options.give_up is None else self.options.give_up
 
     def _left(self) -> float:
         """Seconds until we give up; at least enough to try."""
@@ -645,7 +648,8 @@ class Connection:
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
         """We are known: settle what has changed, send what was not acknowledged, and go on."""
-        grace, seen, window = max(message.real("grace"), 0.1), message.whole("seen"), message.whole("window")
+        grace = max(message.seconds("grace"), 0.1)
+        seen, window = message.whole("seen"), message.whole("window")
         lost, settled = message.items("lost", str), message.items("settled", str)
         file = printable(message.text("file", 1000))
         sinks = self._sinks(message)
@@ -690,7 +694,8 @@ class Connection:
         for item in message.objects("jobs"):
             job = RemoteJob(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
                             item.data("text"), key=item.text("id", 16),
-                            settings=JobSettings(timeout=item.duration("timeout"), together="?" * item.flag("group"),
+                            settings=JobSettings(timeout=item.seconds_or_none("timeout"),
+                                                 together="?" * item.flag("group"),
                                                  slots=item.whole("slots", 100_000)))
             if item.flag("hold"):
                 job.gate = Gate(functools.partial(self._tell_held, job))
@@ -710,22 +715,23 @@ class Connection:
 
     def _on_go(self, message: Message) -> None:
         """A job that is held may begin, at a time of our clock."""
-        job, at = self.jobs.get(message.text("id")), message.real("at")
+        job, at = self.jobs.get(message.text("id")), message.seconds("at")
         if job and job.gate:
             self.going[job] = at
             ahead = min(at - self.loop.time(), self.AHEAD)
             self.loop.call_later(max(ahead - self.LATE, 0.0), self._let_in, at)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
-        """A job shall be ended, or not begin."""
-        for job in list(self.queue):
-            if job.key == key:
-                self._return(job)
-        if key in self.jobs and cancelled:
-            self.to_end[self.jobs[key]] = "cancelled"
+        """A job shall be ended, or not begin.  The runner hears only of jobs that it has and that have not ended."""
+        waiting = next((job for job in self.queue if job.key == key), None)
+        job = self.jobs.get(key)
+        if waiting:
+            self._return(waiting)
+        elif job and job.result is None and cancelled:
+            self.to_end[job] = "cancelled"
             self.something_to_end.set()
-        elif key in self.jobs:
-            self.runner.end_job(self.jobs[key])
+        elif job and job.result is None:
+            self.runner.end_job(job)
 
     def _let_in(self, at: float) -> None:
         """Let those jobs begin that may at this time: timers are late by up to a millisecond, sleep is not.
@@ -819,6 +825,7 @@ class Telling(Sink):
 
     def _begin(self, run: Run) -> None:
         pid, mark = (run.shell.pid, to_text(run.shell.mark)) if run.shell else (0, "")
+        run.job.mark = mark
         self._tell(run, "begin", time=run.began, slot=run.slot.name, pid=pid, mark=mark, output=self.wants_output,
                    again=False)
 
@@ -847,7 +854,8 @@ class SlotNames(SlotFile):
     def _read(self) -> list[str]:
         names = super()._read()
         bad = next(filter(fault_of, names), "")
-        self._complain("form", bad and f"'{printable(bad)[:40]}' is left out: {fault_of(bad)}")
+        if names:                               # else an editor has just emptied the file: nothing new is known
+            self._complain("form", bad and f"'{printable(bad)[:40]}' is left out: {fault_of(bad)}")
         return [name for name in names if not fault_of(name)]
 
 
@@ -867,23 +875,29 @@ class ClientProgram(RunnerProgram):
             if fault_of(name):
                 raise Problem(f"{option}: no name: '{printable(name)[:40]}': {fault_of(name)} (give another one)")
         if self.slot_file:
-            self.slot_file = SlotNames(self.slot_file.path, self.slot_file.network, self.slot_file.say)
+            self.slot_file = SlotNames(self.slot_file.path, self.slot_file.mount, self.slot_file.say)
 
     def main(self) -> int:
         """Print a status, or run jobs; the exit status.  Raises Problem."""
         options = self.options
         if options.status:
-            return print_status(self)
+            code = print_status(self)
+            self._warn_of_token()
+            return code
         if self.slot_file:
             self.slot_file.prepare()
             self.worker = Worker(self.slot_file.network, self.relieved)
         allow_descriptors(32 + 4 * len(self.slots))
         self.find_wall_time()               # squeue may take longer than a server waits for us
         self.sock, self.channel = self._first_connection()
-        if options.token and HEX.fullmatch(options.token):
+        self._warn_of_token()
+        return super().main()
+
+    def _warn_of_token(self) -> None:
+        """Say that a token on the command line is seen by others."""
+        if self.options.token and HEX.fullmatch(self.options.token):
             self.say("others on this host see the token in the list of processes (give --token a file, or set "
                      "$RUNMAKER4_TOKEN)")
-        return super().main()
 
     def _first_connection(self) -> tuple[socket.socket | None, Channel | None]:
         """A connection, or none if one may still come.  Raises Problem."""
@@ -980,12 +994,14 @@ def gather_status(sock: socket.socket, channel: Channel) -> dict[str, Any]:
                 return status
             elif kind == "client" and status:
                 status["clients"].append(dict(
-                    name=message.text("name"), address=message.text("address"), pid=message.whole("pid"),
-                    slots=message.whole("slots"), seen=message.real("seen"), lost=message.flag("lost"), jobs=[]))
+                    name=message.text("name"), address=message.text("address"), pid=message.process("pid"),
+                    slots=message.whole("slots", 1_000_000), seen=message.seconds("seen"),
+                    lost=message.flag("lost"), jobs=[]))
             elif kind == "job" and status and status["clients"]:
-                since = None if message.fields.get("since") is None else message.real("since")
+                since = message.seconds_or_none("since")
                 status["clients"][-1]["jobs"].append(dict(
-                    line=message.whole("line"), command=message.text("command"), pid=message.whole("pid"), since=since))
+                    line=message.whole("line"), command=message.text("command"),
+                    pid=message.process("pid"), since=since))
             else:
                 raise WireError(f"what is {kind!a}?")
 
@@ -997,8 +1013,9 @@ def summary(message: Message) -> dict[str, Any]:
     counts = Message(message.fields.get("counts"))
     return dict(
         {name: message.text(name) for name in ("file", "host")},
-        **{name: message.whole(name) for name in ("port", "pid")},
-        **{name: message.real(name) for name in ("since", "grace")},
+        port=message.whole("port", 65535),
+        pid=message.process("pid"),
+        **{name: message.seconds(name) for name in ("since", "grace")},
         **{name: counts.whole(name) for name in (*STATES, "total")},
         waiting=[dict(line=job.whole("line"), command=job.text("command")) for job in message.objects("waiting")],
         clients=[])

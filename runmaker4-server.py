@@ -38,7 +38,8 @@ What keeps jobs from being lost or run twice:
  3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since;
     of any other it stops its copy.  Jobs that it does not name were not started, and become `.`; so do jobs that it
     gives back because it had not begun them when it lost the server.  Of runs that go on it also sends again what was
-    acknowledged by another server: their `begin`, and the output of the lines that they have begun.
+    acknowledged by another server: their `begin`, and the output of the lines that they have begun.  It may lie: a
+    job has the number that the server remembers, or finds in the journal or in the file, and not the one it names.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but outlive
     the server by the grace.  The next server gets the description from it, and so the lines that are locked on it.
     The clients that come back say whose they are; lines that none has named become `e` after the grace.
@@ -61,6 +62,7 @@ import fnmatch
 import functools
 import hashlib
 import itertools
+import json
 import os
 import re
 import resource
@@ -68,18 +70,17 @@ import secrets
 import select
 import shlex
 import socket
-import stat
 import struct
 import time
 from collections import OrderedDict, deque
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence, Tuple, TypeVar
 
 import runmaker4
 from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS, Account,
                        Channel, Console, Cursor, Ending, Failures, Job, JobFile, JobLog, JobSettings, Line, Link,
                        LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program,
-                       Round, Run, Say, Scan, Shell, Shifted, Slot, Stall, StallReporter, Stream, Taker, Takers,
+                       Reader, Round, Run, Say, Scan, Shell, Shifted, Slot, Stall, StallReporter, Stream, Taker, Takers,
                        WireError, Worker, Writer, add_background, add_max_failed, add_records, all_taken, boottime,
                        check_companion, check_job_file, check_mount, command_fault, duration, fork_quietly,
                        hold_signals, human_time, is_free, leave, lines_of, lock, make_token, name_lines,
@@ -87,10 +88,12 @@ from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETT
                        run_main, show, to_bytes, to_text, token_path, too_many_failures, unlock, wait_ready, watched,
                        whole_number, why_command)
 
+T = TypeVar("T")
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
-CROWD = 1000                    # ... in the first second of each
+CROWD = 1000                    # as many may be there in the first second of each: clients that start together
 BACKLOG = 256                   # connections that wait to be accepted
+UNACCEPTED = 60.0               # seconds from one line about connections that were not accepted to the next
 BATCH = 64                      # lines that are claimed in one go; then others have their turn
 POLL = 0.1                      # seconds from look to look at the file, while clients wait
 WINDOW = 1 << 20                # bytes of output that a client may send before they are acknowledged
@@ -106,6 +109,8 @@ KEYS = 10_000                   # in a list of a message
 NAME = 200                      # characters of the job file's, in a welcome: the last ones
 COMMAND = 4096                  # bytes of a command in a status
 SHOWN = 10                      # waiting jobs in a status
+CLAIMABLE = NEW + FAILED + ERROR + RUNNING      # what a line was when it was claimed
+JOURNAL = 1 << 24               # bytes at the end of the journal in which starts of runs are sought
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -224,7 +229,7 @@ class ServedFile(JobFile):
         self.count_in()
         self.unclaimed = {at for found in ranges for at in found if lock(fd, at)}
         lines: dict[int, list[Line]] = {}
-        for line in Scan(self.fd, self.start, RUNNING):
+        for line in Scan(self.reader, self.start, RUNNING):
             own = self.own_seat(line)
             if own in self.unclaimed or is_free(self.doors, own):       # else it is another runner's
                 lines.setdefault(row(line.command), []).append(line)
@@ -279,9 +284,9 @@ class ServedFile(JobFile):
         inherited: an edit while there was no server may have moved them.  Then a line of the same command with this
         result may be theirs: better that one becomes `e` than that a line gets the result of another's job.
         """
-        states = {line: self.state_at(self.fd, line) for line in results}
+        states = {line: self.state_at(line) for line in results}
         moved = {line.command for line, state in states.items() if state is None} if inherited else set()
-        elsewhere = {(line.command, line.state) for line in lines_of(self.fd, self.start, moved)}
+        elsewhere = {(line.command, line.state) for line in lines_of(self.reader, self.start, moved)}
         return {line for line, state in states.items()
                 if state == results[line] or state is None and (line.command, results[line]) in elsewhere}
 
@@ -383,41 +388,59 @@ class Keeper:
         visitor.close()
 
 
+class NoKeeper(Exception):
+    """The name of the keeper's socket is somebody else's: anybody on this host may take an abstract name."""
+
+
 class KeeperLink:
     """The server's end: gives the keeper the descriptor that must outlive us, and fetches that of the server before."""
     PATIENCE = 2.0                      # seconds for a server that is about to leave
 
     def __init__(self, path: str, grace: float) -> None:
-        """path: of the job file."""
-        file = hashlib.sha256(os.path.realpath(os.fsencode(path))).hexdigest()
-        self.name = f"\0runmaker4.{os.geteuid()}.{file[:32]}"
+        """path: of the job file.  Raises OSError.
+
+        One path may lead to different files in two containers that share their abstract names (a network namespace),
+        and two paths to one file.  So the name has the job file's directory by its device and inode.  Those of the
+        companion would be others when that was removed and made again, and the next server would not find the keeper.
+        """
+        folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
+        place = os.stat(folder)
+        file = hashlib.sha256(name).hexdigest()
+        self.name = f"\0runmaker4.{os.geteuid()}.{place.st_dev:x}.{place.st_ino:x}.{file[:32]}"
         self.grace = grace
         self.life: socket.socket | None = None
         self.since = 0.0                    # when the keeper was started
         self.locks = -1                     # the descriptor with the seats, once there is one
 
     def open(self) -> None:
-        """Get the seats from the keeper of the server before us, or start one.  Raises Problem, OSError."""
+        """Get the seats from the keeper of the server before us, or start one.  Raises Problem, NoKeeper, OSError."""
         end = time.monotonic() + self.PATIENCE
-        while True:
-            if self._start():
-                return
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            sock.settimeout(self.PATIENCE)
-            data, fds = b"", []
-            with contextlib.suppress(ConnectionError, socket.timeout):      # it is just leaving; or was stopped
-                sock.connect(self.name)
-                if not same_user(sock):
-                    raise Problem("somebody else has taken the name of its keeper's socket")
-                data, fds, _, _ = socket.recv_fds(sock, 64, 1)
-            if fds:
-                sock.settimeout(None)
-                self.life, self.locks = sock, fds[0]
+        while not self._start():
+            said = self._visit()
+            if self.life:
                 return self.introduce()
-            sock.close()
+            if time.monotonic() > end and said is None:
+                raise NoKeeper
             if time.monotonic() > end:
-                raise Problem(f"is served already, by process {show(data[1:]) or '?'} (use that one, or stop it)")
+                raise Problem(f"is served already, by process {show(said[1:]) or '?'} (use that one, or stop it)")
             time.sleep(0.05)
+
+    def _visit(self) -> bytes | None:
+        """Ask for the seats whoever has the name; what a keeper of ours says, None: there is none to be reached."""
+        said = None
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(self.PATIENCE)
+        with contextlib.suppress(OSError):          # it is just leaving; or was stopped; or is no keeper at all
+            sock.connect(self.name)
+            if same_user(sock):
+                said = b""
+                said, fds, _, _ = socket.recv_fds(sock, 64, 1)
+                if fds:
+                    sock.settimeout(None)
+                    self.life, self.locks = sock, fds[0]
+                    return said
+        sock.close()
+        return said
 
     def _start(self) -> bool:
         """Start a keeper, unless there is one.  Raises OSError."""
@@ -524,7 +547,8 @@ class Grant:
     host: str = ""                      # ... the entry of host= that it is for
     sent: bool = True                   # the client was told of it
     run: Run | None = None              # that goes on, as far as records are kept of it
-    record: bytes = b""                 # of a job of the server before: what that has left in the log file
+    record: bytes | None = None         # of a job that a client has brought back: what the log file has of it
+    goes_on: bool = False               # ... the files of its run in the output directory are still the run's
 
 
 @dataclass(eq=False)
@@ -613,13 +637,12 @@ class ClientLink(Link):
             self.send(type="pong", request=message.whole("request"))
         elif kind == "claim" and client:
             self._want(client, message)
-        elif kind == "sync" and client:
-            if client.clock:
-                client.clock.answer(message.real("clock"))
+        elif kind == "sync" and client and client.clock:
+            client.clock.answer(message.seconds("clock"))
         elif kind == "ready" and client:
             grant = client.grants.get(message.text("id", 16))
-            if grant and grant.seat:
-                grant.seat.group.note_ready(grant)
+            if grant and not grant.settling:            # else its group was given up meanwhile
+                self._note_ready(grant)
         elif kind == "have" and not self.guest:
             claims = [Known.read(item) for item in message.objects("jobs")]
             self.claims += claims
@@ -636,7 +659,14 @@ class ClientLink(Link):
         elif kind == "bye" and client:
             self.sessions.part(client)
         else:
-            raise WireError(f"what is {kind!a}?")
+            raise WireError(f"what is {kind!a} at this moment?")
+
+    @staticmethod
+    def _note_ready(grant: Grant) -> None:
+        """A shell waits.  Raises WireError."""
+        if not grant.seat or grant is not grant.seat.current:
+            raise WireError("nobody has asked it to hold that job")
+        grant.seat.group.note_ready(grant)
 
     def _want(self, client: Client, message: Message) -> None:
         """It asks for jobs; its slots may have changed (--slots @FILE)."""
@@ -678,16 +708,28 @@ class Known:
     key: str
     line: Line
     result: bytes | None
+    mark: str                           # of its last run; "": it had none yet, as far as was told
 
     @classmethod
     def read(cls, item: Message) -> Known:
         """Raises WireError."""
         result = None if item.fields.get("result") is None else item.state("result")
-        key, text = item.text("id", 16), item.data("text")
-        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
+        key, text, state = item.text("id", 16), item.data("text"), item.state("state")
+        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text or state not in CLAIMABLE:
             raise WireError("no job")
-        return cls(key, Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
-                             text), result)
+        line = Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), state, text)
+        return cls(key, line, result, item.text("run", 512))
+
+    @property
+    def turn(self) -> int:
+        """Of jobs with one command those with a low one get their lines first, where others have taken some.
+
+        What has come to its end is not to be run again.  To stop a job that runs loses what it has done so far.  One
+        that was interrupted, or given back, is to be run anew anyway.
+        """
+        if self.result is None:
+            return 1
+        return 0 if self.result not in ERROR + self.line.state else 2
 
 
 @dataclass(frozen=True)
@@ -696,6 +738,7 @@ class Recovered:
     claim: Known
     job: Job | None = None              # held for it again
     record: bytes = b""                 # in the log file
+    goes_on: bool = True                # the files of its run in the output directory are still the run's
     otherwise: str = "lost"             # or "settled": its state is what it should be; "cancelled": it is held
 
 
@@ -704,9 +747,53 @@ def line_key(line: Line) -> str:
     return f"line {line.number}"
 
 
-def remember(keys: OrderedDict[str, None], key: str, most: int) -> None:
+@dataclass(frozen=True)
+class Past:
+    """What is remembered of a job whose line became `e` after its grace."""
+    number: int
+    ordinal: int
+    row: int                            # of its command
+
+    @classmethod
+    def of(cls, job: Job) -> Past:
+        return cls(job.number, job.ordinal, row(job.command))
+
+
+# An entry of the journal about a run, as OutDir writes it: event, run, line
+ENTRY = re.compile(rb'\{"time": [\d.]+, "event": "(start|end)", "run": "((?:[^"\\]|\\.)*)", "line": (\d+), ')
+
+
+def find_starts(fd: int, commands: dict[str, bytes]) -> dict[str, int | None]:
+    """The lines of runs that the journal says have started; None: it has a later run of that line, too.
+
+    commands: of the runs that are sought, by their marks; a run of another command, or one that has come to
+    its end, is none of these.  Raises OSError.
+    """
+    wanted = {json.dumps(mark)[1:-1].encode(): mark for mark in commands}
+    found: dict[str, int | None] = {}
+    later: set[int] = set()                     # lines of the starts behind this one
+    ended: set[bytes] = set()
+    end = os.fstat(fd).st_size
+    for entry in reversed(os.pread(fd, JOURNAL, max(end - JOURNAL, 0)).split(b"\n")):
+        match = ENTRY.match(entry)
+        if not match or not wanted:
+            continue
+        event, run, line = match[1], match[2], int(match[3])
+        if event == b"end" and run in wanted and b'"cause": "lost"' not in entry:
+            ended.add(run)
+        if event == b"start" and run in wanted:
+            mark = wanted.pop(run)
+            command = b'"command": %s, ' % json.dumps(os.fsdecode(commands[mark])).encode()
+            if run not in ended and entry[match.end():].startswith(command):
+                found[mark] = None if line in later else line
+        if event == b"start":
+            later.add(line)
+    return found
+
+
+def remember(keys: OrderedDict[str, T], key: str, value: T, most: int) -> None:
     """Add a key; of more than so many the oldest is forgotten."""
-    keys[key] = None
+    keys[key] = value
     if len(keys) > most:
         keys.popitem(last=False)            # of a dict that would take longer and longer
 
@@ -730,10 +817,22 @@ class Records:
         return self.worker.backlog > limit or self.console is not None and self.console.backlog > limit
 
     def of(self, job: Job) -> bytes:
-        """A job's record in the log file.  In the worker's thread, perhaps."""
+        """A job's record in the log file, if that is of its command.  In the worker's thread, perhaps."""
+        record = b""
         with contextlib.suppress(OSError):      # then it begins anew
-            return self.log.get(job) if self.log else b""
-        return b""
+            record = self.log.get(job) if self.log else b""
+        heading = b".-> %s (in " % job.command
+        whole = heading[:LogFile.WIDTH - 4]     # of a long one fit() cuts up to four bytes more
+        return record if record.startswith(whole) else b""
+
+    def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
+        """Lines of runs, as the journal has them (see find_starts()).  In the worker's thread, perhaps."""
+        if not self.outdir or not commands:
+            return {}
+        self.outdir.journal.flush()
+        with contextlib.suppress(OSError):      # then it says nothing
+            return find_starts(self.outdir.journal.file.fd, commands)
+        return {}
 
     def take(self, kind: str, client: Client, grant: Grant, message: Message) -> int:
         """An event of a run; the bytes of output in it.  Raises WireError."""
@@ -748,19 +847,27 @@ class Records:
         return 0
 
     def _begin(self, client: Client, grant: Grant, message: Message) -> None:
-        """A run has begun, or could not be started (no process); `again`: another server has been told so before."""
-        pid, again, size = message.whole("pid"), message.flag("again"), -1 if message.flag("again") else 0
+        """A run has begun, or could not be started (no process); `again`: another server has been told so before.
+
+        What goes on where that one has stopped is only a job's that the client has brought back, and its first run.
+        """
+        pid, again, size = message.process("pid"), message.flag("again"), -1 if message.flag("again") else 0
         # Of a run that began under a server which wanted no output the next one is not sent any
         of_output = (self.printed, self.outdir, self.log) if message.flag("output") else ()
-        self.abandon(grant)
+        if grant.run:
+            raise WireError("its run goes on")
+        if again and grant.record is None:
+            raise WireError("it is new here")
+        record, grant.record = grant.record, None
         run = grant.run = Run(
-            grant.job, [Slot(message.text("slot", 255))], to_bytes(printable(client.name)), message.real("time"),
+            grant.job, [Slot(message.text("slot", 255))], to_bytes(printable(client.name)),
+            began=message.seconds("time"),
             shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
             streams=(Stream(b"stdout", -1, size), Stream(b"stderr", -1, size)),
             sinks=[*filter(None, (self.joblog, *of_output))], directory=client.directory)
         for sink in run.sinks:
-            if again:
-                sink.resumed(run, grant.record)
+            if again and (sink is not self.outdir or grant.goes_on):
+                sink.resumed(run, record)
             else:
                 sink.starting(run)
                 if run.shell:
@@ -770,7 +877,9 @@ class Records:
     def _output(run: Run | None, message: Message) -> int:
         """A piece of a stream; of a run that began under another server the first one may stand anywhere."""
         name, at, data = message.text("stream", 16).encode(), message.whole("at"), message.data("data")
-        stream = next((stream for stream in run.streams if stream.name == name), None) if run else None
+        if not run or not run.shell:
+            raise WireError("output of no run")
+        stream = next((stream for stream in run.streams if stream.name == name), None)
         if not stream or at != stream.received != -1:
             raise WireError("a piece is missing")
         stream.received = at + len(data)
@@ -784,13 +893,15 @@ class Records:
         run = grant.run
         if not run:
             raise WireError("the end of no run")
-        run.took, run.cause = message.real("seconds"), message.text("cause", 16)
+        run.took, run.cause = message.seconds("seconds"), message.text("cause", 16)
         for stream in run.streams:
             stream.received = message.whole(stream.name.decode())
-        known = {name: message.fields.get(name) is not None for name in ("status", "cpu", "memory")}
-        if run.shell and known["status"]:
-            run.ending = Ending(message.whole("status", 0xFFFF), run.cause, message.real("limit"))
-            run.shell.cpu = message.real("cpu") if known["cpu"] else None
+        known = {name: message.fields.get(name) is not None for name in ("status", "memory")}
+        if known["status"] and not run.shell:
+            raise WireError("the exit status of no process")
+        if known["status"]:
+            run.ending = Ending(message.whole("status", 0xFFFF), run.cause, message.seconds("limit"))
+            run.shell.cpu = message.seconds_or_none("cpu")
             run.shell.memory = message.whole("memory") if known["memory"] else None
         grant.run = None                    # not before all is understood: else nobody would close what it has open
         for sink in run.sinks:
@@ -859,14 +970,14 @@ class Clock:
             self.known()
 
 
-def seating(fd: int, jobs: Jobs) -> dict[str, Jobs]:
+def seating(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
     """Which host gets which jobs of a group: those below one directive go to its hosts in turn.  Raises OSError."""
     hosts: dict[str, Jobs] = {}
     turns: dict[JobSettings, dict[int, int]] = {}
     last = {settings: line.offset for line, settings in jobs}
     for line, settings in jobs:
         if settings not in turns and len(settings.hosts) > 1:
-            below = itertools.takewhile(lambda other: other.offset <= last[settings], Scan(fd, settings.line.offset))
+            below = itertools.takewhile(lambda other: other.offset <= last[settings], Scan(file, settings.line.offset))
             turns[settings] = {other.offset: turn for turn, other in enumerate(below)}
         turn = turns[settings][line.offset] if settings in turns else 0
         hosts.setdefault(settings.hosts[turn % len(settings.hosts)], []).append((line, settings))
@@ -1081,7 +1192,7 @@ def preview(file: JobFile) -> Iterator[str]:
         if directive.kind == "settings" and directive.settings.together == settings.together != "":
             settings = directive.settings
             continue
-        yield from preview_group(file.fd, group)
+        yield from preview_group(file.reader, group)
         group = []
         if directive.kind == "settings":
             settings = directive.settings
@@ -1089,14 +1200,14 @@ def preview(file: JobFile) -> Iterator[str]:
                 yield f"# {', '.join(settings.hosts) or 'any host'}{limit(settings)}"
         else:
             yield f"# {directive.kind} (line {line.number})"
-    yield from preview_group(file.fd, group)
+    yield from preview_group(file.reader, group)
 
 
-def preview_group(fd: int, jobs: Jobs) -> Iterator[str]:
+def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
     """The part of a preview for a group.  Raises OSError."""
     if not jobs:
         return
-    hosts, first = seating(fd, jobs), jobs[0][1]
+    hosts, first = seating(file, jobs), jobs[0][1]
     least = "all" if first.min_hosts is None else first.min_hosts
     if len(jobs) > PendingGroup.LONGEST or len(hosts) > Group.HOSTS:
         yield f"# {first.together}: never, for it has more than {PendingGroup.LONGEST:,} jobs or {Group.HOSTS} hosts"
@@ -1201,7 +1312,8 @@ class Accountant:
         server, clock = self.server, time.time()
         now = count.account.now if count.account else None
         link.send(type="summary", file=to_text(os.fsencode(server.path)), host=os.uname().nodename, port=server.port,
-                  pid=os.getpid(), since=round(clock - server.began, 1), grace=server.options.grace, fault=count.fault,
+                  pid=os.getpid(), since=round(max(clock - server.began, 0.0), 1), grace=server.options.grace,
+                  fault=count.fault,
                   counts=dict(asdict(now), total=now.all + now.held) if now else {},
                   waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
         for client in server.sessions.clients.values():
@@ -1227,19 +1339,23 @@ class Sessions:
     locked.
     """
 
-    def __init__(self, server: Server, trouble: Say) -> None:
-        """server: that hands out the jobs; what it has at its start is used here, too.  trouble: told what is lost."""
+    def __init__(self, server: Server, trouble: Say, crowd: int) -> None:
+        """server: that hands out the jobs; what it has at its start is used here, too.  trouble: told what is lost.
+
+        crowd: so many connections at the most may be those of strangers.
+        """
         self.server, self.loop, self.options, self.say = server, server.loop, server.options, server.say
-        self.trouble = trouble
+        self.trouble, self.crowd = trouble, crowd
         self.file, self.cursor, self.worker = server.file, server.dispatcher.cursor, server.worker
         self.records, self.tally = server.records, server.tally
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Grant] = {}
         self.absent = Client("?")          # has lines of the server before us until their clients come
         self.abandoned = False              # a signal came before they could be taken over
-        self.expired: OrderedDict[str, None] = OrderedDict()        # keys of what became `e` after its grace
+        self.expired: OrderedDict[str, Past] = OrderedDict()        # what became `e` after its grace, by key
         self.settled: OrderedDict[str, None] = OrderedDict()        # ... of jobs that are over; a client may not know
         self.links: dict[ClientLink, None] = {}     # oldest first
+        self.welcoming = asyncio.Lock()     # while lines are sought that a client says it has
 
     # -- lines that clients have ------------------------------------------------------------------------------------
 
@@ -1292,7 +1408,7 @@ class Sessions:
             if client.link:
                 client.link.send(type="fault", id=grant.key, text=fault[:200])
         elif event:
-            remember(self.settled, grant.key, SETTLED)
+            remember(self.settled, grant.key, None, SETTLED)
         self._forget(grant, state)
         self.server.note_failures(self.tally.worse)
         self._deal_with(client, event)
@@ -1369,7 +1485,7 @@ class Sessions:
             self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
                      f"{name_lines(lines)} marked e (where a client was killed its jobs may still run)")
         for grant in list(client.grants.values()):
-            remember(self.expired, grant.key, EXPIRED)
+            remember(self.expired, grant.key, Past.of(grant.job), EXPIRED)
             grant.how = grant.how or "vanished"
             self.settle(grant, ERROR)
         if client is self.absent:
@@ -1391,6 +1507,8 @@ class Sessions:
         claims = link.claims
         if retry is None or len(id) != 16 or not id.isalnum() or not id.isascii():
             raise WireError("a hello that makes no sense")
+        if len({claim.key for claim in claims}) < len(claims):
+            raise WireError("one job twice")
         client = self.clients.get(id)
         if not client:
             client = self.clients[id] = Client(name, id=id, address=link.address, orphans=len(self.cursor.orphans))
@@ -1405,14 +1523,13 @@ class Sessions:
         link.guest = client
         client.name, client.coming, client.address = name, link, link.address
         client.follow, client.retry, client.directory = hello.flag("follow"), retry, directory
-        client.pid, client.slots = hello.whole("pid"), hello.whole("slots", 1_000_000)
-        unknown = [claim for claim in claims if claim.key not in client.grants and claim.key not in self.settled]
+        client.pid, client.slots = hello.process("pid"), hello.whole("slots", 1_000_000)
         self._release_unknown(client, {claim.key for claim in claims})
         for claim in claims:
             known = client.grants.get(claim.key)
             if known and known.started is None:
                 known.started = time.time()
-        watched(self._welcome(link, client, unknown))
+        watched(self._welcome(link, client))
 
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
         """Give back the lines that a client does not have; had it started one, that is lost."""
@@ -1430,7 +1547,8 @@ class Sessions:
 
         A line that is free, or inherited, can be its again.  Of two clients that claim one line the first has it.  A
         job whose result stands in its line already (the server before had no time to say so) is no claim to another
-        line of the same text.  Raises OSError.
+        line of the same text.  Of equal lines each will do for any of their jobs: what has ended comes first.  Raises
+        OSError.
         """
         file, orphans = self.file, self.cursor.orphaned
         if claims:
@@ -1438,8 +1556,11 @@ class Sessions:
         settled = file.settled({claim.line: claim.result for claim in claims if claim.result is not None},
                                bool(inherited))
         claimed = [claim for claim in claims if claim.line not in settled]
-        claimed.sort(key=lambda claim: claim.result is not None)
-        jobs = file.assign([claim.line for claim in claimed], inherited)
+        claimed.sort(key=lambda claim: claim.turn)
+        jobs: dict[Line, Job] = {}
+        for _, alike in itertools.groupby(claimed, key=lambda claim: claim.turn):
+            left_over = set(inherited).difference(jobs.values())
+            jobs.update(file.assign([claim.line for claim in alike], [job for job in inherited if job in left_over]))
         left = [claim.line for claim in claimed if claim.line not in jobs]
         lines = file.by_command({line.command for line in left})               # one search for them all
         for claim in claimed:
@@ -1447,23 +1568,66 @@ class Sessions:
             expired = self._expired(claim) or line.command in orphans
             if line not in jobs and (job := file.take_back(line, lines[line.command], ERROR if expired else b"")):
                 jobs[line] = job
-        most = os.fstat(file.fd).st_size // 3 + 1 if jobs else 0                # a job has three bytes at least
-        for line, job in jobs.items():
-            job.number, job.state = line.number, line.state     # as its records have it
-            job.ordinal = line.ordinal if line.ordinal <= most else 0           # else its record would be nowhere near
+        recovered = {claim: jobs[claim.line] for claim in claimed if claim.line in jobs}
+        moved_away = self._number(recovered)
         return [Recovered(
             claim, jobs.get(claim.line), self.records.of(jobs[claim.line]) if claim.line in jobs else b"",
+            claim not in moved_away,
             "settled" if claim.line in settled else "cancelled" if
             claim.result is None and claim.line not in jobs and self._is_on_hold(claim.line) else "lost")
             for claim in claims]
 
+    def _number(self, jobs: dict[Known, Job]) -> set[Known]:
+        """Give jobs that are taken back the numbers that they had; return those whose files are another run's now.
+
+        A client may lie about these: so they are what we remember, or what the journal says of that run, and
+        else those of the line that the job has now.  In the worker's thread, perhaps.
+        """
+        commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
+        started = self.records.find_starts(commands)
+        ordinals = self._ordinals() if jobs and self.records.log else {}
+        taken = {job.number for job in set(self.file.held).difference(jobs.values())}
+        moved_away: set[Known] = set()
+        for claim, job in jobs.items():
+            past = self.expired.get(claim.key)
+            job.state = claim.line.state
+            job.ordinal = ordinals.get(job.offset, 0)
+            if past and past.row == row(job.command):
+                number, job.ordinal = past.number, past.ordinal
+            else:
+                number = job.number
+            number = started.pop(claim.mark, number)    # of two who name one run the second has not run it
+            if number is None:
+                moved_away.add(claim)
+            elif number not in taken:
+                job.number = number
+            taken.add(job.number)
+        return moved_away
+
+    def _ordinals(self) -> dict[int, int]:
+        """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
+        file = self.file
+        with contextlib.suppress(OSError):
+            return {line.offset: line.ordinal for line in Scan(file.reader, file.start, RUNNING, count_states=True)}
+        return {}
+
     def _is_on_hold(self, line: Line) -> bool:
         """Whether a line stands where it stood, held now.  Raises OSError."""
-        state = self.file.state_at(self.file.fd, line)
+        state = self.file.state_at(line)
         return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
 
-    async def _welcome(self, link: ClientLink, client: Client, claims: Sequence[Known]) -> None:
-        """Tell a client what it still has, and what is collected.  claims: of jobs that we do not know."""
+    async def _welcome(self, link: ClientLink, client: Client) -> None:
+        """Tell a client what it still has, and what is collected; one after the other, for two may claim one line."""
+        async with self.welcoming:
+            await self._welcome_next(link, client)
+
+    async def _welcome_next(self, link: ClientLink, client: Client) -> None:
+        known = {claim.key: self.jobs.get(claim.key) for claim in link.claims}
+        # What another client has is no client's to claim, until it is the other's no more: then it may be this one's,
+        # of before its grace was over
+        others = {key for key, grant in known.items() if grant and grant.client is not client and not grant.settling}
+        claims = [claim for claim in link.claims if claim.key not in client.grants and claim.key not in others
+                  and claim.key not in self.settled]
         inherited = {grant.job: grant for grant in self.absent.grants.values()}
         try:
             answers = await self.worker.call(self._recover, claims, list(inherited))
@@ -1472,7 +1636,7 @@ class Sessions:
             answers = [Recovered(claim) for claim in claims]
         expired = client.id not in self.clients         # its grace was over before the file system has answered
         client = self.clients.setdefault(client.id, client)
-        lost: list[str] = []
+        lost = list(others)
         cancelled: list[str] = []
         settled = [claim.key for claim in link.claims if claim.key in self.settled]
         keys = {"lost": lost, "cancelled": cancelled, "settled": settled}
@@ -1484,8 +1648,9 @@ class Sessions:
                     self._forget(before)
                 else:
                     self._note_return(claim, job)
-                self.note(Grant(claim.key, client, job, started=time.time(), record=found.record))
-            elif claim.key not in client.grants:          # else an earlier hello of this client's has got it back
+                self.note(Grant(claim.key, client, job, started=time.time(), record=found.record,
+                                goes_on=found.goes_on))
+            else:
                 keys[found.otherwise].append(claim.key)
         if client.coming is not link:                   # lost again meanwhile
             return self._begin_grace(client) if expired else None
@@ -1506,7 +1671,8 @@ class Sessions:
 
     def _expired(self, claim: Known) -> list[str]:
         """The keys under which it is remembered that this job's line became `e` after its grace."""
-        return [key for key in (claim.key, line_key(claim.line)) if key in self.expired]
+        pasts = ((key, self.expired.get(key)) for key in (claim.key, line_key(claim.line)))
+        return [key for key, past in pasts if past and past.row == row(claim.line.command)]
 
     def _note_return(self, claim: Known, job: Job) -> None:
         """A line that nobody had is a client's again."""
@@ -1537,8 +1703,12 @@ class Sessions:
         grant = client.grants.get(message.text("id", 16))
         if grant is None or grant.settling:
             return                                      # the line has just been lost, which it is told, or was told
+        if not grant.sent:
+            raise WireError("it was not given that job")
+        if kind == "begin" and grant.seat and grant.seat.group.preparing:
+            raise WireError("it was to hold that job")
         if kind == "begin":
-            grant.started, grant.pid = time.time(), message.whole("pid")      # the client's clock may be another
+            grant.started, grant.pid = time.time(), message.process("pid")      # the client's clock may be another
         if kind == "finish":
             state = message.state("state")
             if state not in (DONE, FAILED, ERROR) and not (state == HELD and grant.job.cancelled):
@@ -1630,10 +1800,10 @@ class Sessions:
         self.limit_unauthenticated()
 
     def limit_unauthenticated(self) -> None:
-        """Drop the oldest of too many that do not say who they are; a thousand may come in one second, though."""
+        """Drop the oldest of too many that do not say who they are; a crowd may come in one second, though."""
         unknown = [link for link in self.links if not link.channel.authenticated and not link.why]
-        for count, oldest in zip(range(len(unknown), UNAUTHENTICATED, -1), unknown):
-            if count <= CROWD and boottime() - oldest.heard < 1.0:
+        for count, oldest in zip(range(len(unknown), min(UNAUTHENTICATED, self.crowd), -1), unknown):
+            if count <= self.crowd and boottime() - oldest.heard < 1.0:
                 return
             oldest.drop("too many that do not say who they are")
 
@@ -1695,8 +1865,8 @@ class Dispatcher:
         self.stalls = StallReporter(self.say, boottime)
         self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
                              is_absent=lambda settings: not self._is_here(settings))
-        start = secrets.randbits(63)            # so that no two servers give one key
-        self.keys = (f"{number:016x}" for number in itertools.count(start))
+        # That nobody guesses, for a client may name its jobs' when it comes; nor do two servers give one key
+        self.keys = iter(lambda: secrets.token_hex(8), "")
         self.waiting: dict[Client, None] = {}   # that want jobs; the one that was served last is last
         self.round = Round()                    # the last whole walk through the file that found nothing
         self.looking = True                     # it is too early to say that there is nothing
@@ -1873,7 +2043,7 @@ class Dispatcher:
     def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
         """Say which host gets what.  In the worker's thread, perhaps."""
         try:
-            return [Plan(met, seating(self.file.fd, met.jobs)) for met in groups]
+            return [Plan(met, seating(self.file.reader, met.jobs)) for met in groups]
         except (OSError, KeyError):                     # it was edited this very moment
             self.cursor.forget()
             return []
@@ -1995,12 +2165,14 @@ class Server(Program):
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         if not options.dry_run:
             check_companion(self.path, self.mount)
-        check_job_file(self.path, self.say)
+        check_job_file(self.path, self.mount.network, self.say)
         self.stopping = False                   # nothing more is handed out
         self.counting = False                   # the file is being counted, before we leave
         self.account: Account | None = None     # what it held when we left
         self.code: int | None = None            # of a signal: the exit status
         self.began = time.time()
+        self.unaccepted = 0                     # connections, since that was said last
+        self.unaccepted_said = -UNACCEPTED      # when that was, by boottime()
 
     # -- from start to end ------------------------------------------------------------------------------------------
 
@@ -2016,11 +2188,13 @@ class Server(Program):
         self.port = self.sockets[0].getsockname()[1]
         self.token, shown = choose_token(self.options.new_token)
         hold_signals()                          # before there is a keeper, which would outlive us for a while
-        self.keeper = KeeperLink(self.path, self.options.grace)
         try:
+            self.keeper = KeeperLink(self.path, self.options.grace)
             self.keeper.open()
         except Problem as problem:
             raise Problem(f"{self.path}: {problem}") from None
+        except NoKeeper:
+            self._say_unkept("somebody else has taken the name of its keeper's socket: serving without a keeper")
         except OSError as error:
             raise Problem(f"the keeper cannot be started: {reason(error)}") from None
         put(os.fsencode(f"Token for runmaker4-client.py: {shown}\n"))
@@ -2035,7 +2209,8 @@ class Server(Program):
                                keep=self.keeper.keep)
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
         self.dispatcher = Dispatcher(self)
-        self.sessions = Sessions(self, self._trouble)
+        at_once, crowd = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self.sessions = Sessions(self, self._trouble, crowd)
         self.accountant = Accountant(self)
         self.failures = Failures(self.file, self.worker)
         if self.options.max_failed:
@@ -2043,7 +2218,9 @@ class Server(Program):
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
         connected = functools.partial(ClientLink, self.sessions, self.token)
-        servers = [await self.loop.create_server(connected, sock=sock, backlog=BACKLOG) for sock in self.sockets]
+        servers = [await self.loop.create_server(connected, sock=sock, backlog=at_once) for sock in self.sockets]
+        for sock in self.sockets:
+            sock.listen(BACKLOG)                # what asyncio accepts at once is less than may wait
         chores = [watched(chore) for chore in (self.dispatcher.poll(), self.sessions.look_after(), self._tick(),
                                                self._watch_failures())]
         await self.over
@@ -2077,9 +2254,13 @@ class Server(Program):
             count = await self._in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
             self.account = count and count.account_of_all()
         port = "" if self.port == PORT else f"--port {self.port} "
-        client = f"{port}{self.options.host or os.uname().nodename}"
+        host = self.options.host
+        client = f"{port}{os.uname().nodename if host in (None, '0.0.0.0', '::') else host}"
         orphans = self.dispatcher.cursor.orphans
-        words = [*self.argv, *(["--port", str(self.port)] if self.options.port != self.port else [])]
+        words = list(self.argv)
+        if self.options.port != self.port:              # the last one counts; behind a -- it would be a file
+            end = words.index("--") if "--" in words else len(words)
+            words[end:end] = ["--port", str(self.port)]
         server = f"{runmaker4.own_name('runmaker4-server')} {shlex.join(words)}"        # we are about to leave
         self.say(self.tally.summary(self.account, orphans, time.time() - self.began, lambda option: option and
                                     f"{server}, with {runmaker4.own_name('runmaker4-client')} {option} {client}",
@@ -2107,9 +2288,17 @@ class Server(Program):
         """... but descriptors may run out when connections are accepted."""
         error = context.get("exception")
         if isinstance(error, OSError) and "socket" in context:
-            self.say(f"a connection was not accepted: {reason(error)}")
+            self._note_unaccepted(error)
         else:
             super()._on_exception(loop, context)
+
+    def _note_unaccepted(self, error: OSError) -> None:
+        """Say it now and then: asyncio tries hundreds of times a second."""
+        self.unaccepted += 1
+        if boottime() - self.unaccepted_said > UNACCEPTED:
+            often = f" ({self.unaccepted} times since that was said last)" if self.unaccepted > 1 else ""
+            self.say(f"a connection was not accepted: {reason(error)}{often}")
+            self.unaccepted, self.unaccepted_said = 0, boottime()
 
     def relieved(self) -> None:
         if not self.records.behind(Writer.LOW):
@@ -2131,7 +2320,7 @@ class Server(Program):
             return
         self.code = 128 + number
         self.stopping = True
-        kept = self.sessions.kept(self.sessions.jobs)
+        kept = self.sessions.kept(self.sessions.jobs) if self.keeper.life else ""
         self.say(f"{signal.Signals(number).name}: stopping{kept}" + (", for the next server" if kept else ""))
         self.over.set_result(None)
 
@@ -2196,7 +2385,11 @@ class Server(Program):
         self.keeper.introduce()
         if self.keeper.locks >= 0:
             await self.sessions.inherit(self.keeper.locks)
-        self.loop.add_reader(self.keeper.life, self._keeper_died)
+        if self.keeper.life:
+            self.loop.add_reader(self.keeper.life, self._keeper_died)
+
+    def _say_unkept(self, why: str) -> None:
+        self.say(f"{why} (the lines of running jobs will not outlive the server)")
 
     def _keeper_died(self) -> None:
         """Somebody killed it."""
@@ -2204,8 +2397,7 @@ class Server(Program):
         try:
             self.keeper.revive()
         except OSError as error:
-            self.say(f"the keeper has died and cannot be started again: {reason(error)} "
-                     "(the lines of running jobs will not outlive the server)")
+            self._say_unkept(f"the keeper has died and cannot be started again: {reason(error)}")
             return
         self.loop.add_reader(self.keeper.life, self._keeper_died)
 
@@ -2251,9 +2443,19 @@ def choose_token(new: bool) -> tuple[str, str]:
             raise Problem("$RUNMAKER4_TOKEN: is no token (32 hexadecimal digits in small letters; or unset it)")
         return given, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
-    token, out = make_token(path, new), os.fstat(1)
-    hidden = stat.S_ISREG(out.st_mode) and out.st_mode & 0o044         # others can read it, such as a log of Slurm's
-    return token, f"(not shown in a file; written to {path})" if hidden else f"{token} (written to {path})"
+    token = make_token(path, new)
+    # What is no terminal may end up where others can read it: in a log of Slurm's, or behind `| tee log`
+    return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
+
+
+def room_for_strangers(descriptors: int) -> tuple[int, int]:
+    """How many connections are accepted at once, and how many strangers may be there: a quarter of all descriptors.
+
+    The rest is for clients and their output.  Of what asyncio accepts at once it hands us some, and closes what we have
+    dropped, only turns of its loop later: up to four times as many as are accepted in one turn are open besides.
+    """
+    quarter = descriptors // 4
+    return min(BACKLOG, quarter // 8), min(CROWD, quarter // 2)
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:

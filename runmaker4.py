@@ -33,6 +33,8 @@ The protocol, which is all there is to know about how runners share a file:
     it, if the companion is as long as when that runner began: each who claims lines makes it a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
  7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
+ 8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it is made to
+    forget first (see_anew()), and what is read is read with O_DIRECT (Reader).  What is written is synced.
 
 So no second copy of a command that stands once starts while one lives, whatever is done to the file: "The job file"
 below has the proof, and when it does not hold is said in "Assumptions".
@@ -41,8 +43,7 @@ Lines that begin with "#RUN" are directives: they say which hosts may take the j
 run, and what must have ended before.  They are not part of the protocol: each runner reads them before it claims.
 
 Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` refuses those known
-not to), and nobody removes the companion, or puts a file in the place of a symbolic link to the job file (`sed -i`
-does), which has a companion of its own; editors may replace or rewrite the file, but programs other than ours do not
+not to), and nobody removes the companion; editors may replace or rewrite the file, but programs other than ours do not
 write to it within the microseconds between step 2's read and its write; jobs keep descriptor 64 open, or have a shell
 that does.
 
@@ -67,6 +68,7 @@ if __name__ == "__main__":      # our parent may send a signal at once: it waits
 
 import argparse
 import contextlib
+import enum
 import errno
 import fcntl
 import fnmatch
@@ -74,6 +76,7 @@ import functools
 import importlib.util
 import itertools
 import math
+import mmap
 import os
 import re
 import resource
@@ -112,7 +115,7 @@ HELD = b"x"                     # by convention; here it stands for any other st
 REFRESH_BYTE = 1 << 62          # of a journal, locked shared and given back to make reads fresh; never exclusively
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively to append
 HERE_BYTE = REFRESH_BYTE + 2    # of a companion, locked shared by all who use it
-PROBE_BYTES = REFRESH_BYTE + 3  # up to 2^32 bytes from here: the start-up test, one byte each
+PROBE_BYTES = REFRESH_BYTE + 3  # 2^32 bytes from here: the start-up test, and who is here, one byte each
 
 Say = Callable[[str], None]     # takes a message of one line, without program and file name
 T = TypeVar("T")
@@ -131,14 +134,25 @@ def reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
+# Control characters, C0 and C1; what turns the direction of writing, and could show a text as another one
+# (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph separators; and bytes that
+# are no UTF-8, but C1 for a terminal of eight bits (PEP 383: byte 0x80 is \udc80)
+UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udc9f]")
+
+
 def printable(text: str) -> str:
-    """Text without control characters, for a terminal."""
-    return re.sub(r"[\0-\x1f\x7f]", "?", text)
+    """Text for a terminal, or for a line: it can neither command the one, nor begin another."""
+    return UNPRINTABLE.sub("?", text)
 
 
 def show(data: bytes) -> str:
-    """Bytes as text for a message: invalid UTF-8 survives the way to the terminal, control characters do not."""
+    """Bytes as text for a message; other invalid UTF-8 survives the way to the terminal."""
     return printable(os.fsdecode(data))
+
+
+def one_line(data: bytes) -> bytes:
+    """Bytes for a terminal, or for a line."""
+    return os.fsencode(show(data))
 
 
 def quote(word: bytes) -> bytes:
@@ -201,7 +215,7 @@ OPTIONS = {
                     "--logfile --loglines --max-failed --name --one-only --outdir --pidfile --plain --quiet --resume "
                     "--retries --retry --runner --single-host --slot-errors --slots --timeout --verbose --walltime",
     "runset4.py": "--add --add-jobs --add-list --add-tests --all --cancel --colsep --edit --end --force --list --match "
-                  "--reopen --rerun --set --state --template",
+                  "--reopen --set --state --template",
     "runwait4.py": "--check-locks --failed --json --progress --report --stats --status --timeline --use-exit-status",
     "runmaker4-server.py": "--dry-run --exit-when-done --grace --host --joblog --logfile --loglines --max-failed "
                            "--new-token --outdir --port --print",
@@ -283,7 +297,7 @@ def leave(code: int) -> None:
 def warn(text: str) -> None:
     """Print a line on stderr, at once."""
     with contextlib.suppress(OSError):      # closed, or full: nowhere is left to say it
-        write_all(2, os.fsencode(text) + b"\n")
+        write_all(2, os.fsencode(printable(text)) + b"\n")
 
 
 def open_standard_descriptors() -> None:
@@ -338,8 +352,11 @@ def put(data: bytes) -> None:
 
 
 def put_lines(lines: Iterable[bytes]) -> int:
-    """Print many lines, 1,000 at a time; returns how many there were.  Raises BrokenPipeError, Problem."""
-    count, rest = 0, iter(lines)
+    """Print many lines, 1,000 at a time; returns how many there were.  Raises BrokenPipeError, Problem.
+
+    A program that reads them gets their bytes; a terminal no control characters.
+    """
+    count, rest = 0, map(one_line, lines) if os.isatty(1) else iter(lines)
     while some := list(itertools.islice(rest, 1000)):
         put(b"\n".join(some) + b"\n")
         count += len(some)
@@ -422,13 +439,51 @@ def locked(fd: int, at: int, length: int = 1, patience: float = 1.0) -> Iterator
         unlock(fd, at, length)
 
 
-def append(fd: int, data: bytes, sync: bool, header: bytes = b"", patience: float = 30.0) -> None:
-    """Append lines to a shared file, as append_locked() does, under the append lock.
+# A lock in /proc/locks, and in /proc/PID/fdinfo/FD of a process: its inode, first and last byte (proc(5))
+LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
 
-    `patience`: seconds to wait for others who append.  Raises OSError.
+
+def locked_by(fd: int, at: int, length: int = 1) -> str:
+    """Who has some of these bytes locked, for a message; '' if nobody has.  Raises OSError.
+
+    F_OFD_GETLK names the process of a classic record lock; for an open-file-description lock it says -1
+    (fcntl(2)).  Whose that is stands in the fdinfo of its holders, which we may read of our own processes.
+    /proc/locks has what all users of this host hold, and nothing that other hosts do.
     """
-    with locked(fd, APPEND_BYTE, patience=patience):
-        append_locked(fd, (data,), sync, header)
+    answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
+    kind, _, _, _, pid = FLOCK.unpack(answer)
+    if kind == fcntl.F_UNLCK:
+        return ""
+    inode = os.fstat(fd).st_ino
+
+    def has_it(path: str) -> bool:
+        with open(path, "rb") as file:
+            locks = LOCK_LINE.findall(file.read())
+        return any(int(where) == inode and int(first) < at + length and (last == b"EOF" or int(last) >= at)
+                   for where, first, last in locks)
+
+    for holder in [str(pid)] if pid > 0 else filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):          # it has ended meanwhile, or is another user's
+            folder = f"/proc/{holder}/fdinfo"
+            if pid > 0 or any(has_it(f"{folder}/{number}") for number in os.listdir(folder)):
+                with open(f"/proc/{holder}/comm", "rb") as name:
+                    return f"process {holder} ({show(name.read().strip())})"
+    return "a process of another user" if has_it("/proc/locks") else "a process on another host"
+
+
+def end_of(fd: int, header: bytes = b"", network: bool = False) -> tuple[int, bytes]:
+    """The size of a file, and what must precede a line that is appended to it.  Raises OSError.
+
+    That is the newline that its last line lacks; or, where it is empty, what it begins with.  FUSE may know an
+    older size: that is where an earlier line ended, which had its newline.
+    """
+    info = os.fstat(fd)
+    if not info.st_nlink:
+        raise OSError(errno.ENOENT, "was removed meanwhile")
+    if not info.st_size:
+        return 0, header
+    with Reader.of(fd, network) as reader:
+        return info.st_size, b"" if reader.pread(1, info.st_size - 1) == b"\n" else b"\n"
 
 
 def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = b"") -> None:
@@ -438,11 +493,8 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
     is cut off again, but only where it surely is the end of the file.  `sync`: not before it is on disk (a network file
     system tells errors only then).  `header`: what an empty file begins with.  Raises OSError.
     """
-    info, written = os.fstat(fd), 0
-    if not info.st_nlink:
-        raise OSError(errno.ENOENT, "was removed meanwhile")
-    size = info.st_size
-    lead = b"\n" if size and os.pread(fd, 1, size - 1) != b"\n" else b"" if size else header
+    size, lead = end_of(fd, header, sync)
+    written = 0
     try:
         for piece in pieces:
             view = memoryview(piece if written else lead + piece)
@@ -451,10 +503,17 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
                 view, written = view[count:], written + count
         if sync:
             os.fsync(fd)
-    except OSError:
-        if written and os.fstat(fd).st_size == size + written:
+    except OSError as error:                    # if the append lock is lost, too, it may be others' lines by now
+        if written and error.errno not in LOST and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
+
+
+def take_probe(fd: int) -> int:
+    """Lock a byte that nobody else has, at a place drawn by chance; which.  Raises OSError."""
+    while not lock(fd, at := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
+        pass
+    return at
 
 
 # ---- companions ------------------------------------------------------------------------------------------------------
@@ -477,26 +536,71 @@ def companion_of(path: str) -> str:
     return os.path.join(folder, f".{name}.lock")
 
 
-def open_companion(path: str, direct: int = 0) -> int:
-    """The companion of the file at this path, made if need be for all who may write to that.  Raises OSError."""
-    companion, flags = companion_of(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | direct
-    with contextlib.suppress(FileNotFoundError):
-        return os.open(companion, flags)
-    info = os.stat(path)
-    fd, mode = os.open(companion, flags | os.O_CREAT, 0o600), info.st_mode & 0o666 | 0o600
+def open_companion(path: str, network: bool = False) -> int:
+    """The companion of the file at this path, made if need be for all who may write to that.  Raises OSError.
+
+    Whoever may open it for reading can have a shared lock on any of its bytes, and so stop all runners.  So nobody else
+    may read it.  Whoever owns it could remove it while jobs run: so it is not taken from anybody but us, root, and the
+    owner of the file.
+    """
+    companion, flags = companion_of(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        os.fchown(fd, -1, info.st_gid)
-    except OSError:                             # a group that we are not in: ours gets nothing
-        mode &= ~0o060
-    with contextlib.suppress(OSError):          # another has been faster, and it is theirs
-        os.fchmod(fd, mode)
+        fd = open_fresh(companion, flags, network)
+    except FileNotFoundError:
+        fd = open_fresh(companion, flags | os.O_CREAT, network, 0o600)
+    try:
+        info, file = os.fstat(fd), stat_or_none(path)
+        if info.st_uid not in (os.geteuid(), 0, file.st_uid if file else 0):
+            raise OSError(errno.EPERM, f"belongs to {user_name(info.st_uid)}, who could remove it while jobs run (have "
+                                       "it removed: it is made anew)")
+        if file and os.geteuid() in (0, info.st_uid):
+            share_companion(fd, info, file)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
+
+
+def stat_or_none(path: str) -> os.stat_result | None:
+    """What stat(2) tells of a file; None if there is none at this moment.  Raises OSError."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def share_companion(fd: int, info: os.stat_result, file: os.stat_result) -> None:
+    """Let all who may write to a file read and write its companion, which is ours, and nobody else."""
+    wanted = 0o600 | 0o060 * bool(file.st_mode & 0o020) | 0o006 * bool(file.st_mode & 0o002)
+    if info.st_gid != file.st_gid:
+        try:
+            os.fchown(fd, -1, file.st_gid)
+        except OSError:                         # a group that we are not in: ours gets nothing
+            wanted &= ~0o060
+    if info.st_mode & 0o777 != wanted:
+        with contextlib.suppress(OSError):      # it was removed, or is on a file system without modes
+            os.fchmod(fd, wanted)
+
+
+def user_name(uid: int) -> str:
+    """A user's name, or else the number."""
+    import pwd                                  # few need it
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 # ======== File systems ================================================================================================
 
 MOUNTINFO = "/proc/self/mountinfo"
-NETWORK_KINDS = {"nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "gpfs", "beegfs", "afs", "9p", "glusterfs"}
+# Kinds whose files one host alone can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others count as
+# network file systems, also those that nobody has heard of: a new kind shall be slow and right, not fast and wrong.
+LOCAL_KINDS = {"", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
+               "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
+               "ntfs3", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "udf", "ufs", "vfat", "xfs", "zfs"}
+# Kinds on which tests/test_real_nfs.py and tests/test_real_fs.py run the whole protocol on several hosts
+TESTED_KINDS = {"nfs", "nfs4", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
 
 
 @dataclass(frozen=True)
@@ -508,43 +612,205 @@ class Mount:
 
     @property
     def network(self) -> bool:
-        return self.kind in NETWORK_KINDS or self.kind.startswith("fuse.")
+        """Whether other hosts may use its files."""
+        return self.kind not in LOCAL_KINDS
 
     @property
-    def direct(self) -> int:
-        """A flag for open(2): what is read comes from the server, and what is written is there at once; 0 if none.
+    def is_nfs(self) -> bool:
+        return self.kind in ("nfs", "nfs4")
 
-        NFS takes single bytes so (open(2)).  Others, as Lustre, may want whole blocks, and share one cache anyway.
-        A read that finds its page in memory does not tell that the lease was lost, either.
-        """
-        return os.O_DIRECT if self.kind in ("nfs", "nfs4") else 0
+    @property
+    def lists(self) -> bool:
+        """Whether what this host remembers of names and sizes is made true by listing their directory."""
+        return self.kind.partition(".")[0] == "fuse"
 
 
 LOCAL = Mount("", frozenset())
 
 
 def find_mount(path: str) -> Mount:
-    """The mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL where that does not exist."""
+    """The mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL where that does not exist.
+
+    What an overlay holds is on the mount of its upper directory (kernel: Documentation/filesystems/overlayfs.rst).
+    Where that cannot be seen, as in a container, it counts as local: only one host can have it.
+    """
     best, found = -1, LOCAL
     try:
         path = os.path.realpath(path)
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 ours, _, theirs = line.partition(" - ")
-                point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), ours.split()[4])
+                point = unescaped(ours.split()[4])
                 if len(point) >= best and (path + "/").startswith(point.rstrip("/") + "/"):
-                    kind, _, options = theirs.rstrip("\n").split(" ")[:3]       # the middle one may be empty
+                    kind, source, options = theirs.rstrip("\n").split(" ")[:3]  # the middle one may be empty
+                    if kind == "fuse" and "#" in unescaped(source):             # as mfsmount does: mfs#10.0.0.1:9421
+                        kind = f"fuse.{unescaped(source).partition('#')[0]}"
                     best = len(point)
                     found = Mount(kind, frozenset(options.split(",") + ours.split()[5].split(",")), point)
     except OSError:
         pass                                # not Linux, no current directory: nothing is known, nothing refused
-    return found
+    return below_overlay(found) if found.kind == "overlay" else found
+
+
+def unescaped(field: str) -> str:
+    """A field of /proc/self/mountinfo, which has blanks as \\040."""
+    return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), field)
+
+
+def below_overlay(overlay: Mount) -> Mount:
+    """The mount of an overlay's upper directory; LOCAL where that cannot be seen."""
+    upper = next((option.partition("=")[2] for option in overlay.options if option.startswith("upperdir=")), "")
+    upper = unescaped(upper)
+    if not upper.startswith("/") or not os.path.isdir(upper):
+        return LOCAL
+    mount = find_mount(upper)
+    return LOCAL if mount.point == overlay.point else replace(mount, point=overlay.point)
 
 
 def see_names(path: str) -> None:
     """Make NFS ask the server for the names beside this one; else it answers from what it knows, right or wrong."""
     with contextlib.suppress(PermissionError):      # a folder whose names we may use, and not list
         os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def see_anew(path: str, mount: Mount) -> None:
+    """Have this host forget what it remembers of this file and those beside it.  Raises OSError.
+
+    What a name leads to, how long a file is, and what small files hold is true afterwards as of now or later:
+
+    - NFS asks the server for names when their directory is opened, and for a size at each lock.
+    - FUSE keeps names and sizes for as long as its daemon allows (GlusterFS: 1 s).  A listing brings them anew for the
+      whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
+    - GlusterFS answers reads of files up to 64 KiB, also those with O_DIRECT, from what a look-up by anybody on this
+      host has brought within the last second (xlators/performance/quick-read).  A listing tells it which of that is
+      old (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: of 40 such reads 20 were old; after a listing, of 200 none.
+    """
+    if not mount.lists:
+        return see_names(path)
+    try:
+        fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        raise OSError(errno.EACCES, "you may not list its folder, which is needed here to see what other hosts have "
+                                    "written") from None
+    try:
+        os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
+# ---- reading what other hosts write ----------------------------------------------------------------------------------
+#
+# A host keeps the pages of files that it has read.  On network file systems they may be old: on NFS for ever, on CephFS
+# and GlusterFS for many seconds.  A lock alone makes them true on NFS only.  So what the protocol reads there is read
+# with O_DIRECT, past these pages, in whole aligned blocks, which is what all file systems with O_DIRECT take (open(2),
+# NOTES).  What it writes goes through another descriptor, without O_DIRECT (GlusterFS refuses to write single bytes
+# with it), and is synced.
+
+BLOCK = 4096                    # bytes
+
+
+LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOTCONN)     # what descriptors say whose locks may be lost
+
+
+class Reading(enum.Enum):
+    """How a file is read."""
+    CACHED = "with pread(2): this host alone uses the file"
+    DIRECT = "with O_DIRECT"
+    DROPPED = "with pread(2), once the kernel was asked to drop the pages: its file system refuses O_DIRECT"
+
+
+class Reader:
+    """An open file, to be read as it is now."""
+
+    def __init__(self, fd: int, network: bool = False) -> None:
+        """fd: for which open_fresh() was told the same of the network; it is closed by close()."""
+        self.fd = fd
+        direct = network and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
+        self.how = Reading.DIRECT if direct else Reading.DROPPED if network else Reading.CACHED
+
+    @classmethod
+    def of(cls, fd: int, network: bool) -> Reader:
+        """A reader of a file that is open for something else.  Raises OSError."""
+        if not network:
+            return cls(os.dup(fd))
+        return cls(open_fresh(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC, network), network)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Raises OSError."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def pread(self, size: int, at: int) -> bytes:
+        """Up to so many bytes from an offset on; fewer only at the end of the file.  Raises OSError."""
+        if self.how is Reading.DIRECT:
+            try:
+                return self._read_blocks(size, at)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+            self.how = Reading.DROPPED
+        if self.how is Reading.DROPPED:
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.pread(self.fd, size, at)
+
+    def _read_blocks(self, size: int, at: int) -> bytes:
+        """Read the whole blocks that these bytes are in, into memory that begins with a page.  Raises OSError."""
+        first = at - at % BLOCK
+        wanted = -(-(at + size - first) // BLOCK) * BLOCK
+        with mmap.mmap(-1, max(wanted, BLOCK)) as memory, memoryview(memory) as view:
+            have = 0
+            while have < wanted:
+                with view[have:wanted] as rest:
+                    count = os.preadv(self.fd, [rest], first + have)
+                have += count
+                if not count or count % BLOCK:          # the end of the file
+                    break
+            return bytes(view[at - first:min(at - first + size, have)])
+
+
+def open_fresh(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
+    """Open a file with O_DIRECT if it is on a network file system that has it.  Raises OSError."""
+    if network:
+        try:
+            return os.open(path, flags | os.O_DIRECT, mode)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+    return os.open(path, flags, mode)
+
+
+# ---- which file is it ------------------------------------------------------------------------------------------------
+
+
+def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
+    """Which of these bytes, that were locked through a descriptor on a network file system, are not any more.
+
+    A host that was cut off for too long loses its locks.  NFS answers EIO to a read through their descriptor then, if
+    it asks the server, while a lock on it may seem to succeed.  Elsewhere nothing may tell but the locks (seen on
+    GlusterFS): another description finds the byte free, or the descriptor itself finds it taken, by somebody else.
+    Raises OSError.
+    """
+    if mount.is_nfs:
+        try:
+            Reader(fd, True).pread(1, 0)
+            return set()
+        except OSError as error:
+            if error.errno not in LOST:
+                raise
+            return set(places)
+    other = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return {at for at in places if is_free(other, at) or not is_free(fd, at)}
+    finally:
+        os.close(other)
 
 
 def inode_of(fd: int) -> list[bytes]:
@@ -559,7 +825,7 @@ def inode_of(fd: int) -> list[bytes]:
 
 def is_at(path: str, fd: int) -> bool:
     """Whether a path leads to this open file, as far as this host knows; NFS is not asked for more.  Raises OSError."""
-    named = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return are_same(named, fd)
     finally:
@@ -595,8 +861,9 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
     fault = "" if single_host else mount_fault(mount)
     if fault:
         raise Problem(f"{path}: {fault} (use another file system, or --single-host if no other host uses the file)")
-    if mount.kind in ("beegfs", "afs") and not single_host:
-        say(f"is on {mount.kind}, where locks reach other hosts only if it is set up so (or use --single-host)")
+    if mount.network and mount.kind not in TESTED_KINDS and not single_host:
+        say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells whether locks "
+            "and reads are right there; or use --single-host)")
     return mount
 
 
@@ -654,7 +921,7 @@ class Scan:
     """
     SMALL, LARGE = 4096, 1 << 20
 
-    def __init__(self, fd: int, start: int, states: bytes | None = None, *, count_states: bool = False,
+    def __init__(self, file: Reader, start: int, states: bytes | None = None, *, count_states: bool = False,
                  careful: bool = False, directives: bool = False, until: float = math.inf) -> None:
         """states: the wanted ones; None: every job line.  start: where the first line begins (after a mark).
 
@@ -662,7 +929,7 @@ class Scan:
         careful: raise Shifted when line numbers are found to be off.  directives: they are wanted, too.
         until: the offset from where on nothing is of interest; it may still be found.
         """
-        self.fd, self.careful, self.until = fd, careful, until
+        self.file, self.careful, self.until = file, careful, until
         self.pattern = wanted_lines(states, directives)
         self.few = wanted_lines(RUNNING, directives)
         self.rest = 4 if directives else 2          # bytes at the end of a chunk that may begin a match
@@ -716,7 +983,7 @@ class Scan:
         """
         offset = self.last.offset
         self.size = self.SMALL
-        self.buffer = b"\n" + (os.pread(self.fd, self.size, offset) if data is None else data)
+        self.buffer = b"\n" + (self.file.pread(self.size, offset) if data is None else data)
         self.base, self.pos = offset - 1, 0 if self.once_more else 1
         text = self.last.text[:self.SMALL - 1]
         return self.buffer.startswith(text, 2) and self.buffer[2 + len(text):][:1] in (b"\n", b"")
@@ -729,7 +996,7 @@ class Scan:
             begin = 1
         while end < 0:
             have = len(self.buffer)
-            self.buffer += os.pread(self.fd, max(self.size, have), self.base + have)
+            self.buffer += self.file.pread(max(self.size, have), self.base + have)
             if len(self.buffer) == have:
                 break
             end = self.buffer.find(b"\n", have)
@@ -752,7 +1019,7 @@ class Scan:
         """Move on to the next chunk; False if there is none yet."""
         self._drop(max(self.pos, len(self.buffer) - self.rest))
         at = self.base + len(self.buffer)
-        data = os.pread(self.fd, self.size, at) if at < self.until else b""
+        data = self.file.pread(self.size, at) if at < self.until else b""
         self.buffer += data
         self.size = min(2 * self.size, self.LARGE)
         if data and time.monotonic() > self.pause_at:
@@ -766,7 +1033,7 @@ class Scan:
         """
         if self.careful and self.last:
             text = self.last.text[:64]
-            if os.pread(self.fd, len(text), self.last.offset + 1) != text:
+            if self.file.pread(len(text), self.last.offset + 1) != text:
                 raise Shifted
         self._count(upto)
         self.buffer, self.base, self.pos = self.buffer[upto:], self.base + upto, 0
@@ -780,9 +1047,9 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
     return re.compile(rb"\n(" + rb"|".join(wanted) + rb")")
 
 
-def lines_of(fd: int, start: int, commands: Collection[bytes]) -> Iterator[Line]:
+def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """The job lines with these commands, from an offset on.  Raises OSError."""
-    scan = Scan(fd, start)
+    scan = Scan(file, start)
     if len(commands) <= 50:                     # then what finds their heads is faster, though it may find more
         heads = rb"|".join(re.escape(command[:200]) for command in commands)
         scan.pattern, scan.rest = re.compile(rb"\n([^#/ \t\n])[ \t](?:%b)" % heads), 2 + 200
@@ -791,7 +1058,7 @@ def lines_of(fd: int, start: int, commands: Collection[bytes]) -> Iterator[Line]
             yield line
 
 
-def count_lines(fd: int, start: int, end: float, state: bytes, command: bytes, enough: int) -> int:
+def count_lines(file: Reader, start: int, end: float, state: bytes, command: bytes, enough: int) -> int:
     """How many lines of a command are in a state, of those that begin between two places where lines begin.
 
     It reads on until it has found enough.  Hundreds may run: so none is parsed.  Raises OSError.
@@ -799,7 +1066,7 @@ def count_lines(fd: int, start: int, end: float, state: bytes, command: bytes, e
     wanted = [b"\n%b%b%b%b\n" % (state, blank, command, last) for blank in (b" ", b"\t") for last in (b"", b"\r")]
     found, rest, at, size = 0, b"", start, 4096
     while found < enough:
-        data = os.pread(fd, int(min(size, end - at)), at)
+        data = file.pread(int(min(size, end - at)), at)
         lines, _, rest = (rest + data).rpartition(b"\n") if data else (rest, b"", b"")
         found += sum(map((b"\n" + lines.replace(b"\n", b"\n\n") + b"\n").count, wanted))
         if not data:
@@ -814,9 +1081,9 @@ def is_utf16(head: bytes) -> bool:
     return head[:2] in (b"\xff\xfe", b"\xfe\xff") or not fewer and 4 * more > len(head) > 3
 
 
-def first_line(fd: int) -> int:
+def first_line(file: Reader) -> int:
     """The offset of a job file's first line: 3 after a UTF-8 byte-order mark, else 0.  Raises OSError for UTF-16."""
-    head = os.pread(fd, 4096, 0)
+    head = file.pread(BLOCK, 0)
     if is_utf16(head):
         raise OSError(errno.EILSEQ, "is UTF-16 (save it as UTF-8)")
     return 3 if head.startswith(UTF8_MARK) else 0
@@ -831,7 +1098,7 @@ def open_job_file(path: str, flags: int) -> int:
             raise Problem(f"{path}: is {kind} (a job file is wanted)")
         fd = os.open(path, flags | os.O_CLOEXEC)
         try:
-            first_line(fd)
+            first_line(Reader(fd))
         except OSError:
             os.close(fd)
             raise
@@ -844,11 +1111,12 @@ def open_job_file(path: str, flags: int) -> int:
 
 
 @contextlib.contextmanager
-def job_file(path: str) -> Iterator[int]:
+def job_file(path: str, network: bool) -> Iterator[Reader]:
     """A job file, open for reading.  Raises Problem."""
     fd = open_job_file(path, os.O_RDONLY)
     try:
-        yield fd
+        with Reader.of(fd, network) as file:
+            yield file
     except OSError as error:
         raise Problem(f"{path}: {reason(error)}") from None
     finally:
@@ -980,11 +1248,11 @@ def _fault(text: bytes) -> str:
         return str(fault)
 
 
-def check_directives(path: str, say: Say) -> None:
+def check_directives(path: str, network: bool, say: Say) -> None:
     """Refuse a job file with a malformed directive; name what only looks like one.  Raises Problem."""
     first = alike = 0
-    with job_file(path) as fd:
-        scan = Scan(fd, first_line(fd), b"", directives=True)
+    with job_file(path, network) as file:
+        scan = Scan(file, first_line(file), b"", directives=True)
         scan.pattern, scan.rest = LOOK_ALIKE, 20        # the longest match but for its last byte
         for line in scan:
             if line.state == DIRECTIVE and line.text.startswith(b"RUN"):
@@ -1006,34 +1274,47 @@ STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
 NO_JOB = "is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)"
 
 
-def stray_lines(fd: int, among: float = math.inf) -> Iterator[int]:
+def stray_lines(file: Reader, among: float = math.inf) -> Iterator[int]:
     """The numbers of lines that are neither jobs, nor comments, nor blank, of so many lines.  Raises OSError."""
-    with open(fd, "rb", closefd=False) as file:
-        file.seek(first_line(fd))
-        number, begins = 0, True
-        for piece in iter(functools.partial(file.readline, 4096), b""):
-            number += begins
-            if number > among:
-                return
-            if begins and STRAY.match(piece):
-                yield number
-            begins = piece.endswith(b"\n")
+    number, begins = 0, True
+    for piece in line_pieces(file, first_line(file)):
+        number += begins
+        if number > among:
+            return
+        if begins and STRAY.match(piece):
+            yield number
+        begins = piece.endswith(b"\n")
 
 
-def check_lines(path: str, say: Say, refuse: bool = True) -> None:
+def line_pieces(file: Reader, at: int) -> Iterator[bytes]:
+    """The lines from an offset on, with their newlines; a long one in several pieces.  Raises OSError."""
+    rest = b""
+    while data := file.pread(16 * BLOCK, at):
+        at += len(data)
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+        if len(rest) >= BLOCK:
+            yield rest
+            rest = b""
+    if rest:
+        yield rest
+
+
+def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
     """Refuse a file of plain commands, without a job; name a stray line at the beginning of any other file.
 
     refuse: or only name it there, too.  Raises Problem.
     """
-    with job_file(path) as fd:
-        refuse = refuse and not Scan(fd, first_line(fd)).next()
-        stray = stray_lines(fd) if refuse else stray_lines(fd, 1000)
+    with job_file(path, network) as file:
+        refuse = refuse and not Scan(file, first_line(file)).next()
+        stray = stray_lines(file) if refuse else stray_lines(file, 1000)
         first = next(stray, 0)
         count = 1 + sum(1 for _ in stray) if refuse else 1
     if first and refuse:
         raise Problem(f"{path}: has no job, but {plural(count, 'line')} that {'is' if count == 1 else 'are'} no "
                       f"comment, the first is line {first} (a job is '. COMMAND'; to make jobs of them: "
-                      f"{own_command(['NEW', '--add-list', path], 'runset4')})")
+                      f"{own_command(['NEW', '--add-list', as_argument(path)], 'runset4')})")
     if first:
         say(f"line {first} {NO_JOB}")
 
@@ -1041,10 +1322,10 @@ def check_lines(path: str, say: Say, refuse: bool = True) -> None:
 # ---- lines that are too long -----------------------------------------------------------------------------------------
 
 
-def has_long_line(fd: int) -> bool:
+def has_long_line(file: Reader) -> bool:
     """Whether any line, of whatever kind, is longer than one with a command may be.  Raises OSError."""
-    at, least = first_line(fd), len(". ") + LONGEST_COMMAND + 1
-    while len(piece := os.pread(fd, least, at)) == least:
+    at, least = first_line(file), len(". ") + LONGEST_COMMAND + 1
+    while len(piece := file.pread(least, at)) == least:
         newline = piece.rfind(b"\n")
         if newline < 0:
             return True
@@ -1052,21 +1333,21 @@ def has_long_line(fd: int) -> bool:
     return False
 
 
-def check_lengths(path: str) -> None:
+def check_lengths(path: str, network: bool) -> None:
     """Refuse a job file with a command that no runner can start, unless it is done or held.  Raises Problem."""
-    with job_file(path) as fd:
-        if not has_long_line(fd):               # which is known soon; one by one a million lines take a second
+    with job_file(path, network) as file:
+        if not has_long_line(file):             # which is known soon; one by one a million lines take a second
             return
-        for line in Scan(fd, first_line(fd), NEW + RUNNING + FAILED + ERROR):
+        for line in Scan(file, first_line(file), NEW + RUNNING + FAILED + ERROR):
             if fault := command_fault(line.command):
                 raise Problem(f"{path}: line {line.number}: {fault}")
 
 
-def check_job_file(path: str, say: Say) -> None:
+def check_job_file(path: str, network: bool, say: Say) -> None:
     """Before anything runs: refuse a file that was not understood, name what may not be.  Raises Problem."""
-    check_lines(path, say)
-    check_lengths(path)
-    check_directives(path, say)
+    check_lines(path, network, say)
+    check_lengths(path, network)
+    check_directives(path, network, say)
 
 
 # ======== The job file ================================================================================================
@@ -1084,6 +1365,10 @@ def check_job_file(path: str, say: Say) -> None:
 # orphan is one of the lines `r`, and is claimed if h < R.  By I3 h counts each living copy.  Lines are counted in the
 # file that the path names, behind the door, so only programs other than ours can change them before the `r` is written.
 # No step speaks of the place of a line, of files that were replaced, or of who has edited what.
+#
+# That holds on a network file system, too, where this host may remember an old name, size or content: none of that is
+# asked but behind the door, after see_anew().  What is read elsewhere (a scan for the next line, a look) may be old.
+# It only says which door to go to, or that there is nothing to do yet; and a round that finds nothing is made again.
 #
 # A line's own seat is its number modulo 65,535.  It is taken if it is free, so seats tell equal lines apart until an
 # edit moves them: which one is an orphan, and which one a cancel means.  Safety does not depend on it.
@@ -1193,6 +1478,46 @@ class Account:
         return ", ".join(bad + rest) or "no jobs"
 
 
+class Place:
+    """Where a job file is: the path that was given, and the file that it led to when that was opened first.
+
+    The companion stands beside the real file.  So who opens a file by a symbolic link, and who opens it by its own
+    name, must go on with the same file, whatever becomes of the link.  If the link leads elsewhere, we stay with our
+    file.
+    If a file comes in its place (`sed -i` does that), that is what all users of the link mean, and we follow.  A link
+    that comes in the place of our file leads to a file with other locks: it is refused until it is gone.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.link = ""              # the path, if it is a symbolic link
+        self.real = path            # the file
+        self.known = False          # there was one
+
+    def resolve(self) -> None:
+        """Follow links, also in the names of directories, until there is a file."""
+        if self.known:
+            return
+        folder, name = os.path.split(self.real)
+        if os.path.realpath(folder or ".") != os.path.abspath(folder or "."):
+            self.real = os.path.join(os.path.realpath(folder), name)
+        self.known = os.path.exists(self.real)
+        if self.known and os.path.islink(self.real):
+            self.link, self.real = self.real, os.path.realpath(self.real)
+
+    def has_moved(self) -> bool:
+        """Whether a file has come in the place of the link."""
+        return self.link != "" and os.path.lexists(self.link) and not os.path.islink(self.link)
+
+    def follow(self) -> None:
+        """Go on with the file that has come in the place of the link."""
+        self.link, self.real = "", self.link
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Paths of which see_anew() has to see the directories."""
+        return (self.link, self.real) if self.link else (self.real,)
+
+
 class JobFile:
     """A job file and the lines of it that are held here: locks, verifies, writes, looks after them.
 
@@ -1204,11 +1529,19 @@ class JobFile:
     this process's own open companion, for doors alone.  Each job's seat is on another one, which the job inherits
     (open_seat()).
 
+    What a host remembers of files on a network file system may be old.  So a door is opened in three steps: its byte is
+    locked; see_anew() makes names, sizes and contents true as of now; the companion and the path are checked.  What is
+    read behind the door, through `reader`, is therefore no older than the lock.
+
+    Locks on a network file system can be lost while this host is cut off (lost_locks()).  So `doors` has one byte more
+    locked for as long as it is open, its pulse: once that is lost, so is all that this host has locked.
+
     A job is held from claim() to give_up().  `seats` knows each held job that has a seat, by its byte.
     """
     LOOKS = 3                   # that prove that a line is gone
     BAD = 9                     # lines that an account names
     SHORT, LONG = 0.2, 2.0      # seconds to wait at a door: for a claim, which has other lines; for a result
+    CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client is taken for dead
     GUARD = 1 << 62             # bytes of the job file that are locked shared
     USER = GUARD + 2            # behind these: a shared byte of it for the number of the companion in use
     USERS = 1 << 61
@@ -1216,7 +1549,8 @@ class JobFile:
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, read_only: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.path, self.say, self.clock, self.read_only = path, say, clock, read_only
-        self.network, self.direct = mount.network, mount.direct
+        self.place = Place(path)
+        self.mount, self.network = mount, mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
         self.seats: dict[int, Job] = {}         # by the bytes that they have locked
@@ -1225,12 +1559,17 @@ class JobFile:
         self.cut = False                        # ... and whether its last line had no newline then
         self.full_size = 0                      # the last that was believed
         self.appended = 0                       # so much of it was there when nobody appended
-        self.fd = -1                            # the open file; see writable()
+        self.fd = -1                            # the open file, to lock and to write; see writable()
+        self.reader = Reader(-1)                # ... and to read
+        self.how = Reading.CACHED               # it was read last
+        self.cut_off_since: float | None = None         # when ENOTCONN came (clock); None: it could be opened since
         self.inode = (0, 0)                     # its device and inode
         self.start = 0                          # where its first line begins
         self.companion = ""                     # the path of its companion
         self.doors, self.doors_inode = -1, (0, 0)       # the companion, and its identity, also once it was left
-        self.alive_at = 0.0                     # when `doors` was known to be of use last
+        self.hidden = False                     # we may not read it: nobody knows what is locked
+        self.pulse = 0                          # the byte of it that `doors` has locked for as long as it has locks
+        self.alive_at = 0.0                     # when `doors` was known to have its locks last
         self.named = (0, 0)                     # the companion whose number is locked in the job file
         self.counted = False                    # the length of the companion counts us, since it was opened last
         self.alone_at = -1                      # its length then, if nobody else used it; 0: somebody did
@@ -1257,11 +1596,12 @@ class JobFile:
 
     def _lock(self, at: int) -> bool:
         """Lock a byte of what is still the companion then; whether that could be had now.  Raises OSError."""
-        self._must_be_alive()                   # else what others read by is closed only between two operations
+        self._must_be_alive()
         if self.doors < 0:
             self.follow_companion()
         if not lock(self.doors, at):
             return False
+        self.see()
         if not self._is_companion():
             unlock(self.doors, at)
             self.follow_companion()
@@ -1271,7 +1611,7 @@ class JobFile:
     def _is_companion(self) -> bool:
         """Whether `doors` is what stands there now."""
         try:
-            if self.direct:
+            if self.network:
                 return is_at(self.companion, self.doors)
             info = os.stat(self.companion)
             return self.doors_inode == (info.st_dev, info.st_ino)
@@ -1291,9 +1631,10 @@ class JobFile:
         """Make `doors` the companion that stands there now; somebody may have removed it.  Raises OSError."""
         if self.doors >= 0 and self._is_companion():
             return
-        fd, old, before = self._open_companion(), self.doors, self.doors_inode
-        self.doors, self.doors_inode = fd, self.identity(fd) if fd >= 0 else (0, 0)
+        old, before = self.doors, self.doors_inode
+        self.doors, self.doors_inode = self._open_companion()
         self.alive_at, self.counted = self.clock(), False
+        self.named = (0, 0)
         if old >= 0:
             os.close(old)
         if self.doors_inode != before != (0, 0) and not self.read_only:
@@ -1301,20 +1642,33 @@ class JobFile:
             for job in list(self.seats.values()):
                 self._stand_up(job)
 
-    def _open_companion(self) -> int:
-        """The companion; for who only looks -1 if there is none: nobody has anything locked then.  Raises OSError."""
-        if not self.read_only:
-            fd = open_companion(self.path, self.direct)
+    def _open_companion(self) -> tuple[int, tuple[int, int]]:
+        """The companion, and its identity; -1 for who only looks if there is none: nobody has anything locked then.
+
+        Raises OSError.
+        """
+        if self.read_only:
+            hidden, self.hidden = self.hidden, False
             try:
-                lock(fd, HERE_BYTE, shared=True)        # with it NFS makes less of each door
-            except OSError:
-                os.close(fd)
-                raise
-            return fd
+                fd = open_fresh(self.companion, os.O_RDONLY | os.O_CLOEXEC, self.network)
+            except FileNotFoundError:
+                return -1, (0, 0)
+            except PermissionError:
+                self.hidden = True
+                if not hidden:
+                    self.say(f"whether a line r still runs cannot be known: only who may write to it may read "
+                             f"{self.companion}")
+                return -1, (0, 0)
+        else:
+            fd = open_companion(self.place.real, self.network)
         try:
-            return os.open(self.companion, os.O_RDONLY | os.O_CLOEXEC | self.direct)
-        except FileNotFoundError:
-            return -1
+            if not self.read_only:
+                lock(fd, HERE_BYTE, shared=True)        # with it NFS makes less of each door
+                self.pulse = take_probe(fd) if self.network and not self.mount.is_nfs else 0
+            return fd, self.identity(fd)
+        except OSError:
+            os.close(fd)
+            raise
 
     @classmethod
     def lock_all(cls, fd: int) -> None:
@@ -1323,7 +1677,7 @@ class JobFile:
         Raises OSError.
         """
         if not lock(fd, 0, cls.GUARD, shared=True):
-            raise OSError(errno.EBUSY, "another program has places in it locked (an older runmaker4?)")
+            raise OSError(errno.EBUSY, f"{locked_by(fd, 0, cls.GUARD)} has places in it locked (an older runmaker4?)")
 
     def _name_companion(self) -> None:
         """Lock a byte of the job file that tells which companion is in use.  Raises OSError; EBUSY: another one is."""
@@ -1331,11 +1685,15 @@ class JobFile:
         if self.read_only or fd < 0 or self.named == self.doors_inode:
             return
         self.named = (0, 0)
+        self.lock_all(fd)                       # the guard may have been lost with the locks of the companion before
         unlock(fd, self.USER, self.USERS)
         mine = self.USER + self.doors_inode[1] % self.USERS
         lock(fd, mine, shared=True)
-        if not (is_free(fd, self.USER, mine - self.USER) and is_free(fd, mine + 1, self.USER + self.USERS - mine - 1)):
-            raise OSError(errno.EBUSY, "is in use under another name, with another companion (use one name for it)")
+        for first, behind in (self.USER, mine), (mine + 1, self.USER + self.USERS):
+            if not is_free(fd, first, behind - first):
+                holder = locked_by(fd, first, behind - first)
+                raise OSError(errno.EBUSY, f"is in use with another companion, by {holder} (use one name for it; or "
+                                           "who may only read it keeps it locked)")
         self.named = self.doors_inode
 
     def count_seats(self, command: bytes) -> int:
@@ -1349,7 +1707,7 @@ class JobFile:
 
     def open_seat(self) -> int:
         """The companion once more: a description for the seat of a job.  Raises OSError."""
-        return os.open(self.companion, os.O_RDWR | os.O_CLOEXEC | self.direct)
+        return open_fresh(self.companion, os.O_RDWR | os.O_CLOEXEC, self.network)
 
     def close_seat(self, fd: int) -> None:
         """Nobody here has a seat on it any more."""
@@ -1411,22 +1769,22 @@ class JobFile:
         with self.door(line.command, self.SHORT) as opened:
             if not opened:
                 return Attempt(closed=True)
-            fd = self.writable()
+            self.writable()
             self._name_companion()
-            settled = self.is_settled(fd, line)
-            data = self.read_line(fd, line, Scan.SMALL)
-            if not data or settings.line and self.state_at(fd, settings.line) is None:
+            settled = self.is_settled(line)
+            data = self.read_line(line, Scan.SMALL)
+            if not data or settings.line and self.state_at(settings.line) is None:
                 raise Shifted
             if data[:1] != line.state or line.state == RUNNING and not is_free(self.doors, self.own_seat(line)):
                 return Attempt(data=data)               # taken, and ended or not, since it was found
-            if not settled or not self.has_room(line.command, fd, line.state == RUNNING):
+            if not settled or not self.has_room(line.command, line.state == RUNNING):
                 return Attempt(data=data, closed=True)
             ended = known if known and self.is_alone() else b"" if taker else ERROR
             if line.state == RUNNING and ended:
-                self.write(fd, line, ended)
+                self.write(line, ended)
                 return Attempt(data=data, ended=ended)
             self.count_in()
-            return Attempt(self._mark(fd, line, taker, settings), data)
+            return Attempt(self._mark(line, taker, settings), data)
 
     def count_in(self) -> None:
         """Before our first claim: make the companion a byte longer, which outlives us.  Raises OSError.
@@ -1445,41 +1803,48 @@ class JobFile:
         """Whether nobody else has claimed a line since our first claim.  Behind a door.  Raises OSError."""
         return self.counted and self.alone_at == os.fstat(self.doors).st_size
 
-    def _mark(self, fd: int, line: Line, taker: Taker | None, settings: JobSettings) -> Job:
+    def _mark(self, line: Line, taker: Taker | None, settings: JobSettings) -> Job:
         """Take a seat, then write `r`, and hold the line.  Raises OSError."""
         job = Job(**vars(line), taker=taker, settings=settings, inode=self.inode)
         self._sit(job)
         try:
             if line.state != RUNNING:
-                self.write(fd, line, RUNNING)
+                self.write(line, RUNNING)
         except OSError:                         # disk full: no `r` may stay behind; lease lost: it is an orphan
             with contextlib.suppress(OSError):
-                if self.state_at(fd, line) == RUNNING:          # an editor may have saved meanwhile
-                    self.write(fd, line, line.state)
+                if self.state_at(line) == RUNNING:              # an editor may have saved meanwhile
+                    self.write(line, line.state)
             self._stand_up(job)
             raise
         self.held[job] = None
         return job
 
-    def has_room(self, command: bytes, fd: int, orphan: bool = False) -> bool:
+    def has_room(self, command: bytes, orphan: bool = False) -> bool:
         """Whether one more copy of a command may live, for a line that is new, or that is an orphan."""
         seats = self.count_seats(command)
-        return not seats or self._are_running(fd, command, seats + orphan)
+        return not seats or self._are_running(command, seats + orphan)
 
-    def _are_running(self, fd: int, command: bytes, least: int) -> bool:
-        """Whether that many lines of a command are `r`: found at once if the one of ours that we have longest is first."""
+    def _are_running(self, command: bytes, least: int) -> bool:
+        """Whether that many lines of a command are `r`.
+
+        They are found at once if the one of ours that we have longest is first.
+        """
         ours = next((job.offset for job in self.held if job.inode == self.inode and job.command == command), 0)
         first = max(ours, self.start)
-        if first > self.start and os.pread(fd, 1, first - 1) != b"\n":
+        file = self.reader
+        if first > self.start and file.pread(1, first - 1) != b"\n":
             first = self.start                          # it was edited: no line begins there any more
-        found = count_lines(fd, first, math.inf, RUNNING, command, least)
-        return found >= least or found + count_lines(fd, self.start, first, RUNNING, command, least - found) >= least
+        found = count_lines(file, first, math.inf, RUNNING, command, least)
+        return found >= least or found + count_lines(file, self.start, first, RUNNING, command, least - found) >= least
 
-    def is_settled(self, fd: int, line: Line) -> bool:
-        """Whether a line that is read from now on cannot be cut off again by the one who has appended it."""
+    def is_settled(self, line: Line) -> bool:
+        """Whether a line that is read from now on cannot be cut off again by the one who has appended it.
+
+        Behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one: then the line waits.
+        """
         if line.offset >= self.appended:
-            size = os.fstat(fd).st_size
-            if not is_free(self.doors, APPEND_BYTE) or os.fstat(fd).st_size != size:
+            size = os.fstat(self.fd).st_size
+            if not is_free(self.doors, APPEND_BYTE) or self.size_now() != size:
                 return False
             self.appended = size
         return line.offset < self.appended
@@ -1488,14 +1853,17 @@ class JobFile:
         """Whether a line `r` has neither runner nor job.  To act on that is a claim, which decides behind the door."""
         if self.read_only:
             self.follow_companion()             # who only looks may have come before the first runner made it
+        if self.hidden:
+            return False
         if self.doors >= 0:
             if not is_free(self.doors, self.own_seat(line)):
                 return False
             seats = 0 if is_free(self.doors, row(line.command), SEATS) else self.count_seats(line.command)
-            if seats and not (self._are_running(self.fd, line.command, seats + 1)
-                              and self._are_running(self.fd, line.command, self.count_seats(line.command) + 1)):
+            if seats and not (self._are_running(line.command, seats + 1)
+                              and self._are_running(line.command, self.count_seats(line.command) + 1)):
                 return False
-        return self.state_at(self.fd, line) == RUNNING      # read after the seats: it had ended just before that
+        self.see()
+        return self.state_at(line) == RUNNING           # read after the seats: it had ended just before that
 
     # -- results ----------------------------------------------------------------------------------------------------
 
@@ -1521,23 +1889,27 @@ class JobFile:
             return f"the file is gone; its result {show(state)} is not written"
         except OSError as error:
             self.leave_useless(error)
+            if self.is_cut_off():
+                self.give_up(job)
+                return f"its file system's client has died ({reason(error)}); its result {show(state)} is not written"
             raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
 
     def _finish(self, job: Job, state: bytes) -> str:
         """The same, once, in the file that is open.  Raises Shifted, NotNow, OSError."""
         with self.door(job.command) as opened:
             if not opened:
-                raise NotNow("somebody else is about to change lines of this command")
+                holder = locked_by(self.doors, row(job.command) + SEATS) or "somebody"
+                raise NotNow(f"{holder} is about to change lines of this command")
             fault = self._write_result(job, state)
             self.give_up(job)                   # behind the door: who comes next finds as many seats as lines `r`
             return fault
 
     def _write_result(self, job: Job, state: bytes) -> str:
         """Write a state over a job's line, behind its door.  Returns and raises as _finish() does."""
-        fd = self.writable()
-        if job.fd < 0 and not self._sit_again(fd, job):
+        self.writable()
+        if job.fd < 0 and not self._sit_again(job):
             return f"another runner has taken it meanwhile; its result {show(state)} is not written"
-        found = self._state_here(fd, job)
+        found = self._state_here(job)
         if found != RUNNING:
             line = self._find(job, found, last=True)
             found = line.state if line else found
@@ -1547,7 +1919,7 @@ class JobFile:
             job.missing += 1
             raise NotNow("its line is not where it was")
         if found in (RUNNING, NEW, job.state):
-            self.write(fd, job, state)
+            self.write(job, state)
         elif found is None or state not in (found, NEW):        # else set by hand as it is to be, or it was not begun
             why = "its line is gone" if found is None else f"its state was set to '{show(found)}' meanwhile"
             return f"{why}; its result {show(state)} is not written"
@@ -1585,7 +1957,7 @@ class JobFile:
             self.follow_companion()
             now = self.clock()
             astray = {job: state for job in self.held
-                      if not job.cancelled and (state := self._state_here(self.fd, job)) != RUNNING}
+                      if not job.cancelled and (state := self._state_here(job)) != RUNNING}
             for job in self.held.keys() - astray.keys():
                 job.missing, job.set_once = 0, False
             if any(job.search_at <= now for job in astray):
@@ -1597,29 +1969,28 @@ class JobFile:
         return to_end
 
     def _drop_lost_seats(self) -> None:
-        """Notice seats that were lost with the lease of a network file system.  Raises OSError.
+        """Notice seats that a network file system has taken from us.  Raises OSError.
 
-        A read tells, if it asks the server.  The old descriptor stays useless, even where a lock on it seems to
-        succeed; and its job has the same open file description.  So what this host remembers of its locks would refuse
-        our own new ones, unless every one of them is given up first (seen on NFS v4.2).
+        The old descriptor stays useless, even where a lock on it seems to succeed; and its job has the same open file
+        description.  So what this host remembers of its locks would refuse our own new ones, unless every one of them
+        is given up first (seen on NFS v4.2).
         """
         self._must_be_alive()
-        for job in list(self.held) if self.network else ():
-            try:
-                if job.fd >= 0:
-                    os.pread(job.fd, 1, 0)
-            except OSError as error:
-                if error.errno not in (errno.EIO, errno.ESTALE, errno.EBADF):
-                    raise
-                self.lose_seats(job.fd)
-                self.leave()                    # what else was locked is lost with it
+        seats: dict[int, list[int]] = {}
+        for at, job in self.seats.items() if self.network else ():
+            seats.setdefault(job.fd, []).append(at)
+        lost = [fd for fd, places in seats.items() if lost_locks(fd, places, self.mount)]
+        for fd in lost:
+            self.lose_seats(fd)
+        if lost:
+            self.leave()                        # what else was locked is lost with them
 
     def _take_back_seats(self) -> None:
         """Take a seat again for each job that has lost its own, unless another has taken its line.  Raises OSError."""
         for job in [job for job in self.held if job.fd < 0]:
             with self.door(job.command) as opened:
-                fd = self.writable()
-                if opened and job.fd < 0 and not self._sit_again(fd, job):
+                self.writable()
+                if opened and job.fd < 0 and not self._sit_again(job):
                     self.give_up(job)
                     self.to_end[job] = "lost"
 
@@ -1632,23 +2003,23 @@ class JobFile:
             job.fd = job.at = -1
         self.close_seat(lost)
 
-    def _sit_again(self, fd: int, job: Job) -> bool:
+    def _sit_again(self, job: Job) -> bool:
         """Take a seat again, behind the door, for a job whose seat was lost; False: another has taken its line."""
-        state = self._state_here(fd, job)
+        state = self._state_here(job)
         seats = self.count_seats(job.command)
         new = state in (NEW, job.state)                 # an editor has saved over it
-        if seats and not self._are_running(fd, job.command, seats + (not new)):
+        if seats and not self._are_running(job.command, seats + (not new)):
             return False
-        if not new and not self._are_running(fd, job.command, 1) and state in (None, DONE, FAILED):
+        if not new and not self._are_running(job.command, 1) and state in (None, DONE, FAILED):
             return False                                # taken, and ended since
         self._sit(job)
-        self.say(f"line {job.number}: its lock was lost and is taken back")
+        self.say(f"line {job.number}: is locked anew")
         return True
 
     def by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
         """The lines with these commands.  Raises OSError."""
         found: dict[bytes, list[Line]] = {command: [] for command in commands}
-        for line in lines_of(self.fd, self.start, commands):
+        for line in lines_of(self.reader, self.start, commands):
             found[line.command].append(line)
         return found
 
@@ -1662,10 +2033,11 @@ class JobFile:
             there = lines[job.command]
             with self.door(job.command) as opened:
                 line = self._find(job, here, there) if opened else None
-                if line and self.state_at(self.fd, line) != line.state:
+                if line and self.state_at(line) != line.state:
                     continue                            # it has changed since it was read: there is another look
                 if line and line.state != RUNNING:
-                    self.write(self.writable(), line, RUNNING)
+                    self.writable()
+                    self.write(line, RUNNING)
                     self.say(f"line {line.number}: its job runs, so the {show(line.state)} that was saved over its r "
                              "is r again (runset4.py --edit keeps states)")
                     line.state = RUNNING
@@ -1680,7 +2052,7 @@ class JobFile:
         lines: all of its command; last: it has ended, and any line `r` that seems to be nobody's will do.
         """
         if lines is None:
-            lines = list(lines_of(self.fd, self.start, {job.command}))
+            lines = list(lines_of(self.reader, self.start, {job.command}))
         ours = [other for other in self.held if other.command == job.command]
         stands = {other.offset for other in ours if other is not job and other.inode == self.inode}
         free = [line for line in lines if line.offset not in stands]
@@ -1718,16 +2090,16 @@ class JobFile:
         if job.missing == self.LOOKS and state is None:
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
-    def _state_here(self, fd: int, job: Job) -> bytes | None:
+    def _state_here(self, job: Job) -> bytes | None:
         """The state of a held line if it stands where it stood, in today's file; None if it does not."""
-        return self.state_at(fd, job) if job.inode == self.inode else None
+        return self.state_at(job) if job.inode == self.inode else None
 
     # -- just looking -----------------------------------------------------------------------------------------------
 
     def lines(self, states: bytes | None = None, count_states: bool = False, directives: bool = False) -> Scan:
         """All job lines, or those in some states, freshly read.  Raises OSError."""
         self.follow_path()
-        return Scan(self.fd, self.start, states, count_states=count_states, directives=directives)
+        return Scan(self.reader, self.start, states, count_states=count_states, directives=directives)
 
     def survey(self) -> Survey:
         """Count the states, and tell orphans from running jobs.  Raises OSError."""
@@ -1805,18 +2177,28 @@ class JobFile:
 
     # -- small steps ------------------------------------------------------------------------------------------------
 
+    def see(self) -> None:
+        """Have this host forget what it remembers of the file, its companion and their names.  Raises OSError.
+
+        So NFS, which answers from the directory's cached attributes for up to a minute, sees that another host has
+        renamed a new file to this place (seen on v4.2: 23 s, then 0).
+        """
+        if self.network:
+            for path in self.place.folders:
+                see_anew(path, self.mount)
+
     def _stat(self) -> os.stat_result:
         """What the path names now.
 
-        NFS answers from the directory's cached attributes, so for up to a minute it does not see that another host has
-        renamed a new file to this place; opening the directory makes it ask the server (seen on v4.2: 23 s, then 0).
-        So does opening the file for its own (nfs(5), close-to-open).
+        Opening a file makes NFS ask the server for its size and times (nfs(5), close-to-open).
         """
-        if self.network:
-            see_names(self.path)
-        if not self.direct:
-            return os.stat(self.path)
-        fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.see()
+        info = os.lstat(self.place.real)
+        if stat.S_ISLNK(info.st_mode) and self.place.known:
+            raise OSError(errno.ELOOP, "is a symbolic link now, to where its jobs are not locked (put the file back)")
+        if not self.network:
+            return info if self.place.known else os.stat(self.place.real)
+        fd = os.open(self.place.real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return os.fstat(fd)
         finally:
@@ -1826,19 +2208,22 @@ class JobFile:
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
+    def size_now(self) -> int:
+        """How long the open file is.  Raises OSError."""
+        self.see()
+        return os.fstat(self.fd).st_size
+
     def names(self, fd: int) -> bool:
-        """Whether the path still leads to this open file.  Raises OSError."""
+        """Whether the path leads to this open file now.  Raises OSError."""
         try:
+            self.see()
             return self._is_same(fd) or self.signature()[:2] == self.identity(fd)
         except FileNotFoundError:
             return False                        # an editor is about to put a new one there
 
     def _is_same(self, fd: int) -> bool:
-        """Whether the path leads to this open file, as far as one round trip of NFS tells.  Raises OSError."""
-        if not self.direct or fd < 0:
-            return False
-        see_names(self.path)
-        return is_at(self.path, fd)
+        """Whether the path leads to this open file, as far as this host knows without asking.  Raises OSError."""
+        return self.network and fd >= 0 and is_at(self.place.real, fd)
 
     def must_name(self, fd: int) -> None:
         """Raise OSError(ESTALE) if the path leads to another file than this, or to none."""
@@ -1847,6 +2232,11 @@ class JobFile:
 
     def follow_path(self) -> None:
         """Make `fd` the file that the path names now.  Raises OSError."""
+        self.see()
+        self.place.resolve()
+        if self.place.has_moved():
+            self._leave_place()
+            self.place.follow()
         if not self._is_same(self.fd):
             info = self._stat()
             if self.inode != (info.st_dev, info.st_ino):
@@ -1859,44 +2249,86 @@ class JobFile:
     def _open_anew(self) -> None:
         """Go on with what the path names now.  Raises OSError."""
         access = os.O_RDONLY if self.read_only else os.O_RDWR
-        fd = os.open(self.path, access | os.O_CLOEXEC | self.direct)
+        fd = os.open(self.place.real, access | os.O_CLOEXEC | os.O_NOFOLLOW)
+        reader = Reader(fd)
         try:
-            start = first_line(fd)
+            if self.network:
+                reader = Reader.of(fd, True)
+            start = first_line(reader)
             if not self.read_only:
                 self.lock_all(fd)
+            inode = self.identity(fd)
         except OSError:
-            os.close(fd)
+            close_all(fd, reader.fd)
             raise
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd, self.inode, self.start, self.appended, self.named = fd, self.identity(fd), start, 0, (0, 0)
-        self.companion = companion_of(self.path)
+        close_all(self.fd, self.reader.fd)
+        self.fd, self.reader = fd, reader
+        self.inode, self.start = inode, start
+        self.appended, self.named = 0, (0, 0)
+        self.companion = companion_of(self.place.real)
+        self._note_reading()
         for job in self.held:
             job.search_at = 0.0                 # they may stand in here
         self.follow_companion()
+        self.cut_off_since = None
+
+    def _leave_place(self) -> None:
+        """Leave the file for another one with another companion, where each held line gets a seat anew.
+
+        The old seats are closed, not unlocked.  So jobs that run keep them, and users of the old file see them.
+        """
+        for job in list(self.seats.values()):
+            del self.seats[job.at]
+            self.close_seat(job.fd)
+            job.fd = job.at = -1
+        self.leave()
+        self.doors_inode = (0, 0)
+
+    def _note_reading(self) -> None:
+        """Say once that the file cannot be read with O_DIRECT."""
+        how, self.how = self.how, self.reader.how
+        if self.how is Reading.DROPPED and how is not Reading.DROPPED and not self.read_only:
+            self.say(f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read late "
+                     "(runwait4.py --check-locks DIR tells)")
 
     def writable(self) -> int:
-        """The open job file, to write to it now.  Raises Shifted if the path names another one; OSError."""
-        if self.fd < 0:
+        """The open job file, to write to it now, behind a door.
+
+        Raises Shifted if the path names another one; OSError.
+        """
+        if self.fd < 0 or self.place.has_moved():
             raise Shifted
-        self.must_name(self.fd)
+        try:
+            here = self._is_same(self.fd) or self.signature()[:2] == self.inode
+        except FileNotFoundError:
+            here = False                        # an editor is about to put a new one there
+        if not here:
+            raise Shifted
         return self.fd
 
     def leave_useless(self, error: OSError) -> None:
-        """Leave the descriptors that this error may mean to be of no use any more: the lease of NFS was lost.
+        """Leave the descriptors that this error may mean to be of no use any more: their locks were lost.
 
         The next follow_path() opens them anew.
         """
-        if error.errno in (errno.EIO, errno.ESTALE, errno.EBADF) and not isinstance(error, Shifted):
+        if error.errno == errno.ENOTCONN and self.cut_off_since is None:
+            self.cut_off_since = self.clock()
+        if error.errno in LOST and not isinstance(error, Shifted):
             self.leave()
+
+    def is_cut_off(self) -> bool:
+        """Whether the file system's client on this host must be dead.
+
+        Once its process has been killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also does so while
+        its servers do not answer, and comes back; so this takes a minute.
+        """
+        return self.cut_off_since is not None and self.clock() - self.cut_off_since >= self.CUT_OFF
 
     def leave(self) -> None:
         """Close the job file and its companion; held lines keep their seats."""
-        for fd in self.fd, self.doors:
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
+        close_all(self.fd, self.reader.fd, self.doors)
         self.fd = self.doors = -1
+        self.reader = Reader(-1)
         self.inode = self.named = (0, 0)
 
     @staticmethod
@@ -1904,36 +2336,36 @@ class JobFile:
         info = os.fstat(fd)
         return info.st_dev, info.st_ino
 
-    def read_line(self, fd: int, line: Line, ahead: int = 1) -> bytes:
+    def read_line(self, line: Line, ahead: int = 1) -> bytes:
         """The file from a line's state on and some way behind it, if the line stands there whole; else b''."""
         before = 1 if line.offset > self.start else 0
         end = 1 + len(line.text)
-        data = os.pread(fd, before + end + ahead, line.offset - before)
+        data = self.reader.pread(before + end + ahead, line.offset - before)
         if before and data[:1] != b"\n":
             return b""
         data = data[before:]
         return data if data[1:end] == line.text and data[end:end + 1] in (b"\n", b"") else b""
 
-    def state_at(self, fd: int, line: Line) -> bytes | None:
+    def state_at(self, line: Line) -> bytes | None:
         """The state of a line that stands where it stood; None if it does not."""
-        return self.read_line(fd, line)[:1] or None
+        return self.read_line(line)[:1] or None
 
-    def write(self, fd: int, line: Line, state: bytes) -> None:
+    def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line that was verified behind its door.  Raises OSError."""
         self._must_be_alive()
-        os.pwrite(fd, state, line.offset)
+        os.pwrite(self.fd, state, line.offset)
         if self.network:
-            os.fsync(fd)                        # a server that is full, or lost, says so only here
+            os.fsync(self.fd)                   # a server that is full, or lost, says so only here
             self._must_be_alive()
 
     def _must_be_alive(self) -> None:
         """Raise OSError(EIO) if we were cut off for so long that others may have been behind our door meanwhile.
 
-        The file system has taken all locks from us then, and an O_DIRECT read through their descriptor tells; a lock
-        on it may seem to succeed (seen on NFS).
+        The file system has taken all locks from us then.
         """
         if self.network and self.doors >= 0 and self.clock() - self.alive_at > self.interval:
-            os.pread(self.doors, 1, 0)
+            if not self.read_only and lost_locks(self.doors, [self.pulse], self.mount):
+                raise OSError(errno.EIO, "its locks were lost")
             self.alive_at = self.clock()
 
     def close(self) -> None:
@@ -1941,6 +2373,13 @@ class JobFile:
         if self.fd >= 0:
             with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
                 os.fsync(self.fd)
+
+
+def close_all(*fds: int) -> None:
+    """Close those of these descriptors that are open; some may be the same."""
+    for fd in set(fds) - {-1}:
+        with contextlib.suppress(OSError):      # EIO: the lease was lost, and all that this would have written
+            os.close(fd)
 
 
 def check_companion(path: str, mount: Mount) -> None:
@@ -1976,10 +2415,9 @@ def check_companion(path: str, mount: Mount) -> None:
 
 def _try_locks(path: str, companion: str) -> None:
     """Whether two descriptors exclude each other.  Raises Problem, OSError."""
-    at = PROBE_BYTES + int.from_bytes(os.urandom(4), "big")
     os.close(open_companion(path))
     with open(companion, "rb+", buffering=0) as first, open(companion, "rb+", buffering=0) as second:
-        if not lock(first.fileno(), at) or is_free(second.fileno(), at):
+        if is_free(second.fileno(), take_probe(first.fileno())):
             raise Problem(f"{companion}: record locks on this file system do not exclude (use another one)")
 
 
@@ -2077,7 +2515,7 @@ class Stall:
     text: str
     passes: bool = False        # it ends with a running job
     stops: bool = False         # it is for good: runners leave, but for those that follow
-    at_once: bool = False       # it is to be said without patience
+    patience: float = math.inf  # seconds until it is said, if that is sooner than all is
 
 
 class StallReporter:
@@ -2095,7 +2533,7 @@ class StallReporter:
         self.since = {key: self.since.get(key, now) for key in by_key}
         self.said &= self.since.keys()
         for key, since in self.since.items():
-            if key not in self.said and (by_key[key].at_once or now - since >= self.PATIENCE):
+            if key not in self.said and now - since >= min(by_key[key].patience, self.PATIENCE):
                 self.said.add(key)
                 self.say(by_key[key].text)
 
@@ -2189,6 +2627,7 @@ class Round:
     few: bool = False                       # until the next directive only running jobs are of interest
     found: bool = False                     # it took something: another round follows
     refused: bool = False                   # it met a line that somebody else had just taken, or held for a moment
+    shut: Line | None = None                # the first line whose door was locked by somebody
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
     missed: bool = False                    # it passed over new jobs: others than its takers might have had them;
     # ... the first of them by settings, as Takers.known has them, and what else these say
@@ -2215,7 +2654,7 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
     """
     block, first = found.block, found.unfinished
     if block and not block.waits:
-        yield Stall((block.fault, block.stops), block.fault or block.stops, stops=not block.fault, at_once=True)
+        yield Stall((block.fault, block.stops), block.fault or block.stops, stops=not block.fault, patience=0.0)
     elif block and found.below:
         yield Stall("barrier", f"line {found.below.number} waits at the #RUN barrier in line {block.line.number} for "
                                f"{unfinished(first, found.unfinished_by)}", passes=first.state == RUNNING)
@@ -2363,7 +2802,7 @@ class Cursor:
         """Name what is not understood in a file that has come only now; at the start there was none to refuse."""
         self.unchecked = False
         with contextlib.suppress(Problem):      # it is gone again
-            check_lines(self.file.path, self.say, refuse=False)
+            check_lines(self.file.path, self.file.network, self.say, refuse=False)
 
     def _start_over(self) -> None:
         """The file was edited: what was counted is off.  Raises OSError."""
@@ -2408,7 +2847,7 @@ class Cursor:
         self._notice_replaced()
         self.signature = file.signature()
         wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
-        self.scan = Scan(file.fd, file.start, bytes(sorted(wanted)), count_states=self.ordinals, careful=True,
+        self.scan = Scan(file.reader, file.start, bytes(sorted(wanted)), count_states=self.ordinals, careful=True,
                          directives=True)
         self.scan.pause_at = self.pause_at
         self.round = Round(frozenset(self.takers.all), self.pace.began)
@@ -2459,7 +2898,7 @@ class Cursor:
     def _notice_replaced(self) -> None:
         """If the path names another file: begin a new round, by what that says."""
         before, now = self.inode, self.file.inode
-        if now != before or self.scan and self.scan.fd != self.file.fd:
+        if now != before or self.scan and self.scan.file is not self.file.reader:
             self.forget()
             if now not in (before, (0, 0)):     # else it is opened anew with the next round, or was, after trouble
                 self.inode = now
@@ -2514,7 +2953,7 @@ class Cursor:
         """Whether a line is one that its taker may not take again.  Raises OSError."""
         if tried.round is not self.round:       # the file may have been edited while its taker was busy
             file, last = self.file, tried.last
-            tried.begin(self.round, file.inode, last is not None and file.state_at(file.fd, last) is None)
+            tried.begin(self.round, file.inode, last is not None and file.state_at(last) is None)
         return tried.pass_over(line)
 
     def _note_unfinished(self, line: Line) -> None:
@@ -2529,7 +2968,7 @@ class Cursor:
         """
         file, found = self.file, self.round
         if found.unfinished and not found.outdated:
-            state = file.state_at(file.fd, found.unfinished)
+            state = file.state_at(found.unfinished)
             retried = b"".join(taker.retry for taker in self.takers.all)
             found.outdated = state is not None and state not in NEW + RUNNING + retried
         return found.outdated
@@ -2621,12 +3060,14 @@ class Cursor:
             found.refused = True
             if attempt.closed:
                 found.closed.add(line.command)
+            if not attempt.data:
+                found.shut = found.shut or line
         return attempt.job
 
     def _known_end(self, line: Line) -> bytes:
         """How the last run here of an orphan's command has ended, if it can be of no other line.  Raises OSError."""
         ended = self.ends.get(line.command, b"") if line.state == RUNNING else b""
-        equal = ended and itertools.islice(lines_of(self.file.fd, self.file.start, {line.command}), 2)
+        equal = ended and itertools.islice(lines_of(self.file.reader, self.file.start, {line.command}), 2)
         return ended if equal and len(list(equal)) == 1 else b""
 
     def _hint(self, line: Line) -> str:
@@ -2694,7 +3135,7 @@ class Cursor:
             return Block(line)
         if bad:
             for start in max(found.checked, self.file.start), self.file.start:      # only from there lines are counted
-                first = Scan(self.file.fd, start, bad, until=line.offset).next()
+                first = Scan(self.file.reader, start, bad, until=line.offset).next()
                 if not first or first.offset > line.offset:
                     break
             else:
@@ -2710,8 +3151,18 @@ class Cursor:
             return (self.serving or settings.slots > 1 or following) and self.is_absent(settings)
 
         waited = any(taker.follow for taker in self.round.waiting)
-        self.waits.update(stall for stall in itertools.islice(stalls(self.round, is_missed), self.NAMED)
-                          if not stall.passes and (waited or not stall.stops))
+        self.waits.update(itertools.chain(self._shut_door(), (
+            stall for stall in itertools.islice(stalls(self.round, is_missed), self.NAMED)
+            if not stall.passes and (waited or not stall.stops))))
+
+    def _shut_door(self) -> Iterator[Stall]:
+        """Whoever keeps a door locked, which is for a moment only.  Raises OSError."""
+        line = self.round.shut
+        if line and self.file.doors >= 0:
+            holder = locked_by(self.file.doors, row(line.command) + SEATS)
+            if holder:
+                text = f"line {line.number} waits for {holder}, which keeps its command locked"
+                yield Stall("door", text, patience=5.0)
 
     # -- results ----------------------------------------------------------------------------------------------------
 
@@ -2814,13 +3265,18 @@ class Worker:
     An NFS server that does not answer blocks every call for as long as it pleases.  Output, timeouts and signals
     must go on meanwhile; claims, results and records wait.
     """
+    AGAIN, AGAIN_FAR = 0.02, 0.5    # seconds until records are tried again; where each try is a round trip
 
-    def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None) -> None:
-        """relieved: called when bytes were written."""
+    def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None,
+                 say: Say = lambda text: None) -> None:
+        """relieved: called when bytes were written.  say: takes what is to be said of records that wait."""
         from concurrent import futures          # which asyncio has loaded
         self.pool = futures.ThreadPoolExecutor(1) if threaded else None
         self.relieved = relieved
+        self.say = say
         self.backlog = 0            # bytes posted and not yet written
+        self.files: list[RecordFile] = []       # that may keep records for later
+        self.timer: asyncio.TimerHandle | None = None       # when these are tried again
         self.pending: set[futures.Future[Any]] = set()      # calls made and not yet ended
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -2843,7 +3299,9 @@ class Worker:
     def post(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
         """Make a call without waiting; `size`: the bytes it holds on to.  It deals with its errors itself."""
         if not self.pool:
-            return function(*args)
+            function(*args)
+            self._come_back()
+            return
         self.backlog += size
         done = asyncio.wrap_future(self._submit(function, *args))
         done.add_done_callback(functools.partial(self._written, size))
@@ -2857,11 +3315,30 @@ class Worker:
     def _written(self, size: int, done: asyncio.Future[None]) -> None:
         self.backlog -= size
         self.relieved()
+        self._come_back()
         done.result()               # an exception is a defect, for the loop's exception handler
 
+    @property
+    def keeps_records(self) -> bool:
+        """Whether there are records that could not be written yet."""
+        return any(file.kept for file in self.files)
+
+    def _come_back(self) -> None:
+        """Have these tried again in a while."""
+        if self.keeps_records and not self.timer:
+            pause = self.AGAIN_FAR if self.pool else self.AGAIN
+            self.timer = asyncio.get_running_loop().call_later(pause, self._try_again)
+
+    def _try_again(self) -> None:
+        self.timer = None
+        for file in self.files:
+            self.post(file.write_kept)
+
     async def flush(self) -> None:
-        """Wait until all calls have ended, and their answers have come."""
+        """Wait until all calls have ended, their answers have come, and all records are written."""
         await self.call(int)
+        while self.keeps_records:
+            await asyncio.sleep(self.AGAIN)
         await asyncio.sleep(0)
 
 
@@ -2986,6 +3463,7 @@ class Shell:
     pid: int
     mark: bytes
     ended: asyncio.Future[int] | None = None        # its wait status (waitpid(2)); None: it is a client's
+    deserted: bool = False          # its session was seen without a living process after its end
     cpu: float | None = None        # seconds that it and all that it waited for have used, user and system
     memory: int | None = None       # their peak, in bytes; None, both: not known, or not yet
 
@@ -3027,18 +3505,22 @@ class ProcessTable:
             for part in mark[1].split(b"/") if mark else ():
                 self.marked.setdefault(part, []).append(int(name))
 
+    def session(self, shell: Shell) -> list[int]:
+        """The living processes of the session that has its number."""
+        if self:
+            return self.sessions.get(shell.pid, [])
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(-shell.pid, 0)      # no /proc: all that is known is its process group, -pid for kill(2)
+            return [-shell.pid]
+        return []
+
     def tree(self, shell: Shell) -> list[int]:
         """The living processes of a job: its session, what carries its mark, and what descends from these.
 
         The shell comes first, and parents before their children: were a command ended before its shell, the shell
         would begin the next one.
         """
-        if not self:                    # no /proc: all that is known is its process group, -pid for kill(2)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(-shell.pid, 0)
-                return [-shell.pid]
-            return []
-        session = self.sessions.get(shell.pid, [])
+        session = [] if shell.deserted else self.session(shell)
         todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.mark, []))
         found: dict[int, None] = {}
         while todo:
@@ -3142,12 +3624,20 @@ class Processes:
                     shell.ended.set_result(status)
 
     async def end(self, shell: Shell) -> list[int]:
-        """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die."""
+        """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die.
+
+        The number of its session is its own as long as the shell is not waited for, or the session has
+        processes.  After that the kernel may give it to anybody, and a session that nobody is left in gets no new
+        members: so once it was seen empty, its number is not looked for any more.
+        """
         start = self.loop.time()
         asked: set[int] = set()
         empty = 0
         for pause in itertools.chain((0.005, 0.01, 0.02, 0.04, 0.08), itertools.repeat(0.1)):
-            alive = (await self._look()).tree(shell)
+            over = shell.ended.done()               # before the look, which takes a while
+            table = await self._look()
+            shell.deserted |= over and not table.session(shell)
+            alive = table.tree(shell)
             looked = self.loop.time()
             empty = 0 if alive else empty + 1
             if empty >= self.EMPTY and shell.ended.done():
@@ -3353,13 +3843,11 @@ class Writer:
         self.size = 0
         self._post(len(data), [data])
 
-    def write_file(self, file: Any) -> None:
-        """Write what a file holds, and close it; it is read only when its turn has come."""
+    def write_pieces(self, size: int, pieces: Iterable[bytes]) -> None:
+        """Write pieces, which are made only when their turn has come; size: of all of them."""
         self.flush()
-        file.seek(0, os.SEEK_END)
-        size = file.tell()                  # before Python 3.11 seek() of a SpooledTemporaryFile returns nothing
         self.backlog += size
-        self._post(size, pieces_of(file))
+        self._post(size, pieces)
 
     def _post(self, size: int, pieces: Iterable[bytes]) -> None:
         if self.queue:
@@ -3404,14 +3892,6 @@ class Writer:
                 await asyncio.wait_for(self.drained.wait(), patience)
 
 
-def pieces_of(file: Any) -> Iterator[bytes]:
-    """What a file holds, from its beginning; then it is closed.  Raises OSError."""
-    with file:
-        file.seek(0)
-        while piece := file.read(Writer.AT_ONCE):
-            yield piece
-
-
 TO_END, TO_DRAIN = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
 TOLD = TO_END + TO_DRAIN                # by which runners are told to stop
 
@@ -3447,7 +3927,7 @@ class Ending:
 
     def __str__(self) -> str:
         if self.cause == "timeout":
-            return f"timeout after {self.limit:g}s"
+            return f"timeout after {self.limit:.12g}s"
         if self.cause == "cancelled":
             return "cancelled"
         return f"signal {self.signal}" if self.signal else f"exit {self.code}"
@@ -3559,11 +4039,15 @@ class Console(Sink):
         self.writer, self.with_output, self.colour = writer, with_output, colour
         self.lines: defaultdict[Stream, Lines] = defaultdict(Lines)
 
+    def _command(self, run: Run) -> bytes:
+        """What runs; a terminal gets no control characters of it."""
+        return one_line(run.job.command) if self.writer.terminal else run.job.command
+
     def starting(self, run: Run) -> None:
-        self.writer.write(b"executing `%s'\n" % run.job.command)
+        self.writer.write(b"executing `%s'\n" % self._command(run))
 
     def started(self, run: Run) -> None:
-        self.writer.write(b'status %s: forked "%s"\n' % (run.where, run.job.command))
+        self.writer.write(b'status %s: forked "%s"\n' % (run.where, self._command(run)))
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         if self.with_output:
@@ -3575,7 +4059,7 @@ class Console(Sink):
 
     def ended(self, run: Run) -> None:
         self.unstarted(run)                     # begun lines
-        line = b'status %s: %s "%s"' % (run.where, str(run.ending).encode(), run.job.command)
+        line = b'status %s: %s "%s"' % (run.where, str(run.ending).encode(), self._command(run))
         if self.colour and run.ending.state != DONE:
             line = self.RED + line + self.PLAIN
         self.writer.write(line + b"\n")
@@ -3586,27 +4070,82 @@ class Console(Sink):
             self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
 
 
+class Spool:
+    """Blocks of output that is held back, in one temporary file: with one for each job descriptors would run out.
+
+    The place of a block that was read is used again, so the file does not grow with all that was ever held back.
+    The event loop stores blocks, and a writer's thread reads them; pread(2) and pwrite(2) share no position.
+    """
+    BLOCK = 1 << 20                     # bytes
+
+    def __init__(self) -> None:
+        self.file: Any = None           # has no name; made when it is needed, and gone when we are
+        self.free: deque[int] = deque()         # places of blocks that were read
+        self.end = 0
+
+    def store(self, block: bytes) -> int:
+        """Keep a block; its place.  Raises OSError."""
+        if self.file is None:
+            import tempfile
+            self.file = tempfile.TemporaryFile(buffering=0)
+        if not self.free:
+            self.free.append(self.end)
+            self.end += self.BLOCK
+        pwrite_all(self.file.fileno(), block, self.free[0])         # else it stays free
+        return self.free.popleft()
+
+    def take(self, at: int) -> bytes:
+        """A block, which is not kept any more.  Raises OSError."""
+        block = os.pread(self.file.fileno(), self.BLOCK, at)
+        self.free.append(at)
+        return block
+
+
+class HeldBack:
+    """What a job has printed on a stream, until its turn comes: blocks in the spool, the rest in memory."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool = spool
+        self.blocks: list[int] = []     # their places
+        self.rest = bytearray()
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.blocks) * Spool.BLOCK + len(self.rest)
+
+    def add(self, data: bytes) -> None:
+        """The job has printed this.  Raises OSError; then some of it is lost."""
+        self.rest += data
+        while len(self.rest) >= Spool.BLOCK:
+            block = bytes(self.rest[:Spool.BLOCK])
+            del self.rest[:Spool.BLOCK]
+            self.blocks.append(self.spool.store(block))
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it.  Raises OSError."""
+        yield from map(self.spool.take, self.blocks)
+        yield bytes(self.rest)
+
+
 class Plain(Sink):
     """What jobs print and nothing else, each job's together once it is over: stdout to stdout, stderr to stderr."""
-    MEMORY = 1 << 20                    # bytes of a stream; what is longer is kept in a temporary file
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, trouble: Say) -> None:
         """writers: by the name of the stream.  in_order: of the starts, which is that of the file."""
-        import tempfile
-        self.new_file = functools.partial(tempfile.SpooledTemporaryFile, self.MEMORY)
-        self.writers, self.in_order, self.trouble = writers, in_order, trouble
-        self.kept: dict[Job, dict[bytes, Any]] = {}     # files by the name of the stream; in the order of the starts
+        self.writers = writers
+        self.in_order = in_order
+        self.trouble = trouble
+        self.spool = Spool()
+        self.kept: dict[Job, dict[bytes, HeldBack]] = {}    # by the name of the stream; in the order of the starts
         self.ready: set[Job] = set()                    # jobs that are over, and wait for those before them
 
     def starting(self, run: Run) -> None:
         self.kept.setdefault(run.job, {})
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        files = self.kept[run.job]
         try:
-            if stream.name not in files:
-                files[stream.name] = self.new_file()
-            files[stream.name].write(data)
+            self.kept[run.job].setdefault(stream.name, HeldBack(self.spool)).add(data)
         except OSError as error:
             self.trouble(f"line {run.job.number}: {reason(error)} in a temporary file (its output is incomplete; the "
                          "jobs go on)")
@@ -3623,8 +4162,8 @@ class Plain(Sink):
 
     def _print(self, job: Job) -> None:
         self.ready.discard(job)
-        for name, file in self.kept.pop(job, {}).items():
-            self.writers[name].write_file(file)
+        for name, held in self.kept.pop(job, {}).items():
+            self.writers[name].write_pieces(held.size, held.pieces())
 
 
 @dataclass(eq=False, repr=False)
@@ -3638,19 +4177,20 @@ class Record:
 class LogFile(Sink):
     """The log file: a fixed record per job, a heading and the last lines of the job, 160 bytes each.
 
-    Record k, of the job with the ordinal k, is at a fixed place.  Hosts share the file.  On NFS a page is written back
-    whole, with old neighbours in it, unless a lock is held: so each record is locked while it is written.
+    Record k, of the job with the ordinal k, is at a fixed place.  Hosts share the file.
     """
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
     def __init__(self, path: str, lines: int, directory: bytes, worker: Worker, trouble: Say) -> None:
         """lines: of output per record.  directory: where jobs run.  Raises Problem."""
-        self.path, self.lines, self.directory, self.worker, self.trouble = path, lines, directory, worker, trouble
+        self.lines = lines
+        self.directory = directory
+        self.worker = worker
         self.size = (1 + lines) * (self.WIDTH + 1)      # of a record
         self.records: dict[Run, Record] = {}
-        self.fd = open_record(path, os.O_RDWR)
-        if read_head(self.fd, path, 4) not in (b"", b".-> ", bytes(4)):     # NULs: the first record is yet to come
+        self.file = RecordFile(path, "log file", os.O_RDWR, worker, trouble)
+        if read_head(self.file.fd, path, 4) not in (b"", b".-> ", bytes(4)):     # NULs: the first record is yet to come
             raise Problem(f"{path}: is not a log file (give another name)")
 
     def started(self, run: Run) -> None:
@@ -3697,24 +4237,16 @@ class LogFile(Sink):
 
     def _write(self, run: Run, record: Record) -> None:
         record.changed = False
-        lines = [b".-> %s (in %s)" % (run.job.command, run.directory or self.directory), *record.lines]
+        directory = one_line(run.directory or self.directory)
+        lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.lines - len(lines))
         if run.job.ordinal:                 # else nobody has counted the jobs above it
             data = b"".join(fit(line, self.WIDTH) + b"\n" for line in lines)
-            self.worker.post(self._store, (run.job.ordinal - 1) * self.size, data, size=self.size)
+            self.worker.post(self.file.write, (run.job.ordinal - 1) * self.size, data, size=self.size)
 
     def get(self, job: Job) -> bytes:
         """A job's record.  Raises OSError.  In the worker's thread."""
-        return os.pread(self.fd, self.size, (job.ordinal - 1) * self.size) if job.ordinal else b""
-
-    def _store(self, at: int, data: bytes) -> None:
-        try:
-            with locked(self.fd, at, len(data)):
-                pwrite_all(self.fd, data, at)
-                if self.worker.pool:
-                    os.fsync(self.fd)
-        except OSError as error:
-            self.trouble(f"{self.path}: {reason(error)} (the log file is incomplete; the jobs go on)")
+        return os.pread(self.file.fd, self.size, (job.ordinal - 1) * self.size) if job.ordinal else b""
 
 
 def fit(line: bytes, width: int) -> bytes:
@@ -3726,7 +4258,7 @@ def fit(line: bytes, width: int) -> bytes:
 
 
 def open_record(path: str, flags: int) -> int:
-    """Open, or make, a file that records go to.  Raises Problem."""
+    """Open, or make, a file that records go to; O_NOFOLLOW refuses a symbolic link.  Raises Problem."""
     try:
         fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -3734,6 +4266,8 @@ def open_record(path: str, flags: int) -> int:
             raise Problem(f"{path}: is not a regular file (give another name)")
         return fd
     except OSError as error:
+        if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
+            raise Problem(f"{path}: is a symbolic link (remove it, or give another name)") from None
         raise Problem(f"{path}: {reason(error)} (it must be a file that can be written)") from None
 
 
@@ -3743,6 +4277,121 @@ def read_head(fd: int, path: str, size: int) -> bytes:
         return os.pread(fd, size, 0)
     except OSError as error:
         raise Problem(f"{path}: {reason(error)}") from None
+
+
+class RecordFile:
+    """A file that records go to, from all runners and hosts that name it.  In the worker's thread.
+
+    Hosts that share it over a network need a lock for each record: else two of them append to one place; and
+    NFS writes pages back whole, with old neighbours in them, unless a lock is held.  But whoever may read a file
+    can have a shared lock on it, too, for as long as he likes.  So a lock is asked for, and never waited for.  A
+    record that cannot be written is kept, and the worker tries it again: none is dropped while there is memory
+    for it.
+
+    On a file system of one host write(2) with O_APPEND finds the end and writes there in one step (open(2)), and
+    bytes at a fixed place have no neighbours.  There a lock only keeps two runners from giving a file two
+    headers, or a line one newline too many; so a record that waits for PATIENCE seconds goes without.  Therefore
+    nothing is cut off again there, as append_locked() does, for it might be another's: of a record that did not
+    fit on the disk a piece may stay, which the next one sets apart by a newline.
+    """
+    PATIENCE = 1.0              # seconds on a file system of one host
+    TELL = 5.0                  # seconds after which it is said who has the lock
+
+    def __init__(self, path: str, kind: str, flags: int, worker: Worker, trouble: Say,
+                 header: bytes = b"") -> None:
+        """kind: 'journal', for messages.  header: what an empty file begins with.  Raises Problem."""
+        self.path = path
+        self.kind = kind
+        self.worker = worker
+        self.trouble = trouble
+        self.header = header
+        self.fd = open_record(path, flags)
+        self.network = find_mount(path).network
+        self.kept: dict[int, bytearray] = {}        # records by place; at APPEND_BYTE what is to be appended
+        self.refused = math.inf                     # since when (monotonic seconds) a lock is
+        self.told = False                           # it was said who has it
+        worker.files.append(self)
+
+    def append(self, data: bytes) -> None:
+        """Append lines."""
+        self.kept.setdefault(APPEND_BYTE, bytearray()).extend(data)
+        self._try(APPEND_BYTE)
+
+    def write(self, at: int, data: bytes) -> None:
+        """Write a record at its place."""
+        self.kept[at] = bytearray(data)
+        self._try(at)
+
+    def write_kept(self) -> None:
+        """Try again what could not be written."""
+        for at in list(self.kept):
+            self._try(at)
+        if self.kept and not self.told and time.monotonic() - self.refused > self.TELL:
+            self.told = True
+            self.worker.say(f"{self.path}: {self.obstacle()} (the {self.kind}'s records are kept until they can "
+                            "be written)")
+
+    def obstacle(self) -> str:
+        """What the first record that is kept waits for."""
+        at, data = next(iter(self.kept.items()))
+        try:
+            holder = locked_by(self.fd, at, self._length(at, data))
+        except OSError as error:
+            return reason(error)
+        return f"{holder} has the file locked" if holder else "the file system grants no lock"
+
+    @staticmethod
+    def _length(at: int, data: bytearray) -> int:
+        """How many bytes are locked for a record."""
+        return 1 if at == APPEND_BYTE else len(data)
+
+    def _try(self, at: int) -> None:
+        """Write what is kept for a place, if that can be now."""
+        data = self.kept[at]
+        held = waits = False
+        try:
+            held = self._lock(at, self._length(at, data))
+            waits = not held and (self.network or time.monotonic() - self.refused < self.PATIENCE)
+            if not waits:
+                self._write(at, data, held)
+        except OSError as error:
+            self.trouble(f"{self.path}: {reason(error)} (the {self.kind} is incomplete; the jobs go on)")
+        finally:
+            if not waits:               # also after a defect, which would come again
+                del self.kept[at]
+            if held and not self.kept:
+                self.refused = math.inf
+                self.told = False
+
+    def _lock(self, at: int, length: int) -> bool:
+        """Lock a place if that can be had at once.  Raises OSError."""
+        try:
+            if lock(self.fd, at, length):
+                return True
+        except OSError as error:
+            if error.errno != errno.ENOLCK:         # the file system, or its server, has no room for one now
+                raise
+        self.refused = min(self.refused, time.monotonic())
+        return False
+
+    def _write(self, at: int, data: bytearray, held: bool) -> None:
+        """Write a record, and free its place if we hold that.  Raises OSError."""
+        try:
+            self._put(at, data)
+        finally:
+            if held:
+                unlock(self.fd, at, self._length(at, data))
+
+    def _put(self, at: int, data: bytearray) -> None:
+        """Write a record.  Raises OSError."""
+        if at != APPEND_BYTE:
+            pwrite_all(self.fd, data, at)
+            if self.network:
+                os.fsync(self.fd)
+        elif self.network:
+            append_locked(self.fd, (data,), True, self.header)
+        else:
+            write_all(self.fd, end_of(self.fd, self.header)[1] + data)
 
 
 class OutFile:
@@ -3792,7 +4441,8 @@ class OutFile:
 
     def _make(self) -> None:
         """Make the file, under a numbered name if its own cannot be had.  Raises OSError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags |= os.O_NONBLOCK              # a pipe that has taken the name is an error, and not waited for
         if not self.fresh:
             self.fd = os.open(self.name, flags, 0o666)
             return
@@ -3890,8 +4540,12 @@ class Journal:
         """Raises Problem."""
         import json                         # few runners need it, and it takes 3 ms to load
         self.encode = json.JSONEncoder().encode
-        self.folder, self.path, self.trouble = folder, os.path.join(folder, "journal"), trouble
-        self.fd = open_record(self.path, os.O_RDWR | os.O_APPEND)
+        self.folder = folder
+        self.trouble = trouble
+        path = os.path.join(folder, "journal")
+        self.file = RecordFile(path, "journal", os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, worker, trouble)
+        if read_head(self.file.fd, path, 1) not in (b"", b"{"):
+            raise Problem(f"{path}: is not a journal (give another --outdir)")
         self.network = bool(worker.pool)
         self.pause = self.GATHER if self.network else self.AT_ONCE
         self.waiting: list[dict[str, Any]] = []     # encoded together, which is four times as fast as one now and then
@@ -3907,10 +4561,7 @@ class Journal:
         if self.waiting:
             data = "".join(f"{self.encode(entry)}\n" for entry in self.waiting).encode()
             self.waiting.clear()
-            try:
-                append(self.fd, data, self.network, patience=10.0 if self.network else 1.0)
-            except OSError as error:
-                self.trouble(f"{self.path}: {reason(error)} (the journal is incomplete; the jobs go on)")
+            self.file.append(data)
             self.flushed = time.monotonic()
 
 
@@ -3991,9 +4642,9 @@ class JobLog(Sink):
 
     def __init__(self, path: str, worker: Worker, trouble: Say) -> None:
         """Raises Problem."""
-        self.path, self.worker, self.trouble = path, worker, trouble
-        self.fd = open_record(path, os.O_RDWR | os.O_APPEND)
-        if read_head(self.fd, path, len(self.HEADER)) not in (b"", self.HEADER):
+        self.worker = worker
+        self.file = RecordFile(path, "job log", os.O_RDWR | os.O_APPEND, worker, trouble, self.HEADER)
+        if read_head(self.file.fd, path, len(self.HEADER)) not in (b"", self.HEADER):
             raise Problem(f"{path}: is not a job log (give another name)")
 
     def ended(self, run: Run) -> None:
@@ -4002,13 +4653,7 @@ class JobLog(Sink):
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number, run.host, run.began, run.took, run.streams[0].received, code, ending.signal,
             run.job.command)
-        self.worker.post(self._store, line, size=len(line))
-
-    def _store(self, line: bytes) -> None:
-        try:
-            append(self.fd, line, bool(self.worker.pool), self.HEADER, patience=10.0 if self.worker.pool else 1.0)
-        except OSError as error:
-            self.trouble(f"{self.path}: {reason(error)} (the job log is incomplete; the jobs go on)")
+        self.worker.post(self.file.append, line, size=len(line))
 
 
 # ======== Slots =======================================================================================================
@@ -4055,12 +4700,12 @@ class SlotFile:
     LONGEST = 1 << 20                   # bytes of the file
     DESCRIPTORS = 9                     # for each name: its lock, and what a job needs
 
-    def __init__(self, path: str, network: bool, say: Say) -> None:
-        """Raises Problem."""
-        self.path, self.network, self.say = path, network, say
+    def __init__(self, path: str, mount: Mount, say: Say) -> None:
+        """mount: what the file is on.  Raises Problem."""
+        self.path, self.mount, self.network, self.say = path, mount, mount.network, say
         self.target = os.path.realpath(path)
         self.companion = companion_of(path)
-        self.interval = 1.0 if network else self.INTERVAL
+        self.interval = 1.0 if self.network else self.INTERVAL
         self.names: list[str] = []
         self.last: tuple[tuple[int, ...], float] | None = None      # a last line without newline: signature, since when
         self.faults: dict[str, str] = {}                # what was said last, of what
@@ -4106,13 +4751,14 @@ class SlotFile:
     def _read(self) -> list[str]:
         """The names as they stand there now.  Opening a file makes NFS fresh (nfs(5)).  Raises OSError."""
         if self.network:
-            see_names(self.target)
+            see_anew(self.target, self.mount)
         fd = os.open(self.target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)   # a FIFO would block
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise OSError(errno.EINVAL, "is no regular file")
-            data = os.pread(fd, self.LONGEST + 1, first_line(fd))
+            with Reader.of(fd, self.network) as reader:
+                data = reader.pread(self.LONGEST + 1, first_line(reader))
         finally:
             os.close(fd)
         if len(data) > self.LONGEST or b"\0" in data:
@@ -4392,6 +5038,7 @@ class Runner:
         self.failed = ""                    # why no more jobs can be had
         self.stopped: asyncio.Future[None] = self.loop.create_future()      # start nothing more
         self.wall_over = False              # because the wall time is over, or too near
+        self.misfit: Job | None = None      # ... for a job that no start with this wall time has room for
         self.ending = False                 # what runs, or is just being started, is ended
         self.killed = 0                     # by which signal
         self.hopeless = False               # we leave without waiting for the file system: all locks go with us
@@ -4689,9 +5336,13 @@ class Runner:
         limit = self._limit(job) or 0.0
         rest = self.wall_end - self.loop.time()
         if limit > rest and not self.stopping:
+            walltime, never = self.options.walltime, ""
+            if isinstance(walltime, float) and limit >= walltime:       # what Slurm leaves may be more next time
+                self.misfit = job
+                never = " (it never fits: give --walltime more)"
             if rest > 0:                        # else _wall() says so
                 self.say(f"line {job.number}: its timeout is {human_time(limit)}, and the wall time is over in "
-                         f"{human_time(rest)}: starting no more jobs")
+                         f"{human_time(rest)}: starting no more jobs{never}")
             self.wall_over = True
             self.stop()
         return not self.stopping
@@ -4980,6 +5631,14 @@ def detach(ready: int) -> None:
     os.close(ready)
 
 
+def open_pid(path: str) -> int:
+    """Open, or make, the pid file.  Raises Problem, also where it holds more than a number, which would be lost."""
+    fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
+    if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", read_head(fd, path, 32)):
+        raise Problem(f"{path}: is not a pid file: it holds more than a number (give another name)")
+    return fd
+
+
 def write_pid(path: str, fd: int, say: Say) -> None:
     """Write our number to the pid file, and name the process of ours that stood there, if it lives.  Raises Problem."""
     before = os.fsdecode(read_head(fd, path, 20).strip())
@@ -4997,7 +5656,7 @@ def write_pid(path: str, fd: int, say: Say) -> None:
 def remove_pid(path: str) -> None:
     """Remove the pid file, unless another has written its own number there while we waited for the last jobs."""
     with contextlib.suppress(OSError):
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             ours = file.read(20) == b"%d\n" % os.getpid()
         if ours:
             os.unlink(path)
@@ -5171,9 +5830,16 @@ def rerun_command(argv: Sequence[str], option: str) -> str:
     return own_command(words)
 
 
+def as_argument(path: str) -> str:
+    """A path that nobody takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
 def why_command(outdir: str | None, path: str) -> str:
     """What tells why lines failed, if there is an output directory."""
-    return own_command(["--failed", "--outdir", outdir, path], "runwait4") if outdir else ""
+    if not outdir:
+        return ""
+    return own_command(["--failed", "--outdir", as_argument(outdir), as_argument(path)], "runwait4")
 
 
 def own_name(name: str) -> str:
@@ -5242,7 +5908,8 @@ class Program:
                 raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
             names.add(os.path.realpath(path))
         paths = options.logfile, options.outdir, options.joblog
-        self.worker = Worker(network or any(find_mount(path).network for path in paths if path), self.relieved)
+        self.worker = Worker(network or any(find_mount(path).network for path in paths if path), self.relieved,
+                             functools.partial(self.in_loop, self.tell))
         trouble = functools.partial(self.in_loop, self._trouble)
         incomplete = functools.partial(self.in_loop, self.tally.incomplete.add)
         return (LogFile(options.logfile, options.loglines, self.directory, self.worker, trouble)
@@ -5252,13 +5919,13 @@ class Program:
 
     def regroup(self, lines: str) -> str:
         """The command that has failed jobs of groups run again, as groups; lines: '7', '3-7'."""
-        return own_command(["--set=.", "--state=!e", self.label, lines], "runset4")
+        return own_command(["--set=.", "--state=!e", as_argument(self.label), lines], "runset4")
 
     def main(self) -> int:
         """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
         options = self.options
         errors = open_record(options.errors, os.O_WRONLY | os.O_APPEND) if options.errors else -1
-        pidfile = open_record(options.pidfile, os.O_RDWR) if options.pidfile else -1
+        pidfile = open_pid(options.pidfile) if options.pidfile else -1
         hold_signals()
         ready = go_into_background() if options.daemon else -1
         if pidfile >= 0:
@@ -5274,6 +5941,10 @@ class Program:
         finally:
             if pidfile >= 0:
                 remove_pid(options.pidfile)
+        for file in self.worker.files:
+            if file.kept:               # only after a signal we leave before all is written
+                why = "the file system does not answer" if self.worker.pending else file.obstacle()
+                warn(f"{self.prog}: {file.path}: {why} (the {file.kind} is incomplete)")
         if self.worker.pending:
             leave_without_waiting(code)
         return code
@@ -5286,8 +5957,9 @@ class Program:
         where = (f"to {self.options.errors}" if self.options.errors else
                  "where stderr goes" if kept else "nowhere (see --errors)")
         with contextlib.suppress(BrokenPipeError, Problem):     # nobody listens
-            put(os.fsencode(f"{self.prog}: {self.label}: process {pid} (kill {pid} stops it, kill -USR1 {pid} lets its "
-                            f"jobs end); messages go {where}\n"))
+            text = (f"{self.prog}: {self.label}: process {pid} (kill {pid} stops it, kill -USR1 {pid} lets its "
+                    f"jobs end); messages go {where}")
+            put(os.fsencode(printable(text) + "\n"))
 
     async def _run(self) -> int:
         """All that happens inside the event loop."""
@@ -5349,11 +6021,11 @@ class Program:
 
     def say(self, text: str) -> None:
         """Print a message of one line."""
-        line = f"{self.prog}: {self.label}: {text}"
+        line = f"{self.label}: {text}"
         if self.stderr:
-            self.stderr.write(os.fsencode(line + "\n"))
+            self.tell(line)
         else:
-            warn(line)
+            warn(f"{self.prog}: {line}")
 
     def in_loop(self, function: Callable[..., None], *args: Any) -> None:
         """What the worker's thread has to say goes through the loop's."""
@@ -5368,7 +6040,11 @@ class Program:
         self.troubles += 1
         if self.troubles <= self.TROUBLES:
             more = " (more such messages are left out)" if self.troubles == self.TROUBLES else ""
-            self.stderr.write(os.fsencode(f"{self.prog}: {text}{more}\n"))
+            self.tell(text + more)
+
+    def tell(self, text: str) -> None:
+        """Print a message of one line that names its file itself."""
+        self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
@@ -5400,8 +6076,8 @@ class RunnerProgram(Program):
             raise Problem("-j and --slots exclude each other (see --help)")
         if not names.startswith("@"):
             return [name.strip() for name in names.split(",")]
-        network = check_mount(names[1:], self.options.single_host, self.say).network
-        self.slot_file = SlotFile(names[1:], network, lambda text: self.in_loop(self.say, text))
+        mount = check_mount(names[1:], self.options.single_host, self.say)
+        self.slot_file = SlotFile(names[1:], mount, lambda text: self.in_loop(self.say, text))
         return self.slot_file.names
 
     def find_wall_time(self) -> None:
@@ -5443,6 +6119,12 @@ class RunnerProgram(Program):
         """What runs may end, and is written down."""
         self.runner.stop()
 
+    def _again(self, misfit: Job | None, option: str) -> str:
+        """The command that goes on; or, where the next job never fits into its wall time, what has to be changed."""
+        if misfit and not option:
+            return "with more --walltime, or a shorter timeout"
+        return rerun_command(self.argv, option)
+
     async def run_to_end(self, jobs: Any) -> int:
         """Run the jobs, print what there is to print; the exit status."""
         runner = self.runner
@@ -5452,11 +6134,13 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.leaving()
         account = await jobs.leave(runner)
+        if self.worker.keeps_records:           # after a signal nobody has waited for them yet
+            await runner.in_time(self.worker.flush())
         await self.print_rest(self.stdout, lambda: bool(runner.killed))
         seconds = self.loop.time() - runner.began
         why = why_command(getattr(self.options, "outdir", None), self.label)        # a client has none
         code = 128 + runner.killed if runner.killed else self.tally.status(account)
-        again = functools.partial(rerun_command, self.argv)
+        again = functools.partial(self._again, runner.misfit)
         if code or not self.options.plain or account.others:
             self.say(self.tally.summary(account, jobs.orphans, seconds, again, self.regroup, why))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
@@ -5469,6 +6153,7 @@ class App(RunnerProgram):
     def __init__(self, argv: Sequence[str], options: argparse.Namespace) -> None:
         """Raises Problem."""
         super().__init__(PROG, options.file, options, argv)
+        self.host = one_line(self.host)         # it stands in lines of records; a client refuses other names
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
         self.taker = Taker(os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING, len(self.slots))
@@ -5481,14 +6166,15 @@ class App(RunnerProgram):
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
                 check_companion(self.path, self.mount)
-            check_job_file(self.path, self.say)
+            check_job_file(self.path, self.network, self.say)
 
     def _introduce(self) -> None:
         super()._introduce()
         options, kept = self.options, stat.S_ISREG(os.fstat(1).st_mode)
         if not (options.quiet or options.outdir or options.logfile or kept):
             with contextlib.suppress(BrokenPipeError, Problem):
-                put(os.fsencode(f"{PROG}: {self.label}: what jobs print is lost (--outdir DIR or -l FILE keeps it)\n"))
+                text = f"{PROG}: {self.label}: what jobs print is lost (--outdir DIR or -l FILE keeps it)"
+                put(os.fsencode(printable(text) + "\n"))
 
     def main(self) -> int:
         """Run, or say what would be run; the exit status."""
@@ -5530,27 +6216,43 @@ if __name__ == "__main__":
 
 # ======== The wire ====================================================================================================
 #
-# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 5.  Both know a token of 128 random bits, which
-# never crosses the wire: each answers a challenge of the other end with it, and from then on every frame has a MAC.
+# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 6.  Both know a token of 128 random bits, which
+# never crosses the wire: each answers a challenge of the other end with it.  Then both agree on keys (ephemeral
+# Diffie-Hellman), which nobody can find out who learns the token later.  Every frame is encrypted, and has a MAC.
 #
-#     1. S   {"runmaker4": 5, "nonce": S's challenge}                                   128 random bits, and the version
-#     2. C   {"runmaker4": 5, "nonce": C's challenge, "proof": H("client")}             C's answer authenticates C
-#     3. S   {"proof": H("server")}                                                     S's answer authenticates S
-#            {"error": "token"}, {"error": "version"}                                   or this, and the connection ends
-#     4. C, S   messages, each {"type": ...}, as said in the two scripts
+#     1. S   {"runmaker4": 6, "nonce": S's challenge}                     the version, and 128 random bits
+#     2. C   {"runmaker4": 6, "nonce": C's challenge, "proof": H("client")}       this authenticates C
+#     3. S   {"public": A, "proof": H("server", A)}                       this authenticates S, and A
+#            {"error": "token"}, {"error": "version"}                     or this, and the connection ends
+#     4. C   {"public": B, "proof": H("agreed", A + B)}                   this authenticates B
+#     5. C, S   messages, each {"type": ...}, as said in the two scripts
 #
-#     H(label) = HMAC-SHA256(token, label + S's challenge + C's challenge), in hexadecimal
-#     frame    = length of the JSON (4 bytes, big-endian), from step 4 on its MAC (32 bytes), JSON
-#     MAC      = HMAC-SHA256(key, number of the frame in its direction (8 bytes) + JSON); the keys are
-#                H("client to server") and H("server to client"), as bytes
+#     H(label, text) = HMAC-SHA256(token, T(label) + text), in hexadecimal
+#     T(label)       = "runmaker4 6 " + label + newline + S's challenge + C's challenge
+#     A, B           = 2^a, 2^b modulo PRIME, 512 hexadecimal digits; a and b are random, for one connection
+#     Z              = 2^(a b) modulo PRIME, 256 bytes, big-endian
+#     key(label)     = HMAC-SHA256(HMAC-SHA256(token, T("session") + Z), label); the labels are "client to
+#                      server" and "server to client", with ", cipher" or ", MAC" behind them
+#     frame          = length of the JSON (4 bytes, big-endian), then the JSON; from step 5 on the length, the
+#                      MAC (32 bytes), the text
+#     text           = JSON xor as many bytes of SHAKE-256(cipher key + number of the frame (8 bytes))
+#     MAC            = HMAC-SHA256(MAC key, number of the frame + text); each direction has its numbers
 #
-# So frames cannot be altered, left out, repeated, put in another order, sent back to where they come from, or taken
-# from another connection.  They can be read: secrecy is a tunnel's business (docs/clusters.md).  Bytes that are no
-# UTF-8 travel as lone surrogates (PEP 383).  Every length is capped before anything of that length is kept.
+# So frames cannot be read, altered, left out, repeated, put in another order, sent back to where they come from, or
+# taken from another connection; their lengths and times are seen.  A power takes milliseconds: only who has proved
+# that he knows the token has us compute one.  Bytes that are no UTF-8 travel as lone surrogates (PEP 383).  Every
+# length is capped before anything of that length is kept.
 
-hmac, json, secrets = map(when_used, ("hmac", "json", "secrets"))
+hashlib, hmac, json, secrets = map(when_used, ("hashlib", "hmac", "json", "secrets"))
 
-WIRE_VERSION = 5
+WIRE_VERSION = 6
+# The modulus of RFC 3526, group 14, whose generator is 2.  It has the strength of keys of some 110 bits.
+PRIME = int("ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020bbea63b139b22514a08798e3404dd"
+            "ef9519b3cd3a431b302b0a6df25f14374fe1356d6d51c245e485b576625e7ec6f44c42e9a637ed6b0bff5cb6f406b7ed"
+            "ee386bfb5a899fa5ae9f24117c4b1fe649286651ece45b3dc2007cb8a163bf0598da48361c55d39a69163fa8fd24cf5f"
+            "83655d23dca3ad961c62f356208552bb9ed529077096966d670c354e4abc9804f1746c08ca18217c32905e462e36ce3b"
+            "e39e772c180e86039b2783a2ec07a28fb5c55df06f4c52c9de2bcbf6955817183995497cea956ae515d2261898fa0510"
+            "15728e5a8aacaa68ffffffffffffffff", 16)
 PORT = 9998
 UNAUTHENTICATED_FRAME, FRAME = 1 << 10, 1 << 20     # bytes of JSON: until the other end is authenticated, and then
 PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one
@@ -5559,6 +6261,9 @@ SILENCE = 15.0                              # seconds without a frame: the other
 HANDSHAKE = 10.0                            # seconds until the other end must be authenticated
 HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
 UNREAD = 1 << 24                            # bytes that the other end may leave unread
+WHOLE = 1 << 62                             # the largest whole number, of lines, bytes, requests, ...
+SECONDS = 1e11                              # the largest time: some 3,000 years
+PID = (1 << 31) - 1                         # the largest number of a process: pid_t is an int
 
 
 class WireError(Exception):
@@ -5639,21 +6344,25 @@ class Message:
     def data(self, name: str) -> bytes:
         return to_bytes(self._string(name, FRAME))
 
-    def whole(self, name: str, most: int = 1 << 62, least: int = 0) -> int:
+    def whole(self, name: str, most: int = WHOLE, least: int = 0) -> int:
         value = self.fields.get(name)
         if type(value) is not int or not least <= value <= most:
             raise WireError(f"{name}: no whole number that will do")
         return value
 
-    def real(self, name: str) -> float:
+    def process(self, name: str) -> int:
+        """The number of a process; 0: of none."""
+        return self.whole(name, PID)
+
+    def seconds(self, name: str) -> float:
+        """A time, of whatever clock, or a duration."""
         value = self.fields.get(name)
-        if type(value) not in (int, float):
-            raise WireError(f"{name}: no number")
+        if type(value) not in (int, float) or not 0 <= value <= SECONDS:
+            raise WireError(f"{name}: no time that will do")
         return float(value)
 
-    def duration(self, name: str) -> float | None:
-        """Seconds, or None."""
-        return None if self.fields.get(name, 0) is None else max(self.real(name), 0.0)
+    def seconds_or_none(self, name: str) -> float | None:
+        return None if self.fields.get(name, 0) is None else self.seconds(name)
 
     def flag(self, name: str) -> bool:
         value = self.fields.get(name)
@@ -5672,29 +6381,72 @@ class Message:
         value = self.fields.get(name)
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
             raise WireError(f"{name}: no list that will do")
+        if kind is int and not all(0 <= item <= WHOLE for item in value):
+            raise WireError(f"{name}: no whole numbers that will do")
         return value
 
     def objects(self, name: str) -> list[Message]:
         return [Message(item) for item in self.items(name, dict)]
 
 
+class Direction:
+    """Seals, or opens, the frames of one direction of one connection."""
+    NUMBER = struct.Struct(">Q")
+
+    def __init__(self, secret: bytes, name: str) -> None:
+        self.cipher = hmac.digest(secret, f"{name}, cipher".encode("ascii"), "sha256")
+        self.mac = hmac.digest(secret, f"{name}, MAC".encode("ascii"), "sha256")
+        self.number = 0                 # of the next frame
+
+    def seal(self, body: bytes) -> tuple[bytes, bytes]:
+        """The MAC and the text of the next frame."""
+        number = self._next()
+        text = self._xor(number, body)
+        return hmac.digest(self.mac, number + text, "sha256"), text
+
+    def open(self, mac: bytes, text: bytes) -> bytes:
+        """What is in the next frame.  Raises WireError."""
+        number = self._next()
+        if not hmac.compare_digest(hmac.digest(self.mac, number + text, "sha256"), mac):
+            raise WireError("a frame that was altered")
+        return self._xor(number, text)
+
+    def _next(self) -> bytes:
+        self.number += 1
+        return self.NUMBER.pack(self.number - 1)
+
+    def _xor(self, number: bytes, data: bytes) -> bytes:
+        """Encrypt; the second time decrypts."""
+        stream = hashlib.shake_256(self.cipher + number).digest(len(data))
+        return (int.from_bytes(data, "little") ^ int.from_bytes(stream, "little")).to_bytes(len(data), "little")
+
+
 class Channel:
     """One end of a connection, without its I/O: bytes come in and messages out, and the other way round."""
-    LENGTH, NUMBER = struct.Struct(">I"), struct.Struct(">Q")
+    LENGTH = struct.Struct(">I")
     MAC = 32                            # bytes
+    EXPONENT = 256                      # bits of a and b: at least twice the strength of the group
+    PUBLIC = re.compile(r"[0-9a-f]{512}")
 
     def __init__(self, token: str | bytes, server: bool) -> None:
         self.token = token.encode() if isinstance(token, str) else token
         self.server = server
-        self.authenticated = False      # the other end knows the token
+        # What deals with the next frame of the handshake; None: both ends have proved that they know the token
+        self.expected: Callable[[Message], None] | None = self._on_answer if server else self._on_greeting
         self.buffer = bytearray()       # received, and not yet a whole frame
         self.ready: list[bytes] = []    # to be written
-        self.sent = self.received = 0   # frames with a MAC
         self.my_challenge = secrets.token_hex(16)
         self.their_challenge = ""
+        self.exponent = 0               # secret; 0: not yet, or no more
+        self.my_public = ""
         self.broken: WireError | None = None
         if server:
             self._write({"runmaker4": WIRE_VERSION, "nonce": self.my_challenge})
+
+    @property
+    def authenticated(self) -> bool:
+        """The other end knows the token, and both have the keys."""
+        return self.expected is None
 
     def outgoing(self) -> bytes:
         """What is to be written, and is forgotten here."""
@@ -5707,9 +6459,7 @@ class Channel:
         body = encode(message)
         if not self.authenticated or len(body) > FRAME:
             raise ValueError("a message too early, or too long")
-        mac = hmac.digest(self.key_out, self.NUMBER.pack(self.sent) + body, "sha256")
-        self.sent += 1
-        self.ready += (self.LENGTH.pack(len(body)), mac, body)
+        self.ready += (self.LENGTH.pack(len(body)), *self.outward.seal(body))
 
     def receive(self, data: bytes) -> list[dict[str, Any]]:
         """The messages that are complete with these bytes.  Raises WireError: then nothing more can be received."""
@@ -5720,12 +6470,10 @@ class Channel:
         try:
             frame = self._frame()
             while frame is not None:
-                if self.authenticated:
-                    messages.append(decode(frame))
-                elif self.server:
-                    self._verify_client(Message(decode(frame)))
+                if self.expected:
+                    self.expected(Message(decode(frame)))
                 else:
-                    self._verify_server(Message(decode(frame)))
+                    messages.append(decode(frame))
                 frame = self._frame()
         except WireError as error:
             self.broken = error
@@ -5742,43 +6490,61 @@ class Channel:
             raise WireError("a frame that is too long")
         if len(self.buffer) < start + length:
             return None
-        body = bytes(self.buffer[start:start + length])
-        if self.authenticated:
-            mac = hmac.digest(self.key_in, self.NUMBER.pack(self.received) + body, "sha256")
-            if not hmac.compare_digest(mac, bytes(self.buffer[self.LENGTH.size:start])):
-                raise WireError("a frame that was altered")
-            self.received += 1
+        mac, body = bytes(self.buffer[self.LENGTH.size:start]), bytes(self.buffer[start:start + length])
         del self.buffer[:start + length]
-        return body
+        return self.inward.open(mac, body) if self.authenticated else body
 
-    def _verify_client(self, message: Message) -> None:
-        """Step 2, at the server.  Raises WireError."""
+    # -- the server's steps -----------------------------------------------------------------------------------------
+
+    def _on_answer(self, message: Message) -> None:
+        """Step 2: the client proves that it knows the token.  Raises WireError."""
         if message.whole("runmaker4") != WIRE_VERSION:
             self._write({"error": "version"})
             raise Refused("another version of the protocol")
         self.their_challenge = self._challenge(message)
-        if not hmac.compare_digest(self._answer("client"), message.data("proof")):
+        if not self._is_proved(message, "client"):
             self._write({"error": "token"})
             raise Refused("wrong token")
-        self._write({"proof": self._answer("server").decode()})
-        self._authenticated()
+        self._make_public()
+        self._write({"public": self.my_public, "proof": self._proof("server", self.my_public)})
+        self.expected = self._on_agreed
 
-    def _verify_server(self, message: Message) -> None:
-        """Steps 1 and 3, at the client.  Raises WireError."""
+    def _on_agreed(self, message: Message) -> None:
+        """Step 4: the client has our public number, and has one of its own.  Raises WireError."""
+        public = self._public(message)
+        if not self._is_proved(message, "agreed", self.my_public + public):
+            raise WireError("a public number that was altered")
+        self._agree(public)
+
+    # -- the client's steps -----------------------------------------------------------------------------------------
+
+    def _on_greeting(self, message: Message) -> None:
+        """Step 1.  Raises WireError."""
+        self._check_refusal(message)
+        version = message.whole("runmaker4")
+        if version != WIRE_VERSION:
+            raise Refused(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
+        self.their_challenge = self._challenge(message)
+        self._write({"runmaker4": WIRE_VERSION, "nonce": self.my_challenge, "proof": self._proof("client")})
+        self.expected = self._on_proof
+
+    def _on_proof(self, message: Message) -> None:
+        """Step 3: the server proves that it knows the token.  Raises WireError."""
+        self._check_refusal(message)
+        public = self._public(message)
+        if not self._is_proved(message, "server", public):
+            raise Refused("wrong token")
+        self._make_public()
+        self._write({"public": self.my_public, "proof": self._proof("agreed", public + self.my_public)})
+        self._agree(public)
+
+    @staticmethod
+    def _check_refusal(message: Message) -> None:
         if "error" in message.fields:
             raise Refused({"token": "wrong token", "version": "another version of the protocol"}.get(
                 message.text("error", 64), "refused"))
-        if not self.their_challenge:
-            version = message.whole("runmaker4")
-            if version != WIRE_VERSION:
-                raise Refused(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
-            self.their_challenge = self._challenge(message)
-            answer = self._answer("client").decode()
-            self._write({"runmaker4": WIRE_VERSION, "nonce": self.my_challenge, "proof": answer})
-        elif hmac.compare_digest(self._answer("server"), message.data("proof")):
-            self._authenticated()
-        else:
-            raise Refused("wrong token")
+
+    # -- proofs and keys --------------------------------------------------------------------------------------------
 
     @staticmethod
     def _challenge(message: Message) -> str:
@@ -5787,17 +6553,40 @@ class Channel:
             raise WireError("no challenge")
         return challenge
 
-    def _answer(self, label: str) -> bytes:
-        """H(label)."""
-        mine, theirs = self.my_challenge, self.their_challenge
-        text = label + (mine + theirs if self.server else theirs + mine)
-        return hmac.digest(self.token, text.encode("ascii"), "sha256").hex().encode()
+    def _public(self, message: Message) -> str:
+        """The other end's public number, in hexadecimal.  Raises WireError."""
+        public = message.text("public")
+        if not self.PUBLIC.fullmatch(public) or not 1 < int(public, 16) < PRIME - 1:    # a power of these is foreseen
+            raise WireError("no public number")
+        return public
 
-    def _authenticated(self) -> None:
-        """The other end is authenticated: from now on frames have a MAC."""
-        keys = [bytes.fromhex(self._answer(label).decode()) for label in ("server to client", "client to server")]
-        self.key_out, self.key_in = keys if self.server else reversed(keys)
-        self.authenticated = True
+    def _text(self, label: str) -> bytes:
+        """T(label)."""
+        mine, theirs = self.my_challenge, self.their_challenge
+        challenges = mine + theirs if self.server else theirs + mine
+        return f"runmaker4 {WIRE_VERSION} {label}\n{challenges}".encode("ascii")
+
+    def _proof(self, label: str, text: str = "") -> str:
+        """H(label, text)."""
+        return hmac.digest(self.token, self._text(label) + text.encode("ascii"), "sha256").hex()
+
+    def _is_proved(self, message: Message, label: str, text: str = "") -> bool:
+        """Whether the proof in a message is the right one.  Raises WireError."""
+        return hmac.compare_digest(self._proof(label, text).encode("ascii"), message.data("proof"))
+
+    def _make_public(self) -> None:
+        """Draw a secret exponent.  The other end must have proved that it knows the token."""
+        self.exponent = secrets.randbits(self.EXPONENT) | 1 << self.EXPONENT - 1
+        self.my_public = f"{pow(2, self.exponent, PRIME):0512x}"
+
+    def _agree(self, public: str) -> None:
+        """Both ends have proved all that they said: from now on frames are sealed."""
+        shared = pow(int(public, 16), self.exponent, PRIME).to_bytes(256, "big")
+        self.exponent = 0
+        secret = hmac.digest(self.token, self._text("session") + shared, "sha256")
+        to_server, to_client = (Direction(secret, name) for name in ("client to server", "server to client"))
+        self.outward, self.inward = (to_client, to_server) if self.server else (to_server, to_client)
+        self.expected = None
 
     def _write(self, message: dict[str, Any]) -> None:
         """A frame of the handshake."""

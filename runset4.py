@@ -32,10 +32,11 @@ from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, Sequence
 
-from runmaker4 import (APPEND_BYTE, DIRECTIVE, DONE, ERROR, FAILED, HELD, LONGEST_COMMAND, NEW, NO_DIRECTIVE, NO_JOB,
-                       RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Scan, Shifted, add_help,
-                       append_locked, check_companion, check_lines, check_mount, command_fault, duration, first_line,
-                       is_look_alike, is_utf16, keep_trying, leave, lock, open_job_file, parse_settings, plural,
+from runmaker4 import (APPEND_BYTE, DONE, ERROR, FAILED, HELD, LONGEST_COMMAND, NEW, NO_DIRECTIVE, NO_JOB,
+                       REFRESH_BYTE, RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Reader, Scan,
+                       Shifted, add_help, append_locked, check_companion, check_lines, check_mount, command_fault,
+                       duration, first_line, is_look_alike, is_utf16, keep_trying, leave, lock, lost_locks, name_lines,
+                       open_job_file, parse_settings, plural,
                        printable, put_lines, quote, reason, run_main, says, show, taken, warn, when_used, whole_number,
                        write_all)
 
@@ -90,8 +91,8 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
     file.follow_path()
     with append_lock(file):
         while True:
-            await_file(file.path, end)
-            with open_to_append(file.path) as fd:
+            await_file(file.place.real, end)
+            with open_to_append(file.place.real) as fd:
                 if file.names(fd):
                     JobFile.lock_all(fd)
                     yield fd
@@ -112,7 +113,7 @@ def append_lock(file: JobFile) -> Iterator[None]:
 def open_to_append(path: str) -> Iterator[int]:
     """Have a job file open to append to it.  Raises Problem, OSError.
 
-    Not with O_DIRECT: NFS refuses both together (EINVAL; fs/nfs/file.c, nfs_check_flags()).
+    To be written only: what is read goes through a Reader.
     """
     fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
     try:
@@ -217,34 +218,38 @@ def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
             yield line
 
 
-def is_whole(file: JobFile, fd: int, line: Line) -> bool:
+def is_whole(file: JobFile, line: Line) -> bool:
     """Whether who has appended a line cannot cut it off any more; waits for that a while.  Raises OSError."""
-    return keep_trying(lambda: file.is_settled(fd, line), file.LONG, 0.01)
+    return keep_trying(lambda: file.is_settled(line), file.LONG, 0.01)
 
 
-def set_state(file: JobFile, fd: int, line: Line, state: bytes, force: bool) -> str:
-    """Set the state of a line that a scan has found; why that was refused, or ''.  fd: of the file, for writing.
+def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
+    """Set the state of a line that a scan has found; why that was refused, or ''.
 
     Running lines are refused, unless forced.  Raises OSError; ESTALE: the file was replaced.
     """
     with file.door(line.command) as opened:
-        if not opened or not is_whole(file, fd, line):
+        if not opened or not is_whole(file, line):
             return "is being added, claimed, ended or edited (try again)"
-        file.must_name(fd)                      # behind the door: what is replaced later had this state in it
-        found = file.state_at(fd, line)
+        file.writable()                         # behind the door: what is replaced later had this state in it
+        found = file.state_at(line)
         if found is None or found != line.state and not force:
             return "has changed meanwhile, and is left alone"
         if found == RUNNING and not force and not file.is_orphan(line):
             return "is running (wait for it, or use --force)"
-        file.write(fd, line, state)
+        file.write(line, state)
     return ""
 
 
 @dataclass
 class Outcome:
-    """How many of the selected jobs had which state until it was set, and how many were refused."""
+    """How many of the selected jobs had which state until it was set, and how many were refused.
+
+    alive: the lines of jobs that had not ended when another state was forced over their `r`.
+    """
     done: Counter[bytes] = field(default_factory=Counter)
     refused: int = 0
+    alive: list[int] = field(default_factory=list)
 
     def refuse(self, file: JobFile, number: int, fault: str) -> None:
         """Count a line, and say why it was refused."""
@@ -270,55 +275,11 @@ def set_states(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> 
     file.follow_path()
     fd = file.writable()
     for line in selected(options, file):
-        outcome.note(file, line, set_state(file, fd, line, options.set, options.force))
+        done = outcome.note(file, line, set_state(file, line, options.set, options.force))
+        if done and options.force and line.state == RUNNING and file.count_seats(line.command):
+            outcome.alive.append(line.number)
     if outcome.done:
         file.must_name(fd)
-
-
-def rerun(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
-    """Hold the selected jobs, also those that a dead host still locks, and append their commands anew.
-
-    In this order, so that no job runs twice whatever happens.  They keep their settings.  All of it under the append
-    lock of one file.  On a file system of one host no dead host has a lock: so unless forced, a job that runs is
-    refused there, and one that runs though its line says something else is added as the same command, which waits for
-    its end.  Raises Problem, OSError; then all have the states again that they had, unless it was replaced.
-    """
-    force = options.force or file.network
-    with appending(file, make=False) as fd:
-        lines = {}
-        for line in selected(options, file):
-            try:
-                lines[line] = job(anew(file, line.command) if force else line.command)
-            except ValueError as fault:
-                raise Problem(f"{file.path}: line {line.number}: {fault}") from None
-        settings, last = settings_of(file, lines)
-        file.must_name(fd)                  # so this is the file that was read
-        held: list[Line] = []
-        try:
-            writable = file.writable()
-            for line in lines:
-                if parse_settings(settings[line]).settings.together:
-                    fault = "is of a group (which runs again if all its lines are set to .)"
-                else:
-                    fault = set_state(file, writable, line, HELD, force)
-                if outcome.note(file, line, fault):
-                    held.append(line)
-            if held:
-                appended = with_settings([(settings[line], lines[line]) for line in held], last)
-                append_locked(fd, [b"".join(appended)], sync=True)
-        except OSError:
-            with contextlib.suppress(OSError):
-                writable = file.writable()
-                for line in held:
-                    set_state(file, writable, replace(line, state=HELD), line.state, force=True)
-            raise
-
-
-def anew(file: JobFile, command: bytes) -> bytes:
-    """A command that may run although a dead host has its life sign: with a blank in front it is another text."""
-    while file.count_seats(command):
-        command = b" " + command
-    return command
 
 
 STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
@@ -331,16 +292,16 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
     Raises OSError; ESTALE: the file was replaced.
     """
     with file.door(line.command) as opened:
-        fd = file.writable()
-        if not opened or not is_whole(file, fd, line):
+        file.writable()
+        if not opened or not is_whole(file, line):
             raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
-        found = file.state_at(fd, line)
+        found = file.state_at(line)
         runs = found == RUNNING and not file.is_orphan(line)
         for other in running if runs else ():
             if other.offset != line.offset and file.is_orphan(other):
-                file.write(fd, other, ERROR)
+                file.write(other, ERROR)
         if found in (NEW, RUNNING):
-            file.write(fd, line, HELD)
+            file.write(line, HELD)
         return found, runs
 
 
@@ -384,10 +345,10 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
         file.follow_path()
         still = []
         for line in waiting:
-            state = file.state_at(file.fd, line)
+            state = file.state_at(line)
             if state in (NEW, RUNNING):
                 cancel_line(file, line)
-            if state in (NEW, RUNNING) or not file.has_room(line.command, file.fd):
+            if state in (NEW, RUNNING) or not file.has_room(line.command):
                 still.append(line)
             elif state != HELD:
                 outcome.done[line.state] -= 1
@@ -396,31 +357,6 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
     for line in waiting:
         outcome.refuse(file, line.number, f"is x, but still runs after {STOPPING:.0f} s (its job does not end, its "
                        "runner does not answer, or its host is dead)")
-
-
-def settings_of(file: JobFile, lines: Iterable[Line]) -> tuple[dict[Line, bytes], bytes]:
-    """The settings that each of these lines is under, and the last ones in the file.  Raises OSError."""
-    wanted = {line.offset: line for line in lines}
-    found: dict[Line, bytes] = {}
-    last = b"RUN"
-    for line in Scan(file.fd, file.start, directives=True):
-        if line.offset in wanted:
-            found[wanted[line.offset]] = last
-        elif line.state == DIRECTIVE and says(line, "settings"):
-            last = line.text.rstrip()
-    return {line: found.get(line, last) for line in wanted.values()}, last
-
-
-def with_settings(jobs: Iterable[tuple[bytes, bytes]], last: bytes) -> Iterator[bytes]:
-    """Jobs, each after its settings, as lines to be appended where the last settings hold; these hold below, too."""
-    now = last
-    for settings, line in jobs:
-        if settings != now:
-            yield b"#%b\n" % settings
-        now = settings
-        yield line
-    if now != last:
-        yield b"#%b\n" % last
 
 
 # ======== Editing =====================================================================================================
@@ -593,10 +529,10 @@ def with_others(merged: Merge, now: Sequence[int], live: Sequence[bytes]) -> Mer
     return Merge(lines, origin, merged.faults)
 
 
-def read_all(fd: int, start: int = 0) -> bytes:
+def read_all(file: Reader, start: int = 0) -> bytes:
     """A whole file, or the rest of it.  Raises OSError."""
     data = bytearray()
-    while more := os.pread(fd, BLOCK, start + len(data)):
+    while more := file.pread(BLOCK, start + len(data)):
         data += more
     return bytes(data)
 
@@ -628,6 +564,7 @@ def alone(file: JobFile) -> Iterator[int]:
         for door in doors:
             if not keep_trying(functools.partial(lock, fd, door), end - time.monotonic()):
                 raise OSError(errno.EAGAIN, "somebody else keeps changing it")
+        file.see()
         yield fd
     finally:
         file.close_seat(fd)
@@ -649,13 +586,13 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
 
 def _apply(file: JobFile, fd: int, locks: int, base: bytes, theirs: bytes) -> Merge:
     """The same while nobody else can change the file, which is open for writing, since `locks` has all doors locked."""
-    data = read_all(fd)
+    data = read_all(file.reader)
     live = split_lines(data)
     merged = merge(split_lines(base), split_lines(theirs), live)
     if merged.faults:
         return merged
     if merged.in_place(live):
-        must_be_locked(locks)
+        must_be_locked(file, locks)
         _write_in_place(file, fd, merged, live, offsets(data))
         file.must_name(fd)
     else:
@@ -675,16 +612,23 @@ def say_doubts(file: JobFile, merged: Merge) -> None:
         file.say(f"... and {plural(len(doubts) - SHOWN, 'more line')} like this")
 
 
-def must_be_locked(locks: int) -> None:
-    """Raise OSError(EIO) if we were cut off from a network file system so long that others may have been at doors."""
-    os.pread(locks, 1, 0)
+LAST_DOOR = REFRESH_BYTE - 1        # of a companion
+
+
+def must_be_locked(file: JobFile, locks: int) -> None:
+    """Raise OSError(EIO) if we were cut off from a network file system so long that others may have been at doors.
+
+    locks: has the door of the last row locked.
+    """
+    if file.network and lost_locks(locks, [LAST_DOOR], file.mount):
+        raise OSError(errno.EIO, "its locks were lost")
 
 
 def _write_in_place(file: JobFile, fd: int, merged: Merge, live: Sequence[bytes], places: Sequence[int]) -> None:
     """Add lines at the end, then write the states that changed.  Raises Problem, OSError."""
     added = b"".join(line + b"\n" for line in merged.lines[len(live):])
     if added:
-        with open_to_append(file.path) as end:
+        with open_to_append(file.place.real) as end:
             file.must_name(end)
             JobFile.lock_all(end)
             append_locked(end, [added], sync=True)
@@ -696,7 +640,7 @@ def _write_in_place(file: JobFile, fd: int, merged: Merge, live: Sequence[bytes]
 
 def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> None:
     """Put a new file in the place of the old one, which held this; locks: has all doors.  Raises Problem, OSError."""
-    info, target = os.fstat(fd), os.path.realpath(file.path)
+    info, target = os.fstat(fd), file.place.real
     text = b"".join(line + b"\n" for line in merged.lines)
     mark = UTF8_MARK if data.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(target)
@@ -708,10 +652,10 @@ def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> 
                           "states, and add lines at the end)")
         write_all(new, mark + text)
         os.fsync(new)
-        must_be_locked(locks)                   # cut off within the rename itself we would put old states back, no more
+        must_be_locked(file, locks)             # cut off within the rename itself we would put old states back, no more
         os.rename(temporary, target)
         sync_names(folder)                      # or a power loss might leave the old file
-        tail = read_all(fd, len(data))
+        tail = read_all(file.reader, len(data))
         if tail.strip():
             fcntl.fcntl(new, fcntl.F_SETFL, os.O_APPEND)        # others append to the new file by now
             append_locked(new, [tail if tail.endswith(b"\n") else tail + b"\n"], sync=True)
@@ -751,7 +695,7 @@ def sync_names(folder: str) -> None:
 def given(file: JobFile) -> bytes:
     """What a person is given to edit: the file as it is now.  Raises OSError."""
     file.follow_path()
-    return read_all(file.fd)
+    return read_all(file.reader)
 
 
 def edit(file: JobFile, quiet: bool) -> int:
@@ -856,6 +800,11 @@ def directory(path: bytes) -> bytes:
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
 
 
+def with_place(text: bytes) -> bytes:
+    """A template that has no place for a value gets one at its end."""
+    return text if any(found[2] is not None for found in PLACEHOLDER.finditer(text)) else text + b" {}"
+
+
 class Template:
     """A command with places for values, as GNU parallel has them."""
     PARTS: dict[bytes | None, Callable[[bytes], bytes]] = {
@@ -871,8 +820,7 @@ class Template:
 
         {} {.} ... stand for the line; if there is none, for as many columns as `count` says.
         """
-        if all(found[2] is None for found in PLACEHOLDER.finditer(text)):
-            text += b" {}"
+        text = with_place(text)
         if count:
             text = PLACEHOLDER.sub(lambda found: found[0] if found[1] != b"" else b" ".join(
                 b"{%d%b}" % (column, found[2]) for column in range(1, count + 1)), text)
@@ -887,6 +835,142 @@ class Template:
             raise ValueError(f"there is no value for {{{self.width}}} ({plural(len(columns), 'column')})")
         return self.format % tuple([quote(part(columns[column - 1] if column else line)) if part else number
                                     for column, part in self.places])
+
+
+# ---- places within quotes --------------------------------------------------------------------------------------------
+#
+# A value is quoted where it is put in.  Within quotes of the template's own these would end there, and the shell
+# would read what is in the value, and run it.  So a template with such a place is refused.  What quotes, and where
+# that ends, is said by POSIX, Shell Command Language: 2.2 Quoting, 2.6 Word Expansions.
+
+TOKEN = re.compile(rb"""\$\(\(|\$\(|\$'|\\.|.""", re.DOTALL)
+SHELL_CODE = re.compile(rb"(?:^|[\s;&|(/])(?:ba|da|k|z)?sh(?:\s+-\w+)*\s+-\w*c\s+$")       # before a quote
+OTHER_CODE = re.compile(rb"(?:^|[\s;&|(/])(?:[gm]?awk|sed|perl|ruby|ssh|eval|su)\s[^;&|]*$|\s-\w*[ce]\s+$")
+COMMAND_END = re.compile(rb"\s*(?:[;&|)<>]|$)")
+
+
+class Quoting:
+    """What is open at some place of a shell command, which is read from left to right."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple[bytes, int]] = []     # ' " $' ` $( $(( or (, and where it begins; the inner ones last
+        self.closed: dict[int, int] = {}            # where those end that have begun here
+
+    @property
+    def within(self) -> bytes:
+        """The innermost; b'': none."""
+        return self.open[-1][0] if self.open else b""
+
+    def hazard(self) -> tuple[bytes, int]:
+        """What keeps the quotes of a value from protecting it here, and where that begins; b'': nothing.
+
+        In $(...) quoting begins anew, in backquotes it does not: one in the value would end them.
+        """
+        inner = next((one for one in reversed(self.open) if one[0] != b"("), (b"", 0))
+        return next((one for one in self.open if one[0] == b"`"), (b"", 0) if inner[0] == b"$(" else inner)
+
+    def read(self, text: bytes, at: int) -> int:
+        """Take what stands here; where it ends."""
+        token, within = TOKEN.match(text, at)[0], self.within
+        if within == b"$'\\'":                     # bash goes on behind this quote, for dash it is the last
+            return at + 1
+        if within == b"$'" and token == b"\\'":
+            self.open[-1] = b"$'\\'", self.open[-1][1]
+        if within in (b"'", b"$'"):
+            if token == b"'":
+                self._close(at)
+            return at + (2 if within == b"$'" and token[:1] == b"\\" else 1)
+        if token == b"`" and any(one[0] == b"`" for one in self.open):
+            while self.open and self.within != b"`":
+                self._close(at)
+            self._close(at)
+        elif token == b")" and within in (b"(", b"$(") or token == b'"' == within:
+            self._close(at)
+        elif within == b"$((" and text.startswith(b"))", at):
+            self._close(at)
+            return at + 2
+        elif token in (b"$((", b"$(", b"`", b'"') or token in (b"(", b"'", b"$'") and within != b'"':
+            self.open.append((token, at))
+        elif token == b"#" and within in (b"", b"(", b"$(") and re.search(rb"(?:^|[ \t;&|(])$", text[:at]):
+            return len(text)                        # a comment
+        return at + len(token)
+
+    def _close(self, at: int) -> None:
+        self.closed[self.open.pop()[1]] = at
+
+
+@dataclass(frozen=True)
+class Unsafe:
+    """A place where the quotes of a value do not protect it."""
+    start: int
+    end: int
+    within: bytes               # what it stands in: ' " $' ` $((; or right behind: \\ $
+    opened: int                 # where that begins
+
+
+def unsafe_places(text: bytes) -> tuple[list[Unsafe], Quoting]:
+    """The places of a template where the shell would read what is in a value; and where quotes end."""
+    found: list[Unsafe] = []
+    quoting, at = Quoting(), 0
+    places = {place.start(): place.end() for place in PLACEHOLDER.finditer(text) if place[2] is not None}
+    while at < len(text):
+        within, opened = quoting.hazard()
+        if at + 1 in places and text[at:at + 1] in (b"\\", b"$"):
+            if not within:
+                within, opened = text[at:at + 1], at
+            at += 1
+        if at in places:
+            if within:
+                found.append(Unsafe(at, places[at], within, opened))
+            at = places[at]
+        else:
+            at = quoting.read(text, at)
+    return found, quoting
+
+
+def mended(text: bytes, places: Sequence[Unsafe], closed: dict[int, int]) -> bytes:
+    """A template that does what this one was meant to do; b'' if nobody can know.  closed: where quotes end.
+
+    What sh -c runs gets its values as arguments; other quotes are closed before a place and opened behind it.
+    What other programs would run (awk, ssh) has to be thought about.
+    """
+    quotes = {place.opened: place.within for place in places}
+    if not set(quotes.values()) <= {b"'", b'"'} or not quotes.keys() <= closed.keys():
+        return b""
+    first, last = min(quotes), max(map(closed.__getitem__, quotes)) + 1
+    if any(OTHER_CODE.search(text, 0, opened) for opened in quotes):
+        if len(quotes) > 1 or not SHELL_CODE.search(text, 0, first) or not COMMAND_END.match(text, last):
+            return b""
+        words = itertools.count(1)
+        dollar = b'"$%d"' if quotes[first] == b"'" else b'\\"\\$%d\\"'
+        code = PLACEHOLDER.sub(lambda place: place[0] if place[2] is None else dollar % next(words),
+                               text[first:last])
+        values = b" ".join(text[place.start:place.end] for place in places)
+        return b"%b%b sh %b%b" % (text[:first], code, values, text[last:])
+    for place in reversed(places):
+        before, after = text[:place.start] + place.within, place.within + text[place.end:]
+        before = before[:-2] if place.start == place.opened + 1 else before
+        text = before + text[place.start:place.end] + (after[2:] if after[:2] == 2 * place.within else after)
+    return text
+
+
+def check_template(text: bytes) -> None:
+    """Refuse a template in which a value would be run.  Raises argparse.ArgumentTypeError."""
+    places, quoting = unsafe_places(text)
+    if not places:
+        return
+    first = places[0]
+    where, hint = {
+        b"`": ("in backquotes", "use $(...)"), b"$((": ("in $((...))", "assign it to a variable before"),
+        b"\\": ("behind a backslash", "leave that out"), b"$": ("behind a $", "leave that out"),
+    }.get(first.within, ("within quotes", "hand it over as an argument" if first.opened in quoting.closed else
+                         "these are never closed"))
+    right = mended(text, places, quoting.closed)
+    if right and not unsafe_places(right)[0]:
+        hint = f"it is quoted already; right is: {show(right)}"
+    place = show(text[first.start:first.end])
+    raise argparse.ArgumentTypeError(
+        f"{place} stands {where}, where the shell would run what is in a value ({hint})")
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
@@ -1006,7 +1090,17 @@ def job_files(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in names]
 
 
-def find_added(fd: int, paths: Iterable[bytes]) -> set[bytes]:
+def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
+    """The file from an offset on, in pieces of whole lines.  Raises OSError."""
+    rest = b""
+    while data := file.pread(BLOCK, at):
+        at += len(data)
+        lines, newline, rest = (rest + data).rpartition(b"\n")
+        yield lines + newline
+    yield rest
+
+
+def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
     """Those job files that stand at the end of some job's command already, whatever its state.  Raises OSError.
 
     paths: absolute.  The file is searched in one go for what begins like one of their directories.
@@ -1016,10 +1110,8 @@ def find_added(fd: int, paths: Iterable[bytes]) -> set[bytes]:
     pattern = re.compile(rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % b"|".join(map(re.escape, folders)),
                          re.MULTILINE)
     found: set[bytes] = set()
-    with open(fd, "rb", closefd=False) as text:
-        text.seek(first_line(fd))
-        for lines in iter(functools.partial(text.readlines, BLOCK), []) if words else ():
-            found |= words.keys() & set(pattern.findall(b"".join(lines)))
+    for lines in whole_lines(file, first_line(file)) if words else ():
+        found |= words.keys() & set(pattern.findall(lines))
     return {words[word] for word in found}
 
 
@@ -1041,7 +1133,8 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
     if not jobs:
         raise Problem(f"{show(os.fsencode(names[0]))}: there is no job file in it (nothing to add)")
     with appending(file) as fd:
-        added = find_added(fd, once)
+        with Reader.of(fd, file.network) as now:
+            added = find_added(now, once)
         lines = [line for name, line in jobs.items() if name not in added]
         if lines:
             append_locked(fd, [b"".join(lines)], sync=True)
@@ -1179,15 +1272,16 @@ def test_lines(path: str) -> Iterator[bytes]:
 # ======== The end of following ========================================================================================
 
 
-def find_ends(fd: int) -> list[Line]:
-    """The lines `#RUN end`.  Raises OSError."""
-    return [line for line in Scan(fd, first_line(fd), b"", directives=True) if says(line, "end")]
+def find_ends(file: JobFile, fd: int) -> list[Line]:
+    """The lines `#RUN end` of the open file that is appended to.  Raises OSError."""
+    with Reader.of(fd, file.network) as now:
+        return [line for line in Scan(now, first_line(now), b"", directives=True) if says(line, "end")]
 
 
 def add_end(file: JobFile) -> str:
     """Append `#RUN end`, unless there is one; what was done.  Raises Problem, OSError."""
     with appending(file) as fd:
-        if find_ends(fd):
+        if find_ends(file, fd):
             return "there is a #RUN end already"
         append_locked(fd, [b"#RUN end\n"], sync=True)
     return "#RUN end added"
@@ -1202,7 +1296,7 @@ def say_below_end(file: JobFile) -> None:
         end = next((line for line in file.lines(b"", directives=True) if says(line, "end")), None)
     except FileNotFoundError:
         raise Shifted from None
-    if end and Scan(file.fd, end.offset, NEW).next():
+    if end and Scan(file.reader, end.offset, NEW).next():
         file.say(f"there is a #RUN end in line {end.number}; no --follow runner takes the jobs below it "
                  "(--reopen, then --end)")
 
@@ -1211,8 +1305,7 @@ def reopen(file: JobFile) -> int:
     """Make comments of the lines `#RUN end`, in place; how many there were.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.follow_path()
-        fd = file.writable()
-        return sum(not set_state(file, fd, line, b"#off", force=False) for line in find_ends(fd))
+        return sum(not set_state(file, line, b"#off", force=False) for line in find_ends(file, file.writable()))
 
 
 # ======== Command line ================================================================================================
@@ -1253,7 +1346,9 @@ def command_template(text: str) -> bytes:
     if not text.strip() or "\n" in text or re.search(r"\{0+[./]*\}", text):
         raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (one line, not empty; columns begin "
                                          "with {1})")
-    return os.fsencode(text)
+    template = os.fsencode(text)
+    check_template(with_place(template))
+    return template
 
 
 def separator(text: str) -> re.Pattern[bytes]:
@@ -1267,7 +1362,7 @@ def separator(text: str) -> re.Pattern[bytes]:
 
 
 ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
-CHANGING = ("set", "rerun", "cancel")
+CHANGING = ("set", "cancel")
 NOTHING = "no job is selected by this"
 EXAMPLE = f"""\
 Have failed jobs run again, stop one, edit while it runs, add, hold:
@@ -1289,9 +1384,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("what to do with selected jobs").add_argument
     add("-s", "--set", type=new_state, metavar="STATE", help="set their state: new (.), held (x), done (d), ...")
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
-    add("--rerun", action="store_true", help="set them to x, also where a dead host holds them, and append them anew")
     add("--cancel", action="store_true", help="stop them wherever they run: x over r (and .); wait until they are gone")
-    add("--force", action="store_true", help="--set and --rerun running jobs, too, which ends them")
+    add("--force", action="store_true",
+        help="--set running jobs, too: a runner that lives ends them; what a dead host ran stays locked, and the "
+             "message says how it is run elsewhere")
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
@@ -1333,7 +1429,7 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
     actions = [name for name in ("list", "edit", "reopen", *CHANGING, *ADDING)
                if getattr(options, name) not in (None, False)]
     if len(actions) != 1:
-        parser.error("one of --set, --list, --rerun, --cancel, --edit, --add, --add-list, --add-jobs, --add-tests, "
+        parser.error("one of --set, --list, --cancel, --edit, --add, --add-list, --add-jobs, --add-tests, "
                      "--end and --reopen is wanted")
     options.action, = actions
     name = f"--{options.action.replace('_', '-')}"
@@ -1369,24 +1465,31 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> str:
     return f"{plural(count, 'job')} added"
 
 
+def still_alive(lines: Sequence[int], state: bytes) -> str:
+    """What comes of jobs that had not ended when this state was forced over their `r`."""
+    now = "writes r over it again" if state == NEW else "ends its jobs now"
+    return (f"some jobs have not ended ({name_lines(lines)}): a runner that lives {now}; a dead host keeps their "
+            "commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice at once, if that "
+            "host lives)")
+
+
 def change_states(options: argparse.Namespace, file: JobFile) -> int:
     """Do what is asked to the selected jobs; the exit status.  Raises Problem, OSError."""
     outcome = Outcome()
     try:
-        {"set": set_states, "rerun": rerun, "cancel": cancel}[options.action](options, file, outcome)
+        {"set": set_states, "cancel": cancel}[options.action](options, file, outcome)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
         changed = plural(sum(outcome.done.values()), "job")
-        done = f"was replaced meanwhile, after {changed} had been set: the new file may have"
-        file.say(f"{done} them so or not; look, and run this again" if options.action != "rerun" else
-                 f"{done} them so, without copies; look (--list --state=x), and run this again by line numbers")
+        file.say(f"was replaced meanwhile, after {changed} had been set: the new file may have them so or not; look, "
+                 "and run this again")
         return 1
     text = outcome.text(options.set or HELD)
     if text and not options.quiet:
-        file.say(f"{text}, added anew" if options.rerun else text)
-    if text and options.rerun:
-        say_below_end(file)
+        file.say(text)
+    if outcome.alive and not options.quiet:
+        file.say(still_alive(outcome.alive, options.set))
     if not text and not outcome.refused:
         file.say(NOTHING)
     return 0 if text and not outcome.refused else 1
@@ -1395,7 +1498,7 @@ def change_states(options: argparse.Namespace, file: JobFile) -> int:
 def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     """List or change lines; the exit status.  Raises Problem, OSError."""
     os.close(open_job_file(file.path, os.O_RDONLY if options.list else os.O_RDWR))
-    check_lines(file.path, file.say)
+    check_lines(file.path, file.network, file.say)
     if options.edit:
         return edit(file, options.quiet)
     if options.action in CHANGING:
@@ -1425,7 +1528,7 @@ def change_file(argv: Sequence[str]) -> int:
             check_companion(path, mount)
         if options.action in ADDING:
             if os.path.lexists(path):
-                check_lines(path, say, refuse=False)
+                check_lines(path, mount.network, say, refuse=False)
             done = add_lines(options, file)
             if not options.quiet:
                 say(done)

@@ -23,22 +23,22 @@ import math
 import operator
 import os
 import re
-import select
+import shlex
 import stat
 import threading
 import time
 import zlib
 from array import array
 from collections import Counter, defaultdict, deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
 from runmaker4 import (DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, TOLD, Counts, Cursor, JobFile, JobLog, Line,
-                       Pace, Parser, Problem, Stall, StallReporter, Survey, add_help, check_lines, check_mount,
-                       counts, exit_on, find_mount, first_line, given_name, human_time, is_free, job_file, leave,
-                       leave_without_waiting, lines_of, lock, locked, mount_fault, name_lines, open_job_file, plural,
-                       printable, put, pwrite_all, reason, run_main, see_names, show, unlock, wait_ready, warn,
-                       when_used, write_all)
+                       Pace, Parser, Problem, Reader, Stall, StallReporter, Survey, add_help, all_taken, append_locked,
+                       as_argument, check_lines, check_mount, counts, exit_on, find_mount, first_line, given_name,
+                       human_time, is_free, job_file, keep_trying, leave, leave_without_waiting, lines_of, lock,
+                       mount_fault, name_lines, open_job_file, plural, printable, put, pwrite_all, reason, run_main,
+                       show, unlock, warn, when_used, write_all)
 
 base64, html, json, secrets, subprocess = map(when_used, ("base64", "html", "json", "secrets", "subprocess"))
 
@@ -90,7 +90,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
              "while the jobs of FILE run")
     add = parser.add_argument_group("before there are jobs").add_argument
     add("--check-locks", type=given_name, metavar="DIR",
-        help="try with other hosts, where this is started within a minute, whether they can\n"
+        help="try for a minute, with other hosts where this is started, too, whether they can\n"
              "share job files in this directory, and exit")
     options = parser.parse_args(argv)
     named = options.outdir is not None
@@ -157,7 +157,7 @@ class Watcher:
         os.close(open_job_file(path, os.O_RDONLY))
         self.path = path
         mount = check_mount(path, single_host=True, say=warn)
-        self.file = JobFile(path, say=lambda text: None, mount=mount, read_only=True)
+        self.file = JobFile(path, say=lambda text: say(f"{path}: {text}"), mount=mount, read_only=True)
         self.pause = 5.0 if mount.network else 0.2
         self.patience = 20.0 if mount.network else 5.0      # seconds in which a host has written the end of a run
         self.pace = Pace()
@@ -225,11 +225,11 @@ class Watcher:
             found = self._patiently(Cursor(self.file).stall)
         finally:
             self.pace.pause()
-        if found and now.running and not (found.passes or found.at_once):
+        if found and now.running and not (found.passes or not found.patience):
             found = None                        # the host, or the runner with so many slots, may be at work
         if found or now.running or time.time() - self._patiently(self.file.signature)[3] / 1e9 < self.IDLE:
             return found                        # each claim and each result changes the file
-        return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", at_once=True)
+        return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", patience=0.0)
 
 
 # ======== Progress ====================================================================================================
@@ -334,7 +334,7 @@ def refuse_special(path: str, hint: str) -> None:
 class Run:
     """A run of a job.  One that has not ended has no `ended`, `seconds`, `cpu` and `memory`, and no `state`."""
     __slots__ = ("run", "line", "command", "host", "slot", "pid", "began", "ended", "state", "exit", "signal", "cause",
-                 "seconds", "cpu", "memory", "bytes", "files")
+                 "seconds", "cpu", "memory", "bytes", "files", "incomplete")
     run: str                    # unique for ever
     line: int                   # where the job stood when that was written
     command: bytes
@@ -352,6 +352,7 @@ class Run:
     memory: int | None          # bytes at the peak; None: nobody knows
     bytes: int                  # printed
     files: list[str]            # what it printed: names in DIR, as they are now
+    incomplete: bool            # not all of it could be written
 
 
 def any_line(line: bytes) -> bool:
@@ -456,6 +457,7 @@ class Journal(Log):
     STATES = frozenset("d!e.x")               # of what has ended
     RECENT = 50_000             # runs that are remembered at least, once their start and end were met
     LATEST = 10 ** 10           # seconds since 1970
+    NUMBERS = frozenset((int, float))       # not bool, which Python takes for one
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
         """Raises Problem."""
@@ -517,24 +519,29 @@ class Journal(Log):
     def _run(self, event: dict[str, Any], ended: bool, plain: bool) -> Run:
         """The run of a start or an end.  Raises KeyError, TypeError, ValueError, ArithmeticError.
 
-        plain: there are but ASCII characters in it; else one may be half a surrogate pair, a ValueError.
+        This is the one place where fields are interpreted; each is checked.  plain: there are but ASCII
+        characters in it; else one may be half a surrogate pair, a ValueError.
         """
         when, name, line, command, host, slot, pid = self.BOTH(event)
         state, code, number, cause, took, cpu, memory, printed, files = self.END(event) if ended else self.OPEN_END
         spent = took if ended else 0
+        incomplete = ended and event.get("incomplete", False)
         if not (type(name) is type(command) is type(host) is type(slot) is type(cause) is str
                 and type(line) is type(pid) is type(code) is type(number) is type(printed) is int
+                and type(when) in self.NUMBERS and type(spent) in self.NUMBERS and type(incomplete) is bool
                 and (not ended or state in self.STATES)
+                and (not ended or type(files) is list and {*map(type, files)} <= {str})
                 and 0 <= spent <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST
                 and -1 <= code < self.LATEST and 0 <= number < self.LATEST and 0 <= printed < 1 << 63
-                and (cpu is None or 0 <= cpu <= self.LATEST) and (memory is None or 0 <= memory < 1 << 63)):
+                and (cpu is None or type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST)
+                and (memory is None or type(memory) is int and 0 <= memory < 1 << 63)):
             raise ValueError
         if not plain:
             os.fsencode("".join((host, slot, cause, *files)))
         names = self.names
         return Run(name, line, command.encode() if plain else os.fsencode(command), host, slot, pid,
                    when - spent, when if ended else None, state, code, number, cause, took, cpu, memory, printed,
-                   [names.get(file, file) for file in map(os.fspath, files)] if names else list(map(os.fspath, files)))
+                   [names.get(file, file) for file in files], incomplete)
 
 
 # ======== What runs ===================================================================================================
@@ -696,8 +703,8 @@ def say(text: str) -> None:
 def check_journal(journal: Journal, path: str, say: Callable[[str], None] = say) -> None:
     """Say so if its last runs are of no job in this file.  Raises Problem."""
     commands = {run.command for run in itertools.islice(journal.entries(), 12)}     # for few the file is searched fast
-    with job_file(path) as fd:
-        if commands and not next(lines_of(fd, first_line(fd), commands), None):
+    with job_file(path, find_mount(path).network) as file:
+        if commands and not next(lines_of(file, first_line(file), commands), None):
             say(f"{journal.path}: none of its last runs is of a line of {path} (is it of another job file?)")
 
 
@@ -797,18 +804,25 @@ def explain(line: Line, run: Run | None, output: LastOutput | None) -> Iterator[
         yield fitted(f"  | {text}", LastOutput.WIDTH)
 
 
-def incomplete_outputs(journal: str) -> Iterator[dict[str, Any]]:
-    """What the journal says of runs whose output could not be written in full, but where a line was run again."""
-    found: dict[tuple[int, str], dict[str, Any]] = {}
-    with open(journal, "rb") as file:
-        for line in file:
-            if b'"incomplete": true' in line or found and b'"end"' in line:
-                with contextlib.suppress(ValueError, LookupError, TypeError):       # the reader says that it is odd
-                    event = json.loads(line)
-                    found.pop((event["line"], event["command"]), None)
-                    if event.get("incomplete") is True:
-                        found[event["line"], event["command"]] = event
-    return iter(found.values())
+def may_be_incomplete(line: bytes) -> bool:
+    """Whether a line of a journal may tell of output that could not be written in full."""
+    return b'"incomplete"' in line
+
+
+def incomplete_outputs(outdir: str) -> list[Run]:
+    """The runs whose output could not be written in full, but where a line was run again; the first first.
+
+    As a rule there are none: then the journal's lines are searched for the word, and not one is parsed.
+    Which lines make no sense last_runs() has said.  Raises Problem.
+    """
+    journal = Journal(outdir, lambda text: None)
+    with journal.file:
+        suspects = {(run.line, run.command) for run in journal.runs(may_be_incomplete) if run.incomplete}
+        last: dict[tuple[int, bytes], Run] = {}
+        for run in journal.runs(no_start) if suspects else ():
+            if (run.line, run.command) in suspects:
+                last.setdefault((run.line, run.command), run)
+    return [run for run in reversed(last.values()) if run.incomplete]
 
 
 def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
@@ -845,9 +859,9 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
         put(os.fsencode("".join(f"{fitted(text, columns)}\n" for text in texts)))
     if lines and outdir is None:
         say(f"{watcher.path}: how they ended is told by a journal (run with runmaker4.py --outdir DIR, then "
-            f"{PROG} --failed --outdir DIR {watcher.path})")
-    for event in incomplete_outputs(os.path.join(outdir, "journal")) if outdir is not None else ():
-        put(os.fsencode(f"line {event['line']}: its output is incomplete\n    {show(os.fsencode(event['command']))}\n"))
+            f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
+    for run in incomplete_outputs(outdir) if outdir is not None else ():
+        put(os.fsencode(f"line {run.line}: its output is incomplete\n    {show(run.command)}\n"))
     return counts(found)
 
 
@@ -924,7 +938,7 @@ class JobLogReader(Log):
             raise ValueError
         return Run("", int(number), command, os.fsdecode(host), "", 0, start, start + seconds,
                    self._state(code, ended_by), -1 if ended_by else code, ended_by, "timeout" if code == -1 else "",
-                   seconds, None, None, 0, [])
+                   seconds, None, None, 0, [], False)
 
     @staticmethod
     def _state(exit_status: int, signal_number: int) -> str:
@@ -1489,292 +1503,359 @@ class Reporter:
 
 # ======== Checking a directory's locks ================================================================================
 #
-# Each host has three files in the directory.  It holds locks on one, and writes the number of its stage there; it puts
-# another with that number in place of the one before; then it says its stage in the third, and all that it has found.
-# What is said others open anew each time, for reading only: so they hear it wherever files are shared at all.
+# Each host has three files in the directory: one with its number, one with lines, and one that it replaces
+# again and again.  Once a second it appends a line with its next number to the lines of each host, writes that
+# number over the last one, and puts a file with it in place of the third one.  When all that is synced, it
+# locks the byte of that number in its first file.  So whoever finds the byte locked knows what a read must
+# show, and needs no clock for that: what shows less is old.  Nobody waits for anybody, and each host tells what
+# it has seen itself.
 #
-# - Who gathers knows whom it heard at its last look: it forgets who has left, and other versions say nothing.
-# - Who begins says whom it knows, and adds whom those know.  Its set is complete when it has heard of all in it that
-#   they have begun and know it.  Sets grow by what their members say, and it has heard all of these: so no member gets
-#   to know more, and all have the same set.  Of two that begin at the same moment either both are in one set; or one
-#   set is complete without the other, who goes on without these hosts, as somebody who comes late does.
-# - From then on each comes to the next stage when all in its set are where it is.  So nobody tries files of who is
-#   elsewhere, numbers change after all have read the one before, and files stay until all have heard what all found.
-#   Who vanishes before was interrupted or lost: that is said, instead of what was found with its files.
-# - Of those that wait for each other some are least far, and wait for who is silent only: that one is lost.
-# - Who was stopped meanwhile sees at its next look that its own files are gone.  No stage is passed without a look.
+# A host that leaves frees its locks.  So a lock is missing if it was never met, although its host was heard.
+#
+# Anybody may put something into the directory.  What we make is made exclusively.  Of others we open regular
+# files with one name only, follow no links, read 64 KiB at most, and rely on nothing that stands there.
 
-GATHERS, BEGUN, HOLDS, TRIED, LEAVES = 0, 1, 2, 7, 8    # stages; LEAVES: has heard what all have found
-TRIES = 2, 4, 6                 # when all are there each tries the files of all; each number is new to it
-LOCK_TESTS = {                  # in the order of the report
-    "names": "each host has a name of its own",
-    "answers": "all hosts answer",
-    "mount": "the mount shares locks between hosts",
-    "lock": "record locks are granted",
-    "held": "what one host has locked is locked for others",
-    "kept": "a job keeps the lock when its runner is killed",
-    "free": "the lock is free when the job has ended",
-    "fresh": "what others write is read at once",
-    "rename": "a file put in place of another is seen",
+SEEN = {                        # what a host sees of another one
+    "excluded": "what one host has locked cannot be locked by others",
+    "inherited": "a job has the lock that its runner has taken",
+    "kept": "a job keeps the lock when its runner is killed, until it ends",
+    "fresh": "what others have written is read at once",
+    "renamed": "a file put in place of another is found within 3 s",
+    "appended": "lines that several hosts append are there, at once",
 }
-LOCK_CURES = {
-    "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and local_lock",
+LOCKS = ("excluded", "inherited", "kept")
+CURES = {                       # by the kind of file system, or how that begins: the first counts
+    "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and "
+           "local_lock",
     "lustre": "mount with flock",
+    "beegfs": "set tuneUseGlobalFileLocks = true in beegfs-client.conf",
+    "cifs": "share the directory by NFS",
+    "smb3": "share the directory by NFS",
+    "fuse.ceph": "set fuse_disable_pagecache = true in ceph.conf",
+    "fuse.glusterfs": "switch performance.quick-read, open-behind, io-cache, read-ahead, write-behind and "
+                      "stat-prefetch off (gluster volume set), and mount with direct-io-mode=enable",
+    "fuse": "use the directory where its own file system is mounted (bindfs, sshfs and the like share no "
+            "locks); MooseFS: mount with mfscachemode=NEVER",
 }
-OF_ONE_HOST = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"}
-HELD_BYTE, KEPT_BYTE, FREE_BYTE = 100, 101, 102     # behind the number
+HELD, INHERITED, KEPT, FREED, APPEND = range(1 << 62, (1 << 62) + 5)        # bytes that are locked
+NUMBERS = range(1 << 61, (1 << 61) + 1_000_000)
+FIRST_LINE = re.compile(rb"\d{6}\trunmaker4-check 2\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
+LINE = re.compile(rb"^([0-9a-f]{8}) (\d{6})$", re.MULTILINE)
+LATE = 3                        # numbers by which a renamed file may be behind: GlusterFS takes up to two
+CROWD = 100                     # hosts that are looked at, at most
 
 
-@dataclass
-class Checker:
-    """What a host says of itself."""
-    name: str
-    boot: str                   # the same: the same kernel, so not another host
-    mount: str
-    stage: int = GATHERS
-    knows: list[str] = field(default_factory=list)      # its set, once it has begun
-    found: dict[str, dict[str, list[str]]] = field(default_factory=dict)    # by host and test, what is wrong
+def read_fresh(fd: int, path: str) -> bytes:
+    """The first 64 KiB of the file at this path, open here, as its server has them.  Raises OSError.
+
+    With O_DIRECT, in whole blocks, into aligned memory: other reads may show what this host has read before
+    (NFS, and FUSE clients such as those of GlusterFS and CephFS).  GlusterFS may know the size wrongly, too,
+    until the directory is listed.
+    """
+    os.listdir(os.path.dirname(path))
+    return Reader(fd, network=True).pread(1 << 16, 0)
+
+
+def open_fresh(path: str, direct: bool) -> int:
+    """Open a file that any host may have made, for read_fresh().  Raises OSError; ELOOP: no host has made it.
+
+    GlusterFS may know a name wrongly, for a second or two, until the directory is listed.
+    """
+    os.listdir(os.path.dirname(path))
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags | os.O_DIRECT * direct)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        fd = os.open(path, flags)               # a file system without O_DIRECT
+    info = os.fstat(fd)
+    if stat.S_ISREG(info.st_mode) and info.st_nlink <= 1:
+        return fd
+    os.close(fd)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def reopen(fd: int, flags: int) -> int:
+    """Another description of the file that is open here, wherever its path leads now.  Raises OSError."""
+    return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
+
+
+def is_held(fd: int, at: int) -> bool:
+    """Whether nobody is granted a byte.  Shared, so that hosts which try it do not refuse each other."""
+    if lock(fd, at, shared=True):
+        unlock(fd, at)
+        return False
+    return not is_free(fd, at)
+
+
+def leading_number(text: bytes) -> int:
+    """The number of six digits that a text begins with; 0: there is none."""
+    return int(text[:6]) if re.match(rb"\d{6}", text) else 0
+
+
+class Host:
+    """A host that does the same in this directory, and what was seen of it."""
+
+    def __init__(self, path: str, direct: bool, left_over: bool) -> None:
+        """left_over: was there before us.  Raises OSError; ENOENT also if it has not said yet who it is."""
+        self.path, self.key, self.left_over = path, os.fsencode(path)[-8:], left_over
+        self.reader = open_fresh(path, direct)          # for read_fresh()
+        self.writer = -1                                # for all else
+        self.told = 0                                   # how many lines we have appended
+        self.replaced = 0                               # the number found last in the file that it replaces
+        self.heard = False                              # it has come to another number since we met it
+        self.found: dict[str, str] = {}                 # 'yes' or 'NO', by what was tried
+        try:
+            text = read_fresh(self.reader, path)
+            said = FIRST_LINE.match(text)
+            if not said:
+                raise FileNotFoundError(errno.ENOENT, "has no first line yet", path)
+            self.first = leading_number(text)
+            self.name, self.boot, self.mount = (word.decode(errors="replace") for word in said.groups())
+            self.writer = reopen(self.reader, os.O_RDWR)
+        except OSError:
+            self.close()
+            raise
+
+    def note(self, what: str, holds: bool) -> None:
+        """Note that something was tried.  A NO stays."""
+        if self.found.get(what) != "NO":
+            self.found[what] = "yes" if holds else "NO"
+
+    def close(self) -> None:
+        for fd in {self.reader, self.writer} - {-1}:
+            os.close(fd)
 
 
 class LockCheck:
     """Tries, with all hosts that do the same in this directory, whether runners can rely on its locks."""
-    GATHER, SILENCE, PATIENCE, PAUSE = 60.0, 40.0, 10.0, 0.1    # seconds
+    MINUTE, PAUSE, SILENCE, PATIENCE = 60.0, 1.0, 40.0, 10.0        # seconds
 
     def __init__(self, folder: str) -> None:
-        self.folder, node, self.mount = folder, os.uname().nodename, find_mount(folder)
-        self.me = f"{re.sub('[^A-Za-z0-9.-]', '_', node)[:64]}-{os.getpid()}-{os.urandom(4).hex()}"
-        options = sorted(option for option in self.mount.options if re.match("vers=|nolock|local_lock=[^n]", option))
-        self.said = Checker(printable(node), boot_id(), " ".join([self.mount.kind or "unknown", *options]))
-        self.hosts = {self.me: self.said}       # as they were heard last
-        self.gone: set[str] = set()             # we do not wait for them any more
-        self.fds: dict[str, int] = {}           # of their locked files, and ours
+        self.folder, self.mount, self.name = folder, find_mount(folder), printable(os.uname().nodename)[:64]
+        self.one_host = not self.mount.network
+        self.pause, self.enough = (0.1, LATE + 3) if self.one_host else (self.PAUSE, len(NUMBERS) - 1)
+        self.key, self.number = os.urandom(4).hex().encode(), 0
+        name = f"{re.sub('[^A-Za-z0-9.-]', '_', self.name)}-{self.key.decode()}"
+        self.path = os.path.join(folder, f"runmaker4-check-{name}")
+        self.hosts: dict[str, Host] = {}        # by their paths; we are one of them
+        self.held = -1                          # the descriptor that has our locks
         self.jobs: list[subprocess.Popen[bytes]] = []
-        self.one_host = self.mount.kind in OF_ONE_HOST
-        self.came = time.monotonic()            # to this stage
-        self.interrupted, self.over = False, threading.Event()
-        self.begin("a look at it")
+        self.faults: list[str] = []             # all but what is in the hosts' `found`
+        if fault := mount_fault(self.mount):
+            self.faults.append(f"{self.name}: {fault}")
+        self.interrupted, self.over = threading.Event(), threading.Event()
+        self.begin("opening the directory")
 
-    def begin(self, what: str) -> None:
-        """Note what is begun, and may hang."""
-        self.doing, self.since = what, time.monotonic()
+    def begin(self, step: str) -> None:
+        """Note what is begun, which may hang or fail."""
+        self.step, self.since = step, time.monotonic()
+
+    def blame(self, error: OSError) -> None:
+        """Note what went wrong: where it did first."""
+        if not any(fault.endswith(f": {reason(error)}") for fault in self.faults):
+            self.faults.append(f"{self.name}: {self.step}: {reason(error)}")
+
+    def attempt(self, step: Callable[..., None], *args: Any, left: Collection[int] = ()) -> None:
+        """Do something; an error is noted, unless its number is one of `left`: a host has left."""
+        try:
+            step(*args)
+        except OSError as error:
+            if error.errno not in left:
+                self.blame(error)
 
     def run(self) -> None:
-        """Go through all stages, or note why that is not possible."""
+        """Do it once a second, for a minute.  Who has no locks goes on, too: the others shall know."""
         try:
-            # Open for writing, so that no NFS server lets others keep it, and waits for one that hangs to give it back
-            self.fds["says"] = os.open(self._path("says"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            os.close(os.open(self._path("locked"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-            self.fds["held"] = self._open(self.me)
-            while self.said.stage <= LEAVES and not self.interrupted:
-                self._say()
-                self._look()
-                self._go_on()
-                time.sleep(self.PAUSE)
+            self.introduce()
+            self.attempt(self.take_locks)
+            end = time.monotonic() + self.MINUTE
+            while time.monotonic() < end and self.number < self.enough:
+                if self.interrupted.wait(self.pause):
+                    break
+                self.number += 1
+                self.visit_all()
+                self.attempt(self.finish_number)
         except OSError as error:
-            file = f" ({os.path.basename(error.filename)})" if error.filename else ""
-            self._note(self.me, "answers",
-                       f"{self.said.name}: {reason(error)}{file}: the tests did not come to their end")
+            self.blame(error)
         self.over.set()
 
-    def _path(self, kind: str, host: str = "") -> str:
-        return os.path.join(self.folder, f"runmaker4-check-{host or self.me}.{kind}")
+    def make(self, path: str) -> int:
+        """Make a file of ours, where there is nothing yet.  Raises OSError."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
-    def _say(self) -> None:
-        """Write the number of our stage, replace a file, and say what we have found.  Raises OSError."""
-        number = b"%d" % self.said.stage
-        pwrite_all(self._fd(self.me), number, 0)        # not where we have a lock, which may be lost
-        with open(self._path("new"), "wb") as file:
-            file.write(number)
-        os.replace(self._path("new"), self._path("renamed"))
-        write_all(self.fds["says"], json.dumps(vars(self.said)).encode() + b"\n")
-        if not self.one_host:
-            os.fsync(self.fds["says"])
+    def introduce(self) -> None:
+        """Make our files, and say who we are.  Raises OSError."""
+        self.begin("making a file")
+        self.held = self.make(self.path)
+        os.close(self.make(f"{self.path}.lines"))
+        telling = re.compile("vers=|nolock|local_lock=[^n]")
+        options = sorted(filter(telling.match, self.mount.options))
+        mount = " ".join([self.mount.kind or "unknown", *options])
+        said = "\t".join(["000000", "runmaker4-check 2", self.name, boot_id(), mount])
+        self.begin("writing")
+        write_all(self.held, f"{said}\n".encode(errors="replace"))
+        os.fsync(self.held)
 
-    def _look(self) -> None:
-        """Hear what all say: who is there while we gather, then our set.  Raises OSError."""
-        self.begin("a look for other hosts")
-        coming = self.said.knows
-        if self.said.stage == GATHERS:
-            self.hosts.clear()
-            coming = re.findall(r"^runmaker4-check-(.*)\.says$", "\n".join(os.listdir(self.folder)), re.MULTILINE)
-        for host in {self.me, *coming} - self.gone:
-            self._hear(host)
-        if self.said.stage == BEGUN:
-            self.said.knows = sorted({*self.said.knows, *(one for said in self.hosts.values() for one in said.knows)})
+    def take_locks(self) -> None:
+        """Lock a byte, and three for jobs.  The runners of two are killed, and one of these ends.
 
-    def _hear(self, host: str) -> None:
-        """Hear what a host says, if it says something, and is of this version.  Raises OSError."""
-        try:
-            with contextlib.suppress(TypeError, ValueError), open(self._path("says", host), "rb") as file:
-                self.hosts[host] = Checker(**json.loads(file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]))
-                if self.hosts[host].stage >= HOLDS and self.me not in self.hosts[host].knows:
-                    del self.hosts[host]        # its set is complete without us
-                    self.gone.add(host)
-        except OSError as error:
-            if host == self.me or error.errno not in (errno.ENOENT, errno.ESTALE):
-                raise
-            if self.said.stage > GATHERS:
-                self._lose(host, "has left before the end" if self.said.stage < LEAVES else "")
-
-    def _lose(self, host: str, why: str) -> None:
-        """Wait no longer for a host; '': it has come to its end."""
-        self.gone.add(host)
-        if why:
-            name = self.hosts[host].name if host in self.hosts else host
-            self.said.found[host] = {"answers": [f"{name}: {why}"]}
-
-    def _is_here(self, host: str) -> bool:
-        """Whether a host has come to our stage, with us."""
-        said = self.hosts.get(host)
-        return said is not None and said.stage >= self.said.stage and self.me in said.knows
-
-    def _go_on(self) -> None:
-        """Come to the next stage when all have come to this one.  Raises OSError."""
-        said, time_here = self.said, time.monotonic() - self.came
-        members = sorted(set(said.knows) - self.gone)
-        late = [host for host in members if not self._is_here(host)]
-        if said.stage == GATHERS:
-            called = any(self.me in other.knows for other in self.hosts.values())
-            if not called and time_here < self.GATHER and not self.one_host and not entered():
-                return
-            said.knows = sorted(self.hosts)
-        elif late:
-            for host in late if time_here > self.SILENCE else ():
-                self._lose(host, f"no sign of life for {human_time(self.SILENCE)} (killed, cut off, or its server does "
-                                 "not answer it; if it was killed before: start again)")
-            return
-        elif said.stage == BEGUN:
-            self._lock()
-        elif said.stage in TRIES:
-            for host in members:
-                self._try_all(host, self.hosts[host])
-        said.stage += 1
-        self.came = time.monotonic()
-
-    def _lock(self) -> None:
-        """Lock a byte, and two more for jobs whose runners are killed; the second job ends.  Raises OSError."""
-        if fault := mount_fault(self.mount):
-            self._note(self.me, "mount", f"{self.said.name}: {fault}")
-        self._try("lock", self.me, lambda: lock(self.fds["held"], HELD_BYTE), "not one that nobody has")
-        if self.said.found[self.me]["lock"]:
-            return
-        for at in KEPT_BYTE, FREE_BYTE:
-            fd = self._open(self.me)
+        Raises OSError.
+        """
+        self.begin("locking a byte")
+        lock(self.held, HELD)
+        killed = "exec 3<&0; cat <&3 & kill -KILL $$"   # the job, cat, ends when we close the pipe, or die
+        for at, runner in (INHERITED, "exec cat"), (KEPT, killed), (FREED, killed):
+            fd = reopen(self.held, os.O_RDWR)
             lock(fd, at)
-            runner = "exec 3<&0; cat <&3 & kill -KILL $$"           # its job, cat, ends when we close the pipe, or die
             self.jobs.append(subprocess.Popen(["sh", "-c", runner], stdin=subprocess.PIPE, pass_fds=[fd]))
-            self.jobs[-1].wait()
             os.close(fd)
+        for job in self.jobs[1:]:
+            job.wait()
         self.jobs[-1].stdin.close()
-        with contextlib.suppress(OSError), locked(self._fd(self.me), FREE_BYTE, patience=self.PATIENCE):
-            pass
+        keep_trying(lambda: is_free(self.held, FREED), self.PATIENCE)
 
-    def _try_all(self, host: str, said: Checker) -> None:
-        """Try the files of a host that holds its locks."""
-        if said.name == self.said.name and said.boot != self.said.boot:
-            self._note(host, "names",
-                       f"{said.name}: several hosts have it: an NFSv4 server takes each for the other, rebooted, and "
-                       "drops its locks (EIO); rename them before they mount (hostnamectl)")
-        elif said.found[host]["lock"] == self.said.found[self.me]["lock"] == []:
-            number = b"%d" % said.stage
-            # A granted lock makes reads fresh: so what they show without one is what was read behind the last
-            self._try("fresh", host, lambda: os.pread(self._fd(host), 1, 0) >= number, "an old number")
-            self._try("rename", host, lambda: self._renamed(host) >= number, "the old file")
-            self._try("held", host, lambda: self._is_held(host, HELD_BYTE), "it is free")
-            self._try("kept", host, lambda: self._is_held(host, KEPT_BYTE), "it is free")
-            self._try("free", host, lambda: not self._is_held(host, FREE_BYTE), "it is locked")
-            self._try("fresh", host, lambda: os.pread(self._fd(host), 1, 0) >= number, "an old number")
+    def visit_all(self) -> None:
+        """Look at what each host has done, then append to its file.  Raises OSError."""
+        self.begin("listing the directory")
+        wanted = re.compile(r"runmaker4-check-.*-[0-9a-f]{8}")
+        names = sorted(filter(wanted.fullmatch, os.listdir(self.folder)))
+        paths = [os.path.join(self.folder, name) for name in names[:CROWD]]
+        left = (errno.ENOENT, errno.ESTALE, errno.ELOOP)            # or it was none
+        for path in paths:
+            if path not in self.hosts:
+                self.attempt(self.meet, path, left=left)
+        here = [self.hosts[path] for path in paths if path in self.hosts]
+        for visit, host in itertools.product((self.look, self.tell), here):
+            self.attempt(visit, host, left=left)
 
-    def _try(self, test: str, host: str, holds: Callable[[], bool], fault: str) -> None:
-        """Try something with the files of a host, and note what is wrong."""
-        name = self.hosts[host].name
-        self.begin(f"the test whether {LOCK_TESTS[test]} ({name}'s file)")
-        try:
-            wrong = "" if holds() else fault
-        except OSError as error:
-            wrong = reason(error)
-        self._note(host, test, wrong and f"{name}'s file on {self.said.name}: {wrong}")
+    def meet(self, path: str) -> None:
+        """Get to know a host.  Raises OSError; ENOENT also if it has not said yet who it is."""
+        self.begin(f"opening {os.path.basename(path)}")
+        self.hosts[path] = Host(path, not self.one_host, left_over=self.number == 1)
 
-    def _note(self, host: str, test: str, fault: str) -> None:
-        """Note that a test was made, and what is wrong, once."""
-        faults = self.said.found.setdefault(host, {}).setdefault(test, [])
-        if fault and fault not in faults:
-            faults.append(fault)
+    def read_named(self, path: str) -> bytes:
+        """What stands in a file that any host may have made.  Raises OSError."""
+        with open(open_fresh(path, not self.one_host), "rb") as file:
+            return read_fresh(file.fileno(), path)
 
-    def _open(self, host: str, kind: str = "locked") -> int:
-        """Open a host's file as runners open job files.  Raises OSError."""
-        return os.open(self._path(kind, host), os.O_RDWR | os.O_CLOEXEC | self.mount.direct)
+    def look(self, host: Host) -> None:
+        """Look at what a host has done, up to the number that it has locked.  Raises OSError.
 
-    def _fd(self, host: str) -> int:
-        """The descriptor of a host's locked file, which stays: that is when reads may lie.  Raises OSError."""
-        if host not in self.fds:
-            self.fds[host] = self._open(host)
-        return self.fds[host]
+        Its number is read once more at the end.  What is in memory then is what a read may show next time, if
+        no write and no lock of ours comes between: these make reads fresh on some file systems.
+        """
+        self.begin(f"looking for locks of {host.name}")
+        met = all_taken(host.writer, NUMBERS[0], len(NUMBERS))
+        sure = max((numbers[-1] - NUMBERS[0] for numbers in met), default=0)
+        self.begin(f"reading what {host.name} has written")
+        number = leading_number(read_fresh(host.reader, host.path))
+        lines = set(LINE.findall(self.read_named(f"{host.path}.lines")))
+        host.heard = host.heard or max(sure, number) > host.first
+        self.begin(f"looking for the file that {host.name} replaces")
+        with contextlib.suppress(FileNotFoundError):
+            host.replaced = max(host.replaced, leading_number(self.read_named(f"{host.path}.renamed")))
+        if sure:
+            ours = [line for line in lines if line[0] == self.key]
+            host.note("fresh", number >= sure)
+            host.note("appended", (host.key, b"%06d" % sure) in lines and len(ours) >= host.told)
+        if sure > LATE:
+            host.note("renamed", host.replaced >= sure - LATE)
+        self.begin(f"trying locks of {host.name}")
+        excluded, inherited, kept, freed = [is_held(host.writer, at) for at in (HELD, INHERITED, KEPT, FREED)]
+        for what, holds in zip(LOCKS, (excluded, inherited, kept and not freed)):
+            if holds and max(sure, number):     # it has taken all its locks before its first number
+                host.note(what, True)
+        read_fresh(host.reader, host.path)
 
-    def _renamed(self, host: str) -> bytes:
-        """The number in the file that a host puts in place of others.  Raises OSError."""
-        see_names(self._path("renamed", host))
-        with open(self._open(host, "renamed"), "rb", buffering=0) as file:
-            return os.pread(file.fileno(), 1, 0)
+    def tell(self, host: Host) -> None:
+        """Append a line with our number to a host's lines.  Raises OSError."""
+        self.begin(f"appending to the lines of {host.name}")
+        with contextlib.ExitStack() as stack:
+            named = stack.enter_context(open(open_fresh(f"{host.path}.lines", not self.one_host), "rb"))
+            fd = reopen(named.fileno(), os.O_RDWR | os.O_APPEND)
+            stack.callback(os.close, fd)
+            if keep_trying(lambda: lock(fd, APPEND), self.PATIENCE):    # else somebody is slow: next time
+                append_locked(fd, [b"%b %06d\n" % (self.key, self.number)], sync=True)     # as runners do
+                host.told += 1
 
-    def _is_held(self, host: str, at: int) -> bool:
-        """Whether nobody is granted a byte; shared, so that hosts which try it do not refuse each other."""
-        if lock(self._fd(host), at, shared=True):
-            unlock(self._fd(host), at)
-            return False
-        return not is_free(self._fd(host), at)
+    def finish_number(self) -> None:
+        """Write our number over the last one, and into a file in place of another; lock it.  Raises OSError."""
+        self.begin("writing")
+        number = b"%06d" % self.number
+        pwrite_all(self.held, number, 0)
+        os.fsync(self.held)
+        with open(self.make(f"{self.path}.new"), "wb", buffering=0) as file:
+            file.write(number)
+            os.fsync(file.fileno())
+        os.replace(f"{self.path}.new", f"{self.path}.renamed")
+        self.begin("locking a byte")
+        lock(self.held, NUMBERS[self.number])
+        unlock(self.held, NUMBERS[self.number - 1])
+
+    def judge(self, hosts: Sequence[Host]) -> None:
+        """Complete what was found and the faults, when all was tried."""
+        for host, what in itertools.product(hosts, LOCKS):
+            if host.heard and what not in host.found:
+                host.note(what, False)
+        machines = {(self.name, boot_id()), *((host.name, host.boot) for host in hosts)}
+        names = Counter(name for name, _ in machines)
+        self.faults += [f"{name}: several hosts have this name: an NFSv4 server takes each for the other, "
+                        "rebooted, and drops its locks (EIO); rename them before they mount (hostnamectl)"
+                        for name in names if names[name] > 1]
+        for what, text in SEEN.items():
+            if bad := [host.name for host in hosts if host.found.get(what) == "NO"]:
+                self.faults.append(f"{what}: not so of {', '.join(bad)} ({text})")
 
     def report(self) -> int:
-        """Print what all have found; the exit status: 0 all was tried and holds, 1 not so."""
-        hosts = [said for _, said in sorted({**self.hosts, self.me: self.said}.items())]
-        lines = [f"{self.folder}: {some(f'{host.name} ({host.mount})' for host in hosts)}"]
-        bad = set()
-        for test, text in LOCK_TESTS.items():
-            tried = [found[test] for host in hosts for found in host.found.values() if test in found]
-            if faults := dict.fromkeys(itertools.chain(*tried)):
-                bad.add(test)
-                lines.append(f"NO   {text}: {some(faults, '; ')}")
-            elif tried:
-                lines.append(f"yes  {text}")
-        alone = len({host.boot for host in hosts}) == 1
-        if bad:
-            mounts = " ".join(host.mount for host in hosts) if bad - {"names", "answers"} else ""
-            lines += [f"To change: {cure}." for kind, cure in LOCK_CURES.items() if kind in mounts]
-            lines.append("Until all holds these hosts should not share job files here: take another directory, or TCP "
-                         "(runmaker4-server.py).")
-        elif self.one_host:
-            lines.append(f"All holds on this host. Other hosts do not see {self.mount.kind}: they can have jobs over "
+        """Print what was seen; the exit status: 0 all was tried, with others if there can be some, and holds."""
+        hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.key))
+        here = [host for host in hosts if host.boot == boot_id()]
+        self.judge(hosts)
+        rows = [["host", *SEEN, "file system"]]
+        for host in hosts:
+            found = [host.found.get(what, "-") for what in SEEN]
+            rows.append([host.name, *found, host.mount + ", this host" * (host in here)])
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = [f"{self.folder}: {self.name} has seen:"]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        untried = [host.name for host in hosts if not host.heard or host.found.keys() != SEEN.keys()]
+        untried += [] if self.path in self.hosts else [self.name]
+        if self.faults:
+            cure = next((text for kind, text in CURES.items() if self.mount.kind.startswith(kind)), "")
+            lines += [f"NO   {fault}" for fault in self.faults] + [f"To change: {cure}."] * bool(cure)
+            lines.append("Until all holds these hosts should not share job files here: take another directory, or "
                          "TCP (runmaker4-server.py).")
-        elif alone:
+        elif untried:
+            lines.append(f"Not all could be tried with {', '.join(untried)} (came late, left early, was killed, "
+                         "or is cut off): start this on all hosts within some seconds.")
+        elif self.one_host:
+            lines.append(f"All holds on this host. Other hosts do not see {self.mount.kind or 'it'}: they can have "
+                         "jobs over TCP (runmaker4-server.py).")
+        elif here == hosts:
             lines.append("All holds on this host. No other has come: start this there, too, within a minute.")
         else:
-            lines.append("These hosts can share job files in this directory.")
+            lines.append("All holds, seen from here. If the other hosts say so, too, they can share job files in "
+                         "this directory.")
         put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
-        return int(bool(bad) or alone and not self.one_host)
+        return int(bool(self.faults or untried) or here == hosts and not self.one_host)
 
     def clean(self) -> None:
-        """Remove what was made here, and what lost hosts have left.  Closed first: NFS keeps what is open."""
+        """Remove what was made here, and what dead hosts have left.  Closed first: NFS keeps what is open."""
         for job in self.jobs:
             job.stdin.close()
-        for fd in self.fds.values():
-            os.close(fd)
-        lost = (host for host, found in self.said.found.items() if "answers" in found)
-        for host in {self.me, *lost}:
-            for kind in "new", "renamed", "locked", "says":
-                with contextlib.suppress(OSError):      # it is gone, or not ours to remove
-                    os.unlink(self._path(kind, host))
-
-
-def some(words: Iterable[str], mark: str = ", ") -> str:
-    """The first of these."""
-    first = list(itertools.islice(words, 9))
-    return mark.join(first[:8]) + f"{mark}..." * (len(first) > 8)
-
-
-def entered() -> bool:
-    """Whether somebody has pressed Enter."""
-    return (os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() and bool(wait_ready([0], select.POLLIN, 0))
-            and bool(os.read(0, 1024)))
+        left = [self.path] if self.held >= 0 else []
+        for host in self.hosts.values():
+            with contextlib.suppress(OSError):              # its file is gone
+                if host.left_over and not host.heard and lock(host.writer, HELD):
+                    left.append(host.path)
+            host.close()
+        if self.held >= 0:
+            os.close(self.held)
+        for path, kind in itertools.product(left, ("", ".lines", ".new", ".renamed")):
+            with contextlib.suppress(OSError):              # it is not there, or not ours to remove
+                os.unlink(path + kind)
 
 
 def boot_id() -> str:
@@ -1793,18 +1874,19 @@ def check_locks(folder: str) -> int:
     exit_on(signal.SIGINT, signal.SIGTERM)
     check = LockCheck(folder)
     if not check.one_host:
-        warn(f"{PROG}: {folder}: waits a minute for other hosts: start this there, too (Enter: all begin now)")
+        warn(f"{PROG}: {folder}: takes a minute; start this on the other hosts now, too")
     try:
         threading.Thread(target=check.run, daemon=True).start()
         while not check.over.wait(0.5):
             if time.monotonic() - check.since > check.SILENCE:
-                warn(f"{PROG}: {folder}: does not answer: {check.doing} takes more than {human_time(check.SILENCE)} "
-                     "(is its server there? with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd "
-                     "pass?)")
+                more = ("; with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass"
+                        if check.mount.kind.startswith("nfs") else "")
+                warn(f"{PROG}: {folder}: does not answer: {check.step} takes more than "
+                     f"{human_time(check.SILENCE)} (is its server there{more}?)")
                 leave_without_waiting(1)
         return check.report()
     finally:
-        check.interrupted = True
+        check.interrupted.set()
         check.over.wait(check.PATIENCE)         # it would put files where they were removed
         check.clean()
 
@@ -1866,7 +1948,7 @@ def watch(argv: Sequence[str]) -> int:
     if options.check_locks is not None:
         return check_locks(options.check_locks)
     if options.file is not None:
-        check_lines(options.file, lambda text: say(f"{options.file}: {text}"))
+        check_lines(options.file, find_mount(options.file).network, lambda text: say(f"{options.file}: {text}"))
     if options.report is not None:
         return report(options)
     if options.timeline is not None:
@@ -1896,7 +1978,7 @@ def watch_file(options: argparse.Namespace) -> int:
     if options.status:
         status = look(watcher, options.outdir)
         now = counts(status.found)
-        text = status.json() if options.json else "\n".join(status.text(width()))
+        text = status.json() if options.json else "\n".join(map(printable, status.text(width())))
         with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status counts all the same
             put(os.fsencode(f"{text}\n"))
     elif options.failed:

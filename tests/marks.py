@@ -9,7 +9,9 @@ The jobs and the test append lines to one file, each by a single write, so their
 import os
 import pathlib
 from dataclasses import dataclass
-from typing import Container, Dict, List, Set
+from typing import Container, Dict, List, Sequence, Set
+
+PIDS = 10_000_000       # more than a host has process numbers (4,194,304 at most: proc_sys_kernel(5))
 
 
 @dataclass
@@ -32,6 +34,20 @@ def append(path: pathlib.Path, text: str) -> None:
         os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
+
+
+def of_hosts(text: bytes, hosts: Sequence[str]) -> bytes:
+    """Marks with a host's name at the end of each line, made ones whose process numbers differ from host to host.
+
+    Process 1 of a host, which has the jobs of dead runners, is number 1 of it; see problems_of_hosts().
+    """
+    lines = []
+    for line in text.decode().splitlines():
+        *words, host = line.split()
+        named = 2 if words[0] in ("start", "end") else 1        # before the process numbers: the kind, perhaps the job
+        pids = (str(int(pid) + PIDS * (1 + hosts.index(host))) for pid in words[named:])
+        lines.append(" ".join([*words[:named], *pids]))
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 class Reader:
@@ -63,6 +79,13 @@ class Reader:
     def kill(self, pid: int) -> None:
         self.killed.add(pid)
         self.running = {job for job in self.running if self.last[job].pid != pid}
+
+
+def problems_of_hosts(text: bytes, jobs: int, hosts: Sequence[str]) -> List[str]:
+    """What marks of jobs on several hosts (see of_hosts) say that must not be; nothing, if all is well."""
+    text = of_hosts(text, hosts)
+    runners = {int(line.split()[3]) for line in text.splitlines() if line.startswith(b"start")}
+    return problems(text, jobs, {runner for runner in runners if runner % PIDS != 1})      # process 1 is not a runner
 
 
 def problems(text: bytes, jobs: int, runners: Container[int]) -> List[str]:

@@ -12,14 +12,19 @@ Why it stands for the real one:
    an exclusive lock wants a descriptor for writing.  A descriptor's number is never used
    again, so that to close one twice is an error here; really, it might be somebody else's by then.
  - rename(2), unlink(2): who has a file open keeps it, whatever its path leads to now.
- - NFS is what DESIGN, section 4, has measured.  A host that has the file open for writing goes on reading the pages it
-   has until a lock is *granted*; without a writer it asks again at open(), and every three seconds.  What is written
-   while nobody on that host has a lock carries old neighbours along.  A path is looked up anew by open(), or when the
-   directory was opened.  A host that is cut off for longer than the lease loses all its locks once somebody asks for
-   one of them; then the descriptors that had them answer EIO, but for reads of a page that the host has, locks on them
-   seem to succeed and mean nothing, and what the host remembers of its locks still excludes its own new ones.  A read
-   of an empty file tells, too (so it is on NFS with O_DIRECT).  A descriptor with O_DIRECT
-   reads and writes past the pages.  What a host that is cut off asks for waits until it is back.
+ - NFS ("nfs4") is what DESIGN, section 4, has measured. A host that has the file open for writing goes on reading the
+   pages it has until a lock is *granted*; without a writer it asks again at open(), and every three seconds. What is
+   written while nobody on that host has a lock carries old neighbours along. A path is looked up anew by open(), or
+   when the directory was opened. A host that is cut off for longer than the lease loses all its locks once somebody
+   asks for one of them; then the descriptors that had them answer EIO, but for reads of a page that the host has,
+   locks on them seem to succeed and mean nothing, and what the host remembers of its locks still excludes its own new
+   ones. A read of an empty file tells, too (so it is on NFS with O_DIRECT). A descriptor with O_DIRECT
+   reads past the pages, in whole blocks.  What a host that is cut off asks for waits until it is back.
+ - GlusterFS ("fuse.glusterfs") is what tests/test_real_fs.py meets.  A host takes names, sizes and what a look-up has
+   brought of a small file for true for a second, also when it reads with O_DIRECT (quick-read), unless the directory is
+   listed or the host itself has changed the file.  What is written is there at once.  A host that is cut off for
+   longer than the lease (really 42 s) loses all its locks, whether or not anybody asks for one; its calls answer
+   ENOTCONN from then on, and when it is back all of its descriptors work again, without an error and without locks.
 Not modelled: NFSv3's ESTALE, a server that restarts, classic locks, files of more than one page, errors of reads, a
 computer that loses what was not synced.  Calls that are not modelled break the history that makes them.
 """
@@ -48,6 +53,8 @@ ROW = 1 << 16                   # bytes of the companion that belong to one text
 APPEND = (1 << 62) + 1
 FLOCK = struct.Struct("hhqqi4x")
 LEASE = 20.0                    # seconds (really 90)
+LATE = 1.0                      # seconds for which FUSE believes what it knows
+BLOCK = 4096                    # bytes that O_DIRECT reads
 LONGEST = 20_000               # system calls in one schedule; more are a livelock
 
 
@@ -116,9 +123,11 @@ class Page:
 @dataclass(eq=False)
 class Host:
     name: str
-    kind: str                                               # of its file system: "" local, "nfs4"
+    kind: str                                               # of its file system: "" local, "nfs4", "fuse.glusterfs"
     pages: dict[Inode, Page] = field(default_factory=dict)
     names: dict[str, tuple[Inode | None, float]] = field(default_factory=dict)      # what it remembers, since when
+    small: dict[Inode, tuple[bytes, float]] = field(default_factory=dict)           # FUSE: what look-ups have brought
+    sizes: dict[Inode, tuple[int, float]] = field(default_factory=dict)             # FUSE: ... and stat()
     writers: dict[Inode, int] = field(default_factory=dict)
     cut: tuple[float, float] = (math.inf, math.inf)         # off from the network, from when to when
     robbed: float = -math.inf                               # when its locks were taken away
@@ -126,6 +135,16 @@ class Host:
     @property
     def network(self) -> bool:
         return bool(self.kind)
+
+    @property
+    def fuse(self) -> bool:
+        return self.kind.startswith("fuse")
+
+    def forget(self, inode: Inode) -> None:
+        """This host has changed a file: what it knew of it is void."""
+        self.pages.pop(inode, None)
+        self.small.pop(inode, None)
+        self.sizes.pop(inode, None)
 
 
 @dataclass(eq=False)
@@ -241,8 +260,11 @@ class World:
             if MACHINE.trace is not None:
                 MACHINE.trace.append(f"*** {self.violation}")
 
-    def step(self) -> Actor:
-        """A system call is about to be made; who makes it.  Others may make some before."""
+    def step(self, local: bool = False) -> Actor:
+        """A system call is about to be made; who makes it.  Others may make some before.  Raises OSError.
+
+        local: it does what it has to do also without the server.
+        """
         me = self.me
         if me.killed or self.over or self.violation:
             raise Killed
@@ -253,9 +275,20 @@ class World:
             self.fail("does not come to an end")
         if self.random() < self.switching:
             self.hand_on(me)
-        while me.host.network and me.host.cut[0] <= self.now < me.host.cut[1]:
-            me.wake = me.host.cut[1]            # I/O waits until the host is back
+        host = me.host
+        while host.network and host.cut[0] <= self.now < host.cut[1]:
+            me.wake = host.cut[1]               # I/O waits until the host is back
+            if host.fuse:
+                if self.now >= host.cut[0] + LEASE:
+                    break
+                me.wake = min(me.wake, host.cut[0] + LEASE)
             self.hand_on(me)
+        if host.fuse and host.robbed < host.cut[0] and host.cut[0] + LEASE <= min(self.now, host.cut[1]):
+            self.rob(host)
+        if host.fuse and host.cut[0] <= self.now < host.cut[1] and not local:
+            self.halves |= me.full
+            me.full = False
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
         return me
 
     def sleep(self, me: Actor, seconds: float) -> None:
@@ -372,7 +405,10 @@ class World:
         for inode in self.inodes:
             for lock in inode.locks:
                 if lock.owner.host is host:
-                    lock.real, lock.owner.dead = False, True
+                    lock.real, lock.owner.dead = False, not host.fuse
+                    lock.owner.writes &= not host.fuse
+            if host.fuse:                           # it forgets in silence
+                inode.locks = [lock for lock in inode.locks if lock.owner.host is not host]
 
     def set_lock(self, owner: Description, kind: int, start: int, end: float) -> bool:
         inode, exclusive = owner.inode, kind == fcntl.F_WRLCK
@@ -433,10 +469,34 @@ class World:
             self.fail(f"a write without a lock carried old neighbours along, at {sorted(carried)}")
 
     def look_up(self, host: Host, path: str, fresh: bool) -> Inode | None:
+        """What a path leads to; fresh: NFS asks whenever it opens a file, FUSE where the file that it knows is gone."""
         known = host.names.get(path)
-        if not host.network or fresh or known is None or self.now - known[1] > 30.0:
-            known = host.names[path] = self.names.get(path), self.now
+        if host.fuse:
+            fresh &= known is not None and known[0] not in self.names.values()
+        if not host.network or fresh or known is None or self.now - known[1] > (LATE if host.fuse else 30.0):
+            inode = self.names.get(path)
+            known = host.names[path] = inode, self.now
+            if host.fuse and inode and inode not in host.small:
+                host.small[inode] = bytes(inode.data), self.now
         return known[0]
+
+    def read_directly(self, host: Host, inode: Inode, count: int, at: int) -> bytes:
+        """What a read with O_DIRECT gives."""
+        if host.fuse:
+            data, since = host.small.get(inode, (b"", -math.inf))
+            if self.now - since <= LATE and at < len(data):
+                return data[at:at + count]
+            if self.size(host, inode) <= at:
+                return b""
+        return bytes(inode.data[at:at + count])
+
+    def size(self, host: Host, inode: Inode) -> int:
+        """How long a host on FUSE believes a file to be."""
+        size, since = host.sizes.get(inode, (0, -math.inf))
+        if self.now - since > LATE:
+            size = len(inode.data)
+            host.sizes[inode] = size, self.now
+        return size
 
     def make_file(self, data: bytes) -> Inode:
         inode = Inode(next(self.numbers), bytearray(data), self.now)
@@ -475,10 +535,10 @@ class Stat:
 
 class Machine:
     """The system calls, of whoever's turn it is."""
-    CALLS = ("open", "close", "dup", "pread", "pwrite", "write", "fstat", "stat", "lstat", "fsync", "ftruncate",
-             "rename", "replace", "link", "unlink", "remove", "fchown", "fchmod")
-    MISSING = ("read", "preadv", "pwritev", "readv", "writev", "sendfile", "copy_file_range", "lseek", "dup2", "pipe",
-               "symlink", "truncate", "posix_fallocate", "scandir", "listdir", "access", "fdatasync", "sync", "fork",
+    CALLS = ("open", "close", "dup", "pread", "preadv", "pwrite", "write", "fstat", "stat", "lstat", "fsync",
+             "ftruncate", "rename", "replace", "link", "unlink", "remove", "fchown", "fchmod", "listdir", "urandom")
+    MISSING = ("read", "pwritev", "readv", "writev", "sendfile", "copy_file_range", "lseek", "dup2", "pipe", "symlink",
+               "truncate", "posix_fallocate", "posix_fadvise", "scandir", "access", "fdatasync", "sync", "fork",
                "posix_spawn", "mkdir", "rmdir")
 
     def __init__(self) -> None:
@@ -513,6 +573,10 @@ class Machine:
 
         def noting(*args: Any, **more: Any) -> Any:
             shown, result = args, None
+            if name == "preadv":
+                shown = args[0], len(args[1][0]), args[2]
+            if name == "write":
+                shown = args[0], bytes(args[1])
             if name == "fcntl" and isinstance(args[-1], bytes):
                 kind, _, start, length, _ = FLOCK.unpack(args[2])
                 shown = args[0], {37: "SETLK", 36: "GETLK"}.get(args[1], args[1]), "RUW"[(0, 2, 1)[kind]], start, length
@@ -551,10 +615,14 @@ class Machine:
         me = world.step()
         host, fd = me.host, next(world.numbers)
         if flags & os.O_DIRECTORY:
-            host.names.clear()
+            if not host.fuse:
+                host.names.clear()
             me.fds[fd] = Description(None, host, False, False)
             return fd
-        inode = world.look_up(host, path, not flags & os.O_PATH)
+        if path.startswith("/proc/self/fd/"):
+            inode = self.of(me, int(path.rpartition("/")[2])).inode
+        else:
+            inode = world.look_up(host, path, not flags & os.O_PATH)
         if inode and flags & os.O_CREAT and flags & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, "File exists")
         if not inode and flags & os.O_CREAT:
@@ -579,12 +647,25 @@ class Machine:
         return fd
 
     def close(self, fd: int) -> None:
-        me = self.world.step()
+        me = self.world.step(local=True)
         self.of(me, fd)
         self.world.share_less(me.fds.pop(fd))
 
+    def listdir(self, fd: int) -> list[str]:
+        """FUSE asks for names and sizes with it, and GlusterFS for what has changed."""
+        world = self.world
+        host = world.step().host
+        if host.fuse:
+            host.names.clear()
+            host.sizes.clear()
+            host.small = {inode: (data, world.now) for inode, (data, _) in host.small.items() if data == inode.data}
+        return []
+
+    def urandom(self, size: int) -> bytes:
+        return next(self.world.numbers).to_bytes(size, "big")
+
     def dup(self, fd: int) -> int:
-        me = self.world.step()
+        me = self.world.step(local=True)
         description = self.of(me, fd)
         description.shares += 1
         copy = next(self.world.numbers)
@@ -597,6 +678,19 @@ class Machine:
             raise OSError(errno.EBADF if owner.inode.replaced < math.inf else errno.EIO, "its lease was lost")
 
     def pread(self, fd: int, count: int, at: int) -> bytes:
+        if self.of(self.world.me, fd).direct:
+            self.world.fail("reads with O_DIRECT, and not in blocks")
+        return self.read(fd, count, at)
+
+    def preadv(self, fd: int, buffers: list[memoryview], at: int) -> int:
+        buffer, = buffers
+        if not self.of(self.world.me, fd).direct or at % BLOCK or len(buffer) % BLOCK:
+            self.world.fail(f"reads {len(buffer)} bytes at {at} in blocks")
+        data = self.read(fd, len(buffer), at)
+        buffer[:len(data)] = data
+        return len(data)
+
+    def read(self, fd: int, count: int, at: int) -> bytes:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
@@ -605,8 +699,8 @@ class Machine:
             self.check_lease(owner)
         if owner.direct:
             world.flush(me.host, inode)
-        view = inode.data if owner.direct else world.view(me.host, inode)
-        data = bytes(view[at:at + count])
+        data = (world.read_directly(me.host, inode, count, at) if owner.direct else
+                bytes(world.view(me.host, inode)[at:at + count]))
         if inode.path == PATH:
             me.reads.append((owner, at, data, world.steps))
             me.shielded |= any(description.writes for description in me.fds.values())
@@ -622,20 +716,21 @@ class Machine:
         if not inode.path:
             inode.data[at:at + len(data)] = data
             return len(data)
-        cached = host.network and not owner.direct
+        if owner.direct:
+            world.fail("writes with O_DIRECT")
+        cached = host.network and not host.fuse
         me.shielded = cached                        # it is written only once it is synced
         command = world.may_write(me, owner, data, at)
         me.reads.append((owner, at, data + command + b"\n", world.steps))
-        if owner.direct:
-            world.flush(host, inode)
-            host.pages.pop(inode, None)
         if cached:
             page = world.page(host, inode)
+            page.data.extend(bytes(max(at - len(page.data), 0)))      # others have made it longer, unseen by this host
             page.data[at:at + 1] = data
             page.dirty.add(at)
         else:
             inode.data[at:at + 1] = data
             inode.changed = world.now
+            host.forget(inode)
         return 1
 
     def may_append(self, me: Actor, what: str) -> None:
@@ -655,7 +750,7 @@ class Machine:
         if not inode.path:
             inode.data += data
             return len(data)
-        at = len(world.view(me.host, inode))
+        at = len(inode.data if me.host.fuse else world.view(me.host, inode))
         if not owner.appends or at != len(inode.data):
             world.fail(f"appends {data!r} over what is there")
         self.may_append(me, f"appends {data!r}")
@@ -666,7 +761,9 @@ class Machine:
             me.full, data = True, data[:len(data) // 2]
         inode.data += data
         world.note_content(inode)
-        if me.host.network:
+        if me.host.fuse:
+            me.host.forget(inode)
+        elif me.host.network:
             world.page(me.host, inode).data[at:] = inode.data[at:]     # what others here have written is still to come
         if me.full:
             me.wake = self.world.now + world.draws.choice((0.0, 0.5)) * world.pace      # others may take it for whole
@@ -679,7 +776,7 @@ class Machine:
         owner = self.of(me, fd)
         self.world.halves |= owner.dead
         self.check_lease(owner)                 # SETATTR of the size has the state of the lock, as WRITE has
-        if owner.inode.path == PATH:
+        if owner.inode is world.names.get(PATH):
             self.may_append(me, "cuts the file")
             # An editor that has shortened the file in place has made untrue what runners know of its size
             if b"\nr" in owner.inode.data[max(size - 1, 0):] and not world.edits:
@@ -687,7 +784,7 @@ class Machine:
         del owner.inode.data[size:]
         owner.inode.data.extend(bytes(size - len(owner.inode.data)))
         world.note_content(owner.inode)
-        me.host.pages.pop(owner.inode, None)
+        me.host.forget(owner.inode)
 
     def mkstemp(self, suffix: str = "", prefix: str = "", dir: str = "") -> tuple[int, str]:
         path = f"{dir}/{prefix}new{self.world.steps}{suffix}"
@@ -754,7 +851,8 @@ class Machine:
         page = host.pages.get(inode)
         if page and not page.dirty and self.world.now - inode.changed > 30.0:       # attributes are asked for again
             page = None
-        return Stat(inode, len(page.data if page else inode.data), [*self.world.names.values()].count(inode))
+        size = self.world.size(host, inode) if host.fuse else len(page.data if page else inode.data)
+        return Stat(inode, size, [*self.world.names.values()].count(inode))
 
     def stat(self, path: str) -> Stat:
         me = self.world.step()
@@ -771,11 +869,13 @@ class Machine:
 
     def fcntl(self, fd: int, request: int, argument: bytes = b"") -> bytes:
         world = self.world
-        me = world.step()
+        me = world.step(local=request in (fcntl.F_GETFL, fcntl.F_SETFL))
         owner = self.of(me, fd)
         if request == fcntl.F_SETFL:
             owner.appends = bool(argument & os.O_APPEND)
             return argument
+        if request == fcntl.F_GETFL:
+            return os.O_DIRECT if owner.direct else 0
         kind, whence, start, length, _ = FLOCK.unpack(argument)
         end = start + length if length else math.inf
         if request == fcntl.F_OFD_GETLK:

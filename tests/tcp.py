@@ -4,6 +4,7 @@ The home directory of both is the test's directory, so a client finds the token 
 """
 import itertools
 import json
+import os
 import pathlib
 import re
 import signal
@@ -15,7 +16,8 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 from tests.support import (MARK, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS_AT, Ended, RunCase, as_bytes, marked,
                            wait_until)
 
-TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: ([0-9a-f]{32}) \(written to (.*)\)\n")
+TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: \(shown on a terminal only\) "
+                        rb"\(written to (.*)\)\n")
 SERVING = re.compile(rb"^runmaker4-client\.py: \S+: serving [^\n]*\n", re.MULTILINE)    # a client's first line
 PORT_LINE = re.compile(rb": serving on port (\d+)")
 
@@ -98,7 +100,6 @@ class TcpCase(RunCase):
         words = [*within, *(self.patched(patch, script, *args) if patch else self.command(script, *args))]
         kind, number = script.rpartition("-")[2].partition(".")[0], next(self.numbers)
         out, err = (self.dir / "said" / f"{number}-{kind}.{end}" for end in ("out", "err"))
-        out.touch(0o600)                        # a server shows no token where others can read it
         with open(out, "wb") as stdout, open(err, "wb") as stderr:
             settings.update(stdout=settings.get("stdout", stdout), stderr=settings.get("stderr", stderr))
             program = Program(self.start(*words, **settings), (out, err))
@@ -121,10 +122,11 @@ class TcpCase(RunCase):
         program = self.start_program(RUNSERVER, *words, file, **settings)
         found = lambda: (TOKEN_LINE.match(program.out), PORT_LINE.search(program.err))
         wait_until(lambda: all(found()) or program.poll() is not None, what="the server serves")
-        token, port = found()
-        if not token or not port:
+        file, port = found()
+        if not file or not port:
             self.fail(f"the server is not ready: {program.out!r} {program.err!r}")
-        return Server(program.process, program.files, int(port[1]), token[1].decode())
+        token = pathlib.Path(os.fsdecode(file[1])).read_text().strip()
+        return Server(program.process, program.files, int(port[1]), token)
 
     def client_words(self, server: Server, *options: object, host: str = "") -> Tuple[object, ...]:
         """The arguments of a client of this server; host: another name of it."""

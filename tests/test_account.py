@@ -158,7 +158,7 @@ class NoFile(RunCase):
 
     HANGING = """
 import runmaker4, time
-runmaker4.find_mount = lambda path: runmaker4.Mount("lustre", frozenset())
+runmaker4.find_mount = lambda path: runmaker4.Mount("nfs4", frozenset())
 def hang(file):
     open("hangs", "w").close()
     time.sleep(60)

@@ -3,7 +3,8 @@ import os
 import subprocess
 import unittest
 
-from tests.support import GATE, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, companion, wait_until
+import runmaker4
+from tests.support import GATE, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, companion, deadline, wait_until
 
 
 class Companion(RunCase):
@@ -61,6 +62,56 @@ class Companion(RunCase):
         ended = self.run_script(RUNWAIT, "--status", "runs.txt", **bound)
         self.assertEqual((ended.code, ended.err), (0, b""))
         self.assertIn(b"1 new", ended.out)
+
+    def test_who_may_not_read_it_sees_states_and_is_told_what_cannot_be_known(self) -> None:
+        bound = self.bound_by_permissions()
+        self.write("r true\n. true\n")
+        self.path.chmod(0o644)
+        companion(self.path).touch()
+        companion(self.path).chmod(0o000)
+        self.dir.chmod(0o755)
+        for args in (RUNWAIT, "--status"), (RUNWAIT, "--status", "--json"), (RUNSET, "--list"):
+            with self.subTest(args):
+                ended = self.run_script(*args, "runs.txt", **bound)
+                self.assertEqual(ended.code, 0, ended.err)
+                self.assertIn(b"runs.txt: whether a line r still runs cannot be known: only who may write to it may read",
+                              ended.err)
+                self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
+        ended = self.run_script(RUNWAIT, "--status", "runs.txt", **bound)
+        self.assertIn(b"1 new, 1 running", ended.out)
+
+    def test_one_that_is_somebody_elses_is_refused(self) -> None:
+        if os.geteuid():
+            self.skipTest("only root can give files away")
+        companion(self.path).touch()
+        os.chown(companion(self.path), 4242, -1)
+        self.assertAllRefuse(".runs.txt.lock", "belongs to user 4242, who could remove it while jobs run")
+        os.chown(self.path, 4242, -1)               # whose file it is may have it
+        ended = self.run_script(RUNMAKER, "-q", "runs.txt")
+        self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
+
+    def test_who_may_write_the_file_may_use_it_and_nobody_else_also_after_chmod(self) -> None:
+        for mode, wanted in (0o644, 0o600), (0o664, 0o660), (0o666, 0o666), (0o640, 0o600):
+            with self.subTest(mode=oct(mode)):
+                self.write(". true\n")
+                self.path.chmod(mode)
+                self.assertEqual(self.run_script(RUNMAKER, "-q", "runs.txt").code, 0)
+                self.assertEqual(companion(self.path).stat().st_mode & 0o777, wanted)
+
+    def test_who_keeps_a_command_locked_is_named(self) -> None:
+        with open(companion(self.path), "wb") as file:
+            self.assertTrue(runmaker4.lock(file.fileno(), runmaker4.row(b"echo ran >>ran") + runmaker4.SEATS))
+            runner = self.start(RUNMAKER, "-q", "runs.txt")
+            said = f"line 1 waits for process {os.getpid()} ("
+            with deadline(runner, 30):
+                self.assertIn(said.encode(), runner.stderr.readline())
+        self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
+
+    def test_who_keeps_a_byte_of_the_file_locked_that_names_companions_is_named(self) -> None:
+        companion(self.path).touch()
+        with open(self.path, "rb") as reader:
+            self.assertTrue(runmaker4.lock(reader.fileno(), runmaker4.JobFile.USER + 5, shared=True))
+            self.assertAllRefuse(f"is in use with another companion, by process {os.getpid()} (")
 
     def test_it_is_beside_the_file_that_a_symbolic_link_leads_to(self) -> None:
         (self.dir / "real").mkdir()

@@ -15,7 +15,7 @@ def breaking(function):
         return function(*args, **more)
     return broken
 """
-THREADED = "runmaker4.find_mount = lambda path: runmaker4.Mount('lustre', frozenset())\n"
+THREADED = "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
 TO_BREAK = f"{UP}; until [ -e break ]; do sleep 0.02; done"
 SAID = b"KeyError: 'broken on purpose'"
 
@@ -82,7 +82,7 @@ class OfARunner(RunCase):
 
     def test_what_a_record_is_written_with_in_a_thread(self):
         self.jobs(WAITING, TO_BREAK, GATE)
-        self.start_breaking(broken("JobLog._store") + THREADED, "-q", "-j2", "--joblog", "joblog", up=(1, 2))
+        self.start_breaking(broken("RecordFile._put") + THREADED, "-q", "-j2", "--joblog", "joblog", up=(1, 2))
         self.open_gate()
         self.assertEqual(self.runner.wait(30), 1)
         self.assertEqual(self.states()[:2], "dd")

@@ -153,6 +153,36 @@ runmaker4.ProcessTable.read = count
         self.assertFewReadings(self.finish(runner), 1, "!" * self.COUNT)
 
 
+class NumbersThatComeAgain(RunCase):
+    """The kernel gives the number of an ended job's session to somebody else, while parts of the job still live."""
+    PRIVATE = "unshare", "-r", "--pid", "--fork", "--mount-proc"
+    SET_NEXT = "echo $(($(cat shell) - 1)) >/proc/sys/kernel/ns_last_pid"       # pid_namespaces(7)
+    # A stranger gets that number, and a session of it, when the shell is waited for and a look has found nobody left
+    STRANGER = f"""
+"$@" &
+until [ -e shell ] && [ -e deaf ]; do sleep 0.02; done
+while kill -0 $(cat shell) 2>/dev/null; do sleep 0.02; done
+sleep 0.4
+{SET_NEXT}
+setsid sleep 60 &
+echo $! >stranger
+wait %1
+kill -0 $(cat stranger) && : >lives
+"""
+
+    def test_a_stranger_with_that_number_is_not_touched(self):
+        probe = [*self.PRIVATE, "sh", "-c", f"echo 400 >shell; {self.SET_NEXT}"]
+        if subprocess.run(probe, cwd=self.dir, stderr=subprocess.DEVNULL).returncode:
+            self.skipTest("this user may have no process numbers of his own (unshare --pid)")
+        (self.dir / "shell").unlink()
+        self.jobs("setsid sh -c 'trap \"\" TERM; : >deaf; while :; do sleep 0.05; done' & echo $$ >shell; sleep 60")
+        ended = self.run_script(*self.PRIVATE, "sh", "-c", self.STRANGER, "sh",
+                                *self.command(RUNMAKER, "-q", "--timeout=1", "--kill-after=2", "runs.txt"))
+        self.assertEqual(self.states(), "!", ended.err)
+        self.assertEqual(self.read("stranger"), self.read("shell"), "it has the number of the job's shell")
+        self.assertTrue(self.exists("lives"), ended.err)
+
+
 class WithoutProc(RunCase):
     """Where there is no /proc a job's process group is ended."""
     WITHOUT = "import runmaker4\nrunmaker4.ProcessTable.read = lambda: runmaker4.ProcessTable([])\n"

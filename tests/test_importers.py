@@ -1,4 +1,5 @@
 """runset4.py takes the jobs of other tools: lists of commands, templates, job files; all of an import or nothing."""
+import argparse
 import contextlib
 import itertools
 import os
@@ -235,6 +236,82 @@ class Templates(ImportCase):
         self.assertEqual(self.read("out"), b"it's a b\n$HOME `x`\n-n\n")
 
 
+class QuotedPlaces(ImportCase):
+    """A place within quotes of the template is refused: the quotes of a value would end those, and it would be run."""
+    MENDED = {
+        'show "{}"': "show {}",
+        "show '{}' b": "show {} b",
+        'cat "dir/{}.txt" > "{/.}.out"': 'cat "dir/"{}".txt" > {/.}".out"',
+        "echo 'a {} b {} c'": "echo 'a '{}' b '{}' c'",
+        "sh -c 'show {}'": "sh -c 'show \"$1\"' sh {}",
+        "bash -lc 'n {#} {1} {2.}' >log": "bash -lc 'n {#} \"$1\" \"$2\"' sh {1} {2.} >log",
+        'sh -c "show {}"': 'sh -c "show \\"\\$1\\"" sh {}',
+        "case {} in a) echo \"{}\";; esac": "case {} in a) echo {};; esac",
+    }
+    NOT_MENDED = {
+        "sh -c 'show {}' name": "as an argument", "awk '{print {}}' f": "as an argument",
+        "ssh host 'ls {}'": "as an argument", "echo $'a{}'": "as an argument",
+        "python3 -c 'print({})'": "as an argument", "echo it's {}": "never closed", "echo 'a": "never closed",
+        "echo `cat {}`": "in backquotes", '"a `b {}`"': "in backquotes", "echo $(({} + 1))": "variable",
+        "echo \\{}": "behind a backslash", "echo ${1}": "behind a $", '"\\{}"': "as an argument",
+    }
+    TAKEN = ('echo "$(cat {})"', "echo \\\\{}", "echo \\${}", "echo $(($(cat {})))", "echo it\\'s {}", "echo # it's {}",
+             "echo \"{#}\" '{#}' {}", 'echo "a\\"" {} "b"', '(cd {} && echo "(") <{}', "find . -exec cat {} \\;",
+             'n={} sh -c "echo \\$n"', "awk '{print $1}' {}", '"x$(echo "y" {})z"')
+    HOSTILE = (b"$(: >pwned)", b"`: >pwned`", b"'; : >pwned; '", b'"; : >pwned; "', b"x[$(: >pwned)]",
+               b"\\'; : >pwned #", b'\\"; : >pwned #', b")`: >pwned`", b"'\"`: >pwned`\"'", b"$(: >pwned) #")
+    PARTS = (*"\"\"''`)(\\$ a#1;+", "$(", "$((", "))", "{}", "{}", "{}", "echo ", "$'")
+
+    def refusal(self, template: str) -> str:
+        """Why a template is refused; '' if it is not."""
+        try:
+            runset4.command_template(template)
+        except argparse.ArgumentTypeError as fault:
+            return str(fault)
+        return ""
+
+    def test_the_line_that_is_right_is_said_where_it_can_be_known(self) -> None:
+        for template, right in self.MENDED.items():
+            with self.subTest(template):
+                self.assertTrue(self.refusal(template).endswith(f"right is: {right})"), self.refusal(template))
+                self.assertEqual(self.refusal(right), "")
+
+    def test_else_it_is_said_what_to_do(self) -> None:
+        for template, words in self.NOT_MENDED.items():
+            with self.subTest(template):
+                self.assertIn(words, self.refusal(template))
+                self.assertNotIn("right is", self.refusal(template))
+
+    def test_others_are_taken(self) -> None:
+        for template in self.TAKEN:
+            with self.subTest(template):
+                self.assertEqual(self.refusal(template), "")
+
+    def test_it_is_refused_in_one_line_and_nothing_is_added(self) -> None:
+        self.write("a\n", "list")
+        for call in (("--add-list", "list", "--template", "sh -c 'show {}'"),
+                     ("--add", "--template", 'n "{1}"', ":::", "1")):
+            ended = self.run_script(RUNSET, "runs.txt", *call)
+            self.assertRefused(ended, "argument --template: ", "right is: ")
+        self.assertFalse((self.dir / "runs.txt").exists())
+
+    def test_no_value_is_run_whatever_the_template(self) -> None:
+        """Of random templates, those that are taken, in each shell that is here."""
+        random_ = random.Random(26)
+        shells = list(filter(shutil.which, ("dash", "bash"))) or ["sh"]
+        taken = list(self.TAKEN) + list(self.MENDED.values())
+        while len(taken) < (400 if FULL else 60):
+            template = "echo {}" + "".join(random_.choices(self.PARTS, k=random_.randrange(2, 12)))
+            taken += [template] if not self.refusal(template) and set(template) & set("\"'`\\$(") else []
+        for template in taken:
+            values = self.HOSTILE if FULL else random_.sample(self.HOSTILE, 3)
+            for shell, value in itertools.product(shells, values):
+                command = runset4.Template(as_bytes(template)).fill(1, value, [value] * 9)
+                subprocess.run([shell, "-c", command], cwd=self.dir, stdin=subprocess.DEVNULL, timeout=20,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                self.assertFalse((self.dir / "pwned").exists(), (shell, command))
+
+
 class Columns(ImportCase):
     """--template: {1}, {2}, ... are the columns of a line."""
 
@@ -466,8 +543,7 @@ class Hiring(ImportCase):
         (self.dir / "queue").mkdir()
         self.write("[control]\nexecutable: d\n", "queue/d")
         for line, args in enumerate((("runs.txt", "--add", "echo a"), ("runs.txt", "--add-list", "list"),
-                                     ("runs.txt", "--add-tests", "tests"), ("runs.txt", "--add-jobs", "queue"),
-                                     ("--rerun", "runs.txt", 1)), 1):
+                                     ("runs.txt", "--add-tests", "tests"), ("runs.txt", "--add-jobs", "queue")), 1):
             self.write("d echo 0\n" + "# more\n" * line + "#RUN end\nd echo 1\n#RUN end\n")
             ended = self.run_script(RUNSET, "-q", *args)
             with self.subTest(args=args):
@@ -552,90 +628,6 @@ class Appending(JobFileCase):
             self.assertEqual(self.read(name), after)
 
 
-class Rerunning(ImportCase):
-    """--rerun: lines that a dead host holds are put on hold, and their commands are appended anew."""
-
-    def test_lines_are_held_and_their_commands_appended(self) -> None:
-        self.write("#RUN timeout=5s\n" + FOUR.replace("\n", "\r\n") + "r\techo \u00e9 'e'")
-        self.assertAdds("#RUN timeout=5s\n. echo a\r\nx echo b\r\nx echo c\r\ne echo d\r\nx\techo \u00e9 'e'\n"
-                        ". echo b\n. echo c\n. echo \u00e9 'e'\n", "--rerun", "3-4", "6")
-
-    def test_they_keep_their_settings_and_those_at_the_end_hold_on(self) -> None:
-        before = b"! a\n#RUN host=alice timeout=5s\r\n! b\n! c\n#RUN barrier\n#RUN timeout=1h\n! d\n# e\n! f"
-        self.write(before)
-        self.assertAdds(before.replace(b"!", b"x") + b"\n#RUN\n. a\n#RUN host=alice timeout=5s\n. b\n. c\n"
-                        b"#RUN timeout=1h\n. d\n. f\n", "--rerun", "1-9")
-
-    @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
-    def test_settings_are_repeated_only_where_they_differ_from_the_last_ones(self) -> None:
-        before = b"#RUN timeout=5s\n! a\n#RUN timeout=1h\n! b\n#RUN end\n"
-        for selection, appended in (("4", b". b\n"), ("2", b"#RUN timeout=5s\n. a\n#RUN timeout=1h\n")):
-            path = self.write(before)
-            os.utime(path, (0, 0))
-            line = b"! " + appended.split(b". ")[1][:1]
-            self.assertAdds(before.replace(line, line.replace(b"!", b"x")) + appended, "--rerun", selection, said=
-                            b"runset4.py: runs.txt: there is a #RUN end in line 5; no --follow runner takes the jobs "
-                            b"below it (--reopen, then --end)\n")
-
-    @unittest.skipUnless(FULL, "the suite has no time to spare: RUNMAKER4_TEST_FULL=1")
-    def test_lines_of_groups_are_refused(self) -> None:
-        before = "#RUN together=pair host=alice,bob\n! echo a\n! echo b\n"
-        refused = "runset4.py: runs.txt: line {}: is of a group (which runs again if all its lines are set to .)\n"
-        self.write(before)
-        ended = self.run_script(RUNSET, "runs.txt", "--rerun", "2")
-        self.assertEqual((ended.code, ended.err.decode(), self.read()), (1, refused.format(2), before.encode()))
-        self.write(before + "#RUN\n! echo c\n")
-        ended = self.run_script(RUNSET, "-q", "runs.txt", "--rerun", "--state=!")
-        self.assertEqual((ended.code, ended.err.decode()), (1, refused.format(2) + refused.format(3)))
-        self.assertEqual(self.read(), f"{before}#RUN\nx echo c\n. echo c\n".encode())
-
-    def test_the_option_may_stand_before_the_file_and_go_with_other_selections(self) -> None:
-        self.write(FOUR)
-        ended = self.run_script(RUNSET, "--rerun", "--state=!", "runs.txt")
-        self.assertEqual((ended.code, self.read()), (0, b". echo a\nd echo b\nx echo c\ne echo d\n. echo c\n"))
-
-    def test_a_line_that_somebody_holds_is_taken_from_him_only_by_force(self) -> None:
-        """No dead host has a lock on this file system: so that job lives, and a second copy would start."""
-        before = "r echo a\nr echo b\n"
-        self.write(before)
-        self.hold_line(1)
-        ended = self.run_script(RUNSET, "runs.txt", "--rerun", "1")
-        self.assertEqual((ended.code, ended.err, self.read()),
-                         (1, b"runset4.py: runs.txt: line 1: is running (wait for it, or use --force)\n",
-                          before.encode()))
-        self.assertAdds("x echo a\nr echo b\n.  echo a\n", "--rerun", "--force", "1")
-
-    def test_a_copy_that_runs_though_its_line_says_something_else_is_waited_for(self) -> None:
-        before = "x echo a\n"
-        self.write(before)
-        self.hold_line(1)
-        self.assertAdds("x echo a\n. echo a\n", "--rerun", "1")
-        self.assertEqual(self.run_jobs("-q", "-1", "--walltime=0.5").out, b"")
-        self.assertEqual(self.states(), "x.")
-
-    def test_a_runner_that_lives_nevertheless_reports_no_result(self) -> None:
-        runner = self.start_to_gate(f". {GATE}\n")
-        self.assertEqual(self.run_script(RUNSET, "runs.txt", "--rerun", "--force", "1").code, 0)
-        self.assertEqual(self.states()[0], "x")
-        self.open_gate()
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (1, "xd"), ended.err)
-
-    def test_nothing_changes_when_the_commands_do_not_fit(self) -> None:
-        before = f"! {GATE}\nd echo b\n# {'x' * 1000}\n! echo {'y' * 700}\n"
-        self.write(before)
-        words = self.command(RUNSET, "--rerun", "runs.txt", "1-4")
-        ended = self.run_script("sh", "-c", "trap '' XFSZ; ulimit -f 4; exec \"$@\"", "sh", *words)
-        self.assertRefused(ended, "runs.txt: ")
-        self.assertEqual(self.read(), as_bytes(before))
-
-    def test_selecting_nothing_is_said(self) -> None:
-        self.write(FOUR)
-        ended = self.run_script(RUNSET, "runs.txt", "--rerun", "9")
-        self.assertEqual((ended.code, ended.err), (1, b"runset4.py: runs.txt: no job is selected by this\n"))
-        self.assertEqual(self.read(), as_bytes(FOUR))
-
-
 class Usage(unittest.TestCase):
     """Which options go together."""
 
@@ -645,8 +637,8 @@ class Usage(unittest.TestCase):
                             ("--add-list a --add b", "--add-list"), ("--add-list a --all", "--add-list"),
                             ("--add-jobs a --state=x", "--add-jobs"), ("--add-tests a --match=b", "--add-tests"),
                             ("--end --reopen", "--end"),
-                            ("--end --state=.", "--end"), ("3 --reopen", "--reopen"), ("--rerun", "--rerun"),
-                            ("--rerun --set=x 3", "--rerun"), ("", "--add-list")):
+                            ("--end --state=.", "--end"), ("3 --reopen", "--reopen"), ("--set=x", "--set"),
+                            ("--cancel --set=x 3", "--cancel"), ("", "--add-list")):
             args = ["runs.txt", *words.split(), *([" "] if words.endswith("--template") else [])]
             with self.subTest(args=args):
                 with self.assertRaises(runmaker4.Problem) as raised:
@@ -675,7 +667,7 @@ class Help(Case):
         self.assertLess(max(map(len, lines)), 80)
         self.assertIn(f"    {RUNSET} ", lines[1])
         text = "\n".join(lines)
-        options: List[str] = "--add-list --template --add-jobs --add-tests --end --reopen --rerun".split()
+        options: List[str] = "--add-list --template --add-jobs --add-tests --end --reopen --force".split()
         self.assertEqual([option for option in options if option not in text], [])
 
 

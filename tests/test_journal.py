@@ -149,8 +149,8 @@ class Trouble(JournalCase):
     def test_a_full_disk_is_said_and_the_jobs_go_on(self):
         self.jobs("true", "true")
         full = ("import errno, runmaker4\n"
-                "def append(*args, **more): raise OSError(errno.ENOSPC, 'No space left on device')\n"
-                "runmaker4.append = append")
+                "def put(*args): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+                "runmaker4.RecordFile._put = put")
         ended = self.finish(self.start_patched(full, "--outdir", "out", "runs.txt"))
         self.assertEqual((self.states(), ended.code), ("dd", 1))
         self.assertComplains(ended, "no space left", "journal is incomplete")

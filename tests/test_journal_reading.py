@@ -46,7 +46,7 @@ class Runs(JournalCase):
         self.assertEqual({name: getattr(run, name) for name in run.__slots__}, dict(
             run="node1-4711-1", line=17, command=b"simulate --seed 1", host="node1", slot="1", pid=4712, began=BEGAN,
             ended=BEGAN + 1.5, state="!", exit=-1, signal=15, cause="timeout", seconds=1.5, cpu=1.2,
-            memory=100_000_000, bytes=4, files=["17.out", "17.err"]))
+            memory=100_000_000, bytes=4, files=["17.out", "17.err"], incomplete=False))
         self.assertEqual(said, [])
 
     def test_each_comes_once_the_last_first_and_then_those_that_have_not_ended(self) -> None:
@@ -107,7 +107,10 @@ class Trouble(JournalCase):
             ("command", None), ("command", "\ud800"), ("host", 7), ("slot", "\udfff"), ("pid", None), ("state", 1),
             ("state", ""), ("state", "r"), ("state", "d!"), ("state", []), ("exit", "3"), ("seconds", None),
             ("seconds", ""), ("seconds", []), ("seconds", float("inf")), ("seconds", 10 ** 400), ("cpu", "1"),
-            ("memory", -5), ("bytes", 1.0), ("files", None), ("files", [7]), ("files", ["\ud800.err"]), ("cause", [])]
+            ("memory", -5), ("bytes", 1.0), ("files", None), ("files", [7]), ("files", ["\ud800.err"]), ("cause", []),
+            ("time", True), ("seconds", False), ("cpu", True), ("memory", 1.5), ("files", "1.out"), 
+            ("files", {"1.out": 3}), ("files", [["1.out"]]), ("incomplete", 1), ("incomplete", "true"),
+            ("incomplete", None)]
         odd += [json.dumps({**json.loads(end(f"w{number}", 1)), key: value}).encode() + b"\n"
                 for number, (key, value) in enumerate(wrong)]
         self.journal(start(1, 1), *odd, end(1, 1))

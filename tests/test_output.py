@@ -15,6 +15,7 @@ import time
 import unittest
 from typing import Callable, Dict, List
 
+import runmaker4
 from tests.support import (FULL, GATE, ROOT, RUNMAKER, SLEEPING, Case, ConsoleLine, Ended, RunCase, console_lines,
                            peak_memory, printed, wait_until)
 
@@ -154,6 +155,31 @@ class Plain(Case):
         numbers = b"".join(b"%d\n" % number for number in range(1, 300_001))
         ended = self.run_plain(". seq 300000\n. seq 300000 >&2\n. seq 300000\n", "-k")
         self.assertTrue((ended.out, ended.err) == (2 * numbers, numbers), "not what the jobs printed")
+
+    def test_long_outputs_that_wait_for_their_turn_need_no_descriptors(self):
+        """Of 60 jobs each prints more than fits into memory, while the first one runs."""
+        self.write(f". {GATE}; echo first\n" + ". seq 200000\n" * 60)
+        few = "sh", "-c", 'ulimit -n 64; exec "$@"', "sh"
+        with open(self.dir / "printed", "wb") as printed:
+            runner = self.start(*few, *self.command(RUNMAKER, "-j2", "--plain", "-k", "runs.txt"), stdout=printed)
+        wait_until(lambda: self.states() == "r" + "d" * 60 or runner.poll() is not None, 20, "the others have ended")
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        numbers = b"".join(b"%d\n" % number for number in range(1, 200_001))
+        self.assertTrue(self.read("printed") == b"first\n" + 60 * numbers, "not what the jobs printed")
+
+    def test_what_was_printed_makes_room_in_the_temporary_file(self):
+        spool = runmaker4.Spool()
+        for number in range(20):
+            held = runmaker4.HeldBack(spool)
+            data = b"%07d\n" % number * 300_000
+            for at in range(0, len(data), 65_536):
+                held.add(data[at:at + 65_536])
+            self.assertEqual(held.size, len(data))
+            self.assertTrue(b"".join(held.pieces()) == data)
+        self.assertEqual(os.fstat(spool.file.fileno()).st_size, 2 * spool.BLOCK)
+        spool.file.close()
 
     def test_what_is_left_to_do_is_said_all_the_same(self):
         ended = self.run_plain(". echo a\n. exit 1\n")

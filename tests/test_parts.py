@@ -1,4 +1,7 @@
 """Smaller parts of runmaker4.py by themselves: what may be retried, what is an orphan, which processes are a job's."""
+import contextlib
+import errno
+import fcntl
 import importlib
 import os
 import pathlib
@@ -42,7 +45,7 @@ class JobFileCase(FileCase):
     def file(self, text: bytes, **options: object) -> runmaker4.JobFile:
         """A JobFile on this text."""
         self.path.write_bytes(text)
-        file = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock, **options)
+        file = runmaker4.JobFile(str(self.path), **{"say": lambda said: None, "clock": self.clock, **options})
         self.addCleanup(file.leave)
         return file
 
@@ -140,22 +143,81 @@ class ProcessTrees(unittest.TestCase):
 
 
 class PastTheCache(JobFileCase):
-    """NFS: lines are read from the server, and written there, whatever this host remembers."""
-    NFS = runmaker4.Mount("nfs4", frozenset())
+    """Network file systems: lines are read as they are there, and written there, whatever this host remembers."""
+    MOUNT = runmaker4.Mount("nfs4", frozenset())
 
-    def test_every_descriptor_that_reads_or_writes_lines_goes_past_it(self) -> None:
-        opened, right = [], os.open
+    def run_two_jobs(self) -> List[str]:
+        """Claim and finish two jobs on such a file system; what was said."""
+        said: List[str] = []
+        file = self.file(b". a\n. b\n", mount=self.MOUNT, say=said.append)
+        cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
+        for _ in range(2):
+            self.assertEqual(cursor.finish(cursor.claim(), b"d"), "")
+        self.assertEqual(self.path.read_bytes(), b"d a\nd b\n")
+        return said
 
-        def open_plainly(path: str, flags: int, *more: int) -> int:
-            if path == str(self.path) and not flags & (os.O_PATH | os.O_NONBLOCK):      # which look at it, not into it
-                opened.append(bool(flags & os.O_DIRECT))
-            return right(path, flags & ~os.O_DIRECT, *more)     # this file system takes only whole blocks so
+    def test_all_reads_are_direct_in_whole_blocks_and_writes_are_synced(self) -> None:
+        calls, preadv, pwrite, fsync = [], os.preadv, os.pwrite, os.fsync
 
-        with mock.patch.object(os, "open", open_plainly):
-            cursor = runmaker4.Cursor(self.file(b". a\n. b\n", mount=self.NFS), [runmaker4.Taker("")])
-            job = cursor.claim()
-            self.assertEqual(cursor.finish(job, b"d"), "")
-        self.assertEqual((opened, self.path.read_bytes()), ([True], b"d a\n. b\n"))
+        def is_direct(fd: int) -> bool:
+            return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
+
+        def read(fd: int, buffers: List[memoryview], at: int) -> int:
+            self.assertEqual((is_direct(fd), at % 4096, len(buffers[0]) % 4096), (True, 0, 0))
+            calls.append("read")
+            return preadv(fd, buffers, at)
+
+        def write(fd: int, data: bytes, at: int) -> int:
+            self.assertFalse(is_direct(fd))
+            calls.append("write")
+            return pwrite(fd, data, at)
+
+        def sync(fd: int) -> None:
+            calls.append("sync")
+            fsync(fd)
+
+        self.path.write_bytes(b"")
+        try:
+            os.close(os.open(self.path, os.O_RDONLY | os.O_DIRECT))
+        except OSError:
+            self.skipTest("no O_DIRECT on the file system of the tests")
+        with mock.patch.multiple(os, preadv=read, pwrite=write, fsync=sync), \
+                mock.patch.object(os, "pread", side_effect=AssertionError("a plain read")):
+            self.assertEqual(self.run_two_jobs(), [])
+        kinds = [call for call, before in zip(calls, ["", *calls]) if call != before]
+        self.assertEqual(kinds, ["read", "write", "sync"] * 4)
+
+    def test_blocks_give_what_plain_reads_give(self) -> None:
+        random_ = random.Random(25)
+        with open(self.path, "wb+", buffering=0) as file:
+            for size in 0, 1, 4095, 4096, 4097, 8192, 20_000:
+                file.truncate(0)
+                os.pwrite(file.fileno(), random_.randbytes(size), 0)
+                with runmaker4.Reader.of(file.fileno(), True) as reader:
+                    for _ in range(200):
+                        at, count = random_.randrange(size + 5000), random_.choice([0, 1, 4095, 4096, 4097, 30_000])
+                        self.assertEqual(reader.pread(count, at), os.pread(file.fileno(), count, at), (size, at, count))
+
+    REFUSED = ["its file system (nfs4) refuses O_DIRECT, so other hosts' results may be read late (runwait4.py "
+               "--check-locks DIR tells)"]
+
+    def test_where_opening_with_o_direct_is_refused_pages_are_dropped_and_that_is_said_once(self) -> None:
+        right = os.open
+
+        def refuse(path: str, flags: int, *more: int) -> int:
+            if flags & os.O_DIRECT:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return right(path, flags, *more)
+
+        with mock.patch.object(os, "open", refuse), mock.patch.object(os, "posix_fadvise") as advised:
+            self.assertEqual(self.run_two_jobs(), self.REFUSED)
+        self.assertEqual({call.args[3] for call in advised.mock_calls}, {os.POSIX_FADV_DONTNEED})
+
+    def test_where_reading_with_o_direct_is_refused_it_is_the_same(self) -> None:
+        with mock.patch.object(os, "preadv", side_effect=OSError(errno.EINVAL, "Invalid argument")), \
+                mock.patch.object(os, "posix_fadvise") as advised:
+            self.assertEqual(self.run_two_jobs(), self.REFUSED)
+        self.assertTrue(advised.mock_calls)
 
     def test_a_file_that_was_replaced_is_known_by_its_inode(self) -> None:
         self.path.write_bytes(b". a\n")
@@ -165,6 +227,42 @@ class PastTheCache(JobFileCase):
             os.replace(self.path.with_name("new"), self.path)
             with open(self.path, "rb") as new:
                 self.assertNotEqual(runmaker4.inode_of(old.fileno()), runmaker4.inode_of(new.fileno()))
+
+
+class DeadClients(JobFileCase):
+    """A file system whose client on this host was killed answers ENOTCONN for ever (FUSE)."""
+
+    def cut_off(self) -> contextlib.AbstractContextManager:
+        return mock.patch.object(os, "open", side_effect=OSError(errno.ENOTCONN, "Transport endpoint is not connected"))
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.cursor = runmaker4.Cursor(self.file(b". a\n", mount=runmaker4.Mount("fuse.new", frozenset())),
+                                       [runmaker4.Taker("")])
+        self.job = self.cursor.claim()
+
+    def fail_for(self, seconds: int) -> None:
+        """Try to write the result for so long, in vain."""
+        with self.cut_off():
+            for _ in range(seconds):
+                with self.assertRaises(runmaker4.NotNow):
+                    self.cursor.finish(self.job, b"d")
+                self.clock.now += 1
+
+    def test_a_result_is_given_up_after_a_minute(self) -> None:
+        self.fail_for(60)
+        with self.cut_off():
+            self.assertEqual(self.cursor.finish(self.job, b"d"),
+                             "its file system's client has died (transport endpoint is not connected); its result d is "
+                             "not written")
+        self.assertEqual(self.cursor.file.held, {})
+
+    def test_one_that_comes_back_gets_its_result(self) -> None:
+        for _ in range(3):                      # the minute begins anew each time
+            self.fail_for(40)
+            self.cursor.file.follow_path()
+        self.assertEqual(self.cursor.finish(self.job, b"d"), "")
+        self.assertEqual(self.path.read_bytes(), b"d a\n")
 
 
 class IdleLooks(JobFileCase):
@@ -452,7 +550,7 @@ class ScansInMemory(FileCase):
     def test_a_scan_that_wants_every_line_does_not_gather_the_file(self) -> None:
         self.path.write_bytes(b". echo job\n" * 20_000)
         with mock.patch.multiple(runmaker4.Scan, SMALL=512, LARGE=4096):
-            scan = runmaker4.Scan(self.open(), 0)
+            scan = runmaker4.Scan(runmaker4.Reader(self.open()), 0)
             self.assertLess(max(len(scan.buffer) for _ in scan), 3 * 4096)
 
 
@@ -461,7 +559,7 @@ class RecordsInMemory(FileCase):
 
     def test_long_lines_are_cut_before_they_are_kept(self) -> None:
         log = runmaker4.LogFile(str(self.path), 100, b"/", runmaker4.Worker(threaded=False), self.fail)
-        self.addCleanup(os.close, log.fd)
+        self.addCleanup(os.close, log.file.fd)
         run = a_run()
         run.job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
         log.started(run)

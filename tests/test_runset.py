@@ -61,11 +61,10 @@ class SettingStates(RunsetCase):
     def test_all_includes_held_jobs_but_not_what_only_looks_like_one(self) -> None:
         before = "x echo a\nI have a list\nQ echo b\n"
         for selection in "--all", "--match=*":
-            for action, after in ("--set=.", ".IQ"), ("--rerun", "xIQ."):
-                with self.subTest(selection=selection, action=action):
-                    self.write(before)
-                    self.assertQuiet(selection, action, "runs.txt")
-                    self.assertEqual(self.states(), after)
+            with self.subTest(selection=selection):
+                self.write(before)
+                self.assertQuiet(selection, "--set=.", "runs.txt")
+                self.assertEqual(self.states(), ".IQ")
 
     def test_any_state_is_changed_by_number_or_by_its_name(self) -> None:
         self.write("x echo a\nQ echo b\nI have a list\n")
@@ -113,7 +112,6 @@ class SettingStates(RunsetCase):
     def test_it_says_which_states_it_has_set(self) -> None:
         calls = {"--set=. --state=failed,error": "1 line: ! -> ., 1 line: e -> .", "--set=held 1-4": "1 line: . -> x, "
                  "1 line: d -> x, 1 line: ! -> x, 1 line: e -> x", "--cancel 1": "1 line: . -> x",
-                 "--rerun --state=!,d": "1 line: d -> x, 1 line: ! -> x, added anew",
                  "--reopen": "1 line: #RUN end -> #off end"}
         for words, said in calls.items():
             for quiet in (), ("-q",):
@@ -256,6 +254,29 @@ class BesideRunners(RunsetCase):
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (0, "x"))
         self.assertIn(b"1 cancelled", ended.err)
+
+    def test_what_a_dead_host_keeps_locked_is_held_by_force_and_its_command_is_added_as_another_one(self) -> None:
+        """As with NFSv3, where nobody frees the locks of a host that is gone for good."""
+        self.write("r echo a >>marks\nr echo b\n")
+        self.hold_line(1)
+        self.assertComplains(self.run_script(RUNSET, "--set=held", "runs.txt", 1), "line 1: is running")
+        ended = self.run_script(RUNSET, "--set=held", "--force", "runs.txt", 1, 2)
+        self.assertEqual((ended.code, ended.out, self.states()), (0, b"", "xx"))
+        self.assertEqual(ended.err.decode(), (
+            "runset4.py: runs.txt: 2 lines: r -> x\n"
+            "runset4.py: runs.txt: some jobs have not ended (line 1): a runner that lives ends its jobs now; a dead "
+            "host keeps their commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice "
+            "at once, if that host lives)\n"))
+        self.assertQuiet("runs.txt", "--add", "echo a >>marks", " echo a >>marks")
+        self.run_script(RUNMAKER, "-q", "--walltime=1", "runs.txt")
+        self.assertEqual((self.states(), self.read("marks")), ("xx.d", b"a\n"))
+
+    def test_force_says_when_a_runner_puts_its_r_back(self) -> None:
+        self.write("r echo a\n")
+        self.hold_line(1)
+        ended = self.run_script(RUNSET, "--set=new", "--force", "runs.txt", 1)
+        self.assertEqual((ended.code, self.states()), (0, "."))
+        self.assertIn(b"(line 1): a runner that lives writes r over it again; a dead host ", ended.err)
 
     def test_a_held_job_is_not_run_and_a_job_set_back_is(self) -> None:
         runner = self.runner_at_gate(". echo b >>marks\nd echo c >>marks\n")
@@ -462,18 +483,6 @@ os.fsync = early
                  f"    if len(calls) == 2: {self.REPLACE}\nrunmaker4.unlock = late")
         self.assertSaid(self.edit_meanwhile(patch, "--set=x", "1-2"), "after 2 jobs had been set")
 
-    def test_jobs_are_run_again_from_one_file_only(self) -> None:
-        for number in 2, 3:                                     # 1 is for the lines to come
-            with self.subTest(number=number):
-                ended = self.edit_meanwhile(self.BEFORE_LOCK.format(number, self.REPLACE), "--rerun", "--all")
-                self.assertSaid(ended, f"after {number - 2} job{'s' * (number == 2)} had been set")
-        self.assertSaid(self.edit_meanwhile(self.AT_SYNC, "--rerun", "--all"), "after 3 jobs had been set")
-
-    def test_jobs_are_run_again_in_the_new_file_if_it_came_in_time(self) -> None:
-        ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), "--rerun", "--state=!")
-        self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertEqual(self.read(), b"# edited\nx echo a\nx echo b\n. echo c\n. echo a\n. echo b\n")
-
     def test_an_end_is_not_taken_back_in_the_old_file_without_a_word(self) -> None:
         self.BEFORE += "#RUN end\n"
         new = f"# edited\n{self.BEFORE}"
@@ -482,7 +491,7 @@ os.fsync = early
         self.assertEqual((ended.code, ended.err), (0, b""))
         self.assertNotIn(b"#RUN end", self.read())
 
-    def test_nobody_appends_while_jobs_are_put_on_hold_and_appended_anew(self) -> None:
+    def test_nobody_else_appends_until_what_is_added_is_written_and_synced(self) -> None:
         look = """
 import fcntl, os, runmaker4
 def looking(write):
@@ -497,14 +506,14 @@ def looking(write):
         os.wait()
         return write(*args)
     return look_and_write
-os.pwrite, os.fsync = looking(os.pwrite), looking(os.fsync)
+os.write, os.fsync = looking(os.write), looking(os.fsync)
 """
-        ended = self.edit_meanwhile(look, "--rerun", "--state=!")
+        ended = self.edit_meanwhile(look, "--add", "echo d", "echo e")
         self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertEqual(self.states(), "xx...")
+        self.assertEqual(self.states(), "!!...")
         self.assertFalse(self.exists("free"))
 
-    def test_what_is_added_and_run_again_while_editors_save_is_there_once(self) -> None:
+    def test_what_is_added_while_editors_save_is_there_once(self) -> None:
         """The editor reads and saves under the append lock, or what it has not read would be lost with its save."""
         writers, rounds = 3, 4
         wanted = Counter(b"echo %d%d" % (writer, number) for writer in range(writers)
@@ -528,15 +537,12 @@ os.pwrite, os.fsync = looking(os.pwrite), looking(os.fsync)
         editor.start()
         try:
             ended = [self.finish(process) for process in [add(writer) for writer in range(writers)]]
-            again = self.run_script(RUNSET, "-q", "--rerun", "--state=.", "runs.txt")
         finally:
             over.set()
             editor.join()
-        self.assertEqual([(it.code, it.err) for it in (*ended, again)], [(0, b"")] * (writers + 1))
+        self.assertEqual([(it.code, it.err) for it in ended], [(0, b"")] * writers)
         self.assertGreater(len(saves), 10)
-        lines = self.read().splitlines()
-        for state in b"x", b".":
-            self.assertEqual(Counter(line[2:] for line in lines if line[:1] == state), wanted)
+        self.assertEqual(Counter(line[2:] for line in self.read().splitlines()), wanted)
 
 
 if __name__ == "__main__":

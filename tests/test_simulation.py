@@ -17,7 +17,7 @@ from tests.simulated_host import MACHINE, PATH, Actor, Host
 from tests.support import ALL, FULL, ROOT
 
 SCHEDULES = 1_000_000 if ALL else 100_000 if FULL else 2_000
-MANY, FEW = 20_000, 200         # histories in which the full size must find each defect, the ordinary size only these:
+MANY, FEW = 20_000, 400         # histories in which the full size must find each defect, the ordinary size only these:
 QUICKLY_FOUND = ("no door", "door of another text", "seat freed before the write", "seat freed after the claim",
                  "seat not lent", "path before the door", "state from before the door", "second companion", "no guard",
                  "result not verified", "closed twice", "appended without the lock", "edited without the doors",

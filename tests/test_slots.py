@@ -599,8 +599,8 @@ class Companion(SlotCase):
         self.addCleanup(file.free, slot)
         return file.seize(slot)
 
-    def test_it_has_the_mode_of_the_names_whatever_the_umask(self) -> None:
-        for mode in 0o664, 0o600, 0o644:
+    def test_who_may_write_the_names_may_use_it_and_nobody_else_whatever_the_umask(self) -> None:
+        for mode, wanted in (0o664, 0o660), (0o600, 0o600), (0o644, 0o600), (0o666, 0o666), (0o604, 0o600):
             with self.subTest(mode=oct(mode)):
                 (self.dir / "names").chmod(mode)
                 old = os.umask(0o077)
@@ -608,12 +608,12 @@ class Companion(SlotCase):
                     self.slot_file()
                 finally:
                     os.umask(old)
-                self.assertEqual(self.companion.stat().st_mode & 0o7777, mode)
+                self.assertEqual(self.companion.stat().st_mode & 0o7777, wanted)
                 self.companion.unlink()
 
     def test_one_that_is_there_stays_as_it_is(self) -> None:
         self.companion.write_bytes(b"text\n")
-        self.companion.chmod(0o640)
+        self.companion.chmod(0o600)
         before = self.companion.stat()
         self.assertTrue(self.seize(self.slot_file(), "a"))
         after = self.companion.stat()

@@ -63,7 +63,7 @@ class QuickStart(TcpCase):
         self.assertRegex(closing, r"\Arunmaker4-server\.py: runs\.txt: 2 done, 1 failed in \d+\.\ds \(line 2\)")
         token = self.read(".runmaker4.token").decode().rstrip("\n")
         self.assertRegex(token, r"\A[0-9a-f]{32}\Z")
-        self.assertEqual(server.out.decode(), f"Token for runmaker4-client.py: {token} "
+        self.assertEqual(server.out.decode(), f"Token for runmaker4-client.py: (shown on a terminal only) "
                                               f"(written to {self.dir}/.runmaker4.token)\n")
 
     def test_the_client_prints_what_a_runner_prints(self):

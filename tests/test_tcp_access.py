@@ -17,7 +17,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 from tests import wire
 from tests.support import RUNCLIENT, RUNSERVER, RUNWAIT, WAITING, Ended, wait_until
 from tests.test_ssh import free_port
-from tests.tcp import PORT_LINE, SERVING, Server, TcpCase
+from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
 
 NOBODY = 65534                              # some user other than root
 OTHER_TOKEN = "0123456789abcdef" * 2
@@ -105,7 +105,7 @@ class TokenOfTheEnvironment(TcpCase):
 
 
 class TokenInLogs(TokenCase):
-    """The token is not written where others can read it, such as a log of Slurm's."""
+    """The token is written nowhere but on a terminal: others may read a log, whoever makes it."""
 
     def first_line(self, mode: int) -> bytes:
         """What a server prints whose stdout is a file of this mode."""
@@ -117,17 +117,31 @@ class TokenInLogs(TokenCase):
         self.stop(server)
         return self.read("log")
 
-    def test_a_file_that_others_can_read_says_where_it_is(self):
-        for mode in 0o644, 0o640, 0o604:
-            with self.subTest(mode=oct(mode)):
-                self.assertEqual(self.first_line(mode), b"Token for runmaker4-client.py: (not shown in a file; "
-                                 b"written to %s)\n" % os.fsencode(self.token_file))
-        self.assertIn(self.token_file.read_bytes().strip(), self.first_line(0o600))
+    @property
+    def where(self) -> bytes:
+        """The first line where it does not show the token."""
+        return (b"Token for runmaker4-client.py: (shown on a terminal only) (written to %s)\n" %
+                os.fsencode(self.token_file))
 
-    def test_a_pipe_gets_it(self):
-        server = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=subprocess.PIPE)
-        line = server.process.stdout.readline()
-        self.assertIn(self.token_file.read_bytes().strip(), line)
+    def test_a_file_says_where_it_is_whoever_can_read_it(self):
+        for mode in 0o644, 0o640, 0o604, 0o600:
+            with self.subTest(mode=oct(mode)):
+                self.assertEqual(self.first_line(mode), self.where)
+
+    def start_on(self, stdout: int) -> Program:
+        return self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=stdout)
+
+    def test_a_pipe_says_where_it_is_for_it_may_lead_to_a_file(self):
+        self.assertEqual(self.start_on(subprocess.PIPE).process.stdout.readline(), self.where)
+
+    def test_a_terminal_shows_it(self):
+        master, slave = pty.openpty()
+        with open(master, "rb", buffering=0) as terminal:
+            server = self.start_on(slave)
+            os.close(slave)
+            self.assertIn(b"port", self.wait_said(server, "serving on port"))
+            self.assertIn(b"Token for runmaker4-client.py: %s (written to " % self.token_file.read_bytes().strip(),
+                          terminal.read(1000))
 
 
 class NameOfTheFile(TcpCase):
@@ -183,10 +197,13 @@ class TokenOfTheClient(TokenCase):
         started = [self.start_client(self.server, "--status", *options, env=env) for options, env in calls]
         return [(call, self.finish(client, timeout=20)) for call, client in zip(calls, started)]
 
-    def assertRight(self, *calls: Call) -> None:
+    SEEN = (b"runmaker4-client.py: 127.0.0.1: others on this host see the token in the list of processes "
+            b"(give --token a file, or set $RUNMAKER4_TOKEN)\n")
+
+    def assertRight(self, *calls: Call, said: bytes = b"") -> None:
         for call, ended in self.ask(calls):
             with self.subTest(call=call):
-                self.assertEqual((ended.code, ended.err), (0, b""))
+                self.assertEqual((ended.code, ended.err), (0, said))
 
     def assertWrong(self, *calls: Call, words: Tuple[str, ...] = ()) -> None:
         """The clients are refused in one line, which does not show the right token."""
@@ -198,7 +215,8 @@ class TokenOfTheClient(TokenCase):
 
     def test_the_command_line_comes_before_the_environment_and_that_before_the_file(self):
         right, wrong = ["--token", self.server.token], ["--token", OTHER_TOKEN]
-        self.assertRight(([], {}), (right, self.wrong_env))
+        self.assertRight(([], {}))
+        self.assertRight((right, self.wrong_env), said=self.SEEN)
         self.assertWrong((wrong, self.right_env), ([], self.wrong_env))
 
     def test_a_token_on_the_command_line_is_seen_by_others_which_is_said(self):
@@ -239,7 +257,8 @@ class TokenOfTheClient(TokenCase):
     def test_a_home_without_the_file(self):
         self.token_file.rename(self.dir / "moved")
         self.assertWrong(([], {}))
-        self.assertRight((["--token", self.server.token], {}), ([], self.right_env), (["--token", "moved"], {}),
+        self.assertRight((["--token", self.server.token], {}), said=self.SEEN)
+        self.assertRight(([], self.right_env), (["--token", "moved"], {}),
                          ([f"--token={self.dir / 'moved'}"], {}))
 
     def test_what_is_no_token(self):

@@ -1,4 +1,5 @@
 """Promise: whoever dies or is cut off, client, server or keeper, no job is lost and none runs twice for it."""
+import itertools
 import os
 import random
 import resource
@@ -13,7 +14,7 @@ from tests.support import (ALL, FULL, GATE, RUNCLIENT, RUNMAKER, RUNSERVER, RUNS
                            wait_until)
 from tests.tcp import SERVING, Program, Server, TcpCase
 from tests.test_storm import process_table, send
-from tests.wire import BEGIN, END, Peer
+from tests.wire import BEGIN, END, FakeServer, Peer, plain
 
 JOB = f"echo $$ >>pids.$JOB_ID; {UP}; {GATE}"           # notes its pid and runs until open_gate() is called
 LATER = JOB.replace("-e go", "-e go.2")                 # one that runs on when others have ended
@@ -397,6 +398,27 @@ class SilentConnection(LossCase):
         self.wait_states("dd")
         self.assertEqual(len(self.pids(2)), 1)
 
+    def test_of_equal_lines_the_job_that_has_ended_during_a_long_absence_gets_its_line_first(self) -> None:
+        """Somebody else has taken one of the three, so that one copy must be stopped: one that has not ended."""
+        server = self.serve("true", "true", "true", grace=0.2)
+        with Peer.of(server.port, server.token) as bob:
+            bob.hello(client="b" * 16, slots=3).hear("welcome")
+            jobs = bob.say(dict(type="claim", request=1, want=3, last=False)).hear("jobs")["jobs"]
+            bob.say(*(dict(BEGIN, n=number, id=job["id"]) for number, job in enumerate(jobs, 1)))
+            bob.say(dict(type="ping", request=1)).hear("pong")
+        self.wait_states("eee")
+        with Peer.of(server.port, server.token) as other, Peer.of(server.port, server.token) as bob:
+            other.hello(retry="e").hear("welcome")
+            other.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")
+            for result in None, "d":                    # whichever it is, and in whatever order they are named
+                jobs = jobs[1:] + [{**jobs[0], "result": result}]
+            lost = bob.hello(*jobs, client="b" * 16).hear("welcome")["lost"]
+            self.assertEqual(len(lost), 1)
+            self.assertIn(lost[0], [job["id"] for job in jobs if not job.get("result")])
+            ended, = (job["id"] for job in jobs if job.get("result"))
+            bob.say(dict(type="finish", n=9, id=ended, state="d", how="exit 0")).hear("ack")
+            self.assertEqual(sorted(self.states()), ["d", "r", "r"])
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_sleeps_for_longer_than_the_grace_hands_in_its_result_when_it_wakes_up(self) -> None:
         server = self.serve(JOB, grace=0.3)
@@ -679,6 +701,32 @@ class WithoutServer(LossCase):
         self.assert_held(1)
         self.serve_again(server.port, grace=0.3)
         self.wait_states("e")
+
+    def test_who_refuses_a_client_without_the_token_ends_neither_its_job_nor_its_waiting(self) -> None:
+        """After a crash another user's server may get the port; the client of ours is to wait for ours."""
+        server = self.serve(JOB, grace=SHORT)
+        proxy, client = self.connect_by_proxy(server)
+        refusals = itertools.cycle([plain(error="token"), plain(error="version"), plain(error="a lie\x1b[2J"),
+                                    plain(runmaker4=1, nonce="0" * 32), b"GET / HTTP/1.0\r\n\r\n"])
+        refused: List[float] = []
+
+        def refuse(peer: Peer) -> None:
+            refused.append(time.monotonic())
+            peer.push(next(refusals)).rest()
+
+        with FakeServer(refuse) as other:
+            proxy.target = other.port
+            proxy.cut()
+            proxy.mend()
+            wait_until(lambda: len(refused) > 3 and refused[-1] - refused[0] > 2 * SHORT, what="it is refused for long")
+            self.assertIsNone(client.poll(), client.err)
+            proxy.target = server.port
+            self.wait_said(client, "connected again")
+        self.end_jobs(client)
+        self.assertClientEnded(self.finish(client), 0, "d")
+        self.assertEqual(len(self.pids()), 1)
+        self.assertEqual(client.err.count(b"wrong token"), 1, client.err)
+        self.assertEqual(client.err.count(b"trying again"), 2, client.err)
 
     def early_client(self, *options: object) -> Tuple[int, Program]:
         """A client that was started before its server, and the port where it looks for it."""

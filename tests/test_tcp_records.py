@@ -442,6 +442,23 @@ class CutConnection(RecordsCase):
         self.run_two_and(cut, port=proxy.port)
         self.assertPrinted()
 
+    def test_a_line_that_was_moved_while_there_was_no_server_goes_on_in_its_own_file(self):
+        """The next server finds the line elsewhere; what number it had it learns from the journal, not the client."""
+        self.jobs(f"echo first; {WAITING}; echo second")
+        self.serve()
+        client = self.start_client(self.server, "-q", up=[1])
+        wait_until(lambda: self.size("out/1.out") == len("first\n"), what="the server has what was printed so far")
+        time.sleep(0.3)                         # it acknowledges that within hundredths of a second
+        self.server.kill()
+        self.before = b"d : an older job\n" + self.before
+        self.write(b"d : an older job\n" + self.read())
+        self.write("of another run\n", "out/2.out")
+        self.serve("--port", self.server.port)
+        self.wait_clients(self.server, 1)
+        self.open_gate()
+        self.assertClientEnded(self.finish(client), 0, "dd")
+        self.assertEqual(self.files(), {"1.out": b"first\nsecond\n", "2.out": b"of another run\n"})
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
     def test_the_next_server_may_keep_other_records(self):
         for first, second in (KEPT, ()), ((), KEPT), (("-n", 5, *KEPT), KEPT):
@@ -533,7 +550,8 @@ class BlockedReader(RecordsCase):
         program = self.start_program(RUNSERVER, "--print", "--host", self.HOST, "--port", 0,
                                      "runs.txt", stdout=subprocess.PIPE)
         port = self.wait_said(program, "serving on port")
-        token = program.process.stdout.readline().split()[3].decode()
+        program.process.stdout.readline()
+        token = self.read(".runmaker4.token").decode().strip()
         return Server(program.process, program.files, int(PORT_LINE.search(port)[1]), token)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")

@@ -274,6 +274,24 @@ class ForeignLines(TellingCase):
             with self.subTest(options):
                 self.told("--outdir", "out", *options, err=r".*: 4 lines left out: .*lines 2, 3, 4, 5\)\n")
 
+    def test_those_that_tell_of_incomplete_output_are_not_believed(self) -> None:
+        self.write("d a\n")
+        odd = [b'{"line":1,"command":5,"incomplete": true}\n',
+               b'{"line":[],"command":"a","incomplete": true}\n',
+               b'{"event":"end","line":1e999,"command":"a","incomplete": true}\n', b'["incomplete"]\n',
+               end(1, 1, "a", incomplete="yes"), end(2, "1", "a", incomplete=True),
+               end(3, 1, "a")[:-2] + b"\n"]
+        self.journal(*odd, *pair("good", 1, "a", incomplete=True))
+        told = self.told("--outdir", "out", "--failed", "runs.txt", err=".*: 7 lines left out: [^\n]*\n")
+        self.assertEqual(told, "line 1: its output is incomplete\n    a\n")
+
+    def test_only_the_last_run_of_a_line_tells_whether_its_output_is_incomplete(self) -> None:
+        self.write("d a\nd b\nd c\n")
+        self.journal(*pair(1, 2, "b", incomplete=True), *pair(2, 1, "a", incomplete=True), *pair(3, 1, "a"),
+                     *pair(4, 3, "c"), *pair(5, 3, "c", incomplete=True), *pair(6, 2, "elsewhere"))
+        self.assertEqual(self.told("--outdir", "out", "--failed", "runs.txt"),
+                         "line 2: its output is incomplete\n    b\nline 3: its output is incomplete\n    c\n")
+
 
 class Stats(TellingCase):
 

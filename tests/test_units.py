@@ -94,8 +94,8 @@ class Scans(FileCase):
         """The lines that a scan with chunks of these sizes finds."""
         self.path.write_bytes(data)
         with mock.patch.multiple(runmaker4.Scan, SMALL=sizes[0], LARGE=sizes[1]), open(self.path, "rb") as file:
-            start = runmaker4.first_line(file.fileno())
-            return list(runmaker4.Scan(file.fileno(), start, states, count_states=True))
+            reader = runmaker4.Reader(file.fileno())
+            return list(runmaker4.Scan(reader, runmaker4.first_line(reader), states, count_states=True))
 
     def test_random_files_in_chunks_of_all_sizes(self) -> None:
         random_ = random.Random(6)
@@ -119,9 +119,10 @@ class Scans(FileCase):
             data = job_file(random_, 20)
             mark = len(BOM) if data.startswith(BOM) else 0
             found: List[runmaker4.Line] = []
-            with open(self.path, "wb", buffering=0) as writer, open(self.path, "rb") as reader:
+            with open(self.path, "wb", buffering=0) as writer, open(self.path, "rb") as file:
                 writer.write(data[:mark])
-                scan = runmaker4.Scan(reader.fileno(), runmaker4.first_line(reader.fileno()))
+                reader = runmaker4.Reader(file.fileno())
+                scan = runmaker4.Scan(reader, runmaker4.first_line(reader))
                 for line in data[mark:].splitlines(keepends=True):
                     writer.write(line)
                     found += list(scan)
@@ -133,13 +134,13 @@ class Scans(FileCase):
             data = job_file(random_)[:-random_.randrange(1, 3)]
             self.path.write_bytes(data)
             with open(self.path, "rb") as file:
-                fd, begins = file.fileno(), [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)]
+                reader, begins = runmaker4.Reader(file.fileno()), [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)]
                 for command in b"c", b"cc", b"c" * 300, b"":
                     start, end = sorted(random_.choices(begins, k=2))
                     end = random_.choice([end, float("inf")])
-                    found = [line for line in runmaker4.lines_of(fd, start, {command})
+                    found = [line for line in runmaker4.lines_of(reader, start, {command})
                              if line.state == b"r" and line.offset < end]
-                    self.assertEqual(runmaker4.count_lines(fd, start, end, b"r", command, 1000), len(found),
+                    self.assertEqual(runmaker4.count_lines(reader, start, end, b"r", command, 1000), len(found),
                                      (data, start, end, command))
 
     def test_a_last_line_without_a_newline_is_told_apart(self) -> None:
@@ -148,7 +149,7 @@ class Scans(FileCase):
 
     def test_an_insertion_above_is_noticed(self) -> None:
         self.path.write_bytes(b". a\n. b\n")
-        scan = runmaker4.Scan(self.open(), 0, b".", careful=True)
+        scan = runmaker4.Scan(runmaker4.Reader(self.open()), 0, b".", careful=True)
         self.assertEqual([scan.next().number, scan.next().number], [1, 2])
         self.path.write_bytes(b"# new\n. a\n. b\n")
         with self.assertRaises(runmaker4.Shifted):
@@ -285,7 +286,7 @@ class LogRecords(FileCase):
     def record(self, chunks: List[Tuple[int, bytes]], lines: int = 3) -> List[bytes]:
         """The record of a job that printed this (0: stdout, 1: stderr), without the blanks at the ends of its lines."""
         log = runmaker4.LogFile(str(self.path), lines, os.getcwdb(), runmaker4.Worker(threaded=False), self.fail)
-        self.addCleanup(os.close, log.fd)
+        self.addCleanup(os.close, log.file.fd)
         run = a_run()
         log.started(run)
         for number, data in chunks:
@@ -492,6 +493,8 @@ class Mounts(FileCase):
 32 22 0:42 / /homes rw - tmpfs tmpfs rw
 33 30 0:43 / /home/over rw - ext4 /dev/sdb1 rw
 34 33 0:44 / /home/over rw - fuse.sshfs user@host:/ rw
+35 22 0:45 / /mfs rw - fuse mfs\04310.0.0.1:9421 rw
+36 22 0:46 / /bind rw - fuse /some/folder rw
 """
 
     def test_the_innermost_mount_counts_and_the_last_one_there(self) -> None:
@@ -500,10 +503,28 @@ class Mounts(FileCase):
             for path, kind in (("/runs.txt", "ext4"), ("/home/runs.txt", "nfs4"), ("/home", "nfs4"),
                                ("/home/with blank/runs.txt", "nfs"), ("/home/with", "nfs4"),
                                ("/homes/runs.txt", "tmpfs"), ("/homeless/runs.txt", "ext4"),
-                               ("/home/over/a/runs.txt", "fuse.sshfs")):
+                               ("/home/over/a/runs.txt", "fuse.sshfs"), ("/mfs/runs.txt", "fuse.mfs"),
+                               ("/bind/runs.txt", "fuse")):
                 with self.subTest(path=path):
                     self.assertEqual(runmaker4.find_mount(path).kind, kind)
             self.assertIn("local_lock=posix", runmaker4.find_mount("/home/with blank/runs.txt").options)
+
+    def test_all_that_is_not_known_to_be_of_one_host_is_a_network_file_system(self) -> None:
+        for kind in "ext4", "xfs", "btrfs", "tmpfs", "zfs", "fuseblk", "":
+            self.assertFalse(runmaker4.Mount(kind, frozenset()).network, kind)
+        for kind in ("nfs", "nfs4", "lustre", "ceph", "gpfs", "ocfs2", "gfs2", "9p", "virtiofs", "fuse", "fuse.mfs",
+                     "fuse.new", "new"):
+            self.assertTrue(runmaker4.Mount(kind, frozenset()).network, kind)
+
+    def test_an_overlay_is_what_its_upper_directory_is_on(self) -> None:
+        upper = self.path.parent / "upper dir"
+        upper.mkdir()
+        for kind, at in ("fuse.glusterfs", self.path.parent), ("ext4", self.path.parent), ("", "/nowhere"):
+            table = [f"22 1 8:1 / / rw - {kind or 'nfs4'} /dev/sda1 rw",
+                     f"23 22 0:9 / /work rw - overlay overlay rw,lowerdir=/a,upperdir={at}/upper\\040dir,workdir=/c"]
+            self.path.write_text("\n".join(table) + "\n")
+            with self.subTest(kind=kind), mock.patch.object(runmaker4, "MOUNTINFO", str(self.path)):
+                self.assertEqual(runmaker4.find_mount("/work/runs.txt").kind, kind)
 
 
 class ProgressLines(unittest.TestCase):

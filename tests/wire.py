@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 import runmaker4
 
 TOKEN = "00112233445566778899aabbccddeeff"
+PRIME = runmaker4.PRIME                     # tests/test_channel.py computes it by its definition
 LENGTH, MAC = 4, 32                         # the sizes of what stands before a frame's JSON; MAC: once proven
 UNPROVEN, PROVEN = 1 << 10, 1 << 20         # the longest JSON before and after the proof
 
@@ -62,20 +63,38 @@ def traces(token: str) -> List[bytes]:
     return [spelling[:16] for form in raw + hashes for spelling in (form, form.hex().encode(), base64.b64encode(form))]
 
 
+class QuickChannel(runmaker4.Channel):
+    """A channel whose secret exponents are short, so that tests can have thousands."""
+    EXPONENT = 16
+    shared = 0                                  # what both ends have agreed on
+
+    def _agree(self, public: str) -> None:
+        self.shared = pow(int(public, 16), self.exponent, PRIME)
+        super()._agree(public)
+
+
 class Forger:
     """Makes frames with the right MACs and any contents; by the protocol's table, not by the code that is tested."""
 
-    def __init__(self, greeting: bytes, answer: bytes, from_server: bool, token: str = TOKEN) -> None:
-        label = "server to client" if from_server else "client to server"
-        nonces = (read_plain(flight)["nonce"] for flight in (greeting, answer))
-        self.key = hmac.digest(token.encode(), "".join([label, *nonces]).encode(), "sha256")
+    def __init__(self, greeting: bytes, answer: bytes, shared: int, from_server: bool,
+                 token: str = TOKEN) -> None:
+        """greeting, answer: as they were sent; shared: what the ends have agreed on."""
+        nonces = "".join(read_plain(flight)["nonce"] for flight in (greeting, answer))
+        text = b"runmaker4 6 session\n" + nonces.encode() + shared.to_bytes(256, "big")
+        secret = hmac.new(token.encode(), text, hashlib.sha256).digest()
+        label = b"server to client" if from_server else b"client to server"
+        self.cipher = hmac.new(secret, label + b", cipher", hashlib.sha256).digest()
+        self.key = hmac.new(secret, label + b", MAC", hashlib.sha256).digest()
         self.number = 0
 
     def frame(self, body: bytes) -> bytes:
         """The next frame."""
-        mac = hmac.digest(self.key, struct.pack(">Q", self.number) + body, "sha256")
+        number = struct.pack(">Q", self.number)
+        stream = hashlib.shake_256(self.cipher + number).digest(len(body))
+        text = bytes(a ^ b for a, b in zip(body, stream))
+        mac = hmac.new(self.key, number + text, hashlib.sha256).digest()
         self.number += 1
-        return struct.pack(">I", len(body)) + mac + body
+        return struct.pack(">I", len(body)) + mac + text
 
 
 def pieces(random_: random.Random, data: bytes, longest: int = 40) -> Iterator[bytes]:
@@ -124,7 +143,8 @@ BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, outp
 END = dict(type="end", status=0, cause="", limit=0.0, seconds=1.5, cpu=0.5, memory=4096, stdout=0, stderr=0)
 FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
     dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False, directory="/"),
-    dict(type="have", jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", result=None)]),
+    dict(type="have", jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", run="",
+                                 result=None)]),
     dict(type="claim", request=1, want=1, last=False), dict(type="ping", request=2), dict(type="status"),
     dict(type="account"), dict(type="bye"), dict(BEGIN, n=1, id="0" * 16),
     dict(type="output", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"), dict(END, n=1, id="0" * 16),
@@ -144,7 +164,7 @@ FROM_SERVER: Tuple[Dict[str, Any], ...] = (
     dict(type="pong", request=1))
 HELLO, HAVE = FROM_CLIENT[:2]
 WELCOME, JOBS = FROM_SERVER[:2]
-FIELDS = sorted({field for message in FROM_CLIENT + FROM_SERVER for field in message} | {"runmaker4", "nonce", "proof"})
+FIELDS = sorted({"runmaker4", "nonce", "proof", "public"}.union(*FROM_CLIENT, *FROM_SERVER))
 
 
 def new_key() -> str:
@@ -181,7 +201,7 @@ class Peer:
         connection.settimeout(30)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self.token, self.server = connection, token, server
-        self.channel = runmaker4.Channel(token, server)
+        self.channel = QuickChannel(token, server)
         self.greeting = self.answer = b""
         self.sent = bytearray()
         self.said = 0                               # messages
@@ -267,7 +287,7 @@ class Peer:
             data = self.pull()
             flight = "answer" if self.server else "greeting"
             setattr(self, flight, getattr(self, flight) or data)
-            self.channel.receive(data)
+            self.messages += self.channel.receive(data)
             self._flush()
         return self
 
@@ -287,7 +307,7 @@ class Peer:
 
     def forger(self) -> Forger:
         """Makes frames in this end's name, from here on; say() is of no use after the first of them."""
-        forger = Forger(self.greeting, self.answer, self.server, self.token)
+        forger = Forger(self.greeting, self.answer, self.channel.shared, self.server, self.token)
         forger.number = self.said
         return forger
 
@@ -301,7 +321,7 @@ class Peer:
 
     def hello(self, *jobs: Dict[str, Any], **fields: Any) -> "Peer":
         """Prove itself, and say hello as a client that has these jobs; a new one, unless the fields say otherwise."""
-        self.prove().say(*(dict(type="have", jobs=[{"result": None, **job}]) for job in jobs))
+        self.prove().say(*(dict(type="have", jobs=[{"result": None, "run": "", **job}]) for job in jobs))
         return self.say({**HELLO, "client": new_key(), **fields})
 
 

@@ -1,0 +1,58 @@
+"""A client that knows the token comes back after its grace, and says that its job has the number of another line.
+
+    RUNMAKER4_TOKEN=TOKEN python3 -m tests.attacks.returning_client PORT NUMBER [FILE]
+
+It is a `liar`, who takes a job, begins it, prints `one` and is away until the server has given its line up.  Then it
+names its job, with NUMBER for the line and the record; prints `two` and ends.  FILE: where the server has written
+`one`; in its place a link to `precious` is put meanwhile, two directories above.  Prints `done`.
+"""
+import os
+import sys
+import time
+from typing import Any, Dict
+
+from tests.wire import BEGIN, END, Peer
+
+Message = Dict[str, Any]
+ME = dict(name="liar", client="c" * 16)
+
+
+def status(port: int, token: str, kind: str) -> int:
+    """How many messages of this kind are in the server's status."""
+    with Peer.of(port, token) as peer:
+        peer.prove().say(dict(type="status"))
+        count = 0
+        while (heard := peer.hear()["type"]) != "end":
+            count += heard == kind
+        return count
+
+
+def main() -> None:
+    port, number, *link = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+    token = os.environ["RUNMAKER4_TOKEN"]
+    with Peer.of(port, token) as peer:
+        peer.hello(**ME).hear("welcome")
+        job: Message = peer.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")["jobs"][0]
+        output = dict(type="output", id=job["id"], stream="stdout")
+        begin = dict(BEGIN, id=job["id"], mark="liar-1-1")
+        peer.say({**begin, "n": 1}, dict(output, n=2, at=0, data="one\n"))
+        while peer.hear("ack")["n"] < 2:
+            pass
+    while status(port, token, "client") > 1:
+        time.sleep(0.05)
+    for path in link:
+        os.unlink(path)
+        os.symlink("../precious", path)
+    with Peer.of(port, token) as peer:
+        job.update(number=number, ordinal=number, run="liar-1-1")
+        lost = peer.hello(job, **ME).hear("welcome")["lost"]
+        peer.say({**begin, "n": 1, "again": True}, dict(output, n=2, at=4, data="two\n"),
+                 dict(END, n=3, id=job["id"], stdout=8),
+                 dict(type="finish", n=4, id=job["id"], state="d", how="exit 0"))
+        while peer.hear("ack")["n"] < 4:
+            pass
+    print("lost" if lost else "done")
+
+
+if __name__ == "__main__":
+    main()

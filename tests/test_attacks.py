@@ -1,0 +1,168 @@
+"""Promise: attackers who have, or have not, the token get what docs/how-it-works.md says, and no more."""
+import os
+import socket
+import subprocess
+import sys
+import time
+import unittest
+from typing import Dict, List
+
+import runmaker4
+from tests.attacks import lying_client, man_in_the_middle
+from tests.support import FULL, ROOT, WAITING, wait_until
+from tests.tcp import Server
+from tests.test_hostile import Stage
+
+
+class AttackCase(Stage):
+    """A server with a good client, and programs that attack them."""
+
+    def attack(self, name: str, server: Server, *args: object) -> str:
+        """Run an attacker of tests/attacks against this server to its end; what it prints."""
+        words = [sys.executable, "-m", f"tests.attacks.{name}", str(server.port), *map(str, args)]
+        env = self.environ({"RUNMAKER4_TOKEN": server.token})
+        ended = subprocess.run(words, cwd=ROOT, env=env, timeout=1800, capture_output=True)
+        self.assertEqual((ended.returncode, ended.stderr), (0, b""), ended.stderr.decode())
+        return ended.stdout.decode()
+
+
+class LyingClient(AttackCase):
+    """A client that says what cannot be is refused, whatever it says; nobody else notices."""
+    JOBS = ("#RUN host=liar\n" + ". : a job\n" * 20 +
+            "#RUN together=held host=holder\n. : a job that is held\n#RUN\n")
+
+    def verdicts(self) -> Dict[str, str]:
+        """What becomes of each lie."""
+        said = self.attack("lying_client", self.server)
+        return dict(line.split(": ") for line in said.splitlines())
+
+    def test_each_lie_is_refused(self) -> None:
+        self.open("--outdir", "out", "-l", "log", "--joblog", "joblog", text=self.JOBS)
+        self.assertEqual(self.verdicts(), dict.fromkeys(lying_client.LIES, "refused"))
+        self.is_unharmed()
+        self.close()
+
+
+class ReturningClient(AttackCase):
+    """A client that comes back after its grace with another line's number still writes into its own records."""
+    JOBS = "#RUN host=liar\n. : its own\n#RUN\n"
+
+    def check(self, number: int, **settings: str) -> None:
+        """It says that its job, line 3, has this number."""
+        self.open("--outdir", "out", "-l", "log", "--joblog", "joblog", text=self.JOBS)
+        self.assertEqual(self.attack("returning_client", self.server, number, *settings.values()), "done\n")
+        wait_until(lambda: self.states() == "rd", what="its result is written")
+        record = f".-> {WAITING}".encode()[:runmaker4.LogFile.WIDTH - 4]
+        wait_until(lambda: self.read("log").startswith(record), what="the first record is of the first job")
+        self.assertIn(b"\t: its own\n", self.read("joblog"))
+        self.assertIn(b"\n3\tliar\t", self.read("joblog"))
+        self.assertEqual([name for name in os.listdir(self.dir / "out") if name.startswith(str(number))], [])
+        self.is_unharmed()
+        self.close()
+
+    def test_the_number_of_a_line_that_runs(self) -> None:
+        self.check(1)
+        self.assertEqual(self.read("out/3.out"), b"one\ntwo\n")
+
+    def test_a_number_that_no_line_has(self) -> None:
+        self.check(1 << 61)
+        self.assertEqual(self.read("out/3.out"), b"one\ntwo\n")
+
+    def test_through_a_link_in_the_place_of_its_file(self) -> None:
+        """Whoever may write to the output directory has put it there meanwhile."""
+        self.write("precious", "precious")
+        self.check(1, link=str(self.dir / "out/3.out"))
+        self.assertEqual(self.read("precious"), b"precious")
+        self.assertIn(b"out/3.out", self.server.err)
+
+
+class Crowd(AttackCase):
+    """Strangers that come as fast as they can and stay silent."""
+    DESCRIPTORS = 256
+    FEW = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS}))"
+
+    def test_they_cost_nobody_output_and_the_server_few_lines(self) -> None:
+        self.open("--outdir", "out", patch=self.FEW)
+        before, lines = self.descriptors(), self.server.err.count(b"\n")
+        most, job = self.attack("crowd", self.server, 400, self.server.pid), len(self.states()) + 1
+        self.assertLessEqual(int(most), before + self.DESCRIPTORS // 4)
+        self.add(1, "echo one; echo two >&2")
+        wait_until(lambda: self.states()[-1] == "d", what="the job is done")
+        self.assertEqual((self.read(f"out/{job}.out"), self.read(f"out/{job}.err")), (b"one\n", b"two\n"))
+        self.assertLessEqual(self.server.err.count(b"\n"), lines + 1, self.server.err)
+        self.is_unharmed()
+        self.close()
+
+    def test_what_cannot_be_accepted_is_said_once_a_minute(self) -> None:
+        """Where something else has used up all descriptors."""
+        self.open(patch=self.FEW + "\nimport os, threading, time\ndef use_up():\n"
+                        "    while not os.path.exists('enough'): time.sleep(0.01)\n"
+                        "    try:\n        while True: os.dup(0)\n    except OSError: pass\n"
+                        "threading.Thread(target=use_up, daemon=True).start()")
+        lines = self.server.err.count(b"\n")
+        self.write("", "enough")
+        wait_until(lambda: self.descriptors() >= self.DESCRIPTORS - 1, what="none is left")
+        peers = [socket.create_connection((self.HOST, self.server.port)) for _ in range(5)]
+        self.wait_said(self.server, "not accepted", "too many open files")
+        time.sleep(0.2)
+        for peer in peers:
+            peer.close()
+        self.assertEqual(self.server.err.count(b"\n"), lines + 1, self.server.err)
+
+
+class Mutations(AttackCase):
+    """Messages with something changed in each end their own connection at the most."""
+    COUNT = 100_000 if FULL else 200
+    JOBS = "#RUN host=liar\n" + ". : a job\n" * 50 + "#RUN\n"
+    # of the server's secrets: there are a hundred thousand handshakes
+    QUICK = "import runmaker4; runmaker4.Channel.EXPONENT = 16"
+
+    def test_before_the_proof_and_after_it_they_end_no_server_and_disturb_no_client(self) -> None:
+        self.open("--outdir", "out", "-l", "log", "--joblog", "joblog", text=self.JOBS, patch=self.QUICK)
+        said = self.attack("mutations", self.server, self.COUNT, 41)
+        for phase in "before", "after":
+            self.assertRegex(said, f"(?m)^{phase} the proof: {self.COUNT} read, [1-9][0-9]* ended")
+        self.is_unharmed()
+        self.close()
+
+
+class ManInTheMiddle(AttackCase):
+    """Who is on the way between a client and its server neither reads nor changes anything."""
+    COUNT = 2 * len(man_in_the_middle.TAMPERINGS)
+    COMMAND, OUTPUT = "the-command", "the-output"
+    EAGER = "import random; random.uniform = lambda low, high: 0.0"         # it connects again at once
+
+    def start_man(self, server: Server) -> subprocess.Popen:
+        """Have him stand before a server; what he prints goes to the file `man`."""
+        words = [sys.executable, "-m", "tests.attacks.man_in_the_middle", server.port, self.dir / "record"]
+        with open(self.dir / "man", "wb") as out:
+            man = self.start(*map(str, words), cwd=ROOT, stdout=out)
+        server.port = int(self.said_by_man(1)[0])
+        return man
+
+    def said_by_man(self, count: int) -> List[bytes]:
+        """The lines that he has printed, once there are so many."""
+        wait_until(lambda: self.read("man").count(b"\n") >= count, 60, f"he has printed {count} lines")
+        return self.read("man").splitlines()
+
+    def test_he_finds_no_command_and_no_output_and_what_he_changes_is_refused(self) -> None:
+        job = f": {self.COMMAND}; echo $JOB_ID >>ran; printf '%s%s\\n' {self.OUTPUT[:3]} {self.OUTPUT[3:]}"
+        self.jobs(*[job] * 100)
+        server = self.start_server("--outdir", "out", "--exit-when-done")
+        man = self.start_man(server)
+        client = self.start_client(server, "-j2", patch=self.EAGER)
+        verdicts = self.said_by_man(1 + self.COUNT)[1:]
+        self.assertEqual([line for line in verdicts if not line.endswith(b": refused")], [])
+        self.assertEqual((self.finish(client).code, self.finish(server).code), (0, 0), client.err)
+        man.kill()
+        man.communicate()
+        self.assertEqual(self.states(), "d" * 100)
+        self.assertEqual(sorted(map(int, self.read("ran").split())), list(range(1, 101)))
+        for line in range(1, 101):
+            self.assertEqual(self.read(f"out/{line}.out"), f"{self.OUTPUT}\n".encode())
+        for word in self.COMMAND, self.OUTPUT, "finish":
+            self.assertNotIn(word.encode(), self.read("record"))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,131 @@
+"""Promise: a file that is not ours is not written, emptied or removed, whatever its name or a link says."""
+import os
+import signal
+import unittest
+
+from tests.support import RUNMAKER, WAITING, RunCase
+from tests.test_output_names import OutCase, put, run_of
+
+NOTES = "what I must not forget\n"
+
+
+class ForeignCase(RunCase):
+    """A job file whose job must not run, and somebody's notes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.jobs("touch ran")
+        self.notes = self.write(NOTES, "notes.txt")
+
+    def refuse(self, name: str, word: str, *options: object) -> None:
+        """A runner with these options is refused, and names this file and what is wrong with it."""
+        self.assertRefused(self.run_jobs(*options), f"runmaker4.py: {name}: ", word)
+        self.assertFalse(self.exists("ran"))
+        self.assertEqual((self.notes.read_text(), self.states()), (NOTES, "."))
+
+
+class PidFiles(ForeignCase):
+    """--pidfile replaces what its file holds, and removes it: so that may be nothing, or a number."""
+
+    def test_a_file_that_holds_more_than_a_number_is_refused(self) -> None:
+        self.refuse("notes.txt", "pid file", "--pidfile", "notes.txt")
+        for text in "12 13\n", "-1\n", "4711\n" + " " * 100 + "more", "\n\n7":
+            with self.subTest(text=text):
+                self.write(text, "pid")
+                self.refuse("pid", "pid file", "--pidfile", "pid")
+                self.assertEqual(self.read("pid").decode(), text)
+
+    def test_a_link_is_refused_wherever_it_leads(self) -> None:
+        for target in "notes.txt", "numbers", "missing":
+            with self.subTest(target=target):
+                self.write("4711\n", "numbers")
+                (self.dir / "pid").unlink(missing_ok=True)
+                (self.dir / "pid").symlink_to(target)
+                self.refuse("pid", "symbolic link", "--pidfile", "pid")
+        self.assertEqual(self.read("numbers"), b"4711\n")
+        self.assertFalse(self.exists("missing"))
+
+    def test_none_an_empty_one_and_a_number_are_taken_and_removed(self) -> None:
+        for text in None, "", "4711", "4711\n":
+            with self.subTest(text=text):
+                self.jobs("cat pid")
+                if text is not None:
+                    self.write(text, "pid")
+                runner = self.start(RUNMAKER, "--plain", "--pidfile", "pid", "runs.txt")
+                ended = self.finish(runner)
+                self.assertEqual((ended.code, ended.out), (0, b"%d\n" % runner.pid))
+                self.assertFalse(self.exists("pid"))
+
+    def test_a_link_that_takes_its_place_is_not_followed_at_the_end(self) -> None:
+        self.jobs(WAITING)
+        runner = self.start_jobs("-q", "--pidfile", "pid")
+        os.rename(self.dir / "pid", self.dir / "kept")
+        (self.dir / "pid").symlink_to("kept")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertTrue((self.dir / "pid").is_symlink())
+
+    def test_a_pipe_that_takes_its_place_holds_up_nobody(self) -> None:
+        self.jobs(WAITING)
+        runner = self.start_jobs("-q", "--pidfile", "pid")
+        (self.dir / "pid").unlink()
+        os.mkfifo(self.dir / "pid")
+        self.open_gate()
+        self.assertEqual(self.finish(runner, timeout=20).code, 0)
+
+
+class Journals(ForeignCase):
+    """DIR/journal is appended to if it is a journal."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        (self.dir / "out").mkdir()
+
+    def test_a_link_is_refused(self) -> None:
+        (self.dir / "out" / "journal").symlink_to("../notes.txt")
+        self.refuse("out/journal", "symbolic link", "--outdir", "out")
+
+    def test_what_holds_anything_else_is_refused(self) -> None:
+        self.write(NOTES, "out/journal")
+        self.refuse("out/journal", "is not a journal", "--outdir", "out")
+        self.assertEqual(self.read("out/journal").decode(), NOTES)
+
+    def test_an_empty_one_and_one_of_an_earlier_run_are_taken(self) -> None:
+        self.write("", "out/journal")
+        self.jobs("true")
+        self.assertEqual(self.run_jobs("-q", "--outdir", "out").code, 0)
+        self.jobs("true")
+        self.assertEqual(self.run_jobs("-q", "--outdir", "out").code, 0)
+        self.assertEqual(self.read("out/journal").count(b'"end"'), 2)
+
+
+class OutputFiles(OutCase):
+    """The output of a run that began under a server before us goes on in its file, not through a link."""
+
+    def goes_on(self) -> None:
+        """The run goes on printing, and it is said that this is not written."""
+        outdir, run = self.outdir(), run_of(7)
+        put(outdir, run, b"ours")
+        outdir.ended(run)
+        self.assertEqual(len(self.said), 1)
+        self.assertIn("7.out: ", self.said[0])
+        self.assertIn("incomplete", self.said[0])
+
+    def test_a_link_is_not_followed(self) -> None:
+        notes = self.write(NOTES, "notes.txt")
+        self.out.mkdir()
+        (self.out / "7.out").symlink_to(notes)
+        self.goes_on()
+        self.assertEqual(notes.read_text(), NOTES)
+
+    def test_a_pipe_is_not_waited_for(self) -> None:
+        self.out.mkdir()
+        os.mkfifo(self.out / "7.out")
+        signal.signal(signal.SIGALRM, lambda *_: self.fail("it waits for a reader"))
+        self.addCleanup(signal.alarm, 0)
+        signal.alarm(10)
+        self.goes_on()
+
+
+if __name__ == "__main__":
+    unittest.main()

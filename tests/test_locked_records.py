@@ -1,0 +1,183 @@
+"""Promise: who may only read records can lock them, and delays nobody by that, nor does a record get lost.
+
+A shared record lock wants no more than a descriptor for reading (fcntl(2)).
+"""
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+import unittest
+import unittest.mock
+from typing import Iterator
+
+import runmaker4
+from tests.support import PYTHON, ROOT, RUNMAKER, WAITING, RunCase, wait_until
+
+FILES = "out/journal", "joblog", "log"
+RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"
+FAR = ("import runmaker4\n"
+       "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
+       "runmaker4.RecordFile.TELL, runmaker4.Worker.AGAIN_FAR = 0.2, 0.05\n")
+# Lock a whole file and say so; classic: as older programs do, else for this open file description
+HOLDER = f"""
+import fcntl, os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import runmaker4
+fd = os.open(sys.argv[1], os.O_RDONLY)
+if sys.argv[2] == "classic":
+    fcntl.lockf(fd, fcntl.LOCK_SH)
+else:
+    assert runmaker4.lock(fd, 0, 0, shared=True)
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+class LockedCase(RunCase):
+    """Records that somebody has locked."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        (self.dir / "out").mkdir()
+        for name in FILES:
+            self.write("", name)
+
+    @contextlib.contextmanager
+    def locked(self, *names: str) -> Iterator[None]:
+        """Have these files locked by somebody who may only read them."""
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                file = stack.enter_context(open(self.dir / name, "rb"))
+                self.assertTrue(runmaker4.lock(file.fileno(), 0, 0, shared=True))
+            yield
+
+    def assertComplete(self, count: int) -> None:
+        """All records of these jobs are there, each once."""
+        entries = [json.loads(line) for line in self.read("out/journal").splitlines()]
+        self.assertEqual(sorted((entry["line"], entry["event"]) for entry in entries),
+                         sorted((line, event) for line in range(1, count + 1) for event in ("start", "end")))
+        header, *lines = self.read("joblog").splitlines()
+        self.assertEqual(header + b"\n", runmaker4.JobLog.HEADER)
+        self.assertEqual(sorted(int(line.split(b"\t")[0]) for line in lines), list(range(1, count + 1)))
+        self.assertEqual(self.read("log").count(b"): exit 0 "), count)
+
+
+class OnOneHost(LockedCase):
+    """There it goes without the lock."""
+
+    def test_a_lock_costs_no_record_and_nearly_no_time(self) -> None:
+        self.jobs(*["true"] * 12)
+        with self.locked(*FILES):
+            begin = time.monotonic()
+            ended = self.run_jobs("-q", *RECORDS)
+            self.assertLess(time.monotonic() - begin, 5)
+        self.assertEqual((ended.code, self.states()), (0, "d" * 12), ended.err)
+        self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
+        self.assertComplete(12)
+
+    def test_output_goes_on_meanwhile(self) -> None:
+        """What holds up the event loop holds up what jobs print: no line is later than half a second."""
+        self.jobs(*["for i in 1 2 3 4; do date +%s.%N; sleep 0.05; done"] * 8)
+        with self.locked(*FILES):
+            runner = self.start(RUNMAKER, "-j2", "--plain", *RECORDS[:-2], "runs.txt")
+            late = [time.time() - float(line) for line in runner.stdout]
+        self.assertEqual((self.finish(runner).code, len(late)), (0, 32))
+        self.assertLess(max(late), 1.0, "each job's output comes when it ends, after 0.2 s and more")
+
+    def test_a_signal_has_the_records_written_at_once(self) -> None:
+        self.jobs("true", WAITING, "true")
+        with self.locked(*FILES):
+            runner = self.start_jobs("-q", *RECORDS, up=(2,))
+            runner.send_signal(signal.SIGINT)
+            ended = self.finish(runner, timeout=20)
+        self.assertEqual((ended.code, self.states()), (130, "de."), ended.err)
+        self.assertNotIn(b"incomplete", ended.err)
+        self.assertEqual(self.read("joblog").count(b"\n"), 3)
+        self.assertEqual(self.read("out/journal").count(b'"end"'), 2)
+
+    def test_runners_that_append_at_once_lose_nothing_and_write_one_header(self) -> None:
+        self.jobs(*["true"] * 60)
+        with self.locked("joblog", "out/journal"):
+            ended = self.run_all([(RUNMAKER, "-q", "-j2", *RECORDS, "runs.txt")] * 3)
+        self.assertEqual([end.code for _, end in ended], [0] * 3)
+        self.assertEqual(self.states(), "d" * 60)
+        self.assertEqual(len(self.read("joblog").replace(runmaker4.JobLog.HEADER, b"").splitlines()), 60)
+        self.assertEqual(self.read("out/journal").count(b'"end"'), 60)
+
+
+class OverANetwork(LockedCase):
+    """There records wait for the lock, and nothing else does."""
+
+    def test_they_are_kept_until_they_can_be_written_and_it_is_said_who_has_the_lock(self) -> None:
+        self.jobs(*["true"] * 12)
+        with self.locked(*FILES):
+            with open(self.dir / "said", "wb") as said:
+                runner = self.start_patched(FAR, "-q", *RECORDS, "runs.txt", stderr=said)
+            self.wait_states("d" * 12)
+            wait_until(lambda: self.read("said").count(b"\n") == 3, what="it is said who has each file locked")
+            self.assertIsNone(runner.poll(), "it waits")
+            self.assertEqual(self.read("joblog"), b"")
+        self.assertEqual(runner.wait(20), 0)
+        self.assertComplete(12)
+        lines = self.read("said").decode().splitlines()
+        for name, line in zip(sorted(FILES), sorted(lines)):
+            self.assertIn(f"runmaker4.py: {name}: process {os.getpid()} (", line)
+        self.assertIn("12 done", lines[-1])
+
+    def test_after_a_signal_it_leaves_and_says_what_is_lost(self) -> None:
+        self.jobs("true", WAITING)
+        with self.locked("joblog"):
+            runner = self.start_patched(FAR, "-q", "--joblog", "joblog", "runs.txt")
+            self.wait_up(2, runner=runner)
+            runner.send_signal(signal.SIGTERM)
+            ended = self.finish(runner, timeout=20)
+        self.assertEqual((ended.code, self.states()), (143, "de"), ended.err)
+        self.assertRegex(ended.err.decode(), rf"\nrunmaker4.py: joblog: process {os.getpid()} \([^\n]*\) has the file "
+                                             r"locked \(the job log is incomplete\)\n$")
+
+    def test_one_record_that_is_locked_holds_up_no_other(self) -> None:
+        self.jobs("true", "true", "true")
+        size = 4 * 161
+        with open(self.dir / "log", "rb") as file:
+            self.assertTrue(runmaker4.lock(file.fileno(), size, 10, shared=True))
+            runner = self.start_patched(FAR, "-q", "-l", "log", "runs.txt")
+            wait_until(lambda: self.read("log").count(b"): exit 0 ") == 2, what="the others are written")
+            self.assertEqual(self.read("log")[size:2 * size].strip(b"\0"), b"")
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.read("log").count(b"): exit 0 "), 3)
+
+
+class Holders(LockedCase):
+    """Who has a lock is told, whichever kind of lock it is."""
+
+    def holder(self, kind: str) -> subprocess.Popen:
+        process = self.start(PYTHON, "-c", HOLDER, "log", kind)
+        self.assertEqual(process.stdout.readline(), b"locked\n")
+        return process
+
+    def test_the_process_of_either_kind_is_named(self) -> None:
+        with open(self.dir / "log", "r+b") as file:
+            self.assertEqual(runmaker4.locked_by(file.fileno(), 10), "")
+            for kind in "classic", "open":
+                with self.subTest(kind=kind):
+                    process = self.holder(kind)
+                    self.assertIn(f"process {process.pid} (python", runmaker4.locked_by(file.fileno(), 10))
+                    process.kill()
+                    process.wait()
+
+    def test_what_is_not_ours_to_see_is_another_user_s_or_another_host_s(self) -> None:
+        """Ours are hidden, first from us alone, and then from all of this host."""
+        process = self.holder("open")
+        real = os.listdir
+        with open(self.dir / "log", "r+b") as file, unittest.mock.patch.object(
+                runmaker4.os, "listdir", lambda path: [] if path == "/proc" else real(path)):
+            self.assertEqual(runmaker4.locked_by(file.fileno(), 10), "a process of another user")
+            with unittest.mock.patch.object(runmaker4, "LOCK_LINE", runmaker4.re.compile(rb"()()()x^")):
+                self.assertEqual(runmaker4.locked_by(file.fileno(), 10), "a process on another host")
+        process.kill()
+
+
+if __name__ == "__main__":
+    unittest.main()
