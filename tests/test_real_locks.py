@@ -1,35 +1,92 @@
-"""Promise: --check-locks is right about real NFS: it says yes where runners can share a file, and no where they cannot.
+"""Promise: --check-locks is right about real file systems: yes where runners can share a file, no where they cannot.
 
-With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once; it takes three minutes.
+With RUNMAKER4_TEST_REAL=1: NFS in virtual machines that are booted once, and bindfs.  It takes seven minutes.
+
+Any other file system that is mounted on several hosts: make a class of SharedDirectory and unittest.TestCase, whose
+`places` are the ways to these hosts; or call check_hosts().
 """
 import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 import unittest
-from typing import List, Sequence
+from typing import List, Sequence, Tuple
 
-from tests.rigs import REAL
+from tests.rigs import PATH, REAL, lacking
 from tests.rigs.nfs import Command, Machine, Rig, missing
-from tests.support import wait_until
+from tests.support import ROOT, Ended, wait_until
 
 SLOW = 200              # patience with virtual machines, in seconds
 SILENCE = 15            # instead of 40 where a host will not answer
-TESTS = 6               # lines that say how one of the tests went
+MINUTE = 20             # instead of 60: seconds that a check takes
+SEEN = 6                # columns of the table
+CACHED = "os.O_DIRECT = 0\nos.posix_fadvise = lambda *args: None"       # a patch: reads show what was read before
 
 CHECK = """
 import os, sys
-sys.path.insert(0, "/usr/local/bin")
-import runmaker4
+sys.path[:0] = %r
 %s
-import runwait4
-runwait4.LockCheck.GATHER, runwait4.LockCheck.SILENCE = %d, %d
-sys.exit(runwait4.main(["--check-locks", "/nfs"]))
+import runmaker4, runwait4
+runwait4.LockCheck.MINUTE, runwait4.LockCheck.SILENCE = %r
+sys.exit(runwait4.main(["--check-locks", %r]))
 """
+
+
+def program(folder: str, patch: str = "", minute: float = MINUTE, silence: float = 40,
+            scripts: Sequence[str] = (str(ROOT),)) -> str:
+    """A check of this directory, as a program for Python.  patch: statements before our modules are imported."""
+    return CHECK % (list(scripts), patch, (minute, silence), folder)
+
+
+def check_hosts(places: Sequence[Tuple[Sequence[str], str]], patches: Sequence[str] = (), minute: float = MINUTE,
+                python: str = sys.executable) -> List[Ended]:
+    """Start a check on several hosts at once, and wait for its ends.
+
+    places: for each host the words that stand before a command to run it there, such as ("ssh", "alice"), and the
+    directory.  All have our scripts and Python where we have them.  patches: statements for each host.
+    """
+    patches = patches or [""] * len(places)
+    started = [subprocess.Popen([*way, python, "-B", "-c", program(folder, patch, minute)], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+               for (way, folder), patch in zip(places, patches)]
+    ended = []
+    for process in started:
+        out, err = process.communicate(timeout=minute + SLOW)
+        ended.append(Ended(process.returncode, out, err))
+    return ended
+
+
+def rows(ended: Ended) -> List[List[str]]:
+    """What the table says: a name and the cells for each host."""
+    table = re.findall(r"^(\S+) +((?:(?:yes|NO|-) +){%d})" % SEEN, ended.out.decode(), re.MULTILINE)
+    return [[name, *cells.split()] for name, cells in table]
+
+
+class SharedDirectory:
+    """What holds of each file system with its default settings; a subclass says where its hosts are."""
+    places: Sequence[Tuple[Sequence[str], str]] = ()
+    caches = True               # a FUSE client serves pages that it has read before
+
+    def test_yes_with_default_settings(self) -> None:
+        for ended in check_hosts(self.places):
+            self.assertEqual(ended.code, 0, ended)
+            self.assertIn(b"All holds, seen from here", ended.out)
+            self.assertEqual([row[1:] for row in rows(ended)], [["yes"] * SEEN] * len(self.places), ended.out)
+
+    def test_no_where_reads_come_out_of_memory(self) -> None:
+        """So a client that reads as it did before is found."""
+        if not self.caches:
+            self.skipTest("this client keeps no pages")
+        ended = check_hosts(self.places, [CACHED] * len(self.places))
+        self.assertIn(b"NO   fresh: ", b"".join(it.out for it in ended))
 
 
 def setUpModule() -> None:
     if not REAL:
-        raise unittest.SkipTest("RUNMAKER4_TEST_REAL is not set: takes three minutes")
-    if missing():
-        raise unittest.SkipTest(missing())
+        raise unittest.SkipTest("RUNMAKER4_TEST_REAL is not set: takes seven minutes")
 
 
 @functools.lru_cache(maxsize=None)
@@ -41,10 +98,63 @@ def the_rig() -> Rig:
     return rig
 
 
-class CheckLocks(unittest.TestCase):
-    """alice waits for another host, bob comes, and they begin."""
+class Bindfs(unittest.TestCase):
+    """Two views of one folder, each a FUSE mount of its own."""
 
     def setUp(self) -> None:
+        if fault := lacking("bindfs", {"bindfs": "bindfs"}, ["test", "-c", "/dev/fuse"]):
+            self.skipTest(fault)
+        self.dir = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.dir)
+        os.mkdir(f"{self.dir}/folder")
+        self.mounted: List[str] = []
+        self.addCleanup(self.unmount)
+
+    def check(self, *options: str, patch: str = "") -> List[Ended]:
+        """A check on two processes that take themselves for hosts, each with a view of its own; it leaves nothing."""
+        places, patches = [], []
+        for host in "ab":
+            view = f"{self.dir}/{host}"
+            os.makedirs(view, exist_ok=True)
+            subprocess.run(["bindfs", *options, f"{self.dir}/folder", view], check=True,
+                           env={**os.environ, "PATH": PATH})
+            self.mounted.append(view)
+            places.append(((), view))
+            patches.append(f"{patch}\nos.uname = lambda: os.uname_result(['', {host!r}, '', '', ''])\n"
+                           f"import runwait4\nrunwait4.boot_id = lambda: {host!r}")
+        ended = check_hosts(places, patches, minute=8)
+        self.unmount()
+        self.assertEqual(os.listdir(f"{self.dir}/folder"), [])
+        return ended
+
+    def unmount(self) -> None:
+        """Unmount all views."""
+        while self.mounted:
+            subprocess.run(["umount", self.mounted.pop()], check=True)
+
+    def test_locks_do_not_reach_the_other_view(self) -> None:
+        first, second = self.check()
+        for ended, other in (first, "b"), (second, "a"):
+            self.assertEqual(ended.code, 1, ended)
+            self.assertIn(f"NO   excluded: not so of {other} (".encode(), ended.out)
+            self.assertIn(b"To change: use the directory where its own file system is mounted", ended.out)
+
+    def test_reads_are_fresh_and_those_out_of_memory_are_found_to_be_old(self) -> None:
+        """bindfs forwards locks badly, but each host is seen to have locked its number."""
+        for patch, wanted in ("", "yes"), (CACHED, "NO"):
+            with self.subTest(patch=patch):
+                first, second = self.check("--multithreaded", "--enable-lock-forwarding", patch=patch)
+                cells = [row[4] for ended, other in ((first, "b"), (second, "a")) for row in rows(ended)
+                         if row[0] == other]
+                self.assertEqual(cells, [wanted] * 2, (first, second))
+
+
+class Nfs(unittest.TestCase):
+    """Two hosts, alice and bob, and a server."""
+
+    def setUp(self) -> None:
+        if missing():
+            self.skipTest(missing())
         self.rig = the_rig()
         self.alice, self.bob = self.rig.clients
 
@@ -63,18 +173,22 @@ class CheckLocks(unittest.TestCase):
         """What is in the directory, as the server has it."""
         return self.rig.server.run("ls -A /export").out.decode().split()
 
-    def start(self, machine: Machine, wait: bool = False, silence: int = SLOW, patch: str = "") -> Command:
-        """Start a check that waits for others, until it does; or one that begins at once."""
-        begun = machine.popen("exec python3 -B -", data=CHECK % (patch, 600 * wait, silence))
-        if wait:
-            here = "find /export -name '*.says' -size +0"       # others do not count a host that has not said who it is
-            wait_until(lambda: begun.code is not None or self.rig.server.run(here).out, SLOW)
-            self.assertIsNone(begun.code, str(begun))
+    def start(self, machine: Machine, minute: float = MINUTE, silence: float = SLOW, patch: str = "") -> Command:
+        """Start a check on a host."""
+        text = program("/nfs", patch, minute, silence, scripts=["/usr/local/bin"])
+        return machine.popen("exec python3 -B -", data=text)
+
+    def start_waiting(self, machine: Machine, **settings) -> Command:
+        """Start a check, and wait until it has said who it is."""
+        begun = self.start(machine, **settings)
+        here = "find /export -name 'runmaker4-check-*' -size +0"
+        wait_until(lambda: begun.code is not None or self.rig.server.run(here).out, SLOW)
+        self.assertIsNone(begun.code, str(begun))
         return begun
 
     def check(self, **settings) -> List[Command]:
         """A check on both hosts, to its end; it leaves nothing behind."""
-        started = self.start(self.alice, wait=True, **settings), self.start(self.bob, **settings)
+        started = self.start(self.alice, **settings), self.start(self.bob, **settings)
         ended = [command.wait(SLOW) for command in started]
         self.assertEqual(self.names(), [])
         return ended
@@ -90,36 +204,38 @@ class CheckLocks(unittest.TestCase):
         for alice, bob in ("3", "3"), ("4.2", "4.2"), ("3", "4.2"):
             with self.subTest(alice=alice, bob=bob):
                 self.mount_both(alice, bob)
-                ended = self.check()
-                self.assertSays(ended, 0, f"vers={alice})", f"vers={bob})", "These hosts can share job files")
-                self.assertEqual([command.out.count(b"\nyes ") for command in ended], [TESTS] * 2)
+                ended = self.check(minute=60 if alice != bob else MINUTE)     # the server has to call files back
+                self.assertSays(ended, 0, f"vers={alice}", f"vers={bob}", "All holds, seen from here")
+                for command in ended:
+                    self.assertEqual(rows(command), [[host, *["yes"] * SEEN] for host in ("alice", "bob")])
 
     def test_no_where_locks_stay_on_each_host(self):
         for option in "nolock", "local_lock=all":
             with self.subTest(option=option):
                 self.mount_both("3", options=option)
-                self.assertSays(self.check(), 1,
-                                "for others: bob's file on alice: it is free; alice's file on bob: it is free",
-                                f"alice: is on NFS mounted with {option}", f"bob: is on NFS mounted with {option}",
-                                "To change: mount with vers=4.2")
+                alice, bob = self.check()
+                self.assertSays([alice], 1, f"alice: is on NFS mounted with {option}", "excluded: not so of bob (")
+                self.assertSays([bob], 1, f"bob: is on NFS mounted with {option}", "excluded: not so of alice (")
+                self.assertSays([alice, bob], 1, "To change: mount with vers=4.2")
 
     def test_no_where_one_host_keeps_its_locks_to_itself(self):
         self.mount(self.alice, "3", "local_lock=posix")
         self.mount(self.bob, "4.2")
-        self.assertSays(self.check(), 1, "alice: is on NFS mounted with local_lock=posix",
-                        "for others: bob's file on alice: it is free; alice's file on bob: it is free")
+        alice, bob = self.check()
+        self.assertSays([alice], 1, "alice: is on NFS mounted with local_lock=posix", "excluded: not so of bob (")
+        self.assertSays([bob], 1, "excluded: not so of alice (")
 
     def test_no_where_reads_lie(self):
         """Out of its host's memory a runner would read what was there before: . or r."""
         self.mount_both("4.2")
-        self.assertSays(self.check(patch="runmaker4.Mount.direct = 0"), 1, "NO   what others write is read at once: ")
+        self.assertSays(self.check(patch=CACHED), 1, "NO   fresh: not so of ")
 
     def test_two_hosts_of_one_name(self):
         self.bob.run("echo alice >/proc/sys/kernel/hostname")
         self.addCleanup(self.bob.run, "echo bob >/proc/sys/kernel/hostname")
         self.mount(self.alice, "4.2")
         self.mount(self.bob, "4.2")
-        self.assertSays(self.check(), 1, "a name of its own: alice: several hosts have it")
+        self.assertSays(self.check(), 1, "alice: several hosts have this name")
 
     def restart(self) -> None:
         """Start on alice what a test has ended."""
@@ -129,25 +245,34 @@ class CheckLocks(unittest.TestCase):
         self.mount_both("3")
         self.addCleanup(self.restart)
         self.alice.run("pkill rpc.statd; pkill rpcbind")
-        self.assertSays(self.check(), 1, "let rpc.statd run on", "granted: alice's file on alice: no locks available")
+        alice, bob = self.check()
+        self.assertSays([alice], 1, "let rpc.statd run on", "alice: locking a byte: no locks available")
+        self.assertSays([bob], 1, "NO   excluded: not so of alice (")
 
     def test_a_host_without_statd_that_does_not_answer(self):
-        """The kernel looks for statd for a minute: the check ends before that on this host, and the other names it."""
+        """The kernel looks for statd for a minute: the check ends before that on this host."""
         self.mount_both("3")
         self.addCleanup(self.restart)
         self.alice.run("pkill rpc.statd")
-        alice, bob = self.check(silence=SILENCE)
-        self.assertSays([alice], 1, "the test whether record locks are granted (alice's file) takes",
-                         "does rpc.statd run on both")
-        self.assertSays([bob], 1, f"alice: no sign of life for {SILENCE}s")
-        self.assertEqual(bob.out.count(b"\nyes "), TESTS)
+        alice, bob = self.start(self.alice, silence=SILENCE), self.start(self.bob)
+        self.assertSays([alice.wait(SLOW)], 1, "does not answer: locking a byte takes", "does rpc.statd run on both")
+        self.assertSays([bob.wait(SLOW)], 1, "Not all could be tried with alice (")
+        self.remove_all()
 
-    def test_a_host_that_never_answers(self):
+    def test_a_host_that_never_answers(self) -> None:
         self.mount_both("4.2")
-        alice = self.start(self.alice, wait=True, silence=SILENCE)
+        alice = self.start_waiting(self.alice, silence=SILENCE)
         self.addCleanup(self.alice.plug, True)
         self.alice.plug(False)
-        bob = self.start(self.bob, silence=SILENCE).wait(SLOW)
-        self.assertSays([bob], 1, f"alice: no sign of life for {SILENCE}s")
+        bob = self.start(self.bob).wait(SLOW)
+        self.assertSays([bob], 1, "Not all could be tried with alice (")
         self.assertSays([alice.wait(SLOW)], 1, "does not answer: ")
-        self.assertEqual(self.names(), [])
+        self.remove_all()
+
+    def remove_all(self) -> None:
+        """Remove what a host has left that could not reach its server any more."""
+        self.rig.server.run("rm -f /export/runmaker4-check-*")
+
+
+if __name__ == "__main__":
+    unittest.main()

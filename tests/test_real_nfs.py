@@ -298,7 +298,9 @@ class Disasters(NfsCase):
         self.open_gate(self.bob)
         self.lose_power(self.alice)
         if "3" in self.versions:         # its locks stay until it is up again
-            self.finish(self.start(self.bob, "runset4.py --rerun runs.txt 1"))
+            command = job(1, GATE).partition(" ")[2].rstrip().replace("'", "'\\''")
+            self.finish(self.start(self.bob, "runset4.py --set=held --force runs.txt 1"))
+            self.finish(self.start(self.bob, f"runset4.py runs.txt --add ' {command}'"))
             self.wait_states("xrd")
             self.boot(self.alice)
             self.wait_states("xdd")
@@ -341,7 +343,7 @@ class Disasters(NfsCase):
             self.assertRanOnce(2)
         else:
             self.wait_until_said(runner, "was lost to another runner, our copy is stopped")
-            self.wait_until_said(runner, "line 2: its lock was lost and is taken back")
+            self.wait_until_said(runner, "line 2: is locked anew")
             self.open_gate(self.bob)
             self.wait_states("dr")      # else the first cannot know how line 1 will end, and says 1
             self.open_gate(self.alice)

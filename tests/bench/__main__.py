@@ -23,7 +23,7 @@ import textwrap
 import time
 from typing import Callable, Dict, List, Tuple
 
-from tests.bench import beside, imports, nfs, skew, tcp
+from tests.bench import beside, fs, imports, nfs, skew, tcp
 from tests.bench.measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, spread
 from tests.installed import install
 
@@ -299,7 +299,7 @@ def idle(bench: Bench) -> List[Row]:
 
 LOCAL = (throughput, sinks, start, skip, directives, scale, many, equal, output, status, idle)
 ROWS = {function.__name__: function for function in (*LOCAL, *imports.ROWS, *tcp.ROWS, *skew.ROWS, *nfs.ROWS,
-                                               beside.beside)}
+                                               *fs.ROWS, beside.beside)}
 
 
 # -- the list ---------------------------------------------------------------------------------------------------

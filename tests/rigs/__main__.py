@@ -5,9 +5,9 @@
 """
 import sys
 
-from tests.rigs import lacking, nfs, slurm, ssh
+from tests.rigs import fs, lacking, nfs, slurm, ssh
 
-TOOLS = {**ssh.TOOLS, **slurm.TOOLS, **nfs.TOOLS, "mpirun": "openmpi-bin", "rsync": "rsync", "parallel": "parallel",
+TOOLS = {**ssh.TOOLS, **slurm.TOOLS, **nfs.TOOLS, **fs.TOOLS, "mpirun": "openmpi-bin", "rsync": "rsync", "parallel": "parallel",
          "tc": "iproute2", "nft": "nftables"}
 
 found = nfs.missing() if sys.argv[1:] == ["image"] else lacking("all that the tests use", TOOLS, ["true"])
