@@ -1,9 +1,8 @@
 # fish completion for runset4, made by docs/install/make.py
 complete -c runset4 -s s -l set -xa 'new done failed error held' -d 'set their state: new (.), held (x), done (d), ...'
 complete -c runset4 -s l -l list -d 'print LINE STATE COMMAND [of all]'
-complete -c runset4 -l rerun -d 'set them to x, also where a dead host holds them, and append them anew'
 complete -c runset4 -l cancel -d 'stop them wherever they run: x over r (and .); wait until they are gone'
-complete -c runset4 -l force -d '--set and --rerun running jobs, too, which ends them'
+complete -c runset4 -l force -d '--set running jobs, too: a runner that lives ends them; what a dead host ran stays locked, and the message says how it is run elsewhere'
 complete -c runset4 -s a -l all -d 'all jobs in the states . r d ! e x (to list: in any)'
 complete -c runset4 -l state -xa 'new running done failed error held' -d 'jobs in this state, or these: failed,error, or \'!e\''
 complete -c runset4 -l match -x -d '... with this whole command, or shell pattern'

@@ -18,5 +18,5 @@ complete -c runwait4 -l timeline -r -d 'write its runs, or those of --outdir, as
 each slot'
 complete -c runwait4 -l report -r -d 'write a page about the same for any browser; with --progress again and again
 while the jobs of FILE run'
-complete -c runwait4 -l check-locks -xa '(__fish_complete_directories)' -d 'try with other hosts, where this is started within a minute, whether they can
+complete -c runwait4 -l check-locks -xa '(__fish_complete_directories)' -d 'try for a minute, with other hosts where this is started, too, whether they can
 share job files in this directory, and exit'
