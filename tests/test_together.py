@@ -823,7 +823,7 @@ class SlowFile(ByHandCase):
 import runmaker4, time
 init, submit = runmaker4.Worker.__init__, runmaker4.Worker._submit
 slow = lambda function, *args: (time.sleep(0.015), function(*args))[1]
-runmaker4.Worker.__init__ = lambda self, threaded, relieved: init(self, True, relieved)
+runmaker4.Worker.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
 runmaker4.Worker._submit = lambda self, *args: submit(self, slow, *args)
 """
 
@@ -1059,9 +1059,9 @@ class FromNetJobs(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_all_the_first_time_out_ends_the_test_and_the_next_one_runs_all_the_same(self) -> None:
-        server = self.serve_config("a:\nalice: echo $JOB_ID $WHO >>ran; sleep 60\n-timeout: 1s\n"
+        server = self.serve_config("first:\nalice: echo $JOB_ID $WHO >>ran; sleep 60\n-timeout: 1s\n"
                                    "bob: echo $JOB_ID $WHO >>ran; sleep 60\nend\n"
-                                   "b:\nalice: echo $JOB_ID $WHO >>ran\nbob: echo $JOB_ID $WHO >>ran\nend\n",
+                                   "second:\nalice: echo $JOB_ID $WHO >>ran\nbob: echo $JOB_ID $WHO >>ran\nend\n",
                                    "--exit-when-done")
         clients = self.join_all(server, "alice", "bob")
         ended = self.finish(server, 30)
@@ -1072,8 +1072,8 @@ class FromNetJobs(GroupCase):
         command = ended.err.decode().rpartition("; run lines of groups again: ")[2]
         self.assertEqual((self.run_script("/bin/sh", "-c", command).code, self.states()), (0, "..dd"))
         self.assertEqual(len(self.ran()), 4)
-        self.assertIn("failed", self.said(server, "a", 2)[0])
-        self.assertIn("succeeded", self.said(server, "b", 2)[0])
+        self.assertIn("failed", self.said(server, "first", 2)[0])
+        self.assertIn("succeeded", self.said(server, "second", 2)[0])
 
 
 if __name__ == "__main__":
