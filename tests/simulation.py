@@ -88,6 +88,8 @@ class History(World):
     def __init__(self, seed: int, kind: str) -> None:
         super().__init__(seed, kind)
         self.runs: list[Run] = []
+        # command -> who last put its line back without having begun it, the state put back, the step
+        self.given_back: dict[bytes, tuple[Process, bytes, int]] = {}
         self.excused: list[tuple[Run, Run]] = []    # two that run the same, because of a lost life sign
         self.forced: set[bytes] = set()             # running commands that were cancelled
         self.appended: list[bytes] = []             # commands, by those who were told that this went well
@@ -192,6 +194,8 @@ class History(World):
                 self.fail(f"writes {data!r} over {line!r}, and is no runner")
             return
         ended = [run for run in mine if run.until <= self.now and run.result == data]
+        if back or any(run.released for run in ended):
+            self.given_back[command] = me, data, self.steps
         if data not in b"re" and not (back or ended or data == line[:1] or self.is_brought_back(me, line, data)):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
         if data == b"e" and not (back or ended):
@@ -206,9 +210,17 @@ class History(World):
             run.written = True
 
     def is_brought_back(self, me: Process, line: bytes, data: bytes) -> bool:
-        """Whether an editor has saved an `r` over this result: of the last run that anybody has begun, and its own."""
+        """Whether an editor has saved an `r` over this state.
+
+        It is the result of the last run that anybody has begun, and its own; or what it has put back since then,
+        because it did not begin what it had claimed.
+        """
         runs = [run for run in self.runs if run.command == command_of(line)]
         last = max(runs, key=lambda run: run.claimed, default=None)
+        if command_of(line) in self.given_back:
+            by, state, step = self.given_back[command_of(line)]
+            if by is me and state == data and not (last and last.claimed > step):
+                return bool(self.edits) and line[:1] == b"r"
         done = sum(run.until <= self.now and run.result in b"d!" for run in runs)
         return (self.edits and line[:1] == b"r" and last is not None and last.runner is me and last.result == data
                 and last.until <= self.now and done > sum(
