@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""runmaker4-client - run jobs that a runmaker4-server.py hands out, on hosts that do not share its file system.
+"""runmaker4-client - run jobs that a runmaker4-server.py hands out, on hosts that do not share its file
+system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
-It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from there, and what becomes of them goes
-there.  Everything that must not be lost (a job has started, what it printed, how it ended) is an event with a number,
-kept and sent again after each new connection until the server has acknowledged it; what another server would need to go
-on with the records of a run is kept for longer.  While the connection is gone jobs run on; output that the server wants
-is held back in their pipes once there are 2 MiB of it.
+It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from there, and what becomes of
+them goes there.  Everything that must not be lost (a job has started, what it printed, how it ended) is an
+event with a number, kept and sent again after each new connection until the server has acknowledged it; what
+another server would need to go on with the records of a run is kept for longer.  While the connection is gone
+jobs run on; output that the server wants is held back in their pipes once there are 2 MiB of it.
 
-A job is asked for when a slot is free for it; one that no slot has taken soon goes back.  runmaker4-server.py has the
-protocol.
+A job is asked for when a slot is free for it; one that no slot has taken soon goes back.  runmaker4-server.py
+has the protocol.
 """
 from __future__ import annotations
 
@@ -39,11 +40,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Gate, Job, JobSettings, Lines, Link, Message, Miss,
-                       Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, SlotFile, Stream, WireError,
-                       Worker, add_background, add_limits, add_running_options, add_verbosity, allow_descriptors,
-                       boottime, duration, exit_on, given_name, human_time, leave, plural, printable, put, read_token,
-                       reason, run_main, show, to_bytes, to_text, token_path, watched, whole_number)
+from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Gate, Job, JobSettings, Lines, Link,
+                       Message, Miss, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, SlotFile,
+                       Stream, WireError, Worker, add_background, add_limits, add_running_options,
+                       add_verbosity, allow_descriptors, boottime, duration, exit_on, given_name, human_time,
+                       leave, plural, printable, put, read_token, reason, run_main, show, to_bytes, to_text,
+                       token_path, watched, whole_number)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -101,11 +103,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-# ======== The token ===================================================================================================
+# ======== The token =========================================================================================
 
 
 def find_token(given: str | None) -> str:
-    """The token that --token, $RUNMAKER4_TOKEN, the file or a person gives.  No message shows it.  Raises Problem."""
+    """The token that --token, $RUNMAKER4_TOKEN, the file or a person gives.  No message shows it.
+
+    Raises Problem.
+    """
     from_option = given is not None
     given = given if from_option else os.environ.get("RUNMAKER4_TOKEN") or None
     if given is not None and HEX.fullmatch(given):
@@ -120,7 +125,9 @@ def find_token(given: str | None) -> str:
     except (OSError, ValueError) as error:
         if given is not None:
             where = "--token" if from_option else "$RUNMAKER4_TOKEN"
-            raise Problem(f"{where}: neither a token (32 hexadecimal digits) nor a file that can be read") from None
+            raise Problem(
+                f"{where}: neither a token (32 hexadecimal digits) nor a file that can be read"
+            ) from None
         raise Problem(f"no token: {path}: {reason(error)} (--token gives it; the server prints it)") from None
 
 
@@ -138,11 +145,13 @@ def asked_token() -> str:
 
 def without_token(argv: Sequence[str]) -> list[str]:
     """The arguments as they may be shown."""
-    return ["TOKEN" if HEX.fullmatch(word) else HEX.sub("TOKEN", word) if word.startswith("--token=") else word
-            for word in argv]
+    return [
+        "TOKEN" if HEX.fullmatch(word) else HEX.sub("TOKEN", word) if word.startswith("--token=") else word
+        for word in argv
+    ]
 
 
-# ======== The connection ==============================================================================================
+# ======== The connection ====================================================================================
 
 
 class Patience:
@@ -163,7 +172,8 @@ class Patience:
 def dial(options: argparse.Namespace, token: str) -> tuple[socket.socket, Channel]:
     """Connect, and authenticate both ends.  Raises OSError, WireError."""
     for _ in range(DIALS - 1):
-        with contextlib.suppress(ConnectionResetError, BrokenPipeError):    # that may hide why; the next one will tell
+        # that may hide why; the next one will tell
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             return dial_once(options, token)
         time.sleep(random.uniform(0.02, 0.2))
     return dial_once(options, token)
@@ -199,10 +209,14 @@ class RemoteJob(Job):
     key: str = ""
     mark: str = ""                      # of its last run that the server was told of
     result: bytes | None = None         # the server is being told
-    told: list[Event] = field(default_factory=list)     # acknowledged ones that another server would have to know
+    # acknowledged ones that another server would have to know
+    told: list[Event] = field(default_factory=list)
 
     def keep(self, event: Event) -> None:
-        """An event is acknowledged.  Another server must know of a run that goes on, and of the lines it has begun."""
+        """An event is acknowledged.
+
+        Another server must know of a run that goes on, and of the lines it has begun.
+        """
         message = event.message
         if message["type"] == "begin":
             message["again"] = True
@@ -211,7 +225,8 @@ class RemoteJob(Job):
             data = to_bytes(message["data"])
             whole = data.rfind(b"\n") + 1
             begun = [other for other in self.told if other.message.get("stream") == message["stream"]]
-            if whole or sum(other.size for other in begun) > Lines.LONGEST:     # it is printed without its end
+            # it is printed without its end
+            if whole or sum(other.size for other in begun) > Lines.LONGEST:
                 self.told = [other for other in self.told if other not in begun]
             if whole < len(data):
                 message.update(at=message["at"] + whole, data=to_text(data[whole:]))
@@ -246,7 +261,8 @@ class ServerLink(Link):
 
 
 class Connection:
-    """The server, as a `Runner` wants its jobs (see runmaker4.FileJobs); connects again whenever it is lost."""
+    """The server, as a `Runner` wants its jobs (see runmaker4.FileJobs); connects again whenever it is lost.
+    """
 
     AHEAD = 10.0                        # seconds: no group is to start later than this after it was said
     LATE = 0.002                        # seconds by which timers may be late
@@ -259,13 +275,15 @@ class Connection:
         self.program, self.loop, self.say, self.options = program, loop, program.say, program.options
         self.id = secrets.token_hex(8)
         self.link: ServerLink | None = None         # one on which we are welcome
-        self.nothing = Miss(EVER)                   # what the server has said to our last question; EVER: nothing yet
+        # what the server has said to our last question; EVER: nothing yet
+        self.nothing = Miss(EVER)
         self.failed = ""
         self.orphans: list[int] = []
         self.over = False                           # the server has left for good
         self.ever = False                           # there was a connection once
         self.file = ""                              # the server's
-        self.refused = False                        # somebody at the server's port has refused us, which was said
+        # somebody at the server's port has refused us, which was said
+        self.refused = False
         self.down_since = boottime()
         self.grace = 60.0
         self.jobs: dict[str, RemoteJob] = {}        # that we have, but for the ones that wait:
@@ -279,20 +297,24 @@ class Connection:
         self.unsent: deque[Event] = deque()
         self.sent: deque[Event] = deque()           # and not acknowledged
         self.events = 0
-        self.wanted: tuple[bool, bool] | None = None        # what the server wants to know: of runs, of their output
+        # what the server wants to know: of runs, of their output
+        self.wanted: tuple[bool, bool] | None = None
         self.window = runmaker4.PIECE
         self.flying = 0                             # bytes of output in `sent`
         self.backlog = 0                            # ... in `unsent`, for which jobs wait; not for what flies
         self.going: dict[RemoteJob, float] = {}     # held jobs that may begin, and when
-        self.to_end: dict[Job, str] = {}            # jobs "lost" to others, or "cancelled"; told by look_after()
+        # jobs "lost" to others, or "cancelled"; told by look_after()
+        self.to_end: dict[Job, str] = {}
         self.something_to_end = asyncio.Event()
-        self.emptied = asyncio.Event()              # the last event was acknowledged, or never will be; or an account
+        # the last event was acknowledged, or never will be; or an account
+        self.emptied = asyncio.Event()
         self.account: Account | None = None         # what the server's file holds; None: it cannot tell
         self.accounted = False                      # ... it has told
         self.said = said                            # why there is no connection
         self.runner = program.make_runner(self, [], self)
 
-    # -- as a Runner sees it ----------------------------------------------------------------------------------------
+    # -- as a Runner sees it
+    # ----------------------------------------------------------------------------------------
 
     async def claim(self, last: bool, free: int, slots: int) -> RemoteJob | Miss:
         """A job that has come, if any; else it is asked for, and the runner woken when there is an answer.
@@ -317,7 +339,8 @@ class Connection:
 
     async def finish(self, job: RemoteJob, state: bytes) -> str:
         """The result goes its way; what is wrong with it will be told when it is known."""
-        gone = state == ERROR and (self.runner.killed or self.runner.wall_over)     # we have ended it, for we leave
+        # we have ended it, for we leave
+        gone = state == ERROR and (self.runner.killed or self.runner.wall_over)
         return self._end(job, state, type="finish", state=to_text(state), how="vanished" if gone else job.how)
 
     async def release(self, job: RemoteJob) -> str:
@@ -334,10 +357,13 @@ class Connection:
         await self.something_to_end.wait()
         self.something_to_end.clear()
         to_end, self.to_end = self.to_end, {}
-        return {job: cause for job, cause in to_end.items() if job.result is None}      # else it has just ended
+        # else it has just ended
+        return {job: cause for job, cause in to_end.items() if job.result is None}
 
     async def leave(self, runner: Runner) -> Account | None:
-        """Once no job runs any more: have all results at the server, and part; what its file holds, if it can tell."""
+        """Once no job runs any more: have all results at the server, and part; what its file holds, if it can
+        tell.
+        """
         for job in list(self.queue):
             self._return(job)
         began = boottime()
@@ -361,7 +387,9 @@ class Connection:
         return self.account
 
     async def _ask_account(self) -> None:
-        """Ask what the file holds, each server that we meet; one that leaves for good (`closing`) tells it unasked."""
+        """Ask what the file holds, each server that we meet; one that leaves for good (`closing`) tells it
+        unasked.
+        """
         began, asked = boottime(), None
         while not (self.accounted or self.over or self.failed):
             if self.link and self.link is not asked:
@@ -374,7 +402,8 @@ class Connection:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.emptied.wait(), 0.2)
 
-    # -- asking for jobs --------------------------------------------------------------------------------------------
+    # -- asking for jobs
+    # --------------------------------------------------------------------------------------------
 
     def _may_start(self) -> bool:
         """Rule 2 of runmaker4-server.py: only soon after something that was answered."""
@@ -385,7 +414,8 @@ class Connection:
         return sum(slot.busy or slot.idle for slot in self.runner.slots.values())
 
     def _ask(self, last: bool = False) -> None:
-        """Ask for jobs for as many slots as we could use now; tell how many there are, if that has changed."""
+        """Ask for jobs for as many slots as we could use now; tell how many there are, if that has changed.
+        """
         if not self.link or self.runner.stopping:
             return
         running = sum(job.settings.slots for job in self.jobs.values() if job.result is None)
@@ -421,7 +451,8 @@ class Connection:
         if job in self.queue:
             self.queue.remove(job)
             self._give_back(job)
-            self.wake()                             # a slot may be free, only not allowed to start what has come
+            # a slot may be free, only not allowed to start what has come
+            self.wake()
 
     def _give_back(self, job: RemoteJob) -> None:
         """No slot has taken this job, and none will."""
@@ -433,7 +464,8 @@ class Connection:
         """There is news for the runner."""
         self.runner.changed.set()
 
-    # -- events -----------------------------------------------------------------------------------------------------
+    # -- events
+    # -----------------------------------------------------------------------------------------------------
 
     def event(self, size: int = 0, **message: Any) -> None:
         """Tell the server of something, surely; size: the bytes of output in it."""
@@ -497,13 +529,16 @@ class Connection:
         self.say(f"line {job.number}: {fault}{result}")
         self.program.tally.unwritten.append(job.number)
 
-    # -- connecting -------------------------------------------------------------------------------------------------
+    # -- connecting
+    # -------------------------------------------------------------------------------------------------
 
     async def stay_connected(self, sock: socket.socket | None, channel: Channel | None) -> None:
-        """Connect, and again whenever the connection is lost, until that is given up.  sock: a first connection.
+        """Connect, and again whenever the connection is lost, until that is given up.  sock: a first
+        connection.
 
-        A refusal comes from somebody who has not proved that he knows the token: after a crash another user's server
-        may have the port.  So it ends neither jobs nor the waiting for our server.  Raises Problem if we never had one.
+        A refusal comes from somebody who has not proved that he knows the token: after a crash another user's
+        server may have the port.  So it ends neither jobs nor the waiting for our server.  Raises Problem if
+        we never had one.
         """
         pause = 0.1
         while not self.over and not self.failed:
@@ -521,7 +556,8 @@ class Connection:
             self._note_loss(why, refused)
             if self.over or self._given_up(why):
                 return
-            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._left()))    # or all would come at once
+            # or all would come at once
+            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._left()))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _connect(self, sock: socket.socket | None, channel: Channel | None) -> ServerLink:
@@ -558,10 +594,22 @@ class Connection:
 
     def greet(self, link: ServerLink) -> None:
         """The server is authenticated: say who we are, and what we have."""
-        for job in self.jobs.values():              # one by one: a command may fill a message
-            link.send(type="have", jobs=[dict(
-                id=job.key, number=job.number, ordinal=job.ordinal, offset=job.offset, state=to_text(job.state),
-                text=to_text(job.text), run=job.mark, result=job.result and to_text(job.result))])
+        for job in self.jobs.values():  # one by one: a command may fill a message
+            link.send(
+                type="have",
+                jobs=[
+                    dict(
+                        id=job.key,
+                        number=job.number,
+                        ordinal=job.ordinal,
+                        offset=job.offset,
+                        state=to_text(job.state),
+                        text=to_text(job.text),
+                        run=job.mark,
+                        result=job.result and to_text(job.result),
+                    )
+                ],
+            )
         self.told_slots = self.runner.in_service
         link.send(type="hello", client=self.id, name=to_text(self.program.host), pid=os.getpid(),
                   slots=self.told_slots, retry=to_text(self.program.retry), follow=self.options.follow,
@@ -606,7 +654,8 @@ class Connection:
         self.runner.end_all()
         return True
 
-    # -- messages ---------------------------------------------------------------------------------------------------
+    # -- messages
+    # ---------------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
         """Whatever the server says.  Raises WireError."""
@@ -668,7 +717,9 @@ class Connection:
             self._lose(key)
         for key in settled:
             self._drop(key)
-        told = sorted((event for job in self.jobs.values() for event in job.told), key=lambda event: event.number)
+        told = sorted(
+            (event for job in self.jobs.values() for event in job.told), key=lambda event: event.number
+        )
         self.unsent.extendleft(reversed([*told, *self.sent]))
         self.sent.clear()
         self.flying, self.backlog = 0, sum(event.size for event in self.unsent)
@@ -682,7 +733,10 @@ class Connection:
         self.wake()
 
     def _sinks(self, message: Message) -> list[Sink]:
-        """The sinks of runs that start from now on: the console, and what tells the server.  None: all is as it was."""
+        """The sinks of runs that start from now on: the console, and what tells the server.
+
+        None: all is as it was.
+        """
         wanted = message.flag("records"), message.flag("output")
         if wanted == self.wanted:
             return []
@@ -692,11 +746,19 @@ class Connection:
     def _on_jobs(self, message: Message) -> None:
         number = message.whole("request")
         for item in message.objects("jobs"):
-            job = RemoteJob(item.whole("number"), item.whole("ordinal"), item.whole("offset"), item.state("state"),
-                            item.data("text"), key=item.text("id", 16),
-                            settings=JobSettings(timeout=item.seconds_or_none("timeout"),
-                                                 together="?" * item.flag("group"),
-                                                 slots=item.whole("slots", 100_000)))
+            job = RemoteJob(
+                item.whole("number"),
+                item.whole("ordinal"),
+                item.whole("offset"),
+                item.state("state"),
+                item.data("text"),
+                key=item.text("id", 16),
+                settings=JobSettings(
+                    timeout=item.seconds_or_none("timeout"),
+                    together="?" * item.flag("group"),
+                    slots=item.whole("slots", 100_000),
+                ),
+            )
             if item.flag("hold"):
                 job.gate = Gate(functools.partial(self._tell_held, job))
             self.queue.append(job)
@@ -722,7 +784,10 @@ class Connection:
             self.loop.call_later(max(ahead - self.LATE, 0.0), self._let_in, at)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
-        """A job shall be ended, or not begin.  The runner hears only of jobs that it has and that have not ended."""
+        """A job shall be ended, or not begin.
+
+        The runner hears only of jobs that it has and that have not ended.
+        """
         waiting = next((job for job in self.queue if job.key == key), None)
         job = self.jobs.get(key)
         if waiting:
@@ -736,8 +801,8 @@ class Connection:
     def _let_in(self, at: float) -> None:
         """Let those jobs begin that may at this time: timers are late by up to a millisecond, sleep is not.
 
-        Then the processors are theirs for a moment.  Where several clients share a machine, what each has to do now
-        would hold up the jobs of clients that are a bit later.
+        Then the processors are theirs for a moment.  Where several clients share a machine, what each has to
+        do now would hold up the jobs of clients that are a bit later.
         """
         due = [job for job, when in self.going.items() if when <= at and job.gate]
         self.going = {job: when for job, when in self.going.items() if when > at}
@@ -750,7 +815,9 @@ class Connection:
     def _on_nothing(self, message: Message) -> None:
         number = message.whole("request")
         self.orphans += message.items("orphans", int)
-        self.nothing = Miss(self.nothing.again, "", message.flag("ended"), printable(message.text("left", 1000)))
+        self.nothing = Miss(
+            self.nothing.again, "", message.flag("ended"), printable(message.text("left", 1000))
+        )
         self._answered(number)
         if self.last_asked and number >= self.last_asked and not self.queue:
             self.last_asked, self.nothing = 0, replace(self.nothing, again=None)
@@ -761,10 +828,15 @@ class Connection:
         if message.fields.get("account") is not None:
             account = Message(message.fields["account"])
             now = Message(account.fields.get("now"))
-            self.account = Account(Counts(*(now.whole(name) for name in STATES)), 0, tuple(account.items("bad", int)),
-                                   account.flag("alone"), tuple(account.items("grouped", int)[:2]),
-                                   account.flag("left") and not self.runner.had_one_each,
-                                   others="" if account.flag("left") else printable(account.text("others")))
+            self.account = Account(
+                Counts(*(now.whole(name) for name in STATES)),
+                0,
+                tuple(account.items("bad", int)),
+                account.flag("alone"),
+                tuple(account.items("grouped", int)[:2]),
+                account.flag("left") and not self.runner.had_one_each,
+                others="" if account.flag("left") else printable(account.text("others")),
+            )
         self.accounted = True
         self.emptied.set()
 
@@ -777,7 +849,7 @@ class Connection:
         link.drop("the server was stopped")
 
 
-# ======== What the server is told of runs =============================================================================
+# ======== What the server is told of runs ===================================================================
 
 
 class Telling(Sink):
@@ -809,7 +881,9 @@ class Telling(Sink):
         at = stream.received - len(data)
         for start in range(0, len(data) if self.wants_output else 0, runmaker4.PIECE):
             piece = data[start:start + runmaker4.PIECE]
-            self._tell(run, "output", len(piece), stream=to_text(stream.name), at=at + start, data=to_text(piece))
+            self._tell(
+                run, "output", len(piece), stream=to_text(stream.name), at=at + start, data=to_text(piece)
+            )
 
     def ended(self, run: Run) -> None:
         if run in self.young:
@@ -826,8 +900,16 @@ class Telling(Sink):
     def _begin(self, run: Run) -> None:
         pid, mark = (run.shell.pid, to_text(run.shell.mark)) if run.shell else (0, "")
         run.job.mark = mark
-        self._tell(run, "begin", time=run.began, slot=run.slot.name, pid=pid, mark=mark, output=self.wants_output,
-                   again=False)
+        self._tell(
+            run,
+            "begin",
+            time=run.began,
+            slot=run.slot.name,
+            pid=pid,
+            mark=mark,
+            output=self.wants_output,
+            again=False,
+        )
 
     def _end(self, run: Run) -> None:
         ending, shell = run.ending, run.shell
@@ -845,7 +927,11 @@ class Telling(Sink):
 
 def fault_of(name: str) -> str:
     """Why the server's records cannot have a name of a host or slot; "": they can."""
-    return "a control character in it" if printable(name) != name else "longer than 255 characters" * (len(name) > 255)
+    return (
+        "a control character in it"
+        if printable(name) != name
+        else "longer than 255 characters" * (len(name) > 255)
+    )
 
 
 class SlotNames(SlotFile):
@@ -854,16 +940,19 @@ class SlotNames(SlotFile):
     def _read(self) -> list[str]:
         names = super()._read()
         bad = next(filter(fault_of, names), "")
-        if names:                               # else an editor has just emptied the file: nothing new is known
+        # else an editor has just emptied the file: nothing new is known
+        if names:
             self._complain("form", bad and f"'{printable(bad)[:40]}' is left out: {fault_of(bad)}")
         return [name for name in names if not fault_of(name)]
 
 
-# ======== The program =================================================================================================
+# ======== The program =======================================================================================
 
 
 class ClientProgram(RunnerProgram):
-    """Connects, so that what is wrong is told at once; then runs jobs, in the background if that is asked for."""
+    """Connects, so that what is wrong is told at once; then runs jobs, in the background if that is asked
+    for.
+    """
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises Problem."""
@@ -873,7 +962,9 @@ class ClientProgram(RunnerProgram):
         named = [("--name", os.fsdecode(self.host)), *(("--slots", name) for name in self.slots)]
         for option, name in named:
             if fault_of(name):
-                raise Problem(f"{option}: no name: '{printable(name)[:40]}': {fault_of(name)} (give another one)")
+                raise Problem(
+                    f"{option}: no name: '{printable(name)[:40]}': {fault_of(name)} (give another one)"
+                )
         if self.slot_file:
             self.slot_file = SlotNames(self.slot_file.path, self.slot_file.mount, self.slot_file.say)
 
@@ -896,8 +987,10 @@ class ClientProgram(RunnerProgram):
     def _warn_of_token(self) -> None:
         """Say that a token on the command line is seen by others."""
         if self.options.token and HEX.fullmatch(self.options.token):
-            self.say("others on this host see the token in the list of processes (give --token a file, or set "
-                     "$RUNMAKER4_TOKEN)")
+            self.say(
+                "others on this host see the token in the list of processes (give --token a file, or set "
+                "$RUNMAKER4_TOKEN)"
+            )
 
     def _first_connection(self) -> tuple[socket.socket | None, Channel | None]:
         """A connection, or none if one may still come.  Raises Problem."""
@@ -916,7 +1009,8 @@ class ClientProgram(RunnerProgram):
         """Run jobs; the exit status."""
         # As _first_connection() said
         self.connection = connection = Connection(self, self.loop, "" if self.sock else "no server")
-        ending = asyncio.ensure_future(self.run_to_end(connection))         # first: it makes the slots, which are told
+        # first: it makes the slots, which are told
+        ending = asyncio.ensure_future(self.run_to_end(connection))
         self.keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
         await asyncio.wait([self.keeping, ending], return_when=asyncio.FIRST_COMPLETED)
         if self.keeping.done() and isinstance(self.keeping.exception(), Problem):
@@ -967,7 +1061,7 @@ def no_server(options: argparse.Namespace, error: Exception) -> str:
     return f"port {options.port}: {text} (does runmaker4-server.py run there?)"
 
 
-# ---- --status --------------------------------------------------------------------------------------------------------
+# ---- --status ----------------------------------------------------------------------------------------------
 
 
 def ask_status(program: ClientProgram) -> dict[str, Any]:
@@ -1017,8 +1111,11 @@ def summary(message: Message) -> dict[str, Any]:
         pid=message.process("pid"),
         **{name: message.seconds(name) for name in ("since", "grace")},
         **{name: counts.whole(name) for name in (*STATES, "total")},
-        waiting=[dict(line=job.whole("line"), command=job.text("command")) for job in message.objects("waiting")],
-        clients=[])
+        waiting=[
+            dict(line=job.whole("line"), command=job.text("command")) for job in message.objects("waiting")
+        ],
+        clients=[],
+    )
 
 
 def print_status(program: ClientProgram) -> int:
@@ -1036,8 +1133,10 @@ def print_status(program: ClientProgram) -> int:
 
 def status_lines(status: dict[str, Any], width: int) -> list[str]:
     """A status for a person."""
-    lines = [f"{status['file']} on {status['host']}, port {status['port']}, served for {human_time(status['since'])}",
-             ", ".join(f"{status[name]} {name}" for name in STATES)]
+    lines = [
+        f"{status['file']} on {status['host']}, port {status['port']}, served for {human_time(status['since'])}",
+        ", ".join(f"{status[name]} {name}" for name in STATES),
+    ]
     if status["waiting"]:
         lines.append("waiting:")
         lines += [f"  {job['line']:>7} {job['command']}" for job in status["waiting"]]
@@ -1045,7 +1144,11 @@ def status_lines(status: dict[str, Any], width: int) -> list[str]:
             lines.append(f"      ... and {status['new'] - len(status['waiting'])} more")
     lines.append("clients:" if status["clients"] else "no clients")
     for client in status["clients"]:
-        seen = f"lost {human_time(client['seen'])} ago" if client["lost"] else f"seen {human_time(client['seen'])} ago"
+        seen = (
+            f"lost {human_time(client['seen'])} ago"
+            if client["lost"]
+            else f"seen {human_time(client['seen'])} ago"
+        )
         lines.append(f"  {client['name']} ({client['address']}), {plural(client['slots'], 'slot')}, {seen}")
         for job in client["jobs"]:
             since = "waits" if job["since"] is None else human_time(job["since"])

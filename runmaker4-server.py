@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""runmaker4-server - hand out the jobs of a file to runmaker4-client.py on hosts that do not share its file system.
+"""runmaker4-server - hand out the jobs of a file to runmaker4-client.py on hosts that do not share its file
+system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
-The server claims lines for its clients with the same locks as runmaker4.py, so both can work on one file together.
-Handshake and frames are runmaker4.py's ("The wire").  What is said once both ends know each other:
+The server claims lines for its clients with the same locks as runmaker4.py, so both can work on one file
+together.  Handshake and frames are runmaker4.py's ("The wire").  What is said once both ends know each other:
 
     client                                              server
     have       jobs from an earlier connection
     hello      who it is, and what it may take          welcome    which file is served, which of these are not its jobs
-                                                                   any more, what output is collected, the number of
-                                                                   the last event
+                                                                   any more, what output is collected, the
+                                                                   number of the last event
     claim      so many more jobs for so many slots      jobs       some, as soon as there are any
                (last: it will leave if there are none)  nothing    in answer to `last`, after another look at the file
     ping       every five seconds                       pong
@@ -31,19 +32,26 @@ Handshake and frames are runmaker4.py's ("The wire").  What is said once both en
 
 What keeps jobs from being lost or run twice:
 
- 1. A client that is lost (its connection closed, or 15 s silent) has --grace to come back.  Its lines stay `r` and
-    locked meanwhile.  After that they become `e`, even if it has not said that it started them: nobody can know.
- 2. A client starts a job only within half the grace after it asked something that was answered: not one whose line
+ 1. A client that is lost (its connection closed, or 15 s silent) has --grace to come back.  Its lines stay
+ `r` and
+    locked meanwhile.  After that they become `e`, even if it has not said that it started them: nobody can
+    know.
+ 2. A client starts a job only within half the grace after it asked something that was answered: not one whose
+ line
     has become `e` while it slept, and may be another's by now.
  3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since;
-    of any other it stops its copy.  Jobs that it does not name were not started, and become `.`; so do jobs that it
-    gives back because it had not begun them when it lost the server.  Of runs that go on it also sends again what was
-    acknowledged by another server: their `begin`, and the output of the lines that they have begun.  It may lie: a
-    job has the number that the server remembers, or finds in the journal or in the file, and not the one it names.
- 4. All locks are on one open file description, shared with a keeper: a small process that does nothing but outlive
-    the server by the grace.  The next server gets the description from it, and so the lines that are locked on it.
-    The clients that come back say whose they are; lines that none has named become `e` after the grace.
+    of any other it stops its copy.  Jobs that it does not name were not started, and become `.`; so do jobs
+    that it gives back because it had not begun them when it lost the server.  Of runs that go on it also
+    sends again what was acknowledged by another server: their `begin`, and the output of the lines that they
+    have begun.  It may lie: a job has the number that the server remembers, or finds in the journal or in the
+    file, and not the one it names.
+ 4. All locks are on one open file description, shared with a keeper: a small process that does nothing but
+ outlive
+    the server by the grace.  The next server gets the description from it, and so the lines that are locked
+    on it.  The clients that come back say whose they are; lines that none has named become `e` after the
+    grace.
 """
+
 from __future__ import annotations
 
 import signal
@@ -77,21 +85,23 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence, Tuple, TypeVar
 
 import runmaker4
-from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS, Account,
-                       Channel, Console, Cursor, Ending, Failures, Job, JobFile, JobLog, JobSettings, Line, Link,
-                       LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup, Problem, Program,
-                       Reader, Round, Run, Say, Scan, Shell, Shifted, Slot, Stall, StallReporter, Stream, Taker, Takers,
-                       WireError, Worker, Writer, add_background, add_max_failed, add_records, all_taken, boottime,
-                       check_companion, check_job_file, check_mount, command_fault, duration, fork_quietly,
-                       hold_signals, human_time, is_free, leave, lines_of, lock, make_token, name_lines,
-                       open_descriptors, open_job_file, parse_directive, plural, printable, put, put_lines, reason, row,
-                       run_main, show, to_bytes, to_text, token_path, too_many_failures, unlock, wait_ready, watched,
+from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS,
+                       Account, Channel, Console, Cursor, Ending, Failures, Job, JobFile, JobLog, JobSettings,
+                       Line, Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup,
+                       Problem, Program, Reader, Round, Run, Say, Scan, Shell, Shifted, Slot, Stall,
+                       StallReporter, Stream, Taker, Takers, WireError, Worker, Writer, add_background,
+                       add_max_failed, add_records, all_taken, boottime, check_companion, check_job_file,
+                       check_mount, command_fault, duration, fork_quietly, hold_signals, human_time, is_free,
+                       leave, lines_of, lock, make_token, name_lines, open_descriptors, open_job_file,
+                       parse_directive, plural, printable, put, put_lines, reason, row, run_main, show,
+                       to_bytes, to_text, token_path, too_many_failures, unlock, wait_ready, watched,
                        whole_number, why_command)
 
 T = TypeVar("T")
 PROG = "runmaker4-server.py"
 UNAUTHENTICATED = 100           # connections at once that have not shown that they know the token
-CROWD = 1000                    # as many may be there in the first second of each: clients that start together
+# as many may be there in the first second of each: clients that start together
+CROWD = 1000
 BACKLOG = 256                   # connections that wait to be accepted
 UNACCEPTED = 60.0               # seconds from one line about connections that were not accepted to the next
 BATCH = 64                      # lines that are claimed in one go; then others have their turn
@@ -132,14 +142,32 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="print what would start where, touch nothing")
     add("--grace", type=duration, default=60.0, metavar="T",
         help="keep the jobs of a client that is lost, or of this server, so long [60s]")
-    add("--single-host", action="store_true", help="no other host uses the file itself: any file system will do")
+    add(
+        "--single-host",
+        action="store_true",
+        help="no other host uses the file itself: any file system will do",
+    )
     add_max_failed(add)
-    add = parser.add_argument_group("address and token ($RUNMAKER4_TOKEN, or ~/.runmaker4.token)").add_argument
+    add = parser.add_argument_group(
+        "address and token ($RUNMAKER4_TOKEN, or ~/.runmaker4.token)"
+    ).add_argument
     add("--host", metavar="HOST", help="listen on this address only [all, IPv6 and IPv4]")
-    add("--port", type=whole_number(0, 65535), default=PORT, metavar="N", help=f"port, 0: any free one [{PORT}]")
-    add("--new-token", action="store_true", help="make a new token; clients with the old one are not let in any more")
-    add = parser.add_argument_group("output and records of all clients", "for -l, --outdir and --print they send all "
-                                    "that their jobs print").add_argument
+    add(
+        "--port",
+        type=whole_number(0, 65535),
+        default=PORT,
+        metavar="N",
+        help=f"port, 0: any free one [{PORT}]",
+    )
+    add(
+        "--new-token",
+        action="store_true",
+        help="make a new token; clients with the old one are not let in any more",
+    )
+    add = parser.add_argument_group(
+        "output and records of all clients",
+        "for -l, --outdir and --print they send all that their jobs print",
+    ).add_argument
     add_records(add)
     add("--print", action="store_true", help="print what the clients print")
     add_background(parser.add_argument_group("background").add_argument)
@@ -149,23 +177,27 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-# ======== The job file, as a server has it ============================================================================
+# ======== The job file, as a server has it ==================================================================
 
 
 class ServedFile(JobFile):
-    """A job file whose lines are held for clients, with all seats on one open companion that outlives the server.
+    """A job file whose lines are held for clients, with all seats on one open companion that outlives the
+    server.
 
-    The keeper has it, too, and hands it to the next server.  It is another one only after its lease was lost, or the
-    companion removed.  Locks on it do not refuse itself: `seats`, and `doors`, which is another one, tell what is held.
+    The keeper has it, too, and hands it to the next server.  It is another one only after its lease was lost,
+    or the companion removed.  Locks on it do not refuse itself: `seats`, and `doors`, which is another one,
+    tell what is held.
     """
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  keep: Callable[[int], None] = lambda fd: None) -> None:
-        """keep: called with the descriptor that has the seats, once there is one, and whenever it is another."""
+        """keep: called with the descriptor that has the seats, once there is one, and whenever it is another.
+        """
         super().__init__(path, say=say, mount=mount)
         self.keep = keep
         self.shared, self.shared_inode = -1, (0, 0)     # the descriptor, and of which companion
-        self.unclaimed: set[int] = set()        # seats of the server before, of lines that are not `r` any more
+        # seats of the server before, of lines that are not `r` any more
+        self.unclaimed: set[int] = set()
 
     def open_seat(self) -> int:
         if self.shared < 0 or self.shared_inode != self.doors_inode:
@@ -196,7 +228,8 @@ class ServedFile(JobFile):
         self.shared = -1
 
     def take_back(self, line: Line, lines: list[Line], states: bytes) -> Job | None:
-        """Hold a line again that a client says it has, of these that are left of its command.  Raises OSError.
+        """Hold a line again that a client says it has, of these that are left of its command.  Raises
+        OSError.
 
         states: in which it may be besides `r`.
         """
@@ -215,17 +248,19 @@ class ServedFile(JobFile):
         return None
 
     def adopt(self, fd: int) -> list[Job]:
-        """Go on with the companion, and the seats on it, of a server that has died; return its lines, now held here.
+        """Go on with the companion, and the seats on it, of a server that has died; return its lines, now
+        held here.
 
-        A seat is ours if another description of the companion finds it taken, and this one does not.  Of the lines `r`
-        of its command it has its own one, or else any that is nobody's.  Clients know what the lines were before, and
-        whose they are.  Raises OSError, and may be called again then; ESTALE: in vain.
+        A seat is ours if another description of the companion finds it taken, and this one does not.  Of the
+        lines `r` of its command it has its own one, or else any that is nobody's.  Clients know what the
+        lines were before, and whose they are.  Raises OSError, and may be called again then; ESTALE: in vain.
         """
         self.follow_path()
         if self.identity(fd) != self.doors_inode:
             raise OSError(errno.ESTALE, "its companion was removed")
         ranges = [found for found in all_taken(self.doors, 0, self.GUARD)
-                  if found.start | SEATS not in found]          # else somebody edits the file: that is no seat
+                  # else somebody edits the file: that is no seat
+                  if found.start | SEATS not in found]
         self.count_in()
         self.unclaimed = {at for found in ranges for at in found if lock(fd, at)}
         lines: dict[int, list[Line]] = {}
@@ -279,10 +314,12 @@ class ServedFile(JobFile):
         return found
 
     def settled(self, results: dict[Line, bytes], inherited: bool) -> set[Line]:
-        """Of these lines those in which their jobs' results stand already, as far as can be told.  Raises OSError.
+        """Of these lines those in which their jobs' results stand already, as far as can be told.  Raises
+        OSError.
 
-        inherited: an edit while there was no server may have moved them.  Then a line of the same command with this
-        result may be theirs: better that one becomes `e` than that a line gets the result of another's job.
+        inherited: an edit while there was no server may have moved them.  Then a line of the same command
+        with this result may be theirs: better that one becomes `e` than that a line gets the result of
+        another's job.
         """
         states = {line: self.state_at(line) for line in results}
         moved = {line.command for line, state in states.items() if state is None} if inherited else set()
@@ -294,11 +331,11 @@ class ServedFile(JobFile):
 TAKING_BACK = Taker("")             # of a line whose client is not known yet
 
 
-# ======== The keeper ==================================================================================================
+# ======== The keeper ========================================================================================
 #
-# It is told things over a socket pair, whose end tells it that the server has died; then it waits --grace for the next
-# server at an abstract socket (unix(7)), whose name is gone with the keeper.  Both are SOCK_SEQPACKET: a message is a
-# packet, with descriptors in it.
+# It is told things over a socket pair, whose end tells it that the server has died; then it waits --grace for
+# the next server at an abstract socket (unix(7)), whose name is gone with the keeper.  Both are
+# SOCK_SEQPACKET: a message is a packet, with descriptors in it.
 
 
 def same_user(sock: socket.socket) -> bool:
@@ -322,8 +359,8 @@ class Keeper:
     def run(self) -> None:
         """Until the server is dead for the grace, or holds nothing then.
 
-        If a defect ends this sooner, a server that lives starts another keeper; else the locks are held to the end all
-        the same, and no next server is let in: jobs that run must not be run by others.
+        If a defect ends this sooner, a server that lives starts another keeper; else the locks are held to
+        the end all the same, and no next server is let in: jobs that run must not be run by others.
         """
         try:
             while self._serve():
@@ -354,7 +391,8 @@ class Keeper:
         if self.locks < 0:
             return False
         try:
-            with open(f"/proc/self/fd/{self.locks}", "rb") as other:    # another description: locks keep it out
+            # another description: locks keep it out
+            with open(f"/proc/self/fd/{self.locks}", "rb") as other:
                 return not is_free(other.fileno(), 0, JobFile.GUARD)
         except OSError:                 # the file system has trouble: better held for nothing than let go
             return True
@@ -393,15 +431,18 @@ class NoKeeper(Exception):
 
 
 class KeeperLink:
-    """The server's end: gives the keeper the descriptor that must outlive us, and fetches that of the server before."""
+    """The server's end: gives the keeper the descriptor that must outlive us, and fetches that of the server
+    before.
+    """
     PATIENCE = 2.0                      # seconds for a server that is about to leave
 
     def __init__(self, path: str, grace: float) -> None:
         """path: of the job file.  Raises OSError.
 
-        One path may lead to different files in two containers that share their abstract names (a network namespace),
-        and two paths to one file.  So the name has the job file's directory by its device and inode.  Those of the
-        companion would be others when that was removed and made again, and the next server would not find the keeper.
+        One path may lead to different files in two containers that share their abstract names (a network
+        namespace), and two paths to one file.  So the name has the job file's directory by its device and
+        inode.  Those of the companion would be others when that was removed and made again, and the next
+        server would not find the keeper.
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         place = os.stat(folder)
@@ -413,7 +454,10 @@ class KeeperLink:
         self.locks = -1                     # the descriptor with the seats, once there is one
 
     def open(self) -> None:
-        """Get the seats from the keeper of the server before us, or start one.  Raises Problem, NoKeeper, OSError."""
+        """Get the seats from the keeper of the server before us, or start one.
+
+        Raises Problem, NoKeeper, OSError.
+        """
         end = time.monotonic() + self.PATIENCE
         while not self._start():
             said = self._visit()
@@ -422,15 +466,20 @@ class KeeperLink:
             if time.monotonic() > end and said is None:
                 raise NoKeeper
             if time.monotonic() > end:
-                raise Problem(f"is served already, by process {show(said[1:]) or '?'} (use that one, or stop it)")
+                raise Problem(
+                    f"is served already, by process {show(said[1:]) or '?'} (use that one, or stop it)"
+                )
             time.sleep(0.05)
 
     def _visit(self) -> bytes | None:
-        """Ask for the seats whoever has the name; what a keeper of ours says, None: there is none to be reached."""
+        """Ask for the seats whoever has the name; what a keeper of ours says, None: there is none to be
+        reached.
+        """
         said = None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(self.PATIENCE)
-        with contextlib.suppress(OSError):          # it is just leaving; or was stopped; or is no keeper at all
+        # it is just leaving; or was stopped; or is no keeper at all
+        with contextlib.suppress(OSError):
             sock.connect(self.name)
             if same_user(sock):
                 said = b""
@@ -446,7 +495,8 @@ class KeeperLink:
         """Start a keeper, unless there is one.  Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            listener.bind(self.name)                    # before it listens visitors are refused, and come again
+            # before it listens visitors are refused, and come again
+            listener.bind(self.name)
         except OSError as error:
             listener.close()
             if error.errno != errno.EADDRINUSE:
@@ -465,7 +515,9 @@ class KeeperLink:
         return True
 
     def _keep(self, listener: socket.socket, life: socket.socket) -> None:
-        """In the child, which must not go on with anything else: be the keeper, with nothing but what is sent."""
+        """In the child, which must not go on with anything else: be the keeper, with nothing but what is
+        sent.
+        """
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -516,7 +568,7 @@ class KeeperLink:
                 socket.send_fds(self.life, [data], fds) if fds else self.life.send(data)
 
 
-# ======== Clients and their connections ===============================================================================
+# ======== Clients and their connections =====================================================================
 
 
 @dataclass(eq=False)
@@ -573,7 +625,8 @@ class Client(Taker):
     open: set[int] = field(default_factory=set)         # events that are being dealt with
     directory: bytes = b""              # where its jobs run
     filing: int = 0                     # the first event that was just posted to the worker's thread
-    sizes: deque[tuple[int, int]] = field(default_factory=deque)    # output that is not acknowledged: event, bytes
+    # output that is not acknowledged: event, bytes
+    sizes: deque[tuple[int, int]] = field(default_factory=deque)
     unacked: int = 0                    # its bytes
     timer: asyncio.TimerHandle | None = None    # until events are acknowledged
     expiry: asyncio.TimerHandle | None = None
@@ -596,7 +649,9 @@ class Client(Taker):
 
     @property
     def room(self) -> int:
-        """How many more lines it may have: some slots may finish their jobs out of service; settled lines count not."""
+        """How many more lines it may have: some slots may finish their jobs out of service; settled lines
+        count not.
+        """
         return 2 * self.slots - sum(not grant.settling for grant in self.grants.values())
 
     @property
@@ -629,7 +684,8 @@ class ClientLink(Link):
     def handle(self, message: Message) -> None:
         """Whatever the other end says.  Raises WireError."""
         if self.server.over.done():
-            return                                      # we leave; what was not acknowledged is for the next server
+            # we leave; what was not acknowledged is for the next server
+            return
         kind, client = message.text("type", 16), self.client
         if client and "n" in message.fields:
             self.sessions.take_event(client, kind, message)
@@ -671,7 +727,8 @@ class ClientLink(Link):
     def _want(self, client: Client, message: Message) -> None:
         """It asks for jobs; its slots may have changed (--slots @FILE)."""
         self._note_slots(client, message)
-        client.want = min(client.want + message.whole("want", 1_000_000), 1_000_000)     # it gets what it has room for
+        # it gets what it has room for
+        client.want = min(client.want + message.whole("want", 1_000_000), 1_000_000)
         client.asked, client.asked_at = message.whole("request"), self.sessions.file.clock()
         client.leaving = message.flag("last")
         if client.leaving:
@@ -724,8 +781,8 @@ class Known:
     def turn(self) -> int:
         """Of jobs with one command those with a low one get their lines first, where others have taken some.
 
-        What has come to its end is not to be run again.  To stop a job that runs loses what it has done so far.  One
-        that was interrupted, or given back, is to be run anew anyway.
+        What has come to its end is not to be run again.  To stop a job that runs loses what it has done so
+        far.  One that was interrupted, or given back, is to be run anew anyway.
         """
         if self.result is None:
             return 1
@@ -739,7 +796,8 @@ class Recovered:
     job: Job | None = None              # held for it again
     record: bytes = b""                 # in the log file
     goes_on: bool = True                # the files of its run in the output directory are still the run's
-    otherwise: str = "lost"             # or "settled": its state is what it should be; "cancelled": it is held
+    # or "settled": its state is what it should be; "cancelled": it is held
+    otherwise: str = "lost"
 
 
 def line_key(line: Line) -> str:
@@ -847,9 +905,11 @@ class Records:
         return 0
 
     def _begin(self, client: Client, grant: Grant, message: Message) -> None:
-        """A run has begun, or could not be started (no process); `again`: another server has been told so before.
+        """A run has begun, or could not be started (no process); `again`: another server has been told so
+        before.
 
-        What goes on where that one has stopped is only a job's that the client has brought back, and its first run.
+        What goes on where that one has stopped is only a job's that the client has brought back, and its
+        first run.
         """
         pid, again, size = message.process("pid"), message.flag("again"), -1 if message.flag("again") else 0
         # Of a run that began under a server which wanted no output the next one is not sent any
@@ -903,7 +963,8 @@ class Records:
             run.ending = Ending(message.whole("status", 0xFFFF), run.cause, message.seconds("limit"))
             run.shell.cpu = message.seconds_or_none("cpu")
             run.shell.memory = message.whole("memory") if known["memory"] else None
-        grant.run = None                    # not before all is understood: else nobody would close what it has open
+        # not before all is understood: else nobody would close what it has open
+        grant.run = None
         for sink in run.sinks:
             sink.ended(run) if run.ending else sink.unstarted(run)
 
@@ -923,18 +984,22 @@ class Records:
             self.outdir.tick()
 
 
-# ======== Groups ======================================================================================================
+# ======== Groups ============================================================================================
 #
 # The jobs of a group (together=) start at one moment, on hosts whose clocks differ and whose distances do:
 #
-#     1. All its lines are claimed.  Each client gets the first of its jobs to be held: it starts the shell, which waits
-#        at a pipe, and says `ready`.  Meanwhile it is asked several times what its clock says; the answer that was back
-#        soonest tells best how far that is from ours (half the round trip later than it was asked).
+#     1. All its lines are claimed.  Each client gets the first of its jobs to be held: it starts the shell,
+#     which waits
+#        at a pipe, and says `ready`.  Meanwhile it is asked several times what its clock says; the answer
+#        that was back soonest tells best how far that is from ours (half the round trip later than it was
+#        asked).
 #     2. When all are ready each gets one small frame, `go`, with a time of its own clock a little ahead.
-#     3. A client that is lost before that, or gives its job back, ends the attempt: nobody has begun, and all lines
+#     3. A client that is lost before that, or gives its job back, ends the attempt: nobody has begun, and all
+#     lines
 #        become `.` again.  What a lost client holds cannot begin: `go` counts only where it was prepared.
 #
-# After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts are lost.
+# After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts
+# are lost.
 
 Jobs = List[Tuple[Line, JobSettings]]
 
@@ -971,13 +1036,18 @@ class Clock:
 
 
 def seating(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
-    """Which host gets which jobs of a group: those below one directive go to its hosts in turn.  Raises OSError."""
+    """Which host gets which jobs of a group: those below one directive go to its hosts in turn.
+
+    Raises OSError.
+    """
     hosts: dict[str, Jobs] = {}
     turns: dict[JobSettings, dict[int, int]] = {}
     last = {settings: line.offset for line, settings in jobs}
     for line, settings in jobs:
         if settings not in turns and len(settings.hosts) > 1:
-            below = itertools.takewhile(lambda other: other.offset <= last[settings], Scan(file, settings.line.offset))
+            below = itertools.takewhile(
+                lambda other: other.offset <= last[settings], Scan(file, settings.line.offset)
+            )
             turns[settings] = {other.offset: turn for turn, other in enumerate(below)}
         turn = turns[settings][line.offset] if settings in turns else 0
         hosts.setdefault(settings.hosts[turn % len(settings.hosts)], []).append((line, settings))
@@ -1012,8 +1082,10 @@ class Group:
     """A group whose lines are claimed."""
     HOSTS = 500
     PREPARING = 10.0                            # seconds that clients may take
-    LEAD = 0.01, 0.0005                         # seconds from `go` to the start, besides round trips; and for each host
-    LOSSES = ("timeout", "vanished", "lost")    # ways to end that make a host count as lost; "": could not be started
+    # seconds from `go` to the start, besides round trips; and for each host
+    LEAD = 0.01, 0.0005
+    # ways to end that make a host count as lost; "": could not be started
+    LOSSES = ("timeout", "vanished", "lost")
 
     def __init__(self, dispatcher: Dispatcher, plan: Plan, grants: Sequence[Grant]) -> None:
         self.dispatcher, self.loop = dispatcher, dispatcher.loop
@@ -1051,14 +1123,18 @@ class Group:
         self._release_if_ready()
 
     def _release_if_ready(self) -> None:
-        if self.preparing and all(seat.lost or seat.ready and not seat.client.clock.unanswered for seat in self.seats):
+        if self.preparing and all(
+            seat.lost or seat.ready and not seat.client.clock.unanswered for seat in self.seats
+        ):
             self._release()
 
     def _give_up(self) -> None:
         """Somebody takes too long."""
         hosts = ", ".join(seat.host for seat in self.seats if not seat.ready or seat.client.clock.unanswered)
-        self.dispatcher.say_once(f"group {printable(self.name)}: not ready within {human_time(self.PREPARING)}: "
-                             f"{printable(hosts)}; trying again")
+        self.dispatcher.say_once(
+            f"group {printable(self.name)}: not ready within {human_time(self.PREPARING)}: "
+            f"{printable(hosts)}; trying again"
+        )
         self.abort()
 
     def _release(self) -> None:
@@ -1096,7 +1172,9 @@ class Group:
             self._send_next(seat)
 
     def take_back(self, grant: Grant) -> bool:
-        """A client that came back does not know of a job; whether that was lost on its way, and is to be sent again."""
+        """A client that came back does not know of a job; whether that was lost on its way, and is to be sent
+        again.
+        """
         if self.preparing or self.stopped or grant.started is not None:
             return False
         grant.seat.queue.appendleft(grant)
@@ -1178,7 +1256,10 @@ class Group:
 
 
 def preview(file: JobFile) -> Iterator[str]:
-    """What would start where: LINE STATE COMMAND below headings that begin with #.  Raises OSError, ValueError."""
+    """What would start where: LINE STATE COMMAND below headings that begin with #.
+
+    Raises OSError, ValueError.
+    """
     group: Jobs = []
     settings = NO_SETTINGS
     for line in file.lines(NEW, directives=True):
@@ -1215,7 +1296,9 @@ def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
     yield f"# {first.together}: together, once all of {', '.join(hosts)} are there (min-hosts {least})"
     for host, lines in hosts.items():
         yield f"# {host}"
-        yield from (bytes(line).decode(errors="surrogateescape") + limit(settings) for line, settings in lines)
+        yield from (
+            bytes(line).decode(errors="surrogateescape") + limit(settings) for line, settings in lines
+        )
 
 
 def limit(settings: JobSettings) -> str:
@@ -1223,7 +1306,7 @@ def limit(settings: JobSettings) -> str:
     return f", timeout {human_time(settings.timeout)}" if settings.timeout else ""
 
 
-# ======== Counting ====================================================================================================
+# ======== Counting ==========================================================================================
 
 
 @dataclass(frozen=True)
@@ -1246,11 +1329,15 @@ class Count:
 
 
 class Accountant:
-    """Tells how things stand.  Counting a long file takes a while: one count answers all that ask meanwhile."""
+    """Tells how things stand.
+
+    Counting a long file takes a while: one count answers all that ask meanwhile.
+    """
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.asking: dict[tuple[ClientLink, bool], None] = {}       # that want an account (they leave), or a status
+        # that want an account (they leave), or a status
+        self.asking: dict[tuple[ClientLink, bool], None] = {}
         self.counted = 0.0                      # when the file was counted last, by boottime()
         self.rest = 0.0                         # seconds that it is not to be counted again
 
@@ -1299,7 +1386,9 @@ class Accountant:
         try:
             with pace:
                 account = file.account(clients, groups=True)
-                waiting = [(line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)]
+                waiting = [
+                    (line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)
+                ]
                 stall = Cursor(file).stall() if waiting and not account.now.running else None
         except OSError as error:
             return Count(reason(error))
@@ -1311,17 +1400,32 @@ class Accountant:
         """Send a status, in messages of bounded length."""
         server, clock = self.server, time.time()
         now = count.account.now if count.account else None
-        link.send(type="summary", file=to_text(os.fsencode(server.path)), host=os.uname().nodename, port=server.port,
-                  pid=os.getpid(), since=round(max(clock - server.began, 0.0), 1), grace=server.options.grace,
-                  fault=count.fault,
-                  counts=dict(asdict(now), total=now.all + now.held) if now else {},
-                  waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting])
+        link.send(
+            type="summary",
+            file=to_text(os.fsencode(server.path)),
+            host=os.uname().nodename,
+            port=server.port,
+            pid=os.getpid(),
+            since=round(max(clock - server.began, 0.0), 1),
+            grace=server.options.grace,
+            fault=count.fault,
+            counts=dict(asdict(now), total=now.all + now.held) if now else {},
+            waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting],
+        )
         for client in server.sessions.clients.values():
             if not client.id and not client.grants:
-                continue                                # all lines of the server before us have their clients again
+                # all lines of the server before us have their clients again
+                continue
             seen = boottime() - (client.link.heard if client.link else client.lost_at)
-            link.send(type="client", name=client.name, address=client.address, pid=client.pid, slots=client.slots,
-                      seen=round(max(seen, 0.0), 1), lost=client.link is None)
+            link.send(
+                type="client",
+                name=client.name,
+                address=client.address,
+                pid=client.pid,
+                slots=client.slots,
+                seen=round(max(seen, 0.0), 1),
+                lost=client.link is None,
+            )
             for grant in client.grants.values():
                 since = None if grant.started is None else round(max(clock - grant.started, 0.0), 1)
                 link.send(type="job", line=grant.job.number, pid=grant.pid, since=since,
@@ -1329,18 +1433,19 @@ class Accountant:
         link.send(type="end")
 
 
-# ======== Sessions ====================================================================================================
+# ======== Sessions ==========================================================================================
 
 
 class Sessions:
     """The clients, here or about to come back; the lines that they have, and what they say.
 
-    A line that a client has is in `jobs`, and in its `grants`, by its key, from note() to _forget().  So long it is
-    locked.
+    A line that a client has is in `jobs`, and in its `grants`, by its key, from note() to _forget().  So long
+    it is locked.
     """
 
     def __init__(self, server: Server, trouble: Say, crowd: int) -> None:
-        """server: that hands out the jobs; what it has at its start is used here, too.  trouble: told what is lost.
+        """server: that hands out the jobs; what it has at its start is used here, too.  trouble: told what is
+        lost.
 
         crowd: so many connections at the most may be those of strangers.
         """
@@ -1353,11 +1458,13 @@ class Sessions:
         self.absent = Client("?")          # has lines of the server before us until their clients come
         self.abandoned = False              # a signal came before they could be taken over
         self.expired: OrderedDict[str, Past] = OrderedDict()        # what became `e` after its grace, by key
-        self.settled: OrderedDict[str, None] = OrderedDict()        # ... of jobs that are over; a client may not know
+        # ... of jobs that are over; a client may not know
+        self.settled: OrderedDict[str, None] = OrderedDict()
         self.links: dict[ClientLink, None] = {}     # oldest first
         self.welcoming = asyncio.Lock()     # while lines are sought that a client says it has
 
-    # -- lines that clients have ------------------------------------------------------------------------------------
+    # -- lines that clients have
+    # ------------------------------------------------------------------------------------
 
     def note(self, grant: Grant) -> None:
         """A client has a line."""
@@ -1373,7 +1480,8 @@ class Sessions:
                 grant.seat.group.end(grant, state)
 
     def settle(self, grant: Grant, state: bytes | None, event: int = 0) -> None:
-        """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then."""
+        """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then.
+        """
         if grant.settling:
             return
         if grant.job.cancelled and state in (None, ERROR):
@@ -1384,7 +1492,9 @@ class Sessions:
 
         def write() -> str | NotNow:
             try:
-                return self.cursor.release(grant.job) if state is None else self.cursor.finish(grant.job, state)
+                return (
+                    self.cursor.release(grant.job) if state is None else self.cursor.finish(grant.job, state)
+                )
             except NotNow as trouble:
                 return trouble
 
@@ -1393,7 +1503,9 @@ class Sessions:
                 return self._settled(grant, state, event, fault)
             if pause == self.file.interval:
                 self.say(f"line {grant.job.number}: {fault}; trying again")
-            self.loop.call_later(pause, self.worker.ask, functools.partial(written, min(2 * pause, 30.0)), write)
+            self.loop.call_later(
+                pause, self.worker.ask, functools.partial(written, min(2 * pause, 30.0)), write
+            )
 
         self.worker.ask(functools.partial(written, self.file.interval), write)
 
@@ -1442,7 +1554,8 @@ class Sessions:
         elif grant.client.link:
             grant.client.link.send(type="stop", id=grant.key, cancelled=True)
 
-    # -- clients that go and come back ------------------------------------------------------------------------------
+    # -- clients that go and come back
+    # ------------------------------------------------------------------------------
 
     def lose(self, client: Client, why: str) -> None:
         """A client's connection is gone."""
@@ -1454,7 +1567,10 @@ class Sessions:
         self.server.leave_if_over()
 
     def _detach(self, client: Client) -> list[Grant]:
-        """A client has no connection: no group begins with it.  Returns its jobs of groups that have begun."""
+        """A client has no connection: no group begins with it.
+
+        Returns its jobs of groups that have begun.
+        """
         client.link = client.coming = client.clock = None
         client.want, client.leaving, client.asked = 0, False, 0
         self.server.dispatcher.waiting.pop(client, None)
@@ -1479,7 +1595,11 @@ class Sessions:
     def _expire(self, client: Client) -> None:
         """A client did not come back."""
         del self.clients[client.id]
-        lines = [grant.job.number for grant in client.grants.values() if not (grant.settling or grant.job.cancelled)]
+        lines = [
+            grant.job.number
+            for grant in client.grants.values()
+            if not (grant.settling or grant.job.cancelled)
+        ]
         if lines:
             who = f"client {client.where}" if client.id else "clients of the server before"
             self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
@@ -1511,10 +1631,13 @@ class Sessions:
             raise WireError("one job twice")
         client = self.clients.get(id)
         if not client:
-            client = self.clients[id] = Client(name, id=id, address=link.address, orphans=len(self.cursor.orphans))
+            client = self.clients[id] = Client(
+                name, id=id, address=link.address, orphans=len(self.cursor.orphans)
+            )
             self.say(f"client {client.where} came")
         elif client.link or client.coming:
-            (client.link or client.coming).drop("it has connected anew")    # and was dead, though we had not noticed
+            # and was dead, though we had not noticed
+            (client.link or client.coming).drop("it has connected anew")
             self._detach(client)
         else:
             self.say(f"client {client.where} came back")
@@ -1545,10 +1668,10 @@ class Sessions:
     def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[Recovered]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
 
-        A line that is free, or inherited, can be its again.  Of two clients that claim one line the first has it.  A
-        job whose result stands in its line already (the server before had no time to say so) is no claim to another
-        line of the same text.  Of equal lines each will do for any of their jobs: what has ended comes first.  Raises
-        OSError.
+        A line that is free, or inherited, can be its again.  Of two clients that claim one line the first has
+        it.  A job whose result stands in its line already (the server before had no time to say so) is no
+        claim to another line of the same text.  Of equal lines each will do for any of their jobs: what has
+        ended comes first.  Raises OSError.
         """
         file, orphans = self.file, self.cursor.orphaned
         if claims:
@@ -1560,13 +1683,17 @@ class Sessions:
         jobs: dict[Line, Job] = {}
         for _, alike in itertools.groupby(claimed, key=lambda claim: claim.turn):
             left_over = set(inherited).difference(jobs.values())
-            jobs.update(file.assign([claim.line for claim in alike], [job for job in inherited if job in left_over]))
+            jobs.update(
+                file.assign([claim.line for claim in alike], [job for job in inherited if job in left_over])
+            )
         left = [claim.line for claim in claimed if claim.line not in jobs]
         lines = file.by_command({line.command for line in left})               # one search for them all
         for claim in claimed:
             line = claim.line
             expired = self._expired(claim) or line.command in orphans
-            if line not in jobs and (job := file.take_back(line, lines[line.command], ERROR if expired else b"")):
+            if line not in jobs and (
+                job := file.take_back(line, lines[line.command], ERROR if expired else b"")
+            ):
                 jobs[line] = job
         recovered = {claim: jobs[claim.line] for claim in claimed if claim.line in jobs}
         moved_away = self._number(recovered)
@@ -1578,7 +1705,8 @@ class Sessions:
             for claim in claims]
 
     def _number(self, jobs: dict[Known, Job]) -> set[Known]:
-        """Give jobs that are taken back the numbers that they had; return those whose files are another run's now.
+        """Give jobs that are taken back the numbers that they had; return those whose files are another run's
+        now.
 
         A client may lie about these: so they are what we remember, or what the journal says of that run, and
         else those of the line that the job has now.  In the worker's thread, perhaps.
@@ -1608,7 +1736,10 @@ class Sessions:
         """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
         file = self.file
         with contextlib.suppress(OSError):
-            return {line.offset: line.ordinal for line in Scan(file.reader, file.start, RUNNING, count_states=True)}
+            return {
+                line.offset: line.ordinal
+                for line in Scan(file.reader, file.start, RUNNING, count_states=True)
+            }
         return {}
 
     def _is_on_hold(self, line: Line) -> bool:
@@ -1617,15 +1748,19 @@ class Sessions:
         return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
 
     async def _welcome(self, link: ClientLink, client: Client) -> None:
-        """Tell a client what it still has, and what is collected; one after the other, for two may claim one line."""
+        """Tell a client what it still has, and what is collected; one after the other, for two may claim one
+        line.
+        """
         async with self.welcoming:
             await self._welcome_next(link, client)
 
     async def _welcome_next(self, link: ClientLink, client: Client) -> None:
         known = {claim.key: self.jobs.get(claim.key) for claim in link.claims}
-        # What another client has is no client's to claim, until it is the other's no more: then it may be this one's,
-        # of before its grace was over
-        others = {key for key, grant in known.items() if grant and grant.client is not client and not grant.settling}
+        # What another client has is no client's to claim, until it is the other's no more: then it may be
+        # this one's, of before its grace was over
+        others = {
+            key for key, grant in known.items() if grant and grant.client is not client and not grant.settling
+        }
         claims = [claim for claim in link.claims if claim.key not in client.grants and claim.key not in others
                   and claim.key not in self.settled]
         inherited = {grant.job: grant for grant in self.absent.grants.values()}
@@ -1634,7 +1769,8 @@ class Sessions:
         except OSError as error:
             self.say(f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
             answers = [Recovered(claim) for claim in claims]
-        expired = client.id not in self.clients         # its grace was over before the file system has answered
+        # its grace was over before the file system has answered
+        expired = client.id not in self.clients
         client = self.clients.setdefault(client.id, client)
         lost = list(others)
         cancelled: list[str] = []
@@ -1643,7 +1779,8 @@ class Sessions:
         for found in answers:
             claim, job = found.claim, found.job
             before = inherited.get(job)
-            if job and not (before and (before.settling or before.key not in self.jobs)):   # it is another's by now
+            # it is another's by now
+            if job and not (before and (before.settling or before.key not in self.jobs)):
                 if before:
                     self._forget(before)
                 else:
@@ -1657,9 +1794,18 @@ class Sessions:
         client.link, client.coming = link, None
         self._note_acknowledged(client, client.dealt_with)
         window = runmaker4.PIECE if self.records.behind(Writer.HIGH) else self._window()
-        link.send(type="welcome", file=to_text(os.fsencode(self.server.path))[-NAME:], grace=self.options.grace,
-                  seen=client.acked, window=window, lost=lost[:KEYS], settled=settled[:KEYS], **self.records.wanted())
-        for key in lost[KEYS:]:                         # further settled ones are, once their results come again
+        link.send(
+            type="welcome",
+            file=to_text(os.fsencode(self.server.path))[-NAME:],
+            grace=self.options.grace,
+            seen=client.acked,
+            window=window,
+            lost=lost[:KEYS],
+            settled=settled[:KEYS],
+            **self.records.wanted(),
+        )
+        # further settled ones are, once their results come again
+        for key in lost[KEYS:]:
             link.send(type="lost", id=key)
         for key in cancelled:
             link.send(type="stop", id=key, cancelled=True)
@@ -1684,14 +1830,16 @@ class Sessions:
             self.tally.bad_lines.remove(job.number)
             self.tally.error -= 1
 
-    # -- events -----------------------------------------------------------------------------------------------------
+    # -- events
+    # -----------------------------------------------------------------------------------------------------
 
     def take_event(self, client: Client, kind: str, message: Message) -> None:
         """Something that has happened at a client, told once or more often.  Raises WireError."""
         number = message.whole("n")
         if number <= client.seen:
             return
-        client.seen = number                            # whatever it is: to be sent it again would mend nothing
+        # whatever it is: to be sent it again would mend nothing
+        client.seen = number
         try:
             self._note_event(client, kind, message, number)
         except WireError as error:
@@ -1702,13 +1850,15 @@ class Sessions:
         """What an event says.  Raises WireError."""
         grant = client.grants.get(message.text("id", 16))
         if grant is None or grant.settling:
-            return                                      # the line has just been lost, which it is told, or was told
+            # the line has just been lost, which it is told, or was told
+            return
         if not grant.sent:
             raise WireError("it was not given that job")
         if kind == "begin" and grant.seat and grant.seat.group.preparing:
             raise WireError("it was to hold that job")
         if kind == "begin":
-            grant.started, grant.pid = time.time(), message.process("pid")      # the client's clock may be another
+            # the client's clock may be another
+            grant.started, grant.pid = time.time(), message.process("pid")
         if kind == "finish":
             state = message.state("state")
             if state not in (DONE, FAILED, ERROR) and not (state == HELD and grant.job.cancelled):
@@ -1717,7 +1867,8 @@ class Sessions:
                 grant.how = printable(message.text("how", 64))
             self.settle(grant, state, number)
         elif kind == "release":
-            begun = grant.seat and not grant.seat.group.preparing and not grant.job.cancelled   # its host is lost to it
+            # its host is lost to it
+            begun = grant.seat and not grant.seat.group.preparing and not grant.job.cancelled
             grant.how = grant.how or ("vanished" if begun else "")
             self.settle(grant, ERROR if begun else None, number)
         else:
@@ -1745,20 +1896,24 @@ class Sessions:
         self.acknowledge_soon(client)
         self.server.leave_if_over()
 
-    # -- output that comes faster than it goes ----------------------------------------------------------------------
+    # -- output that comes faster than it goes
+    # ----------------------------------------------------------------------
 
     def _window(self) -> int:
         return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
 
     def acknowledge_soon(self, client: Client) -> None:
-        """The same within ten milliseconds, for many events at once; sooner where somebody may wait for it."""
+        """The same within ten milliseconds, for many events at once; sooner where somebody may wait for it.
+        """
         if not client.grants or client.unacked > WINDOW // 8:
             self.acknowledge(client)
         elif not client.timer:
             client.timer = self.loop.call_later(ACKNOWLEDGE, self.acknowledge, client)
 
     def acknowledge(self, client: Client, leaving: bool = False) -> None:
-        """Tell a client that its events are dealt with, so that it may send more; not while the disk is behind."""
+        """Tell a client that its events are dealt with, so that it may send more; not while the disk is
+        behind.
+        """
         if client.timer:
             client.timer.cancel()
             client.timer = None
@@ -1770,7 +1925,8 @@ class Sessions:
         client.link.send(type="ack", n=upto, window=self._window())
 
     def _note_acknowledged(self, client: Client, upto: int) -> None:
-        """A client is told that these events are dealt with: what the journal has gathered of them is written first.
+        """A client is told that these events are dealt with: what the journal has gathered of them is written
+        first.
 
         Not on a network file system, where each such write costs some six round trips.
         """
@@ -1800,20 +1956,22 @@ class Sessions:
         self.limit_unauthenticated()
 
     def limit_unauthenticated(self) -> None:
-        """Drop the oldest of too many that do not say who they are; a crowd may come in one second, though."""
+        """Drop the oldest of too many that do not say who they are; a crowd may come in one second, though.
+        """
         unknown = [link for link in self.links if not link.channel.authenticated and not link.why]
         for count, oldest in zip(range(len(unknown), min(UNAUTHENTICATED, self.crowd), -1), unknown):
             if count <= self.crowd and boottime() - oldest.heard < 1.0:
                 return
             oldest.drop("too many that do not say who they are")
 
-    # -- taking over from the server before -------------------------------------------------------------------------
+    # -- taking over from the server before
+    # -------------------------------------------------------------------------
 
     async def inherit(self, locks: int) -> None:
         """Take over the lines that are locked on this descriptor of the server before us.
 
-        They are kept for the grace; their clients will name them (see _recover).  Where that cannot be, nobody has them
-        any more.
+        They are kept for the grace; their clients will name them (see _recover).  Where that cannot be,
+        nobody has them any more.
         """
         jobs = await self._adopt(locks)
         if jobs is None:
@@ -1849,7 +2007,7 @@ class Sessions:
         return None
 
 
-# ======== Handing out =================================================================================================
+# ======== Handing out =======================================================================================
 
 
 class Dispatcher:
@@ -1861,7 +2019,12 @@ class Dispatcher:
     def __init__(self, server: Server) -> None:
         """server: what it has at its start is used here, too."""
         self.server, self.loop, self.say = server, server.loop, server.say
-        self.file, self.worker, self.records, self.tally = server.file, server.worker, server.records, server.tally
+        self.file, self.worker, self.records, self.tally = (
+            server.file,
+            server.worker,
+            server.records,
+            server.tally,
+        )
         self.stalls = StallReporter(self.say, boottime)
         self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
                              is_absent=lambda settings: not self._is_here(settings))
@@ -1870,7 +2033,8 @@ class Dispatcher:
         self.waiting: dict[Client, None] = {}   # that want jobs; the one that was served last is last
         self.round = Round()                    # the last whole walk through the file that found nothing
         self.looking = True                     # it is too early to say that there is nothing
-        self.urgent_at = 0.0                    # when clients that would leave were last looked for (by the worker)
+        # when clients that would leave were last looked for (by the worker)
+        self.urgent_at = 0.0
         self.groups: dict[int, Plan] = {}       # that wait for their hosts, by where their first job stands
         self.said: set[str] = set()             # what is not to be said again
         self.pause_until = 0.0                  # no group is started before, by boottime()
@@ -1911,7 +2075,8 @@ class Dispatcher:
         self.worker.ask(self._claimed, self._claim, turns, leaving)
 
     def _claim(self, turns: dict[Client, int], leaving: bool) -> Batch:
-        """Claim some lines.  In the worker's thread, perhaps: the cursor is its own, all else comes and goes with it.
+        """Claim some lines.  In the worker's thread, perhaps: the cursor is its own, all else comes and goes
+        with it.
 
         leaving: somebody will leave if there is nothing.
         """
@@ -1938,7 +2103,9 @@ class Dispatcher:
         return batch
 
     def _may_hurry(self) -> bool:
-        """Whether one may make sure again that there is nothing: not so often that whole rounds fill the time."""
+        """Whether one may make sure again that there is nothing: not so often that whole rounds fill the
+        time.
+        """
         now = boottime()
         if now - self.urgent_at < self.cursor.pace.rest(20):
             return False
@@ -2014,7 +2181,9 @@ class Dispatcher:
         client.link.send(type="jobs", request=client.asked, jobs=jobs)
 
     def answer_waiting(self) -> None:
-        """Tell clients that would leave that there is nothing for them; not while lines may come back unstarted."""
+        """Tell clients that would leave that there is nothing for them; not while lines may come back
+        unstarted.
+        """
         leaving = [client for client in self.waiting if client.leaving]
         soon = boottime() - RETURN
         jobs = self.server.sessions.jobs.values()
@@ -2025,20 +2194,25 @@ class Dispatcher:
         for client in leaving:
             if client.link and not client.seats and (self.server.stopping or self._may_leave(client)):
                 client.leaving = False
-                orphans = self.cursor.orphans[client.orphans:]  # a look in the worker's thread may find another now
+                # a look in the worker's thread may find another now
+                orphans = self.cursor.orphans[client.orphans:]
                 client.orphans += len(orphans)
                 client.link.send(type="nothing", request=client.asked, ended=found.ended,
-                                 orphans=[] if client.retry else orphans[:1000],    # one that retries takes them itself
+                                 # one that retries takes them itself
+                                 orphans=[] if client.retry else orphans[:1000],
                                  left=found.stopped(client)[:1000])
 
     def _may_leave(self, client: Client) -> bool:
-        """Whether there is nothing for a client, nor will be: by a whole round for it, that began after it asked."""
+        """Whether there is nothing for a client, nor will be: by a whole round for it, that began after it
+        asked.
+        """
         found = self.round
         if client not in found.takers or found.began < client.asked_at or client.follow and not found.ended:
             return False
         return not self.looking and client not in self._reserved() and not found.waits_for(client)
 
-    # -- groups -----------------------------------------------------------------------------------------------------
+    # -- groups
+    # -----------------------------------------------------------------------------------------------------
 
     def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
         """Say which host gets what.  In the worker's thread, perhaps."""
@@ -2090,12 +2264,17 @@ class Dispatcher:
         return {client for client in seats.values() if client} if all(seats.values()) else set()
 
     def _seat(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
-        """A client for each host of a group, as far as that can be: the hosts with the fewest choices choose first.
+        """A client for each host of a group, as far as that can be: the hosts with the fewest choices choose
+        first.
 
         free: how many slots each client may give.
         """
-        able = {host: [client for client in free if client.is_called(host) and not (plan.met.ended and client.follow)]
-                for host in plan.hosts}
+        able = {
+            host: [
+                client for client in free if client.is_called(host) and not (plan.met.ended and client.follow)
+            ]
+            for host in plan.hosts
+        }
         left, seats = dict(free), dict.fromkeys(plan.hosts)
         for host in sorted(able, key=lambda host: sum(free[client] for client in able[host])):
             seats[host] = next((client for client in able[host] if left[client] > 0), None)
@@ -2150,7 +2329,7 @@ class Dispatcher:
         self.loop.call_soon(self.hand_out)
 
 
-# ======== The server ==================================================================================================
+# ======== The server ========================================================================================
 
 
 class Server(Program):
@@ -2174,12 +2353,15 @@ class Server(Program):
         self.unaccepted = 0                     # connections, since that was said last
         self.unaccepted_said = -UNACCEPTED      # when that was, by boottime()
 
-    # -- from start to end ------------------------------------------------------------------------------------------
+    # -- from start to end
+    # ------------------------------------------------------------------------------------------
 
     def main(self) -> int:
         """Check and open everything, then serve; the exit status.  Raises Problem."""
         if self.options.dry_run:
-            put_lines(map(os.fsencode, preview(JobFile(self.path, say=self.say, mount=self.mount, read_only=True))))
+            put_lines(
+                map(os.fsencode, preview(JobFile(self.path, say=self.say, mount=self.mount, read_only=True)))
+            )
             return 0
         self.stores = self.open_stores(self.mount.network, self.path)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -2194,7 +2376,9 @@ class Server(Program):
         except Problem as problem:
             raise Problem(f"{self.path}: {problem}") from None
         except NoKeeper:
-            self._say_unkept("somebody else has taken the name of its keeper's socket: serving without a keeper")
+            self._say_unkept(
+                "somebody else has taken the name of its keeper's socket: serving without a keeper"
+            )
         except OSError as error:
             raise Problem(f"the keeper cannot be started: {reason(error)}") from None
         put(os.fsencode(f"Token for runmaker4-client.py: {shown}\n"))
@@ -2218,11 +2402,20 @@ class Server(Program):
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
         connected = functools.partial(ClientLink, self.sessions, self.token)
-        servers = [await self.loop.create_server(connected, sock=sock, backlog=at_once) for sock in self.sockets]
+        servers = [
+            await self.loop.create_server(connected, sock=sock, backlog=at_once) for sock in self.sockets
+        ]
         for sock in self.sockets:
-            sock.listen(BACKLOG)                # what asyncio accepts at once is less than may wait
-        chores = [watched(chore) for chore in (self.dispatcher.poll(), self.sessions.look_after(), self._tick(),
-                                               self._watch_failures())]
+            sock.listen(BACKLOG)  # what asyncio accepts at once is less than may wait
+        chores = [
+            watched(chore)
+            for chore in (
+                self.dispatcher.poll(),
+                self.sessions.look_after(),
+                self._tick(),
+                self._watch_failures(),
+            )
+        ]
         await self.over
         for chore in chores:
             chore.cancel()
@@ -2242,7 +2435,8 @@ class Server(Program):
         for link in list(self.sessions.links):
             link.end()
         end = self.loop.time() + 1.0
-        while self.sessions.links and self.loop.time() < end:   # if closed with something unread, what we said is lost
+        # if closed with something unread, what we said is lost
+        while self.sessions.links and self.loop.time() < end:
             await asyncio.sleep(0.01)
         unknown = self.defects or self.sessions.abandoned       # lines may be held of which we know nothing
         if self.keeper.life and not self.sessions.jobs and not unknown:
@@ -2250,7 +2444,8 @@ class Server(Program):
             self.keeper.dismiss()
         await self._in_time(self.worker.flush(), seconds)
         await self.print_rest(self.stdout, lambda: self.code is not None)
-        if self.code is not None and not self.defects:          # a file system that does not answer is not waited for
+        # a file system that does not answer is not waited for
+        if self.code is not None and not self.defects:
             count = await self._in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
             self.account = count and count.account_of_all()
         port = "" if self.port == PORT else f"--port {self.port} "
@@ -2261,17 +2456,28 @@ class Server(Program):
         if self.options.port != self.port:              # the last one counts; behind a -- it would be a file
             end = words.index("--") if "--" in words else len(words)
             words[end:end] = ["--port", str(self.port)]
-        server = f"{runmaker4.own_name('runmaker4-server')} {shlex.join(words)}"        # we are about to leave
-        self.say(self.tally.summary(self.account, orphans, time.time() - self.began, lambda option: option and
-                                    f"{server}, with {runmaker4.own_name('runmaker4-client')} {option} {client}",
-                                    self.regroup, why_command(self.options.outdir, self.label)))
+        # we are about to leave
+        server = f"{runmaker4.own_name('runmaker4-server')} {shlex.join(words)}"
+        self.say(
+            self.tally.summary(
+                self.account,
+                orphans,
+                time.time() - self.began,
+                lambda option: (
+                    option and f"{server}, with {runmaker4.own_name('runmaker4-client')} {option} {client}"
+                ),
+                self.regroup,
+                why_command(self.options.outdir, self.label),
+            )
+        )
         await self.print_rest(self.stderr, lambda: self.code is not None)
 
     def _part(self) -> None:
-        """After a signal: acknowledge all that is dealt with by now, and say that the next server is to be waited for.
+        """After a signal: acknowledge all that is dealt with by now, and say that the next server is to be
+        waited for.
 
-        An event before the signal may have been dealt with only after it: what was printed behind it must not be sent
-        to the next server, too.
+        An event before the signal may have been dealt with only after it: what was printed behind it must not
+        be sent to the next server, too.
         """
         for client in self.sessions.clients.values():
             self.sessions.acknowledge(client, leaving=True)
@@ -2351,15 +2557,21 @@ class Server(Program):
         self.leave_if_over()
 
     def leave_if_over(self) -> None:
-        """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt with."""
+        """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt
+        with.
+        """
         if not self.counting and self._is_over():
             self.counting = True
             watched(self._leave())
 
     def _is_over(self) -> bool:
         """Whether nothing is left for us to do."""
-        return self.stopping and not (self.sessions.jobs or self.dispatcher.claiming or self.over.done() or any(
-            client.open for client in self.sessions.clients.values() if client.link))
+        return self.stopping and not (
+            self.sessions.jobs
+            or self.dispatcher.claiming
+            or self.over.done()
+            or any(client.open for client in self.sessions.clients.values() if client.link)
+        )
 
     async def _leave(self) -> None:
         """Count the file, then leave: what it holds decides the exit status, ours and that of the clients."""
@@ -2367,7 +2579,8 @@ class Server(Program):
         count = await self.accountant.count(clients, surely=True)
         self.counting = False
         if not self._is_over():
-            return                                      # a client came back with a job, or a signal has ended us
+            # a client came back with a job, or a signal has ended us
+            return
         if count.account:
             self.account = count.account_of_all()
         elif not self.tally.trouble:
@@ -2378,7 +2591,8 @@ class Server(Program):
                 client.link.send(type="closing", done=True, account=count.account_for(client))
         self.over.set_result(None)
 
-    # -- the keeper -------------------------------------------------------------------------------------------------
+    # -- the keeper
+    # -------------------------------------------------------------------------------------------------
 
     async def _set_up_keeper(self) -> None:
         """Take over what the server before us left, before clients can come."""
@@ -2401,7 +2615,8 @@ class Server(Program):
             return
         self.loop.add_reader(self.keeper.life, self._keeper_died)
 
-    # -- every second -----------------------------------------------------------------------------------------------
+    # -- every second
+    # -----------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
         """Notice clients that have fallen silent, and that all is done."""
@@ -2423,14 +2638,16 @@ class Server(Program):
         """Stop if all jobs have ended, or no more will be started."""
         count = await self.accountant.count()
         account = count.account
-        over = account and not (account.half_saved or account.now.running or account.now.new and not count.stopped)
+        over = account and not (
+            account.half_saved or account.now.running or account.now.new and not count.stopped
+        )
         if over and not self.sessions.jobs and not self.stopping and not self.dispatcher.looking:
             if count.stopped:
                 self.say(count.stopped)
             self.stop()
 
 
-# ======== Start =======================================================================================================
+# ======== Start =============================================================================================
 
 
 def choose_token(new: bool) -> tuple[str, str]:
@@ -2438,9 +2655,13 @@ def choose_token(new: bool) -> tuple[str, str]:
     given = os.environ.get("RUNMAKER4_TOKEN")
     if given:
         if new:
-            raise Problem("--new-token: the token is that of $RUNMAKER4_TOKEN (unset that, or leave the option out)")
+            raise Problem(
+                "--new-token: the token is that of $RUNMAKER4_TOKEN (unset that, or leave the option out)"
+            )
         if not runmaker4.HEX.fullmatch(given):
-            raise Problem("$RUNMAKER4_TOKEN: is no token (32 hexadecimal digits in small letters; or unset it)")
+            raise Problem(
+                "$RUNMAKER4_TOKEN: is no token (32 hexadecimal digits in small letters; or unset it)"
+            )
         return given, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
     token = make_token(path, new)
@@ -2449,10 +2670,12 @@ def choose_token(new: bool) -> tuple[str, str]:
 
 
 def room_for_strangers(descriptors: int) -> tuple[int, int]:
-    """How many connections are accepted at once, and how many strangers may be there: a quarter of all descriptors.
+    """How many connections are accepted at once, and how many strangers may be there: a quarter of all
+    descriptors.
 
-    The rest is for clients and their output.  Of what asyncio accepts at once it hands us some, and closes what we have
-    dropped, only turns of its loop later: up to four times as many as are accepted in one turn are open besides.
+    The rest is for clients and their output.  Of what asyncio accepts at once it hands us some, and closes
+    what we have dropped, only turns of its loop later: up to four times as many as are accepted in one turn
+    are open besides.
     """
     quarter = descriptors // 4
     return min(BACKLOG, quarter // 8), min(CROWD, quarter // 2)
@@ -2464,7 +2687,11 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
     try:
         if not host and socket.has_dualstack_ipv6():
             with contextlib.suppress(PermissionError):
-                return [socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)]
+                return [
+                    socket.create_server(
+                        ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+                    )
+                ]
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         sockets: list[socket.socket] = []
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
@@ -2475,7 +2702,11 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
     except UnicodeError:
         raise Problem(f"{where}: no name of a host (see --host)") from None
     except OSError as error:
-        hint = "is another server running? --port gives another one" if "in use" in str(error) else "see --host, --port"
+        hint = (
+            "is another server running? --port gives another one"
+            if "in use" in str(error)
+            else "see --host, --port"
+        )
         raise Problem(f"{where}: {reason(error)} ({hint})") from None
 
 

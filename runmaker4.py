@@ -5,8 +5,9 @@
     . simulate --seed 1                 (the same on any other host that sees the file)
     . simulate --seed 2
 
-One text file is the queue.  A line ". CMD" is a job; its first byte is its state, and runners rewrite that byte
-in place.  Any number of runners, on any number of hosts, work on one file at once; there is nothing to set up.
+One text file is the queue.  A line ". CMD" is a job; its first byte is its state, and runners rewrite that
+byte in place.  Any number of runners, on any number of hosts, work on one file at once; there is nothing to
+set up.
 
     .  new                  d  done: exit 0                        #  /  a comment, as is every line whose
     r  running              !  failed: exit not 0, timed out, or         second byte is neither blank nor tab
@@ -16,40 +17,50 @@ in place.  Any number of runners, on any number of hosts, work on one file at on
 
 The protocol, which is all there is to know about how runners share a file:
 
- 1. Locks belong to commands.  Beside the real job file NAME stands its companion `.NAME.lock`, a file that no editor
-    knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 seats, and behind
-    them its door.  A seat is locked as long as a copy of the command or its runner lives, the door for the moment in
-    which the state of a line of this command is written.  These are open-file-description record locks.
- 2. Claim a line: lock its command's door.  The path must still name this file; read the whole line again, it must stand
-    there as it was found.  Count the seats h that others hold, and the lines R of this command that are `r`.  A new
-    line (or a failed one, with -r) may be taken if h <= R, an `r` that is an orphan if h < R.  Lock a free seat on an
-    open companion of its own, the one of the line's number if that is free; write `r`; unlock the door.
- 3. Start the job with a copy of that open companion.  Runner and job now hold the seat together: it is gone only when
+ 1. Locks belong to commands.  Beside the real job file NAME stands its companion `.NAME.lock`, a file that no
+ editor
+    knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 seats, and
+    behind them its door.  A seat is locked as long as a copy of the command or its runner lives, the door for
+    the moment in which the state of a line of this command is written.  These are open-file-description
+    record locks.
+ 2. Claim a line: lock its command's door.  The path must still name this file; read the whole line again, it
+ must stand
+    there as it was found.  Count the seats h that others hold, and the lines R of this command that are `r`.
+    A new line (or a failed one, with -r) may be taken if h <= R, an `r` that is an orphan if h < R.  Lock a
+    free seat on an open companion of its own, the one of the line's number if that is free; write `r`; unlock
+    the door.
+ 3. Start the job with a copy of that open companion.  Runner and job now hold the seat together: it is gone
+ only when
     both are.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
- 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  An `r` that an editor has overwritten
-    with what it had read before, its runner puts right within a second; nobody can claim that line meanwhile.  An `r`
-    that an editor has saved over a result looks like an orphan.  It gets the result again from the runner that wrote
-    it, if the companion is as long as when that runner began: each who claims lines makes it a byte longer.
+ 5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  An `r` that an editor has
+ overwritten
+    with what it had read before, its runner puts right within a second; nobody can claim that line meanwhile.
+    An `r` that an editor has saved over a result looks like an orphan.  It gets the result again from the
+    runner that wrote it, if the companion is as long as when that runner began: each who claims lines makes
+    it a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
  7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
- 8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it is made to
+ 8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
+ is made to
     forget first (see_anew()), and what is read is read with O_DIRECT (Reader).  What is written is synced.
 
-So no second copy of a command that stands once starts while one lives, whatever is done to the file: "The job file"
-below has the proof, and when it does not hold is said in "Assumptions".
+So no second copy of a command that stands once starts while one lives, whatever is done to the file: "The job
+file" below has the proof, and when it does not hold is said in "Assumptions".
 
-Lines that begin with "#RUN" are directives: they say which hosts may take the jobs below them, for how long these may
-run, and what must have ended before.  They are not part of the protocol: each runner reads them before it claims.
+Lines that begin with "#RUN" are directives: they say which hosts may take the jobs below them, for how long
+these may run, and what must have ended before.  They are not part of the protocol: each runner reads them
+before it claims.
 
-Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` refuses those known
-not to), and nobody removes the companion; editors may replace or rewrite the file, but programs other than ours do not
-write to it within the microseconds between step 2's read and its write; jobs keep descriptor 64 open, or have a shell
-that does.
+Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` refuses
+those known not to), and nobody removes the companion; editors may replace or rewrite the file, but programs
+other than ours do not write to it within the microseconds between step 2's read and its write; jobs keep
+descriptor 64 open, or have a shell that does.
 
-The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding work,
-the worker, processes, output, slots, the runner, background, command line; and behind main() the wire, which only
-server and client need.  `Runner` knows neither files nor sockets, `JobFile` knows nothing of processes.
+The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
+work, the worker, processes, output, slots, the runner, background, command line; and behind main() the wire,
+which only server and client need.  `Runner` knows neither files nor sockets, `JobFile` knows nothing of
+processes.
 """
 from __future__ import annotations
 
@@ -57,11 +68,12 @@ import gc
 import signal
 import sys
 
-if __name__ == "__main__":      # our parent may send a signal at once: it waits until run_main(), or a handler
+# our parent may send a signal at once: it waits until run_main(), or a handler
+if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
                                               signal.SIGQUIT))
-    gc.disable()                # while all is imported and defined nothing is garbage, and looking for it takes 5 ms;
-                                # until run_loop()
+    # while all is imported and defined nothing is garbage, and looking for it takes 5 ms; until run_loop()
+    gc.disable()
     sys.modules["ssl"] = None   # asyncio does without; to load it would take another 5 ms
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C before there are handlers: no traceback
@@ -112,7 +124,8 @@ VERSION = "4.1"
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
-REFRESH_BYTE = 1 << 62          # of a journal, locked shared and given back to make reads fresh; never exclusively
+# of a journal, locked shared and given back to make reads fresh; never exclusively
+REFRESH_BYTE = 1 << 62
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively to append
 HERE_BYTE = REFRESH_BYTE + 2    # of a companion, locked shared by all who use it
 PROBE_BYTES = REFRESH_BYTE + 3  # 2^32 bytes from here: the start-up test, and who is here, one byte each
@@ -121,7 +134,7 @@ Say = Callable[[str], None]     # takes a message of one line, without program a
 T = TypeVar("T")
 
 
-# ======== Basics ======================================================================================================
+# ======== Basics ============================================================================================
 
 
 class Problem(Exception):
@@ -129,14 +142,16 @@ class Problem(Exception):
 
 
 def reason(error: OSError) -> str:
-    """What an OSError says, without number and file name: 'No space left on device' -> 'no space left on device'."""
+    """What an OSError says, without number and file name: 'No space left on device' -> 'no space left on
+    device'.
+    """
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
 
 
 # Control characters, C0 and C1; what turns the direction of writing, and could show a text as another one
-# (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph separators; and bytes that
-# are no UTF-8, but C1 for a terminal of eight bits (PEP 383: byte 0x80 is \udc80)
+# (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph separators; and bytes
+# that are no UTF-8, but C1 for a terminal of eight bits (PEP 383: byte 0x80 is \udc80)
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udc9f]")
 
 
@@ -171,7 +186,9 @@ def duration(text: str) -> float | None:
     match = DURATION.fullmatch(text)
     seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"not a duration: '{printable(text)}' (such as 90, 90s, 5m, 2h, 1d or none)")
+        raise argparse.ArgumentTypeError(
+            f"not a duration: '{printable(text)}' (such as 90, 90s, 5m, 2h, 1d or none)"
+        )
     return seconds
 
 
@@ -179,7 +196,9 @@ def whole_number(least: int, most: int = 1_000_000) -> Callable[[str], int]:
     """An argparse type: a whole number from least to most."""
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"not a whole number from {least} to {most}: '{printable(text)}'")
+            raise argparse.ArgumentTypeError(
+                f"not a whole number from {least} to {most}: '{printable(text)}'"
+            )
         return int(text)
     return parse
 
@@ -207,20 +226,20 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {text}"
 
 
-# The program that is named to who gives an option to another one: over TCP the one at the other end, else the first
-# that has it.  tests/test_options.py knows whether any is missing.
+# The program that is named to who gives an option to another one: over TCP the one at the other end, else the
+# first that has it.  tests/test_options.py knows whether any is missing.
 OTHER_END = {"runmaker4-server.py": "runmaker4-client.py", "runmaker4-client.py": "runmaker4-server.py"}
 OPTIONS = {
     "runmaker4.py": "--daemon --dry-run --errors --follow --jobs --joblog --keep-order --kill-after "
-                    "--logfile --loglines --max-failed --name --one-only --outdir --pidfile --plain --quiet --resume "
-                    "--retries --retry --runner --single-host --slot-errors --slots --timeout --verbose --walltime",
+    "--logfile --loglines --max-failed --name --one-only --outdir --pidfile --plain --quiet --resume "
+    "--retries --retry --runner --single-host --slot-errors --slots --timeout --verbose --walltime",
     "runset4.py": "--add --add-jobs --add-list --add-tests --all --cancel --colsep --edit --end --force --list --match "
-                  "--reopen --set --state --template",
+    "--reopen --set --state --template",
     "runwait4.py": "--check-locks --failed --json --progress --report --stats --status --timeline --use-exit-status",
     "runmaker4-server.py": "--dry-run --exit-when-done --grace --host --joblog --logfile --loglines --max-failed "
-                           "--new-token --outdir --port --print",
+    "--new-token --outdir --port --print",
     "runmaker4-client.py": "--follow --give-up --jobs --keep-order --kill-after --name --one-only --plain --quiet "
-                           "--resume --retries --retry --runner --slots --timeout --token --verbose --walltime",
+    "--resume --retries --retry --runner --slots --timeout --token --verbose --walltime",
 }
 
 
@@ -228,9 +247,14 @@ class Parser(argparse.ArgumentParser):
     """argparse with an example before the usage and errors of one line."""
 
     def __init__(self, prog: str, example: str, usage: str, **settings: Any) -> None:
-        super().__init__(prog=prog, usage=f"{prog} {usage}", add_help=False, allow_abbrev=False,
-                         formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
-                         **settings)
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} {usage}",
+            add_help=False,
+            allow_abbrev=False,
+            formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
+            **settings,
+        )
         self.example = example
 
     def format_help(self) -> str:
@@ -261,10 +285,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run a script's body: its Problem becomes one line on stderr and exit status 2, Ctrl-C 130, a closed pipe 0.
+    """Run a script's body: its Problem becomes one line on stderr and exit status 2, Ctrl-C 130, a closed
+    pipe 0.
 
-    Signals were blocked from the first line on.  Until there are handlers INT and TERM simply end us: no job runs yet,
-    and a file system or a server may not answer.  HUP, USR1 and QUIT wait.
+    Signals were blocked from the first line on.  Until there are handlers INT and TERM simply end us: no job
+    runs yet, and a file system or a server may not answer.  HUP, USR1 and QUIT wait.
     """
     open_standard_descriptors()
     for number in signal.sigpending() & {signal.SIGINT, signal.SIGTERM}:
@@ -283,14 +308,19 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
 
 
 def exit_on(*numbers: int) -> None:
-    """From now on these signals end the process by SystemExit, 128 + n; a signal that is ignored (nohup) stays so."""
+    """From now on these signals end the process by SystemExit, 128 + n; a signal that is ignored (nohup)
+    stays so.
+    """
     for number in numbers:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def leave(code: int) -> None:
-    """End the process.  Python's tear-down would take as long as twenty short jobs, and nothing is unflushed."""
+    """End the process.
+
+    Python's tear-down would take as long as twenty short jobs, and nothing is unflushed.
+    """
     os._exit(code)
 
 
@@ -329,7 +359,9 @@ def pwrite_all(fd: int, data: bytes, at: int) -> None:
 
 
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
-    """Wait for one of these descriptors (select.POLLIN, POLLOUT); returns the ready ones.  select(2) ends at 1,023."""
+    """Wait for one of these descriptors (select.POLLIN, POLLOUT); returns the ready ones.  select(2) ends at
+    1,023.
+    """
     poller = select.poll()
     for fd in fds:
         poller.register(fd, event)
@@ -363,18 +395,22 @@ def put_lines(lines: Iterable[bytes]) -> int:
     return count
 
 
-# ======== Record locks ================================================================================================
+# ======== Record locks ======================================================================================
 #
-# fcntl(2), "Open file description locks": owned by what open() made, not by the process.  So they exclude two opens of
-# one process, survive the close of another descriptor of the file, and are inherited.  struct flock is
-# short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has them since 3.15.
+# fcntl(2), "Open file description locks": owned by what open() made, not by the process.  So they exclude two
+# opens of one process, survive the close of another descriptor of the file, and are inherited.  struct flock
+# is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has them since
+# 3.15.
 
 FLOCK = struct.Struct("hhqqi4x")
 OFD_GETLK, OFD_SETLK = getattr(fcntl, "F_OFD_GETLK", 36), getattr(fcntl, "F_OFD_SETLK", 37)
 
 
 def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
-    """Lock bytes if nobody else has them, without waiting.  Raises OSError for anything but 'somebody has it'."""
+    """Lock bytes if nobody else has them, without waiting.
+
+    Raises OSError for anything but 'somebody has it'.
+    """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
         fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, at, length, 0))
@@ -391,7 +427,8 @@ def unlock(fd: int, at: int, length: int = 1) -> None:
 
 
 def taken(fd: int, at: int, length: int = 1) -> range | None:
-    """A lock that others have on some of these bytes, not always the first; a descriptor for reading will do."""
+    """A lock that others have on some of these bytes, not always the first; a descriptor for reading will do.
+    """
     if not length:
         return None                             # for fcntl(2) that is all up to the end
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
@@ -474,8 +511,8 @@ def locked_by(fd: int, at: int, length: int = 1) -> str:
 def end_of(fd: int, header: bytes = b"", network: bool = False) -> tuple[int, bytes]:
     """The size of a file, and what must precede a line that is appended to it.  Raises OSError.
 
-    That is the newline that its last line lacks; or, where it is empty, what it begins with.  FUSE may know an
-    older size: that is where an earlier line ended, which had its newline.
+    That is the newline that its last line lacks; or, where it is empty, what it begins with.  FUSE may know
+    an older size: that is where an earlier line ended, which had its newline.
     """
     info = os.fstat(fd)
     if not info.st_nlink:
@@ -487,11 +524,13 @@ def end_of(fd: int, header: bytes = b"", network: bool = False) -> tuple[int, by
 
 
 def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = b"") -> None:
-    """Append lines, in pieces that end where it suits, all or nothing, after a last line's missing newline if need be.
+    """Append lines, in pieces that end where it suits, all or nothing, after a last line's missing newline if
+    need be.
 
-    fd is open with O_RDWR | O_APPEND, and the caller has the append lock of the file.  What was written before an error
-    is cut off again, but only where it surely is the end of the file.  `sync`: not before it is on disk (a network file
-    system tells errors only then).  `header`: what an empty file begins with.  Raises OSError.
+    fd is open with O_RDWR | O_APPEND, and the caller has the append lock of the file.  What was written
+    before an error is cut off again, but only where it surely is the end of the file.  `sync`: not before it
+    is on disk (a network file system tells errors only then).  `header`: what an empty file begins with.
+    Raises OSError.
     """
     size, lead = end_of(fd, header, sync)
     written = 0
@@ -503,7 +542,8 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
                 view, written = view[count:], written + count
         if sync:
             os.fsync(fd)
-    except OSError as error:                    # if the append lock is lost, too, it may be others' lines by now
+    except OSError as error:
+        # if the append lock is lost, too, it may be others' lines by now
         if written and error.errno not in LOST and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
@@ -516,11 +556,11 @@ def take_probe(fd: int) -> int:
     return at
 
 
-# ---- companions ------------------------------------------------------------------------------------------------------
+# ---- companions --------------------------------------------------------------------------------------------
 #
-# A companion is a file `.NAME.lock` beside the real file NAME, which no editor knows, writes or replaces.  Nothing is
-# written there: its bytes are locked, and its length counts who has claimed lines.  A job file's has a row of 2^16
-# bytes for each command, at a place made from the command's text.
+# A companion is a file `.NAME.lock` beside the real file NAME, which no editor knows, writes or replaces.
+# Nothing is written there: its bytes are locked, and its length counts who has claimed lines.  A job file's
+# has a row of 2^16 bytes for each command, at a place made from the command's text.
 
 SEATS = (1 << 16) - 1               # seats of a row; the byte behind them is its door
 
@@ -539,9 +579,9 @@ def companion_of(path: str) -> str:
 def open_companion(path: str, network: bool = False) -> int:
     """The companion of the file at this path, made if need be for all who may write to that.  Raises OSError.
 
-    Whoever may open it for reading can have a shared lock on any of its bytes, and so stop all runners.  So nobody else
-    may read it.  Whoever owns it could remove it while jobs run: so it is not taken from anybody but us, root, and the
-    owner of the file.
+    Whoever may open it for reading can have a shared lock on any of its bytes, and so stop all runners.  So
+    nobody else may read it.  Whoever owns it could remove it while jobs run: so it is not taken from anybody
+    but us, root, and the owner of the file.
     """
     companion, flags = companion_of(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -551,8 +591,11 @@ def open_companion(path: str, network: bool = False) -> int:
     try:
         info, file = os.fstat(fd), stat_or_none(path)
         if info.st_uid not in (os.geteuid(), 0, file.st_uid if file else 0):
-            raise OSError(errno.EPERM, f"belongs to {user_name(info.st_uid)}, who could remove it while jobs run (have "
-                                       "it removed: it is made anew)")
+            raise OSError(
+                errno.EPERM,
+                f"belongs to {user_name(info.st_uid)}, who could remove it while jobs run (have "
+                "it removed: it is made anew)",
+            )
         if file and os.geteuid() in (0, info.st_uid):
             share_companion(fd, info, file)
     except OSError:
@@ -591,14 +634,17 @@ def user_name(uid: int) -> str:
         return f"user {uid}"
 
 
-# ======== File systems ================================================================================================
+# ======== File systems ======================================================================================
 
 MOUNTINFO = "/proc/self/mountinfo"
-# Kinds whose files one host alone can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others count as
-# network file systems, also those that nobody has heard of: a new kind shall be slow and right, not fast and wrong.
-LOCAL_KINDS = {"", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
-               "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
-               "ntfs3", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "udf", "ufs", "vfat", "xfs", "zfs"}
+# Kinds whose files one host alone can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others
+# count as network file systems, also those that nobody has heard of: a new kind shall be slow and right, not
+# fast and wrong.
+LOCAL_KINDS = {
+    "", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
+    "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
+    "ntfs3", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "udf", "ufs", "vfat", "xfs", "zfs",
+}
 # Kinds on which tests/test_real_nfs.py and tests/test_real_fs.py run the whole protocol on several hosts
 TESTED_KINDS = {"nfs", "nfs4", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
 
@@ -631,8 +677,9 @@ LOCAL = Mount("", frozenset())
 def find_mount(path: str) -> Mount:
     """The mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL where that does not exist.
 
-    What an overlay holds is on the mount of its upper directory (kernel: Documentation/filesystems/overlayfs.rst).
-    Where that cannot be seen, as in a container, it counts as local: only one host can have it.
+    What an overlay holds is on the mount of its upper directory (kernel:
+    Documentation/filesystems/overlayfs.rst).  Where that cannot be seen, as in a container, it counts as
+    local: only one host can have it.
     """
     best, found = -1, LOCAL
     try:
@@ -643,12 +690,14 @@ def find_mount(path: str) -> Mount:
                 point = unescaped(ours.split()[4])
                 if len(point) >= best and (path + "/").startswith(point.rstrip("/") + "/"):
                     kind, source, options = theirs.rstrip("\n").split(" ")[:3]  # the middle one may be empty
-                    if kind == "fuse" and "#" in unescaped(source):             # as mfsmount does: mfs#10.0.0.1:9421
+                    # as mfsmount does: mfs#10.0.0.1:9421
+                    if kind == "fuse" and "#" in unescaped(source):
                         kind = f"fuse.{unescaped(source).partition('#')[0]}"
                     best = len(point)
                     found = Mount(kind, frozenset(options.split(",") + ours.split()[5].split(",")), point)
     except OSError:
-        pass                                # not Linux, no current directory: nothing is known, nothing refused
+        # not Linux, no current directory: nothing is known, nothing refused
+        pass
     return below_overlay(found) if found.kind == "overlay" else found
 
 
@@ -659,7 +708,9 @@ def unescaped(field: str) -> str:
 
 def below_overlay(overlay: Mount) -> Mount:
     """The mount of an overlay's upper directory; LOCAL where that cannot be seen."""
-    upper = next((option.partition("=")[2] for option in overlay.options if option.startswith("upperdir=")), "")
+    upper = next(
+        (option.partition("=")[2] for option in overlay.options if option.startswith("upperdir=")), ""
+    )
     upper = unescaped(upper)
     if not upper.startswith("/") or not os.path.isdir(upper):
         return LOCAL
@@ -668,7 +719,9 @@ def below_overlay(overlay: Mount) -> Mount:
 
 
 def see_names(path: str) -> None:
-    """Make NFS ask the server for the names beside this one; else it answers from what it knows, right or wrong."""
+    """Make NFS ask the server for the names beside this one; else it answers from what it knows, right or
+    wrong.
+    """
     with contextlib.suppress(PermissionError):      # a folder whose names we may use, and not list
         os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
@@ -679,37 +732,41 @@ def see_anew(path: str, mount: Mount) -> None:
     What a name leads to, how long a file is, and what small files hold is true afterwards as of now or later:
 
     - NFS asks the server for names when their directory is opened, and for a size at each lock.
-    - FUSE keeps names and sizes for as long as its daemon allows (GlusterFS: 1 s).  A listing brings them anew for the
-      whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
-    - GlusterFS answers reads of files up to 64 KiB, also those with O_DIRECT, from what a look-up by anybody on this
-      host has brought within the last second (xlators/performance/quick-read).  A listing tells it which of that is
-      old (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: of 40 such reads 20 were old; after a listing, of 200 none.
+    - FUSE keeps names and sizes for as long as its daemon allows (GlusterFS: 1 s).  A listing brings them
+      anew for the whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
+    - GlusterFS answers reads of files up to 64 KiB, also those with O_DIRECT, from what a look-up by anybody
+      on this host has brought within the last second (xlators/performance/quick-read).  A listing tells it
+      which of that is old (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: of 40 such reads 20 were old; after a
+      listing, of 200 none.
     """
     if not mount.lists:
         return see_names(path)
     try:
         fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
-        raise OSError(errno.EACCES, "you may not list its folder, which is needed here to see what other hosts have "
-                                    "written") from None
+        raise OSError(
+            errno.EACCES,
+            "you may not list its folder, which is needed here to see what other hosts have written",
+        ) from None
     try:
         os.listdir(fd)
     finally:
         os.close(fd)
 
 
-# ---- reading what other hosts write ----------------------------------------------------------------------------------
+# ---- reading what other hosts write ------------------------------------------------------------------------
 #
-# A host keeps the pages of files that it has read.  On network file systems they may be old: on NFS for ever, on CephFS
-# and GlusterFS for many seconds.  A lock alone makes them true on NFS only.  So what the protocol reads there is read
-# with O_DIRECT, past these pages, in whole aligned blocks, which is what all file systems with O_DIRECT take (open(2),
-# NOTES).  What it writes goes through another descriptor, without O_DIRECT (GlusterFS refuses to write single bytes
-# with it), and is synced.
+# A host keeps the pages of files that it has read.  On network file systems they may be old: on NFS for ever,
+# on CephFS and GlusterFS for many seconds.  A lock alone makes them true on NFS only.  So what the protocol
+# reads there is read with O_DIRECT, past these pages, in whole aligned blocks, which is what all file systems
+# with O_DIRECT take (open(2), NOTES).  What it writes goes through another descriptor, without O_DIRECT
+# (GlusterFS refuses to write single bytes with it), and is synced.
 
 BLOCK = 4096                    # bytes
 
 
-LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOTCONN)     # what descriptors say whose locks may be lost
+# what descriptors say whose locks may be lost
+LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOTCONN)
 
 
 class Reading(enum.Enum):
@@ -762,7 +819,10 @@ class Reader:
         return os.pread(self.fd, size, at)
 
     def _read_blocks(self, size: int, at: int) -> bytes:
-        """Read the whole blocks that these bytes are in, into memory that begins with a page.  Raises OSError."""
+        """Read the whole blocks that these bytes are in, into memory that begins with a page.
+
+        Raises OSError.
+        """
         first = at - at % BLOCK
         wanted = -(-(at + size - first) // BLOCK) * BLOCK
         with mmap.mmap(-1, max(wanted, BLOCK)) as memory, memoryview(memory) as view:
@@ -787,16 +847,16 @@ def open_fresh(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
     return os.open(path, flags, mode)
 
 
-# ---- which file is it ------------------------------------------------------------------------------------------------
+# ---- which file is it --------------------------------------------------------------------------------------
 
 
 def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
     """Which of these bytes, that were locked through a descriptor on a network file system, are not any more.
 
-    A host that was cut off for too long loses its locks.  NFS answers EIO to a read through their descriptor then, if
-    it asks the server, while a lock on it may seem to succeed.  Elsewhere nothing may tell but the locks (seen on
-    GlusterFS): another description finds the byte free, or the descriptor itself finds it taken, by somebody else.
-    Raises OSError.
+    A host that was cut off for too long loses its locks.  NFS answers EIO to a read through their descriptor
+    then, if it asks the server, while a lock on it may seem to succeed.  Elsewhere nothing may tell but the
+    locks (seen on GlusterFS): another description finds the byte free, or the descriptor itself finds it
+    taken, by somebody else.  Raises OSError.
     """
     if mount.is_nfs:
         try:
@@ -814,7 +874,8 @@ def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
 
 
 def inode_of(fd: int) -> list[bytes]:
-    """What tells an open file from others: its mount and inode (proc_pid_fdinfo(5), since Linux 5.14); [] if unknown.
+    """What tells an open file from others: its mount and inode (proc_pid_fdinfo(5), since Linux 5.14); [] if
+    unknown.
 
     fstat(2) says more, and asks an NFS server for it after each lock.
     """
@@ -824,7 +885,10 @@ def inode_of(fd: int) -> list[bytes]:
 
 
 def is_at(path: str, fd: int) -> bool:
-    """Whether a path leads to this open file, as far as this host knows; NFS is not asked for more.  Raises OSError."""
+    """Whether a path leads to this open file, as far as this host knows; NFS is not asked for more.
+
+    Raises OSError.
+    """
     named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return are_same(named, fd)
@@ -860,14 +924,18 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
     mount = find_mount(path)
     fault = "" if single_host else mount_fault(mount)
     if fault:
-        raise Problem(f"{path}: {fault} (use another file system, or --single-host if no other host uses the file)")
+        raise Problem(
+            f"{path}: {fault} (use another file system, or --single-host if no other host uses the file)"
+        )
     if mount.network and mount.kind not in TESTED_KINDS and not single_host:
-        say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells whether locks "
-            "and reads are right there; or use --single-host)")
+        say(
+            f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells whether locks "
+            "and reads are right there; or use --single-host)"
+        )
     return mount
 
 
-# ======== Job lines and directives ====================================================================================
+# ======== Job lines and directives ==========================================================================
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
@@ -893,12 +961,15 @@ class Line:
         return b"%d %s %s" % (self.number, self.state, self.command)
 
 
-LONGEST_COMMAND = (128 << 10) - 14      # bytes: execve(2) takes so much in b"{ :; COMMAND\n\n}\nexit\0", one argument
+# bytes: execve(2) takes so much in b"{ :; COMMAND\n\n}\nexit\0", one argument
+LONGEST_COMMAND = (128 << 10) - 14
 
 
 def command_fault(command: bytes) -> str:
     """Why no runner can start a command, or ''."""
-    return "the command is longer than 128 KiB (put it into a script)" if len(command) > LONGEST_COMMAND else ""
+    return (
+        "the command is longer than 128 KiB (put it into a script)" if len(command) > LONGEST_COMMAND else ""
+    )
 
 
 class Shifted(OSError):
@@ -915,9 +986,10 @@ class Paused(Exception):
 class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
-    It sees the file as if a newline stood before it, so that every line begins with one.  What lies between wanted
-    lines is searched and counted, never parsed; of the file it holds one chunk.  Chunks are small where it just found
-    something, so that the next line is judged by a fresh read, and grow to 1 MiB where it finds nothing.
+    It sees the file as if a newline stood before it, so that every line begins with one.  What lies between
+    wanted lines is searched and counted, never parsed; of the file it holds one chunk.  Chunks are small
+    where it just found something, so that the next line is judged by a fresh read, and grow to 1 MiB where it
+    finds nothing.
     """
     SMALL, LARGE = 4096, 1 << 20
 
@@ -940,7 +1012,8 @@ class Scan:
         self.size = self.SMALL
         self.last: Line | None = None
         self.once_more = False                      # the last line is to be found again
-        self.pause_at = math.inf                    # raise Paused after the first chunk behind this time (monotonic)
+        # raise Paused after the first chunk behind this time (monotonic)
+        self.pause_at = math.inf
 
     def next(self, few: bool = False) -> Line | None:
         """The next wanted line; None at the end of the file (ask again when it has grown).  Raises Shifted.
@@ -977,7 +1050,8 @@ class Scan:
         return self.reread()
 
     def reread(self, data: bytes | None = None) -> bool:
-        """Read on behind the state of the last line with fresh bytes: `data` from its offset on, or a new read.
+        """Read on behind the state of the last line with fresh bytes: `data` from its offset on, or a new
+        read.
 
         False: it does not stand there any more.
         """
@@ -1050,7 +1124,8 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
 def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """The job lines with these commands, from an offset on.  Raises OSError."""
     scan = Scan(file, start)
-    if len(commands) <= 50:                     # then what finds their heads is faster, though it may find more
+    # then what finds their heads is faster, though it may find more
+    if len(commands) <= 50:
         heads = rb"|".join(re.escape(command[:200]) for command in commands)
         scan.pattern, scan.rest = re.compile(rb"\n([^#/ \t\n])[ \t](?:%b)" % heads), 2 + 200
     for line in scan if commands else ():
@@ -1063,7 +1138,9 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
 
     It reads on until it has found enough.  Hundreds may run: so none is parsed.  Raises OSError.
     """
-    wanted = [b"\n%b%b%b%b\n" % (state, blank, command, last) for blank in (b" ", b"\t") for last in (b"", b"\r")]
+    wanted = [
+        b"\n%b%b%b%b\n" % (state, blank, command, last) for blank in (b" ", b"\t") for last in (b"", b"\r")
+    ]
     found, rest, at, size = 0, b"", start, 4096
     while found < enough:
         data = file.pread(int(min(size, end - at)), at)
@@ -1076,13 +1153,18 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
 
 
 def is_utf16(head: bytes) -> bool:
-    """Whether a text is UTF-16: it begins with a mark of that, or most second bytes are NUL, and none between them."""
+    """Whether a text is UTF-16: it begins with a mark of that, or most second bytes are NUL, and none between
+    them.
+    """
     fewer, more = sorted(half.count(0) for half in (head[::2], head[1::2]))
     return head[:2] in (b"\xff\xfe", b"\xfe\xff") or not fewer and 4 * more > len(head) > 3
 
 
 def first_line(file: Reader) -> int:
-    """The offset of a job file's first line: 3 after a UTF-8 byte-order mark, else 0.  Raises OSError for UTF-16."""
+    """The offset of a job file's first line: 3 after a UTF-8 byte-order mark, else 0.
+
+    Raises OSError for UTF-16.
+    """
     head = file.pread(BLOCK, 0)
     if is_utf16(head):
         raise OSError(errno.EILSEQ, "is UTF-16 (save it as UTF-8)")
@@ -1123,7 +1205,7 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
         os.close(fd)
 
 
-# ---- directives ------------------------------------------------------------------------------------------------------
+# ---- directives --------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False, repr=False)
@@ -1175,7 +1257,9 @@ def parse_settings(text: bytes) -> Directive:
     if name.startswith("RUN:"):
         raise ValueError("unknown directive (write #RUN ..., without the colon)")
     if name != "RUN":
-        raise ValueError("unknown directive (nothing but a blank may follow #RUN; a comment needs one after the #)")
+        raise ValueError(
+            "unknown directive (nothing but a blank may follow #RUN; a comment needs one after the #)"
+        )
     if " ".join(words) in KNOWN_DIRECTIVES:
         return Directive(" ".join(words))
     found: dict[str, str] = {}
@@ -1224,7 +1308,9 @@ def says(line: Line, kind: str) -> bool:
 def stopping(bad: Line, check: Line) -> str:
     """What is said when a barrier check stops what is below it."""
     how = "failed" if bad.state == FAILED else "ended in error"
-    return f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops what is below it"
+    return (
+        f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops what is below it"
+    )
 
 
 LOOK_ALIKE = re.compile(rb"\n([ \t]{0,8}#[ \t]{0,8}[Rr][Uu][Nn])")      # or a directive itself
@@ -1266,7 +1352,7 @@ def check_directives(path: str, network: bool, say: Say) -> None:
         say(f"line {first} {NO_DIRECTIVE}{more}")
 
 
-# ---- lines that are no jobs ------------------------------------------------------------------------------------------
+# ---- lines that are no jobs --------------------------------------------------------------------------------
 
 
 # Neither a job, nor a comment, nor blank; and not the first byte of a line that is being written
@@ -1275,7 +1361,10 @@ NO_JOB = "is neither a job nor a comment (a job is '. COMMAND', a comment begins
 
 
 def stray_lines(file: Reader, among: float = math.inf) -> Iterator[int]:
-    """The numbers of lines that are neither jobs, nor comments, nor blank, of so many lines.  Raises OSError."""
+    """The numbers of lines that are neither jobs, nor comments, nor blank, of so many lines.
+
+    Raises OSError.
+    """
     number, begins = 0, True
     for piece in line_pieces(file, first_line(file)):
         number += begins
@@ -1312,14 +1401,16 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None
         first = next(stray, 0)
         count = 1 + sum(1 for _ in stray) if refuse else 1
     if first and refuse:
-        raise Problem(f"{path}: has no job, but {plural(count, 'line')} that {'is' if count == 1 else 'are'} no "
-                      f"comment, the first is line {first} (a job is '. COMMAND'; to make jobs of them: "
-                      f"{own_command(['NEW', '--add-list', as_argument(path)], 'runset4')})")
+        raise Problem(
+            f"{path}: has no job, but {plural(count, 'line')} that {'is' if count == 1 else 'are'} no "
+            f"comment, the first is line {first} (a job is '. COMMAND'; to make jobs of them: "
+            f"{own_command(['NEW', '--add-list', as_argument(path)], 'runset4')})"
+        )
     if first:
         say(f"line {first} {NO_JOB}")
 
 
-# ---- lines that are too long -----------------------------------------------------------------------------------------
+# ---- lines that are too long -------------------------------------------------------------------------------
 
 
 def has_long_line(file: Reader) -> bool:
@@ -1334,9 +1425,13 @@ def has_long_line(file: Reader) -> bool:
 
 
 def check_lengths(path: str, network: bool) -> None:
-    """Refuse a job file with a command that no runner can start, unless it is done or held.  Raises Problem."""
+    """Refuse a job file with a command that no runner can start, unless it is done or held.
+
+    Raises Problem.
+    """
     with job_file(path, network) as file:
-        if not has_long_line(file):             # which is known soon; one by one a million lines take a second
+        # which is known soon; one by one a million lines take a second
+        if not has_long_line(file):
             return
         for line in Scan(file, first_line(file), NEW + RUNNING + FAILED + ERROR):
             if fault := command_fault(line.command):
@@ -1350,34 +1445,39 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
     check_directives(path, network, say)
 
 
-# ======== The job file ================================================================================================
+# ======== The job file ======================================================================================
 #
 # The protocol is in the docstring at the top.  What follows from it:
 #
 #     I1  A seat is locked before its `r` is written, and freed after that `r` was overwritten.
-#     I2  Who writes the state of a line is behind the door of its command.  So nothing of ours changes what was read.
-#     I3  A living copy of a command, or its runner, holds a seat of its row; two copies hold two.
-#     I4  For a command let h be the seats that are held, R its lines `r`.  Nothing of ours raises h - R: a claim adds
+#     I2  Who writes the state of a line is behind the door of its command.  So nothing of ours changes what
+#     was read.  I3  A living copy of a command, or its runner, holds a seat of its row; two copies hold two.
+#     I4  For a command let h be the seats that are held, R its lines `r`.  Nothing of ours raises h - R: a
+#     claim adds
 #         one to both, a result takes one from both, and a repair adds to R alone.
 #
-# Theorem: at no time do more copies of a command live than the file had lines of it when the last was claimed.  For a
-# new line is claimed if h <= R: the line itself is one more than R, so h + 1 copies are at most as many as lines.  An
-# orphan is one of the lines `r`, and is claimed if h < R.  By I3 h counts each living copy.  Lines are counted in the
-# file that the path names, behind the door, so only programs other than ours can change them before the `r` is written.
-# No step speaks of the place of a line, of files that were replaced, or of who has edited what.
+# Theorem: at no time do more copies of a command live than the file had lines of it when the last was
+# claimed.  For a new line is claimed if h <= R: the line itself is one more than R, so h + 1 copies are at
+# most as many as lines.  An orphan is one of the lines `r`, and is claimed if h < R.  By I3 h counts each
+# living copy.  Lines are counted in the file that the path names, behind the door, so only programs other
+# than ours can change them before the `r` is written.  No step speaks of the place of a line, of files that
+# were replaced, or of who has edited what.
 #
-# That holds on a network file system, too, where this host may remember an old name, size or content: none of that is
-# asked but behind the door, after see_anew().  What is read elsewhere (a scan for the next line, a look) may be old.
-# It only says which door to go to, or that there is nothing to do yet; and a round that finds nothing is made again.
+# That holds on a network file system, too, where this host may remember an old name, size or content: none of
+# that is asked but behind the door, after see_anew().  What is read elsewhere (a scan for the next line, a
+# look) may be old.  It only says which door to go to, or that there is nothing to do yet; and a round that
+# finds nothing is made again.
 #
-# A line's own seat is its number modulo 65,535.  It is taken if it is free, so seats tell equal lines apart until an
-# edit moves them: which one is an orphan, and which one a cancel means.  Safety does not depend on it.
+# A line's own seat is its number modulo 65,535.  It is taken if it is free, so seats tell equal lines apart
+# until an edit moves them: which one is an orphan, and which one a cancel means.  Safety does not depend on
+# it.
 
 
 @dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
-    fd: int = -1                        # the open companion with its seat, for the job to inherit; -1: it has none
+    # the open companion with its seat, for the job to inherit; -1: it has none
+    fd: int = -1
     at: int = -1                        # the byte of its seat
     inode: tuple[int, int] = (0, 0)     # device and inode number of the file in which it stood at `offset`
     missing: int = 0                    # looks in a row that did not find the line as `r`
@@ -1399,9 +1499,11 @@ class NotNow(Exception):
 class Attempt:
     """What became of an attempt to claim a line."""
     job: Job | None = None
-    data: bytes = b""           # what stands there, from the state on, and some way behind it; b"": it was not read
-    closed: bool = False        # no line of this command can be claimed for now: somebody is at its door, or has an
-                                # `r` of it no line for, which an editor has saved over
+    # what stands there, from the state on, and some way behind it; b"": it was not read
+    data: bytes = b""
+    # no line of this command can be claimed for now: somebody is at its door, or has an `r` of it no line
+    # for, which an editor has saved over
+    closed: bool = False
     ended: bytes = b""          # it was an orphan, and has got this state
 
 
@@ -1449,8 +1551,14 @@ def counts(found: Survey) -> Counts:
     """How many jobs a survey has found in which state; orphans count as error."""
     states = found.states
     held = sum(states.values()) - sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
-    return Counts(states[NEW], len(found.running), states[DONE], states[FAILED], states[ERROR] + len(found.orphans),
-                  held)
+    return Counts(
+        states[NEW],
+        len(found.running),
+        states[DONE],
+        states[FAILED],
+        states[ERROR] + len(found.orphans),
+        held,
+    )
 
 
 @dataclass(frozen=True)
@@ -1466,7 +1574,9 @@ class Account:
     others: str = ""            # whom the first new job is for, where none is left for the one who leaves
 
     def describe(self, with_lines: bool) -> str:
-        """'31 done, 2 failed (lines 3, 5), 9 new, the first for host bob (#RUN in line 7)', as in a closing line."""
+        """'31 done, 2 failed (lines 3, 5), 9 new, the first for host bob (#RUN in line 7)', as in a closing
+        line.
+        """
         now = self.now
         bad, rest = ([f"{count} {word}" for count, word in some if count] for some in (
             ((now.done, "done"), (now.failed, "failed"), (now.error, "error")),
@@ -1481,11 +1591,11 @@ class Account:
 class Place:
     """Where a job file is: the path that was given, and the file that it led to when that was opened first.
 
-    The companion stands beside the real file.  So who opens a file by a symbolic link, and who opens it by its own
-    name, must go on with the same file, whatever becomes of the link.  If the link leads elsewhere, we stay with our
-    file.
-    If a file comes in its place (`sed -i` does that), that is what all users of the link mean, and we follow.  A link
-    that comes in the place of our file leads to a file with other locks: it is refused until it is gone.
+    The companion stands beside the real file.  So who opens a file by a symbolic link, and who opens it by
+    its own name, must go on with the same file, whatever becomes of the link.  If the link leads elsewhere,
+    we stay with our file.  If a file comes in its place (`sed -i` does that), that is what all users of the
+    link mean, and we follow.  A link that comes in the place of our file leads to a file with other locks: it
+    is refused until it is gone.
     """
 
     def __init__(self, path: str) -> None:
@@ -1521,20 +1631,21 @@ class Place:
 class JobFile:
     """A job file and the lines of it that are held here: locks, verifies, writes, looks after them.
 
-    For one thread at a time.  It does not wait for jobs, and which line comes next is a `Cursor`'s business.  On a
-    network file system any call may take long, and its caller runs it in a thread of its own.
+    For one thread at a time.  It does not wait for jobs, and which line comes next is a `Cursor`'s business.
+    On a network file system any call may take long, and its caller runs it in a thread of its own.
 
-    Who may write the job file has all of it locked, shared (the guard): so programs that lock places in it are kept
-    away, an NFS client writes no neighbours back, and a write that comes after the lease was lost fails.  `doors` is
-    this process's own open companion, for doors alone.  Each job's seat is on another one, which the job inherits
-    (open_seat()).
+    Who may write the job file has all of it locked, shared (the guard): so programs that lock places in it
+    are kept away, an NFS client writes no neighbours back, and a write that comes after the lease was lost
+    fails.  `doors` is this process's own open companion, for doors alone.  Each job's seat is on another one,
+    which the job inherits (open_seat()).
 
-    What a host remembers of files on a network file system may be old.  So a door is opened in three steps: its byte is
-    locked; see_anew() makes names, sizes and contents true as of now; the companion and the path are checked.  What is
-    read behind the door, through `reader`, is therefore no older than the lock.
+    What a host remembers of files on a network file system may be old.  So a door is opened in three steps:
+    its byte is locked; see_anew() makes names, sizes and contents true as of now; the companion and the path
+    are checked.  What is read behind the door, through `reader`, is therefore no older than the lock.
 
-    Locks on a network file system can be lost while this host is cut off (lost_locks()).  So `doors` has one byte more
-    locked for as long as it is open, its pulse: once that is lost, so is all that this host has locked.
+    Locks on a network file system can be lost while this host is cut off (lost_locks()).  So `doors` has one
+    byte more locked for as long as it is open, its pulse: once that is lost, so is all that this host has
+    locked.
 
     A job is held from claim() to give_up().  `seats` knows each held job that has a seat, by its byte.
     """
@@ -1554,7 +1665,8 @@ class JobFile:
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
         self.seats: dict[int, Job] = {}         # by the bytes that they have locked
-        self.to_end: dict[Job, str] = {}        # jobs "lost" to others, or "cancelled"; told by the next look_after()
+        # jobs "lost" to others, or "cancelled"; told by the next look_after()
+        self.to_end: dict[Job, str] = {}
         self.size = (-1, 0.0)                   # as it was seen last, and since when
         self.cut = False                        # ... and whether its last line had no newline then
         self.full_size = 0                      # the last that was believed
@@ -1562,19 +1674,24 @@ class JobFile:
         self.fd = -1                            # the open file, to lock and to write; see writable()
         self.reader = Reader(-1)                # ... and to read
         self.how = Reading.CACHED               # it was read last
-        self.cut_off_since: float | None = None         # when ENOTCONN came (clock); None: it could be opened since
+        # when ENOTCONN came (clock); None: it could be opened since
+        self.cut_off_since: float | None = None
         self.inode = (0, 0)                     # its device and inode
         self.start = 0                          # where its first line begins
         self.companion = ""                     # the path of its companion
-        self.doors, self.doors_inode = -1, (0, 0)       # the companion, and its identity, also once it was left
+        # the companion, and its identity, also once it was left
+        self.doors, self.doors_inode = -1, (0, 0)
         self.hidden = False                     # we may not read it: nobody knows what is locked
-        self.pulse = 0                          # the byte of it that `doors` has locked for as long as it has locks
+        # the byte of it that `doors` has locked for as long as it has locks
+        self.pulse = 0
         self.alive_at = 0.0                     # when `doors` was known to have its locks last
         self.named = (0, 0)                     # the companion whose number is locked in the job file
-        self.counted = False                    # the length of the companion counts us, since it was opened last
+        # the length of the companion counts us, since it was opened last
+        self.counted = False
         self.alone_at = -1                      # its length then, if nobody else used it; 0: somebody did
 
-    # -- doors and seats --------------------------------------------------------------------------------------------
+    # -- doors and seats
+    # --------------------------------------------------------------------------------------------
 
     def door(self, command: bytes, patience: float = LONG) -> contextlib.AbstractContextManager[bool]:
         """Be behind the door of a command for a moment; whether it could be locked within so many seconds.
@@ -1585,7 +1702,8 @@ class JobFile:
 
     @contextlib.contextmanager
     def locking(self, at: int, patience: float) -> Iterator[bool]:
-        """Have a byte of the companion locked for a moment; whether it could be had within so many seconds."""
+        """Have a byte of the companion locked for a moment; whether it could be had within so many seconds.
+        """
         opened = keep_trying(lambda: self._lock(at), patience, 0.01 if self.network else 0.0005)
         try:
             yield opened
@@ -1638,12 +1756,15 @@ class JobFile:
         if old >= 0:
             os.close(old)
         if self.doors_inode != before != (0, 0) and not self.read_only:
-            self.say(f"its companion {self.companion} was removed, and is made and locked again (leave it there)")
+            self.say(
+                f"its companion {self.companion} was removed, and is made and locked again (leave it there)"
+            )
             for job in list(self.seats.values()):
                 self._stand_up(job)
 
     def _open_companion(self) -> tuple[int, tuple[int, int]]:
-        """The companion, and its identity; -1 for who only looks if there is none: nobody has anything locked then.
+        """The companion, and its identity; -1 for who only looks if there is none: nobody has anything locked
+        then.
 
         Raises OSError.
         """
@@ -1656,8 +1777,10 @@ class JobFile:
             except PermissionError:
                 self.hidden = True
                 if not hidden:
-                    self.say(f"whether a line r still runs cannot be known: only who may write to it may read "
-                             f"{self.companion}")
+                    self.say(
+                        f"whether a line r still runs cannot be known: only who may write to it may read "
+                        f"{self.companion}"
+                    )
                 return -1, (0, 0)
         else:
             fd = open_companion(self.place.real, self.network)
@@ -1677,23 +1800,32 @@ class JobFile:
         Raises OSError.
         """
         if not lock(fd, 0, cls.GUARD, shared=True):
-            raise OSError(errno.EBUSY, f"{locked_by(fd, 0, cls.GUARD)} has places in it locked (an older runmaker4?)")
+            raise OSError(
+                errno.EBUSY, f"{locked_by(fd, 0, cls.GUARD)} has places in it locked (an older runmaker4?)"
+            )
 
     def _name_companion(self) -> None:
-        """Lock a byte of the job file that tells which companion is in use.  Raises OSError; EBUSY: another one is."""
+        """Lock a byte of the job file that tells which companion is in use.
+
+        Raises OSError; EBUSY: another one is.
+        """
         fd = self.fd
         if self.read_only or fd < 0 or self.named == self.doors_inode:
             return
         self.named = (0, 0)
-        self.lock_all(fd)                       # the guard may have been lost with the locks of the companion before
+        # the guard may have been lost with the locks of the companion before
+        self.lock_all(fd)
         unlock(fd, self.USER, self.USERS)
         mine = self.USER + self.doors_inode[1] % self.USERS
         lock(fd, mine, shared=True)
         for first, behind in (self.USER, mine), (mine + 1, self.USER + self.USERS):
             if not is_free(fd, first, behind - first):
                 holder = locked_by(fd, first, behind - first)
-                raise OSError(errno.EBUSY, f"is in use with another companion, by {holder} (use one name for it; or "
-                                           "who may only read it keeps it locked)")
+                raise OSError(
+                    errno.EBUSY,
+                    f"is in use with another companion, by {holder} (use one name for it; or "
+                    "who may only read it keeps it locked)",
+                )
         self.named = self.doors_inode
 
     def count_seats(self, command: bytes) -> int:
@@ -1748,7 +1880,10 @@ class JobFile:
 
     @staticmethod
     def lend(job: Job) -> int:
-        """A copy of the descriptor with a held line's seat, for its shell to inherit; -1: none.  Raises OSError."""
+        """A copy of the descriptor with a held line's seat, for its shell to inherit; -1: none.
+
+        Raises OSError.
+        """
         return os.dup(job.fd) if job.fd >= 0 else -1
 
     @staticmethod
@@ -1757,14 +1892,16 @@ class JobFile:
         with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see
             os.close(fd)
 
-    # -- taking a line ----------------------------------------------------------------------------------------------
+    # -- taking a line
+    # ----------------------------------------------------------------------------------------------
 
     def claim(self, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS,
               known: bytes = b"") -> Attempt:
-        """Claim a line that a scan has found, if it still stands there so; without a taker an orphan becomes `e`.
+        """Claim a line that a scan has found, if it still stands there so; without a taker an orphan becomes
+        `e`.
 
-        known: how the last run of its command here ended.  If nobody else can have begun another one, an orphan gets
-        this state.  Raises Shifted, OSError.
+        known: how the last run of its command here ended.  If nobody else can have begun another one, an
+        orphan gets this state.  Raises Shifted, OSError.
         """
         with self.door(line.command, self.SHORT) as opened:
             if not opened:
@@ -1775,7 +1912,11 @@ class JobFile:
             data = self.read_line(line, Scan.SMALL)
             if not data or settings.line and self.state_at(settings.line) is None:
                 raise Shifted
-            if data[:1] != line.state or line.state == RUNNING and not is_free(self.doors, self.own_seat(line)):
+            if (
+                data[:1] != line.state
+                or line.state == RUNNING
+                and not is_free(self.doors, self.own_seat(line))
+            ):
                 return Attempt(data=data)               # taken, and ended or not, since it was found
             if not settled or not self.has_room(line.command, line.state == RUNNING):
                 return Attempt(data=data, closed=True)
@@ -1789,9 +1930,9 @@ class JobFile:
     def count_in(self) -> None:
         """Before our first claim: make the companion a byte longer, which outlives us.  Raises OSError.
 
-        Whoever comes later, dead or not, has made it longer still.  Whoever was here before has HERE_BYTE locked, or
-        claims nothing any more before he has counted himself once more.  Who comes at this moment locks that byte
-        first: either we find it locked, or he finds the companion as long as we have made it.
+        Whoever comes later, dead or not, has made it longer still.  Whoever was here before has HERE_BYTE
+        locked, or claims nothing any more before he has counted himself once more.  Who comes at this moment
+        locks that byte first: either we find it locked, or he finds the companion as long as we have made it.
         """
         if not self.counted:
             length = os.fstat(self.doors).st_size + 1
@@ -1810,7 +1951,8 @@ class JobFile:
         try:
             if line.state != RUNNING:
                 self.write(line, RUNNING)
-        except OSError:                         # disk full: no `r` may stay behind; lease lost: it is an orphan
+        except OSError:
+            # disk full: no `r` may stay behind; lease lost: it is an orphan
             with contextlib.suppress(OSError):
                 if self.state_at(line) == RUNNING:              # an editor may have saved meanwhile
                     self.write(line, line.state)
@@ -1829,18 +1971,24 @@ class JobFile:
 
         They are found at once if the one of ours that we have longest is first.
         """
-        ours = next((job.offset for job in self.held if job.inode == self.inode and job.command == command), 0)
+        ours = next(
+            (job.offset for job in self.held if job.inode == self.inode and job.command == command), 0
+        )
         first = max(ours, self.start)
         file = self.reader
         if first > self.start and file.pread(1, first - 1) != b"\n":
             first = self.start                          # it was edited: no line begins there any more
         found = count_lines(file, first, math.inf, RUNNING, command, least)
-        return found >= least or found + count_lines(file, self.start, first, RUNNING, command, least - found) >= least
+        return (
+            found >= least
+            or found + count_lines(file, self.start, first, RUNNING, command, least - found) >= least
+        )
 
     def is_settled(self, line: Line) -> bool:
         """Whether a line that is read from now on cannot be cut off again by the one who has appended it.
 
-        Behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one: then the line waits.
+        Behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one: then the line
+        waits.
         """
         if line.offset >= self.appended:
             size = os.fstat(self.fd).st_size
@@ -1850,7 +1998,10 @@ class JobFile:
         return line.offset < self.appended
 
     def is_orphan(self, line: Line) -> bool:
-        """Whether a line `r` has neither runner nor job.  To act on that is a claim, which decides behind the door."""
+        """Whether a line `r` has neither runner nor job.
+
+        To act on that is a claim, which decides behind the door.
+        """
         if self.read_only:
             self.follow_companion()             # who only looks may have come before the first runner made it
         if self.hidden:
@@ -1865,7 +2016,8 @@ class JobFile:
         self.see()
         return self.state_at(line) == RUNNING           # read after the seats: it had ended just before that
 
-    # -- results ----------------------------------------------------------------------------------------------------
+    # -- results
+    # ----------------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow.
@@ -1878,7 +2030,8 @@ class JobFile:
         try:
             try:
                 return self._finish(job, state)
-            except Shifted:                     # replaced since the last look; not followed behind a door, which would
+            except Shifted:
+                # replaced since the last look; not followed behind a door, which would
                 self.follow_path()              # be another one if the companion were new as well
                 return self._finish(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to put a new one there
@@ -1901,7 +2054,8 @@ class JobFile:
                 holder = locked_by(self.doors, row(job.command) + SEATS) or "somebody"
                 raise NotNow(f"{holder} is about to change lines of this command")
             fault = self._write_result(job, state)
-            self.give_up(job)                   # behind the door: who comes next finds as many seats as lines `r`
+            # behind the door: who comes next finds as many seats as lines `r`
+            self.give_up(job)
             return fault
 
     def _write_result(self, job: Job, state: bytes) -> str:
@@ -1920,7 +2074,8 @@ class JobFile:
             raise NotNow("its line is not where it was")
         if found in (RUNNING, NEW, job.state):
             self.write(job, state)
-        elif found is None or state not in (found, NEW):        # else set by hand as it is to be, or it was not begun
+        elif found is None or state not in (found, NEW):
+            # else set by hand as it is to be, or it was not begun
             why = "its line is gone" if found is None else f"its state was set to '{show(found)}' meanwhile"
             return f"{why}; its result {show(state)} is not written"
         return ""
@@ -1931,23 +2086,29 @@ class JobFile:
         self.to_end.pop(job, None)
         self._stand_up(job)
 
-    # -- looking after held lines -----------------------------------------------------------------------------------
+    # -- looking after held lines
+    # -----------------------------------------------------------------------------------
     #
-    # A held line that does not stand where it stood as `r` (it is astray) is looked for by its command.  Lines of one
-    # command are interchangeable: what counts is that each life sign has its `r`.
+    # A held line that does not stand where it stood as `r` (it is astray) is looked for by its command.
+    # Lines of one command are interchangeable: what counts is that each life sign has its `r`.
     #
-    #     1. Where there are as many lines `r` as life signs, one of them is ours: the own one of our seat, or one whose
+    #     1. Where there are as many lines `r` as life signs, one of them is ours: the own one of our seat, or
+    #     one whose
     #        own seat is free.  Else somebody's `r` was overwritten:
-    #     2. by an editor that had read the file before the claim: a `.` (or `!`, `e`, if it was claimed as such) in the
-    #        line's place is made `r` again; or if the command does not stand there any more, any such line of it;
-    #     3. or by hand, if another state stands in the line's place, or its command just once in the file: the job is
+    #     2. by an editor that had read the file before the claim: a `.` (or `!`, `e`, if it was claimed as
+    #     such) in the
+    #        line's place is made `r` again; or if the command does not stand there any more, any such line of
+    #        it;
+    #     3. or by hand, if another state stands in the line's place, or its command just once in the file:
+    #     the job is
     #        cancelled if the next look agrees.
     #     4. Else it is gone, which is looked at again, later and later.
 
     def look_after(self) -> dict[Job, str]:
         """Find the lines that edits have moved, put right what they have overwritten, take back lost seats.
 
-        Returns the jobs to be ended: "lost", others have taken them from us; "cancelled", their state was set.
+        Returns the jobs to be ended: "lost", others have taken them from us; "cancelled", their state was
+        set.
         """
         if not self.held and not self.to_end:
             return {}
@@ -1962,7 +2123,8 @@ class JobFile:
                 job.missing, job.set_once = 0, False
             if any(job.search_at <= now for job in astray):
                 self._find_all(astray)
-        except OSError as error:        # not there, or not now: there is another look soon, and finish() says so
+        except OSError as error:
+            # not there, or not now: there is another look soon, and finish() says so
             self.leave_useless(error)
         self.check()
         to_end, self.to_end = self.to_end, {}
@@ -1971,9 +2133,9 @@ class JobFile:
     def _drop_lost_seats(self) -> None:
         """Notice seats that a network file system has taken from us.  Raises OSError.
 
-        The old descriptor stays useless, even where a lock on it seems to succeed; and its job has the same open file
-        description.  So what this host remembers of its locks would refuse our own new ones, unless every one of them
-        is given up first (seen on NFS v4.2).
+        The old descriptor stays useless, even where a lock on it seems to succeed; and its job has the same
+        open file description.  So what this host remembers of its locks would refuse our own new ones, unless
+        every one of them is given up first (seen on NFS v4.2).
         """
         self._must_be_alive()
         seats: dict[int, list[int]] = {}
@@ -1986,7 +2148,10 @@ class JobFile:
             self.leave()                        # what else was locked is lost with them
 
     def _take_back_seats(self) -> None:
-        """Take a seat again for each job that has lost its own, unless another has taken its line.  Raises OSError."""
+        """Take a seat again for each job that has lost its own, unless another has taken its line.
+
+        Raises OSError.
+        """
         for job in [job for job in self.held if job.fd < 0]:
             with self.door(job.command) as opened:
                 self.writable()
@@ -2004,7 +2169,9 @@ class JobFile:
         self.close_seat(lost)
 
     def _sit_again(self, job: Job) -> bool:
-        """Take a seat again, behind the door, for a job whose seat was lost; False: another has taken its line."""
+        """Take a seat again, behind the door, for a job whose seat was lost; False: another has taken its
+        line.
+        """
         state = self._state_here(job)
         seats = self.count_seats(job.command)
         new = state in (NEW, job.state)                 # an editor has saved over it
@@ -2034,19 +2201,24 @@ class JobFile:
             with self.door(job.command) as opened:
                 line = self._find(job, here, there) if opened else None
                 if line and self.state_at(line) != line.state:
-                    continue                            # it has changed since it was read: there is another look
+                    # it has changed since it was read: there is another look
+                    continue
                 if line and line.state != RUNNING:
                     self.writable()
                     self.write(line, RUNNING)
-                    self.say(f"line {line.number}: its job runs, so the {show(line.state)} that was saved over its r "
-                             "is r again (runset4.py --edit keeps states)")
+                    self.say(
+                        f"line {line.number}: its job runs, so the {show(line.state)} that was saved over its r "
+                        "is r again (runset4.py --edit keeps states)"
+                    )
                     line.state = RUNNING
                 if line:
                     self._stand_on(job, line)
                 elif opened:
                     self._note_astray(job, there[0].state if here is None and len(there) == 1 else here)
 
-    def _find(self, job: Job, here: bytes | None, lines: list[Line] | None = None, last: bool = False) -> Line | None:
+    def _find(
+        self, job: Job, here: bytes | None, lines: list[Line] | None = None, last: bool = False
+    ) -> Line | None:
         """Which line is an astray job's, behind its door: one that is `r`, or that is to be (steps 1 and 2).
 
         lines: all of its command; last: it has ended, and any line `r` that seems to be nobody's will do.
@@ -2056,11 +2228,16 @@ class JobFile:
         ours = [other for other in self.held if other.command == job.command]
         stands = {other.offset for other in ours if other is not job and other.inode == self.inode}
         free = [line for line in lines if line.offset not in stands]
-        others = self.count_seats(job.command) - sum(other.fd >= 0 for other in ours)      # life signs of others
+        # life signs of others
+        others = self.count_seats(job.command) - sum(other.fd >= 0 for other in ours)
         own = {line.offset: self.own_seat(line) for line in free if line.state == RUNNING}
-        running = sorted((line for line in free if line.state == RUNNING), key=lambda line: own[line.offset] != job.at)
-        mine = next((line for line in running if own[line.offset] == job.at or is_free(self.doors, own[line.offset])),
-                    None)
+        running = sorted(
+            (line for line in free if line.state == RUNNING), key=lambda line: own[line.offset] != job.at
+        )
+        mine = next(
+            (line for line in running if own[line.offset] == job.at or is_free(self.doors, own[line.offset])),
+            None,
+        )
         if mine and len(running) > others:
             return mine
         saved = [line for line in free if line.state in (NEW, job.state)]
@@ -2074,9 +2251,11 @@ class JobFile:
         job.missing = 0
 
     def _note_astray(self, job: Job, state: bytes | None) -> None:
-        """Steps 3 and 4.  An editor may be about to write more, so the next look must agree that a job is cancelled.
+        """Steps 3 and 4.  An editor may be about to write more, so the next look must agree that a job is
+        cancelled.
 
-        To search a long file each second would cost half a core; so a line that is gone is searched less and less.
+        To search a long file each second would cost half a core; so a line that is gone is searched less and
+        less.
         """
         if state not in (None, RUNNING, NEW, job.state):
             job.search_at = 0.0
@@ -2094,9 +2273,12 @@ class JobFile:
         """The state of a held line if it stands where it stood, in today's file; None if it does not."""
         return self.state_at(job) if job.inode == self.inode else None
 
-    # -- just looking -----------------------------------------------------------------------------------------------
+    # -- just looking
+    # -----------------------------------------------------------------------------------------------
 
-    def lines(self, states: bytes | None = None, count_states: bool = False, directives: bool = False) -> Scan:
+    def lines(
+        self, states: bytes | None = None, count_states: bool = False, directives: bool = False
+    ) -> Scan:
         """All job lines, or those in some states, freshly read.  Raises OSError."""
         self.follow_path()
         return Scan(self.reader, self.start, states, count_states=count_states, directives=directives)
@@ -2113,8 +2295,8 @@ class JobFile:
     def doubt(self, size: int, cut: bool = False) -> float:
         """Seconds for which it is too early to believe what was read, if the file was of this size.
 
-        An editor that saves a file in place empties it first, and somebody may be writing a last line without a
-        newline (cut).  So a file that is empty, shorter than it was, or cut, has to stay so for a while.
+        An editor that saves a file in place empties it first, and somebody may be writing a last line without
+        a newline (cut).  So a file that is empty, shorter than it was, or cut, has to stay so for a while.
         """
         now = self.clock()
         if size != self.size[0] or cut and not self.cut:
@@ -2146,7 +2328,11 @@ class JobFile:
             alone |= not settings.together
             grouped += [line.number] if settings.together else []
         left, others = False, ""
-        new = self._lines_under(NEW, lambda *under: not others or fits(*under)) if now.new and takers.all else ()
+        new = (
+            self._lines_under(NEW, lambda *under: not others or fits(*under))
+            if now.new and takers.all
+            else ()
+        )
         for _, settings, ended in new:
             others = others or whose(settings, groups)
             if fits(settings, ended):
@@ -2158,7 +2344,8 @@ class JobFile:
 
     def _lines_under(self, states: bytes, wanted: Callable[[JobSettings, bool], Any],
                      ) -> Iterator[tuple[Line, JobSettings, bool]]:
-        """Lines in some states, each with its settings, and whether it is below `#RUN end`, where these are wanted.
+        """Lines in some states, each with its settings, and whether it is below `#RUN end`, where these are
+        wanted.
 
         Below a faulty directive everybody waits: so it counts as no settings at all.  Raises OSError.
         """
@@ -2175,13 +2362,15 @@ class JobFile:
             elif line.state in states:          # else it is one of the few, which are not wanted
                 yield line, settings, ended
 
-    # -- small steps ------------------------------------------------------------------------------------------------
+    # -- small steps
+    # ------------------------------------------------------------------------------------------------
 
     def see(self) -> None:
-        """Have this host forget what it remembers of the file, its companion and their names.  Raises OSError.
+        """Have this host forget what it remembers of the file, its companion and their names.  Raises
+        OSError.
 
-        So NFS, which answers from the directory's cached attributes for up to a minute, sees that another host has
-        renamed a new file to this place (seen on v4.2: 23 s, then 0).
+        So NFS, which answers from the directory's cached attributes for up to a minute, sees that another
+        host has renamed a new file to this place (seen on v4.2: 23 s, then 0).
         """
         if self.network:
             for path in self.place.folders:
@@ -2195,7 +2384,9 @@ class JobFile:
         self.see()
         info = os.lstat(self.place.real)
         if stat.S_ISLNK(info.st_mode) and self.place.known:
-            raise OSError(errno.ELOOP, "is a symbolic link now, to where its jobs are not locked (put the file back)")
+            raise OSError(
+                errno.ELOOP, "is a symbolic link now, to where its jobs are not locked (put the file back)"
+            )
         if not self.network:
             return info if self.place.known else os.stat(self.place.real)
         fd = os.open(self.place.real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -2222,7 +2413,10 @@ class JobFile:
             return False                        # an editor is about to put a new one there
 
     def _is_same(self, fd: int) -> bool:
-        """Whether the path leads to this open file, as far as this host knows without asking.  Raises OSError."""
+        """Whether the path leads to this open file, as far as this host knows without asking.
+
+        Raises OSError.
+        """
         return self.network and fd >= 0 and is_at(self.place.real, fd)
 
     def must_name(self, fd: int) -> None:
@@ -2275,7 +2469,8 @@ class JobFile:
     def _leave_place(self) -> None:
         """Leave the file for another one with another companion, where each held line gets a seat anew.
 
-        The old seats are closed, not unlocked.  So jobs that run keep them, and users of the old file see them.
+        The old seats are closed, not unlocked.  So jobs that run keep them, and users of the old file see
+        them.
         """
         for job in list(self.seats.values()):
             del self.seats[job.at]
@@ -2288,8 +2483,10 @@ class JobFile:
         """Say once that the file cannot be read with O_DIRECT."""
         how, self.how = self.how, self.reader.how
         if self.how is Reading.DROPPED and how is not Reading.DROPPED and not self.read_only:
-            self.say(f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read late "
-                     "(runwait4.py --check-locks DIR tells)")
+            self.say(
+                f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read late "
+                "(runwait4.py --check-locks DIR tells)"
+            )
 
     def writable(self) -> int:
         """The open job file, to write to it now, behind a door.
@@ -2319,8 +2516,8 @@ class JobFile:
     def is_cut_off(self) -> bool:
         """Whether the file system's client on this host must be dead.
 
-        Once its process has been killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also does so while
-        its servers do not answer, and comes back; so this takes a minute.
+        Once its process has been killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also does
+        so while its servers do not answer, and comes back; so this takes a minute.
         """
         return self.cut_off_since is not None and self.clock() - self.cut_off_since >= self.CUT_OFF
 
@@ -2337,7 +2534,8 @@ class JobFile:
         return info.st_dev, info.st_ino
 
     def read_line(self, line: Line, ahead: int = 1) -> bytes:
-        """The file from a line's state on and some way behind it, if the line stands there whole; else b''."""
+        """The file from a line's state on and some way behind it, if the line stands there whole; else b''.
+        """
         before = 1 if line.offset > self.start else 0
         end = 1 + len(line.text)
         data = self.reader.pread(before + end + ahead, line.offset - before)
@@ -2359,7 +2557,8 @@ class JobFile:
             self._must_be_alive()
 
     def _must_be_alive(self) -> None:
-        """Raise OSError(EIO) if we were cut off for so long that others may have been behind our door meanwhile.
+        """Raise OSError(EIO) if we were cut off for so long that others may have been behind our door
+        meanwhile.
 
         The file system has taken all locks from us then.
         """
@@ -2378,7 +2577,8 @@ class JobFile:
 def close_all(*fds: int) -> None:
     """Close those of these descriptors that are open; some may be the same."""
     for fd in set(fds) - {-1}:
-        with contextlib.suppress(OSError):      # EIO: the lease was lost, and all that this would have written
+        # EIO: the lease was lost, and all that this would have written
+        with contextlib.suppress(OSError):
             os.close(fd)
 
 
@@ -2389,11 +2589,17 @@ def check_companion(path: str, mount: Mount) -> None:
     """
     companion, end = companion_of(path), time.monotonic() + 3.0
     if not sys.platform.startswith("linux"):
-        raise Problem(f"{path}: no open-file-description locks on this system (Linux 3.15 or newer is needed)")
+        raise Problem(
+            f"{path}: no open-file-description locks on this system (Linux 3.15 or newer is needed)"
+        )
     if os.path.exists(path) and os.stat(path).st_nlink > 1:
-        raise Problem(f"{path}: has several names (hard links), whose users would not see each other (keep one)")
+        raise Problem(
+            f"{path}: has several names (hard links), whose users would not see each other (keep one)"
+        )
     if mount.point == os.path.realpath(path):
-        raise Problem(f"{path}: is a mount of its own, whose users would not see others (mount its directory)")
+        raise Problem(
+            f"{path}: is a mount of its own, whose users would not see others (mount its directory)"
+        )
     try:
         _try_locks(path, companion)
     except OSError as error:
@@ -2406,7 +2612,8 @@ def check_companion(path: str, mount: Mount) -> None:
         try:
             return file.follow_path()
         except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > end:    # users of a companion that was removed follow
+            # users of a companion that was removed follow
+            if error.errno != errno.EBUSY or time.monotonic() > end:
                 raise Problem(f"{path}: {reason(error)}") from None
             time.sleep(0.1)
         finally:
@@ -2421,7 +2628,7 @@ def _try_locks(path: str, companion: str) -> None:
             raise Problem(f"{companion}: record locks on this file system do not exclude (use another one)")
 
 
-# ======== Finding work ================================================================================================
+# ======== Finding work ======================================================================================
 
 
 @dataclass(eq=False, repr=False)
@@ -2457,24 +2664,27 @@ class Takers:
         """The takers that may have jobs with these settings."""
         if not settings.hosts and settings.slots == 1 and not ended:
             return iter(self.all)
-        key = settings.hosts, settings.slots, ended     # files may have many directives, and servers many clients
+        # files may have many directives, and servers many clients
+        key = settings.hosts, settings.slots, ended
         if key not in self.known:
             self.known[key] = {taker for taker in self.all if taker.fits(settings, ended)}
         return filter(self.known[key].__contains__, self.all) if self.known[key] else iter(())
 
 
 class TriedLines:
-    """The lines that --retry and --resume may not take (again): tried before, or left `!` or `e` by this runner.
+    """The lines that --retry and --resume may not take (again): tried before, or left `!` or `e` by this
+    runner.
 
-    Known by number and command, until lines have moved.  Then lines of one command are interchangeable: in each round
-    as many of them are passed over as there are in here.
+    Known by number and command, until lines have moved.  Then lines of one command are interchangeable: in
+    each round as many of them are passed over as there are in here.
     """
 
     def __init__(self) -> None:
         self.lines: Counter[tuple[int, int]] = Counter()    # by number, and what hash() makes of the command
         self.counts: Counter[int] = Counter()   # by the latter alone
         self.inode: tuple[int, int] | None = None           # of the file in which they stand
-        self.last: Line | None = None           # the one that stands last in the file: an edit above would move it
+        # the one that stands last in the file: an edit above would move it
+        self.last: Line | None = None
         self.moved = False                      # numbers mean nothing any more
         self.round: Round | None = None         # the last that asked
         self.to_pass: Counter[int] = Counter()  # so many of a command this round has still to pass over
@@ -2541,15 +2751,17 @@ class StallReporter:
 class Pace:
     """A stopwatch for looks at a file, which says how long to rest so that they take but a part of the time.
 
-    What a look takes of the CPU counts.  It may take longer: a file system does not answer for a while, the machine is
-    busy, we are stopped.  Such looks shall not follow each other at once, but no rest shall last minutes.
+    What a look takes of the CPU counts.  It may take longer: a file system does not answer for a while, the
+    machine is busy, we are stopped.  Such looks shall not follow each other at once, but no rest shall last
+    minutes.
     """
     LONGEST = 3.0               # seconds of rest for time that was not spent on the CPU
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.began = -math.inf          # when the look did, by the clock
-        self.took = self.worked = 0.0   # seconds, and of these seconds on the CPU, in all but the part under way
+        # seconds, and of these seconds on the CPU, in all but the part under way
+        self.took = self.worked = 0.0
         self.since: tuple[float, float] | None = None       # the part under way
 
     def begin(self) -> None:
@@ -2615,31 +2827,41 @@ class PendingGroup:
 
 @dataclass(eq=False, repr=False)
 class Round:
-    """What one walk of a cursor through the file has come across; once it is over nothing changes it any more."""
+    """What one walk of a cursor through the file has come across; once it is over nothing changes it any
+    more.
+    """
     takers: frozenset[Taker] = frozenset()  # for whom all of it was made
     began: float = -math.inf                # by the cursor's clock
     settings: JobSettings = NO_SETTINGS     # that hold here
     ended: bool = False                     # below `#RUN end`
-    unfinished: Line | None = None          # the first job that had not ended when it was met, by its settings:
+    # the first job that had not ended when it was met, by its settings:
+    unfinished: Line | None = None
     unfinished_by: JobSettings = NO_SETTINGS
-    outdated: bool = False                  # ... by now it has ended: another round must see what else has not
+    # ... by now it has ended: another round must see what else has not
+    outdated: bool = False
     block: Block | None = None              # nothing more may be taken
     few: bool = False                       # until the next directive only running jobs are of interest
     found: bool = False                     # it took something: another round follows
-    refused: bool = False                   # it met a line that somebody else had just taken, or held for a moment
+    # it met a line that somebody else had just taken, or held for a moment
+    refused: bool = False
     shut: Line | None = None                # the first line whose door was locked by somebody
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
-    missed: bool = False                    # it passed over new jobs: others than its takers might have had them;
+    # it passed over new jobs: others than its takers might have had them;
+    missed: bool = False
     # ... the first of them by settings, as Takers.known has them, and what else these say
     skipped: dict[tuple[tuple[str, ...], int, bool], tuple[Line, JobSettings]] = field(default_factory=dict)
     waiting: set[Taker] = field(default_factory=set)    # takers with jobs that may be taken later
     below: Line | None = None               # the first of these below the block
-    full: dict[Taker, float] = field(default_factory=dict)      # takers that wait for free slots, and how many they had
+    # takers that wait for free slots, and how many they had
+    full: dict[Taker, float] = field(default_factory=dict)
     groups: list[PendingGroup] = field(default_factory=list)
     checked: int = 0                        # up to here nothing has failed, or was lost
 
     def waits_for(self, taker: Taker) -> bool:
-        """Whether it met jobs that this taker may take later.  What a check stops is only for takers that follow."""
+        """Whether it met jobs that this taker may take later.
+
+        What a check stops is only for takers that follow.
+        """
         return taker in self.waiting and (taker.follow and not self.ended or not self.stopped(taker))
 
     def stopped(self, taker: Taker) -> str:
@@ -2654,10 +2876,16 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
     """
     block, first = found.block, found.unfinished
     if block and not block.waits:
-        yield Stall((block.fault, block.stops), block.fault or block.stops, stops=not block.fault, patience=0.0)
+        yield Stall(
+            (block.fault, block.stops), block.fault or block.stops, stops=not block.fault, patience=0.0
+        )
     elif block and found.below:
-        yield Stall("barrier", f"line {found.below.number} waits at the #RUN barrier in line {block.line.number} for "
-                               f"{unfinished(first, found.unfinished_by)}", passes=first.state == RUNNING)
+        yield Stall(
+            "barrier",
+            f"line {found.below.number} waits at the #RUN barrier in line {block.line.number} for "
+            f"{unfinished(first, found.unfinished_by)}",
+            passes=first.state == RUNNING,
+        )
     for (hosts, slots, ended), (line, settings) in found.skipped.items():
         if (hosts or slots > 1) and not ended and is_absent(settings):
             yield Stall((hosts, slots), f"line {line.number} waits for {settings}")
@@ -2693,18 +2921,20 @@ class Cursor:
     It moves forward through the file, and begins again at the top when it has come to the end and has found
     something: states may have been set back.  A server has one for all its clients.
 
-    Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier a round knows
-    the first job above that had not ended when it was met.  While that has not, nothing more need be known; when it
-    has, a round begins at the top, and only one that meets nothing unfinished passes.  A round that has taken something
-    waits there for a while, then begins again, too.  Only a round that takes nothing concludes that nothing below
-    may be taken for now.  It still looks on, for jobs below that its takers must wait for; without any they may leave.
+    Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier a
+    round knows the first job above that had not ended when it was met.  While that has not, nothing more need
+    be known; when it has, a round begins at the top, and only one that meets nothing unfinished passes.  A
+    round that has taken something waits there for a while, then begins again, too.  Only a round that takes
+    nothing concludes that nothing below may be taken for now.  It still looks on, for jobs below that its
+    takers must wait for; without any they may leave.
     """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     NAMED = 10                  # orphans, and stalls, that are named one by one
     REMEMBERED = 100_000        # ends of runs
     STALE = 0.002, 1.0          # seconds after which what was read ahead is read again, ...
     PAUSE = 0.25                # seconds from look to look at a barrier
-    SLICE = 0.05                # seconds after which a server's claim comes back: it wants to hear its clients, too
+    # seconds after which a server's claim comes back: it wants to hear its clients, too
+    SLICE = 0.05
 
     def __init__(self, file: JobFile, takers: Iterable[Taker] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False,
@@ -2712,16 +2942,22 @@ class Cursor:
         """takers: for whom it claims unless it is told otherwise; wait_for_file: it may come later;
         unchecked: it was not there to be checked.
 
-        serving: its takers come and go, and the groups that it meets are started by somebody.  is_absent: whether none
-        of the hosts of these settings is here.
+        serving: its takers come and go, and the groups that it meets are started by somebody.  is_absent:
+        whether none of the hosts of these settings is here.
         """
         self.file, self.say, self.clock = file, file.say, file.clock
-        self.ordinals, self.wait_for_file, self.serving, self.is_absent = ordinals, wait_for_file, serving, is_absent
+        self.ordinals, self.wait_for_file, self.serving, self.is_absent = (
+            ordinals,
+            wait_for_file,
+            serving,
+            is_absent,
+        )
         self.unchecked = unchecked
         self.groups_named = False               # it was said that groups are left alone
         self.interval = file.interval
         self.orphans: list[int] = []            # line numbers of those met and not taken
-        self.ends: OrderedDict[bytes, bytes] = OrderedDict()    # how the last runs here ended, by their commands
+        # how the last runs here ended, by their commands
+        self.ends: OrderedDict[bytes, bytes] = OrderedDict()
         self.orphaned: set[bytes] = set()       # ... and their commands
         self.inode = file.inode                 # of the file that the round walks through
         self.scan: Scan | None = None           # the round under way
@@ -2729,7 +2965,8 @@ class Cursor:
         self.miss = Miss(round=self.round)      # the last
         self.takers = Takers(takers)            # of the last claim
         self.claimed = 0.0                      # when that was
-        self.sliced = False                     # ... whether it came back in the middle of its walk, to be made again
+        # ... whether it came back in the middle of its walk, to be made again
+        self.sliced = False
         self.pause_at = math.inf                # ... as of then (monotonic)
         self.refusals = 0                       # empty rounds in a row that met lines that others held
         self.quiet: tuple[int, ...] | None = None           # signature at the start of the last empty round
@@ -2740,8 +2977,8 @@ class Cursor:
     def claim(self, last: bool = False, takers: Takers | None = None) -> Job | Miss:
         """Claim the next job for one of the takers, the first that it fits.
 
-        Between calls with the same object takers may leave it, and none may come.  last: nothing is running here, and
-        the caller will leave; so no round is spared.
+        Between calls with the same object takers may leave it, and none may come.  last: nothing is running
+        here, and the caller will leave; so no round is spared.
         """
         try:
             found = self._claim(last, takers or self.takers)
@@ -2771,8 +3008,10 @@ class Cursor:
         self.sliced, sliced = False, self.sliced and self.scan is not None
         try:
             if self.scan is None or not sliced and self.pace.until_due(100, self.interval) == 0:
-                self._begin_round()             # what stands above may have been edited in place: directives, too
-            elif self.scan.last and not sliced and now - claimed > self._stale_after():     # so may what stands below
+                # what stands above may have been edited in place: directives, too
+                self._begin_round()
+            elif self.scan.last and not sliced and now - claimed > self._stale_after():
+                # so may what stands below
                 if not self.scan.reread():                          # ... or above, and moved it
                     self._start_over()
             if self.serving:
@@ -2794,12 +3033,16 @@ class Cursor:
         line, found.settings, found.ended = min(lines, key=lambda skipped: skipped[0].offset)
         found.block = found.below = None
         found.skipped = {key: value for key, value in found.skipped.items() if value[0].offset < line.offset}
-        found.groups = [group for group in found.groups if group.jobs and group.jobs[0][0].offset < line.offset]
+        found.groups = [
+            group for group in found.groups if group.jobs and group.jobs[0][0].offset < line.offset
+        ]
         if not self.scan.back_to(line):
             self._start_over()
 
     def _check_late(self) -> None:
-        """Name what is not understood in a file that has come only now; at the start there was none to refuse."""
+        """Name what is not understood in a file that has come only now; at the start there was none to
+        refuse.
+        """
         self.unchecked = False
         with contextlib.suppress(Problem):      # it is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
@@ -2816,7 +3059,8 @@ class Cursor:
                 line = self.scan.next(self.round.few)
                 cut = line is not None and not line.whole and not self._is_over()
                 doubt = self.file.doubt(self.scan.end, cut) if cut or line is None else 0.0
-                if line is None or cut and doubt or self._is_over():    # it is for the next round if it is cut
+                # it is for the next round if it is cut
+                if line is None or cut and doubt or self._is_over():
                     if not self.round.found:
                         return self._end_round(doubt, cut and doubt > 0)
                     self._begin_round()
@@ -2836,7 +3080,8 @@ class Cursor:
                 self._start_over()
 
     def _stale_after(self) -> float:
-        """... the second of a file to which the way is long, until others turn out to claim its lines, too."""
+        """... the second of a file to which the way is long, until others turn out to claim its lines, too.
+        """
         return self.STALE[self.file.network and not self.round.refused]
 
     def _begin_round(self) -> None:
@@ -2847,19 +3092,28 @@ class Cursor:
         self._notice_replaced()
         self.signature = file.signature()
         wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
-        self.scan = Scan(file.reader, file.start, bytes(sorted(wanted)), count_states=self.ordinals, careful=True,
-                         directives=True)
+        self.scan = Scan(
+            file.reader,
+            file.start,
+            bytes(sorted(wanted)),
+            count_states=self.ordinals,
+            careful=True,
+            directives=True,
+        )
         self.scan.pause_at = self.pause_at
         self.round = Round(frozenset(self.takers.all), self.pace.began)
 
     def _until_next(self) -> float:
-        """Seconds until another round may begin: one that may pass a barrier, or begin a big job, comes soon."""
+        """Seconds until another round may begin: one that may pass a barrier, or begin a big job, comes soon.
+        """
         if self.round.outdated:
             return self.pace.until_due(1)
         return self.pace.until_due(20, 0.0 if self._has_room() else self.interval)
 
     def _end_round(self, doubt: float, cut: bool) -> Miss:
-        """A whole round found nothing.  doubt: JobFile.doubt(); cut: because of its last line, which may change yet."""
+        """A whole round found nothing.  doubt: JobFile.doubt(); cut: because of its last line, which may
+        change yet.
+        """
         self.scan = None
         self._end_group(waits=cut or self._is_being_appended())
         found = self.round
@@ -2875,8 +3129,8 @@ class Cursor:
     def _nothing_new(self) -> bool:
         """Whether the last round was empty and there is no reason for another: an idle runner costs nothing.
 
-        The signature is no proof (time stamps are coarse), so after a while a round is made all the same.  The round
-        says nothing of takers that it was not made for.
+        The signature is no proof (time stamps are coarse), so after a while a round is made all the same.
+        The round says nothing of takers that it was not made for.
         """
         if not self.quiet:
             return False
@@ -2900,7 +3154,8 @@ class Cursor:
         before, now = self.inode, self.file.inode
         if now != before or self.scan and self.scan.file is not self.file.reader:
             self.forget()
-            if now not in (before, (0, 0)):     # else it is opened anew with the next round, or was, after trouble
+            # else it is opened anew with the next round, or was, after trouble
+            if now not in (before, (0, 0)):
                 self.inode = now
                 if before != (0, 0):
                     self.say("was replaced by another file of this name; going on with that")
@@ -2909,7 +3164,8 @@ class Cursor:
         """What was met says nothing any more: the next claim walks through the file anew."""
         self.scan = self.quiet = None
 
-    # -- lines that are met -----------------------------------------------------------------------------------------
+    # -- lines that are met
+    # -----------------------------------------------------------------------------------------
 
     def _consider(self, line: Line) -> Job | None:
         """Take a job, if it may be taken now and is for one of the takers."""
@@ -2932,8 +3188,8 @@ class Cursor:
     def _taker(self, line: Line) -> Taker | None:
         """The taker that gets a line: the first that may have it, and has enough free slots.
 
-        One with too few free slots waits for more, and takes nothing below meanwhile: else small jobs would keep a big
-        one from its turn for ever.
+        One with too few free slots waits for more, and takes nothing below meanwhile: else small jobs would
+        keep a big one from its turn for ever.
         """
         for taker in self._able(line):
             if taker not in self.round.full:
@@ -2964,7 +3220,8 @@ class Cursor:
     def _is_outdated(self) -> bool:
         """Whether a barrier that this round cannot pass may let another one pass.  Raises OSError.
 
-        A job that is `!` or `e` by now may be for a taker with --retry or --resume; a round from the top will see.
+        A job that is `!` or `e` by now may be for a taker with --retry or --resume; a round from the top will
+        see.
         """
         file, found = self.file, self.round
         if found.unfinished and not found.outdated:
@@ -2994,13 +3251,18 @@ class Cursor:
             group.jobs.append((line, settings))
             if len(group.jobs) > PendingGroup.LONGEST:
                 group.waits = True
-                self.round.block = Block(line, fault=f"line {line.number}: the group {printable(group.name)} has more "
-                                                     f"than {PendingGroup.LONGEST:,} jobs; it and the jobs below wait")
+                self.round.block = Block(
+                    line,
+                    fault=f"line {line.number}: the group {printable(group.name)} has more "
+                    f"than {PendingGroup.LONGEST:,} jobs; it and the jobs below wait",
+                )
             self._note_takers(line)
         elif not self.groups_named:
             self.groups_named = True
-            self.say(f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone here "
-                     f"(#RUN in line {settings.line.number})")
+            self.say(
+                f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone here "
+                f"(#RUN in line {settings.line.number})"
+            )
 
     def _group(self) -> PendingGroup:
         """The group that is being met."""
@@ -3016,7 +3278,9 @@ class Cursor:
             return
         if (not found.settings.together or self.serving) and self._note_takers(line) and not found.below:
             found.below = line
-        found.few = line.state == NEW or found.waiting.issuperset(self.takers.fitting(found.settings, found.ended))
+        found.few = line.state == NEW or found.waiting.issuperset(
+            self.takers.fitting(found.settings, found.ended)
+        )
 
     def _note_takers(self, line: Line) -> bool:
         """Note the takers that may have a job later; whether there are any."""
@@ -3046,14 +3310,18 @@ class Cursor:
         attempt = self.file.claim(line, taker, found.settings, self._known_end(line))
         self.scan.reread(attempt.data or None)
         if attempt.ended not in (b"", ERROR):
-            self.say(f"line {line.number}: an editor has brought back its r; it is {show(attempt.ended)} again, as its "
-                     "run here has ended")
+            self.say(
+                f"line {line.number}: an editor has brought back its r; it is {show(attempt.ended)} again, as its "
+                "run here has ended"
+            )
         elif attempt.ended:
             self.orphans.append(line.number)
             self.orphaned.add(line.command)
             if len(self.orphans) <= self.NAMED:
-                self.say(f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it again"
-                         f"{self._hint(line)})")
+                self.say(
+                    f"line {line.number}: is r, but nobody runs it any more; marked e (--resume runs it again"
+                    f"{self._hint(line)})"
+                )
         elif attempt.job:
             self._note_taken(attempt.job)
         else:
@@ -3065,15 +3333,23 @@ class Cursor:
         return attempt.job
 
     def _known_end(self, line: Line) -> bytes:
-        """How the last run here of an orphan's command has ended, if it can be of no other line.  Raises OSError."""
+        """How the last run here of an orphan's command has ended, if it can be of no other line.
+
+        Raises OSError.
+        """
         ended = self.ends.get(line.command, b"") if line.state == RUNNING else b""
         equal = ended and itertools.islice(lines_of(self.file.reader, self.file.start, {line.command}), 2)
         return ended if equal and len(list(equal)) == 1 else b""
 
     def _hint(self, line: Line) -> str:
-        """What we know of an orphan's command.  Only a person knows whether others have begun to run it since."""
+        """What we know of an orphan's command.
+
+        Only a person knows whether others have begun to run it since.
+        """
         ended = self.ends.get(line.command)
-        return f"; an editor may have brought back its r: a run here has ended, {show(ended)}" if ended else ""
+        return (
+            f"; an editor may have brought back its r: a run here has ended, {show(ended)}" if ended else ""
+        )
 
     def _note_taken(self, job: Job) -> None:
         """A line was claimed."""
@@ -3084,7 +3360,8 @@ class Cursor:
             job.taker.tried.add(job)
             job.retried = True
 
-    # -- directives that are met ------------------------------------------------------------------------------------
+    # -- directives that are met
+    # ------------------------------------------------------------------------------------
 
     def _obey(self, line: Line, bad: bytes = FAILED + ERROR) -> bool:
         """Take a directive into account; False: what is above it must be looked at once more.
@@ -3096,7 +3373,9 @@ class Cursor:
         try:
             directive = parse_directive(line)
         except ValueError as fault:
-            found.block = found.block or Block(line, fault=f"line {line.number}: {fault}; the jobs below it wait")
+            found.block = found.block or Block(
+                line, fault=f"line {line.number}: {fault}; the jobs below it wait"
+            )
             self._end_group(waits=True)         # who knows whether what follows is of the group above
             return True
         if directive.kind == "settings":
@@ -3124,17 +3403,20 @@ class Cursor:
         found = self.round
         if not found.groups or found.groups[-1].whole:
             return False
-        appending = not is_free(self.file.doors, APPEND_BYTE)      # asked first: if not, the size is of all of it
+        # asked first: if not, the size is of all of it
+        appending = not is_free(self.file.doors, APPEND_BYTE)
         found.refused |= appending
         return appending or self.file.signature()[2] != self.signature[2]
 
     def _barrier(self, line: Line, bad: bytes) -> Block | None:
-        """What keeps jobs below a barrier from being taken, if anything does; bad: lines in these states do."""
+        """What keeps jobs below a barrier from being taken, if anything does; bad: lines in these states do.
+        """
         found = self.round
         if found.unfinished:
             return Block(line)
         if bad:
-            for start in max(found.checked, self.file.start), self.file.start:      # only from there lines are counted
+            # only from there lines are counted
+            for start in max(found.checked, self.file.start), self.file.start:
                 first = Scan(self.file.reader, start, bad, until=line.offset).next()
                 if not first or first.offset > line.offset:
                     break
@@ -3164,10 +3446,14 @@ class Cursor:
                 text = f"line {line.number} waits for {holder}, which keeps its command locked"
                 yield Stall("door", text, patience=5.0)
 
-    # -- results ----------------------------------------------------------------------------------------------------
+    # -- results
+    # ----------------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow."""
+        """Write a job's new state and give its line back.  What went wrong for good, or ''.
+
+        Raises NotNow.
+        """
         fault = self.file.finish(job, state)
         if state in (DONE, FAILED):
             self.ends[job.command] = state
@@ -3187,7 +3473,8 @@ class Cursor:
             job.taker.tried.discard(job)
         return fault
 
-    # -- trouble, and just looking ----------------------------------------------------------------------------------
+    # -- trouble, and just looking
+    # ----------------------------------------------------------------------------------
 
     def _bear(self, error: OSError) -> Miss:
         """Put up with an error of the file system for a while, then fail for good."""
@@ -3211,7 +3498,8 @@ class Cursor:
         found, scan = self.round, self.file.lines(NEW + RUNNING, directives=True)
         while line := scan.next(found.few):
             if line.state == DIRECTIVE:
-                self._obey(line, FAILED + ERROR + RUNNING)      # where nothing is unfinished these are orphans
+                # where nothing is unfinished these are orphans
+                self._obey(line, FAILED + ERROR + RUNNING)
             elif line.state == RUNNING:
                 if not (found.block or found.unfinished or self.file.is_orphan(line)):
                     self._note_unfinished(line)
@@ -3230,8 +3518,11 @@ class Cursor:
         """... a group, if it is nothing else."""
         for group in self.round.groups:
             line, settings = group.jobs[0]
-            return Stall(group.name, f"line {line.number} waits for the hosts of the group {printable(group.name)} "
-                                     f"(#RUN in line {settings.line.number}; runmaker4-server.py starts it)")
+            return Stall(
+                group.name,
+                f"line {line.number} waits for the hosts of the group {printable(group.name)} "
+                f"(#RUN in line {settings.line.number}; runmaker4-server.py starts it)",
+            )
         return None
 
     def jobs_to_take(self, taker: Taker) -> Iterator[Line]:
@@ -3239,21 +3530,26 @@ class Cursor:
         self.takers, self.round = Takers([taker]), Round()
         for line in self.file.lines(NEW + RUNNING + taker.retry, directives=True):
             if line.state == DIRECTIVE:
-                self.round.unfinished = None        # all that is above a barrier has ended when its time comes
+                # all that is above a barrier has ended when its time comes
+                self.round.unfinished = None
                 self._obey(line)
                 if self.round.block:
                     return
-            elif self.round.settings.together or not any(self.takers.fitting(self.round.settings, self.round.ended)):
+            elif self.round.settings.together or not any(
+                self.takers.fitting(self.round.settings, self.round.ended)
+            ):
                 self._pass_over(line)
             elif line.state != RUNNING or RUNNING in taker.retry and self.file.is_orphan(line):
                 yield line
 
 
-# ======== The worker ==================================================================================================
+# ======== The worker ========================================================================================
 
 
 def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
-    """A task that nobody awaits: what it raises is a defect, of which the loop's exception handler hears at once."""
+    """A task that nobody awaits: what it raises is a defect, of which the loop's exception handler hears at
+    once.
+    """
     task = asyncio.ensure_future(work)
     task.add_done_callback(lambda task: task.cancelled() or task.result())
     return task
@@ -3262,8 +3558,8 @@ def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
 class Worker:
     """Makes file operations in the order they come: at once, or in one thread where a file system may block.
 
-    An NFS server that does not answer blocks every call for as long as it pleases.  Output, timeouts and signals
-    must go on meanwhile; claims, results and records wait.
+    An NFS server that does not answer blocks every call for as long as it pleases.  Output, timeouts and
+    signals must go on meanwhile; claims, results and records wait.
     """
     AGAIN, AGAIN_FAR = 0.02, 0.5    # seconds until records are tried again; where each try is a round trip
 
@@ -3372,10 +3668,10 @@ class Failures:
 class FileJobs:
     """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
 
-    A connection to a server has the same methods, and is all that a Runner needs to know about where jobs come from:
-    claim, lend (and reclaim, of what that has given), finish, release, look_after, leave; `interval` (seconds between
-    looks after the held lines), `poll` (seconds between looks for new jobs while there are none), `orphans` (the line
-    numbers of orphans that were marked `e`).
+    A connection to a server has the same methods, and is all that a Runner needs to know about where jobs
+    come from: claim, lend (and reclaim, of what that has given), finish, release, look_after, leave;
+    `interval` (seconds between looks after the held lines), `poll` (seconds between looks for new jobs while
+    there are none), `orphans` (the line numbers of orphans that were marked `e`).
     """
 
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
@@ -3386,7 +3682,9 @@ class FileJobs:
         self.failures = Failures(cursor.file, worker)
 
     async def claim(self, last: bool, free: int, slots: int) -> Job | Miss:
-        """A job, if there is one.  last: the runner leaves if there is none.  free, slots: of its slots, and in all."""
+        """A job, if there is one.  last: the runner leaves if there is none.  free, slots: of its slots, and
+        in all.
+        """
         found = await self.worker.call(self._claim, last, free, slots)
         if found:
             return found
@@ -3430,10 +3728,12 @@ class FileJobs:
             await self.worker.flush()
         for look in range(1, self.file.LOOKS + 1):
             takers = Takers(() if runner.had_one_each else (self.taker,))
-            self.taker.slots = runner.size      # what does not fit because slots are out of service is left, too
+            # what does not fit because slots are out of service is left, too
+            self.taker.slots = runner.size
             try:
                 account = await self.worker.call(self.file.account, takers)
-                resumed = account.orphans and RUNNING in self.taker.retry   # by others that run the file with --resume
+                # by others that run the file with --resume
+                resumed = account.orphans and RUNNING in self.taker.retry
                 if runner.killed or look == self.file.LOOKS or not (account.half_saved or resumed):
                     return account
             except OSError as error:
@@ -3446,14 +3746,16 @@ class FileJobs:
         return None
 
 
-# ======== Processes ===================================================================================================
+# ======== Processes =========================================================================================
 
 SHELL = b"/bin/sh"
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
-GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"      # what holds a shell back
+# what holds a shell back
+GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
 GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-after says otherwise
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024    # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
+# ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -3517,8 +3819,8 @@ class ProcessTable:
     def tree(self, shell: Shell) -> list[int]:
         """The living processes of a job: its session, what carries its mark, and what descends from these.
 
-        The shell comes first, and parents before their children: were a command ended before its shell, the shell
-        would begin the next one.
+        The shell comes first, and parents before their children: were a command ended before its shell, the
+        shell would begin the next one.
         """
         session = [] if shell.deserted else self.session(shell)
         todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.mark, []))
@@ -3534,15 +3836,17 @@ class ProcessTable:
 class Signals:
     """Calls handlers in the event loop when signals come.
 
-    The C-level handler writes the signal's number to a pipe that the loop watches (signal.set_wakeup_fd).  asyncio's
-    own add_signal_handler wakes the loop twice for each signal, which for SIGCHLD costs 5 % of a short job.
+    The C-level handler writes the signal's number to a pipe that the loop watches (signal.set_wakeup_fd).
+    asyncio's own add_signal_handler wakes the loop twice for each signal, which for SIGCHLD costs 5 % of a
+    short job.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.handlers: dict[int, Callable[[], None]] = {}
         self.pipe, feed = os.pipe()
         os.set_blocking(feed, False)
-        signal.set_wakeup_fd(feed, warn_on_full_buffer=False)   # full: it will be read, and reap() misses nothing
+        # full: it will be read, and reap() misses nothing
+        signal.set_wakeup_fd(feed, warn_on_full_buffer=False)
         os.set_blocking(self.pipe, False)
         loop.add_reader(self.pipe, self.look)
 
@@ -3552,7 +3856,10 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, may have blocked it
 
     def ignore_from_now_on(self) -> None:
-        """We are leaving.  Python's end would set default actions again, and a late HUP would be our exit status."""
+        """We are leaving.
+
+        Python's end would set default actions again, and a late HUP would be our exit status.
+        """
         signal.set_wakeup_fd(-1)
         for number in self.handlers:
             signal.signal(number, signal.SIG_IGN)
@@ -3569,7 +3876,8 @@ class Signals:
 
 class Processes:
     """Starts jobs, reaps them, ends whole trees.  The one place that knows SIGCHLD and wait4."""
-    EMPTY = 2       # looks that must find nothing of a job: within execve(2) a process shows no environment, no mark
+    # looks that must find nothing of a job: within execve(2) a process shows no environment, no mark
+    EMPTY = 2
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
@@ -3591,15 +3899,17 @@ class Processes:
               gate: int = -1) -> Shell:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
-        locks: the descriptors that it shall hold as long as it lives.  gate: what it reads a line from before it does
-        anything else; at its end it ends, too.
+        locks: the descriptors that it shall hold as long as it lives.  gate: what it reads a line from before
+        it does anything else; at its end it ends, too.
 
-        The `exit` at the end keeps the shell around the last command: shells exec that otherwise, and with a command
-        that closes all descriptors above 2, as ssh does, the lock would be gone.  The empty line is for a command
-        that ends with a backslash, the braces for one that is cut off behind `&&` or `|`: `exit` would complete it.
+        The `exit` at the end keeps the shell around the last command: shells exec that otherwise, and with a
+        command that closes all descriptors above 2, as ssh does, the lock would be gone.  The empty line is
+        for a command that ends with a backslash, the braces for one that is cut off behind `&&` or `|`:
+        `exit` would complete it.
         """
         mark = next(self.marks)
-        # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C libraries.
+        # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C
+        # libraries.
         numbers = (number for number in itertools.count(self.lock_fd, 2) if number not in locks)
         pairs = [(self.null if gate < 0 else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
@@ -3616,10 +3926,12 @@ class Processes:
             while (ended := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = ended
                 shell = self.running.pop(pid, None)
-                if shell and not shell.ended.done():    # else: a child of what this process was before execve(2)
+                # else: a child of what this process was before execve(2)
+                if shell and not shell.ended.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                    if usage.ru_maxrss > own:           # else it may be ours: execve(2) counts what was there before
+                    # else it may be ours: execve(2) counts what was there before
+                    if usage.ru_maxrss > own:
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     shell.ended.set_result(status)
 
@@ -3627,8 +3939,8 @@ class Processes:
         """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die.
 
         The number of its session is its own as long as the shell is not waited for, or the session has
-        processes.  After that the kernel may give it to anybody, and a session that nobody is left in gets no new
-        members: so once it was seen empty, its number is not looked for any more.
+        processes.  After that the kernel may give it to anybody, and a session that nobody is left in gets no
+        new members: so once it was seen empty, its number is not looked for any more.
         """
         start = self.loop.time()
         asked: set[int] = set()
@@ -3676,13 +3988,15 @@ class Processes:
                 os.kill(pid, number)
 
 
-# ---- how many at once ------------------------------------------------------------------------------------------------
+# ---- how many at once --------------------------------------------------------------------------------------
 
 CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 def available_cpus() -> int:
-    """How many CPUs this process may use: the least of affinity, cgroup limit and what Slurm gives; at least 1."""
+    """How many CPUs this process may use: the least of affinity, cgroup limit and what Slurm gives; at least
+    1.
+    """
     affinity = len(os.sched_getaffinity(0))
     return max(1, int(min(affinity, cgroup_cpus(), slurm_cpus(os.environ))))
 
@@ -3705,21 +4019,24 @@ def cgroup_cpus() -> float:
 
 
 def slurm_cpus(environ: Mapping[str, str]) -> float:
-    """What Slurm gives a task: what -c says, or its share of the CPUs on this node, which the tasks of a step share.
+    """What Slurm gives a task: what -c says, or its share of the CPUs on this node, which the tasks of a step
+    share.
 
-    A batch script has them for itself.  Where nodes have different numbers of tasks, the largest counts on all.  Unless
-    tasks are bound to their CPUs nothing but these variables tells.  What is no number there does not count.
+    A batch script has them for itself.  Where nodes have different numbers of tasks, the largest counts on
+    all.  Unless tasks are bound to their CPUs nothing but these variables tells.  What is no number there
+    does not count.
     """
     each, here = (re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
                   for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"))
     if each or not here:
         return int(each[0]) if each else math.inf
     per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
-    tasks = re.findall(r"\b[0-9]+", per_node, re.ASCII)         # `2(x3),1`: two on each of three nodes, one on the last
+    # `2(x3),1`: two on each of three nodes, one on the last
+    tasks = re.findall(r"\b[0-9]+", per_node, re.ASCII)
     return int(here[0]) / max([1, *map(int, tasks)])
 
 
-# ---- until when ------------------------------------------------------------------------------------------------------
+# ---- until when --------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -3762,14 +4079,20 @@ class SlurmLimit:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
         try:
             squeue = subprocess.run(
-                ("squeue", "-h", "-t", "all", "-j", job, "-o", "%A %e"), env={**environ, "SLURM_TIME_FORMAT": "%s"},
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=self.PATIENCE)
+                ("squeue", "-h", "-t", "all", "-j", job, "-o", "%A %e"),
+                env={**environ, "SLURM_TIME_FORMAT": "%s"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=self.PATIENCE,
+            )
         except subprocess.TimeoutExpired:
             raise Problem(f"squeue has not answered within {human_time(self.PATIENCE)}") from None
         except OSError as error:
             raise Problem(f"squeue: {reason(error)}") from None
         answer = os.fsdecode(squeue.stdout).strip()
-        ours = re.search(rf"^{re.escape(job)} +(.*?) *$", answer, re.MULTILINE)      # -j shows all tasks of our array
+        # -j shows all tasks of our array
+        ours = re.search(rf"^{re.escape(job)} +(.*?) *$", answer, re.MULTILINE)
         if not ours:
             last = printable(answer.rpartition("\n")[2])
             raise Problem(f"squeue does not tell when job {job} ends: '{last[:200]}'")
@@ -3781,21 +4104,24 @@ def allow_descriptors(needed: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
-            raise Problem(f"so many jobs need {needed} open files, the limit is {hard} (lower -j, or raise ulimit -Hn)")
+            raise Problem(
+                f"so many jobs need {needed} open files, the limit is {hard} (lower -j, or raise ulimit -Hn)"
+            )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-# ======== Output ======================================================================================================
+# ======== Output ============================================================================================
 
 
 class Writer:
     """Writes to a descriptor that others share (a terminal, a pipe) without ever blocking the event loop.
 
-    O_NONBLOCK would be seen by all who share it.  So a thread writes what is in a queue, and may wait for a reader as
-    long as it has to.  A regular file needs no thread.
+    O_NONBLOCK would be seen by all who share it.  So a thread writes what is in a queue, and may wait for a
+    reader as long as it has to.  A regular file needs no thread.
     """
     LOW, HIGH = 1 << 18, 1 << 20        # bytes waiting: below, jobs are read again; above, no more
-    DELAY, AT_ONCE = 0.02, 1 << 16      # seconds for which lines are gathered, bytes that do not wait for that
+    # seconds for which lines are gathered, bytes that do not wait for that
+    DELAY, AT_ONCE = 0.02, 1 << 16
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
                  relieved: Callable[[], None] = lambda: None) -> None:
@@ -3822,7 +4148,9 @@ class Writer:
         return waiting
 
     def write(self, data: bytes) -> None:
-        """Write data, together with what comes within a moment: to wake the thread costs as much as some lines."""
+        """Write data, together with what comes within a moment: to wake the thread costs as much as some
+        lines.
+        """
         if self.closed or not data:
             return
         self.gathered.append(data)
@@ -3922,7 +4250,9 @@ class Ending:
 
     @property
     def told_to_stop(self) -> bool:
-        """Whether its shell, or a command in it (128 + n), died of a signal by which runners are told to stop."""
+        """Whether its shell, or a command in it (128 + n), died of a signal by which runners are told to
+        stop.
+        """
         return (self.signal or self.code - 128) in TOLD
 
     def __str__(self) -> str:
@@ -3983,7 +4313,8 @@ class Sink:
         """It could not be started, or nobody will say how it ended; no more comes of it."""
 
     def resumed(self, run: Run, record: bytes) -> None:
-        """A server: it was started under the server before; record: what that has left of it in the log file."""
+        """A server: it was started under the server before; record: what that has left of it in the log file.
+        """
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         """It has printed."""
@@ -4032,7 +4363,9 @@ class Lines:
 
 
 class Console(Sink):
-    """What a person sees: every line of every job, whole, after the name of the stream, the host and the process."""
+    """What a person sees: every line of every job, whole, after the name of the stream, the host and the
+    process.
+    """
     RED, PLAIN = b"\x1b[31m", b"\x1b[0m"
 
     def __init__(self, writer: Writer, with_output: bool, colour: bool) -> None:
@@ -4071,10 +4404,12 @@ class Console(Sink):
 
 
 class Spool:
-    """Blocks of output that is held back, in one temporary file: with one for each job descriptors would run out.
+    """Blocks of output that is held back, in one temporary file: with one for each job descriptors would run
+    out.
 
-    The place of a block that was read is used again, so the file does not grow with all that was ever held back.
-    The event loop stores blocks, and a writer's thread reads them; pread(2) and pwrite(2) share no position.
+    The place of a block that was read is used again, so the file does not grow with all that was ever held
+    back.  The event loop stores blocks, and a writer's thread reads them; pread(2) and pwrite(2) share no
+    position.
     """
     BLOCK = 1 << 20                     # bytes
 
@@ -4129,7 +4464,9 @@ class HeldBack:
 
 
 class Plain(Sink):
-    """What jobs print and nothing else, each job's together once it is over: stdout to stdout, stderr to stderr."""
+    """What jobs print and nothing else, each job's together once it is over: stdout to stdout, stderr to
+    stderr.
+    """
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, trouble: Say) -> None:
         """writers: by the name of the stream.  in_order: of the starts, which is that of the file."""
@@ -4137,7 +4474,8 @@ class Plain(Sink):
         self.in_order = in_order
         self.trouble = trouble
         self.spool = Spool()
-        self.kept: dict[Job, dict[bytes, HeldBack]] = {}    # by the name of the stream; in the order of the starts
+        # by the name of the stream; in the order of the starts
+        self.kept: dict[Job, dict[bytes, HeldBack]] = {}
         self.ready: set[Job] = set()                    # jobs that are over, and wait for those before them
 
     def starting(self, run: Run) -> None:
@@ -4147,13 +4485,17 @@ class Plain(Sink):
         try:
             self.kept[run.job].setdefault(stream.name, HeldBack(self.spool)).add(data)
         except OSError as error:
-            self.trouble(f"line {run.job.number}: {reason(error)} in a temporary file (its output is incomplete; the "
-                         "jobs go on)")
+            self.trouble(
+                f"line {run.job.number}: {reason(error)} in a temporary file (its output is incomplete; the "
+                "jobs go on)"
+            )
 
     def over(self, job: Job) -> None:
         if job in self.kept:                # else it was not started
             self.ready.add(job)
-        for first in list(itertools.takewhile(self.ready.__contains__, self.kept)) if self.in_order else [job]:
+        for first in (
+            list(itertools.takewhile(self.ready.__contains__, self.kept)) if self.in_order else [job]
+        ):
             self._print(first)
 
     def leaving(self) -> None:
@@ -4190,7 +4532,8 @@ class LogFile(Sink):
         self.size = (1 + lines) * (self.WIDTH + 1)      # of a record
         self.records: dict[Run, Record] = {}
         self.file = RecordFile(path, "log file", os.O_RDWR, worker, trouble)
-        if read_head(self.file.fd, path, 4) not in (b"", b".-> ", bytes(4)):     # NULs: the first record is yet to come
+        # NULs: the first record is yet to come
+        if read_head(self.file.fd, path, 4) not in (b"", b".-> ", bytes(4)):
             raise Problem(f"{path}: is not a log file (give another name)")
 
     def started(self, run: Run) -> None:
@@ -4211,7 +4554,8 @@ class LogFile(Sink):
         record.changed = True
         *lines, rest = data.rsplit(b"\n", self.lines + 1)
         if lines:
-            if len(lines) <= self.lines:                        # the first of these goes on where the last one stopped
+            # the first of these goes on where the last one stopped
+            if len(lines) <= self.lines:
                 lines[0] = record.rests.get(stream, b"") + lines[0]
             for line in lines[-self.lines:]:
                 self._line(run, record, stream.name, line)
@@ -4253,7 +4597,8 @@ def fit(line: bytes, width: int) -> bytes:
     """A line cut to whole UTF-8 characters, or padded, to exactly `width` bytes."""
     if len(line) > width:
         cuts = range(width, width - 5, -1)
-        line = line[:next((cut for cut in cuts if line[cut] & 0xC0 != 0x80), width)]    # no continuation byte behind it
+        # no continuation byte behind it
+        line = line[:next((cut for cut in cuts if line[cut] & 0xC0 != 0x80), width)]
     return line.ljust(width)
 
 
@@ -4283,16 +4628,16 @@ class RecordFile:
     """A file that records go to, from all runners and hosts that name it.  In the worker's thread.
 
     Hosts that share it over a network need a lock for each record: else two of them append to one place; and
-    NFS writes pages back whole, with old neighbours in them, unless a lock is held.  But whoever may read a file
-    can have a shared lock on it, too, for as long as he likes.  So a lock is asked for, and never waited for.  A
-    record that cannot be written is kept, and the worker tries it again: none is dropped while there is memory
-    for it.
+    NFS writes pages back whole, with old neighbours in them, unless a lock is held.  But whoever may read a
+    file can have a shared lock on it, too, for as long as he likes.  So a lock is asked for, and never waited
+    for.  A record that cannot be written is kept, and the worker tries it again: none is dropped while there
+    is memory for it.
 
-    On a file system of one host write(2) with O_APPEND finds the end and writes there in one step (open(2)), and
-    bytes at a fixed place have no neighbours.  There a lock only keeps two runners from giving a file two
-    headers, or a line one newline too many; so a record that waits for PATIENCE seconds goes without.  Therefore
-    nothing is cut off again there, as append_locked() does, for it might be another's: of a record that did not
-    fit on the disk a piece may stay, which the next one sets apart by a newline.
+    On a file system of one host write(2) with O_APPEND finds the end and writes there in one step (open(2)),
+    and bytes at a fixed place have no neighbours.  There a lock only keeps two runners from giving a file two
+    headers, or a line one newline too many; so a record that waits for PATIENCE seconds goes without.
+    Therefore nothing is cut off again there, as append_locked() does, for it might be another's: of a record
+    that did not fit on the disk a piece may stay, which the next one sets apart by a newline.
     """
     PATIENCE = 1.0              # seconds on a file system of one host
     TELL = 5.0                  # seconds after which it is said who has the lock
@@ -4328,8 +4673,10 @@ class RecordFile:
             self._try(at)
         if self.kept and not self.told and time.monotonic() - self.refused > self.TELL:
             self.told = True
-            self.worker.say(f"{self.path}: {self.obstacle()} (the {self.kind}'s records are kept until they can "
-                            "be written)")
+            self.worker.say(
+                f"{self.path}: {self.obstacle()} (the {self.kind}'s records are kept until they can "
+                "be written)"
+            )
 
     def obstacle(self) -> str:
         """What the first record that is kept waits for."""
@@ -4397,12 +4744,12 @@ class RecordFile:
 class OutFile:
     """One stream of one run in the output directory: made when there is something to write.
 
-    Most jobs print nothing on stderr, many nothing at all; making empty files for them would cost more than a short
-    job does (several round trips on NFS).
+    Most jobs print nothing on stderr, many nothing at all; making empty files for them would cost more than a
+    short job does (several round trips on NFS).
 
-    Its name has the number that its line had when the run began, whatever edits do.  A later run with that number moves
-    it away, to a numbered name that it keeps, so that the name without a number is the latest run's.  No file is ever
-    written or removed that is another run's: a name is taken with O_EXCL only.
+    Its name has the number that its line had when the run began, whatever edits do.  A later run with that
+    number moves it away, to a numbered name that it keeps, so that the name without a number is the latest
+    run's.  No file is ever written or removed that is another run's: a name is taken with O_EXCL only.
     """
 
     def __init__(self, name: str, fresh: bool, journal: Journal) -> None:
@@ -4472,7 +4819,9 @@ def numbered(name: str, number: int) -> str:
 
 
 def free_number(name: str) -> int:
-    """A number that no older file has, where one has the number below; found in few looks, also among thousands."""
+    """A number that no older file has, where one has the number below; found in few looks, also among
+    thousands.
+    """
     used, free = 0, 1
     while os.path.lexists(numbered(name, free)):
         used, free = free, 2 * free
@@ -4493,7 +4842,8 @@ def make_numbered(name: str) -> tuple[int, str]:
 def keep_older(name: str) -> str:
     """Give a file, if it exists, the next numbered name, and return that; else ''.  Raises OSError.
 
-    rename(2) replaces what has the name; so an empty file takes the new name first: others may do the same just now.
+    rename(2) replaces what has the name; so an empty file takes the new name first: others may do the same
+    just now.
     """
     see_names(name)
     if not os.path.lexists(name):
@@ -4517,7 +4867,8 @@ def name_now(name: str, info: os.stat_result) -> str:
     if is_file(name, info):
         return name
     older = (numbered(name, number) for number in range(free_number(name) - 1, 0, -1))      # the latest first
-    return next((kept for kept in older if is_file(kept, info)), name)      # else somebody has removed or renamed it
+    # else somebody has removed or renamed it
+    return next((kept for kept in older if is_file(kept, info)), name)
 
 
 def is_file(name: str, info: os.stat_result) -> bool:
@@ -4528,11 +4879,12 @@ def is_file(name: str, info: os.stat_result) -> bool:
 
 
 class Journal:
-    """DIR/journal: what ran where and when, one JSON object a line, appended by all hosts.  In the worker's thread.
+    """DIR/journal: what ran where and when, one JSON object a line, appended by all hosts.  In the worker's
+    thread.
 
-    An end is written with what has gathered, unless the last one was just now: short jobs end hundreds of times a
-    second, and on a network file system an append costs some six round trips.  Starts and moves, which only inform, and
-    what is left then wait for the next, or for a second at most.
+    An end is written with what has gathered, unless the last one was just now: short jobs end hundreds of
+    times a second, and on a network file system an append costs some six round trips.  Starts and moves,
+    which only inform, and what is left then wait for the next, or for a second at most.
     """
     GATHER, AT_ONCE = 1.0, 0.05         # seconds
 
@@ -4548,7 +4900,8 @@ class Journal:
             raise Problem(f"{path}: is not a journal (give another --outdir)")
         self.network = bool(worker.pool)
         self.pause = self.GATHER if self.network else self.AT_ONCE
-        self.waiting: list[dict[str, Any]] = []     # encoded together, which is four times as fast as one now and then
+        # encoded together, which is four times as fast as one now and then
+        self.waiting: list[dict[str, Any]] = []
         self.flushed = -math.inf            # when (monotonic seconds)
 
     def add(self, entry: dict[str, Any], end: bool = False) -> None:
@@ -4566,7 +4919,9 @@ class Journal:
 
 
 class OutDir(Sink):
-    """The output directory: DIR/ID.out and DIR/ID.err, all that a job prints; and the journal, what became of it."""
+    """The output directory: DIR/ID.out and DIR/ID.err, all that a job prints; and the journal, what became of
+    it.
+    """
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
 
     def __init__(self, path: str, worker: Worker, trouble: Say,
@@ -4603,12 +4958,21 @@ class OutDir(Sink):
             self.worker.post(file.close)
         ending, shell = run.ending, run.shell
         state = (ending or Ending(0, run.cause or "lost")).state
-        self.worker.post(self._write_end, {
-            **self._entry(run, "end"), "state": os.fsdecode(state),
-            "exit": ending.code if ending and not ending.signal else -1, "signal": ending.signal if ending else 0,
-            "cause": run.cause, "seconds": round(run.took, 3),
-            "cpu": shell.cpu if shell else None, "memory": shell.memory if shell else None,
-            "bytes": sum(stream.received for stream in run.streams)}, files)
+        self.worker.post(
+            self._write_end,
+            {
+                **self._entry(run, "end"),
+                "state": os.fsdecode(state),
+                "exit": ending.code if ending and not ending.signal else -1,
+                "signal": ending.signal if ending else 0,
+                "cause": run.cause,
+                "seconds": round(run.took, 3),
+                "cpu": shell.cpu if shell else None,
+                "memory": shell.memory if shell else None,
+                "bytes": sum(stream.received for stream in run.streams),
+            },
+            files,
+        )
 
     def tick(self) -> None:
         self.worker.post(self.journal.flush)
@@ -4618,10 +4982,16 @@ class OutDir(Sink):
     @staticmethod
     def _entry(run: Run, event: str) -> dict[str, Any]:
         """What begins the journal's lines on a run."""
-        return {"time": round(run.began + run.took, 3), "event": event,
-                "run": os.fsdecode(run.shell.mark if run.shell else b"%s-%d" % (run.host, time.time_ns())),
-                "line": run.job.number, "command": os.fsdecode(run.job.command), "host": os.fsdecode(run.host),
-                "slot": run.slot.name, "pid": run.shell.pid if run.shell else 0}
+        return {
+            "time": round(run.began + run.took, 3),
+            "event": event,
+            "run": os.fsdecode(run.shell.mark if run.shell else b"%s-%d" % (run.host, time.time_ns())),
+            "line": run.job.number,
+            "command": os.fsdecode(run.job.command),
+            "host": os.fsdecode(run.host),
+            "slot": run.slot.name,
+            "pid": run.shell.pid if run.shell else 0,
+        }
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
         entry["files"] = [os.path.basename(file.name) for file in files if file.size]
@@ -4656,7 +5026,7 @@ class JobLog(Sink):
         self.worker.post(self.file.append, line, size=len(line))
 
 
-# ======== Slots =======================================================================================================
+# ======== Slots =============================================================================================
 
 
 @dataclass(eq=False, repr=False)
@@ -4685,16 +5055,19 @@ class Slot:
     @property
     def byte(self) -> int:
         """Where its lock is, in the companion of a file of names."""
-        return int.from_bytes(blake2b(b"%d %s" % (self.copy, os.fsencode(self.name)), digest_size=7).digest(), "big")
+        return int.from_bytes(
+            blake2b(b"%d %s" % (self.copy, os.fsencode(self.name)), digest_size=7).digest(), "big"
+        )
 
 
 class SlotFile:
     """A file NAMES with a name per line; blank lines and lines that begin with # do not count.
 
-    While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the name, in the
-    companion .NAMES.lock: so NAMES may be edited or replaced at any time.  The companion has the mode of NAMES,
-    never written to, and never removed: without it names could be used twice until the jobs that run now have ended.
-    A symbolic link is resolved at the start, so that runners share names whichever way they come to the file.
+    While a job runs on a name, its runner and the job itself hold a lock on a byte that follows from the
+    name, in the companion .NAMES.lock: so NAMES may be edited or replaced at any time.  The companion has the
+    mode of NAMES, never written to, and never removed: without it names could be used twice until the jobs
+    that run now have ended.  A symbolic link is resolved at the start, so that runners share names whichever
+    way they come to the file.
     """
     INTERVAL = 0.1                      # seconds from look to look (network file system: 1)
     LONGEST = 1 << 20                   # bytes of the file
@@ -4707,7 +5080,8 @@ class SlotFile:
         self.companion = companion_of(path)
         self.interval = 1.0 if self.network else self.INTERVAL
         self.names: list[str] = []
-        self.last: tuple[tuple[int, ...], float] | None = None      # a last line without newline: signature, since when
+        # a last line without newline: signature, since when
+        self.last: tuple[tuple[int, ...], float] | None = None
         self.faults: dict[str, str] = {}                # what was said last, of what
         try:
             end = time.monotonic() + 1.0                # an editor that saves in place empties it first
@@ -4744,7 +5118,9 @@ class SlotFile:
         return names
 
     def _make_room(self) -> None:
-        """Raise the soft limit of open files, which jobs inherit, to what the names may need, as far as that goes."""
+        """Raise the soft limit of open files, which jobs inherit, to what the names may need, as far as that
+        goes.
+        """
         hard, wanted = resource.getrlimit(resource.RLIMIT_NOFILE)[1], 32 + len(self.names) * self.DESCRIPTORS
         allow_descriptors(wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
 
@@ -4806,7 +5182,7 @@ class SlotFile:
         self.faults[what] = fault
 
 
-# ======== The runner ==================================================================================================
+# ======== The runner ========================================================================================
 
 
 @dataclass(eq=False, repr=False)
@@ -4832,17 +5208,20 @@ class Tally:
             self.worse += job.state == NEW
 
     def status(self, account: Account | None) -> int:
-        """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows."""
+        """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows.
+        """
         well = account and not account.now.bad and not account.left
-        well = well and not (self.error and account.now.running)    # what we left in error, others may be running now
+        # what we left in error, others may be running now
+        well = well and not (self.error and account.now.running)
         return int(not well or bool(self.unwritten) or self.trouble)
 
     def summary(self, account: Account | None, orphans: Sequence[int], seconds: float,
                 again: Callable[[str], str], regroup: Callable[[str], str], why: str = "") -> str:
-        """The closing line: what was done here, what the file holds if that is not all done, and what to do about it.
+        """The closing line: what was done here, what the file holds if that is not all done, and what to do
+        about it.
 
-        again(option): the command that goes on, with -r, with --resume, or as it was.  regroup(lines): the one that
-        has jobs of groups in these lines run again.  why: that tells what failed.
+        again(option): the command that goes on, with -r, with --resume, or as it was.  regroup(lines): the
+        one that has jobs of groups in these lines run again.  why: that tells what failed.
         """
         lines = {*self.bad_lines, *self.unwritten, *orphans}
         error = self.error + len(orphans)
@@ -4863,12 +5242,15 @@ class Tally:
         ours = self.done, self.failed, error, self.cancelled
         said = ours == (now.done, now.failed, now.error, now.held) and now.processed == now.all
         if not said and (lines or now.done < now.all or now.held):
-            text += f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
+            text += (
+                f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
+            )
         return text + (f"; why: {why}" if why and now.bad else "") + self._hint(account, again, regroup)
 
     def _hint(self, account: Account, again: Callable[[str], str], regroup: Callable[[str], str]) -> str:
         """How to go on."""
-        bad = account.alone or self.unwritten and account.now.running > 0       # which are ours, and orphans soon
+        # which are ours, and orphans soon
+        bad = account.alone or self.unwritten and account.now.running > 0
         option = ("-r" if account.now.failed else "--resume") if bad else ""
         command = again(option) if bad or account.left else ""
         hint = f"; {'run again' if bad else 'go on'}: {command}" if command else ""
@@ -4882,7 +5264,10 @@ def too_many_failures(count: int) -> str:
 
 
 class Gate:
-    """Holds back a job whose shell has been started: it reads a line first.  If we die, it reads the end, and ends."""
+    """Holds back a job whose shell has been started: it reads a line first.
+
+    If we die, it reads the end, and ends.
+    """
 
     def __init__(self, arrived: Callable[[], None]) -> None:
         """arrived: called when the shell waits here."""
@@ -4895,13 +5280,16 @@ class Gate:
     def open(self) -> None:
         """Let the job begin."""
         if self.fd >= 0 and not self.settled.done():
-            with contextlib.suppress(BrokenPipeError):      # somebody has killed the shell, which will be noticed
+            # somebody has killed the shell, which will be noticed
+            with contextlib.suppress(BrokenPipeError):
                 os.write(self.fd, b"\n")
             self.settled.set_result((time.time(), self.loop.time()))
             self.refuse()               # which closes it, and is too late for anything else
 
     def refuse(self) -> None:
-        """End the shell without beginning the job, unless that has begun; also a shell that is started only now."""
+        """End the shell without beginning the job, unless that has begun; also a shell that is started only
+        now.
+        """
         if not self.settled.done():
             self.settled.set_result(None)
         if self.fd >= 0:
@@ -4912,13 +5300,17 @@ class Gate:
 class Pump:
     """Moves what jobs print from their pipes to the sinks; reads no more while a writer is behind.
 
-    A pipe is not watched before its job is 10 ms old: most short jobs have ended by then, and are read at their end.
+    A pipe is not watched before its job is 10 ms old: most short jobs have ended by then, and are read at
+    their end.
     """
     YOUNG = 0.01                        # seconds
-    READ = 1 << 18                      # bytes
+    READ = 1 << 18  # bytes
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Any], resumed: Callable[[], None]) -> None:
-        """writers: their `backlog` is the bytes yet to be written.  resumed: called when jobs are read again."""
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, writers: Sequence[Any], resumed: Callable[[], None]
+    ) -> None:
+        """writers: their `backlog` is the bytes yet to be written.  resumed: called when jobs are read again.
+        """
         self.loop, self.writers, self.resumed = loop, writers, resumed
         self.runs: set[Run] = set()         # that have begun, and not ended
         self.paused = False                 # jobs are not read
@@ -4936,7 +5328,10 @@ class Pump:
             self.timer = self.loop.call_later(self.YOUNG, self._watch_older)
 
     def finish(self, run: Run) -> None:
-        """A run has ended: take what its pipes still hold.  What it left in the background may keep them open."""
+        """A run has ended: take what its pipes still hold.
+
+        What it left in the background may keep them open.
+        """
         self.runs.discard(run)
         for stream in run.streams:
             if stream.fd >= 0:
@@ -4997,12 +5392,13 @@ class Pump:
 class Runner:
     """Gives jobs to slots: claims one, runs it, writes down how it ended.  Knows neither files nor sockets.
 
-    One loop hands out (`_hand_out`), so one claim is under way at a time, and only there do slots become busy.  It
-    takes an idle slot, claims a job, takes as many more slots as the job wants, and starts its shell; a job that cannot
-    have all its slots is given back.  Each job is in `works`, with a task that sees it through and frees its slots.
-    Whatever matters to the loop (a job has ended, slots come and go, others have left a shared one, a writer has caught
-    up, the server has news, we are to stop) sets `changed`; without that it looks again when the last claim says so.
-    It ends when we are to stop, nothing is left to do, or no slot will get a job any more; what runs is waited for.
+    One loop hands out (`_hand_out`), so one claim is under way at a time, and only there do slots become
+    busy.  It takes an idle slot, claims a job, takes as many more slots as the job wants, and starts its
+    shell; a job that cannot have all its slots is given back.  Each job is in `works`, with a task that sees
+    it through and frees its slots.  Whatever matters to the loop (a job has ended, slots come and go, others
+    have left a shared one, a writer has caught up, the server has news, we are to stop) sets `changed`;
+    without that it looks again when the last claim says so.  It ends when we are to stop, nothing is left to
+    do, or no slot will get a job any more; what runs is waited for.
     """
     HOLD = 1 << 24                      # bytes that writers may be behind before no more jobs are started
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
@@ -5016,8 +5412,9 @@ class Runner:
                  names: Sequence[str], slot_file: SlotFile | None, worker: Worker) -> None:
         """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change.
 
-        writers: the console's, and what writes files (see Pump).  host: this one, for the sinks.  names: of the slots;
-        slot_file: what they are from, if they may change, and others may use them; worker: makes its calls.
+        writers: the console's, and what writes files (see Pump).  host: this one, for the sinks.  names: of
+        the slots; slot_file: what they are from, if they may change, and others may use them; worker: makes
+        its calls.
         """
         self.jobs, self.processes, self.sinks, self.say, self.host = jobs, processes, sinks, say, host
         self.options = options
@@ -5041,14 +5438,16 @@ class Runner:
         self.misfit: Job | None = None      # ... for a job that no start with this wall time has room for
         self.ending = False                 # what runs, or is just being started, is ended
         self.killed = 0                     # by which signal
-        self.hopeless = False               # we leave without waiting for the file system: all locks go with us
+        # we leave without waiting for the file system: all locks go with us
+        self.hopeless = False
         self.told_at = -math.inf            # when a signal last told us to stop
         self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
         self.began = self.loop.time()
         limit = options.walltime
         self.wall_end = self.began + (limit.left if isinstance(limit, SlurmLimit) else limit or math.inf)
 
-    # -- from start to end ------------------------------------------------------------------------------------------
+    # -- from start to end
+    # ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
@@ -5074,7 +5473,9 @@ class Runner:
         elif self.nothing.stopped:
             if not self.options.follow:         # else it was said when it happened
                 self.say(self.nothing.stopped)
-        elif not self.stopping and all(slot.broken for slot in self.slots.values() if slot.listed or slot.spent):
+        elif not self.stopping and all(
+            slot.broken for slot in self.slots.values() if slot.listed or slot.spent
+        ):
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
 
@@ -5095,11 +5496,16 @@ class Runner:
     def drain(self, number: int) -> None:
         """Start nothing more, wait for what runs."""
         self._note_signal()
-        self.say(f"{signal.Signals(number).name}: starting no more jobs, waiting for {plural(len(self.works), 'job')}")
+        self.say(
+            f"{signal.Signals(number).name}: starting no more jobs, waiting for {plural(len(self.works), 'job')}"
+        )
         self.stop()
 
     def kill(self, number: int) -> None:
-        """End the jobs and leave; at once if it is another INT.  Slurm sends TERM twice and does not mean that."""
+        """End the jobs and leave; at once if it is another INT.
+
+        Slurm sends TERM twice and does not mean that.
+        """
         self._note_signal()
         if self.killed:
             self.processes.impatient |= number == signal.SIGINT
@@ -5117,11 +5523,12 @@ class Runner:
         self.told = self.loop.create_future()
 
     async def _was_interrupted(self, ending: Ending) -> bool:
-        """Whether a job that has just failed did so since somebody (Slurm, Ctrl-C) stops jobs and runners alike.
+        """Whether a job that has just failed did so since somebody (Slurm, Ctrl-C) stops jobs and runners
+        alike.
 
-        Nobody says whom a signal was meant for, only when it came: a job that dies of such a signal within a second of
-        ours was stopped, too.  Ours may come last, so it waits for that.  After INT and TERM no failure is the job's
-        own any more; but where we only drain, jobs go on to their end, and may fail.
+        Nobody says whom a signal was meant for, only when it came: a job that dies of such a signal within a
+        second of ours was stopped, too.  Ours may come last, so it waits for that.  After INT and TERM no
+        failure is the job's own any more; but where we only drain, jobs go on to their end, and may fail.
         """
         if ending.cause or not ending.status:
             return False
@@ -5180,7 +5587,9 @@ class Runner:
             task.cancel()
 
     async def _look_after(self) -> None:
-        """Keep hold of the lines of running jobs; end a job whose line others have taken, or somebody has set."""
+        """Keep hold of the lines of running jobs; end a job whose line others have taken, or somebody has
+        set.
+        """
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.look_after()).items():
@@ -5203,26 +5612,34 @@ class Runner:
     def _note_failures(self, count: int) -> None:
         """So many jobs are failed or in error that were not so at the start."""
         if 0 < self.options.max_failed <= count and not self.stopping:
-            self.say(f"{too_many_failures(count)}: starting no more jobs, waiting for {plural(len(self.runs), 'job')}")
+            self.say(
+                f"{too_many_failures(count)}: starting no more jobs, waiting for {plural(len(self.runs), 'job')}"
+            )
             self.tally.trouble = True
             self.stop()
 
-    # -- slots ------------------------------------------------------------------------------------------------------
+    # -- slots
+    # ------------------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
         """Have a slot for each name; slots of other names get no more jobs."""
         copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         listed = dict.fromkeys((name, next(copies[name])) for name in names)
-        self.slots = {key: slot for key, slot in self.slots.items() if key in listed or slot.busy or slot.spent}
+        self.slots = {
+            key: slot for key, slot in self.slots.items() if key in listed or slot.busy or slot.spent
+        }
         for key in listed:
             self.slots.setdefault(key, Slot(*key))
         for key, slot in self.slots.items():
             slot.listed = key in listed
-            slot.broken &= slot.listed          # a name that is taken out of the file and put back is in service again
+            # a name that is taken out of the file and put back is in service again
+            slot.broken &= slot.listed
         self.changed.set()
 
     async def _follow_slots(self) -> None:
-        """Look now and then which slots there are, and which others do not use any more, where these may change."""
+        """Look now and then which slots there are, and which others do not use any more, where these may
+        change.
+        """
         while self.slot_file:
             # Others want these names, too, and must not try at the same times.
             await asyncio.sleep(self.slot_file.interval * (1 + os.urandom(1)[0] / 256))
@@ -5314,7 +5731,8 @@ class Runner:
             self.works[job] = watched(self._work(run, await self._start(run)))
             return 0.0 if self._idle() else None
         await self._free(slots)
-        if job:                 # it was claimed while the signal came, or has no time left, or not enough shared slots
+        # it was claimed while the signal came, or has no time left, or not enough shared slots
+        if job:
             await self._settle(job, NEW)
             return 0.0
         if self.nothing.failed:
@@ -5332,17 +5750,21 @@ class Runner:
         return self.options.timeout if job.settings.timeout == 0.0 else job.settings.timeout
 
     def _fits(self, job: Job) -> bool:
-        """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time."""
+        """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time.
+        """
         limit = self._limit(job) or 0.0
         rest = self.wall_end - self.loop.time()
         if limit > rest and not self.stopping:
             walltime, never = self.options.walltime, ""
-            if isinstance(walltime, float) and limit >= walltime:       # what Slurm leaves may be more next time
+            # what Slurm leaves may be more next time
+            if isinstance(walltime, float) and limit >= walltime:
                 self.misfit = job
                 never = " (it never fits: give --walltime more)"
-            if rest > 0:                        # else _wall() says so
-                self.say(f"line {job.number}: its timeout is {human_time(limit)}, and the wall time is over in "
-                         f"{human_time(rest)}: starting no more jobs{never}")
+            if rest > 0:  # else _wall() says so
+                self.say(
+                    f"line {job.number}: its timeout is {human_time(limit)}, and the wall time is over in "
+                    f"{human_time(rest)}: starting no more jobs{never}"
+                )
             self.wall_over = True
             self.stop()
         return not self.stopping
@@ -5351,7 +5773,8 @@ class Runner:
         return Run(job, slots, self.host, sinks=tuple(self.sinks))
 
     async def _work(self, run: Run, fault: bytes) -> None:
-        """See a job through to its end, and free its slots.  run: its first one; fault: what _start() said of that.
+        """See a job through to its end, and free its slots.  run: its first one; fault: what _start() said of
+        that.
 
         Slots that a defect breaks are not freed: the loop might hand out once more before all is stopped.
         """
@@ -5367,8 +5790,15 @@ class Runner:
         job = run.job
         for more in range(self.options.retries, -1, -1):
             state = fault or await self._run(run)
-            if (state in (DONE, NEW) or self.stopping or run.cause not in ("", "timeout") or job in self.unwanted
-                    or not run.shell or not more or not self._fits(job)):
+            if (
+                state in (DONE, NEW)
+                or self.stopping
+                or run.cause not in ("", "timeout")
+                or job in self.unwanted
+                or not run.shell
+                or not more
+                or not self._fits(job)
+            ):
                 break
             run = self._new_run(job, run.slots)
             fault = await self._start(run)
@@ -5376,7 +5806,8 @@ class Runner:
             sink.over(job)
         cause = self.unwanted.pop(job, run.cause)
         if cause == "cancelled" and state != DONE:
-            state = HELD                        # also if it has just failed by itself, or was between two retries
+            # also if it has just failed by itself, or was between two retries
+            state = HELD
         if cause == "lost":
             state = ERROR                       # its line is another's now
         else:
@@ -5388,7 +5819,9 @@ class Runner:
         return state != NEW
 
     def _note_errors(self, run: Run) -> None:
-        """Take a slot out of service whose jobs all fail as they do when its host cannot be reached (ssh(1): 255)."""
+        """Take a slot out of service whose jobs all fail as they do when its host cannot be reached (ssh(1):
+        255).
+        """
         slot, ending = run.slot, run.ending
         unreachable = ending and not run.cause and ending.code == self.UNREACHABLE
         slot.errors = slot.errors + 1 if unreachable else 0
@@ -5415,7 +5848,8 @@ class Runner:
             self.say(f"line {job.number}: {fault}")
             self.tally.unwritten.append(job.number)
 
-    # -- one run ----------------------------------------------------------------------------------------------------
+    # -- one run
+    # ----------------------------------------------------------------------------------------------------
 
     async def _run(self, run: Run) -> bytes:
         """Accompany a run whose shell was started; the state that its line should get."""
@@ -5459,7 +5893,8 @@ class Runner:
             sink.ended(run)
 
     async def _start(self, run: Run) -> bytes:
-        """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be."""
+        """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be.
+        """
         if not run.job.gate:
             self._announce(run)
         pause = 0.1
@@ -5476,13 +5911,18 @@ class Runner:
             except OSError as error:
                 fault = reason(error)
                 if error.errno == errno.E2BIG:
-                    fault = command_fault(run.job.command) or "environment, or --runner and command, are too long"
+                    fault = (
+                        command_fault(run.job.command) or "environment, or --runner and command, are too long"
+                    )
                 passing = error.errno in self.PASSING
             finally:
                 if lent >= 0:
                     self.jobs.reclaim(lent)
             if pause == 0.1:
-                self.say(f"line {run.job.number}: cannot be started: {fault}" + ("; trying again" if passing else ""))
+                self.say(
+                    f"line {run.job.number}: cannot be started: {fault}"
+                    + ("; trying again" if passing else "")
+                )
             if not passing:
                 for sink in run.sinks:
                     sink.unstarted(run)
@@ -5497,7 +5937,9 @@ class Runner:
             sink.starting(run)
 
     async def _let_in(self, run: Run) -> bool:
-        """Wait until a job whose shell waits at its gate may begin; False: it shall not, and its shell has ended."""
+        """Wait until a job whose shell waits at its gate may begin; False: it shall not, and its shell has
+        ended.
+        """
         gate = run.job.gate
         self.gated.add(run)
         if self.stopping:
@@ -5517,7 +5959,10 @@ class Runner:
         return False
 
     def _spawn(self, run: Run, lent: int) -> None:
-        """Make the pipes and start the shell.  lent: what its job's lock is on, or -1.  Raises OSError, ValueError."""
+        """Make the pipes and start the shell.  lent: what its job's lock is on, or -1.
+
+        Raises OSError, ValueError.
+        """
         fds: list[int] = []
         job, names = run.job, [os.fsencode(slot.name) for slot in run.slots]
         try:
@@ -5557,7 +6002,9 @@ class Runner:
 
 
 def count_ssh(words: Sequence[str]) -> int:
-    """How many words of a command start ssh; the last may be a host or user of that name, as may an option's value."""
+    """How many words of a command start ssh; the last may be a host or user of that name, as may an option's
+    value.
+    """
     count = 0
     for before, word, _ in zip(["", *words], words, words[1:]):
         if re.fullmatch("([^=]*/)?ssh", word) and not (count and before.startswith("-")):
@@ -5568,8 +6015,9 @@ def count_ssh(words: Sequence[str]) -> int:
 def wrap(runner: bytes, command: bytes) -> bytes:
     """The command that has `runner` run a job: runner /bin/sh -c JOB.
 
-    ssh joins its arguments to one string, which a shell at the other end reads once more: so the job is quoted once
-    more for each ssh in the runner.  Without a blank in front `-n` would be an option of the shell's.
+    ssh joins its arguments to one string, which a shell at the other end reads once more: so the job is
+    quoted once more for each ssh in the runner.  Without a blank in front `-n` would be an option of the
+    shell's.
     """
     word = quote(b" " + command if command[:1] in (b"-", b"+") else command)
     for _ in range(count_ssh(shlex.split(os.fsdecode(runner)))):
@@ -5577,7 +6025,7 @@ def wrap(runner: bytes, command: bytes) -> bytes:
     return b"%s %s -c %s" % (runner, SHELL, word)
 
 
-# ======== Background ==================================================================================================
+# ======== Background ========================================================================================
 
 
 def open_descriptors() -> list[int]:
@@ -5594,7 +6042,9 @@ def hold_signals() -> None:
 
 
 def keep_descriptors_from_jobs() -> None:
-    """Whatever we were started with besides 0 to 2 (`flock 9`, a pipe of make's) is not for jobs to hold open."""
+    """Whatever we were started with besides 0 to 2 (`flock 9`, a pipe of make's) is not for jobs to hold
+    open.
+    """
     for fd in open_descriptors():
         if fd > 2:
             with contextlib.suppress(OSError):          # the one that listed them is closed by now
@@ -5604,11 +6054,12 @@ def keep_descriptors_from_jobs() -> None:
 def go_into_background() -> int:
     """Leave terminal and session (daemon(7)); stay in the directory, where the jobs are to run.
 
-    The starter waits until detach() is called with the descriptor that is returned: were it the leader of its session
-    (ssh -t), its end would hang up on us before we have left.
+    The starter waits until detach() is called with the descriptor that is returned: were it the leader of its
+    session (ssh -t), its end would hang up on us before we have left.
     """
     watch, ready = os.pipe()
-    waiting = signal.sigpending()       # and meant for the process that runs the jobs; a child does not inherit them
+    # and meant for the process that runs the jobs; a child does not inherit them
+    waiting = signal.sigpending()
     if os.fork():
         os.close(ready)
         os._exit(0 if os.read(watch, 1) else 2)
@@ -5632,7 +6083,10 @@ def detach(ready: int) -> None:
 
 
 def open_pid(path: str) -> int:
-    """Open, or make, the pid file.  Raises Problem, also where it holds more than a number, which would be lost."""
+    """Open, or make, the pid file.
+
+    Raises Problem, also where it holds more than a number, which would be lost.
+    """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
     if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", read_head(fd, path, 32)):
         raise Problem(f"{path}: is not a pid file: it holds more than a number (give another name)")
@@ -5640,10 +6094,14 @@ def open_pid(path: str) -> int:
 
 
 def write_pid(path: str, fd: int, say: Say) -> None:
-    """Write our number to the pid file, and name the process of ours that stood there, if it lives.  Raises Problem."""
+    """Write our number to the pid file, and name the process of ours that stood there, if it lives.
+
+    Raises Problem.
+    """
     before = os.fsdecode(read_head(fd, path, 20).strip())
     if before.isdecimal():
-        with contextlib.suppress(OSError), open(f"/proc/{before}/cmdline", "rb") as words:      # it is gone, as a rule
+        # it is gone, as a rule
+        with contextlib.suppress(OSError), open(f"/proc/{before}/cmdline", "rb") as words:
             if b"runmaker4" in words.read():
                 say(f"{path} named process {before}, which lives on (kill {before} stops it)")
     try:
@@ -5654,7 +6112,8 @@ def write_pid(path: str, fd: int, say: Say) -> None:
 
 
 def remove_pid(path: str) -> None:
-    """Remove the pid file, unless another has written its own number there while we waited for the last jobs."""
+    """Remove the pid file, unless another has written its own number there while we waited for the last jobs.
+    """
     with contextlib.suppress(OSError):
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             ours = file.read(20) == b"%d\n" % os.getpid()
@@ -5672,9 +6131,9 @@ def fork_quietly() -> int:
 def leave_without_waiting(code: int) -> None:
     """Exit although a thread waits for a file system that does not answer.
 
-    Python's own exit would wait for the thread.  The kernel's would wait, too, for the answer to the unlock that comes
-    with the last close of a locked file on NFS.  So a child keeps all descriptors until we are gone, and does the
-    waiting; it is nobody's business any more.
+    Python's own exit would wait for the thread.  The kernel's would wait, too, for the answer to the unlock
+    that comes with the last close of a locked file on NFS.  So a child keeps all descriptors until we are
+    gone, and does the waiting; it is nobody's business any more.
     """
     parent = os.getpid()
     child = fork_quietly()
@@ -5689,7 +6148,7 @@ def leave_without_waiting(code: int) -> None:
     os._exit(code)
 
 
-# ======== Command line ================================================================================================
+# ======== Command line ======================================================================================
 
 PROG = "runmaker4.py"
 Add = Callable[..., Any]        # an argument group's add_argument
@@ -5735,28 +6194,60 @@ def add_running_options(add: Add) -> None:
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add("-r", "--retry", action="store_true", help="as --resume; also run jobs that failed (!)")
     add("--resume", action="store_true", help="also run jobs in error (e), or r without a runner")
-    add("--retries", type=whole_number(0), default=0, metavar="N", help="run a failing job up to N more times, at once")
+    add(
+        "--retries",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="run a failing job up to N more times, at once",
+    )
     add("--follow", action="store_true", help="wait for more jobs, and for a file not there yet")
-    add("--slots", type=slot_names, metavar="A,B",
-        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running")
+    add(
+        "--slots",
+        type=slot_names,
+        metavar="A,B",
+        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running",
+    )
 
 
 def add_limits(add: Add) -> None:
     """What ends jobs."""
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer, and mark it !")
-    add("--walltime", type=wall_time, metavar="T",
-        help="after T (auto, auto-5m: before Slurm ends us) kill what runs, and exit; start no job that may not fit")
-    add("--kill-after", type=duration, default=GRACE, metavar="T", help="from TERM to KILL when jobs are ended [10s]")
+    add(
+        "--walltime",
+        type=wall_time,
+        metavar="T",
+        help="after T (auto, auto-5m: before Slurm ends us) kill what runs, and exit; start no job that may not fit",
+    )
+    add(
+        "--kill-after",
+        type=duration,
+        default=GRACE,
+        metavar="T",
+        help="from TERM to KILL when jobs are ended [10s]",
+    )
 
 
 def add_records(add: Add) -> None:
     """What runner and server can write besides the job file."""
     add("-l", "--logfile", type=given_name, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
-    add("-n", "--loglines", type=whole_number(1, 10_000), default=3, metavar="N", help="lines of output per record [3]")
+    add(
+        "-n",
+        "--loglines",
+        type=whole_number(1, 10_000),
+        default=3,
+        metavar="N",
+        help="lines of output per record [3]",
+    )
     add("--outdir", type=given_name, default=os.environ.get("RUNMAKER4_OUTDIR") or None, metavar="DIR",
         help="DIR/LINE.out, .err; a journal [$RUNMAKER4_OUTDIR]")
-    add("--joblog", type=given_name, metavar="FILE", help="one line per run of a job, in GNU parallel's format")
+    add(
+        "--joblog",
+        type=given_name,
+        metavar="FILE",
+        help="one line per run of a job, in GNU parallel's format",
+    )
 
 
 def add_max_failed(add: Add) -> None:
@@ -5897,7 +6388,8 @@ class Program:
             raise Problem("the current directory is gone (cd to one that exists)") from None
 
     def open_stores(self, network: bool, *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """Open what -l, --outdir and --joblog ask for, and make the worker that writes there.  Raises Problem.
+        """Open what -l, --outdir and --joblog ask for, and make the worker that writes there.  Raises
+        Problem.
 
         network: the file system of the inputs may not answer.  inputs: the job file, and what else is read.
         """
@@ -5908,8 +6400,11 @@ class Program:
                 raise Problem(f"{path}: is the job file itself, or named twice (give another name)")
             names.add(os.path.realpath(path))
         paths = options.logfile, options.outdir, options.joblog
-        self.worker = Worker(network or any(find_mount(path).network for path in paths if path), self.relieved,
-                             functools.partial(self.in_loop, self.tell))
+        self.worker = Worker(
+            network or any(find_mount(path).network for path in paths if path),
+            self.relieved,
+            functools.partial(self.in_loop, self.tell),
+        )
         trouble = functools.partial(self.in_loop, self._trouble)
         incomplete = functools.partial(self.in_loop, self.tally.incomplete.add)
         return (LogFile(options.logfile, options.loglines, self.directory, self.worker, trouble)
@@ -5956,9 +6451,11 @@ class Program:
         pid, kept = os.getpid(), stat.S_ISREG(os.fstat(2).st_mode)
         where = (f"to {self.options.errors}" if self.options.errors else
                  "where stderr goes" if kept else "nowhere (see --errors)")
-        with contextlib.suppress(BrokenPipeError, Problem):     # nobody listens
-            text = (f"{self.prog}: {self.label}: process {pid} (kill {pid} stops it, kill -USR1 {pid} lets its "
-                    f"jobs end); messages go {where}")
+        with contextlib.suppress(BrokenPipeError, Problem):  # nobody listens
+            text = (
+                f"{self.prog}: {self.label}: process {pid} (kill {pid} stops it, kill -USR1 {pid} lets its "
+                f"jobs end); messages go {where}"
+            )
             put(os.fsencode(printable(text) + "\n"))
 
     async def _run(self) -> int:
@@ -5980,7 +6477,8 @@ class Program:
         raise NotImplementedError
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something was raised where nobody waits, in a callback or a `watched` task: a defect, which ends the program.
+        """Something was raised where nobody waits, in a callback or a `watched` task: a defect, which ends
+        the program.
 
         Were it to go on, what has died (a chore, a look for jobs) would be missed by nobody but the user.
         """
@@ -5993,7 +6491,9 @@ class Program:
         self.end_for_defect()
         if self.defects <= self.TROUBLES:
             self.say(f"a defect of {self.prog} ends it, please report this: {type(error).__name__}: {error}")
-            self.stderr.write(os.fsencode("".join(traceback.format_exception(type(error), error, error.__traceback__))))
+            self.stderr.write(
+                os.fsencode("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+            )
 
     def end_for_defect(self) -> None:
         """Come to an end and lose nothing, whatever does not work any more."""
@@ -6012,12 +6512,14 @@ class Program:
         self.signals.look()                 # what has waited until now comes first: no job is started before
 
     async def print_rest(self, writer: Writer, hurried: Callable[[], bool]) -> None:
-        """Wait until all is printed, however long that takes; when hurried (after a signal) two seconds more."""
+        """Wait until all is printed, however long that takes; when hurried (after a signal) two seconds more.
+        """
         while writer.backlog and not hurried():
             await writer.drain(0.5)
         await writer.drain(2.0)
 
-    # -- messages ---------------------------------------------------------------------------------------------------
+    # -- messages
+    # ---------------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
         """Print a message of one line."""
@@ -6048,7 +6550,8 @@ class Program:
 
     def _stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
-        unheard = error.errno == errno.EPIPE or error.errno == errno.EIO and self.stdout.terminal   # which is gone
+        # which is gone
+        unheard = error.errno == errno.EPIPE or error.errno == errno.EIO and self.stdout.terminal
         self.tally.trouble |= not unheard
 
 
@@ -6086,8 +6589,10 @@ class RunnerProgram(Program):
         if isinstance(limit, SlurmLimit):
             limit.find(self.options.kill_after)
             if limit.left <= 0:
-                self.say(f"Slurm ends this job in {human_time(max(limit.left + limit.margin, 0))}, and the margin is "
-                         f"{human_time(limit.margin)}: no job is started")
+                self.say(
+                    f"Slurm ends this job in {human_time(max(limit.left + limit.margin, 0))}, and the margin is "
+                    f"{human_time(limit.margin)}: no job is started"
+                )
 
     def console(self, with_output: bool) -> list[Sink]:
         """What is printed of the jobs."""
@@ -6104,7 +6609,9 @@ class RunnerProgram(Program):
         return Plain({b"stdout": self.stdout, b"stderr": self.stderr}, self.options.keep_order, self._trouble)
 
     def make_runner(self, jobs: Any, sinks: list[Sink], files: Any) -> Runner:
-        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: what writes them."""
+        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: what
+        writes them.
+        """
         processes = Processes(self.loop, self.signals, self.options.kill_after)
         writers = self.stdout, self.stderr, files
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, self.options, self.say,
@@ -6120,7 +6627,9 @@ class RunnerProgram(Program):
         self.runner.stop()
 
     def _again(self, misfit: Job | None, option: str) -> str:
-        """The command that goes on; or, where the next job never fits into its wall time, what has to be changed."""
+        """The command that goes on; or, where the next job never fits into its wall time, what has to be
+        changed.
+        """
         if misfit and not option:
             return "with more --walltime, or a shorter timeout"
         return rerun_command(self.argv, option)
@@ -6156,8 +6665,11 @@ class App(RunnerProgram):
         self.host = one_line(self.host)         # it stands in lines of records; a client refuses other names
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
-        self.taker = Taker(os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING, len(self.slots))
-        self.inputs, self.network = [self.path], self.mount.network         # what is used, and whether from elsewhere
+        self.taker = Taker(
+            os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING, len(self.slots)
+        )
+        # what is used, and whether from elsewhere
+        self.inputs, self.network = [self.path], self.mount.network
         if self.slot_file:
             self.network |= self.slot_file.network
             self.inputs += [self.slot_file.path, self.slot_file.companion]
@@ -6194,8 +6706,13 @@ class App(RunnerProgram):
     def _cursor(self) -> Cursor:
         file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
                        read_only=self.options.dry_run)
-        return Cursor(file, [self.taker], ordinals=bool(self.options.logfile), wait_for_file=self.options.follow,
-                      unchecked=not self.checked)
+        return Cursor(
+            file,
+            [self.taker],
+            ordinals=bool(self.options.logfile),
+            wait_for_file=self.options.follow,
+            unchecked=not self.checked,
+        )
 
     async def work(self) -> int:
         """Run the jobs of the file."""
@@ -6214,11 +6731,12 @@ if __name__ == "__main__":
     leave(main())
 
 
-# ======== The wire ====================================================================================================
+# ======== The wire ==========================================================================================
 #
-# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 6.  Both know a token of 128 random bits, which
-# never crosses the wire: each answers a challenge of the other end with it.  Then both agree on keys (ephemeral
-# Diffie-Hellman), which nobody can find out who learns the token later.  Every frame is encrypted, and has a MAC.
+# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 6.  Both know a token of 128 random
+# bits, which never crosses the wire: each answers a challenge of the other end with it.  Then both agree on
+# keys (ephemeral Diffie-Hellman), which nobody can find out who learns the token later.  Every frame is
+# encrypted, and has a MAC.
 #
 #     1. S   {"runmaker4": 6, "nonce": S's challenge}                     the version, and 128 random bits
 #     2. C   {"runmaker4": 6, "nonce": C's challenge, "proof": H("client")}       this authenticates C
@@ -6238,10 +6756,10 @@ if __name__ == "__main__":
 #     text           = JSON xor as many bytes of SHAKE-256(cipher key + number of the frame (8 bytes))
 #     MAC            = HMAC-SHA256(MAC key, number of the frame + text); each direction has its numbers
 #
-# So frames cannot be read, altered, left out, repeated, put in another order, sent back to where they come from, or
-# taken from another connection; their lengths and times are seen.  A power takes milliseconds: only who has proved
-# that he knows the token has us compute one.  Bytes that are no UTF-8 travel as lone surrogates (PEP 383).  Every
-# length is capped before anything of that length is kept.
+# So frames cannot be read, altered, left out, repeated, put in another order, sent back to where they come
+# from, or taken from another connection; their lengths and times are seen.  A power takes milliseconds: only
+# who has proved that he knows the token has us compute one.  Bytes that are no UTF-8 travel as lone
+# surrogates (PEP 383).  Every length is capped before anything of that length is kept.
 
 hashlib, hmac, json, secrets = map(when_used, ("hashlib", "hmac", "json", "secrets"))
 
@@ -6254,9 +6772,11 @@ PRIME = int("ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020
             "e39e772c180e86039b2783a2ec07a28fb5c55df06f4c52c9de2bcbf6955817183995497cea956ae515d2261898fa0510"
             "15728e5a8aacaa68ffffffffffffffff", 16)
 PORT = 9998
-UNAUTHENTICATED_FRAME, FRAME = 1 << 10, 1 << 20     # bytes of JSON: until the other end is authenticated, and then
+# bytes of JSON: until the other end is authenticated, and then
+UNAUTHENTICATED_FRAME, FRAME = 1 << 10, 1 << 20
 PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one
-KEEP_ALIVE = 5.0                            # seconds: a client lets hear from itself so often, and is answered
+# seconds: a client lets hear from itself so often, and is answered
+KEEP_ALIVE = 5.0
 SILENCE = 15.0                              # seconds without a frame: the other end is lost
 HANDSHAKE = 10.0                            # seconds until the other end must be authenticated
 HEX = re.compile(r"[0-9a-f]{32}")           # 128 random bits: token and challenges
@@ -6313,7 +6833,9 @@ def encode(message: Any) -> bytes:
 def decode(frame: bytes) -> dict[str, Any]:
     """The message in a frame.  Raises WireError."""
     try:
-        message = json.loads(frame.decode("utf-8"), parse_int=_bounded_int, parse_float=_finite, parse_constant=_finite)
+        message = json.loads(
+            frame.decode("utf-8"), parse_int=_bounded_int, parse_float=_finite, parse_constant=_finite
+        )
     except (ValueError, RecursionError):
         raise WireError("no JSON that can be read") from None
     if not isinstance(message, dict):
@@ -6418,7 +6940,9 @@ class Direction:
     def _xor(self, number: bytes, data: bytes) -> bytes:
         """Encrypt; the second time decrypts."""
         stream = hashlib.shake_256(self.cipher + number).digest(len(data))
-        return (int.from_bytes(data, "little") ^ int.from_bytes(stream, "little")).to_bytes(len(data), "little")
+        return (int.from_bytes(data, "little") ^ int.from_bytes(stream, "little")).to_bytes(
+            len(data), "little"
+        )
 
 
 class Channel:
@@ -6431,7 +6955,8 @@ class Channel:
     def __init__(self, token: str | bytes, server: bool) -> None:
         self.token = token.encode() if isinstance(token, str) else token
         self.server = server
-        # What deals with the next frame of the handshake; None: both ends have proved that they know the token
+        # What deals with the next frame of the handshake; None: both ends have proved that they know the
+        # token
         self.expected: Callable[[Message], None] | None = self._on_answer if server else self._on_greeting
         self.buffer = bytearray()       # received, and not yet a whole frame
         self.ready: list[bytes] = []    # to be written
@@ -6462,7 +6987,10 @@ class Channel:
         self.ready += (self.LENGTH.pack(len(body)), *self.outward.seal(body))
 
     def receive(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that are complete with these bytes.  Raises WireError: then nothing more can be received."""
+        """The messages that are complete with these bytes.
+
+        Raises WireError: then nothing more can be received.
+        """
         if self.broken:
             raise self.broken
         self.buffer += data
@@ -6494,7 +7022,8 @@ class Channel:
         del self.buffer[:start + length]
         return self.inward.open(mac, body) if self.authenticated else body
 
-    # -- the server's steps -----------------------------------------------------------------------------------------
+    # -- the server's steps
+    # -----------------------------------------------------------------------------------------
 
     def _on_answer(self, message: Message) -> None:
         """Step 2: the client proves that it knows the token.  Raises WireError."""
@@ -6516,7 +7045,8 @@ class Channel:
             raise WireError("a public number that was altered")
         self._agree(public)
 
-    # -- the client's steps -----------------------------------------------------------------------------------------
+    # -- the client's steps
+    # -----------------------------------------------------------------------------------------
 
     def _on_greeting(self, message: Message) -> None:
         """Step 1.  Raises WireError."""
@@ -6544,7 +7074,8 @@ class Channel:
             raise Refused({"token": "wrong token", "version": "another version of the protocol"}.get(
                 message.text("error", 64), "refused"))
 
-    # -- proofs and keys --------------------------------------------------------------------------------------------
+    # -- proofs and keys
+    # --------------------------------------------------------------------------------------------
 
     @staticmethod
     def _challenge(message: Message) -> str:
@@ -6556,7 +7087,8 @@ class Channel:
     def _public(self, message: Message) -> str:
         """The other end's public number, in hexadecimal.  Raises WireError."""
         public = message.text("public")
-        if not self.PUBLIC.fullmatch(public) or not 1 < int(public, 16) < PRIME - 1:    # a power of these is foreseen
+        # a power of these is foreseen
+        if not self.PUBLIC.fullmatch(public) or not 1 < int(public, 16) < PRIME - 1:
             raise WireError("no public number")
         return public
 
@@ -6608,7 +7140,8 @@ class Link:
         self.flushing = self.receiving = self.ended = False
         self.timer: asyncio.TimerHandle | None = None       # until what was posted is sent
 
-    # -- for subclasses -------------------------------------------------------------------------------------------
+    # -- for subclasses
+    # -------------------------------------------------------------------------------------------
 
     def authenticated(self) -> None:
         """The other end has just been authenticated."""
@@ -6624,7 +7157,8 @@ class Link:
         """The connection is gone."""
         raise NotImplementedError
 
-    # -- what they use --------------------------------------------------------------------------------------------
+    # -- what they use
+    # --------------------------------------------------------------------------------------------
 
     def send(self, **message: Any) -> None:
         """Send a message, together with others of this turn of the loop."""
@@ -6649,7 +7183,8 @@ class Link:
             self.timer.cancel()
             self.timer = None
         data = self.channel.outgoing()
-        if data and not self.ended and not self.transport.is_closing():     # what comes after end() may want an answer
+        # what comes after end() may want an answer
+        if data and not self.ended and not self.transport.is_closing():
             self.transport.write(data)
             if self.transport.get_write_buffer_size() > UNREAD:
                 self.drop("it does not read what it is sent")
@@ -6667,13 +7202,14 @@ class Link:
         self.why = self.why or why
         self.transport.abort()
 
-    # -- asyncio.Protocol -----------------------------------------------------------------------------------------
+    # -- asyncio.Protocol
+    # -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         with contextlib.suppress(OSError):  # it is gone already
-            # asyncio does so only for sockets that know their protocol, which accepted ones do not; with Nagle's
-            # algorithm a second small frame waits for the other end's delayed acknowledgement: 40 ms
+            # asyncio does so only for sockets that know their protocol, which accepted ones do not; with
+            # Nagle's algorithm a second small frame waits for the other end's delayed acknowledgement: 40 ms
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.flush()
 
@@ -6711,7 +7247,7 @@ class Link:
         self.lost(why)
 
 
-# ---- the token -------------------------------------------------------------------------------------------------------
+# ---- the token ---------------------------------------------------------------------------------------------
 
 
 def token_path() -> str:
@@ -6720,7 +7256,10 @@ def token_path() -> str:
 
 
 def read_token(path: str, follow: bool = True) -> str:
-    """The token in a file that nobody else can read.  follow: also through a link.  Raises Problem, OSError."""
+    """The token in a file that nobody else can read.  follow: also through a link.
+
+    Raises Problem, OSError.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     try:
         info = os.fstat(fd)
@@ -6729,7 +7268,9 @@ def read_token(path: str, follow: bool = True) -> str:
         if info.st_uid != os.geteuid():
             raise Problem(f"{path}: belongs to somebody else (chown it)")
         if info.st_mode & 0o077:
-            raise Problem(f"{path}: others can get at it, permissions {info.st_mode & 0o777:04o} (chmod 600 it)")
+            raise Problem(
+                f"{path}: others can get at it, permissions {info.st_mode & 0o777:04o} (chmod 600 it)"
+            )
         text = os.read(fd, 100).decode("ascii", "replace").strip()
     finally:
         os.close(fd)
@@ -6766,7 +7307,10 @@ def make_token(path: str, new: bool) -> str:
 
 
 def _write_token(path: str, place: Callable[[str, str], None]) -> str:
-    """Write a new token to a file that never was anybody else's to read, and put it in its place.  Raises OSError."""
+    """Write a new token to a file that never was anybody else's to read, and put it in its place.
+
+    Raises OSError.
+    """
     token = secrets.token_hex(16)
     draft = f"{path}.{secrets.token_hex(4)}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

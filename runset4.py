@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import other tools' jobs.
 
-States are set under each line's record lock, so running runners are never disturbed; lines are appended all or
-none, under the append lock.  runmaker4.py says how that works.
+States are set under each line's record lock, so running runners are never disturbed; lines are appended all
+or none, under the append lock.  runmaker4.py says how that works.
 
-The file reads top-down: appending, states, editing, lists, job files, tests, the end of following, the command line.
-What imports something yields the lines that it comes to, and raises Problem with the place that is wrong; all of them
-are there before the first is appended.
+The file reads top-down: appending, states, editing, lists, job files, tests, the end of following, the
+command line.  What imports something yields the lines that it comes to, and raises Problem with the place
+that is wrong; all of them are there before the first is appended.
 """
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Iterator, Sequence
 
 from runmaker4 import (APPEND_BYTE, DONE, ERROR, FAILED, HELD, LONGEST_COMMAND, NEW, NO_DIRECTIVE, NO_JOB,
-                       REFRESH_BYTE, RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Reader, Scan,
-                       Shifted, add_help, append_locked, check_companion, check_lines, check_mount, command_fault,
-                       duration, first_line, is_look_alike, is_utf16, keep_trying, leave, lock, lost_locks, name_lines,
-                       open_job_file, parse_settings, plural,
-                       printable, put_lines, quote, reason, run_main, says, show, taken, warn, when_used, whole_number,
-                       write_all)
+                       REFRESH_BYTE, RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Reader,
+                       Scan, Shifted, add_help, append_locked, check_companion, check_lines, check_mount,
+                       command_fault, duration, first_line, is_look_alike, is_utf16, keep_trying, leave, lock,
+                       lost_locks, name_lines, open_job_file, parse_settings, plural, printable, put_lines,
+                       quote, reason, run_main, says, show, taken, warn, when_used, whole_number, write_all)
 
-configparser, difflib, subprocess, tempfile = map(when_used, ("configparser", "difflib", "subprocess", "tempfile"))
+configparser, difflib, subprocess, tempfile = map(
+    when_used, ("configparser", "difflib", "subprocess", "tempfile")
+)
 
 PROG = "runset4.py"
 
 
-# ======== Appending ===================================================================================================
+# ======== Appending =========================================================================================
 
 BLOCK = 1 << 20                     # bytes that are read or written at once
 IN_MEMORY = 16 << 20                # bytes of new lines that are not put into a temporary file
@@ -77,11 +78,12 @@ def uninterrupted() -> Iterator[None]:
 def appending(file: JobFile, make: bool = True) -> Iterator[int]:
     """Hold the append lock of a job file, which is made if it is not there: a descriptor for append_locked().
 
-    Editors put another file in its place at any moment, and what is appended to the old one is in nobody's file.  So
-    what is appended to is the file that the path names once the lock is held.  If at the end the path names another,
-    that is an error (ESTALE): the new file has the lines or lacks them, depending on when its writer read the old one,
-    and nothing tells which (equal commands are no proof; and a runner may have taken one from the old file).  To append
-    them once more might run them twice, to be content might lose them; so somebody has to look.
+    Editors put another file in its place at any moment, and what is appended to the old one is in nobody's
+    file.  So what is appended to is the file that the path names once the lock is held.  If at the end the
+    path names another, that is an error (ESTALE): the new file has the lines or lacks them, depending on when
+    its writer read the old one, and nothing tells which (equal commands are no proof; and a runner may have
+    taken one from the old file).  To append them once more might run them twice, to be content might lose
+    them; so somebody has to look.
 
     Raises Problem, OSError.
     """
@@ -102,7 +104,10 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
 
 @contextlib.contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold the append lock of a job file; others are waited for.  Signals have to wait, too.  Raises OSError."""
+    """Hold the append lock of a job file; others are waited for.  Signals have to wait, too.
+
+    Raises OSError.
+    """
     with file.locking(APPEND_BYTE, OTHERS) as opened, uninterrupted():
         if not opened:
             raise OSError(errno.EAGAIN, "somebody else keeps appending to it")
@@ -123,7 +128,10 @@ def open_to_append(path: str) -> Iterator[int]:
 
 
 def await_file(path: str, end: float) -> None:
-    """Wait for the file that an editor is about to put here.  Raises OSError after `end`, monotonic seconds."""
+    """Wait for the file that an editor is about to put here.
+
+    Raises OSError after `end`, monotonic seconds.
+    """
     while True:
         if time.monotonic() > end:
             raise OSError(errno.EAGAIN, "is replaced again and again, or was removed")
@@ -141,12 +149,15 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
         try:
             rest = iter(lines)
-            while piece := b"".join(itertools.islice(rest, 256)):       # line by line would take eight times as long
+            # line by line would take eight times as long
+            while piece := b"".join(itertools.islice(rest, 256)):
                 spool.write(piece)
                 jobs += piece.count(b"\n. ") + piece.startswith(b". ")
             spool.seek(0)
         except OSError as error:
-            raise Problem(f"a temporary file cannot be written: {reason(error)} (TMPDIR says where)") from None
+            raise Problem(
+                f"a temporary file cannot be written: {reason(error)} (TMPDIR says where)"
+            ) from None
         with appending(file) as fd:
             append_locked(fd, iter(lambda: spool.read(BLOCK), b""), sync=True)
     return jobs
@@ -175,7 +186,9 @@ class Source:
         """The lines, without mark, b'\\n' and b'\\r\\n'.  Raises Problem."""
         try:
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
-                for self.number, line in enumerate(iter(functools.partial(file.readline, self.LIMIT), b""), 1):
+                for self.number, line in enumerate(
+                    iter(functools.partial(file.readline, self.LIMIT), b""), 1
+                ):
                     if self.number == 1:
                         line = self._unmarked(line)
                     if b"\0" in line:
@@ -198,7 +211,7 @@ class Source:
         return Problem(f"{self.name}: line {self.number}: {text}")
 
 
-# ======== States ======================================================================================================
+# ======== States ============================================================================================
 
 WORDS = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
 KNOWN = b"".join(WORDS.values())
@@ -208,7 +221,8 @@ LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")        # several of these in a 
 def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
     """The job lines that are meant.
 
-    `I have a list` is a job line, too, a held one.  Lines in such states are changed only by number or by --state.
+    `I have a list` is a job line, too, a held one.  Lines in such states are changed only by number or by
+    --state.
     """
     pattern = None if options.match is None else os.fsencode(options.match)
     for line in file.lines(options.state or (None if options.list or options.lines else KNOWN)):
@@ -271,7 +285,10 @@ class Outcome:
 
 
 def set_states(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
-    """Set the states of the selected jobs.  Raises OSError; ESTALE: the file was replaced, and lines may have moved."""
+    """Set the states of the selected jobs.
+
+    Raises OSError; ESTALE: the file was replaced, and lines may have moved.
+    """
     file.follow_path()
     fd = file.writable()
     for line in selected(options, file):
@@ -286,10 +303,11 @@ STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
 
 
 def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
-    """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether somebody runs it.
+    """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether somebody
+    runs it.
 
-    running: the lines `r` of its command.  Of these orphans become e first: else its job would be taken for theirs.
-    Raises OSError; ESTALE: the file was replaced.
+    running: the lines `r` of its command.  Of these orphans become e first: else its job would be taken for
+    theirs.  Raises OSError; ESTALE: the file was replaced.
     """
     with file.door(line.command) as opened:
         file.writable()
@@ -316,8 +334,11 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
         running[line.command].append(line)
     for line in selected(options, file):
         met.add(line.number)
-        found, runs = (cancel_line(file, line, running.get(line.command, ())) if line.state in (NEW, RUNNING) else
-                       (line.state, False))
+        found, runs = (
+            cancel_line(file, line, running.get(line.command, ()))
+            if line.state in (NEW, RUNNING)
+            else (line.state, False)
+        )
         if found == RUNNING and not runs:
             file.say(f"line {line.number}: is r, but nobody runs it (its runner or host died); it is x now")
         if found in (NEW, RUNNING):
@@ -325,8 +346,13 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
             outcome.note(file, line, "")
             waiting += [line] if runs else []
         elif options.lines or line.state in (NEW, RUNNING):
-            outcome.note(file, line, "has moved meanwhile, and is left alone (look, and run this again)" if not found
-                         else f"does not run: its state is {show(found)}")
+            outcome.note(
+                file,
+                line,
+                "has moved meanwhile, and is left alone (look, and run this again)"
+                if not found
+                else f"does not run: its state is {show(found)}",
+            )
     for span in options.lines:
         if span[0] == span[-1] and span[0] not in met:
             outcome.refuse(file, span[0], "is no job" + ("" if options.match is None else " that matches"))
@@ -336,8 +362,8 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
 def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None:
     """Wait until these cancelled jobs have ended; name the ones that do not.  Raises OSError.
 
-    A job has ended when its command has no more life signs than lines `r`.  An editor may have saved an old `r` or `.`
-    over its x: then it is cancelled once more.
+    A job has ended when its command has no more life signs than lines `r`.  An editor may have saved an old
+    `r` or `.` over its x: then it is cancelled once more.
     """
     end = time.monotonic() + STOPPING
     while waiting and time.monotonic() < end:
@@ -355,22 +381,29 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
                 outcome.refuse(file, line.number, "has moved or changed meanwhile (look, and run this again)")
         waiting = still
     for line in waiting:
-        outcome.refuse(file, line.number, f"is x, but still runs after {STOPPING:.0f} s (its job does not end, its "
-                       "runner does not answer, or its host is dead)")
+        outcome.refuse(
+            file,
+            line.number,
+            f"is x, but still runs after {STOPPING:.0f} s (its job does not end, its "
+            "runner does not answer, or its host is dead)",
+        )
 
 
-# ======== Editing =====================================================================================================
+# ======== Editing ===========================================================================================
 
-# What the person changed in a copy is merged into the live file, all or nothing: half an edit is one that nobody
-# wanted, and a person who sees what is refused can mend the copy ("What now?", as visudo asks; no terminal: exit 1).
+# What the person changed in a copy is merged into the live file, all or nothing: half an edit is one that
+# nobody wanted, and a person who sees what is refused can mend the copy ("What now?", as visudo asks; no
+# terminal: exit 1).
 #
-# While it is merged and written we hold the append lock, and all of the companion but for the seats of running jobs: so
-# no line can be claimed, ended or set meanwhile, and whoever comes behind a door later looks at the file that the path
-# names then.  Running lines stay as they are, and so do their seats: nothing is carried over, nobody is waited for.
-# States and lines at the end are written in place; anything else is a new file, by rename.  A line that some `echo >>`
-# appended to the old file at that moment is appended to the new one.
+# While it is merged and written we hold the append lock, and all of the companion but for the seats of
+# running jobs: so no line can be claimed, ended or set meanwhile, and whoever comes behind a door later looks
+# at the file that the path names then.  Running lines stay as they are, and so do their seats: nothing is
+# carried over, nobody is waited for.  States and lines at the end are written in place; anything else is a
+# new file, by rename.  A line that some `echo >>` appended to the old file at that moment is appended to the
+# new one.
 
-COPY_LINES = 2000                   # so many lines at most are compared with care for which of equal ones is meant
+# so many lines at most are compared with care for which of equal ones is meant
+COPY_LINES = 2000
 COPY_PAIRS = 40_000                 # ... and so many pairs of equal ones: that takes half a second
 AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
 SHOWN = 5                           # so many new lines at most are named that are no jobs
@@ -406,9 +439,9 @@ def equal_pairs(a: Iterable[bytes], b: Iterable[bytes]) -> int:
 def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
     """For each new line the old one that it was, wherever that stood; -1: it is new.
 
-    Which of equal ones it was is found with care only where that is fast: all lines are locked meanwhile.  Elsewhere
-    they are taken in order.  That is right, too, for lines of one text are interchangeable: it may take an edit for a
-    larger one, and so refuse more, but what is written is the same.
+    Which of equal ones it was is found with care only where that is fast: all lines are locked meanwhile.
+    Elsewhere they are taken in order.  That is right, too, for lines of one text are interchangeable: it may
+    take an edit for a larger one, and so refuse more, but what is written is the same.
     """
     a, b = [key(line) for line in old], [key(line) for line in new]
     first, least = 0, min(len(a), len(b))
@@ -434,7 +467,9 @@ def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
 
 @dataclass
 class Merge:
-    """What becomes of a file: its lines, which line of the live file each of them is (-1: new), what is refused."""
+    """What becomes of a file: its lines, which line of the live file each of them is (-1: new), what is
+    refused.
+    """
     lines: list[bytes] = field(default_factory=list)
     origin: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -442,7 +477,9 @@ class Merge:
 
     def in_place(self, live: Sequence[bytes]) -> bool:
         """Whether only states changed and lines were added at the end."""
-        return self.origin[:len(live)] == [*range(len(live))] and all(at < 0 for at in self.origin[len(live):])
+        return self.origin[: len(live)] == [*range(len(live))] and all(
+            at < 0 for at in self.origin[len(live) :]
+        )
 
     def text(self, live: Sequence[bytes]) -> str:
         """'2 states set, 1 line changed, 3 lines added'; live: the lines before."""
@@ -452,7 +489,10 @@ class Merge:
         changed = min(new, gone)
         counts = ((states, "state", "set"), (changed, "line", "changed"), (new - changed, "line", "added"),
                   (gone - changed, "line", "taken out"))
-        return ", ".join(f"{plural(count, word)} {verb}" for count, word, verb in counts if count) or "lines were moved"
+        return (
+            ", ".join(f"{plural(count, word)} {verb}" for count, word, verb in counts if count)
+            or "lines were moved"
+        )
 
 
 def refusal(before: bytes, now: bytes) -> str:
@@ -490,9 +530,13 @@ def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes])
     for at, line in enumerate(base):
         if at in kept or not is_job(line):
             continue
-        fault = refusal(line, live[there[at]]) if at in there else adds and "somebody else has changed it, too"
+        fault = (
+            refusal(line, live[there[at]]) if at in there else adds and "somebody else has changed it, too"
+        )
         if fault:
-            merged.faults.append(f"line {there.get(at, at) + 1}: {fault}; '{show(line[2:80])}' was changed or deleted")
+            merged.faults.append(
+                f"line {there.get(at, at) + 1}: {fault}; '{show(line[2:80])}' was changed or deleted"
+            )
     for number, (line, at) in enumerate(zip(theirs, made), 1):
         fault, origin = "", there.get(at, -1)
         if at < 0:
@@ -513,7 +557,8 @@ def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes])
 
 
 def with_others(merged: Merge, now: Sequence[int], live: Sequence[bytes]) -> Merge:
-    """The same with the lines that others have added meanwhile, each behind the line that it stands behind."""
+    """The same with the lines that others have added meanwhile, each behind the line that it stands behind.
+    """
     placed, behind, last = set(merged.origin), defaultdict(list), -1
     for index, at in enumerate(now):
         if index in placed:
@@ -545,7 +590,8 @@ def offsets(data: bytes) -> list[int]:
 
 @contextlib.contextmanager
 def alone(file: JobFile) -> Iterator[int]:
-    """Hold all of a job file's companion; of a row with seats that others hold its door alone: the descriptor.
+    """Hold all of a job file's companion; of a row with seats that others hold its door alone: the
+    descriptor.
 
     Raises OSError.
 
@@ -553,7 +599,8 @@ def alone(file: JobFile) -> Iterator[int]:
     """
     fd, end, doors = file.open_seat(), time.monotonic() + SETTLING, []
     try:
-        todo = [(0, APPEND_BYTE - 1)]           # whole rows: who is behind a door counts the seats that are taken
+        # whole rows: who is behind a door counts the seats that are taken
+        todo = [(0, APPEND_BYTE - 1)]
         while todo:
             first, behind = todo.pop()
             if first < behind and not lock(fd, first, behind - first):
@@ -571,21 +618,25 @@ def alone(file: JobFile) -> Iterator[int]:
 
 
 def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> list[str]:
-    """Merge what was made of a copy into the file, and say what that was; what is refused: then nothing was written.
+    """Merge what was made of a copy into the file, and say what that was; what is refused: then nothing was
+    written.
 
     Raises Problem, OSError; ESTALE: the file was replaced or removed meanwhile.
     """
     file.follow_path()
     with append_lock(file), alone(file) as locks:
         merged = _apply(file, file.writable(), locks, base, theirs)
-    if merged.done and not quiet:               # a terminal may keep us waiting: not while we have all the locks
+    # a terminal may keep us waiting: not while we have all the locks
+    if merged.done and not quiet:
         file.say(merged.done)
     say_doubts(file, merged)
     return merged.faults
 
 
 def _apply(file: JobFile, fd: int, locks: int, base: bytes, theirs: bytes) -> Merge:
-    """The same while nobody else can change the file, which is open for writing, since `locks` has all doors locked."""
+    """The same while nobody else can change the file, which is open for writing, since `locks` has all doors
+    locked.
+    """
     data = read_all(file.reader)
     live = split_lines(data)
     merged = merge(split_lines(base), split_lines(theirs), live)
@@ -616,7 +667,8 @@ LAST_DOOR = REFRESH_BYTE - 1        # of a companion
 
 
 def must_be_locked(file: JobFile, locks: int) -> None:
-    """Raise OSError(EIO) if we were cut off from a network file system so long that others may have been at doors.
+    """Raise OSError(EIO) if we were cut off from a network file system so long that others may have been at
+    doors.
 
     locks: has the door of the last row locked.
     """
@@ -624,7 +676,9 @@ def must_be_locked(file: JobFile, locks: int) -> None:
         raise OSError(errno.EIO, "its locks were lost")
 
 
-def _write_in_place(file: JobFile, fd: int, merged: Merge, live: Sequence[bytes], places: Sequence[int]) -> None:
+def _write_in_place(
+    file: JobFile, fd: int, merged: Merge, live: Sequence[bytes], places: Sequence[int]
+) -> None:
     """Add lines at the end, then write the states that changed.  Raises Problem, OSError."""
     added = b"".join(line + b"\n" for line in merged.lines[len(live):])
     if added:
@@ -639,7 +693,10 @@ def _write_in_place(file: JobFile, fd: int, merged: Merge, live: Sequence[bytes]
 
 
 def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> None:
-    """Put a new file in the place of the old one, which held this; locks: has all doors.  Raises Problem, OSError."""
+    """Put a new file in the place of the old one, which held this; locks: has all doors.
+
+    Raises Problem, OSError.
+    """
     info, target = os.fstat(fd), file.place.real
     text = b"".join(line + b"\n" for line in merged.lines)
     mark = UTF8_MARK if data.startswith(UTF8_MARK) else b""
@@ -648,11 +705,14 @@ def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> 
     try:
         _give(new, info)
         if shuts_out(info, os.fstat(new)):
-            raise Problem(f"{file.path}: belongs to others, who could not write to a new file of yours (change only "
-                          "states, and add lines at the end)")
+            raise Problem(
+                f"{file.path}: belongs to others, who could not write to a new file of yours (change only "
+                "states, and add lines at the end)"
+            )
         write_all(new, mark + text)
         os.fsync(new)
-        must_be_locked(file, locks)             # cut off within the rename itself we would put old states back, no more
+        # cut off within the rename itself we would put old states back, no more
+        must_be_locked(file, locks)
         os.rename(temporary, target)
         sync_names(folder)                      # or a power loss might leave the old file
         tail = read_all(file.reader, len(data))
@@ -668,9 +728,13 @@ def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> 
 
 
 def _give(new: int, info: os.stat_result) -> None:
-    """Give a new file the owner, group and mode of the old one, as far as that is allowed.  Raises OSError."""
+    """Give a new file the owner, group and mode of the old one, as far as that is allowed.
+
+    Raises OSError.
+    """
     for owner in info.st_uid, -1:
-        with contextlib.suppress(PermissionError):      # only root may give files away, and nobody else's group
+        # only root may give files away, and nobody else's group
+        with contextlib.suppress(PermissionError):
             os.fchown(new, owner, info.st_gid)
             break
     os.fchmod(new, stat.S_IMODE(info.st_mode))
@@ -734,7 +798,9 @@ def edit(file: JobFile, quiet: bool) -> int:
 
 
 def discard(copy: str) -> None:
-    """Remove a copy's directory with all that the editor left in it; what stays there is no fault of the edit."""
+    """Remove a copy's directory with all that the editor left in it; what stays there is no fault of the
+    edit.
+    """
     shutil.rmtree(os.path.dirname(copy), ignore_errors=True)
 
 
@@ -770,7 +836,9 @@ def copy_fault(base: bytes, theirs: bytes | None) -> str:
         return "the copy is empty now"
     if is_utf16(theirs[:4096]):
         return "the copy is UTF-16 now (save it as UTF-8)"
-    return "there are NULs in the copy now (save it as UTF-8)" if b"\0" in theirs and b"\0" not in base else ""
+    return (
+        "there are NULs in the copy now (save it as UTF-8)" if b"\0" in theirs and b"\0" not in base else ""
+    )
 
 
 def ask_again() -> bool:
@@ -783,7 +851,7 @@ def ask_again() -> bool:
         return False
 
 
-# ======== Lists =======================================================================================================
+# ======== Lists =============================================================================================
 
 PLACEHOLDER = re.compile(rb"\{(?:(\d*)(|\.|/|//|/\.)|#)\}")
 SWEEPS = (":::", ":::+", "::::", "::::+")       # the last two are refused: GNU parallel reads files there
@@ -816,7 +884,8 @@ class Template:
     }
 
     def __init__(self, text: bytes, count: int = 0) -> None:
-        """text: the command, with {1} {1.} {1/} {1//} {1/.} for parts of a column, {#} for the number of its values.
+        """text: the command, with {1} {1.} {1/} {1//} {1/.} for parts of a column, {#} for the number of its
+        values.
 
         {} {.} ... stand for the line; if there is none, for as many columns as `count` says.
         """
@@ -827,7 +896,9 @@ class Template:
         places = [found.groups() for found in PLACEHOLDER.finditer(text)]
         self.places = [(int(column or 0), self.PARTS.get(part)) for column, part in places]
         self.width = max(column for column, _ in self.places)
-        self.format = PLACEHOLDER.sub(lambda found: b"%d" if found[2] is None else b"%b", text.replace(b"%", b"%%"))
+        self.format = PLACEHOLDER.sub(
+            lambda found: b"%d" if found[2] is None else b"%b", text.replace(b"%", b"%%")
+        )
 
     def fill(self, number: int, line: bytes, columns: Sequence[bytes] = ()) -> bytes:
         """The command for a line and its columns.  Raises ValueError: these are too few."""
@@ -837,11 +908,11 @@ class Template:
                                     for column, part in self.places])
 
 
-# ---- places within quotes --------------------------------------------------------------------------------------------
+# ---- places within quotes ----------------------------------------------------------------------------------
 #
-# A value is quoted where it is put in.  Within quotes of the template's own these would end there, and the shell
-# would read what is in the value, and run it.  So a template with such a place is refused.  What quotes, and where
-# that ends, is said by POSIX, Shell Command Language: 2.2 Quoting, 2.6 Word Expansions.
+# A value is quoted where it is put in.  Within quotes of the template's own these would end there, and the
+# shell would read what is in the value, and run it.  So a template with such a place is refused.  What
+# quotes, and where that ends, is said by POSIX, Shell Command Language: 2.2 Quoting, 2.6 Word Expansions.
 
 TOKEN = re.compile(rb"""\$\(\(|\$\(|\$'|\\.|.""", re.DOTALL)
 SHELL_CODE = re.compile(rb"(?:^|[\s;&|(/])(?:ba|da|k|z)?sh(?:\s+-\w+)*\s+-\w*c\s+$")       # before a quote
@@ -853,7 +924,8 @@ class Quoting:
     """What is open at some place of a shell command, which is read from left to right."""
 
     def __init__(self) -> None:
-        self.open: list[tuple[bytes, int]] = []     # ' " $' ` $( $(( or (, and where it begins; the inner ones last
+        # ' " $' ` $( $(( or (, and where it begins; the inner ones last
+        self.open: list[tuple[bytes, int]] = []
         self.closed: dict[int, int] = {}            # where those end that have begun here
 
     @property
@@ -979,7 +1051,8 @@ def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
 
 
 def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = None) -> Iterator[bytes]:
-    """The jobs in a list of commands, or of values for a template: one per line, but blank lines and comments.
+    """The jobs in a list of commands, or of values for a template: one per line, but blank lines and
+    comments.
 
     text: of the template.  Raises Problem.
     """
@@ -990,8 +1063,9 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
             continue
         number += 1
         if not template and line[:1] in KNOWN and line[1:2] in (b" ", b"\t"):
-            raise source.problem("is the line of a job already (cat LIST >> FILE; if it is a command, put a blank "
-                                 "before it)")
+            raise source.problem(
+                "is the line of a job already (cat LIST >> FILE; if it is a command, put a blank before it)"
+            )
         try:
             if template:
                 line = template.fill(number, line, split_columns(line, colsep) if template.width else ())
@@ -1029,14 +1103,17 @@ def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> I
             raise Problem(f"{fault}; nothing was added") from None
 
 
-# ======== Job files ===================================================================================================
+# ======== Job files =========================================================================================
 
 SECTIONS = ("control", "fjd")
 LARGEST = 1 << 20                   # bytes of a job file: what is larger is something else
 
 
 def read_job_file(path: str) -> bytes:
-    """The line of the job that a job file (INI) describes: its executable, with the path behind it.  Raises Problem."""
+    """The line of the job that a job file (INI) describes: its executable, with the path behind it.
+
+    Raises Problem.
+    """
     source = Source("./-" if path == "-" else path)
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
@@ -1101,14 +1178,16 @@ def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
 
 
 def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
-    """Those job files that stand at the end of some job's command already, whatever its state.  Raises OSError.
+    """Those job files that stand at the end of some job's command already, whatever its state.  Raises
+    OSError.
 
     paths: absolute.  The file is searched in one go for what begins like one of their directories.
     """
     words = {quote(path): path for path in paths}
     folders = {os.path.dirname(path).rstrip(b"/").replace(b"'", b"'\"'\"'") for path in words.values()}
-    pattern = re.compile(rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % b"|".join(map(re.escape, folders)),
-                         re.MULTILINE)
+    pattern = re.compile(
+        rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % b"|".join(map(re.escape, folders)), re.MULTILINE
+    )
     found: set[bytes] = set()
     for lines in whole_lines(file, first_line(file)) if words else ():
         found |= words.keys() & set(pattern.findall(lines))
@@ -1141,7 +1220,7 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
     return len(lines)
 
 
-# ======== Tests =======================================================================================================
+# ======== Tests =============================================================================================
 #
 # The configuration of NetJobs.  Lines are stripped; empty ones and lines that begin with # do not count.
 #
@@ -1154,7 +1233,8 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
 
 LABEL = re.compile(rb"([^:]+):")
 FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
-COMMAND = re.compile(rb'([\w.][\w.-]*)\s*:\s*(?:"(.*)"|(.*))')      # without its quotes, if it stands in a pair
+# without its quotes, if it stands in a pair
+COMMAND = re.compile(rb'([\w.][\w.-]*)\s*:\s*(?:"(.*)"|(.*))')
 TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 
 
@@ -1182,7 +1262,9 @@ class Test:
         elif command:
             self._read_command(command[1], command[command.lastindex])
         else:
-            raise ValueError(f"cannot be understood: '{show(line[:80])}' (TARGET: COMMAND, -timeout: T or end)")
+            raise ValueError(
+                f"cannot be understood: '{show(line[:80])}' (TARGET: COMMAND, -timeout: T or end)"
+            )
 
     def _read_command(self, target: bytes, text: bytes) -> None:
         if not text.strip():
@@ -1210,7 +1292,12 @@ class Test:
         for target, commands in self.targets.items():
             for command in commands:
                 timeout = b" timeout=%b" % command.timeout if command.timeout else b""
-                wanted = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (group, target, timeout, self.min_hosts)
+                wanted = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (
+                    group,
+                    target,
+                    timeout,
+                    self.min_hosts,
+                )
                 yield (b"" if wanted == settings else wanted) + command.line
                 settings = wanted
 
@@ -1269,7 +1356,7 @@ def test_lines(path: str) -> Iterator[bytes]:
     yield b"#RUN\n"                         # the settings of the last one do not hold for what is added later
 
 
-# ======== The end of following ========================================================================================
+# ======== The end of following ==============================================================================
 
 
 def find_ends(file: JobFile, fd: int) -> list[Line]:
@@ -1290,7 +1377,8 @@ def add_end(file: JobFile) -> str:
 def say_below_end(file: JobFile) -> None:
     """Say so if there are new jobs below a `#RUN end`.
 
-    Nobody has to wait meanwhile: the append lock is free again.  Raises OSError; ESTALE: an editor took the file away.
+    Nobody has to wait meanwhile: the append lock is free again.  Raises OSError; ESTALE: an editor took the
+    file away.
     """
     try:
         end = next((line for line in file.lines(b"", directives=True) if says(line, "end")), None)
@@ -1305,10 +1393,12 @@ def reopen(file: JobFile) -> int:
     """Make comments of the lines `#RUN end`, in place; how many there were.  Raises Problem, OSError."""
     with appending(file, make=False):
         file.follow_path()
-        return sum(not set_state(file, line, b"#off", force=False) for line in find_ends(file, file.writable()))
+        return sum(
+            not set_state(file, line, b"#off", force=False) for line in find_ends(file, file.writable())
+        )
 
 
-# ======== Command line ================================================================================================
+# ======== Command line ======================================================================================
 
 
 def state(text: str) -> bytes:
@@ -1336,7 +1426,9 @@ def line_range(text: str) -> range:
     """An argparse type: a line number, or FROM-TO."""
     first, dash, last = text.partition("-")
     last = last if dash else first
-    if not all(word.isascii() and word.isdigit() for word in (first, last)) or not 1 <= int(first) <= int(last):
+    if not all(word.isascii() and word.isdigit() for word in (first, last)) or not 1 <= int(first) <= int(
+        last
+    ):
         raise argparse.ArgumentTypeError(f"not a line number or FROM-TO: '{text}'")
     return range(int(first), int(last) + 1)
 
@@ -1344,8 +1436,9 @@ def line_range(text: str) -> range:
 def command_template(text: str) -> bytes:
     """An argparse type: a command with {} in it."""
     if not text.strip() or "\n" in text or re.search(r"\{0+[./]*\}", text):
-        raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (one line, not empty; columns begin "
-                                         "with {1})")
+        raise argparse.ArgumentTypeError(
+            f"not a command: '{printable(text)}' (one line, not empty; columns begin with {{1}})"
+        )
     template = os.fsencode(text)
     check_template(with_place(template))
     return template
@@ -1357,8 +1450,10 @@ def separator(text: str) -> re.Pattern[bytes]:
         pattern = re.compile(os.fsencode(text))
         if not pattern.search(b""):
             return pattern
-    raise argparse.ArgumentTypeError(f"not a regular expression for what is between columns: '{printable(text)}' "
-                                     r"(such as ',', '\t' or '\|')")
+    raise argparse.ArgumentTypeError(
+        f"not a regular expression for what is between columns: '{printable(text)}' "
+        r"(such as ',', '\t' or '\|')"
+    )
 
 
 ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
@@ -1382,12 +1477,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                "or the file was replaced meanwhile; 2 bad usage or input, nothing was added;\n"
                "130, 143 ended by a signal.")
     add = parser.add_argument_group("what to do with selected jobs").add_argument
-    add("-s", "--set", type=new_state, metavar="STATE", help="set their state: new (.), held (x), done (d), ...")
+    add(
+        "-s",
+        "--set",
+        type=new_state,
+        metavar="STATE",
+        help="set their state: new (.), held (x), done (d), ...",
+    )
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
-    add("--cancel", action="store_true", help="stop them wherever they run: x over r (and .); wait until they are gone")
-    add("--force", action="store_true",
+    add(
+        "--cancel",
+        action="store_true",
+        help="stop them wherever they run: x over r (and .); wait until they are gone",
+    )
+    add(
+        "--force",
+        action="store_true",
         help="--set running jobs, too: a runner that lives ends them; what a dead host ran stays locked, and the "
-             "message says how it is run elsewhere")
+        "message says how it is run elsewhere",
+    )
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
@@ -1395,22 +1503,42 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--state", type=states, action="append", metavar="S",
         help="jobs in this state, or these: failed,error, or '!e'")
     add("--match", metavar="TEXT", help="... with this whole command, or shell pattern")
-    add = parser.add_argument_group("or what to append (all of it or nothing; FILE is made if need be)").add_argument
-    add("--add", nargs="*", metavar="CMD",
+    add = parser.add_argument_group(
+        "or what to append (all of it or nothing; FILE is made if need be)"
+    ).add_argument
+    add(
+        "--add",
+        nargs="*",
+        metavar="CMD",
         help="jobs; FILE stands before it.  --add --template T ::: A B ::: 1 2: a job for each combination of {1} and "
-             "{2} (:::+: linked)")
-    add("--add-list", metavar="LIST", help="a job per line of LIST (-: stdin), but blank lines and # comments")
+        "{2} (:::+: linked)",
+    )
+    add(
+        "--add-list", metavar="LIST", help="a job per line of LIST (-: stdin), but blank lines and # comments"
+    )
     add("--template", type=command_template, metavar="T",
         help="... what is run: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
              "{//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} its number")
     add("--colsep", type=separator, metavar="RE", help="... what separates its columns [blanks]")
-    add("--add-jobs", nargs="+", metavar="JOB",
-        help="a job per file of fjd's (INI, [control] or [fjd], executable=), or per such file in a directory, once")
+    add(
+        "--add-jobs",
+        nargs="+",
+        metavar="JOB",
+        help="a job per file of fjd's (INI, [control] or [fjd], executable=), or per such file in a directory, once",
+    )
     add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for runmaker4-server.py")
-    add("--end", action="store_true", help="#RUN end: runners that wait leave when nothing above is left for them")
+    add(
+        "--end",
+        action="store_true",
+        help="#RUN end: runners that wait leave when nothing above is left for them",
+    )
     add("--reopen", action="store_true", help="take each #RUN end back (it becomes #off end, a comment)")
     add = parser.add_argument_group("other").add_argument
-    add("--edit", action="store_true", help="edit a copy in $VISUAL, $EDITOR or vi; what was changed is merged")
+    add(
+        "--edit",
+        action="store_true",
+        help="edit a copy in $VISUAL, $EDITOR or vi; what was changed is merged",
+    )
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add("-q", "--quiet", action="store_true", help="do not say what was done")
     add_help(add)
@@ -1468,9 +1596,11 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> str:
 def still_alive(lines: Sequence[int], state: bytes) -> str:
     """What comes of jobs that had not ended when this state was forced over their `r`."""
     now = "writes r over it again" if state == NEW else "ends its jobs now"
-    return (f"some jobs have not ended ({name_lines(lines)}): a runner that lives {now}; a dead host keeps their "
-            "commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice at once, if that "
-            "host lives)")
+    return (
+        f"some jobs have not ended ({name_lines(lines)}): a runner that lives {now}; a dead host keeps their "
+        "commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice at once, if that "
+        "host lives)"
+    )
 
 
 def change_states(options: argparse.Namespace, file: JobFile) -> int:
@@ -1482,8 +1612,10 @@ def change_states(options: argparse.Namespace, file: JobFile) -> int:
         if error.errno != errno.ESTALE:
             raise
         changed = plural(sum(outcome.done.values()), "job")
-        file.say(f"was replaced meanwhile, after {changed} had been set: the new file may have them so or not; look, "
-                 "and run this again")
+        file.say(
+            f"was replaced meanwhile, after {changed} had been set: the new file may have them so or not; look, "
+            "and run this again"
+        )
         return 1
     text = outcome.text(options.set or HELD)
     if text and not options.quiet:

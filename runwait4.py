@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, tell what runs, draw what ran.
+"""runwait4 - look at a job file of runmaker4: wait for its jobs, show progress, tell what runs, draw what
+ran.
 
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as error.
 
-The file reads top-down: the command line, waiting, progress, the journal, what runs, what failed, statistics, the job
-log, the timeline, the report, checking a directory's locks, the program, the page of the report.
+The file reads top-down: the command line, waiting, progress, the journal, what runs, what failed, statistics,
+the job log, the timeline, the report, checking a directory's locks, the program, the page of the report.
 """
 from __future__ import annotations
 
@@ -33,12 +34,12 @@ from collections import Counter, defaultdict, deque
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, TOLD, Counts, Cursor, JobFile, JobLog, Line,
-                       Pace, Parser, Problem, Reader, Stall, StallReporter, Survey, add_help, all_taken, append_locked,
-                       as_argument, check_lines, check_mount, counts, exit_on, find_mount, first_line, given_name,
-                       human_time, is_free, job_file, keep_trying, leave, leave_without_waiting, lines_of, lock,
-                       mount_fault, name_lines, open_job_file, plural, printable, put, pwrite_all, reason, run_main,
-                       show, unlock, warn, when_used, write_all)
+from runmaker4 import (DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, TOLD, Counts, Cursor, JobFile, JobLog,
+                       Line, Pace, Parser, Problem, Reader, Stall, StallReporter, Survey, add_help, all_taken,
+                       append_locked, as_argument, check_lines, check_mount, counts, exit_on, find_mount,
+                       first_line, given_name, human_time, is_free, job_file, keep_trying, leave,
+                       leave_without_waiting, lines_of, lock, mount_fault, name_lines, open_job_file, plural,
+                       printable, put, pwrite_all, reason, run_main, show, unlock, warn, when_used, write_all)
 
 base64, html, json, secrets, subprocess = map(when_used, ("base64", "html", "json", "secrets", "subprocess"))
 
@@ -46,7 +47,7 @@ PROG = "runwait4.py"
 T = TypeVar("T")
 
 
-# ======== The command line ============================================================================================
+# ======== The command line ==================================================================================
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -81,7 +82,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]")
     add_help(add)
     add = parser.add_argument_group("drawing what was run").add_argument
-    add("--joblog", type=given_name, metavar="LOG", help="a job log of runmaker4.py --joblog, or of GNU parallel")
+    add(
+        "--joblog",
+        type=given_name,
+        metavar="LOG",
+        help="a job log of runmaker4.py --joblog, or of GNU parallel",
+    )
     add("--timeline", type=given_name, metavar="OUT.json",
         help="write its runs, or those of --outdir, as trace events, for Perfetto\n"
              "(ui.perfetto.dev) or chrome://tracing: a process for each host, a thread for\neach slot")
@@ -103,7 +109,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def check_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
     """Refuse what does not go together.  outdir_named: on the command line.  Raises Problem."""
     if options.check_locks is not None:
-        if any(value for name, value in vars(options).items() if name not in ("check_locks", "outdir")) or outdir_named:
+        if (
+            any(value for name, value in vars(options).items() if name not in ("check_locks", "outdir"))
+            or outdir_named
+        ):
             parser.error("--check-locks goes with no other option, and no FILE")
         return
     if options.report is not None:
@@ -115,8 +124,14 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
         parser.error("--timeline goes with --joblog, or with --outdir")
     if options.timeline is None and options.file is None and not options.stats:
         parser.error("the following arguments are required: FILE")
-    if options.timeline is not None and (options.file is not None or options.progress or options.use_exit_status
-                                         or options.status or options.failed or options.stats):
+    if options.timeline is not None and (
+        options.file is not None
+        or options.progress
+        or options.use_exit_status
+        or options.status
+        or options.failed
+        or options.stats
+    ):
         parser.error("--timeline goes with --joblog or --outdir only")
     if options.json and not options.status:
         parser.error("--json goes with --status")
@@ -142,13 +157,14 @@ def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
         parser.error("--report --progress needs FILE")
 
 
-# ======== Waiting =====================================================================================================
+# ======== Waiting ===========================================================================================
 
 WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}    # else: held
 
 
 class Watcher:
-    """Looks at the job file again and again, but never spends more than a twentieth of the CPU's time on it."""
+    """Looks at the job file again and again, but never spends more than a twentieth of the CPU's time on it.
+    """
     PATIENCE = 5.0              # seconds for which the file may be away: editors replace it
     IDLE = 30.0                 # seconds for which nobody has run new jobs until that is said
 
@@ -159,7 +175,8 @@ class Watcher:
         mount = check_mount(path, single_host=True, say=warn)
         self.file = JobFile(path, say=lambda text: say(f"{path}: {text}"), mount=mount, read_only=True)
         self.pause = 5.0 if mount.network else 0.2
-        self.patience = 20.0 if mount.network else 5.0      # seconds in which a host has written the end of a run
+        # seconds in which a host has written the end of a run
+        self.patience = 20.0 if mount.network else 5.0
         self.pace = Pace()
         self.seen: Callable[[Survey], None] = lambda found: None    # called with each look of wait()
         self.stopped = ""       # why what is new will not be run, if nobody runs it
@@ -186,7 +203,10 @@ class Watcher:
         return self._patiently(lambda: list(self.file.lines(states)))
 
     def states_now(self, runs: Collection[Run]) -> dict[Run, str]:
-        """The states of the lines of these runs, in a word: of the same command, the nearest.  Raises Problem."""
+        """The states of the lines of these runs, in a word: of the same command, the nearest.
+
+        Raises Problem.
+        """
         lines = self._patiently(lambda: self._by_command({run.command for run in runs}))
         nearest = {run: min(lines[run.command], key=lambda line: abs(line.number - run.line)) for run in runs
                    if lines[run.command]}
@@ -203,7 +223,9 @@ class Watcher:
         return found
 
     def wait(self, show: Callable[[Counts], None]) -> Counts:
-        """Wait until no job is new or running, or `stopped` says why new ones stay so; show(counts) after each look."""
+        """Wait until no job is new or running, or `stopped` says why new ones stay so; show(counts) after
+        each look.
+        """
         while True:
             found = self.look()
             now = counts(found)
@@ -232,7 +254,7 @@ class Watcher:
         return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", patience=0.0)
 
 
-# ======== Progress ====================================================================================================
+# ======== Progress ==========================================================================================
 
 
 def bar(now: Counts, width: int) -> str:
@@ -270,14 +292,20 @@ class PipeProgress:
 
 
 class TerminalProgress:
-    """One line, redrawn in place, as wide as fits, with rate and time left by what was seen lately; then the time."""
+    """One line, redrawn in place, as wide as fits, with rate and time left by what was seen lately; then the
+    time.
+    """
     CLEAR = "\r\x1b[K"
-    WINDOW, CHANGES = 300.0, 20     # seconds and changes: both at least, if there were so many, make up the rate
-    WIDEST = 60                 # characters of the bar
+    # seconds and changes: both at least, if there were so many, make up the rate
+    WINDOW, CHANGES = 300.0, 20
+    WIDEST = 60  # characters of the bar
 
-    def __init__(self, put: Callable[[bytes], None] = put, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, put: Callable[[bytes], None] = put, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.put, self.clock = put, clock
-        self.seen: deque[tuple[float, int]] = deque()       # when how many were processed; an entry per change
+        # when how many were processed; an entry per change
+        self.seen: deque[tuple[float, int]] = deque()
         self.start = clock()
 
     def show(self, now: Counts) -> None:
@@ -314,11 +342,12 @@ class TerminalProgress:
         self.put(b"\n")
 
 
-# ======== The journal =================================================================================================
+# ======== The journal =======================================================================================
 #
-# `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and when an
-# output file of an earlier run gets another name.  It is read from its end: what is asked for is mostly of late, and
-# what became of a file stands behind the run that wrote it.  A start may stand behind its own end.
+# `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and
+# when an output file of an earlier run gets another name.  It is read from its end: what is asked for is
+# mostly of late, and what became of a file stands behind the run that wrote it.  A start may stand behind its
+# own end.
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
@@ -332,9 +361,15 @@ def refuse_special(path: str, hint: str) -> None:
 
 @dataclass(eq=False)
 class Run:
-    """A run of a job.  One that has not ended has no `ended`, `seconds`, `cpu` and `memory`, and no `state`."""
-    __slots__ = ("run", "line", "command", "host", "slot", "pid", "began", "ended", "state", "exit", "signal", "cause",
-                 "seconds", "cpu", "memory", "bytes", "files", "incomplete")
+    """A run of a job.
+
+    One that has not ended has no `ended`, `seconds`, `cpu` and `memory`, and no `state`.
+    """
+
+    __slots__ = (
+        "run", "line", "command", "host", "slot", "pid", "began", "ended", "state", "exit", "signal", "cause",
+        "seconds", "cpu", "memory", "bytes", "files", "incomplete",
+    )
     run: str                    # unique for ever
     line: int                   # where the job stood when that was written
     command: bytes
@@ -361,7 +396,9 @@ def any_line(line: bytes) -> bool:
 
 
 def no_start(line: bytes) -> bool:
-    """Whether a line of a journal may tell of an end; no command looks like this, for its quotes have backslashes."""
+    """Whether a line of a journal may tell of an end; no command looks like this, for its quotes have
+    backslashes.
+    """
     return b'"event": "start"' not in line
 
 
@@ -443,7 +480,8 @@ class Log:
     def _read(self, line: bytes) -> Run | None:
         """The run that the line is about, if it is about one.
 
-        Raises StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError: it makes no sense.
+        Raises StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError: it makes no
+        sense.
         """
         raise NotImplementedError
 
@@ -452,7 +490,9 @@ class Journal(Log):
     """DIR/journal."""
     KIND = "journal"
     BOTH = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
-    END = operator.itemgetter("state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files")
+    END = operator.itemgetter(
+        "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"
+    )
     OPEN_END = "", -1, 0, "", None, None, None, 0, ()
     STATES = frozenset("d!e.x")               # of what has ended
     RECENT = 50_000             # runs that are remembered at least, once their start and end were met
@@ -466,11 +506,15 @@ class Journal(Log):
             raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
         path = os.path.join(directory, "journal")
         if not os.path.exists(path):
-            raise Problem(f"{directory}: has no journal (nothing was run with it yet, or by an older version)")
+            raise Problem(
+                f"{directory}: has no journal (nothing was run with it yet, or by an older version)"
+            )
         super().__init__(path, say)
         self.decode = json.JSONDecoder().scan_once
-        self.names: dict[str, str] = {}     # of output files: what those before here that had this name are called now
-        self.ended: set[str] = set()        # runs whose starts may still come; and the latest of those whose start has
+        # of output files: what those before here that had this name are called now
+        self.names: dict[str, str] = {}
+        # runs whose starts may still come; and the latest of those whose start has
+        self.ended: set[str] = set()
         self.whole: deque[str] = deque()    # ... come, in order
 
     def runs(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
@@ -523,7 +567,9 @@ class Journal(Log):
         characters in it; else one may be half a surrogate pair, a ValueError.
         """
         when, name, line, command, host, slot, pid = self.BOTH(event)
-        state, code, number, cause, took, cpu, memory, printed, files = self.END(event) if ended else self.OPEN_END
+        state, code, number, cause, took, cpu, memory, printed, files = (
+            self.END(event) if ended else self.OPEN_END
+        )
         spent = took if ended else 0
         incomplete = ended and event.get("incomplete", False)
         if not (type(name) is type(command) is type(host) is type(slot) is type(cause) is str
@@ -539,16 +585,27 @@ class Journal(Log):
         if not plain:
             os.fsencode("".join((host, slot, cause, *files)))
         names = self.names
-        return Run(name, line, command.encode() if plain else os.fsencode(command), host, slot, pid,
-                   when - spent, when if ended else None, state, code, number, cause, took, cpu, memory, printed,
-                   [names.get(file, file) for file in files], incomplete)
+        return Run(
+            name,
+            line,
+            command.encode() if plain else os.fsencode(command),
+            host,
+            slot,
+            pid,
+            when - spent,
+            when if ended else None,
+            state, code, number, cause, took, cpu, memory, printed,
+            [names.get(file, file) for file in files],
+            incomplete,
+        )
 
 
-# ======== What runs ===================================================================================================
+# ======== What runs =========================================================================================
 
 
 class LastRuns:
-    """The last run of each of some lines: of the same command, and of those the one whose number is nearest."""
+    """The last run of each of some lines: of the same command, and of those the one whose number is nearest.
+    """
     COMMAND = re.compile(rb'"command": ?("[^"\\]*(?:\\.[^"\\]*)*")')
 
     def __init__(self, lines: Sequence[Line]) -> None:
@@ -575,7 +632,10 @@ class LastRuns:
         exact = above < len(numbers) and numbers[above] == run.line
         for number in numbers[above if exact else max(above - 1, 0):above + 1]:
             known = self.found.get(number)
-            if known is None or (abs(known.line - number), -known.began) > (abs(run.line - number), -run.began):
+            if known is None or (abs(known.line - number), -known.began) > (
+                abs(run.line - number),
+                -run.began,
+            ):
                 self.found[number] = run
 
     def read(self, journal: Journal) -> None:
@@ -626,7 +686,9 @@ class Status:
     def text(self, columns: float) -> Iterator[str]:
         """Line by line; the table is no wider than that."""
         now = counts(self.found)
-        yield f"{now.all + now.held} jobs: " + ", ".join(f"{count} {name}" for name, count in asdict(now).items())
+        yield f"{now.all + now.held} jobs: " + ", ".join(
+            f"{count} {name}" for name, count in asdict(now).items()
+        )
         if self.per_hour:
             yield f"{self.per_hour:.{0 if self.per_hour >= 10 else 1}f} jobs/h lately" + (
                 f", {human_time(self.left)} left" if self.left is not None else "")
@@ -646,10 +708,17 @@ class Status:
     def json(self) -> str:
         """All of it."""
         now = counts(self.found)
-        return json.dumps({**asdict(now), "total": now.all + now.held, "jobs": list(map(self._job, self.found.running)),
-                           "orphans": list(map(self._job, self.found.orphans)), "per_hour": self.per_hour,
-                           "seconds_left": self.left,
-                           "trouble": self.stall.text if self.stall and not self.stall.passes else ""})
+        return json.dumps(
+            {
+                **asdict(now),
+                "total": now.all + now.held,
+                "jobs": list(map(self._job, self.found.running)),
+                "orphans": list(map(self._job, self.found.orphans)),
+                "per_hour": self.per_hour,
+                "seconds_left": self.left,
+                "trouble": self.stall.text if self.stall and not self.stall.passes else "",
+            }
+        )
 
     def _job(self, line: Line) -> dict[str, Any]:
         run = self.runs.get(line.number)
@@ -675,7 +744,10 @@ def fitted(text: str, columns: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int]) -> Iterator[str]:
-    """Rows in columns, some of them to the right; the last has what is left.  In a pipe or file nothing is cut."""
+    """Rows in columns, some of them to the right; the last has what is left.
+
+    In a pipe or file nothing is cut.
+    """
     last, widest = len(rows[0]) - 1, 18 if columns < math.inf else math.inf
     widths = [max(len(fitted(row[index], widest)) for row in rows) for index in range(last)]
     widths.append(max(len(row[last]) for row in rows) if last in right else 0)
@@ -688,7 +760,9 @@ def table(rows: Sequence[Sequence[str]], columns: float, right: Collection[int])
 def rate_per_hour(ends: Sequence[float], now: float) -> float | None:
     """Jobs per hour: of the ones that ended in the last five minutes, or of the last 20 if that is more."""
     ends = sorted(ends)
-    first = max(0, min(bisect.bisect(ends, now - TerminalProgress.WINDOW), len(ends) - TerminalProgress.CHANGES))
+    first = max(
+        0, min(bisect.bisect(ends, now - TerminalProgress.WINDOW), len(ends) - TerminalProgress.CHANGES)
+    )
     lately = ends[first:]
     if len(lately) < 2:
         return None
@@ -702,7 +776,8 @@ def say(text: str) -> None:
 
 def check_journal(journal: Journal, path: str, say: Callable[[str], None] = say) -> None:
     """Say so if its last runs are of no job in this file.  Raises Problem."""
-    commands = {run.command for run in itertools.islice(journal.entries(), 12)}     # for few the file is searched fast
+    # for few the file is searched fast
+    commands = {run.command for run in itertools.islice(journal.entries(), 12)}
     with job_file(path, find_mount(path).network) as file:
         if commands and not next(lines_of(file, first_line(file), commands), None):
             say(f"{journal.path}: none of its last runs is of a line of {path} (is it of another job file?)")
@@ -725,7 +800,7 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
     return status
 
 
-# ======== What failed =================================================================================================
+# ======== What failed =======================================================================================
 
 
 def how_ended(run: Run) -> str:
@@ -770,15 +845,19 @@ class LastOutput:
             try:
                 if lines := self._tail(name):
                     return [show(line[:4 * self.WIDTH]) for line in lines]
-            except (OSError, ValueError) as error:          # ValueError: no file can have this name
-                trouble.append(f"({name}: {reason(error) if isinstance(error, OSError) else 'no name of a file'})")
+            except (OSError, ValueError) as error:  # ValueError: no file can have this name
+                trouble.append(
+                    f"({name}: {reason(error) if isinstance(error, OSError) else 'no name of a file'})"
+                )
         return trouble
 
     def _tail(self, name: str) -> list[bytes]:
         """Its last lines that are not blank.  Raises OSError, ValueError."""
         if os.path.basename(name) != name:
             raise ValueError
-        fd = os.open(os.path.join(self.directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        fd = os.open(
+            os.path.join(self.directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        )
         with open(fd, "rb") as file:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
@@ -797,7 +876,8 @@ def explain(line: Line, run: Run | None, output: LastOutput | None) -> Iterator[
         when = ([clock(run.ended), f"after {took(run.seconds)}"] if run.seconds is not None else
                 [f"began {clock(run.began)}"])
         when += [human_size(run.memory)] if run.memory is not None else []
-        known = "" if run.state in "!e" else f"{word}; its last run is {STATE_NAMES[run.state]}: "  # the line was set
+        # the line was set
+        known = "" if run.state in "!e" else f"{word}; its last run is {STATE_NAMES[run.state]}: "
         yield f"line {line.number}: {known}{how_ended(run)} on {run.host}, {', '.join(when)}"
     yield f"    {show(line.command)}"
     for text in output.of(run) if output and run else ():
@@ -830,8 +910,13 @@ def left_lines(watcher: Watcher, found: Survey) -> list[Line]:
     return sorted([*watcher.lines(FAILED + ERROR), *found.orphans], key=lambda line: line.number)
 
 
-def last_runs(outdir: str, path: str, lines: Sequence[Line], say: Callable[[str], None]) -> tuple[LastRuns, bool]:
-    """The last runs of lines that are failed or in error, and whether ends of some may still come.  Raises Problem."""
+def last_runs(
+    outdir: str, path: str, lines: Sequence[Line], say: Callable[[str], None]
+) -> tuple[LastRuns, bool]:
+    """The last runs of lines that are failed or in error, and whether ends of some may still come.
+
+    Raises Problem.
+    """
     journal, last, late = Journal(outdir, say), LastRuns(lines), False
     with journal.file:
         check_journal(journal, path, say)
@@ -841,7 +926,8 @@ def last_runs(outdir: str, path: str, lines: Sequence[Line], say: Callable[[str]
         run = last.found.get(line.number)
         if run and run.ended is None:
             run.state, run.cause = ("?", "unknown") if line.state == FAILED else ("e", "lost")
-            late |= line.state != RUNNING                   # else it is an orphan, and its host does not write
+            # else it is an orphan, and its host does not write
+            late |= line.state != RUNNING
     return last, late
 
 
@@ -865,7 +951,7 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
     return counts(found)
 
 
-# ======== Statistics ==================================================================================================
+# ======== Statistics ========================================================================================
 
 
 def quantiles(times: Iterable[float]) -> list[float]:
@@ -879,7 +965,8 @@ class HostStats:
 
     def __init__(self) -> None:
         self.seconds = array("d")
-        self.cpu = self.cpu_seconds = 0.0       # of the runs of which CPU time is known: this, and how long they took
+        # of the runs of which CPU time is known: this, and how long they took
+        self.cpu = self.cpu_seconds = 0.0
         self.memory: int | None = None
 
     def add(self, run: Run) -> None:
@@ -914,7 +1001,7 @@ def tell_stats(outdir: str, path: str | None) -> None:
         put(os.fsencode(f"{line}\n"))
 
 
-# ======== The job log =================================================================================================
+# ======== The job log =======================================================================================
 
 
 class JobLogReader(Log):
@@ -936,9 +1023,26 @@ class JobLogReader(Log):
         start, seconds, code, ended_by = float(began), float(took), int(exit_status), int(signal_number)
         if start + seconds > self.LATEST:
             raise ValueError
-        return Run("", int(number), command, os.fsdecode(host), "", 0, start, start + seconds,
-                   self._state(code, ended_by), -1 if ended_by else code, ended_by, "timeout" if code == -1 else "",
-                   seconds, None, None, 0, [], False)
+        return Run(
+            "",
+            int(number),
+            command,
+            os.fsdecode(host),
+            "",
+            0,
+            start,
+            start + seconds,
+            self._state(code, ended_by),
+            -1 if ended_by else code,
+            ended_by,
+            "timeout" if code == -1 else "",
+            seconds,
+            None,
+            None,
+            0,
+            [],
+            False,
+        )
 
     @staticmethod
     def _state(exit_status: int, signal_number: int) -> str:
@@ -948,21 +1052,26 @@ class JobLogReader(Log):
         return "!" if exit_status or signal_number else "d"
 
 
-# ======== The timeline ================================================================================================
+# ======== The timeline ======================================================================================
 #
-# Trace events (Trace Event Format, JSON object form), for Perfetto and chrome://tracing.  The journal tells on which
-# slot a job ran; the job log does not, so that GNU parallel can read it: any track that was free will do.  Where two
-# runners of a host have slots of one name, there are more tracks of this name.  Times are in microseconds.
+# Trace events (Trace Event Format, JSON object form), for Perfetto and chrome://tracing.  The journal tells
+# on which slot a job ran; the job log does not, so that GNU parallel can read it: any track that was free
+# will do.  Where two runners of a host have slots of one name, there are more tracks of this name.  Times are
+# in microseconds.
 
-ROUNDING = 1500                 # microseconds by which neighbours may overlap: job logs have whole milliseconds
+# microseconds by which neighbours may overlap: job logs have whole milliseconds
+ROUNDING = 1500
 
 
 class Spans:
-    """When runs began and what they took, in microseconds: at least one, or viewers take the next one for nested."""
+    """When runs began and what they took, in microseconds: at least one, or viewers take the next one for
+    nested.
+    """
 
     def __init__(self) -> None:
         self.began, self.took = array("q"), array("q")
-        self.runs_of: dict[tuple[str, str], array[int]] = {}        # by host and slot, "" where nobody knows the slot
+        # by host and slot, "" where nobody knows the slot
+        self.runs_of: dict[tuple[str, str], array[int]] = {}
 
     def add(self, run: Run, seconds: float) -> None:
         self.runs_of.setdefault((run.host, run.slot), array("q")).append(len(self.began))
@@ -976,10 +1085,11 @@ class Spans:
                 yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
 
     def _tracks(self, runs: Sequence[int]) -> list[array[int]]:
-        """Runs, by number, on tracks, each on the first that is free when it begins; in the order of their beginning.
+        """Runs, by number, on tracks, each on the first that is free when it begins; in the order of their
+        beginning.
 
-        runs: the last of the log first.  Of two that overlap by rounding, the earlier one is cut short, by less than
-        half.
+        runs: the last of the log first.  Of two that overlap by rounding, the earlier one is cut short, by
+        less than half.
         """
         began, took = self.began, self.took
         found: list[array[int]] = []
@@ -1006,10 +1116,12 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 class Timeline:
-    """The runs of a log as trace events.  It keeps times and tracks; the rest is read once more for the events.
+    """The runs of a log as trace events.  It keeps times and tracks; the rest is read once more for the
+    events.
 
-    A host is a process of the trace, a slot a thread.  Perfetto looks for the name of a thread by `tid` alone, so no
-    two share one.  The thread whose `tid` is its `pid` counts as the main one, and is shown first: slot 1.
+    A host is a process of the trace, a slot a thread.  Perfetto looks for the name of a thread by `tid`
+    alone, so no two share one.  The thread whose `tid` is its `pid` counts as the main one, and is shown
+    first: slot 1.
     """
     HEAD = b'{"traceEvents":['
     NAME = 100                  # characters of a command that make the name of its event
@@ -1046,14 +1158,27 @@ class Timeline:
     def _names(kind: str, name: str, pid: int, tid: int, place: int) -> Iterator[dict[str, Any]]:
         """The metadata events that name a process or a thread, and put it in order."""
         for what, value in ("name", name), ("sort_index", place):
-            yield {"ph": "M", "name": f"{kind}_{what}", "pid": pid, "tid": tid, "ts": 0, "args": {what: value}}
+            yield {
+                "ph": "M",
+                "name": f"{kind}_{what}",
+                "pid": pid,
+                "tid": tid,
+                "ts": 0,
+                "args": {what: value},
+            }
 
     def _event(self, pid: int, tid: int, took: int, run: Run) -> dict[str, Any]:
         """A complete event, as the format calls it; exit statuses as GNU parallel has them."""
         command, state = readable(run.command), STATE_NAMES[run.state]
         name = command if len(command) <= self.NAME else f"{command[:self.NAME - 3]}..."
         code = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
-        args = {"command": command, "line": run.line, "state": state, "exit_status": code, "signal": run.signal}
+        args = {
+            "command": command,
+            "line": run.line,
+            "state": state,
+            "exit_status": code,
+            "signal": run.signal,
+        }
         return {"ph": "X", "name": name, "cat": state, "pid": pid, "tid": tid, "ts": round(run.began * 1e6),
                 "dur": took, "args": args}
 
@@ -1121,13 +1246,15 @@ def draw(log: Log, out_path: str) -> None:
         timeline.write(file)
 
 
-# ======== The report ==================================================================================================
+# ======== The report ========================================================================================
 #
-# One page: PAGE, at the end of this file, with its figures and tables, and with what the pictures need as compressed
-# JSON.  Of all runs only what is counted is kept; whole ones for the tables, and the last ones for the pictures.
+# One page: PAGE, at the end of this file, with its figures and tables, and with what the pictures need as
+# compressed JSON.  Of all runs only what is counted is kept; whole ones for the tables, and the last ones for
+# the pictures.
 
 STATES = "".join(STATE_NAMES)   # as the page numbers them
-COLOURS = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}    # of jobs
+# of jobs
+COLOURS = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}
 
 
 class Gathered:
@@ -1137,7 +1264,9 @@ class Gathered:
     BATCH = 10_000
 
     def __init__(self, runs: Iterator[Run], until: float | None) -> None:
-        """runs: the last first.  until: seconds since 1970, when what runs is cut off; None: with the last end."""
+        """runs: the last first.  until: seconds since 1970, when what runs is cut off; None: with the last
+        end.
+        """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
         self.stats = HostStats()
@@ -1160,10 +1289,11 @@ class Gathered:
         self.slots.update(map(operator.attrgetter("host", "slot"), batch))
         self.first = min(self.first, *map(operator.attrgetter("began"), batch))
         self.last = max(self.last, *(run.ended or run.began for run in batch))
-        for found, some, key in ((self.slowest, ended, operator.attrgetter("seconds")),
-                                 (self.largest, [run for run in ended if run.memory], operator.attrgetter("memory")),
-                                 (self.failed, [run for run in batch if run.state in "!e"],
-                                  lambda run: run.ended or run.began)):
+        for found, some, key in (
+            (self.slowest, ended, operator.attrgetter("seconds")),
+            (self.largest, [run for run in ended if run.memory], operator.attrgetter("memory")),
+            (self.failed, [run for run in batch if run.state in "!e"], lambda run: run.ended or run.began),
+        ):
             found[:] = heapq.nlargest(self.SHOWN, found + some, key)
         self.drawn += ended[:max(self.DRAWN - len(self.drawn), 0)]
         self.drawn += [run for run in batch if run.ended is None]
@@ -1178,14 +1308,17 @@ class Pictures:
         """last: seconds since 1970, until when what runs is drawn."""
         self.runs, self.spans = runs, Spans()
         for run in runs:
-            seconds = run.seconds if run.seconds is not None else max(0.0, last - run.began) * (run.state == "r")
+            seconds = (
+                run.seconds if run.seconds is not None else max(0.0, last - run.began) * (run.state == "r")
+            )
             self.spans.add(run, seconds)
         self.slots = list(self.spans.slots())
         self.first = min(self.spans.began, default=round(last * 1e6))
         self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
 
     def page(self) -> dict[str, Any]:
-        """For the page: times in ticks of `tick` microseconds, beginnings since the one before in the slot."""
+        """For the page: times in ticks of `tick` microseconds, beginnings since the one before in the slot.
+        """
         tick = max(1000, self.span >> 30)
         in_order = [run for *_, runs in self.slots for run in runs]
         starts: list[int] = []
@@ -1195,13 +1328,22 @@ class Pictures:
         ways: dict[tuple[int, str], int] = {}
         hows = [ways.setdefault((STATES.index(run.state), how_ended(run)), len(ways)) for run in self.runs]
         longest = self.LONG if len(self.runs) <= self.MANY else self.SHORT
-        return {"first": self.first / 1e6, "span": self.span / 1e6, "zone": time.localtime(self.first / 1e6).tm_gmtoff,
-                "names": list(STATE_NAMES.values()), "endings": list(ways), "busy": self._busy(), "tick": tick / 1e6,
-                "rows": [[host[:80], slot[:80]] for host, slot, _ in self.slots],
-                "sizes": [len(runs) for *_, runs in self.slots], "began": starts,
-                "took": [max(1, self.spans.took[run] // tick) for run in in_order],
-                "line": [self.runs[run].line for run in in_order], "how": [hows[run] for run in in_order],
-                "commands": [cut(readable(self.runs[run].command), longest) for run in in_order]}
+        return {
+            "first": self.first / 1e6,
+            "span": self.span / 1e6,
+            "zone": time.localtime(self.first / 1e6).tm_gmtoff,
+            "names": list(STATE_NAMES.values()),
+            "endings": list(ways),
+            "busy": self._busy(),
+            "tick": tick / 1e6,
+            "rows": [[host[:80], slot[:80]] for host, slot, _ in self.slots],
+            "sizes": [len(runs) for *_, runs in self.slots],
+            "began": starts,
+            "took": [max(1, self.spans.took[run] // tick) for run in in_order],
+            "line": [self.runs[run].line for run in in_order],
+            "how": [hows[run] for run in in_order],
+            "commands": [cut(readable(self.runs[run].command), longest) for run in in_order],
+        }
 
     def _busy(self) -> list[float]:
         """How many jobs ran at a time, on average over each of so many equal parts of the time."""
@@ -1236,7 +1378,11 @@ def escaped(text: str) -> str:
 
 def bar_of(whole: str, counted: Sequence[tuple[str, int, str]]) -> str:
     """A bar and its legend.  counted: names, numbers, colours."""
-    parts = [tag("span", style=f"flex: {count}; background: var(--{colour})") for _, count, colour in counted if count]
+    parts = [
+        tag("span", style=f"flex: {count}; background: var(--{colour})")
+        for _, count, colour in counted
+        if count
+    ]
     items = [tag("li", f'{tag("i", style=f"background: var(--{colour})")}<b>{count:,}</b> {name}')
              for name, count, colour in counted if count]
     return tag("div", "".join(parts), id="bar") + tag("ul", f"<li>{whole}:</li>" + "".join(items),
@@ -1278,7 +1424,9 @@ class Histogram:
 
     def _bar(self, tenth: int) -> str:
         counted = [(STATES.index(state), count) for state, count in self.bars.get(tenth, {}).items()]
-        title = "".join(f", {count:,} {list(STATE_NAMES.values())[state]}" for state, count in sorted(counted))
+        title = "".join(
+            f", {count:,} {list(STATE_NAMES.values())[state]}" for state, count in sorted(counted)
+        )
         parts = [tag("span", style=f"height: {100 * count / self.top:.2f}%; background: var(--s{state})")
                  for state, count in sorted(counted)]
         return tag("div", "".join(parts),
@@ -1289,15 +1437,19 @@ class Histogram:
         places = [(10 * (6 + math.log10(mark)) - self.low) / (self.high - self.low) for mark in self.MARKS]
         marks = [(100 * place, mark) for place, mark in zip(places, self.MARKS) if 0 <= place <= 1]
         for at, mark in marks[::math.ceil(len(marks) / self.MOST)]:
-            size, unit = next((pair for pair in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if mark >= pair[0]),
-                              (0.001, "ms"))
+            size, unit = next(
+                (pair for pair in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if mark >= pair[0]),
+                (0.001, "ms"),
+            )
             yield at, f"{mark / size:g} {unit}"
 
 
 def nice(most: float) -> int:
     """1, 2 or 5 times a power of ten: as much as may be, or 0."""
-    return max((first * 10 ** power for power in range(12) for first in (1, 2, 5) if first * 10 ** power <= most),
-               default=0)
+    return max(
+        (first * 10**power for power in range(12) for first in (1, 2, 5) if first * 10**power <= most),
+        default=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -1316,8 +1468,17 @@ NO_CELL = "", -1
 class Tables:
     """The tables of the page."""
 
-    HEAD = (("Line", ""), ("Ended", "left"), ("Host", "left"), ("Slot", "left wide"), ("Began", ""), ("Time", ""),
-            ("CPU", "wide"), ("Memory", "wide"), ("Printed", "wide"))
+    HEAD = (
+        ("Line", ""),
+        ("Ended", "left"),
+        ("Host", "left"),
+        ("Slot", "left wide"),
+        ("Began", ""),
+        ("Time", ""),
+        ("CPU", "wide"),
+        ("Memory", "wide"),
+        ("Printed", "wide"),
+    )
 
     def __init__(self, outdir: str | None) -> None:
         self.output = LastOutput(outdir) if outdir is not None else None
@@ -1332,12 +1493,17 @@ class Tables:
         head = "".join(tag("th", name, class_=kind) for name, kind in (self.HEAD[index] for index in known))
         bodies = [self._body(row, [(*all_cells[index], self.HEAD[index][1]) for index in known])
                   for row, all_cells in zip(rows, cells)]
-        return tag("section", tag("div", tag("h2", title) + tag("p", note, class_="hint"), class_="head")
-                   + tag("div", tag("table", tag("thead", tag("tr", head)) + "".join(bodies)), class_="scroll"),
-                   class_="runs")
+        return tag(
+            "section",
+            tag("div", tag("h2", title) + tag("p", note, class_="hint"), class_="head")
+            + tag("div", tag("table", tag("thead", tag("tr", head)) + "".join(bodies)), class_="scroll"),
+            class_="runs",
+        )
 
     def _body(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
-        """The cells that are known: content, what it is sorted by, class; below them what ran, and its last output."""
+        """The cells that are known: content, what it is sorted by, class; below them what ran, and its last
+        output.
+        """
         first = "".join(tag("td", text, class_=kind, data_key=key) for text, key, kind in cells)
         printed = "\n".join(self.output.of(row.run)) if self.output and row.run else ""
         below = escaped(cut(readable(row.command), 500)) + (tag("q", escaped(printed)) if printed else "")
@@ -1351,13 +1517,22 @@ class Tables:
             return [(f"{row.line}", row.line), (f"<b class=s{STATES.index(row.state)}>{name}</b>", name),
                     *[NO_CELL] * 7]
         how = how_ended(run)
-        ended = tag("b", escaped(how), class_=f"s{STATES.index(run.state)}") + (f" (now {row.now})" * bool(row.now))
-        return [(f"{row.line}", row.line), (ended, how), (escaped(run.host[:80]), run.host[:80]),
-                (escaped(run.slot[:80]), run.slot[:80]), (clock(run.began), run.began),
-                (took(run.seconds) if run.seconds is not None else "", run.seconds or -1),
-                (f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds) if run.cpu and run.seconds else NO_CELL,
-                (human_size(run.memory), run.memory) if run.memory is not None else NO_CELL,
-                (human_size(run.bytes), run.bytes)]
+        ended = tag("b", escaped(how), class_=f"s{STATES.index(run.state)}") + (
+            f" (now {row.now})" * bool(row.now)
+        )
+        return [
+            (f"{row.line}", row.line),
+            (ended, how),
+            (escaped(run.host[:80]), run.host[:80]),
+            (escaped(run.slot[:80]), run.slot[:80]),
+            (clock(run.began), run.began),
+            (took(run.seconds) if run.seconds is not None else "", run.seconds or -1),
+            (f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds)
+            if run.cpu and run.seconds
+            else NO_CELL,
+            (human_size(run.memory), run.memory) if run.memory is not None else NO_CELL,
+            (human_size(run.bytes), run.bytes),
+        ]
 
 
 class Reporter:
@@ -1370,15 +1545,22 @@ class Reporter:
         self.options, self.title = options, options.file or options.outdir or options.joblog
         self.watcher = watcher
         self.source = source = options.joblog or os.path.join(options.outdir, "journal")
-        if os.path.exists(options.report) and os.path.exists(source) and os.path.samefile(source, options.report):
+        if (
+            os.path.exists(options.report)
+            and os.path.exists(source)
+            and os.path.samefile(source, options.report)
+        ):
             raise Problem(f"{options.report}: is what the report is made from (give another name)")
         refuse_foreign(options.report, *self.KIND)          # now, not when the jobs have ended
         self.next = 0.0
         self.pause = self.LEAST
-        self.ending: dict[str, float] = {}      # since when (monotonic seconds) a line has ended and its run has not
+        # since when (monotonic seconds) a line has ended and its run has not
+        self.ending: dict[str, float] = {}
 
     def show(self, found: Survey) -> None:
-        """The jobs run: write the page, if it is time, and take no more than a twentieth of the CPU's time for it."""
+        """The jobs run: write the page, if it is time, and take no more than a twentieth of the CPU's time
+        for it.
+        """
         start = time.monotonic()
         if start >= self.next and os.path.exists(self.source):
             self.write(found, live=True)
@@ -1392,7 +1574,9 @@ class Reporter:
         left = left_lines(self.watcher, found) if found else []
         last = LastRuns(left)
         with log.file:
-            runs = Gathered(self._judged(log, found, last), time.time() if live or found and found.running else None)
+            runs = Gathered(
+                self._judged(log, found, last), time.time() if live or found and found.running else None
+            )
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
         page = self._page(runs, found, left, last, live, said)
@@ -1404,7 +1588,8 @@ class Reporter:
     def _judged(self, log: Log, found: Survey | None, last: LastRuns) -> Iterator[Run]:
         """The runs of a log; of those that have not ended, what is known of them.  Raises Problem.
 
-        Ends come into the journal late: a run whose line has ended is ending, until its host has had time to write.
+        Ends come into the journal late: a run whose line has ended is ending, until its host has had time to
+        write.
         """
         running, unended = LastRuns(found.running if found else ()), []
         for run in log.runs():
@@ -1441,7 +1626,10 @@ class Reporter:
         pictures = Pictures(runs.drawn, runs.last)
         data = json.dumps(pictures.page(), separators=(",", ":")).encode()
         if len(runs.drawn) < sum(runs.states.values()):
-            said = [*said, f"the pictures show the last {len(runs.drawn):,} runs of {sum(runs.states.values()):,}"]
+            said = [
+                *said,
+                f"the pictures show the last {len(runs.drawn):,} runs of {sum(runs.states.values()):,}",
+            ]
         parts = {"TITLE": escaped(self.title), "DATA": base64.b64encode(zlib.compress(data, 6)).decode(),
                  "REFRESH": f'<meta http-equiv="refresh" content="{math.ceil(self.pause)}">' if live else "",
                  "WHEN": " · ".join(map(escaped, [*self._when(runs, live), *said])),
@@ -1462,7 +1650,10 @@ class Reporter:
     @staticmethod
     def _figures(runs: Gathered, now: Counts | None) -> str:
         """The bar, of the jobs as they are now, or of the runs where no job file is named; and figures."""
-        by_name = [(name, runs.states[state], f"s{number}") for number, (state, name) in enumerate(STATE_NAMES.items())]
+        by_name = [
+            (name, runs.states[state], f"s{number}")
+            for number, (state, name) in enumerate(STATE_NAMES.items())
+        ]
         all_runs = plural(sum(runs.states.values()), "run")
         if now:
             bar = bar_of(plural(now.all + now.held, "job"),
@@ -1491,24 +1682,38 @@ class Reporter:
         now = self.watcher.states_now(others) if found else {}
         failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
         shown = Gathered.SHOWN
-        return "".join((
-            tables.html("Left to fix", to_fix[:shown], len(to_fix)),
-            tables.html("Other runs that failed or ended in error" if found else "Runs that failed or ended in error",
-                        [Row(run.line, run.command, run, run.state, now.get(run, "")) for run in others], failed),
-            tables.html("Slowest runs", [Row(run.line, run.command, run, run.state) for run in runs.slowest],
-                        len(runs.stats.seconds)),
-            tables.html("Largest runs", [Row(run.line, run.command, run, run.state) for run in runs.largest],
-                        len(runs.stats.seconds))))
+        return "".join(
+            (
+                tables.html("Left to fix", to_fix[:shown], len(to_fix)),
+                tables.html(
+                    "Other runs that failed or ended in error"
+                    if found
+                    else "Runs that failed or ended in error",
+                    [Row(run.line, run.command, run, run.state, now.get(run, "")) for run in others],
+                    failed,
+                ),
+                tables.html(
+                    "Slowest runs",
+                    [Row(run.line, run.command, run, run.state) for run in runs.slowest],
+                    len(runs.stats.seconds),
+                ),
+                tables.html(
+                    "Largest runs",
+                    [Row(run.line, run.command, run, run.state) for run in runs.largest],
+                    len(runs.stats.seconds),
+                ),
+            )
+        )
 
 
-# ======== Checking a directory's locks ================================================================================
+# ======== Checking a directory's locks ======================================================================
 #
 # Each host has three files in the directory: one with its number, one with lines, and one that it replaces
-# again and again.  Once a second it appends a line with its next number to the lines of each host, writes that
-# number over the last one, and puts a file with it in place of the third one.  When all that is synced, it
-# locks the byte of that number in its first file.  So whoever finds the byte locked knows what a read must
-# show, and needs no clock for that: what shows less is old.  Nobody waits for anybody, and each host tells what
-# it has seen itself.
+# again and again.  Once a second it appends a line with its next number to the lines of each host, writes
+# that number over the last one, and puts a file with it in place of the third one.  When all that is synced,
+# it locks the byte of that number in its first file.  So whoever finds the byte locked knows what a read must
+# show, and needs no clock for that: what shows less is old.  Nobody waits for anybody, and each host tells
+# what it has seen itself.
 #
 # A host that leaves frees its locks.  So a lock is missing if it was never met, although its host was heard.
 #
@@ -1781,7 +1986,10 @@ class LockCheck:
                 host.told += 1
 
     def finish_number(self) -> None:
-        """Write our number over the last one, and into a file in place of another; lock it.  Raises OSError."""
+        """Write our number over the last one, and into a file in place of another; lock it.
+
+        Raises OSError.
+        """
         self.begin("writing")
         number = b"%06d" % self.number
         pwrite_all(self.held, number, 0)
@@ -1809,7 +2017,8 @@ class LockCheck:
                 self.faults.append(f"{what}: not so of {', '.join(bad)} ({text})")
 
     def report(self) -> int:
-        """Print what was seen; the exit status: 0 all was tried, with others if there can be some, and holds."""
+        """Print what was seen; the exit status: 0 all was tried, with others if there can be some, and holds.
+        """
         hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.key))
         here = [host for host in hosts if host.boot == boot_id()]
         self.judge(hosts)
@@ -1825,19 +2034,27 @@ class LockCheck:
         if self.faults:
             cure = next((text for kind, text in CURES.items() if self.mount.kind.startswith(kind)), "")
             lines += [f"NO   {fault}" for fault in self.faults] + [f"To change: {cure}."] * bool(cure)
-            lines.append("Until all holds these hosts should not share job files here: take another directory, or "
-                         "TCP (runmaker4-server.py).")
+            lines.append(
+                "Until all holds these hosts should not share job files here: take another directory, or "
+                "TCP (runmaker4-server.py)."
+            )
         elif untried:
-            lines.append(f"Not all could be tried with {', '.join(untried)} (came late, left early, was killed, "
-                         "or is cut off): start this on all hosts within some seconds.")
+            lines.append(
+                f"Not all could be tried with {', '.join(untried)} (came late, left early, was killed, "
+                "or is cut off): start this on all hosts within some seconds."
+            )
         elif self.one_host:
-            lines.append(f"All holds on this host. Other hosts do not see {self.mount.kind or 'it'}: they can have "
-                         "jobs over TCP (runmaker4-server.py).")
+            lines.append(
+                f"All holds on this host. Other hosts do not see {self.mount.kind or 'it'}: they can have "
+                "jobs over TCP (runmaker4-server.py)."
+            )
         elif here == hosts:
             lines.append("All holds on this host. No other has come: start this there, too, within a minute.")
         else:
-            lines.append("All holds, seen from here. If the other hosts say so, too, they can share job files in "
-                         "this directory.")
+            lines.append(
+                "All holds, seen from here. If the other hosts say so, too, they can share job files in "
+                "this directory."
+            )
         put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
         return int(bool(self.faults or untried) or here == hosts and not self.one_host)
 
@@ -1891,7 +2108,7 @@ def check_locks(folder: str) -> int:
         check.clean()
 
 
-# ======== The program =================================================================================================
+# ======== The program =======================================================================================
 
 
 def wait(watcher: Watcher, with_progress: bool) -> Counts:
@@ -1924,7 +2141,10 @@ def tell_stopped(watcher: Watcher) -> bool:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the report; with --progress also while the jobs run.  Returns the exit status.  Raises Problem."""
+    """Write the report; with --progress also while the jobs run.  Returns the exit status.
+
+    Raises Problem.
+    """
     exit_on(signal.SIGINT, signal.SIGTERM)
     watcher = Watcher(options.file) if options.file is not None else None
     reporter = Reporter(options, watcher)
@@ -1948,7 +2168,9 @@ def watch(argv: Sequence[str]) -> int:
     if options.check_locks is not None:
         return check_locks(options.check_locks)
     if options.file is not None:
-        check_lines(options.file, find_mount(options.file).network, lambda text: say(f"{options.file}: {text}"))
+        check_lines(
+            options.file, find_mount(options.file).network, lambda text: say(f"{options.file}: {text}")
+        )
     if options.report is not None:
         return report(options)
     if options.timeline is not None:
@@ -1995,7 +2217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_main(PROG, watch, argv)
 
 
-# ======== The page of the report ======================================================================================
+# ======== The page of the report ============================================================================
 
 PAGE = r"""<!DOCTYPE html>
 <html lang="en">

@@ -1,9 +1,11 @@
-"""Tests mostly wait: for processes to start, for something to happen.  So found together they run in several processes.
+"""Tests mostly wait: for processes to start, for something to happen.  So found together they run in several
+processes.
 
 There are six, or four in full size, where more tests keep all CPUs busy.
-Each process takes the next class of tests when it has ended one: a pipe holds their numbers, as make's job server holds
-its tokens.  What takes longest comes first, so that no process is busy with it when all others have ended.
-All print their dots; in the end the others tell the first what became of their tests, and what they took.
+Each process takes the next class of tests when it has ended one: a pipe holds their numbers, as make's job
+server holds its tokens.  What takes longest comes first, so that no process is busy with it when all others
+have ended.  All print their dots; in the end the others tell the first what became of their tests, and what
+they took.
 """
 import multiprocessing
 import os
@@ -24,7 +26,9 @@ Seconds = Counter       # that modules took
 TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations"
 
 
-def load_tests(loader: unittest.TestLoader, _: unittest.TestSuite, pattern: Optional[str]) -> unittest.TestSuite:
+def load_tests(
+    loader: unittest.TestLoader, _: unittest.TestSuite, pattern: Optional[str]
+) -> unittest.TestSuite:
     """What unittest calls to find the tests of a package."""
     return Shared([loader.discover(os.path.dirname(__file__), pattern or "test*.py")])
 
@@ -72,7 +76,9 @@ class Other:
             more, seconds = self.here.recv()
             add(result, more)
         except EOFError:
-            result.errors.append((Elsewhere("one of the processes"), "It died: nobody knows how its tests have ended."))
+            result.errors.append(
+                (Elsewhere("one of the processes"), "It died: nobody knows how its tests have ended.")
+            )
         self.process.join()
         return seconds
 

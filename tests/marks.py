@@ -6,6 +6,7 @@ The jobs and the test append lines to one file, each by a single write, so their
     end JOB PID             the same job comes to its end
     killed PID              the test kills a runner, or a job that it has stopped before, so it does nothing any more
 """
+
 import os
 import pathlib
 from dataclasses import dataclass
@@ -37,14 +38,16 @@ def append(path: pathlib.Path, text: str) -> None:
 
 
 def of_hosts(text: bytes, hosts: Sequence[str]) -> bytes:
-    """Marks with a host's name at the end of each line, made ones whose process numbers differ from host to host.
+    """Marks with a host's name at the end of each line, made ones whose process numbers differ from host to
+    host.
 
     Process 1 of a host, which has the jobs of dead runners, is number 1 of it; see problems_of_hosts().
     """
     lines = []
     for line in text.decode().splitlines():
         *words, host = line.split()
-        named = 2 if words[0] in ("start", "end") else 1        # before the process numbers: the kind, perhaps the job
+        # before the process numbers: the kind, perhaps the job
+        named = 2 if words[0] in ("start", "end") else 1
         pids = (str(int(pid) + PIDS * (1 + hosts.index(host))) for pid in words[named:])
         lines.append(" ".join([*words[:named], *pids]))
     return "".join(f"{line}\n" for line in lines).encode()
@@ -54,7 +57,8 @@ class Reader:
     """Reads the marks in the order of events, and collects what must not be."""
 
     def __init__(self, runners: Container[int]) -> None:
-        self.runners = runners                          # all that ever were; the job of a dead one has another parent
+        # all that ever were; the job of a dead one has another parent
+        self.runners = runners
         self.last: Dict[int, Run] = {}                  # job -> its latest run
         self.running: Set[int] = set()                  # jobs that have started and not ended
         self.ended: Set[int] = set()                    # jobs that came to their end at least once
@@ -66,7 +70,9 @@ class Reader:
         if job in self.running:
             self.problems.append(f"job {job}: started as {pid} while it ran as {before.pid}")
         elif before and before.runner in self.runners and before.runner not in self.killed:
-            self.problems.append(f"job {job}: started again as {pid}, and nobody killed runner {before.runner}")
+            self.problems.append(
+                f"job {job}: started again as {pid}, and nobody killed runner {before.runner}"
+            )
         self.last[job] = Run(pid, runner)
         self.running.add(job)
 
@@ -85,7 +91,8 @@ def problems_of_hosts(text: bytes, jobs: int, hosts: Sequence[str]) -> List[str]
     """What marks of jobs on several hosts (see of_hosts) say that must not be; nothing, if all is well."""
     text = of_hosts(text, hosts)
     runners = {int(line.split()[3]) for line in text.splitlines() if line.startswith(b"start")}
-    return problems(text, jobs, {runner for runner in runners if runner % PIDS != 1})      # process 1 is not a runner
+    # process 1 is not a runner
+    return problems(text, jobs, {runner for runner in runners if runner % PIDS != 1})
 
 
 def problems(text: bytes, jobs: int, runners: Container[int]) -> List[str]:
@@ -96,5 +103,7 @@ def problems(text: bytes, jobs: int, runners: Container[int]) -> List[str]:
         kind, *numbers = line.split()
         events[kind](*map(int, numbers))
     reader.problems += [f"job {job}: started and neither ended nor killed" for job in sorted(reader.running)]
-    reader.problems += [f"job {job}: never came to its end" for job in range(1, jobs + 1) if job not in reader.ended]
+    reader.problems += [
+        f"job {job}: never came to its end" for job in range(1, jobs + 1) if job not in reader.ended
+    ]
     return reader.problems

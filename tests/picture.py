@@ -1,4 +1,6 @@
-"""docs/report.png, a picture of the report of a real campaign: python3 -m tests.picture (needs chromium; a minute)."""
+"""docs/report.png, a picture of the report of a real campaign: python3 -m tests.picture (needs chromium; a
+minute).
+"""
 import pathlib
 import shutil
 import subprocess
@@ -40,13 +42,32 @@ def main() -> None:
                    for name, slots in (("node1", 6), ("node2", 6), ("node3", 4))]
         for runner in runners:
             runner.wait()
-        subprocess.run([sys.executable, wait, "--report", "night.html", "--outdir", "out", "runs.txt"], cwd=directory,
-                       check=True)
-        subprocess.run([chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                        f"--user-data-dir={directory}/profile", "--hide-scrollbars", "--window-size=1000,1010",
-                        "--virtual-time-budget=5000", f"--screenshot={ROOT / 'docs' / 'report.png'}",
-                        f"file://{directory}/night.html"], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, wait, "--report", "night.html", "--outdir", "out", "runs.txt"],
+            cwd=directory,
+            check=True,
+        )
+        subprocess.run(
+            [
+                chromium,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                f"--user-data-dir={directory}/profile",
+                "--hide-scrollbars",
+                "--window-size=1000,1010",
+                "--virtual-time-budget=5000",
+                f"--screenshot={ROOT / 'docs' / 'report.png'}",
+                f"file://{directory}/night.html",
+            ],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ BOTH = (TO_SERVER, TO_CLIENT)
 class Proxy:
     """Forwards what comes to `port` on 127.0.0.1 to another port there.
 
-    A cut ends the connections, and lets nobody in until mend().  What is frozen arrives later, in order, as if the
-    cable had been pulled: bytes, the ends of connections, and new connections, which need both directions.
+    A cut ends the connections, and lets nobody in until mend().  What is frozen arrives later, in order, as
+    if the cable had been pulled: bytes, the ends of connections, and new connections, which need both
+    directions.
     """
 
     def __init__(self, target: int) -> None:
@@ -47,7 +48,8 @@ class Proxy:
         self.listener.close()
         self.thaw()
 
-    # -- the threads ------------------------------------------------------------------------------------------------
+    # -- the threads
+    # ------------------------------------------------------------------------------------------------
 
     @staticmethod
     def _start(function: Callable[..., None], *args: object) -> threading.Thread:
@@ -64,7 +66,9 @@ class Proxy:
             self._start(self._connect, client)
 
     def _connect(self, client: socket.socket) -> None:
-        """Connect a client with the server; its bytes are forwarded by this thread, and those for it by another."""
+        """Connect a client with the server; its bytes are forwarded by this thread, and those for it by
+        another.
+        """
         for way in BOTH:
             self.open[way].wait()
         try:

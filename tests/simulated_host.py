@@ -1,32 +1,36 @@
-"""A simulated host system: files, open file descriptions, record locks, NFS, a clock, and processes that take turns.
+"""A simulated host system: files, open file descriptions, record locks, NFS, a clock, and processes that take
+turns.
 
-It stands in for what the product asks of `os`, `fcntl` and `time`.  Each process (an `Actor`) makes one system call at
-a time; whose turn is next is drawn from a seed, so that a history can be made again.  What runs the product is a
-thread, and threads pass a baton, so never two of them run; all else (an editor, fate) is a generator.  A system call
-takes a moment by the simulated clock, which jumps when everybody sleeps: so whoever is not stopped on purpose comes to
-its turn in time.
+It stands in for what the product asks of `os`, `fcntl` and `time`.  Each process (an `Actor`) makes one
+system call at a time; whose turn is next is drawn from a seed, so that a history can be made again.  What
+runs the product is a thread, and threads pass a baton, so never two of them run; all else (an editor, fate)
+is a generator.  A system call takes a moment by the simulated clock, which jumps when everybody sleeps: so
+whoever is not stopped on purpose comes to its turn in time.
 
 Why it stands for the real one:
- - fcntl(2), "Open file description locks": a lock belongs to the description; dup() and children share it, the last
-   close() gives it back, a range may be split, F_OFD_GETLK tells of any conflicting lock, not always of the first, and
-   an exclusive lock wants a descriptor for writing.  A descriptor's number is never used
+ - fcntl(2), "Open file description locks": a lock belongs to the description; dup() and children share it,
+   the last close() gives it back, a range may be split, F_OFD_GETLK tells of any conflicting lock, not always
+   of the first, and an exclusive lock wants a descriptor for writing.  A descriptor's number is never used
    again, so that to close one twice is an error here; really, it might be somebody else's by then.
  - rename(2), unlink(2): who has a file open keeps it, whatever its path leads to now.
- - NFS ("nfs4") is what DESIGN, section 4, has measured. A host that has the file open for writing goes on reading the
-   pages it has until a lock is *granted*; without a writer it asks again at open(), and every three seconds. What is
-   written while nobody on that host has a lock carries old neighbours along. A path is looked up anew by open(), or
-   when the directory was opened. A host that is cut off for longer than the lease loses all its locks once somebody
-   asks for one of them; then the descriptors that had them answer EIO, but for reads of a page that the host has,
-   locks on them seem to succeed and mean nothing, and what the host remembers of its locks still excludes its own new
-   ones. A read of an empty file tells, too (so it is on NFS with O_DIRECT). A descriptor with O_DIRECT
-   reads past the pages, in whole blocks.  What a host that is cut off asks for waits until it is back.
- - GlusterFS ("fuse.glusterfs") is what tests/test_real_fs.py meets.  A host takes names, sizes and what a look-up has
-   brought of a small file for true for a second, also when it reads with O_DIRECT (quick-read), unless the directory is
-   listed or the host itself has changed the file.  What is written is there at once.  A host that is cut off for
-   longer than the lease (really 42 s) loses all its locks, whether or not anybody asks for one; its calls answer
-   ENOTCONN from then on, and when it is back all of its descriptors work again, without an error and without locks.
-Not modelled: NFSv3's ESTALE, a server that restarts, classic locks, files of more than one page, errors of reads, a
-computer that loses what was not synced.  Calls that are not modelled break the history that makes them.
+ - NFS ("nfs4") is what DESIGN, section 4, has measured. A host that has the file open for writing goes on
+   reading the pages it has until a lock is *granted*; without a writer it asks again at open(), and every
+   three seconds. What is written while nobody on that host has a lock carries old neighbours along. A path is
+   looked up anew by open(), or when the directory was opened. A host that is cut off for longer than the
+   lease loses all its locks once somebody asks for one of them; then the descriptors that had them answer
+   EIO, but for reads of a page that the host has, locks on them seem to succeed and mean nothing, and what
+   the host remembers of its locks still excludes its own new ones. A read of an empty file tells, too (so it
+   is on NFS with O_DIRECT). A descriptor with O_DIRECT reads past the pages, in whole blocks.  What a host
+   that is cut off asks for waits until it is back.
+ - GlusterFS ("fuse.glusterfs") is what tests/test_real_fs.py meets.  A host takes names, sizes and what a
+   look-up has brought of a small file for true for a second, also when it reads with O_DIRECT (quick-read),
+   unless the directory is listed or the host itself has changed the file.  What is written is there at once.
+   A host that is cut off for longer than the lease (really 42 s) loses all its locks, whether or not anybody
+   asks for one; its calls answer ENOTCONN from then on, and when it is back all of its descriptors work
+   again, without an error and without locks.
+Not modelled: NFSv3's ESTALE, a server that restarts, classic locks, files of more than one page, errors of
+reads, a computer that loses what was not synced.  Calls that are not modelled break the history that makes
+them.
 """
 from __future__ import annotations
 
@@ -66,7 +70,7 @@ class Violation(BaseException):
     """A promise was broken.  No product code can mean to catch it."""
 
 
-# ======== Files =======================================================================================================
+# ======== Files =============================================================================================
 
 
 def command_of(line: bytes) -> bytes:
@@ -108,7 +112,8 @@ class Inode:
     changed: float
     path: str = ""              # PATH or COMPANION, if it ever had this name; else it is somebody's own
     locks: list[Lock] = field(default_factory=list)
-    commands: list[bytes] = field(default_factory=list)     # what its lines are by all that editors and appends did
+    # what its lines are by all that editors and appends did
+    commands: list[bytes] = field(default_factory=list)
     replaced: float = math.inf  # since which step this path does not lead to it
 
 
@@ -123,10 +128,13 @@ class Page:
 @dataclass(eq=False)
 class Host:
     name: str
-    kind: str                                               # of its file system: "" local, "nfs4", "fuse.glusterfs"
+    # of its file system: "" local, "nfs4", "fuse.glusterfs"
+    kind: str
     pages: dict[Inode, Page] = field(default_factory=dict)
-    names: dict[str, tuple[Inode | None, float]] = field(default_factory=dict)      # what it remembers, since when
-    small: dict[Inode, tuple[bytes, float]] = field(default_factory=dict)           # FUSE: what look-ups have brought
+    # what it remembers, since when
+    names: dict[str, tuple[Inode | None, float]] = field(default_factory=dict)
+    # FUSE: what look-ups have brought
+    small: dict[Inode, tuple[bytes, float]] = field(default_factory=dict)
     sizes: dict[Inode, tuple[int, float]] = field(default_factory=dict)             # FUSE: ... and stat()
     writers: dict[Inode, int] = field(default_factory=dict)
     cut: tuple[float, float] = (math.inf, math.inf)         # off from the network, from when to when
@@ -202,7 +210,7 @@ class Hand(threading.Thread):
             world.leave(actor)
 
 
-# ======== The machine =================================================================================================
+# ======== The machine =======================================================================================
 
 
 class World:
@@ -217,10 +225,13 @@ class World:
         self.pace = 5.0 if network else 1.0         # seconds from look to look, by which all else is measured
         self.now, self.steps = 1000.0, 0
         self.errors = 0                             # how many are still to come
-        self.halves = False                         # who was cut off in an addition could not cut off the half of it
-        self.fills = 0.0                            # how likely it is that the disk is full in the middle of a write
+        # who was cut off in an addition could not cut off the half of it
+        self.halves = False
+        # how likely it is that the disk is full in the middle of a write
+        self.fills = 0.0
         self.erred = 0.0                            # when the last one came
-        self.disturbed = -1                         # in which step something else than ours last changed what counts
+        # in which step something else than ours last changed what counts
+        self.disturbed = -1
         self.actors: list[Actor] = []
         self.me: Actor | None = None                # who makes system calls
         self.main = threading.Lock()
@@ -248,7 +259,8 @@ class World:
         """The path leads to other lines now."""
         raise NotImplementedError
 
-    # -- turns --------------------------------------------------------------------------------------------------------
+    # -- turns
+    # --------------------------------------------------------------------------------------------------------
 
     def fail(self, text: str) -> None:
         self.note_violation(text)
@@ -366,7 +378,8 @@ class World:
                 self.main.acquire()
         self.over = bool(self.violation)
 
-    # -- descriptions and locks ---------------------------------------------------------------------------------------
+    # -- descriptions and locks
+    # ---------------------------------------------------------------------------------------
 
     def share_less(self, description: Description) -> None:
         """One of those who share it has closed it."""
@@ -390,7 +403,12 @@ class World:
         """What others have of these bytes.  Who was cut off for longer than the lease loses all then."""
         found = []
         for lock in owner.inode.locks:
-            if lock.owner is not owner and lock.start < end and start < lock.end and (exclusive or lock.exclusive):
+            if (
+                lock.owner is not owner
+                and lock.start < end
+                and start < lock.end
+                and (exclusive or lock.exclusive)
+            ):
                 other = lock.owner.host
                 if other is not owner.host and lock.real and other.cut[0] + LEASE < self.now < other.cut[1]:
                     self.rob(other)
@@ -438,7 +456,8 @@ class World:
                 self.note_doors(owner, start, end, True)
         return True
 
-    # -- what a host sees ---------------------------------------------------------------------------------------------
+    # -- what a host sees
+    # ---------------------------------------------------------------------------------------------
 
     def page(self, host: Host, inode: Inode) -> Page:
         """What a host on NFS sees of a file."""
@@ -469,7 +488,9 @@ class World:
             self.fail(f"a write without a lock carried old neighbours along, at {sorted(carried)}")
 
     def look_up(self, host: Host, path: str, fresh: bool) -> Inode | None:
-        """What a path leads to; fresh: NFS asks whenever it opens a file, FUSE where the file that it knows is gone."""
+        """What a path leads to; fresh: NFS asks whenever it opens a file, FUSE where the file that it knows
+        is gone.
+        """
         known = host.names.get(path)
         if host.fuse:
             fresh &= known is not None and known[0] not in self.names.values()
@@ -535,18 +556,26 @@ class Stat:
 
 class Machine:
     """The system calls, of whoever's turn it is."""
-    CALLS = ("open", "close", "dup", "pread", "preadv", "pwrite", "write", "fstat", "stat", "lstat", "fsync",
-             "ftruncate", "rename", "replace", "link", "unlink", "remove", "fchown", "fchmod", "listdir", "urandom")
-    MISSING = ("read", "pwritev", "readv", "writev", "sendfile", "copy_file_range", "lseek", "dup2", "pipe", "symlink",
-               "truncate", "posix_fallocate", "posix_fadvise", "scandir", "access", "fdatasync", "sync", "fork",
-               "posix_spawn", "mkdir", "rmdir")
+
+    CALLS = (
+        "open", "close", "dup", "pread", "preadv", "pwrite", "write", "fstat", "stat", "lstat", "fsync",
+        "ftruncate", "rename", "replace", "link", "unlink", "remove", "fchown", "fchmod", "listdir",
+        "urandom",
+    )
+    MISSING = (
+        "read", "pwritev", "readv", "writev", "sendfile", "copy_file_range", "lseek", "dup2", "pipe",
+        "symlink", "truncate", "posix_fallocate", "posix_fadvise", "scandir", "access", "fdatasync", "sync",
+        "fork", "posix_spawn", "mkdir", "rmdir",
+    )
 
     def __init__(self) -> None:
         self.world: World | None = None
         self.trace: list[str] | None = None
 
     def namespaces(self) -> dict[str, Any]:
-        """What is to take the place of the modules os, fcntl, time, tempfile, and of a function that reads /proc."""
+        """What is to take the place of the modules os, fcntl, time, tempfile, and of a function that reads
+        /proc.
+        """
         made: dict[str, Any] = {"inode_of": lambda fd: [b"%d" % id(self.of(self.world.me, fd).inode)]}
         for module in os, os.path, fcntl, time, tempfile:
             made[module.__name__] = copy = types.ModuleType(module.__name__)
@@ -579,7 +608,13 @@ class Machine:
                 shown = args[0], bytes(args[1])
             if name == "fcntl" and isinstance(args[-1], bytes):
                 kind, _, start, length, _ = FLOCK.unpack(args[2])
-                shown = args[0], {37: "SETLK", 36: "GETLK"}.get(args[1], args[1]), "RUW"[(0, 2, 1)[kind]], start, length
+                shown = (
+                    args[0],
+                    {37: "SETLK", 36: "GETLK"}.get(args[1], args[1]),
+                    "RUW"[(0, 2, 1)[kind]],
+                    start,
+                    length,
+                )
             try:
                 result = call(*args, **more)
                 return result
@@ -658,7 +693,9 @@ class Machine:
         if host.fuse:
             host.names.clear()
             host.sizes.clear()
-            host.small = {inode: (data, world.now) for inode, (data, _) in host.small.items() if data == inode.data}
+            host.small = {
+                inode: (data, world.now) for inode, (data, _) in host.small.items() if data == inode.data
+            }
         return []
 
     def urandom(self, size: int) -> bytes:
@@ -724,7 +761,8 @@ class Machine:
         me.reads.append((owner, at, data + command + b"\n", world.steps))
         if cached:
             page = world.page(host, inode)
-            page.data.extend(bytes(max(at - len(page.data), 0)))      # others have made it longer, unseen by this host
+            # others have made it longer, unseen by this host
+            page.data.extend(bytes(max(at - len(page.data), 0)))
             page.data[at:at + 1] = data
             page.dirty.add(at)
         else:
@@ -764,9 +802,11 @@ class Machine:
         if me.host.fuse:
             me.host.forget(inode)
         elif me.host.network:
-            world.page(me.host, inode).data[at:] = inode.data[at:]     # what others here have written is still to come
+            # what others here have written is still to come
+            world.page(me.host, inode).data[at:] = inode.data[at:]
         if me.full:
-            me.wake = self.world.now + world.draws.choice((0.0, 0.5)) * world.pace      # others may take it for whole
+            # others may take it for whole
+            me.wake = self.world.now + world.draws.choice((0.0, 0.5)) * world.pace
             world.hand_on(me)
         return len(data)
 
@@ -849,7 +889,8 @@ class Machine:
 
     def attributes(self, host: Host, inode: Inode) -> Stat:
         page = host.pages.get(inode)
-        if page and not page.dirty and self.world.now - inode.changed > 30.0:       # attributes are asked for again
+        # attributes are asked for again
+        if page and not page.dirty and self.world.now - inode.changed > 30.0:
             page = None
         size = self.world.size(host, inode) if host.fuse else len(page.data if page else inode.data)
         return Stat(inode, size, [*self.world.names.values()].count(inode))
@@ -896,7 +937,8 @@ class Machine:
         if kind == fcntl.F_UNLCK:
             me.shielded &= any(description.writes for description in me.fds.values())
         else:
-            me.shielded |= me.host.network and owner.writes     # its read may find what others have read since
+            # its read may find what others have read since
+            me.shielded |= me.host.network and owner.writes
         return argument
 
 

@@ -1,20 +1,23 @@
-"""Histories: the real `JobFile` and `Cursor` race each other on a simulated host system, each time from another seed.
+"""Histories: the real `JobFile` and `Cursor` race each other on a simulated host system, each time from
+another seed.
 
-Private copies of runmaker4.py and runset4.py find tests/simulated_host.py where they look for `os`, `fcntl` and `time`.
-`Product` and `Setter` are all that is known here of their methods; `run_jobs` does what `Runner` does, in short.  There
-are two or three runners, on one host or on two, with or without --resume and -r; runset4.py, which sets states and
-appends; an editor that saves what it has read long ago in place, or puts another file there in one of three ways; or
-instead of both one or two people with `runset4.py --edit`; fate, which kills runners (their jobs die with them or live
-on), stops them, and cuts hosts off; rarely somebody who removes the companion.  In a third of the histories lines are
-equal.  A job is a time span and a result: processes and output are none of this.  Nor are groups, and the server.
+Private copies of runmaker4.py and runset4.py find tests/simulated_host.py where they look for `os`, `fcntl`
+and `time`. `Product` and `Setter` are all that is known here of their methods; `run_jobs` does what `Runner`
+does, in short.  There are two or three runners, on one host or on two, with or without --resume and -r;
+runset4.py, which sets states and appends; an editor that saves what it has read long ago in place, or puts
+another file there in one of three ways; or instead of both one or two people with `runset4.py --edit`; fate,
+which kills runners (their jobs die with them or live on), stops them, and cuts hosts off; rarely somebody who
+removes the companion.  In a third of the histories lines are equal.  A job is a time span and a result:
+processes and output are none of this.  Nor are groups, and the server.
 
-What is checked: the theorem, at each start of a job: at no time do more copies of a command live than the file that the
-path names had lines of it when the last of them was claimed (History.check_runs); the invariants, at each byte that is
-written, each door that is left, and each operation (may_write, note_doors, check_seats); that no runner leaves a job
-alone that it may take (check_idle); and all that is left at the end, when all have gone and one more runner with
---resume has looked at it (settle).  One thing alone excuses two copies: a life sign that was taken away from outside,
-by a lost lease or with the companion, until the runner has had time to look (is_blind).  That an editor does not save
-in place in the microseconds between a check and its write is seen to in edit().
+What is checked: the theorem, at each start of a job: at no time do more copies of a command live than the
+file that the path names had lines of it when the last of them was claimed (History.check_runs); the
+invariants, at each byte that is written, each door that is left, and each operation (may_write, note_doors,
+check_seats); that no runner leaves a job alone that it may take (check_idle); and all that is left at the
+end, when all have gone and one more runner with
+--resume has looked at it (settle).  One thing alone excuses two copies: a life sign that was taken away from
+outside, by a lost lease or with the companion, until the runner has had time to look (is_blind).  That an
+editor does not save in place in the microseconds between a check and its write is seen to in edit().
 
     python3 -m tests.simulation --schedules 1000000 --planted ''     many histories, on all cores
     python3 -m tests.simulation                       how many histories find each planted defect
@@ -41,12 +44,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Callable, Container, Iterator, List, Sequence, Tuple
 
-from tests.simulated_host import (APPEND, COMPANION, LEASE, MACHINE, PATH, ROW, Actor, Description, Hand, Host, Inode,
-                                  Killed, Lock, Violation, World, command_of, lines_of)
+from tests.simulated_host import (APPEND, COMPANION, LEASE, MACHINE, PATH, ROW, Actor, Description, Hand,
+                                  Host, Inode, Killed, Lock, Violation, World, command_of, lines_of)
 from tests.support import ROOT
 
 
-# ======== What must hold ==============================================================================================
+# ======== What must hold ====================================================================================
 
 
 @dataclass(eq=False)
@@ -76,8 +79,10 @@ class Process(Actor):
         self.runs: list[Run] = []
         self.stops: list[tuple[float, float]] = []      # when it could not look, from when to when
         self.began = 0.0            # when its last operation did
-        self.claimed, self.claimed_state, self.claimed_at = b"", b"", 0     # the command that it has claimed, ...
-        self.doors: dict[bytes, int] = {}               # whose door its last operation has locked, in which step
+        # the command that it has claimed, ...
+        self.claimed, self.claimed_state, self.claimed_at = b"", b"", 0
+        # whose door its last operation has locked, in which step
+        self.doors: dict[bytes, int] = {}
         self.by_force = False
         self.idle_since = 0.0       # since when it has left a job alone that it might take
 
@@ -95,15 +100,20 @@ class History(World):
         self.appended: list[bytes] = []             # commands, by those who were told that this went well
         self.known: set[bytes] = set()              # commands that may be in the file
         self.edits = False                          # whether there is an editor
-        self.hand_set = self.again = False          # ... somebody who sets states, or runs again what has ended
+        # ... somebody who sets states, or runs again what has ended
+        self.hand_set = self.again = False
         self.fates: set[str] = set()
-        self.most: Counter[bytes] | None = None     # how often each command may run, where nobody asks for more
-        self.lines: list[tuple[int, Counter[bytes]]] = []       # from which step on the path led to which commands
+        # how often each command may run, where nobody asks for more
+        self.most: Counter[bytes] | None = None
+        # from which step on the path led to which commands
+        self.lines: list[tuple[int, Counter[bytes]]] = []
         self.places: dict[int, bytes] = {}          # of doors, and whose they are
-        self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}     # doors locked: since when, the balance
+        # doors locked: since when, the balance
+        self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the companion
 
-    # -- doors and seats ----------------------------------------------------------------------------------------------
+    # -- doors and seats
+    # ----------------------------------------------------------------------------------------------
 
     def note_lines(self) -> None:
         commands = Counter(self.names[PATH].commands)
@@ -124,8 +134,13 @@ class History(World):
     def seats(self, command: bytes, owners: Container[Description] | None = None) -> int:
         """How many seats of a command are held, perhaps by these owners only."""
         row, companion = row_of(command), self.names.get(COMPANION)
-        return sum(row <= lock.start < row + ROW - 1 and lock.end == lock.start + 1 and lock.real
-                   and (owners is None or lock.owner in owners) for lock in (companion.locks if companion else ()))
+        return sum(
+            row <= lock.start < row + ROW - 1
+            and lock.end == lock.start + 1
+            and lock.real
+            and (owners is None or lock.owner in owners)
+            for lock in (companion.locks if companion else ())
+        )
 
     def door(self, me: Actor, command: bytes) -> Lock | None:
         """The lock by which somebody stands behind the door of a command."""
@@ -153,9 +168,12 @@ class History(World):
                 since, before = self.entered.pop((owner, command))
                 after = self.balance(command)
                 if after > max(before, 0) and self.disturbed < since:
-                    self.note_violation(f"holds {after} more seats of {command!r} than lines run; before: {before}")
+                    self.note_violation(
+                        f"holds {after} more seats of {command!r} than lines run; before: {before}"
+                    )
 
-    # -- each byte that is written ------------------------------------------------------------------------------------
+    # -- each byte that is written
+    # ------------------------------------------------------------------------------------
 
     def may_write(self, me: Process, owner: Description, data: bytes, at: int) -> bytes:
         """Check a state before it is written; the command of its line."""
@@ -171,11 +189,14 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r} without its door")
         if inode.replaced <= door.since:
             self.fail(f"writes {data!r} over {line!r} in a file that was replaced before it came to the door")
-        read = next((read[at - start:] for by, start, read, step in reversed(me.reads)      # others may have old pages
+        # others may have old pages
+        read = next((read[at - start:] for by, start, read, step in reversed(me.reads)
                      if by.inode is inode and start <= at < start + len(read) and step > door.since), b"")
         back = me.claimed == command and me.claimed_state == data       # a claim could not be synced
         if read.partition(b"\n")[0][back:] != line[back:]:
-            self.fail(f"writes {data!r} over {line!r}, and has read {read.partition(bytes([10]))[0]!r} behind its door")
+            self.fail(
+                f"writes {data!r} over {line!r}, and has read {read.partition(bytes([10]))[0]!r} behind its door"
+            )
         if me.by_force:
             self.disturbed = max(self.disturbed, self.steps)
         self.check_state(me, line, data, back)
@@ -196,10 +217,14 @@ class History(World):
         ended = [run for run in mine if run.until <= self.now and run.result == data]
         if back or any(run.released for run in ended):
             self.given_back[command] = me, data, self.steps
-        if data not in b"re" and not (back or ended or data == line[:1] or self.is_brought_back(me, line, data)):
+        if data not in b"re" and not (
+            back or ended or data == line[:1] or self.is_brought_back(me, line, data)
+        ):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
         if data == b"e" and not (back or ended):
-            running = bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
+            running = (
+                bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
+            )
             going = [run for run in self.runs if run.command == command and not self.is_blind(run)
                      and (run.until > self.now or run in run.runner.runs and not run.runner.killed)]
             if self.most is not None or len(going) >= running and self.disturbed < me.doors[command]:
@@ -212,8 +237,8 @@ class History(World):
     def is_brought_back(self, me: Process, line: bytes, data: bytes) -> bool:
         """Whether an editor has saved an `r` over this state.
 
-        It is the result of the last run that anybody has begun, and its own; or what it has put back since then,
-        because it did not begin what it had claimed.
+        It is the result of the last run that anybody has begun, and its own; or what it has put back since
+        then, because it did not begin what it had claimed.
         """
         runs = [run for run in self.runs if run.command == command_of(line)]
         last = max(runs, key=lambda run: run.claimed, default=None)
@@ -222,28 +247,45 @@ class History(World):
             if by is me and state == data and not (last and last.claimed > step):
                 return bool(self.edits) and line[:1] == b"r"
         done = sum(run.until <= self.now and run.result in b"d!" for run in runs)
-        return (self.edits and line[:1] == b"r" and last is not None and last.runner is me and last.result == data
-                and last.until <= self.now and done > sum(
-                    command_of(other) == command_of(line) and other[:1] in b"d!"
-                    for _, other in lines_of(self.names[PATH].data)))
+        return (
+            self.edits
+            and line[:1] == b"r"
+            and last is not None
+            and last.runner is me
+            and last.result == data
+            and last.until <= self.now
+            and done
+            > sum(
+                command_of(other) == command_of(line) and other[:1] in b"d!"
+                for _, other in lines_of(self.names[PATH].data)
+            )
+        )
 
     def may_replace(self, me: Process, new: Inode) -> None:
         """Check a job file before a program puts it in the place of the old one."""
         MACHINE.may_append(me, "replaces the file")
         old = self.names.get(PATH)
-        before, after = (Counter(line for _, line in lines_of(inode.data if inode else b"")) for inode in (old, new))
-        cut_off = me.host.robbed > me.last          # while it waited for this call: no server sees locked names
+        before, after = (
+            Counter(line for _, line in lines_of(inode.data if inode else b"")) for inode in (old, new)
+        )
+        # while it waited for this call: no server sees locked names
+        cut_off = me.host.robbed > me.last
         for line in before:
             if command_of(line) != line and not (cut_off or self.door(me, command_of(line))):
                 self.fail(f"replaces {line!r} without its door")
             if line[:1] == b"r" and command_of(line) != line and after[line] < before[line]:
                 self.fail(f"replaces the file, and {line!r} is running")
 
-    # -- each job -----------------------------------------------------------------------------------------------------
+    # -- each job
+    # -----------------------------------------------------------------------------------------------------
 
     def check_runs(self, new: Run) -> None:
-        """The theorem, for one more job: no more run than there were lines when the last of them was claimed."""
-        if self.most is not None and sum(run.command == new.command for run in self.runs) >= self.most[new.command]:
+        """The theorem, for one more job: no more run than there were lines when the last of them was claimed.
+        """
+        if (
+            self.most is not None
+            and sum(run.command == new.command for run in self.runs) >= self.most[new.command]
+        ):
             self.fail(f"{new.command!r} is run by {new.runner.name}, once more than anybody wished")
         alive = [run for run in self.runs if run.command == new.command and run.until > self.now] + [new]
         alive.sort(key=lambda run: run.claimed)
@@ -259,10 +301,16 @@ class History(World):
                 self.excused += [(one, new) for one in blind if one is not new]
 
     def is_blind(self, run: Run) -> bool:
-        """Whether a job's life sign was taken away from outside, and its runner has had no time to see to it."""
+        """Whether a job's life sign was taken away from outside, and its runner has had no time to see to it.
+        """
         lost = max(run.runner.host.robbed, self.removed)
-        return lost >= run.began and (run.runner.killed or any(
-            self.now < end for end in (max(lost, self.erred) + 2 * self.pace, *(end for _, end in run.runner.stops))))
+        return lost >= run.began and (
+            run.runner.killed
+            or any(
+                self.now < end
+                for end in (max(lost, self.erred) + 2 * self.pace, *(end for _, end in run.runner.stops))
+            )
+        )
 
     def check_seats(self, me: Process) -> None:
         """I3: each of a runner's jobs has a seat of its own."""
@@ -277,7 +325,13 @@ class History(World):
 
     def check_idle(self, me: Process) -> None:
         """Check that a runner with a free slot leaves no job alone that it may take."""
-        if self.edits or self.hand_set or self.fates - {"kill"} or b"#RUN" in self.last.data or self.removed > 0:
+        if (
+            self.edits
+            or self.hand_set
+            or self.fates - {"kill"}
+            or b"#RUN" in self.last.data
+            or self.removed > 0
+        ):
             return
         left = [line for _, line in lines_of(self.last.data) if line[:1] in b".r" and command_of(line) != line
                 and self.balance(command_of(line)) < (line[:1] == b".")]
@@ -286,7 +340,9 @@ class History(World):
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
 
     def check_barrier(self, job: Any) -> None:
-        """Check that nothing above a barrier is unfinished, where nobody edits, sets states, or runs jobs again."""
+        """Check that nothing above a barrier is unfinished, where nobody edits, sets states, or runs jobs
+        again.
+        """
         if self.edits or self.hand_set or self.again:
             return
         unfinished = b""
@@ -303,7 +359,9 @@ class History(World):
             MACHINE.trace.append(f"{self.now:9.4f} editor saves {way}: {new!r}")
 
     def settle(self) -> None:
-        """Check what is left at the end: no line without an end, none that nobody knows, no result without a run."""
+        """Check what is left at the end: no line without an end, none that nobody knows, no result without a
+        run.
+        """
         for description in {lock.owner for inode in self.inodes for lock in inode.locks}:
             self.fail(f"locks are left, of {description.host.name}")
         for path in self.names.keys() - {PATH, COMPANION}:
@@ -322,7 +380,7 @@ class History(World):
             self.fail(f"not all of {self.appended} were appended once")
 
 
-# ======== The product =================================================================================================
+# ======== The product =======================================================================================
 
 
 def load(path: str, **others: types.ModuleType) -> types.ModuleType:
@@ -343,7 +401,8 @@ def load(path: str, **others: types.ModuleType) -> types.ModuleType:
 CORE = load("runmaker4.py")
 SETTER = load("runset4.py", runmaker4=CORE)
 SERIAL = itertools.count()
-CORE.Job.__hash__ = lambda job: vars(job).setdefault("serial", next(SERIAL))    # so that sets of jobs have an order
+# so that sets of jobs have an order
+CORE.Job.__hash__ = lambda job: vars(job).setdefault("serial", next(SERIAL))
 
 
 def install() -> None:
@@ -366,7 +425,9 @@ def mount_of(host: Host) -> Any:
 
 
 def own(host: Host) -> int:
-    """Descriptors of a runner besides those of its jobs: the file, on NFS also to read it, and its companion's doors."""
+    """Descriptors of a runner besides those of its jobs: the file, on NFS also to read it, and its
+    companion's doors.
+    """
     return 3 if host.network else 2
 
 
@@ -425,7 +486,7 @@ class Setter:
         SETTER.append_lines(self.file, [line])
 
 
-# ======== Actors ======================================================================================================
+# ======== Actors ============================================================================================
 
 
 def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float) -> None:
@@ -526,7 +587,9 @@ def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
         run.settle_at, run.pause = world.now + run.pause, min(2 * run.pause, 30.0)
         return
     me.runs.remove(run)
-    if fault and not (run.written or world.edits or world.forced or world.fates & {"cut"} or world.removed > 0):
+    if fault and not (
+        run.written or world.edits or world.forced or world.fates & {"cut"} or world.removed > 0
+    ):
         world.fail(f"cannot write {run.result!r} for {run.command!r}: {fault}")
     lines = bytes(world.last.data).split(b"\n")
     # What goes back since it was not begun may have been taken and ended by others, or set by hand
@@ -536,7 +599,10 @@ def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
 
 
 def set_by_hand(world: History, me: Process, calls: int) -> None:
-    """runset4.py: set states, append.  It is let alone by what stops it: somebody sees that, and runs it again."""
+    """runset4.py: set states, append.
+
+    It is let alone by what stops it: somebody sees that, and runs it again.
+    """
     setter = Setter(me.host)
     for call in range(calls):
         world.sleep(me, world.draws.choice((0.0, 0.3, 1.2, 3.0)) * world.pace)
@@ -548,8 +614,9 @@ def set_by_hand(world: History, me: Process, calls: int) -> None:
                 setter.append(b".%b\n%b\n" % (command, comment))
                 world.appended.append(command)
                 continue
-            line = world.draws.choice([line for line in setter.lines() if line.state != b"r" or world.random() < 0.2]
-                                      or [None])
+            line = world.draws.choice(
+                [line for line in setter.lines() if line.state != b"r" or world.random() < 0.2] or [None]
+            )
             if line and line.state in b"d!ex":
                 setter.set_state(line, b".", False)
             elif line:
@@ -661,8 +728,8 @@ def fate(world: History, runners: list[Actor], blows: list[str]) -> Iterator[flo
             it.stops.append((world.now, wake + 2 * world.pace))        # ... and one look later
             if blow == "stop" or not actor.host.fuse:
                 it.wake = wake
-            # else each goes on to its next call.  GlusterFS has no locks that keep a write away that was held back
-            # between a check and its call for longer than the lease, while the cable was out
+            # else each goes on to its next call.  GlusterFS has no locks that keep a write away that was held
+            # back between a check and its call for longer than the lease, while the cable was out
 
 
 def remove_companion(world: History) -> Iterator[float]:
@@ -678,7 +745,7 @@ def live_on(world: History, run: Run) -> Iterator[float]:
     end_run(world, run)
 
 
-# ======== Histories ===================================================================================================
+# ======== Histories =========================================================================================
 
 
 def make_world(seed: int) -> History:
@@ -695,13 +762,18 @@ def make_world(seed: int) -> History:
     else:
         runners = make_runners(world, draws.choices(hosts[:2], k=draws.choice((2, 2, 2, 3))),
                                (b"", b"", b"er", b"!er"), (0.0, 0.0, 0.5, 4.0, 8.0))
-        blows = draws.choices(("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)), k=draws.choice((0, 0, 1, 2)))
+        blows = draws.choices(
+            ("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)), k=draws.choice((0, 0, 1, 2))
+        )
     world.actors += runners
     world.fates = set(blows)
-    world.actors.append(Actor("fate", local, script=fate(world, runners[:1] if blows == ["cut"] else runners, blows)))
+    world.actors.append(
+        Actor("fate", local, script=fate(world, runners[:1] if blows == ["cut"] else runners, blows))
+    )
     if random.Random(f"edits? {seed}").random() < 0.25:
         world.edits, hands = True, range(draws.choice((1, 1, 2)))
-        if not blows and not world.again and b"\nr " not in b"\n" + world.last.data:     # so each is run at most once
+        # so each is run at most once
+        if not blows and not world.again and b"\nr " not in b"\n" + world.last.data:
             world.most = Counter(world.last.commands + [b" edited %d" % number for number in range(20)])
         world.actors += [Process(f"editor {number + 1}", draws.choice(hosts), functools.partial(
             edit_by_command, world, number=number)) for number in hands]
@@ -736,7 +808,9 @@ def make_lines(draws: random.Random) -> list[bytes]:
     return lines
 
 
-def make_runners(world: History, hosts: list[Host], retries: Sequence[bytes], late: Sequence[float]) -> list[Process]:
+def make_runners(
+    world: History, hosts: list[Host], retries: Sequence[bytes], late: Sequence[float]
+) -> list[Process]:
     """A runner on each of these hosts, which may retry these states, and but for the first may be late."""
     runners = []
     for index, host in enumerate(hosts):
@@ -777,7 +851,7 @@ def play(world: History) -> str:
     return world.violation
 
 
-# ======== Planted defects =============================================================================================
+# ======== Planted defects ===================================================================================
 
 
 Patches = List[Tuple[Any, str, Any]]    # each an object, an attribute of it, and what takes its place
@@ -846,7 +920,13 @@ def closed_twice() -> Patches:
 
 
 def orphan_by_its_own_seat() -> Patches:
-    return [(FILE, "is_orphan", lambda self, line: self.doors >= 0 and CORE.is_free(self.doors, self.own_seat(line)))]
+    return [
+        (
+            FILE,
+            "is_orphan",
+            lambda self, line: self.doors >= 0 and CORE.is_free(self.doors, self.own_seat(line)),
+        )
+    ]
 
 
 def room(new: int, orphan: int) -> Callable[[], Patches]:
@@ -859,16 +939,28 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
 
 
 PLANTED: dict[str, Callable[[], Patches]] = {
-    "no door": lambda: [(FILE, "_lock", lambda self, at, plain=FILE._lock: at % ROW == ROW - 1 or plain(self, at))],
-    "door of another text": lambda: [(FILE, "door", lambda self, command, patience=2.0: self.locking(
-        CORE.row(b"another") + ROW - 1, patience))],
+    "no door": lambda: [
+        (FILE, "_lock", lambda self, at, plain=FILE._lock: at % ROW == ROW - 1 or plain(self, at))
+    ],
+    "door of another text": lambda: [
+        (
+            FILE,
+            "door",
+            lambda self, command, patience=2.0: self.locking(CORE.row(b"another") + ROW - 1, patience),
+        )
+    ],
     "seat freed before the write": seat_freed_early,
     "seat freed after the claim": row_unlocked,
     "seat not lent": lambda: [(FILE, "lend", staticmethod(lambda job: -1))],
     "path before the door": path_before_the_door,
     "state from before the door": state_from_before_the_door,
-    "text not checked": lambda: [(FILE, "read_line", lambda self, line, ahead=1: self.reader.pread(
-        1 + len(line.text) + ahead, line.offset))],
+    "text not checked": lambda: [
+        (
+            FILE,
+            "read_line",
+            lambda self, line, ahead=1: self.reader.pread(1 + len(line.text) + ahead, line.offset),
+        )
+    ],
     "room for one too many": room(1, 0),
     "room for one too few": room(-1, 0),
     "one orphan too many": lambda: [*room(0, 1)(), *orphan_by_its_own_seat()],
@@ -877,27 +969,56 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "orphan by its own seat": orphan_by_its_own_seat,
     "second companion": lambda: [(CORE, "companion_of", lambda path: COMPANION + MACHINE.world.me.host.name)],
     "companion not checked": lambda: [(FILE, "_is_companion", lambda self: True)],
-    "no guard": lambda: [(FILE, "_name_companion", lambda self: None),
-                         (FILE, "lock_all", classmethod(lambda cls, fd: None))],
+    "no guard": lambda: [
+        (FILE, "_name_companion", lambda self: None),
+        (FILE, "lock_all", classmethod(lambda cls, fd: None)),
+    ],
     "lost lease ignored": lambda: [(FILE, "_drop_lost_seats", lambda self: None)],
     "result not verified": lambda: [(FILE, "_state_here", lambda self, job: b"r")],
     "left open": lambda: [(FILE, "close_seat", lambda self, fd: None)],
     "closed twice": closed_twice,
     "barrier ignored": lambda: [(CORE.Cursor, "_barrier", lambda self, line, bad: None)],
-    "appended without the lock": lambda: [(FILE, "locking", lambda self, at, patience, plain=FILE.locking:
-                                          nullcontext(True) if at == APPEND else plain(self, at, patience))],
+    "appended without the lock": lambda: [
+        (
+            FILE,
+            "locking",
+            lambda self, at, patience, plain=FILE.locking: (
+                nullcontext(True) if at == APPEND else plain(self, at, patience)
+            ),
+        )
+    ],
     "taken while appended": lambda: [(FILE, "is_settled", lambda *args: True)],
     "edited without the doors": lambda: [(SETTER, "alone", lambda file: nullcontext(file.doors))],
-    "states as the person read them": lambda: [(SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge:
-                                               plain(base, theirs, base))],
+    "states as the person read them": lambda: [
+        (SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base))
+    ],
     "alone though others claim": lambda: [(FILE, "is_alone", lambda self: True)],
-    "alone since before others came": lambda: [(FILE, "count_in", lambda self, plain=FILE.count_in: (
-        plain(self), vars(self).update(alone_at=CORE.os.fstat(self.doors).st_size)))],
-    "an equal line's end": lambda: [(CORE.Cursor, "_known_end", lambda self, line: self.ends.get(line.command, b""))],
+    "alone since before others came": lambda: [
+        (
+            FILE,
+            "count_in",
+            lambda self, plain=FILE.count_in: (
+                plain(self),
+                vars(self).update(alone_at=CORE.os.fstat(self.doors).st_size),
+            ),
+        )
+    ],
+    "an equal line's end": lambda: [
+        (CORE.Cursor, "_known_end", lambda self, line: self.ends.get(line.command, b""))
+    ],
     "names and sizes not seen": lambda: [(FILE, "see", lambda self: None)],
-    "old pages read": lambda: [(CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd))))],
-    "locks lost in silence": lambda: [(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
-        plain(fd, places, mount) if mount.is_nfs else set()))],
+    "old pages read": lambda: [
+        (CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd))))
+    ],
+    "locks lost in silence": lambda: [
+        (
+            CORE,
+            "lost_locks",
+            lambda fd, places, mount, plain=CORE.lost_locks: (
+                plain(fd, places, mount) if mount.is_nfs else set()
+            ),
+        )
+    ],
     "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
 }
 
@@ -923,7 +1044,7 @@ def planted(name: str) -> Iterator[None]:
 
 
 
-# ======== Many histories ==============================================================================================
+# ======== Many histories ====================================================================================
 
 
 @dataclass
@@ -950,7 +1071,8 @@ def explore_many(name: str, seeds: range, enough: float = math.inf) -> Found:
 
 
 def take_core(cores: multiprocessing.Queue) -> None:
-    """Use one core only: on that, a thread hands the baton to the next one ten times as fast as across two."""
+    """Use one core only: on that, a thread hands the baton to the next one ten times as fast as across two.
+    """
     os.sched_setaffinity(0, {cores.get()})
 
 
@@ -965,7 +1087,9 @@ def workers() -> Iterator[multiprocessing.pool.Pool]:
         yield pool
 
 
-def explore_on_all_cores(pool: multiprocessing.pool.Pool, schedules: int, first: int = 0, name: str = "") -> Found:
+def explore_on_all_cores(
+    pool: multiprocessing.pool.Pool, schedules: int, first: int = 0, name: str = ""
+) -> Found:
     """That many seeds, with a planted defect or ''."""
     piece = max(20, min(500, schedules // 20))
     tasks = [(name, range(seed, min(seed + piece, first + schedules)))
@@ -993,7 +1117,9 @@ def history(seed: int, name: str = "") -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tests.simulation", allow_abbrev=False)
     parser.add_argument("--seed", type=int, help="show this history, rather than a table of planted defects")
-    parser.add_argument("--planted", choices=["", *PLANTED], help="with this defect only, or without any ('')")
+    parser.add_argument(
+        "--planted", choices=["", *PLANTED], help="with this defect only, or without any ('')"
+    )
     parser.add_argument("--schedules", type=int, default=2000, help="for each line of the table [2000]")
     parser.add_argument("--first", type=int, default=0, help="the first seed of them [0]")
     options = parser.parse_args()
@@ -1005,7 +1131,9 @@ def main() -> None:
         for name in names:
             found = explore_on_all_cores(pool, options.schedules, options.first, name=name)
             seed, violation = next(iter(sorted(found.broken.items())), ("", ""))
-            print(f"{name or 'as it is':30}{len(found.broken):6} of {found.schedules}  {seed:>5} {violation:.70}")
+            print(
+                f"{name or 'as it is':30}{len(found.broken):6} of {found.schedules}  {seed:>5} {violation:.70}"
+            )
             for seed, violation in sorted(found.broken.items())[:20] if not name else ():
                 print(f"  {seed}: {violation}")
     print(f"{len(names) * options.schedules / (time.perf_counter() - begin):.0f} schedules/second")

@@ -29,15 +29,17 @@ RUNMAKER, RUNSET, RUNWAIT = "runmaker4.py", "runset4.py", "runwait4.py"
 RUNSERVER, RUNCLIENT = "runmaker4-server.py", "runmaker4-client.py"
 SCRIPTS = (RUNMAKER, RUNSET, RUNWAIT, RUNSERVER, RUNCLIENT)
 FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, a minute each; .ci/run turns it on
-ALL = os.environ.get("RUNMAKER4_TEST_FULL") == "all"    # ... and the largest ones, many minutes each; .ci/run all
+# ... and the largest ones, many minutes each; .ci/run all
+ALL = os.environ.get("RUNMAKER4_TEST_FULL") == "all"
 MARK = "RUNMAKER4_TEST_MARK"
-# A job that runs until open_gate() is called.  It waits at a pipe that nobody writes to: looking again and again takes
-# CPU time; where it does not know the pipe's name, it looks
+# A job that runs until open_gate() is called.  It waits at a pipe that nobody writes to: looking again and
+# again takes CPU time; where it does not know the pipe's name, it looks
 PIPE = f"{tempfile.gettempdir()}/runmaker4-gate.${MARK}"
 GATE = f": >at.gate; [ ! -p {PIPE} ] || true 2>/dev/null <{PIPE}; until [ -e go ]; do sleep 0.02; done"
 Text = Union[str, bytes]
 SCRIPTS_AT, PYTHON = ROOT, sys.executable
-if not ALL:     # compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
+# compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
+if not ALL:
     SCRIPTS_AT = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-compiled-"))
     atexit.register(shutil.rmtree, SCRIPTS_AT, ignore_errors=True)
     for name in SCRIPTS:
@@ -45,7 +47,8 @@ if not ALL:     # compile the scripts once, not at each start; Python takes a di
         (SCRIPTS_AT / name).mkdir()
         (SCRIPTS_AT / name / "__main__.pyc").symlink_to(f"{SCRIPTS_AT / name}c")
         (SCRIPTS_AT / name / "runmaker4.pyc").symlink_to(SCRIPTS_AT / "runmaker4.pyc")
-    PYTHON = str(SCRIPTS_AT / "bin/python3")    # an environment of its own: what others have added is not loaded
+    # an environment of its own: what others have added is not loaded
+    PYTHON = str(SCRIPTS_AT / "bin/python3")
     os.mkdir(SCRIPTS_AT / "bin")
     os.symlink(os.path.realpath(sys.executable), PYTHON)
     (SCRIPTS_AT / "pyvenv.cfg").write_text("include-system-site-packages = false\n"
@@ -110,7 +113,11 @@ def held_seats(path: pathlib.Path, command: bytes) -> List[int]:
     try:
         with open(companion(path), "rb") as file:
             start = runmaker4.row(command)
-            return [at - start for found in runmaker4.all_taken(file.fileno(), start, runmaker4.SEATS) for at in found]
+            return [
+                at - start
+                for found in runmaker4.all_taken(file.fileno(), start, runmaker4.SEATS)
+                for at in found
+            ]
     except FileNotFoundError:
         return []
 
@@ -190,7 +197,9 @@ class Case(unittest.TestCase):
             time.sleep(0.01)
 
     def locked_lines(self, name: str = "runs.txt") -> List[int]:
-        """The numbers of the lines that have a life sign: their own seats, or any if no other line is like them."""
+        """The numbers of the lines that have a life sign: their own seats, or any if no other line is like
+        them.
+        """
         lines = [(number, line[2:]) for number, line in enumerate(self.read(name).splitlines(), 1)
                  if line[1:2] == b" " and line[:1] not in b"#/"]
         texts = [text for _, text in lines]
@@ -206,7 +215,9 @@ class Case(unittest.TestCase):
         return fd
 
     def start_to_gate(self, text: Text, *options: str) -> subprocess.Popen:
-        """Make runs.txt of this text, which has a job that waits at the GATE; a quiet runner that runs this job now."""
+        """Make runs.txt of this text, which has a job that waits at the GATE; a quiet runner that runs this
+        job now.
+        """
         at_gate = self.dir / "at.gate"      # a runner writes the state before it starts the job
         at_gate.unlink(missing_ok=True)
         self.write(text)
@@ -225,7 +236,9 @@ class Case(unittest.TestCase):
 
     def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
         """The environment of what a test starts: ours, the mark, and no colour or cluster of the caller's."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "RUNMAKER4_"))}
+        kept = {
+            key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "RUNMAKER4_"))
+        }
         kept.update({MARK: self.mark})
         kept.update(extra or {})
         return kept
@@ -235,9 +248,13 @@ class Case(unittest.TestCase):
         words = [str(word) for word in args]
         return [PYTHON, str(SCRIPTS_AT / script), *words] if script in SCRIPTS else [script, *words]
 
-    def start(self, script: str, *args: object, env: Optional[Dict[str, str]] = None, **options) -> subprocess.Popen:
+    def start(
+        self, script: str, *args: object, env: Optional[Dict[str, str]] = None, **options
+    ) -> subprocess.Popen:
         """Start a script (one of SCRIPTS, or any command) in the test's directory; output to pipes."""
-        settings = dict(cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        settings = dict(
+            cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         settings.update(options)
         process = subprocess.Popen(self.command(script, *args), env=self.environ(env), **settings)
         self.started.append(process)
@@ -255,7 +272,8 @@ class Case(unittest.TestCase):
         return self.finish(self.start(script, *args, env=env, **options), timeout)
 
     def run_all(self, calls: Iterable[Sequence[object]], **options) -> List[Tuple[Sequence[object], Ended]]:
-        """Run scripts at the same time, each call a script and its arguments: the calls and how they ended."""
+        """Run scripts at the same time, each call a script and its arguments: the calls and how they ended.
+        """
         started = [(call, self.start(*call, **options)) for call in calls]
         return [(call, self.finish(process)) for call, process in started]
 
@@ -268,7 +286,8 @@ class Case(unittest.TestCase):
             self.assertIn(as_bytes(word), ended.err)
 
 
-# -- the console of a runner ------------------------------------------------------------------------------------
+# -- the console of a runner
+# ------------------------------------------------------------------------------------
 
 CONSOLE_LINE = re.compile(rb"(executing) `(.*)'|(status|stdout|stderr) \(([^,()]+),(\d+)\): (.*)", re.DOTALL)
 
@@ -283,7 +302,9 @@ class ConsoleLine:
 
 
 def console_lines(out: bytes) -> List[ConsoleLine]:
-    """What a runner printed on stdout, line by line; fails where a line has none of the forms or is cut short."""
+    """What a runner printed on stdout, line by line; fails where a line has none of the forms or is cut
+    short.
+    """
     if not out:
         return []
     found = []
@@ -311,7 +332,8 @@ def peak_memory(pid: int) -> float:
     return int(found[1]) / 1000 if found else 0.0
 
 
-# -- runners and their endings ----------------------------------------------------------------------------------
+# -- runners and their endings
+# ----------------------------------------------------------------------------------
 
 UP = ": > up.$JOB_ID"               # a job says that it runs
 WAITING = f"{UP}; {GATE}"           # ... and runs until open_gate() is called
@@ -403,7 +425,9 @@ class RunCase(Case):
         self.assertEqual(without_states(self.read()), without_states(self.before))
 
     def assertEnded(self, ended: Ended, code: int, states: str) -> None:
-        """The runner's exit status, the states it left; only they changed in the file, and no process lives on."""
+        """The runner's exit status, the states it left; only they changed in the file, and no process lives
+        on.
+        """
         self.assertEqual((ended.code, self.states()), (code, states), ended.err.decode(errors="replace"))
         self.assertOnlyStatesChanged()
         self.assertNobodyLeft()
@@ -417,18 +441,26 @@ class RunCase(Case):
     def assertInBackground(self, ended: Ended, messages: str) -> None:
         """A starter has said who runs now, how that is stopped, and where messages go; and nothing else."""
         self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertRegex(ended.out, rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets its jobs "
-                                    rb"end\); messages go %b\n(\S+: \S+: what jobs print is lost [^\n]*\n)?\Z" %
-                         messages.encode())
+        self.assertRegex(
+            ended.out,
+            rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets its jobs "
+            rb"end\); messages go %b\n(\S+: \S+: what jobs print is lost [^\n]*\n)?\Z" % messages.encode(),
+        )
 
     def bound_by_permissions(self) -> Dict[str, object]:
-        """Settings for start() with which root, too, may do no more than the permissions of a file say (Linux)."""
+        """Settings for start() with which root, too, may do no more than the permissions of a file say
+        (Linux).
+        """
         if os.geteuid() != 0:
             return {}
         libc = ctypes.CDLL(None)
-        settings = dict(preexec_fn=lambda: [libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) for number in CAP_DAC])
+        settings = dict(
+            preexec_fn=lambda: [libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) for number in CAP_DAC]
+        )
         self.write("", "probe").chmod(0)
         if subprocess.run(["cat", self.dir / "probe"], stderr=subprocess.DEVNULL, **settings).returncode == 0:
-            self.skipTest("root's right to pass over permissions cannot be dropped here (prctl PR_CAPBSET_DROP)")
+            self.skipTest(
+                "root's right to pass over permissions cannot be dropped here (prctl PR_CAPBSET_DROP)"
+            )
         (self.dir / "probe").unlink()
         return settings

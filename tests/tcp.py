@@ -1,6 +1,7 @@
 """What the tests of TCP share: servers and clients as real processes, and what they say, collected in files.
 
-The home directory of both is the test's directory, so a client finds the token that its server has written there.
+The home directory of both is the test's directory, so a client finds the token that its server has written
+there.
 """
 import itertools
 import json
@@ -18,7 +19,8 @@ from tests.support import (MARK, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS_AT, End
 
 TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: \(shown on a terminal only\) "
                         rb"\(written to (.*)\)\n")
-SERVING = re.compile(rb"^runmaker4-client\.py: \S+: serving [^\n]*\n", re.MULTILINE)    # a client's first line
+# a client's first line
+SERVING = re.compile(rb"^runmaker4-client\.py: \S+: serving [^\n]*\n", re.MULTILINE)
 PORT_LINE = re.compile(rb": serving on port (\d+)")
 
 
@@ -94,8 +96,8 @@ class TcpCase(RunCase):
                       **settings) -> Program:
         """Start a script whose output goes to files.
 
-        within: a command to put before it, as `ip netns exec NAME`; patch: statements that are run before it, such as
-        `import runmaker4; runmaker4.GRACE = 1`.
+        within: a command to put before it, as `ip netns exec NAME`; patch: statements that are run before it,
+        such as `import runmaker4; runmaker4.GRACE = 1`.
         """
         words = [*within, *(self.patched(patch, script, *args) if patch else self.command(script, *args))]
         kind, number = script.rpartition("-")[2].partition(".")[0], next(self.numbers)
@@ -114,7 +116,9 @@ class TcpCase(RunCase):
         return [python, "-c", program, *words]
 
     def start_server(self, *options: object, file: str = "runs.txt", **settings) -> Server:
-        """Start a server on a free port of HOST, unless the options say otherwise; return it when it is ready."""
+        """Start a server on a free port of HOST, unless the options say otherwise; return it when it is
+        ready.
+        """
         words = [str(option) for option in options]
         for option, value in ("--port", 0), ("--host", self.HOST):
             if not any(word.split("=")[0] == option for word in words):
@@ -139,7 +143,9 @@ class TcpCase(RunCase):
         self.wait_up(*up, runner=client)
         return client
 
-    def run_client(self, server: Server, *options: object, host: str = "", timeout: float = 60, **settings) -> Ended:
+    def run_client(
+        self, server: Server, *options: object, host: str = "", timeout: float = 60, **settings
+    ) -> Ended:
         """Run a client to its end."""
         return self.finish(self.start_client(server, *options, host=host, **settings), timeout)
 
@@ -177,7 +183,11 @@ class TcpCase(RunCase):
 
     def assertNoJobLeft(self) -> None:
         """No process of a job lives on; servers and clients may."""
-        wait_until(lambda: not set(marked(f"{MARK}={self.mark}")) & set(marked("RUNMAKER4_JOB=")), 5, "no job is left")
+        wait_until(
+            lambda: not set(marked(f"{MARK}={self.mark}")) & set(marked("RUNMAKER4_JOB=")),
+            5,
+            "no job is left",
+        )
 
     def assertClientEnded(self, ended: Ended, code: int, states: str, timeout: float = 10) -> None:
         """The client's exit status, the states (at once, or soon), only they changed, and no job lives on."""
@@ -188,7 +198,9 @@ class TcpCase(RunCase):
 
 
 class OverTcp(TcpCase):
-    """Put before a test case of runmaker4.py: a client takes the runner's place, and a server has the job file."""
+    """Put before a test case of runmaker4.py: a client takes the runner's place, and a server has the job
+    file.
+    """
 
     def setUp(self) -> None:
         super().setUp()
@@ -210,7 +222,9 @@ class OverTcp(TcpCase):
         """Start a client, and its server, with these statements."""
         *options, file = args
         server = self.server_of(str(file), patch=statements)
-        return self.start(*self.patched(statements, RUNCLIENT, *self.client_words(server, *options)), **settings)
+        return self.start(
+            *self.patched(statements, RUNCLIENT, *self.client_words(server, *options)), **settings
+        )
 
     def finish(self, process: Union[Program, subprocess.Popen], timeout: float = 60) -> Ended:
         """Wait for the end; what the client said reads as if a runner of runs.txt had said it."""

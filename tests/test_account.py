@@ -1,4 +1,6 @@
-"""Promise: exit status and closing line of a runner, client or server speak of the file, whoever ran what in it."""
+"""Promise: exit status and closing line of a runner, client or server speak of the file, whoever ran what in
+it.
+"""
 import re
 import signal
 import subprocess
@@ -17,7 +19,9 @@ def closing(ended: Ended) -> str:
 
 
 class OfTheFile(RunCase):
-    """A runner that has run all that it could exits with 0 only if nothing in the file is bad, or left for it."""
+    """A runner that has run all that it could exits with 0 only if nothing in the file is bad, or left for
+    it.
+    """
     # What stands there, with which options, the exit status, and the closing line
     FILES = (
         (". true\nd a\n", (), 0, "1 done in T"),
@@ -27,35 +31,79 @@ class OfTheFile(RunCase):
         ("x a\n# b\n", (), 0, "nothing to do: 1 held"),
         ("d a\n! b\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); run again"),
         (". true\ne b\n", (), 1, "1 done in T; in all 1 done, 1 error (line 2); run again"),
-        (". true\n. false\n! a\n", (), 1, "1 done, 1 failed in T (line 2); in all 1 done, 2 failed; run again"),
+        (
+            ". true\n. false\n! a\n",
+            (),
+            1,
+            "1 done, 1 failed in T (line 2); in all 1 done, 2 failed; run again",
+        ),
         ("! true\n. false\n", ("-r",), 1, "1 done, 1 failed in T (line 2); run again"),
         ("! true\n", ("-r",), 0, "1 done in T"),
         # jobs for others do not count ...
-        ("#RUN host=nobody\n. a\n#RUN\n. true\n", (), 0,
-         "1 done in T; in all 1 done, 1 new, for host nobody (#RUN in line 1)"),
-        ("#RUN together=all host=*\n. a\n. b\n", (), 0, "nothing to do: 2 new, the first for a group (#RUN in line 1)"),
+        (
+            "#RUN host=nobody\n. a\n#RUN\n. true\n",
+            (),
+            0,
+            "1 done in T; in all 1 done, 1 new, for host nobody (#RUN in line 1)",
+        ),
+        (
+            "#RUN together=all host=*\n. a\n. b\n",
+            (),
+            0,
+            "nothing to do: 2 new, the first for a group (#RUN in line 1)",
+        ),
         (". true\n#RUN end\n. a\n", ("--follow",), 0, "1 done in T; in all 1 done, 1 new, below #RUN end"),
         (". true\n. a\n", ("-1",), 0, "1 done in T; in all 1 done, 1 new"),
         (". true\n", ("-1", "-j2"), 0, "1 done in T"),
         # ... but what -1 leaves since a slot has not had its job, does
         (". a\n", ("-1", "--walltime=1", "--timeout=5"), 1, "nothing done; in all 1 new; go on"),
-        (". exit 255\n. a\n", ("-1", "--slots=s", "--slot-errors=1"), 1,
-         "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; run again"),
+        (
+            ". exit 255\n. a\n",
+            ("-1", "--slots=s", "--slot-errors=1"),
+            1,
+            "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; run again",
+        ),
         # ... and what a check stops does, as does what failed in a group
         ("! a\n#RUN barrier check\n. b\n", (), 1, "nothing done; in all 1 failed (line 1), 1 new; run again"),
-        ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2); run lines of groups again"),
-        ("#RUN slots=5\n. a\n", ("-j2",), 0,
-         "nothing to do: 1 new, for a runner with 5 slots or more (#RUN in line 1)"),
-        ("#RUN host=bob\n. a\n#RUN slots=3 host=*\n. b\n", ("--plain",), 0,
-         "nothing to do: 2 new, the first for host bob (#RUN in line 1)"),
-        ("#RUN host=bob\n. a\n#RUN slots=3\n. b\n", ("-j3", "-1", "--walltime=1", "--timeout=5"), 1,
-         "nothing done; in all 2 new; go on"))
+        (
+            "#RUN together=all host=*\n! a\n",
+            (),
+            1,
+            "nothing to do: 1 failed (line 2); run lines of groups again",
+        ),
+        (
+            "#RUN slots=5\n. a\n",
+            ("-j2",),
+            0,
+            "nothing to do: 1 new, for a runner with 5 slots or more (#RUN in line 1)",
+        ),
+        (
+            "#RUN host=bob\n. a\n#RUN slots=3 host=*\n. b\n",
+            ("--plain",),
+            0,
+            "nothing to do: 2 new, the first for host bob (#RUN in line 1)",
+        ),
+        (
+            "#RUN host=bob\n. a\n#RUN slots=3\n. b\n",
+            ("-j3", "-1", "--walltime=1", "--timeout=5"),
+            1,
+            "nothing done; in all 2 new; go on",
+        ),
+    )
 
     def test_all_sorts_of_files(self):
         for number, (text, *_) in enumerate(self.FILES):
             self.write(text, f"{number}.txt")
-        for (text, options, code, line), ended in zip(self.FILES, [ended for _, ended in self.run_all(
-                (RUNMAKER, "-q", *options, f"{number}.txt") for number, (_, options, *_) in enumerate(self.FILES))]):
+        for (text, options, code, line), ended in zip(
+            self.FILES,
+            [
+                ended
+                for _, ended in self.run_all(
+                    (RUNMAKER, "-q", *options, f"{number}.txt")
+                    for number, (_, options, *_) in enumerate(self.FILES)
+                )
+            ],
+        ):
             with self.subTest(text=text, options=options):
                 self.assertEqual((ended.code, closing(ended)), (code, line), ended.err)
 
@@ -121,9 +169,12 @@ class ManyLines(RunCase):
         text = "".join(f"#RUN host=h{number}\n" + f". {number}\n" * 100 for number in range(100))
         self.write(f". true\n{text}#RUN\n! a\n#RUN together=g host=a\ne b\n")
         ended = self.run_jobs("-q")
-        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 failed, 1 error (lines 10103, 10105), "
-                                         "10000 new, the first for host h0 (#RUN in line 2); run again; "
-                                         "run lines of groups again")
+        self.assertEqual(
+            closing(ended),
+            "1 done in T; in all 1 done, 1 failed, 1 error (lines 10103, 10105), "
+            "10000 new, the first for host h0 (#RUN in line 2); run again; "
+            "run lines of groups again",
+        )
         command = ended.err.decode().rpartition("; run lines of groups again: ")[2]
         self.assertEqual(self.run_script("/bin/sh", "-c", command).code, 0)
         self.assertEqual(self.states()[-2:], "!.")
@@ -147,7 +198,9 @@ class NoFile(RunCase):
     def test_a_file_without_jobs_is_said_to_have_none(self):
         self.jobs(": >runs.txt")
         ended = self.finish(self.start_patched(self.GONE, "-q", "runs.txt"))
-        self.assertEqual((ended.code, closing(ended)), (1, "1 done, 1 not written down in T (line 1); in all no jobs"))
+        self.assertEqual(
+            (ended.code, closing(ended)), (1, "1 done, 1 not written down in T (line 1); in all no jobs")
+        )
 
     def test_a_file_that_never_came_has_nothing_left(self):
         runner = self.start(RUNMAKER, "--follow", "-q", "runs.txt", stderr=subprocess.PIPE)
@@ -172,7 +225,9 @@ runmaker4.Runner.LAST_LOOK = 0.1
         wait_until(lambda: self.exists("hangs"), what="the file is to be counted")
         runner.send_signal(signal.SIGINT)
         ended = self.finish(runner, timeout=20)
-        self.assertEqual((ended.code, closing(ended)), (130, "1 done in T; what the file holds now is not known"))
+        self.assertEqual(
+            (ended.code, closing(ended)), (130, "1 done in T; what the file holds now is not known")
+        )
 
 
 class OfTheServersFile(OverTcp, RunCase):
@@ -247,9 +302,15 @@ class LeavingServer(TcpCase):
     def test_a_client_that_is_stopped_before_it_is_welcome_asks_all_the_same(self):
         self.write("d true\n")
         server = self.start_server()
-        client = self.start_client(server, "-q", "--follow", patch=(
-            "import runmaker4; receive = runmaker4.Link.data_received; "
-            "runmaker4.Link.data_received = lambda link, data: link.loop.call_later(0.7, receive, link, data)"))
+        client = self.start_client(
+            server,
+            "-q",
+            "--follow",
+            patch=(
+                "import runmaker4; receive = runmaker4.Link.data_received; "
+                "runmaker4.Link.data_received = lambda link, data: link.loop.call_later(0.7, receive, link, data)"
+            ),
+        )
         self.wait_clients(server, 1)
         ended = self.stop(client, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (0, "nothing to do"), ended.err)

@@ -44,7 +44,8 @@ class LyingClient(AttackCase):
 
 
 class ReturningClient(AttackCase):
-    """A client that comes back after its grace with another line's number still writes into its own records."""
+    """A client that comes back after its grace with another line's number still writes into its own records.
+    """
     JOBS = "#RUN host=liar\n. : its own\n#RUN\n"
 
     def check(self, number: int, **settings: str) -> None:

@@ -1,4 +1,6 @@
-"""Promise: workers in the background come before or after their jobs, are hired and fired, and survive a logout."""
+"""Promise: workers in the background come before or after their jobs, are hired and fired, and survive a
+logout.
+"""
 import fcntl
 import os
 import pathlib
@@ -15,7 +17,8 @@ from typing import List, Tuple
 
 from tests.support import (FULL, GATE, RUNMAKER, RUNSET, SLEEPING, UP, WAITING, RunCase, alive, wait_until)
 
-# A job script as people have them: reads its job file, and writes its log file.  The first four wait for each other.
+# A job script as people have them: reads its job file, and writes its log file.  The first four wait for each
+# other.
 JOB_SCRIPT = """
 import configparser, os, pathlib, sys, time
 job = configparser.ConfigParser()
@@ -50,8 +53,9 @@ class WorkerCase(RunCase):
 
     def hire(self, *options: object, number: int = 1, file: str = "runs.txt") -> int:
         """Start a worker that waits for jobs; its pid."""
-        ended = self.run_script(RUNMAKER, "-d", "--follow", "--pidfile", f"pid.{number}", "--errors", "errors",
-                                *options, file)
+        ended = self.run_script(
+            RUNMAKER, "-d", "--follow", "--pidfile", f"pid.{number}", "--errors", "errors", *options, file
+        )
         self.assertInBackground(ended, "to errors")
         pid = int(self.read(f"pid.{number}"))           # it is there when the command returns
         self.assertTrue(alive(pid))
@@ -106,7 +110,8 @@ class HiredAndFired(WorkerCase):
         self.open_gate()
         self.wait_gone(first)
         self.assertEqual(self.states(), "d.")
-        late = self.run_script(RUNMAKER, "--follow", "runs.txt")        # it holds for those that come later, too
+        # it holds for those that come later, too
+        late = self.run_script(RUNMAKER, "--follow", "runs.txt")
         self.assertEqual((late.code, late.out), (0, b""))
         self.assertEqual(self.states(), "d.")
         self.change("--reopen", "runs.txt")
@@ -133,8 +138,12 @@ class HiredAndFired(WorkerCase):
         first = self.hire()
         self.wait_up(1)
         os.kill(first, signal.SIGHUP)
-        ended = self.run_script(RUNMAKER, "-d", "--follow", "--pidfile", "pid.1", "--errors", "errors", "runs.txt")
-        said = f"runmaker4.py: runs.txt: pid.1 named process {first}, which lives on (kill {first} stops it)\n"
+        ended = self.run_script(
+            RUNMAKER, "-d", "--follow", "--pidfile", "pid.1", "--errors", "errors", "runs.txt"
+        )
+        said = (
+            f"runmaker4.py: runs.txt: pid.1 named process {first}, which lives on (kill {first} stops it)\n"
+        )
         self.assertEqual((ended.code, ended.err.decode()), (0, said))
         second = int(self.read("pid.1"))
         self.open_gate()
@@ -223,7 +232,9 @@ class JobFiles(WorkerCase):
 
 
 class FailedStart(WorkerCase):
-    """-d: what is wrong at the start is printed, with exit status 2, before anything goes into the background."""
+    """-d: what is wrong at the start is printed, with exit status 2, before anything goes into the
+    background.
+    """
 
     def test_a_failed_start_is_reported(self):
         self.write(". touch never\n")
@@ -236,7 +247,9 @@ class FailedStart(WorkerCase):
         calls = [(RUNMAKER, "-d", "--pidfile", "pid", *words.split()) for words in cases]
         calls += [(RUNMAKER, "-d", "--pidfile", "pid", "--errors", "errors", *words.split())
                   for words in ("missing.txt", "--outdir runs.txt runs.txt", "-j x runs.txt")]
-        calls.append((RUNMAKER, "-d", "--follow", "--errors", "errors", "--pidfile", "missing/pid", "runs.txt"))
+        calls.append(
+            (RUNMAKER, "-d", "--follow", "--errors", "errors", "--pidfile", "missing/pid", "runs.txt")
+        )
         self.write("#RUN hots=alice\n. touch never\n", "wrong.txt")
         for call, ended in self.run_all(calls):
             with self.subTest(call=call):

@@ -1,4 +1,5 @@
-"""Promise: a job of `#RUN slots=N` has N slots of its runner to itself, and small jobs never keep it waiting."""
+"""Promise: a job of `#RUN slots=N` has N slots of its runner to itself, and small jobs never keep it waiting.
+"""
 import signal
 import time
 
@@ -52,7 +53,9 @@ class BigJobs(TcpCase):
 
     def test_a_big_job_waits_until_enough_slots_are_free_and_nothing_below_it_begins_meanwhile(self) -> None:
         self.jobs(WAIT, WAIT, WAIT)
-        self.before = self.write(self.read() + f"#RUN slots=2\n. {WAIT}\n#RUN\n. {WAIT}\n".encode()).read_bytes()
+        self.before = self.write(
+            self.read() + f"#RUN slots=2\n. {WAIT}\n#RUN\n. {WAIT}\n".encode()
+        ).read_bytes()
         runner = self.start_jobs("-j3", up=[1, 2, 3])
         self.let_go(1)
         self.wait_states("drr..")
@@ -81,8 +84,9 @@ class BigJobs(TcpCase):
     def test_that_nobody_takes_a_big_job_is_said_after_a_while(self) -> None:
         self.write(f"#RUN slots=3\n. true\n#RUN\n. {WAIT}\n")
         with open(self.dir / "told", "wb") as told:
-            runner = self.start_patched("import runmaker4\nrunmaker4.StallReporter.PATIENCE = 0.2", "-j2", "runs.txt",
-                                        stderr=told)
+            runner = self.start_patched(
+                "import runmaker4\nrunmaker4.StallReporter.PATIENCE = 0.2", "-j2", "runs.txt", stderr=told
+            )
         self.wait_up(4, runner=runner)
         text = b"line 2 waits for a runner with 3 slots or more (#RUN in line 1)\n"
         wait_until(lambda: text in self.read("told"), what="that is said")
@@ -97,8 +101,10 @@ class BigJobs(TcpCase):
 
     def test_two_runners_that_share_names_never_use_one_at_once(self) -> None:
         self.write("a\nb\nc\n", "names.txt")
-        use = ('for n in $(echo $RUNMAKER4_SLOTS | tr , " "); do mkdir use.$n || echo $n >>twice; done; sleep 0.05; '
-               'for n in $(echo $RUNMAKER4_SLOTS | tr , " "); do rmdir use.$n; done')
+        use = (
+            'for n in $(echo $RUNMAKER4_SLOTS | tr , " "); do mkdir use.$n || echo $n >>twice; done; sleep 0.05; '
+            'for n in $(echo $RUNMAKER4_SLOTS | tr , " "); do rmdir use.$n; done'
+        )
         self.write(f". {use}\n. {use}\n#RUN slots=2\n. {use}\n#RUN slots=3\n. {use}\n#RUN\n. {use}\n" * 3)
         runners = [self.start(RUNMAKER, "-q", "--slots", "@names.txt", "runs.txt") for _ in range(2)]
         for runner in runners:
@@ -117,8 +123,13 @@ class BigJobs(TcpCase):
         file.prepare()
         self.assertTrue(file.seize(other))
         self.write(f". {WAIT}\n")
-        runner = self.start_patched("import runmaker4\nrunmaker4.SlotFile.INTERVAL = 0.7", "--follow", "--slots",
-                                    "@names.txt", "runs.txt")
+        runner = self.start_patched(
+            "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 0.7",
+            "--follow",
+            "--slots",
+            "@names.txt",
+            "runs.txt",
+        )
         self.wait_up(1, runner=runner)          # on a, while b is tried now and then
         file.free(other)
         self.let_go(1)
@@ -178,7 +189,8 @@ class BigJobs(TcpCase):
         self.assertIn(b"1 new", ended.err)
 
     def test_clients_do_as_runners_do(self) -> None:
-        job = f". until [ -e both ]; do sleep 0.02; done; {NAMES}\n"       # each client has one until both are there
+        # each client has one until both are there
+        job = f". until [ -e both ]; do sleep 0.02; done; {NAMES}\n"
         self.write(f"{job}#RUN slots=3\n{job}#RUN\n{job}#RUN slots=2\n{job}{job}")
         server = self.start_server("--exit-when-done")
         clients = [self.start_client(server, f"-j{number}", "--name", f"c{number}") for number in (2, 3)]
@@ -194,8 +206,10 @@ class BigJobs(TcpCase):
         self.write("#RUN host=one\n. true\n")
         server = self.start_server()
         one = self.start_client(server, "--name", "one", "--slots", "@names.txt", "--follow", "-1")
-        self.wait_states("d")                   # on a
-        two = self.start_client(server, "--name", "two", "--slots", "@names.txt", "--follow", "-1", patch=LINGERING)
+        self.wait_states("d")  # on a
+        two = self.start_client(
+            server, "--name", "two", "--slots", "@names.txt", "--follow", "-1", patch=LINGERING
+        )
         self.wait_clients(server, 2)
         wait_until(lambda: self.settled(two), what="two has asked for jobs")
         self.append(f". {WAIT}")

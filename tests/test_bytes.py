@@ -38,8 +38,10 @@ class CommandBytes(RunCase):
         commands = [b"echo a", b"echo b", b"echo c", b" echo\t'd\t e'  ", b"echo f\xff\xfe\xc3g"]
         self.assertEqual(printed(lines, "executing"), commands)
         self.assertEqual(printed(lines), [b"a", b"b", b"c", b"d\t e", b"f\xff\xfe\xc3g"])
-        self.assertEqual(printed(lines, "status"), [text for command in commands
-                                                    for text in (b'forked "%s"' % command, b'exit 0 "%s"' % command)])
+        self.assertEqual(
+            printed(lines, "status"),
+            [text for command in commands for text in (b'forked "%s"' % command, b'exit 0 "%s"' % command)],
+        )
         self.assertEqual((ended.code, self.read()), (0, re.sub(rb"\.(?=[ \t]+echo)", b"d", before)))
 
     def test_utf16_is_refused(self):
@@ -63,10 +65,21 @@ class CommandBytes(RunCase):
         self.assertIn(b"nothing to do", ended.err)
 
     def test_comments_prose_and_other_states_are_neither_run_nor_changed(self):
-        others = [b"# echo comment", b"/ echo comment", b"#. echo comment", b"", b".", b"a", b"Prose: echo prose",
-                  b"  echo blank", b" . echo indented", b"\t. echo indented", b".. echo", b"\xc3\xa9 echo e",
-                  b"x echo held", b"X\techo held", b"% echo held", b"d echo done", b"! echo failed", b"e echo error",
-                  b"\xff echo held", b"\x00 echo held"]
+        others = [
+            b"# echo comment", b"/ echo comment", b"#. echo comment", b"", b".", b"a", b"Prose: echo prose",
+            b"  echo blank", b" . echo indented",
+            b"\t. echo indented",
+            b".. echo",
+            b"\xc3\xa9 echo e",
+            b"x echo held",
+            b"X\techo held",
+            b"% echo held",
+            b"d echo done",
+            b"! echo failed",
+            b"e echo error",
+            b"\xff echo held",
+            b"\x00 echo held",
+        ]
         before = b"".join(other + b"\n. echo $JOB_ID\n" for other in others)
         numbers = [b"%d" % number for number in range(2, 2 * len(others) + 1, 2)]
         self.assertRuns(before, before.replace(b"\n. echo $JOB_ID\n", b"\nd echo $JOB_ID\n"), *numbers,
@@ -81,7 +94,9 @@ class CommandBytes(RunCase):
         ended = self.run_file(b". echo a\n. echo b\0c\n. echo d\n")
         self.assertEqual((self.states(), ended.code), ("ded", 1))
         self.assertEqual(ended.err.count(b"\n"), 2, ended.err)
-        self.assertIn(b"runmaker4.py: runs.txt: line 2: cannot be started: there is a NUL in the command\n", ended.err)
+        self.assertIn(
+            b"runmaker4.py: runs.txt: line 2: cannot be started: there is a NUL in the command\n", ended.err
+        )
         lines = console_lines(ended.out)
         self.assertEqual(printed(lines), [b"a", b"d"])
         self.assertEqual(len([text for text in printed(lines, "status") if text.startswith(b"forked")]), 2)
@@ -105,7 +120,9 @@ class LongCommands(RunCase):
             self.write(text)
             for options in (), ("--dry-run",):
                 ended = self.run_script(self.PROGRAM, *options, "runs.txt")
-                self.assertRefused(ended, f"runs.txt: line {before.count(NEWLINE) + 1}: ", "128 KiB", "script")
+                self.assertRefused(
+                    ended, f"runs.txt: line {before.count(NEWLINE) + 1}: ", "128 KiB", "script"
+                )
             self.assertEqual((self.read(), self.exists("ran")), (text, False))
 
     def test_one_that_is_held_or_just_fits_is_none_and_neither_is_a_comment(self) -> None:
@@ -181,7 +198,10 @@ class Volume(Case):
 
     def setUp(self) -> None:
         super().setUp()
-        if shutil.which("seq") is None or subprocess.run(["seq", "-f", "%03.0f", "1"], capture_output=True).returncode:
+        if (
+            shutil.which("seq") is None
+            or subprocess.run(["seq", "-f", "%03.0f", "1"], capture_output=True).returncode
+        ):
             self.skipTest("no seq that knows -f")
 
     @staticmethod
@@ -204,7 +224,9 @@ class Volume(Case):
     def run_jobs(self, jobs: int, *options: str) -> None:
         """Run the jobs at -j8, look at every line of the console and at the runner's memory."""
         self.write(self.COMMAND * jobs)
-        process = self.start(RUNMAKER, "-j8", "--name", "alice", *options, "runs.txt", stderr=subprocess.DEVNULL)
+        process = self.start(
+            RUNMAKER, "-j8", "--name", "alice", *options, "runs.txt", stderr=subprocess.DEVNULL
+        )
         following: Dict[bytes, int] = {}            # by stream and job: the number that must come next
         ends = []                                   # (stream, that number) at the exit line of each job
         for line in self.lines(process):
@@ -220,8 +242,14 @@ class Volume(Case):
         self.assertEqual(process.wait(60), 0)
         self.assertEqual(self.states(), "d" * jobs)
         self.assertEqual(following, {}, "output after the exit line")
-        self.assertEqual(sorted(ends), sorted((stream, self.first_number(job, stream) + LINES_PER_MB)
-                                              for stream in ("stdout", "stderr") for job in range(1, jobs + 1)))
+        self.assertEqual(
+            sorted(ends),
+            sorted(
+                (stream, self.first_number(job, stream) + LINES_PER_MB)
+                for stream in ("stdout", "stderr")
+                for job in range(1, jobs + 1)
+            ),
+        )
         self.assertGreater(self.peak, 1)
         self.assertLess(self.peak, 90)
 

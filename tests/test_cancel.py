@@ -1,4 +1,6 @@
-"""Promise: who sets another state over the `r` of a running line ends its job, wherever it runs; the state stays."""
+"""Promise: who sets another state over the `r` of a running line ends its job, wherever it runs; the state
+stays.
+"""
 import json
 import os
 import unittest
@@ -130,7 +132,9 @@ class Clients(CancelCase):
         self.assertIn(b"1 error, 1 cancelled in ", server.err)
         self.assertNotIn(b"not written", server.err)
         events = map(json.loads, self.read("out/journal").splitlines())
-        ends = {event["line"]: (event["state"], event["cause"]) for event in events if event["event"] == "end"}
+        ends = {
+            event["line"]: (event["state"], event["cause"]) for event in events if event["event"] == "end"
+        }
         self.assertEqual(ends, {1: ("x", "cancelled"), 2: ("e", "lost")})
 
 

@@ -1,4 +1,5 @@
-"""runset4.py --cancel: x over the state, and a wait for the lock; each line that cannot be stopped is named."""
+"""runset4.py --cancel: x over the state, and a wait for the lock; each line that cannot be stopped is named.
+"""
 import threading
 import time
 import unittest
@@ -52,8 +53,10 @@ class Cancel(RunCase):
     def test_an_equal_line_that_is_an_orphan_is_not_taken_for_the_one_that_is_cancelled(self) -> None:
         job = f"echo $$ >>pids; {SLEEPING}"
         self.write(f"r {job}\n. {job}\n")
-        hasty = "import runmaker4\nrunmaker4.Cursor._consider = lambda self, line, plain=runmaker4.Cursor._consider: " \
-                "plain(self, line) if line.state != b'r' else None"         # it meets no orphan itself
+        hasty = (
+            "import runmaker4\nrunmaker4.Cursor._consider = lambda self, line, plain=runmaker4.Cursor._consider: "
+            "plain(self, line) if line.state != b'r' else None"
+        )  # it meets no orphan itself
         runner = self.start_patched(hasty, "-q", "runs.txt")
         pid = int(self.wait_file("pids"))
         self.assertEqual(self.cancel(2), b"")

@@ -1,4 +1,6 @@
-"""Promise: what comes out of a Channel is what the other end said, whole, once, in order; all else is a WireError."""
+"""Promise: what comes out of a Channel is what the other end said, whole, once, in order; all else is a
+WireError.
+"""
 import asyncio
 import contextlib
 import hashlib
@@ -29,7 +31,10 @@ def unaltered(_: int, data: bytes) -> bytes:
 
 
 class Line:
-    """Two ends and what lies between them.  Every handshake goes through `alter`, and is recorded as it was sent."""
+    """Two ends and what lies between them.
+
+    Every handshake goes through `alter`, and is recorded as it was sent.
+    """
 
     def __init__(self, token: Any = TOKEN, servers: Any = TOKEN) -> None:
         self.client, self.server = QuickChannel(token, False), QuickChannel(servers, True)
@@ -70,7 +75,8 @@ def proven() -> Line:
 
 
 def both_ways() -> Iterator[Tuple[runmaker4.Channel, runmaker4.Channel]]:
-    """Two ends that have just proven themselves, sender and receiver: from the client, and from the server."""
+    """Two ends that have just proven themselves, sender and receiver: from the client, and from the server.
+    """
     for number in range(2):
         yield list(proven().directions())[number]
 
@@ -118,7 +124,9 @@ class Handshake(ChannelCase):
         self.assertEqual([sorted(message) for message in said],
                          [["nonce", "runmaker4"], ["nonce", "proof", "runmaker4"], ["proof", "public"],
                           ["proof", "public"]])
-        self.assertEqual([said[number]["runmaker4"] for number in (GREETING, ANSWER)], [runmaker4.WIRE_VERSION] * 2)
+        self.assertEqual(
+            [said[number]["runmaker4"] for number in (GREETING, ANSWER)], [runmaker4.WIRE_VERSION] * 2
+        )
         for message in said:
             for field in set(message) - {"runmaker4"}:
                 self.assertRegex(message[field], "^[0-9a-f]{32,}$")
@@ -242,8 +250,10 @@ class Handshake(ChannelCase):
 
     def test_reflected_flights_convince_nobody(self) -> None:
         line = Line()
-        self.assertEqual(line.shake(lambda number, data: line.flights[GREETING] if number == ANSWER else data),
-                         (False, False))
+        self.assertEqual(
+            line.shake(lambda number, data: line.flights[GREETING] if number == ANSWER else data),
+            (False, False),
+        )
         line = Line()
         self.assertEqual(line.shake(lambda number, data: line.flights[ANSWER] if number == PROOF else data),
                          (False, False))
@@ -290,8 +300,18 @@ class Messages(ChannelCase):
     """Between proven ends every message arrives as it was sent, in whatever pieces."""
 
     def test_all_bytes_go_through_both_ways(self) -> None:
-        texts = [bytes(range(256)).decode("utf-8", "surrogateescape"), *map(chr, range(0xdc80, 0xdd00)), "\0", "",
-                 "\u00e9\u20ac\U0001f600", "\ud800", "\udfff", "\udc80\ud800x", "\u2028\x7f\x1b[0m", "\\\"/\b\f\n\r\t"]
+        texts = [
+            bytes(range(256)).decode("utf-8", "surrogateescape"),
+            *map(chr, range(0xDC80, 0xDD00)),
+            "\0",
+            "",
+            "\u00e9\u20ac\U0001f600",
+            "\ud800",
+            "\udfff",
+            "\udc80\ud800x",
+            "\u2028\x7f\x1b[0m",
+            "\\\"/\b\f\n\r\t",
+        ]
         for sender, receiver in both_ways():
             for text in texts:
                 message = {"type": "print", "data": text, text: [text]}
@@ -305,7 +325,9 @@ class Messages(ChannelCase):
     def test_random_messages_in_random_pieces_come_in_order(self) -> None:
         random_ = random.Random(20)
         for sender, receiver in both_ways():
-            messages = [{"data": "x" * random_.choice([0, 1, 50, 3000]), "n": number} for number in range(300)]
+            messages = [
+                {"data": "x" * random_.choice([0, 1, 50, 3000]), "n": number} for number in range(300)
+            ]
             data = b"".join(frames_of(sender, *messages))
             self.assertEqual(self.received(receiver, *pieces(random_, data, 4000)), messages)
 
@@ -453,7 +475,12 @@ class Sizes(ChannelCase):
 
 class Contents(ChannelCase):
     """A frame that is no JSON object is refused, also from somebody who knows the token."""
-    REFUSED = (*NO_OBJECTS, *NO_JSON, *(f'{{"type": "ping", "request": {text}}}'.encode() for text in NO_NUMBERS))
+
+    REFUSED = (
+        *NO_OBJECTS,
+        *NO_JSON,
+        *(f'{{"type": "ping", "request": {text}}}'.encode() for text in NO_NUMBERS),
+    )
     DEEP = (b"[" * 200_000, b"[" * 200_000 + b"]" * 200_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
             b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}")
 
@@ -602,7 +629,9 @@ class Secrecy(ChannelCase):
         line.shake()
         said = line.server.outgoing()
         self.assertIn("token", line.errors)
-        self.assertNoTrace(b"".join(line.flights) + said + (line.errors + self.refuse(line.client, said)).encode())
+        self.assertNoTrace(
+            b"".join(line.flights) + said + (line.errors + self.refuse(line.client, said)).encode()
+        )
 
     def test_nothing_of_the_token_is_in_an_error_or_in_what_is_printed_of_a_channel(self) -> None:
         for body in Contents.REFUSED:
@@ -623,7 +652,9 @@ class Secrecy(ChannelCase):
 
 
 class Fuzz(ChannelCase):
-    """Whatever bytes come, at either end: messages that were sent, in their order, or a WireError; nothing else."""
+    """Whatever bytes come, at either end: messages that were sent, in their order, or a WireError; nothing
+    else.
+    """
 
     def check(self, seed: int, share: float, attack: Callable[[random.Random], None]) -> None:
         random_ = random.Random(seed)
@@ -632,7 +663,9 @@ class Fuzz(ChannelCase):
             try:
                 attack(random_)
             except Exception as error:
-                raise AssertionError(f"round {number} of seed {seed}, state {hash(state)}: {error!r}") from error
+                raise AssertionError(
+                    f"round {number} of seed {seed}, state {hash(state)}: {error!r}"
+                ) from error
 
     def feed(self, random_: random.Random, receiver: runmaker4.Channel, data: bytes) -> List[Message]:
         return self.received(receiver, *pieces(random_, data, random_.choice([2, 40, 4000])))
@@ -648,8 +681,10 @@ class Fuzz(ChannelCase):
     def test_random_bytes_and_objects_from_strangers(self) -> None:
         def attack(random_: random.Random) -> None:
             _, end = self.a_stranger(random_)
-            data = b"".join(random_.choice([random_.randbytes(random_.randrange(80)), frame(garbage(random_).encode())])
-                            for _ in range(3))
+            data = b"".join(
+                random_.choice([random_.randbytes(random_.randrange(80)), frame(garbage(random_).encode())])
+                for _ in range(3)
+            )
             before = end.authenticated
             self.assertEqual(self.feed(random_, end, data), [])
             self.assertEqual(end.authenticated, before)
@@ -688,8 +723,10 @@ class Fuzz(ChannelCase):
             from_server = random_.random() < 0.5
             forger, (_, receiver) = line.forger(from_server), list(line.directions())[from_server]
             texts = [spoiled(random_, *random_.choice(FIELDS)) for _ in range(3)]
-            bodies = [random_.choice([text.encode("utf-8", "surrogatepass"), mutilate(random_, text.encode())])
-                      for text in texts]
+            bodies = [
+                random_.choice([text.encode("utf-8", "surrogatepass"), mutilate(random_, text.encode())])
+                for text in texts
+            ]
             for message in self.feed(random_, receiver, b"".join(map(forger.frame, bodies))):
                 self.assertIsInstance(message, dict)
                 json.dumps(message, allow_nan=False)

@@ -1,4 +1,5 @@
-"""Promise: --check-locks says whether runners can rely on the locks of a directory, and leaves nothing there."""
+"""Promise: --check-locks says whether runners can rely on the locks of a directory, and leaves nothing there.
+"""
 import errno
 import os
 import pathlib
@@ -11,7 +12,8 @@ from typing import Dict, List
 from tests.support import RUNWAIT, Ended, RunCase, peak_memory, wait_until
 
 SEEN = ("excluded", "inherited", "kept", "fresh", "renamed", "appended")
-ENOUGH = 8              # numbers that all hosts have seen of each other when a test lets them come to their end
+# numbers that all hosts have seen of each other when a test lets them come to their end
+ENOUGH = 8
 NO_LOCKS = (f"def lock(*args, **options):\n    raise OSError({errno.ENOLCK}, os.strerror({errno.ENOLCK}))\n"
             "runmaker4.lock = lock")
 FREE_FOR_ALL = ("runmaker4.lock = lambda *args, **options: True\nrunmaker4.unlock = lambda *args: None\n"
@@ -67,8 +69,16 @@ class CheckCase(RunCase):
         self.folder = self.dir / "shared"
         self.folder.mkdir()
 
-    def start_check(self, host: str, boot: str = "", silence: float = 40, pause: float = 0.05, patch: str = "",
-                    mount: str = "'ceph', ()", **settings) -> subprocess.Popen:
+    def start_check(
+        self,
+        host: str,
+        boot: str = "",
+        silence: float = 40,
+        pause: float = 0.05,
+        patch: str = "",
+        mount: str = "'ceph', ()",
+        **settings,
+    ) -> subprocess.Popen:
         """Start a check on a made-up host, which goes on until end() is called.
 
         patch: statements before runwait4 is imported.
@@ -98,12 +108,18 @@ runwait4.LockCheck = Patched
 
     def files(self) -> List[pathlib.Path]:
         """The files that hosts have made to say who they are."""
-        return [path for path in self.folder.iterdir() if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", path.name)]
+        return [
+            path
+            for path in self.folder.iterdir()
+            if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", path.name)
+        ]
 
     def told(self, path: pathlib.Path) -> Dict[bytes, int]:
         """By host, the last number that it has appended to the lines of this one."""
         path = path.with_name(f"{path.name}.lines")
-        lines = re.findall(rb"^([0-9a-f]{8}) (\d{6})$", path.read_bytes(), re.MULTILINE) if path.exists() else []
+        lines = (
+            re.findall(rb"^([0-9a-f]{8}) (\d{6})$", path.read_bytes(), re.MULTILINE) if path.exists() else []
+        )
         return {key: int(number) for key, number in lines}
 
     def wait_known(self, checker: subprocess.Popen, hosts: int = 1) -> None:
@@ -196,7 +212,9 @@ class Locks(CheckCase):
 
     def test_two_hosts(self):
         for ended in self.check_both():
-            self.assertHolds(ended, 0, "ab", "All holds, seen from here. If the other hosts say so, too, they can share")
+            self.assertHolds(
+                ended, 0, "ab", "All holds, seen from here. If the other hosts say so, too, they can share"
+            )
 
     def test_three_hosts(self):
         for ended in self.check_all(*map(self.start_check, "abc")):
@@ -212,7 +230,9 @@ class Locks(CheckCase):
 
     def test_locks_that_do_not_exclude(self):
         for ended in self.check_both(patch=FREE_FOR_ALL):
-            self.assertDoesNotHold(ended, "NO   excluded: not so of a, b (what one host has locked cannot be locked")
+            self.assertDoesNotHold(
+                ended, "NO   excluded: not so of a, b (what one host has locked cannot be locked"
+            )
 
     def test_locks_that_only_seem_to_exclude(self):
         """A claim would be refused; a look for orphans would find one."""
@@ -266,11 +286,20 @@ class Locks(CheckCase):
 
     def test_a_mount_whose_locks_are_known_not_to_reach_others(self):
         for ended in self.check_both(mount="'lustre', frozenset({'localflock'})"):
-            self.assertDoesNotHold(ended, ": is on Lustre mounted without flock", "To change: mount with flock.")
+            self.assertDoesNotHold(
+                ended, ": is on Lustre mounted without flock", "To change: mount with flock."
+            )
 
     def test_what_to_change_is_said_for_the_kind_of_file_system(self):
-        kinds = {"nfs": "vers=4.2", "nfs4": "vers=4.2", "fuse.glusterfs": "performance.quick-read", "fuse": "bindfs",
-                 "fuse.ceph-fuse": "fuse_disable_pagecache", "beegfs": "tuneUseGlobalFileLocks", "unheard-of": ""}
+        kinds = {
+            "nfs": "vers=4.2",
+            "nfs4": "vers=4.2",
+            "fuse.glusterfs": "performance.quick-read",
+            "fuse": "bindfs",
+            "fuse.ceph-fuse": "fuse_disable_pagecache",
+            "beegfs": "tuneUseGlobalFileLocks",
+            "unheard-of": "",
+        }
         self.end()
         started = {kind: self.start_check("a", mount=f"{kind!r}, ()", patch=NO_LOCKS) for kind in kinds}
         for kind, checker in started.items():
@@ -327,7 +356,10 @@ class Hosts(CheckCase):
         self.assertHolds(self.finish(self.start_check("b", mount="'ext4', ()")), 0, "b")
 
     def test_a_call_that_never_ends(self):
-        for mount, hint in ("'ceph', ()", b"(is its server there?)\n"), ("'nfs', ()", b"does rpc.statd run on both"):
+        for mount, hint in (
+            ("'ceph', ()", b"(is its server there?)\n"),
+            ("'nfs', ()", b"does rpc.statd run on both"),
+        ):
             ended = self.finish(self.start_check("a", silence=1, patch=HANGING, mount=mount))
             self.assertEqual((ended.code, ended.out), (1, b""))
             self.assertIn(b"does not answer: locking a byte takes more than 1.0s", ended.err)
@@ -346,15 +378,21 @@ class Hosts(CheckCase):
             self.assertRefused(self.run_script(RUNWAIT, "--check-locks", name), name, "is no directory")
         bound = self.bound_by_permissions()
         self.folder.chmod(0o555)
-        self.assertDoesNotHold(self.finish(self.start_check("a", **bound)), "a: making a file: permission denied")
+        self.assertDoesNotHold(
+            self.finish(self.start_check("a", **bound)), "a: making a file: permission denied"
+        )
 
     def test_a_full_file_system(self):
         patch = f"def fsync(fd):\n    raise OSError({errno.ENOSPC}, os.strerror({errno.ENOSPC}))\nos.fsync = fsync"
-        self.assertDoesNotHold(self.finish(self.start_check("a", patch=patch)), "a: writing: no space left on device")
+        self.assertDoesNotHold(
+            self.finish(self.start_check("a", patch=patch)), "a: writing: no space left on device"
+        )
 
     def test_it_goes_with_nothing_else(self):
         for words in ("-p",), ("runs.txt",), ("--outdir", "out"):
-            self.assertRefused(self.run_script(RUNWAIT, "--check-locks", ".", *words), "goes with no other option")
+            self.assertRefused(
+                self.run_script(RUNWAIT, "--check-locks", ".", *words), "goes with no other option"
+            )
 
 
 class Strangers(CheckCase):
@@ -388,8 +426,16 @@ class Strangers(CheckCase):
         self.assertEqual(len(os.listdir(self.folder)), 5)
 
     def test_nonsense_is_passed_over(self):
-        texts = (b"", b"{]\n", b"[" * 60_000, b'{"knows": 5}\n', b"000001\trunmaker4-check 1\tb\tb\tceph\n", b"\xff" * 99,
-                 b"000001\trunmaker4-check 2\tb\tb\t" + b"c" * 300 + b"\n", b"9" * 99 + b"\trunmaker4-check 2\tb\tb\tc\n")
+        texts = (
+            b"",
+            b"{]\n",
+            b"[" * 60_000,
+            b'{"knows": 5}\n',
+            b"000001\trunmaker4-check 1\tb\tb\tceph\n",
+            b"\xff" * 99,
+            b"000001\trunmaker4-check 2\tb\tb\t" + b"c" * 300 + b"\n",
+            b"9" * 99 + b"\trunmaker4-check 2\tb\tb\tc\n",
+        )
         for number, text in enumerate(texts):
             self.put(f"x-{number:08x}", text)
         ended = self.check_one()

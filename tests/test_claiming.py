@@ -88,7 +88,9 @@ class QuickStart(TwoRunners):
         self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
         self.assertEqual(self.read().decode(), quick_start(":"))
         out = self.finish_all(self.start_two())
-        self.assertEqual(sorted(printed(console_lines(out))), [b"A", b"B", b"C", b"D", b"a", b"b", b"c", b"d"])
+        self.assertEqual(
+            sorted(printed(console_lines(out))), [b"A", b"B", b"C", b"D", b"a", b"b", b"c", b"d"]
+        )
         self.assertEqual(self.states(), "dddd")
 
     def test_progress_shows_what_is_done_running_and_left_and_ends_with_the_jobs(self) -> None:
@@ -97,7 +99,9 @@ class QuickStart(TwoRunners):
         self.wait_states("ddr.")
         runwait = self.command(RUNWAIT, "--progress", "runs.txt")
         watch = self.start("sh", "-c", '"$@" >shown && echo mail', "sh", *runwait)
-        self.assertEqual(self.wait_file("shown"), b"progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]\n")
+        self.assertEqual(
+            self.wait_file("shown"), b"progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]\n"
+        )
         self.open_gate()
         self.finish_all([runner])
         self.assertEqual(self.finish_all([watch]), b"mail\n")
@@ -167,7 +171,9 @@ class ManyRunners(Case):
         self.write("".join(f". {self.job(number)}\n" for number in range(1, self.LINES + 1)))
         self.write("", "marks")
         watch = self.start(RUNWAIT, "--progress", "runs.txt")
-        runners = [self.start(RUNMAKER, "-j4", "-q", *options, "runs.txt") for options in [(), ("--follow",)] * 4]
+        runners = [
+            self.start(RUNMAKER, "-j4", "-q", *options, "runs.txt") for options in [(), ("--follow",)] * 4
+        ]
         for number in range(self.ROUNDS):
             codes = [self.finish(other).code for other in self.others(self.LINES + 1 + 20 * number)]
             self.assertEqual((codes[0], codes[2]), (0, 0))
@@ -179,7 +185,9 @@ class ManyRunners(Case):
         self.end(runners)
 
         total = self.LINES + 20 * self.ROUNDS
-        self.assertEqual(Counter(self.read("marks").split()), Counter(b"%d" % number for number in range(1, total + 1)))
+        self.assertEqual(
+            Counter(self.read("marks").split()), Counter(b"%d" % number for number in range(1, total + 1))
+        )
         expected = [f"{'!' if number % 7 == 0 else 'd'} {self.job(number)}" for number in range(1, total + 1)]
         lines = self.read().decode().splitlines()
         self.assertEqual(lines[:self.LINES], expected[:self.LINES])
@@ -187,7 +195,9 @@ class ManyRunners(Case):
 
 
 class HugeFile(RunCase):
-    """Where a look through the file takes its time, looks are rare; but none is spared before the runner leaves."""
+    """Where a look through the file takes its time, looks are rare; but none is spared before the runner
+    leaves.
+    """
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_what_the_last_job_appends_as_it_ends_is_run(self) -> None:
@@ -199,7 +209,8 @@ class HugeFile(RunCase):
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.read()[-7:], b"d true\n")
 
-    RESTING = "import runmaker4; runmaker4.Pace.rest = lambda pace, times: 10.0\n"      # as after a look at a huge file
+    # as after a look at a huge file
+    RESTING = "import runmaker4; runmaker4.Pace.rest = lambda pace, times: 10.0\n"
 
     def test_what_a_job_sets_back_as_it_ends_is_run_also_by_who_waits_for_the_end(self) -> None:
         self.write("d true\n. sleep 0.3; printf . | dd of=runs.txt conv=notrunc\n#RUN end\n")
@@ -219,12 +230,16 @@ class TwoThatRetry(Case):
         self.assertIn(1, [end.code for end in ended])
         taken = [Counter(self.taken(end)) for end in ended]
         for own in taken:
-            self.assertEqual([line for line, runs in own.items() if runs > 1], [], "a runner took a line twice")
+            self.assertEqual(
+                [line for line, runs in own.items() if runs > 1], [], "a runner took a line twice"
+            )
         self.assertEqual(len(taken[0] | taken[1]), 20)
 
     @staticmethod
     def taken(ended: Ended) -> List[bytes]:
-        """The lines that a runner took, as its jobs have printed them, or it has said that they cannot be started."""
+        """The lines that a runner took, as its jobs have printed them, or it has said that they cannot be
+        started.
+        """
         return printed(console_lines(ended.out)) + re.findall(rb"line (\d+): cannot be started", ended.err)
 
     def test_with_retry_jobs_that_fail(self) -> None:

@@ -1,4 +1,6 @@
-"""Promise: all who use a job file meet in its companion, `.runs.txt.lock`; where they could not, nothing is begun."""
+"""Promise: all who use a job file meet in its companion, `.runs.txt.lock`; where they could not, nothing is
+begun.
+"""
 import os
 import subprocess
 import unittest
@@ -45,8 +47,12 @@ class Companion(RunCase):
         bound = self.bound_by_permissions()
         self.dir.chmod(0o555)
         self.addCleanup(self.dir.chmod, 0o755)
-        self.assertRefused(self.run_script(RUNMAKER, "runs.txt", **bound), ".runs.txt.lock", "permission denied",
-                           "an empty file of this name")
+        self.assertRefused(
+            self.run_script(RUNMAKER, "runs.txt", **bound),
+            ".runs.txt.lock",
+            "permission denied",
+            "an empty file of this name",
+        )
         self.dir.chmod(0o755)
         companion(self.path).touch()
         self.write(". true\n")
@@ -74,8 +80,10 @@ class Companion(RunCase):
             with self.subTest(args):
                 ended = self.run_script(*args, "runs.txt", **bound)
                 self.assertEqual(ended.code, 0, ended.err)
-                self.assertIn(b"runs.txt: whether a line r still runs cannot be known: only who may write to it may read",
-                              ended.err)
+                self.assertIn(
+                    b"runs.txt: whether a line r still runs cannot be known: only who may write to it may read",
+                    ended.err,
+                )
                 self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
         ended = self.run_script(RUNWAIT, "--status", "runs.txt", **bound)
         self.assertIn(b"1 new, 1 running", ended.out)

@@ -1,4 +1,5 @@
-"""Promise: #RUN lines say where, when and how long the jobs below them run, also when they change meanwhile."""
+"""Promise: #RUN lines say where, when and how long the jobs below them run, also when they change meanwhile.
+"""
 import os
 import random
 import re
@@ -13,11 +14,12 @@ from unittest import mock
 
 import runmaker4
 from tests import marks, test_parts, test_storm
-from tests.support import (ALL, FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, WAITING, RunCase, as_bytes,
-                           console_lines, printed, wait_until)
+from tests.support import (ALL, FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, WAITING, RunCase,
+                           as_bytes, console_lines, printed, wait_until)
 
 RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
-IMPATIENT = HASTY + "runmaker4.StallReporter.PATIENCE = 0.1\n"  # says after 0.1 s, not 30 s, who waits for what
+# says after 0.1 s, not 30 s, who waits for what
+IMPATIENT = HASTY + "runmaker4.StallReporter.PATIENCE = 0.1\n"
 spared = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: others go most of this way")
 LAST = "until [ -e last ]; do sleep 0.02; done"         # a job that runs until the file `last` is there
 
@@ -118,23 +120,65 @@ class DirectiveCase(RunCase):
         self.assertEqual(seen, sorted(seen))
 
 
-# -- bad ones ---------------------------------------------------------------------------------------------------
+# -- bad ones
+# ---------------------------------------------------------------------------------------------------
 
 MALFORMED = (
-    "#RUN host=", "#RUN host=a,,b", "#RUN host=,a", "#RUN host=a,", "#RUN host=,", "#RUN timeout=",
-    "#RUN together= host=a", "#RUN together=g host=", "#RUN together=g host=a min-hosts=",
-    "#RUN together=g", "#RUN together=g timeout=5", "#RUN min-hosts=1", "#RUN host=a min-hosts=all",
-    "#RUN together=g host=a min-hosts=some", "#RUN together=g host=a min-hosts=1.5",
-    "#RUN together=g host=a min-hosts=-1", "#RUN together=g host=a min-hosts=ALL",
-    "#RUN timeout=5x", "#RUN timeout=0", "#RUN timeout=-1", "#RUN timeout=1s2", "#RUN timeout=None",
-    "#RUN host=a host=b", "#RUN timeout=1 timeout=1", "#RUN together=g together=g host=a",
-    "#RUN frobnicate", "#RUN colour=red", "#RUN host", "#RUN host =a", "#RUN Host=a", "#RUN Barrier", "#RUN END",
-    "#RUN barrier x", "#RUN barrier check x", "#RUN barrier barrier", "#RUN barrier end", "#RUN check", "#RUN end x",
-    "#RUN barrier host=a", "#RUN host=a barrier", "#RUN barrier check timeout=1", "#RUN timeout=1 end",
-    "#RUNNING", "#RUNbarrier", "#RUN:", "#RUN, host=a", "#RUN=", "#RUN\x0bbarrier", "#RUN # barrier")
+    "#RUN host=",
+    "#RUN host=a,,b",
+    "#RUN host=,a",
+    "#RUN host=a,",
+    "#RUN host=,",
+    "#RUN timeout=",
+    "#RUN together= host=a",
+    "#RUN together=g host=",
+    "#RUN together=g host=a min-hosts=",
+    "#RUN together=g",
+    "#RUN together=g timeout=5",
+    "#RUN min-hosts=1",
+    "#RUN host=a min-hosts=all",
+    "#RUN together=g host=a min-hosts=some",
+    "#RUN together=g host=a min-hosts=1.5",
+    "#RUN together=g host=a min-hosts=-1",
+    "#RUN together=g host=a min-hosts=ALL",
+    "#RUN timeout=5x",
+    "#RUN timeout=0",
+    "#RUN timeout=-1",
+    "#RUN timeout=1s2",
+    "#RUN timeout=None",
+    "#RUN host=a host=b",
+    "#RUN timeout=1 timeout=1",
+    "#RUN together=g together=g host=a",
+    "#RUN frobnicate",
+    "#RUN colour=red",
+    "#RUN host",
+    "#RUN host =a",
+    "#RUN Host=a",
+    "#RUN Barrier",
+    "#RUN END",
+    "#RUN barrier x",
+    "#RUN barrier check x",
+    "#RUN barrier barrier",
+    "#RUN barrier end",
+    "#RUN check",
+    "#RUN end x",
+    "#RUN barrier host=a",
+    "#RUN host=a barrier",
+    "#RUN barrier check timeout=1",
+    "#RUN timeout=1 end",
+    "#RUNNING",
+    "#RUNbarrier",
+    "#RUN:",
+    "#RUN, host=a",
+    "#RUN=",
+    "#RUN\x0bbarrier",
+    "#RUN # barrier",
+)
 
 # Runs runmaker4.py on one file after the other, and prints each one's exit status
-ONE_BY_ONE = "import runmaker4\nfor name in sys.argv[1:]: print(name, runmaker4.main([name]), flush=True)\nsys.exit()"
+ONE_BY_ONE = (
+    "import runmaker4\nfor name in sys.argv[1:]: print(name, runmaker4.main([name]), flush=True)\nsys.exit()"
+)
 
 
 class Malformed(DirectiveCase):
@@ -179,14 +223,16 @@ class Malformed(DirectiveCase):
 
     @spared
     def test_a_pattern_that_some_pythons_cannot_read_is_no_defect(self):
-        self.write("#RUN host=[z-a]\n. touch never\n")         # before 3.10 it is refused; then it fits no host
+        # before 3.10 it is refused; then it fits no host
+        self.write("#RUN host=[z-a]\n. touch never\n")
         self.assertNotIn(b"Traceback", self.run_jobs().err)
         self.assertEqual(self.states(), ".")
 
     def test_a_dry_run_and_a_follower_refuse_it_too(self):
         self.lines(". touch never", "#RUN host=")
-        for call, ended in self.run_all([(RUNMAKER, option, "runs.txt") for option in ("--dry-run", "--follow")],
-                                        stderr=subprocess.PIPE):
+        for call, ended in self.run_all(
+            [(RUNMAKER, option, "runs.txt") for option in ("--dry-run", "--follow")], stderr=subprocess.PIPE
+        ):
             with self.subTest(call=call):
                 self.assertRefused(ended, "line 2: ")
 
@@ -198,13 +244,36 @@ class Malformed(DirectiveCase):
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "dd")
 
 
-# -- settings ---------------------------------------------------------------------------------------------------
+# -- settings
+# ---------------------------------------------------------------------------------------------------
 
 class Hosts(DirectiveCase):
     """host=: who runs the lines below."""
     NAME = "Alice.example.org"
-    OURS = ("alice", "ALICE", "alice.example.org", "bob,alice", "alice,bob", "al*", "?lice", "[a-c]lice", "*.org", "*")
-    OTHERS = ("bob", "bob,carol", "b*", "lice", "alic", "alice?", "example.org", "alice.example", "al*.net", "alice/")
+    OURS = (
+        "alice",
+        "ALICE",
+        "alice.example.org",
+        "bob,alice",
+        "alice,bob",
+        "al*",
+        "?lice",
+        "[a-c]lice",
+        "*.org",
+        "*",
+    )
+    OTHERS = (
+        "bob",
+        "bob,carol",
+        "b*",
+        "lice",
+        "alic",
+        "alice?",
+        "example.org",
+        "alice.example",
+        "al*.net",
+        "alice/",
+    )
 
     def write_hosts(self) -> None:
         """Two lines for each list of hosts, ours and others' by turns, and between them one for all."""
@@ -216,10 +285,14 @@ class Hosts(DirectiveCase):
 
     def test_a_runner_takes_what_its_name_matches_and_leaves_the_rest(self):
         self.write_hosts()
-        self.assertLeft(self.start(RUNMAKER, "-j4", "--name", self.NAME, "runs.txt"), 0, "dd.d" * len(self.OURS))
+        self.assertLeft(
+            self.start(RUNMAKER, "-j4", "--name", self.NAME, "runs.txt"), 0, "dd.d" * len(self.OURS)
+        )
         self.assertTold("new, the first for host bob (#RUN in line 4)")
         self.assertEqual(len(self.ran()), 3 * len(self.OURS), "JOB_ID is the line number")
-        self.assertEqual(set(self.ran()), {7 * block + line for block in range(len(self.OURS)) for line in (2, 3, 7)})
+        self.assertEqual(
+            set(self.ran()), {7 * block + line for block in range(len(self.OURS)) for line in (2, 3, 7)}
+        )
 
     @spared
     def test_a_runner_that_finds_only_lines_for_others_exits_0_and_says_so(self):
@@ -239,8 +312,17 @@ class Hosts(DirectiveCase):
 
     @spared
     def test_each_line_starts_afresh_and_a_bare_one_clears_all(self):
-        self.lines("#RUN host=bob timeout=0.1", "#RUN timeout=50", ". sleep 0.2", "#RUN host=bob timeout=0.1", "#RUN",
-                   ". sleep 0.2", "#RUN host=bob", "#RUN host=alice", ". true")
+        self.lines(
+            "#RUN host=bob timeout=0.1",
+            "#RUN timeout=50",
+            ". sleep 0.2",
+            "#RUN host=bob timeout=0.1",
+            "#RUN",
+            ". sleep 0.2",
+            "#RUN host=bob",
+            "#RUN host=alice",
+            ". true",
+        )
         self.assertLeft(self.start(RUNMAKER, "-j3", "--name", "alice", "runs.txt"), 0, "ddd")
 
     @spared
@@ -281,8 +363,10 @@ class Records(DirectiveCase):
     OPTIONS = ("-l", "log", "-n1")
 
     def test_each_job_has_the_record_of_its_place_among_the_jobs(self):
-        self.before = self.write("#RUN timeout=50\n. echo a\n# comment\n#RUN barrier\nx b\n#RUN host=nobody\n. c\n. d\n"
-                                 "! e\nd f\n#RUN\n. echo g\n#RUN end\n. echo h\n").read_bytes()
+        self.before = self.write(
+            "#RUN timeout=50\n. echo a\n# comment\n#RUN barrier\nx b\n#RUN host=nobody\n. c\n. d\n"
+            "! e\nd f\n#RUN\n. echo g\n#RUN end\n. echo h\n"
+        ).read_bytes()
         self.assertLeft(self.start(RUNMAKER, *self.OPTIONS, "runs.txt"), 1, "dx..!ddd")
         log = self.read("log").replace(b"\0", b" ")
         size = 2 * 161
@@ -290,7 +374,8 @@ class Records(DirectiveCase):
         self.assertEqual(heads, [b".-> echo a", b"", b"", b"", b"", b"", b".-> echo g", b".-> echo h"])
 
 
-# -- barriers ---------------------------------------------------------------------------------------------------
+# -- barriers
+# ---------------------------------------------------------------------------------------------------
 
 class Barriers(DirectiveCase):
     """#RUN barrier: what stands below starts when nothing above is new or running."""
@@ -314,13 +399,19 @@ class Barriers(DirectiveCase):
 
     @spared
     def test_what_failed_or_is_on_hold_or_in_error_does_not_close_it(self):
-        self.before = self.write("#RUN barrier\n! a\ne b\nx c\nQ d\n#RUN barrier\n#RUN barrier\n. false\n#RUN barrier\n"
-                                 f". {RAN}\n#RUN barrier\n").read_bytes()
+        self.before = self.write(
+            "#RUN barrier\n! a\ne b\nx c\nQ d\n#RUN barrier\n#RUN barrier\n. false\n#RUN barrier\n"
+            f". {RAN}\n#RUN barrier\n"
+        ).read_bytes()
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 1, "!exQ!d")
 
     @spared
     def test_a_job_of_another_runner_closes_it(self):
-        self.lines(f". {marks.command(1)}; {WAITING}; echo 'end 9 9' >>marks", "#RUN barrier", f". {marks.command(2)}")
+        self.lines(
+            f". {marks.command(1)}; {WAITING}; echo 'end 9 9' >>marks",
+            "#RUN barrier",
+            f". {marks.command(2)}",
+        )
         first = self.start(RUNMAKER, "-1", "runs.txt")
         self.wait_up(1)
         second = self.start_impatient("-j2", "runs.txt")
@@ -330,7 +421,9 @@ class Barriers(DirectiveCase):
         self.assertEqual((self.finish(first).code, self.finish(second).code), (0, 0))
         order = [int(line.split()[1]) for line in self.read("marks").decode().splitlines()]
         self.assertEqual(order, [1, 1, 9, 2, 2])
-        self.assertEqual(self.times_told("line 2"), 0, "a barrier that waits for a running job is no deadlock")
+        self.assertEqual(
+            self.times_told("line 2"), 0, "a barrier that waits for a running job is no deadlock"
+        )
 
     def stay_for(self, runner: subprocess.Popen, seconds: float) -> None:
         """For so long, the runner does not leave."""
@@ -367,7 +460,9 @@ class Barriers(DirectiveCase):
 
     @spared
     def test_a_line_above_that_is_put_on_hold_is_not_waited_for_any_more(self):
-        self.before = self.write("#RUN host=bob\n. true\n#RUN\n#RUN barrier\n. touch never\nd true\n").read_bytes()
+        self.before = self.write(
+            "#RUN host=bob\n. true\n#RUN\n#RUN barrier\n. touch never\nd true\n"
+        ).read_bytes()
         runner = self.start_impatient("--name", "alice", "runs.txt")
         self.wait_told("line 2")
         self.assertEqual(self.states(), "..d")
@@ -378,7 +473,9 @@ class Barriers(DirectiveCase):
 class Orphans(DirectiveCase):
     """A barrier waits for who may still run, and takes what a dead runner has left for an error."""
 
-    def run_each(self, barrier: str, *options: str, text: str = "r {ran}\n{barrier}\n. {ran}\n") -> Tuple[int, str]:
+    def run_each(
+        self, barrier: str, *options: str, text: str = "r {ran}\n{barrier}\n. {ran}\n"
+    ) -> Tuple[int, str]:
         """Run a line that was left behind, and one below a barrier: exit status and states."""
         self.before = self.write(text.format(ran=RAN, barrier=barrier)).read_bytes()
         self.write("", "ran")
@@ -432,8 +529,10 @@ class Checks(DirectiveCase):
 
     @spared
     def test_it_is_passed_when_all_is_done_or_on_hold(self):
-        self.assertEqual(self.run_text("d a\nx b\n. true\n#RUN barrier check\n. true\n#RUN barrier check\n. true\n"),
-                         (0, "dxddd"))
+        self.assertEqual(
+            self.run_text("d a\nx b\n. true\n#RUN barrier check\n. true\n#RUN barrier check\n. true\n"),
+            (0, "dxddd"),
+        )
         self.assertTold("barrier check", times=0)
 
     def test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow(self):
@@ -450,12 +549,16 @@ class Checks(DirectiveCase):
     @spared
     def test_who_has_nothing_to_run_below_does_not_care(self):
         self.assertEqual(self.run_text("! a\n#RUN barrier check\nd b\n! c\nx d\n"), (1, "!d!x"))
-        self.assertEqual(self.run_text("! a\n#RUN barrier check\n#RUN host=bob\n. b\n", "--name", "alice"), (1, "!."))
+        self.assertEqual(
+            self.run_text("! a\n#RUN barrier check\n#RUN host=bob\n. b\n", "--name", "alice"), (1, "!.")
+        )
         self.assertTold("barrier check", times=0)
 
     def test_retry_runs_what_failed_above_first(self):
-        self.assertEqual(self.run_text(f"! {RAN}\ne {RAN}\n#RUN barrier check\n! {RAN}\n. {RAN}\n", "-r", "-j4"),
-                         (0, "dddd"))
+        self.assertEqual(
+            self.run_text(f"! {RAN}\ne {RAN}\n#RUN barrier check\n! {RAN}\n. {RAN}\n", "-r", "-j4"),
+            (0, "dddd"),
+        )
         self.assertEqual((set(self.ran()[:2]), set(self.ran()[2:])), ({1, 2}, {4, 5}))
 
     @spared
@@ -465,7 +568,9 @@ class Checks(DirectiveCase):
 
     @spared
     def test_what_fails_again_stops_it(self):
-        self.assertEqual(self.run_text(f"! {RAN}; false\n#RUN barrier check\n. touch never\n", "-r", "-j2"), (1, "!."))
+        self.assertEqual(
+            self.run_text(f"! {RAN}; false\n#RUN barrier check\n. touch never\n", "-r", "-j2"), (1, "!.")
+        )
         self.assertEqual(self.ran(), [1])
         self.assertTold("line 1", "failed", "barrier check", "line 2")
 
@@ -534,7 +639,8 @@ class Checks(DirectiveCase):
         self.assertEqual(self.states(), "d!.")
 
 
-# -- end, together, stalls --------------------------------------------------------------------------------------
+# -- end, together, stalls
+# --------------------------------------------------------------------------------------
 
 class End(DirectiveCase):
     """#RUN end: followers treat what stands below as not there, and leave when nothing is left above."""
@@ -585,7 +691,9 @@ class End(DirectiveCase):
         alice = self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt")
         time.sleep(0.4)
         self.assertEqual((alice.poll(), self.states()), (None, ".d.."))
-        self.assertEqual(self.finish(self.start(RUNMAKER, "--follow", "-1", "--name", "bob", "runs.txt")).code, 0)
+        self.assertEqual(
+            self.finish(self.start(RUNMAKER, "--follow", "-1", "--name", "bob", "runs.txt")).code, 0
+        )
         self.assertLeft(alice, 0, "ddd.")
         self.assertEqual(self.ran(), [4, 2, 6])
 
@@ -605,9 +713,19 @@ class Together(DirectiveCase):
     """together= needs a server: on a shared file these lines are left alone, and that is said once."""
 
     def test_these_lines_are_left_and_the_others_run(self):
-        self.lines("#RUN together=g host=*", ". touch never", ". touch never", "#RUN", f". {RAN}",
-                   "#RUN together=h host=* min-hosts=1", ". touch never",
-                   "#RUN together=h host=* min-hosts=all timeout=5", ". touch never", "#RUN host=*", f". {RAN}")
+        self.lines(
+            "#RUN together=g host=*",
+            ". touch never",
+            ". touch never",
+            "#RUN",
+            f". {RAN}",
+            "#RUN together=h host=* min-hosts=1",
+            ". touch never",
+            "#RUN together=h host=* min-hosts=all timeout=5",
+            ". touch never",
+            "#RUN host=*",
+            f". {RAN}",
+        )
         self.assertLeft(self.start(RUNMAKER, "-j3", "runs.txt"), 0, "..d..d")
         self.assertTold("line 1", "together=", "runmaker4-server.py")
         self.assertTold("runmaker4-server.py")
@@ -626,7 +744,9 @@ class Stalls(DirectiveCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_barrier_that_waits_for_a_line_of_another_host(self):
-        self.lines(f". {RAN}", "#RUN host=bob,carol", f". {RAN}", "#RUN", f". {RAN}", "#RUN barrier", f". {RAN}")
+        self.lines(
+            f". {RAN}", "#RUN host=bob,carol", f". {RAN}", "#RUN", f". {RAN}", "#RUN barrier", f". {RAN}"
+        )
         runner = self.start_impatient("-j2", "--name", "alice", "runs.txt")
         self.wait_told("line 6", "line 3")
         self.assertEqual(self.states(), "d.d.")
@@ -656,12 +776,18 @@ class Stalls(DirectiveCase):
 
     @spared
     def test_the_usual_patience_is_half_a_minute(self):
-        ended = self.run_script("env", f"PYTHONPATH={os.path.dirname(self.command(RUNMAKER)[1])}", sys.executable, "-c",
-                                "import runmaker4; print(runmaker4.StallReporter.PATIENCE)")
+        ended = self.run_script(
+            "env",
+            f"PYTHONPATH={os.path.dirname(self.command(RUNMAKER)[1])}",
+            sys.executable,
+            "-c",
+            "import runmaker4; print(runmaker4.StallReporter.PATIENCE)",
+        )
         self.assertEqual(ended.out, b"30.0\n")
 
 
-# -- changes ----------------------------------------------------------------------------------------------------
+# -- changes
+# ----------------------------------------------------------------------------------------------------
 
 class Changes(DirectiveCase):
     """Directives that are appended, edited or removed hold for the jobs not yet claimed."""
@@ -689,7 +815,8 @@ class Changes(DirectiveCase):
         self.assertLeft(runner, 0, "d.d")
 
     def assertHeldBack(self, runner):
-        """The job in line 4, below a new barrier, begins when that in line 1 has ended, not when line 2 has."""
+        """The job in line 4, below a new barrier, begins when that in line 1 has ended, not when line 2 has.
+        """
         self.write("", "last")
         self.wait_states("rd.")
         time.sleep(0.3)
@@ -725,7 +852,10 @@ class Changes(DirectiveCase):
 
     @spared
     def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self):
-        for how in (lambda: self.change("#RUN barrier", "#run barrier"), lambda: self.edit("#RUN barrier\n", "")):
+        for how in (
+            lambda: self.change("#RUN barrier", "#run barrier"),
+            lambda: self.edit("#RUN barrier\n", ""),
+        ):
             self.lines("#RUN host=bob", ". true", "#RUN", "#RUN barrier", f". {RAN}")
             runner = self.start_hasty("--name", "alice", "runs.txt")
             time.sleep(0.3)
@@ -768,7 +898,9 @@ class Changes(DirectiveCase):
 
 
 class LastLines(DirectiveCase):
-    """A last line without a newline is not taken, nor what comes behind it, until the file has stopped growing."""
+    """A last line without a newline is not taken, nor what comes behind it, until the file has stopped
+    growing.
+    """
     ENDS = ((". true\n#RUN end", "--follow", 0, "d"), (". true\n#RUN", "-j2", 0, "d"),
             (". true\n#RUN barrier", "-q", 0, "d"), (". false\n#RUN barrier check", "-q", 1, "!"),
             (". true\n#RUN host=bob\n. x", "--name=alice", 0, "d."), (". true\n. false", "-r", 1, "d!"),
@@ -787,16 +919,26 @@ def find_and_append(scan, few=False):
 runmaker4.Scan.next = find_and_append
 """
     NOTED = "echo $JOB_ID >>$NOTES"
-    # What is there at the start, what comes then, what comes just behind its reader, and the jobs that then run in turn
-    PIECES = ((". true\n", "#RUN host=b", f"ob\n. {NOTED}\n#RUN end\n", b""),
-              (". true\n", "#RUN e", f"nd\n. {NOTED}\n", b""),
-              (f". {GATE}; {NOTED}\n", "#RUN barr", f"ier\n. {NOTED}\n#RUN end\n", b"1\n3\n"),
-              (". true\n", f". {GATE}; {NOTED[:9]}", f"{NOTED[9:]}\n#RUN barrier\n. {NOTED}\n#RUN end\n", b"2\n4\n"))
+    # What is there at the start, what comes then, what comes just behind its reader, and the jobs that then
+    # run in turn
+    PIECES = (
+        (". true\n", "#RUN host=b", f"ob\n. {NOTED}\n#RUN end\n", b""),
+        (". true\n", "#RUN e", f"nd\n. {NOTED}\n", b""),
+        (f". {GATE}; {NOTED}\n", "#RUN barr", f"ier\n. {NOTED}\n#RUN end\n", b"1\n3\n"),
+        (
+            ". true\n",
+            f". {GATE}; {NOTED[:9]}",
+            f"{NOTED[9:]}\n#RUN barrier\n. {NOTED}\n#RUN end\n",
+            b"2\n4\n",
+        ),
+    )
 
     def test_it_keeps_nobody_for_ever_who_does_not_take_it(self):
         for number, (text, *_) in enumerate(self.ENDS):
             self.write(text, f"{number}.txt")
-        runners = [self.start_hasty(option, f"{number}.txt") for number, (_, option, *_) in enumerate(self.ENDS)]
+        runners = [
+            self.start_hasty(option, f"{number}.txt") for number, (_, option, *_) in enumerate(self.ENDS)
+        ]
         end = time.monotonic() + 20
         for number, runner in enumerate(runners):
             text, option, code, states = self.ENDS[number]
@@ -860,7 +1002,8 @@ class Claims(test_parts.JobFileCase):
         jobs, find, rests = self.jobs(first), runmaker4.Scan.next, [rest]
         holder = runmaker4.open_companion(str(self.path))
         self.addCleanup(os.close, holder)
-        self.assertTrue(runmaker4.lock(holder, runmaker4.row(b"running") + 1))  # of a job that runs, if there is one
+        # of a job that runs, if there is one
+        self.assertTrue(runmaker4.lock(holder, runmaker4.row(b"running") + 1))
 
         def find_and_append(scan: runmaker4.Scan, few: bool = False) -> object:
             line = find(scan, few)
@@ -912,7 +1055,8 @@ class Claims(test_parts.JobFileCase):
 
 
 class MalformedLater(DirectiveCase):
-    """A directive that is wrong and comes later is said once; what stands below it waits until it is mended."""
+    """A directive that is wrong and comes later is said once; what stands below it waits until it is mended.
+    """
 
     def start_it(self, *options: str) -> subprocess.Popen:
         self.lines(f". {WAITING}", f". {RAN}")
@@ -961,14 +1105,17 @@ class MalformedLater(DirectiveCase):
         self.assertEqual((self.finish(runner).code, self.states()), (1, "d."))
 
 
-# -- without running --------------------------------------------------------------------------------------------
+# -- without running
+# --------------------------------------------------------------------------------------------
 
 class DryRun(DirectiveCase):
     """--dry-run leaves out what is for other hosts, and groups."""
 
     def test_what_is_for_others_or_a_group_is_not_listed(self):
-        self.before = self.write(". a\n#RUN host=bob\n. b\n! c\n#RUN host=alice timeout=5\n. d\n#RUN barrier\n! e\n"
-                                 "#RUN together=g host=*\n. f\n! g\n#RUN\n. h\n").read_bytes()
+        self.before = self.write(
+            ". a\n#RUN host=bob\n. b\n! c\n#RUN host=alice timeout=5\n. d\n#RUN barrier\n! e\n"
+            "#RUN together=g host=*\n. f\n! g\n#RUN\n. h\n"
+        ).read_bytes()
         for options, wanted in ((), b"1 . a\n6 . d\n13 . h\n"), (("-r",), b"1 . a\n6 . d\n8 ! e\n13 . h\n"):
             ended = self.run_jobs("--dry-run", "--name", "alice", *options)
             self.assertEqual((ended.code, ended.out), (0, wanted))
@@ -1024,14 +1171,17 @@ class WaitForChecks(DirectiveCase):
         self.assertEqual((self.finish(runner).code, self.finish(waiter).code), (0, 0))
 
 
-# -- many lines -------------------------------------------------------------------------------------------------
+# -- many lines
+# -------------------------------------------------------------------------------------------------
 
 class ManyLines(DirectiveCase):
     """Directives mean the same among many lines, wherever the file is cut for reading."""
     LINES = 1_000_000 if ALL else 100_000 if FULL else 10_000
 
     def write_by_turns(self) -> Set[int]:
-        """A file of long and short lines for alice and for bob by turns, some of them jobs; the lines of alice's."""
+        """A file of long and short lines for alice and for bob by turns, some of them jobs; the lines of
+        alice's.
+        """
         chance = random.Random(6)
         lines, ours, mine = [], set(), True
         for number in range(1, self.LINES + 1):
@@ -1040,7 +1190,9 @@ class ManyLines(DirectiveCase):
                 mine = chance.random() < 0.5
                 lines.append(f"#RUN host={'alice' if mine else 'bob'}{',carol' * chance.randint(0, 40)}\n")
             elif kind < 0.03:
-                lines.append(chance.choice(("#run end\n", "# RUN host=alice,bob\n", "#RUN  barrier \n", "#\n", "\n")))
+                lines.append(
+                    chance.choice(("#run end\n", "# RUN host=alice,bob\n", "#RUN  barrier \n", "#\n", "\n"))
+                )
             elif kind < 0.05:
                 lines.append(f". {RAN}\n")
                 ours |= {number} if mine else set()
@@ -1050,7 +1202,8 @@ class ManyLines(DirectiveCase):
         return ours
 
     def leave_few(self, ours: Set[int]) -> Set[int]:
-        """Take out the barriers, which others' lines keep closed, and all but some of our jobs; their lines."""
+        """Take out the barriers, which others' lines keep closed, and all but some of our jobs; their lines.
+        """
         left = {*sorted(ours)[:5], *sorted(ours)[-200:]}
         ended = ours - left
         lines = self.before.replace(b"#RUN  barrier", b"#run  barrier").splitlines(keepends=True)
@@ -1071,7 +1224,9 @@ class ManyLines(DirectiveCase):
     @spared
     def test_a_barrier_far_below_waits_for_a_line_far_above(self):
         filler = "d a job that has ended long ago\n" * (self.LINES // 2)
-        self.before = self.write(f"{filler}. sleep 0.3; {RAN}\n{filler}#RUN barrier\n{filler}. {RAN}\n").read_bytes()
+        self.before = self.write(
+            f"{filler}. sleep 0.3; {RAN}\n{filler}#RUN barrier\n{filler}. {RAN}\n"
+        ).read_bytes()
         self.assertEqual(self.finish(self.start(RUNMAKER, "-q", "-j2", "runs.txt"), 300).code, 0)
         half = self.LINES // 2
         self.assertEqual(self.ran(), [half + 1, 3 * half + 3])
@@ -1093,31 +1248,38 @@ class ManyLines(DirectiveCase):
     @spared
     def test_as_many_directives_as_jobs(self):
         half = self.LINES // 2
-        self.write("#RUN host=bob timeout=5\nd true\n" * half + f"#RUN host=alice\n. {RAN}\n#RUN host=bob\n. {RAN}\n")
+        self.write(
+            "#RUN host=bob timeout=5\nd true\n" * half + f"#RUN host=alice\n. {RAN}\n#RUN host=bob\n. {RAN}\n"
+        )
         self.assertEqual(self.finish(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 300).code, 0)
         self.assertEqual(self.ran(), [2 * half + 2])
 
 
-# -- where locks are classic ------------------------------------------------------------------------------------
+# -- where locks are classic
+# ------------------------------------------------------------------------------------
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the tests above, with other locks")
-# -- a storm ----------------------------------------------------------------------------------------------------
+# -- a storm
+# ----------------------------------------------------------------------------------------------------
 
 class Story(marks.Reader):
     """Reads marks of jobs with barriers between their sections.  One more kind of mark:
 
         back JOB        the test is about to set back the line of this job, if it is done
 
-    All runners run again what dead ones left (--resume), so no line above is given up.  Hence, whoever is killed:
+    All runners run again what dead ones left (--resume), so no line above is given up.  Hence, whoever is
+    killed:
 
      1. A job begins only after each job above its barrier has come to its end at least once.
-     2. Once a job below a barrier has begun, no job above begins again, and none runs on, unless it was set back.
+     2. Once a job below a barrier has begun, no job above begins again, and none runs on, unless it was set
+     back.
     """
 
     def __init__(self, runners: Set[int], section: Dict[int, int]) -> None:
         super().__init__(runners)
         self.section = section
-        self.to_end = [0] * (max(section.values()) + 1)     # per section: jobs that have never come to their end
+        # per section: jobs that have never come to their end
+        self.to_end = [0] * (max(section.values()) + 1)
         for number in section.values():
             self.to_end[number] += 1
         self.lowest = 0                                     # section that has begun
@@ -1132,9 +1294,13 @@ class Story(marks.Reader):
         super().start(job, pid, runner)
         section = self.section[job]
         if any(self.to_end[:section]):
-            self.problems.append(f"job {job}: began while sections above had {self.to_end[:section]} jobs to end")
+            self.problems.append(
+                f"job {job}: began while sections above had {self.to_end[:section]} jobs to end"
+            )
         if section < self.lowest and job not in self.backs:
-            self.problems.append(f"job {job} of section {section}: began when section {self.lowest} had begun")
+            self.problems.append(
+                f"job {job} of section {section}: began when section {self.lowest} had begun"
+            )
         for other in self.running:
             if self.section[other] < section and other not in self.backs:
                 self.problems.append(f"job {job} of section {section}: began while job {other} ran")
@@ -1178,7 +1344,9 @@ class TheStory(unittest.TestCase):
     def test_one_above_that_runs_again_too_late_is_found_unless_it_was_set_back(self):
         self.assertIn("job 1 of section 0: began when section 1",
                       self.found(self.ALL + "killed 50\nstart 3 13 60\nend 3 13\nstart 1 14 60\nend 1 14\n"))
-        self.assertEqual(self.found(self.ALL + "start 3 13 60\nback 1\nstart 1 14 60\nend 3 13\nend 1 14\n"), "")
+        self.assertEqual(
+            self.found(self.ALL + "start 3 13 60\nback 1\nstart 1 14 60\nend 3 13\nend 1 14\n"), ""
+        )
 
     def test_one_that_begins_while_one_above_runs_again_is_found(self):
         self.assertIn("job 3 of section 1: began while job 1 ran",

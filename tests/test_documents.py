@@ -1,9 +1,10 @@
 """What README.md, docs/ and tests/bench/README.md tell users to type works, and their links lead somewhere.
 
-Every block of shell commands, and every command of ours in the text, is read out of the documents and run in a
-directory of its own, with the real scripts; where a document shows the output, that is compared.  What needs another
-host or program (Slurm, ssh, containers, the user's own programs) meets a stub on PATH: see STUBS.  A block or a command
-that is not known here is a failure, and so is text in backquotes, of several words, that nobody has classified.
+Every block of shell commands, and every command of ours in the text, is read out of the documents and run in
+a directory of its own, with the real scripts; where a document shows the output, that is compared.  What
+needs another host or program (Slurm, ssh, containers, the user's own programs) meets a stub on PATH: see
+STUBS.  A block or a command that is not known here is a failure, and so is text in backquotes, of several
+words, that nobody has classified.
 """
 import os
 import pathlib
@@ -20,14 +21,22 @@ from typing import Dict, Iterator, List, Optional
 
 from tests.support import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
 
-DOCUMENTS = ("README.md", "docs/coming-from.md", "docs/clusters.md", "docs/file-systems.md", "docs/how-it-works.md",
-             "docs/more.md", "tests/bench/README.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/coming-from.md",
+    "docs/clusters.md",
+    "docs/file-systems.md",
+    "docs/how-it-works.md",
+    "docs/more.md",
+    "tests/bench/README.md",
+)
 OFTEN = "README.md", "docs/how-it-works.md", "docs/more.md"     # always run; the others in full size
 OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
 AT_ONCE = 6                             # commands that are run at the same time
 
 
-# -- reading the documents ------------------------------------------------------------------------------------------
+# -- reading the documents
+# ------------------------------------------------------------------------------------------
 
 @dataclass
 class Piece:
@@ -39,7 +48,9 @@ class Piece:
 
 
 def read_pieces(document: str) -> Iterator[Piece]:
-    """All blocks and inline pieces of a document, in order, but blocks of output: those go to what printed it."""
+    """All blocks and inline pieces of a document, in order, but blocks of output: those go to what printed
+    it.
+    """
     block: Optional[Piece] = None
     above: Optional[Piece] = None       # a block of commands, while only blank lines have followed it
     for number, line in enumerate((ROOT / document).read_text().splitlines(), 1):
@@ -82,7 +93,8 @@ def anchors(document: str) -> List[str]:
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-# -- what the commands meet -----------------------------------------------------------------------------------------
+# -- what the commands meet
+# -----------------------------------------------------------------------------------------
 
 # Stand-ins for programs that a test does not have.  The first ones are the user's own
 STUBS = {name: "" for name in ("prepare", "collect", "assemble", "anywhere", "prog", "train", "run")}
@@ -94,21 +106,39 @@ STUBS.update({
     "scancel": "[ \"${*#-b }\" = '-s USR1 1234' ]",                     # ... a signal for a batch job
     "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
     "docker": "until [ \"$1\" = IMAGE ]; do shift; done; shift; exec \"$@\"",
-    "shifter": "shift 2; exec \"$@\"",                                  # a container: --image=IMAGE -- COMMAND
-    "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",         # a host, which has a shell read the command
+    # a container: --image=IMAGE -- COMMAND
+    "shifter": "shift 2; exec \"$@\"",
+    # a host, which has a shell read the command
+    "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",
     "scp": "test -s .runmaker4.token",                                  # a host: its file is here already
-    "nvidia-smi": "seq 0 1",                                            # --query-gpu=index: a host with two GPUs
-    "mpirun": "shift 2; [ \"$1\" != --host ] || shift 2; \"$@\" && \"$@\"",       # MPI: -n NUMBER [--host HOSTS]
+    # --query-gpu=index: a host with two GPUs
+    "nvidia-smi": "seq 0 1",
+    # MPI: -n NUMBER [--host HOSTS]
+    "mpirun": "shift 2; [ \"$1\" != --host ] || shift 2; \"$@\" && \"$@\"",
     "openssl": "echo 0123456789abcdef0123456789abcdef",                 # rand -hex 16
 })
 JOBLOG = ("Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
           "7\talice\t1700000000.000\t1.000\t0\t0\t0\t0\tsimulate --seed 7\n")
-FILES = {"list": "1\n2\n", "commands": "simulate --seed 1\nsimulate --seed 2\n", "names": "a\nb\n",
-         "workers": "alice\nbob\n", "mywork.tasks": "simulate --seed 1\n", "jobs.log": JOBLOG, "work.log": JOBLOG,
-         "a b.dat": "", "job.sh": "", "job_script.sh": "#!/bin/sh\n", "out/7.out": "--seed 7\n",
-         "jobqueue/1.conf": "[control]\nexecutable: true\n", "testconfig.txt": 'test0:\nalice: "true"\nend\n',
-         "tests.txt": "#RUN together=test0 host=alice\n! true\n", "log": "+ status (alice,601): exit 3 \"simulate\"\n",
-         "serve-load": "#!/bin/sh\n", "measure": "#!/bin/sh\n", "clean-up": "#!/bin/sh\n"}
+FILES = {
+    "list": "1\n2\n",
+    "commands": "simulate --seed 1\nsimulate --seed 2\n",
+    "names": "a\nb\n",
+    "workers": "alice\nbob\n",
+    "mywork.tasks": "simulate --seed 1\n",
+    "jobs.log": JOBLOG,
+    "work.log": JOBLOG,
+    "a b.dat": "",
+    "job.sh": "",
+    "job_script.sh": "#!/bin/sh\n",
+    "out/7.out": "--seed 7\n",
+    "jobqueue/1.conf": "[control]\nexecutable: true\n",
+    "testconfig.txt": 'test0:\nalice: "true"\nend\n',
+    "tests.txt": "#RUN together=test0 host=alice\n! true\n",
+    "log": "+ status (alice,601): exit 3 \"simulate\"\n",
+    "serve-load": "#!/bin/sh\n",
+    "measure": "#!/bin/sh\n",
+    "clean-up": "#!/bin/sh\n",
+}
 
 
 def jobs(states: str) -> str:
@@ -122,11 +152,14 @@ class Recipe:
     jobs: str = ""                      # runs.txt; if empty, there is none
     before: str = ""                    # shell commands before it, in the same shell
     after: str = ""                     # ... and behind it: they must succeed
-    status: Optional[int] = 0           # its exit status; 0: that of each command in it; None: some of them may fail
-    until: str = ""                     # it does not end by itself, but has done its work when this command succeeds
+    # its exit status; 0: that of each command in it; None: some of them may fail
+    status: Optional[int] = 0
+    # it does not end by itself, but has done its work when this command succeeds
+    until: str = ""
     states: str = ""                    # of the jobs in runs.txt at the end
     files: Dict[str, str] = field(default_factory=dict)         # besides FILES
-    instead: Dict[str, str] = field(default_factory=dict)       # what is replaced in it: it may take too long here
+    # what is replaced in it: it may take too long here
+    instead: Dict[str, str] = field(default_factory=dict)
 
 
 BY_SCRIPT = {                           # for commands that are not in RECIPES
@@ -139,7 +172,8 @@ CLIENT = f"{SERVER}\ntouch hold; runmaker4-client.py --follow -j2 --name bob loc
          "until [ $(grep -c forked bob) = 2 ]; do sleep 0.05; done"
 WORKER = "touch hold; runmaker4.py -d --follow -j2 --pidfile pid --errors errors runs.txt\n" \
          "until [ $(grep -c ^r runs.txt) = 2 ]; do sleep 0.05; done"
-GONE = "while kill -0 $(cat pid*) 2> gone; do sleep 0.05; done"         # the worker in the background has left
+# the worker in the background has left
+GONE = "while kill -0 $(cat pid*) 2> gone; do sleep 0.05; done"
 QUICK_START = "printf '. echo %s; sleep 1s; echo %s\\n' a A b B c C d D > runs.txt && python3 "
 QUICK_JOBS = "".join(f". echo {letter}; sleep 1s; echo {letter.upper()}\n" for letter in "abcd")
 CHECKOUT = f"export RUNMAKER4_TEST_FULL=1; cd {ROOT}"
@@ -149,21 +183,31 @@ ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs"}
 JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q --outdir out runs.txt || true", states="dddd")
 WAITS = Recipe(jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py --end runs.txt; {GONE}", states="dd")
 # In a batch job of Slurm's, with its variables
-BATCH = Recipe(jobs("e."), states="dd", before="export SLURM_JOB_ID=$$ SLURM_JOB_END_TIME=$(($(date +%s) + 999)) "
-               "SLURM_CPUS_PER_TASK=2 SLURM_NTASKS=2 CUDA_VISIBLE_DEVICES=0,1")
+BATCH = Recipe(
+    jobs("e."),
+    states="dd",
+    before="export SLURM_JOB_ID=$$ SLURM_JOB_END_TIME=$(($(date +%s) + 999)) "
+    "SLURM_CPUS_PER_TASK=2 SLURM_NTASKS=2 CUDA_VISIBLE_DEVICES=0,1",
+)
 
-# Commands, and first lines of blocks (see first_line); what stands in both documents and BY_SCRIPT need not be here
+# Commands, and first lines of blocks (see first_line); what stands in both documents and BY_SCRIPT need not
+# be here
 RECIPES = {
     # the README
     f"{QUICK_START}runmaker4.py -j2 runs.txt; cat runs.txt": Recipe(states="dddd"),
     "cat > simulate << 'END'": Recipe(
-        instead={"4000": "20"}, status=None, after="cat out/8.out; grep -q '</html>' night.html",
-        states="d" * 6 + "!" + "d" * 13),
+        instead={"4000": "20"},
+        status=None,
+        after="cat out/8.out; grep -q '</html>' night.html",
+        states="d" * 6 + "!" + "d" * 13,
+    ),
     "runmaker4.py -d -j0 --errors runner.log --outdir out runs.txt": Recipe(
-        jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"),
+        jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"
+    ),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
     "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'": Recipe(
-        after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"),
+        after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"
+    ),
     "echo '. simulate --seed 9' >> runs.txt": Recipe(jobs("."), after="runmaker4.py runs.txt", states="dd"),
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors --outdir out runs.txt": WAITS,
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
@@ -171,17 +215,25 @@ RECIPES = {
     "grep -n '^[!e]' runs.txt": Recipe(jobs("d!.")),
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
     "runmaker4.py --resume -j0 --walltime auto runs.txt": Recipe(
-        jobs("e."), before="export SLURM_JOB_END_TIME=$(($(date +%s) + 3600))", states="dd"),
+        jobs("e."), before="export SLURM_JOB_END_TIME=$(($(date +%s) + 3600))", states="dd"
+    ),
     "runmaker4.py --outdir out runs.txt": Recipe(jobs(".."), after="test -s out/1.out -a -s out/2.out"),
     "runmaker4-client.py --status alice": Recipe(jobs("d" * 40 + "!xx" + "." * 120), before=CLIENT),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
     "runmaker4.py --resume -j0 runs.txt": Recipe(jobs("er.dx"), states="ddddx"),
-    "runset4.py runs.txt --add --template 'simulate --a {1} --b {2}' ::: 1 2 3 ::: 0.1 0.2": Recipe(states="......"),
+    "runset4.py runs.txt --add --template 'simulate --a {1} --b {2}' ::: 1 2 3 ::: 0.1 0.2": Recipe(
+        states="......"
+    ),
     "runset4.py --cancel runs.txt 17": Recipe(jobs("d" * 16 + "."), states="d" * 16 + "x"),
-    "runset4.py --edit runs.txt": Recipe(jobs(".."), before="export EDITOR='sed -i s/seed/grain/'",
-                                         after="grep -q 'grain 1' runs.txt", states=".."),
+    "runset4.py --edit runs.txt": Recipe(
+        jobs(".."),
+        before="export EDITOR='sed -i s/seed/grain/'",
+        after="grep -q 'grain 1' runs.txt",
+        states="..",
+    ),
     "runset4.py --set=new --state=held runs.txt 17 20-25": Recipe(
-        jobs("." * 16 + "x..xxxxxx"), states="." * 25),
+        jobs("." * 16 + "x..xxxxxx"), states="." * 25
+    ),
     "runwait4.py --status --outdir out runs.txt": JOURNAL,
     "runwait4.py --failed --outdir out runs.txt": JOURNAL,
     "runwait4.py --stats --outdir out runs.txt": JOURNAL,
@@ -193,79 +245,112 @@ RECIPES = {
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
     # coming from other tools
     "runset4.py runs.txt --add-list list --colsep , --template 'simulate --a {1} --b {2}'": Recipe(
-        files={"list": "1,0.1\n2,0.2\n"}, after="grep -x '[.] simulate --a 2 --b 0.2' runs.txt", states=".."),
+        files={"list": "1,0.1\n2,0.2\n"}, after="grep -x '[.] simulate --a 2 --b 0.2' runs.txt", states=".."
+    ),
     "seq 6 > list": Recipe(states="dddddd"),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'SLURM_ARRAY_TASK_ID={} bash job.sh'": Recipe(
-        after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"),
+        after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"
+    ),
     "seq 20 | python3 runset4.py runs.txt --add-list - --template 'echo task {}'": Recipe(
-        states="d" * 6 + "." + "d" * 13),
+        states="d" * 6 + "." + "d" * 13
+    ),
     "runset4.py --set=new --state=held runs.txt 17": Recipe(jobs("." * 16 + "x"), states="." * 17),
     "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
     "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dx!"),
     "seq 6 > inputs": Recipe(after=f"{GONE}; grep -x 'entry 6' out/6.out", states="dddddd"),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'": Recipe(
-        after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"),
+        after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"
+    ),
     "runset4.py runs.txt --add-list inputs --template 'HQ_ENTRY={} ./task.sh'": Recipe(
-        files={"inputs": "a b\n"}, after="grep -Fx \". HQ_ENTRY='a b' ./task.sh\" runs.txt"),
+        files={"inputs": "a b\n"}, after="grep -Fx \". HQ_ENTRY='a b' ./task.sh\" runs.txt"
+    ),
     "cat out/7.out": Recipe(),
     "runmaker4.py --resume runs.txt": Recipe(jobs("er."), states="ddd"),
     "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks": Recipe(
-        after="cat work/1.out; test -s timeline.json", states="dd!", status=None),
+        after="cat work/1.out; test -s timeline.json", states="dd!", status=None
+    ),
     "runwait4.py --outdir work --timeline timeline.json": replace(
-        JOURNAL, before="runmaker4.py -q --outdir work runs.txt || true"),
+        JOURNAL, before="runmaker4.py -q --outdir work runs.txt || true"
+    ),
     "runmaker4.py --resume -j8 --outdir work --joblog work.log runs.txt": Recipe(jobs("er."), states="ddd"),
     "printf '#!/bin/sh\\nsleep 1; wc $1.txt > $1.out; echo line $JOB_ID on $SLAVE_IP\\n' > job_script.sh": Recipe(
-        after=f"{GONE}; grep -q 'line 1 on 192' logs/1.out; test -s data_1.out", states="dd"),
-    "runmaker4.py -d --follow --slots @workers --slot-errors 3 --outdir logs --pidfile pid --errors errors runs.txt":
-        WAITS,
+        after=f"{GONE}; grep -q 'line 1 on 192' logs/1.out; test -s data_1.out", states="dd"
+    ),
+    "runmaker4.py -d --follow --slots @workers --slot-errors 3 --outdir logs --pidfile pid --errors errors runs.txt": WAITS,
     "echo 192.168.1.201 >> workers": Recipe(
-        jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."),
+        jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."
+    ),
     "cat > ajob.py << 'END'": Recipe(after=f"{GONE}; grep value9 logfiles/job9.dat", states="d" * 10),
-    "seq 3 > list; runset4.py runs.txt --add-list list --template 'touch bla{}.txt'; runmaker4.py -j0 runs.txt":
-        Recipe(after="ls bla1.txt bla2.txt bla3.txt", states="ddd"),
+    "seq 3 > list; runset4.py runs.txt --add-list list --template 'touch bla{}.txt'; runmaker4.py -j0 runs.txt": Recipe(
+        after="ls bla1.txt bla2.txt bla3.txt", states="ddd"
+    ),
     "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors runs.txt": WAITS,
     "until [ -e stop ]; do runset4.py -q runs.txt --add-jobs jobqueue; sleep 2; done": Recipe(
         before="(until grep -q 1.conf runs.txt; do sleep 0.1; done; sleep 1; touch stop) 2> waited &",
-        after="[ $(grep -c 1.conf runs.txt) = 1 ]", instead={"sleep 2": "sleep 0.2"}),
+        after="[ $(grep -c 1.conf runs.txt) = 1 ]",
+        instead={"sleep 2": "sleep 0.2"},
+    ),
     "printf '%s\\n' 'test0:' '-minhosts: all' 'alice: \"echo hello, world\"' 'bob: \"sleep 60\"' '-timeout: 1s' end"
     " > tests.conf": Recipe(
-        files={"tests.txt": ""}, after="grep '^d echo' tests.txt; grep '^! sleep' tests.txt",
-        instead={"& sleep 1": "& until [ -s .runmaker4.token ]; do sleep 0.05; done"}),
+        files={"tests.txt": ""},
+        after="grep '^d echo' tests.txt; grep '^! sleep' tests.txt",
+        instead={"& sleep 1": "& until [ -s .runmaker4.token ]; do sleep 0.05; done"},
+    ),
     "runmaker4-client.py --follow alice": Recipe(
-        jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"),
+        jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"
+    ),
     "runset4.py tests.txt --add-tests testconfig.txt && runmaker4-server.py --exit-when-done tests.txt": Recipe(
-        until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}),
+        until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}
+    ),
     "runmaker4-server.py --dry-run tests.txt": Recipe(),
     "runset4.py --set=. --state='!' tests.txt": Recipe(after="grep '^[.] true' tests.txt"),
     # clusters
     "runmaker4.py -d -j0 --pidfile pid.$(hostname) --errors errors --outdir out --joblog jobs.log runs.txt": Recipe(
-        jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"),
-    "for host in alice bob; do": Recipe(jobs("...."), instead={"-j0": "-j1"}, before="touch hold", states="dddd", after=
-        f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}; cat out/4.out"),
+        jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"
+    ),
+    "for host in alice bob; do": Recipe(
+        jobs("...."),
+        instead={"-j0": "-j1"},
+        before="touch hold",
+        states="dddd",
+        after=f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}; cat out/4.out",
+    ),
     "for host in alice bob; do ssh $host \"kill \\$(cat '$PWD/pid.$host')\"; done": Recipe(
-        jobs("...."), before=WORKER.replace("pid ", "pid.alice ") + "\nsleep 100 & echo $! > pid.bob",
-        after=f"wait; rm pid.bob; {GONE}", states="ee.."),
+        jobs("...."),
+        before=WORKER.replace("pid ", "pid.alice ") + "\nsleep 100 & echo $! > pid.bob",
+        after=f"wait; rm pid.bob; {GONE}",
+        states="ee..",
+    ),
     "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h --outdir out runs.txt": Recipe(
-        jobs("e.r"), before="NSLOTS=2", states="ddd"),
+        jobs("e.r"), before="NSLOTS=2", states="ddd"
+    ),
     "runmaker4.py --slots @gpus.$(hostname) runs.txt": Recipe(
-        jobs(".."), before="cp names gpus.$(hostname)", states="dd"),
+        jobs(".."), before="cp names gpus.$(hostname)", states="dd"
+    ),
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE python3 runmaker4.py -j0 runs.txt": Recipe(
-        jobs(".."), states="dd"),
+        jobs(".."), states="dd"
+    ),
     "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' runs.txt": Recipe(
-        "#RUN slots=4\n. mpirun -n 4 simulate --grid 1\n. mpirun -n 4 simulate --grid 2\n", states="dd",
-        after="[ $(grep -c -e '--grid 2' .printed) -ge 2 ]"),
+        "#RUN slots=4\n. mpirun -n 4 simulate --grid 1\n. mpirun -n 4 simulate --grid 2\n",
+        states="dd",
+        after="[ $(grep -c -e '--grid 2' .printed) -ge 2 ]",
+    ),
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
     "runset4.py --set=held --force runs.txt 17 20": Recipe(
-        jobs("r" * 20), after="[ $(grep -c '^x' runs.txt) = 2 ]"),
+        jobs("r" * 20), after="[ $(grep -c '^x' runs.txt) = 2 ]"
+    ),
     "runwait4.py --check-locks /shared": Recipe(instead={"/shared": "."}),
     "# workers.sh: up to four runners, wherever Slurm has room": BATCH,
     "# nodes.sh: a runner on each node; COMPLETED if each line of runs.txt is done or held": BATCH,
     "# served.sh: the first node has runs.txt, and hands its lines to a client on each node": replace(
-        BATCH, instead={"$(hostname)": "localhost"}),
+        BATCH, instead={"$(hostname)": "localhost"}
+    ),
     "# chain.sh: go on where the last one had to stop": BATCH,
     "# steps.sh: Slurm places each line, and has its CPUs and memory bound and counted": BATCH,
     "# gpus.sh: one line at once on each GPU": BATCH,
-    "export RUNMAKER4_TOKEN=$(openssl rand -hex 16)": Recipe(jobs(".."), after=f"{SERVER}\ngrep RUNMAKER4_TOKEN said"),
+    "export RUNMAKER4_TOKEN=$(openssl rand -hex 16)": Recipe(
+        jobs(".."), after=f"{SERVER}\ngrep RUNMAKER4_TOKEN said"
+    ),
     "for link in 1 2 3; do sbatch chain.sh; done": Recipe(),
     "job=$(sbatch --parsable nodes.sh)": Recipe(),
     "sbatch --array=0-3 gpus.sh": Recipe(),
@@ -282,7 +367,9 @@ RECIPES = {
     "runwait4.py --status -e runs.txt": Recipe(jobs("dd")),
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
     "runmaker4.py runs.txt > printed": Recipe(
-        "".join(f". sh -c 'exit {int(number == 3)}'\n" for number in range(1, 9)) + "! x\n" + "d x\n" * 24, status=1),
+        "".join(f". sh -c 'exit {int(number == 3)}'\n" for number in range(1, 9)) + "! x\n" + "d x\n" * 24,
+        status=1,
+    ),
     """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
     "runwait4.py --stats --outdir out": JOURNAL,
     "runwait4.py --report page.html --outdir out runs.txt": JOURNAL,
@@ -295,7 +382,9 @@ RECIPES = {
     # the benchmarks
     "python3 -m tests.bench": Recipe(before=CHECKOUT, instead={"tests.bench": "tests.bench --help"}),
     "python3 -m tests.bench --quick --rounds 1 status": Recipe(before=CHECKOUT),
-    "python3 -m tests.bench --rounds 3 beside": Recipe(before=CHECKOUT, instead={"--rounds": "--help --rounds"}),
+    "python3 -m tests.bench --rounds 3 beside": Recipe(
+        before=CHECKOUT, instead={"--rounds": "--help --rounds"}
+    ),
 }
 
 # Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then
@@ -312,67 +401,208 @@ PICTURES = {"   at the start            two runners -j2          a little later 
             "/shared: alice has seen:"}                                         # tests/test_real_locks.py
 ELSEWHERE = {"pip install .": "tests/test_real_packaging.py",           # commands that others run
              ".ci/run all": "nobody: it takes hours"}
-TEXTS = {           # of several words, and no commands for our users
+TEXTS = {  # of several words, and no commands for our users
     # parts of commands, and names of what is asked for
-    "python3 runmaker4.py", "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "set -e",
-    "--slots @FILE", "--slots @NAMES", "--slots @names", "--timeout 3600", "--outdir out", "--outdir DIR", "-l FILE",
-    "-l tests.log", "--joblog FILE", "--give-up T", "--max-failed N", "--token TOKEN", "--token FILE", "--outdir -q",
+    "python3 runmaker4.py",
+    "runmaker4.py -j2",
+    "simulate | tee log",
+    "set -o pipefail",
+    "server &",
+    "set -e",
+    "--slots @FILE",
+    "--slots @NAMES",
+    "--slots @names",
+    "--timeout 3600",
+    "--outdir out",
+    "--outdir DIR",
+    "-l FILE",
+    "-l tests.log",
+    "--joblog FILE",
+    "--give-up T",
+    "--max-failed N",
+    "--token TOKEN",
+    "--token FILE",
+    "--outdir -q",
     "--joblog jobs.log",
-    "--add-list --template './simulate --in {} --out {/.}.{#}'", "nice -n 19", "apptainer exec x.sif",
-    "ssh \"$SLAVE_IP\"", "ssh -tt \"$SLAVE_IP\"", "--runner 'ssh \"$SLAVE_IP\" cd /work \"&&\"'", "ssh -t -t",
-    "grep -a", "tail -f", "less +F", "kill -9", "fuser -v .runs.txt.lock",
+    "--add-list --template './simulate --in {} --out {/.}.{#}'",
+    "nice -n 19",
+    "apptainer exec x.sif",
+    "ssh \"$SLAVE_IP\"",
+    "ssh -tt \"$SLAVE_IP\"",
+    "--runner 'ssh \"$SLAVE_IP\" cd /work \"&&\"'",
+    "ssh -t -t",
+    "grep -a",
+    "tail -f",
+    "less +F",
+    "kill -9",
+    "fuser -v .runs.txt.lock",
     # words in the job file, or in what is printed
-    "#RUN slots=2", "#RUN slots=4", "--report page.html",
-    ". r d ! e x", "#off end", "#run barrier", "# RUN barrier", "line command", "line command pid since",
+    "#RUN slots=2",
+    "#RUN slots=4",
+    "--report page.html",
+    ". r d ! e x",
+    "#off end",
+    "#run barrier",
+    "# RUN barrier",
+    "line command",
+    "line command pid since",
     "host slot pid start",
-    "new running done failed error held total", "file host port pid since grace",
+    "new running done failed error held total",
+    "file host port pid since grace",
     "name address pid slots seen lost jobs",
     # commands of other tools, which ours replace or are compared with
-    "xargs -P", "xargs -P2", "xargs -P2 -n1 sh -c", "xargs -P4 -n1 sh -c", "python3 -c 'import asyncio, argparse'",
-    "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add",
-    "--bind-to none", "docker stop", "--kill-after 5s", "ConnectTimeout 10",
-    "kill -USR1", "qsub -J 0-3", "bsub -J 'runs[1-4]'", "qsub -t 1-4",
-    "xargs -P4 -I{} simulate --seed {} < list", "parallel -j4 simulate --seed {} < list", "parallel -j4 < commands",
-    "parallel simulate --a {1} --b {2} ::: 1 2 3 ::: 0.1 0.2", "parallel --colsep , simulate --a {1} --b {2} < list",
-    "parallel --joblog jobs.log", "parallel --resume", "parallel -k", "parallel --halt soon,fail=10", "--max-fails 5",
-    "parallel --results out", "parallel --eta", "parallel --bar",
-    "parallel --retry-failed", "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "squeue -j 1234", "sacct -j 1234",
-    "scontrol hold 1234_17", "scontrol release 1234_17", "scontrol requeue 1234_17", "scancel 1234_17",
-    "hq server start", "hq worker start --cpus=4", "hq worker stop all", "hq submit --array 1-1000 ./task.sh",
-    "hq submit --each-line inputs ./task.sh", "hq alloc add slurm", "hq job progress last", "hq job wait last",
-    "hq job list", "hq task list last", "hq job cat 1 --tasks 7 stdout", "hq job cancel last",
-    "pytaskfarmer.py --proc 8 --workdir work mywork.tasks", "--runner mcc", "cli.py add_slave 192.168.1.201",
-    "remove_slave --wait", "nohup cli.py start --log_dir=logs &", "cli.py add_job ./job_script.sh data_1",
-    "-e NAME=VALUE", "cli.py remove_job ./job_script.sh data_1", "cli.py status", "cli.py stop", "remove_slave --kill",
-    "-e PORT=1000", "fjd --exe 'touch bla$1.txt' --parameters 1,2,3", "fjd-recruiter hire 4",
-    "fjd-dispatcher --end_when_jobs_are_done", "fjd-recruiter fire", "screen -ls", "--project NAME",
+    "xargs -P",
+    "xargs -P2",
+    "xargs -P2 -n1 sh -c",
+    "xargs -P4 -n1 sh -c",
+    "python3 -c 'import asyncio, argparse'",
+    "python3 -c 'import argparse'",
+    "runwait4 --status",
+    "runset4 --add",
+    "--bind-to none",
+    "docker stop",
+    "--kill-after 5s",
+    "ConnectTimeout 10",
+    "kill -USR1",
+    "qsub -J 0-3",
+    "bsub -J 'runs[1-4]'",
+    "qsub -t 1-4",
+    "xargs -P4 -I{} simulate --seed {} < list",
+    "parallel -j4 simulate --seed {} < list",
+    "parallel -j4 < commands",
+    "parallel simulate --a {1} --b {2} ::: 1 2 3 ::: 0.1 0.2",
+    "parallel --colsep , simulate --a {1} --b {2} < list",
+    "parallel --joblog jobs.log",
+    "parallel --resume",
+    "parallel -k",
+    "parallel --halt soon,fail=10",
+    "--max-fails 5",
+    "parallel --results out",
+    "parallel --eta",
+    "parallel --bar",
+    "parallel --retry-failed",
+    "sbatch --array=1-1000 job.sh",
+    "seq 1 5 1000",
+    "squeue -j 1234",
+    "sacct -j 1234",
+    "scontrol hold 1234_17",
+    "scontrol release 1234_17",
+    "scontrol requeue 1234_17",
+    "scancel 1234_17",
+    "hq server start",
+    "hq worker start --cpus=4",
+    "hq worker stop all",
+    "hq submit --array 1-1000 ./task.sh",
+    "hq submit --each-line inputs ./task.sh",
+    "hq alloc add slurm",
+    "hq job progress last",
+    "hq job wait last",
+    "hq job list",
+    "hq task list last",
+    "hq job cat 1 --tasks 7 stdout",
+    "hq job cancel last",
+    "pytaskfarmer.py --proc 8 --workdir work mywork.tasks",
+    "--runner mcc",
+    "cli.py add_slave 192.168.1.201",
+    "remove_slave --wait",
+    "nohup cli.py start --log_dir=logs &",
+    "cli.py add_job ./job_script.sh data_1",
+    "-e NAME=VALUE",
+    "cli.py remove_job ./job_script.sh data_1",
+    "cli.py status",
+    "cli.py stop",
+    "remove_slave --kill",
+    "-e PORT=1000",
+    "fjd --exe 'touch bla$1.txt' --parameters 1,2,3",
+    "fjd-recruiter hire 4",
+    "fjd-dispatcher --end_when_jobs_are_done",
+    "fjd-recruiter fire",
+    "screen -ls",
+    "--project NAME",
     "runwait4.py --check-locks DIR",
-    "gluster volume set VOLUME server.tcp-user-timeout 20", "ceph fs set NAME session_autoclose 60",
-    "ceph tell mds.0 client evict id=N", "SESSION_SUSTAIN_TIME = 60",
-    "NetJobs.py testconfig.txt", "--walltime auto", "scontrol update", "scontrol requeue 1234", "scancel 1234",
+    "gluster volume set VOLUME server.tcp-user-timeout 20",
+    "ceph fs set NAME session_autoclose 60",
+    "ceph tell mds.0 client evict id=N",
+    "SESSION_SUSTAIN_TIME = 60",
+    "NetJobs.py testconfig.txt",
+    "--walltime auto",
+    "scontrol update",
+    "scontrol requeue 1234",
+    "scancel 1234",
     "#SBATCH --open-mode=append",
     "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
 }
-FOREIGN_OPTIONS = {                     # of other programs
-    "--seed", "--out", "--in", "--image", "--array", "--proc", "--workdir", "--wait", "--log_dir", "--kill", "--exe",
-    "--parameters", "--end_when_jobs_are_done", "--project", "--ntasks-per-node", "--time", "--quick",
-    "--query-gpu", "--format", "--bind-to", "--host", "--hostname", "--cpus", "--rm", "--grid",
-    "--rounds", "--nodes", "--ntasks", "--cpus-per-task", "--mem-per-cpu", "--gres", "--job-name", "--dependency",
-    "--exact", "--parsable", "--kill-on-invalid-dep", "--open-mode", "--a", "--b", "--results", "--eta", "--bar",
-    "--retry-failed", "--halt", "--max-fails", "--each-line", "--time-limit", "--tasks",
+FOREIGN_OPTIONS = {  # of other programs
+    "--seed",
+    "--out",
+    "--in",
+    "--image",
+    "--array",
+    "--proc",
+    "--workdir",
+    "--wait",
+    "--log_dir",
+    "--kill",
+    "--exe",
+    "--parameters",
+    "--end_when_jobs_are_done",
+    "--project",
+    "--ntasks-per-node",
+    "--time",
+    "--quick",
+    "--query-gpu",
+    "--format",
+    "--bind-to",
+    "--host",
+    "--hostname",
+    "--cpus",
+    "--rm",
+    "--grid",
+    "--rounds",
+    "--nodes",
+    "--ntasks",
+    "--cpus-per-task",
+    "--mem-per-cpu",
+    "--gres",
+    "--job-name",
+    "--dependency",
+    "--exact",
+    "--parsable",
+    "--kill-on-invalid-dep",
+    "--open-mode",
+    "--a",
+    "--b",
+    "--results",
+    "--eta",
+    "--bar",
+    "--retry-failed",
+    "--halt",
+    "--max-fails",
+    "--each-line",
+    "--time-limit",
+    "--tasks",
 }
 
 
-# -- the output that is shown ---------------------------------------------------------------------------------------
+# -- the output that is shown
+# ---------------------------------------------------------------------------------------
 
 def without_chance(text: str) -> List[str]:
-    """The lines of an output, with words for what differs from run to run: hosts, processes, times, ports, ..."""
-    for pattern, word in ((r"\((?:[\w.-]+),\d+\): ", "(HOST,PID): "), (r"\b(?:\d+m )?\d+(?:\.\d+)?s\b", "TIME"),
-                          (r"(client\.py: )[\w.]+:", r"\1SERVER:"),
-                          (r"\b[0-9a-f]{32}\b|\(shown on a terminal only\)", "TOKEN"),
-                          (r"written to .*\)", "written to FILE)"), (r"\bport \d+", "port PORT"), (r" +", " "),
-                          (r"runs\.txt on [\w.]+,", "runs.txt on SERVER,"), (r"\([\d.]{7,}\)", "(ADDRESS)"),
-                          (r"\S*python[\d.]* (?:/\S*/)?(?=run)", "")):
+    """The lines of an output, with words for what differs from run to run: hosts, processes, times, ports,
+    ...
+    """
+    for pattern, word in (
+        (r"\((?:[\w.-]+),\d+\): ", "(HOST,PID): "),
+        (r"\b(?:\d+m )?\d+(?:\.\d+)?s\b", "TIME"),
+        (r"(client\.py: )[\w.]+:", r"\1SERVER:"),
+        (r"\b[0-9a-f]{32}\b|\(shown on a terminal only\)", "TOKEN"),
+        (r"written to .*\)", "written to FILE)"),
+        (r"\bport \d+", "port PORT"),
+        (r" +", " "),
+        (r"runs\.txt on [\w.]+,", "runs.txt on SERVER,"),
+        (r"\([\d.]{7,}\)", "(ADDRESS)"),
+        (r"\S*python[\d.]* (?:/\S*/)?(?=run)", ""),
+    ):
         text = re.sub(pattern, word, text)
     return text.splitlines()
 
@@ -380,7 +610,8 @@ def without_chance(text: str) -> List[str]:
 def differences(shown: str, printed: str) -> str:
     """What is shown and was not printed, or '' if there is nothing.
 
-    `...` stands for any lines.  Lines of jobs that run at the same time may come in any order, all others may not.
+    `...` stands for any lines.  Lines of jobs that run at the same time may come in any order, all others may
+    not.
     """
     wanted, found = without_chance(shown), without_chance(printed)
     missing = Counter(line for line in wanted if line != "...") - Counter(found)
@@ -389,11 +620,14 @@ def differences(shown: str, printed: str) -> str:
     if "..." not in wanted and len(wanted) != len(found):
         return f"{len(found)} lines were printed, {len(wanted)} are shown"
     rest = iter(found)
-    ordered = [line for line in wanted if line != "..." and "(HOST,PID)" not in line and "executing" not in line]
+    ordered = [
+        line for line in wanted if line != "..." and "(HOST,PID)" not in line and "executing" not in line
+    ]
     return next((f"not printed in this order: {line}" for line in ordered if line not in rest), "")
 
 
-# -- the tests ------------------------------------------------------------------------------------------------------
+# -- the tests
+# ------------------------------------------------------------------------------------------------------
 
 def free_port() -> int:
     """A port that nobody listens on."""
@@ -403,7 +637,9 @@ def free_port() -> int:
 
 
 def shell_text(command: str, recipe: Recipe) -> str:
-    """What the shell is to run: the command, with a port of its own for TCP, and what its recipe puts around it."""
+    """What the shell is to run: the command, with a port of its own for TCP, and what its recipe puts around
+    it.
+    """
     for old, new in recipe.instead.items():
         command = command.replace(old, new)
     strict = "set -e" if recipe.status == 0 else ":"
@@ -437,17 +673,28 @@ class Commands(Case):
         return list(found.values())
 
     def test_every_command_runs(self) -> None:
-        """Of the same text only one is run; those that everybody meets first always, the others in full size."""
+        """Of the same text only one is run; those that everybody meets first always, the others in full size.
+        """
         todo, unknown, used = [], [], set()
         for piece in self.pieces():
             first = first_line(piece.text)
             recipe = RECIPES.get(first)
             if piece.kind == "runs.txt" and first in JOB_FILES:
                 command = Piece(piece.place, "sh", JOB_FILES[first])
-                todo.append((command, Recipe(piece.text + "\n", states="d" * len(re.findall("(?m)^[.] ", piece.text)))))
+                todo.append(
+                    (
+                        command,
+                        Recipe(piece.text + "\n", states="d" * len(re.findall("(?m)^[.] ", piece.text))),
+                    )
+                )
             elif recipe and piece.kind in ("sh", "inline"):
                 todo.append((piece, recipe))
-            elif piece.kind == "inline" and OURS.search(piece.text) and " " in piece.text and piece.text not in TEXTS:
+            elif (
+                piece.kind == "inline"
+                and OURS.search(piece.text)
+                and " " in piece.text
+                and piece.text not in TEXTS
+            ):
                 todo.append((piece, BY_SCRIPT.get(OURS.search(piece.text)[0])))
             elif piece.kind != "inline" and first not in PICTURES:
                 unknown.append(f"{piece.place}: {piece.kind} block: {first}")
@@ -458,7 +705,8 @@ class Commands(Case):
         self.assertEqual(stale, set(), "these are in no document any more")
         todo = [one for one in todo if FULL or one[0].place.startswith(OFTEN)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            todo.sort(key=lambda one: not re.search("sleep|resume|ajob|-j2 alice", one[0].text))        # the long ones
+            # the long ones
+            todo.sort(key=lambda one: not re.search("sleep|resume|ajob|-j2 alice", one[0].text))
             for (piece, _), fault in zip(todo, pool.map(self.fault, *zip(*todo), range(len(todo)))):
                 with self.subTest(place=piece.place, command=piece.text):
                     self.assertEqual(fault, "", fault)
@@ -484,7 +732,11 @@ class Commands(Case):
     def make_home(self, name: str, recipe: Recipe) -> pathlib.Path:
         """A directory with the scripts and the files that a command needs."""
         home = self.dir / name
-        for name, text in {**FILES, **({"runs.txt": recipe.jobs} if recipe.jobs else {}), **recipe.files}.items():
+        for name, text in {
+            **FILES,
+            **({"runs.txt": recipe.jobs} if recipe.jobs else {}),
+            **recipe.files,
+        }.items():
             path = home / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -495,7 +747,10 @@ class Commands(Case):
 
     @staticmethod
     def await_end(process: subprocess.Popen, until: str, home: pathlib.Path) -> str:
-        """Wait until the command has ended, or has done its work, if it does not end.  What is wrong, or ''."""
+        """Wait until the command has ended, or has done its work, if it does not end.
+
+        What is wrong, or ''.
+        """
         end = time.monotonic() + 30
         while process.poll() is None and time.monotonic() < end:
             if until and subprocess.run(["sh", "-c", until], cwd=home, stdout=subprocess.DEVNULL, check=False,
@@ -515,7 +770,13 @@ class Texts(Case):
         for document in DOCUMENTS:
             for piece in read_pieces(document):
                 text = piece.text
-                if piece.kind != "inline" or OURS.search(text) or text in RECIPES or text in ELSEWHERE or text in TEXTS:
+                if (
+                    piece.kind != "inline"
+                    or OURS.search(text)
+                    or text in RECIPES
+                    or text in ELSEWHERE
+                    or text in TEXTS
+                ):
                     continue
                 if text.startswith((". ", "#RUN")):
                     lines.append(text)
@@ -550,7 +811,9 @@ class Texts(Case):
                 if OURS.fullmatch(piece.text):
                     self.assertTrue((ROOT / piece.text).exists(), f"{piece.place}: {piece.text}")
                 elif re.fullmatch(r"test_\w+\*?", piece.text):
-                    self.assertTrue(list((ROOT / "tests").glob(f"{piece.text}.py")), f"{piece.place}: {piece.text}")
+                    self.assertTrue(
+                        list((ROOT / "tests").glob(f"{piece.text}.py")), f"{piece.place}: {piece.text}"
+                    )
 
     def test_links_lead_somewhere(self) -> None:
         for document in DOCUMENTS:

@@ -1,4 +1,6 @@
-"""Promise: a signal that comes before there are handlers does what it does later; Ctrl-C ends any start at once."""
+"""Promise: a signal that comes before there are handlers does what it does later; Ctrl-C ends any start at
+once.
+"""
 import os
 import signal
 import socket
@@ -56,7 +58,9 @@ class EarlySignal(TcpCase):
                 self.assertIn(self.states(name=number.name), "e!")
 
     def test_a_refused_start_is_refused_all_the_same(self):
-        self.assertRefused(self.run_script(RUNMAKER, "missing.txt", env=self.early(signal.SIGUSR1)), "missing.txt")
+        self.assertRefused(
+            self.run_script(RUNMAKER, "missing.txt", env=self.early(signal.SIGUSR1)), "missing.txt"
+        )
         self.assertRefused(self.run_script(RUNMAKER, "--none", env=self.early(signal.SIGHUP)), "FILE")
 
     def test_one_that_goes_into_the_background_takes_the_signal_along(self):
@@ -118,7 +122,9 @@ class LongStarts(TcpCase):
     def test_a_file_of_slots_whose_last_line_is_being_written(self):
         self.jobs("true")
         self.write("a", "names")
-        wrapped = "import time; time.sleep = lambda seconds, sleep=time.sleep: (print('', flush=True), sleep(9))"
+        wrapped = (
+            "import time; time.sleep = lambda seconds, sleep=time.sleep: (print('', flush=True), sleep(9))"
+        )
         runner = self.start(*self.patched(wrapped, RUNMAKER, "--slots", "@names", "runs.txt"))
         os.read(runner.stdout.fileno(), 1)
         self.assertEndsAtOnce(runner, signal.SIGINT)

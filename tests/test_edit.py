@@ -1,4 +1,6 @@
-"""runset4.py --edit: what a person changed in a copy is merged into the live file, and no job runs twice or never."""
+"""runset4.py --edit: what a person changed in a copy is merged into the live file, and no job runs twice or
+never.
+"""
 import os
 import random
 import signal
@@ -83,7 +85,9 @@ class Merging(EditCase):
     def test_editors_that_fail_are_empty_or_come_back_at_once_change_nothing(self) -> None:
         self.write(". a\n")
         self.assertRefuses(self.edit("open(path, 'a').write('. b\\n'); sys.exit(3)"), b"failed: exit 3")
-        self.assertRefuses(self.edit("open(path, 'a').write('. b\\n'); os.kill(os.getpid(), 9)"), b"died of signal 9")
+        self.assertRefuses(
+            self.edit("open(path, 'a').write('. b\\n'); os.kill(os.getpid(), 9)"), b"died of signal 9"
+        )
         self.assertRefuses(self.edit("text = ''"), b"the copy is empty now")
         quick = self.run_script(RUNSET, "--edit", "runs.txt", env={"VISUAL": "true"})
         self.assertRefuses(quick, b"nothing was changed (the editor came back at once")
@@ -96,8 +100,12 @@ class Merging(EditCase):
                                 ("utf-16-be", b"the copy is UTF-16 now (save it as UTF-8)"),
                                 ("utf-32-be", b"NULs in the copy now (save it as UTF-8)")):
             with self.subTest(encoding):
-                self.assertRefuses(self.edit("text += '. b\\n'\n"
-                                             f"open = lambda *args: io.open(*args, encoding='{encoding}')"), words)
+                self.assertRefuses(
+                    self.edit(
+                        f"text += '. b\\n'\nopen = lambda *args: io.open(*args, encoding='{encoding}')"
+                    ),
+                    words,
+                )
                 self.assertEqual(self.read(), b". a\n")
 
     def test_new_lines_that_look_like_something_else_are_written_and_named(self) -> None:
@@ -110,7 +118,9 @@ class Merging(EditCase):
             b"line 4 is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)",
             b"line 5 looks like a directive but is a comment (write #RUN ...)",
             b"line 7 looks like a directive but is a comment (write #RUN ...)"]))
-        self.assertEqual(self.read(), b". z\nprose\n. a\nsimulate 9\n# RUN barrier\n# run this by hand\n# RUN\n\n")
+        self.assertEqual(
+            self.read(), b". z\nprose\n. a\nsimulate 9\n# RUN barrier\n# run this by hand\n# RUN\n\n"
+        )
         ended = self.edit("text += 9 * 'simulate 1\\n'")
         self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1 + 1 + 6))
         self.assertIn(b"... and 4 more lines like this\n", ended.err)
@@ -120,7 +130,9 @@ class Merging(EditCase):
         old = [line for number in range(950) for line in (b"#RUN barrier", b". old %d" % number)]
         new = [line.replace(b"old", b"new") for line in old]
         with mock.patch.object(runset4.difflib, "SequenceMatcher", side_effect=AssertionError):
-            self.assertEqual(runset4.align(old, new), [at for number in range(950) for at in (2 * number, -1)])
+            self.assertEqual(
+                runset4.align(old, new), [at for number in range(950) for at in (2 * number, -1)]
+            )
 
     def test_what_an_editor_leaves_beside_the_copy_is_removed_with_it(self) -> None:
         self.assertEdits(". a\n", "open(path + '~', 'w').write(text); text += '. b\\n'", ". a\n. b\n",
@@ -133,7 +145,9 @@ class Merging(EditCase):
 
     def test_a_copy_that_cannot_be_removed_is_no_error(self) -> None:
         self.write(". a\n")
-        ended = self.edit("text += '. b\\n'; os.chmod(os.path.dirname(path), 0o500)", **self.bound_by_permissions())
+        ended = self.edit(
+            "text += '. b\\n'; os.chmod(os.path.dirname(path), 0o500)", **self.bound_by_permissions()
+        )
         self.assertEqual((ended.code, self.read()), (0, b". a\n. b\n"), ended.err)
 
     def test_links_and_mode_are_kept(self) -> None:
@@ -267,7 +281,9 @@ class Shared(EditCase):
 
     def assertShared(self, owner: int, group: int, text: bytes) -> None:
         info = self.path.stat()
-        self.assertEqual((info.st_uid, info.st_gid, info.st_mode & 0o777, self.read()), (owner, group, 0o664, text))
+        self.assertEqual(
+            (info.st_uid, info.st_gid, info.st_mode & 0o777, self.read()), (owner, group, 0o664, text)
+        )
 
     def test_a_new_file_keeps_its_group(self) -> None:
         self.assertEqual(self.edit_as(self.EDITOR, self.EDITOR, [self.GROUP], b"# b\n. a\n"), "")
@@ -277,7 +293,9 @@ class Shared(EditCase):
         self.dir.chmod(0o777)
         os.chown(self.path, self.EDITOR, self.GROUP)        # who edits it has left the group
         said = self.edit_as(self.EDITOR, self.OTHERS, [], b"# b\n. a\n")
-        self.assertIn("runs.txt: belongs to others, who could not write to a new file of yours (change only", said)
+        self.assertIn(
+            "runs.txt: belongs to others, who could not write to a new file of yours (change only", said
+        )
         self.assertShared(self.EDITOR, self.GROUP, b". a\n")
         self.assertEqual({it.name for it in self.dir.iterdir()}, {"runs.txt", ".runs.txt.lock"})
         self.assertEqual(self.edit_as(self.EDITOR, self.OTHERS, [], b"x a\n. b\n"), "")
@@ -298,7 +316,9 @@ class Running(EditCase):
 
     def test_a_running_line_is_not_changed_but_moves(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n. echo b\n")
-        self.assertRefuses(self.edit("text = text[text.index('\\n') + 1:]"), b"line 1: is r (--cancel it first)")
+        self.assertRefuses(
+            self.edit("text = text[text.index('\\n') + 1:]"), b"line 1: is r (--cancel it first)"
+        )
         self.assertEqual(self.edit("text = '. true\\n' + text").code, 0)
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
@@ -319,7 +339,8 @@ class Running(EditCase):
         self.write("", "marks")
         runners = [self.start(RUNMAKER, "-q", "--follow", "-j2", "runs.txt") for _ in range(RUNNERS)]
         chance, made = random.Random(7), 0
-        while made < EDITS and "." in self.states():    # a slow machine may make fewer before all jobs have ended
+        # a slow machine may make fewer before all jobs have ended
+        while made < EDITS and "." in self.states():
             ended = self.edit(f"lines = text.splitlines(True); chance = random.Random({chance.random()})\n"
                               "at = chance.randrange(len(lines)); to = chance.randrange(len(lines))\n"
                               f"lines.insert(to, lines.pop(at)) if chance.random() < .5 else "

@@ -1,4 +1,6 @@
-"""Promise: a job that must end does end, with all that came of it; timeouts, retries and walltimes do as they say."""
+"""Promise: a job that must end does end, with all that came of it; timeouts, retries and walltimes do as they
+say.
+"""
 import os
 import shlex
 import signal
@@ -7,12 +9,13 @@ import time
 import unittest
 from typing import Sequence
 
-from tests.support import (FULL, RUNMAKER, RUNSET, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines, printed,
-                           wait_until)
+from tests.support import (FULL, RUNMAKER, RUNSET, SLEEPING, UP, WAITING, Ended, RunCase, alive,
+                           console_lines, printed, wait_until)
 
 # Jobs that are more than one process.  Each makes its up.LINE when all of its parts run.
 TREES = (
-    f"sh -c 'sleep 60 & sleep 60 & wait' & sh -c 'sh -c \"sleep 60; :\"; :' & {UP}; wait",      # shells in shells
+    # shells in shells
+    f"sh -c 'sleep 60 & sleep 60 & wait' & sh -c 'sh -c \"sleep 60; :\"; :' & {UP}; wait",
     f"setsid sleep 60 & {UP}; wait",                                    # a part in a session of its own
     f"setsid sh -c 'sleep 60 &'; {UP}; sleep 60",                       # ... that nobody is the parent of
     f"setsid sh -c 'setsid sleep 60 & setsid sleep 60; :' & {UP}; wait",
@@ -26,8 +29,10 @@ TREES = (
 DEAF = (
     f"trap '' TERM; {UP}; sleep 60",
     f"trap '' TERM; setsid sleep 60 & {UP}; wait",
-    f"setsid sh -c 'trap \"\" TERM; {UP}; sleep 60' & wait",            # the shell ends on TERM, its part does not
-    f"trap 'setsid sleep 60 & exit' TERM; {UP}; while :; do sleep 0.1; done",       # starts another one on TERM
+    # the shell ends on TERM, its part does not
+    f"setsid sh -c 'trap \"\" TERM; {UP}; sleep 60' & wait",
+    # starts another one on TERM
+    f"trap 'setsid sleep 60 & exit' TERM; {UP}; while :; do sleep 0.1; done",
 )
 
 
@@ -48,7 +53,9 @@ class Trees(RunCase):
         self.assertFalse(self.exists("never"))
 
     def test_the_command_after_the_one_that_runs_is_not_begun(self):
-        """A shell gets TERM before its commands, or it sees one end and goes on; one CPU brings that to light."""
+        """A shell gets TERM before its commands, or it sees one end and goes on; one CPU brings that to
+        light.
+        """
         jobs = 30
         self.jobs(*[f"{SLEEPING}; touch never"] * jobs)
         runner = self.start_jobs("-j", jobs, up=range(1, jobs + 1),
@@ -92,7 +99,8 @@ class Trees(RunCase):
         self.check_bare("env -i sh -c 'sleep 60 & echo $! > pid';")
 
     def check_bare(self, start: str) -> None:
-        """A process that this command starts, and that does not even carry the mark of the tests, is ended."""
+        """A process that this command starts, and that does not even carry the mark of the tests, is ended.
+        """
         self.jobs(f"{start} {SLEEPING}")
         runner = self.start_jobs()
         part = int(self.wait_file("pid"))
@@ -108,7 +116,9 @@ class Trees(RunCase):
     def test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead(self):
         inner = shlex.join(self.command(RUNMAKER, "inner.txt"))
         self.write(". : > inner.up; sleep 60\n", "inner.txt")
-        self.jobs(f"{inner} & {UP}; until [ -e inner.up ]; do sleep 0.02; done; kill -9 $!; : > dead; sleep 60")
+        self.jobs(
+            f"{inner} & {UP}; until [ -e inner.up ]; do sleep 0.02; done; kill -9 $!; : > dead; sleep 60"
+        )
         runner = self.start_jobs()
         wait_until(lambda: self.exists("dead"), 20, "the inner runner is dead")
         runner.send_signal(signal.SIGINT)
@@ -154,10 +164,13 @@ runmaker4.ProcessTable.read = count
 
 
 class NumbersThatComeAgain(RunCase):
-    """The kernel gives the number of an ended job's session to somebody else, while parts of the job still live."""
+    """The kernel gives the number of an ended job's session to somebody else, while parts of the job still
+    live.
+    """
     PRIVATE = "unshare", "-r", "--pid", "--fork", "--mount-proc"
     SET_NEXT = "echo $(($(cat shell) - 1)) >/proc/sys/kernel/ns_last_pid"       # pid_namespaces(7)
-    # A stranger gets that number, and a session of it, when the shell is waited for and a look has found nobody left
+    # A stranger gets that number, and a session of it, when the shell is waited for and a look has found
+    # nobody left
     STRANGER = f"""
 "$@" &
 until [ -e shell ] && [ -e deaf ]; do sleep 0.02; done
@@ -175,7 +188,9 @@ kill -0 $(cat stranger) && : >lives
         if subprocess.run(probe, cwd=self.dir, stderr=subprocess.DEVNULL).returncode:
             self.skipTest("this user may have no process numbers of his own (unshare --pid)")
         (self.dir / "shell").unlink()
-        self.jobs("setsid sh -c 'trap \"\" TERM; : >deaf; while :; do sleep 0.05; done' & echo $$ >shell; sleep 60")
+        self.jobs(
+            "setsid sh -c 'trap \"\" TERM; : >deaf; while :; do sleep 0.05; done' & echo $$ >shell; sleep 60"
+        )
         ended = self.run_script(*self.PRIVATE, "sh", "-c", self.STRANGER, "sh",
                                 *self.command(RUNMAKER, "-q", "--timeout=1", "--kill-after=2", "runs.txt"))
         self.assertEqual(self.states(), "!", ended.err)
@@ -188,7 +203,10 @@ class WithoutProc(RunCase):
     WITHOUT = "import runmaker4\nrunmaker4.ProcessTable.read = lambda: runmaker4.ProcessTable([])\n"
 
     def test_timeout(self):
-        self.jobs("(sleep 2; touch never) & wait", "(trap 'sleep 0.5; touch last; exit' TERM; sleep 60 & wait) & wait")
+        self.jobs(
+            "(sleep 2; touch never) & wait",
+            "(trap 'sleep 0.5; touch last; exit' TERM; sleep 60 & wait) & wait",
+        )
         runner = self.start_patched(self.WITHOUT, "-q", "-j2", "--timeout=0.5", "runs.txt")
         self.assertEnded(self.finish(runner), 1, "!!")
         self.assertTrue(self.exists("last"))
@@ -228,7 +246,9 @@ class Timeouts(RunCase):
     def test_durations_have_units_and_none_is_no_limit(self):
         for words, seconds in ("0.005m", 60), ("none", 0.5):
             self.write(f". sleep {seconds}\n", words)
-        for (*_, words), ended in self.run_all((RUNMAKER, "--timeout", words, words) for words in ("0.005m", "none")):
+        for (*_, words), ended in self.run_all(
+            (RUNMAKER, "--timeout", words, words) for words in ("0.005m", "none")
+        ):
             with self.subTest(timeout=words):
                 state = "d" if words == "none" else "!"
                 self.assertEqual((ended.code, self.states(words)), (int(state == "!"), state))
@@ -255,7 +275,9 @@ class Retries(RunCase):
         self.assertEnded(ended, 1, "d!dd")
         self.assertEqual(self.read("order").split(), [b"1"] * 3 + [b"2"] * 3 + [b"3"] + [b"4"] * 2)
         status = printed(console_lines(ended.out), "status")
-        self.assertEqual([text[:6] for text in status[:6]], [b"forked", b"exit 1"] * 2 + [b"forked", b"exit 0"])
+        self.assertEqual(
+            [text[:6] for text in status[:6]], [b"forked", b"exit 1"] * 2 + [b"forked", b"exit 0"]
+        )
 
     def test_no_retries_is_one_run(self):
         self.jobs(f"{COUNTED} 99")
@@ -275,7 +297,9 @@ class Retries(RunCase):
 
 
 class TooManyFailures(RunCase):
-    """--max-failed N: nothing more is started once N more jobs of the file are failed or in error than at the start."""
+    """--max-failed N: nothing more is started once N more jobs of the file are failed or in error than at the
+    start.
+    """
 
     def test_after_so_many_failures_nothing_more_is_started(self):
         self.jobs("exit 1", "true", "echo a\0b", "touch never")
@@ -319,7 +343,8 @@ class CutOff(RunCase):
 
 
 class Walltimes(RunCase):
-    """--walltime T: after T what runs is ended and marked e; no job is started whose timeout no longer fits."""
+    """--walltime T: after T what runs is ended and marked e; no job is started whose timeout no longer fits.
+    """
 
     def test_what_runs_is_ended_and_not_retried_and_what_waits_stays_new(self):
         self.jobs("true", SLEEPING, "touch never")

@@ -1,4 +1,6 @@
-"""Promise: whatever happens to the job file or to the disks, jobs go on, and no byte is written in the wrong place."""
+"""Promise: whatever happens to the job file or to the disks, jobs go on, and no byte is written in the wrong
+place.
+"""
 import os
 import resource
 import subprocess
@@ -6,15 +8,17 @@ import time
 import unittest
 from typing import Sequence
 
-from tests.support import (FULL, HASTY, INTERVAL, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes, wait_until,
-                           without_states)
+from tests.support import (FULL, HASTY, INTERVAL, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes,
+                           wait_until, without_states)
 from tests.tcp import TcpCase
 
 
 class FileCase(RunCase):
     """A job waits at the gate, something happens to the file, the gate opens."""
 
-    def wait_at_gate(self, *others: str, first: str = WAITING, options: Sequence[str] = (), **settings) -> None:
+    def wait_at_gate(
+        self, *others: str, first: str = WAITING, options: Sequence[str] = (), **settings
+    ) -> None:
         """Start a runner whose first job waits at the gate; the other jobs come after it."""
         self.jobs(first, *others)
         self.runner = self.start_jobs(*options, **settings)
@@ -261,7 +265,9 @@ class Appended(FileCase):
             time.sleep(pause)
             slowest = max(slowest, time.monotonic() - start)
         if slowest > 0.9 * INTERVAL:
-            self.skipTest(f"this machine was too busy to append every {pause:.2f} s: one took {slowest:.1f} s")
+            self.skipTest(
+                f"this machine was too busy to append every {pause:.2f} s: one took {slowest:.1f} s"
+            )
         self.assertEnded(self.go_on(), 0, "dd")
         self.assertEqual(self.read("got"), b"1111111\n")
 
@@ -286,7 +292,9 @@ class FullDisk(FileCase):
 
     def run_limited(self, limit: int, *options: object) -> Ended:
         """Run the jobs while no file may grow beyond so many bytes."""
-        return self.run_jobs(*options, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+        return self.run_jobs(
+            *options, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        )
 
     def test_output_files(self):
         self.jobs("head -c 100000 /dev/zero", "echo small")
@@ -344,7 +352,9 @@ os.pwrite = pwrite
         self.jobs("touch ran", "touch second")
         runner = self.start_patched(self.SETUP, "-j1", "runs.txt")
         wait_until(lambda: self.exists("tried"), what="the first job has run, and its result finds no room")
-        self.assertEqual(self.run_jobs("--dry-run", "--resume").out, b"2 . touch second\n", "line 1 is locked")
+        self.assertEqual(
+            self.run_jobs("--dry-run", "--resume").out, b"2 . touch second\n", "line 1 is locked"
+        )
         self.write("", "room")
         ended = self.finish(runner)
         self.assertEnded(ended, 0, "dd")
@@ -357,9 +367,13 @@ class SmallFileSystem(FileCase):
     MOUNT = "mount -t tmpfs -o size=64k none full"
 
     def run_there(self, file: str, *options: str) -> Ended:
-        """Run the jobs in a mount namespace where full/ is full and has the job file; the file comes to stdout."""
+        """Run the jobs in a mount namespace where full/ is full and has the job file; the file comes to
+        stdout.
+        """
         (self.dir / "full").mkdir(exist_ok=True)
-        probe = subprocess.run(["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE)
+        probe = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE
+        )
         if probe.returncode != 0:
             self.skipTest(f"no mount namespace with a tmpfs of our own: {probe.stderr.decode()}")
         fill = "mkdir full/out; cp runs.txt full/; cat /dev/zero > full/filler 2> /dev/null"

@@ -16,7 +16,8 @@ LONG_AGO = 1_000_000_000            # so that a last line without a newline coun
 Job = Tuple[int, bytes, bytes]      # line number, state, command
 WORDS = {b".": "new", b"r": "running", b"d": "done", b"!": "failed", b"e": "error"}
 
-# Calls main() of a script for each file; what it prints goes to two files beside.  One process: imports take long.
+# Calls main() of a script for each file; what it prints goes to two files beside.  One process: imports take
+# long.
 READ_ALL = """
 import importlib, os, sys
 script, suffix, *options = sys.argv[1].split()
@@ -97,7 +98,9 @@ class RandomBytes(Case):
 
     def read_all(self, paths: Iterable[pathlib.Path], call: str) -> Iterator[Tuple[bytes, List[Job], bytes]]:
         """Let a script read these files: the bytes of each, its jobs, and what the script printed."""
-        ended = self.run_script(sys.executable, "-c", READ_ALL, call, *paths, env={"PYTHONPATH": str(SCRIPTS_AT)})
+        ended = self.run_script(
+            sys.executable, "-c", READ_ALL, call, *paths, env={"PYTHONPATH": str(SCRIPTS_AT)}
+        )
         self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
         for path in paths:
             data = self.files[path]
@@ -116,8 +119,11 @@ class RandomBytes(Case):
             self.assertEqual(out, b"".join(b"%d %s %s\n" % job for job in jobs), data[:1000])
 
     def test_the_status_counts_the_jobs_that_are_there(self) -> None:
-        quick = [path for path, data in self.files.items() if not any(state == b"r" for _, state, _ in parse(data))]
-        self.assertGreater(len(quick), FILES // 3)      # the others take seconds each: three looks at the orphans
+        quick = [
+            path for path, data in self.files.items() if not any(state == b"r" for _, state, _ in parse(data))
+        ]
+        # the others take seconds each: three looks at the orphans
+        self.assertGreater(len(quick), FILES // 3)
         for data, jobs, out in self.read_all(quick, "runwait4 .status --status --json"):
             status = json.loads(out)
             self.assertEqual((status["total"], status["jobs"]), (len(jobs), []), data[:1000])
@@ -136,7 +142,9 @@ class Lines(Case):
         self.assertEqual((ended.code, ended.out, ended.err[:len(named) or None]), (0, expected, named))
 
     def test_comments_and_prose_are_no_jobs(self) -> None:
-        self.assertLists(b"# a\n/ b\n#c\nMy runs of today\n\n. echo a\n  indented\n.\n", b"6 . echo a\n", stray=4)
+        self.assertLists(
+            b"# a\n/ b\n#c\nMy runs of today\n\n. echo a\n  indented\n.\n", b"6 . echo a\n", stray=4
+        )
 
     def test_a_tab_separates_as_well_as_a_space(self) -> None:
         self.assertLists(b".\techo\ta\n", b"1 . echo\ta\n")

@@ -63,10 +63,13 @@ class Servers(TcpCase):
         if subprocess.run([*PRIVATE, "true"], stderr=subprocess.DEVNULL).returncode:
             self.skipTest("this user may have no network of his own (unshare -n)")
         server = self.start_program(RUNSERVER, "--port", 0, *words, within=PRIVATE)
-        wait_until(lambda: b"serving on port" in server.err or server.poll() is not None, what="the server serves")
+        wait_until(
+            lambda: b"serving on port" in server.err or server.poll() is not None, what="the server serves"
+        )
         said = self.stop(server, signal.SIGTERM).err.decode()
-        return re.search(r"run again: runmaker4-server\.py (.*), with runmaker4-client\.py -r --port (\d+) (\S+)\n",
-                         said)
+        return re.search(
+            r"run again: runmaker4-server\.py (.*), with runmaker4-client\.py -r --port (\d+) (\S+)\n", said
+        )
 
     def test_all_addresses_are_no_name_of_a_server(self) -> None:
         self.write("! false\n")
@@ -92,7 +95,9 @@ class Times(RunCase):
                 said, closing = ended.err.decode().splitlines()
                 self.assertEqual((ended.code, self.states()), (1, "."))
                 self.assertIn("(it never fits: give --walltime more)", said)
-                self.assertTrue(closing.endswith("; go on: with more --walltime, or a shorter timeout"), closing)
+                self.assertTrue(
+                    closing.endswith("; go on: with more --walltime, or a shorter timeout"), closing
+                )
 
     def test_a_wall_time_that_was_used_up_by_other_jobs_is_another_matter(self) -> None:
         self.jobs("sleep 1", "true")
@@ -101,7 +106,12 @@ class Times(RunCase):
         self.assertIn(b"; go on: ", ended.err)
 
     def test_a_long_timeout_is_a_number_of_seconds(self) -> None:
-        for seconds, text in ((30.0, "30"), (0.5, "0.5"), (1_036_800.0, "1036800"), (999_999_999.0, "999999999")):
+        for seconds, text in (
+            (30.0, "30"),
+            (0.5, "0.5"),
+            (1_036_800.0, "1036800"),
+            (999_999_999.0, "999999999"),
+        ):
             self.assertEqual(str(runmaker4.Ending(9, "timeout", seconds)), f"timeout after {text}s")
 
 

@@ -1,4 +1,5 @@
-"""Promise: whatever comes to the port, and whatever a client with the token does, the other clients do not notice.
+"""Promise: whatever comes to the port, and whatever a client with the token does, the other clients do not
+notice.
 
 Nor does a client come to harm from a server that is none, and the token stays with those who know it.
 """
@@ -22,9 +23,9 @@ import runmaker4
 from tests.proxy import Proxy
 from tests.support import ALL, FULL, GATE, MARK, RUNSERVER, UP, WAITING, marked, peak_memory, wait_until
 from tests.tcp import TcpCase
-from tests.wire import (BEGIN, END, FROM_CLIENT, FROM_SERVER, HAVE, HELLO, JOBS, NO_JSON, NO_NUMBERS, NO_OBJECTS,
-                        PROVEN, TOKEN, UNPROVEN, WELCOME, Closed, FakeServer, Peer, fields_of, frame, garbage, mutilate,
-                        new_key, plain, read_plain, spoiled, split, traces)
+from tests.wire import (BEGIN, END, FROM_CLIENT, FROM_SERVER, HAVE, HELLO, JOBS, NO_JSON, NO_NUMBERS,
+                        NO_OBJECTS, PROVEN, TOKEN, UNPROVEN, WELCOME, Closed, FakeServer, Peer, fields_of,
+                        frame, garbage, mutilate, new_key, plain, read_plain, spoiled, split, traces)
 
 server_module = importlib.import_module(RUNSERVER[:-len(".py")])
 CONNECTIONS = 10_000 if ALL else 2_000 if FULL else 1_000
@@ -32,7 +33,8 @@ SILENT = 200
 ROUNDS = 50_000 if ALL else 5_000 if FULL else 280      # of garbage
 STATUSES = 200 if ALL else 40 if FULL else 0            # of garbage, which are asked for one by one
 MEMORY = 80                             # MB that a server or client may have at the most
-GRACE = 2.0                             # seconds: soon over, and long enough for a good client on a busy machine
+# seconds: soon over, and long enough for a good client on a busy machine
+GRACE = 2.0
 Message = Dict[str, Any]
 
 
@@ -58,10 +60,13 @@ class Stage(TcpCase):
             file.write(f". {command}\n".encode() * count)
 
     def serves(self, within: float = 20) -> None:
-        """A job that is added now is done by the good client soon, however many insiders wait for jobs, too."""
+        """A job that is added now is done by the good client soon, however many insiders wait for jobs, too.
+        """
         before = len(self.read("served")) if self.exists("served") else 0
         self.add(9, "echo served >>served")
-        wait_until(lambda: self.exists("served") and len(self.read("served")) > before, within, "a job is served")
+        wait_until(
+            lambda: self.exists("served") and len(self.read("served")) > before, within, "a job is served"
+        )
 
     def is_unharmed(self) -> None:
         """The good client and its job have noticed nothing, nor has the server said anything about it."""
@@ -105,7 +110,9 @@ class Attack(unittest.TestCase):
         for peer in self.peers:
             peer.close()
         self.stage.is_unharmed()
-        wait_until(lambda: self.stage.descriptors() <= self.before, 15, "the server has closed all connections")
+        wait_until(
+            lambda: self.stage.descriptors() <= self.before, 15, "the server has closed all connections"
+        )
 
     def peer(self) -> Peer:
         """A connection that has proven nothing; closed at the end."""
@@ -123,7 +130,8 @@ class Strangers(Attack):
                 peer.push(data)
             heard = [read_plain(part) for part in split(peer.rest(), head=4)]
             self.assertLessEqual(len(heard), 2)
-            for greeting in heard[:1]:                  # which may be lost if the connection ends with our bytes unread
+            # which may be lost if the connection ends with our bytes unread
+            for greeting in heard[:1]:
                 self.assertEqual(set(greeting), {"runmaker4", "nonce"})
             for answer in heard[1:]:
                 self.assertEqual(set(answer), {"error"})
@@ -158,9 +166,17 @@ class Strangers(Attack):
         self.assertLess(self.stage.descriptors(), self.before + 0.6 * SILENT)
 
     def test_other_protocols(self) -> None:
-        for data in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", b"\r\n\r\n",
-                     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-                     b"HELO localhost\r\n", b"\0\0\0\0", b"\0" * 100_000, b"\xff" * 100_000):
+        for data in (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            b"\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600),
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"HELO localhost\r\n",
+            b"\0\0\0\0",
+            b"\0" * 100_000,
+            b"\xff" * 100_000,
+        ):
             self.assertTurnedAway(data)
 
     def test_lengths_that_are_too_large(self) -> None:
@@ -197,9 +213,13 @@ class Strangers(Attack):
 
     def test_tampered_sessions(self) -> None:
         random_ = random.Random(30)
-        for tamper in (lambda frames: frames[:1] + frames, lambda frames: frames[1:], lambda frames: frames[::-1],
-                       lambda frames: [b"\0" + frames[0], *frames[1:]],
-                       lambda frames: [mutilate(random_, frames[0]), *frames]):
+        for tamper in (
+            lambda frames: frames[:1] + frames,
+            lambda frames: frames[1:],
+            lambda frames: frames[::-1],
+            lambda frames: [b"\0" + frames[0], *frames[1:]],
+            lambda frames: [mutilate(random_, frames[0]), *frames],
+        ):
             with self.peer() as peer:
                 peer.prove()
                 for number in range(3):
@@ -211,8 +231,15 @@ class Strangers(Attack):
         answer = plain(runmaker4=1, nonce="0" * 32, proof="0" * 64)
         for _ in range(CONNECTIONS // 10):
             with self.peer() as peer, contextlib.suppress(Closed):
-                peer.push(random_.choice([random_.randbytes(random_.randrange(2000)), mutilate(random_, answer),
-                                          frame(garbage(random_).encode())])).end().rest()
+                peer.push(
+                    random_.choice(
+                        [
+                            random_.randbytes(random_.randrange(2000)),
+                            mutilate(random_, answer),
+                            frame(garbage(random_).encode()),
+                        ]
+                    )
+                ).end().rest()
 
 
 class SlowStrangers(Stage):
@@ -224,7 +251,10 @@ class SlowStrangers(Stage):
     def test_silence_and_half_a_frame_and_a_byte_now_and_then(self) -> None:
         self.open(patch=self.QUICKER)
         before, begin = self.descriptors(), time.monotonic()
-        peers = {name: Peer.of(self.server.port) for name in ("silent", "half a frame", "most of an answer", "drips")}
+        peers = {
+            name: Peer.of(self.server.port)
+            for name in ("silent", "half a frame", "most of an answer", "drips")
+        }
         for peer in peers.values():
             self.addCleanup(peer.close)
         peers["half a frame"].push(frame(b" " * UNPROVEN)[:UNPROVEN // 2])
@@ -277,7 +307,9 @@ class Insiders(Attack):
         return peer, jobs
 
     def started(self, **fields: Any) -> Tuple[Peer, Message]:
-        """An insider that says that the job it has claimed runs, with output; its next event has the number 2."""
+        """An insider that says that the job it has claimed runs, with output; its next event has the number
+        2.
+        """
         peer, (job,) = self.hold(**fields)
         peer.say(dict(BEGIN, n=1, id=job["id"]))
         return peer, job
@@ -288,7 +320,9 @@ class Insiders(Attack):
 
     def all_end(self, states: str = "de", timeout: float = 20) -> None:
         """All jobs that this test has added end in these states: e is what an insider had when it left."""
-        wait_until(lambda: set(self.states()) <= set(states), timeout, f"all jobs of {self.states()} are {states}")
+        wait_until(
+            lambda: set(self.states()) <= set(states), timeout, f"all jobs of {self.states()} are {states}"
+        )
 
     def records(self) -> bytes:
         """All that the server has collected."""
@@ -303,7 +337,10 @@ class Insiders(Attack):
 
     def job_at(self, offset: int, **fields: Any) -> Message:
         """An orphan that stands there, as an insider may describe it."""
-        return {**dict(id=new_key(), number=2, ordinal=2, offset=offset, state=".", text=self.ORPHAN), **fields}
+        return {
+            **dict(id=new_key(), number=2, ordinal=2, offset=offset, state=".", text=self.ORPHAN),
+            **fields,
+        }
 
     def take(self, *jobs: Message) -> None:
         """An insider says that jobs are its own, and have failed."""
@@ -315,7 +352,9 @@ class Insiders(Attack):
 
     def reports(self, key: str) -> List[Message]:
         """What can be said about a job, its end last."""
-        changes = dict(output=dict(data="x" * (4 * (runmaker4.LogFile.WIDTH + 1))), finish=dict(state="!", how="exit 1"))
+        changes = dict(
+            output=dict(data="x" * (4 * (runmaker4.LogFile.WIDTH + 1))), finish=dict(state="!", how="exit 1")
+        )
         kinds = "begin", "output", "end", "finish"
         return [{**report, "id": key, **changes.get(report["type"], {})} for report in FROM_CLIENT
                 if report["type"] in kinds]
@@ -323,7 +362,9 @@ class Insiders(Attack):
     def test_one_that_claims_and_never_answers(self) -> None:
         peer, _ = self.hold(2)
         self.stage.serves()
-        wait_until(lambda: sorted(self.states())[-3:] == list("drr"), what="all are done but the two that it holds")
+        wait_until(
+            lambda: sorted(self.states())[-3:] == list("drr"), what="all are done but the two that it holds"
+        )
         peer.close()
         self.all_end()
 
@@ -377,8 +418,16 @@ class Insiders(Attack):
         self.assertIn("\n".join(comments).encode(), self.stage.read())
 
     def test_one_that_takes_back_what_it_describes_strangely(self) -> None:
-        for fields in (dict(id="\ud800"), dict(id="\u20ac" * 16), dict(id=""), dict(number=1 << 62), dict(state="x"),
-                       dict(ordinal=1 << 62), dict(ordinal=0), dict(number=0)):
+        for fields in (
+            dict(id="\ud800"),
+            dict(id="\u20ac" * 16),
+            dict(id=""),
+            dict(number=1 << 62),
+            dict(state="x"),
+            dict(ordinal=1 << 62),
+            dict(ordinal=0),
+            dict(number=0),
+        ):
             with self.subTest(fields=fields):
                 offset = self.append(f"r{self.ORPHAN}\n")
                 self.take(self.job_at(offset, **fields))
@@ -410,7 +459,9 @@ class Insiders(Attack):
         jobs = [self.job_at(5, id=f"{number:016x}") for number in range(60_000)]
         with self.peer() as peer:
             having = [{"result": None, "run": "", **job} for job in jobs]
-            peer.prove().say(*(dict(type="have", jobs=having[at:at + 4000]) for at in range(0, len(jobs), 4000)))
+            peer.prove().say(
+                *(dict(type="have", jobs=having[at : at + 4000]) for at in range(0, len(jobs), 4000))
+            )
             lost = peer.say({**HELLO, "client": new_key()}).hear("welcome")["lost"]
             while len(lost) < len(jobs):
                 lost.append(peer.hear("lost")["id"])
@@ -441,14 +492,25 @@ class Insiders(Attack):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_one_that_floods_output(self) -> None:
-        """It never waits to be asked for more.  The disk takes it, or it is turned away; nobody waits for it."""
+        """It never waits to be asked for more.
+
+        The disk takes it, or it is turned away; nobody waits for it.
+        """
         peer, job = self.started()
         data = "x" * runmaker4.PIECE
         peer.socket.settimeout(10)
         with contextlib.suppress(Closed, socket.timeout):
             for number in range(300):
-                peer.say(dict(type="output", n=3 + number, id=job["id"], stream="stdout", at=number * len(data),
-                              data=data))
+                peer.say(
+                    dict(
+                        type="output",
+                        n=3 + number,
+                        id=job["id"],
+                        stream="stdout",
+                        at=number * len(data),
+                        data=data,
+                    )
+                )
                 if number == 100:
                     self.stage.serves()
         self.assertLess(peak_memory(self.stage.server.pid), MEMORY)
@@ -476,7 +538,8 @@ class Insiders(Attack):
         for message in (dict(END), dict(END, status=-1), dict(END, seconds="~~"), dict(END, stdout=-1),
                         dict(type="output", stream="status", at=0, data="~~"), dict(BEGIN, slot="~" * 300)):
             peer, job = self.started()
-            events = [message] * (1 if message["type"] != "end" or message["status"] else 2)      # ended twice
+            # ended twice
+            events = [message] * (1 if message["type"] != "end" or message["status"] else 2)
             with contextlib.suppress(Closed):
                 peer.say(*({**event, "n": number, "id": job["id"]} for number, event in enumerate(events, 2)))
                 self.ask(peer)
@@ -522,7 +585,10 @@ class Insiders(Attack):
                     message = {**message, "n": welcome["seen"] + 1, "id": random_.choice(jobs)["id"]}
                 peer.push(peer.forger().frame(spoiled(random_, message, field).encode())).end().rest()
         self.all_end("!de", 60)
-        wait_until(lambda: len(self.stage.status(self.stage.server)["clients"]) == 1, what="only the good one is known")
+        wait_until(
+            lambda: len(self.stage.status(self.stage.server)["clients"]) == 1,
+            what="only the good one is known",
+        )
 
 
 class Greedy(Stage):
@@ -559,7 +625,9 @@ class Greedy(Stage):
         self.open(text="d : done\n" * self.LINES)
         with Peer.of(self.server.port, self.server.token) as peer, contextlib.suppress(Closed):
             job = HAVE["jobs"][0]
-            peer.prove().say(*[dict(type="have", jobs=[{**job, "id": f"{number:016x}"}]) for number in range(8000)])
+            peer.prove().say(
+                *[dict(type="have", jobs=[{**job, "id": f"{number:016x}"}]) for number in range(8000)]
+            )
             peer.say(HELLO)
             self.serves(within=6)
         self.is_unharmed()
@@ -578,9 +646,18 @@ class NextServer(TcpCase):
         ids = "\u20ac" * 16, "\u00e9" * 9, "", "x" * 16, "\udcff" * 16, "\0" * 16, new_key()
         for number, key in enumerate(ids):
             with Peer.of(server.port, server.token) as peer, contextlib.suppress(Closed):
-                name = "\u20ac" * 60                    # more bytes than characters
-                peer.hello(dict(id=key, number=number + 2, ordinal=number + 2, offset=first + number * size, state=".",
-                                text=f" : orphan {number + 10}"), name=name).hear("welcome")
+                name = "\u20ac" * 60  # more bytes than characters
+                peer.hello(
+                    dict(
+                        id=key,
+                        number=number + 2,
+                        ordinal=number + 2,
+                        offset=first + number * size,
+                        state=".",
+                        text=f" : orphan {number + 10}",
+                    ),
+                    name=name,
+                ).hear("welcome")
         server.kill()
         after = self.start_server("--port", server.port)
         self.wait_said(after, "took over 2 running jobs")
@@ -632,15 +709,25 @@ class BlockedConsole(TcpCase):
                 job, = peer.hear("jobs")["jobs"]
                 peer.say(dict(BEGIN, n=1, id=job["id"]))
                 for number in range(2, 2000):
-                    peer.say(dict(type="output", n=number, id=job["id"], stream="stdout", at=(number - 2) * 60_000,
-                                  data="x" * 60_000))
+                    peer.say(
+                        dict(
+                            type="output",
+                            n=number,
+                            id=job["id"],
+                            stream="stdout",
+                            at=(number - 2) * 60_000,
+                            data="x" * 60_000,
+                        )
+                    )
         self.assertLess(peak_memory(server.pid), MEMORY)
         with Peer.of(port, token) as peer:
             peer.prove().say(dict(type="status")).hear("summary")
 
 
 class NoServers(TcpCase):
-    """What answers at the port is no server of ours, or none that knows the token: the client says so and ends."""
+    """What answers at the port is no server of ours, or none that knows the token: the client says so and
+    ends.
+    """
     PATIENCE = 0.5
 
     def no_servers(self) -> Dict[str, Callable[[Peer], object]]:
@@ -658,14 +745,20 @@ class NoServers(TcpCase):
             "an echo": lambda peer: [peer.push(hello), peer.push(peer.pull()).rest(60)],
             "a lie": lambda peer: peer.push(plain(error="a\nb\x1b[2J")).rest(60)}
         if FULL:
-            found.update({
-                "no proof": lambda peer: peer.push(hello).rest(60), "closes": lambda peer: None,
-                "half a greeting": lambda peer: peer.push(hello[:20]).rest(60),
-                "a web server": lambda peer: peer.push(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"),
-                "resets": Peer.reset,
-                "too long": lambda peer: peer.push(b"\xff\xff\xff\xff").rest(60),
-                "deep": lambda peer: peer.push(frame(b"[" * UNPROVEN)).rest(60),
-                "a fake": lambda peer: peer.push(hello + plain(proof="0" * 64)).rest(60)})
+            found.update(
+                {
+                    "no proof": lambda peer: peer.push(hello).rest(60),
+                    "closes": lambda peer: None,
+                    "half a greeting": lambda peer: peer.push(hello[:20]).rest(60),
+                    "a web server": lambda peer: peer.push(
+                        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+                    ),
+                    "resets": Peer.reset,
+                    "too long": lambda peer: peer.push(b"\xff\xff\xff\xff").rest(60),
+                    "deep": lambda peer: peer.push(frame(b"[" * UNPROVEN)).rest(60),
+                    "a fake": lambda peer: peer.push(hello + plain(proof="0" * 64)).rest(60),
+                }
+            )
         return found
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
@@ -673,8 +766,13 @@ class NoServers(TcpCase):
         self.write(TOKEN, ".runmaker4.token").chmod(0o600)
         begin = time.monotonic()
         with contextlib.ExitStack() as stack:
-            servers = {name: stack.enter_context(FakeServer(serve)) for name, serve in self.no_servers().items()}
-            clients = {name: self.start_client(server, "--give-up", self.PATIENCE) for name, server in servers.items()}
+            servers = {
+                name: stack.enter_context(FakeServer(serve)) for name, serve in self.no_servers().items()
+            }
+            clients = {
+                name: self.start_client(server, "--give-up", self.PATIENCE)
+                for name, server in servers.items()
+            }
             for name, client in clients.items():
                 with self.subTest(server=name):
                     ended = self.finish(client)
@@ -683,7 +781,9 @@ class NoServers(TcpCase):
                         self.assertTrue(line.startswith(b"runmaker4-client.py: 127.0.0.1: "), ended.err)
                     self.assertNotIn(b"\x1b", ended.err)
                     self.assertNotIn(TOKEN.encode(), ended.err)
-        self.assertLess(time.monotonic() - begin, self.PATIENCE + 15, "they were more patient than they should be")
+        self.assertLess(
+            time.monotonic() - begin, self.PATIENCE + 15, "they were more patient than they should be"
+        )
 
 
 class LyingServers(TcpCase):
@@ -706,7 +806,10 @@ class LyingServers(TcpCase):
         def serve(peer: Peer) -> Peer:
             self.welcome(peer, **fields)
             claim = peer.hear("claim")
-            return peer.say(dict(type="jobs", request=claim["request"], jobs=[{**self.JOB, **job} for job in jobs]))
+            return peer.say(
+                dict(type="jobs", request=claim["request"], jobs=[{**self.JOB, **job} for job in jobs])
+            )
+
         return serve
 
     def attend(self, peer: Peer) -> None:
@@ -740,11 +843,23 @@ class LyingServers(TcpCase):
                 for line in ended.err.splitlines():
                     self.assertTrue(line.startswith(b"runmaker4-client.py: 127.0.0.1: "), line)
 
-    STATUS = (dict(type="summary", file="runs.txt", host="alice", port=1, pid=1, since=1.5, grace=60.0, fault="",
-                   counts=dict(new=1, running=1, done=1, failed=0, error=0, held=0, total=3),
-                   waiting=[dict(line=1, command="true")]),
-              dict(type="client", name="bob", address="::1", pid=1, slots=1, seen=0.5, lost=False),
-              dict(type="job", line=1, command="true", pid=1, since=None), dict(type="end"))
+    STATUS = (
+        dict(
+            type="summary",
+            file="runs.txt",
+            host="alice",
+            port=1,
+            pid=1,
+            since=1.5,
+            grace=60.0,
+            fault="",
+            counts=dict(new=1, running=1, done=1, failed=0, error=0, held=0, total=3),
+            waiting=[dict(line=1, command="true")],
+        ),
+        dict(type="client", name="bob", address="::1", pid=1, slots=1, seen=0.5, lost=False),
+        dict(type="job", line=1, command="true", pid=1, since=None),
+        dict(type="end"),
+    )
 
     def statuses(self) -> Iterator[List[str]]:
         """Statuses that are none, in the JSON of their messages."""
@@ -789,7 +904,9 @@ class LyingServers(TcpCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_jobs_that_are_none(self) -> None:
-        """Each either runs, or cannot be started, or ends the connection; the client is there for the next one."""
+        """Each either runs, or cannot be started, or ends the connection; the client is there for the next
+        one.
+        """
         texts = " a\0b", "no separator", " ", " true\nfalse", "", " " + "x" * 200_000
         fields = "number", "ordinal", "offset"
         jobs = iter([*(dict(text=text) for text in texts), *({field: 1 << 62} for field in fields)])
@@ -917,7 +1034,9 @@ io.open = builtins.open = watched(io.open)
         server = self.start_server(patch=self.WATCH)
         modes = [line.split() for line in self.read("seen").decode().splitlines()]
         self.assertTrue(modes)
-        self.assertEqual({mode for name, mode in modes if (name, mode) != (self.NAME, self.before)}, {"100600"})
+        self.assertEqual(
+            {mode for name, mode in modes if (name, mode) != (self.NAME, self.before)}, {"100600"}
+        )
         self.assertTokenIn(server.token)
         self.stop(server)
         return server.token
@@ -951,7 +1070,9 @@ io.open = builtins.open = watched(io.open)
         self.stop(self.start_server())
         self.file.unlink()
         self.file.mkdir()
-        self.assertRefused(self.run_script(RUNSERVER, "--port", 0, "runs.txt", timeout=20), self.NAME, "directory")
+        self.assertRefused(
+            self.run_script(RUNSERVER, "--port", 0, "runs.txt", timeout=20), self.NAME, "directory"
+        )
 
     # so that each has seen that there is no token before the first one has made it
     SLOW = ("import secrets, time\nmake = secrets.token_hex\n"
@@ -983,7 +1104,8 @@ print(len(socket.recv_fds(visit, 100, 9)[1]))
 """
 
     def leave_behind(self) -> str:
-        """Kill a server whose client runs a job; the name of the keeper's socket, which is in no file system."""
+        """Kill a server whose client runs a job; the name of the keeper's socket, which is in no file system.
+        """
         self.jobs(WAITING)
         server = self.start_server("--grace", 30, preexec_fn=lambda: os.umask(0))
         self.start_client(server, up=(1,))
@@ -1009,7 +1131,8 @@ signal.pause()
 """
 
     def test_where_another_user_has_its_name_the_server_serves_without_a_keeper_and_says_so(self) -> None:
-        for listens in (False, True) if os.geteuid() == 0 else (False,):    # only root can be another user here
+        # only root can be another user here
+        for listens in (False, True) if os.geteuid() == 0 else (False,):
             with self.subTest(listens=listens):
                 file = self.write(". echo ran\n", f"runs.{listens}")
                 name = server_module.KeeperLink(str(file), 0.0).name[1:]
@@ -1025,7 +1148,9 @@ signal.pause()
     INSIDE = 'mount --bind "$1" shared && cd shared && shift && exec "$@"'
 
     def in_container(self, folder: str) -> List[str]:
-        """Words to put before a command that has this folder as `shared`, and the abstract names of all others."""
+        """Words to put before a command that has this folder as `shared`, and the abstract names of all
+        others.
+        """
         return ["unshare", "-rm", "sh", "-c", self.INSIDE, "sh", folder]
 
     def test_two_files_of_one_path_in_two_containers_have_two_keepers(self) -> None:
@@ -1048,8 +1173,11 @@ signal.pause()
 
 class TokenSecrecy(TcpCase):
     """The token is on the server's first line and in its file, and nowhere else."""
-    PRYING = ("env; cat /proc/$$/environ /proc/$$/cmdline /proc/$PPID/cmdline | tr '\\0' '\\n'; ls -l /proc/$$/fd; "
-              "ps -ef; echo $RUNMAKER4_TOKEN; false")
+
+    PRYING = (
+        "env; cat /proc/$$/environ /proc/$$/cmdline /proc/$PPID/cmdline | tr '\\0' '\\n'; ls -l /proc/$$/fd; "
+        "ps -ef; echo $RUNMAKER4_TOKEN; false"
+    )
 
     def assertNoTrace(self, text: bytes, *tokens: str) -> None:
         """Nothing of these tokens is in the text."""
@@ -1065,14 +1193,19 @@ class TokenSecrecy(TcpCase):
         return b"\n".join(texts)
 
     def everything(self) -> bytes:
-        """What is in the test's files, and their names; but for the token's file and the server's first line."""
+        """What is in the test's files, and their names; but for the token's file and the server's first line.
+        """
         files = [file for file in self.dir.rglob("*") if file.is_file() and file.name != ".runmaker4.token"]
-        texts = [file.read_bytes().partition(b"\n")[2] if file.name.endswith("server.out") else file.read_bytes()
-                 for file in files]
+        texts = [
+            file.read_bytes().partition(b"\n")[2] if file.name.endswith("server.out") else file.read_bytes()
+            for file in files
+        ]
         return b"\n".join([*texts, *(os.fsencode(file) for file in self.dir.rglob("*"))])
 
     def check_client(self, **env: str) -> bytes:
-        """A client whose job pries; what it says at its end, without a trace of the token, which stands for {}."""
+        """A client whose job pries; what it says at its end, without a trace of the token, which stands for
+        {}.
+        """
         self.jobs(WAITING, self.PRYING)
         server = self.start_server("-l", "log", "--outdir", "out", "--joblog", "joblog", "--print")
         client = self.start_client(server, "-j2", "-v", up=(1,),

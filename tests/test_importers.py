@@ -1,4 +1,6 @@
-"""runset4.py takes the jobs of other tools: lists of commands, templates, job files; all of an import or nothing."""
+"""runset4.py takes the jobs of other tools: lists of commands, templates, job files; all of an import or
+nothing.
+"""
 import argparse
 import contextlib
 import itertools
@@ -31,7 +33,9 @@ class ImportCase(RunCase):
         self.assertEqual(self.read(), as_bytes(expected))
 
     def assertAllRefused(self, calls: Dict[tuple, str]) -> None:
-        """Arguments for runset4.py and what it must say: each is refused, and there is no runs.txt after that."""
+        """Arguments for runset4.py and what it must say: each is refused, and there is no runs.txt after
+        that.
+        """
         words = list(calls.values())
         for (call, ended), wanted in zip(self.run_all((RUNSET, "runs.txt", *args) for args in calls), words):
             with self.subTest(args=call[2:]):
@@ -50,7 +54,9 @@ class Lists(ImportCase):
     """--add-list: a job per line."""
 
     def test_lines_become_jobs_but_blank_ones_and_comments(self) -> None:
-        self.write(b"\xef\xbb\xbfecho a\r\n\n# no job\n \t# nor this\n  \r\n  echo \xff '\t' # b \necho c", "list")
+        self.write(
+            b"\xef\xbb\xbfecho a\r\n\n# no job\n \t# nor this\n  \r\n  echo \xff '\t' # b \necho c", "list"
+        )
         self.assertAdds(b". echo a\n.   echo \xff '\t' # b \n. echo c\n", "--add-list", "list")
 
     def test_they_are_appended_to_what_is_there(self) -> None:
@@ -78,16 +84,20 @@ class Lists(ImportCase):
         before = FOUR + "# " + "x" * 1000 + "\n"
         self.write(before)
         self.write(f"echo {'y' * 1000}\n" * 2200, "list")
-        limited = "trap '' XFSZ; ulimit -f 3000; exec \"$@\""       # a piece of 1 MiB fits, two do not
-        ended = self.run_script("sh", "-c", limited, "sh", *self.command(RUNSET, "runs.txt", "--add-list", "list"))
+        limited = "trap '' XFSZ; ulimit -f 3000; exec \"$@\""  # a piece of 1 MiB fits, two do not
+        ended = self.run_script(
+            "sh", "-c", limited, "sh", *self.command(RUNSET, "runs.txt", "--add-list", "list")
+        )
         self.assertRefused(ended, "runset4.py: runs.txt: ")
         self.assertEqual(self.read(), as_bytes(before))
 
     def test_ctrl_c_does_not_cut_it_in_two(self) -> None:
         lines = 1200
         self.write(f"echo {'y' * 1000}\n" * lines, "list")
-        interrupting = ("import os, signal\nwrite = os.write\n"
-                        "os.write = lambda fd, data: (os.kill(os.getpid(), signal.SIGINT), write(fd, data))[1]")
+        interrupting = (
+            "import os, signal\nwrite = os.write\n"
+            "os.write = lambda fd, data: (os.kill(os.getpid(), signal.SIGINT), write(fd, data))[1]"
+        )
         adding = self.start_patched(interrupting, "runs.txt", "--add-list", "list", script=RUNSET)
         self.assertEqual(self.finish(adding).code, 128 + signal.SIGINT)
         self.assertEqual(self.read(), f". echo {'y' * 1000}\n".encode() * lines)
@@ -114,9 +124,13 @@ class Lists(ImportCase):
                                          ("", "", "there is no job in it")):
             path = self.write(text, "list")
             with self.subTest(text=text[:80]):
-                self.assertProblem(f"{path}: {expected}", lambda: list(runset4.list_jobs(str(path), template.encode())))
+                self.assertProblem(
+                    f"{path}: {expected}", lambda: list(runset4.list_jobs(str(path), template.encode()))
+                )
         self.assertProblem("/dev/zero: line 1: ", lambda: list(runset4.list_jobs("/dev/zero", None)))
-        self.assertProblem(f"{self.dir}: is a directory", lambda: list(runset4.list_jobs(str(self.dir), None)))
+        self.assertProblem(
+            f"{self.dir}: is a directory", lambda: list(runset4.list_jobs(str(self.dir), None))
+        )
 
     def test_lines_of_jobs_are_refused_and_what_is_said_instead_works(self) -> None:
         for state in ".rd!ex":
@@ -200,8 +214,12 @@ class Templates(ImportCase):
         values = "".join(f"{value}\n" for value in self.VALUES)
         show = "printf '%s\\n' {} {.} {/} {//} {/.}"
         self.write(values, "list")
-        theirs = self.run_script("parallel", "--will-cite", "-j1", "-a", "list", show, env={"HOME": str(self.dir)})
-        ours = b"".join(subprocess.check_output(["sh", "-c", self.fill(show, value)]) for value in self.VALUES)
+        theirs = self.run_script(
+            "parallel", "--will-cite", "-j1", "-a", "list", show, env={"HOME": str(self.dir)}
+        )
+        ours = b"".join(
+            subprocess.check_output(["sh", "-c", self.fill(show, value)]) for value in self.VALUES
+        )
         self.assertEqual(theirs.out, ours)
 
     def test_other_braces_and_per_cents_stay(self) -> None:
@@ -237,7 +255,9 @@ class Templates(ImportCase):
 
 
 class QuotedPlaces(ImportCase):
-    """A place within quotes of the template is refused: the quotes of a value would end those, and it would be run."""
+    """A place within quotes of the template is refused: the quotes of a value would end those, and it would
+    be run.
+    """
     MENDED = {
         'show "{}"': "show {}",
         "show '{}' b": "show {} b",
@@ -255,9 +275,21 @@ class QuotedPlaces(ImportCase):
         "echo `cat {}`": "in backquotes", '"a `b {}`"': "in backquotes", "echo $(({} + 1))": "variable",
         "echo \\{}": "behind a backslash", "echo ${1}": "behind a $", '"\\{}"': "as an argument",
     }
-    TAKEN = ('echo "$(cat {})"', "echo \\\\{}", "echo \\${}", "echo $(($(cat {})))", "echo it\\'s {}", "echo # it's {}",
-             "echo \"{#}\" '{#}' {}", 'echo "a\\"" {} "b"', '(cd {} && echo "(") <{}', "find . -exec cat {} \\;",
-             'n={} sh -c "echo \\$n"', "awk '{print $1}' {}", '"x$(echo "y" {})z"')
+    TAKEN = (
+        'echo "$(cat {})"',
+        "echo \\\\{}",
+        "echo \\${}",
+        "echo $(($(cat {})))",
+        "echo it\\'s {}",
+        "echo # it's {}",
+        "echo \"{#}\" '{#}' {}",
+        'echo "a\\"" {} "b"',
+        '(cd {} && echo "(") <{}',
+        "find . -exec cat {} \\;",
+        'n={} sh -c "echo \\$n"',
+        "awk '{print $1}' {}",
+        '"x$(echo "y" {})z"',
+    )
     HOSTILE = (b"$(: >pwned)", b"`: >pwned`", b"'; : >pwned; '", b'"; : >pwned; "', b"x[$(: >pwned)]",
                b"\\'; : >pwned #", b'\\"; : >pwned #', b")`: >pwned`", b"'\"`: >pwned`\"'", b"$(: >pwned) #")
     PARTS = (*"\"\"''`)(\\$ a#1;+", "$(", "$((", "))", "{}", "{}", "{}", "echo ", "$'")
@@ -273,7 +305,9 @@ class QuotedPlaces(ImportCase):
     def test_the_line_that_is_right_is_said_where_it_can_be_known(self) -> None:
         for template, right in self.MENDED.items():
             with self.subTest(template):
-                self.assertTrue(self.refusal(template).endswith(f"right is: {right})"), self.refusal(template))
+                self.assertTrue(
+                    self.refusal(template).endswith(f"right is: {right})"), self.refusal(template)
+                )
                 self.assertEqual(self.refusal(right), "")
 
     def test_else_it_is_said_what_to_do(self) -> None:
@@ -317,14 +351,26 @@ class Columns(ImportCase):
 
     def test_blanks_separate_columns(self) -> None:
         self.write("1 a.x\t5%\n  2   it's/b.y  z more\n", "list")
-        self.assertAdds(". n 1.a 1 5% a.x 'a' '1 a.x\t5%' 1\n. n 2.'it'\"'\"'s/b' 2 z 'it'\"'\"'s/b.y' 'b' '  2   it'"
-                        "\"'\"'s/b.y  z more' 2\n".replace("'a' ", "a ").replace("'b' ", "b "),
-                        "--add-list", "list", "--template", "n {1}.{2.} {1} {3} {2} {2/.} {} {#}")
+        self.assertAdds(
+            ". n 1.a 1 5% a.x 'a' '1 a.x\t5%' 1\n. n 2.'it'\"'\"'s/b' 2 z 'it'\"'\"'s/b.y' 'b' '  2   it'"
+            "\"'\"'s/b.y  z more' 2\n".replace("'a' ", "a ").replace("'b' ", "b "),
+            "--add-list",
+            "list",
+            "--template",
+            "n {1}.{2.} {1} {3} {2} {2/.} {} {#}",
+        )
 
     def test_another_separator_is_a_regular_expression(self) -> None:
         self.write("a b, c/d.e ,\n", "list")
-        self.assertAdds(". n 'a b' d '' c/d c d.e\n",
-                        "--add-list", "list", "--colsep", ",", "--template", "n {1} {2/.} {3} {2.} {2//} {2/}")
+        self.assertAdds(
+            ". n 'a b' d '' c/d c d.e\n",
+            "--add-list",
+            "list",
+            "--colsep",
+            ",",
+            "--template",
+            "n {1} {2/.} {3} {2.} {2//} {2/}",
+        )
         self.write("a b\tc\\d|e", "list")
         for colsep, third in (r"\t", b"'a b'\n"), (r"\|", b"'a b\tc\\d'\n"), (r"[\t|]|\\\\", b"'a b'\n"):
             self.run_script(RUNSET, "runs.txt", "--add-list", "list", "--colsep", colsep, "--template", "{1}")
@@ -332,15 +378,43 @@ class Columns(ImportCase):
 
     def test_a_place_without_a_column_is_refused(self) -> None:
         self.write("1 2\n# 3\n4\n", "list")
-        self.assertAllRefused({
-            ("--add-list", "list", "--template", "n {1} {2}"): "list: line 3: there is no value for {2} (1 column)",
-            ("--add-list", "list", "--template", "{12/.}"): "list: line 1: there is no value for {12} (2 columns)",
-            ("--add-list", "list", "--template", "n {0}"): "--template: not a command: 'n {0}'",
-            ("--add-list", "list", "--template", "n", "--colsep", "|"): "--colsep: not a regular expression",
-            ("--add-list", "list", "--template", "n", "--colsep", "["): "--colsep: not a regular expression",
-            ("--add-list", "list", "--colsep", ","): "--colsep is for --add-list with --template",
-            ("--add", "--template", "n {3}", ":::", "1", ":::", "2"): "there is no value for {3} (2 columns)",
-        })
+        self.assertAllRefused(
+            {
+                (
+                    "--add-list",
+                    "list",
+                    "--template",
+                    "n {1} {2}",
+                ): "list: line 3: there is no value for {2} (1 column)",
+                (
+                    "--add-list",
+                    "list",
+                    "--template",
+                    "{12/.}",
+                ): "list: line 1: there is no value for {12} (2 columns)",
+                ("--add-list", "list", "--template", "n {0}"): "--template: not a command: 'n {0}'",
+                (
+                    "--add-list",
+                    "list",
+                    "--template",
+                    "n",
+                    "--colsep",
+                    "|",
+                ): "--colsep: not a regular expression",
+                (
+                    "--add-list",
+                    "list",
+                    "--template",
+                    "n",
+                    "--colsep",
+                    "[",
+                ): "--colsep: not a regular expression",
+                ("--add-list", "list", "--colsep", ","): "--colsep is for --add-list with --template",
+                (
+                    "--add", "--template", "n {3}", ":::", "1", ":::", "2",
+                ): "there is no value for {3} (2 columns)",
+            }
+        )
 
 
 class Sweeps(ImportCase):
@@ -367,8 +441,15 @@ class Sweeps(ImportCase):
     @unittest.skipUnless(shutil.which("parallel"), "there is no parallel here")
     def test_gnu_parallel_makes_the_same_of_them(self) -> None:
         for (template, *values), expected in self.CALLS.items():
-            theirs = self.run_script("parallel", "--will-cite", "-j1", "-k", template.replace("n", "printf '<%s>'", 1),
-                                     *values, env={"HOME": str(self.dir)})
+            theirs = self.run_script(
+                "parallel",
+                "--will-cite",
+                "-j1",
+                "-k",
+                template.replace("n", "printf '<%s>'", 1),
+                *values,
+                env={"HOME": str(self.dir)},
+            )
             script = "".join(f"{command.replace('n', 'printf <%s>', 1)}\n" for command in expected.split(","))
             ours = subprocess.check_output(["sh", "-c", script.replace("<%s>", "'<%s>'")])
             self.assertEqual(theirs.out, ours, values)
@@ -382,19 +463,28 @@ class Sweeps(ImportCase):
         self.write("1\n", "list")
         template = "--template", "n {1}"
         wanted, place = "a value is wanted behind each ::: and :::+", "::: stands behind --add --template T"
-        self.assertAllRefused({
-            ("--add", *template): "--add: a command is wanted, or --template T ::: VALUE ...",
-            ("--add", *template, ":::"): wanted,
-            ("--add", *template, ":::", "1", ":::+"): wanted,
-            ("--add", *template, ":::", ":::", "1"): wanted,
-            ("--add", *template, ":::", "1", "::::", "list"): ":::: is not known (values of a file: --add-list FILE",
-            ("--add", *template, "::::+", "list"): "::::+ is not known",
-            ("--add", ":::", "1"): place,
-            ("--add", "n {1}", ":::", "1"): place,
-            ("--add", "n", *template, ":::", "1"): place,
-            ("--add-list", "list", *template, ":::", "1"): place,
-            ("--add", *template, ":::", "1\n2"): "not a command: 'n '1?2''",
-        })
+        self.assertAllRefused(
+            {
+                ("--add", *template): "--add: a command is wanted, or --template T ::: VALUE ...",
+                ("--add", *template, ":::"): wanted,
+                ("--add", *template, ":::", "1", ":::+"): wanted,
+                ("--add", *template, ":::", ":::", "1"): wanted,
+                (
+                    "--add",
+                    *template,
+                    ":::",
+                    "1",
+                    "::::",
+                    "list",
+                ): ":::: is not known (values of a file: --add-list FILE",
+                ("--add", *template, "::::+", "list"): "::::+ is not known",
+                ("--add", ":::", "1"): place,
+                ("--add", "n {1}", ":::", "1"): place,
+                ("--add", "n", *template, ":::", "1"): place,
+                ("--add-list", "list", *template, ":::", "1"): place,
+                ("--add", *template, ":::", "1\n2"): "not a command: 'n '1?2''",
+            }
+        )
         self.assertRefused(self.run_script(RUNSET, "--add", "runs.txt", *template, ":::", "1"),
                            "FILE is wanted, before options that take several values (see --help)")
 
@@ -421,7 +511,9 @@ class JobFiles(JobFileCase):
 
     def test_job_files_become_jobs_in_the_order_given(self) -> None:
         self.job_file("queue/b")
-        self.job_file("queue/a", "[DEFAULT]\nx = %(y)s %\n[fjd]\nExecutable = job.py 50% # c\nExecutable=last")
+        self.job_file(
+            "queue/a", "[DEFAULT]\nx = %(y)s %\n[fjd]\nExecutable = job.py 50% # c\nExecutable=last"
+        )
         self.job_file("queue/c", "[fjd]\nexecutable: never\n[control]\r\nexecutable:first\r\n")
         self.assertAdds(self.line("queue/b") + self.line("queue/a", "last") + self.line("queue/c", "first"),
                         "--add-jobs", "queue/b", "queue/a", self.dir / "queue/c")
@@ -434,8 +526,15 @@ class JobFiles(JobFileCase):
         self.run_script(RUNSET, "runs.txt", "--add-jobs", "queue")
         self.assertEqual(self.run_jobs("-q").code, 0)
         found = self.read("out").split(b"\n")
-        self.assertEqual(found, [x for name in sorted(names)
-                                 for x in ("\u00e0".encode(), os.fsencode(self.dir) + b"/queue/" + name)] + [b""])
+        self.assertEqual(
+            found,
+            [
+                x
+                for name in sorted(names)
+                for x in ("\u00e0".encode(), os.fsencode(self.dir) + b"/queue/" + name)
+            ]
+            + [b""],
+        )
 
     def test_each_file_of_a_directory_is_added_once(self) -> None:
         for name in "b", "a", "it's 1":
@@ -456,8 +555,15 @@ class JobFiles(JobFileCase):
         for name in names:
             self.job_file(f"queue/{name}")
         edited = self.line("queue/b c", "edited --more", b"x").replace(b"\n", b"\r\n")
-        before = (self.line("queue/a", state=b"d") + edited + b"# " + self.line("queue/d")
-                  + self.line("queue/e").replace(b"\n", b" more\n") + self.line("queue/f/f") + self.line("other/f"))
+        before = (
+            self.line("queue/a", state=b"d")
+            + edited
+            + b"# "
+            + self.line("queue/d")
+            + self.line("queue/e").replace(b"\n", b" more\n")
+            + self.line("queue/f/f")
+            + self.line("other/f")
+        )
         self.write(before)
         self.assertAdds(before + self.line("queue/d") + self.line("queue/e") + self.line("queue/f"),
                         "--add-jobs", "queue")
@@ -477,8 +583,13 @@ class JobFiles(JobFileCase):
             self.job_file(name)
         self.assertAdds(self.line("queue/a") + self.line("-"), "--add-jobs", "queue/a", "-")
         self.assertAdds(2 * (self.line("queue/a") + self.line("-")), "--add-jobs", "queue/a", "./-")
-        self.assertAdds(2 * (self.line("queue/a") + self.line("-")) + self.line("queue/a") + self.line("queue/b"),
-                        "--add-jobs", "queue", "queue/a", "./queue")
+        self.assertAdds(
+            2 * (self.line("queue/a") + self.line("-")) + self.line("queue/a") + self.line("queue/b"),
+            "--add-jobs",
+            "queue",
+            "queue/a",
+            "./queue",
+        )
 
     def test_what_cannot_be_a_job_file_is_refused_whole(self) -> None:
         self.job_file("queue/a")
@@ -512,7 +623,9 @@ class JobFiles(JobFileCase):
         self.assertProblem(f"{self.dir}/two?lines: not a command", lambda: runset4.read_job_file(str(path)))
 
     def test_ten_jobs_for_four_workers_as_in_fjd(self) -> None:
-        """Workers and jobs come in any order; each job reads its file and writes the log file that is named there."""
+        """Workers and jobs come in any order; each job reads its file and writes the log file that is named
+        there.
+        """
         workers = self.start(RUNMAKER, "-q", "--follow", "-j4", "runs.txt")
         script = "sed -n 's/^value: *//p' \"$1\" >\"$(sed -n 's/^logfile: *//p' \"$1\")\"\n"
         self.write(f"#!/bin/sh\n{script}", "job.sh").chmod(0o755)
@@ -523,7 +636,9 @@ class JobFiles(JobFileCase):
         self.run_script(RUNSET, "runs.txt", "--end")
         self.assertEqual(self.finish(workers).code, 0)
         self.assertEqual(self.states(), "d" * 10)
-        self.assertEqual([self.read(f"{name}.log") for name in names], [f"{name}\n".encode() for name in names])
+        self.assertEqual(
+            [self.read(f"{name}.log") for name in names], [f"{name}\n".encode() for name in names]
+        )
 
 
 class Hiring(ImportCase):
@@ -535,21 +650,35 @@ class Hiring(ImportCase):
         self.write(". echo a\n#RUN \t end \r\nd echo b\n")
         self.assertAdds(". echo a\n#RUN \t end \r\nd echo b\n", "--end")
         self.write("# RUN end\n#run end\n#RUN ending\n#RUN end now\n. #RUN end\nx #RUN end")
-        self.assertAdds("# RUN end\n#run end\n#RUN ending\n#RUN end now\n. #RUN end\nx #RUN end\n#RUN end\n", "--end")
+        self.assertAdds(
+            "# RUN end\n#run end\n#RUN ending\n#RUN end now\n. #RUN end\nx #RUN end\n#RUN end\n", "--end"
+        )
 
     def test_jobs_that_are_added_below_the_end_are_said(self) -> None:
         self.write("echo b\n", "list")
         self.write("T:\na: echo c\nend\n", "tests")
         (self.dir / "queue").mkdir()
         self.write("[control]\nexecutable: d\n", "queue/d")
-        for line, args in enumerate((("runs.txt", "--add", "echo a"), ("runs.txt", "--add-list", "list"),
-                                     ("runs.txt", "--add-tests", "tests"), ("runs.txt", "--add-jobs", "queue")), 1):
+        for line, args in enumerate(
+            (
+                ("runs.txt", "--add", "echo a"),
+                ("runs.txt", "--add-list", "list"),
+                ("runs.txt", "--add-tests", "tests"),
+                ("runs.txt", "--add-jobs", "queue"),
+            ),
+            1,
+        ):
             self.write("d echo 0\n" + "# more\n" * line + "#RUN end\nd echo 1\n#RUN end\n")
             ended = self.run_script(RUNSET, "-q", *args)
             with self.subTest(args=args):
-                self.assertEqual((ended.code, ended.err), (
-                    0, b"runset4.py: runs.txt: there is a #RUN end in line %d; no --follow runner takes the jobs below "
-                    b"it (--reopen, then --end)\n" % (line + 2)))
+                self.assertEqual(
+                    (ended.code, ended.err),
+                    (
+                        0,
+                        b"runset4.py: runs.txt: there is a #RUN end in line %d; no --follow runner takes the jobs below "
+                        b"it (--reopen, then --end)\n" % (line + 2),
+                    ),
+                )
                 self.assertIn(".", self.states())
 
     def test_a_file_that_is_gone_when_all_is_appended_may_have_been_replaced(self) -> None:
@@ -562,13 +691,18 @@ class Hiring(ImportCase):
         before = self.write(". echo a\n#RUN \t end \r\nd echo b\n. echo c\n#RUN end\n").read_bytes()
         ended = self.run_script(RUNSET, "-q", "runs.txt", "--end")
         self.assertEqual((ended.code, ended.out, self.read()), (0, b"", before))
-        self.assertEqual(ended.err, b"runset4.py: runs.txt: there is a #RUN end in line 2; no --follow runner takes "
-                                    b"the jobs below it (--reopen, then --end)\n")
+        self.assertEqual(
+            ended.err,
+            b"runset4.py: runs.txt: there is a #RUN end in line 2; no --follow runner takes "
+            b"the jobs below it (--reopen, then --end)\n",
+        )
         self.assertAdds(before.replace(b"#RUN", b"#off"), "--reopen")
         self.assertAdds(before.replace(b"#RUN", b"#off") + b"#RUN end\n", "--end")
 
     def test_reopening_makes_comments_of_all_of_them_in_place(self) -> None:
-        before = b"\xef\xbb\xbf#RUN end\n. echo a\n#RUN\tend \r\n#RUN barrier\n# RUN end\n. #RUN end\n#RUN end"
+        before = (
+            b"\xef\xbb\xbf#RUN end\n. echo a\n#RUN\tend \r\n#RUN barrier\n# RUN end\n. #RUN end\n#RUN end"
+        )
         path = self.write(before)
         inode = path.stat().st_ino
         after = before.replace(b"\n#RUN\tend", b"\n#off\tend").replace(b"\n#RUN end", b"\n#off end")
@@ -632,13 +766,22 @@ class Usage(unittest.TestCase):
     """Which options go together."""
 
     def test_what_makes_no_sense_is_refused_and_named(self) -> None:
-        for words, name in (("--add-list a --template", "--template"), ("--add-jobs a --follow", "--follow"),
-                            ("--add a --template {}", "--template"), ("--template {}", "--add-list"),
-                            ("--add-list a --add b", "--add-list"), ("--add-list a --all", "--add-list"),
-                            ("--add-jobs a --state=x", "--add-jobs"), ("--add-tests a --match=b", "--add-tests"),
-                            ("--end --reopen", "--end"),
-                            ("--end --state=.", "--end"), ("3 --reopen", "--reopen"), ("--set=x", "--set"),
-                            ("--cancel --set=x 3", "--cancel"), ("", "--add-list")):
+        for words, name in (
+            ("--add-list a --template", "--template"),
+            ("--add-jobs a --follow", "--follow"),
+            ("--add a --template {}", "--template"),
+            ("--template {}", "--add-list"),
+            ("--add-list a --add b", "--add-list"),
+            ("--add-list a --all", "--add-list"),
+            ("--add-jobs a --state=x", "--add-jobs"),
+            ("--add-tests a --match=b", "--add-tests"),
+            ("--end --reopen", "--end"),
+            ("--end --state=.", "--end"),
+            ("3 --reopen", "--reopen"),
+            ("--set=x", "--set"),
+            ("--cancel --set=x 3", "--cancel"),
+            ("", "--add-list"),
+        ):
             args = ["runs.txt", *words.split(), *([" "] if words.endswith("--template") else [])]
             with self.subTest(args=args):
                 with self.assertRaises(runmaker4.Problem) as raised:
@@ -651,7 +794,12 @@ class Misplaced(Case):
 
     def test_a_file_that_stands_behind_is_asked_for(self) -> None:
         self.write(". echo\n")
-        calls = ("--add", "a", "runs.txt"), ("--single-host", "--add", "a", "a"), ("--add-jobs", "a.ini"), ("--set=x",)
+        calls = (
+            ("--add", "a", "runs.txt"),
+            ("--single-host", "--add", "a", "a"),
+            ("--add-jobs", "a.ini"),
+            ("--set=x",),
+        )
         words = "runset4.py: FILE is wanted, before options that take several values (see --help)\n"
         for _, ended in self.run_all((RUNSET, *args) for args in calls):
             self.assertRefused(ended, words)

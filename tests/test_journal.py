@@ -40,9 +40,19 @@ class Runs(JournalCase):
         self.run_jobs("--outdir", "out", "--name", "alice", "--slots", "gpu0")
         start, end = self.entries()
         command = "echo one; echo two >&2; exit 3"
-        self.assertEqual({**start, "run": "", "time": 0, "pid": 0}, {
-            "time": 0, "event": "start", "run": "", "line": 2, "command": command, "host": "alice", "slot": "gpu0",
-            "pid": 0})
+        self.assertEqual(
+            {**start, "run": "", "time": 0, "pid": 0},
+            {
+                "time": 0,
+                "event": "start",
+                "run": "",
+                "line": 2,
+                "command": command,
+                "host": "alice",
+                "slot": "gpu0",
+                "pid": 0,
+            },
+        )
         self.assertEqual({**end, "event": "start", "time": start["time"]}, {
             **end, **start})
         self.assertEqual([end[name] for name in ("state", "exit", "signal", "cause", "bytes", "files")],
@@ -52,7 +62,9 @@ class Runs(JournalCase):
     def test_time_cpu_and_memory_are_those_of_all_that_the_job_waited_for(self):
         ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10     # no less is the runner's own
         size = (150 << 20) + ours
-        self.write(f"import time\nmemory = bytearray({size})\nwhile time.process_time() < 0.3: pass\n", "work.py")
+        self.write(
+            f"import time\nmemory = bytearray({size})\nwhile time.process_time() < 0.3: pass\n", "work.py"
+        )
         self.jobs("python3 work.py", "sleep 0.3")
         self.run_jobs("--outdir", "out")
         busy, idle = self.ends()[1], self.ends()[2]
@@ -66,9 +78,18 @@ class Runs(JournalCase):
         self.jobs("true", "exit 7", "kill -9 $$", SLEEPING, "echo a\0b")
         self.run_jobs("--outdir", "out", "--timeout", "0.3")
         self.assertEqual(
-            {line: (end["state"], end["exit"], end["signal"], end["cause"]) for line, end in self.ends().items()},
-            {1: ("d", 0, 0, ""), 2: ("!", 7, 0, ""), 3: ("!", -1, 9, ""), 4: ("!", -1, 15, "timeout"),
-             5: ("e", -1, 0, "")})
+            {
+                line: (end["state"], end["exit"], end["signal"], end["cause"])
+                for line, end in self.ends().items()
+            },
+            {
+                1: ("d", 0, 0, ""),
+                2: ("!", 7, 0, ""),
+                3: ("!", -1, 9, ""),
+                4: ("!", -1, 15, "timeout"),
+                5: ("e", -1, 0, ""),
+            },
+        )
         self.assertEqual(self.ends()[5]["pid"], 0)
 
     def test_what_a_runner_ends_as_it_is_told_to_leave_was_stopped(self):
@@ -87,7 +108,10 @@ class Runs(JournalCase):
     def test_a_start_is_there_after_a_second_while_the_job_runs(self):
         self.jobs("true", SLEEPING)
         runner = self.start_jobs("--outdir", "out", up=[2])
-        wait_until(lambda: [entry["line"] for entry in self.entries("start")] == [1, 2], what="both starts are written")
+        wait_until(
+            lambda: [entry["line"] for entry in self.entries("start")] == [1, 2],
+            what="both starts are written",
+        )
         runner.send_signal(signal.SIGINT)
         self.finish(runner)
 
@@ -101,7 +125,9 @@ class Runs(JournalCase):
 
     def test_several_runners_write_whole_lines(self):
         self.jobs(*["echo $JOB_ID"] * 100)
-        runners = [self.start(RUNMAKER, "-j2", "-q", "--outdir", "out", "--name", name, "runs.txt") for name in "abc"]
+        runners = [
+            self.start(RUNMAKER, "-j2", "-q", "--outdir", "out", "--name", name, "runs.txt") for name in "abc"
+        ]
         for runner in runners:
             self.assertEqual(self.finish(runner).code, 0)
         self.assertWhole()
@@ -134,7 +160,9 @@ class Runs(JournalCase):
         self.write('{"time": 1, "eve', "out/journal")
         self.assertEqual(self.run_jobs("--outdir", "out").code, 0)
         cut, *lines = self.read("out/journal").splitlines()
-        self.assertEqual((cut, [json.loads(line)["event"] for line in lines]), (b'{"time": 1, "eve', ["start", "end"]))
+        self.assertEqual(
+            (cut, [json.loads(line)["event"] for line in lines]), (b'{"time": 1, "eve', ["start", "end"])
+        )
 
 
 class Trouble(JournalCase):
@@ -184,8 +212,10 @@ class Clients(JournalCase):
         wait_until(lambda: len(self.entries("end")) == 2, what="what has gathered is written")
         self.assertWhole()
         end = self.ends()[1]
-        self.assertEqual([end[name] for name in ("host", "slot", "state", "exit", "command", "bytes", "files")],
-                         ["bob", "1", "!", 3, "echo one; exit 3", 4, ["1.out"]])
+        self.assertEqual(
+            [end[name] for name in ("host", "slot", "state", "exit", "command", "bytes", "files")],
+            ["bob", "1", "!", 3, "echo one; exit 3", 4, ["1.out"]],
+        )
         self.assertGreaterEqual(end["cpu"], 0)
 
     def test_a_run_of_a_client_that_does_not_come_back_is_lost(self):
@@ -197,5 +227,7 @@ class Clients(JournalCase):
         client.kill()
         self.wait_states("e")
         wait_until(lambda: self.entries("end"), what="the server has written its end")
-        self.assertEqual([(end["state"], end["cause"], end["cpu"], end["files"]) for end in self.entries("end")],
-                         [("e", "lost", None, ["1.out"])])
+        self.assertEqual(
+            [(end["state"], end["cause"], end["cpu"], end["files"]) for end in self.entries("end")],
+            [("e", "lost", None, ["1.out"])],
+        )

@@ -43,10 +43,29 @@ class Runs(JournalCase):
     def test_a_run_has_all_that_its_end_tells(self) -> None:
         self.journal(*pair(1, 17, "simulate --seed 1", cause="timeout", state="!", exit=-1, signal=15))
         (run,), said = self.runs()
-        self.assertEqual({name: getattr(run, name) for name in run.__slots__}, dict(
-            run="node1-4711-1", line=17, command=b"simulate --seed 1", host="node1", slot="1", pid=4712, began=BEGAN,
-            ended=BEGAN + 1.5, state="!", exit=-1, signal=15, cause="timeout", seconds=1.5, cpu=1.2,
-            memory=100_000_000, bytes=4, files=["17.out", "17.err"], incomplete=False))
+        self.assertEqual(
+            {name: getattr(run, name) for name in run.__slots__},
+            dict(
+                run="node1-4711-1",
+                line=17,
+                command=b"simulate --seed 1",
+                host="node1",
+                slot="1",
+                pid=4712,
+                began=BEGAN,
+                ended=BEGAN + 1.5,
+                state="!",
+                exit=-1,
+                signal=15,
+                cause="timeout",
+                seconds=1.5,
+                cpu=1.2,
+                memory=100_000_000,
+                bytes=4,
+                files=["17.out", "17.err"],
+                incomplete=False,
+            ),
+        )
         self.assertEqual(said, [])
 
     def test_each_comes_once_the_last_first_and_then_those_that_have_not_ended(self) -> None:
@@ -86,31 +105,82 @@ class Trouble(JournalCase):
         self.assertEqual(self.names(), ["1"])
 
     def test_other_ways_to_write_json_are_read(self) -> None:
-        lines = [json.dumps(dict(reversed(list(json.loads(line).items()))), ensure_ascii=False, separators=(",", ":"))
-                 .encode() + b"\n" for line in pair("é", 1) + [start(2, 2), moved("1.out", "x")]]
+        lines = [
+            json.dumps(
+                dict(reversed(list(json.loads(line).items()))), ensure_ascii=False, separators=(",", ":")
+            ).encode()
+            + b"\n"
+            for line in pair("é", 1) + [start(2, 2), moved("1.out", "x")]
+        ]
         self.journal(*lines)
         self.assertEqual(self.names(), ["é", "2"])
         self.assertEqual(self.runs()[0][0].files, ["x", "1.err"])
 
     def test_only_what_is_wanted_is_read(self) -> None:
-        self.journal(*pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'), moved("1.out", "x"))
+        self.journal(
+            *pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'), moved("1.out", "x")
+        )
         self.assertEqual([run.line for run in self.opened().runs(runwait4.no_start)], [3, 1])
         last = runwait4.LastRuns([runmaker4.Line(1, 0, 0, b"!", b" a"), runmaker4.Line(2, 0, 0, b"r", b" b")])
         self.assertEqual([(run.line, run.files) for run in self.opened().runs(last.wanted)],
                          [(1, ["x", "1.err"]), (2, [])])
 
     def test_foreign_lines(self) -> None:
-        odd = [b"\n", b"hello\n", b"\0\0\n", b"\xff\n", b"[]\n", b"7\n", b"{}\n", b'{"event": 3}\n',
-               b"9" * 9999 + b"\n", b"[" * 99999 + b"\n", end(2, 2)[:50] + end(3, 3), end(4, 4)[:-1] + b" x\n"]
+        odd = [
+            b"\n",
+            b"hello\n",
+            b"\0\0\n",
+            b"\xff\n",
+            b"[]\n",
+            b"7\n",
+            b"{}\n",
+            b'{"event": 3}\n',
+            b"9" * 9999 + b"\n",
+            b"[" * 99999 + b"\n",
+            end(2, 2)[:50] + end(3, 3),
+            end(4, 4)[:-1] + b" x\n",
+        ]
         wrong: List[Tuple[str, Any]] = [
-            ("time", "now"), ("time", 1e300), ("time", float("nan")), ("time", -1), ("line", 1.5), ("line", "1"),
-            ("command", None), ("command", "\ud800"), ("host", 7), ("slot", "\udfff"), ("pid", None), ("state", 1),
-            ("state", ""), ("state", "r"), ("state", "d!"), ("state", []), ("exit", "3"), ("seconds", None),
-            ("seconds", ""), ("seconds", []), ("seconds", float("inf")), ("seconds", 10 ** 400), ("cpu", "1"),
-            ("memory", -5), ("bytes", 1.0), ("files", None), ("files", [7]), ("files", ["\ud800.err"]), ("cause", []),
-            ("time", True), ("seconds", False), ("cpu", True), ("memory", 1.5), ("files", "1.out"), 
-            ("files", {"1.out": 3}), ("files", [["1.out"]]), ("incomplete", 1), ("incomplete", "true"),
-            ("incomplete", None)]
+            ("time", "now"),
+            ("time", 1e300),
+            ("time", float("nan")),
+            ("time", -1),
+            ("line", 1.5),
+            ("line", "1"),
+            ("command", None),
+            ("command", "\ud800"),
+            ("host", 7),
+            ("slot", "\udfff"),
+            ("pid", None),
+            ("state", 1),
+            ("state", ""),
+            ("state", "r"),
+            ("state", "d!"),
+            ("state", []),
+            ("exit", "3"),
+            ("seconds", None),
+            ("seconds", ""),
+            ("seconds", []),
+            ("seconds", float("inf")),
+            ("seconds", 10**400),
+            ("cpu", "1"),
+            ("memory", -5),
+            ("bytes", 1.0),
+            ("files", None),
+            ("files", [7]),
+            ("files", ["\ud800.err"]),
+            ("cause", []),
+            ("time", True),
+            ("seconds", False),
+            ("cpu", True),
+            ("memory", 1.5),
+            ("files", "1.out"),
+            ("files", {"1.out": 3}),
+            ("files", [["1.out"]]),
+            ("incomplete", 1),
+            ("incomplete", "true"),
+            ("incomplete", None),
+        ]
         odd += [json.dumps({**json.loads(end(f"w{number}", 1)), key: value}).encode() + b"\n"
                 for number, (key, value) in enumerate(wrong)]
         self.journal(start(1, 1), *odd, end(1, 1))
@@ -159,8 +229,12 @@ class Trouble(JournalCase):
         self.write("", "file")
         (self.dir / "old").mkdir()
         (self.dir / "odd" / "journal").mkdir(parents=True)
-        for name, words in {"missing": "no such directory", "file": "is not a directory", "old": "has no journal",
-                            "odd": "is a directory"}.items():
+        for name, words in {
+            "missing": "no such directory",
+            "file": "is not a directory",
+            "old": "has no journal",
+            "odd": "is a directory",
+        }.items():
             with self.assertRaisesRegex(runwait4.Problem, words):
                 runwait4.Journal(str(self.dir / name), self.fail)
 
@@ -196,7 +270,9 @@ class Size(JournalCase):
         self.journal()
         with open(self.dir / "out" / "journal", "wb") as file:
             for number in range(1_000_000):
-                file.writelines(pair(number, number, f"simulate --seed {number} --input /scratch/data/{number}.dat"))
+                file.writelines(
+                    pair(number, number, f"simulate --seed {number} --input /scratch/data/{number}.dat")
+                )
         self.assertEqual(sum(1 for _ in self.opened().runs()), 1_000_000)
 
 

@@ -7,8 +7,8 @@ import sys
 import unittest
 from typing import Any, Callable, List
 
-from tests.support import (FULL, GATE, HASTY, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, alive, console_lines, printed,
-                           wait_until)
+from tests.support import (FULL, GATE, HASTY, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, alive, console_lines,
+                           printed, wait_until)
 
 CLOSES_DESCRIPTORS = "import os; os.closerange(3, 999); os.system(os.environ['WAITS'])"
 
@@ -71,8 +71,10 @@ class KilledRunner(LifeSign):
             self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
             self.assert_running()
         self.end_job()
-        self.assertEqual(self.states(), "r")            # its last look at the file was that of the dead runner
-        self.assertIn(b"1 error", self.run_script(RUNWAIT, "--status", "runs.txt").out)      # at the first look
+        # its last look at the file was that of the dead runner
+        self.assertEqual(self.states(), "r")
+        # at the first look
+        self.assertIn(b"1 error", self.run_script(RUNWAIT, "--status", "runs.txt").out)
         self.assert_orphan(self.finish(self.start_runner()))
         self.assertEqual((self.states(), self.runs()), ("e", 1))
 
@@ -98,7 +100,9 @@ class KilledRunner(LifeSign):
         self.assertIn(b"   0 of   1 jobs processed, 0 errors [>>>>>>>>>>>>>>>>]\n", self.wait_file("shown"))
         self.end_job()
         self.assertEqual(self.finish(waits).code, 1)
-        self.assertTrue(self.read("shown").endswith(b"   1 of   1 jobs processed, 1 errors [eeeeeeeeeeeeeeee]\n"))
+        self.assertTrue(
+            self.read("shown").endswith(b"   1 of   1 jobs processed, 1 errors [eeeeeeeeeeeeeeee]\n")
+        )
         self.assertEqual((self.states(), self.runs()), ("r", 1))    # runwait4.py never writes
 
     def test_a_line_is_freed_when_its_job_ends_though_a_later_job_of_the_runner_runs(self) -> None:
@@ -117,8 +121,12 @@ class BroughtBack(LifeSign):
     """An editor saves the `r` that it has read over the result that came since."""
     TEXT = f". echo 1 >>marks\n. echo 2 >>marks; false\n. {GATE}\n"
 
-    def save_old_states(self, *options: str, meanwhile: Callable[[], Any] = lambda: None, again: str = "") -> Ended:
-        """How a runner ends that meets them; meanwhile: what happens before; again: a line that they have twice."""
+    def save_old_states(
+        self, *options: str, meanwhile: Callable[[], Any] = lambda: None, again: str = ""
+    ) -> Ended:
+        """How a runner ends that meets them; meanwhile: what happens before; again: a line that they have
+        twice.
+        """
         runner = self.start_to_gate(self.TEXT, *options)
         self.wait_states("d!r")
         meanwhile()
@@ -130,8 +138,11 @@ class BroughtBack(LifeSign):
         ended = self.save_old_states()
         self.assertEqual((ended.code, self.states()), (1, "d!d"))
         for number, state in (1, "d"), (2, "!"):
-            self.assertIn(f"line {number}: an editor has brought back its r; it is {state} again, as its run here has "
-                          "ended\n", ended.err.decode())
+            self.assertIn(
+                f"line {number}: an editor has brought back its r; it is {state} again, as its run here has "
+                "ended\n",
+                ended.err.decode(),
+            )
 
     def test_resume_runs_nothing_twice(self) -> None:
         ended = self.save_old_states("--resume")
@@ -147,8 +158,11 @@ class BroughtBack(LifeSign):
 
         ended = self.save_old_states(meanwhile=claim)
         self.assertEqual((ended.code, self.states()), (1, "eedd"))
-        self.assertIn(b"line 1: is r, but nobody runs it any more; marked e (--resume runs it again; an editor may "
-                      b"have brought back its r: a run here has ended, d)\n", ended.err)
+        self.assertIn(
+            b"line 1: is r, but nobody runs it any more; marked e (--resume runs it again; an editor may "
+            b"have brought back its r: a run here has ended, d)\n",
+            ended.err,
+        )
 
     def test_of_equal_lines_nobody_knows_whose_run_it_was(self) -> None:
         ended = self.save_old_states(again="d echo 1 >>marks\n")
@@ -300,7 +314,8 @@ class EditedFile(EditedHelpers):
     def check_result_moves(self, change: Callable[[bytes], None]) -> None:
         runner = self.start_with_job()
         change(self.ABOVE + self.read())
-        self.open_gate()                                # the job ends before the runner has looked at the file
+        # the job ends before the runner has looked at the file
+        self.open_gate()
         self.assert_all_done(runner)
 
     def test_nobody_else_runs_it_when_the_file_is_replaced(self) -> None:
@@ -341,7 +356,9 @@ class EditedFile(EditedHelpers):
         self.assertEqual((self.states(), self.read("tries")), ("x!dd", b"failed\n"))
 
     def check_older_copy(self, above: bytes) -> None:
-        """An editor saves what it read before the job was claimed, with new lines: the job does not run twice."""
+        """An editor saves what it read before the job was claimed, with new lines: the job does not run
+        twice.
+        """
         older = self.write(f". {self.WAITING}\n").read_bytes()
         runner = self.start_runner("-j3")
         self.job_pid()
@@ -371,7 +388,9 @@ class EditedFile(EditedHelpers):
 
 
 class RetriesInAnEditedFile(EditedHelpers):
-    """-r runs each failed line again exactly once, also where commands repeat and line numbers change meanwhile."""
+    """-r runs each failed line again exactly once, also where commands repeat and line numbers change
+    meanwhile.
+    """
     NOTE = b"# a note\n"
 
     def check_retries(self, before: bytes, after: bytes, command: str, result: str) -> None:

@@ -1,4 +1,6 @@
-"""Promise: whether a job file is opened by a symbolic link or by its own name, no job runs twice at once for it."""
+"""Promise: whether a job file is opened by a symbolic link or by its own name, no job runs twice at once for
+it.
+"""
 import os
 import pathlib
 import subprocess
@@ -102,7 +104,9 @@ class Links(RunCase):
 
     def wait_pids_gone(self) -> list:
         pids = self.read("pids").split()
-        wait_until(lambda: not any(os.path.exists(f"/proc/{int(pid)}") for pid in pids), what="the job has ended")
+        wait_until(
+            lambda: not any(os.path.exists(f"/proc/{int(pid)}") for pid in pids), what="the job has ended"
+        )
         return pids
 
     def test_a_link_in_the_name_of_the_directory_that_leads_elsewhere(self) -> None:

@@ -116,7 +116,9 @@ class OverANetwork(LockedCase):
             with open(self.dir / "said", "wb") as said:
                 runner = self.start_patched(FAR, "-q", *RECORDS, "runs.txt", stderr=said)
             self.wait_states("d" * 12)
-            wait_until(lambda: self.read("said").count(b"\n") == 3, what="it is said who has each file locked")
+            wait_until(
+                lambda: self.read("said").count(b"\n") == 3, what="it is said who has each file locked"
+            )
             self.assertIsNone(runner.poll(), "it waits")
             self.assertEqual(self.read("joblog"), b"")
         self.assertEqual(runner.wait(20), 0)
@@ -134,8 +136,11 @@ class OverANetwork(LockedCase):
             runner.send_signal(signal.SIGTERM)
             ended = self.finish(runner, timeout=20)
         self.assertEqual((ended.code, self.states()), (143, "de"), ended.err)
-        self.assertRegex(ended.err.decode(), rf"\nrunmaker4.py: joblog: process {os.getpid()} \([^\n]*\) has the file "
-                                             r"locked \(the job log is incomplete\)\n$")
+        self.assertRegex(
+            ended.err.decode(),
+            rf"\nrunmaker4.py: joblog: process {os.getpid()} \([^\n]*\) has the file "
+            r"locked \(the job log is incomplete\)\n$",
+        )
 
     def test_one_record_that_is_locked_holds_up_no_other(self) -> None:
         self.jobs("true", "true", "true")

@@ -18,7 +18,9 @@ class EditedMeanwhile(Case):
         return struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))[0]
 
     def test_a_list_that_is_paged_slowly_comes_to_its_end(self) -> None:
-        self.write("".join(f"d true\nd echo done\n# comment\n. echo job {number}\n" for number in range(JOBS)))
+        self.write(
+            "".join(f"d true\nd echo done\n# comment\n. echo job {number}\n" for number in range(JOBS))
+        )
         lister = self.start(RUNSET, "--list", "--state=.", "runs.txt")
         wait_until(lambda: self.waiting(lister) > 32_000, what="the pipe is full")
         text = b"# a note\n" + self.read()
@@ -26,7 +28,8 @@ class EditedMeanwhile(Case):
             file.write(text)
         ended = self.finish(lister)
         self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertIn(ended.out.count(b"\n"), (JOBS, JOBS + 1))     # the one at the place of the edit may come twice
+        # the one at the place of the edit may come twice
+        self.assertIn(ended.out.count(b"\n"), (JOBS, JOBS + 1))
         self.assertTrue(ended.out.endswith(b" . echo job %d\n" % (JOBS - 1)))
 
 

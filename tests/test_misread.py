@@ -5,10 +5,19 @@ from typing import List
 import runmaker4
 from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, Case, Text
 
-READING = ((RUNMAKER, "-q"), (RUNMAKER, "--follow"), (RUNMAKER, "--dry-run"), (RUNSERVER,), (RUNSET, "--list"),
-           (RUNSET, "-q", "--set=x", "--all"), (RUNSET, "-q", "--reopen"),
-           (RUNWAIT, "--status"))
-STRAY = "{}: runs.txt: line {} is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)\n"
+READING = (
+    (RUNMAKER, "-q"),
+    (RUNMAKER, "--follow"),
+    (RUNMAKER, "--dry-run"),
+    (RUNSERVER,),
+    (RUNSET, "--list"),
+    (RUNSET, "-q", "--set=x", "--all"),
+    (RUNSET, "-q", "--reopen"),
+    (RUNWAIT, "--status"),
+)
+STRAY = (
+    "{}: runs.txt: line {} is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)\n"
+)
 ALIKE = "{}: runs.txt: line {} looks like a directive but is a comment (write #RUN ...)"
 
 
@@ -16,7 +25,8 @@ class MisreadCase(Case):
     """Steps that the tests below share."""
 
     def said(self, check: object, text: Text) -> List[str]:
-        """What a check of runmaker4.py says of a file of this text, without its place; what it refuses, too."""
+        """What a check of runmaker4.py says of a file of this text, without its place; what it refuses, too.
+        """
         said: List[str] = []
         try:
             check(str(self.write(text)), False, said.append)
@@ -40,14 +50,19 @@ class PlainCommands(MisreadCase):
             with self.subTest(call=call):
                 self.assertRefused(ended)
                 said, command = ended.err.decode().split("; to make jobs of them: ")
-                self.assertEqual(said, f"{call[0]}: runs.txt: has no job, but 3 lines that are no comment, the first "
-                                       "is line 3 (a job is '. COMMAND'")
+                self.assertEqual(
+                    said,
+                    f"{call[0]}: runs.txt: has no job, but 3 lines that are no comment, the first "
+                    "is line 3 (a job is '. COMMAND'",
+                )
                 self.assertTrue(command.endswith("runset4.py NEW --add-list runs.txt)\n"), command)
         self.assertEqual(self.read(), before)
 
     def test_the_command_that_is_named_makes_jobs_of_it(self) -> None:
         self.write("echo a\necho b\n", "my runs")
-        command = self.run_script(RUNMAKER, "my runs").err.decode().partition("to make jobs of them: ")[2][:-2]
+        command = (
+            self.run_script(RUNMAKER, "my runs").err.decode().partition("to make jobs of them: ")[2][:-2]
+        )
         self.assertEqual(self.run_script("/bin/sh", "-c", command).code, 0)
         self.assertEqual(self.read("NEW"), b". echo a\n. echo b\n")
 
@@ -58,8 +73,19 @@ class PlainCommands(MisreadCase):
                 self.assertIn(": has no job, but 1 line that is no comment, the first is line 1 (", text)
 
     def test_what_has_no_such_line_is_none(self) -> None:
-        for text in ("", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n/b", "#RUN barrier\n#RUN end\n", "x echo a\n",
-                     b"\xef\xbb\xbf# a\n", b"\xef\xbb\xbf", "#" * 10_000, " " * 10_000 + "\n"):
+        for text in (
+            "",
+            "\n",
+            "\r\n \t\r\n",
+            "# a\n  # b\n\t#c",
+            "/ a\n/b",
+            "#RUN barrier\n#RUN end\n",
+            "x echo a\n",
+            b"\xef\xbb\xbf# a\n",
+            b"\xef\xbb\xbf",
+            "#" * 10_000,
+            " " * 10_000 + "\n",
+        ):
             with self.subTest(text=text[:20]):
                 self.assertEqual(self.said(runmaker4.check_lines, text), [])
 
@@ -90,10 +116,22 @@ class StrayLines(MisreadCase):
 
 class LookAlikes(MisreadCase):
     """A comment that would be a directive but for blanks, small letters or a colon."""
-    ALIKE = ("#run barrier", "# RUN barrier", " #RUN barrier", " # run timeout=3s", "\t#\tRun  Barrier Check ",
-             "# RUN: end", "#run:host=a", "# run", "#Run host=a,b TIMEOUT=3S\r")
-    OTHERS = ("# run these first", "#running barrier", "##RUN barrier", "/RUN barrier", "#RU barrier", "# runs",
-              "#off end", "# RUN host", "#", "a #RUN barrier", "x #run barrier", "# run barrier first")
+
+    ALIKE = (
+        "#run barrier",
+        "# RUN barrier",
+        " #RUN barrier",
+        " # run timeout=3s",
+        "\t#\tRun  Barrier Check ",
+        "# RUN: end",
+        "#run:host=a",
+        "# run",
+        "#Run host=a,b TIMEOUT=3S\r",
+    )
+    OTHERS = (
+        "# run these first", "#running barrier", "##RUN barrier", "/RUN barrier", "#RU barrier", "# runs",
+        "#off end", "# RUN host", "#", "a #RUN barrier", "x #run barrier", "# run barrier first",
+    )
 
     def test_they_are_told_from_prose(self) -> None:
         for texts, expected in (self.ALIKE, 1), (self.OTHERS, 0):
@@ -105,7 +143,9 @@ class LookAlikes(MisreadCase):
     def test_a_runner_and_a_server_name_the_first_and_say_how_many(self) -> None:
         for more, said in ("", ""), ("# RUN end\n #RUN\n", ", and so do 2 more"):
             self.write(f"# run this\nd true\n#run barrier\n{more}#RUN\nd true\n")
-            self.assertNames(ALIKE.format("{}", 3) + f"{said}\n", (RUNMAKER, "--dry-run"), (RUNSERVER, "--dry-run"))
+            self.assertNames(
+                ALIKE.format("{}", 3) + f"{said}\n", (RUNMAKER, "--dry-run"), (RUNSERVER, "--dry-run")
+            )
 
     def test_they_are_found_wherever_a_read_ends(self) -> None:
         text = b"\n        #        RUN barrier\n"
@@ -119,9 +159,13 @@ class LookAlikes(MisreadCase):
 
     def test_a_colon_behind_a_directive_is_refused_with_what_to_write(self) -> None:
         self.write(". true\n#RUN: barrier\n#RUN:host=a\n")
-        for call, ended in self.run_all((script, "--dry-run", "runs.txt") for script in (RUNMAKER, RUNSERVER)):
+        for call, ended in self.run_all(
+            (script, "--dry-run", "runs.txt") for script in (RUNMAKER, RUNSERVER)
+        ):
             with self.subTest(call=call):
-                self.assertRefused(ended, "runs.txt: line 2: unknown directive (write #RUN ..., without the colon)")
+                self.assertRefused(
+                    ended, "runs.txt: line 2: unknown directive (write #RUN ..., without the colon)"
+                )
 
 
 if __name__ == "__main__":

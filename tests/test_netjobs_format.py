@@ -7,7 +7,8 @@ import runmaker4
 import runset4
 from tests.support import RUNSET, Case, Text, as_bytes
 
-# What the sample_config.txt that comes with NetJobs says, in other words; like that it has no newline at its end
+# What the sample_config.txt that comes with NetJobs says, in other words; like that it has no newline at its
+# end
 SAMPLE = """\
 first:
 -generaltimeout: none
@@ -46,7 +47,8 @@ class FormatCase(Case):
     """Steps that the tests below share."""
 
     def lines(self, config: Text) -> List[bytes]:
-        """What a configuration becomes, line by line, without the frame of each test and the line at the end."""
+        """What a configuration becomes, line by line, without the frame of each test and the line at the end.
+        """
         text = b"".join(runset4.test_lines(str(self.write(config, "config"))))
         lines = text.split(b"\n")
         self.assertEqual(lines[-2:], [b"#RUN", b""])
@@ -102,12 +104,18 @@ class Reading(FormatCase):
 
     def test_a_test_of_several_targets(self) -> None:
         """The example of the documentation, in other words."""
-        self.assertBecomes('one:\n-generaltimeout: none\n-minhosts: all\nlocalhost: "echo a"\n-timeout: 1s\nend\n\n'
-                           'two:\n-generaltimeout: 5m\n-minhosts: 0\n172.17.1.19: "./one.sh"\n-timeout: 30s\n'
-                           '182.17.1.20: "./two.sh"\n182.17.1.20: "./three.sh"\nend\n',
-                           "#RUN together=one host=localhost timeout=1s min-hosts=all", ". echo a",
-                           "#RUN together=two host=172.17.1.19 timeout=30s min-hosts=0", ". ./one.sh",
-                           "#RUN together=two host=182.17.1.20 timeout=5m min-hosts=0", ". ./two.sh", ". ./three.sh")
+        self.assertBecomes(
+            'one:\n-generaltimeout: none\n-minhosts: all\nlocalhost: "echo a"\n-timeout: 1s\nend\n\n'
+            'two:\n-generaltimeout: 5m\n-minhosts: 0\n172.17.1.19: "./one.sh"\n-timeout: 30s\n'
+            '182.17.1.20: "./two.sh"\n182.17.1.20: "./three.sh"\nend\n',
+            "#RUN together=one host=localhost timeout=1s min-hosts=all",
+            ". echo a",
+            "#RUN together=two host=172.17.1.19 timeout=30s min-hosts=0",
+            ". ./one.sh",
+            "#RUN together=two host=182.17.1.20 timeout=5m min-hosts=0",
+            ". ./two.sh",
+            ". ./three.sh",
+        )
 
     def test_the_defaults_are_no_timeout_and_all_hosts(self) -> None:
         self.assertBecomes("t:\na: echo\nend", "#RUN together=t host=a min-hosts=all", ". echo")
@@ -120,8 +128,15 @@ class Reading(FormatCase):
                            "#RUN together=t host=b timeout=5m min-hosts=2", ". echo b # c")
 
     def test_lines_of_a_target_stand_together_in_their_order(self) -> None:
-        self.assertBecomes("t:\nb: 1\na: 2\nb: 3\na: 4\nend", "#RUN together=t host=b min-hosts=all", ". 1", ". 3",
-                           "#RUN together=t host=a min-hosts=all", ". 2", ". 4")
+        self.assertBecomes(
+            "t:\nb: 1\na: 2\nb: 3\na: 4\nend",
+            "#RUN together=t host=b min-hosts=all",
+            ". 1",
+            ". 3",
+            "#RUN together=t host=a min-hosts=all",
+            ". 2",
+            ". 4",
+        )
 
     def test_a_timeout_holds_for_the_command_above_it_only(self) -> None:
         self.assertBecomes("t:\n-generaltimeout: 9s\na: 1\na: 2\n-timeout: 3s\na: 3\n-timeout: 3s\na: 4\nend",
@@ -135,8 +150,15 @@ class Reading(FormatCase):
                            "#RUN together=u host=a min-hosts=all", ". 1")
 
     def test_timeouts(self) -> None:
-        for written, read in {"330s": "330s", "5 m": "5m", "2h": "2h", "none": "none", "0s": "none", "00 h": "none",
-                              "010s": "010s"}.items():
+        for written, read in {
+            "330s": "330s",
+            "5 m": "5m",
+            "2h": "2h",
+            "none": "none",
+            "0s": "none",
+            "00 h": "none",
+            "010s": "010s",
+        }.items():
             with self.subTest(written=written):
                 self.assertBecomes(f"t:\n-generaltimeout: {written}\na: 1\na: 2\n-timeout: 1s\na: 3\n"
                                    f"-timeout:{written}\nend",
@@ -145,21 +167,35 @@ class Reading(FormatCase):
                                    f"#RUN together=t host=a timeout={read} min-hosts=all", ". 3")
 
     def test_quotes(self) -> None:
-        for written, read in {'"echo a"': "echo a", '"echo "a""': 'echo "a"', '"a" "b"': 'a" "b', '"': '"',
-                              'echo "a"': 'echo "a"', "'echo a'": "'echo a'", '"echo a': '"echo a',
-                              '"sh -c: end"': "sh -c: end", "-timeout: 3s": "-timeout: 3s", "b: 5s: c": "b: 5s: c",
-                              }.items():
+        for written, read in {
+            '"echo a"': "echo a",
+            '"echo "a""': 'echo "a"',
+            '"a" "b"': 'a" "b',
+            '"': '"',
+            'echo "a"': 'echo "a"',
+            "'echo a'": "'echo a'",
+            '"echo a': '"echo a',
+            '"sh -c: end"': "sh -c: end",
+            "-timeout: 3s": "-timeout: 3s",
+            "b: 5s: c": "b: 5s: c",
+        }.items():
             with self.subTest(written=written):
-                self.assertBecomes(f"t:\na: {written}\nend", "#RUN together=t host=a min-hosts=all", f". {read}")
+                self.assertBecomes(
+                    f"t:\na: {written}\nend", "#RUN together=t host=a min-hosts=all", f". {read}"
+                )
 
     def test_a_command_may_be_any_bytes(self) -> None:
-        self.assertBecomes(b"t:\na: echo \xff\xa0\nend", "#RUN together=t host=a min-hosts=all", b". echo \xff\xa0")
+        self.assertBecomes(
+            b"t:\na: echo \xff\xa0\nend", "#RUN together=t host=a min-hosts=all", b". echo \xff\xa0"
+        )
 
     def test_labels_become_one_word(self) -> None:
         for written, read in {"a b": b"a_b", "a ,\t= b=": b"a_b_", "end": b"end", "a'\"#b": b"a'\"#b",
                               "\u00e4": "\u00e4".encode(), "-timeout": b"-timeout"}.items():
             with self.subTest(written=written):
-                self.assertBecomes(f"{written} :\na: b\nend", b"#RUN together=%b host=a min-hosts=all" % read, ". b")
+                self.assertBecomes(
+                    f"{written} :\na: b\nend", b"#RUN together=%b host=a min-hosts=all" % read, ". b"
+                )
 
     def test_the_label_is_kept_in_a_comment(self) -> None:
         text = b"".join(runset4.test_lines(str(self.write("a ,= b :\na: b\nend", "config"))))
@@ -194,15 +230,35 @@ class Refusing(FormatCase):
         self.assertRefusedAt({"": 0, "\n# c\n": 0})
 
     def test_what_cannot_be_read(self) -> None:
-        wrong = ["nonsense", "END", "end now", "a", "a:", 'a: ""', "a: \" \"", "a b: c", "-a: b", "a*: b", "a,b: c",
-                 "\u00e4: b", "-timeout 5s", "-Timeout: 5s", "-timeouts: 5s", "-"]
+        wrong = [
+            "nonsense",
+            "END",
+            "end now",
+            "a",
+            "a:",
+            'a: ""',
+            "a: \" \"",
+            "a b: c",
+            "-a: b",
+            "a*: b",
+            "a,b: c",
+            "\u00e4: b",
+            "-timeout 5s",
+            "-Timeout: 5s",
+            "-timeouts: 5s",
+            "-",
+        ]
         self.assertRefusedAt({f"t:\na: b\n{line}\nend\n": 3 for line in wrong})
         wrong += ["-generalTimeout: 5s", "-min-hosts: 1"]
         self.assertRefusedAt({f"t:\n{line}\na: b\nend\n": 2 for line in wrong})
 
     def test_timeouts(self) -> None:
-        for value in self.values("5", "0", "-5s", "5d", "5S", "1.5s", "5ss", "s", "None", "all", "5 s 5 s", "\u0665s",
-                                 "9" * 30 + "s", "5s # c"):
+        for value in self.values(
+            "5", "0", "-5s", "5d", "5S", "1.5s", "5ss", "s", "None", "all", "5 s 5 s",
+            "\u0665s",
+            "9" * 30 + "s",
+            "5s # c",
+        ):
             self.assertRefusedAt({f"t:\na: b\n-timeout:{value}\nend\n": 3,
                                   f"t:\n-generaltimeout:{value}\na: b\nend\n": 2})
 

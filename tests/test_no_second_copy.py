@@ -1,8 +1,8 @@
 """Promise: of a command that stands once no second copy starts while one lives, whatever is done to the file.
 
-Several runners with --resume and -r, editors that save what they read a while ago (in place or by rename, lines in
-another order), kill -9 and SIGSTOP of runners, whose jobs live on.  Each job takes a lock of its own (flock(1)) and
-says so if another copy has it.
+Several runners with --resume and -r, editors that save what they read a while ago (in place or by rename,
+lines in another order), kill -9 and SIGSTOP of runners, whose jobs live on.  Each job takes a lock of its own
+(flock(1)) and says so if another copy has it.
 """
 import os
 import random
@@ -27,7 +27,9 @@ class Campaign(RunCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.draws = random.Random(int(os.environ.get("RUNMAKER4_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "big"))
+        self.draws = random.Random(
+            int(os.environ.get("RUNMAKER4_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "big")
+        )
         self.seed = self.draws.getstate()[1][0]
         self.runners: List[subprocess.Popen] = []
 
@@ -74,8 +76,10 @@ class Campaign(RunCase):
             runner.send_signal(signal.SIGHUP)
         for runner in self.runners:
             runner.wait(timeout=120)
-        wait_until(lambda: self.run_script(RUNWAIT, "--status", "--json", "runs.txt").out.count(b'"running": 0'),
-                   what="no job lives")
+        wait_until(
+            lambda: self.run_script(RUNWAIT, "--status", "--json", "runs.txt").out.count(b'"running": 0'),
+            what="no job lives",
+        )
         self.run_script(RUNMAKER, "-q", "-j8", "--resume", "runs.txt", timeout=600)
         self.assertFalse((self.dir / "overlaps").exists(), f"an overlap (seed {self.seed})")
         self.assertEqual(set(self.read("starts").split()), {b"%d" % number for number in range(self.JOBS)})
@@ -94,7 +98,9 @@ class EqualLines(RunCase):
     def test_one_of_several_that_run_is_cancelled_by_its_line(self) -> None:
         self.write(". echo $JOB_ID >>marks; until [ -e go ]; do sleep 0.02; done; echo $JOB_ID >>ends\n" * 3)
         runner = self.start_hasty("-q", "-j3", "runs.txt")
-        wait_until(lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run")
+        wait_until(
+            lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run"
+        )
         ended = self.run_script(RUNSET, "--cancel", "runs.txt", 2)
         self.assertEqual((ended.code, self.states()), (0, "rxr"), ended.err)
         self.open_gate()
@@ -102,7 +108,9 @@ class EqualLines(RunCase):
         self.assertEqual((self.states(), sorted(self.read("ends").split())), ("dxd", [b"1", b"3"]))
 
     def test_fewer_lines_than_copies_start_no_more(self) -> None:
-        """Three copies run; an editor leaves one new line of them: it starts when all of the three have ended."""
+        """Three copies run; an editor leaves one new line of them: it starts when all of the three have
+        ended.
+        """
         self.write(". echo >>marks; until [ -e go ]; do sleep 0.02; done\n" * 3)
         runner = self.start(RUNMAKER, "-q", "-j3", "runs.txt")
         wait_until(lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run")

@@ -1,4 +1,6 @@
-"""Promise: which jobs a runner takes, how it waits and hides, what it says: each option does what --help says."""
+"""Promise: which jobs a runner takes, how it waits and hides, what it says: each option does what --help
+says.
+"""
 import fcntl
 import os
 import pty
@@ -57,7 +59,9 @@ class Selection(RunCase):
         self.assertEnded(self.ended, 0, "dd")
 
     def test_a_job_that_fails_again_is_taken_once_by_each_runner(self):
-        self.before = self.write("! echo $JOB_ID >> ran; exit 1\n. echo $JOB_ID >> ran; exit 1\n").read_bytes()
+        self.before = self.write(
+            "! echo $JOB_ID >> ran; exit 1\n. echo $JOB_ID >> ran; exit 1\n"
+        ).read_bytes()
         self.assertEnded(self.run_jobs("--retry"), 1, "!!")
         self.assertEqual(sorted(self.read("ran").split()), [b"1", b"2"])
         self.assertEnded(self.run_jobs("--retry"), 1, "!!")
@@ -159,10 +163,17 @@ class Background(RunCase):
         return pid
 
     def test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it(self):
-        for options, said in ((), True), (("--outdir", "out"), False), (("-l", "log"), False), (("-q",), False):
+        for options, said in (
+            ((), True),
+            (("--outdir", "out"), False),
+            (("-l", "log"), False),
+            (("-q",), False),
+        ):
             self.jobs("true")
             ended = self.run_jobs("-d", *options)
-            self.assertEqual((ended.code, b"what jobs print is lost (--outdir" in ended.out), (0, said), options)
+            self.assertEqual(
+                (ended.code, b"what jobs print is lost (--outdir" in ended.out), (0, said), options
+            )
             self.wait_states("d")
 
     def wait_gone(self, pid: int) -> None:
@@ -215,10 +226,21 @@ class Background(RunCase):
         self.jobs(f"{WAITING}; echo said; echo cried >&2", "exit 1", "true")
         master, slave = pty.openpty()
         self.addCleanup(os.close, master)
-        starter = self.start(RUNMAKER, "-d", "--pidfile", "pid", "runs.txt", stdin=slave, stdout=slave, stderr=slave,
-                             start_new_session=True, preexec_fn=self.take_terminal)
+        starter = self.start(
+            RUNMAKER,
+            "-d",
+            "--pidfile",
+            "pid",
+            "runs.txt",
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=self.take_terminal,
+        )
         os.close(slave)
-        self.assertEqual(starter.wait(timeout=30), 0)       # as the first of its session, it takes the terminal along
+        # as the first of its session, it takes the terminal along
+        self.assertEqual(starter.wait(timeout=30), 0)
         self.wait_up(1)
         pid = int(self.read("pid"))
         self.open_gate()
@@ -230,7 +252,9 @@ class Background(RunCase):
 
     @staticmethod
     def take_terminal() -> None:
-        """Make the new session's terminal of stdin; on one CPU a parent that does not wait ends before its child."""
+        """Make the new session's terminal of stdin; on one CPU a parent that does not wait ends before its
+        child.
+        """
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
@@ -240,9 +264,12 @@ class KillAfter(RunCase):
 
     def end_one(self, *options: str) -> bool:
         """End a job that takes 0.4 s to leave; whether it came to that."""
-        self.write("import signal, time\n"
-                   "def leave(*_):\n    time.sleep(0.4)\n    open('checkpoint', 'w').close()\n    raise SystemExit\n"
-                   "signal.signal(signal.SIGTERM, leave)\nopen('up.1', 'w').close()\ntime.sleep(60)\n", "work.py")
+        self.write(
+            "import signal, time\n"
+            "def leave(*_):\n    time.sleep(0.4)\n    open('checkpoint', 'w').close()\n    raise SystemExit\n"
+            "signal.signal(signal.SIGTERM, leave)\nopen('up.1', 'w').close()\ntime.sleep(60)\n",
+            "work.py",
+        )
         self.jobs("python3 work.py")
         runner = self.start_jobs(*options)
         runner.send_signal(signal.SIGTERM)
@@ -262,7 +289,9 @@ class Version(RunCase):
         for script in SCRIPTS:
             with self.subTest(script):
                 ended = self.run_script(script, "--version")
-                self.assertEqual((ended.code, ended.out, ended.err), (0, f"{script} {VERSION}\n".encode(), b""))
+                self.assertEqual(
+                    (ended.code, ended.out, ended.err), (0, f"{script} {VERSION}\n".encode(), b"")
+                )
 
 
 class Names(RunCase):
@@ -342,9 +371,13 @@ class Loudness(RunCase):
     def test_verbose_says_all_that_is_said_otherwise_and_more(self):
         plain, verbose = self.run_loud(), self.run_loud("-v")
         kinds = [line.kind for line in console_lines(plain.out)]
-        self.assertEqual(kinds, ["executing", "status", "stdout", "stderr", "status", "executing", "status", "status"])
+        self.assertEqual(
+            kinds, ["executing", "status", "stdout", "stderr", "status", "executing", "status", "status"]
+        )
         self.assertEqual(printed(console_lines(verbose.out)), [b"a"])
-        self.assertGreater(len((verbose.out + verbose.err).splitlines()), len((plain.out + plain.err).splitlines()))
+        self.assertGreater(
+            len((verbose.out + verbose.err).splitlines()), len((plain.out + plain.err).splitlines())
+        )
 
 
 class Help(RunCase):
@@ -352,7 +385,7 @@ class Help(RunCase):
 
     NAMED = {
         RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow -l --logfile -n "
-                  "--loglines --outdir --joblog -d --daemon --pidfile --errors --name --single-host --dry-run -q -v",
+        "--loglines --outdir --joblog -d --daemon --pidfile --errors --name --single-host --dry-run -q -v",
         RUNSET: "-s --set -l --list -a --all --state --match --add --force",
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
     }
@@ -369,8 +402,10 @@ class Help(RunCase):
     def test_it_opens_with_an_example(self):
         for script, lines in self.help():
             with self.subTest(script=script):
-                self.assertTrue(any(script in line and "runs.txt" in line and "[" not in line for line in lines[:6]),
-                                lines[:6])
+                self.assertTrue(
+                    any(script in line and "runs.txt" in line and "[" not in line for line in lines[:6]),
+                    lines[:6],
+                )
 
     def test_it_is_grouped(self):
         for script, lines in self.help():
@@ -394,16 +429,29 @@ class Help(RunCase):
         server, client = "runmaker4-server.py", "runmaker4-client.py"
         self.assertEqual(options[server] - options[client] - named[server], set(), "what is said to clients")
         self.assertEqual(options[client] - options[server] - named[client] - named["runwait4.py"], set())
-        calls = [(script, *words) for script in SCRIPTS for option in self.MISTAKEN if option not in options[script]
-                 for words in ((option,), (f"{option}=x", "runs.txt"))]
+        calls = [
+            (script, *words)
+            for script in SCRIPTS
+            for option in self.MISTAKEN
+            if option not in options[script]
+            for words in ((option,), (f"{option}=x", "runs.txt"))
+        ]
         for (script, option, *_), ended in self.run_all(calls):
             name = option.partition("=")[0]
             first = {server: client, client: server}.get(script)
-            owner = first if name in named.get(first, ()) else next(other for other in named if name in named[other])
+            owner = (
+                first
+                if name in named.get(first, ())
+                else next(other for other in named if name in named[other])
+            )
             self.assertRefused(ended, f"{script}: {name} is an option of {owner} (see {owner} --help)\n")
-        self.assertRefused(self.run_script(RUNMAKER, "--", "--status"), "runmaker4.py: --status: no such file")
+        self.assertRefused(
+            self.run_script(RUNMAKER, "--", "--status"), "runmaker4.py: --status: no such file"
+        )
 
-    def help(self, columns: str = "100", scripts: Iterable[str] = tuple(NAMED)) -> Iterator[Tuple[str, List[str]]]:
+    def help(
+        self, columns: str = "100", scripts: Iterable[str] = tuple(NAMED)
+    ) -> Iterator[Tuple[str, List[str]]]:
         """Each script, and the lines of its help."""
         for (script, _), ended in self.run_all(((script, "--help") for script in scripts),
                                                env={"COLUMNS": columns}):

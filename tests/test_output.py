@@ -1,4 +1,6 @@
-"""Promise: the console shows what jobs print, whole and in order, and a runner's last line says what became of them."""
+"""Promise: the console shows what jobs print, whole and in order, and a runner's last line says what became
+of them.
+"""
 import fcntl
 import os
 import pathlib
@@ -16,8 +18,8 @@ import unittest
 from typing import Callable, Dict, List
 
 import runmaker4
-from tests.support import (FULL, GATE, ROOT, RUNMAKER, SLEEPING, Case, ConsoleLine, Ended, RunCase, console_lines,
-                           peak_memory, printed, wait_until)
+from tests.support import (FULL, GATE, ROOT, RUNMAKER, SLEEPING, Case, ConsoleLine, Ended, RunCase,
+                           console_lines, peak_memory, printed, wait_until)
 
 ESCAPE = re.compile(rb"\x1b\[[0-9;]*m")
 
@@ -61,7 +63,9 @@ class Console(Case):
     def test_the_exit_status_or_signal_of_a_failure_is_shown(self):
         lines = self.run_jobs(". exit 3\n. sh -c 'kill -9 $$'\n. kill -9 $$\n")
         ends = [text for text in printed(lines, "status") if not text.startswith(b"forked")]
-        self.assertEqual(ends, [b'exit 3 "exit 3"', b'exit 137 "sh -c \'kill -9 $$\'"', b'signal 9 "kill -9 $$"'])
+        self.assertEqual(
+            ends, [b'exit 3 "exit 3"', b'exit 137 "sh -c \'kill -9 $$\'"', b'signal 9 "kill -9 $$"']
+        )
 
     def test_stderr_has_its_own_lines(self):
         lines = self.run_jobs(". echo a >&2; printf 'b\\nc' >&2\n")
@@ -114,7 +118,9 @@ class LastOutput(Case):
         self.assertNothingLate(lines)
         for number, job in enumerate(jobs):
             pid = next(line.pid for line in lines if line.text == b'exit 0 "%s"' % job.encode())
-            self.assertEqual(printed(lines, "stdout", pid), [b"%d" % i for i in range(number, 2001)] + [b"end"])
+            self.assertEqual(
+                printed(lines, "stdout", pid), [b"%d" % i for i in range(number, 2001)] + [b"end"]
+            )
             self.assertEqual(printed(lines, "stderr", pid), [b"end"])
 
     def test_a_full_pipe_is_read_to_its_end_when_the_job_ends(self):
@@ -134,6 +140,7 @@ class LastOutput(Case):
 
 class Plain(Case):
     """--plain: what jobs print and nothing else, each job's together when it has ended."""
+
     JOBS = ". echo a; echo a >&2; until grep -q '^d' runs.txt; do sleep 0.02; done; printf aa\n. echo b; echo bb >&2\n"
 
     def run_plain(self, text: str, *options: str) -> Ended:
@@ -147,8 +154,9 @@ class Plain(Case):
         self.assertEqual(self.run_plain(self.JOBS, "-k"), Ended(0, b"a\naab\n", b"a\nbb\n"))
 
     def test_all_tries_of_a_job_come_together(self):
-        ended = self.run_plain(". echo a; [ -e tried ] && exit; : > tried; sleep 0.2; exit 1\n. echo b\n", "-k",
-                               "--retries", "1")
+        ended = self.run_plain(
+            ". echo a; [ -e tried ] && exit; : > tried; sleep 0.2; exit 1\n. echo b\n", "-k", "--retries", "1"
+        )
         self.assertEqual(ended.out, b"a\na\nb\n")
 
     def test_long_outputs_are_whole(self):
@@ -161,8 +169,12 @@ class Plain(Case):
         self.write(f". {GATE}; echo first\n" + ". seq 200000\n" * 60)
         few = "sh", "-c", 'ulimit -n 64; exec "$@"', "sh"
         with open(self.dir / "printed", "wb") as printed:
-            runner = self.start(*few, *self.command(RUNMAKER, "-j2", "--plain", "-k", "runs.txt"), stdout=printed)
-        wait_until(lambda: self.states() == "r" + "d" * 60 or runner.poll() is not None, 20, "the others have ended")
+            runner = self.start(
+                *few, *self.command(RUNMAKER, "-j2", "--plain", "-k", "runs.txt"), stdout=printed
+            )
+        wait_until(
+            lambda: self.states() == "r" + "d" * 60 or runner.poll() is not None, 20, "the others have ended"
+        )
         self.open_gate()
         ended = self.finish(runner)
         self.assertEqual((ended.code, ended.err), (0, b""))
@@ -293,7 +305,9 @@ class SharedDescriptor(Case):
         lines = re.sub(rb"^runmaker4\.py: [^\n]*\n", b"", out, flags=re.MULTILINE)
         expected = [b"%d" % number for number in range(1_000_001, 1_000_001 + self.LINES)]
         self.assertTrue(printed(console_lines(lines)) == expected, "not the lines of the job")
-        self.assertEqual(len(re.findall(rb"^runmaker4\.py: runs\.txt: line \d+: [^\n]*\n", out, re.MULTILINE)), 40)
+        self.assertEqual(
+            len(re.findall(rb"^runmaker4\.py: runs\.txt: line \d+: [^\n]*\n", out, re.MULTILINE)), 40
+        )
 
     def test_messages_on_the_same_pipe_split_no_line(self):
         runner = self.start_noisy(stderr=subprocess.STDOUT)
@@ -360,7 +374,9 @@ class Terminal(Case):
             self.assertRegex(self.line_of(shown, text + b' "'), rb"\x1b\[[0-9;]+m")
         for text in b"): forked", b"): a", b"exit 0":
             self.assertNotIn(b"\x1b", self.line_of(shown, text))
-        self.assertTrue(ESCAPE.findall(shown)[-1] in (b"\x1b[0m", b"\x1b[m"), "the colour is switched off again")
+        self.assertTrue(
+            ESCAPE.findall(shown)[-1] in (b"\x1b[0m", b"\x1b[m"), "the colour is switched off again"
+        )
 
     def test_but_for_the_colours_the_lines_are_those_of_a_pipe(self):
         shown = self.run_in_terminal()
@@ -383,7 +399,9 @@ class Terminal(Case):
         self.write(self.JOBS)
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
-        runner = self.start(RUNMAKER, "runs.txt", env={"NO_COLOR": "", "TERM": "xterm-256color"}, stderr=slave)
+        runner = self.start(
+            RUNMAKER, "runs.txt", env={"NO_COLOR": "", "TERM": "xterm-256color"}, stderr=slave
+        )
         os.close(slave)
         out = runner.communicate(timeout=30)[0]
         self.assertNotIn(b"\x1b", out)
@@ -391,7 +409,9 @@ class Terminal(Case):
 
 
 class ClosingLine(Case):
-    """A runner's last line, on stderr, says what became of its jobs and which command runs the failures again."""
+    """A runner's last line, on stderr, says what became of its jobs and which command runs the failures
+    again.
+    """
 
     def closing(self, ended: Ended, name: str = "runs.txt") -> str:
         """The last line of stderr."""
@@ -470,10 +490,17 @@ class ClosingLine(Case):
         self.write("", "mended")
         self.assertEqual(self.paste(self.command_of(self.closing(again))).code, 0)
         self.assertEqual(self.states(), "ddd")
-        self.assertEqual(self.read("ran").split(), [b"good", b"bad", b"worse", b"bad", b"worse", b"bad", b"worse"])
+        self.assertEqual(
+            self.read("ran").split(), [b"good", b"bad", b"worse", b"bad", b"worse", b"bad", b"worse"]
+        )
 
     def test_the_pasted_command_works_for_any_file_name_and_keeps_the_options(self):
-        names = {"my runs.txt": "out 1", "it's $HOME.txt": "out 2", "-j.txt": "out 3", "sub/runs.txt": "out 4"}
+        names = {
+            "my runs.txt": "out 1",
+            "it's $HOME.txt": "out 2",
+            "-j.txt": "out 3",
+            "sub/runs.txt": "out 4",
+        }
         (self.dir / "sub").mkdir()
         for name in names:
             self.write(". [ -e mended ] && echo well\n", name)
@@ -517,7 +544,9 @@ class ClosingLine(Case):
         self.assertEqual(["(line 7)" in line for line in lines].count(True), 1)
 
     def end_without_script(self, change: Callable[[pathlib.Path, pathlib.Path], None]) -> str:
-        """The closing line of a copy of the script, whose file changed meanwhile: change(file, another on PATH)."""
+        """The closing line of a copy of the script, whose file changed meanwhile: change(file, another on
+        PATH).
+        """
         copies = [self.dir / folder / RUNMAKER for folder in ("one", "two")]
         for copy in copies:
             copy.parent.mkdir()

@@ -1,4 +1,6 @@
-"""Promise: --outdir loses no output to a name that is taken; DIR/N.out is of the last run that began as line N."""
+"""Promise: --outdir loses no output to a name that is taken; DIR/N.out is of the last run that began as line
+N.
+"""
 import os
 import unittest
 from typing import Callable, Dict, List
@@ -36,7 +38,11 @@ class OutCase(Case):
         return runmaker4.OutDir(str(self.out), runmaker4.Worker(False), self.said.append)
 
     def files(self) -> Dict[str, str]:
-        return {path.name: path.read_text() for path in self.out.iterdir() if path.is_file() and path.name != "journal"}
+        return {
+            path.name: path.read_text()
+            for path in self.out.iterdir()
+            if path.is_file() and path.name != "journal"
+        }
 
     def contents(self) -> List[str]:
         """What the files hold, in whichever of them."""

@@ -63,7 +63,9 @@ class Commands(AnywhereCase):
         self.assertEqual(sorted(self.names), sorted([*SCRIPTS, *(script[:-3] for script in SCRIPTS)]))
         for command in self.names:
             ended = self.run_script("env", command, "--version")
-            self.assertEqual(ended.out.decode().split()[0].removesuffix(".py"), command.removesuffix(".py"), ended.err)
+            self.assertEqual(
+                ended.out.decode().split()[0].removesuffix(".py"), command.removesuffix(".py"), ended.err
+            )
 
     def test_they_do_what_the_scripts_do(self) -> None:
         self.assertWork(lambda script, *args: self.run_script("env", script, *args))
@@ -82,7 +84,12 @@ class Commands(AnywhereCase):
 
     def test_commands_that_are_printed_are_called_as_we_were(self) -> None:
         python = os.path.basename(sys.executable)
-        for words in (["runmaker4"], ["runmaker4.py"], [python, "-m", "runmaker4"], [python, "site/runmaker4.py"]):
+        for words in (
+            ["runmaker4"],
+            ["runmaker4.py"],
+            [python, "-m", "runmaker4"],
+            [python, "site/runmaker4.py"],
+        ):
             with self.subTest(words=words):
                 self.write(". exit 3\n")
                 said = self.run_script("env", *words, "--outdir", "out", "runs.txt").err.decode()
@@ -99,16 +106,22 @@ class Made(Case):
 
     def test_they_are_up_to_date(self) -> None:
         make.main(self.dir)
-        kept, new = ({str(path.relative_to(share)): path.read_text() for path in share.rglob("*") if path.is_file()}
-                     for share in (make.HERE / "share", self.dir))
+        kept, new = (
+            {str(path.relative_to(share)): path.read_text() for path in share.rglob("*") if path.is_file()}
+            for share in (make.HERE / "share", self.dir)
+        )
         self.assertEqual(kept, new, "python3 -m docs.install.make")
 
     def test_every_option_is_in_them(self) -> None:
         for script in SCRIPTS:
             _, _, usage = self.run_script(script, "--help").out.decode().partition("usage: ")
             options = re.findall(r"--[a-z][\w-]*", usage)
-            for name in (f"man/man1/{script[:-3]}.1", f"bash-completion/completions/{script[:-3]}",
-                         f"zsh/site-functions/_{script[:-3]}", f"fish/vendor_completions.d/{script[:-3]}.fish"):
+            for name in (
+                f"man/man1/{script[:-3]}.1",
+                f"bash-completion/completions/{script[:-3]}",
+                f"zsh/site-functions/_{script[:-3]}",
+                f"fish/vendor_completions.d/{script[:-3]}.fish",
+            ):
                 text = (make.HERE / "share" / name).read_text().replace("\\-", "-").replace(" -l ", " --")
                 self.assertEqual(set(options) - set(re.findall(r"--[a-z][\w-]*", text)), set(), name)
 

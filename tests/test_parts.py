@@ -1,4 +1,6 @@
-"""Smaller parts of runmaker4.py by themselves: what may be retried, what is an orphan, which processes are a job's."""
+"""Smaller parts of runmaker4.py by themselves: what may be retried, what is an orphan, which processes are a
+job's.
+"""
 import contextlib
 import errno
 import fcntl
@@ -63,7 +65,9 @@ class WhatWasTaken(unittest.TestCase):
             tried.add(line(number))
         tried.discard(line(3))
         tried.begin(runmaker4.Round(), (1, 2), moved=False)
-        self.assertEqual([tried.pass_over(line(number)) for number in (1, 2, 3, 5)], [False, True, False, True])
+        self.assertEqual(
+            [tried.pass_over(line(number)) for number in (1, 2, 3, 5)], [False, True, False, True]
+        )
         for _ in range(2):
             tried.begin(runmaker4.Round(), (1, 2), moved=True)
             self.assertEqual([tried.pass_over(line(number)) for number in (7, 8, 9)], [True, True, False])
@@ -78,7 +82,8 @@ class WhatWasTaken(unittest.TestCase):
 
 
 class ProcessTrees(unittest.TestCase):
-    """ProcessTable.tree: the session of a job, whatever carries its mark, and all that descends from these."""
+    """ProcessTable.tree: the session of a job, whatever carries its mark, and all that descends from these.
+    """
 
     def table(self, children: Dict[int, List[int]], sessions: Dict[int, List[int]],
               marked: Dict[bytes, List[int]]) -> runmaker4.ProcessTable:
@@ -95,15 +100,18 @@ class ProcessTrees(unittest.TestCase):
         return self.tree(runmaker4.ProcessTable.read(), pid, mark)
 
     def test_what_belongs_to_a_job_and_nothing_else(self) -> None:
-        table = self.table(children={1: [10, 20, 40], 10: [11], 11: [12], 20: [21], 30: [31], 31: [32]},
-                           sessions={1: [1], 10: [10, 11], 12: [12], 20: [20, 21], 30: [30, 31, 32], 40: [40]},
-                           marked={b"a": [10, 11, 30], b"b": [20, 21], b"ab": [40]})
+        table = self.table(
+            children={1: [10, 20, 40], 10: [11], 11: [12], 20: [21], 30: [31], 31: [32]},
+            sessions={1: [1], 10: [10, 11], 12: [12], 20: [20, 21], 30: [30, 31, 32], 40: [40]},
+            marked={b"a": [10, 11, 30], b"b": [20, 21], b"ab": [40]},
+        )
         for _ in range(2):                              # a table serves many jobs, again and again
             self.assertEqual(sorted(self.tree(table, 10, b"a")), [10, 11, 12, 30, 31, 32])
             self.assertEqual(sorted(self.tree(table, 20, b"b")), [20, 21])
 
     def test_the_shell_comes_first_and_parents_before_their_children(self) -> None:
-        table = self.table(children={1: [90], 90: [12, 80], 80: [15, 11], 12: [13]},        # pids start again at 1
+        # pids start again at 1
+        table = self.table(children={1: [90], 90: [12, 80], 80: [15, 11], 12: [13]},
                            sessions={90: [11, 12, 13, 15, 80, 90]}, marked={b"a": [11, 12, 13, 15, 80, 90]})
         found = self.tree(table, 90, b"a")
         self.assertEqual(sorted(found), [11, 12, 13, 15, 80, 90])
@@ -122,7 +130,8 @@ class ProcessTrees(unittest.TestCase):
         self.assertFalse(runmaker4.ProcessTable(["999999999"]))
 
     def test_real_processes(self) -> None:
-        script = "setsid sleep 60 & env -i sleep 60 & true & exec sleep 60"     # another session, no mark, a zombie
+        # another session, no mark, a zombie
+        script = "setsid sleep 60 & env -i sleep 60 & true & exec sleep 60"
         mark = b"test-%d" % os.getpid()
         environ = {**os.environb, runmaker4.MARK: mark}
         shell = subprocess.Popen(["sh", "-c", script], env=environ, start_new_session=True)
@@ -143,7 +152,9 @@ class ProcessTrees(unittest.TestCase):
 
 
 class PastTheCache(JobFileCase):
-    """Network file systems: lines are read as they are there, and written there, whatever this host remembers."""
+    """Network file systems: lines are read as they are there, and written there, whatever this host
+    remembers.
+    """
     MOUNT = runmaker4.Mount("nfs4", frozenset())
 
     def run_two_jobs(self) -> List[str]:
@@ -195,11 +206,18 @@ class PastTheCache(JobFileCase):
                 os.pwrite(file.fileno(), random_.randbytes(size), 0)
                 with runmaker4.Reader.of(file.fileno(), True) as reader:
                     for _ in range(200):
-                        at, count = random_.randrange(size + 5000), random_.choice([0, 1, 4095, 4096, 4097, 30_000])
-                        self.assertEqual(reader.pread(count, at), os.pread(file.fileno(), count, at), (size, at, count))
+                        at, count = (
+                            random_.randrange(size + 5000),
+                            random_.choice([0, 1, 4095, 4096, 4097, 30_000]),
+                        )
+                        self.assertEqual(
+                            reader.pread(count, at), os.pread(file.fileno(), count, at), (size, at, count)
+                        )
 
-    REFUSED = ["its file system (nfs4) refuses O_DIRECT, so other hosts' results may be read late (runwait4.py "
-               "--check-locks DIR tells)"]
+    REFUSED = [
+        "its file system (nfs4) refuses O_DIRECT, so other hosts' results may be read late (runwait4.py "
+        "--check-locks DIR tells)"
+    ]
 
     def test_where_opening_with_o_direct_is_refused_pages_are_dropped_and_that_is_said_once(self) -> None:
         right = os.open
@@ -233,7 +251,9 @@ class DeadClients(JobFileCase):
     """A file system whose client on this host was killed answers ENOTCONN for ever (FUSE)."""
 
     def cut_off(self) -> contextlib.AbstractContextManager:
-        return mock.patch.object(os, "open", side_effect=OSError(errno.ENOTCONN, "Transport endpoint is not connected"))
+        return mock.patch.object(
+            os, "open", side_effect=OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+        )
 
     def setUp(self) -> None:
         super().setUp()
@@ -252,9 +272,11 @@ class DeadClients(JobFileCase):
     def test_a_result_is_given_up_after_a_minute(self) -> None:
         self.fail_for(60)
         with self.cut_off():
-            self.assertEqual(self.cursor.finish(self.job, b"d"),
-                             "its file system's client has died (transport endpoint is not connected); its result d is "
-                             "not written")
+            self.assertEqual(
+                self.cursor.finish(self.job, b"d"),
+                "its file system's client has died (transport endpoint is not connected); its result d is "
+                "not written",
+            )
         self.assertEqual(self.cursor.file.held, {})
 
     def test_one_that_comes_back_gets_its_result(self) -> None:
@@ -310,7 +332,9 @@ class IdleLooks(JobFileCase):
         self.clock.now += 5.0
         self.assertEqual(jobs.claim().number, 2)
 
-    def test_a_file_that_is_empty_or_shorter_than_it_was_is_believed_when_it_has_stayed_so_for_a_second(self) -> None:
+    def test_a_file_that_is_empty_or_shorter_than_it_was_is_believed_when_it_has_stayed_so_for_a_second(
+        self,
+    ) -> None:
         jobs = self.jobs(b"d a\nd b\n")
         for wait, text, doubtful in ((0.0, b"d a\nd b\n", False), (0.0, b"", True), (0.5, b"", True),
                                      (0.4, b"d a\n", True), (0.9, b"d a\n", True), (0.1, b"d a\n", False),
@@ -446,7 +470,9 @@ class LinesOfADeadServer(JobFileCase):
     """The server after it knows them again where an edit has moved them meanwhile."""
 
     def adopt(self, before: List[bytes], after: bytes) -> Tuple[server.ServedFile, List[runmaker4.Job]]:
-        """Hold these lines, then edit the file: how the next server has it, and the jobs that it goes on with."""
+        """Hold these lines, then edit the file: how the next server has it, and the jobs that it goes on
+        with.
+        """
         self.path.write_bytes(after)
         fd = runmaker4.open_companion(str(self.path))
         for number, text in enumerate(before, 1):
@@ -456,7 +482,9 @@ class LinesOfADeadServer(JobFileCase):
         self.addCleanup(os.close, fd)
         return file, file.adopt(fd)
 
-    def offsets(self, file: server.ServedFile, jobs: List[runmaker4.Job], texts: List[bytes]) -> Dict[int, int]:
+    def offsets(
+        self, file: server.ServedFile, jobs: List[runmaker4.Job], texts: List[bytes]
+    ) -> Dict[int, int]:
         """Where the lines of clients are that say where they were: by their numbers."""
         lines = [runmaker4.Line(number, number, 0, b".", text) for number, text in enumerate(texts, 1)]
         return {line.number: job.offset for line, job in file.assign(lines, jobs).items()}

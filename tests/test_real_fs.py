@@ -1,7 +1,9 @@
-"""Promise: on GlusterFS, CephFS and MooseFS with default settings no job is lost, and none runs twice at once.
+"""Promise: on GlusterFS, CephFS and MooseFS with default settings no job is lost, and none runs twice at
+once.
 
-With RUNMAKER4_TEST_REAL=1, with real servers and the FUSE clients that come with them (tests/rigs/fs.py).  A and B run
-jobs of a file that all hosts see; C only looks and edits.  A job says on a local disk that it starts and that it ends.
+With RUNMAKER4_TEST_REAL=1, with real servers and the FUSE clients that come with them (tests/rigs/fs.py).  A
+and B run jobs of a file that all hosts see; C only looks and edits.  A job says on a local disk that it
+starts and that it ends.
 """
 import random
 import re
@@ -16,7 +18,8 @@ from tests.rigs.fs import Command, Host, Rig, missing
 from tests.support import FULL, wait_until
 
 SLOW = 300              # patience with two CPUs that servers and clients share, in seconds
-# What the file holds: listed, so that GlusterFS takes no old file for the one of this name, and not from a cache
+# What the file holds: listed, so that GlusterFS takes no old file for the one of this name, and not from a
+# cache
 READ = "ls -l >/dev/null; exec dd if=runs.txt bs=64k iflag=direct status=none"
 # What `watch` and editors do: they look all the time, so that this host always has something in its caches
 LOOK = """exec python3 -c '
@@ -26,12 +29,14 @@ while True:
     with open("runs.txt", "rb") as file:
         file.read()
     time.sleep(0.01)'"""
-# Before an editor reads.  GlusterFS (with performance.write-behind, the default) and ceph-fuse leave in a host's cache
-# what it has written or read, also when fstat(2) tells that the file has changed since: then an editor saves old states
+# Before an editor reads.  GlusterFS (with performance.write-behind, the default) and ceph-fuse leave in a
+# host's cache what it has written or read, also when fstat(2) tells that the file has changed since: then an
+# editor saves old states
 LOOK_ANEW = "ls -l >/dev/null; dd of=runs.txt oflag=nocache conv=notrunc,fdatasync count=0 status=none"
-# As editors do that write into the file.  All lines stay where they are: else a state that a runner has checked and is
-# about to write may meet another line.  There are some milliseconds between the two: on GlusterFS lines were damaged by
-# 2 to 5 of 120 such saves beside 3,000 writes of states, on a local file system by none
+# As editors do that write into the file.  All lines stay where they are: else a state that a runner has
+# checked and is about to write may meet another line.  There are some milliseconds between the two: on
+# GlusterFS lines were damaged by 2 to 5 of 120 such saves beside 3,000 writes of states, on a local file
+# system by none
 REWRITE = r"""exec python3 -c '
 import sys
 with open("runs.txt", "r+b") as file:
@@ -79,13 +84,17 @@ class FsCase(unittest.TestCase):
         for host in self.rig.hosts.values():
             host.join()
             host.end_commands()
-            host.run("pids=$(grep -la -e RUNMAKER4_JOB= -e RUNMAKER4_TEST= /proc/[0-9]*/environ | cut -d/ -f3); "
-                     "kill -9 $pids; true", directory="/")
+            host.run(
+                "pids=$(grep -la -e RUNMAKER4_JOB= -e RUNMAKER4_TEST= /proc/[0-9]*/environ | cut -d/ -f3); "
+                "kill -9 $pids; true",
+                directory="/",
+            )
             if host.run(f"ls {self.rig.mount}", check=False, directory="/").code:
                 host.umount()
                 host.mount()
 
-    # -- steps of the tests ------------------------------------------------------------------------------------------
+    # -- steps of the tests
+    # ------------------------------------------------------------------------------------------
 
     def job(self, number: int, body: str = "true") -> str:
         """A job line, of a job that marks its start and its end."""
@@ -158,7 +167,8 @@ class Hosts(FsCase):
                     self.assertRegex(check.out.decode(), f"(?m)^{name}(  +yes){{6}}  ")
 
     def test_each_job_runs_once_while_programs_on_all_hosts_look(self) -> None:
-        """What a host has just looked up it believes to know: GlusterFS gives old contents even to O_DIRECT."""
+        """What a host has just looked up it believes to know: GlusterFS gives old contents even to O_DIRECT.
+        """
         jobs = 1000 if FULL else 300
         self.alice.write("runs.txt", "".join(self.job(number) for number in range(1, jobs + 1)))
         for host in self.rig.hosts.values():
@@ -172,7 +182,9 @@ class Hosts(FsCase):
     def edit(self, command: str) -> None:
         """B edits the file again and again, while A runs jobs that take longer than an edit."""
         jobs = 48
-        self.alice.write("runs.txt", "# edit 0\n" + "".join(self.job(n, "sleep 1.5") for n in range(1, jobs + 1)))
+        self.alice.write(
+            "runs.txt", "# edit 0\n" + "".join(self.job(n, "sleep 1.5") for n in range(1, jobs + 1))
+        )
         runner = self.start(self.alice, "runmaker4.py -q -j8 runs.txt")
         self.wait_marks("^start", 8)
         for number in range(1, 5):
@@ -224,8 +236,12 @@ class Hosts(FsCase):
             self.finish(added)
             self.wait_marks("^end 6")
         with self.subTest("--edit"):
-            (self.local / "editor").write_text(f"cat >>\"$1\" <<'END'\n{self.job(7)}END\nsed -i '1i# edited' \"$1\"\n")
-            self.finish(self.start(self.carol, f"env EDITOR='sh {self.local}/editor' runset4.py --edit runs.txt"))
+            (self.local / "editor").write_text(
+                f"cat >>\"$1\" <<'END'\n{self.job(7)}END\nsed -i '1i# edited' \"$1\"\n"
+            )
+            self.finish(
+                self.start(self.carol, f"env EDITOR='sh {self.local}/editor' runset4.py --edit runs.txt")
+            )
             self.wait_marks("^end 7")
         self.wait_states("rxrrddd")
         self.open_gate()
@@ -253,7 +269,9 @@ class Hosts(FsCase):
         self.assertRanOnce(3)
 
     def test_a_storm(self) -> None:
-        """Runners of two hosts are killed, stopped and let go on at random; others are started in their place."""
+        """Runners of two hosts are killed, stopped and let go on at random; others are started in their
+        place.
+        """
         jobs, chance = (3000, random.Random(7)) if FULL else (300, random.Random(7))
         self.alice.write("runs.txt", "".join(self.job(number, "sleep 0.3") for number in range(1, jobs + 1)))
         hosts = [self.alice, self.bob]
@@ -285,7 +303,9 @@ class Hosts(FsCase):
         self.assertRanOnce(jobs)
 
     def test_lines_that_all_hosts_append_at_once_are_all_there(self) -> None:
-        """With O_APPEND alone, under the same lock, ceph-fuse loses every other line: it writes behind an old end."""
+        """With O_APPEND alone, under the same lock, ceph-fuse loses every other line: it writes behind an old
+        end.
+        """
         self.alice.write("runs.txt", "x held\n")
         adding = "for n in $(seq 15); do runset4.py runs.txt --add \"echo $HOST $n\" || exit; done"
         for command in [self.start(host, f"sh -c '{adding}'") for host in self.rig.hosts.values()]:

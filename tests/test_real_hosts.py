@@ -1,6 +1,7 @@
 """What docs/clusters.md has users type on hosts that reach each other by ssh works there, word for word.
 
-alice and bob are real hosts to all that matters here (tests/rigs/ssh.py); what is typed is read out of the document.
+alice and bob are real hosts to all that matters here (tests/rigs/ssh.py); what is typed is read out of the
+document.
 """
 import re
 import subprocess
@@ -20,7 +21,9 @@ MPI_AS_ROOT = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\
 
 def block(start: str) -> str:
     """The block of docs/clusters.md that begins so."""
-    return next(piece.text for piece in documents.read_pieces("docs/clusters.md") if piece.text.startswith(start))
+    return next(
+        piece.text for piece in documents.read_pieces("docs/clusters.md") if piece.text.startswith(start)
+    )
 
 
 def blotted(text: str) -> Set[str]:
@@ -46,9 +49,13 @@ class HostsCase(RunCase):
             (cls.hosts.bin / name).chmod(0o755)
 
     def type(self, text: str, host: str = "alice", directory: object = "") -> subprocess.Popen:
-        """Have a shell on a host run this in a directory (the test's); what it prints goes to a file `printed`."""
+        """Have a shell on a host run this in a directory (the test's); what it prints goes to a file
+        `printed`.
+        """
         with open(self.dir / "printed", "ab") as out:
-            return self.start(*self.hosts.on(host, directory or self.dir), "sh", "-c", text, stdout=out, stderr=out)
+            return self.start(
+                *self.hosts.on(host, directory or self.dir), "sh", "-c", text, stdout=out, stderr=out
+            )
 
     def typed(self, text: str, host: str = "alice", directory: object = "") -> Ended:
         """The same to its end; what is left in the background (`ssh -f`) may go on printing."""
@@ -133,9 +140,13 @@ class Slots(HostsCase):
         self.jobs(*["sleep 0.5; simulate --seed 1"] * 10)
         ended = self.typed(self.WORDS)
         failed = self.states().count("!")
-        self.assertEqual((ended.code, sorted(self.states())), (1, ["!"] * failed + ["d"] * (10 - failed)), ended.out)
+        self.assertEqual(
+            (ended.code, sorted(self.states())), (1, ["!"] * failed + ["d"] * (10 - failed)), ended.out
+        )
         self.assertEqual(ended.out.count(b": --seed 1 on alice\n"), 10 - failed, ended.out)
-        again = self.typed(self.WORDS.replace("alice bob", "alice").replace("runmaker4.py ", "runmaker4.py -r "))
+        again = self.typed(
+            self.WORDS.replace("alice bob", "alice").replace("runmaker4.py ", "runmaker4.py -r ")
+        )
         self.assertEqual((again.code, self.states()), (0, "d" * 10), again.out)
         self.assertEqual(len([line for line in ended.out.splitlines() if line.startswith(b"runmaker4.py: ")
                               and b"bob" in line]), 1, ended.out)
@@ -170,15 +181,20 @@ class Tunnel(HostsCase):
         self.assertEqual((ended.code, self.states()), (0, "dd"), ended.out)
         self.assertEqual(ended.out.count(b" on bob\n"), 2, ended.out)
         self.assertIsNone(server.poll())
-        self.assertNotEqual(self.typed("runmaker4-client.py --give-up 0 alice", host="bob").code, 0)   # not from afar
+        # not from afar
+        self.assertNotEqual(self.typed("runmaker4-client.py --give-up 0 alice", host="bob").code, 0)
 
 
 class Container(HostsCase):
     """A runner that is process 1 of a container."""
 
     def test_it_buries_what_jobs_leave_behind_and_ends_its_jobs_when_it_is_told_to(self) -> None:
-        self.jobs("(sleep 0.1; : > left) & simulate --seed 1",
-                  "until [ -e left ]; do sleep 0.1; done; sleep 0.5; ps ax", "kill 1; sleep 60", "simulate --seed 2")
+        self.jobs(
+            "(sleep 0.1; : > left) & simulate --seed 1",
+            "until [ -e left ]; do sleep 0.1; done; sleep 0.5; ps ax",
+            "kill 1; sleep 60",
+            "simulate --seed 2",
+        )
         for script in SCRIPTS:
             (self.dir / script).symlink_to(SCRIPTS_AT / script)
         ended = self.typed(block("docker run").replace("-j0", "-j1"))
@@ -198,7 +214,9 @@ class Mpi(HostsCase):
 
     def ranks(self, ended: Ended) -> List[str]:
         """Where the ranks ran."""
-        return sorted(line.split()[-1] for line in ended.out.decode().splitlines() if line.startswith("stdout"))
+        return sorted(
+            line.split()[-1] for line in ended.out.decode().splitlines() if line.startswith("stdout")
+        )
 
     def test_ranks_take_the_slots_of_their_runner(self) -> None:
         self.write(block("#RUN slots=4") + "\n")
@@ -208,8 +226,11 @@ class Mpi(HostsCase):
 
     def test_ranks_on_several_hosts_take_a_slot_each(self) -> None:
         ended = self.typed(MPI_AS_ROOT + block("printf '%s\\n' alice alice"))
-        self.assertEqual((ended.code, self.states(), self.ranks(ended)), (0, "d", [*["alice"] * 2, *["bob"] * 2]),
-                         ended.out)
+        self.assertEqual(
+            (ended.code, self.states(), self.ranks(ended)),
+            (0, "d", [*["alice"] * 2, *["bob"] * 2]),
+            ended.out,
+        )
 
 
 if __name__ == "__main__":

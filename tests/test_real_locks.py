@@ -1,9 +1,10 @@
-"""Promise: --check-locks is right about real file systems: yes where runners can share a file, no where they cannot.
+"""Promise: --check-locks is right about real file systems: yes where runners can share a file, no where they
+cannot.
 
 With RUNMAKER4_TEST_REAL=1: NFS in virtual machines that are booted once, and bindfs.  It takes seven minutes.
 
-Any other file system that is mounted on several hosts: make a class of SharedDirectory and unittest.TestCase, whose
-`places` are the ways to these hosts; or call check_hosts().
+Any other file system that is mounted on several hosts: make a class of SharedDirectory and unittest.TestCase,
+whose `places` are the ways to these hosts; or call check_hosts().
 """
 import functools
 import os
@@ -23,7 +24,8 @@ SLOW = 200              # patience with virtual machines, in seconds
 SILENCE = 15            # instead of 40 where a host will not answer
 MINUTE = 20             # instead of 60: seconds that a check takes
 SEEN = 6                # columns of the table
-CACHED = "os.O_DIRECT = 0\nos.posix_fadvise = lambda *args: None"       # a patch: reads show what was read before
+# a patch: reads show what was read before
+CACHED = "os.O_DIRECT = 0\nos.posix_fadvise = lambda *args: None"
 
 CHECK = """
 import os, sys
@@ -37,21 +39,32 @@ sys.exit(runwait4.main(["--check-locks", %r]))
 
 def program(folder: str, patch: str = "", minute: float = MINUTE, silence: float = 40,
             scripts: Sequence[str] = (str(ROOT),)) -> str:
-    """A check of this directory, as a program for Python.  patch: statements before our modules are imported."""
+    """A check of this directory, as a program for Python.  patch: statements before our modules are imported.
+    """
     return CHECK % (list(scripts), patch, (minute, silence), folder)
 
 
-def check_hosts(places: Sequence[Tuple[Sequence[str], str]], patches: Sequence[str] = (), minute: float = MINUTE,
-                python: str = sys.executable) -> List[Ended]:
+def check_hosts(
+    places: Sequence[Tuple[Sequence[str], str]],
+    patches: Sequence[str] = (),
+    minute: float = MINUTE,
+    python: str = sys.executable,
+) -> List[Ended]:
     """Start a check on several hosts at once, and wait for its ends.
 
-    places: for each host the words that stand before a command to run it there, such as ("ssh", "alice"), and the
-    directory.  All have our scripts and Python where we have them.  patches: statements for each host.
+    places: for each host the words that stand before a command to run it there, such as ("ssh", "alice"), and
+    the directory.  All have our scripts and Python where we have them.  patches: statements for each host.
     """
     patches = patches or [""] * len(places)
-    started = [subprocess.Popen([*way, python, "-B", "-c", program(folder, patch, minute)], stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-               for (way, folder), patch in zip(places, patches)]
+    started = [
+        subprocess.Popen(
+            [*way, python, "-B", "-c", program(folder, patch, minute)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for (way, folder), patch in zip(places, patches)
+    ]
     ended = []
     for process in started:
         out, err = process.communicate(timeout=minute + SLOW)
@@ -111,7 +124,9 @@ class Bindfs(unittest.TestCase):
         self.addCleanup(self.unmount)
 
     def check(self, *options: str, patch: str = "") -> List[Ended]:
-        """A check on two processes that take themselves for hosts, each with a view of its own; it leaves nothing."""
+        """A check on two processes that take themselves for hosts, each with a view of its own; it leaves
+        nothing.
+        """
         places, patches = [], []
         for host in "ab":
             view = f"{self.dir}/{host}"
@@ -173,7 +188,9 @@ class Nfs(unittest.TestCase):
         """What is in the directory, as the server has it."""
         return self.rig.server.run("ls -A /export").out.decode().split()
 
-    def start(self, machine: Machine, minute: float = MINUTE, silence: float = SLOW, patch: str = "") -> Command:
+    def start(
+        self, machine: Machine, minute: float = MINUTE, silence: float = SLOW, patch: str = ""
+    ) -> Command:
         """Start a check on a host."""
         text = program("/nfs", patch, minute, silence, scripts=["/usr/local/bin"])
         return machine.popen("exec python3 -B -", data=text)
@@ -204,7 +221,8 @@ class Nfs(unittest.TestCase):
         for alice, bob in ("3", "3"), ("4.2", "4.2"), ("3", "4.2"):
             with self.subTest(alice=alice, bob=bob):
                 self.mount_both(alice, bob)
-                ended = self.check(minute=60 if alice != bob else MINUTE)     # the server has to call files back
+                # the server has to call files back
+                ended = self.check(minute=60 if alice != bob else MINUTE)
                 self.assertSays(ended, 0, f"vers={alice}", f"vers={bob}", "All holds, seen from here")
                 for command in ended:
                     self.assertEqual(rows(command), [[host, *["yes"] * SEEN] for host in ("alice", "bob")])
@@ -214,15 +232,21 @@ class Nfs(unittest.TestCase):
             with self.subTest(option=option):
                 self.mount_both("3", options=option)
                 alice, bob = self.check()
-                self.assertSays([alice], 1, f"alice: is on NFS mounted with {option}", "excluded: not so of bob (")
-                self.assertSays([bob], 1, f"bob: is on NFS mounted with {option}", "excluded: not so of alice (")
+                self.assertSays(
+                    [alice], 1, f"alice: is on NFS mounted with {option}", "excluded: not so of bob ("
+                )
+                self.assertSays(
+                    [bob], 1, f"bob: is on NFS mounted with {option}", "excluded: not so of alice ("
+                )
                 self.assertSays([alice, bob], 1, "To change: mount with vers=4.2")
 
     def test_no_where_one_host_keeps_its_locks_to_itself(self):
         self.mount(self.alice, "3", "local_lock=posix")
         self.mount(self.bob, "4.2")
         alice, bob = self.check()
-        self.assertSays([alice], 1, "alice: is on NFS mounted with local_lock=posix", "excluded: not so of bob (")
+        self.assertSays(
+            [alice], 1, "alice: is on NFS mounted with local_lock=posix", "excluded: not so of bob ("
+        )
         self.assertSays([bob], 1, "excluded: not so of alice (")
 
     def test_no_where_reads_lie(self):
@@ -255,7 +279,9 @@ class Nfs(unittest.TestCase):
         self.addCleanup(self.restart)
         self.alice.run("pkill rpc.statd")
         alice, bob = self.start(self.alice, silence=SILENCE), self.start(self.bob)
-        self.assertSays([alice.wait(SLOW)], 1, "does not answer: locking a byte takes", "does rpc.statd run on both")
+        self.assertSays(
+            [alice.wait(SLOW)], 1, "does not answer: locking a byte takes", "does rpc.statd run on both"
+        )
         self.assertSays([bob.wait(SLOW)], 1, "Not all could be tried with alice (")
         self.remove_all()
 

@@ -1,9 +1,10 @@
-"""Promise: on NFS no job is lost and none runs twice at once, whatever dies; each end is as docs/clusters.md says.
+"""Promise: on NFS no job is lost and none runs twice at once, whatever dies; each end is as docs/clusters.md
+says.
 
-With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once: alice and bob run jobs on a directory of a real
-server, over NFSv3, 4.0, 4.1 and 4.2.  Over 4.0 and 4.1 only what stands on how they keep locks is tried: the rest comes
-over 3 and 4.2, which differ in how locks are lost.  The storm and the thousand jobs come once, with alice on 3 and bob
-on 4.2.
+With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once: alice and bob run jobs on a directory of
+a real server, over NFSv3, 4.0, 4.1 and 4.2.  Over 4.0 and 4.1 only what stands on how they keep locks is
+tried: the rest comes over 3 and 4.2, which differ in how locks are lost.  The storm and the thousand jobs
+come once, with alice on 3 and bob on 4.2.
 """
 import functools
 import json
@@ -51,12 +52,16 @@ def the_rig() -> Rig:
 
 
 def job(number: int, body: str = "true") -> str:
-    """A job line.  It marks its start and its end as files, of which the server's one clock says in which order."""
+    """A job line.
+
+    It marks its start and its end as files, of which the server's one clock says in which order.
+    """
     return f". : >m/start.{number}.$$.$PPID.$HOST; {body}; : >m/end.{number}.$$.0.$HOST\n"
 
 
 class NfsCase:
-    """A test with a directory of its own on the server, which the clients have mounted with these versions."""
+    """A test with a directory of its own on the server, which the clients have mounted with these versions.
+    """
     versions = ("", "")
 
     @classmethod
@@ -94,10 +99,14 @@ class NfsCase:
                 client.plug(True)
             else:
                 self.boot(client)
-            client.run("pids=$(grep -la -e RUNMAKER4_JOB= -e RUNMAKER4_TEST= /proc/[0-9]*/environ | cut -d/ -f3); "
-                       "kill -9 $pids; true", check=False)
+            client.run(
+                "pids=$(grep -la -e RUNMAKER4_JOB= -e RUNMAKER4_TEST= /proc/[0-9]*/environ | cut -d/ -f3); "
+                "kill -9 $pids; true",
+                check=False,
+            )
 
-    # -- steps of the tests -------------------------------------------------------------------------------------------
+    # -- steps of the tests
+    # -------------------------------------------------------------------------------------------
 
     def boot(self, client: Machine) -> None:
         client.boot()
@@ -123,7 +132,9 @@ class NfsCase:
             waiting.wait(timeout)
         except AssertionError:
             waiting.signal(signal.SIGKILL)
-            self.fail(f"not within {timeout} s: {condition}\n{self.server.run('cat runs.txt; ls m').out.decode()}")
+            self.fail(
+                f"not within {timeout} s: {condition}\n{self.server.run('cat runs.txt; ls m').out.decode()}"
+            )
 
     def wait_states(self, states: str, timeout: float = 60) -> None:
         self.wait(f"""[ "$(grep -v '^#' runs.txt | cut -c1 | tr -d '\\n')" = '{states}' ]""", timeout)
@@ -161,7 +172,9 @@ class NfsCase:
         self.server.run("".join(f": >m/killed.0.{pid}.0.{client.name}; " for pid in dead))
 
     def marks(self) -> bytes:
-        """What happened in the server's order, as tests/marks.py reads it; a pid has its host's number in front."""
+        """What happened in the server's order, as tests/marks.py reads it; a pid has its host's number in
+        front.
+        """
         hosts = {client.name.encode(): number for number, client in enumerate(self.rig.clients, 1)}
         found = []
         for line in self.server.run("find m -type f -printf '%T@ %f\\n'").out.splitlines():
@@ -198,8 +211,12 @@ class Locks(NfsCase):
         joblog = self.server.read("jobs.log").splitlines()
         self.assertEqual(sorted(int(line.split(b"\t")[0]) for line in joblog[1:]), list(range(1, jobs + 1)))
         self.assertEqual({line.split(b"\t")[1] for line in joblog[1:]}, {b"alice", b"bob"})
-        printed = self.server.run("cd out; for n in $(seq 30); do cat $n.out $n.err; done; ls | wc -l").out.decode()
-        self.assertEqual(printed, "".join(f"out {n}\nerr {n}\n" for n in range(1, jobs + 1)) + f"{2 * jobs + 1}\n")
+        printed = self.server.run(
+            "cd out; for n in $(seq 30); do cat $n.out $n.err; done; ls | wc -l"
+        ).out.decode()
+        self.assertEqual(
+            printed, "".join(f"out {n}\nerr {n}\n" for n in range(1, jobs + 1)) + f"{2 * jobs + 1}\n"
+        )
         journal = [json.loads(line) for line in self.server.read("out/journal").splitlines()]
         self.assertEqual(sorted((entry["line"], entry["event"]) for entry in journal),
                          [(n, event) for n in range(1, jobs + 1) for event in ("end", "start")])
@@ -230,8 +247,11 @@ class Scenarios(Locks):
     """What hosts do with each other's jobs."""
 
     def test_quick_start_with_a_second_host(self) -> None:
-        first = self.start(self.alice, "sh -c \"printf '. echo %s; sleep 1s; echo %s\\n' a A b B c C d D > runs.txt && "
-                                       "runmaker4.py -j2 runs.txt; cat runs.txt\"")
+        first = self.start(
+            self.alice,
+            "sh -c \"printf '. echo %s; sleep 1s; echo %s\\n' a A b B c C d D > runs.txt && "
+            "runmaker4.py -j2 runs.txt; cat runs.txt\"",
+        )
         self.wait("grep -q ^r runs.txt")
         second = self.start(self.bob, "runmaker4.py -j2 runs.txt")
         self.finish(first)
@@ -268,16 +288,21 @@ class Scenarios(Locks):
         self.assertEqual(self.alice.run("pgrep -fc '^sleep 100'", check=False).out, b"0\n")
 
     def test_edits_from_the_other_host(self) -> None:
-        """In place, by rename and by runset4.py --edit: running jobs are followed, and what is new is found."""
+        """In place, by rename and by runset4.py --edit: running jobs are followed, and what is new is found.
+        """
         self.server.write("runs.txt", job(1, GATE) + job(2, GATE))
         runner = self.start(self.alice, "runmaker4.py -j3 runs.txt")
         self.wait_marks("^start", 2)
         new = job(3).replace("'", "'\\''").rstrip()
         self.bob.run(f"cat runs.txt >/tmp/copy; (echo '# in place'; cat /tmp/copy; echo '{new}') >runs.txt")
         self.wait_marks("^end.3")
-        self.bob.run(f"(echo '# by rename'; cat runs.txt; echo '{new.replace('.3.', '.4.')}') >new; mv new runs.txt")
+        self.bob.run(
+            f"(echo '# by rename'; cat runs.txt; echo '{new.replace('.3.', '.4.')}') >new; mv new runs.txt"
+        )
         self.wait_marks("^end.4")
-        self.bob.run(f"""cat >/tmp/editor <<'END'\nsed -i '1i# by --edit\\n{new.replace('.3.', '.5.')}' "$1"\nEND""")
+        self.bob.run(
+            f"""cat >/tmp/editor <<'END'\nsed -i '1i# by --edit\\n{new.replace('.3.', '.5.')}' "$1"\nEND"""
+        )
         self.finish(self.start(self.bob, "env EDITOR='sh /tmp/editor' runset4.py --edit runs.txt"))
         self.wait_marks("^end.5")
         self.open_gate()
@@ -325,7 +350,10 @@ class Disasters(NfsCase):
         self.assertRanOnce(1)
 
     def test_the_network_is_cut_for_more_than_the_lease(self) -> None:
-        """NFSv4: another host takes a line, and when the first is back it stops its copy.  NFSv3: nobody can."""
+        """NFSv4: another host takes a line, and when the first is back it stops its copy.
+
+        NFSv3: nobody can.
+        """
         self.server.write("runs.txt", job(1, GATE) + job(2, GATE))
         runner = self.start(self.alice, "runmaker4.py -j2 runs.txt")
         self.wait_marks("^start", 2)
@@ -368,7 +396,9 @@ class Disasters(NfsCase):
         self.assertRanOnce(jobs)
 
     def test_the_export_is_full(self) -> None:
-        """Output is lost, which is said; jobs and their states go on, and an addition is made wholly or not at all."""
+        """Output is lost, which is said; jobs and their states go on, and an addition is made wholly or not
+        at all.
+        """
         self.server.write("runs.txt", ". echo text; sleep 0.3\n" * 30)
         runner = self.start(self.alice, "runmaker4.py -q -j2 --outdir out runs.txt")
         self.wait("[ $(grep -c '^d' runs.txt) -ge 3 ]")
@@ -442,7 +472,9 @@ class OnBoth(NfsCase, unittest.TestCase):
         for done in sorted(chance.sample(range(jobs * 8 // 10), kills)) + [jobs]:
             while int(self.server.run("grep -c '^d' runs.txt", check=False).out) < done:
                 for client in self.rig.clients:
-                    living = [runner for runner in runners if runner.machine is client and runner.code is None]
+                    living = [
+                        runner for runner in runners if runner.machine is client and runner.code is None
+                    ]
                     for _ in range(2 - len(living)):
                         runners.append(self.start(client, "runmaker4.py -q -j3 --resume runs.txt"))
                 self.assertLess(time.monotonic() - self.begin, 4 * SLOW * jobs / 500, self.states())

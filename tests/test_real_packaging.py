@@ -1,4 +1,5 @@
-"""runmaker4 as pip, pipx and uv install it, with the oldest and the newest Python, and in real shells and manuals.
+"""runmaker4 as pip, pipx and uv install it, with the oldest and the newest Python, and in real shells and
+manuals.
 
     RUNMAKER4_TEST_REAL=1 python3 -m unittest tests.test_real_packaging
 """
@@ -28,8 +29,15 @@ COMMANDS = [*SCRIPTS, *(script[:-3] for script in SCRIPTS)]
 OURS = re.compile(r"runmaker4|runset4|runwait4")
 PROMPT = b"READY> "
 SHELLS = {"bash": ["bash", "--rcfile", ".bashrc", "-i"], "zsh": ["zsh", "-d", "-i"], "fish": ["fish", "-i"]}
-PACKAGES = {"bash": "bash", "zsh": "zsh", "fish": "fish", "man": "man-db", "groff": "groff", "mandoc": "mandoc",
-            "dh_bash-completion": "bash-completion"}
+PACKAGES = {
+    "bash": "bash",
+    "zsh": "zsh",
+    "fish": "fish",
+    "man": "man-db",
+    "groff": "groff",
+    "mandoc": "mandoc",
+    "dh_bash-completion": "bash-completion",
+}
 
 
 def python(version: str) -> str:
@@ -48,7 +56,9 @@ def tools() -> pathlib.Path:
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     for words in (["-m", "venv", home], ["-m", "pip", "install", "pipx", "uv", "build"]):
         program = home / "bin/python" if "pip" in words else sys.executable
-        made = subprocess.run([program, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+        made = subprocess.run(
+            [program, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
+        )
         if made.returncode:
             raise unittest.SkipTest(f"pipx, uv and build cannot be had here: {made.stdout.decode()[-300:]}")
     return home / "bin"
@@ -67,8 +77,13 @@ class PackagingCase(AnywhereCase):
     def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
         at = {name: str(self.home / name) for name in (
             "PYTHONUSERBASE", "PIPX_HOME", "PIPX_BIN_DIR", "PIPX_MAN_DIR", "UV_TOOL_DIR", "UV_TOOL_BIN_DIR")}
-        settings = {"PIP_NO_WARN_SCRIPT_LOCATION": "1", "PIP_BREAK_SYSTEM_PACKAGES": "1", "PYTHONDONTWRITEBYTECODE": "",
-                    "UV_CACHE_DIR": str(tools() / "cache"), "UV_PYTHON_DOWNLOADS": "never"}
+        settings = {
+            "PIP_NO_WARN_SCRIPT_LOCATION": "1",
+            "PIP_BREAK_SYSTEM_PACKAGES": "1",
+            "PYTHONDONTWRITEBYTECODE": "",
+            "UV_CACHE_DIR": str(tools() / "cache"),
+            "UV_PYTHON_DOWNLOADS": "never",
+        }
         return super().environ({**at, **settings, **(extra or {})})
 
     def call(self, *words: object, **settings) -> Ended:
@@ -83,7 +98,9 @@ class PackagingCase(AnywhereCase):
 
 
 class Installed(PackagingCase):
-    """All ways to install it give ten commands, with manual pages and completion, and take all of it away again."""
+    """All ways to install it give ten commands, with manual pages and completion, and take all of it away
+    again.
+    """
 
     def check(self, programs: str, *remove: object) -> None:
         """Use what is installed, then remove it.  programs: the directory of the commands, in the home."""
@@ -93,12 +110,15 @@ class Installed(PackagingCase):
             self.assertIn(b" 4.", self.call("env", command, "--version", env=path).out)
         self.assertWork(lambda script, *args: self.run_script("env", script[:-3], *args, env=path))
         names = {path.name for path in self.files()}
-        self.assertLessEqual({"runmaker4-server.1", "runmaker4.5", "_runset4", "runwait4.fish", "runmaker4.py"}, names)
+        self.assertLessEqual(
+            {"runmaker4-server.1", "runmaker4.5", "_runset4", "runwait4.fish", "runmaker4.py"}, names
+        )
         compiled = {name.partition(".")[0] for name in names if name.endswith(".pyc") and OURS.match(name)}
         self.assertLessEqual({script[:-3] for script in SCRIPTS}, compiled)
         self.call(*remove)
         left = [path for path in self.files() if OURS.search(str(path.relative_to(self.home)))]
-        self.assertEqual([path for path in left if path.name != ".runmaker4.lock"], [])     # that is pipx's own
+        # that is pipx's own
+        self.assertEqual([path for path in left if path.name != ".runmaker4.lock"], [])
 
     def with_pip(self, version: str) -> None:
         """In a virtual environment."""
@@ -106,7 +126,9 @@ class Installed(PackagingCase):
         before, pip = self.files(), [self.home / "env/bin/python", "-m", "pip"]
         self.call(*pip, "install", self.project)
         self.check("env/bin", *pip, "uninstall", "-y", "runmaker4")
-        self.assertEqual({path for path in self.files() - before if "site-packages/pip" not in str(path)}, set())
+        self.assertEqual(
+            {path for path in self.files() - before if "site-packages/pip" not in str(path)}, set()
+        )
 
     def with_pip_user(self, version: str) -> None:
         """For a user."""
@@ -150,7 +172,11 @@ class Built(PackagingCase):
         self.assertNotIn(b"warning", (ended.out + ended.err).lower().replace(b"warning: location", b""))
         wheel, = (self.project / "dist").glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            names = {re.sub(r"^.*\.data/data/", "", name) for name in archive.namelist() if ".dist-info" not in name}
+            names = {
+                re.sub(r"^.*\.data/data/", "", name)
+                for name in archive.namelist()
+                if ".dist-info" not in name
+            }
         share = self.project / "docs/install"
         self.assertEqual(names, {*SCRIPTS, "runmaker4_commands.py", *(
             str(path.relative_to(share)) for path in (share / "share").rglob("*") if path.is_file())})
@@ -167,7 +193,9 @@ class Shown(PackagingCase):
 
     def setUp(self) -> None:
         super().setUp()
-        why = lacking("a shell or a manual", PACKAGES, ["test", "-e", "/usr/share/bash-completion/bash_completion"])
+        why = lacking(
+            "a shell or a manual", PACKAGES, ["test", "-e", "/usr/share/bash-completion/bash_completion"]
+        )
         if why:
             self.skipTest(why)
 
@@ -192,30 +220,51 @@ class Shown(PackagingCase):
             with self.subTest(shell=shell):
                 self.assertEqual(self.complete(shell, "runset4 --sta\thel\t --set=do\t no\t"),
                                  ["--state", "held", "--set", "done", "notes.txt"])
-                self.assertEqual(self.complete(shell, "runmaker4-server --new-\t no\t"), ["--new-token", "notes.txt"])
+                self.assertEqual(
+                    self.complete(shell, "runmaker4-server --new-\t no\t"), ["--new-token", "notes.txt"]
+                )
 
     def make_home(self) -> None:
         """Commands that only say what they were given, and shells that know where completions are."""
         (self.dir / "bin").mkdir()
         for name in COMMANDS:
-            self.write('#!/bin/sh\nprintf "%s\\n" "$@" >said.new && mv said.new said\n', f"bin/{name}").chmod(0o755)
+            self.write('#!/bin/sh\nprintf "%s\\n" "$@" >said.new && mv said.new said\n', f"bin/{name}").chmod(
+                0o755
+            )
         self.write("set -U fish_greeting\nfunction fish_prompt; echo 'READY> '; end\n", "config.fish")
         (self.dir / "fish").mkdir()
         (self.dir / "config.fish").rename(self.dir / "fish/config.fish")
         self.write(". /usr/share/bash-completion/bash_completion\nPS1='READY> '\n", ".bashrc")
-        self.write(f"fpath=({self.SHARE}/zsh/site-functions $fpath)\nautoload -Uz compinit && compinit -D -u\n"
-                   "PS1='READY> '\n", ".zshrc")
+        self.write(
+            f"fpath=({self.SHARE}/zsh/site-functions $fpath)\nautoload -Uz compinit && compinit -D -u\n"
+            "PS1='READY> '\n",
+            ".zshrc",
+        )
 
     def complete(self, shell: str, typed: str) -> List[str]:
         """Type a line in a shell: the words that the command was given, also those on both sides of a '='."""
         home = str(self.dir)
-        env = self.environ({"PATH": f"{home}/bin:{os.environ['PATH']}", "HOME": home, "ZDOTDIR": home, "TERM": "xterm",
-                            "XDG_CONFIG_HOME": home, "XDG_DATA_DIRS": f"{self.SHARE}:/usr/share",
-                            "BASH_COMPLETION_USER_DIR": f"{self.SHARE}/bash-completion"})
+        env = self.environ(
+            {
+                "PATH": f"{home}/bin:{os.environ['PATH']}",
+                "HOME": home,
+                "ZDOTDIR": home,
+                "TERM": "xterm",
+                "XDG_CONFIG_HOME": home,
+                "XDG_DATA_DIRS": f"{self.SHARE}:/usr/share",
+                "BASH_COMPLETION_USER_DIR": f"{self.SHARE}/bash-completion",
+            }
+        )
         ours, theirs = pty.openpty()
         said, shown, end = self.dir / "said", b"", time.monotonic() + 60
-        process = subprocess.Popen(["setsid", "--ctty", *SHELLS[shell]], cwd=home, env=env, stdin=theirs, stdout=theirs,
-                                   stderr=theirs)
+        process = subprocess.Popen(
+            ["setsid", "--ctty", *SHELLS[shell]],
+            cwd=home,
+            env=env,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
         self.started.append(process)
         os.close(theirs)
         with contextlib.closing(os.fdopen(ours, "r+b", buffering=0)) as terminal:

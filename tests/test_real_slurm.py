@@ -1,10 +1,11 @@
-"""The batch scripts of docs/clusters.md, word for word, on a real Slurm cluster of two nodes (tests/rigs/slurm.py).
+"""The batch scripts of docs/clusters.md, word for word, on a real Slurm cluster of two nodes
+(tests/rigs/slurm.py).
 
     RUNMAKER4_TEST_REAL=1 python3 -m unittest tests.test_real_slurm
 
-Whom Slurm's signals reach depends on how it finds the processes of a job: only a batch script or the tasks of a step
-(proctrack/cgroup, as most sites have it), or all their children, too (proctrack/linuxproc).  What depends on that is
-tested with both; what does not, with the first one that can be had here.
+Whom Slurm's signals reach depends on how it finds the processes of a job: only a batch script or the tasks of
+a step (proctrack/cgroup, as most sites have it), or all their children, too (proctrack/linuxproc).  What
+depends on that is tested with both; what does not, with the first one that can be had here.
 """
 import contextlib
 import os
@@ -16,7 +17,8 @@ from typing import Dict, List, Optional
 
 from tests.rigs import REAL
 from tests.rigs.slurm import FREEZER, Cluster, missing
-from tests.support import GATE, MARK, PYTHON, RUNSET, SCRIPTS, SCRIPTS_AT, UP, WAITING, RunCase, marked, wait_until
+from tests.support import (GATE, MARK, PYTHON, RUNSET, SCRIPTS, SCRIPTS_AT, UP, WAITING, RunCase, marked,
+                           wait_until)
 from tests.test_documents import read_pieces
 
 DOCUMENT = "docs/clusters.md"
@@ -54,13 +56,19 @@ class SlurmCase(RunCase):
         self.bin.mkdir()
         two = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))       # so -j0 is -j2 everywhere
         for script in SCRIPTS:
-            (self.bin / script).write_text(f"#!/bin/sh\nexec taskset -c {two} {PYTHON} {SCRIPTS_AT / script} \"$@\"\n")
+            (self.bin / script).write_text(
+                f"#!/bin/sh\nexec taskset -c {two} {PYTHON} {SCRIPTS_AT / script} \"$@\"\n"
+            )
             (self.bin / script).chmod(0o755)
         self.addCleanup(self.cluster.clear)
 
     def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
         found = super().environ(extra)
-        return {**found, "PATH": f"{self.bin}:{found['PATH']}", "SLURM_CONF": self.cluster.environ["SLURM_CONF"]}
+        return {
+            **found,
+            "PATH": f"{self.bin}:{found['PATH']}",
+            "SLURM_CONF": self.cluster.environ["SLURM_CONF"],
+        }
 
     def slurm(self, *command: str, where: Optional[pathlib.Path] = None) -> str:
         """Run a command of a user; what it prints."""
@@ -175,7 +183,8 @@ class Ends(SlurmCase):
         self.wait_slurm(jobs["struck"], "TIMEOUT", timeout=STRIKES)
         self.assertEqual([self.states(f"{name}/runs.txt") for name in jobs], ["e", "e"])
         wanted = {"over": "the wall time is over",
-                  "struck": "DUE TO TIME LIMIT"}         # srun may leave before it has shown what the runner says then
+                  # srun may leave before it has shown what the runner says then
+                  "struck": "DUE TO TIME LIMIT"}
         for name, words in wanted.items():
             said = (self.dir / name / f"slurm-{jobs[name]}.out").read_text()
             self.assertIn(words, said)
@@ -188,7 +197,8 @@ class Ends(SlurmCase):
         self.wait_slurm(job, "PENDING")
         self.assertEqual(self.states(), "ee.")
         self.open_gate()
-        # Slurm would wait two minutes; in the second in which it has ended the first try the node refuses a second one
+        # Slurm would wait two minutes; in the second in which it has ended the first try the node refuses a
+        # second one
         self.slurm("scontrol", "update", f"jobid={job}", "starttime=now+2")
         self.wait_slurm(job, "COMPLETED")
         self.assertEqual((self.states(), self.cluster.show(job)["Restarts"]), ("ddd", "1"))
@@ -210,7 +220,9 @@ class Ends(SlurmCase):
         self.wait_up(1, 2, 3, 4)
         killed = self.runners()[0]
         environ = pathlib.Path(f"/proc/{killed}/environ").read_bytes().split(b"\0")
-        node, = (entry.partition(b"=")[2].decode() for entry in environ if entry.startswith(b"SLURMD_NODENAME="))
+        (node,) = (
+            entry.partition(b"=")[2].decode() for entry in environ if entry.startswith(b"SLURMD_NODENAME=")
+        )
         os.kill(killed, signal.SIGKILL)
         self.write("", f"go.{node}")            # where its jobs live on they end, too
         wait_until(lambda: len(self.locked_lines()) == 2, what="two are gone")
@@ -295,7 +307,9 @@ class Recipes(SlurmCase):
     def test_nodes_without_a_shared_file_system(self) -> None:
         """The second node sees an empty directory."""
         first = self.cluster.dir / "first"
-        (first / "runs.txt").write_text(f". hostname; ls; : > {self.dir}/up.$JOB_ID; cd {self.dir}; {GATE}\n" * 4)
+        (first / "runs.txt").write_text(
+            f". hostname; ls; : > {self.dir}/up.$JOB_ID; cd {self.dir}; {GATE}\n" * 4
+        )
         job = self.submit("served.sh", where=first)
         self.wait_up(1, 2, 3, 4)
         self.open_gate()
@@ -320,7 +334,10 @@ class Recipes(SlurmCase):
         jobs = re.findall(r"\d+", self.slurm("env", "SBATCH_TIMELIMIT=1", "sh", "-c", block("for link")))
         self.wait_slurm(jobs[0], "FAILED")
         self.wait_file("links")
-        wait_until(lambda: self.read("links").split() == [job.encode() for job in jobs[:2]], what="the next one begins")
+        wait_until(
+            lambda: self.read("links").split() == [job.encode() for job in jobs[:2]],
+            what="the next one begins",
+        )
         self.assertEqual([self.cluster.states(job) for job in jobs], [["FAILED"], ["RUNNING"], ["PENDING"]])
         self.open_gate()
         for job in jobs[1:]:

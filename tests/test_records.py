@@ -77,8 +77,15 @@ class LogRecords(LogCase):
         os.remove(self.dir / "outputs")
         self.write(". seq 2\n. seq 2\n")
         self.run_jobs("--loglines", 6)
-        self.assertRecord(2, "seq 2", '+ status (WHO): forked "seq 2"', ": stdout (WHO): 1", ": stdout (WHO): 2",
-                          '+ status (WHO): exit 0 "seq 2"', loglines=6)
+        self.assertRecord(
+            2,
+            "seq 2",
+            '+ status (WHO): forked "seq 2"',
+            ": stdout (WHO): 1",
+            ": stdout (WHO): 2",
+            '+ status (WHO): exit 0 "seq 2"',
+            loglines=6,
+        )
         self.assertLogOfLength(2, loglines=6)
 
     def test_the_host_is_the_node_where_no_name_is_given(self):
@@ -90,7 +97,9 @@ class LogRecords(LogCase):
         self.write(". echo a; echo b >&2\n")
         lines = console_lines(self.run_jobs().out)
         self.assertEqual([line.kind for line in lines], ["executing", "status", "status"])
-        self.assertEqual(printed(lines, "status"), [b'forked "echo a; echo b >&2"', b'exit 0 "echo a; echo b >&2"'])
+        self.assertEqual(
+            printed(lines, "status"), [b'forked "echo a; echo b >&2"', b'exit 0 "echo a; echo b >&2"']
+        )
 
     def test_the_last_output_without_a_newline_is_in_the_record(self):
         self.write(". printf 'a\\nb'\n")
@@ -122,7 +131,9 @@ class LogPlaces(LogCase):
         self.write("", "outputs")
         self.write(". seq 2\n")
         self.run_jobs()
-        self.assertRecord(1, "seq 2", ": stdout (WHO): 1", ": stdout (WHO): 2", '+ status (WHO): exit 0 "seq 2"')
+        self.assertRecord(
+            1, "seq 2", ": stdout (WHO): 1", ": stdout (WHO): 2", '+ status (WHO): exit 0 "seq 2"'
+        )
         self.assertLogOfLength(1)
 
     def test_the_records_of_earlier_runs_stay_as_they_are(self):
@@ -154,8 +165,13 @@ class LogPlaces(LogCase):
         self.assertEqual([self.finish(runner).code for runner in runners], [0, 0, 0])
         for ordinal in range(1, jobs + 1):
             line = ordinal + 1
-            self.assertRecord(ordinal, command, f": stdout (WHO): start {line}", f": stdout (WHO): end {line}",
-                              f'+ status (WHO): exit 0 "{command}"')
+            self.assertRecord(
+                ordinal,
+                command,
+                f": stdout (WHO): start {line}",
+                f": stdout (WHO): end {line}",
+                f'+ status (WHO): exit 0 "{command}"',
+            )
         self.assertLogOfLength(jobs)
         hosts = re.findall(rb"\+ status \((\w+),\d+\)", self.read("outputs"))
         self.assertEqual({host.decode() for host in hosts}, set(names))
@@ -164,7 +180,9 @@ class LogPlaces(LogCase):
     def test_a_file_that_is_no_log_file_is_refused(self):
         self.write(". touch never\n", "other.txt")
         self.write(". true\n")
-        self.assertRefused(self.run_script(RUNMAKER, "-l", "other.txt", "runs.txt"), "other.txt: is not a log file")
+        self.assertRefused(
+            self.run_script(RUNMAKER, "-l", "other.txt", "runs.txt"), "other.txt: is not a log file"
+        )
         self.assertEqual(self.read("other.txt"), b". touch never\n")
 
 
@@ -172,7 +190,9 @@ class LogCutting(LogCase):
     """Lines are cut and padded to 160 bytes, between characters."""
 
     def test_long_commands_are_cut_between_characters(self):
-        commands = [": " + "x" * shift + letter * 170 for shift in range(4) for letter in ("a", "ä", "€", "𝄞")]
+        commands = [
+            ": " + "x" * shift + letter * 170 for shift in range(4) for letter in ("a", "ä", "€", "𝄞")
+        ]
         self.write("".join(f". {command}\n" for command in commands))
         self.run_jobs()
         for ordinal, command in enumerate(commands, 1):
@@ -221,7 +241,11 @@ class LogWhileRunning(LogCase):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_record_shows_what_a_running_job_printed_so_far(self):
         command = "echo first; until [ -e go ]; do sleep 0.02; done; echo second; until [ -e end ]; do sleep 0.02; done"
-        forked, first, second = f'+ status (WHO): forked "{command}"', ": stdout (WHO): first", ": stdout (WHO): second"
+        forked, first, second = (
+            f'+ status (WHO): forked "{command}"',
+            ": stdout (WHO): first",
+            ": stdout (WHO): second",
+        )
         self.write(f". {command}\n")
         runner = self.start(RUNMAKER, "--name", "alice", "-l", "outputs", "runs.txt")
         self.wait_output(b"first")
@@ -237,7 +261,9 @@ class LogWhileRunning(LogCase):
     def wait_output(self, text: bytes) -> None:
         """Wait until the log shows this line of output."""
         log = self.dir / "outputs"
-        wait_until(lambda: log.exists() and b"): " + text + b" " in log.read_bytes(), what=f"{text!r} is in the log")
+        wait_until(
+            lambda: log.exists() and b"): " + text + b" " in log.read_bytes(), what=f"{text!r} is in the log"
+        )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_prints_all_the_time_is_written_at_most_once_a_second(self):
@@ -260,10 +286,14 @@ class OutputDirectory(Case):
         return self.run_script(RUNMAKER, "--outdir", "out", *options, "runs.txt")
 
     def files(self) -> Dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (self.dir / "out").iterdir() if path.name != "journal"}
+        return {
+            path.name: path.read_bytes() for path in (self.dir / "out").iterdir() if path.name != "journal"
+        }
 
     def test_a_file_is_made_for_each_stream_that_a_job_prints_on(self):
-        self.write("# comment\n. echo a\n. echo b >&2; exit 3\nx echo held\n. :\nd echo done\n. echo c; echo d >&2\n")
+        self.write(
+            "# comment\n. echo a\n. echo b >&2; exit 3\nx echo held\n. :\nd echo done\n. echo c; echo d >&2\n"
+        )
         self.assertEqual(self.run_jobs("-j2").code, 1)
         self.assertEqual(self.files(), {"2.out": b"a\n", "3.err": b"b\n", "7.out": b"c\n", "7.err": b"d\n"})
 
@@ -283,7 +313,9 @@ class OutputDirectory(Case):
     def test_quiet_and_the_log_do_not_take_it_away(self):
         self.write(". echo a; seq 10\n")
         self.assertEqual(self.run_jobs("-q", "-l", "outputs").out, b"")
-        self.assertEqual(self.files()["1.out"], b"a\n" + b"".join(b"%d\n" % number for number in range(1, 11)))
+        self.assertEqual(
+            self.files()["1.out"], b"a\n" + b"".join(b"%d\n" % number for number in range(1, 11))
+        )
 
     def test_older_files_are_kept_under_rising_numbers(self):
         self.write(". cat word; cat word >&2; exit 1\n")
@@ -292,7 +324,9 @@ class OutputDirectory(Case):
             self.run_jobs("-r")
         for kind in "out", "err":
             found = {name: data for name, data in self.files().items() if f".{kind}" in name}
-            self.assertEqual(found, {f"1.{kind}": b"third", f"1.{kind}.~1~": b"first", f"1.{kind}.~2~": b"second"})
+            self.assertEqual(
+                found, {f"1.{kind}": b"third", f"1.{kind}.~1~": b"first", f"1.{kind}.~2~": b"second"}
+            )
 
     def test_a_gap_in_the_numbers_loses_nothing(self):
         self.write(". echo new\n")
@@ -391,12 +425,16 @@ class JobLog(Case):
         self.write("\t".join(self.COLUMNS) + "\n1\talice\t12", "joblog")
         self.write(". true\n")
         self.run_jobs()
-        self.assertRegex(self.read("joblog").decode(), r"\n1\talice\t\d+\.\d+\t *\d+\.\d+\t\d+\t\d+\t0\t0\ttrue\n$")
+        self.assertRegex(
+            self.read("joblog").decode(), r"\n1\talice\t\d+\.\d+\t *\d+\.\d+\t\d+\t\d+\t0\t0\ttrue\n$"
+        )
 
     def test_there_is_one_line_per_try(self):
         self.write(". [ -e second ] && exit 0; touch second; exit 7\n. exit 5\n")
         self.run_jobs("--retries", 2)
-        self.assertEqual(self.column("Seq", "Exitval"), [["1", "7"], ["1", "0"], ["2", "5"], ["2", "5"], ["2", "5"]])
+        self.assertEqual(
+            self.column("Seq", "Exitval"), [["1", "7"], ["1", "0"], ["2", "5"], ["2", "5"], ["2", "5"]]
+        )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
     def test_an_orphan_has_no_line(self):
@@ -488,12 +526,16 @@ class WithGnuParallel(Case):
 
     def test_resume_skips_what_our_log_lists(self):
         self.run_our_jobs()
-        out = self.run_parallel("-k", "--resume", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c", "d", "e")
+        out = self.run_parallel(
+            "-k", "--resume", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c", "d", "e"
+        )
         self.assertEqual(out, b"ran d\nran e\n")
 
     def test_resume_failed_runs_our_failures_again(self):
         self.run_our_jobs()
-        out = self.run_parallel("-k", "--resume-failed", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c")
+        out = self.run_parallel(
+            "-k", "--resume-failed", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c"
+        )
         self.assertEqual(out, b"ran b\n")
 
     def test_we_append_to_a_log_of_gnu_parallel(self):

@@ -1,4 +1,6 @@
-"""Promise: what cannot work is refused in one line with exit 2, before anything runs; -j0 takes its share, no more."""
+"""Promise: what cannot work is refused in one line with exit 2, before anything runs; -j0 takes its share, no
+more.
+"""
 import os
 import shutil
 import subprocess
@@ -27,7 +29,8 @@ class RefusalCase(RunCase):
         self.assertFalse(self.exists("ran"))
 
     def refuse(self, script: str, *args: object, words: str = "", **settings) -> None:
-        """The script refuses these arguments with one line, which starts with its name and has these words."""
+        """The script refuses these arguments with one line, which starts with its name and has these words.
+        """
         self.refuse_all([(script, *args)], words, **settings)
 
     def refuse_all(self, calls: Iterable[Sequence[object]], words: str = "", **settings) -> None:
@@ -119,7 +122,9 @@ class Outputs(RefusalCase):
         self.refuse_as_any_output("place")
 
     def test_a_directory_that_is_not_there(self):
-        self.refuse_all([(RUNMAKER, f"{option}=nowhere/log", "runs.txt") for option in self.RECORDS], "nowhere/log")
+        self.refuse_all(
+            [(RUNMAKER, f"{option}=nowhere/log", "runs.txt") for option in self.RECORDS], "nowhere/log"
+        )
 
     def test_a_file_in_place_of_the_output_directory(self):
         self.write("text\n", "place")
@@ -144,7 +149,8 @@ class Outputs(RefusalCase):
 
 
 class Mounts(RefusalCase):
-    """A file system that is known not to share locks between hosts is refused, unless --single-host is given."""
+    """A file system that is known not to share locks between hosts is refused, unless --single-host is given.
+    """
 
     def run_mounted(self, *words: str, **settings: str) -> Ended:
         """Run to the end what start_mounted() starts."""
@@ -152,11 +158,15 @@ class Mounts(RefusalCase):
 
     def start_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt", place: str = "",
                       other: str = "") -> subprocess.Popen:
-        """Start with a made-up mount of the test's directory, or of a place in it, and perhaps of another, on NFS."""
+        """Start with a made-up mount of the test's directory, or of a place in it, and perhaps of another, on
+        NFS.
+        """
         device = os.stat(self.dir).st_dev
         point = str(self.dir / place).replace(" ", r"\040")
-        lines = ["22 1 250:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw",
-                 f"36 22 {os.major(device)}:{os.minor(device)} / {point} rw,relatime - {kind} server:/x {options}"]
+        lines = [
+            "22 1 250:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw",
+            f"36 22 {os.major(device)}:{os.minor(device)} / {point} rw,relatime - {kind} server:/x {options}",
+        ]
         if other:
             lines.append(f"35 22 0:99 / {other} rw,relatime shared:2 - nfs server:/x rw,vers=3,nolock")
         name = f"mountinfo.{len(self.started)}"
@@ -200,8 +210,11 @@ class Mounts(RefusalCase):
                 self.jobs("true")
                 self.write(f"22 1 250:1 / / rw - {kind} server:/x rw\n", "mountinfo")
                 self.dir.chmod(0o311)
-                ended = self.finish(self.start_patched("import runmaker4; runmaker4.MOUNTINFO = 'mountinfo'", "runs.txt",
-                                                       **bound))
+                ended = self.finish(
+                    self.start_patched(
+                        "import runmaker4; runmaker4.MOUNTINFO = 'mountinfo'", "runs.txt", **bound
+                    )
+                )
                 self.dir.chmod(0o755)
                 self.assertEqual(ended.code, code, ended.err)
                 self.assertEqual(b"you may not list its folder" in ended.err, code == 2, ended.err)
@@ -233,9 +246,13 @@ class Mounts(RefusalCase):
                 self.jobs("true")
                 ended = self.run_mounted(kind, "rw,flock")
                 self.assertEnded(ended, 0, "d")
-                self.assertEqual(ended.err.decode().splitlines()[:-1], [
-                    f"runmaker4.py: runs.txt: is on {kind}, with which runmaker4 was not tested (runwait4.py --check-locks "
-                    "tells whether locks and reads are right there; or use --single-host)"])
+                self.assertEqual(
+                    ended.err.decode().splitlines()[:-1],
+                    [
+                        f"runmaker4.py: runs.txt: is on {kind}, with which runmaker4 was not tested (runwait4.py --check-locks "
+                        "tells whether locks and reads are right there; or use --single-host)"
+                    ],
+                )
                 self.jobs("true")
                 self.assertAccepted(self.run_mounted(kind, "rw,flock", "--single-host"))
 
@@ -277,10 +294,16 @@ import runmaker4
 
 
 class CpuCount(RunCase):
-    """-j0: the least of CPU affinity, cgroup limits and the share of Slurm's CPUs; here 64 CPUs, unless said."""
+    """-j0: the least of CPU affinity, cgroup limits and the share of Slurm's CPUs; here 64 CPUs, unless said.
+    """
 
-    def cpus(self, groups: str = "", limits: Optional[Dict[str, str]] = None, env: Optional[Dict[str, str]] = None,
-             affinity: int = 64) -> int:
+    def cpus(
+        self,
+        groups: str = "",
+        limits: Optional[Dict[str, str]] = None,
+        env: Optional[Dict[str, str]] = None,
+        affinity: int = 64,
+    ) -> int:
         """available_cpus() with this text in /proc/self/cgroup, and these files in /sys/fs/cgroup."""
         root = self.dir / "cgroup"
         for name, text in (limits or {}).items():
@@ -301,11 +324,14 @@ class CpuCount(RunCase):
 
     def test_cgroup_v2_limits_of_the_group_and_of_those_above(self):
         group = "0::/user.slice/job.scope\n"
-        for limits, cpus in (({"user.slice/job.scope/cpu.max": "300000 100000"}, 3),
-                             ({"user.slice/job.scope/cpu.max": "max 100000"}, 64),
-                             ({"user.slice/job.scope/cpu.max": "max 100000", "user.slice/cpu.max": "100000 50000"}, 2),
-                             ({"user.slice/job.scope/cpu.max": "200000 100000", "user.slice/cpu.max": "max 100000"}, 2),
-                             ({"user.slice/job.scope/cpu.max": "10000 100000"}, 1), ({}, 64)):
+        for limits, cpus in (
+            ({"user.slice/job.scope/cpu.max": "300000 100000"}, 3),
+            ({"user.slice/job.scope/cpu.max": "max 100000"}, 64),
+            ({"user.slice/job.scope/cpu.max": "max 100000", "user.slice/cpu.max": "100000 50000"}, 2),
+            ({"user.slice/job.scope/cpu.max": "200000 100000", "user.slice/cpu.max": "max 100000"}, 2),
+            ({"user.slice/job.scope/cpu.max": "10000 100000"}, 1),
+            ({}, 64),
+        ):
             with self.subTest(limits=limits):
                 self.assertEqual(self.cpus(group, limits), cpus)
 
@@ -322,8 +348,18 @@ class CpuCount(RunCase):
 
     def test_tasks_of_a_step_share_what_slurm_gives_the_job_on_their_node(self):
         step = {"SLURM_STEP_ID": "0", "SLURM_CPUS_ON_NODE": "12"}
-        for tasks, cpus in (("2(x2)", 6), ("3,1", 4), ("1,2(x3),1", 6), ("4(x1000000)", 3), ("24,24", 1), ("0,0", 12),
-                            ("2", 6), ("many", 12), ("", 12), ("²,²", 12)):
+        for tasks, cpus in (
+            ("2(x2)", 6),
+            ("3,1", 4),
+            ("1,2(x3),1", 6),
+            ("4(x1000000)", 3),
+            ("24,24", 1),
+            ("0,0", 12),
+            ("2", 6),
+            ("many", 12),
+            ("", 12),
+            ("²,²", 12),
+        ):
             with self.subTest(tasks=tasks):
                 env = dict(step, SLURM_STEP_TASKS_PER_NODE=tasks)
                 self.assertEqual(self.cpus(env=env), cpus)
@@ -334,8 +370,17 @@ class CpuCount(RunCase):
                 self.assertEqual(self.cpus(env={**step, "SLURM_STEP_TASKS_PER_NODE": "3", **changed}), cpus)
 
     def test_a_batch_script_has_the_job_s_cpus_for_itself(self):
-        self.assertEqual(self.cpus(env={"SLURM_CPUS_ON_NODE": "12", "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "3",
-                                        "SLURM_STEP_TASKS_PER_NODE": "3"}), 12)
+        self.assertEqual(
+            self.cpus(
+                env={
+                    "SLURM_CPUS_ON_NODE": "12",
+                    "SLURM_NODEID": "0",
+                    "SLURM_TASKS_PER_NODE": "3",
+                    "SLURM_STEP_TASKS_PER_NODE": "3",
+                }
+            ),
+            12,
+        )
 
     def test_the_least_of_all_counts(self):
         group, limits, env = "0::/a\n", {"a/cpu.max": "500000 100000"}, {"SLURM_CPUS_PER_TASK": "6"}
@@ -357,7 +402,9 @@ class CpuCount(RunCase):
         root = self.write("", "no-limits")
         self.jobs(": > a; until [ -e b ]; do sleep 0.05; done", ": > b; until [ -e a ]; do sleep 0.05; done")
         unlimited = f"import runmaker4; runmaker4.CGROUP_ROOT = runmaker4.PROC_CGROUP = {str(root)!r}"
-        runner = self.start_patched(unlimited, "-j0", "--timeout=20", "runs.txt", env={"SLURM_CPUS_ON_NODE": "2"})
+        runner = self.start_patched(
+            unlimited, "-j0", "--timeout=20", "runs.txt", env={"SLURM_CPUS_ON_NODE": "2"}
+        )
         self.assertEnded(self.finish(runner), 0, "dd")
 
 

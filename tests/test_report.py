@@ -1,4 +1,6 @@
-"""Promise: --report writes one page about all runs, whole at any time, that shows commands and never runs them."""
+"""Promise: --report writes one page about all runs, whole at any time, that shows commands and never runs
+them.
+"""
 import base64
 import html
 import html.parser
@@ -48,7 +50,9 @@ class Page(html.parser.HTMLParser):
         shown = text.partition("<script")[0]
         self.when = words(re.search('<p id="when">(.*?)</p>', shown)[1])
         self.refresh = re.findall('http-equiv="refresh" content="([0-9]+)"', shown)
-        self.figures = {words(name): words(value) for name, value in re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", shown)}
+        self.figures = {
+            words(name): words(value) for name, value in re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", shown)
+        }
         self.bar = " ".join(map(words, re.findall("<li>(.*?)</li>", shown)))
         self.runs = words("".join(re.findall('</ul><p class="hint">(.*?)</p>', shown)))
         self.bars = [words(title) for title in re.findall(r'<div title="(.*?)"', shown)]
@@ -84,10 +88,31 @@ class Page(html.parser.HTMLParser):
 
 def journal_end(number: int, **fields: object) -> str:
     """A line of a journal: the end of a run that took a second."""
-    return json.dumps({
-        "time": 1_795_183_239.0 + number, "event": "end", "run": f"a-1-{number}", "line": number, "command": "true",
-        "host": "alice", "slot": "1", "pid": 7, "state": "d", "exit": 0, "signal": 0, "cause": "", "seconds": 1.0,
-        "cpu": 0.5, "memory": 1 << 20, "bytes": 4, "files": [], **fields}) + "\n"
+    return (
+        json.dumps(
+            {
+                "time": 1_795_183_239.0 + number,
+                "event": "end",
+                "run": f"a-1-{number}",
+                "line": number,
+                "command": "true",
+                "host": "alice",
+                "slot": "1",
+                "pid": 7,
+                "state": "d",
+                "exit": 0,
+                "signal": 0,
+                "cause": "",
+                "seconds": 1.0,
+                "cpu": 0.5,
+                "memory": 1 << 20,
+                "bytes": 4,
+                "files": [],
+                **fields,
+            }
+        )
+        + "\n"
+    )
 
 
 class ReportCase(RunCase):
@@ -117,10 +142,17 @@ class Content(ReportCase):
         self.run_script(RUNMAKER, "--outdir", "out", "--name", "alice", "runs.txt")
         self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
         page = self.page()
-        self.assertEqual((page.bar, page.runs), ("4 jobs: 1 done 2 failed 1 held", "3 runs: 1 done, 2 failed"))
+        self.assertEqual(
+            (page.bar, page.runs), ("4 jobs: 1 done 2 failed 1 held", "3 runs: 1 done, 2 failed")
+        )
         self.assertEqual(page.refresh, [])
-        self.assertEqual(page.rows("Left to fix", "Line", "Ended", "Host", "what"), [
-            ["2", "exit 3", "alice", "echo one; echo two >&2; exit 3|two"], ["3", "signal 9", "alice", "kill -9 $$"]])
+        self.assertEqual(
+            page.rows("Left to fix", "Line", "Ended", "Host", "what"),
+            [
+                ["2", "exit 3", "alice", "echo one; echo two >&2; exit 3|two"],
+                ["3", "signal 9", "alice", "kill -9 $$"],
+            ],
+        )
         self.assertEqual(page.data["rows"], [["alice", "1"]])
 
     def test_a_job_log_will_do(self):
@@ -132,8 +164,12 @@ class Content(ReportCase):
         self.assertEqual(page.rows(FAILED_RUNS, "Line", "Ended"), [["2", "exit 1"]])
 
     def test_nothing_that_a_job_says_or_is_called_becomes_part_of_the_page(self):
-        self.journal(journal_end(1, command=EVIL, host=EVIL, slot=EVIL, state="!", exit=1, cause=EVIL, files=["1.err"]),
-                     journal_end(2, command="\ud800\udcff \0\n\x1b[1m"))
+        self.journal(
+            journal_end(
+                1, command=EVIL, host=EVIL, slot=EVIL, state="!", exit=1, cause=EVIL, files=["1.err"]
+            ),
+            journal_end(2, command="\ud800\udcff \0\n\x1b[1m"),
+        )
         self.write(EVIL, "out/1.err")
         name = "<img onerror=x>&.txt"
         self.write("! x\n", name)
@@ -148,7 +184,9 @@ class Content(ReportCase):
         self.report("--outdir", "out")
         page, text = self.page(), self.read("out.html").decode()
         self.assertEqual(page.bar, "5 runs: 1 done 1 failed 1 error 1 put back 1 cancelled")
-        self.assertEqual(page.data["names"], ["done", "failed", "error", "put back", "running", "cancelled", "unknown"])
+        self.assertEqual(
+            page.data["names"], ["done", "failed", "error", "put back", "running", "cancelled", "unknown"]
+        )
         self.assertEqual(sorted(re.findall(r"--s(\d): #", text)), sorted("0123456" * 2))
         self.assertIn("1.0s to 1.3s, 1 done, 1 failed, 1 error, 1 put back, 1 cancelled", page.bars)
 
@@ -165,7 +203,9 @@ class Content(ReportCase):
                      end("again", 1, "a", BEGAN + 20), end("other", 3, "c", BEGAN + 30, state="!"))
         self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
         page = self.page()
-        self.assertEqual((page.bar, page.runs), ("5 jobs: 2 done 1 failed 1 error 1 new", "6 runs: 1 done, 5 failed"))
+        self.assertEqual(
+            (page.bar, page.runs), ("5 jobs: 2 done 1 failed 1 error 1 new", "6 runs: 1 done, 5 failed")
+        )
         self.assertEqual(page.rows("Left to fix", "Line", "Ended"), [["2", "exit 3"], ["4", "error"]])
         self.assertEqual(page.rows(OTHERS, "Line", "Ended"), [
             ["3", "exit 3 (now done)"], ["4", "exit 3 (now new)"], ["3", "exit 3 (now done)"],
@@ -195,8 +235,14 @@ class Content(ReportCase):
             self.journal(start("dead", number, GATE, BEGAN), start("alive", number, GATE, BEGAN + 1),
                          start("gone", 4, "a", BEGAN + 2), end("ended", 4, "a"), start("o", 5, "orphan"),
                          start("b", 6, "b"))
-            self.assertEqual(self.finish(self.start_patched(IMPATIENT, "--report", "out.html", "--outdir", "out",
-                                                            "runs.txt", script=RUNWAIT)).code, 0)
+            self.assertEqual(
+                self.finish(
+                    self.start_patched(
+                        IMPATIENT, "--report", "out.html", "--outdir", "out", "runs.txt", script=RUNWAIT
+                    )
+                ).code,
+                0,
+            )
             page = self.page()
             self.assertEqual(page.runs, "6 runs: 1 done, 1 error, 1 running, 3 unknown")
             self.assertEqual(page.rows("Left to fix", "Line", "Ended"), [["5", "lost"], ["6", "unknown"]])
@@ -206,15 +252,20 @@ class Content(ReportCase):
     def test_a_run_whose_end_is_not_written_yet_is_ending_and_no_failure(self):
         self.write("d a\n")
         self.journal(start(1, 1, "a"))
-        late = ("import time, runwait4\n"
-                "def later(seconds):\n    open('out/journal', 'ab').write(%r)\ntime.sleep = later\n" % end(1, 1, "a"))
+        late = (
+            "import time, runwait4\n"
+            "def later(seconds):\n    open('out/journal', 'ab').write(%r)\ntime.sleep = later\n"
+            % end(1, 1, "a")
+        )
         ended = self.finish(self.start_patched(late, "--report", "out.html", "--outdir", "out", "runs.txt",
                                                script=RUNWAIT))
         self.assertEqual((ended.code, self.page().runs), (0, "1 run: 1 done"), ended.err)
         self.write("! a\n")
         self.journal(start(1, 1, "a"))
         late = late.replace(repr(end(1, 1, "a")), repr(end(1, 1, "a", state="!", exit=7)))
-        ended = self.finish(self.start_patched(late, "--failed", "--outdir", "out", "runs.txt", script=RUNWAIT))
+        ended = self.finish(
+            self.start_patched(late, "--failed", "--outdir", "out", "runs.txt", script=RUNWAIT)
+        )
         self.assertIn(b"line 1: exit 7 on ", ended.out)
 
     def test_a_hundred_looks_at_a_busy_campaign_find_no_failure(self):
@@ -234,7 +285,9 @@ class Content(ReportCase):
                     self.assertIn(b" 0 failed, 0 error,", ended.out)
             page = self.page(f"{look}.html")
             self.assertNotRegex(page.bar + page.runs, "failed|error|unknown")
-            self.assertEqual([title for title in page.tables if not title.startswith(("Slowest", "Largest"))], [])
+            self.assertEqual(
+                [title for title in page.tables if not title.startswith(("Slowest", "Largest"))], []
+            )
             if runner.poll() is not None:
                 break
         self.assertIn("Slowest runs", page.tables)      # at the first look perhaps none had ended
@@ -246,12 +299,16 @@ class Content(ReportCase):
         self.report("--outdir", "out")
         page = self.page()
         self.assertEqual(page.bar, "11 runs: 10 done 1 unknown")
-        self.assertEqual([page.figures[name] for name in ("Median time of a run", "90th percentile", "Longest")],
-                         ["5.0s", "9.0s", "10s"])
+        self.assertEqual(
+            [page.figures[name] for name in ("Median time of a run", "90th percentile", "Longest")],
+            ["5.0s", "9.0s", "10s"],
+        )
         self.assertIn(b" 5.0s  9.0s      10s ", self.run_script(RUNWAIT, "--stats", "--outdir", "out").out)
 
     def test_the_time_of_all_runs_is_the_sum_of_the_jobs_that_ran(self):
-        self.journal(*(journal_end(number, slot=str(number % 3), seconds=number / 7) for number in range(1, 50)))
+        self.journal(
+            *(journal_end(number, slot=str(number % 3), seconds=number / 7) for number in range(1, 50))
+        )
         self.report("--outdir", "out")
         data = self.page().data
         total = sum(number / 7 for number in range(1, 50))
@@ -297,7 +354,9 @@ class Writing(ReportCase):
         self.write("echo a\necho b\n")
         self.journal(end(1, 1))
         for options in ("--report", "out.html"), ("--report", "out.html", "--progress"), ("--stats",):
-            self.assertRefused(self.run_script(RUNWAIT, *options, "--outdir", "out", "runs.txt"), "has no job, but 2")
+            self.assertRefused(
+                self.run_script(RUNWAIT, *options, "--outdir", "out", "runs.txt"), "has no job, but 2"
+            )
 
     def test_only_an_older_report_and_an_empty_file_are_replaced(self):
         self.journal(journal_end(1))
@@ -315,10 +374,15 @@ class Writing(ReportCase):
     def test_what_does_not_go_together_or_is_not_there_is_refused(self):
         self.journal("")
         self.write("", "log")
-        for args, word in (((), "--outdir"), (("--outdir", "out", "--joblog", "log"), "one of them"),
-                           (("--outdir", "nowhere"), "nowhere"), (("--outdir", "out"), "no run"),
-                           (("--outdir", "out", "--progress"), "FILE"), (("--joblog", "log"), "no run"),
-                           (("--outdir", "out", "--status", "log"), "--report and --status do not go together")):
+        for args, word in (
+            ((), "--outdir"),
+            (("--outdir", "out", "--joblog", "log"), "one of them"),
+            (("--outdir", "nowhere"), "nowhere"),
+            (("--outdir", "out"), "no run"),
+            (("--outdir", "out", "--progress"), "FILE"),
+            (("--joblog", "log"), "no run"),
+            (("--outdir", "out", "--status", "log"), "--report and --status do not go together"),
+        ):
             with self.subTest(args=args):
                 self.assertRefused(self.report(*args), word)
         self.assertFalse((self.dir / "out.html").exists())
@@ -346,9 +410,19 @@ class InABrowser(ReportCase):
     def shown(self) -> str:
         """The elements that the report of out/journal has in a browser."""
         self.report("--outdir", "out")
-        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={self.dir}/profile",
-                   "--virtual-time-budget=5000", "--dump-dom", f"file://{self.dir}/out.html"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True)
+        command = [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={self.dir}/profile",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            f"file://{self.dir}/out.html",
+        ]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
+        )
         return done.stdout.decode()
 
 

@@ -26,8 +26,12 @@ class RunsetCase(Case):
 
     def named(self, number: int) -> bytes:
         """What is said of a line that is no job; 0: there is none."""
-        return as_bytes(f"runset4.py: runs.txt: line {number} is neither a job nor a comment (a job is '. COMMAND', "
-                        "a comment begins with #)\n" if number else "")
+        return as_bytes(
+            f"runset4.py: runs.txt: line {number} is neither a job nor a comment (a job is '. COMMAND', "
+            "a comment begins with #)\n"
+            if number
+            else ""
+        )
 
     def assertComplains(self, ended: Ended, *words: object) -> None:
         """Exit 1 and one line on stderr that has these words."""
@@ -36,7 +40,9 @@ class RunsetCase(Case):
             self.assertIn(as_bytes(str(word)), ended.err)
 
     def assertLists(self, expected: bytes, *args: object, stray: int = 0) -> None:
-        """runset4.py --list with these arguments prints just this.  stray: the number of the line that is named."""
+        """runset4.py --list with these arguments prints just this.  stray: the number of the line that is
+        named.
+        """
         ended = self.run_script(RUNSET, "--list", "runs.txt", *args)
         self.assertEqual((ended.code, ended.out, ended.err), (0, expected, self.named(stray)))
 
@@ -106,13 +112,18 @@ class SettingStates(RunsetCase):
     def test_r_is_for_runners(self) -> None:
         self.write(FOUR)
         for force in (), ("--force",):
-            self.assertRefused(self.run_script(RUNSET, "--set=r", *force, "runs.txt", 1), "r is for runners (. is new)")
+            self.assertRefused(
+                self.run_script(RUNSET, "--set=r", *force, "runs.txt", 1), "r is for runners (. is new)"
+            )
         self.assertEqual(self.read(), as_bytes(FOUR))
 
     def test_it_says_which_states_it_has_set(self) -> None:
-        calls = {"--set=. --state=failed,error": "1 line: ! -> ., 1 line: e -> .", "--set=held 1-4": "1 line: . -> x, "
-                 "1 line: d -> x, 1 line: ! -> x, 1 line: e -> x", "--cancel 1": "1 line: . -> x",
-                 "--reopen": "1 line: #RUN end -> #off end"}
+        calls = {
+            "--set=. --state=failed,error": "1 line: ! -> ., 1 line: e -> .",
+            "--set=held 1-4": "1 line: . -> x, 1 line: d -> x, 1 line: ! -> x, 1 line: e -> x",
+            "--cancel 1": "1 line: . -> x",
+            "--reopen": "1 line: #RUN end -> #off end",
+        }
         for words, said in calls.items():
             for quiet in (), ("-q",):
                 with self.subTest(words, quiet=quiet):
@@ -122,10 +133,14 @@ class SettingStates(RunsetCase):
                                      (0, b"", b"" if quiet else as_bytes(f"runset4.py: runs.txt: {said}\n")))
 
     def test_the_words_of_the_status_mean_their_states(self) -> None:
-        for words, after in {("--set=new", "--state=failed"): ".d.ex", ("--set=.", "--state=failed,error"): ".d..x",
-                             ("--set=held", "--state=!,done,e"): ".xxxx", ("--set=done", "--state=held"): ".d!ed",
-                             ("--set=failed", "--state=new", "--state=ex"): "!d!!!", ("--set=error", "2"): ".e!ex"
-                             }.items():
+        for words, after in {
+            ("--set=new", "--state=failed"): ".d.ex",
+            ("--set=.", "--state=failed,error"): ".d..x",
+            ("--set=held", "--state=!,done,e"): ".xxxx",
+            ("--set=done", "--state=held"): ".d!ed",
+            ("--set=failed", "--state=new", "--state=ex"): "!d!!!",
+            ("--set=error", "2"): ".e!ex",
+        }.items():
             with self.subTest(words):
                 self.write(FOUR + "x echo e\n")
                 self.assertQuiet("runs.txt", *words)
@@ -135,7 +150,10 @@ class SettingStates(RunsetCase):
 
     def test_a_word_is_never_read_as_letters(self) -> None:
         self.write(FOUR)
-        words = ("fialed", "err", "ok", "Done", "new,", "", "failed,red,xd!x", "IQ", "!#", "faileddone", "\u00e9")
+        words = (
+            "fialed", "err", "ok", "Done", "new,", "", "failed,red,xd!x", "IQ", "!#", "faileddone",
+            "\u00e9",
+        )
         for call, ended in self.run_all((RUNSET, "--set=.", f"--state={word}", "runs.txt") for word in words):
             with self.subTest(call=call):
                 self.assertRefused(ended, "--state: not a state: '")
@@ -211,7 +229,9 @@ class Selecting(RunsetCase):
     def test_bad_lines_and_ranges_are_refused(self) -> None:
         before = self.read()
         selections = ("0", "0-3", "5-3", "1-", "one", "1-2-3", "1.5", "+1", "1_0", "\u0663", "", "1 - 2")
-        for call, ended in self.run_all((RUNSET, "--set=X", "runs.txt", selection) for selection in selections):
+        for call, ended in self.run_all(
+            (RUNSET, "--set=X", "runs.txt", selection) for selection in selections
+        ):
             with self.subTest(call=call):
                 self.assertRefused(ended, call[-1])
         self.assertEqual(self.read(), before)
@@ -222,7 +242,9 @@ class BesideRunners(RunsetCase):
 
     def test_a_running_job_is_refused_and_the_others_are_set(self) -> None:
         runner = self.runner_at_gate(". echo b\nd echo c\n")
-        self.assertComplains(self.run_script(RUNSET, "-qas", "x", "runs.txt"), "runs.txt", "line 1", "--force")
+        self.assertComplains(
+            self.run_script(RUNSET, "-qas", "x", "runs.txt"), "runs.txt", "line 1", "--force"
+        )
         self.assertEqual(self.states(), "rxx")
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
@@ -255,18 +277,24 @@ class BesideRunners(RunsetCase):
         self.assertEqual((ended.code, self.states()), (0, "x"))
         self.assertIn(b"1 cancelled", ended.err)
 
-    def test_what_a_dead_host_keeps_locked_is_held_by_force_and_its_command_is_added_as_another_one(self) -> None:
+    def test_what_a_dead_host_keeps_locked_is_held_by_force_and_its_command_is_added_as_another_one(
+        self,
+    ) -> None:
         """As with NFSv3, where nobody frees the locks of a host that is gone for good."""
         self.write("r echo a >>marks\nr echo b\n")
         self.hold_line(1)
         self.assertComplains(self.run_script(RUNSET, "--set=held", "runs.txt", 1), "line 1: is running")
         ended = self.run_script(RUNSET, "--set=held", "--force", "runs.txt", 1, 2)
         self.assertEqual((ended.code, ended.out, self.states()), (0, b"", "xx"))
-        self.assertEqual(ended.err.decode(), (
-            "runset4.py: runs.txt: 2 lines: r -> x\n"
-            "runset4.py: runs.txt: some jobs have not ended (line 1): a runner that lives ends its jobs now; a dead "
-            "host keeps their commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice "
-            "at once, if that host lives)\n"))
+        self.assertEqual(
+            ended.err.decode(),
+            (
+                "runset4.py: runs.txt: 2 lines: r -> x\n"
+                "runset4.py: runs.txt: some jobs have not ended (line 1): a runner that lives ends its jobs now; a dead "
+                "host keeps their commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice "
+                "at once, if that host lives)\n"
+            ),
+        )
         self.assertQuiet("runs.txt", "--add", "echo a >>marks", " echo a >>marks")
         self.run_script(RUNMAKER, "-q", "--walltime=1", "runs.txt")
         self.assertEqual((self.states(), self.read("marks")), ("xx.d", b"a\n"))
@@ -292,7 +320,8 @@ class BesideRunners(RunsetCase):
         runners = [self.start(RUNMAKER, "-q", "-j2", "runs.txt") for _ in range(2)]
         while any(runner.poll() is None for runner in runners):
             ended = self.run_script(RUNSET, "--set=.", "--state=.", "runs.txt")
-            self.assertIn(ended.code, (0, 1))           # 1: what was selected is running by now, or nothing was left
+            # 1: what was selected is running by now, or nothing was left
+            self.assertIn(ended.code, (0, 1))
         self.assertEqual([self.finish(runner).code for runner in runners], [0, 0])
         self.assertEqual(self.states(), "d" * count)
         self.assertEqual(sorted(self.read("marks").split()), sorted(str(n).encode() for n in range(count)))
@@ -337,7 +366,9 @@ class Adding(RunsetCase):
         self.assertEqual(self.read("new.txt"), b". echo 1\n")
 
     def test_a_file_that_cannot_be_made_is_refused(self) -> None:
-        for call, ended in self.run_all((RUNSET, name, "--add", "echo 1") for name in ("no/such/folder/runs.txt", ".")):
+        for call, ended in self.run_all(
+            (RUNSET, name, "--add", "echo 1") for name in ("no/such/folder/runs.txt", ".")
+        ):
             with self.subTest(call=call):
                 self.assertRefused(ended, f"runset4.py: {call[1]}: ")
 
@@ -352,7 +383,9 @@ class Adding(RunsetCase):
 
     def test_a_command_of_two_lines_is_refused_and_nothing_is_added(self) -> None:
         self.write(FOUR)
-        self.assertRefused(self.run_script(RUNSET, "runs.txt", "--add", "echo 1", "echo 2\necho 3"), "runset4.py: ")
+        self.assertRefused(
+            self.run_script(RUNSET, "runs.txt", "--add", "echo 1", "echo 2\necho 3"), "runset4.py: "
+        )
         self.assertEqual(self.read(), as_bytes(FOUR))
 
     def test_add_without_a_command_is_refused(self) -> None:
@@ -364,7 +397,9 @@ class Adding(RunsetCase):
         self.write(before)
         commands = ["echo " + "y" * 700] * 10
         limited = f"trap '' XFSZ; ulimit -f {-(-len(before) // 512)}; exec \"$@\""
-        ended = self.run_script("sh", "-c", limited, "sh", *self.command(RUNSET, "runs.txt", "--add", *commands))
+        ended = self.run_script(
+            "sh", "-c", limited, "sh", *self.command(RUNSET, "runs.txt", "--add", *commands)
+        )
         self.assertNotEqual(ended.code, 0)
         self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
         self.assertEqual(self.read(), as_bytes(before))
@@ -418,7 +453,8 @@ class Adding(RunsetCase):
 class Replaced(RunCase):
     """An editor puts a new file in the place of the job file while runset4.py is at work on it."""
     BEFORE = "! echo a\n! echo b\n. echo c\n"
-    # What is in `new` comes to the place of runs.txt before the nth door is locked, or when what was written is synced
+    # What is in `new` comes to the place of runs.txt before the nth door is locked, or when what was written
+    # is synced
     BEFORE_LOCK = """
 import os, runmaker4
 lock, calls = runmaker4.JobFile._lock, []
@@ -478,9 +514,11 @@ os.fsync = early
                 self.assertSaid(ended, f"after {number - 1} job{'s' * (number == 1)} had been set")
 
     def test_a_save_behind_the_last_line_is_noticed(self) -> None:
-        patch = ("import os, runmaker4\nunlock, calls = runmaker4.unlock, []\n"
-                 "def late(*args):\n    unlock(*args)\n    calls.extend(args[1:2] * (args[1] % 65536 == 65535))\n"
-                 f"    if len(calls) == 2: {self.REPLACE}\nrunmaker4.unlock = late")
+        patch = (
+            "import os, runmaker4\nunlock, calls = runmaker4.unlock, []\n"
+            "def late(*args):\n    unlock(*args)\n    calls.extend(args[1:2] * (args[1] % 65536 == 65535))\n"
+            f"    if len(calls) == 2: {self.REPLACE}\nrunmaker4.unlock = late"
+        )
         self.assertSaid(self.edit_meanwhile(patch, "--set=x", "1-2"), "after 2 jobs had been set")
 
     def test_an_end_is_not_taken_back_in_the_old_file_without_a_word(self) -> None:
@@ -514,7 +552,9 @@ os.write, os.fsync = looking(os.write), looking(os.fsync)
         self.assertFalse(self.exists("free"))
 
     def test_what_is_added_while_editors_save_is_there_once(self) -> None:
-        """The editor reads and saves under the append lock, or what it has not read would be lost with its save."""
+        """The editor reads and saves under the append lock, or what it has not read would be lost with its
+        save.
+        """
         writers, rounds = 3, 4
         wanted = Counter(b"echo %d%d" % (writer, number) for writer in range(writers)
                          for number in range(rounds))

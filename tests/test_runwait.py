@@ -13,8 +13,8 @@ import time
 import unittest
 from typing import Dict, List, Tuple
 
-from tests.support import (FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, UP, Ended, RunCase, deadline,
-                           wait_until)
+from tests.support import (FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, UP, Ended, RunCase,
+                           deadline, wait_until)
 
 LINE = re.compile(rb"progress: +\d+ of +\d+ jobs processed, \d+ errors \[=*e*!*>* *\]\n")
 COUNTS = ("new", "running", "done", "failed", "error", "held")
@@ -188,8 +188,10 @@ class Status(RunwaitCase):
     TEXT = "# comment\n. a\n. b\n. c\nd d\nd e\n! f\ne g\nx h\nQ i\nprose\n"
     EXPECTED = {"new": 3, "running": 0, "done": 2, "failed": 1, "error": 1, "held": 2}
 
-    NAMED = (b"runwait4.py: runs.txt: line 11 is neither a job nor a comment (a job is '. COMMAND', a comment begins "
-             b"with #)\n")
+    NAMED = (
+        b"runwait4.py: runs.txt: line 11 is neither a job nor a comment (a job is '. COMMAND', a comment begins "
+        b"with #)\n"
+    )
 
     def counts(self, err: bytes = b"") -> Dict[str, object]:
         """What --status --json prints, after a look at its form."""
@@ -242,7 +244,9 @@ class Status(RunwaitCase):
         for number, (text, _) in enumerate(texts):
             self.write(text, f"{number}.txt")
         for options, codes in (("-e",), [code for _, code in texts]), ((), [0] * len(texts)):
-            ended = self.run_all((RUNWAIT, "--status", *options, f"{number}.txt") for number in range(len(texts)))
+            ended = self.run_all(
+                (RUNWAIT, "--status", *options, f"{number}.txt") for number in range(len(texts))
+            )
             self.assertEqual([end.code for _, end in ended], codes)
         runner = self.start_to_gate(f". {GATE}\n")
         self.assertEqual(self.runwait("--status", "-e", "--json").code, 1)
@@ -290,7 +294,9 @@ class ProgressInAPipe(RunwaitCase):
         for call, ended in self.run_all((RUNWAIT, "--progress", count) for count in (1, 7, 1200)):
             with self.subTest(call=call):
                 numbers = b"%3d of %3d" % (call[-1], call[-1])
-                self.assertRegex(ended.out, rb"^progress: " + numbers + rb" jobs processed, 1 errors \[=*!*\]\n$")
+                self.assertRegex(
+                    ended.out, rb"^progress: " + numbers + rb" jobs processed, 1 errors \[=*!*\]\n$"
+                )
                 self.assertEqual(len(ended.out.partition(b"[")[2]), 16 + len("]\n"))
 
     def test_an_empty_file_is_shown_and_does_not_hang(self) -> None:
@@ -315,7 +321,8 @@ class ProgressInAPipe(RunwaitCase):
         self.finish(runner)
 
     def timed_lines(self, waiter: subprocess.Popen) -> List[Tuple[float, bytes]]:
-        """The lines of runwait4.py and when they came; opens the gate soon after all jobs but one are done."""
+        """The lines of runwait4.py and when they came; opens the gate soon after all jobs but one are done.
+        """
         seen = []
         with deadline(waiter):
             for line in waiter.stdout:
@@ -432,9 +439,19 @@ class ProgressOnATerminal(RunwaitCase):
         """runwait4.py --progress in this terminal, as a shell would start it."""
         def take_the_terminal() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        return self.start(RUNWAIT, "--progress", *options, "runs.txt", stdin=terminal.slave, stdout=terminal.slave,
-                          stderr=terminal.slave, start_new_session=True, preexec_fn=take_the_terminal,
-                          env={"TERM": "xterm", "COLUMNS": "", "LINES": ""})
+
+        return self.start(
+            RUNWAIT,
+            "--progress",
+            *options,
+            "runs.txt",
+            stdin=terminal.slave,
+            stdout=terminal.slave,
+            stderr=terminal.slave,
+            start_new_session=True,
+            preexec_fn=take_the_terminal,
+            env={"TERM": "xterm", "COLUMNS": "", "LINES": ""},
+        )
 
     def wait_shown(self, terminal: Terminal, pattern: str) -> str:
         """Wait until the terminal shows this; the line."""

@@ -1,4 +1,6 @@
-"""Promise: what is shown of commands, names and directories neither commands a terminal nor begins another line."""
+"""Promise: what is shown of commands, names and directories neither commands a terminal nor begins another
+line.
+"""
 import os
 import re
 import unittest
@@ -8,10 +10,22 @@ from tests.support import RUNMAKER, RUNSET, RUNWAIT, RunCase, as_bytes
 from tests.test_output import read_terminal
 from tests.test_units import FileCase, a_run
 
-HOSTILE = {                             # what it is: as bytes
-    "a colour": "\x1b[31m", "a carriage return": "\r", "a bell": "\7", "DEL": "\x7f", "C1": "\x9b31m", "NEL": "\x85",
-    "a line separator": "\u2028", "a paragraph separator": "\u2029", "an override": "\u202e", "an isolate": "\u2066",
-    "its end": "\u2069", "a mark": "\u200f", "an Arabic mark": "\u061c", "C1 of eight bits": b"\x9b31m", "a line": "\n",
+HOSTILE = {  # what it is: as bytes
+    "a colour": "\x1b[31m",
+    "a carriage return": "\r",
+    "a bell": "\7",
+    "DEL": "\x7f",
+    "C1": "\x9b31m",
+    "NEL": "\x85",
+    "a line separator": "\u2028",
+    "a paragraph separator": "\u2029",
+    "an override": "\u202e",
+    "an isolate": "\u2066",
+    "its end": "\u2069",
+    "a mark": "\u200f",
+    "an Arabic mark": "\u061c",
+    "C1 of eight bits": b"\x9b31m",
+    "a line": "\n",
 }
 HARMLESS = "é ß 語 \U0001f600 ~".encode() + b" \xff\xa0"
 
@@ -28,8 +42,13 @@ class Printable(unittest.TestCase):
 
 
 class Commands(RunCase):
-    """Commands that hold such bytes: a terminal gets none of them; a pipe or a file gets the bytes, for programs."""
-    COMMAND = b"true '" + b"".join(as_bytes(text) for text in HOSTILE.values() if text != "\n") + HARMLESS + b"'"
+    """Commands that hold such bytes: a terminal gets none of them; a pipe or a file gets the bytes, for
+    programs.
+    """
+
+    COMMAND = (
+        b"true '" + b"".join(as_bytes(text) for text in HOSTILE.values() if text != "\n") + HARMLESS + b"'"
+    )
 
     def shown(self, *call: object) -> bytes:
         """What a terminal gets."""
@@ -70,9 +89,18 @@ class Names(RunCase):
     def test_each_message_is_one_line_and_commands_nothing(self) -> None:
         name = b"a" + b"".join(map(as_bytes, HOSTILE.values())) + b"b.txt"
         (self.dir / os.fsdecode(name)).write_bytes(b". false\n")
-        calls = [(RUNMAKER, name), (RUNMAKER, "-r", "-q", name), (RUNMAKER, "-d", "-r", name),
-                 (RUNWAIT, "--failed", name), (RUNSET, "--set=.", "1", name), (RUNSET, "--set=d", "7", name),
-                 (RUNMAKER, b"missing" + name), (RUNWAIT, b"missing" + name), (RUNSET, "--list", b"missing" + name), (RUNMAKER, "a.txt", name)]
+        calls = [
+            (RUNMAKER, name),
+            (RUNMAKER, "-r", "-q", name),
+            (RUNMAKER, "-d", "-r", name),
+            (RUNWAIT, "--failed", name),
+            (RUNSET, "--set=.", "1", name),
+            (RUNSET, "--set=d", "7", name),
+            (RUNMAKER, b"missing" + name),
+            (RUNWAIT, b"missing" + name),
+            (RUNSET, "--list", b"missing" + name),
+            (RUNMAKER, "a.txt", name),
+        ]
         for call in calls:
             call = tuple(os.fsdecode(word) if isinstance(word, bytes) else word for word in call)
             with self.subTest(call=call):
@@ -92,8 +120,18 @@ class Records(RunCase):
     def check(self, host: str, directory: str) -> None:
         self.jobs("true")
         (self.dir / directory).mkdir(exist_ok=True)
-        ended = self.run_script(RUNMAKER, "-q", "--name", host, "-l", self.dir / "log", "--joblog", self.dir / "joblog",
-                                self.dir / "runs.txt", cwd=self.dir / directory)
+        ended = self.run_script(
+            RUNMAKER,
+            "-q",
+            "--name",
+            host,
+            "-l",
+            self.dir / "log",
+            "--joblog",
+            self.dir / "joblog",
+            self.dir / "runs.txt",
+            cwd=self.dir / directory,
+        )
         self.assertEqual(ended.code, 0)
         rows = self.read("log").split(b"\n")
         self.assertEqual([len(row) for row in rows], [160] * 4 + [0])

@@ -1,4 +1,6 @@
-"""Promise: a signal ends or drains a runner in an orderly way, and a console that is gone or stuck stops no job."""
+"""Promise: a signal ends or drains a runner in an orderly way, and a console that is gone or stuck stops no
+job.
+"""
 import fcntl
 import os
 import pty
@@ -11,8 +13,8 @@ import time
 import unittest
 from typing import List
 
-from tests.support import (FULL, RUNMAKER, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines, deadline,
-                           printed, wait_until)
+from tests.support import (FULL, RUNMAKER, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines,
+                           deadline, printed, wait_until)
 
 STUBBORN = f"trap ': > term.$JOB_ID' TERM; {UP}; while :; do sleep 0.1; done"       # notes TERM, and lives on
 
@@ -93,7 +95,9 @@ class Interrupted(RunCase):
         self.assertNotIn("e", self.check_amid(self.finish(runner), 1))
 
     def check_amid(self, ended: Ended, code: int) -> str:
-        """Only some of the jobs ran, none is running, and those that ran are those that are marked; the states."""
+        """Only some of the jobs ran, none is running, and those that ran are those that are marked; the
+        states.
+        """
         states = self.states()
         self.assertEnded(ended, code, states)
         self.assertLessEqual(set(states), set("d.e"))
@@ -144,7 +148,9 @@ class Drained(RunCase):
 
 
 class IgnoredAtStart(RunCase):
-    """A signal that was ignored when the runner started (nohup) stays ignored - by the runner, not by its jobs."""
+    """A signal that was ignored when the runner started (nohup) stays ignored - by the runner, not by its
+    jobs.
+    """
 
     def start_ignoring(self, signals: str, *options: str) -> subprocess.Popen:
         words = self.command(RUNMAKER, *options, "runs.txt")
@@ -173,7 +179,9 @@ class IgnoredAtStart(RunCase):
 
 
 class DeadlySignals(RunCase):
-    """A job that dies of a signal that its runner did not send has failed, whether its shell did or a command in it."""
+    """A job that dies of a signal that its runner did not send has failed, whether its shell did or a command
+    in it.
+    """
 
     def result(self, command: str) -> bytes:
         """Run one job to its failing end; the text of its last status line."""
@@ -208,17 +216,24 @@ class DeadlySignals(RunCase):
 
 
 class StoppedTogether(RunCase):
-    """Somebody (Slurm, a terminal) sends one signal to jobs and runners alike: what dies of it was interrupted."""
+    """Somebody (Slurm, a terminal) sends one signal to jobs and runners alike: what dies of it was
+    interrupted.
+    """
 
     def pids(self, count: int) -> List[int]:
         """The shells of the jobs that run."""
         return [int(self.wait_file(f"pid.{line}")) for line in range(1, count + 1)]
 
     def start_two(self, second: str, *options: object) -> subprocess.Popen:
-        """Two jobs run, and one waits.  The runner takes a longer time than a second for together: we may be slow."""
+        """Two jobs run, and one waits.
+
+        The runner takes a longer time than a second for together: we may be slow.
+        """
         told = "echo $$ >pid.$JOB_ID"
         self.jobs(f"{told}; {UP}; exec sleep 60", f"{told}; {UP}; {second}", "true")
-        runner = self.start_patched("import runmaker4; runmaker4.Runner.TOGETHER = 30", "-j2", *options, "runs.txt")
+        runner = self.start_patched(
+            "import runmaker4; runmaker4.Runner.TOGETHER = 30", "-j2", *options, "runs.txt"
+        )
         self.wait_up(1, 2, runner=runner)
         return runner
 
@@ -256,8 +271,12 @@ class StoppedTogether(RunCase):
     def test_what_is_told_of_the_job_is_how_it_ended(self):
         runner = self.start_two("exec sleep 60", "--joblog", "joblog")
         ended = self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner)
-        self.assertEqual([line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]], [[b"0", b"15"]] * 2)
-        self.assertEqual([text[:9] for text in printed(console_lines(ended.out), "status")[2:]], [b"signal 15"] * 2)
+        self.assertEqual(
+            [line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]], [[b"0", b"15"]] * 2
+        )
+        self.assertEqual(
+            [text[:9] for text in printed(console_lines(ended.out), "status")[2:]], [b"signal 15"] * 2
+        )
 
     def await_word(self, runner: subprocess.Popen, word: bytes) -> None:
         """Wait until the runner has printed a line on stderr with this word."""
@@ -309,11 +328,15 @@ class LostConsole(RunCase):
         ended = self.run_script("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words)
         self.assertEnded(ended, 0, "dd")
         self.assertTrue(self.exists("ran"))
-        self.assertEqual([line.split(b"\t")[0] for line in self.read("joblog").splitlines()], [b"Seq", b"1", b"2"])
+        self.assertEqual(
+            [line.split(b"\t")[0] for line in self.read("joblog").splitlines()], [b"Seq", b"1", b"2"]
+        )
 
 
 class StuckConsole(RunCase):
-    """A console that blocks holds back the reading of jobs, nothing else: timeouts strike and states are written."""
+    """A console that blocks holds back the reading of jobs, nothing else: timeouts strike and states are
+    written.
+    """
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_timeout_strikes_while_nobody_reads_the_pipe(self):
@@ -356,8 +379,15 @@ class StoppedAtTerminal(RunCase):
         master, slave = pty.openpty()
         self.addCleanup(os.close, master)
         self.addCleanup(os.close, slave)
-        runner = self.start(RUNMAKER, "runs.txt", stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-                            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        runner = self.start(
+            RUNMAKER,
+            "runs.txt",
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
         shown = b""
 
         def has_shown(text: bytes) -> bool:
@@ -366,9 +396,13 @@ class StoppedAtTerminal(RunCase):
             return text in shown
 
         wait_until(lambda: has_shown(b"forked") and self.exists("up.1"), what="the job runs")
-        self.assertRegex(shown, rb"\Arunmaker4\S*\.py: \S+: Ctrl-C ends the jobs; Ctrl-\\ starts no more, and waits")
+        self.assertRegex(
+            shown, rb"\Arunmaker4\S*\.py: \S+: Ctrl-C ends the jobs; Ctrl-\\ starts no more, and waits"
+        )
         os.write(master, key)
-        wait_until(lambda: has_shown({b"\x03": b"SIGINT: ", b"\x1c": b"SIGQUIT: "}[key]), what="the key is obeyed")
+        wait_until(
+            lambda: has_shown({b"\x03": b"SIGINT: ", b"\x1c": b"SIGQUIT: "}[key]), what="the key is obeyed"
+        )
         return runner
 
     def test_ctrl_backslash_lets_what_runs_end(self):

@@ -1,8 +1,9 @@
-"""Promise: in whatever order system calls come, no more copies of a command live than the file had lines of it when the
-last of them was claimed, no state is written over another line's, and nothing is lost.
+"""Promise: in whatever order system calls come, no more copies of a command live than the file had lines of
+it when the last of them was claimed, no state is written over another line's, and nothing is lost.
 
 The real JobFile and Cursor run on a simulated host system, in thousands of histories, each made from a seed
-(tests/simulation.py).  The same histories with a defect planted show that this finds what it is there to find.
+(tests/simulation.py).  The same histories with a defect planted show that this finds what it is there to
+find.
 """
 import errno
 import os
@@ -17,11 +18,24 @@ from tests.simulated_host import MACHINE, PATH, Actor, Host
 from tests.support import ALL, FULL, ROOT
 
 SCHEDULES = 1_000_000 if ALL else 100_000 if FULL else 2_000
-MANY, FEW = 20_000, 400         # histories in which the full size must find each defect, the ordinary size only these:
-QUICKLY_FOUND = ("no door", "door of another text", "seat freed before the write", "seat freed after the claim",
-                 "seat not lent", "path before the door", "state from before the door", "second companion", "no guard",
-                 "result not verified", "closed twice", "appended without the lock", "edited without the doors",
-                 "states as the person read them")
+# histories in which the full size must find each defect, the ordinary size only these:
+MANY, FEW = 20_000, 400
+QUICKLY_FOUND = (
+    "no door",
+    "door of another text",
+    "seat freed before the write",
+    "seat freed after the claim",
+    "seat not lent",
+    "path before the door",
+    "state from before the door",
+    "second companion",
+    "no guard",
+    "result not verified",
+    "closed twice",
+    "appended without the lock",
+    "edited without the doors",
+    "states as the person read them",
+)
 
 
 class Histories(unittest.TestCase):
@@ -35,18 +49,29 @@ class Histories(unittest.TestCase):
 
     def test_no_history_breaks_a_promise(self) -> None:
         found = simulation.explore_on_all_cores(self.pool, SCHEDULES)
-        self.assertEqual((found.schedules, found.broken), (SCHEDULES, {}), "python3 -m tests.simulation --seed N")
+        self.assertEqual(
+            (found.schedules, found.broken), (SCHEDULES, {}), "python3 -m tests.simulation --seed N"
+        )
 
     def test_planted_defects_are_found(self) -> None:
         names, schedules = (simulation.PLANTED, MANY) if FULL else (QUICKLY_FOUND, FEW)
-        found = self.pool.starmap(simulation.explore_many, [(name, range(schedules), 1) for name in names], chunksize=1)
+        found = self.pool.starmap(
+            simulation.explore_many, [(name, range(schedules), 1) for name in names], chunksize=1
+        )
         self.assertEqual([name for name, it in zip(names, found) if not it.broken], [])
 
     def test_a_seed_makes_the_same_history_everywhere(self) -> None:
         """Also where objects have other addresses, and strings other hashes."""
-        told = {subprocess.run([sys.executable, "-m", "tests.simulation", "--seed", "7"], cwd=ROOT, check=True,
-                               stdout=subprocess.PIPE, env={**os.environ, "PYTHONHASHSEED": str(number)}).stdout
-                for number in (1, 2)}
+        told = {
+            subprocess.run(
+                [sys.executable, "-m", "tests.simulation", "--seed", "7"],
+                cwd=ROOT,
+                check=True,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONHASHSEED": str(number)},
+            ).stdout
+            for number in (1, 2)
+        }
         self.assertEqual(len(told), 1)
         self.assertGreater(told.pop().count(b"\n"), 50)
 
@@ -70,7 +95,9 @@ class WorstMoments(unittest.TestCase):
         self.world.actors += [self.runner, *others]
         with simulation.planted(""):
             self.assertEqual(simulation.play(self.world), "")
-        self.assertEqual({run.command for run in self.world.runs if run.runner is self.runner}, {b" a", b" b"})
+        self.assertEqual(
+            {run.command for run in self.world.runs if run.runner is self.runner}, {b" a", b" b"}
+        )
 
     def test_lines_that_are_taken_back_were_never_taken(self) -> None:
         """runset4.py has written them, is told that the disk is full, and cuts them off again."""

@@ -1,4 +1,6 @@
-"""Promise: a slot's name is used by one job at a time, whoever shares the names; --runner goes before every job."""
+"""Promise: a slot's name is used by one job at a time, whoever shares the names; --runner goes before every
+job.
+"""
 import errno
 import fcntl
 import os
@@ -21,7 +23,8 @@ from tests.tcp import TcpCase
 
 TAKE = 'mkdir "in.$SLAVE_IP" || echo "$SLAVE_IP" >>twice; echo "$SLAVE_IP $JOB_ID" >>used'
 LEAVE = 'rmdir "in.$SLAVE_IP"'
-SHORT = f"{TAKE}; sleep 0.02; {LEAVE}"                                      # fails to be alone on its name: `twice`
+# fails to be alone on its name: `twice`
+SHORT = f"{TAKE}; sleep 0.02; {LEAVE}"
 HELD = f'{TAKE}; echo "$SLAVE_IP" >up.$JOB_ID; {GATE}; {LEAVE}'             # ... and runs until open_gate()
 QUICK_LOOKS = "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 0.03\n"            # unless all is in full size
 AT_LEAST = 0.5 if FULL else 0.3                                             # seconds: some looks at the names
@@ -62,8 +65,9 @@ class SlotCase(RunCase):
                        **settings) -> subprocess.Popen:
         """Start a runner on the followed names, whose messages go to the file `stderr`."""
         with open(self.dir / "stderr", "ab") as said:
-            runner = self.start_hasty("-q", "--slots", "@names", *options, file, patience=QUICK_LOOKS, stderr=said,
-                                      **settings)
+            runner = self.start_hasty(
+                "-q", "--slots", "@names", *options, file, patience=QUICK_LOOKS, stderr=said, **settings
+            )
         self.wait_up(*up, runner=runner)
         return runner
 
@@ -92,9 +96,13 @@ class SlotCase(RunCase):
         self.assertAlone()
 
     def stop_between_looks(self, runner: subprocess.Popen) -> bool:
-        """Stop a runner of one job; whether its idle slots have no name locked at that moment, else it goes on."""
+        """Stop a runner of one job; whether its idle slots have no name locked at that moment, else it goes
+        on.
+        """
         runner.send_signal(signal.SIGSTOP)
-        wait_until(lambda: pathlib.Path(f"/proc/{runner.pid}/stat").read_bytes().rpartition(b") ")[2][:1] == b"T")
+        wait_until(
+            lambda: pathlib.Path(f"/proc/{runner.pid}/stat").read_bytes().rpartition(b") ")[2][:1] == b"T"
+        )
         if names_taken(self.dir / ".names.lock") == 1:
             return True
         runner.send_signal(signal.SIGCONT)
@@ -167,9 +175,17 @@ class Refused(SlotCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_whatever_makes_no_sense_is_refused(self):
-        self.check_refused(["--slots=", "--slots a,b,", "--slots ,", "--slots @names", "--slots @folder", "--slots @",
-                            "--slots @runs.txt", "--slots a,b --slot-errors x", "--slots a,b --slot-errors -1",
-                            "--slots a,b --slot-errors 0", "--runner=", "--runner='"])
+        self.check_refused(
+            [
+                "--slots=", "--slots a,b,", "--slots ,", "--slots @names", "--slots @folder", "--slots @",
+                "--slots @runs.txt",
+                "--slots a,b --slot-errors x",
+                "--slots a,b --slot-errors -1",
+                "--slots a,b --slot-errors 0",
+                "--runner=",
+                "--runner='",
+            ]
+        )
 
 
 class FollowedNames(SlotCase):
@@ -202,7 +218,9 @@ class FollowedNames(SlotCase):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         self.jobs("ulimit -Sn >soft; ulimit -Hn >hard", HELD, HELD)
         self.names("a\nb\n")
-        runner = self.start_on_names(up=[2], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard)))
+        runner = self.start_on_names(
+            up=[2], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        )
         self.names("a\nb\nc\n")
         self.wait_up(3)
         self.open_gate()
@@ -302,7 +320,8 @@ class FollowedNames(SlotCase):
         self.assertEqual((self.finish(runner, timeout=20).code, self.states()), (0, "dd."))
 
     def check_kept(self, damage: Callable[[], None]) -> None:
-        """The names are lost while a job runs: those that were known stay, said once; later ones count again."""
+        """The names are lost while a job runs: those that were known stay, said once; later ones count again.
+        """
         self.jobs(HELD)
         self.names("a\nb\n")
         runner = self.start_on_names(up=[1])
@@ -337,7 +356,9 @@ class FollowedNames(SlotCase):
 
 
 class SharedNames(SlotCase):
-    """Runners that share a file of names never use one twice at once, whatever becomes of them or of the file."""
+    """Runners that share a file of names never use one twice at once, whatever becomes of them or of the
+    file.
+    """
 
     def check_together(self, names: str, count: int, files: Sequence[str], most: int = 1) -> None:
         """Two runners; at most so many jobs of a name at once."""
@@ -451,7 +472,9 @@ class SharedNames(SlotCase):
         self.names("a\nb\n")
         stopped = self.start_on_names(up=[1])
         kept = self.name_of(1)
-        wait_until(lambda: self.stop_between_looks(stopped), what="it is stopped while it tries no other name")
+        wait_until(
+            lambda: self.stop_between_looks(stopped), what="it is stopped while it tries no other name"
+        )
         try:
             self.replace_names("b\na\n")
             self.add_jobs(*[SHORT] * 4)
@@ -552,12 +575,16 @@ class SharedNames(SlotCase):
         for _ in range(40):
             self.replace_names("a\nb\nc\n")
             time.sleep(0.15)
-        wait_until(lambda: count() < before + 15, 20, f"few more than {before} descriptors are open, not {count()}")
+        wait_until(
+            lambda: count() < before + 15, 20, f"few more than {before} descriptors are open, not {count()}"
+        )
         self.check_another_waits(runner, 3)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_storm_of_edits_and_signals(self):
-        """Runners come and go while the file is edited, in place and by another; nobody is ever two on a name."""
+        """Runners come and go while the file is edited, in place and by another; nobody is ever two on a
+        name.
+        """
         count = 600
         self.jobs(*[SHORT] * count)
         self.names("a\nb\nc\n")
@@ -646,7 +673,9 @@ class Companion(SlotCase):
             self.replace_names("b\na\n")
             file.look()
             self.assertFalse(self.seize(self.slot_file(), "a"))
-        self.assertEqual((names_taken(self.companion), names_taken(self.dir / "names"), self.said), (1, 0, []))
+        self.assertEqual(
+            (names_taken(self.companion), names_taken(self.dir / "names"), self.said), (1, 0, [])
+        )
 
     def test_one_that_was_removed_is_made_again(self) -> None:
         file = self.slot_file()
@@ -847,11 +876,21 @@ class Wrapped(SlotCase):
             (self.dir / name).mkdir()
         self.script(SSH, "bin/ssh")
         self.write("", "hosts")
-        self.before = self.write(b"".join(b". %s\n" % command for command in NASTY if len(command) < 1000)).read_bytes()
+        self.before = self.write(
+            b"".join(b". %s\n" % command for command in NASTY if len(command) < 1000)
+        ).read_bytes()
         wanted = self.run_jobs("-q", "--slots", "a b", "--outdir", "plain").code, self.states()
         self.write(self.before)
-        ended = self.run_jobs("-q", "--slots", "a b", "--outdir", "out", "--runner", "X=/ssh ssh gate env Y=/ssh ssh b",
-                              env={"PATH": f"{self.dir}/bin:{os.environ['PATH']}"})
+        ended = self.run_jobs(
+            "-q",
+            "--slots",
+            "a b",
+            "--outdir",
+            "out",
+            "--runner",
+            "X=/ssh ssh gate env Y=/ssh ssh b",
+            env={"PATH": f"{self.dir}/bin:{os.environ['PATH']}"},
+        )
         self.assertEqual((ended.code, self.states()), wanted, ended.err)
         self.assertEqual(set(self.read("hosts").splitlines()), {b"gate", b"b"})
         for path in (self.dir / "plain").glob("*.out"):
@@ -864,7 +903,8 @@ class Wrapped(SlotCase):
         for number, command in enumerate(NASTY, 1):
             with self.subTest(job=command[:80]):
                 words = self.read(f"arguments.{number}").split(b"\0")
-                word = b" " + command if command.startswith(b"-") else command      # else an option of the shell's
+                # else an option of the shell's
+                word = b" " + command if command.startswith(b"-") else command
                 self.assertEqual(words, [b"env", b"S=a", b"/bin/sh", b"-c", word, b""])
 
     def test_nice_and_env_do_what_they_say(self):
@@ -906,7 +946,9 @@ class Wrapped(SlotCase):
     def test_a_job_that_is_ended_is_ended_within_its_wrapper(self):
         self.script('#!/bin/sh\n"$@"\n', "wrap")
         self.jobs(SLEEPING, f"trap : TERM; {SLEEPING}")
-        ended = self.finish(self.start_jobs("-j2", "-q", "--runner", "./wrap", "--timeout", "0.5", quick=True))
+        ended = self.finish(
+            self.start_jobs("-j2", "-q", "--runner", "./wrap", "--timeout", "0.5", quick=True)
+        )
         self.assertEnded(ended, 1, "!!")
 
     def test_the_wrapped_jobs_of_a_killed_runner_keep_line_and_name(self):

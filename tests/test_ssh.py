@@ -1,7 +1,8 @@
-"""Promise: a cluster scheduler's job script, which copies, runs and copies back with rsync and ssh, runs unchanged.
+"""Promise: a cluster scheduler's job script, which copies, runs and copies back with rsync and ssh, runs
+unchanged.
 
-Two sshd of the test's own serve as workers, on loopback ports, with keys that are thrown away.  Nothing of the user's
-is read: ssh, also that of rsync, is a script on PATH that has a configuration of its own.
+Two sshd of the test's own serve as workers, on loopback ports, with keys that are thrown away.  Nothing of
+the user's is read: ssh, also that of rsync, is a script on PATH that has a configuration of its own.
 """
 import contextlib
 import getpass
@@ -52,8 +53,8 @@ Host *
     LogLevel ERROR
     SendEnv JOB_ID SLAVE_IP
 """
-# Data there, run, result back, clean up.  ssh comes first: where nobody answers it ends with 255, rsync with 255 or 12.
-# While there is a hold.NAME the job of NAME runs; the workers can see that
+# Data there, run, result back, clean up.  ssh comes first: where nobody answers it ends with 255, rsync with
+# 255 or 12.  While there is a hold.NAME the job of NAME runs; the workers can see that
 JOB_SCRIPT = """#!/bin/bash
 set -e
 there=$REMOTE/$SLAVE_IP
@@ -85,16 +86,21 @@ class SshCase(RunCase):
         super().setUpClass()
         missing = [name for name, path in cls.NEEDED.items() if not path]
         if missing:
-            raise unittest.SkipTest(f"{', '.join(missing)} missing (of Debian's openssh-server, openssh-client, rsync)")
+            raise unittest.SkipTest(
+                f"{', '.join(missing)} missing (of Debian's openssh-server, openssh-client, rsync)"
+            )
 
     def setUp(self) -> None:
         super().setUp()
         for name in "keys", "bin", "remote", *(f"remote/{worker}" for worker in WORKERS):
             (self.dir / name).mkdir()
         if os.geteuid() == 0:
-            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)         # sshd locks its unprivileged part in there
+            # sshd locks its unprivileged part in there
+            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
         for key in "key", "hostkey":
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.dir / "keys" / key], check=True)
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.dir / "keys" / key], check=True
+            )
         self.sshd: Dict[str, subprocess.Popen] = {}
         ports = {worker: free_port() for worker in (*WORKERS, "carol")}
         for worker in WORKERS:
@@ -105,7 +111,9 @@ class SshCase(RunCase):
             self.wait_sshd(worker, ports[worker])
 
     def start_sshd(self, worker: str, port: int) -> None:
-        text = SSHD_CONFIG.format(port=port, keys=self.dir / "keys", worker=worker, mark=f"{MARK}={self.mark}")
+        text = SSHD_CONFIG.format(
+            port=port, keys=self.dir / "keys", worker=worker, mark=f"{MARK}={self.mark}"
+        )
         config = self.write(text, f"{worker}.sshd_config")
         with open(self.dir / f"{worker}.log", "wb") as log:
             self.sshd[worker] = self.start(str(SSHD), "-D", "-e", "-f", config, stdout=log, stderr=log)
@@ -185,7 +193,9 @@ class JobScript(SshCase):
         self.assertEqual((ended.code, sorted(self.states())), (1, ["!", "!", "d", "d", "d", "d"]), ended.err)
         self.assertEnded(self.run_jobs("-q", "-r", "--slots", "alice"), 0, "dddddd")
         self.assertEqual({self.worker_of(number) for number in range(1, 7)}, {"alice"})
-        self.assertEqual(len([line for line in ended.err.splitlines() if b"slot carol" in line]), 1, ended.err)
+        self.assertEqual(
+            len([line for line in ended.err.splitlines() if b"slot carol" in line]), 1, ended.err
+        )
 
     def test_the_job_of_a_worker_that_dies_is_run_again_on_another(self):
         self.jobs(*self.prepare(3, held=2))
@@ -242,8 +252,13 @@ class JobScript(SshCase):
             shutil.rmtree(self.dir / "out", ignore_errors=True)
             ended = self.run_jobs("-q", "--slots", "alice", "--outdir", "out", *options, env=home)
             self.assertEqual(ended.code, 1, ended.err)
-            return [self.states(), *((self.dir / f"out/{line + 1}.out").exists() and self.read(f"out/{line + 1}.out")
-                                     for line in range(len(NASTY)))]
+            return [
+                self.states(),
+                *(
+                    (self.dir / f"out/{line + 1}.out").exists() and self.read(f"out/{line + 1}.out")
+                    for line in range(len(NASTY))
+                ),
+            ]
 
         home = {"HOME": str(self.dir / "keys")}
         (self.dir / "out").mkdir()                                      # echo * shows the same each time
@@ -330,7 +345,9 @@ class Scheduler(SshCase):
         self.wait_states("rdddddd")
         self.assertEqual(names_taken(self.dir / ".workers.lock"), 1)
         self.release(1)
-        wait_until(lambda: self.exists("data_1.out"), what="the job of the dead scheduler has come to its end")
+        wait_until(
+            lambda: self.exists("data_1.out"), what="the job of the dead scheduler has come to its end"
+        )
         busy = self.worker_of(1)
         self.assertEqual({self.worker_of(2), self.worker_of(3)}, set(WORKERS) - {busy})
         self.wait_states("edddddd")                     # nobody was there to note how it ended

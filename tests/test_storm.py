@@ -36,17 +36,23 @@ class TheProof(unittest.TestCase):
         self.assertEqual(self.found("killed 50\nstart 1 100 1\nend 1 100\nstart 1 101 60\nend 1 101\n"), "")
 
     def test_two_runs_at_once_are_found(self) -> None:
-        self.assertIn("while it ran as 100", self.found("start 1 100 50\nkilled 50\nstart 1 101 60\nend 1 101\n"))
+        self.assertIn(
+            "while it ran as 100", self.found("start 1 100 50\nkilled 50\nstart 1 101 60\nend 1 101\n")
+        )
 
     def test_an_end_after_the_next_start_is_found(self) -> None:
         text = "start 1 100 50\nkilled 100\nkilled 50\nstart 1 101 60\nend 1 100\nend 1 101\n"
         self.assertIn("100 ended, and was not what ran", self.found(text))
 
     def test_a_second_run_without_need_is_found(self) -> None:
-        self.assertIn("nobody killed runner 50", self.found("start 1 100 50\nend 1 100\nstart 1 101 60\nend 1 101\n"))
+        self.assertIn(
+            "nobody killed runner 50", self.found("start 1 100 50\nend 1 100\nstart 1 101 60\nend 1 101\n")
+        )
 
     def test_a_run_that_was_cut_short_is_found(self) -> None:
-        self.assertIn("neither ended nor", self.found("start 1 100 50\nend 1 100\nkilled 50\nstart 1 101 60\n"))
+        self.assertIn(
+            "neither ended nor", self.found("start 1 100 50\nend 1 100\nkilled 50\nstart 1 101 60\n")
+        )
 
     def test_a_job_that_never_ran_is_found(self) -> None:
         self.assertEqual(self.found("start 1 100 50\nend 1 100\n", jobs=2), "job 2: never came to its end")
@@ -144,16 +150,21 @@ class Storm(RunCase):
         survivors = [runner for runner in self.started if runner not in self.killed]
         codes = Counter(self.finish(runner).code for runner in survivors)
         self.assertLessEqual(codes.keys(), {0, 1}, self.read("errors"))
-        # One that leaves just when others are killed says that their jobs are nobody's, unless they are taken soon
+        # One that leaves just when others are killed says that their jobs are nobody's, unless they are taken
+        # soon
         self.assertLessEqual(codes[1], self.read("errors").count(b"; run again: "), self.read("errors"))
         self.assertNotIn(b"Traceback", self.read("errors"))
         self.assertEqual(self.locked_lines(), [])
         self.assertEqual(self.states(), "d" * JOBS)
-        self.assertEqual(marks.problems(self.read("marks"), JOBS, {runner.pid for runner in self.started}), [])
+        self.assertEqual(
+            marks.problems(self.read("marks"), JOBS, {runner.pid for runner in self.started}), []
+        )
 
 
 class StubbornJobs(RunCase):
-    """Many jobs that ignore TERM are ended by one TERM: KILL comes after the grace, and meanwhile all goes on."""
+    """Many jobs that ignore TERM are ended by one TERM: KILL comes after the grace, and meanwhile all goes
+    on.
+    """
     JOBS, GRACE = 60, 2.0
     STUBBORN = f"trap '' TERM; {UP}; while :; do sleep 0.5; done"
     TALKING = f"trap '' TERM; {UP}; while :; do echo tick; sleep 0.05; done"

@@ -1,4 +1,6 @@
-"""Promise: a runner copes with what it is started in: descriptors, signals, mounts, directories, a full machine."""
+"""Promise: a runner copes with what it is started in: descriptors, signals, mounts, directories, a full
+machine.
+"""
 import os
 import signal
 import subprocess
@@ -13,14 +15,18 @@ class Descriptors(RunCase):
 
     def test_jobs_have_the_lock_and_nothing_foreign(self) -> None:
         self.jobs(self.LIST)
-        ended = self.run_script("sh", "-c", 'exec 7>leak 8>&1; exec "$@"', "sh", *self.command(RUNMAKER, "runs.txt"))
+        ended = self.run_script(
+            "sh", "-c", 'exec 7>leak 8>&1; exec "$@"', "sh", *self.command(RUNMAKER, "runs.txt")
+        )
         self.assertEqual(ended.code, 0, ended.err)
         names = [os.path.basename(line) for line in self.read("open").decode().splitlines()]
         self.assertNotIn("leak", names)
         self.assertEqual(names.count(".runs.txt.lock"), 1, names)
-        self.assertEqual(len([name for name in names if name.startswith("pipe:")]), 2, names)   # its stdout and stderr
+        # its stdout and stderr
+        self.assertEqual(len([name for name in names if name.startswith("pipe:")]), 2, names)
 
-    # while the shell is started the worker's thread exchanges the job's descriptor, and another file gets its number
+    # while the shell is started the worker's thread exchanges the job's descriptor, and another file gets its
+    # number
     EXCHANGE = """
 import os, runmaker4
 marked, mark, start = [], runmaker4.JobFile._mark, runmaker4.Processes.start
@@ -70,7 +76,9 @@ class BlockedSignals(RunCase):
 
     def start_blocking(self, *options: str, up: Sequence[int] = ()) -> subprocess.Popen:
         """Start a runner on runs.txt with all these signals blocked."""
-        return self.start_jobs(*options, up=up, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.ALL))
+        return self.start_jobs(
+            *options, up=up, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.ALL)
+        )
 
     def test_the_ends_of_jobs_are_noticed(self) -> None:
         self.jobs("true", "exit 3", "sleep 0.1")
@@ -157,7 +165,9 @@ runmaker4.JobFile.LOOKS = 2
     JOB = "echo this is the job"
 
     def start_full(self, tries: int) -> subprocess.Popen:
-        """Start a runner that has been refused its first process, and will be so many times; stderr is in a file."""
+        """Start a runner that has been refused its first process, and will be so many times; stderr is in a
+        file.
+        """
         with open(self.dir / "errors", "wb") as errors:
             runner = self.start_patched(self.FULL, str(tries), "runs.txt", stderr=errors)
         self.assertIn(b"line 1: cannot be started: ", self.wait_file("errors"))

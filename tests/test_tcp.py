@@ -1,4 +1,6 @@
-"""Promise: a client runs the jobs of its server's file as a runner runs those of its own, and all share one file."""
+"""Promise: a client runs the jobs of its server's file as a runner runs those of its own, and all share one
+file.
+"""
 import contextlib
 import os
 import re
@@ -10,31 +12,38 @@ import unittest
 from collections import Counter
 from typing import Callable, Dict, List, Tuple
 
-from tests import test_bytes, test_claiming, test_ends, test_file_trouble, test_life_sign, test_options, test_signals
-from tests.support import (ALL, FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, WAITING, Ended, Text, console_lines, printed,
-                           wait_until)
+from tests import (test_bytes, test_claiming, test_ends, test_file_trouble, test_life_sign, test_options,
+                   test_signals)
+from tests.support import (ALL, FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, WAITING, Ended, Text, console_lines,
+                           printed, wait_until)
 from tests.test_bytes import TOO_LONG
 from tests.tcp import SERVING, OverTcp, Program, Server, TcpCase
 from tests.wire import Peer
 
 
 def ordinarily(*names: str) -> Callable[[type], type]:
-    """A class decorator: of the tests that are inherited only these are run, unless all is tested in full size."""
+    """A class decorator: of the tests that are inherited only these are run, unless all is tested in full
+    size.
+    """
     def choose(case: type) -> type:
         inherited = {name for name in set(dir(case)) - set(vars(case)) if name.startswith("test_")}
         if not set(names) <= inherited:
             raise LookupError(f"{case.__name__} does not inherit {set(names) - inherited}")
         for name in inherited - set(names) if not FULL else ():
-            skipped = unittest.skip("RUNMAKER4_TEST_FULL is not set: like the runner's own test")(getattr(case, name))
+            skipped = unittest.skip("RUNMAKER4_TEST_FULL is not set: like the runner's own test")(
+                getattr(case, name)
+            )
             setattr(case, name, skipped)
         return case
     return choose
 
 
-# -- the quick start --------------------------------------------------------------------------------------------
+# -- the quick start
+# --------------------------------------------------------------------------------------------
 
 def story(out: bytes) -> Dict[bytes, List[Tuple[str, bytes]]]:
-    """What a console says of each job, each kind in order, without process numbers: command -> [(kind, text), ...].
+    """What a console says of each job, each kind in order, without process numbers: command -> [(kind, text),
+    ...].
 
     stdout and stderr are two pipes: which of them is read first tells nothing.
     """
@@ -60,7 +69,9 @@ class QuickStart(TcpCase):
         self.assertEqual(server.err.decode(), port)
         self.assertEqual(self.run_client(server).code, 1)
         closing = self.stop(server).err.decode().replace(port, "").splitlines()[-1]
-        self.assertRegex(closing, r"\Arunmaker4-server\.py: runs\.txt: 2 done, 1 failed in \d+\.\ds \(line 2\)")
+        self.assertRegex(
+            closing, r"\Arunmaker4-server\.py: runs\.txt: 2 done, 1 failed in \d+\.\ds \(line 2\)"
+        )
         token = self.read(".runmaker4.token").decode().rstrip("\n")
         self.assertRegex(token, r"\A[0-9a-f]{32}\Z")
         self.assertEqual(server.out.decode(), f"Token for runmaker4-client.py: (shown on a terminal only) "
@@ -90,7 +101,8 @@ class QuickStart(TcpCase):
                 self.assertRegex(said, r"run again: .*runmaker4-client\.py .*--token[ =]TOKEN .*127\.0\.0\.1")
                 self.assertNotIn(server.token, said)
         server.send_signal(signal.SIGTERM)
-        said = self.finish(server).err.decode()         # which is gone when this is read, and started again as it was
+        # which is gone when this is read, and started again as it was
+        said = self.finish(server).err.decode()
         self.assertRegex(said, r"run again: runmaker4-server\.py .*--host 127.* --port (\d+), "
                                r"with runmaker4-client\.py -r --port \1 127")
 
@@ -108,7 +120,9 @@ class BroughtBack(OverTcp, test_life_sign.LifeSign):
 
 
 class Surroundings(TcpCase):
-    """What a job of a client finds: its client's directory and environment, and nothing that is not its business."""
+    """What a job of a client finds: its client's directory and environment, and nothing that is not its
+    business.
+    """
     LIST = "for fd in /proc/$$/fd/*; do readlink $fd; done"
 
     def test_directory_environment_input_and_descriptors(self):
@@ -120,11 +134,14 @@ class Surroundings(TcpCase):
         ended = self.run_client(server, env=secret, cwd=place, stdin=subprocess.PIPE)
         where, numbers, *descriptors = printed(console_lines(ended.out))
         self.assertEqual((where, numbers), (os.fsencode(place), b"1 1 1 bob"))
-        self.assertEqual([name for name in descriptors if name.startswith(b"socket:") or name.endswith(b".txt")], [])
+        self.assertEqual(
+            [name for name in descriptors if name.startswith(b"socket:") or name.endswith(b".txt")], []
+        )
         self.assertNotIn(server.token.encode(), self.read("bob/environ"))
 
 
-# -- what is promised of a runner, promised of a client -----------------------------------------------------------
+# -- what is promised of a runner, promised of a client
+# -----------------------------------------------------------
 
 class LikeARunner(TcpCase):
     """A client and a runner, told the same about the same file, print the same and leave the same."""
@@ -145,19 +162,31 @@ class LikeARunner(TcpCase):
         self.assertEqual(self.states(), states)
 
     def plain(self, printed: bytes) -> bytes:
-        """What was printed without process numbers, times, the name of who said it, and which file a server has."""
-        for pattern, text in ((SERVING, b""), (rb"\(bob,\d+\)", b"(bob,PID)"), (rb"(?<= in )\d+\.\ds", b"TIME"),
-                              (rb"run again: .*", b"AGAIN"),
-                              (rb"(?m)^.*: line \d+ is neither a job nor a comment .*\n", b""),   # the server says it
-                              (rb"(?m)^runmaker4\.py: runs\.txt: ", b"SCRIPT: "),
-                              (rb"(?m)^runmaker4-client\.py: 127\.0\.0\.1: ", b"SCRIPT: ")):
+        """What was printed without process numbers, times, the name of who said it, and which file a server
+        has.
+        """
+        for pattern, text in (
+            (SERVING, b""),
+            (rb"\(bob,\d+\)", b"(bob,PID)"),
+            (rb"(?<= in )\d+\.\ds", b"TIME"),
+            (rb"run again: .*", b"AGAIN"),
+            # the server says it
+            (rb"(?m)^.*: line \d+ is neither a job nor a comment .*\n", b""),
+            (rb"(?m)^runmaker4\.py: runs\.txt: ", b"SCRIPT: "),
+            (rb"(?m)^runmaker4-client\.py: 127\.0\.0\.1: ", b"SCRIPT: "),
+        ):
             printed = re.sub(pattern, text, printed)
         return printed
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_jobs_that_fail_and_die_and_take_too_long(self):
-        self.compare(". echo a; echo b\n. echo c >&2\n. exit 3\n. kill -9 $$\n. sh -c 'kill -9 $$; :'\n. sleep 60\n",
-                     "--timeout", 0.8, "-v", states="dd!!!!")
+        self.compare(
+            ". echo a; echo b\n. echo c >&2\n. exit 3\n. kill -9 $$\n. sh -c 'kill -9 $$; :'\n. sleep 60\n",
+            "--timeout",
+            0.8,
+            "-v",
+            states="dd!!!!",
+        )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_retries_and_a_walltime(self):
@@ -170,10 +199,21 @@ class LikeARunner(TcpCase):
         """In commands and output; comments, states of no meaning, what the shell cannot run."""
         every = bytes(set(range(1, 256)) - set(b"'\n"))
         self.write(bytes(range(256)) + b"\r\nlast, without a newline \xff", "data")
-        lines = [b"\xef\xbb\xbf. echo a\xff\xfe\xc3b", b". printf %s '" + every + b"'", b".\techo b\r",
-                 b"# echo comment", b".  echo\t'a\t b'  ", b". cat " + bytes(self.dir) + b"/data", b"x echo held",
-                 b"\xff echo held", b"", b"Prose: echo prose", b". echo a\0b", b". echo " + b"x" * 100_000,
-                 b". :" + b" " * (TOO_LONG - 2)]
+        lines = [
+            b"\xef\xbb\xbf. echo a\xff\xfe\xc3b",
+            b". printf %s '" + every + b"'",
+            b".\techo b\r",
+            b"# echo comment",
+            b".  echo\t'a\t b'  ",
+            b". cat " + bytes(self.dir) + b"/data",
+            b"x echo held",
+            b"\xff echo held",
+            b"",
+            b"Prose: echo prose",
+            b". echo a\0b",
+            b". echo " + b"x" * 100_000,
+            b". :" + b" " * (TOO_LONG - 2),
+        ]
         self.compare(b"".join(line + b"\n" for line in lines), states="ddddx\xffedd")
 
 
@@ -205,7 +245,8 @@ class Background(OverTcp, test_options.Background):
     LOST = b""          # what jobs print goes to the server
     test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it = None
     test_a_failed_start_is_reported_before_it_goes_into_the_background = None       # this one names files
-    test_what_would_go_to_stderr_goes_to_the_errors_file = None                     # ... and this one the script
+    # ... and this one the script
+    test_what_would_go_to_stderr_goes_to_the_errors_file = None
 
     def test_the_errors_file_has_what_the_client_says(self):
         self.jobs(f"{WAITING}; exit 1", "true")
@@ -254,7 +295,9 @@ class LongCommands(OverTcp, test_bytes.LongCommands):
             "test_nothing_is_left_running_when_int_comes_amid_short_jobs",
             "test_nothing_is_cut_short_when_hup_comes_amid_short_jobs")
 class Interrupted(OverTcp, test_signals.Interrupted):
-    """INT and TERM at a client: its jobs are ended and marked e at once; lines that it had not begun are new again."""
+    """INT and TERM at a client: its jobs are ended and marked e at once; lines that it had not begun are new
+    again.
+    """
 
     def check_amid(self, ended: Ended, code: int) -> str:
         """... once the server has taken back what was on its way to the client when it left."""
@@ -285,7 +328,8 @@ class IgnoredAtStart(OverTcp, test_signals.IgnoredAtStart):
 @ordinarily()
 class LostConsole(OverTcp, test_signals.LostConsole):
     """A client's console that goes away is said once; the jobs go on."""
-    test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file = None      # a client writes no files
+    # a client writes no files
+    test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file = None
 
 
 @ordinarily("test_ctrl_backslash_lets_what_runs_end")
@@ -379,7 +423,8 @@ class EachClientForItself(TcpCase):
         clients = [self.start_client(server, "-j2", *options, env={"WHO": who})
                    for who, *options in (("plain",), ("resuming", "--resume"), ("retrying", "-r"))]
         codes = [self.finish(client).code for client in clients]
-        self.assertEqual((codes[-1], self.states()), (0, "d" * 60))     # the others may leave while some are `!` or `e`
+        # the others may leave while some are `!` or `e`
+        self.assertEqual((codes[-1], self.states()), (0, "d" * 60))
         ran = [self.ran(who) for who in ("plain", "resuming", "retrying")]
         self.assertLessEqual(set(ran[0]), set("."))
         self.assertLessEqual(set(ran[1]), set(".e"))
@@ -387,7 +432,8 @@ class EachClientForItself(TcpCase):
 
 
 class OneWalkForAll(TcpCase):
-    """Clients that come together, each with -r, have the file walked through for all of them, not for each."""
+    """Clients that come together, each with -r, have the file walked through for all of them, not for each.
+    """
     # A walk takes 0.02 s, as in a file of 500,000 lines, and is noted
     NOTED = """
 import runmaker4, time
@@ -445,7 +491,8 @@ runmaker4.Cursor.claim = claim_and_note
         self.assertTrue(self.exists("pieces"))
 
 
-# -- a server and those who wait ----------------------------------------------------------------------------------
+# -- a server and those who wait
+# ----------------------------------------------------------------------------------
 
 class Serving(TcpCase):
     """A server serves until it is stopped, or with --exit-when-done until all jobs have ended."""
@@ -476,7 +523,8 @@ class Serving(TcpCase):
         for name, change in changes.items():
             with self.subTest(change=name):
                 delays = [self.delay(change) for _ in range(3)]
-                self.assertLess(statistics.median(delays), 0.8, delays)         # with allowance for a busy machine
+                # with allowance for a busy machine
+                self.assertLess(statistics.median(delays), 0.8, delays)
         self.assertClientEnded(self.stop(client, signal.SIGHUP), 0, "dddd")
 
     def set_back(self, line: int) -> None:
@@ -525,12 +573,16 @@ class ExitWhenDone(TcpCase):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 1 s")
     def test_what_is_done_or_on_hold_from_the_start_is_not_waited_for(self):
         self.write("d true\nx true\n")
-        server = self.start_program(RUNSERVER, "--exit-when-done", "--host", self.HOST, "--port", 0, "runs.txt")
+        server = self.start_program(
+            RUNSERVER, "--exit-when-done", "--host", self.HOST, "--port", 0, "runs.txt"
+        )
         self.assertEqual(self.finish(server, timeout=20).code, 0)
 
 
 class ServerSignals(TcpCase):
-    """HUP and USR1 at the server: nothing more is handed out, what runs may end; the results make the exit status."""
+    """HUP and USR1 at the server: nothing more is handed out, what runs may end; the results make the exit
+    status.
+    """
 
     def start_draining(self, number: signal.Signals, *jobs: str) -> Server:
         """Clients run all of these jobs but the last one when the signal comes to their server."""
@@ -553,7 +605,9 @@ class ServerSignals(TcpCase):
     def test_a_client_that_comes_after_hup_gets_no_job(self):
         server = self.start_draining(signal.SIGHUP, WAITING, "touch never")
         late = self.start_client(server, "--name", "late")
-        wait_until(lambda: late.poll() is not None or late.err or self.knows(server, "late"), what="it was there")
+        wait_until(
+            lambda: late.poll() is not None or late.err or self.knows(server, "late"), what="it was there"
+        )
         self.assertDrained(server, 1, "d.")
 
     def knows(self, server: Server, name: str) -> bool:
@@ -564,17 +618,24 @@ class ServerSignals(TcpCase):
         self.assertDrained(server, 1, "d!.")
 
 
-# -- many on one file ---------------------------------------------------------------------------------------------
+# -- many on one file
+# ---------------------------------------------------------------------------------------------
 
 class MixedWork(TcpCase):
-    """Clients, runners on the file itself and runset4.py work on one file: each job is started exactly once."""
-    JOBS, ADDED, CLIENTS, RUNNERS = (5000, 500, 20, 2) if ALL else (2000, 200, 10, 2) if FULL else (300, 30, 4, 1)
+    """Clients, runners on the file itself and runset4.py work on one file: each job is started exactly once.
+    """
+
+    JOBS, ADDED, CLIENTS, RUNNERS = (
+        (5000, 500, 20, 2) if ALL else (2000, 200, 10, 2) if FULL else (300, 30, 4, 1)
+    )
 
     def start_all(self, server: Server) -> List[Program]:
         """Clients, which are connected by then, and runners; all of them wait for more."""
         clients = [self.start_client(server, "-j4", "-q", "--follow", "--name", f"client-{number}")
                    for number in range(self.CLIENTS)]
-        runners = [self.start_program(RUNMAKER, "-j2", "-q", "--follow", "runs.txt") for _ in range(self.RUNNERS)]
+        runners = [
+            self.start_program(RUNMAKER, "-j2", "-q", "--follow", "runs.txt") for _ in range(self.RUNNERS)
+        ]
         self.wait_clients(server, self.CLIENTS)
         return clients + runners
 
@@ -597,7 +658,9 @@ class MixedWork(TcpCase):
         ended = [self.finish(program) for program in started]
         self.assertEqual([end.code for end in ended], [0] * len(ended), [end.err for end in ended])
         self.assertEqual(self.finish(server).code, 0)
-        self.assertEqual(Counter(self.read("marks").split()), Counter(b"%d" % line for line in range(2, lines + 1)))
+        self.assertEqual(
+            Counter(self.read("marks").split()), Counter(b"%d" % line for line in range(2, lines + 1))
+        )
         self.assertEqual((self.states(), self.locked_lines()), ("d" * lines, []))
         done = [self.done(program) for program in started]
         self.assertEqual(sum(done), lines)

@@ -1,4 +1,6 @@
-"""Promise: who may reach a server, and how; what cannot work is refused in one line; --status says how things stand."""
+"""Promise: who may reach a server, and how; what cannot work is refused in one line; --status says how things
+stand.
+"""
 import contextlib
 import fcntl
 import json
@@ -41,10 +43,13 @@ class TokenCase(TcpCase):
 
 
 class TokenOfTheServer(TokenCase):
-    """The token is kept, so that a restarted server is reachable by its clients, unless somebody else may know it."""
+    """The token is kept, so that a restarted server is reachable by its clients, unless somebody else may
+    know it.
+    """
 
     def next_token(self, *options: str, **settings) -> str:
-        """The token of another server on the file; it stands in the token file, which nobody else may read."""
+        """The token of another server on the file; it stands in the token file, which nobody else may read.
+        """
         server = self.start_server(*options, **settings)
         self.stop(server)
         self.assertEqual(self.token_file.read_text().strip(), server.token)
@@ -64,17 +69,23 @@ class TokenOfTheServer(TokenCase):
                 self.assertNotEqual(self.next_token(), OTHER_TOKEN)
 
     def test_a_home_that_is_not_there_is_refused(self):
-        ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", env={"HOME": "/nonexistent"})
+        ended = self.run_script(
+            RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", env={"HOME": "/nonexistent"}
+        )
         self.assertRefused(ended, "runmaker4-server.py", "/nonexistent", "token")
 
 
 class TokenOfTheEnvironment(TcpCase):
-    """$RUNMAKER4_TOKEN is the server's token, too: two jobs of one user have one each, and no file is written."""
+    """$RUNMAKER4_TOKEN is the server's token, too: two jobs of one user have one each, and no file is
+    written.
+    """
 
     def start_own(self, file: str, token: str) -> Server:
         """A server with a token of its own for a file with one job."""
         self.write(f". echo {file}\n", file)
-        program = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, file, env={"RUNMAKER4_TOKEN": token})
+        program = self.start_program(
+            RUNSERVER, "--host", self.HOST, "--port", 0, file, env={"RUNMAKER4_TOKEN": token}
+        )
         port = PORT_LINE.search(self.wait_said(program, "serving on port"))
         return Server(program.process, program.files, int(port[1]), token)
 
@@ -112,7 +123,9 @@ class TokenInLogs(TokenCase):
         path = self.write("", "log")
         path.chmod(mode)
         with open(path, "wb") as stdout:
-            server = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=stdout)
+            server = self.start_program(
+                RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=stdout
+            )
         self.wait_said(server, "serving on port")
         self.stop(server)
         return self.read("log")
@@ -140,8 +153,10 @@ class TokenInLogs(TokenCase):
             server = self.start_on(slave)
             os.close(slave)
             self.assertIn(b"port", self.wait_said(server, "serving on port"))
-            self.assertIn(b"Token for runmaker4-client.py: %s (written to " % self.token_file.read_bytes().strip(),
-                          terminal.read(1000))
+            self.assertIn(
+                b"Token for runmaker4-client.py: %s (written to " % self.token_file.read_bytes().strip(),
+                terminal.read(1000),
+            )
 
 
 class NameOfTheFile(TcpCase):
@@ -184,7 +199,9 @@ class NameOfTheFile(TcpCase):
 
 
 class TokenOfTheClient(TokenCase):
-    """A client takes --token VALUE or FILE, $RUNMAKER4_TOKEN, or the file in its home directory, in this order."""
+    """A client takes --token VALUE or FILE, $RUNMAKER4_TOKEN, or the file in its home directory, in this
+    order.
+    """
 
     def setUp(self) -> None:
         super().setUp()
@@ -193,7 +210,9 @@ class TokenOfTheClient(TokenCase):
         self.right_env = {"RUNMAKER4_TOKEN": self.server.token}
 
     def ask(self, calls: Sequence[Call]) -> List[Tuple[Call, Ended]]:
-        """Clients that ask for the status, all at once, with these options and this environment: how they ended."""
+        """Clients that ask for the status, all at once, with these options and this environment: how they
+        ended.
+        """
         started = [self.start_client(self.server, "--status", *options, env=env) for options, env in calls]
         return [(call, self.finish(client, timeout=20)) for call, client in zip(calls, started)]
 
@@ -228,12 +247,20 @@ class TokenOfTheClient(TokenCase):
         self.jobs("touch ran")
 
     def type_token(self, text: str) -> Tuple[int, bytes]:
-        """Start a client without a token on a terminal, and type this: its exit status, what the terminal shows."""
+        """Start a client without a token on a terminal, and type this: its exit status, what the terminal
+        shows.
+        """
         master, slave = pty.openpty()
         with open(master, "rb", buffering=0) as terminal:
-            client = self.start(RUNCLIENT, *self.client_words(self.server, "--status"), stdin=slave, stdout=slave,
-                                stderr=slave, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-                                start_new_session=True)
+            client = self.start(
+                RUNCLIENT,
+                *self.client_words(self.server, "--status"),
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+                start_new_session=True,
+            )
             os.close(slave)
             shown = b""
             while b"Token (" not in shown:
@@ -316,8 +343,10 @@ class RefusedClients(RefusalCase):
         self.assertTrue(self.exists("pid"))
         self.start_server("--port", port)
         ended = self.finish(client, timeout=20)
-        said = (f"{RUNCLIENT}: {self.HOST}: wrong token (the server's first line says where the right one is; "
-                "--token gives it)\n")
+        said = (
+            f"{RUNCLIENT}: {self.HOST}: wrong token (the server's first line says where the right one is; "
+            "--token gives it)\n"
+        )
         self.assertEqual((ended.code, ended.err.splitlines(keepends=True)[1:]), (2, [said.encode()]))
         wait_until(lambda: not self.exists("pid"), what="the other one is gone, too")
         self.assertEqual(self.read("errors"), said.encode())
@@ -344,9 +373,13 @@ class RefusedClients(RefusalCase):
 
     def test_nobody_at_the_port_with_give_up_0(self):
         with contextlib.closing(socket.socket()) as taken:
-            taken.bind((self.HOST, 0))      # and does not listen
-            self.assertRefusedAt(taken.getsockname()[1], ["--give-up", 0, "--follow"], ["--give-up", 0, "--status"],
-                                 words="refused")
+            taken.bind((self.HOST, 0))  # and does not listen
+            self.assertRefusedAt(
+                taken.getsockname()[1],
+                ["--give-up", 0, "--follow"],
+                ["--give-up", 0, "--status"],
+                words="refused",
+            )
 
     def test_a_server_that_speaks_another_version(self):
         def serve(peer: wire.Peer) -> None:
@@ -356,7 +389,10 @@ class RefusedClients(RefusalCase):
             self.assertRefusedAt(server.port, [], words="version 1 2")
 
     def test_bad_options_and_those_of_others(self):
-        options = "--jobs=x", "--walltime=soon", "--port=0", "--port=65536", "--give-up=-1", "--json", "--joblog=log"
+        options = (
+            "--jobs=x", "--walltime=soon", "--port=0", "--port=65536", "--give-up=-1", "--json",
+            "--joblog=log",
+        )
         self.assertAllRefused({(): "", (self.HOST, self.HOST): "",
                                **{(option, self.HOST): option.partition("=")[0] for option in options}})
 
@@ -387,22 +423,33 @@ class RefusedServers(RefusalCase):
             port = taken.getsockname()[1]
             unusable = {("--port", 0, "--host", host, "runs.txt"): host
                         for host in ("no-such-host.invalid", "192.0.2.1", "a..b")}
-            self.assertAllRefused({("--port", port, "--host", self.HOST, "runs.txt"): f"{port} in use", **unusable})
+            self.assertAllRefused(
+                {("--port", port, "--host", self.HOST, "runs.txt"): f"{port} in use", **unusable}
+            )
 
     def test_a_file_that_is_none(self):
         (self.dir / "directory").mkdir()
         self.write("\ufeff. touch never\n".encode("utf-16-le"), "wide.txt")
         files = {"missing.txt": "missing.txt", "directory": "directory", "wide.txt": "wide.txt UTF-16"}
-        self.assertAllRefused({("--host", self.HOST, "--port", 0, name): words for name, words in files.items()})
+        self.assertAllRefused(
+            {("--host", self.HOST, "--port", 0, name): words for name, words in files.items()}
+        )
         self.assertFalse(self.exists("missing.txt"))
 
     def test_bad_options_and_those_of_others(self):
         options = "--port=x", "--port=65536", "--grace=soon", "--grace=none", "-j2", "--follow"
-        self.assertAllRefused({(): "", ("--port=0", "runs.txt", "runs.txt"): "",
-                               **{("--port=0", option, "runs.txt"): option.partition("=")[0] for option in options}})
+        self.assertAllRefused(
+            {
+                (): "",
+                ("--port=0", "runs.txt", "runs.txt"): "",
+                **{("--port=0", option, "runs.txt"): option.partition("=")[0] for option in options},
+            }
+        )
 
     def test_a_mount_that_shares_no_locks_unless_single_host_is_given(self):
-        mounts = f"22 1 250:1 / / rw - ext4 /dev/vda1 rw\n36 22 0:50 / {self.dir} rw - nfs s:/x rw,vers=3,nolock\n"
+        mounts = (
+            f"22 1 250:1 / / rw - ext4 /dev/vda1 rw\n36 22 0:50 / {self.dir} rw - nfs s:/x rw,vers=3,nolock\n"
+        )
         path = str(self.write(mounts, "mountinfo"))
         patch = f"import runmaker4; runmaker4.Mount.direct, runmaker4.MOUNTINFO = 0, {path!r}"
         words = self.patched(patch, RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
@@ -448,12 +495,16 @@ class Background(TcpCase):
 
     def test_it_serves_until_term(self):
         self.jobs("true")
-        ended = self.run_script(RUNSERVER, "-d", "--pidfile", "pid", "--errors", "errors", "--host", self.HOST,
-                                "--port", 0, "runs.txt")
+        ended = self.run_script(
+            RUNSERVER, "-d", "--pidfile", "pid", "--errors", "errors", "--host", self.HOST, "--port", 0,
+            "runs.txt",
+        )
         self.assertEqual(ended.code, 0, ended.err)
         self.assertTrue(ended.out.startswith(b"Token for runmaker4-client.py: "), ended.out)
         pid = int(self.wait_file("pid"))
-        port = wait_until(lambda: PORT_LINE.search(ended.err + self.read("errors")), what="it says where it serves")
+        port = wait_until(
+            lambda: PORT_LINE.search(ended.err + self.read("errors")), what="it says where it serves"
+        )
         client = self.run_script(RUNCLIENT, "--port", int(port[1]), self.HOST)
         self.assertEqual((client.code, self.states()), (0, "d"), client.err)
         os.kill(pid, signal.SIGTERM)
@@ -486,7 +537,9 @@ class Status(TcpCase):
         self.carol = self.start_client(self.server, "--name", "carol", "-j2", up=[7, 8])
 
     def settled(self) -> dict:
-        """The status, once no line is claimed ahead of its time, and the server knows the processes of the jobs."""
+        """The status, once no line is claimed ahead of its time, and the server knows the processes of the
+        jobs.
+        """
         return wait_until(lambda: self.only_running(self.status(self.server)), what="three lines are running")
 
     def only_running(self, status: dict) -> Optional[dict]:
@@ -522,9 +575,18 @@ class Status(TcpCase):
         self.assertEqual([status[key] for key in self.COUNTS], [12, 3, 1, 1, 1, 1, 19])
 
     def check_clients(self, clients: Dict[str, dict]) -> None:
-        found = {name: (client["slots"], client["pid"], client["lost"], sorted(job["line"] for job in client["jobs"]))
-                 for name, client in clients.items()}
-        self.assertEqual(found, {"alice": (1, self.alice.pid, False, [6]), "carol": (2, self.carol.pid, False, [7, 8])})
+        found = {
+            name: (
+                client["slots"],
+                client["pid"],
+                client["lost"],
+                sorted(job["line"] for job in client["jobs"]),
+            )
+            for name, client in clients.items()
+        }
+        self.assertEqual(
+            found, {"alice": (1, self.alice.pid, False, [6]), "carol": (2, self.carol.pid, False, [7, 8])}
+        )
         for client in clients.values():
             self.assertIn("127.0.0.1", client["address"])
             self.assertLess(client["seen"], 10)
@@ -572,22 +634,35 @@ class ComingAndGoing(TcpCase):
         self.open_gate()
         self.assertEqual(self.finish(client).code, 0)
         wait_until(lambda: b"alice (127.0.0.1) left" in server.err, what="it has said that alice left")
-        said = [line.partition(b"client ")[2].decode() for line in server.err.splitlines() if b": client " in line]
-        self.assertEqual(said, ["alice (127.0.0.1) came", "b\u00f6b (127.0.0.1) came", "b\u00f6b (127.0.0.1) left",
-                                "alice (127.0.0.1) left"])
+        said = [
+            line.partition(b"client ")[2].decode() for line in server.err.splitlines() if b": client " in line
+        ]
+        self.assertEqual(
+            said,
+            [
+                "alice (127.0.0.1) came",
+                "b\u00f6b (127.0.0.1) came",
+                "b\u00f6b (127.0.0.1) left",
+                "alice (127.0.0.1) left",
+            ],
+        )
 
 
 class Help(TcpCase):
     """--help of server and client: an example first, and all of it on a screen or two of 80 columns."""
+
     OPTIONS = {
         RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
-                   "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
+        "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
         RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow --slots "
-                   "-d --daemon --pidfile --errors --name --single-host -q -v --port --token --give-up --status --json "
-                   "-h --help"}
+        "-d --daemon --pidfile --errors --name --single-host -q -v --port --token --give-up --status --json "
+        "-h --help",
+    }
 
     def test_it_is_short_and_narrow_and_names_every_option(self):
-        for (script, _), ended in self.run_all([(script, "--help") for script in self.OPTIONS], env={"COLUMNS": "80"}):
+        for (script, _), ended in self.run_all(
+            [(script, "--help") for script in self.OPTIONS], env={"COLUMNS": "80"}
+        ):
             with self.subTest(script=script):
                 self.assertEqual((ended.code, ended.err), (0, b""))
                 self.check(ended.out.decode(), script, self.OPTIONS[script].split())

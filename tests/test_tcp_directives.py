@@ -19,10 +19,12 @@ class DirectivesOverTcp(OverTcp):
         return super().told() + b"".join(server.err for server in self.servers.values())
 
 
-# -- bad ones -----------------------------------------------------------------------------------------------------
+# -- bad ones
+# -----------------------------------------------------------------------------------------------------
 
 class Malformed(TcpCase):
-    """A directive that is wrong is refused by the server before anything runs, with the number of its line."""
+    """A directive that is wrong is refused by the server before anything runs, with the number of its line.
+    """
 
     def check(self, *directives: str) -> None:
         names = [f"{number}.txt" for number in range(len(directives))]
@@ -44,11 +46,13 @@ class Malformed(TcpCase):
 
 @ordinarily()
 class MalformedLater(DirectivesOverTcp, test_directives.MalformedLater):
-    """A directive that is wrong and comes later is said once by the server; clients wait until it is mended."""
+    """A directive that is wrong and comes later is said once by the server; clients wait until it is mended.
+    """
     test_in_a_file_that_comes_later_nothing_below_it_runs = None        # a server needs its file
 
 
-# -- last lines ---------------------------------------------------------------------------------------------------
+# -- last lines
+# ---------------------------------------------------------------------------------------------------
 
 class LastLines(TcpCase):
     """A last line without a newline keeps no client and no server for ever."""
@@ -72,7 +76,8 @@ class LastLines(TcpCase):
                 self.assertEqual(self.states(f"{number}.txt"), states)
 
 
-# -- settings -----------------------------------------------------------------------------------------------------
+# -- settings
+# -----------------------------------------------------------------------------------------------------
 
 @ordinarily("test_a_runner_takes_what_its_name_matches_and_leaves_the_rest")
 class Hosts(DirectivesOverTcp, test_directives.Hosts):
@@ -95,12 +100,14 @@ class Records(DirectivesOverTcp, test_directives.Records):
         return super().start_server("-l", "log", "-n1", *options, **settings)
 
 
-# -- barriers and end ---------------------------------------------------------------------------------------------
+# -- barriers and end
+# ---------------------------------------------------------------------------------------------
 
 @ordinarily()
 class Barriers(DirectivesOverTcp, test_directives.Barriers):
     """#RUN barrier holds back what clients run."""
-    test_signals_end_a_runner_that_waits = None                         # it is the server who says that they wait
+    # it is the server who says that they wait
+    test_signals_end_a_runner_that_waits = None
 
     @spared
     def test_a_client_that_waits_is_ended_by_signals(self):
@@ -133,8 +140,11 @@ class Checks(DirectivesOverTcp, test_directives.Checks):
 
 
 class LongFile(DirectiveCase, TcpCase):
-    """Where a walk through the file takes long, and is spared for a while, nobody leaves for whom none was made."""
-    # From now on a walk takes 0.03 s longer, as in a file of 10^6 lines, and the file `walked` says that one was made
+    """Where a walk through the file takes long, and is spared for a while, nobody leaves for whom none was
+    made.
+    """
+    # From now on a walk takes 0.03 s longer, as in a file of 10^6 lines, and the file `walked` says that one
+    # was made
     SLOW = f"""{HASTY}
 import os, time
 begin, end = runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round
@@ -150,8 +160,11 @@ runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round = begin_slowly, end_a
 """
 
     def test_a_client_is_not_sent_away_from_what_a_barrier_will_let_it_run(self):
-        self.lines("#RUN host=b", f". {WAITING}", "#RUN host=c", ". true", "#RUN", "#RUN barrier", "#RUN host=b",
-                   ". true", "#RUN host=c", ". true")
+        self.lines(
+            "#RUN host=b",
+            f". {WAITING}",
+            "#RUN host=c", ". true", "#RUN", "#RUN barrier", "#RUN host=b", ". true", "#RUN host=c", ". true",
+        )
         server = self.start_server(patch=self.SLOW)
         first = self.start_client(server, "--name=b", "--follow", "-j2", up=[2])
         with Peer.of(server.port, server.token) as second:
@@ -160,9 +173,12 @@ runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round = begin_slowly, end_a
             job, = second.hear("jobs")["jobs"]
             self.write("", "slow")
             wait_until(lambda: self.exists("walked"), what="a walk was made for b alone")
-            second.say(dict(BEGIN, n=1, id=job["id"]),
-                       dict(type="finish", n=2, id=job["id"], state="d", how="exit 0"),
-                       dict(type="claim", request=2, want=1, last=True), dict(type="ping", request=3)).hear("pong")
+            second.say(
+                dict(BEGIN, n=1, id=job["id"]),
+                dict(type="finish", n=2, id=job["id"], state="d", how="exit 0"),
+                dict(type="claim", request=2, want=1, last=True),
+                dict(type="ping", request=3),
+            ).hear("pong")
             self.open_gate()
             job, = second.hear("jobs", "nothing").get("jobs", [{"number": 0}])
             self.assertEqual(job["number"], 10)
@@ -205,7 +221,8 @@ class Losses(DirectiveCase, TcpCase):
     JOB = f"echo $$ >pid; echo $JOB_ID >>ran; {WAITING}"
 
     def lose(self, barrier: str) -> Program:
-        """A client dies with its job above a barrier; another one, which has waited for that and has ended."""
+        """A client dies with its job above a barrier; another one, which has waited for that and has ended.
+        """
         self.lines(f". {self.JOB}", barrier, f". {RAN}")
         self.server = self.start_server("--grace", 0.6)
         first = self.start_client(self.server, "--name", "first", up=[1])
@@ -236,7 +253,9 @@ class MixedWork(DirectiveCase, TcpCase):
 
     def test_nobody_begins_what_stands_below_before_all_above_have_ended(self):
         chance = random.Random(7)
-        self.sections(*[[chance.choice((0, 0, 0.02, 0.1)) for _ in range(self.SIZE)] for _ in range(self.SECTIONS)])
+        self.sections(
+            *[[chance.choice((0, 0, 0.02, 0.1)) for _ in range(self.SIZE)] for _ in range(self.SECTIONS)]
+        )
         server = self.start_server()
         started = [self.start_client(server, "-q", "-j3") for _ in range(self.CLIENTS)]
         runners = [self.start(RUNMAKER, "-q", "-j3", "runs.txt") for _ in range(self.RUNNERS)]
@@ -250,7 +269,8 @@ class MixedWork(DirectiveCase, TcpCase):
 class Storm(DirectiveCase, test_tcp_storm.TcpStorm):
     """Clients and servers die by kill -9, lines are set back, and all barriers are held."""
     JOBS, SECTIONS, KILLS, SERVER_KILLS, BACKS = 200, 8, 16, 4, 20
-    GRACE = 2.5                             # long against the jobs, and against the time in which clients come back
+    # long against the jobs, and against the time in which clients come back
+    GRACE = 2.5
     write_jobs, plan_events = test_directives.Storm.write_jobs, test_directives.Storm.plan
     set_back, ended_jobs = test_directives.Storm.set_back, test_directives.Storm.ended_jobs
     test_no_job_is_lost_and_none_runs_twice_at_once = None

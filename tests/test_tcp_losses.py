@@ -1,4 +1,5 @@
-"""Promise: whoever dies or is cut off, client, server or keeper, no job is lost and none runs twice for it."""
+"""Promise: whoever dies or is cut off, client, server or keeper, no job is lost and none runs twice for it.
+"""
 import itertools
 import os
 import random
@@ -10,8 +11,8 @@ import unittest
 from typing import List, Sequence, Set, Tuple
 
 from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
-from tests.support import (ALL, FULL, GATE, RUNCLIENT, RUNMAKER, RUNSERVER, RUNSET, UP, alive, console_lines, printed,
-                           wait_until)
+from tests.support import (ALL, FULL, GATE, RUNCLIENT, RUNMAKER, RUNSERVER, RUNSET, UP, alive, console_lines,
+                           printed, wait_until)
 from tests.tcp import SERVING, Program, Server, TcpCase
 from tests.test_storm import process_table, send
 from tests.wire import BEGIN, END, FakeServer, Peer, plain
@@ -29,8 +30,10 @@ runmaker4.wait_ready = lambda fds, event, seconds: right(fds, event, 1 / 0 if se
 
 
 class LossCase(TcpCase):
-    """Helpers: a server, a client of the name bob, and jobs that wait at the gate; ways to lose each of them."""
-    PATCH = ""                                          # statements that servers and clients run before they start
+    """Helpers: a server, a client of the name bob, and jobs that wait at the gate; ways to lose each of them.
+    """
+    # statements that servers and clients run before they start
+    PATCH = ""
 
     def start_program(self, script: str, *args: object, **settings) -> Program:
         patch = self.PATCH if script in (RUNSERVER, RUNCLIENT) else ""
@@ -43,13 +46,17 @@ class LossCase(TcpCase):
 
     def serve_again(self, port: int = 0, grace: float = LONG, **settings) -> Server:
         """Start a server on runs.txt as it is."""
-        return self.start_server("--grace", grace, "--joblog", "joblog", "--outdir", "out", "--port", port, **settings)
+        return self.start_server(
+            "--grace", grace, "--joblog", "joblog", "--outdir", "out", "--port", port, **settings
+        )
 
     def connect(self, server: Server, *options: object, up: Sequence[int] = (1,), name: str = "bob",
                 **settings) -> Program:
         """Start a client; return it when the jobs of these lines run, as its server knows."""
         client = self.start_client(server, "--name", name, *options, up=up, **settings)
-        wait_until(lambda: self.started_lines(server).issuperset(up), what="the server knows that they have started")
+        wait_until(
+            lambda: self.started_lines(server).issuperset(up), what="the server knows that they have started"
+        )
         return client
 
     def started_lines(self, server: Server) -> Set[int]:
@@ -64,7 +71,9 @@ class LossCase(TcpCase):
                 if message["since"] is not None:
                     lines.add(message["line"])
 
-    def connect_by_proxy(self, server: Server, *options: object, up: Sequence[int] = (1,)) -> Tuple[Proxy, Program]:
+    def connect_by_proxy(
+        self, server: Server, *options: object, up: Sequence[int] = (1,)
+    ) -> Tuple[Proxy, Program]:
         """The same through a proxy."""
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
@@ -76,7 +85,11 @@ class LossCase(TcpCase):
         return [int(pid) for pid in self.read(name).split()] if self.exists(name) else []
 
     def wait_runs(self, count: int, line: int = 1) -> None:
-        wait_until(lambda: len(self.pids(line)) == count, 30, f"the job of line {line} has been started {count} times")
+        wait_until(
+            lambda: len(self.pids(line)) == count,
+            30,
+            f"the job of line {line} has been started {count} times",
+        )
 
     def end_jobs(self, client: Program, count: int = 1) -> None:
         """Let the jobs that wait at the GATE end, and wait until so many have, as the client knows itself."""
@@ -95,10 +108,14 @@ class LossCase(TcpCase):
 
     def keepers(self, server: Server) -> List[int]:
         """The living children of a server."""
-        return [pid for pid, (state, parent) in process_table().items() if parent == server.pid and state != "Z"]
+        return [
+            pid for pid, (state, parent) in process_table().items() if parent == server.pid and state != "Z"
+        ]
 
     def kill_until_the_keeper_lets_go(self, server: Server) -> float:
-        """kill -9 a server with one running line, whose keeper is gone after SHORT, not before; when it was killed."""
+        """kill -9 a server with one running line, whose keeper is gone after SHORT, not before; when it was
+        killed.
+        """
         keeper = self.keeper(server)
         begin = time.monotonic()
         server.kill()
@@ -138,7 +155,9 @@ class LossCase(TcpCase):
         self.assert_each_ran_once(client, "dd")
 
     def assert_stops_its_copy(self, client: Program, line: int = 1) -> None:
-        """The client learns that another has the line, and ends its own run of it, and no other; it exits with 1."""
+        """The client learns that another has the line, and ends its own run of it, and no other; it exits
+        with 1.
+        """
         self.wait_said(client, f"line {line}", "another")
         first, second = self.pids(line)
         wait_until(lambda: not alive(first), 20, "the copy is stopped")
@@ -151,7 +170,9 @@ class KilledClient(LossCase):
     """A client dies by kill -9: its lines are held for the grace, and then they are e."""
 
     def check_grace(self, server: Server, since: float) -> None:
-        """Lines 1 and 2, whose client died at this time, are held for the grace; then they are e, and that is said."""
+        """Lines 1 and 2, whose client died at this time, are held for the grace; then they are e, and that is
+        said.
+        """
         lost = self.wait_said(server, "client bob (127.0.0.1) is lost")
         self.assertIn(b"1, 2", lost)
         self.assert_held(1, 2)
@@ -228,7 +249,9 @@ class VanishedPeer(LossCase):
         self.wait_said(server, "bob", "did not come back", "lines 1, 2")
         self.assertEqual(self.locked_lines(), [])
 
-    def test_if_it_comes_back_without_them_the_one_that_it_had_started_is_e_and_the_other_new_at_once(self) -> None:
+    def test_if_it_comes_back_without_them_the_one_that_it_had_started_is_e_and_the_other_new_at_once(
+        self,
+    ) -> None:
         server = self.serve("true", "true")
         self.vanish(server)
         with Peer.of(server.port, server.token) as peer:
@@ -289,12 +312,16 @@ class CutConnection(LossCase):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_nothing_is_lost_or_done_twice_however_often_it_is_cut(self) -> None:
         jobs, cuts = (400, 60) if ALL else (160, 24)
-        job = "echo $$ >>pids.$JOB_ID; for i in 1 2 3 4 5; do echo $i; echo $i >&2; sleep 0.01; done; echo end"
+        job = (
+            "echo $$ >>pids.$JOB_ID; for i in 1 2 3 4 5; do echo $i; echo $i >&2; sleep 0.01; done; echo end"
+        )
         server = self.serve(*[job] * jobs)
         proxy, client = self.connect_by_proxy(server, "-j3", up=())
         chance = random.Random(7)
         for cut in range(cuts):
-            wait_until(lambda: self.states().count("d") >= jobs * cut // cuts, 60, f"all is ready for cut {cut}")
+            wait_until(
+                lambda: self.states().count("d") >= jobs * cut // cuts, 60, f"all is ready for cut {cut}"
+            )
             time.sleep(chance.uniform(0, 0.1))
             proxy.cut()
             time.sleep(chance.uniform(0, 0.1))
@@ -339,7 +366,9 @@ class CutConnection(LossCase):
 
 
 class SilentConnection(LossCase):
-    """Nothing comes through, in one direction or both, and nobody is told: after a while of silence that is a loss."""
+    """Nothing comes through, in one direction or both, and nobody is told: after a while of silence that is a
+    loss.
+    """
     SILENCE = 1.2 if FULL else 0.8
     PATCH = f"import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = {SILENCE}, {SILENCE / 4}"
 
@@ -350,7 +379,8 @@ class SilentConnection(LossCase):
         proxy.freeze()
         time.sleep(0.4)
         proxy.thaw()
-        time.sleep(self.SILENCE)                        # if the keep-alives had not come through, that were a loss
+        # if the keep-alives had not come through, that were a loss
+        time.sleep(self.SILENCE)
         self.open_gate()
         self.assert_each_ran_once(client, "d")
         self.assertNotIn(b"lost", server.err)
@@ -381,12 +411,14 @@ class SilentConnection(LossCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_job_whose_start_the_server_cannot_learn_of_does_not_run_twice(self) -> None:
-        """It is handed out while nothing comes back: whether it was started or not, it is started only once."""
+        """It is handed out while nothing comes back: whether it was started or not, it is started only once.
+        """
         server = self.serve("true", grace=SHORT)
         proxy, client = self.connect_by_proxy(server, "--follow", up=())
         self.wait_states("d")
         proxy.freeze(TO_SERVER)
-        with open(self.dir / "runs.txt", "ab") as file:     # at once: it must be started within half the grace
+        # at once: it must be started within half the grace
+        with open(self.dir / "runs.txt", "ab") as file:
             file.write(f". {JOB}\n".encode())
         self.wait_states("dr")
         self.connect(server, "--follow", name="carol", up=())
@@ -399,7 +431,8 @@ class SilentConnection(LossCase):
         self.assertEqual(len(self.pids(2)), 1)
 
     def test_of_equal_lines_the_job_that_has_ended_during_a_long_absence_gets_its_line_first(self) -> None:
-        """Somebody else has taken one of the three, so that one copy must be stopped: one that has not ended."""
+        """Somebody else has taken one of the three, so that one copy must be stopped: one that has not ended.
+        """
         server = self.serve("true", "true", "true", grace=0.2)
         with Peer.of(server.port, server.token) as bob:
             bob.hello(client="b" * 16, slots=3).hear("welcome")
@@ -410,7 +443,8 @@ class SilentConnection(LossCase):
         with Peer.of(server.port, server.token) as other, Peer.of(server.port, server.token) as bob:
             other.hello(retry="e").hear("welcome")
             other.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")
-            for result in None, "d":                    # whichever it is, and in whatever order they are named
+            # whichever it is, and in whatever order they are named
+            for result in None, "d":
                 jobs = jobs[1:] + [{**jobs[0], "result": result}]
             lost = bob.hello(*jobs, client="b" * 16).hear("welcome")["lost"]
             self.assertEqual(len(lost), 1)
@@ -420,13 +454,16 @@ class SilentConnection(LossCase):
             self.assertEqual(sorted(self.states()), ["d", "r", "r"])
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_client_that_sleeps_for_longer_than_the_grace_hands_in_its_result_when_it_wakes_up(self) -> None:
+    def test_a_client_that_sleeps_for_longer_than_the_grace_hands_in_its_result_when_it_wakes_up(
+        self,
+    ) -> None:
         server = self.serve(JOB, grace=0.3)
         client = self.connect(server)
         client.send_signal(signal.SIGSTOP)
         begin = time.monotonic()
         self.wait_states("e")
-        self.assertGreater(time.monotonic() - begin, self.SILENCE * 3 / 4)      # since the last keep-alive: more
+        # since the last keep-alive: more
+        self.assertGreater(time.monotonic() - begin, self.SILENCE * 3 / 4)
         self.wait_said(server, "bob", "did not come back")
         self.open_gate()
         wait_until(lambda: not alive(self.pids()[0]), what="the job has ended")
@@ -449,7 +486,9 @@ class SilentConnection(LossCase):
         self.assertEqual(self.read("ran"), before)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_server_that_slept_for_longer_than_the_grace_gives_its_clients_theirs_when_it_wakes_up(self) -> None:
+    def test_a_server_that_slept_for_longer_than_the_grace_gives_its_clients_theirs_when_it_wakes_up(
+        self,
+    ) -> None:
         server = self.serve(JOB, LATER, grace=0.7)
         client = self.connect(server, "-j2", up=(1, 2))
         server.send_signal(signal.SIGSTOP)
@@ -463,7 +502,9 @@ class SilentConnection(LossCase):
 
 
 class KilledServer(LossCase):
-    """A server dies by kill -9; its keeper holds the lines until another server, or the end of the grace, comes."""
+    """A server dies by kill -9; its keeper holds the lines until another server, or the end of the grace,
+    comes.
+    """
 
     def kill_with_keeper(self, server: Server) -> None:
         """kill -9 a server and its keeper, so that their lines are free."""
@@ -473,7 +514,9 @@ class KilledServer(LossCase):
         wait_until(lambda: not alive(keeper), what="the keeper is gone")
         server.kill()
 
-    def kill_server(self, *commands: str, grace: float = LONG, up: Sequence[int] = (1,)) -> Tuple[Server, Program]:
+    def kill_server(
+        self, *commands: str, grace: float = LONG, up: Sequence[int] = (1,)
+    ) -> Tuple[Server, Program]:
         """A client runs these jobs when its server dies."""
         server = self.serve(*commands, grace=grace)
         client = self.connect(server, f"-j{len(commands)}", up=up)
@@ -562,11 +605,15 @@ runmaker4.JobFile.follow_path = follow_path
         wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
         self.open_gate()
         self.assertClientEnded(self.finish(client), 0, "d")
-        self.assertEqual((len(self.pids()), self.logged(), self.read("out/101.out")), (1, [101], b"before\nafter\n"))
+        self.assertEqual(
+            (len(self.pids()), self.logged(), self.read("out/101.out")), (1, [101], b"before\nafter\n")
+        )
         self.assertNotIn(b"is lost", server.err)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_the_keeper_lets_go_after_the_grace_and_a_client_whose_line_is_then_taken_stops_its_copy(self) -> None:
+    def test_the_keeper_lets_go_after_the_grace_and_a_client_whose_line_is_then_taken_stops_its_copy(
+        self,
+    ) -> None:
         server = self.serve(JOB, grace=SHORT)
         client = self.connect(server)
         self.kill_until_the_keeper_lets_go(server)
@@ -718,7 +765,10 @@ class WithoutServer(LossCase):
             proxy.target = other.port
             proxy.cut()
             proxy.mend()
-            wait_until(lambda: len(refused) > 3 and refused[-1] - refused[0] > 2 * SHORT, what="it is refused for long")
+            wait_until(
+                lambda: len(refused) > 3 and refused[-1] - refused[0] > 2 * SHORT,
+                what="it is refused for long",
+            )
             self.assertIsNone(client.poll(), client.err)
             proxy.target = server.port
             self.wait_said(client, "connected again")

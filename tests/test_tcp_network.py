@@ -1,4 +1,6 @@
-"""Promise: whatever a network does between hosts, and hosts do to it, no job is lost and none runs twice for it."""
+"""Promise: whatever a network does between hosts, and hosts do to it, no job is lost and none runs twice for
+it.
+"""
 import json
 import os
 import shutil
@@ -15,18 +17,23 @@ from tests.test_tcp_losses import JOB, LATER, LossCase
 
 NET = "198.18.7"
 ADDRESSES = {"alice": f"{NET}.1", "bob": f"{NET}.2", "carol": f"{NET}.3"}
-SWITCH = "mount -t tmpfs tmpfs /run; ip link add br0 type bridge; ip link set br0 up; echo up; exec sleep 100000"
+SWITCH = (
+    "mount -t tmpfs tmpfs /run; ip link add br0 type bridge; ip link set br0 up; echo up; exec sleep 100000"
+)
 HOST = ("ip netns add $0; ip link add p-$0 type veth peer name eth0 netns $0 address 02:00:00:00:00:0$1; "
         "ip link set p-$0 master br0 up; ip -n $0 address add $2/24 dev eth0; "
-        "ip -n $0 link set lo up; ip -n $0 link set eth0 up")           # after a crash with the same address as before
+        # after a crash with the same address as before
+        "ip -n $0 link set lo up; ip -n $0 link set eth0 up")
 LOSS = ("nft 'table bridge lossy { chain forward { type filter hook forward priority 0; "
         "numgen random mod 100 < 20 counter drop; }; }'")
-TO_NOBODY = "tc qdisc %s dev p-$0 root tbf rate 8bit burst 1 limit 1"       # no frame is small enough for that
+# no frame is small enough for that
+TO_NOBODY = "tc qdisc %s dev p-$0 root tbf rate 8bit burst 1 limit 1"
 Change = Callable[[], None]
 
 
 class NetworkCase(LossCase):
-    """Helpers: hosts that are network namespaces of `ip netns`, joined by a bridge, in namespaces of the test's own.
+    """Helpers: hosts that are network namespaces of `ip netns`, joined by a bridge, in namespaces of the
+    test's own.
 
     A server runs on alice, clients on bob and carol.
     """
@@ -40,7 +47,9 @@ class NetworkCase(LossCase):
         user = [] if os.geteuid() == 0 else ["-r"]
         switch = self.start("unshare", *user, "-mn", "sh", "-ec", SWITCH)
         if switch.stdout.readline() != b"up\n":
-            self.skipTest(f"no private network namespace here: {switch.stderr.read().decode(errors='replace').strip()}")
+            self.skipTest(
+                f"no private network namespace here: {switch.stderr.read().decode(errors='replace').strip()}"
+            )
         user = ["-U", "--preserve-credentials"] if user else []
         self.inside = ["nsenter", "-t", str(switch.pid), *user, "-m", "-n", f"--wd={self.dir}"]
         for name in ADDRESSES:
@@ -92,7 +101,9 @@ class NetworkCase(LossCase):
 
     def started_lines(self, server: Server) -> Set[int]:
         status = json.loads(self.run_client(server, "--status", "--json", within=self.on("carol")).out)
-        return {job["line"] for client in status["clients"] for job in client["jobs"] if job["since"] is not None}
+        return {
+            job["line"] for client in status["clients"] for job in client["jobs"] if job["since"] is not None
+        }
 
 
 class PowerLoss(NetworkCase):

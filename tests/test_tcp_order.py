@@ -39,8 +39,18 @@ class OrderOfTheFile(TcpCase):
         self.assertEqual(self.claims("alice", "bob"), [12, 13])
 
     def test_lines_for_more_slots_and_below_the_end_as_well(self):
-        self.serve_lines("#RUN host=alice", ". a", "#RUN", ". c", ". c", "#RUN end", "#RUN host=alice", ". a", "#RUN",
-                         ". c")
+        self.serve_lines(
+            "#RUN host=alice",
+            ". a",
+            "#RUN",
+            ". c",
+            ". c",
+            "#RUN end",
+            "#RUN host=alice",
+            ". a",
+            "#RUN",
+            ". c",
+        )
         self.assertEqual(self.claims("carol", "bob", "alice", "carol", "alice"), [4, 5, 2, 10, 8])
 
     def test_a_barrier_below_holds_for_who_comes_back_from_there(self):
@@ -49,7 +59,9 @@ class OrderOfTheFile(TcpCase):
         peer = Peer.of(self.server.port, self.server.token)
         self.addCleanup(peer.close)
         peer.hello(name="carol").hear("welcome")
-        peer.say(dict(type="claim", request=99, want=1, last=False), dict(type="ping", request=100)).hear("pong")
+        peer.say(dict(type="claim", request=99, want=1, last=False), dict(type="ping", request=100)).hear(
+            "pong"
+        )
         self.assertEqual(self.claims("alice"), [2])
         self.assertEqual(self.states(), "rr.")
 

@@ -1,4 +1,6 @@
-"""Promise: the records of a server (-l, --outdir, --joblog, --print) hold what a runner beside the file would write."""
+"""Promise: the records of a server (-l, --outdir, --joblog, --print) hold what a runner beside the file would
+write.
+"""
 import dataclasses
 import os
 import pathlib
@@ -15,8 +17,8 @@ from typing import Callable, Dict, Iterable, List, Sequence, Tuple, Union
 
 import runmaker4
 from tests.proxy import Proxy
-from tests.support import (FULL, RUNCLIENT, RUNMAKER, RUNSERVER, SLEEPING, WAITING, ConsoleLine, Ended, as_bytes,
-                           console_lines, deadline, peak_memory, printed, wait_until)
+from tests.support import (FULL, RUNCLIENT, RUNMAKER, RUNSERVER, SLEEPING, WAITING, ConsoleLine, Ended,
+                           as_bytes, console_lines, deadline, peak_memory, printed, wait_until)
 from tests.tcp import PORT_LINE, Program, Server, TcpCase
 from tests.test_records import WIDTH, LogCase
 from tests.test_ssh import free_port
@@ -43,7 +45,9 @@ def comparable_joblog(log: bytes) -> bytes:
 
 
 def comparable_log(log: bytes) -> List[bytes]:
-    """The lines of a log file without processes, and without their ends: where these are cut depends on the process."""
+    """The lines of a log file without processes, and without their ends: where these are cut depends on the
+    process.
+    """
     return [without_pids(line)[:150].rstrip() for line in log.split(b"\n")]
 
 
@@ -76,7 +80,11 @@ class RecordsCase(TcpCase, LogCase):
 
     def files(self, directory: str = "out") -> Dict[str, bytes]:
         """The files of an output directory."""
-        return {path.name: path.read_bytes() for path in (self.dir / directory).iterdir() if path.name != "journal"}
+        return {
+            path.name: path.read_bytes()
+            for path in (self.dir / directory).iterdir()
+            if path.name != "journal"
+        }
 
     def size(self, name: str) -> int:
         """The bytes of a file, 0 if it is not there yet."""
@@ -97,7 +105,9 @@ class RecordsCase(TcpCase, LogCase):
         return server.out.partition(b"\n")[2]
 
     def watch(self, server: Server, clients: Sequence[Program], condition: Callable[[], bool]) -> None:
-        """While the condition is true: little memory is used, and the server answers within half a second as a rule."""
+        """While the condition is true: little memory is used, and the server answers within half a second as
+        a rule.
+        """
         asked, waited = 0, []
         while condition():
             waited.append(seconds_of_status(server))
@@ -119,9 +129,17 @@ class RecordsCase(TcpCase, LogCase):
 
 class SameBytes(RecordsCase):
     """A client's jobs leave at the server the bytes that they leave with runmaker4.py."""
+
     COMMANDS = [
-        "echo a; echo A", "echo b >&2; exit 3", "printf 'no newline'", ":", "seq 3000 >&2", "kill -9 $$",
-        "cat binary", "cat binary >&2", "echo x >> tries; wc -l < tries; exit 1",
+        "echo a; echo A",
+        "echo b >&2; exit 3",
+        "printf 'no newline'",
+        ":",
+        "seq 3000 >&2",
+        "kill -9 $$",
+        "cat binary",
+        "cat binary >&2",
+        "echo x >> tries; wc -l < tries; exit 1",
         "printf '\\342'; sleep 0.03; printf '\\202'; sleep 0.03; printf '\\254 \\342\\202'; sleep 0.03; printf '\\254'",
     ]
 
@@ -139,7 +157,9 @@ class SameBytes(RecordsCase):
 
     def run_here_and_there(self, commands: Sequence[str], local: Sequence[str], server: Sequence[str],
                            *options: object) -> Tuple[Ended, Ended, Ended]:
-        """Run the jobs by runmaker4.py, then by a client with these options: how runner, client and server ended."""
+        """Run the jobs by runmaker4.py, then by a client with these options: how runner, client and server
+        ended.
+        """
         self.prepare(commands)
         runner = self.run_script(RUNMAKER, "--name", "alice", *local, *options, "runs.txt")
         states = self.states()
@@ -155,7 +175,9 @@ class SameBytes(RecordsCase):
         self.assertEqual(sorted(server), sorted(local))
         for name, data in server.items():
             self.assertTrue(data == local[name], f"{name} is another")
-        self.assertEqual(comparable_joblog(self.read("server/joblog")), comparable_joblog(self.read("local/joblog")))
+        self.assertEqual(
+            comparable_joblog(self.read("server/joblog")), comparable_joblog(self.read("local/joblog"))
+        )
         log = self.read("server/log")
         self.assertEqual(comparable_log(log), comparable_log(self.read("local/log")))
         self.assertEqual({len(line) for line in log.split(b"\n")[:-1]}, {WIDTH})
@@ -188,8 +210,12 @@ class SameBytes(RecordsCase):
         self.assertTrue((b"".join(pieces), last) == (b"x" * LONG, b"end"), "not what the job printed")
 
     def test_an_interrupt_leaves_the_same(self):
-        starts = {"local": lambda records: self.start_jobs("--name", "alice", *records),
-                  "server": lambda records: self.start_client(self.start_server(*records), "--name", "alice", up=[1])}
+        starts = {
+            "local": lambda records: self.start_jobs("--name", "alice", *records),
+            "server": lambda records: self.start_client(
+                self.start_server(*records), "--name", "alice", up=[1]
+            ),
+        }
         for where, start in starts.items():
             self.jobs(f"echo a; printf b; {SLEEPING}")
             program = start(self.records(where))
@@ -278,7 +304,9 @@ class WhileJobsRun(RecordsCase):
         proxy = Proxy(self.start_server(*KEPT).port)
         self.addCleanup(proxy.close)
         client = self.start_client(proxy, "-q", "--name", "alice")
-        wait_until(lambda: (self.dir / "outputs").exists() and b"): first" in self.read("outputs"), what="the record")
+        wait_until(
+            lambda: (self.dir / "outputs").exists() and b"): first" in self.read("outputs"), what="the record"
+        )
         proxy.cut()
         self.wait_said(client, "trying again")
         proxy.mend()
@@ -329,10 +357,17 @@ class Together(RecordsCase):
         self.assertEqual({self.finish(program).code for program in (*clients, runner)}, {0})
         for ordinal in range(1, count + 1):
             line = ordinal + 1
-            self.assertRecord(ordinal, command, f": stdout (WHO): start {line}", f": stdout (WHO): end {line}",
-                              f'+ status (WHO): exit 0 "{command}"')
+            self.assertRecord(
+                ordinal,
+                command,
+                f": stdout (WHO): start {line}",
+                f": stdout (WHO): end {line}",
+                f'+ status (WHO): exit 0 "{command}"',
+            )
         lines = range(2, count + 2)
-        self.assertEqual(self.files(), {f"{line}.out": b"start %d\nend %d\n" % (line, line) for line in lines})
+        self.assertEqual(
+            self.files(), {f"{line}.out": b"start %d\nend %d\n" % (line, line) for line in lines}
+        )
         self.assertEqual(sorted(int(row[0]) for row in self.rows()), list(lines))
         hosts = {row[1].decode() for row in self.rows()}
         self.assertTrue({"dave"} < hosts <= {"dave", *self.NAMES}, hosts)
@@ -353,7 +388,9 @@ class Together(RecordsCase):
 
 
 class CutConnection(RecordsCase):
-    """The connection breaks in the middle of the output of jobs: what a server keeps is complete and exact even so."""
+    """The connection breaks in the middle of the output of jobs: what a server keeps is complete and exact
+    even so.
+    """
     CUTS = 10 if FULL else 2
     AHEAD = 2                                   # pieces that a job may print before the next cut
     PIECES, LINES = CUTS + AHEAD, 20_000
@@ -374,7 +411,9 @@ class CutConnection(RecordsCase):
     def shown_by_all(self) -> bytes:
         """What all servers have printed, one after the other; the last one is told to leave."""
         self.stop(self.server, signal.SIGHUP)
-        return b"".join(self.shown(program) for program in self.programs if program.process.args[1].endswith(RUNSERVER))
+        return b"".join(
+            self.shown(program) for program in self.programs if program.process.args[1].endswith(RUNSERVER)
+        )
 
     def serve_two(self) -> None:
         """Serve a job that prints on stdout, and one that prints the same on stderr but for the first lines.
@@ -389,7 +428,8 @@ class CutConnection(RecordsCase):
     def run_two_and(self, cut: Callable[[], None], port: int = 0) -> None:
         """Run these jobs, and call cut() each time the server has one more piece of what the first prints.
 
-        What they print must be in the files as it was printed, and nothing put aside as if it were of another run.
+        What they print must be in the files as it was printed, and nothing put aside as if it were of another
+        run.
         """
         client = self.start_client(dataclasses.replace(self.server, port=port or self.server.port),
                                    "-q", "-j2", "--name", "alice")
@@ -443,11 +483,15 @@ class CutConnection(RecordsCase):
         self.assertPrinted()
 
     def test_a_line_that_was_moved_while_there_was_no_server_goes_on_in_its_own_file(self):
-        """The next server finds the line elsewhere; what number it had it learns from the journal, not the client."""
+        """The next server finds the line elsewhere; what number it had it learns from the journal, not the
+        client.
+        """
         self.jobs(f"echo first; {WAITING}; echo second")
         self.serve()
         client = self.start_client(self.server, "-q", up=[1])
-        wait_until(lambda: self.size("out/1.out") == len("first\n"), what="the server has what was printed so far")
+        wait_until(
+            lambda: self.size("out/1.out") == len("first\n"), what="the server has what was printed so far"
+        )
         time.sleep(0.3)                         # it acknowledges that within hundredths of a second
         self.server.kill()
         self.before = b"d : an older job\n" + self.before
@@ -482,7 +526,10 @@ class CutConnection(RecordsCase):
         self.serve()
         client = self.start_client(self.server, "-q", "-j4", "--name", "alice")
         for number in range(1, self.CUTS + 1):
-            wait_until(lambda: self.states().count("d") >= count * number // (self.CUTS + 2), what="some jobs are done")
+            wait_until(
+                lambda: self.states().count("d") >= count * number // (self.CUTS + 2),
+                what="some jobs are done",
+            )
             self.restart(signal.SIGTERM)
         self.assertClientEnded(self.finish(client), 0, "d" * count)
         self.assertEqual(sorted(int(row[0]) for row in self.rows()), list(range(1, count + 1)))
@@ -491,7 +538,9 @@ class CutConnection(RecordsCase):
 
 
 class MuchOutput(RecordsCase):
-    """However much jobs print, and however slowly it can be stored: memory is bounded, and the server answers."""
+    """However much jobs print, and however slowly it can be stored: memory is bounded, and the server
+    answers.
+    """
     MB = 1_000_000
     SHARE = 200 * MB if FULL else 10 * MB
 
@@ -542,7 +591,9 @@ class MuchOutput(RecordsCase):
 
 
 class BlockedReader(RecordsCase):
-    """--print to a pipe that nobody reads: jobs wait, nothing else does; when it is read again, nothing is missing."""
+    """--print to a pipe that nobody reads: jobs wait, nothing else does; when it is read again, nothing is
+    missing.
+    """
     COUNT = 80_000                      # lines of 80 bytes
 
     def start_blocked(self) -> Server:
@@ -563,7 +614,9 @@ class BlockedReader(RecordsCase):
         end = time.monotonic() + 0.2
         self.watch(server, [client], lambda: time.monotonic() < end)
         self.assertEqual(self.states(), "rr")
-        self.assertFalse(self.exists("printed.1") or self.exists("printed.2"), "a job ended, so its output was read")
+        self.assertFalse(
+            self.exists("printed.1") or self.exists("printed.2"), "a job ended, so its output was read"
+        )
         server.send_signal(signal.SIGHUP)           # it leaves when they have ended
         with deadline(server.process):
             shown = server.process.stdout.read()
@@ -585,7 +638,8 @@ class BlockedReader(RecordsCase):
 
 
 class FullDisk(RecordsCase):
-    """What the server cannot write is said, the jobs go on, their states are right, and its exit status is 1."""
+    """What the server cannot write is said, the jobs go on, their states are right, and its exit status is 1.
+    """
     MOUNT = "mount -t tmpfs -o size=64k none full"
 
     def assertSaid(self, server: Ended, names: Iterable[str], what: str) -> None:
@@ -598,8 +652,9 @@ class FullDisk(RecordsCase):
         """No job has failed, so the client has not."""
         self.jobs("head -c 100000 /dev/zero", *["echo small"] * 9)
         limit = 50_000
-        server = self.start_server(*KEPT, "-n", 40,
-                                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+        server = self.start_server(
+            *KEPT, "-n", 40, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        )
         self.assertClientEnded(self.run_client(server, "-q", "-j2"), 0, "d" * 10)
         self.assertSaid(self.stop(server, signal.SIGHUP), ["out/1.out", "outputs"], "too large")
         self.assertLessEqual(set(self.read("out/1.out")), {0})
@@ -607,7 +662,9 @@ class FullDisk(RecordsCase):
 
     def test_a_file_system_that_is_full(self):
         (self.dir / "full").mkdir()
-        probe = subprocess.run(["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE)
+        probe = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE
+        )
         if probe.returncode != 0:
             self.skipTest(f"no mount namespace with a tmpfs of our own: {probe.stderr.decode()}")
         self.jobs("head -c 200000 /dev/zero", "true", "exit 3")
@@ -625,21 +682,28 @@ class Acknowledged(TcpCase):
 
     def test_the_journal_has_an_end_that_was_acknowledged(self) -> None:
         self.jobs("true", "true")
-        server = self.start_server("--outdir", "out", patch="import runmaker4\nrunmaker4.Journal.AT_ONCE = 1000")
+        server = self.start_server(
+            "--outdir", "out", patch="import runmaker4\nrunmaker4.Journal.AT_ONCE = 1000"
+        )
         with Peer.of(server.port, server.token) as peer:
             peer.hello().hear("welcome")
             for number in (1, 2):
                 peer.say(dict(type="claim", request=number, want=1, last=False))
                 job, = peer.hear("jobs")["jobs"]
-                peer.say(dict(BEGIN, id=job["id"], n=3 * number - 2), dict(END, id=job["id"], n=3 * number - 1),
-                         dict(type="finish", id=job["id"], n=3 * number, state="d", how="exit 0"))
+                peer.say(
+                    dict(BEGIN, id=job["id"], n=3 * number - 2),
+                    dict(END, id=job["id"], n=3 * number - 1),
+                    dict(type="finish", id=job["id"], n=3 * number, state="d", how="exit 0"),
+                )
                 wait_until(lambda: peer.hear("ack")["n"] == 3 * number, what="all is acknowledged")
             server.kill()
         self.assertEqual((self.states(), self.read("out/journal").count(b'"event": "end"')), ("dd", 2))
 
 
 class Nonsense(TcpCase):
-    """What a client says of its jobs, and makes no sense, is not kept; that is said, and the exit status is 1."""
+    """What a client says of its jobs, and makes no sense, is not kept; that is said, and the exit status is
+    1.
+    """
 
     def test_an_event_that_makes_no_sense_is_lost_once_and_not_in_silence(self) -> None:
         self.jobs("true")
@@ -652,8 +716,9 @@ class Nonsense(TcpCase):
         event = dict(END, n=1, id=job["id"])            # of a run that has not begun
         peer.say(event).rest()
         peer.close()
-        again = connect().hello({name: job[name] for name in ("id", "number", "ordinal", "offset", "state", "text")},
-                                client=key)
+        again = connect().hello(
+            {name: job[name] for name in ("id", "number", "ordinal", "offset", "state", "text")}, client=key
+        )
         self.assertEqual(again.hear("welcome")["seen"], 1)
         again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0"))
         again.hear("closing")

@@ -1,4 +1,6 @@
-"""Promise: a client's slots have names as a runner's have, and it shares them with whoever runs jobs on its host."""
+"""Promise: a client's slots have names as a runner's have, and it shares them with whoever runs jobs on its
+host.
+"""
 import unittest
 
 from tests import test_slots
@@ -47,7 +49,9 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
         self.names("a\n")
         client = self.start_on_names(up=[1])
         self.names("a\n%s\n" % ("n" * 256))
-        wait_until(lambda: b"is left out: longer than 255 characters" in self.read("stderr"), what="that is said")
+        wait_until(
+            lambda: b"is left out: longer than 255 characters" in self.read("stderr"), what="that is said"
+        )
         self.names("a\n%s\nb\n" % ("n" * 256))
         self.add_jobs(test_slots.HELD)
         self.wait_up(2, runner=client)
@@ -64,8 +68,10 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
 class SharedNames(OverTcp, test_slots.SharedNames):
     """Clients share a file of names, also with the jobs of those that have died."""
     test_a_job_holds_its_line_with_descriptor_64_and_its_name_with_66 = None    # the server holds the line
-    test_a_stopped_runner_keeps_its_names_when_they_are_replaced = None         # ... also of jobs that it was sent
-    test_storm_of_edits_and_signals = None                  # a client has not begun when the next takes its place
+    # ... also of jobs that it was sent
+    test_a_stopped_runner_keeps_its_names_when_they_are_replaced = None
+    # a client has not begun when the next takes its place
+    test_storm_of_edits_and_signals = None
 
 
 if __name__ == "__main__":

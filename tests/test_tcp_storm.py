@@ -11,8 +11,11 @@ from tests.support import ALL, FULL, wait_until
 from tests.tcp import Program, Server, TcpCase
 from tests.test_tcp_losses import LossCase
 
-JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (3_000, 6, 200, 20) if ALL else (600, 6, 40, 5) if FULL else (100, 3, 8, 2)
-GRACE = 10 if FULL else 2.5             # long against the jobs, and against the time in which clients come back
+JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (
+    (3_000, 6, 200, 20) if ALL else (600, 6, 40, 5) if FULL else (100, 3, 8, 2)
+)
+# long against the jobs, and against the time in which clients come back
+GRACE = 10 if FULL else 2.5
 PATIENCE = 1800 if FULL else 180
 
 
@@ -34,7 +37,9 @@ class TcpStorm(TcpCase):
         def reached() -> object:
             for _ in range(CLIENTS - len(self.clients)):
                 slots = self.random.randint(1, 4)
-                self.clients.append(self.start_client(self.server, f"-j{slots}", "-q", "--resume", "--follow"))
+                self.clients.append(
+                    self.start_client(self.server, f"-j{slots}", "-q", "--resume", "--follow")
+                )
             return condition()
         wait_until(reached, PATIENCE)
 
@@ -86,7 +91,9 @@ class TcpStorm(TcpCase):
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a minute")
 class SilenceStorm(LossCase):
-    """Clients and server sleep, and connections freeze or are cut, for longer than silence and grace; nobody dies."""
+    """Clients and server sleep, and connections freeze or are cut, for longer than silence and grace; nobody
+    dies.
+    """
     PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 1.0, 0.3"
     JOBS, EVENTS = (6_000, 40) if ALL else (1_800, 12)
     GRACE, AWAY = 0.5, 2.0
@@ -96,9 +103,14 @@ class SilenceStorm(LossCase):
         server = self.serve(*["echo $JOB_ID >>ran; sleep 0.01"] * self.JOBS, grace=self.GRACE)
         pairs = [self.connect_by_proxy(server, f"-j{slots}", "-q", "--follow", up=()) for slots in (1, 2, 3)]
         proxies, clients = zip(*pairs)
-        disturb = [lambda: self.sleep(server), lambda: self.sleep(chance.choice(clients)),
-                   lambda: self.freeze(chance.choice(proxies)), lambda: self.freeze(chance.choice(proxies), TO_SERVER),
-                   lambda: self.freeze(chance.choice(proxies), TO_CLIENT), lambda: self.cut(chance.choice(proxies))]
+        disturb = [
+            lambda: self.sleep(server),
+            lambda: self.sleep(chance.choice(clients)),
+            lambda: self.freeze(chance.choice(proxies)),
+            lambda: self.freeze(chance.choice(proxies), TO_SERVER),
+            lambda: self.freeze(chance.choice(proxies), TO_CLIENT),
+            lambda: self.cut(chance.choice(proxies)),
+        ]
         for event in range(self.EVENTS):
             wait_until(lambda: self.ended() >= event * self.JOBS // self.EVENTS, PATIENCE)
             time.sleep(chance.uniform(0, 0.1))

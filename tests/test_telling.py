@@ -1,4 +1,6 @@
-"""Promise: runwait4.py tells how it is going, what failed and why, what runs cost, from the file and its journal."""
+"""Promise: runwait4.py tells how it is going, what failed and why, what runs cost, from the file and its
+journal.
+"""
 import json
 import os
 import re
@@ -58,7 +60,9 @@ class Status(TellingCase):
         since = time.strftime("%H:%M:%S", time.localtime(began))
         shown = self.told("--status", "--outdir", "out", "runs.txt")
         if since < "23:58":
-            self.assertIn(f"line  host   slot   since     command\n   1  node1  gpu 2  {since}  {GATE}\n", shown)
+            self.assertIn(
+                f"line  host   slot   since     command\n   1  node1  gpu 2  {since}  {GATE}\n", shown
+            )
         (job,) = self.status("--outdir", "out")["jobs"]
         self.assertAlmostEqual(job.pop("start"), began, 2)
         self.assertEqual(job, {"line": 1, "command": GATE, "host": "node1", "slot": "gpu 2", "pid": 4712})
@@ -67,14 +71,19 @@ class Status(TellingCase):
         self.running()
         self.journal(start("a", 1, GATE, host="compute-node-rack1-001"))
         self.assertIn(" compute-node-rack1-001 ", self.told("--status", "--outdir", "out", "runs.txt"))
-        self.assertIn(" compute-node-ra... ", self.at_terminal(80, "--status", "--outdir", "out", "runs.txt")[-1])
+        self.assertIn(
+            " compute-node-ra... ", self.at_terminal(80, "--status", "--outdir", "out", "runs.txt")[-1]
+        )
 
     def test_jobs_per_hour_and_the_time_left_go_by_the_recent_past(self) -> None:
         self.running(*[f". {number}" for number in range(9)])
         now = time.time()
-        self.journal(*sum((pair(number, 5, "d", now - 9000 + number, took=1) for number in range(100)), []),
-                     *sum((pair(f"n{number}", 5, "d", now - 241 + 10 * number, took=1) for number in range(24)), []),
-                     start("a", 1, GATE, now), end("put back", 5, "d", now, state="."))
+        self.journal(
+            *sum((pair(number, 5, "d", now - 9000 + number, took=1) for number in range(100)), []),
+            *sum((pair(f"n{number}", 5, "d", now - 241 + 10 * number, took=1) for number in range(24)), []),
+            start("a", 1, GATE, now),
+            end("put back", 5, "d", now, state="."),
+        )
         found = self.status("--outdir", "out")
         self.assertAlmostEqual(found["per_hour"], 23 / 240 * 3600, delta=20)
         self.assertAlmostEqual(found["seconds_left"], 10 / found["per_hour"] * 3600, delta=1)
@@ -93,8 +102,10 @@ class Status(TellingCase):
     def test_orphans_are_told_as_such(self) -> None:
         self.write("r lost\nd b\n")
         self.journal(start("a", 1, "lost"), *pair("b", 2, "b"))
-        self.assertRegex(self.told("--status", "--outdir", "out", "runs.txt"),
-                         r"1 error, .*\n(.*\n)?line .*\n   1  node1  1     ... \d\d \d\d:\d\d  \(orphan\) lost\n$")
+        self.assertRegex(
+            self.told("--status", "--outdir", "out", "runs.txt"),
+            r"1 error, .*\n(.*\n)?line .*\n   1  node1  1     ... \d\d \d\d:\d\d  \(orphan\) lost\n$",
+        )
         found = self.status("--outdir", "out")
         self.assertEqual((found["jobs"], [job["line"] for job in found["orphans"]]), ([], [1]))
 
@@ -130,7 +141,10 @@ class Status(TellingCase):
         self.assertEqual(self.status()["trouble"], "")
 
     def test_what_keeps_new_jobs_from_being_started_is_told_at_once(self) -> None:
-        bob, check = "host bob (#RUN in line 1)", "and the #RUN barrier check in line 2 stops what is below it"
+        bob, check = (
+            "host bob (#RUN in line 1)",
+            "and the #RUN barrier check in line 2 stops what is below it",
+        )
         for text, trouble in (
                 ("! a\n#RUN barrier check\n. b\n", f"line 1 failed, {check}"),
                 ("r a\n#RUN barrier check\n. b\n", f"line 1 ended in error, {check}"),
@@ -161,7 +175,9 @@ class Status(TellingCase):
     def test_a_barrier_that_waits_for_a_running_job_is_no_trouble(self) -> None:
         self.start_to_gate(f". {GATE}\n#RUN barrier\n. b\n")
         self.addCleanup(self.open_gate)
-        self.assertIn("\nline 3 waits at the #RUN barrier in line 2 for line 1\n", self.told("--status", "runs.txt"))
+        self.assertIn(
+            "\nline 3 waits at the #RUN barrier in line 2 for line 1\n", self.told("--status", "runs.txt")
+        )
         self.assertEqual(self.status()["trouble"], "")
 
     def test_an_outdir_that_does_not_help(self) -> None:
@@ -171,9 +187,13 @@ class Status(TellingCase):
         self.assertRefused(self.runwait("--status", "--outdir", "no", "runs.txt"), "no: no such directory")
         self.assertRefused(self.runwait("--outdir", "no", "runs.txt"), "--outdir goes with")
         self.journal(*pair(1, 1, "other"))
-        self.told("--status", "--outdir", "out", "runs.txt", err=r".*out/journal: .* of another job file\?\)\n")
+        self.told(
+            "--status", "--outdir", "out", "runs.txt", err=r".*out/journal: .* of another job file\?\)\n"
+        )
         self.journal(b"foreign\n", *pair(1, 1, "a"))
-        self.told("--status", "--outdir", "out", "runs.txt", err=r".*out/journal: 1 line left out: .* \(line 1\)\n")
+        self.told(
+            "--status", "--outdir", "out", "runs.txt", err=r".*out/journal: 1 line left out: .* \(line 1\)\n"
+        )
 
 
 class Failed(TellingCase):
@@ -216,7 +236,9 @@ class Failed(TellingCase):
 
     def test_files_that_are_no_output_files_are_not_read(self) -> None:
         self.write("! a\n")
-        self.journal(end(1, 1, "a", state="!", files=["../runs.txt", "/etc/passwd", "fifo", "link", "a\0b", "gone"]))
+        self.journal(
+            end(1, 1, "a", state="!", files=["../runs.txt", "/etc/passwd", "fifo", "link", "a\0b", "gone"])
+        )
         os.mkfifo(self.dir / "out" / "fifo")
         (self.dir / "out" / "link").symlink_to("/etc/passwd")
         lines = self.failed().splitlines()[2:]
@@ -270,7 +292,12 @@ class ForeignLines(TellingCase):
         odd = [json.dumps({**json.loads(end(number, 1, "a", state="!")), **change}).encode() + b"\n"
                for number, change in enumerate(changes)]
         self.journal(end("good", 1, "a", state="!"), *odd, moved("1.err", "\ud800.err"))
-        for options in (("--failed", "runs.txt"), ("--stats",), ("--report", "o.html"), ("--timeline", "o.json")):
+        for options in (
+            ("--failed", "runs.txt"),
+            ("--stats",),
+            ("--report", "o.html"),
+            ("--timeline", "o.json"),
+        ):
             with self.subTest(options):
                 self.told("--outdir", "out", *options, err=r".*: 4 lines left out: .*lines 2, 3, 4, 5\)\n")
 
@@ -299,12 +326,18 @@ class Stats(TellingCase):
         self.journal(*[end(number, number, took=number, cpu=number / 2, memory=number * 10 ** 6, host="alice")
                        for number in range(1, 11)],
                      end("b", 1, took=100, cpu=None, memory=None, host="bob"), start(99, 1))
-        self.assertEqual([line.split("  ") for line in re.sub("   *", "  ", self.told("--stats", "--outdir", "out"))
-                          .splitlines()],
-                         [["host", "runs", "median", "90%", "longest", "CPU", "memory"],
-                          ["alice", "10", "5.0s", "9.0s", "10s", "50%", "10 MB"],
-                          ["bob", "1", "1m 40s", "1m 40s", "1m 40s", "-", "-"],
-                          ["in all", "11", "6.0s", "10s", "1m 40s", "50%", "10 MB"]])
+        self.assertEqual(
+            [
+                line.split("  ")
+                for line in re.sub("   *", "  ", self.told("--stats", "--outdir", "out")).splitlines()
+            ],
+            [
+                ["host", "runs", "median", "90%", "longest", "CPU", "memory"],
+                ["alice", "10", "5.0s", "9.0s", "10s", "50%", "10 MB"],
+                ["bob", "1", "1m 40s", "1m 40s", "1m 40s", "-", "-"],
+                ["in all", "11", "6.0s", "10s", "1m 40s", "50%", "10 MB"],
+            ],
+        )
 
     def test_on_a_terminal_it_is_no_wider_than_80_columns_elsewhere_names_are_whole(self) -> None:
         self.journal(end(1, 1, took=9e8, cpu=9e9, memory=10 ** 15, host="h" * 99))
@@ -327,44 +360,92 @@ class Stats(TellingCase):
 class Timeline(TellingCase):
 
     def test_it_has_the_true_slots_and_what_ran_at_once_in_one_of_them_apart(self) -> None:
-        self.journal(*[line for number in range(12) for line in pair(
-                         number, number + 1, f"job {number}", BEGAN + number, took=1, slot=str(number % 3 * 5))],
-                     end("other", 1, "other", BEGAN, took=1.2, slot="10"), end("x", 1, "x", host="a", slot="gpu"),
-                     end("t", 20, "t", BEGAN + 30, took=1, state="!", cause="timeout", exit=-1, signal=15, slot="0"),
-                     start("open", 3), b"foreign\n", end("at 10", 1, "at 10", BEGAN, took=5, slot="10"))
+        self.journal(
+            *[
+                line
+                for number in range(12)
+                for line in pair(
+                    number, number + 1, f"job {number}", BEGAN + number, took=1, slot=str(number % 3 * 5)
+                )
+            ],
+            end("other", 1, "other", BEGAN, took=1.2, slot="10"),
+            end("x", 1, "x", host="a", slot="gpu"),
+            end("t", 20, "t", BEGAN + 30, took=1, state="!", cause="timeout", exit=-1, signal=15, slot="0"),
+            start("open", 3),
+            b"foreign\n",
+            end("at 10", 1, "at 10", BEGAN, took=5, slot="10"),
+        )
         self.told("--outdir", "out", "--timeline", "out.json", err=".*: 1 line left out: .*\n")
         trace = read_trace(self.read("out.json"))
-        self.assertEqual({name: [event["args"]["command"] for event in events]
-                          for name, events in trace.host("node1").items()},
-                         {"slot 0": ["job 0", "job 3", "job 6", "job 9", "t"],
-                          "slot 5": ["job 1", "job 4", "job 7", "job 10"],
-                          "slot 10": ["other", "job 2", "job 5", "job 8", "job 11"], "slot 10 (2)": ["at 10"]})
+        self.assertEqual(
+            {
+                name: [event["args"]["command"] for event in events]
+                for name, events in trace.host("node1").items()
+            },
+            {
+                "slot 0": ["job 0", "job 3", "job 6", "job 9", "t"],
+                "slot 5": ["job 1", "job 4", "job 7", "job 10"],
+                "slot 10": ["other", "job 2", "job 5", "job 8", "job 11"],
+                "slot 10 (2)": ["at 10"],
+            },
+        )
         self.assertEqual(list(trace.host("a")), ["slot gpu"])
         (timeout,) = [event for event in trace.all if event["args"]["command"] == "t"]
         self.assertEqual((timeout["args"]["state"], timeout["ts"]), ("failed", int((BEGAN + 30) * 1e6)))
 
     def test_it_tells_what_became_of_each_run_as_the_journal_does(self) -> None:
-        endings = {"done": ("d", 0, 0, ""), "failed": ("!", 3, 0, ""), "crashed": ("!", -1, 9, ""),
-                   "timeout": ("!", -1, 15, "timeout"), "timeout, exit 7": ("!", 7, 0, "timeout"),
-                   "not started": ("e", -1, 0, ""), "stopped": ("e", -1, 15, "stopped"), "lost": ("e", -1, 0, "lost"),
-                   "told": ("e", 143, 0, ""), "died of TERM": ("!", -1, 15, ""),
-                   "cancelled": ("x", -1, 15, "cancelled"), "put back": (".", 255, 0, "")}
-        self.journal(*[end(name, line, name, BEGAN + 2 * line, state=state, exit=code, signal=number, cause=cause)
-                       for line, (name, (state, code, number, cause)) in enumerate(endings.items(), 1)])
+        endings = {
+            "done": ("d", 0, 0, ""),
+            "failed": ("!", 3, 0, ""),
+            "crashed": ("!", -1, 9, ""),
+            "timeout": ("!", -1, 15, "timeout"),
+            "timeout, exit 7": ("!", 7, 0, "timeout"),
+            "not started": ("e", -1, 0, ""),
+            "stopped": ("e", -1, 15, "stopped"),
+            "lost": ("e", -1, 0, "lost"),
+            "told": ("e", 143, 0, ""),
+            "died of TERM": ("!", -1, 15, ""),
+            "cancelled": ("x", -1, 15, "cancelled"),
+            "put back": (".", 255, 0, ""),
+        }
+        self.journal(
+            *[
+                end(name, line, name, BEGAN + 2 * line, state=state, exit=code, signal=number, cause=cause)
+                for line, (name, (state, code, number, cause)) in enumerate(endings.items(), 1)
+            ]
+        )
         self.told("--outdir", "out", "--timeline", "out.json")
-        found = {event["args"]["command"]: tuple(event["args"][key] for key in ("state", "exit_status", "signal"))
-                 for event in read_trace(self.read("out.json")).all}
-        self.assertEqual(found, {
-            "done": ("done", 0, 0), "failed": ("failed", 3, 0), "crashed": ("failed", 0, 9),
-            "timeout": ("failed", -1, 15), "timeout, exit 7": ("failed", -1, 0), "not started": ("error", -1, 0),
-            "stopped": ("error", 0, 15), "lost": ("error", -1, 0), "told": ("error", 143, 0),
-            "died of TERM": ("failed", 0, 15), "cancelled": ("cancelled", 0, 15), "put back": ("put back", 255, 0)})
+        found = {
+            event["args"]["command"]: tuple(event["args"][key] for key in ("state", "exit_status", "signal"))
+            for event in read_trace(self.read("out.json")).all
+        }
+        self.assertEqual(
+            found,
+            {
+                "done": ("done", 0, 0),
+                "failed": ("failed", 3, 0),
+                "crashed": ("failed", 0, 9),
+                "timeout": ("failed", -1, 15),
+                "timeout, exit 7": ("failed", -1, 0),
+                "not started": ("error", -1, 0),
+                "stopped": ("error", 0, 15),
+                "lost": ("error", -1, 0),
+                "told": ("error", 143, 0),
+                "died of TERM": ("failed", 0, 15),
+                "cancelled": ("cancelled", 0, 15),
+                "put back": ("put back", 255, 0),
+            },
+        )
 
     def test_what_cannot_be_drawn(self) -> None:
         self.journal(start(1, 1))
-        self.assertRefused(self.runwait("--outdir", "out", "--timeline", "o.json"), "tells of no run that has ended")
+        self.assertRefused(
+            self.runwait("--outdir", "out", "--timeline", "o.json"), "tells of no run that has ended"
+        )
         self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "is the journal")
-        self.assertRefused(self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"), "--joblog, or with")
+        self.assertRefused(
+            self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"), "--joblog, or with"
+        )
         self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone: no such directory")
 
 

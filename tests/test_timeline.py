@@ -1,4 +1,6 @@
-"""Promise: a job log becomes a timeline for trace viewers: a process per host, a thread per slot, all that ran."""
+"""Promise: a job log becomes a timeline for trace viewers: a process per host, a thread per slot, all that
+ran.
+"""
 import json
 import os
 import random
@@ -18,10 +20,16 @@ OLDER = b'{"traceEvents":[\n'                # how a timeline of ours begins
 BEGAN = 1_795_183_239.0                     # seconds since 1970: when the runs of the logs below begin
 
 
-# -- the Trace Event Format, as its description has it ---------------------------------------------------------------
+# -- the Trace Event Format, as its description has it
+# ---------------------------------------------------------------
 
-METADATA = {"process_name": ("name", str), "process_labels": ("labels", str), "process_sort_index": ("sort_index", int),
-            "thread_name": ("name", str), "thread_sort_index": ("sort_index", int)}
+METADATA = {
+    "process_name": ("name", str),
+    "process_labels": ("labels", str),
+    "process_sort_index": ("sort_index", int),
+    "thread_name": ("name", str),
+    "thread_sort_index": ("sort_index", int),
+}
 NUMBERS = (int, float)
 
 
@@ -45,8 +53,10 @@ class Trace:
     """A trace, as a viewer understands it."""
     processes: Dict[int, str] = field(default_factory=dict)
     threads: Dict[Tuple[int, int], str] = field(default_factory=dict)
-    events: Dict[Tuple[int, int], List[Dict[str, Any]]] = field(default_factory=dict)   # complete ones, by start
-    order: Dict[str, List[Tuple[int, int]]] = field(default_factory=dict)               # by sort index: indexes, ids
+    # complete ones, by start
+    events: Dict[Tuple[int, int], List[Dict[str, Any]]] = field(default_factory=dict)
+    # by sort index: indexes, ids
+    order: Dict[str, List[Tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def all(self) -> List[Dict[str, Any]]:
@@ -66,9 +76,13 @@ def refuse_constant(text: str) -> None:
 
 
 def read_trace(data: bytes) -> Trace:
-    """Read a trace in the format's JSON object form, with complete and metadata events only.  Raises Malformed."""
+    """Read a trace in the format's JSON object form, with complete and metadata events only.
+
+    Raises Malformed.
+    """
     whole = json.loads(data.decode("utf-8"), parse_constant=refuse_constant)
-    json.dumps(whole, ensure_ascii=False).encode("utf-8")       # fails on half a surrogate pair, as many readers do
+    # fails on half a surrogate pair, as many readers do
+    json.dumps(whole, ensure_ascii=False).encode("utf-8")
     demand(isinstance(whole, dict) and isinstance(whole.get("traceEvents"), list), "no traceEvents")
     demand(whole.get("displayTimeUnit", "ms") in ("ms", "ns"), "displayTimeUnit")
     trace = Trace()
@@ -94,7 +108,11 @@ def check_event(event: Dict[str, Any]) -> None:
     demand(is_a(event.get("ts"), NUMBERS) and event["ts"] >= 0, "ts", event)
     demand(isinstance(event.get("cat", ""), str), "cat", event)
     demand(isinstance(event.get("args", {}), dict), "args", event)
-    demand(set(event) <= {"name", "cat", "ph", "ts", "dur", "pid", "tid", "args"}, "fields the format has not", event)
+    demand(
+        set(event) <= {"name", "cat", "ph", "ts", "dur", "pid", "tid", "args"},
+        "fields the format has not",
+        event,
+    )
     if event["ph"] == "X":
         demand(is_a(event.get("dur"), NUMBERS) and event["dur"] >= 0, "dur", event)
         demand((event["ts"] + event["dur"]) * 1000 < 1 << 63, "viewers count nanoseconds in 64 bits", event)
@@ -117,7 +135,10 @@ def take_metadata(trace: Trace, event: Dict[str, Any]) -> None:
 
 
 def check_nesting(events: Iterable[Dict[str, Any]]) -> None:
-    """Events of a thread, sorted by start, may stand one after the other or one within the other.  Raises Malformed."""
+    """Events of a thread, sorted by start, may stand one after the other or one within the other.
+
+    Raises Malformed.
+    """
     ends: List[float] = []
     for event in events:
         while ends and ends[-1] <= event["ts"]:
@@ -127,7 +148,8 @@ def check_nesting(events: Iterable[Dict[str, Any]]) -> None:
         ends.append(end)
 
 
-# -- tests -----------------------------------------------------------------------------------------------------------
+# -- tests
+# -----------------------------------------------------------------------------------------------------------
 
 def logged(line: object = 1, host: Text = "alice", began: object = 0.0, took: object = 1.0, code: object = 0,
            number: object = 0, command: Text = "true") -> bytes:
@@ -145,7 +167,9 @@ class TimelineCase(RunCase):
         return self.run_script(RUNWAIT, "--joblog", log, "--timeline", out, *options, **settings)
 
     def trace(self, *lines: bytes, warning: Optional[str] = None) -> Trace:
-        """The timeline of a job log of these lines, or of the one that is there; how the warning ends, if one comes."""
+        """The timeline of a job log of these lines, or of the one that is there; how the warning ends, if one
+        comes.
+        """
         if lines:
             self.write(b"".join(lines), "joblog")
         before = self.read("joblog")
@@ -162,9 +186,12 @@ class TimelineCase(RunCase):
         return trace
 
     def assertSlotsAreTold(self, trace: Trace) -> None:
-        """Each host's threads are slot 1, 2, ..., all used; no number stands for two; a slot runs one job at a time."""
+        """Each host's threads are slot 1, 2, ..., all used; no number stands for two; a slot runs one job at
+        a time.
+        """
         self.assertEqual(set(trace.threads), set(trace.events))
-        self.assertEqual(len({tid for _, tid in trace.threads}), len(trace.threads))    # Perfetto goes by tid alone
+        # Perfetto goes by tid alone
+        self.assertEqual(len({tid for _, tid in trace.threads}), len(trace.threads))
         self.assertEqual(len(set(trace.processes.values())), len(trace.processes))
         hosts = [trace.processes[pid] for _, pid in sorted(trace.order["process_sort_index"])]
         self.assertEqual(hosts, sorted(trace.processes.values()))
@@ -194,7 +221,9 @@ class RealLogs(TimelineCase):
 
     def facts(self, trace: Trace) -> Dict[str, Tuple[object, ...]]:
         """What is told of each command."""
-        return {event["args"]["command"]: tuple(event["args"][key] for key in self.FACTS) for event in trace.all}
+        return {
+            event["args"]["command"]: tuple(event["args"][key] for key in self.FACTS) for event in trace.all
+        }
 
     def test_all_that_ran_is_drawn_with_what_became_of_it(self) -> None:
         self.jobs("true", "exit 3", "kill -9 $$", "echo 'a\tb \"c\" \\'", "sleep 60")
@@ -210,7 +239,9 @@ class RealLogs(TimelineCase):
     def test_two_hosts_that_write_one_log_are_two_processes_with_the_times_of_the_log(self) -> None:
         self.jobs("sleep 0.2", "sleep 0.2", *["sleep 0.01"] * 6)
         options = "-q", "-j2", "--joblog", "joblog"
-        for _, ended in self.run_all((RUNMAKER, *options, "--name", name, "runs.txt") for name in ("bob", "alice")):
+        for _, ended in self.run_all(
+            (RUNMAKER, *options, "--name", name, "runs.txt") for name in ("bob", "alice")
+        ):
             self.assertEqual(ended.code, 0)
         wanted = {}
         for line in self.read("joblog").splitlines()[1:]:
@@ -244,7 +275,9 @@ class RealLogs(TimelineCase):
     @unittest.skipUnless(shutil.which("parallel"), "GNU parallel is not installed")
     def test_a_job_that_gnu_parallel_gave_too_little_time(self) -> None:
         self.run_parallel("--timeout", "1", commands=["sleep 60", "true"])
-        self.assertEqual(self.facts(self.trace()), {"sleep 60": (1, "failed", -1, 15), "true": (2, "done", 0, 0)})
+        self.assertEqual(
+            self.facts(self.trace()), {"sleep 60": (1, "failed", -1, 15), "true": (2, "done", 0, 0)}
+        )
 
 
 class Slots(TimelineCase):
@@ -258,27 +291,37 @@ class Slots(TimelineCase):
         "no time": ([(0, 0), (1, 0), (2, 5), (7, 0)], [(0, 0.001), (1, 0.001), (2, 5), (7, 0.001)]),
         "again and again": ([(0, 10), (9, 10), (18, 10)], [(0, 9), (9, 9), (18, 10)]),
     }
-    MORE_SLOTS = {          # runs, and the slots of each
+    MORE_SLOTS = {  # runs, and the slots of each
         "two at once": ([(0, 1000), (0, 1000)], [1, 2]),
         "by two milliseconds": ([(0, 1000), (998, 1000)], [1, 2]),
         "half of the first": ([(0, 2), (1, 1000)], [1, 2]),
         "no time at once": ([(0, 0), (0, 0), (0, 5)], [1, 2, 3]),
         "the first free": ([(0, 30), (1, 10), (2, 20), (40, 5), (40, 5), (46, 5)], [1, 2, 3, 1, 2, 1]),
-        "a freed one again": ([(0, 100), (0, 50), (50, 10), (60, 10), (70, 90), (100, 10)], [1, 2, 2, 2, 2, 1]),
+        "a freed one again": (
+            [(0, 100), (0, 50), (50, 10), (60, 10), (70, 90), (100, 10)],
+            [1, 2, 2, 2, 2, 1],
+        ),
     }
 
     @staticmethod
     def lines(host: str, runs: List[Tuple[float, float]]) -> List[bytes]:
-        return [logged(number, host, start / 1000, length / 1000) for number, (start, length) in enumerate(runs, 1)]
+        return [
+            logged(number, host, start / 1000, length / 1000)
+            for number, (start, length) in enumerate(runs, 1)
+        ]
 
     def test_neighbours_share_a_slot_and_never_overlap(self) -> None:
-        trace = self.trace(*[line for host, (runs, _) in self.ONE_SLOT.items() for line in self.lines(host, runs)])
+        trace = self.trace(
+            *[line for host, (runs, _) in self.ONE_SLOT.items() for line in self.lines(host, runs)]
+        )
         for host, (_, drawn) in self.ONE_SLOT.items():
             with self.subTest(host):
                 self.assertEqual(self.parts(trace, host), {"slot 1": drawn})
 
     def test_what_ran_at_the_same_time_has_slots_of_its_own(self) -> None:
-        trace = self.trace(*[line for host, (runs, _) in self.MORE_SLOTS.items() for line in self.lines(host, runs)])
+        trace = self.trace(
+            *[line for host, (runs, _) in self.MORE_SLOTS.items() for line in self.lines(host, runs)]
+        )
         for host, (runs, slots) in self.MORE_SLOTS.items():
             with self.subTest(host):
                 found = {event["args"]["line"]: int(slot.split()[1])
@@ -293,7 +336,9 @@ class Slots(TimelineCase):
             runs = [(5 * chance.randrange(2000), 5 * chance.randrange(1, 40)) for _ in range(600)]
             with self.subTest(seed=seed):
                 trace = self.trace(HEADER, *self.lines("alice", runs))
-                at_once = max(sum(start <= moment < start + length for start, length in runs) for moment, _ in runs)
+                at_once = max(
+                    sum(start <= moment < start + length for start, length in runs) for moment, _ in runs
+                )
                 self.assertEqual(len(trace.threads), at_once)
                 self.assertEqual(sorted(sum(self.parts(trace, "alice").values(), [])), sorted(runs))
 
@@ -309,15 +354,23 @@ class Commands(TimelineCase):
 
     def test_a_long_command_has_a_short_name(self) -> None:
         commands = ["x" * 100, "x" * 101, "ä" * 100, "\U0001f600" * 5000]
-        trace = self.trace(*[logged(number, began=number, command=text) for number, text in enumerate(commands, 1)])
+        trace = self.trace(
+            *[logged(number, began=number, command=text) for number, text in enumerate(commands, 1)]
+        )
         self.assertEqual(trace.commands(), commands)
         names = [event["name"] for event in trace.all]
         self.assertEqual(names, [commands[0], "x" * 97 + "...", commands[2], "\U0001f600" * 97 + "..."])
 
     def test_any_bytes(self) -> None:
-        commands = {b"echo '\"\\/\x01\x7f\x1b[31m\r'": "echo '\"\\/\x01\x7f\x1b[31m\r'",
-                    b"\xff\xc3 \xc3\xa9": "\ufffd\ufffd é", b"\xed\xa0\x80": "\ufffd" * 3, b"a\0b": "a\nb",
-                    b"\ta\t\tb\t": "\ta\t\tb\t", b"</script>": "</script>", "\u2028\ufeff".encode(): "\u2028\ufeff"}
+        commands = {
+            b"echo '\"\\/\x01\x7f\x1b[31m\r'": "echo '\"\\/\x01\x7f\x1b[31m\r'",
+            b"\xff\xc3 \xc3\xa9": "\ufffd\ufffd é",
+            b"\xed\xa0\x80": "\ufffd" * 3,
+            b"a\0b": "a\nb",
+            b"\ta\t\tb\t": "\ta\t\tb\t",
+            b"</script>": "</script>",
+            "\u2028\ufeff".encode(): "\u2028\ufeff",
+        }
         lines = [logged(number, b"h\xfcte", number, command=text) for number, text in enumerate(commands, 1)]
         trace = self.trace(*lines)
         self.assertEqual(trace.commands(), list(commands.values()))
@@ -334,14 +387,28 @@ class Nonsense(TimelineCase):
 
     GOOD = logged(7, command="good")
     BAD = {
-        "prose": b"prose\n", "blank": b"\n", "no command": GOOD.rpartition(b"\t")[0] + b"\n",
-        "NULs": bytes(200) + b"\n", "NaN": logged(began="nan"), "infinite": logged(took="inf"),
-        "negative start": logged(began="-5.000"), "negative time": logged(took="    -0.001"),
-        "negative line": logged(line=-1), "exponent": logged(began="1e9"), "huge start": logged(began="9" * 10),
-        "huge time": logged(took="9" * 10), "huger": logged(began="9" * 5000), "huge line": logged(line="9" * 5000),
-        "huge signal": logged(number="9" * 40), "Unicode digits": logged(line="\u0661"), "no host": logged(host=""),
-        "words": logged(code="zero"), "a separator": logged(began="1,5"), "a fraction": logged(code="1.5"),
-        "another header": b"Seq,Host,Starttime\n", "10 MB": b"x" * 10_000_000 + b"\n",
+        "prose": b"prose\n",
+        "blank": b"\n",
+        "no command": GOOD.rpartition(b"\t")[0] + b"\n",
+        "NULs": bytes(200) + b"\n",
+        "NaN": logged(began="nan"),
+        "infinite": logged(took="inf"),
+        "negative start": logged(began="-5.000"),
+        "negative time": logged(took="    -0.001"),
+        "negative line": logged(line=-1),
+        "exponent": logged(began="1e9"),
+        "huge start": logged(began="9" * 10),
+        "huge time": logged(took="9" * 10),
+        "huger": logged(began="9" * 5000),
+        "huge line": logged(line="9" * 5000),
+        "huge signal": logged(number="9" * 40),
+        "Unicode digits": logged(line="\u0661"),
+        "no host": logged(host=""),
+        "words": logged(code="zero"),
+        "a separator": logged(began="1,5"),
+        "a fraction": logged(code="1.5"),
+        "another header": b"Seq,Host,Starttime\n",
+        "10 MB": b"x" * 10_000_000 + b"\n",
         "10 MB command": logged(command="x" * 10_000_000),
     }
 
@@ -377,9 +444,13 @@ class Nonsense(TimelineCase):
         cuts = range(end + 1, len(whole), 1 if FULL else 16)
         for cut in cuts:
             with self.subTest(cut=cut):
-                trace = self.trace(whole[:cut], warning="1 line left out: cut, or no lines of a job log (line 3)\n")
+                trace = self.trace(
+                    whole[:cut], warning="1 line left out: cut, or no lines of a job log (line 3)\n"
+                )
                 self.assertEqual(trace.commands(), ["first"])
-        self.assertEqual(self.trace(whole[-len(self.GOOD) - 20:], warning="1 line left out").commands(), ["good"])
+        self.assertEqual(
+            self.trace(whole[-len(self.GOOD) - 20 :], warning="1 line left out").commands(), ["good"]
+        )
 
     def test_the_largest_numbers_that_make_sense(self) -> None:
         trace = self.trace(logged(line="9" * 15, began="8" + "9" * 9 + ".5", took="0.25", code=-9, number=64))
@@ -393,7 +464,9 @@ class Nonsense(TimelineCase):
                  "    write(self, file)\n"
                  "runwait4.Timeline.write = later\n")
         self.write(HEADER + logged(1) + logged(2)[:-9], "joblog")
-        ended = self.finish(self.start_patched(patch, "--joblog", "joblog", "--timeline", "out.json", script=RUNWAIT))
+        ended = self.finish(
+            self.start_patched(patch, "--joblog", "joblog", "--timeline", "out.json", script=RUNWAIT)
+        )
         self.assertEqual(ended.code, 0, ended.err)
         self.assertEqual(len(read_trace(self.read("out.json")).all), 1)
 
@@ -445,7 +518,9 @@ class Refused(TimelineCase):
             "--joblog dir --timeline out.json": ("dir: is a directory",),
             "--joblog fifo --timeline out.json": ("fifo: is not a regular file",),
         }, "dir", "fifo", "secret")
-        self.assertRefused(self.draw(log="secret", **self.bound_by_permissions()), "secret: permission denied")
+        self.assertRefused(
+            self.draw(log="secret", **self.bound_by_permissions()), "secret: permission denied"
+        )
 
     def test_results_that_cannot_be_written(self) -> None:
         (self.dir / "dir").mkdir()
@@ -492,7 +567,9 @@ class Refused(TimelineCase):
                  "runwait4.Timeline.write = half\n")
         for number in signal.SIGINT, signal.SIGTERM:
             with self.subTest(signal=number):
-                drawing = self.start_patched(patch, "--joblog", "joblog", "--timeline", "out.json", script=RUNWAIT)
+                drawing = self.start_patched(
+                    patch, "--joblog", "joblog", "--timeline", "out.json", script=RUNWAIT
+                )
                 with deadline(drawing):
                     drawing.stdout.readline()
                 self.assertEqual(len(os.listdir(self.dir)), 2)
@@ -537,11 +614,22 @@ class TheFormat(unittest.TestCase):
 
     def test_no_trace(self) -> None:
         without_length = {key: value for key, value in self.EVENT.items() if key != "dur"}
-        for change in ([{**self.EVENT, "ts": float("nan")}], [{**self.EVENT, "dur": -1}], [{**self.EVENT, "ts": "5"}],
-                       [without_length], [{**self.EVENT, "tid": 2}], [{**self.EVENT, "pid": 2}],
-                       [{**self.EVENT, "name": ""}], [{**self.EVENT, "ph": "B"}], [{**self.EVENT, "ts": True}],
-                       [self.EVENT, {**self.EVENT, "ts": 6}], [self.NAMES[0]], [{**self.EVENT, "ts": 1 << 54}],
-                       [{**self.EVENT, "args": "x"}], [{**self.EVENT, "ph": "M"}]):
+        for change in (
+            [{**self.EVENT, "ts": float("nan")}],
+            [{**self.EVENT, "dur": -1}],
+            [{**self.EVENT, "ts": "5"}],
+            [without_length],
+            [{**self.EVENT, "tid": 2}],
+            [{**self.EVENT, "pid": 2}],
+            [{**self.EVENT, "name": ""}],
+            [{**self.EVENT, "ph": "B"}],
+            [{**self.EVENT, "ts": True}],
+            [self.EVENT, {**self.EVENT, "ts": 6}],
+            [self.NAMES[0]],
+            [{**self.EVENT, "ts": 1 << 54}],
+            [{**self.EVENT, "args": "x"}],
+            [{**self.EVENT, "ph": "M"}],
+        ):
             with self.subTest(change), self.assertRaises(Malformed):
                 self.read(*change)
         with self.assertRaises(Malformed):
@@ -551,7 +639,9 @@ class TheFormat(unittest.TestCase):
 
 
 class BlockedByACheck(RunCase):
-    """A failed `barrier check` that keeps new jobs from being run ends the waiting: exit 1, and which line failed."""
+    """A failed `barrier check` that keeps new jobs from being run ends the waiting: exit 1, and which line
+    failed.
+    """
 
     def start_waiting(self, text: Text, *options: str) -> subprocess.Popen:
         self.write(text)
@@ -582,7 +672,10 @@ class BlockedByACheck(RunCase):
                 waiter.wait(max(end - time.monotonic(), 0.01))
 
     def test_it_ends_and_says_so(self) -> None:
-        calls = {"! a\n#RUN barrier check\n. b\n": (1, 2), "d a\ne b\n# c\n#RUN barrier check\nd c\n. b\n": (2, 4)}
+        calls = {
+            "! a\n#RUN barrier check\n. b\n": (1, 2),
+            "d a\ne b\n# c\n#RUN barrier check\nd c\n. b\n": (2, 4),
+        }
         for text, lines in calls.items():
             with self.subTest(text):
                 self.assertBlocked(self.start_waiting(text), *lines)
@@ -594,8 +687,13 @@ class BlockedByACheck(RunCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_it_waits_for_what_runs_or_can_still_be_run(self) -> None:
-        texts = ("d a\n#RUN barrier check\n. b\n", "! a\n#RUN barrier\n. b\n", "! a\n. b\n#RUN barrier check\n. c\n",
-                 "! a\n. b\n", "#RUN barrier check\n. a\n! b\n")
+        texts = (
+            "d a\n#RUN barrier check\n. b\n",
+            "! a\n#RUN barrier\n. b\n",
+            "! a\n. b\n#RUN barrier check\n. c\n",
+            "! a\n. b\n",
+            "#RUN barrier check\n. a\n! b\n",
+        )
         for number, text in enumerate(texts):
             self.write(text, str(number))
         runner = self.start_to_gate(f"! a\n. {GATE}\n#RUN barrier check\n. b\n")

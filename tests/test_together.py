@@ -1,6 +1,8 @@
-"""Promise: the commands of a group start at one moment on all its hosts, or not at all; and it ends as min-hosts says.
+"""Promise: the commands of a group start at one moment on all its hosts, or not at all; and it ends as
+min-hosts says.
 
-To see a group between claim and release, one of its clients is stopped: the others hold their shells until it goes on.
+To see a group between claim and release, one of its clients is stopped: the others hold their shells until it
+goes on.
 """
 import random
 import re
@@ -11,7 +13,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import runmaker4
 from tests.proxy import TO_CLIENT, Proxy
-from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNSERVER, RUNSET, UP, WAITING, alive, companion, wait_until
+from tests.support import (FULL, GATE, HASTY, RUNMAKER, RUNSERVER, RUNSET, UP, WAITING, alive, companion,
+                           wait_until)
 from tests.tcp import Program, Server
 from tests.test_storm import process_table, send
 from tests.test_tcp_losses import LONG, LossCase
@@ -28,8 +31,11 @@ TRIED_AGAIN = 2                         # seconds within which a group would be 
 
 def groups(count: int, command: str) -> List[str]:
     """The lines of so many groups, one after another, of five commands for three hosts each."""
-    return [line for number in range(count)
-            for line in ("#RUN barrier", f"#RUN together=g{number} host=alice,bob,carol", *[f". {command}"] * 5)]
+    return [
+        line
+        for number in range(count)
+        for line in ("#RUN barrier", f"#RUN together=g{number} host=alice,bob,carol", *[f". {command}"] * 5)
+    ]
 
 
 class GroupCase(LossCase):
@@ -57,7 +63,8 @@ class GroupCase(LossCase):
     def wait_quiet(self, server: Server, client: Program, name: str) -> None:
         """Wait until a client of this name is there, and has said all that it has to say."""
         self.wait_there(server, name)
-        quiet = 0                               # for so many looks neither it nor the server has had anything to do
+        # for so many looks neither it nor the server has had anything to do
+        quiet = 0
         while quiet < 5:
             processes = process_table()
             quiet = quiet + 1 if all(processes[one.pid][0] == "S" for one in (server, client)) else 0
@@ -81,7 +88,9 @@ class GroupCase(LossCase):
 
     def shells(self, client: Program) -> List[int]:
         """The living children of a client: its jobs, begun and held."""
-        return [pid for pid, (state, parent) in process_table().items() if parent == client.pid and state != "Z"]
+        return [
+            pid for pid, (state, parent) in process_table().items() if parent == client.pid and state != "Z"
+        ]
 
     def wait_held(self, client: Program, states: str, count: int = 1) -> List[int]:
         """Wait until the client holds so many shells, and the file has these states; the shells."""
@@ -122,13 +131,16 @@ class GroupCase(LossCase):
         wait_until(lambda: not self.locked_lines(), 5, "no line is locked")
 
     def assertSameMoment(self, *lines: int) -> None:
-        """The jobs of these lines, which have made their up.LINE, have started at the same moment, more or less."""
+        """The jobs of these lines, which have made their up.LINE, have started at the same moment, more or
+        less.
+        """
         self.wait_up(*lines)
         times = [(self.dir / f"up.{line}").stat().st_mtime for line in lines]
         self.assertLess(max(times) - min(times), 0.3)       # with allowance for a busy machine
 
     def said(self, server: Server, group: str, rows: int) -> List[str]:
-        """Wait until the server has printed what became of a group: the heading and so many lines of results."""
+        """Wait until the server has printed what became of a group: the heading and so many lines of results.
+        """
         def found() -> Optional[List[str]]:
             lines = server.out.decode().splitlines()
             for at, line in enumerate(lines):
@@ -138,7 +150,9 @@ class GroupCase(LossCase):
         return wait_until(found, 10, f"the results of {group} are printed")
 
     def assertResults(self, server: Server, group: str, succeeded: bool, *rows: Tuple[str, str, str]) -> None:
-        """The server prints whether the group succeeded, and these rows of (host, result, command), in any order."""
+        """The server prints whether the group succeeded, and these rows of (host, result, command), in any
+        order.
+        """
         heading, *lines = self.said(server, group, len(rows))
         self.assertIn("succeeded" if succeeded else "failed", heading)
         for host, result, command in rows:
@@ -168,7 +182,8 @@ class ByHandCase(GroupCase):
         return job
 
     def check_connecting_anew(self) -> None:
-        """A client that holds a shell has a new connection before the server knows that the old one is dead."""
+        """A client that holds a shell has a new connection before the server knows that the old one is dead.
+        """
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
         key = new_key()
         alice, bob = self.fake(server, "alice", key), self.fake(server, "bob", new_key())
@@ -182,21 +197,25 @@ class ByHandCase(GroupCase):
         self.assertEqual(bob.hear("go", "stop"), dict(type="stop", id=second["id"], cancelled=False))
         alice.hear("welcome")
         for peer, job in (alice, first), (bob, second):
-            peer.say(dict(type="release", n=1, id=job["id"]), dict(type="claim", request=2, want=1, last=False))
+            peer.say(
+                dict(type="release", n=1, id=job["id"]), dict(type="claim", request=2, want=1, last=False)
+            )
         again = [(peer, self.hold_by_hand(peer)["id"]) for peer in (alice, bob)]
         for peer, job in again:
             peer.say(dict(type="ready", id=job))
         self.assertEqual([peer.hear("go", "stop")["id"] for peer, _ in again], [job for _, job in again])
 
 
-# -- start ------------------------------------------------------------------------------------------------------
+# -- start
+# ------------------------------------------------------------------------------------------------------
 
 class Start(GroupCase):
     """A group starts once all its hosts are there, each command where it belongs."""
 
     def test_all_start_at_one_moment_once_the_last_host_is_there_and_results_are_printed(self) -> None:
-        server = self.serve_lines("#RUN together=trio host=alice,bob,carol", f". {HOLDS}", f". {HOLDS}; exit 3",
-                                  f". {HOLDS}")
+        server = self.serve_lines(
+            "#RUN together=trio host=alice,bob,carol", f". {HOLDS}", f". {HOLDS}; exit 3", f". {HOLDS}"
+        )
         self.join_all(server, "alice", "bob")
         self.wait_there(server, "alice", "bob")
         self.assertEqual(self.states(), "...")
@@ -207,8 +226,14 @@ class Start(GroupCase):
         self.assertEqual(self.states(), "rrr")
         self.open_gate()
         self.assertEachRanOnce("d!d", "2 alice", "3 bob", "4 carol")
-        self.assertResults(server, "trio", True, ("alice", "exit 0", HOLDS), ("bob", "exit 3", f"{HOLDS}; exit 3"),
-                           ("carol", "exit 0", HOLDS))
+        self.assertResults(
+            server,
+            "trio",
+            True,
+            ("alice", "exit 0", HOLDS),
+            ("bob", "exit 3", f"{HOLDS}; exit 3"),
+            ("carol", "exit 0", HOLDS),
+        )
 
     def test_further_lines_of_a_host_follow_in_order_on_the_same_client(self) -> None:
         order = f"{RAN}; sleep 0.0$(( 9 - $JOB_ID ))"       # the later the shorter
@@ -219,7 +244,9 @@ class Start(GroupCase):
         self.assertEqual((self.ran_on("alice"), self.ran_on("bob")), ([2, 4, 6], [3, 5, 8]))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_further_lines_stay_on_the_client_that_ran_the_first_although_another_of_its_name_is_free(self) -> None:
+    def test_further_lines_stay_on_the_client_that_ran_the_first_although_another_of_its_name_is_free(
+        self,
+    ) -> None:
         job = "echo $PPID >>parents; sleep 0.05"
         server = self.serve_lines("#RUN together=solo host=alice", *[f". {job}"] * 6)
         self.join_all(server, "alice", "alice")
@@ -250,9 +277,19 @@ class Start(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_groups_behind_barriers_run_one_after_another_and_the_next_one_also_if_one_fails(self) -> None:
-        server = self.serve_lines("#RUN barrier", "#RUN together=first host=alice timeout=0.3s", f". {SLEEP}",
-                                  "#RUN together=first host=bob", f". {SLEEP}", "#RUN barrier",
-                                  "#RUN together=second host=alice,bob", f". {RAN}", f". {RAN}", "#RUN", f". {RAN}")
+        server = self.serve_lines(
+            "#RUN barrier",
+            "#RUN together=first host=alice timeout=0.3s",
+            f". {SLEEP}",
+            "#RUN together=first host=bob",
+            f". {SLEEP}",
+            "#RUN barrier",
+            "#RUN together=second host=alice,bob",
+            f". {RAN}",
+            f". {RAN}",
+            "#RUN",
+            f". {RAN}",
+        )
         self.join_all(server, "alice", "bob")
         self.wait_states("!eddd")
         lines = [int(run.split()[0]) for run in self.ran()]
@@ -309,7 +346,9 @@ class Start(GroupCase):
         server = self.serve_lines("d true")
         self.join_all(server, "alice", "bob")
         self.wait_there(server, "alice", "bob")
-        self.append("#RUN together=pair host=alice", f". {HOLDS}", "#RUN together=pair hosts=bob", f". {HOLDS}")
+        self.append(
+            "#RUN together=pair host=alice", f". {HOLDS}", "#RUN together=pair hosts=bob", f". {HOLDS}"
+        )
         self.wait_said(server, "line 4", "hosts", "the jobs below it wait")
         self.check_nothing_starts(seconds=0.5)
         self.before = self.before.replace(b"hosts=", b"host=")
@@ -352,7 +391,9 @@ class Long(GroupCase):
         server = self.serve_lines(f". {RAN}", "#RUN together=long host=alice", *[f". {RAN}"] * count, "#RUN",
                                   f". {RAN}")
         self.join(server, "alice")
-        self.wait_said(server, "line 10003: the group long has more than 10,000 jobs; it and the jobs below wait")
+        self.wait_said(
+            server, "line 10003: the group long has more than 10,000 jobs; it and the jobs below wait"
+        )
         self.wait_states("d" + "." * (count + 1))
         self.check_nothing_starts("1 alice", seconds=0.5)
 
@@ -363,8 +404,9 @@ class Patience(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_other_lines_are_handed_out_while_a_group_waits_which_is_said_after_a_while(self) -> None:
-        server = self.serve_lines(f". {RAN}", "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", "#RUN",
-                                  f". {RAN}")
+        server = self.serve_lines(
+            f". {RAN}", "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", "#RUN", f". {RAN}"
+        )
         self.join(server, "alice")
         self.wait_states("d..d")
         self.wait_said(server, "line 3", "pair", "waits for host bob")
@@ -375,8 +417,9 @@ class Patience(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_barrier_below_a_group_that_waits_is_said_too(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", "#RUN barrier", "#RUN",
-                                  f". {RAN}")
+        server = self.serve_lines(
+            "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", "#RUN barrier", "#RUN", f". {RAN}"
+        )
         self.join(server, "alice")
         self.wait_said(server, "line 2", "pair", "waits for host bob")
         self.wait_said(server, "line 6 waits at the #RUN barrier in line 4 for line 2")
@@ -398,10 +441,20 @@ class LikeAnyJob(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_odd_commands_end_as_they_do_without_a_group(self) -> None:
-        commands = [b"exit 3", b"kill -9 $$", b"(", b"echo a # comment", b"echo a \\", b"read x", b"exec true",
-                    b"echo 'it''s' \"$0\" \xff\xfe", b"true\0false", b": " + b"x" * 100_000, b"  true  ",
-                    b"exec exit 4", b"cat <<E", b"set -e; false; true", b"trap 'exit 7' 0; true", b"exit",
-                    b"{ echo a; } >&2; exit 1"]
+        commands = [
+            b"exit 3",
+            b"kill -9 $$",
+            b"(",
+            b"echo a # comment",
+            b"echo a \\",
+            b"read x",
+            b"exec true",
+            b"echo 'it''s' \"$0\" \xff\xfe",
+            b"true\0false",
+            b": " + b"x" * 100_000,
+            b"  true  ", b"exec exit 4", b"cat <<E", b"set -e; false; true", b"trap 'exit 7' 0; true",
+            b"exit", b"{ echo a; } >&2; exit 1",
+        ]
         lines = b"".join(b". " + command + b"\n" for command in commands)
         self.write(b"#RUN together=solo min-hosts=0 host=alice\n" + lines + b"#RUN barrier\n#RUN\n" + lines)
         server = self.serve_again()
@@ -416,7 +469,8 @@ class LikeAnyJob(GroupCase):
                 self.assertEqual(one, other, commands[line - 2])
 
 
-# -- min-hosts --------------------------------------------------------------------------------------------------
+# -- min-hosts
+# --------------------------------------------------------------------------------------------------
 
 class MinHosts(GroupCase):
     """What ends a group early: hosts that time out or vanish, when too few are left."""
@@ -430,24 +484,50 @@ class MinHosts(GroupCase):
         self.assertEqual(sorted(self.ran())[:2], ["2 alice", "5 bob"])
         self.assertEqual(len(self.ran()), 3)
         self.assertNoJobLeft()
-        self.assertResults(server, "pair", False, ("alice", "timeout after 0?.3s", SLEEP), ("alice", "stopped", RAN),
-                           ("bob", "stopped", SLEEP), ("bob", "stopped", RAN))
+        self.assertResults(
+            server,
+            "pair",
+            False,
+            ("alice", "timeout after 0?.3s", SLEEP),
+            ("alice", "stopped", RAN),
+            ("bob", "stopped", SLEEP),
+            ("bob", "stopped", RAN),
+        )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_number_the_others_go_on_and_so_does_the_one_that_timed_out(self) -> None:
-        server = self.serve_lines("#RUN together=trio host=alice timeout=0.3s min-hosts=2", f". {SLEEP}", f". {RAN}",
-                                  "#RUN together=trio host=bob,carol min-hosts=2", f". {HOLDS}", f". {HOLDS}")
+        server = self.serve_lines(
+            "#RUN together=trio host=alice timeout=0.3s min-hosts=2",
+            f". {SLEEP}",
+            f". {RAN}",
+            "#RUN together=trio host=bob,carol min-hosts=2",
+            f". {HOLDS}",
+            f". {HOLDS}",
+        )
         self.join_all(server, "alice", "bob", "carol")
         self.wait_states("!drr")
         self.open_gate()
         self.assertEachRanOnce("!ddd", "2 alice", "3 alice", "5 bob", "6 carol")
-        self.assertResults(server, "trio", True, ("alice", "timeout after 0?.3s", SLEEP), ("alice", "exit 0", RAN),
-                           ("bob", "exit 0", HOLDS), ("carol", "exit 0", HOLDS))
+        self.assertResults(
+            server,
+            "trio",
+            True,
+            ("alice", "timeout after 0?.3s", SLEEP),
+            ("alice", "exit 0", RAN),
+            ("bob", "exit 0", HOLDS),
+            ("carol", "exit 0", HOLDS),
+        )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_number_once_fewer_are_left_the_rest_is_ended(self) -> None:
-        server = self.serve_lines("#RUN together=trio host=alice,bob timeout=0.3s min-hosts=2", f". {SLEEP}",
-                                  f". {SLEEP}", "#RUN together=trio host=carol min-hosts=2", f". {SLEEP}", f". {RAN}")
+        server = self.serve_lines(
+            "#RUN together=trio host=alice,bob timeout=0.3s min-hosts=2",
+            f". {SLEEP}",
+            f". {SLEEP}",
+            "#RUN together=trio host=carol min-hosts=2",
+            f". {SLEEP}",
+            f". {RAN}",
+        )
         self.join_all(server, "alice", "bob", "carol")
         wait_until(lambda: self.states().endswith("ee"), what="carol's are e")
         self.assertIn(self.states(), ("!!ee", "!eee", "e!ee"))
@@ -456,8 +536,11 @@ class MinHosts(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_zero_all_may_time_out_and_go_on(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=alice,bob timeout=0.3s min-hosts=0", *[f". {SLEEP}"] * 2,
-                                  *[f". {RAN}"] * 2)
+        server = self.serve_lines(
+            "#RUN together=pair host=alice,bob timeout=0.3s min-hosts=0",
+            *[f". {SLEEP}"] * 2,
+            *[f". {RAN}"] * 2,
+        )
         self.join_all(server, "alice", "bob")
         self.assertEachRanOnce("!!dd", "2 alice", "3 bob", "4 alice", "5 bob")
         self.assertIn("succeeded", self.said(server, "pair", 4)[0])
@@ -471,8 +554,16 @@ class MinHosts(GroupCase):
         self.wait_states("!!rdd")
         self.open_gate()
         self.assertEachRanOnce("!!ddd", "2 alice", "3 bob", "4 carol", "5 alice", "6 bob")
-        self.assertResults(server, "trio", True, ("alice", "exit 3", f"{RAN}; exit 3"), ("bob", "signal 9", dies),
-                           ("carol", "exit 0", HOLDS), ("alice", "exit 0", RAN), ("bob", "exit 0", RAN))
+        self.assertResults(
+            server,
+            "trio",
+            True,
+            ("alice", "exit 3", f"{RAN}; exit 3"),
+            ("bob", "signal 9", dies),
+            ("carol", "exit 0", HOLDS),
+            ("alice", "exit 0", RAN),
+            ("bob", "exit 0", RAN),
+        )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_all_a_further_command_that_cannot_be_started_ends_the_rest(self) -> None:
@@ -485,8 +576,9 @@ class MinHosts(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_time_out_counts_from_the_release(self) -> None:
-        server, alice, bob = self.hold("#RUN together=pair host=alice,bob timeout=0.6s", f". {RAN}", f". {RAN}",
-                                       states="rr")
+        server, alice, bob = self.hold(
+            "#RUN together=pair host=alice,bob timeout=0.6s", f". {RAN}", f". {RAN}", states="rr"
+        )
         held = time.time()
         wait_until(lambda: time.time() > held + 0.7, what="it would have timed out")
         bob.send_signal(signal.SIGCONT)
@@ -532,7 +624,8 @@ class Vanished(GroupCase):
                            ("alice", "exit 0", RAN), ("bob", "vanished|stopped", RAN))
 
     def start_pair_by_proxy(self) -> Tuple[Server, Proxy]:
-        """A server whose group of two commands for each of two hosts has begun; what is between it and bob."""
+        """A server whose group of two commands for each of two hosts has begun; what is between it and bob.
+        """
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
                                   f". {RAN}")
         proxy = Proxy(server.port)
@@ -601,13 +694,15 @@ class Vanished(GroupCase):
         self.assertIn("failed", self.said(server, "pair", 4)[0])
 
 
-# -- before the release -----------------------------------------------------------------------------------------
+# -- before the release
+# -----------------------------------------------------------------------------------------
 
 PAIR = ("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", f". {RAN}")
 
 
 class BeforeTheRelease(ByHandCase):
-    """Somebody is lost while shells are held: no command has run, and all are tried again when all are there."""
+    """Somebody is lost while shells are held: no command has run, and all are tried again when all are there.
+    """
 
     def test_a_client_is_killed_that_the_others_wait_for(self) -> None:
         server, alice, bob = self.hold(*PAIR, states="rrr")
@@ -693,12 +788,19 @@ class BeforeTheRelease(ByHandCase):
         proxy.thaw()
         proxy.mend()
         self.assertEachRanOnce("dedddd", "2 alice", "4 carol", "5 alice", "6 bob", "7 carol")
-        self.assertResults(server, "trio", True, *[(host, "exit 0", RAN) for host in ("alice", "bob", "carol") * 2][1:],
-                           ("bob", "vanished", RAN))
+        self.assertResults(
+            server,
+            "trio",
+            True,
+            *[(host, "exit 0", RAN) for host in ("alice", "bob", "carol") * 2][1:],
+            ("bob", "vanished", RAN),
+        )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_is_stopped_for_a_while_keeps_the_others_waiting(self) -> None:
-        server, alice, bob = self.hold("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr")
+        server, alice, bob = self.hold(
+            "#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr"
+        )
         end = time.monotonic() + 2
         while time.monotonic() < end:
             self.assertEqual((self.ran(), self.states()), ([], "rr"))
@@ -710,7 +812,9 @@ class BeforeTheRelease(ByHandCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a quarter of a minute")
     def test_a_client_that_is_stopped_for_long_keeps_nobody_from_other_lines(self) -> None:
-        server, alice, bob = self.hold("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", states="rr")
+        server, alice, bob = self.hold(
+            "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", states="rr"
+        )
         self.append("#RUN host=alice", f". {UP}")
         self.wait_up(5)
         self.assertEqual(self.ran(), [])
@@ -772,7 +876,9 @@ class Cancelled(ByHandCase):
     def set_to_x(self, line: int) -> None:
         self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", line).code, 0)
 
-    def test_further_lines_that_are_cancelled_are_not_started_whether_the_first_ends_or_is_cancelled_too(self) -> None:
+    def test_further_lines_that_are_cancelled_are_not_started_whether_the_first_ends_or_is_cancelled_too(
+        self,
+    ) -> None:
         lines = ["#RUN together=solo host=alice", f". {HOLDS}", *[f". {RAN}"] * 3]
         server = self.serve_lines(*lines)
         self.join(server, "alice")
@@ -796,10 +902,13 @@ class Cancelled(ByHandCase):
         bob.send_signal(signal.SIGCONT)
         self.append("#RUN host=bob", f". {RAN}")
         self.assertEachRanOnce("xxxxxd", "8 bob")
-        # One that goes back, for others of the group are cancelled, just before it would be, counts as not begun
+        # One that goes back, for others of the group are cancelled, just before it would be, counts as not
+        # begun
         self.assertRegex(self.stop(server).err, rb"1 done, [1-5] cancelled in ")
 
-    def test_a_cancelled_line_that_its_client_has_not_begun_does_not_make_the_host_count_as_lost(self) -> None:
+    def test_a_cancelled_line_that_its_client_has_not_begun_does_not_make_the_host_count_as_lost(
+        self,
+    ) -> None:
         server = self.serve_lines("#RUN together=solo host=alice", *[f". {RAN}"] * 3)
         alice = self.fake(server, "alice", new_key())
         alice.hear("welcome")
@@ -848,7 +957,9 @@ class Unplugged(NetworkCase, GroupCase):
     PATCH = "import runmaker4; runmaker4.SILENCE, runmaker4.KEEP_ALIVE = 0.8, 0.2"
 
     def test_silence_stops_the_held_shells_and_the_group_starts_when_the_host_is_there_again(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=bob,carol", f". {RAN}", f". {RAN}", within=self.on("alice"))
+        server = self.serve_lines(
+            "#RUN together=pair host=bob,carol", f". {RAN}", f". {RAN}", within=self.on("alice")
+        )
         self.join(server, "bob", within=self.on("bob"))
         wait_until(lambda: self.status_seen_by_carol(server), what="bob is there")
         self.pull_cable("bob")
@@ -964,11 +1075,14 @@ class Storm(GroupCase):
         done = [number for number, line in enumerate(self.read().splitlines(), 1) if line.startswith(b"d ")]
         self.assertEqual(set(done) - set(ran), set())
         self.assertGreater(len(done), 50)
-        ended = [line for line in server.out.decode().splitlines() if " exit 0 " not in line and line[0] == " "]
+        ended = [
+            line for line in server.out.decode().splitlines() if " exit 0 " not in line and line[0] == " "
+        ]
         self.assertEqual([line for line in ended if not re.match(r" +\w+ +(vanished|stopped) ", line)], [])
 
 
-# -- beside and around ------------------------------------------------------------------------------------------
+# -- beside and around
+# ------------------------------------------------------------------------------------------
 
 class Beside(GroupCase):
     """Others that work on the file of a group."""
@@ -1012,7 +1126,8 @@ class Beside(GroupCase):
         self.assertIn("succeeded", self.said(server, "pair", 3)[0])
 
 
-# -- NetJobs ----------------------------------------------------------------------------------------------------
+# -- NetJobs
+# ----------------------------------------------------------------------------------------------------
 
 CONFIG = r"""
 # two tests, as NetJobs reads them
@@ -1049,7 +1164,9 @@ class FromNetJobs(GroupCase):
         self.join_all(server, "alice", "bob")
         self.wait_states("!ddd")
         self.assertEqual([len(self.ran()), len(set(self.ran()))], [4, 4])
-        lines = [number for number, line in enumerate(self.read().splitlines(), 1) if line[:2] in (b"d ", b"! ")]
+        lines = [
+            number for number, line in enumerate(self.read().splitlines(), 1) if line[:2] in (b"d ", b"! ")
+        ]
         self.assertEqual((self.ran_on("alice")[:2], self.ran_on("bob")[:1]), (lines[:2], lines[2:3]))
         self.assertEqual(int(self.ran()[-1].split()[0]), lines[3])
         self.assertResults(server, "first_test", True, ("alice", "timeout after 1s", f"{RAN}; sleep 60"),
@@ -1059,16 +1176,20 @@ class FromNetJobs(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_all_the_first_time_out_ends_the_test_and_the_next_one_runs_all_the_same(self) -> None:
-        server = self.serve_config("first:\nalice: echo $JOB_ID $WHO >>ran; sleep 60\n-timeout: 1s\n"
-                                   "bob: echo $JOB_ID $WHO >>ran; sleep 60\nend\n"
-                                   "second:\nalice: echo $JOB_ID $WHO >>ran\nbob: echo $JOB_ID $WHO >>ran\nend\n",
-                                   "--exit-when-done")
+        server = self.serve_config(
+            "first:\nalice: echo $JOB_ID $WHO >>ran; sleep 60\n-timeout: 1s\n"
+            "bob: echo $JOB_ID $WHO >>ran; sleep 60\nend\n"
+            "second:\nalice: echo $JOB_ID $WHO >>ran\nbob: echo $JOB_ID $WHO >>ran\nend\n",
+            "--exit-when-done",
+        )
         clients = self.join_all(server, "alice", "bob")
         ended = self.finish(server, 30)
         self.assertEqual((ended.code, self.states()), (1, "!edd"), ended.err)
         for said in (self.finish(client).err.splitlines()[-1] for client in clients):
-            self.assertIn(b"; run lines of groups again: on 127.0.0.1, runset4.py --set=. '--state=!e' runs.txt 4-6",
-                          said)
+            self.assertIn(
+                b"; run lines of groups again: on 127.0.0.1, runset4.py --set=. '--state=!e' runs.txt 4-6",
+                said,
+            )
         command = ended.err.decode().rpartition("; run lines of groups again: ")[2]
         self.assertEqual((self.run_script("/bin/sh", "-c", command).code, self.states()), (0, "..dd"))
         self.assertEqual(len(self.ran()), 4)

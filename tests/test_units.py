@@ -61,8 +61,18 @@ class Durations(unittest.TestCase):
     """Durations are read as people write them, and nothing else is taken for one."""
 
     def test_numbers_and_units(self) -> None:
-        for text, seconds in (("90", 90), ("90s", 90), ("5m", 300), ("2h", 7200), ("1d", 86400), ("1.5h", 5400),
-                              (".5", 0.5), ("0.25s", 0.25), ("007", 7), ("none", None)):
+        for text, seconds in (
+            ("90", 90),
+            ("90s", 90),
+            ("5m", 300),
+            ("2h", 7200),
+            ("1d", 86400),
+            ("1.5h", 5400),
+            (".5", 0.5),
+            ("0.25s", 0.25),
+            ("007", 7),
+            ("none", None),
+        ):
             with self.subTest(text=text):
                 self.assertEqual(runmaker4.duration(text), seconds)
 
@@ -74,8 +84,29 @@ class Durations(unittest.TestCase):
             self.assertAlmostEqual(runmaker4.duration(f"{number}{unit}"), number * factor)
 
     def test_anything_else_is_refused(self) -> None:
-        for text in ("", "0", "0s", "-1", "+1", "s", ".", "5 m", " 5", "5\n", "1h30m", "5M", "5ms", "1e3", "inf", "nan",
-                     "None", "\u0665", "1,5", "1_0", "9" * 400):
+        for text in (
+            "",
+            "0",
+            "0s",
+            "-1",
+            "+1",
+            "s",
+            ".",
+            "5 m",
+            " 5",
+            "5\n",
+            "1h30m",
+            "5M",
+            "5ms",
+            "1e3",
+            "inf",
+            "nan",
+            "None",
+            "\u0665",
+            "1,5",
+            "1_0",
+            "9" * 400,
+        ):
             with self.subTest(text=text), self.assertRaises(argparse.ArgumentTypeError):
                 runmaker4.duration(text)
 
@@ -93,7 +124,10 @@ class Scans(FileCase):
     def scan(self, data: bytes, sizes: Tuple[int, int], states: Optional[bytes]) -> List[runmaker4.Line]:
         """The lines that a scan with chunks of these sizes finds."""
         self.path.write_bytes(data)
-        with mock.patch.multiple(runmaker4.Scan, SMALL=sizes[0], LARGE=sizes[1]), open(self.path, "rb") as file:
+        with (
+            mock.patch.multiple(runmaker4.Scan, SMALL=sizes[0], LARGE=sizes[1]),
+            open(self.path, "rb") as file,
+        ):
             reader = runmaker4.Reader(file.fileno())
             return list(runmaker4.Scan(reader, runmaker4.first_line(reader), states, count_states=True))
 
@@ -106,8 +140,11 @@ class Scans(FileCase):
             everything = [(ordinal, *job) for ordinal, job in enumerate(parse(data), 1)]
             expected = [job for job in everything if states is None or job[2] in states]
             found = self.scan(data, sizes, states)
-            self.assertEqual([(line.ordinal, line.number, line.state, line.command) for line in found], expected,
-                             (data, sizes, states))
+            self.assertEqual(
+                [(line.ordinal, line.number, line.state, line.command) for line in found],
+                expected,
+                (data, sizes, states),
+            )
             for line in found:
                 stop = line.offset + 1 + len(line.text)
                 self.assertEqual(data[line.offset:stop], line.state + line.text)
@@ -134,14 +171,20 @@ class Scans(FileCase):
             data = job_file(random_)[:-random_.randrange(1, 3)]
             self.path.write_bytes(data)
             with open(self.path, "rb") as file:
-                reader, begins = runmaker4.Reader(file.fileno()), [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)]
+                reader, begins = (
+                    runmaker4.Reader(file.fileno()),
+                    [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)],
+                )
                 for command in b"c", b"cc", b"c" * 300, b"":
                     start, end = sorted(random_.choices(begins, k=2))
                     end = random_.choice([end, float("inf")])
                     found = [line for line in runmaker4.lines_of(reader, start, {command})
                              if line.state == b"r" and line.offset < end]
-                    self.assertEqual(runmaker4.count_lines(reader, start, end, b"r", command, 1000), len(found),
-                                     (data, start, end, command))
+                    self.assertEqual(
+                        runmaker4.count_lines(reader, start, end, b"r", command, 1000),
+                        len(found),
+                        (data, start, end, command),
+                    )
 
     def test_a_last_line_without_a_newline_is_told_apart(self) -> None:
         *_, last = self.scan(b". a\n. b", (4096, 4096), b".")
@@ -160,7 +203,9 @@ class Claims(FileCase):
     """A job file hands out each job that may be taken once, in order, and changes nothing but states."""
 
     def jobs(self, retry: bytes = b"") -> runmaker4.Cursor:
-        """The file, as a runner sees it that takes these states besides; its clock jumps ahead with every look."""
+        """The file, as a runner sees it that takes these states besides; its clock jumps ahead with every
+        look.
+        """
         clock = mock.Mock(side_effect=range(0, 1_000_000, 10))
         file = runmaker4.JobFile(str(self.path), say=self.said.append, clock=clock)
         return runmaker4.Cursor(file, [runmaker4.Taker("", retry=retry)])
@@ -284,8 +329,12 @@ class LogRecords(FileCase):
     """A record has its place and its size; it shows the head and the last lines of a job."""
 
     def record(self, chunks: List[Tuple[int, bytes]], lines: int = 3) -> List[bytes]:
-        """The record of a job that printed this (0: stdout, 1: stderr), without the blanks at the ends of its lines."""
-        log = runmaker4.LogFile(str(self.path), lines, os.getcwdb(), runmaker4.Worker(threaded=False), self.fail)
+        """The record of a job that printed this (0: stdout, 1: stderr), without the blanks at the ends of its
+        lines.
+        """
+        log = runmaker4.LogFile(
+            str(self.path), lines, os.getcwdb(), runmaker4.Worker(threaded=False), self.fail
+        )
         self.addCleanup(os.close, log.file.fd)
         run = a_run()
         log.started(run)
@@ -323,7 +372,9 @@ class LogRecords(FileCase):
             chunks = [(0, piece) for piece in pieces(random_, data, 60)]
             printed = [b": stdout (alice,601): " + line for line in data.splitlines()]
             expected = [line[:160] for line in [self.FORKED, *printed, self.EXIT]][-lines:]
-            self.assertEqual(self.record(chunks, lines)[1:], expected + [b""] * (lines - len(expected)), chunks)
+            self.assertEqual(
+                self.record(chunks, lines)[1:], expected + [b""] * (lines - len(expected)), chunks
+            )
             self.path.unlink()
 
     def test_lines_are_cut_to_whole_characters(self) -> None:
@@ -363,9 +414,13 @@ class Endings(unittest.TestCase):
 
 
 class Gates(unittest.TestCase):
-    """A shell that is held reads a line, or the end: also one that is started when its gate is refused already."""
+    """A shell that is held reads a line, or the end: also one that is started when its gate is refused
+    already.
+    """
 
-    def read(self, before: Callable[[runmaker4.Gate], None], after: Callable[[runmaker4.Gate], None]) -> bytes:
+    def read(
+        self, before: Callable[[runmaker4.Gate], None], after: Callable[[runmaker4.Gate], None]
+    ) -> bytes:
         """What a shell reads by now, if these are done before and after it has been started."""
         async def start() -> bytes:
             gate = runmaker4.Gate(lambda: None)
@@ -392,9 +447,20 @@ class SshInRunners(unittest.TestCase):
     """How often a job is read by shells on its way is known by the words of the runner."""
 
     def test_programs_count_and_hosts_users_and_containers_of_that_name_do_not(self) -> None:
-        for count, *runners in ((0, "docker exec ssh", "nice -n 19", "apptainer exec ssh.sif", "myssh bob"),
-                                (1, "ssh bob", "/usr/bin/ssh -p 22 bob", "timeout 5 ssh bob", "sshpass -e ssh bob",
-                                 "env A=/bin/ssh ssh bob", "ssh ssh", "ssh -l ssh bob"), (2, "ssh gate ssh bob")):
+        for count, *runners in (
+            (0, "docker exec ssh", "nice -n 19", "apptainer exec ssh.sif", "myssh bob"),
+            (
+                1,
+                "ssh bob",
+                "/usr/bin/ssh -p 22 bob",
+                "timeout 5 ssh bob",
+                "sshpass -e ssh bob",
+                "env A=/bin/ssh ssh bob",
+                "ssh ssh",
+                "ssh -l ssh bob",
+            ),
+            (2, "ssh gate ssh bob"),
+        ):
             for runner in runners:
                 with self.subTest(runner=runner):
                     self.assertEqual(runmaker4.count_ssh(runner.split()), count)
@@ -403,8 +469,14 @@ class SshInRunners(unittest.TestCase):
 class ClosingLine(unittest.TestCase):
     """The last line of a runner: how many, in what time, which failed, and how to run them again."""
 
-    def summary(self, states: str, orphans: Tuple[int, ...] = (), in_groups: Tuple[int, ...] = (), others: str = "",
-                left: bool = False) -> str:
+    def summary(
+        self,
+        states: str,
+        orphans: Tuple[int, ...] = (),
+        in_groups: Tuple[int, ...] = (),
+        others: str = "",
+        left: bool = False,
+    ) -> str:
         """The line for jobs that ended so, on lines 1, 2, ..., of which some are of groups.
 
         others: the states of further lines.  left: new ones are for this runner.
@@ -414,11 +486,20 @@ class ClosingLine(unittest.TestCase):
             tally.count(runmaker4.Job(number, number, 0, b".", b" a"), state.encode())
         found = Counter(states + others)
         numbers = [number for number, state in enumerate(states + others, 1) if state in "!e"] + list(orphans)
-        now = runmaker4.Counts(found["."], found["r"], found["d"], found["!"], found["e"] + len(orphans), found["x"])
+        now = runmaker4.Counts(
+            found["."], found["r"], found["d"], found["!"], found["e"] + len(orphans), found["x"]
+        )
         grouped = sorted(set(numbers) & set(in_groups))
-        account = runmaker4.Account(now, bad=tuple(sorted(numbers)[:9]), alone=not set(numbers) <= set(in_groups),
-                                    grouped=(grouped[0], grouped[-1]) if grouped else (), left=left)
-        return tally.summary(account, orphans, 75, lambda option: f"AGAIN {option}".strip(), "GROUPS {}".format)
+        account = runmaker4.Account(
+            now,
+            bad=tuple(sorted(numbers)[:9]),
+            alone=not set(numbers) <= set(in_groups),
+            grouped=(grouped[0], grouped[-1]) if grouped else (),
+            left=left,
+        )
+        return tally.summary(
+            account, orphans, 75, lambda option: f"AGAIN {option}".strip(), "GROUPS {}".format
+        )
 
     def test_all_done(self) -> None:
         self.assertEqual(self.summary("ddd"), "3 done in 1m 15s")
@@ -438,8 +519,12 @@ class ClosingLine(unittest.TestCase):
 
     def test_groups_run_again_in_another_way(self) -> None:
         again, groups = "run again: AGAIN -r", "run lines of groups again: GROUPS"
-        for states, in_groups, hints in (("!e", (1, 2), f"{groups} 1-2"), ("!d", (2,), again),
-                                         ("!e", (2,), f"{again}; {groups} 2"), ("e!", (1,), f"{again}; {groups} 1")):
+        for states, in_groups, hints in (
+            ("!e", (1, 2), f"{groups} 1-2"),
+            ("!d", (2,), again),
+            ("!e", (2,), f"{again}; {groups} 2"),
+            ("e!", (1,), f"{again}; {groups} 1"),
+        ):
             with self.subTest(states=states, in_groups=in_groups):
                 self.assertEqual(self.summary(states, in_groups=in_groups).partition("; ")[2], hints)
 
@@ -455,18 +540,28 @@ class ClosingLine(unittest.TestCase):
 
     def test_the_file_is_spoken_of_if_there_is_more_to_say(self) -> None:
         for states, others, left, line in (
-                ("ddddddd!", "d" * 24 + "!" + "." * 9, True,
-                 "7 done, 1 failed in 1m 15s (line 8); in all 31 done, 2 failed, 9 new; run again: AGAIN -r"),
-                ("", "d!dd", False, "nothing to do: 3 done, 1 failed (line 2); run again: AGAIN -r"),
-                ("", "ddd", False, "nothing to do"), ("", "dx", False, "nothing to do: 1 done, 1 held"),
-                ("", "xx", False, "nothing to do: 2 held"),
-                ("dd", "d.r", False, "2 done in 1m 15s; in all 3 done, 1 running, 1 new"),
-                ("dd", ".", True, "2 done in 1m 15s; in all 2 done, 1 new; go on: AGAIN"),
-                ("", "..", True, "nothing done; in all 2 new; go on: AGAIN"),
-                ("d", "d!e.", False, "1 done in 1m 15s; in all 2 done, 1 failed, 1 error (lines 3, 4), 1 new; "
-                                     "run again: AGAIN -r"),
-                ("d!", "", False, "1 done, 1 failed in 1m 15s (line 2); run again: AGAIN -r"),
-                ("dd", "dx", False, "2 done in 1m 15s; in all 3 done, 1 held")):
+            (
+                "ddddddd!",
+                "d" * 24 + "!" + "." * 9,
+                True,
+                "7 done, 1 failed in 1m 15s (line 8); in all 31 done, 2 failed, 9 new; run again: AGAIN -r",
+            ),
+            ("", "d!dd", False, "nothing to do: 3 done, 1 failed (line 2); run again: AGAIN -r"),
+            ("", "ddd", False, "nothing to do"),
+            ("", "dx", False, "nothing to do: 1 done, 1 held"),
+            ("", "xx", False, "nothing to do: 2 held"),
+            ("dd", "d.r", False, "2 done in 1m 15s; in all 3 done, 1 running, 1 new"),
+            ("dd", ".", True, "2 done in 1m 15s; in all 2 done, 1 new; go on: AGAIN"),
+            ("", "..", True, "nothing done; in all 2 new; go on: AGAIN"),
+            (
+                "d",
+                "d!e.",
+                False,
+                "1 done in 1m 15s; in all 2 done, 1 failed, 1 error (lines 3, 4), 1 new; run again: AGAIN -r",
+            ),
+            ("d!", "", False, "1 done, 1 failed in 1m 15s (line 2); run again: AGAIN -r"),
+            ("dd", "dx", False, "2 done in 1m 15s; in all 3 done, 1 held"),
+        ):
             with self.subTest(states=states, others=others):
                 self.assertEqual(self.summary(states, others=others, left=left), line)
 
@@ -512,16 +607,31 @@ class Mounts(FileCase):
     def test_all_that_is_not_known_to_be_of_one_host_is_a_network_file_system(self) -> None:
         for kind in "ext4", "xfs", "btrfs", "tmpfs", "zfs", "fuseblk", "":
             self.assertFalse(runmaker4.Mount(kind, frozenset()).network, kind)
-        for kind in ("nfs", "nfs4", "lustre", "ceph", "gpfs", "ocfs2", "gfs2", "9p", "virtiofs", "fuse", "fuse.mfs",
-                     "fuse.new", "new"):
+        for kind in (
+            "nfs",
+            "nfs4",
+            "lustre",
+            "ceph",
+            "gpfs",
+            "ocfs2",
+            "gfs2",
+            "9p",
+            "virtiofs",
+            "fuse",
+            "fuse.mfs",
+            "fuse.new",
+            "new",
+        ):
             self.assertTrue(runmaker4.Mount(kind, frozenset()).network, kind)
 
     def test_an_overlay_is_what_its_upper_directory_is_on(self) -> None:
         upper = self.path.parent / "upper dir"
         upper.mkdir()
         for kind, at in ("fuse.glusterfs", self.path.parent), ("ext4", self.path.parent), ("", "/nowhere"):
-            table = [f"22 1 8:1 / / rw - {kind or 'nfs4'} /dev/sda1 rw",
-                     f"23 22 0:9 / /work rw - overlay overlay rw,lowerdir=/a,upperdir={at}/upper\\040dir,workdir=/c"]
+            table = [
+                f"22 1 8:1 / / rw - {kind or 'nfs4'} /dev/sda1 rw",
+                f"23 22 0:9 / /work rw - overlay overlay rw,lowerdir=/a,upperdir={at}/upper\\040dir,workdir=/c",
+            ]
             self.path.write_text("\n".join(table) + "\n")
             with self.subTest(kind=kind), mock.patch.object(runmaker4, "MOUNTINFO", str(self.path)):
                 self.assertEqual(runmaker4.find_mount("/work/runs.txt").kind, kind)
@@ -530,7 +640,9 @@ class Mounts(FileCase):
 class ProgressLines(unittest.TestCase):
     """The bar and what stands around it."""
 
-    def counts(self, done: int = 0, error: int = 0, failed: int = 0, running: int = 0, new: int = 0) -> runwait4.Counts:
+    def counts(
+        self, done: int = 0, error: int = 0, failed: int = 0, running: int = 0, new: int = 0
+    ) -> runwait4.Counts:
         return runwait4.Counts(new=new, running=running, done=done, failed=failed, error=error, held=3)
 
     def test_random_bars_show_the_states_in_order_and_in_proportion(self) -> None:
@@ -551,9 +663,13 @@ class ProgressLines(unittest.TestCase):
         for _ in range(300):
             columns = random_.randrange(1, 250)
             numbers = [random_.choice([0, 3, 4000, 10 ** 6]) for _ in range(10)]
-            looks = [(0.0, self.counts(*numbers[:5])), (random_.choice([0.0, 1.0, 1e5]), self.counts(*numbers[5:]))]
+            looks = [
+                (0.0, self.counts(*numbers[:5])),
+                (random_.choice([0.0, 1.0, 1e5]), self.counts(*numbers[5:])),
+            ]
             line = self.drawn(looks, columns)
-            self.assertLess(len(line), max(columns, 2), looks)          # in the last column, some terminals wrap
+            # in the last column, some terminals wrap
+            self.assertLess(len(line), max(columns, 2), looks)
             self.assertTrue(columns < 30 or f"{looks[-1][1].processed}" in line, (columns, line))
 
     def drawn(self, looks: Iterable[Tuple[float, runwait4.Counts]], columns: int = 200) -> str:
@@ -585,7 +701,8 @@ class ProgressLines(unittest.TestCase):
 
     def test_slow_jobs_are_estimated_well_at_all_times(self) -> None:
         hourly = [3600.0 * hour for hour in range(1, 11)]
-        for now in (36_010, 37_800, 39_500):            # just after the tenth, half an hour later, nearly an hour later
+        # just after the tenth, half an hour later, nearly an hour later
+        for now in (36_010, 37_800, 39_500):
             with self.subTest(now=now):
                 found = self.estimate(hourly, now, total=20, step=20.0)
                 self.assertRegex(found, r"\b(0\.9|1\.[01])/h\b")

@@ -1,4 +1,6 @@
-"""Promise: --walltime auto ends jobs a margin before Slurm ends the runner, as Slurm says then; never by a guess."""
+"""Promise: --walltime auto ends jobs a margin before Slurm ends the runner, as Slurm says then; never by a
+guess.
+"""
 import shutil
 import time
 import unittest
@@ -13,7 +15,8 @@ ends() { echo "$1 $(($(date +%s) + $2))"; }
 """
 HANGING = "exec sleep 60\n"
 IMPATIENT = "import runmaker4\nrunmaker4.SlurmLimit.PATIENCE = 1.5\n"
-HOUR = "ends 7 3600\n"                  # squeue's line on a job that ends then; 7 is the one that the runner is
+# squeue's line on a job that ends then; 7 is the one that the runner is
+HOUR = "ends 7 3600\n"
 
 
 class SlurmCase(RunCase):
@@ -106,7 +109,9 @@ class Refusals(SlurmCase):
 
     def test_answers_that_are_none(self):
         for answer in "ends 9 3600", "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1":
-            self.check(answer, "squeue does not tell when job 7 ends: '", "Invalid" if "Invalid" in answer else "")
+            self.check(
+                answer, "squeue does not tell when job 7 ends: '", "Invalid" if "Invalid" in answer else ""
+            )
         for text in "N/A", "2026-11-21T14:10:00", "3600", "\\033[2J":
             self.check(f"printf '7 {text}\\n'", "is not understood: '" + text.replace("\\033", "?"))
 

@@ -1,4 +1,6 @@
-"""The wire by hand: frames, forged and mutilated ones, garbage, and connections that say whatever a test wants."""
+"""The wire by hand: frames, forged and mutilated ones, garbage, and connections that say whatever a test
+wants.
+"""
 import base64
 import contextlib
 import hashlib
@@ -19,14 +21,41 @@ LENGTH, MAC = 4, 32                         # the sizes of what stands before a 
 UNPROVEN, PROVEN = 1 << 10, 1 << 20         # the longest JSON before and after the proof
 
 # texts that JSON parsers and those who use their results may stumble over
-STRANGE = ("null", "true", "-1", "0", "1.5", "1e308", str(2 ** 63), '""', '"."', '"\\u0000"', '"a\\nb"',
-           '"\\ud800"', '"\\udfff\\udc80"', '"\u00e9"', '"%s"' % ("x" * 300), "[]", "[[]]", "{}", '{"type": 1}',
-           "[" * 150 + "]" * 150)
+STRANGE = (
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1.5",
+    "1e308",
+    str(2**63),
+    '""',
+    '"."',
+    '"\\u0000"',
+    '"a\\nb"',
+    '"\\ud800"',
+    '"\\udfff\\udc80"',
+    '"\u00e9"',
+    '"%s"' % ("x" * 300),
+    "[]",
+    "[[]]",
+    "{}",
+    '{"type": 1}',
+    "[" * 150 + "]" * 150,
+)
 NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 60, "9" * 900)
 NO_OBJECTS = (b"", b" ", b"null", b"true", b"1", b'"text"', b"[]", b'[{"type": "ping"}]')
-NO_JSON = (b"{", b"}", b'{"type"', b'{"type": }', b'{"type": "ping",}', b"{'type': 'ping'}", b'{"type": "ping"}x',
-           b"\0", b'{"type": "ping"}{"type": "ping"}', b'{"type": "\xff"}', b'{"type": "a\nb"}', b'{"type": "\\ud8"}',
-           b"[" * 1000, b'{"a":' * 200, b'{"a":' * 100 + b"[" * 400)
+NO_JSON = (
+    b"{", b"}", b'{"type"', b'{"type": }', b'{"type": "ping",}', b"{'type': 'ping'}", b'{"type": "ping"}x',
+    b"\0",
+    b'{"type": "ping"}{"type": "ping"}',
+    b'{"type": "\xff"}',
+    b'{"type": "a\nb"}',
+    b'{"type": "\\ud8"}',
+    b"[" * 1000,
+    b'{"a":' * 200,
+    b'{"a":' * 100 + b"[" * 400,
+)
 
 
 def frame(body: bytes) -> bytes:
@@ -56,11 +85,18 @@ def split(data: bytes, head: int = LENGTH + MAC) -> List[bytes]:
 
 
 def traces(token: str) -> List[bytes]:
-    """The heads of: the token, its bytes, and what is made of either with common hashes; in common spellings."""
+    """The heads of: the token, its bytes, and what is made of either with common hashes; in common spellings.
+    """
     raw = [token.encode(), token.upper().encode(), bytes.fromhex(token)]
-    hashes = [hashlib.new(name, form).digest() for form in raw for name in ("md5", "sha1", "sha256", "sha512")]
+    hashes = [
+        hashlib.new(name, form).digest() for form in raw for name in ("md5", "sha1", "sha256", "sha512")
+    ]
     hashes += [hmac.digest(form, b"", "sha256") for form in raw]
-    return [spelling[:16] for form in raw + hashes for spelling in (form, form.hex().encode(), base64.b64encode(form))]
+    return [
+        spelling[:16]
+        for form in raw + hashes
+        for spelling in (form, form.hex().encode(), base64.b64encode(form))
+    ]
 
 
 class QuickChannel(runmaker4.Channel):
@@ -74,7 +110,9 @@ class QuickChannel(runmaker4.Channel):
 
 
 class Forger:
-    """Makes frames with the right MACs and any contents; by the protocol's table, not by the code that is tested."""
+    """Makes frames with the right MACs and any contents; by the protocol's table, not by the code that is
+    tested.
+    """
 
     def __init__(self, greeting: bytes, answer: bytes, shared: int, from_server: bool,
                  token: str = TOKEN) -> None:
@@ -127,41 +165,94 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
     if depth and kind < 3:
         return "[%s]" % ", ".join(garbage(random_, depth - 1) for _ in range(random_.randrange(4)))
     if depth and kind < 6:
-        items = (f'"{random_.choice(FIELDS)}": {garbage(random_, depth - 1)}' for _ in range(random_.randrange(4)))
+        items = (
+            f'"{random_.choice(FIELDS)}": {garbage(random_, depth - 1)}' for _ in range(random_.randrange(4))
+        )
         return "{%s}" % ", ".join(items)
     if kind == 6:
         return random_.choice(NO_NUMBERS)
     if kind < 12:
-        return random_.choice(["null", "true", "1.5", str(random_.randrange(-9, 99)), f'"{random_.choice(FIELDS)}"'])
+        return random_.choice(
+            ["null", "true", "1.5", str(random_.randrange(-9, 99)), f'"{random_.choice(FIELDS)}"']
+        )
     return random_.choice(STRANGE)
 
 
 # the messages of either end, as they ought to be
-ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), half_saved=False, bad=[4], alone=True,
-               grouped=[4, 7], left=True, others="")
-BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, output=True, again=False)   # of a run
+ACCOUNT = dict(
+    now=dict(new=1, running=1, done=1, failed=1, error=0, held=0),
+    half_saved=False,
+    bad=[4],
+    alone=True,
+    grouped=[4, 7],
+    left=True,
+    others="",
+)
+# of a run
+BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, output=True, again=False)
 END = dict(type="end", status=0, cause="", limit=0.0, seconds=1.5, cpu=0.5, memory=4096, stdout=0, stderr=0)
 FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
-    dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False, directory="/"),
-    dict(type="have", jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", run="",
-                                 result=None)]),
-    dict(type="claim", request=1, want=1, last=False), dict(type="ping", request=2), dict(type="status"),
-    dict(type="account"), dict(type="bye"), dict(BEGIN, n=1, id="0" * 16),
-    dict(type="output", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"), dict(END, n=1, id="0" * 16),
-    dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0"), dict(type="release", n=1, id="0" * 16),
-    dict(type="ready", id="0" * 16), dict(type="sync", clock=1.5))
+    dict(
+        type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False, directory="/"
+    ),
+    dict(
+        type="have",
+        jobs=[dict(id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", run="", result=None)],
+    ),
+    dict(type="claim", request=1, want=1, last=False),
+    dict(type="ping", request=2),
+    dict(type="status"),
+    dict(type="account"),
+    dict(type="bye"),
+    dict(BEGIN, n=1, id="0" * 16),
+    dict(type="output", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"),
+    dict(END, n=1, id="0" * 16),
+    dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0"),
+    dict(type="release", n=1, id="0" * 16),
+    dict(type="ready", id="0" * 16),
+    dict(type="sync", clock=1.5),
+)
 FROM_SERVER: Tuple[Dict[str, Any], ...] = (
-    dict(type="welcome", file="runs.txt", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[], records=False,
-         output=False),
-    dict(type="jobs", request=1, jobs=[dict(
-        id="0" * 16, number=1, ordinal=1, offset=0, state=".", text=" true", timeout=0.0, slots=1, group=False,
-        hold=False)]),
+    dict(
+        type="welcome",
+        file="runs.txt",
+        grace=60.0,
+        seen=0,
+        window=1 << 20,
+        lost=[],
+        settled=[],
+        records=False,
+        output=False,
+    ),
+    dict(
+        type="jobs",
+        request=1,
+        jobs=[
+            dict(
+                id="0" * 16,
+                number=1,
+                ordinal=1,
+                offset=0,
+                state=".",
+                text=" true",
+                timeout=0.0,
+                slots=1,
+                group=False,
+                hold=False,
+            )
+        ],
+    ),
     dict(type="nothing", request=1, orphans=[], ended=False, left=""),
-    dict(type="sync"), dict(type="go", id="0" * 16, at=1.5), dict(type="stop", id="0" * 16, cancelled=False),
+    dict(type="sync"),
+    dict(type="go", id="0" * 16, at=1.5),
+    dict(type="stop", id="0" * 16, cancelled=False),
     dict(type="ack", n=1, window=1 << 20),
-    dict(type="fault", id="0" * 16, text="text"), dict(type="lost", id="0" * 16), dict(type="closing", done=False),
+    dict(type="fault", id="0" * 16, text="text"),
+    dict(type="lost", id="0" * 16),
+    dict(type="closing", done=False),
     dict(type="account", account=ACCOUNT),
-    dict(type="pong", request=1))
+    dict(type="pong", request=1),
+)
 HELLO, HAVE = FROM_CLIENT[:2]
 WELCOME, JOBS = FROM_SERVER[:2]
 FIELDS = sorted({"runmaker4", "nonce", "proof", "public"}.union(*FROM_CLIENT, *FROM_SERVER))
@@ -195,7 +286,10 @@ class Closed(Exception):
 
 
 class Peer:
-    """An end of a connection by hand.  Bytes go and come as they are; once it has proven itself, messages too."""
+    """An end of a connection by hand.
+
+    Bytes go and come as they are; once it has proven itself, messages too.
+    """
 
     def __init__(self, connection: socket.socket, token: str = TOKEN, server: bool = False) -> None:
         connection.settimeout(30)
@@ -226,7 +320,8 @@ class Peer:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
-    # -- bytes ------------------------------------------------------------------------------------------------------
+    # -- bytes
+    # ------------------------------------------------------------------------------------------------------
 
     def push(self, data: bytes) -> "Peer":
         """Send bytes as they are."""
@@ -278,7 +373,8 @@ class Peer:
         except BlockingIOError:
             return False
 
-    # -- messages ---------------------------------------------------------------------------------------------------
+    # -- messages
+    # ---------------------------------------------------------------------------------------------------
 
     def prove(self) -> "Peer":
         """Shake hands."""
@@ -320,7 +416,9 @@ class Peer:
             self.messages += self.channel.receive(self.pull())
 
     def hello(self, *jobs: Dict[str, Any], **fields: Any) -> "Peer":
-        """Prove itself, and say hello as a client that has these jobs; a new one, unless the fields say otherwise."""
+        """Prove itself, and say hello as a client that has these jobs; a new one, unless the fields say
+        otherwise.
+        """
         self.prove().say(*(dict(type="have", jobs=[{"result": None, "run": "", **job}]) for job in jobs))
         return self.say({**HELLO, "client": new_key(), **fields})
 

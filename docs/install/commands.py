@@ -1,7 +1,8 @@
-"""What the commands that pip makes of the five scripts start; installed as runmaker4_commands.py, beside the scripts.
+"""What the commands that pip makes of the five scripts start; installed as runmaker4_commands.py, beside the
+scripts.
 
-A script that is started by the name of its file is compiled anew each time.  A command starts it as `python -m` does,
-by the name of its module: from the bytecode that is kept beside it.
+A script that is started by the name of its file is compiled anew each time.  A command starts it as `python
+-m` does, by the name of its module: from the bytecode that is kept beside it.
 """
 import functools
 import os
@@ -11,8 +12,10 @@ import sys
 
 def run(script: str) -> None:
     """Run a script; its name may have a hyphen, which only the import statement does not take."""
-    commands = os.path.dirname(os.path.realpath(sys.argv[0]))       # where Python looks for modules first; but
-    sys.path[:] = [path for path in sys.path if path != commands]   # runmaker4.py is a command there, not the module
+    # where Python looks for modules first; but
+    commands = os.path.dirname(os.path.realpath(sys.argv[0]))
+    # runmaker4.py is a command there, not the module
+    sys.path[:] = [path for path in sys.path if path != commands]
     runpy.run_module(script, run_name="__main__")
 
 

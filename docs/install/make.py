@@ -53,7 +53,10 @@ class Script:
 def read_script(name: str) -> Script:
     """A script, with the parser that it makes to print its help."""
     module = importlib.import_module(name)
-    with mock.patch.object(Parser, "print_help", autospec=True) as print_help, contextlib.suppress(SystemExit):
+    with (
+        mock.patch.object(Parser, "print_help", autospec=True) as print_help,
+        contextlib.suppress(SystemExit),
+    ):
         module.parse(["--help"])
     parser, = print_help.call_args.args
     return Script(name, module.__doc__.partition("\n")[0].partition(" - ")[2], parser)
@@ -84,11 +87,17 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-# -- completion -------------------------------------------------------------------------------------------------
+# -- completion
+# -------------------------------------------------------------------------------------------------
 
 def bash(script: Script) -> str:
     """For bash-completion, which loads the file by the name of the command."""
-    files = {"file": "_filedir", "directory": "_filedir -d", "host": '_known_hosts_real -- "$cur"', "nothing": ":"}
+    files = {
+        "file": "_filedir",
+        "directory": "_filedir -d",
+        "host": '_known_hosts_real -- "$cur"',
+        "nothing": ":",
+    }
     cases = ""
     for action in filter(takes, script.options()):
         do = files.get(kind(action)) or f'COMPREPLY=($(compgen -W "{words(action)}" -- "$cur"))'
@@ -150,7 +159,8 @@ def fish(script: Script) -> str:
     return "\n".join(lines) + "\n"
 
 
-# -- manual pages -----------------------------------------------------------------------------------------------
+# -- manual pages
+# -----------------------------------------------------------------------------------------------
 
 ROFF = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti"}
 
@@ -243,7 +253,9 @@ def blocks(text: str) -> Iterator[str]:
         if block.startswith("```"):
             yield ".PP\n" + verbatim("\n".join(block.splitlines()[1:-1]))
         elif block.startswith("|"):
-            (_, _, *titles), _, *rows = (re.split(r" *(?<!\\)\| *", row.strip("| ")) for row in block.splitlines())
+            (_, _, *titles), _, *rows = (
+                re.split(r" *(?<!\\)\| *", row.strip("| ")) for row in block.splitlines()
+            )
             for first, text, *rest in rows:
                 more = "".join(f". {title.capitalize()}: {cell}" for title, cell in zip(titles, rest))
                 yield f".TP\n{prose(first)}\n{prose(text + more)}"
@@ -254,7 +266,8 @@ def blocks(text: str) -> Iterator[str]:
             yield f".PP\n{prose(block)}"
 
 
-# -- all of it --------------------------------------------------------------------------------------------------
+# -- all of it
+# --------------------------------------------------------------------------------------------------
 
 def made() -> dict[str, str]:
     """The files below share/, and what is in them."""

@@ -2,10 +2,10 @@
 
     python3 -m tests.attacks.man_in_the_middle PORT RECORD
 
-PORT is the server's.  Prints his own port, where clients are to connect.  The first connection he ends after some
-frames.  With each further one he tampers in another way, once, some frames behind the handshake; and prints which way
-it was, and `refused` if the end that was to believe it ended the connection at once, else `believed`.  When he knows
-no further way he lets all pass.  What he saw is in the file RECORD.
+PORT is the server's.  Prints his own port, where clients are to connect.  The first connection he ends after
+some frames.  With each further one he tampers in another way, once, some frames behind the handshake; and
+prints which way it was, and `refused` if the end that was to believe it ended the connection at once, else
+`believed`.  When he knows no further way he lets all pass.  What he saw is in the file RECORD.
 """
 import asyncio
 import contextlib
@@ -21,7 +21,8 @@ HANDSHAKE = 2                           # frames in each direction that have no 
 LENGTH, MAC = 4, 32                     # bytes
 AT = 1                                  # the frame behind the handshake that is tampered with
 ENOUGH = 3                              # frames of the first connection that he remembers
-PATIENCE = 3.0                          # seconds until the end that was lied to must have ended the connection
+# seconds until the end that was lied to must have ended the connection
+PATIENCE = 3.0
 
 Frames = List[bytes]
 
@@ -85,9 +86,18 @@ class Man:
         for end in writer, servers[1]:
             end.close()
 
-    async def forward(self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen,
-                      tampering: str, most: int) -> None:
-        """Let so many frames pass; with tampering nothing more after that, until whoever gets it has had time."""
+    async def forward(
+        self,
+        direction: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        seen: Seen,
+        tampering: str,
+        most: int,
+    ) -> None:
+        """Let so many frames pass; with tampering nothing more after that, until whoever gets it has had
+        time.
+        """
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             for number in range(-HANDSHAKE, most):
                 frame = await self.read(reader, sealed=number >= 0)

@@ -2,9 +2,9 @@
 
     RUNMAKER4_TOKEN=TOKEN python3 -m tests.attacks.mutations PORT COUNT SEED
 
-Sends COUNT of them before the proof and COUNT after it, each on a connection that the server has not ended yet.  The
-file needs jobs below `#RUN host=liar`.  Prints how many of each the server has read, and how many of them ended the
-connection.  The same SEED makes the same messages.
+Sends COUNT of them before the proof and COUNT after it, each on a connection that the server has not ended
+yet.  The file needs jobs below `#RUN host=liar`.  Prints how many of each the server has read, and how many
+of them ended the connection.  The same SEED makes the same messages.
 """
 import contextlib
 import json

@@ -1,10 +1,11 @@
-"""A client that knows the token comes back after its grace, and says that its job has the number of another line.
+"""A client that knows the token comes back after its grace, and says that its job has the number of another
+line.
 
     RUNMAKER4_TOKEN=TOKEN python3 -m tests.attacks.returning_client PORT NUMBER [FILE]
 
-It is a `liar`, who takes a job, begins it, prints `one` and is away until the server has given its line up.  Then it
-names its job, with NUMBER for the line and the record; prints `two` and ends.  FILE: where the server has written
-`one`; in its place a link to `precious` is put meanwhile, two directories above.  Prints `done`.
+It is a `liar`, who takes a job, begins it, prints `one` and is away until the server has given its line up.
+Then it names its job, with NUMBER for the line and the record; prints `two` and ends.  FILE: where the server
+has written `one`; in its place a link to `precious` is put meanwhile, two directories above.  Prints `done`.
 """
 import os
 import sys

@@ -4,10 +4,10 @@
     python3 -m tests.bench status idle              these rows only (tcp_...: server and clients)
     python3 -m tests.bench --quick                  a tenth of the sizes, to see that it works
 
-Speed is compared, not absolute: what is measured and its peers run in turn (A B A B) within one run, and a figure
-is the median of the rounds' ratios.  Peers are xargs and GNU parallel; one that is missing is named as missing.
-Memory is the peak of the process as the kernel counts it (ru_maxrss; of servers VmHWM).  RUNMAKER4_TEST_DIR=DIR
-measures elsewhere.
+Speed is compared, not absolute: what is measured and its peers run in turn (A B A B) within one run, and a
+figure is the median of the rounds' ratios.  Peers are xargs and GNU parallel; one that is missing is named as
+missing.  Memory is the peak of the process as the kernel counts it (ru_maxrss; of servers VmHWM).
+RUNMAKER4_TEST_DIR=DIR measures elsewhere.
 """
 import argparse
 import compileall
@@ -28,7 +28,8 @@ from tests.bench.measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, 
 from tests.installed import install
 
 
-# -- the rows ---------------------------------------------------------------------------------------------------
+# -- the rows
+# ---------------------------------------------------------------------------------------------------
 
 def throughput(bench: Bench) -> List[Row]:
     """jobs per second against xargs and GNU parallel"""
@@ -127,8 +128,12 @@ def start(bench: Bench) -> List[Row]:
 
     def row(what: str, name: str, python: str, most: float) -> Row:
         ratio = bench.ratio(times[name], times[python])
-        return Row(f"{what}, against `python3 -c '{python}'`", f"{ratio:.2f} x: {spread(times[name])} against "
-                   f"{spread(times[python])} ms", f"<= {most} x", ratio <= most)
+        return Row(
+            f"{what}, against `python3 -c '{python}'`",
+            f"{ratio:.2f} x: {spread(times[name])} against {spread(times[python])} ms",
+            f"<= {most} x",
+            ratio <= most,
+        )
 
     return [row("start to first job, 1-line file", "script", more, 1.7),
             row("the same, installed", "runner", more, 1.3),
@@ -141,13 +146,21 @@ def skip(bench: Bench) -> List[Row]:
     count = bench.size(1_000_000)
     seconds, memory = [], []
     for _ in range(bench.rounds):
-        bench.file("runs.txt", (b"d ./simulate --seed 123456\n", count), (b". : > started\n", 1), (b". true\n", 1))
+        bench.file(
+            "runs.txt", (b"d ./simulate --seed 123456\n", count), (b". : > started\n", 1), (b". true\n", 1)
+        )
         first, used = bench.until_first_job([], "runs.txt")
         seconds.append(first)
         memory.append(used.memory)
     middle, most = statistics.median(seconds), max(memory)
-    return [Row(f"first job of {count + 2:,} lines whose first {count:,} are `d`", f"{middle:.2f} s, {most:.0f} MB",
-                "<= 0.35 s, <= 60 MB", middle <= 0.35 and most <= 60)]
+    return [
+        Row(
+            f"first job of {count + 2:,} lines whose first {count:,} are `d`",
+            f"{middle:.2f} s, {most:.0f} MB",
+            "<= 0.35 s, <= 60 MB",
+            middle <= 0.35 and most <= 60,
+        )
+    ]
 
 
 def directives(bench: Bench) -> List[Row]:
@@ -168,8 +181,14 @@ def directives(bench: Bench) -> List[Row]:
     ratio = bench.ratio(times["directed"], times["plain"])
     measured = f"{ratio:.2f} x: {spread([1000 * time for time in times['directed']])} against " \
                f"{spread([1000 * time for time in times['plain']])} ms"
-    return [Row(f"the same with 1,000 `#RUN` lines among {count:,} others, against without", measured, "<= 1.2 x",
-                ratio <= 1.2)]
+    return [
+        Row(
+            f"the same with 1,000 `#RUN` lines among {count:,} others, against without",
+            measured,
+            "<= 1.2 x",
+            ratio <= 1.2,
+        )
+    ]
 
 
 def scale(bench: Bench) -> List[Row]:
@@ -221,9 +240,14 @@ def equal(bench: Bench) -> List[Row]:
 
         times = bench.interleave({name: lambda name=name: seconds(name) for name in lines})
         ratio = bench.ratio(times["equal"], times["different"])
-        rows.append(Row(f"{count:,} equal lines `true`, `-j2`, against different ones",
-                        f"{ratio:.2f} x: {spread(times['equal'])} against {spread(times['different'])} s", "<= 1.2 x",
-                        ratio <= 1.2))
+        rows.append(
+            Row(
+                f"{count:,} equal lines `true`, `-j2`, against different ones",
+                f"{ratio:.2f} x: {spread(times['equal'])} against {spread(times['different'])} s",
+                "<= 1.2 x",
+                ratio <= 1.2,
+            )
+        )
     return rows
 
 
@@ -247,7 +271,9 @@ def output(bench: Bench) -> List[Row]:
     kinds = {"`--outdir -q`": (["-q", "--outdir", "out"], False, 150),
              "`--outdir`, console to /dev/null": (["--outdir", "out"], False, 150),
              "a piped console": ([], True, 60)}
-    rates = bench.interleave({name: lambda name=name, kind=kind: rate(name, *kind[:2]) for name, kind in kinds.items()})
+    rates = bench.interleave(
+        {name: lambda name=name, kind=kind: rate(name, *kind[:2]) for name, kind in kinds.items()}
+    )
     rows = []
     for name, (_, _, least) in kinds.items():
         middle, most = statistics.median(rates[name]), max(memory[name])
@@ -302,7 +328,8 @@ ROWS = {function.__name__: function for function in (*LOCAL, *imports.ROWS, *tcp
                                                *fs.ROWS, beside.beside)}
 
 
-# -- the list ---------------------------------------------------------------------------------------------------
+# -- the list
+# ---------------------------------------------------------------------------------------------------
 
 def machine(directory: pathlib.Path) -> str:
     """CPU, cores, kernel, Python and the file system of the files, in one line."""
@@ -319,7 +346,8 @@ def machine(directory: pathlib.Path) -> str:
 
 def item(row: Row, missed: bool) -> str:
     """A row as an item of a Markdown list, in lines of at most 119 columns."""
-    wanted = f"must reach {row.wanted}{' **(not reached)**' if missed else ''}".replace(" ", "\0")  # not to be broken
+    # not to be broken
+    wanted = f"must reach {row.wanted}{' **(not reached)**' if missed else ''}".replace(" ", "\0")
     text = f"{row.measured}; {wanted}" if row.wanted else row.measured
     lines = textwrap.wrap(text, 119, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([f"- {row.what}:", *lines]).replace("\0", " ")
@@ -327,8 +355,12 @@ def item(row: Row, missed: bool) -> str:
 
 def main() -> int:
     listed = "\n".join(f"  {name:12}{function.__doc__}" for name, function in ROWS.items())
-    parser = argparse.ArgumentParser(prog="python3 -m tests.bench", description=__doc__, epilog=f"rows:\n{listed}",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tests.bench",
+        description=__doc__,
+        epilog=f"rows:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows to measure [all]")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds per row [5]")
     parser.add_argument("--quick", action="store_true", help="a tenth of the sizes")
@@ -336,13 +368,18 @@ def main() -> int:
     unknown = [name for name in options.names if name not in ROWS]
     if unknown or options.rounds < 1:
         parser.error(f"no such row: {' '.join(unknown)}" if unknown else "at least one round")
-    with tempfile.TemporaryDirectory(prefix="runmaker4-bench-", dir=os.environ.get("RUNMAKER4_TEST_DIR")) as directory:
+    with tempfile.TemporaryDirectory(
+        prefix="runmaker4-bench-", dir=os.environ.get("RUNMAKER4_TEST_DIR")
+    ) as directory:
         bench = Bench(pathlib.Path(directory).resolve(), options.rounds, options.quick)
         print(f"{machine(bench.dir)}; {options.rounds} rounds{', quick' if options.quick else ''}\n")
-        bench.run([*RUNMAKER, "--help"])            # so that nobody pays for reading the modules the first time
+        # so that nobody pays for reading the modules the first time
+        bench.run([*RUNMAKER, "--help"])
         for name in options.names or ROWS:
             for row in ROWS[name](bench):
-                text = row if isinstance(row, str) else item(row, missed=not row.reached and not options.quick)
+                text = (
+                    row if isinstance(row, str) else item(row, missed=not row.reached and not options.quick)
+                )
                 print(text, flush=True)
     return 0
 

@@ -1,7 +1,8 @@
 """A table of other tools beside ours, of those that are installed: all run the same commands.
 
-What is measured counts jobs by a byte that each appends to a file: so it begins with the first job, and neither the
-start of a tool nor its leave is part of its jobs per second.  What takes too long is cut off: see PATIENCE.
+What is measured counts jobs by a byte that each appends to a file: so it begins with the first job, and
+neither the start of a tool nor its leave is part of its jobs per second.  What takes too long is cut off: see
+PATIENCE.
 """
 import contextlib
 import importlib.util
@@ -22,7 +23,8 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from tests.bench.measure import MB, RUNMAKER, Bench
 
-PATIENCE = 120.0                        # seconds until the first of many jobs; the same to come to an end after a crash
+# seconds until the first of many jobs; the same to come to an end after a crash
+PATIENCE = 120.0
 COUNTED = b"echo >> n\n"                # a job that counts itself
 # A job that says when it starts, and when it has ended, and whether it runs already
 JOB = """mkdir at.$1 2> gone || echo $1 >> at_once
@@ -70,7 +72,8 @@ TOOLS = (
          "disBatch -p db/ -s localhost:SLOTS $(printf ' -r %s' db/*_status.txt) commands", "mkdir db"),
     Tool("PyTaskFarmer", "pytaskfarmer.py", "pytaskfarmer.py --proc SLOTS --workdir work tasks",
          "pytaskfarmer.py --proc SLOTS --workdir work tasks",
-         "echo 'echo >> n' > count; sed 's/^echo .*/sh count/' commands > tasks"),       # it has no shell read them
+         # it has no shell read them
+         "echo 'echo >> n' > count; sed 's/^echo .*/sh count/' commands > tasks"),
 )
 
 
@@ -78,7 +81,8 @@ class ToolFailed(SystemExit):
     """A tool has ended before it has run a job."""
 
 
-# -- a tool at work -------------------------------------------------------------------------------------------------
+# -- a tool at work
+# -------------------------------------------------------------------------------------------------
 
 class Trial(Bench):
     """A tool with commands, in a directory of their own; what it starts carries a mark."""
@@ -138,7 +142,9 @@ class Trial(Bench):
         began = time.perf_counter()
         while not self.ended():
             if process.poll() is not None and not self.ended():
-                raise ToolFailed(f"{self.tool.name}: exit {process.returncode}\n{self.errors.read_text()[-2000:]}")
+                raise ToolFailed(
+                    f"{self.tool.name}: exit {process.returncode}\n{self.errors.read_text()[-2000:]}"
+                )
             if time.perf_counter() - began > PATIENCE:
                 return None
             time.sleep(0.001)
@@ -155,7 +161,9 @@ def rate(bench: Bench, tool: Tool, slots: int) -> float:
         began, before = time.perf_counter(), trial.ended()
         while trial.ended() < count and time.perf_counter() - began < seconds:
             if process.poll() is not None and trial.ended() < count:
-                raise SystemExit(f"{tool.name}: {trial.ended()} of {count} jobs\n{trial.errors.read_text()[-2000:]}")
+                raise SystemExit(
+                    f"{tool.name}: {trial.ended()} of {count} jobs\n{trial.errors.read_text()[-2000:]}"
+                )
             time.sleep(0.005)
         return (trial.ended() - before) / (time.perf_counter() - began)
 
@@ -180,7 +188,9 @@ def million(bench: Bench, tool: Tool) -> str:
 
 
 def crash(bench: Bench, tool: Tool) -> str:
-    """What becomes of jobs when the tool is killed with -9 and told to go on at once: lost, twice, twice at once."""
+    """What becomes of jobs when the tool is killed with -9 and told to go on at once: lost, twice, twice at
+    once.
+    """
     numbers = [b"%d" % number for number in range(JOBS)]
     with Trial(bench, tool, *((b"sh job %s\n" % number, 1) for number in numbers)) as trial:
         def ended() -> Counter:
@@ -199,7 +209,8 @@ def crash(bench: Bench, tool: Tool) -> str:
         return f"{JOBS - len(runs)}, {sum(count > 1 for count in runs.values())}, {at_once}{late}"
 
 
-# -- the table ------------------------------------------------------------------------------------------------------
+# -- the table
+# ------------------------------------------------------------------------------------------------------
 
 def is_here(tool: Tool) -> bool:
     package = tool.needs.startswith("import ")
@@ -209,8 +220,11 @@ def is_here(tool: Tool) -> bool:
 def beside(bench: Bench) -> Iterator[str]:
     """other tools beside ours, of those that are here"""
     tools = [tool for tool in TOOLS if is_here(tool)]
-    measures: List[Callable[[Tool], float]] = [lambda tool: rate(bench, tool, 2), lambda tool: rate(bench, tool, 4),
-                                               lambda tool: start(bench, tool)]
+    measures: List[Callable[[Tool], float]] = [
+        lambda tool: rate(bench, tool, 2),
+        lambda tool: rate(bench, tool, 4),
+        lambda tool: start(bench, tool),
+    ]
     cells: Dict[str, List[str]] = {tool.name: [] for tool in tools}
     for measure in measures:
         found = bench.interleave({tool.name: lambda tool=tool: measure(tool) for tool in tools})

@@ -15,7 +15,8 @@ JOB_LOG = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCo
 
 
 def job_log(count: int) -> Iterator[bytes]:
-    """A job log of 8 hosts with 16 slots each, whose jobs take from 10 to 20 s and come one after the other."""
+    """A job log of 8 hosts with 16 slots each, whose jobs take from 10 to 20 s and come one after the other.
+    """
     yield JOB_LOG
     free = [1_795_183_239.0 + slot / 100 for slot in range(128)]    # when each slot has its next job
     for number in range(1, count + 1):
@@ -101,7 +102,9 @@ def lists(bench: Bench) -> List[Row]:
             seconds.append(used.seconds)
             memory.append(used.memory)
         middle, most = statistics.median(seconds), max(memory)
-        rows.append(Row(title, f"{middle:.2f} s, {most:.0f} MB", "<= 3 s, <= 100 MB", middle <= 3 and most <= 100))
+        rows.append(
+            Row(title, f"{middle:.2f} s, {most:.0f} MB", "<= 3 s, <= 100 MB", middle <= 3 and most <= 100)
+        )
     bench.remove("commands", "names", "runs.txt")
     return rows
 

@@ -68,15 +68,20 @@ class Bench:
 
     # -- processes ------------------------------------------------------------------------------------------
 
-    def start(self, command: List[str], stdin: str = os.devnull, stdout: int = subprocess.DEVNULL) -> subprocess.Popen:
+    def start(
+        self, command: List[str], stdin: str = os.devnull, stdout: int = subprocess.DEVNULL
+    ) -> subprocess.Popen:
         """Start a command in the directory; what it says on stderr is kept for the case that it fails."""
         with open(self.dir / stdin, "rb") as source, open(self.errors, "ab") as errors:
-            return subprocess.Popen(command, cwd=self.dir, env=self.environ, stdin=source, stdout=stdout, stderr=errors)
+            return subprocess.Popen(
+                command, cwd=self.dir, env=self.environ, stdin=source, stdout=stdout, stderr=errors
+            )
 
     def wait(self, process: subprocess.Popen, began: float, code: int = 0) -> Used:
         """Wait for its end; another exit status than this ends the benchmarks.
 
-        A new process inherits the peak of this one (it shares our memory until its exec), so this one must stay small.
+        A new process inherits the peak of this one (it shares our memory until its exec), so this one must
+        stay small.
         """
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -90,7 +95,9 @@ class Bench:
         return self.wait(self.start(command, stdin), began)
 
     def run_piped(self, command: List[str]) -> Tuple[Used, int]:
-        """Run a command with stdout in a pipe that is read as fast as it goes; what it took, and the bytes read."""
+        """Run a command with stdout in a pipe that is read as fast as it goes; what it took, and the bytes
+        read.
+        """
         began = time.perf_counter()
         process = self.start(command, stdout=subprocess.PIPE)
         buffer, total = bytearray(1 << 20), 0
@@ -109,8 +116,11 @@ class Bench:
             self.wait(process, began)
         return time.perf_counter() - began
 
-    def until_first_job(self, options: List[str], name: str, runner: List[str] = RUNMAKER) -> Tuple[float, Used]:
-        """The seconds until a runner's first job (`. : > started`) runs, and what the runner took as a whole."""
+    def until_first_job(
+        self, options: List[str], name: str, runner: List[str] = RUNMAKER
+    ) -> Tuple[float, Used]:
+        """The seconds until a runner's first job (`. : > started`) runs, and what the runner took as a whole.
+        """
         self.remove("started")
         os.mkfifo(self.dir / "started")
         reader = os.open(self.dir / "started", os.O_RDONLY | os.O_NONBLOCK)
@@ -125,7 +135,9 @@ class Bench:
         return seconds, self.wait(process, began)
 
     def until_jobs_done(self, name: str, first: int, last: int) -> float:
-        """The seconds from the end of the first-th job to that of the last-th; then the runner is told to stop."""
+        """The seconds from the end of the first-th job to that of the last-th; then the runner is told to
+        stop.
+        """
         process = self.start([*RUNMAKER, name], stdout=subprocess.PIPE)
         done, times = 0, {}
         for line in process.stdout:

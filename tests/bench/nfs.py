@@ -23,7 +23,9 @@ def count_trips(clients: Sequence[Machine]) -> Counter:
 
 
 def run(rig: Rig, hosts: int, count: int, options: str, equal: bool) -> Tuple[float, Counter]:
-    """So many `true` on so many hosts, perhaps in equal lines: the seconds that they took, and the round trips."""
+    """So many `true` on so many hosts, perhaps in equal lines: the seconds that they took, and the round
+    trips.
+    """
     rig.server.run("rm -rf runs.txt out")
     rig.server.write("runs.txt", "".join(f". true {0 if equal else number}\n" for number in range(count)))
     clients = rig.clients[:hosts]
@@ -38,10 +40,14 @@ def run(rig: Rig, hosts: int, count: int, options: str, equal: bool) -> Tuple[fl
 def row(rig: Rig, version: str, hosts: int, count: int, options: str = "", equal: bool = False) -> Row:
     seconds, trips = run(rig, hosts, count, options, equal)
     refused, most = trips.pop("refused", 0), ALONE if hosts == 1 else CONTENDED
-    each = ", ".join(f"{name} {number / count:.1f}" for name, number in trips.most_common() if number >= count / 20)
+    each = ", ".join(
+        f"{name} {number / count:.1f}" for name, number in trips.most_common() if number >= count / 20
+    )
     measured = f"{count / seconds:.0f} jobs/s, {sum(trips.values()) / count:.1f} round trips per job ({each})"
     if version != "3" and hosts > 1:
-        measured += f", {100 * refused / count:.0f} claims of 100 jobs wasted on lines that the other host had"
+        measured += (
+            f", {100 * refused / count:.0f} claims of 100 jobs wasted on lines that the other host had"
+        )
     who = f"{'one host' if hosts == 1 else 'two hosts'}{f' with `{options}`' if options else ''}"
     free = bool(options) or equal
     return Row(f"NFSv{version}, {count} x `true`{', equal lines' if equal else ''}, `-j2`, {who}", measured,

@@ -1,12 +1,15 @@
-"""The other ends of the wire, for the benchmarks of TCP: each is a process of its own that prints what it has seen.
+"""The other ends of the wire, for the benchmarks of TCP: each is a process of its own that prints what it has
+seen.
 
     peers.py load PORT JOBS         8 connections that claim jobs and say at once that they are done: the seconds
     peers.py idle PORT CLIENTS      clients that wait: "ready" when all do, then the time at which each job came
     peers.py first FILE             the seconds from the start of a server of this file until it hands out a job
     peers.py proxy PORT DELAY       passes everything on, DELAY seconds later: the port that it listens on
 
-The token is that of $HOME/.runmaker4.token.  Times are those of the monotonic clock, the same for all processes.
+The token is that of $HOME/.runmaker4.token.  Times are those of the monotonic clock, the same for all
+processes.
 """
+
 import asyncio
 import collections
 import itertools
@@ -49,8 +52,16 @@ class Client(asyncio.Protocol):
         proven = self.channel.authenticated
         messages = self.channel.receive(data)
         if self.channel.authenticated and not proven:
-            self.send("hello", client=secrets.token_hex(8), name="bench", pid=os.getpid(), slots=self.slots, retry="",
-                      follow=False, directory="/")
+            self.send(
+                "hello",
+                client=secrets.token_hex(8),
+                name="bench",
+                pid=os.getpid(),
+                slots=self.slots,
+                retry="",
+                follow=False,
+                directory="/",
+            )
         for message in messages:
             self.take(message)
             self.seen(self, message)
@@ -66,7 +77,16 @@ class Client(asyncio.Protocol):
             self.claim(self.slots)
         elif kind == "jobs" and self.runs:
             for job in message["jobs"]:
-                self.event("begin", id=job["id"], pid=1, mark="", slot="1", time=time.time(), output=False, again=False)
+                self.event(
+                    "begin",
+                    id=job["id"],
+                    pid=1,
+                    mark="",
+                    slot="1",
+                    time=time.time(),
+                    output=False,
+                    again=False,
+                )
                 self.event("finish", id=job["id"], state="d", how="exit 0")
             self.claim(len(message["jobs"]))
         elif kind == "ack":
@@ -96,7 +116,9 @@ class Client(asyncio.Protocol):
 
 
 async def connect(port: int, slots: int, seen: Callable[[Client, dict], None], runs: bool = True) -> Client:
-    _, client = await asyncio.get_running_loop().create_connection(lambda: Client(slots, seen, runs), HOST, port)
+    _, client = await asyncio.get_running_loop().create_connection(
+        lambda: Client(slots, seen, runs), HOST, port
+    )
     return client
 
 
@@ -187,7 +209,12 @@ async def proxy(port: int, delay: float) -> None:
     await asyncio.Event().wait()
 
 
-KINDS = {"load": (load, int, int), "idle": (idle, int, int), "first": (first, str), "proxy": (proxy, int, float)}
+KINDS = {
+    "load": (load, int, int),
+    "idle": (idle, int, int),
+    "first": (first, str),
+    "proxy": (proxy, int, float),
+}
 
 if __name__ == "__main__":
     function, *types = KINDS[sys.argv[1]]

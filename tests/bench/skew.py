@@ -1,12 +1,13 @@
 """How far apart the commands of a group (`together=`) start: from the first to the last, in milliseconds.
 
-What starts is `echo $JOB_ID > fifo`, which a shell does by itself: nothing is executed that has to be loaded first.  A
-process that does nothing else reads the FIFO and notes when each line comes, with real-time priority where that is
-allowed.  Figures are the median of the groups, with least and most.  For comparison, so many shells on this machine
-without server and clients: forked one after another, and forked before and then woken one after another.
+What starts is `echo $JOB_ID > fifo`, which a shell does by itself: nothing is executed that has to be loaded
+first.  A process that does nothing else reads the FIFO and notes when each line comes, with real-time
+priority where that is allowed.  Figures are the median of the groups, with least and most.  For comparison,
+so many shells on this machine without server and clients: forked one after another, and forked before and
+then woken one after another.
 
-Clients at delays are behind a process that carries what they send and get, each a while of its own later, and their
-monotonic clocks are years apart (time namespaces), as on hosts that were not booted together.
+Clients at delays are behind a process that carries what they send and get, each a while of its own later, and
+their monotonic clocks are years apart (time namespaces), as on hosts that were not booted together.
 """
 import contextlib
 import gc
@@ -42,7 +43,9 @@ def hurry() -> None:
 
 @contextlib.contextmanager
 def process(function: Callable[..., None], *args: object) -> Iterator[Connection]:
-    """A process that runs function(*args, connection) for the time of the block; the other end of its connection."""
+    """A process that runs function(*args, connection) for the time of the block; the other end of its
+    connection.
+    """
     ours, its = FORK.Pipe()
     worker = FORK.Process(target=function, args=(*args, its), daemon=True)
     worker.start()
@@ -62,13 +65,15 @@ def receive(connection: Connection, what: str) -> object:
     return connection.recv()
 
 
-# -- when things start ------------------------------------------------------------------------------------------
+# -- when things start
+# ------------------------------------------------------------------------------------------
 
 def note_arrivals(fifo: pathlib.Path, size: int, connection: Connection) -> None:
     """Read lines from a FIFO, for ever; say when they came each time there are so many."""
     hurry()
     gc.disable()
-    source = os.open(fifo, os.O_RDWR)           # not only for reading: so there is always a writer, and no end
+    # not only for reading: so there is always a writer, and no end
+    source = os.open(fifo, os.O_RDWR)
     connection.send("ready")
     arrivals: List[Arrival] = []
     while True:
@@ -82,7 +87,8 @@ def note_arrivals(fifo: pathlib.Path, size: int, connection: Connection) -> None
 
 @contextlib.contextmanager
 def reading(bench: Bench, size: int) -> Iterator[Callable[[Set[int]], float]]:
-    """The FIFO is read for the time of the block: a function that waits for lines and gives their skew in ms."""
+    """The FIFO is read for the time of the block: a function that waits for lines and gives their skew in ms.
+    """
     bench.remove("fifo")
     os.mkfifo(bench.dir / "fifo")
     with process(note_arrivals, bench.dir / "fifo", size) as connection:
@@ -98,12 +104,16 @@ def reading(bench: Bench, size: int) -> Iterator[Callable[[Set[int]], float]]:
         yield skew
 
 
-# -- shells without server and clients --------------------------------------------------------------------------
+# -- shells without server and clients
+# --------------------------------------------------------------------------
 
 def fork_shells(bench: Bench, count: int, script: str) -> List[int]:
     """Start shells one after another; their processes.  $0 is their number (from 0), $1 the FIFO."""
     fifo = str(bench.dir / "fifo")
-    return [os.posix_spawn("/bin/sh", ["sh", "-c", script, str(number), fifo], os.environ) for number in range(count)]
+    return [
+        os.posix_spawn("/bin/sh", ["sh", "-c", script, str(number), fifo], os.environ)
+        for number in range(count)
+    ]
 
 
 def loop_skews(bench: Bench, count: int, groups: int) -> List[float]:
@@ -135,7 +145,8 @@ def woken_skews(bench: Bench, count: int, groups: int) -> List[float]:
     return skews
 
 
-# -- clients at delays ------------------------------------------------------------------------------------------
+# -- clients at delays
+# ------------------------------------------------------------------------------------------
 
 class Carrier:
     """Carries what comes to its ports to a server's port and back, each way later by the port's own delay."""
@@ -211,10 +222,13 @@ def other_clock(number: int) -> List[str]:
     return ["unshare", *user, "--time", "--monotonic", shift, "--boottime", shift, "--fork", "--kill-child"]
 
 
-# -- groups -----------------------------------------------------------------------------------------------------
+# -- groups
+# -----------------------------------------------------------------------------------------------------
 
 def write_groups(bench: Bench, size: int, groups: int) -> List[Set[int]]:
-    """Make runs.txt of groups, one after another, each with a line for each of h0, h1, ...; the lines of each group."""
+    """Make runs.txt of groups, one after another, each with a line for each of h0, h1, ...; the lines of each
+    group.
+    """
     hosts = ",".join(f"h{number}" for number in range(size))
     text, lines, number = b"", [], 0
     for group in range(groups):
@@ -233,9 +247,27 @@ def group_skews(bench: Bench, ports: Callable[[int], List[int]], size: int, grou
     ports: where the clients find the server of a port; before: the words before the command of a client.
     """
     lines = write_groups(bench, size, groups)
-    with reading(bench, size) as skew, contextlib.ExitStack() as clients, serving(bench, "--exit-when-done") as server:
-        started = [bench.start([*before(number), *CLIENT, "-q", "--follow", "--name", f"h{number}", "--port", str(port),
-                                HOST]) for number, port in enumerate(ports(server.port))]
+    with (
+        reading(bench, size) as skew,
+        contextlib.ExitStack() as clients,
+        serving(bench, "--exit-when-done") as server,
+    ):
+        started = [
+            bench.start(
+                [
+                    *before(number),
+                    *CLIENT,
+                    "-q",
+                    "--follow",
+                    "--name",
+                    f"h{number}",
+                    "--port",
+                    str(port),
+                    HOST,
+                ]
+            )
+            for number, port in enumerate(ports(server.port))
+        ]
         for client in started:
             clients.enter_context(ending(client))
         skews = [skew(group) for group in lines]
@@ -254,8 +286,12 @@ def row(bench: Bench, what: str, size: int, skews: List[float], most: float) -> 
     """A row: these skews, and what this machine can do without server and clients."""
     loop, woken = (measure(bench, size, len(skews)) for measure in (loop_skews, woken_skews))
     measured = f"{spread(skews)} ms; {size} shells forked in a loop {spread(loop)}, woken in a loop {spread(woken)} ms"
-    return Row(f"from the first to the last start of a group of {size} clients {what}, {len(skews)} groups", measured,
-               f"median <= {most:g} ms", statistics.median(skews) <= most)
+    return Row(
+        f"from the first to the last start of a group of {size} clients {what}, {len(skews)} groups",
+        measured,
+        f"median <= {most:g} ms",
+        statistics.median(skews) <= most,
+    )
 
 
 def on_loopback(bench: Bench, size: int, most: float, groups: int) -> List[Row]:
@@ -283,7 +319,9 @@ def skew_delays(bench: Bench, groups: int = GROUPS) -> List[Row]:
             return receive(stack.enter_context(process(carry, port, delays)), "the carrier's ports")
 
         skews = group_skews(bench, ports, 8, groups, before)
-    what = "at 0 to 50 ms each way, " + ("with clocks that differ" if clocks else "with one clock (no namespaces here)")
+    what = "at 0 to 50 ms each way, " + (
+        "with clocks that differ" if clocks else "with one clock (no namespaces here)"
+    )
     return [row(bench, what, 8, skews, 5)]
 
 

@@ -1,4 +1,7 @@
-"""The rows of the benchmarks that are about TCP.  Server, clients and what is between them run on the loopback."""
+"""The rows of the benchmarks that are about TCP.
+
+Server, clients and what is between them run on the loopback.
+"""
 import contextlib
 import re
 import select
@@ -77,7 +80,8 @@ def assert_all_done(bench: Bench, count: int) -> None:
         raise SystemExit(f"{done} of {count} jobs are done: {bench.errors.read_text()[-2000:]}")
 
 
-# -- the rows ---------------------------------------------------------------------------------------------------
+# -- the rows
+# ---------------------------------------------------------------------------------------------------
 
 def tcp_jobs(bench: Bench) -> List[Row]:
     """jobs per second of one client, against runmaker4.py"""
@@ -138,8 +142,14 @@ def tcp_idle(bench: Bench) -> List[Row]:
     assert_all_done(bench, 1 + len(latencies))
     middle, slowest = statistics.median(latencies), max(latencies)
     measured = f"{share:.1f} % of a core, {memory:.0f} MB, {middle:.2f} s (at the most {slowest:.2f} s)"
-    return [Row(f"{clients} idle clients: CPU and memory of the server, time from a new line to a client", measured,
-                "<= 2 % of a core, <= 50 MB, <= 0.5 s", share <= 2 and memory <= 50 and slowest <= 0.5)]
+    return [
+        Row(
+            f"{clients} idle clients: CPU and memory of the server, time from a new line to a client",
+            measured,
+            "<= 2 % of a core, <= 50 MB, <= 0.5 s",
+            share <= 2 and memory <= 50 and slowest <= 0.5,
+        )
+    ]
 
 
 def tcp_delay(bench: Bench) -> List[Row]:
@@ -156,8 +166,14 @@ def tcp_delay(bench: Bench) -> List[Row]:
     rates = bench.interleave({"far": lambda: rate(0.010), "near": lambda: rate(0)})
     ratio = bench.ratio(rates["far"], rates["near"])
     measured = f"{ratio:.2f} x: {spread(rates['far'])} against {spread(rates['near'])} jobs/s"
-    return [Row(f"{count:,} x `true`, one client `-j64`, at 20 ms round trip, against none", measured, ">= 0.5 x",
-                ratio >= 0.5)]
+    return [
+        Row(
+            f"{count:,} x `true`, one client `-j64`, at 20 ms round trip, against none",
+            measured,
+            ">= 0.5 x",
+            ratio >= 0.5,
+        )
+    ]
 
 
 def tcp_output(bench: Bench) -> List[Row]:
@@ -178,7 +194,9 @@ def tcp_output(bench: Bench) -> List[Row]:
         return size / used.seconds / MB
 
     rates = [rate() for _ in range(bench.rounds)]
-    measured = f"{spread(rates)} MB/s, client {memory['client']:.0f} MB, server {memory['server']:.0f} MB memory"
+    measured = (
+        f"{spread(rates)} MB/s, client {memory['client']:.0f} MB, server {memory['server']:.0f} MB memory"
+    )
     return [Row(f"one job of a client printing {size // MB} MB, server with `--outdir`", measured,
                 ">= 50 MB/s, <= 80 MB", statistics.median(rates) >= 50 and max(memory.values()) <= 80)]
 
@@ -194,8 +212,14 @@ def tcp_start(bench: Bench) -> List[Row]:
             with peer(bench, "first", "runs.txt") as line:
                 times.append(float(line()))
         middle = statistics.median(times)
-        rows.append(Row(f"server start on {count:,} lines ({title}) to the first job handed out", f"{middle:.2f} s",
-                        "<= 0.7 s", middle <= 0.7))
+        rows.append(
+            Row(
+                f"server start on {count:,} lines ({title}) to the first job handed out",
+                f"{middle:.2f} s",
+                "<= 0.7 s",
+                middle <= 0.7,
+            )
+        )
     return rows
 
 

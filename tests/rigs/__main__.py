@@ -1,4 +1,5 @@
-"""Install the programs that tests use beside Python, or build the image of the NFS machines; say what cannot be had.
+"""Install the programs that tests use beside Python, or build the image of the NFS machines; say what cannot
+be had.
 
     python3 -m tests.rigs tools
     python3 -m tests.rigs image
@@ -7,8 +8,17 @@ import sys
 
 from tests.rigs import fs, lacking, nfs, slurm, ssh
 
-TOOLS = {**ssh.TOOLS, **slurm.TOOLS, **nfs.TOOLS, **fs.TOOLS, "mpirun": "openmpi-bin", "rsync": "rsync", "parallel": "parallel",
-         "tc": "iproute2", "nft": "nftables"}
+TOOLS = {
+    **ssh.TOOLS,
+    **slurm.TOOLS,
+    **nfs.TOOLS,
+    **fs.TOOLS,
+    "mpirun": "openmpi-bin",
+    "rsync": "rsync",
+    "parallel": "parallel",
+    "tc": "iproute2",
+    "nft": "nftables",
+}
 
 found = nfs.missing() if sys.argv[1:] == ["image"] else lacking("all that the tests use", TOOLS, ["true"])
 if found:

@@ -1,4 +1,5 @@
-"""Real network file systems, each with a server and three client hosts, on one machine: GlusterFS, CephFS, MooseFS.
+"""Real network file systems, each with a server and three client hosts, on one machine: GlusterFS, CephFS,
+MooseFS.
 
     with Rig("gluster", bricks=3) as rig:           # or "ceph", "moose"
         one, other = rig.hosts["A"], rig.hosts["B"]
@@ -7,10 +8,11 @@
         one.cut()                                   # its network cable; join(), kill(), boot(), kill_client()
         runner.wait()
 
-The file systems have their default settings and the FUSE clients that come with them.  A host has a network, processes,
-mounts, a name and a boot id of its own, and so has the server; kernel, clock, CPUs and all other files are this
-machine's.  The only network is a switch inside the server.  What servers and clients keep under /run, /var and /etc is
-private to each host.  So several rigs can be up at once.  All of it ends with the process that has started it.
+The file systems have their default settings and the FUSE clients that come with them.  A host has a network,
+processes, mounts, a name and a boot id of its own, and so has the server; kernel, clock, CPUs and all other
+files are this machine's.  The only network is a switch inside the server.  What servers and clients keep
+under /run, /var and /etc is private to each host.  So several rigs can be up at once.  All of it ends with
+the process that has started it.
 """
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ from tests.support import PYTHON, SCRIPTS, SCRIPTS_AT, Text, alive, as_bytes, wa
 NETWORK = "198.18.8."                   # for tests of networks (RFC 2544); nothing leaves the switch
 SERVER = f"{NETWORK}1"
 WITH_US = "setpriv", "--pdeathsig", "KILL"
-# A host's first process.  Of these directories a host sees its own, empty at the start, unless they are not there
+# A host's first process.  Of these directories a host sees its own, empty at the start, unless they are not
+# there
 BOOT = """
 hostname "$1"
 mount --bind "$2/$1/boot_id" /proc/sys/kernel/random/boot_id
@@ -72,9 +75,18 @@ class Command:
         self.paths[0].write_bytes(data)
         script = f"cd {shlex.quote(str(directory))} || exit\n{text}"
         with contextlib.ExitStack() as stack:
-            source, out, err = (stack.enter_context(path.open(mode)) for path, mode in zip(self.paths, ("r", "w", "w")))
-            self.process = subprocess.Popen([*host.inside(), "sh", "-c", script], stdin=source, stdout=out, stderr=err,
-                                            env=host.environ(), cwd="/", start_new_session=True)
+            source, out, err = (
+                stack.enter_context(path.open(mode)) for path, mode in zip(self.paths, ("r", "w", "w"))
+            )
+            self.process = subprocess.Popen(
+                [*host.inside(), "sh", "-c", script],
+                stdin=source,
+                stdout=out,
+                stderr=err,
+                env=host.environ(),
+                cwd="/",
+                start_new_session=True,
+            )
 
     @property
     def out(self) -> bytes:
@@ -91,8 +103,12 @@ class Command:
 
     @functools.cached_property
     def outside(self) -> int:
-        """The process number of its shell, or of what this has become, on this machine; 0 if it has ended too soon."""
-        wait_until(lambda: first_child(self.process.pid) or self.code is not None, what=f"{self.text} is a process")
+        """The process number of its shell, or of what this has become, on this machine; 0 if it has ended too
+        soon.
+        """
+        wait_until(
+            lambda: first_child(self.process.pid) or self.code is not None, what=f"{self.text} is a process"
+        )
         return first_child(self.process.pid)
 
     @functools.cached_property
@@ -138,7 +154,8 @@ class Host:
         """What belongs to it alone; all hosts see it."""
         return self.rig.dir / self.name
 
-    # -- power, network and client -----------------------------------------------------------------------------------
+    # -- power, network and client
+    # -----------------------------------------------------------------------------------
 
     def boot(self) -> None:
         """Switch it on, with a boot id of its own, and plug its cable in."""
@@ -147,10 +164,22 @@ class Host:
         (self.dir / "up").unlink(missing_ok=True)
         with open(self.dir / "boot.log", "ab") as log:
             self.process = subprocess.Popen(
-                [*WITH_US, "unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-                 "sh", "-ec", BOOT, "sh", self.name, str(self.rig.dir)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environ(), cwd="/", start_new_session=True)
-        wait_until(lambda: (self.dir / "up").exists() or self.process.poll() is not None, 20, f"{self.name} is up")
+                [
+                    *WITH_US,
+                    "unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                    "sh", "-ec", BOOT, "sh", self.name,
+                    str(self.rig.dir),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environ(),
+                cwd="/",
+                start_new_session=True,
+            )
+        wait_until(
+            lambda: (self.dir / "up").exists() or self.process.poll() is not None, 20, f"{self.name} is up"
+        )
         assert self.process.poll() is None, (self.dir / "boot.log").read_text()
         self.first = first_child(self.process.pid)
         if self is self.rig.server:
@@ -197,7 +226,8 @@ class Host:
         """kill -9 for the file system's FUSE daemon."""
         self.run(f"pkill -9 -x '{self.rig.kind.CLIENT}'", directory="/")
 
-    # -- commands and files ------------------------------------------------------------------------------------------
+    # -- commands and files
+    # ------------------------------------------------------------------------------------------
 
     def popen(self, command: str, data: Text = b"", directory: object = "") -> Command:
         """Start a shell command, with this as its standard input."""
@@ -221,7 +251,8 @@ class Host:
         """kill -9 for all of its commands that have not ended; what they have started lives on."""
         for command in self.commands:
             command.signal(signal.SIGKILL)
-            command.process.kill()              # nsenter, which may be stopped, and would not see the command's end
+            # nsenter, which may be stopped, and would not see the command's end
+            command.process.kill()
             command.process.wait()
 
     def write(self, name: str, text: Text) -> None:
@@ -232,23 +263,35 @@ class Host:
         """What `cat` shows of a file; that may be old on the host where it is asked."""
         return self.run(f"cat '{name}'").out
 
-    # -- inside ------------------------------------------------------------------------------------------------------
+    # -- inside
+    # ------------------------------------------------------------------------------------------------------
 
     def inside(self) -> List[str]:
         """The words before a command that is to run here."""
         return ["nsenter", "-t", str(self.first), "--net", "--uts", "--mount", "--pid"]
 
     def environ(self) -> Dict[str, str]:
-        return {**os.environ, "PATH": f"{self.rig.dir / 'bin'}:{PATH}", "HOST": self.name, "HOME": str(self.dir),
-                "LC_ALL": "C.UTF-8"}
+        return {
+            **os.environ,
+            "PATH": f"{self.rig.dir / 'bin'}:{PATH}",
+            "HOST": self.name,
+            "HOME": str(self.dir),
+            "LC_ALL": "C.UTF-8",
+        }
 
     def _switch(self, script: str, *args: str) -> None:
         """Run shell commands in the network of the switch."""
-        subprocess.run(["nsenter", "-t", str(self.rig.server.first), "--net", "sh", "-ec", script, "sh", *args],
-                       check=True, timeout=30, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": PATH})
+        subprocess.run(
+            ["nsenter", "-t", str(self.rig.server.first), "--net", "sh", "-ec", script, "sh", *args],
+            check=True,
+            timeout=30,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PATH": PATH},
+        )
 
 
-# -- the file systems ------------------------------------------------------------------------------------------------
+# -- the file systems
+# ------------------------------------------------------------------------------------------------
 
 
 class FileSystem:
@@ -278,7 +321,9 @@ class Gluster(FileSystem):
         wait_until(lambda: server.run("gluster pool list", check=False).code == 0, 30, "glusterd answers")
         paths = [server.rig.dir / f"brick{number}" for number in range(self.bricks)]
         replica = f"replica {self.bricks}" if self.bricks > 1 else ""
-        self.command(server, f"volume create v {replica} {' '.join(f'{SERVER}:{path}' for path in paths)} force")
+        self.command(
+            server, f"volume create v {replica} {' '.join(f'{SERVER}:{path}' for path in paths)} force"
+        )
         self.command(server, "volume start v")
 
     @staticmethod
@@ -394,7 +439,12 @@ mfschunkserver -c etc/chunkserver start
 
 class Moose(FileSystem):
     """MooseFS with a master and a chunk server."""
-    TOOLS = {"mfsmaster": "moosefs-master", "mfschunkserver": "moosefs-chunkserver", "mfsmount": "moosefs-client"}
+
+    TOOLS = {
+        "mfsmaster": "moosefs-master",
+        "mfschunkserver": "moosefs-chunkserver",
+        "mfsmount": "moosefs-client",
+    }
     CLIENT = "mfsmount.*"               # it writes what it is doing behind its name
 
     def serve(self, server: Host) -> None:

@@ -5,8 +5,8 @@
         alice.mount("4.2")                          # the server's /export, on /nfs
         alice.run("runmaker4.py runs.txt")          # our scripts are on PATH
 
-Their network exists only between them.  They end with the process that has started them.  What they boot is built
-once, in RUNMAKER4_TEST_NFS (/var/tmp/nfsrig); everything else is in a temporary directory.
+Their network exists only between them.  They end with the process that has started them.  What they boot is
+built once, in RUNMAKER4_TEST_NFS (/var/tmp/nfsrig); everything else is in a temporary directory.
 """
 from __future__ import annotations
 
@@ -32,12 +32,20 @@ from tests.support import ROOT, SCRIPTS, Text, as_bytes, wait_until
 CACHE = pathlib.Path(os.environ.get("RUNMAKER4_TEST_NFS", "/var/tmp/nfsrig"))
 GUEST = pathlib.Path(__file__).with_name("nfs_guest")
 NETWORK = "10.77.0."
-TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "mkfs.ext4": "e2fsprogs", "cpio": "cpio", "setpriv": "util-linux"}
+TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "mkfs.ext4": "e2fsprogs",
+    "cpio": "cpio",
+    "setpriv": "util-linux",
+}
 
 
 @functools.lru_cache(maxsize=None)
 def missing() -> str:
-    """What is missing here, as a sentence; empty if machines can be started.  Installs and builds it where it may."""
+    """What is missing here, as a sentence; empty if machines can be started.
+
+    Installs and builds it where it may.
+    """
     if platform.machine() != "x86_64":
         return "real NFS needs x86-64"
     if (CACHE / "image.stamp").exists() and all(shutil.which(tool, path=PATH) for tool in TOOLS):
@@ -52,7 +60,8 @@ class Command:
         self.machine, self.number, self.text = machine, number, text
         self.out = self.err = b""
         self.pid = 0                                    # of its shell; the process group, too
-        self.code: int | None = None                    # -N: ended by signal N; -9 too if its machine lost power
+        # -N: ended by signal N; -9 too if its machine lost power
+        self.code: int | None = None
 
     def event(self, message: Dict[str, object]) -> None:
         self.out += base64.b64decode(message.get("out", ""))
@@ -93,8 +102,13 @@ class Machine:
         """Switch it on; wait_ready() is to follow."""
         disk = self.path("disk")
         if not disk.exists():
-            subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(disk), "256M"], check=True, capture_output=True,
-                           stdin=subprocess.DEVNULL, env={**os.environ, "PATH": PATH})
+            subprocess.run(
+                ["mkfs.ext4", "-q", "-F", "-m", "0", str(disk), "256M"],
+                check=True,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PATH": PATH},
+            )
         hosts = ",".join(f"{machine.name}:{machine.ip}" for machine in self.rig.machines)
         words = f"rig.name={self.name} rig.ip={self.ip} rig.lease={self.rig.lease} rig.hosts={hosts}"
         command = [
@@ -113,15 +127,22 @@ class Machine:
         for kind in "qmp", "port":
             self.path(kind).unlink(missing_ok=True)
         with open(self.path("console"), "ab") as log:
-            self.qemu = subprocess.Popen(command + self.network(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                         env={**os.environ, "PATH": PATH, "TMPDIR": str(self.rig.dir)})
+            self.qemu = subprocess.Popen(
+                command + self.network(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PATH": PATH, "TMPDIR": str(self.rig.dir)},
+            )
         self.ready = False
         self.port = self.connect("port")
         threading.Thread(target=self.listen, args=(self.port,), daemon=True).start()
 
     def wait_ready(self, timeout: float = 300) -> None:
         """Wait until it takes commands, and set its clock."""
-        wait_until(lambda: self.ready or self.qemu.poll() is not None, timeout, f"{self.name} is up\n{self.log()}")
+        wait_until(
+            lambda: self.ready or self.qemu.poll() is not None, timeout, f"{self.name} is up\n{self.log()}"
+        )
         if self.qemu.poll() is not None:
             raise AssertionError(f"{self.name} did not start\n{self.log()}")
         self.run(f"date -s @{time.time():.3f}", directory="/")
@@ -151,7 +172,9 @@ class Machine:
                     assert "error" not in answer, answer
 
     def network(self) -> List[str]:
-        """QEMU's arguments for the network: the server's process is the hub, a datagram socket for each client."""
+        """QEMU's arguments for the network: the server's process is the hub, a datagram socket for each
+        client.
+        """
         def cable(name: str, ours: pathlib.Path, theirs: pathlib.Path) -> List[str]:
             return ["-netdev", f"dgram,id={name},local.type=unix,local.path={ours},"
                                f"remote.type=unix,remote.path={theirs}"]
@@ -240,7 +263,9 @@ class Machine:
 
 
 class Rig:
-    """A server and its clients.  lease: for how long NFSv4 keeps the locks of a client that is silent, in seconds."""
+    """A server and its clients.  lease: for how long NFSv4 keeps the locks of a client that is silent, in
+    seconds.
+    """
 
     def __init__(self, clients: Sequence[str] = ("alice", "bob"), lease: int = 15) -> None:
         self.lease = lease
@@ -252,7 +277,8 @@ class Rig:
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-nfs-", dir="/var/tmp"))
         try:
             shutil.copy(CACHE / "initrd.img", self.dir)
-            with open(self.dir / "initrd.img", "ab") as image:     # the kernel unpacks all archives of the file in turn
+            # the kernel unpacks all archives of the file in turn
+            with open(self.dir / "initrd.img", "ab") as image:
                 for top, names in (GUEST, ("init", "boot", "agent.py")), (ROOT, SCRIPTS):
                     subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=top, stdout=image, check=True,
                                    input="".join(f"{name}\n" for name in names).encode())

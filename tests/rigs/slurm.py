@@ -4,8 +4,9 @@
         job = cluster.run("sbatch", "--parsable", "script.sh", cwd=directory).strip()
         cluster.wait_state(job, "RUNNING")
 
-Each node has a host name, processes and mounts of its own; kernel, CPUs and files are this machine's.  All of it ends
-with the process that has started it.  Slurm's own waits are short, except that it looks at time limits every 30 s.
+Each node has a host name, processes and mounts of its own; kernel, CPUs and files are this machine's.  All of
+it ends with the process that has started it.  Slurm's own waits are short, except that it looks at time
+limits every 30 s.
 """
 from __future__ import annotations
 
@@ -75,8 +76,9 @@ def missing() -> str:
     """What is missing here, as a sentence; empty if a cluster can be started."""
     if len(os.sched_getaffinity(0)) < 2:
         return "the tests with a real Slurm need two CPUs"
-    return lacking("a real Slurm", TOOLS, ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"])
-
+    return lacking(
+        "a real Slurm", TOOLS, ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"]
+    )
 
 
 def free_ports(count: int) -> List[int]:
@@ -93,7 +95,8 @@ class Cluster:
 
     def __init__(self, proctrack: str) -> None:
         self.proctrack = proctrack
-        self.nodes = [f"{name}{os.getpid()}" for name in ("alice", "bob")]      # two rigs share the control groups
+        # two rigs share the control groups
+        self.nodes = [f"{name}{os.getpid()}" for name in ("alice", "bob")]
         self.daemons: Dict[str, subprocess.Popen] = {}
         self.firsts: Dict[str, int] = {}                # the first process of each node, as we see it
 
@@ -113,18 +116,36 @@ class Cluster:
         try:
             self.configure()
             self.run("mungekey", "--create", f"--keyfile={self.dir}/munge.key-file")
-            self.daemon("munged", "munged", "--foreground", "--force", *(
-                f"--{option}={self.dir}/munge.{option}" for option in ("key-file", "socket", "pid-file", "seed-file")))
-            self.wait_for(lambda: self.asked("munge", "-n", "-S", f"{self.dir}/munge.socket"), "munged answers")
+            self.daemon(
+                "munged",
+                "munged",
+                "--foreground",
+                "--force",
+                *(
+                    f"--{option}={self.dir}/munge.{option}"
+                    for option in ("key-file", "socket", "pid-file", "seed-file")
+                ),
+            )
+            self.wait_for(
+                lambda: self.asked("munge", "-n", "-S", f"{self.dir}/munge.socket"), "munged answers"
+            )
             self.daemon("controller", "slurmctld", "-D")
             for number, name in enumerate(self.nodes):
-                self.daemon(name, "unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-                            "sh", "-c", BOOT.replace("{dir}", str(self.dir)), "sh", name, str(number))
+                self.daemon(
+                    name, "unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                    "sh", "-c",
+                    BOOT.replace("{dir}", str(self.dir)),
+                    "sh",
+                    name,
+                    str(number),
+                )
                 self.wait_for((self.dir / f"{name}.up").exists, f"{name} is up")
                 pid = self.daemons[name].pid
                 self.firsts[name] = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
                 self.start_slurmd(name)
-            self.wait_for(lambda: self.asked("sinfo", "-h", "-N", "-o", "%T") == "idle\n" * 2, "the nodes are ready")
+            self.wait_for(
+                lambda: self.asked("sinfo", "-h", "-N", "-o", "%T") == "idle\n" * 2, "the nodes are ready"
+            )
         except BaseException:
             self.stop()
             raise
@@ -136,7 +157,9 @@ class Cluster:
             (self.dir / name).mkdir()
         port, *ports = free_ports(1 + len(self.nodes))
         addresses = [f"127.0.0.{number}" for number in range(2, 2 + len(self.nodes))]
-        values = dict(host=socket.gethostname().partition(".")[0], port=port, dir=self.dir, proctrack=self.proctrack)
+        values = dict(
+            host=socket.gethostname().partition(".")[0], port=port, dir=self.dir, proctrack=self.proctrack
+        )
         config, hosts = CONFIG.format(**values), pathlib.Path("/etc/hosts").read_text()
         for name, address, port in zip(self.nodes, addresses, ports):
             config += NODE.format(name=name, address=address, port=port, cpus=CPUS, gpus=GPUS)
@@ -166,8 +189,14 @@ class Cluster:
         """Start a process that stays in the foreground, and ends with this one."""
         with open(self.dir / f"{name}.log", "ab") as log:
             self.daemons[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command], env=self.environ, cwd="/", stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True)
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                env=self.environ,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def inside(self, node: str) -> List[str]:
         """The words before a command that is to run on a node."""
@@ -187,14 +216,19 @@ class Cluster:
         try:
             wait_until(condition, 30, what)
         except AssertionError as error:
-            logs = [f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in self.dir.glob("*.log")]
+            logs = [
+                f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}"
+                for path in self.dir.glob("*.log")
+            ]
             raise AssertionError("\n".join([str(error), *logs])) from error
 
     # -- commands and jobs ----------------------------------------------------------------------------------
 
     def run(self, *command: str, **options) -> str:
         """Run a command of a user of the cluster; what it prints."""
-        settings = dict(env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        settings = dict(
+            env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
         settings.update(options)
         ended = subprocess.run(command, check=False, **settings)
         if ended.returncode:

@@ -4,8 +4,9 @@
         subprocess.run([*hosts.on("alice"), "ssh", "bob", "hostname"])
         hosts.crash("bob")
 
-Each has a host name, processes, a network (one switch joins them all), a home directory and an sshd of its own; kernel,
-clock, CPUs and all other files are this machine's.  All of it ends with the process that has started it.
+Each has a host name, processes, a network (one switch joins them all), a home directory and an sshd of its
+own; kernel, clock, CPUs and all other files are this machine's.  All of it ends with the process that has
+started it.
 """
 from __future__ import annotations
 
@@ -24,9 +25,12 @@ from tests.support import wait_until
 
 TOOLS = {"sshd": "openssh-server", "ssh": "openssh-client", "ip": "iproute2", "unshare": "util-linux",
          "nsenter": "util-linux", "setpriv": "util-linux", "pgrep": "procps"}
-NET = "198.18.9"                                        # for tests of networks (RFC 2544); nothing leaves the switch
+# for tests of networks (RFC 2544); nothing leaves the switch
+NET = "198.18.9"
 WITH_US = "setpriv", "--pdeathsig", "KILL"
-SWITCH = "mount -t tmpfs none /run; ip link add br0 type bridge; ip link set br0 up; echo up; exec sleep 1000000"
+SWITCH = (
+    "mount -t tmpfs none /run; ip link add br0 type bridge; ip link set br0 up; echo up; exec sleep 1000000"
+)
 PLUG_IN = """
 ip netns add $1
 ip link add p-$1 type veth peer name eth0 netns $1 address 02:00:00:00:00:0${2##*.}
@@ -108,8 +112,12 @@ class Hosts:
         """Start a host, and wait until one can log in."""
         self._in_switch(PLUG_IN, name, self.addresses[name])
         boot = BOOT.format(dir=self.dir, sshd=shutil.which("sshd", path=PATH))
-        self._start(name, *self._switch(), "ip", "netns", "exec", name, "unshare", "--uts", "--mount", "--pid",
-                    "--fork", "--kill-child", "--mount-proc", "sh", "-ec", boot, "sh", name)
+        self._start(
+            name,
+            *self._switch(),
+            "ip", "netns", "exec", name, "unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child",
+            "--mount-proc", "sh", "-ec", boot, "sh", name,
+        )
         wait_until(lambda: b"listening" in self.log(name), 10, f"sshd of {name} listens")
         subprocess.run([*self.on(name), "ssh", name, "true"], check=True, timeout=30)
 
@@ -127,9 +135,15 @@ class Hosts:
         return self.dir / name
 
     def on(self, name: str, directory: object = "") -> List[str]:
-        """The words that run a command on a host, in a directory (its home), as one does who is logged in there."""
+        """The words that run a command on a host, in a directory (its home), as one does who is logged in
+        there.
+        """
         home, parent = self.home(name), str(self.processes[name].pid)
-        first = subprocess.run(["pgrep", "-P", parent], check=True, stdout=subprocess.PIPE).stdout.decode().strip()
+        first = (
+            subprocess.run(["pgrep", "-P", parent], check=True, stdout=subprocess.PIPE)
+            .stdout.decode()
+            .strip()
+        )
         return ["nsenter", "-t", first, "-a", f"--wd={directory or home}", "env", "-i",
                 f"HOME={home}", f"PATH={self.path}"]
 
@@ -168,5 +182,10 @@ class Hosts:
 
     def _in_switch(self, script: str, *args: str) -> None:
         """Run shell commands in the network of the switch."""
-        subprocess.run([*self._switch(), "sh", "-ec", script, "sh", *args], check=True, timeout=30, capture_output=True,
-                       env={**os.environ, "PATH": PATH})
+        subprocess.run(
+            [*self._switch(), "sh", "-ec", script, "sh", *args],
+            check=True,
+            timeout=30,
+            capture_output=True,
+            env={**os.environ, "PATH": PATH},
+        )
