@@ -616,7 +616,7 @@ class Companion(SlotCase):
     def slot_file(self, path: str = "names") -> runmaker4.SlotFile:
         """A file of names that can be locked."""
         with mock.patch.object(runmaker4.SlotFile, "INTERVAL", 0.01):
-            file = runmaker4.SlotFile(str(self.dir / path), False, self.said.append)
+            file = runmaker4.SlotFile(str(self.dir / path), runmaker4.LOCAL, self.said.append)
         file.prepare()
         return file
 
