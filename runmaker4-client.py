@@ -313,8 +313,7 @@ class Connection:
         self.said = said                            # why there is no connection
         self.runner = program.make_runner(self, [], self)
 
-    # -- as a Runner sees it
-    # ----------------------------------------------------------------------------------------
+    # -- as a Runner sees it ---------------------------------------------------------------------------------
 
     async def claim(self, last: bool, free: int, slots: int) -> RemoteJob | Miss:
         """A job that has come, if any; else it is asked for, and the runner woken when there is an answer.
@@ -402,8 +401,7 @@ class Connection:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.emptied.wait(), 0.2)
 
-    # -- asking for jobs
-    # --------------------------------------------------------------------------------------------
+    # -- asking for jobs -------------------------------------------------------------------------------------
 
     def _may_start(self) -> bool:
         """Rule 2 of runmaker4-server.py: only soon after something that was answered."""
@@ -464,8 +462,7 @@ class Connection:
         """There is news for the runner."""
         self.runner.changed.set()
 
-    # -- events
-    # -----------------------------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------------------
 
     def event(self, size: int = 0, **message: Any) -> None:
         """Tell the server of something, surely; size: the bytes of output in it."""
@@ -529,8 +526,7 @@ class Connection:
         self.say(f"line {job.number}: {fault}{result}")
         self.program.tally.unwritten.append(job.number)
 
-    # -- connecting
-    # -------------------------------------------------------------------------------------------------
+    # -- connecting ------------------------------------------------------------------------------------------
 
     async def stay_connected(self, sock: socket.socket | None, channel: Channel | None) -> None:
         """Connect, and again whenever the connection is lost, until that is given up.  sock: a first
@@ -654,8 +650,7 @@ class Connection:
         self.runner.end_all()
         return True
 
-    # -- messages
-    # ---------------------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
         """Whatever the server says.  Raises WireError."""

@@ -1463,8 +1463,7 @@ class Sessions:
         self.links: dict[ClientLink, None] = {}     # oldest first
         self.welcoming = asyncio.Lock()     # while lines are sought that a client says it has
 
-    # -- lines that clients have
-    # ------------------------------------------------------------------------------------
+    # -- lines that clients have -----------------------------------------------------------------------------
 
     def note(self, grant: Grant) -> None:
         """A client has a line."""
@@ -1554,8 +1553,7 @@ class Sessions:
         elif grant.client.link:
             grant.client.link.send(type="stop", id=grant.key, cancelled=True)
 
-    # -- clients that go and come back
-    # ------------------------------------------------------------------------------
+    # -- clients that go and come back -----------------------------------------------------------------------
 
     def lose(self, client: Client, why: str) -> None:
         """A client's connection is gone."""
@@ -1830,8 +1828,7 @@ class Sessions:
             self.tally.bad_lines.remove(job.number)
             self.tally.error -= 1
 
-    # -- events
-    # -----------------------------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------------------
 
     def take_event(self, client: Client, kind: str, message: Message) -> None:
         """Something that has happened at a client, told once or more often.  Raises WireError."""
@@ -1896,8 +1893,7 @@ class Sessions:
         self.acknowledge_soon(client)
         self.server.leave_if_over()
 
-    # -- output that comes faster than it goes
-    # ----------------------------------------------------------------------
+    # -- output that comes faster than it goes ---------------------------------------------------------------
 
     def _window(self) -> int:
         return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
@@ -1964,8 +1960,7 @@ class Sessions:
                 return
             oldest.drop("too many that do not say who they are")
 
-    # -- taking over from the server before
-    # -------------------------------------------------------------------------
+    # -- taking over from the server before ------------------------------------------------------------------
 
     async def inherit(self, locks: int) -> None:
         """Take over the lines that are locked on this descriptor of the server before us.
@@ -2211,8 +2206,7 @@ class Dispatcher:
             return False
         return not self.looking and client not in self._reserved() and not found.waits_for(client)
 
-    # -- groups
-    # -----------------------------------------------------------------------------------------------------
+    # -- groups ----------------------------------------------------------------------------------------------
 
     def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
         """Say which host gets what.  In the worker's thread, perhaps."""
@@ -2353,8 +2347,7 @@ class Server(Program):
         self.unaccepted = 0                     # connections, since that was said last
         self.unaccepted_said = -UNACCEPTED      # when that was, by boottime()
 
-    # -- from start to end
-    # ------------------------------------------------------------------------------------------
+    # -- from start to end -----------------------------------------------------------------------------------
 
     def main(self) -> int:
         """Check and open everything, then serve; the exit status.  Raises Problem."""
@@ -2591,8 +2584,7 @@ class Server(Program):
                 client.link.send(type="closing", done=True, account=count.account_for(client))
         self.over.set_result(None)
 
-    # -- the keeper
-    # -------------------------------------------------------------------------------------------------
+    # -- the keeper ------------------------------------------------------------------------------------------
 
     async def _set_up_keeper(self) -> None:
         """Take over what the server before us left, before clients can come."""
@@ -2615,8 +2607,7 @@ class Server(Program):
             return
         self.loop.add_reader(self.keeper.life, self._keeper_died)
 
-    # -- every second
-    # -----------------------------------------------------------------------------------------------
+    # -- every second ----------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
         """Notice clients that have fallen silent, and that all is done."""

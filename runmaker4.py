@@ -1690,8 +1690,7 @@ class JobFile:
         self.counted = False
         self.alone_at = -1                      # its length then, if nobody else used it; 0: somebody did
 
-    # -- doors and seats
-    # --------------------------------------------------------------------------------------------
+    # -- doors and seats -------------------------------------------------------------------------------------
 
     def door(self, command: bytes, patience: float = LONG) -> contextlib.AbstractContextManager[bool]:
         """Be behind the door of a command for a moment; whether it could be locked within so many seconds.
@@ -1892,8 +1891,7 @@ class JobFile:
         with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see
             os.close(fd)
 
-    # -- taking a line
-    # ----------------------------------------------------------------------------------------------
+    # -- taking a line ---------------------------------------------------------------------------------------
 
     def claim(self, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS,
               known: bytes = b"") -> Attempt:
@@ -2016,8 +2014,7 @@ class JobFile:
         self.see()
         return self.state_at(line) == RUNNING           # read after the seats: it had ended just before that
 
-    # -- results
-    # ----------------------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.  Raises NotNow.
@@ -2086,8 +2083,7 @@ class JobFile:
         self.to_end.pop(job, None)
         self._stand_up(job)
 
-    # -- looking after held lines
-    # -----------------------------------------------------------------------------------
+    # -- looking after held lines ----------------------------------------------------------------------------
     #
     # A held line that does not stand where it stood as `r` (it is astray) is looked for by its command.
     # Lines of one command are interchangeable: what counts is that each life sign has its `r`.
@@ -2273,8 +2269,7 @@ class JobFile:
         """The state of a held line if it stands where it stood, in today's file; None if it does not."""
         return self.state_at(job) if job.inode == self.inode else None
 
-    # -- just looking
-    # -----------------------------------------------------------------------------------------------
+    # -- just looking ----------------------------------------------------------------------------------------
 
     def lines(
         self, states: bytes | None = None, count_states: bool = False, directives: bool = False
@@ -2362,8 +2357,7 @@ class JobFile:
             elif line.state in states:          # else it is one of the few, which are not wanted
                 yield line, settings, ended
 
-    # -- small steps
-    # ------------------------------------------------------------------------------------------------
+    # -- small steps -----------------------------------------------------------------------------------------
 
     def see(self) -> None:
         """Have this host forget what it remembers of the file, its companion and their names.  Raises
@@ -3164,8 +3158,7 @@ class Cursor:
         """What was met says nothing any more: the next claim walks through the file anew."""
         self.scan = self.quiet = None
 
-    # -- lines that are met
-    # -----------------------------------------------------------------------------------------
+    # -- lines that are met ----------------------------------------------------------------------------------
 
     def _consider(self, line: Line) -> Job | None:
         """Take a job, if it may be taken now and is for one of the takers."""
@@ -3360,8 +3353,7 @@ class Cursor:
             job.taker.tried.add(job)
             job.retried = True
 
-    # -- directives that are met
-    # ------------------------------------------------------------------------------------
+    # -- directives that are met -----------------------------------------------------------------------------
 
     def _obey(self, line: Line, bad: bytes = FAILED + ERROR) -> bool:
         """Take a directive into account; False: what is above it must be looked at once more.
@@ -3446,8 +3438,7 @@ class Cursor:
                 text = f"line {line.number} waits for {holder}, which keeps its command locked"
                 yield Stall("door", text, patience=5.0)
 
-    # -- results
-    # ----------------------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give its line back.  What went wrong for good, or ''.
@@ -3473,8 +3464,7 @@ class Cursor:
             job.taker.tried.discard(job)
         return fault
 
-    # -- trouble, and just looking
-    # ----------------------------------------------------------------------------------
+    # -- trouble, and just looking ---------------------------------------------------------------------------
 
     def _bear(self, error: OSError) -> Miss:
         """Put up with an error of the file system for a while, then fail for good."""
@@ -5446,8 +5436,7 @@ class Runner:
         limit = options.walltime
         self.wall_end = self.began + (limit.left if isinstance(limit, SlurmLimit) else limit or math.inf)
 
-    # -- from start to end
-    # ------------------------------------------------------------------------------------------
+    # -- from start to end -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
@@ -5618,8 +5607,7 @@ class Runner:
             self.tally.trouble = True
             self.stop()
 
-    # -- slots
-    # ------------------------------------------------------------------------------------------------------
+    # -- slots -----------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
         """Have a slot for each name; slots of other names get no more jobs."""
@@ -5848,8 +5836,7 @@ class Runner:
             self.say(f"line {job.number}: {fault}")
             self.tally.unwritten.append(job.number)
 
-    # -- one run
-    # ----------------------------------------------------------------------------------------------------
+    # -- one run ---------------------------------------------------------------------------------------------
 
     async def _run(self, run: Run) -> bytes:
         """Accompany a run whose shell was started; the state that its line should get."""
@@ -6518,8 +6505,7 @@ class Program:
             await writer.drain(0.5)
         await writer.drain(2.0)
 
-    # -- messages
-    # ---------------------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
         """Print a message of one line."""
@@ -7022,8 +7008,7 @@ class Channel:
         del self.buffer[:start + length]
         return self.inward.open(mac, body) if self.authenticated else body
 
-    # -- the server's steps
-    # -----------------------------------------------------------------------------------------
+    # -- the server's steps ----------------------------------------------------------------------------------
 
     def _on_answer(self, message: Message) -> None:
         """Step 2: the client proves that it knows the token.  Raises WireError."""
@@ -7045,8 +7030,7 @@ class Channel:
             raise WireError("a public number that was altered")
         self._agree(public)
 
-    # -- the client's steps
-    # -----------------------------------------------------------------------------------------
+    # -- the client's steps ----------------------------------------------------------------------------------
 
     def _on_greeting(self, message: Message) -> None:
         """Step 1.  Raises WireError."""
@@ -7074,8 +7058,7 @@ class Channel:
             raise Refused({"token": "wrong token", "version": "another version of the protocol"}.get(
                 message.text("error", 64), "refused"))
 
-    # -- proofs and keys
-    # --------------------------------------------------------------------------------------------
+    # -- proofs and keys -------------------------------------------------------------------------------------
 
     @staticmethod
     def _challenge(message: Message) -> str:
@@ -7140,8 +7123,7 @@ class Link:
         self.flushing = self.receiving = self.ended = False
         self.timer: asyncio.TimerHandle | None = None       # until what was posted is sent
 
-    # -- for subclasses
-    # -------------------------------------------------------------------------------------------
+    # -- for subclasses --------------------------------------------------------------------------------------
 
     def authenticated(self) -> None:
         """The other end has just been authenticated."""
@@ -7157,8 +7139,7 @@ class Link:
         """The connection is gone."""
         raise NotImplementedError
 
-    # -- what they use
-    # --------------------------------------------------------------------------------------------
+    # -- what they use ---------------------------------------------------------------------------------------
 
     def send(self, **message: Any) -> None:
         """Send a message, together with others of this turn of the loop."""
@@ -7202,8 +7183,7 @@ class Link:
         self.why = self.why or why
         self.transport.abort()
 
-    # -- asyncio.Protocol
-    # -----------------------------------------------------------------------------------------
+    # -- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport

@@ -48,8 +48,7 @@ class Proxy:
         self.listener.close()
         self.thaw()
 
-    # -- the threads
-    # ------------------------------------------------------------------------------------------------
+    # -- the threads -----------------------------------------------------------------------------------------
 
     @staticmethod
     def _start(function: Callable[..., None], *args: object) -> threading.Thread:

@@ -259,8 +259,7 @@ class World:
         """The path leads to other lines now."""
         raise NotImplementedError
 
-    # -- turns
-    # --------------------------------------------------------------------------------------------------------
+    # -- turns -----------------------------------------------------------------------------------------------
 
     def fail(self, text: str) -> None:
         self.note_violation(text)
@@ -378,8 +377,7 @@ class World:
                 self.main.acquire()
         self.over = bool(self.violation)
 
-    # -- descriptions and locks
-    # ---------------------------------------------------------------------------------------
+    # -- descriptions and locks ------------------------------------------------------------------------------
 
     def share_less(self, description: Description) -> None:
         """One of those who share it has closed it."""
@@ -456,8 +454,7 @@ class World:
                 self.note_doors(owner, start, end, True)
         return True
 
-    # -- what a host sees
-    # ---------------------------------------------------------------------------------------------
+    # -- what a host sees ------------------------------------------------------------------------------------
 
     def page(self, host: Host, inode: Inode) -> Page:
         """What a host on NFS sees of a file."""

@@ -112,8 +112,7 @@ class History(World):
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the companion
 
-    # -- doors and seats
-    # ----------------------------------------------------------------------------------------------
+    # -- doors and seats -------------------------------------------------------------------------------------
 
     def note_lines(self) -> None:
         commands = Counter(self.names[PATH].commands)
@@ -172,8 +171,7 @@ class History(World):
                         f"holds {after} more seats of {command!r} than lines run; before: {before}"
                     )
 
-    # -- each byte that is written
-    # ------------------------------------------------------------------------------------
+    # -- each byte that is written ---------------------------------------------------------------------------
 
     def may_write(self, me: Process, owner: Description, data: bytes, at: int) -> bytes:
         """Check a state before it is written; the command of its line."""
@@ -276,8 +274,7 @@ class History(World):
             if line[:1] == b"r" and command_of(line) != line and after[line] < before[line]:
                 self.fail(f"replaces the file, and {line!r} is running")
 
-    # -- each job
-    # -----------------------------------------------------------------------------------------------------
+    # -- each job --------------------------------------------------------------------------------------------
 
     def check_runs(self, new: Run) -> None:
         """The theorem, for one more job: no more run than there were lines when the last of them was claimed.

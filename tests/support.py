@@ -286,8 +286,7 @@ class Case(unittest.TestCase):
             self.assertIn(as_bytes(word), ended.err)
 
 
-# -- the console of a runner
-# ------------------------------------------------------------------------------------
+# -- the console of a runner ---------------------------------------------------------------------------------
 
 CONSOLE_LINE = re.compile(rb"(executing) `(.*)'|(status|stdout|stderr) \(([^,()]+),(\d+)\): (.*)", re.DOTALL)
 
@@ -332,8 +331,7 @@ def peak_memory(pid: int) -> float:
     return int(found[1]) / 1000 if found else 0.0
 
 
-# -- runners and their endings
-# ----------------------------------------------------------------------------------
+# -- runners and their endings -------------------------------------------------------------------------------
 
 UP = ": > up.$JOB_ID"               # a job says that it runs
 WAITING = f"{UP}; {GATE}"           # ... and runs until open_gate() is called

@@ -120,8 +120,7 @@ class DirectiveCase(RunCase):
         self.assertEqual(seen, sorted(seen))
 
 
-# -- bad ones
-# ---------------------------------------------------------------------------------------------------
+# -- bad ones ------------------------------------------------------------------------------------------------
 
 MALFORMED = (
     "#RUN host=",
@@ -244,8 +243,7 @@ class Malformed(DirectiveCase):
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "dd")
 
 
-# -- settings
-# ---------------------------------------------------------------------------------------------------
+# -- settings ------------------------------------------------------------------------------------------------
 
 class Hosts(DirectiveCase):
     """host=: who runs the lines below."""
@@ -374,8 +372,7 @@ class Records(DirectiveCase):
         self.assertEqual(heads, [b".-> echo a", b"", b"", b"", b"", b"", b".-> echo g", b".-> echo h"])
 
 
-# -- barriers
-# ---------------------------------------------------------------------------------------------------
+# -- barriers ------------------------------------------------------------------------------------------------
 
 class Barriers(DirectiveCase):
     """#RUN barrier: what stands below starts when nothing above is new or running."""
@@ -639,8 +636,7 @@ class Checks(DirectiveCase):
         self.assertEqual(self.states(), "d!.")
 
 
-# -- end, together, stalls
-# --------------------------------------------------------------------------------------
+# -- end, together, stalls -----------------------------------------------------------------------------------
 
 class End(DirectiveCase):
     """#RUN end: followers treat what stands below as not there, and leave when nothing is left above."""
@@ -786,8 +782,7 @@ class Stalls(DirectiveCase):
         self.assertEqual(ended.out, b"30.0\n")
 
 
-# -- changes
-# ----------------------------------------------------------------------------------------------------
+# -- changes -------------------------------------------------------------------------------------------------
 
 class Changes(DirectiveCase):
     """Directives that are appended, edited or removed hold for the jobs not yet claimed."""
@@ -1105,8 +1100,7 @@ class MalformedLater(DirectiveCase):
         self.assertEqual((self.finish(runner).code, self.states()), (1, "d."))
 
 
-# -- without running
-# --------------------------------------------------------------------------------------------
+# -- without running -----------------------------------------------------------------------------------------
 
 class DryRun(DirectiveCase):
     """--dry-run leaves out what is for other hosts, and groups."""
@@ -1171,8 +1165,7 @@ class WaitForChecks(DirectiveCase):
         self.assertEqual((self.finish(runner).code, self.finish(waiter).code), (0, 0))
 
 
-# -- many lines
-# -------------------------------------------------------------------------------------------------
+# -- many lines ----------------------------------------------------------------------------------------------
 
 class ManyLines(DirectiveCase):
     """Directives mean the same among many lines, wherever the file is cut for reading."""
@@ -1255,12 +1248,10 @@ class ManyLines(DirectiveCase):
         self.assertEqual(self.ran(), [2 * half + 2])
 
 
-# -- where locks are classic
-# ------------------------------------------------------------------------------------
+# -- where locks are classic ---------------------------------------------------------------------------------
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the tests above, with other locks")
-# -- a storm
-# ----------------------------------------------------------------------------------------------------
+# -- a storm -------------------------------------------------------------------------------------------------
 
 class Story(marks.Reader):
     """Reads marks of jobs with barriers between their sections.  One more kind of mark:

@@ -35,8 +35,7 @@ OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
 AT_ONCE = 6                             # commands that are run at the same time
 
 
-# -- reading the documents
-# ------------------------------------------------------------------------------------------
+# -- reading the documents -----------------------------------------------------------------------------------
 
 @dataclass
 class Piece:
@@ -93,8 +92,7 @@ def anchors(document: str) -> List[str]:
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-# -- what the commands meet
-# -----------------------------------------------------------------------------------------
+# -- what the commands meet ----------------------------------------------------------------------------------
 
 # Stand-ins for programs that a test does not have.  The first ones are the user's own
 STUBS = {name: "" for name in ("prepare", "collect", "assemble", "anywhere", "prog", "train", "run")}
@@ -584,8 +582,7 @@ FOREIGN_OPTIONS = {  # of other programs
 }
 
 
-# -- the output that is shown
-# ---------------------------------------------------------------------------------------
+# -- the output that is shown --------------------------------------------------------------------------------
 
 def without_chance(text: str) -> List[str]:
     """The lines of an output, with words for what differs from run to run: hosts, processes, times, ports,
@@ -626,8 +623,7 @@ def differences(shown: str, printed: str) -> str:
     return next((f"not printed in this order: {line}" for line in ordered if line not in rest), "")
 
 
-# -- the tests
-# ------------------------------------------------------------------------------------------------------
+# -- the tests -----------------------------------------------------------------------------------------------
 
 def free_port() -> int:
     """A port that nobody listens on."""

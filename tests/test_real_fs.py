@@ -93,8 +93,7 @@ class FsCase(unittest.TestCase):
                 host.umount()
                 host.mount()
 
-    # -- steps of the tests
-    # ------------------------------------------------------------------------------------------
+    # -- steps of the tests ----------------------------------------------------------------------------------
 
     def job(self, number: int, body: str = "true") -> str:
         """A job line, of a job that marks its start and its end."""

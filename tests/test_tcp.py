@@ -38,8 +38,7 @@ def ordinarily(*names: str) -> Callable[[type], type]:
     return choose
 
 
-# -- the quick start
-# --------------------------------------------------------------------------------------------
+# -- the quick start -----------------------------------------------------------------------------------------
 
 def story(out: bytes) -> Dict[bytes, List[Tuple[str, bytes]]]:
     """What a console says of each job, each kind in order, without process numbers: command -> [(kind, text),
@@ -140,8 +139,7 @@ class Surroundings(TcpCase):
         self.assertNotIn(server.token.encode(), self.read("bob/environ"))
 
 
-# -- what is promised of a runner, promised of a client
-# -----------------------------------------------------------
+# -- what is promised of a runner, promised of a client ------------------------------------------------------
 
 class LikeARunner(TcpCase):
     """A client and a runner, told the same about the same file, print the same and leave the same."""
@@ -491,8 +489,7 @@ runmaker4.Cursor.claim = claim_and_note
         self.assertTrue(self.exists("pieces"))
 
 
-# -- a server and those who wait
-# ----------------------------------------------------------------------------------
+# -- a server and those who wait -----------------------------------------------------------------------------
 
 class Serving(TcpCase):
     """A server serves until it is stopped, or with --exit-when-done until all jobs have ended."""
@@ -618,8 +615,7 @@ class ServerSignals(TcpCase):
         self.assertDrained(server, 1, "d!.")
 
 
-# -- many on one file
-# ---------------------------------------------------------------------------------------------
+# -- many on one file ----------------------------------------------------------------------------------------
 
 class MixedWork(TcpCase):
     """Clients, runners on the file itself and runset4.py work on one file: each job is started exactly once.

@@ -19,8 +19,7 @@ class DirectivesOverTcp(OverTcp):
         return super().told() + b"".join(server.err for server in self.servers.values())
 
 
-# -- bad ones
-# -----------------------------------------------------------------------------------------------------
+# -- bad ones ------------------------------------------------------------------------------------------------
 
 class Malformed(TcpCase):
     """A directive that is wrong is refused by the server before anything runs, with the number of its line.
@@ -51,8 +50,7 @@ class MalformedLater(DirectivesOverTcp, test_directives.MalformedLater):
     test_in_a_file_that_comes_later_nothing_below_it_runs = None        # a server needs its file
 
 
-# -- last lines
-# ---------------------------------------------------------------------------------------------------
+# -- last lines ----------------------------------------------------------------------------------------------
 
 class LastLines(TcpCase):
     """A last line without a newline keeps no client and no server for ever."""
@@ -76,8 +74,7 @@ class LastLines(TcpCase):
                 self.assertEqual(self.states(f"{number}.txt"), states)
 
 
-# -- settings
-# -----------------------------------------------------------------------------------------------------
+# -- settings ------------------------------------------------------------------------------------------------
 
 @ordinarily("test_a_runner_takes_what_its_name_matches_and_leaves_the_rest")
 class Hosts(DirectivesOverTcp, test_directives.Hosts):
@@ -100,8 +97,7 @@ class Records(DirectivesOverTcp, test_directives.Records):
         return super().start_server("-l", "log", "-n1", *options, **settings)
 
 
-# -- barriers and end
-# ---------------------------------------------------------------------------------------------
+# -- barriers and end ----------------------------------------------------------------------------------------
 
 @ordinarily()
 class Barriers(DirectivesOverTcp, test_directives.Barriers):

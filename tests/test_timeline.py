@@ -20,8 +20,7 @@ OLDER = b'{"traceEvents":[\n'                # how a timeline of ours begins
 BEGAN = 1_795_183_239.0                     # seconds since 1970: when the runs of the logs below begin
 
 
-# -- the Trace Event Format, as its description has it
-# ---------------------------------------------------------------
+# -- the Trace Event Format, as its description has it -------------------------------------------------------
 
 METADATA = {
     "process_name": ("name", str),
@@ -148,8 +147,7 @@ def check_nesting(events: Iterable[Dict[str, Any]]) -> None:
         ends.append(end)
 
 
-# -- tests
-# -----------------------------------------------------------------------------------------------------------
+# -- tests ---------------------------------------------------------------------------------------------------
 
 def logged(line: object = 1, host: Text = "alice", began: object = 0.0, took: object = 1.0, code: object = 0,
            number: object = 0, command: Text = "true") -> bytes:

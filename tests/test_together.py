@@ -206,8 +206,7 @@ class ByHandCase(GroupCase):
         self.assertEqual([peer.hear("go", "stop")["id"] for peer, _ in again], [job for _, job in again])
 
 
-# -- start
-# ------------------------------------------------------------------------------------------------------
+# -- start ---------------------------------------------------------------------------------------------------
 
 class Start(GroupCase):
     """A group starts once all its hosts are there, each command where it belongs."""
@@ -469,8 +468,7 @@ class LikeAnyJob(GroupCase):
                 self.assertEqual(one, other, commands[line - 2])
 
 
-# -- min-hosts
-# --------------------------------------------------------------------------------------------------
+# -- min-hosts -----------------------------------------------------------------------------------------------
 
 class MinHosts(GroupCase):
     """What ends a group early: hosts that time out or vanish, when too few are left."""
@@ -694,8 +692,7 @@ class Vanished(GroupCase):
         self.assertIn("failed", self.said(server, "pair", 4)[0])
 
 
-# -- before the release
-# -----------------------------------------------------------------------------------------
+# -- before the release --------------------------------------------------------------------------------------
 
 PAIR = ("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", f". {RAN}")
 
@@ -1081,8 +1078,7 @@ class Storm(GroupCase):
         self.assertEqual([line for line in ended if not re.match(r" +\w+ +(vanished|stopped) ", line)], [])
 
 
-# -- beside and around
-# ------------------------------------------------------------------------------------------
+# -- beside and around ---------------------------------------------------------------------------------------
 
 class Beside(GroupCase):
     """Others that work on the file of a group."""
@@ -1126,8 +1122,7 @@ class Beside(GroupCase):
         self.assertIn("succeeded", self.said(server, "pair", 3)[0])
 
 
-# -- NetJobs
-# ----------------------------------------------------------------------------------------------------
+# -- NetJobs -------------------------------------------------------------------------------------------------
 
 CONFIG = r"""
 # two tests, as NetJobs reads them

@@ -320,8 +320,7 @@ class Peer:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
-    # -- bytes
-    # ------------------------------------------------------------------------------------------------------
+    # -- bytes -----------------------------------------------------------------------------------------------
 
     def push(self, data: bytes) -> "Peer":
         """Send bytes as they are."""
@@ -373,8 +372,7 @@ class Peer:
         except BlockingIOError:
             return False
 
-    # -- messages
-    # ---------------------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     def prove(self) -> "Peer":
         """Shake hands."""

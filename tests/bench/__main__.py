@@ -28,8 +28,7 @@ from tests.bench.measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, 
 from tests.installed import install
 
 
-# -- the rows
-# ---------------------------------------------------------------------------------------------------
+# -- the rows ------------------------------------------------------------------------------------------------
 
 def throughput(bench: Bench) -> List[Row]:
     """jobs per second against xargs and GNU parallel"""
@@ -328,8 +327,7 @@ ROWS = {function.__name__: function for function in (*LOCAL, *imports.ROWS, *tcp
                                                *fs.ROWS, beside.beside)}
 
 
-# -- the list
-# ---------------------------------------------------------------------------------------------------
+# -- the list ------------------------------------------------------------------------------------------------
 
 def machine(directory: pathlib.Path) -> str:
     """CPU, cores, kernel, Python and the file system of the files, in one line."""

@@ -81,8 +81,7 @@ class ToolFailed(SystemExit):
     """A tool has ended before it has run a job."""
 
 
-# -- a tool at work
-# -------------------------------------------------------------------------------------------------
+# -- a tool at work ------------------------------------------------------------------------------------------
 
 class Trial(Bench):
     """A tool with commands, in a directory of their own; what it starts carries a mark."""
@@ -209,8 +208,7 @@ def crash(bench: Bench, tool: Tool) -> str:
         return f"{JOBS - len(runs)}, {sum(count > 1 for count in runs.values())}, {at_once}{late}"
 
 
-# -- the table
-# ------------------------------------------------------------------------------------------------------
+# -- the table -----------------------------------------------------------------------------------------------
 
 def is_here(tool: Tool) -> bool:
     package = tool.needs.startswith("import ")

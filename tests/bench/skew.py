@@ -65,8 +65,7 @@ def receive(connection: Connection, what: str) -> object:
     return connection.recv()
 
 
-# -- when things start
-# ------------------------------------------------------------------------------------------
+# -- when things start ---------------------------------------------------------------------------------------
 
 def note_arrivals(fifo: pathlib.Path, size: int, connection: Connection) -> None:
     """Read lines from a FIFO, for ever; say when they came each time there are so many."""
@@ -104,8 +103,7 @@ def reading(bench: Bench, size: int) -> Iterator[Callable[[Set[int]], float]]:
         yield skew
 
 
-# -- shells without server and clients
-# --------------------------------------------------------------------------
+# -- shells without server and clients -----------------------------------------------------------------------
 
 def fork_shells(bench: Bench, count: int, script: str) -> List[int]:
     """Start shells one after another; their processes.  $0 is their number (from 0), $1 the FIFO."""
@@ -145,8 +143,7 @@ def woken_skews(bench: Bench, count: int, groups: int) -> List[float]:
     return skews
 
 
-# -- clients at delays
-# ------------------------------------------------------------------------------------------
+# -- clients at delays ---------------------------------------------------------------------------------------
 
 class Carrier:
     """Carries what comes to its ports to a server's port and back, each way later by the port's own delay."""
@@ -222,8 +219,7 @@ def other_clock(number: int) -> List[str]:
     return ["unshare", *user, "--time", "--monotonic", shift, "--boottime", shift, "--fork", "--kill-child"]
 
 
-# -- groups
-# -----------------------------------------------------------------------------------------------------
+# -- groups --------------------------------------------------------------------------------------------------
 
 def write_groups(bench: Bench, size: int, groups: int) -> List[Set[int]]:
     """Make runs.txt of groups, one after another, each with a line for each of h0, h1, ...; the lines of each

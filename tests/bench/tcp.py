@@ -80,8 +80,7 @@ def assert_all_done(bench: Bench, count: int) -> None:
         raise SystemExit(f"{done} of {count} jobs are done: {bench.errors.read_text()[-2000:]}")
 
 
-# -- the rows
-# ---------------------------------------------------------------------------------------------------
+# -- the rows ------------------------------------------------------------------------------------------------
 
 def tcp_jobs(bench: Bench) -> List[Row]:
     """jobs per second of one client, against runmaker4.py"""

@@ -154,8 +154,7 @@ class Host:
         """What belongs to it alone; all hosts see it."""
         return self.rig.dir / self.name
 
-    # -- power, network and client
-    # -----------------------------------------------------------------------------------
+    # -- power, network and client ---------------------------------------------------------------------------
 
     def boot(self) -> None:
         """Switch it on, with a boot id of its own, and plug its cable in."""
@@ -226,8 +225,7 @@ class Host:
         """kill -9 for the file system's FUSE daemon."""
         self.run(f"pkill -9 -x '{self.rig.kind.CLIENT}'", directory="/")
 
-    # -- commands and files
-    # ------------------------------------------------------------------------------------------
+    # -- commands and files ----------------------------------------------------------------------------------
 
     def popen(self, command: str, data: Text = b"", directory: object = "") -> Command:
         """Start a shell command, with this as its standard input."""
@@ -263,8 +261,7 @@ class Host:
         """What `cat` shows of a file; that may be old on the host where it is asked."""
         return self.run(f"cat '{name}'").out
 
-    # -- inside
-    # ------------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------
 
     def inside(self) -> List[str]:
         """The words before a command that is to run here."""
@@ -290,8 +287,7 @@ class Host:
         )
 
 
-# -- the file systems
-# ------------------------------------------------------------------------------------------------
+# -- the file systems ----------------------------------------------------------------------------------------
 
 
 class FileSystem:
