@@ -40,7 +40,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Gate, Job, JobSettings, Lines, Link,
+from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Ending, Gate, Job, JobSettings, Lines, Link,
                        Message, Miss, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, SlotFile,
                        Stream, WireError, Worker, add_background, add_limits, add_running_options,
                        add_verbosity, allow_descriptors, boottime, duration, exit_on, given_name, human_time,
@@ -279,6 +279,7 @@ class Connection:
         self.nothing = Miss(EVER)
         self.failed = ""
         self.orphans: list[int] = []
+        self.failures = None                        # the server counts them
         self.over = False                           # the server has left for good
         self.ever = False                           # there was a connection once
         self.file = ""                              # the server's
@@ -335,6 +336,9 @@ class Connection:
     async def lend(self, job: RemoteJob) -> int:
         """The server has the lock."""
         return -1
+
+    def reclaim(self, fd: int) -> None:
+        """Nothing was lent."""
 
     async def finish(self, job: RemoteJob, state: bytes) -> str:
         """The result goes its way; what is wrong with it will be told when it is known."""
@@ -870,7 +874,7 @@ class Telling(Sink):
     def unstarted(self, run: Run) -> None:
         if self.records:
             self._begin(run)
-            self._end(run)
+            self._end(run, None)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         at = stream.received - len(data)
@@ -880,11 +884,11 @@ class Telling(Sink):
                 run, "output", len(piece), stream=to_text(stream.name), at=at + start, data=to_text(piece)
             )
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: Run, ending: Ending) -> None:
         if run in self.young:
             del self.young[run]
         else:
-            self._end(run)
+            self._end(run, ending)
 
     def _begin_young(self) -> None:
         self.timer = None
@@ -906,8 +910,9 @@ class Telling(Sink):
             again=False,
         )
 
-    def _end(self, run: Run) -> None:
-        ending, shell = run.ending, run.shell
+    def _end(self, run: Run, ending: Ending | None) -> None:
+        """ending: None if it could not be started."""
+        shell = run.shell
         self._tell(run, "end", seconds=run.took, cause=run.cause, status=ending.status if ending else None,
                    limit=ending.limit if ending else 0.0, cpu=shell.cpu if shell else None,
                    memory=shell.memory if shell else None,

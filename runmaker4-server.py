@@ -957,16 +957,20 @@ class Records:
         for stream in run.streams:
             stream.received = message.whole(stream.name.decode())
         known = {name: message.fields.get(name) is not None for name in ("status", "memory")}
-        if known["status"] and not run.shell:
-            raise WireError("the exit status of no process")
+        ending = None
         if known["status"]:
-            run.ending = Ending(message.whole("status", 0xFFFF), run.cause, message.seconds("limit"))
+            if not run.shell:
+                raise WireError("the exit status of no process")
+            ending = Ending(message.whole("status", 0xFFFF), run.cause, message.seconds("limit"))
             run.shell.cpu = message.seconds_or_none("cpu")
             run.shell.memory = message.whole("memory") if known["memory"] else None
         # not before all is understood: else nobody would close what it has open
         grant.run = None
         for sink in run.sinks:
-            sink.ended(run) if run.ending else sink.unstarted(run)
+            if ending:
+                sink.ended(run, ending)
+            else:
+                sink.unstarted(run)
 
     @staticmethod
     def abandon(grant: Grant) -> None:
@@ -1736,7 +1740,7 @@ class Sessions:
         with contextlib.suppress(OSError):
             return {
                 line.offset: line.ordinal
-                for line in Scan(file.reader, file.start, RUNNING, count_states=True)
+                for line in Scan(file.reader, file.start, RUNNING, seen=Counter())
             }
         return {}
 

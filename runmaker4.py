@@ -74,7 +74,9 @@ if __name__ == "__main__":
                                               signal.SIGQUIT))
     # while all is imported and defined nothing is garbage, and looking for it takes 5 ms; until run_loop()
     gc.disable()
-    sys.modules["ssl"] = None   # asyncio does without; to load it would take another 5 ms
+    # asyncio does without ssl, which would take another 5 ms.  With None an import fails (The Python Language
+    # Reference, "The module cache"), which the type of sys.modules does not know.
+    sys.modules["ssl"] = None   # type: ignore[assignment]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C before there are handlers: no traceback
 
@@ -103,7 +105,8 @@ import warnings
 from _blake2 import blake2b     # hashlib, which has it, too, takes ten times as long to load
 from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass, field, replace
-from typing import Any, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, TypeVar
+from typing import (TYPE_CHECKING, Any, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator,
+                    Mapping, Protocol, Sequence, TypeVar)
 
 
 def when_used(name: str) -> Any:
@@ -111,14 +114,23 @@ def when_used(name: str) -> Any:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"no module {name}", name=name)
     spec.loader = importlib.util.LazyLoader(spec.loader)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-# A third of the time that all this takes to load, and runset4.py needs them never
-asyncio, socket, subprocess = map(when_used, ("asyncio", "socket", "subprocess"))
+# They take a third of the time that all this takes to load, and runset4.py never needs them.
+if TYPE_CHECKING:
+    import asyncio
+    import queue
+    import socket
+    import subprocess
+    from concurrent import futures
+else:
+    asyncio, socket, subprocess = map(when_used, ("asyncio", "socket", "subprocess"))
 
 VERSION = "4.1"
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
@@ -233,12 +245,16 @@ OPTIONS = {
     "runmaker4.py": "--daemon --dry-run --errors --follow --jobs --joblog --keep-order --kill-after "
     "--logfile --loglines --max-failed --name --one-only --outdir --pidfile --plain --quiet --resume "
     "--retries --retry --runner --single-host --slot-errors --slots --timeout --verbose --walltime",
-    "runset4.py": "--add --add-jobs --add-list --add-tests --all --cancel --colsep --edit --end --force --list --match "
+    "runset4.py": "--add --add-jobs --add-list --add-tests --all --cancel --colsep --edit --end --force "
+                  "--list --match "
     "--reopen --set --state --template",
-    "runwait4.py": "--check-locks --failed --json --progress --report --stats --status --timeline --use-exit-status",
-    "runmaker4-server.py": "--dry-run --exit-when-done --grace --host --joblog --logfile --loglines --max-failed "
+    "runwait4.py": "--check-locks --failed --json --progress --report --stats --status --timeline "
+                   "--use-exit-status",
+    "runmaker4-server.py": "--dry-run --exit-when-done --grace --host --joblog --logfile --loglines "
+                           "--max-failed "
     "--new-token --outdir --port --print",
-    "runmaker4-client.py": "--follow --give-up --jobs --keep-order --kill-after --name --one-only --plain --quiet "
+    "runmaker4-client.py": "--follow --give-up --jobs --keep-order --kill-after --name --one-only --plain "
+                           "--quiet "
     "--resume --retries --retry --runner --slots --timeout --token --verbose --walltime",
 }
 
@@ -292,7 +308,7 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     runs yet, and a file system or a server may not answer.  HUP, USR1 and QUIT wait.
     """
     open_standard_descriptors()
-    for number in signal.sigpending() & {signal.SIGINT, signal.SIGTERM}:
+    for number in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
         if signal.getsignal(number) != signal.SIG_IGN:
             return 128 + number
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -350,7 +366,7 @@ def write_all(fd: int, data: bytes) -> None:
             wait_ready([fd], select.POLLOUT, None)
 
 
-def pwrite_all(fd: int, data: bytes, at: int) -> None:
+def pwrite_all(fd: int, data: bytes | bytearray, at: int) -> None:
     """pwrite(2) until everything is written.  Raises OSError."""
     view = memoryview(data)
     while view:
@@ -928,10 +944,8 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
             f"{path}: {fault} (use another file system, or --single-host if no other host uses the file)"
         )
     if mount.network and mount.kind not in TESTED_KINDS and not single_host:
-        say(
-            f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells whether locks "
-            "and reads are right there; or use --single-host)"
-        )
+        say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
+            "whether locks and reads are right there; or use --single-host)")
     return mount
 
 
@@ -993,11 +1007,12 @@ class Scan:
     """
     SMALL, LARGE = 4096, 1 << 20
 
-    def __init__(self, file: Reader, start: int, states: bytes | None = None, *, count_states: bool = False,
-                 careful: bool = False, directives: bool = False, until: float = math.inf) -> None:
+    def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
+                 seen: Counter[bytes] | None = None, careful: bool = False, directives: bool = False,
+                 until: float = math.inf) -> None:
         """states: the wanted ones; None: every job line.  start: where the first line begins (after a mark).
 
-        count_states: count how many job lines are in which state, which gives ordinals, too.
+        seen: counts how many job lines are in which state, which gives ordinals, too.
         careful: raise Shifted when line numbers are found to be off.  directives: they are wanted, too.
         until: the offset from where on nothing is of interest; it may still be found.
         """
@@ -1008,7 +1023,7 @@ class Scan:
         self.buffer, self.base = b"\n", start - 1   # buffer[0] is the byte at offset `base`
         self.pos = 0                                # buffer[:pos] is done with, and counted:
         self.lines = 0
-        self.states: Counter[bytes] | None = Counter() if count_states else None
+        self.seen = seen
         self.size = self.SMALL
         self.last: Line | None = None
         self.once_more = False                      # the last line is to be found again
@@ -1036,30 +1051,31 @@ class Scan:
         """How far the file was read: its size, once there is no next line."""
         return self.base + len(self.buffer)
 
-    def unread(self) -> None:
+    def unread(self, line: Line) -> None:
         """Make the last line, which is no job, the next one, too."""
         self.lines -= 1
         self.once_more = True
-        self.reread()
+        self.reread(line)
 
     def back_to(self, line: Line) -> bool:
         """Make a job line that was found the next one again; False: it does not stand there any more."""
         self.last, self.lines, self.once_more = line, line.number - 1, True
-        if self.states is not None:
-            self.states = Counter({NEW: line.ordinal - 1})      # only their sum matters to who goes back
-        return self.reread()
+        if self.seen is not None:
+            self.seen.clear()
+            self.seen[NEW] = line.ordinal - 1           # only the sum matters to who goes back
+        return self.reread(line)
 
-    def reread(self, data: bytes | None = None) -> bool:
+    def reread(self, last: Line, data: bytes | None = None) -> bool:
         """Read on behind the state of the last line with fresh bytes: `data` from its offset on, or a new
         read.
 
         False: it does not stand there any more.
         """
-        offset = self.last.offset
+        offset = last.offset
         self.size = self.SMALL
         self.buffer = b"\n" + (self.file.pread(self.size, offset) if data is None else data)
         self.base, self.pos = offset - 1, 0 if self.once_more else 1
-        text = self.last.text[:self.SMALL - 1]
+        text = last.text[:self.SMALL - 1]
         return self.buffer.startswith(text, 2) and self.buffer[2 + len(text):][:1] in (b"\n", b"")
 
     def _line(self, begin: int) -> Line:
@@ -1077,7 +1093,7 @@ class Scan:
         self._count(begin)
         self.once_more = False
         stop = end if end >= 0 else len(self.buffer)
-        ordinal = sum(self.states.values()) if self.states else 0
+        ordinal = sum(self.seen.values()) if self.seen else 0
         self.last = Line(self.lines, ordinal, self.base + begin, self.buffer[begin:begin + 1],
                          self.buffer[begin + 1:stop], end >= 0)
         return self.last
@@ -1085,8 +1101,8 @@ class Scan:
     def _count(self, upto: int) -> None:
         """Count the lines that begin in buffer[pos:upto], and move on to there."""
         self.lines += self.buffer.count(b"\n", self.pos, upto)
-        if self.states is not None:
-            self.states.update(JOB_LINE.findall(self.buffer, self.pos, upto + 2))
+        if self.seen is not None:
+            self.seen.update(JOB_LINE.findall(self.buffer, self.pos, upto + 2))
         self.pos = upto
 
     def _more(self) -> bool:
@@ -1188,7 +1204,7 @@ def open_job_file(path: str, flags: int) -> int:
     except OSError as error:
         hint = {errno.ENOENT: "make it, with a line '. COMMAND' for each job",
                 errno.EACCES: "it must be readable" + (" and writable" if flags & os.O_RDWR else ""),
-                errno.EROFS: "jobs are claimed by writing to it"}.get(error.errno, "")
+                errno.EROFS: "jobs are claimed by writing to it"}.get(error.errno or 0, "")
         raise Problem(f"{path}: {reason(error)}" + (f" ({hint})" if hint else "")) from None
 
 
@@ -1223,7 +1239,12 @@ class JobSettings:
         names = ("a runner" if not self.hosts else f"host {self.hosts[0]}" if len(self.hosts) == 1 else
                  f"one of the hosts {', '.join(self.hosts[:8])}{', ...' if len(self.hosts) > 8 else ''}")
         slots = f" with {self.slots} slots or more" if self.slots > 1 else ""
-        return printable(f"{names}{slots} (#RUN in line {self.line.number})")
+        return printable(f"{names}{slots} ({self.where})")
+
+    @property
+    def where(self) -> str:
+        """'#RUN in line 4'"""
+        return f"#RUN in line {self.line.number}" if self.line else "no #RUN line"
 
 
 NO_SETTINGS = JobSettings()
@@ -1473,6 +1494,77 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # it.
 
 
+class TriedLines:
+    """The lines that --retry and --resume may not take (again): tried before, or left `!` or `e` by this
+    runner.
+
+    Known by number and command, until lines have moved.  Then lines of one command are interchangeable: in
+    each round as many of them are passed over as there are in here.
+    """
+
+    def __init__(self) -> None:
+        self.lines: Counter[tuple[int, int]] = Counter()    # by number, and what hash() makes of the command
+        self.counts: Counter[int] = Counter()   # by the latter alone
+        self.inode: tuple[int, int] | None = None           # of the file in which they stand
+        # the one that stands last in the file: an edit above would move it
+        self.last: Line | None = None
+        self.moved = False                      # numbers mean nothing any more
+        self.round: Round | None = None         # the last that asked
+        self.to_pass: Counter[int] = Counter()  # so many of a command this round has still to pass over
+
+    def add(self, line: Line, met: bool = True) -> None:
+        """met: this round has just met it; else it may still do so."""
+        command = hash(line.command)
+        self.lines[line.number, command] += 1
+        self.counts[command] += 1
+        self.to_pass[command] += not met
+        if not self.last or line.offset >= self.last.offset:
+            self.last = Line(line.number, 0, line.offset, line.state, line.text)
+
+    def discard(self, line: Line) -> None:
+        self.lines[line.number, hash(line.command)] -= 1
+        self.counts[hash(line.command)] -= 1
+
+    def begin(self, met_by: Round, inode: tuple[int, int], moved: bool) -> None:
+        """Another round asks, in this file; moved: `last` does not stand where it stood."""
+        self.round, self.to_pass = met_by, Counter(self.counts)
+        self.moved |= moved or self.inode not in (None, inode)
+        self.inode = inode
+
+    def pass_over(self, line: Line) -> bool:
+        """Whether a line that the round has met is to be passed over."""
+        command = hash(line.command)
+        if not self.moved:
+            return self.lines[line.number, command] > 0
+        passed_over = self.to_pass[command] > 0
+        self.to_pass[command] -= passed_over
+        return passed_over
+
+
+@dataclass(eq=False, repr=False)
+class Taker:
+    """A runner on the file, or a client of a server, that takes jobs."""
+    name: str                   # of its host
+    follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
+    retry: bytes = b""          # the states that it takes besides '.'; r: orphans
+    slots: float = math.inf     # that it has
+    free: float = math.inf      # ... for one job more, at this moment
+    tried: TriedLines = field(default_factory=TriedLines)
+
+    def is_called(self, host: str) -> bool:
+        """Whether an entry of host= means it."""
+        name = self.name.lower()
+        return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
+
+    def fits(self, settings: JobSettings, ended: bool) -> bool:
+        """Whether it may take jobs with these settings; ended: below `#RUN end`."""
+        return (not (ended and self.follow) and settings.slots <= self.slots
+                and (not settings.hosts or any(map(self.is_called, settings.hosts))))
+
+
+NOBODY = Taker("")         # who has a job of a group, and an orphan that is not to run
+
+
 @dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
@@ -1486,7 +1578,7 @@ class Job(Line):
     set_once: bool = False              # the last look found that somebody has set another state over its `r`
     cancelled: bool = False             # ... and so did the one before
     settings: JobSettings = NO_SETTINGS
-    taker: Taker | None = None          # who asked for it
+    taker: Taker = NOBODY               # who asked for it
     gate: Gate | None = None            # what its shell is held by until it may begin
     how: str = ""                       # its last run ended: "exit 0", ...
 
@@ -1543,7 +1635,7 @@ class Counts:
 def whose(settings: JobSettings, groups: bool) -> str:
     """Whom jobs with these settings are for, if not for one who leaves; groups: that one runs groups, too."""
     if settings.together and not groups:
-        return f"for a group (#RUN in line {settings.line.number})"
+        return f"for a group ({settings.where})"
     return f"for {settings}" if settings.hosts or settings.slots > 1 else "below #RUN end"
 
 
@@ -1893,7 +1985,7 @@ class JobFile:
 
     # -- taking a line ---------------------------------------------------------------------------------------
 
-    def claim(self, line: Line, taker: Taker | None = None, settings: JobSettings = NO_SETTINGS,
+    def claim(self, line: Line, taker: Taker = NOBODY, settings: JobSettings = NO_SETTINGS,
               known: bytes = b"") -> Attempt:
         """Claim a line that a scan has found, if it still stands there so; without a taker an orphan becomes
         `e`.
@@ -1918,7 +2010,7 @@ class JobFile:
                 return Attempt(data=data)               # taken, and ended or not, since it was found
             if not settled or not self.has_room(line.command, line.state == RUNNING):
                 return Attempt(data=data, closed=True)
-            ended = known if known and self.is_alone() else b"" if taker else ERROR
+            ended = known if known and self.is_alone() else ERROR if taker is NOBODY else b""
             if line.state == RUNNING and ended:
                 self.write(line, ended)
                 return Attempt(data=data, ended=ended)
@@ -1942,7 +2034,7 @@ class JobFile:
         """Whether nobody else has claimed a line since our first claim.  Behind a door.  Raises OSError."""
         return self.counted and self.alone_at == os.fstat(self.doors).st_size
 
-    def _mark(self, line: Line, taker: Taker | None, settings: JobSettings) -> Job:
+    def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
         """Take a seat, then write `r`, and hold the line.  Raises OSError."""
         job = Job(**vars(line), taker=taker, settings=settings, inode=self.inode)
         self._sit(job)
@@ -2041,7 +2133,8 @@ class JobFile:
             self.leave_useless(error)
             if self.is_cut_off():
                 self.give_up(job)
-                return f"its file system's client has died ({reason(error)}); its result {show(state)} is not written"
+                return (f"its file system's client has died ({reason(error)}); its result {show(state)} is "
+                        "not written")
             raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
 
     def _finish(self, job: Job, state: bytes) -> str:
@@ -2203,7 +2296,8 @@ class JobFile:
                     self.writable()
                     self.write(line, RUNNING)
                     self.say(
-                        f"line {line.number}: its job runs, so the {show(line.state)} that was saved over its r "
+                        f"line {line.number}: its job runs, so the {show(line.state)} that was saved over "
+                        "its r "
                         "is r again (runset4.py --edit keeps states)"
                     )
                     line.state = RUNNING
@@ -2272,16 +2366,16 @@ class JobFile:
     # -- just looking ----------------------------------------------------------------------------------------
 
     def lines(
-        self, states: bytes | None = None, count_states: bool = False, directives: bool = False
+        self, states: bytes | None = None, seen: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
         """All job lines, or those in some states, freshly read.  Raises OSError."""
         self.follow_path()
-        return Scan(self.reader, self.start, states, count_states=count_states, directives=directives)
+        return Scan(self.reader, self.start, states, seen=seen, directives=directives)
 
     def survey(self) -> Survey:
         """Count the states, and tell orphans from running jobs.  Raises OSError."""
-        scan = self.lines(RUNNING, count_states=True)
-        found = Survey(scan.states)
+        found = Survey(Counter())
+        scan = self.lines(RUNNING, found.states)
         for line in scan:
             (found.orphans if self.is_orphan(line) else found.running).append(line)
         found.half_saved = self.doubt(scan.end) > 0
@@ -2478,7 +2572,8 @@ class JobFile:
         how, self.how = self.how, self.reader.how
         if self.how is Reading.DROPPED and how is not Reading.DROPPED and not self.read_only:
             self.say(
-                f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read late "
+                f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read "
+                "late "
                 "(runwait4.py --check-locks DIR tells)"
             )
 
@@ -2625,27 +2720,6 @@ def _try_locks(path: str, companion: str) -> None:
 # ======== Finding work ======================================================================================
 
 
-@dataclass(eq=False, repr=False)
-class Taker:
-    """A runner on the file, or a client of a server, that takes jobs."""
-    name: str                   # of its host
-    follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
-    retry: bytes = b""          # the states that it takes besides '.'; r: orphans
-    slots: float = math.inf     # that it has
-    free: float = math.inf      # ... for one job more, at this moment
-    tried: TriedLines = field(default_factory=lambda: TriedLines())
-
-    def is_called(self, host: str) -> bool:
-        """Whether an entry of host= means it."""
-        name = self.name.lower()
-        return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
-
-    def fits(self, settings: JobSettings, ended: bool) -> bool:
-        """Whether it may take jobs with these settings; ended: below `#RUN end`."""
-        return (not (ended and self.follow) and settings.slots <= self.slots
-                and (not settings.hosts or any(map(self.is_called, settings.hosts))))
-
-
 class Takers:
     """The takers that want jobs now; the first has the next turn."""
 
@@ -2663,53 +2737,6 @@ class Takers:
         if key not in self.known:
             self.known[key] = {taker for taker in self.all if taker.fits(settings, ended)}
         return filter(self.known[key].__contains__, self.all) if self.known[key] else iter(())
-
-
-class TriedLines:
-    """The lines that --retry and --resume may not take (again): tried before, or left `!` or `e` by this
-    runner.
-
-    Known by number and command, until lines have moved.  Then lines of one command are interchangeable: in
-    each round as many of them are passed over as there are in here.
-    """
-
-    def __init__(self) -> None:
-        self.lines: Counter[tuple[int, int]] = Counter()    # by number, and what hash() makes of the command
-        self.counts: Counter[int] = Counter()   # by the latter alone
-        self.inode: tuple[int, int] | None = None           # of the file in which they stand
-        # the one that stands last in the file: an edit above would move it
-        self.last: Line | None = None
-        self.moved = False                      # numbers mean nothing any more
-        self.round: Round | None = None         # the last that asked
-        self.to_pass: Counter[int] = Counter()  # so many of a command this round has still to pass over
-
-    def add(self, line: Line, met: bool = True) -> None:
-        """met: this round has just met it; else it may still do so."""
-        command = hash(line.command)
-        self.lines[line.number, command] += 1
-        self.counts[command] += 1
-        self.to_pass[command] += not met
-        if not self.last or line.offset >= self.last.offset:
-            self.last = Line(line.number, 0, line.offset, line.state, line.text)
-
-    def discard(self, line: Line) -> None:
-        self.lines[line.number, hash(line.command)] -= 1
-        self.counts[hash(line.command)] -= 1
-
-    def begin(self, met_by: Round, inode: tuple[int, int], moved: bool) -> None:
-        """Another round asks, in this file; moved: `last` does not stand where it stood."""
-        self.round, self.to_pass = met_by, Counter(self.counts)
-        self.moved |= moved or self.inode not in (None, inode)
-        self.inode = inode
-
-    def pass_over(self, line: Line) -> bool:
-        """Whether a line that the round has met is to be passed over."""
-        command = hash(line.command)
-        if not self.moved:
-            return self.lines[line.number, command] > 0
-        passed_over = self.to_pass[command] > 0
-        self.to_pass[command] -= passed_over
-        return passed_over
 
 
 @dataclass(frozen=True)
@@ -2761,11 +2788,11 @@ class Pace:
     def begin(self) -> None:
         """Another look begins."""
         self.took = self.worked = 0.0
-        self.go_on()
-        self.began = self.since[0]
+        self.began = self.clock()
+        self.since = self.began, time.thread_time()
 
     def go_on(self) -> None:
-        """It goes on, or has just begun; to be called by the thread that pauses it, too."""
+        """It goes on; to be called by the thread that pauses it, too."""
         self.since = self.clock(), time.thread_time()
 
     def pause(self) -> None:
@@ -2873,7 +2900,7 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
         yield Stall(
             (block.fault, block.stops), block.fault or block.stops, stops=not block.fault, patience=0.0
         )
-    elif block and found.below:
+    elif block and found.below and first:
         yield Stall(
             "barrier",
             f"line {found.below.number} waits at the #RUN barrier in line {block.line.number} for "
@@ -2889,7 +2916,7 @@ def unfinished(line: Line, settings: JobSettings) -> str:
     """A job that a barrier waits for, and what it waits for itself."""
     if settings.together:
         return (f"line {line.number}, which is of the group {printable(settings.together)} "
-                f"(#RUN in line {settings.line.number})")
+                f"({settings.where})")
     alone = line.state == RUNNING or not settings.hosts and settings.slots == 1
     return f"line {line.number}" if alone else f"line {line.number}, which waits for {settings}"
 
@@ -2901,7 +2928,7 @@ class Miss:
     failed: str = ""            # why nothing can be claimed any more
     ended: bool = False         # takers that wait for more shall leave
     stopped: str = ""           # why jobs are left that the taker should have had
-    round: Round | None = None  # what a cursor has met
+    round: Round = field(default_factory=lambda: Round())       # what a cursor has met
     whole: bool = False         # ... on a whole walk through the file
     unfinished: bool = False    # ... which has used up its time, and goes on with the next claim
 
@@ -2925,7 +2952,7 @@ class Cursor:
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     NAMED = 10                  # orphans, and stalls, that are named one by one
     REMEMBERED = 100_000        # ends of runs
-    STALE = 0.002, 1.0          # seconds after which what was read ahead is read again, ...
+    STALE = 0.002, 1.0          # seconds: see _stale_after()
     PAUSE = 0.25                # seconds from look to look at a barrier
     # seconds after which a server's claim comes back: it wants to hear its clients, too
     SLICE = 0.05
@@ -2974,6 +3001,7 @@ class Cursor:
         Between calls with the same object takers may leave it, and none may come.  last: nothing is running
         here, and the caller will leave; so no round is spared.
         """
+        found: Job | Miss
         try:
             found = self._claim(last, takers or self.takers)
             self.trouble_since = None
@@ -2981,7 +3009,7 @@ class Cursor:
                 self._check_late()
         except OSError as error:
             found = self._bear(error)
-        if not found:
+        if isinstance(found, Miss):
             self.miss = found
         return found
 
@@ -2992,46 +3020,45 @@ class Cursor:
             if self.scan:                       # the new ones were not asked about what is above
                 self.round.few = False
                 self.round.takers = self.round.takers.intersection(takers.all)
-                self._go_back()
-        now = self.clock()
-        if self.scan is None and (not last or self.round.waiting) and self._nothing_new():
+                self.scan = self._go_back(self.scan)
+        now, scan = self.clock(), self.scan
+        if scan is None and (not last or self.round.waiting) and self._nothing_new():
             soon = self.round.outdated or self._has_room()
             return replace(self.miss, again=self._until_next()) if soon else self.miss
         self.pace.go_on()
         self.claimed, claimed = now, self.claimed
-        self.sliced, sliced = False, self.sliced and self.scan is not None
+        self.sliced, sliced = False, self.sliced and scan is not None
         try:
-            if self.scan is None or not sliced and self.pace.until_due(100, self.interval) == 0:
+            if scan is None or not sliced and self.pace.until_due(100, self.interval) == 0:
                 # what stands above may have been edited in place: directives, too
-                self._begin_round()
-            elif self.scan.last and not sliced and now - claimed > self._stale_after():
-                # so may what stands below
-                if not self.scan.reread():                          # ... or above, and moved it
-                    self._start_over()
+                scan = self._begin_round()
+            elif scan.last and not sliced and now - claimed > self._stale_after():
+                # what stands below may have been edited; or what stands above, and has moved it
+                if not scan.reread(scan.last):
+                    scan = self._start_over()
             if self.serving:
-                self.pause_at = self.scan.pause_at = time.monotonic() + self.SLICE
-            return self._walk()
+                self.pause_at = scan.pause_at = time.monotonic() + self.SLICE
+            return self._walk(scan)
         except Paused:
             self.sliced = True
             return Miss(0.0, round=self.round, unfinished=True)
         finally:
             self.pace.pause()
 
-    def _go_back(self) -> None:
+    def _go_back(self, scan: Scan) -> Scan:
         """Let the walk go on from the first line that it passed over for want of a taker who has come now."""
         found = self.round
         lines = [(line, settings, key[2]) for key, (line, settings) in found.skipped.items()
                  if any(self.takers.fitting(settings, key[2]))]
         if not lines:
-            return
+            return scan
         line, found.settings, found.ended = min(lines, key=lambda skipped: skipped[0].offset)
         found.block = found.below = None
         found.skipped = {key: value for key, value in found.skipped.items() if value[0].offset < line.offset}
         found.groups = [
             group for group in found.groups if group.jobs and group.jobs[0][0].offset < line.offset
         ]
-        if not self.scan.back_to(line):
-            self._start_over()
+        return scan if scan.back_to(line) else self._start_over()
 
     def _check_late(self) -> None:
         """Name what is not understood in a file that has come only now; at the start there was none to
@@ -3041,44 +3068,48 @@ class Cursor:
         with contextlib.suppress(Problem):      # it is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
 
-    def _start_over(self) -> None:
+    def _start_over(self) -> Scan:
         """The file was edited: what was counted is off.  Raises OSError."""
-        self._begin_round()
+        scan = self._begin_round()
         self.round.found = True
+        return scan
 
-    def _walk(self) -> Job | Miss:
+    def _walk(self, scan: Scan) -> Job | Miss:
         """Go on through the file to the next job to take."""
         while True:
             try:
-                line = self.scan.next(self.round.few)
+                line = scan.next(self.round.few)
                 cut = line is not None and not line.whole and not self._is_over()
-                doubt = self.file.doubt(self.scan.end, cut) if cut or line is None else 0.0
+                doubt = self.file.doubt(scan.end, cut) if cut or line is None else 0.0
                 # it is for the next round if it is cut
                 if line is None or cut and doubt or self._is_over():
                     if not self.round.found:
                         return self._end_round(doubt, cut and doubt > 0)
-                    self._begin_round()
+                    scan = self._begin_round()
                 elif line.state == DIRECTIVE:
                     if not self._obey(line):
                         pause = self._until_next()
                         if pause:
-                            self.scan.unread()      # the next claim meets this directive once more
+                            scan.unread(line)       # the next claim meets this directive once more
                             return Miss(min(self.PAUSE, pause), round=self.round)
-                        self._begin_round()
+                        scan = self._begin_round()
                 else:
-                    job = self._consider(line)
+                    job = self._consider(scan, line)
                     if job:
                         self.round.found = True
                         return job
             except Shifted:
-                self._start_over()
+                scan = self._start_over()
 
     def _stale_after(self) -> float:
-        """... the second of a file to which the way is long, until others turn out to claim its lines, too.
+        """Seconds after which a chunk that was read ahead is too old to claim from.
+
+        On a network file system a second, because each read is a round trip; a local file system's value once
+        another runner was met there, because then lines are taken under our eyes.
         """
         return self.STALE[self.file.network and not self.round.refused]
 
-    def _begin_round(self) -> None:
+    def _begin_round(self) -> Scan:
         """Start from the top, with fresh reads.  Raises OSError."""
         file = self.file
         self.pace.begin()
@@ -3086,16 +3117,12 @@ class Cursor:
         self._notice_replaced()
         self.signature = file.signature()
         wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
-        self.scan = Scan(
-            file.reader,
-            file.start,
-            bytes(sorted(wanted)),
-            count_states=self.ordinals,
-            careful=True,
-            directives=True,
-        )
-        self.scan.pause_at = self.pause_at
+        seen: Counter[bytes] | None = Counter() if self.ordinals else None
+        self.scan = scan = Scan(file.reader, file.start, bytes(sorted(wanted)), seen=seen, careful=True,
+                                directives=True)
+        scan.pause_at = self.pause_at
         self.round = Round(frozenset(self.takers.all), self.pace.began)
+        return scan
 
     def _until_next(self) -> float:
         """Seconds until another round may begin: one that may pass a barrier, or begin a big job, comes soon.
@@ -3160,11 +3187,12 @@ class Cursor:
 
     # -- lines that are met ----------------------------------------------------------------------------------
 
-    def _consider(self, line: Line) -> Job | None:
+    def _consider(self, scan: Scan, line: Line) -> Job | None:
         """Take a job, if it may be taken now and is for one of the takers."""
         found = self.round
         if found.block:
-            return self._note_waiting(line)
+            self._note_waiting(line)
+            return None
         if line.state == RUNNING and not self.file.is_orphan(line):
             self._note_unfinished(line)
             if found.settings.together:
@@ -3172,11 +3200,13 @@ class Cursor:
             return None
         taker = self._taker(line)
         if taker is None and found.full:
-            return self._note_unfinished(line)
+            self._note_unfinished(line)
+            return None
         if line.state != RUNNING and (taker is None or found.settings.together):
-            return self._pass_over(line)
+            self._pass_over(line)
+            return None
         self._note_unfinished(line)
-        return self._take(line, None if found.settings.together else taker)
+        return self._take(scan, line, NOBODY if taker is None or found.settings.together else taker)
 
     def _taker(self, line: Line) -> Taker | None:
         """The taker that gets a line: the first that may have it, and has enough free slots.
@@ -3253,8 +3283,9 @@ class Cursor:
         elif not self.groups_named:
             self.groups_named = True
             self.say(
-                f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone here "
-                f"(#RUN in line {settings.line.number})"
+                f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone "
+                "here "
+                f"({settings.where})"
             )
 
     def _group(self) -> PendingGroup:
@@ -3294,17 +3325,18 @@ class Cursor:
             return False                        # `#RUN end` may stand below
         return found.below is not None and takers.keys() <= found.waiting
 
-    def _take(self, line: Line, taker: Taker | None) -> Job | None:
-        """Claim a line.  An orphan that we are not to run becomes `e`.  Raises Shifted, OSError."""
+    def _take(self, scan: Scan, line: Line, taker: Taker) -> Job | None:
+        """Claim a line.  An orphan that is for nobody here becomes `e`.  Raises Shifted, OSError."""
         found = self.round
         if line.command in found.closed:
             found.refused = True
             return None
         attempt = self.file.claim(line, taker, found.settings, self._known_end(line))
-        self.scan.reread(attempt.data or None)
+        scan.reread(line, attempt.data or None)
         if attempt.ended not in (b"", ERROR):
             self.say(
-                f"line {line.number}: an editor has brought back its r; it is {show(attempt.ended)} again, as its "
+                f"line {line.number}: an editor has brought back its r; it is {show(attempt.ended)} again, "
+                "as its "
                 "run here has ended"
             )
         elif attempt.ended:
@@ -3411,10 +3443,10 @@ class Cursor:
             for start in max(found.checked, self.file.start), self.file.start:
                 first = Scan(self.file.reader, start, bad, until=line.offset).next()
                 if not first or first.offset > line.offset:
-                    break
-            else:
+                    found.checked = line.offset
+                    return None
+            if first:
                 return Block(line, stops=stopping(first, line))
-            found.checked = line.offset
         return None
 
     def _name_stalls(self) -> None:
@@ -3511,7 +3543,7 @@ class Cursor:
             return Stall(
                 group.name,
                 f"line {line.number} waits for the hosts of the group {printable(group.name)} "
-                f"(#RUN in line {settings.line.number}; runmaker4-server.py starts it)",
+                f"({settings.where}; runmaker4-server.py starts it)",
             )
         return None
 
@@ -3565,13 +3597,13 @@ class Worker:
         self.timer: asyncio.TimerHandle | None = None       # when these are tried again
         self.pending: set[futures.Future[Any]] = set()      # calls made and not yet ended
 
-    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Make a call and wait for its answer."""
         if not self.pool:
             return function(*args)
-        return await asyncio.wrap_future(self._submit(function, *args))
+        return await asyncio.wrap_future(self._submit(self.pool, function, *args))
 
-    def ask(self, then: Callable[[Any], None], function: Callable[..., Any], *args: Any) -> None:
+    def ask(self, then: Callable[[T], object], function: Callable[..., T], *args: Any) -> None:
         """Make a call, and another one with its answer, later, in the event loop.
 
         What either raises is a defect, of which the loop's exception handler hears: nobody awaits it.
@@ -3579,26 +3611,27 @@ class Worker:
         if not self.pool:
             asyncio.get_running_loop().call_soon(then, function(*args))
             return
-        done = asyncio.wrap_future(self._submit(function, *args))
+        done = asyncio.wrap_future(self._submit(self.pool, function, *args))
         done.add_done_callback(lambda future: then(future.result()))
 
-    def post(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
+    def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
         """Make a call without waiting; `size`: the bytes it holds on to.  It deals with its errors itself."""
         if not self.pool:
             function(*args)
             self._come_back()
             return
         self.backlog += size
-        done = asyncio.wrap_future(self._submit(function, *args))
+        done = asyncio.wrap_future(self._submit(self.pool, function, *args))
         done.add_done_callback(functools.partial(self._written, size))
 
-    def _submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        future = self.pool.submit(function, *args)
+    def _submit(self, pool: futures.ThreadPoolExecutor, function: Callable[..., T],
+                *args: Any) -> futures.Future[T]:
+        future = pool.submit(function, *args)
         self.pending.add(future)
         future.add_done_callback(self.pending.discard)
         return future
 
-    def _written(self, size: int, done: asyncio.Future[None]) -> None:
+    def _written(self, size: int, done: asyncio.Future[object]) -> None:
         self.backlog -= size
         self.relieved()
         self._come_back()
@@ -3655,28 +3688,55 @@ class Failures:
         await asyncio.sleep(max(self.file.interval, self.pace.rest(9)))
 
 
-class FileJobs:
-    """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`.
+class Jobs(Protocol):
+    """Where a Runner's jobs come from: a job file, or a connection to a server."""
+    interval: float                     # seconds between looks after the held lines
+    poll: float                         # seconds between looks for new jobs while there are none
+    orphans: list[int]                  # the line numbers of orphans that were marked `e`
+    failures: Failures | None           # counts those of the whole file; None: the server does
 
-    A connection to a server has the same methods, and is all that a Runner needs to know about where jobs
-    come from: claim, lend (and reclaim, of what that has given), finish, release, look_after, leave;
-    `interval` (seconds between looks after the held lines), `poll` (seconds between looks for new jobs while
-    there are none), `orphans` (the line numbers of orphans that were marked `e`).
-    """
+    async def claim(self, last: bool, free: int, slots: int) -> Job | Miss:
+        """A job, if there is one.  last: the runner leaves if there is none.
+
+        free, slots: of its slots, and in all.
+        """
+
+    async def lend(self, job: Job) -> int:
+        """A descriptor with its seat for the job to inherit; -1: it has none.  Raises OSError."""
+
+    def reclaim(self, fd: int) -> None:
+        """Close what was lent: its shell has its own copy."""
+
+    async def finish(self, job: Job, state: bytes) -> str:
+        """Write a job's new state and give its line back.  What went wrong for good, or ''.
+
+        Raises NotNow.
+        """
+
+    async def release(self, job: Job) -> str:
+        """Put a claimed job that was not started back to what it was; as finish()."""
+
+    async def look_after(self) -> dict[Job, str]:
+        """Jobs to be ended: "lost" to another runner, or "cancelled"."""
+
+    async def leave(self, runner: Runner) -> Account | None:
+        """All has ended: what the file holds now; None if nobody can know."""
+
+
+class FileJobs:
+    """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`."""
 
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
         self.cursor, self.file, self.worker = cursor, cursor.file, worker
         self.taker = taker
         self.interval, self.orphans = cursor.interval, cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
-        self.failures = Failures(cursor.file, worker)
+        self.failures: Failures | None = Failures(cursor.file, worker)
 
     async def claim(self, last: bool, free: int, slots: int) -> Job | Miss:
-        """A job, if there is one.  last: the runner leaves if there is none.  free, slots: of its slots, and
-        in all.
-        """
+        """A job, if there is one; see Jobs."""
         found = await self.worker.call(self._claim, last, free, slots)
-        if found:
+        if isinstance(found, Job):
             return found
         met = found.round
         again = self.poll if found.again is None and met.waits_for(self.taker) else found.again
@@ -3751,13 +3811,21 @@ DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {sign
 
 @dataclass(eq=False, repr=False)
 class Shell:
-    """The shell of a running job; at a server, of a client's."""
+    """The shell of a running job, as records know it."""
     pid: int
     mark: bytes
-    ended: asyncio.Future[int] | None = None        # its wait status (waitpid(2)); None: it is a client's
-    deserted: bool = False          # its session was seen without a living process after its end
-    cpu: float | None = None        # seconds that it and all that it waited for have used, user and system
-    memory: int | None = None       # their peak, in bytes; None, both: not known, or not yet
+    # seconds that it and all that it waited for have used, user and system; None: not known, or not yet
+    cpu: float | None = None
+    memory: int | None = None       # their peak, in bytes; None: not known, or not yet
+
+
+class Child(Shell):
+    """A shell that this process has started."""
+
+    def __init__(self, pid: int, mark: bytes, ended: asyncio.Future[int]) -> None:
+        super().__init__(pid, mark)
+        self.ended = ended              # its wait status (waitpid(2))
+        self.deserted = False           # its session was seen without a living process after its end
 
 
 class ProcessTable:
@@ -3806,7 +3874,7 @@ class ProcessTable:
             return [-shell.pid]
         return []
 
-    def tree(self, shell: Shell) -> list[int]:
+    def tree(self, shell: Child) -> list[int]:
         """The living processes of a job: its session, what carries its mark, and what descends from these.
 
         The shell comes first, and parents before their children: were a command ended before its shell, the
@@ -3872,7 +3940,7 @@ class Processes:
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
         self.loop, self.grace = loop, math.inf if grace is None else grace
-        self.running: dict[int, Shell] = {}
+        self.running: dict[int, Child] = {}
         self.impatient = False      # KILL now, without grace
         self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all that wait for it
         self.rested = 0.0           # when the next reading may be (event loop's time)
@@ -3886,7 +3954,7 @@ class Processes:
         signals.handle(signal.SIGCHLD, self.reap)
 
     def start(self, command: bytes, environ: dict[bytes, bytes], out: int, err: int, locks: Sequence[int],
-              gate: int = -1) -> Shell:
+              gate: int = -1) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
         locks: the descriptors that it shall hold as long as it lives.  gate: what it reads a line from before
@@ -3907,7 +3975,7 @@ class Processes:
         environ = {**self.environ, **environ, MARK: self.chain + mark}
         pid = os.posix_spawn(SHELL, (SHELL, b"-c", command), environ, file_actions=actions,
                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
-        shell = self.running[pid] = Shell(pid, mark, self.loop.create_future())
+        shell = self.running[pid] = Child(pid, mark, self.loop.create_future())
         return shell
 
     def reap(self) -> None:
@@ -3925,7 +3993,7 @@ class Processes:
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     shell.ended.set_result(status)
 
-    async def end(self, shell: Shell) -> list[int]:
+    async def end(self, shell: Child) -> list[int]:
         """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die.
 
         The number of its session is its own as long as the shell is not waited for, or the session has
@@ -3935,7 +4003,8 @@ class Processes:
         start = self.loop.time()
         asked: set[int] = set()
         empty = 0
-        for pause in itertools.chain((0.005, 0.01, 0.02, 0.04, 0.08), itertools.repeat(0.1)):
+        pause = 0.005
+        while True:
             over = shell.ended.done()               # before the look, which takes a while
             table = await self._look()
             shell.deserted |= over and not table.session(shell)
@@ -3954,6 +4023,7 @@ class Processes:
                 self._signal(new, signal.SIGCONT)   # not before all have got TERM
                 asked.update(new)
             await asyncio.sleep(0.02 if empty else pause)
+            pause = min(2 * pause, 0.1)
 
     async def _look(self) -> ProcessTable:
         """A table that is read from now on: one for all jobs that are ending and wait for it."""
@@ -4033,7 +4103,8 @@ def slurm_cpus(environ: Mapping[str, str]) -> float:
 class SlurmLimit:
     """--walltime auto: jobs must have ended a margin before Slurm ends the job that we are."""
     PATIENCE = 15.0                     # seconds for squeue: it waits for the controller, which may be busy
-    margin: float | None                # seconds; None: 30 and --kill-after
+    asked: float | None                 # seconds of that margin; None: 30 and --kill-after
+    margin: float = 0.0                 # seconds; find() learns it
     end: float = -math.inf              # when Slurm ends us (seconds since the epoch)
 
     @property
@@ -4043,8 +4114,7 @@ class SlurmLimit:
 
     def find(self, kill_after: float | None) -> None:
         """Learn when Slurm ends us.  Raises Problem."""
-        if self.margin is None:
-            self.margin = 30.0 + (kill_after or 0.0)
+        self.margin = 30.0 + (kill_after or 0.0) if self.asked is None else self.asked
         try:
             told = os.environ.get("SLURM_JOB_END_TIME")
             if told:
@@ -4129,11 +4199,11 @@ class Writer:
         self.timer: asyncio.TimerHandle | None = None
         self.queue = None if stat.S_ISREG(os.fstat(fd).st_mode) else self._start_thread()
 
-    def _start_thread(self) -> Any:
+    def _start_thread(self) -> queue.SimpleQueue[tuple[int, Iterable[bytes]]]:
         """The queue of what a thread writes; nobody waits for the thread at our end."""
         import queue
         import threading
-        waiting = queue.SimpleQueue()
+        waiting: queue.SimpleQueue[tuple[int, Iterable[bytes]]] = queue.SimpleQueue()
         threading.Thread(target=self._write_all, args=(waiting,), daemon=True).start()
         return waiting
 
@@ -4173,7 +4243,7 @@ class Writer:
         else:
             self._written(size, self._try_to_write(pieces))
 
-    def _write_all(self, waiting: Any) -> None:
+    def _write_all(self, waiting: queue.SimpleQueue[tuple[int, Iterable[bytes]]]) -> None:
         """The thread: write what comes, up to the first error."""
         error = None
         with contextlib.suppress(RuntimeError):             # there is no event loop any more: we are leaving
@@ -4264,7 +4334,6 @@ class Run:
     took: float = 0.0
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
-    ending: Ending | None = None
     sinks: Sequence[Sink] = ()          # that take its events
     directory: bytes = b""              # where it runs, if not in ours
     cause: str = ""                     # why it is being ended
@@ -4276,9 +4345,14 @@ class Run:
         return self.slots[0]
 
     @property
+    def pid(self) -> int:
+        """The number of its shell; 0: it has none."""
+        return self.shell.pid if self.shell else 0
+
+    @property
     def where(self) -> bytes:
         """'(alice,601)'"""
-        return b"(%s,%d)" % (self.host, self.shell.pid)
+        return b"(%s,%d)" % (self.host, self.pid)
 
 
 @dataclass(eq=False, repr=False)
@@ -4309,7 +4383,7 @@ class Sink:
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         """It has printed."""
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: Run, ending: Ending) -> None:
         """It has ended, and all its output came before."""
 
     def over(self, job: Job) -> None:
@@ -4380,10 +4454,10 @@ class Console(Sink):
         for stream in run.streams:
             self._print(run, stream, self.lines.pop(stream, Lines()).end())
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: Run, ending: Ending) -> None:
         self.unstarted(run)                     # begun lines
-        line = b'status %s: %s "%s"' % (run.where, str(run.ending).encode(), self._command(run))
-        if self.colour and run.ending.state != DONE:
+        line = b'status %s: %s "%s"' % (run.where, str(ending).encode(), self._command(run))
+        if self.colour and ending.state != DONE:
             line = self.RED + line + self.PLAIN
         self.writer.write(line + b"\n")
 
@@ -4553,12 +4627,12 @@ class LogFile(Sink):
             rest = record.rests.get(stream, b"") + rest
         record.rests[stream] = rest[:self.WIDTH + 4]            # no more of it can be shown
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: Run, ending: Ending) -> None:
         record = self.records.pop(run)
         for stream, rest in record.rests.items():
             if rest:
                 self._line(run, record, stream.name, rest)
-        self._line(run, record, b"status", b'%s "%s"' % (str(run.ending).encode(), run.job.command))
+        self._line(run, record, b"status", b'%s "%s"' % (str(ending).encode(), run.job.command))
         self._write(run, record)
 
     def tick(self) -> None:
@@ -4726,7 +4800,7 @@ class RecordFile:
             if self.network:
                 os.fsync(self.fd)
         elif self.network:
-            append_locked(self.fd, (data,), True, self.header)
+            append_locked(self.fd, (bytes(data),), True, self.header)
         else:
             write_all(self.fd, end_of(self.fd, self.header)[1] + data)
 
@@ -4823,10 +4897,12 @@ def free_number(name: str) -> int:
 
 def make_numbered(name: str) -> tuple[int, str]:
     """Make an empty file under the next numbered name: its descriptor and name.  Raises OSError."""
-    for number in itertools.count(free_number(name)):
+    number = free_number(name)
+    while True:
         with contextlib.suppress(FileExistsError):      # another has been faster
             fd = os.open(numbered(name, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             return fd, numbered(name, number)
+        number += 1
 
 
 def keep_older(name: str) -> str:
@@ -4936,17 +5012,21 @@ class OutDir(Sink):
         self.worker.post(self.journal.add, self._entry(run, "start"))
 
     def unstarted(self, run: Run) -> None:
-        self.ended(run)
+        self._end(run, None)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         file = self.files.get(stream) or self._file(run, stream, fresh=False)
         self.worker.post(file.store, stream.received - len(data), data, size=len(data))
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: Run, ending: Ending) -> None:
+        self._end(run, ending)
+
+    def _end(self, run: Run, ending: Ending | None) -> None:
+        """Nothing more comes of a run; ending: None if nobody will say how it ended."""
         files = [self.files.pop(stream) for stream in run.streams if stream in self.files]
         for file in files:
             self.worker.post(file.close)
-        ending, shell = run.ending, run.shell
+        shell = run.shell
         state = (ending or Ending(0, run.cause or "lost")).state
         self.worker.post(
             self._write_end,
@@ -4980,7 +5060,7 @@ class OutDir(Sink):
             "command": os.fsdecode(run.job.command),
             "host": os.fsdecode(run.host),
             "slot": run.slot.name,
-            "pid": run.shell.pid if run.shell else 0,
+            "pid": run.pid,
         }
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
@@ -5007,8 +5087,7 @@ class JobLog(Sink):
         if read_head(self.file.fd, path, len(self.HEADER)) not in (b"", self.HEADER):
             raise Problem(f"{path}: is not a job log (give another name)")
 
-    def ended(self, run: Run) -> None:
-        ending = run.ending
+    def ended(self, run: Run, ending: Ending) -> None:
         code = -1 if ending.cause == "timeout" else ending.code         # as GNU parallel has it
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number, run.host, run.began, run.took, run.streams[0].received, code, ending.signal,
@@ -5200,10 +5279,10 @@ class Tally:
     def status(self, account: Account | None) -> int:
         """The exit status: 1 if something in the file is bad or left, or went wrong here; None: nobody knows.
         """
-        well = account and not account.now.bad and not account.left
-        # what we left in error, others may be running now
-        well = well and not (self.error and account.now.running)
-        return int(not well or bool(self.unwritten) or self.trouble)
+        if account is None or account.now.bad or account.left or self.unwritten or self.trouble:
+            return 1
+        # What we have left in error others may be running now.
+        return int(bool(self.error and account.now.running))
 
     def summary(self, account: Account | None, orphans: Sequence[int], seconds: float,
                 again: Callable[[str], str], regroup: Callable[[str], str], why: str = "") -> str:
@@ -5287,6 +5366,14 @@ class Gate:
             self.fd = -1
 
 
+class Backlogged(Protocol):
+    """Something that writes, and may be behind."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes yet to be written."""
+
+
 class Pump:
     """Moves what jobs print from their pipes to the sinks; reads no more while a writer is behind.
 
@@ -5296,11 +5383,9 @@ class Pump:
     YOUNG = 0.01                        # seconds
     READ = 1 << 18  # bytes
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, writers: Sequence[Any], resumed: Callable[[], None]
-    ) -> None:
-        """writers: their `backlog` is the bytes yet to be written.  resumed: called when jobs are read again.
-        """
+    def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
+                 resumed: Callable[[], None]) -> None:
+        """resumed: called when jobs are read again."""
         self.loop, self.writers, self.resumed = loop, writers, resumed
         self.runs: set[Run] = set()         # that have begun, and not ended
         self.paused = False                 # jobs are not read
@@ -5397,7 +5482,7 @@ class Runner:
     TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
-    def __init__(self, jobs: Any, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
+    def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: argparse.Namespace, say: Say, tally: Tally,
                  names: Sequence[str], slot_file: SlotFile | None, worker: Worker) -> None:
         """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change.
@@ -5415,7 +5500,8 @@ class Runner:
         self.wait_told = False              # it was said that all are in use by others
         self.loop = asyncio.get_running_loop()
         self.tally = tally
-        self.gated: set[Run] = set()        # runs whose shell waits at a gate
+        self.shells: dict[Run, Child] = {}  # of runs whose shell was started, and has not ended
+        self.gated: dict[Run, Gate] = {}    # runs whose shell waits at its gate
         self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
@@ -5440,7 +5526,7 @@ class Runner:
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
-        if self.options.max_failed:
+        if self.jobs.failures and self.options.max_failed:
             await self.jobs.failures.count()
         chores = [watched(chore) for chore in (
             self._wall(), self._look_after(), self._tick(), self._follow_slots(), self._watch_failures())]
@@ -5478,7 +5564,8 @@ class Runner:
         """An answer; None where it takes longer than a moment after a signal that kills."""
         answer = asyncio.ensure_future(asked)
         while not answer.done() and not self.killed:
-            await asyncio.wait([answer, self.told], return_when=asyncio.FIRST_COMPLETED)
+            first: list[asyncio.Future[Any]] = [answer, self.told]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait([answer], timeout=self.LAST_LOOK)
         return answer.result() if answer.done() else None
 
@@ -5486,7 +5573,8 @@ class Runner:
         """Start nothing more, wait for what runs."""
         self._note_signal()
         self.say(
-            f"{signal.Signals(number).name}: starting no more jobs, waiting for {plural(len(self.works), 'job')}"
+            f"{signal.Signals(number).name}: starting no more jobs, waiting for "
+            f"{plural(len(self.works), 'job')}"
         )
         self.stop()
 
@@ -5542,8 +5630,8 @@ class Runner:
         if not self.stopping:
             self.stopped.set_result(None)
         self.changed.set()
-        for run in self.gated:
-            run.job.gate.refuse()
+        for gate in self.gated.values():
+            gate.refuse()
 
     def fail(self, why: str) -> None:
         """Start nothing more, for no more jobs can be had."""
@@ -5594,15 +5682,17 @@ class Runner:
 
     async def _watch_failures(self) -> None:
         """Count failures of the whole file now and then, where there is a limit to them."""
-        while self.options.max_failed:
-            await self.jobs.failures.rest()
-            self._note_failures(await self.jobs.failures.count())
+        failures = self.jobs.failures
+        while failures and self.options.max_failed:
+            await failures.rest()
+            self._note_failures(await failures.count())
 
     def _note_failures(self, count: int) -> None:
         """So many jobs are failed or in error that were not so at the start."""
         if 0 < self.options.max_failed <= count and not self.stopping:
             self.say(
-                f"{too_many_failures(count)}: starting no more jobs, waiting for {plural(len(self.runs), 'job')}"
+                f"{too_many_failures(count)}: starting no more jobs, waiting for "
+                f"{plural(len(self.runs), 'job')}"
             )
             self.tally.trouble = True
             self.stop()
@@ -5710,8 +5800,10 @@ class Runner:
             self._note_wait()
             return None
         found = await self.jobs.claim(self._leaves(), 1 + len(self._idle()), self.in_service)
-        job = found or None
-        self.nothing = Miss(ended=self.nothing.ended) if job else found
+        if isinstance(found, Miss):
+            job, self.nothing = None, found
+        else:
+            job, self.nothing = found, Miss(ended=self.nothing.ended)
         if job and await self._take(slots, job.settings.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")
@@ -5775,9 +5867,11 @@ class Runner:
 
     async def _run_job(self, run: Run, fault: bytes) -> bool:
         """Run a job, again if it fails and that is wished, and write down its state; whether it was begun."""
-        job = run.job
+        job, state, ending = run.job, fault, None
         for more in range(self.options.retries, -1, -1):
-            state = fault or await self._run(run)
+            if not fault:
+                ending = await self._run(run, self.shells[run])
+                state = ending.state if ending else NEW
             if (
                 state in (DONE, NEW)
                 or self.stopping
@@ -5803,14 +5897,14 @@ class Runner:
         if state != NEW:
             self.tally.count(job, state)
             self._note_failures(self.tally.worse)
-            self._note_errors(run)
+            self._note_errors(run, ending)
         return state != NEW
 
-    def _note_errors(self, run: Run) -> None:
+    def _note_errors(self, run: Run, ending: Ending | None) -> None:
         """Take a slot out of service whose jobs all fail as they do when its host cannot be reached (ssh(1):
         255).
         """
-        slot, ending = run.slot, run.ending
+        slot = run.slot
         unreachable = ending and not run.cause and ending.code == self.UNREACHABLE
         slot.errors = slot.errors + 1 if unreachable else 0
         if 0 < self.options.slot_errors <= slot.errors:
@@ -5838,20 +5932,20 @@ class Runner:
 
     # -- one run ---------------------------------------------------------------------------------------------
 
-    async def _run(self, run: Run) -> bytes:
-        """Accompany a run whose shell was started; the state that its line should get."""
-        if run.job.gate and not await self._let_in(run):
-            return NEW
+    async def _run(self, run: Run, shell: Child) -> Ending | None:
+        """Accompany a run whose shell was started; None: the job was not begun."""
         try:
-            await self._attend(run)
+            if run.job.gate and not await self._let_in(run, run.job.gate, shell):
+                return None
+            return await self._attend(run, shell)
         finally:
             if run in self.runs:                # a defect: nobody would hear how it ends
                 self.runs.discard(run)
                 self._end(run, "stopped")
-                await (run.killer or run.shell.ended)
-        return run.ending.state
+                await asyncio.wait([run.killer or shell.ended])
+            del self.shells[run]
 
-    async def _attend(self, run: Run) -> None:
+    async def _attend(self, run: Run, shell: Child) -> Ending:
         """Accompany a run that begins now to its end."""
         self.pump.begin(run)
         for sink in run.sinks:
@@ -5862,7 +5956,7 @@ class Runner:
             self._end(run, "stopped")           # the signal came while it was started
         elif run.job in self.unwanted:
             self._end(run, self.unwanted[run.job])
-        status = await run.shell.ended
+        status = await shell.ended
         if run.killer:
             await run.killer
         if timer:
@@ -5871,13 +5965,14 @@ class Runner:
         run.took = self.loop.time() - run.started
         if run.cause == "cancelled":
             status = signal.SIGTERM             # whatever its shell made of that
-        run.ending = Ending(status, run.cause, limit or 0.0)
-        if await self._was_interrupted(run.ending):
+        ending = Ending(status, run.cause, limit or 0.0)
+        if await self._was_interrupted(ending):
             run.cause = "stopped"
-            run.ending = replace(run.ending, cause=run.cause)
-        run.job.how = str(run.ending)
+            ending = replace(ending, cause=run.cause)
+        run.job.how = str(ending)
         for sink in run.sinks:
-            sink.ended(run)
+            sink.ended(run, ending)
+        return ending
 
     async def _start(self, run: Run) -> bytes:
         """Start a run's shell; else the state for its line: ERROR if that cannot be, NEW if it shall not be.
@@ -5923,17 +6018,17 @@ class Runner:
         for sink in run.sinks:
             sink.starting(run)
 
-    async def _let_in(self, run: Run) -> bool:
+    async def _let_in(self, run: Run, gate: Gate, shell: Child) -> bool:
         """Wait until a job whose shell waits at its gate may begin; False: it shall not, and its shell has
         ended.
         """
-        gate = run.job.gate
-        self.gated.add(run)
+        self.gated[run] = gate
         if self.stopping:
             gate.refuse()
         gate.arrived()
-        await asyncio.wait([gate.settled, run.shell.ended], return_when=asyncio.FIRST_COMPLETED)
-        self.gated.discard(run)
+        first: list[asyncio.Future[Any]] = [gate.settled, shell.ended]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        del self.gated[run]
         gate.refuse()                           # if somebody has killed the shell
         run.job.gate = None
         opened = gate.settled.result()
@@ -5941,7 +6036,7 @@ class Runner:
             run.began, run.started = opened
             self._announce(run)
             return True
-        await run.shell.ended
+        await shell.ended
         self.pump.finish(run)
         return False
 
@@ -5962,11 +6057,12 @@ class Runner:
             locks = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd >= 0]
             runner = self.options.runner
             command = wrap(os.fsencode(runner), job.command) if runner else job.command
-            run.shell = self.processes.start(command, environ, fds[1], fds[3], locks, entrance)
+            shell = self.processes.start(command, environ, fds[1], fds[3], locks, entrance)
         except (OSError, ValueError):
             for fd in fds:
                 os.close(fd)
             raise
+        run.shell = self.shells[run] = shell
         for fd in (fds[1], fds[3], *fds[4:5]):
             os.close(fd)
         run.streams = Stream(b"stdout", fds[0]), Stream(b"stderr", fds[2])
@@ -5976,16 +6072,17 @@ class Runner:
     def _end(self, run: Run, cause: str) -> None:
         """End a run and all its processes, unless it has just ended by itself."""
         self.processes.reap()
-        if not run.cause and not run.shell.ended.done():
+        shell = self.shells[run]
+        if not run.cause and not shell.ended.done():
             run.cause = cause
-            run.killer = asyncio.ensure_future(self._kill_tree(run))
+            run.killer = asyncio.ensure_future(self._kill_tree(run, shell))
 
-    async def _kill_tree(self, run: Run) -> None:
-        undying = await self.processes.end(run.shell)
+    async def _kill_tree(self, run: Run, shell: Child) -> None:
+        undying = await self.processes.end(shell)
         if undying:
             self.say(f"line {run.job.number}: these processes do not die: {', '.join(map(str, undying))}")
-            if not run.shell.ended.done():
-                run.shell.ended.set_result(signal.SIGKILL)
+            if not shell.ended.done():
+                shell.ended.set_result(signal.SIGKILL)
 
 
 def count_ssh(words: Sequence[str]) -> int:
@@ -6193,7 +6290,8 @@ def add_running_options(add: Add) -> None:
         "--slots",
         type=slot_names,
         metavar="A,B",
-        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running",
+        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while "
+             "running",
     )
 
 
@@ -6204,7 +6302,8 @@ def add_limits(add: Add) -> None:
         "--walltime",
         type=wall_time,
         metavar="T",
-        help="after T (auto, auto-5m: before Slurm ends us) kill what runs, and exit; start no job that may not fit",
+        help="after T (auto, auto-5m: before Slurm ends us) kill what runs, and exit; start no job that may "
+             "not fit",
     )
     add(
         "--kill-after",
@@ -6297,7 +6396,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--name", type=given_name, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add_background(add)
-    return parser.parse_args(argv)
+    options: argparse.Namespace = parser.parse_args(argv)
+    return options
 
 
 def rerun_command(argv: Sequence[str], option: str) -> str:
@@ -6341,7 +6441,7 @@ def is_found(path: str) -> bool:
     return found is not None and os.path.realpath(found) == os.path.realpath(path)
 
 
-def run_loop(main: Any) -> int:
+def run_loop(main: Coroutine[Any, Any, int]) -> int:
     """As asyncio.run(), which would wait for a resolver that does not answer before it lets us go."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -6360,11 +6460,15 @@ def run_loop(main: Any) -> int:
 class Program:
     """What runner, server and client have in common: messages, records, the background, the event loop."""
     TROUBLES = 10               # messages of one kind that are printed
+    loop: asyncio.AbstractEventLoop
+    stdout: Writer
+    stderr: Writer
+    signals: Signals
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
         """label: the job file, or the server, for messages.  Raises Problem."""
         self.prog, self.label, self.options = prog, label, options
-        self.stderr: Writer | None = None       # once there is an event loop
+        self.loop_runs = False      # there is an event loop, and so what is below
         self.worker = Worker(False, self.relieved)
         self.tally = Tally()
         self.troubles = 0
@@ -6453,6 +6557,7 @@ class Program:
         deaf = lambda error: None               # nowhere is left to say it
         self.stderr = self.stdout if same else Writer(2, self.loop, deaf, self.relieved)
         self.signals = Signals(self.loop)
+        self.loop_runs = True
         self.loop.set_exception_handler(self._on_exception)
         try:
             return await self.work()
@@ -6510,7 +6615,7 @@ class Program:
     def say(self, text: str) -> None:
         """Print a message of one line."""
         line = f"{self.label}: {text}"
-        if self.stderr:
+        if self.loop_runs:
             self.tell(line)
         else:
             warn(f"{self.prog}: {line}")
@@ -6576,7 +6681,8 @@ class RunnerProgram(Program):
             limit.find(self.options.kill_after)
             if limit.left <= 0:
                 self.say(
-                    f"Slurm ends this job in {human_time(max(limit.left + limit.margin, 0))}, and the margin is "
+                    f"Slurm ends this job in {human_time(max(limit.left + limit.margin, 0))}, and the margin "
+                    "is "
                     f"{human_time(limit.margin)}: no job is started"
                 )
 
@@ -6594,10 +6700,8 @@ class RunnerProgram(Program):
         """The console of --plain, one as long as we run."""
         return Plain({b"stdout": self.stdout, b"stderr": self.stderr}, self.options.keep_order, self._trouble)
 
-    def make_runner(self, jobs: Any, sinks: list[Sink], files: Any) -> Runner:
-        """The runner, which signals will find.  jobs: a FileJobs, or what has its methods.  files: what
-        writes them.
-        """
+    def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
+        """The runner, which signals will find.  files: what writes them."""
         processes = Processes(self.loop, self.signals, self.options.kill_after)
         writers = self.stdout, self.stderr, files
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, self.options, self.say,
@@ -6620,7 +6724,7 @@ class RunnerProgram(Program):
             return "with more --walltime, or a shorter timeout"
         return rerun_command(self.argv, option)
 
-    async def run_to_end(self, jobs: Any) -> int:
+    async def run_to_end(self, jobs: Jobs) -> int:
         """Run the jobs, print what there is to print; the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
@@ -6636,7 +6740,7 @@ class RunnerProgram(Program):
         why = why_command(getattr(self.options, "outdir", None), self.label)        # a client has none
         code = 128 + runner.killed if runner.killed else self.tally.status(account)
         again = functools.partial(self._again, runner.misfit)
-        if code or not self.options.plain or account.others:
+        if code or not self.options.plain or account is None or account.others:
             self.say(self.tally.summary(account, jobs.orphans, seconds, again, self.regroup, why))
         await self.print_rest(self.stderr, lambda: bool(runner.killed))
         return code
@@ -6747,7 +6851,13 @@ if __name__ == "__main__":
 # who has proved that he knows the token has us compute one.  Bytes that are no UTF-8 travel as lone
 # surrogates (PEP 383).  Every length is capped before anything of that length is kept.
 
-hashlib, hmac, json, secrets = map(when_used, ("hashlib", "hmac", "json", "secrets"))
+if TYPE_CHECKING:
+    import hashlib
+    import hmac
+    import json
+    import secrets
+else:
+    hashlib, hmac, json, secrets = map(when_used, ("hashlib", "hmac", "json", "secrets"))
 
 WIRE_VERSION = 6
 # The modulus of RFC 3526, group 14, whose generator is 2.  It has the strength of keys of some 110 bits.
@@ -6865,7 +6975,7 @@ class Message:
     def seconds(self, name: str) -> float:
         """A time, of whatever clock, or a duration."""
         value = self.fields.get(name)
-        if type(value) not in (int, float) or not 0 <= value <= SECONDS:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= SECONDS:
             raise WireError(f"{name}: no time that will do")
         return float(value)
 

@@ -54,8 +54,10 @@ class Cancel(RunCase):
         job = f"echo $$ >>pids; {SLEEPING}"
         self.write(f"r {job}\n. {job}\n")
         hasty = (
-            "import runmaker4\nrunmaker4.Cursor._consider = lambda self, line, plain=runmaker4.Cursor._consider: "
-            "plain(self, line) if line.state != b'r' else None"
+            "import runmaker4\n"
+            "plain = runmaker4.Cursor._consider\n"
+            "runmaker4.Cursor._consider = lambda self, scan, line: "
+            "plain(self, scan, line) if line.state != b'r' else None"
         )  # it meets no orphan itself
         runner = self.start_patched(hasty, "-q", "runs.txt")
         pid = int(self.wait_file("pids"))

@@ -3,6 +3,7 @@ import os
 import signal
 import unittest
 
+import runmaker4
 from tests.support import RUNMAKER, WAITING, RunCase
 from tests.test_output_names import OutCase, put, run_of
 
@@ -106,7 +107,7 @@ class OutputFiles(OutCase):
         """The run goes on printing, and it is said that this is not written."""
         outdir, run = self.outdir(), run_of(7)
         put(outdir, run, b"ours")
-        outdir.ended(run)
+        outdir.ended(run, runmaker4.Ending(0))
         self.assertEqual(len(self.said), 1)
         self.assertIn("7.out: ", self.said[0])
         self.assertIn("incomplete", self.said[0])

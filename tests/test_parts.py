@@ -1,6 +1,7 @@
 """Smaller parts of runmaker4.py by themselves: what may be retried, what is an orphan, which processes are a
 job's.
 """
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -93,7 +94,9 @@ class ProcessTrees(unittest.TestCase):
         return table
 
     def tree(self, table: runmaker4.ProcessTable, pid: int, mark: bytes) -> List[int]:
-        return list(table.tree(runmaker4.Shell(pid, mark)))
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        return list(table.tree(runmaker4.Child(pid, mark, loop.create_future())))
 
     def now(self, pid: int, mark: bytes) -> List[int]:
         """The tree in today's table."""

@@ -152,10 +152,10 @@ class RecordsOfClients(FileCase):
     def test_a_directory(self) -> None:
         log = runmaker4.LogFile(str(self.path), 3, b"/", runmaker4.Worker(threaded=False), self.fail)
         self.addCleanup(os.close, log.file.fd)
-        run = a_run(runmaker4.Ending(0))
+        run = a_run()
         run.directory = as_bytes(Records.FORGED)
         log.started(run)
-        log.ended(run)
+        log.ended(run, runmaker4.Ending(0))
         rows = self.path.read_bytes()[-4 * 161:].split(b"\n")
         self.assertEqual([row[:2] for row in rows], [b".-", b"+ ", b"+ ", b"  ", b""])
         self.assertIn(b"(in x?+ status", rows[0])

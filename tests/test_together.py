@@ -930,7 +930,7 @@ import runmaker4, time
 init, submit = runmaker4.Worker.__init__, runmaker4.Worker._submit
 slow = lambda function, *args: (time.sleep(0.015), function(*args))[1]
 runmaker4.Worker.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
-runmaker4.Worker._submit = lambda self, *args: submit(self, slow, *args)
+runmaker4.Worker._submit = lambda self, pool, *args: submit(self, pool, slow, *args)
 """
 
     def test_a_group_that_runs_when_the_server_gets_a_hup_runs_to_its_end(self) -> None:

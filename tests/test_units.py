@@ -37,10 +37,10 @@ def pieces(random_: random.Random, data: bytes, longest: int) -> Iterator[bytes]
         data = data[size:]
 
 
-def a_run(ending: Optional[runmaker4.Ending] = None) -> runmaker4.Run:
+def a_run() -> runmaker4.Run:
     """A run of a job, as the sinks see it."""
     streams = (runmaker4.Stream(b"stdout", 3), runmaker4.Stream(b"stderr", 4))
-    return runmaker4.Run(job=JOB, slots=["1"], host=b"alice", shell=SHELL, streams=streams, ending=ending)
+    return runmaker4.Run(job=JOB, slots=[runmaker4.Slot("1")], host=b"alice", shell=SHELL, streams=streams)
 
 
 class FileCase(unittest.TestCase):
@@ -129,7 +129,7 @@ class Scans(FileCase):
             open(self.path, "rb") as file,
         ):
             reader = runmaker4.Reader(file.fileno())
-            return list(runmaker4.Scan(reader, runmaker4.first_line(reader), states, count_states=True))
+            return list(runmaker4.Scan(reader, runmaker4.first_line(reader), states, seen=Counter()))
 
     def test_random_files_in_chunks_of_all_sizes(self) -> None:
         random_ = random.Random(6)
@@ -341,8 +341,7 @@ class LogRecords(FileCase):
         for number, data in chunks:
             log.output(run, run.streams[number], data)
             log.tick()
-        run.ending = runmaker4.Ending(0)
-        log.ended(run)
+        log.ended(run, runmaker4.Ending(0))
         data = self.path.read_bytes()
         size = (1 + lines) * 161
         self.assertEqual((len(data), data[:size]), (2 * size, bytes(size)))         # it is the second job's
