@@ -80,7 +80,7 @@ import shlex
 import socket
 import struct
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence, Tuple, TypeVar
 
