@@ -86,16 +86,16 @@ from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence,
 
 import runmaker4
 from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS,
-                       Account, Channel, Console, Cursor, Ending, Failures, Job, JobFile, JobLog, JobSettings,
-                       Line, Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser, PendingGroup,
-                       Problem, Program, Reader, Round, Run, Say, Scan, Shell, Shifted, Slot, Stall,
-                       StallReporter, Stream, Taker, Takers, WireError, Worker, Writer, add_background,
-                       add_max_failed, add_records, all_taken, boottime, check_companion, check_job_file,
-                       check_mount, command_fault, duration, fork_quietly, hold_signals, human_time, is_free,
-                       leave, lines_of, lock, make_token, name_lines, open_descriptors, open_job_file,
-                       parse_directive, plural, printable, put, put_lines, reason, row, run_main, show,
-                       to_bytes, to_text, token_path, too_many_failures, unlock, wait_ready, watched,
-                       whole_number, why_command)
+                       Account, Channel, Companion, Console, Cursor, Ending, Failures, Job, JobFile, JobLog,
+                       JobSettings, Line, Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser,
+                       PendingGroup, Place, Problem, Program, Reader, Round, Run, Say, Scan, Shell, Shifted,
+                       Slot, Stall, StallReporter, Stream, Taker, Takers, WireError, Worker, Writer,
+                       add_background, add_max_failed, add_records, all_taken, boottime, check_companion,
+                       check_job_file, check_mount, close_all, command_fault, duration, fork_quietly,
+                       hold_signals, human_time, identity_of, is_free, leave, lines_of, lock, make_token,
+                       name_lines, open_descriptors, open_job_file, own_seat, parse_directive, plural,
+                       printable, put, put_lines, reason, row, run_main, show, to_bytes, to_text, token_path,
+                       too_many_failures, unlock, wait_ready, watched, whole_number, why_command)
 
 T = TypeVar("T")
 PROG = "runmaker4-server.py"
@@ -180,41 +180,43 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 # ======== The job file, as a server has it ==================================================================
 
 
-class ServedFile(JobFile):
-    """A job file whose lines are held for clients, with all seats on one open companion that outlives the
-    server.
+class SharedCompanion(Companion):
+    """A companion with all seats on one description of it, which outlives the server.
 
     The keeper has it, too, and hands it to the next server.  It is another one only after its lease was lost,
-    or the companion removed.  Locks on it do not refuse itself: `seats`, and `doors`, which is another one,
-    tell what is held.
+    or the companion removed.  Locks on it do not refuse itself: `seats` and `unclaimed`, and `fd`, which is
+    another description, tell what is held.
     """
-
-    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
-                 keep: Callable[[int], None] = lambda fd: None) -> None:
-        """keep: called with the descriptor that has the seats, once there is one, and whenever it is another.
-        """
-        super().__init__(path, say=say, mount=mount)
-        self.keep = keep
-        self.shared, self.shared_inode = -1, (0, 0)     # the descriptor, and of which companion
+    def __init__(self, place: Place, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
+                 read_only: bool) -> None:
+        super().__init__(place, mount, say=say, clock=clock, interval=interval, read_only=read_only)
+        self.shared = -1                        # the description
+        self.shared_inode = (0, 0)              # of which companion it is
         # seats of the server before, of lines that are not `r` any more
         self.unclaimed: set[int] = set()
+        # called with the description, once there is one, and whenever it is another
+        self.keep: Callable[[int], None] = lambda fd: None
 
     def open_seat(self) -> int:
-        if self.shared < 0 or self.shared_inode != self.doors_inode:
+        if self.shared < 0 or self.shared_inode != self.inode:
             self.shared = super().open_seat()
-            self.shared_inode = self.identity(self.shared)
+            self.shared_inode = identity_of(self.shared)
             self.keep(self.shared)
         return self.shared
 
     def close_seat(self, fd: int) -> None:
         """Others may have seats on it."""
 
-    def count_seats(self, command: bytes) -> int:
-        """As a file counts them, but ours, of which there may be hundreds, without asking for each."""
+    def discard(self, fd: int) -> None:
+        close_all(fd)
+        self.shared = -1
+
+    def count(self, command: bytes) -> int:
+        """As a companion counts them, but ours, of which there may be hundreds, without asking for each."""
         first = row(command)
-        if self.shared < 0 or self.shared_inode != self.doors_inode:
-            return super().count_seats(command)
-        if is_free(self.doors, first, SEATS):
+        if self.shared < 0 or self.shared_inode != self.inode:
+            return super().count(command)
+        if is_free(self.fd, first, SEATS):
             return 0
         ours = sum(first <= at < first + SEATS for at in itertools.chain(self.seats, self.unclaimed))
         return ours + sum(map(len, all_taken(self.shared, first, SEATS)))
@@ -222,10 +224,45 @@ class ServedFile(JobFile):
     def is_ours(self, at: int) -> bool:
         return at in self.seats or at in self.unclaimed
 
-    def lose_seats(self, lost: int) -> None:
-        super().lose_seats(lost)
-        self.reclaim(lost)
-        self.shared = -1
+    def inherit(self, fd: int) -> None:
+        """Go on with the description of a server that has died, and the seats on it: they are unclaimed.
+
+        A seat is ours if another description finds it taken, and this one does not.  Raises OSError; ESTALE:
+        it is of a companion that was removed.
+        """
+        if identity_of(fd) != self.inode:
+            raise OSError(errno.ESTALE, "its companion was removed")
+        # Where a door is taken, too, somebody edits the file: that is no seat.
+        ranges = [found for found in all_taken(self.fd, 0, JobFile.GUARD) if found.start | SEATS not in found]
+        self.count_in()
+        self.unclaimed = {at for found in ranges for at in found if lock(fd, at)}
+        self.shared, self.shared_inode = fd, self.inode
+
+    def adopt(self, at: int) -> runmaker4.Seat:
+        """An unclaimed seat is that of a line that is held now."""
+        self.unclaimed.remove(at)
+        seat = self.seats[at] = runmaker4.Seat(self.shared, at)
+        return seat
+
+    def drop_unclaimed(self) -> None:
+        """Nobody comes for the rest of the seats of the server before."""
+        for at in self.unclaimed:
+            with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
+                unlock(self.shared, at)
+        self.unclaimed.clear()
+
+
+class ServedFile(JobFile):
+    """A job file whose lines are held for clients."""
+    COMPANION = SharedCompanion
+    companion: SharedCompanion
+
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
+                 keep: Callable[[int], None] = lambda fd: None) -> None:
+        """keep: called with the description that has the seats, once there is one, and whenever it is another.
+        """
+        super().__init__(path, say=say, mount=mount)
+        self.companion.keep = keep
 
     def take_back(self, line: Line, lines: list[Line], states: bytes) -> Job | None:
         """Hold a line again that a client says it has, of these that are left of its command.  Raises
@@ -234,9 +271,8 @@ class ServedFile(JobFile):
         states: in which it may be besides `r`.
         """
         first = row(line.command)
-        at = next((at for at in self.unclaimed if first <= at < first + SEATS), None)
+        at = next((at for at in self.companion.unclaimed if first <= at < first + SEATS), None)
         if at is not None:                      # where its line stands, look_after() will find out
-            self.unclaimed.remove(at)
             return self._adopt(Job(**vars(line)), at)
         free = [there for there in lines if there.state in RUNNING + states]
         for there in sorted(free, key=lambda there: there.number != line.number):
@@ -248,49 +284,34 @@ class ServedFile(JobFile):
         return None
 
     def adopt(self, fd: int) -> list[Job]:
-        """Go on with the companion, and the seats on it, of a server that has died; return its lines, now
-        held here.
+        """Go on with the seats of a server that has died, on this description of the companion; return its
+        lines, now held here.
 
-        A seat is ours if another description of the companion finds it taken, and this one does not.  Of the
-        lines `r` of its command it has its own one, or else any that is nobody's.  Clients know what the
-        lines were before, and whose they are.  Raises OSError, and may be called again then; ESTALE: in vain.
+        Of the lines `r` of its command a seat has its own one, or else any that is nobody's.  Clients know
+        what the lines were before, and whose they are.  Raises OSError, and may be called again then; ESTALE:
+        in vain.
         """
         self.follow_path()
-        if self.identity(fd) != self.doors_inode:
-            raise OSError(errno.ESTALE, "its companion was removed")
-        ranges = [found for found in all_taken(self.doors, 0, self.GUARD)
-                  # else somebody edits the file: that is no seat
-                  if found.start | SEATS not in found]
-        self.count_in()
-        self.unclaimed = {at for found in ranges for at in found if lock(fd, at)}
+        companion = self.companion
+        companion.inherit(fd)
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.reader, self.start, RUNNING):
-            own = self.own_seat(line)
-            if own in self.unclaimed or is_free(self.doors, own):       # else it is another runner's
+            own = own_seat(line)
+            if own in companion.unclaimed or not companion.is_held(own):    # else it is another runner's
                 lines.setdefault(row(line.command), []).append(line)
-        self.shared, self.shared_inode = fd, self.doors_inode
         jobs = []
-        for at in sorted(self.unclaimed):
+        for at in sorted(companion.unclaimed):
             there = lines.get(at - at % (SEATS + 1), [])
-            there.sort(key=lambda line: self.own_seat(line) == at)
+            there.sort(key=lambda line: own_seat(line) == at)
             if there:
-                self.unclaimed.remove(at)
                 jobs.append(self._adopt(Job(**vars(there.pop()), inode=self.inode), at))
         return jobs
 
     def _adopt(self, job: Job, at: int) -> Job:
         """A job has this seat, which is locked."""
-        job.fd, job.at = self.shared, at
+        job.seat = self.companion.adopt(at)
         self.held[job] = None
-        self.seats[at] = job
         return job
-
-    def drop_unclaimed(self) -> None:
-        """Nobody comes for the rest of the seats of the server before."""
-        for at in self.unclaimed:
-            with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
-                unlock(self.shared, at)
-        self.unclaimed.clear()
 
     def assign(self, lines: Iterable[Line], jobs: Iterable[Job]) -> dict[Line, Job]:
         """Which of these held jobs a client means by these lines, as it knows them.
@@ -1611,7 +1632,7 @@ class Sessions:
             grant.how = grant.how or "vanished"
             self.settle(grant, ERROR)
         if client is self.absent:
-            self.worker.post(self.file.drop_unclaimed)
+            self.worker.post(self.file.companion.drop_unclaimed)
 
     def part(self, client: Client) -> None:
         """A client leaves."""
@@ -1975,7 +1996,7 @@ class Sessions:
         jobs = await self._adopt(locks)
         if jobs is None:
             return
-        if jobs or self.file.unclaimed:
+        if jobs or self.file.companion.unclaimed:
             self.clients[""] = self.absent
             for job in jobs:
                 self.note(Grant(line_key(job), self.absent, job))

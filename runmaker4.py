@@ -987,10 +987,10 @@ def command_fault(command: bytes) -> str:
 
 
 class Shifted(OSError):
-    """The file was edited, so that a line is not where it was found."""
+    """The file was edited or replaced, so that a line is not where it was found; or its companion was."""
 
-    def __init__(self) -> None:
-        super().__init__(errno.ESTALE, "was replaced by another file meanwhile")
+    def __init__(self, what: str = "was replaced by another file meanwhile") -> None:
+        super().__init__(errno.ESTALE, what)
 
 
 class Paused(Exception):
@@ -1568,9 +1568,7 @@ NOBODY = Taker("")         # who has a job of a group, and an orphan that is not
 @dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
-    # the open companion with its seat, for the job to inherit; -1: it has none
-    fd: int = -1
-    at: int = -1                        # the byte of its seat
+    seat: Seat | None = None            # which the job inherits; None: it was lost
     inode: tuple[int, int] = (0, 0)     # device and inode number of the file in which it stood at `offset`
     missing: int = 0                    # looks in a row that did not find the line as `r`
     search_at: float = 0.0              # when to look again (JobFile's clock)
@@ -1714,33 +1712,308 @@ class Place:
         """Go on with the file that has come in the place of the link."""
         self.link, self.real = "", self.link
 
+    def see(self, mount: Mount) -> None:
+        """Have this host forget what it remembers of the file, its companion and their names.
+
+        So NFS, which answers from the directory's cached attributes for up to a minute, sees that another
+        host has renamed a new file to this place (seen on v4.2: 23 s, then 0).  Raises OSError.
+        """
+        if mount.network:
+            for path in (self.link, self.real) if self.link else (self.real,):
+                see_anew(path, mount)
+
+
+def close_all(*fds: int) -> None:
+    """Close those of these descriptors that are open; some may be the same."""
+    for fd in set(fds) - {-1}:
+        # EIO: the lease was lost, and all that this would have written
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def identity_of(fd: int) -> tuple[int, int]:
+    """The device and inode of an open file.  Raises OSError."""
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino
+
+
+def own_seat(line: Line) -> int:
+    """The seat that a line's job takes if it is free: it tells equal lines apart."""
+    return row(line.command) + line.number % SEATS
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A byte in a command's row that is locked for a held line, and for its job."""
+    fd: int                     # the description of the companion that has it locked, for the job to inherit
+    at: int
+
+
+class Companion:
+    """The companion of a job file, open: doors, seats, and who else claims lines.
+
+    `fd` is this process's own description of it, for doors alone: a lock does not exclude its own
+    description.  So each seat is on another one, which its job inherits (open_seat()), and `seats` has those
+    that are held here.
+
+    A door is opened in three steps: its byte is locked; see_anew() makes names, sizes and contents true as of
+    now; and this must still be the companion.  If it is not, Shifted is raised: nothing is followed behind a
+    door.  renew() does that, before the next door.
+
+    Locks on a network file system can be lost while this host is cut off (lost_locks()).  So `fd` has one
+    byte more locked for as long as it is open, its pulse: once that is lost, so is all that this host has
+    locked.
+    """
+
+    def __init__(self, place: Place, mount: Mount, *, say: Say, clock: Callable[[], float],
+                 interval: float, read_only: bool) -> None:
+        """interval: seconds for which it is believed that no lock was lost."""
+        self.place, self.mount, self.network = place, mount, mount.network
+        self.say, self.clock, self.read_only = say, clock, read_only
+        self.interval = interval
+        self.fd = -1                            # -1: it was left, or nobody has made it
+        self.inode = (0, 0)                     # its device and inode, also once it was left
+        self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
+        self.hidden = False                     # we may not read it: nobody knows what is locked
+        self.pulse = 0                          # the byte that `fd` has locked for as long as it has locks
+        self.alive_at = 0.0                     # when `fd` was known to have its locks last (clock)
+        self.counted = False                    # its length counts us, since it was opened last
+        self.alone_at = -1                      # its length then, if nobody else used it; 0: somebody did
+
     @property
-    def folders(self) -> tuple[str, ...]:
-        """Paths of which see_anew() has to see the directories."""
-        return (self.link, self.real) if self.link else (self.real,)
+    def path(self) -> str:
+        return companion_of(self.place.real)
+
+    # -- which file it is ------------------------------------------------------------------------------------
+
+    def is_current(self) -> bool:
+        """Whether this is what stands there now.  Raises OSError."""
+        try:
+            if self.network:
+                return is_at(self.path, self.fd)
+            info = os.stat(self.path)
+            return self.inode == (info.st_dev, info.st_ino)
+        except FileNotFoundError:
+            return False
+
+    def renew(self) -> bool:
+        """Be the companion that stands there now; False if it is another one than before: no seat is left.
+
+        Somebody may have removed it.  Raises OSError.
+        """
+        if self.fd >= 0 and self.is_current():
+            return True
+        old, before = self.fd, self.inode
+        self.fd, self.inode = self._open()
+        self.alive_at, self.counted = self.clock(), False
+        close_all(old)
+        if self.read_only or before in ((0, 0), self.inode):
+            return True
+        self.say(f"its companion {self.path} was removed, and is made and locked again (leave it there)")
+        for seat in list(self.seats.values()):
+            self.stand_up(seat)
+        return False
+
+    def _open(self) -> tuple[int, tuple[int, int]]:
+        """The companion, and its identity; -1 for who only looks if there is none: nobody has anything locked
+        then.
+
+        Raises OSError.
+        """
+        if self.read_only:
+            return self._open_to_look()
+        fd = open_companion(self.place.real, self.network)
+        try:
+            lock(fd, HERE_BYTE, shared=True)            # with it NFS makes less of each door
+            self.pulse = take_probe(fd) if self.network and not self.mount.is_nfs else 0
+            return fd, identity_of(fd)
+        except OSError:
+            os.close(fd)
+            raise
+
+    def _open_to_look(self) -> tuple[int, tuple[int, int]]:
+        hidden, self.hidden = self.hidden, False
+        try:
+            fd = open_fresh(self.path, os.O_RDONLY | os.O_CLOEXEC, self.network)
+        except FileNotFoundError:
+            return -1, (0, 0)
+        except PermissionError:
+            self.hidden = True
+            if not hidden:
+                self.say("whether a line r still runs cannot be known: only who may write to it may read "
+                         f"{self.path}")
+            return -1, (0, 0)
+        return fd, identity_of(fd)
+
+    def leave(self) -> None:
+        """Close it; seats keep their own descriptions."""
+        close_all(self.fd)
+        self.fd = -1
+
+    def move(self) -> None:
+        """Leave it for the one of another file.
+
+        The seats are closed, not unlocked.  So jobs that run keep them, and users of the old file see them.
+        """
+        for seat in self.seats.values():
+            self.close_seat(seat.fd)
+        self.seats.clear()
+        self.leave()
+        self.inode = (0, 0)
+
+    def must_be_alive(self) -> None:
+        """Raise OSError(EIO) if we were cut off for so long that others may have been behind our door
+        meanwhile.
+
+        The file system has taken all locks from us then.
+        """
+        if self.network and self.fd >= 0 and self.clock() - self.alive_at > self.interval:
+            if not self.read_only and lost_locks(self.fd, [self.pulse], self.mount):
+                raise OSError(errno.EIO, "its locks were lost")
+            self.alive_at = self.clock()
+
+    # -- doors -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def locking(self, at: int, patience: float) -> Iterator[bool]:
+        """Have a byte locked for a moment; whether it could be had within so many seconds.
+
+        Raises Shifted if this is not the companion any more; OSError.
+        """
+        opened = keep_trying(lambda: self._lock(at), patience, 0.01 if self.network else 0.0005)
+        try:
+            yield opened
+        finally:
+            if opened:
+                with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; what was written was synced
+                    unlock(self.fd, at)
+
+    def _lock(self, at: int) -> bool:
+        """Lock a byte; whether that could be had now.  Raises Shifted, OSError."""
+        self.must_be_alive()
+        if self.fd < 0:
+            raise Shifted("its companion is not open")
+        if not lock(self.fd, at):
+            return False
+        self.place.see(self.mount)
+        if self.is_current():
+            return True
+        unlock(self.fd, at)
+        raise Shifted("its companion was removed meanwhile")
+
+    def who_is_behind(self, command: bytes) -> str:
+        """Who has the door of a command locked, as locked_by() says it; '' if nobody has."""
+        return locked_by(self.fd, row(command) + SEATS) if self.fd >= 0 else ""
+
+    # -- seats -----------------------------------------------------------------------------------------------
+
+    def count(self, command: bytes) -> int:
+        """How many seats of a command are held, by whomever."""
+        return sum(map(len, all_taken(self.fd, row(command), SEATS))) if self.fd >= 0 else 0
+
+    def is_held(self, at: int) -> bool:
+        """Whether somebody holds a seat, as this process's doors see it."""
+        return not is_free(self.fd, at)
+
+    def is_ours(self, at: int) -> bool:
+        """Whether a seat is held here: locks on one description do not refuse themselves."""
+        return at in self.seats
+
+    def open_seat(self) -> int:
+        """The companion once more: a description for a seat.  Raises OSError."""
+        return open_fresh(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
+
+    def close_seat(self, fd: int) -> None:
+        """Nobody here has a seat on it any more."""
+        close_all(fd)
+
+    def sit(self, line: Line) -> Seat:
+        """Take a seat for a line, behind its door: the line's own if it is free.  Raises OSError."""
+        start, own, fd = row(line.command), own_seat(line), self.open_seat()
+        try:
+            at = next(at for at in itertools.chain(range(own, start + SEATS), range(start, own))
+                      if not self.is_ours(at) and lock(fd, at))
+        except StopIteration:
+            self.close_seat(fd)
+            raise OSError(errno.ENOLCK, "all seats of this command are taken") from None
+        except OSError:
+            self.close_seat(fd)
+            raise
+        seat = self.seats[at] = Seat(fd, at)
+        return seat
+
+    def stand_up(self, seat: Seat) -> None:
+        """Give back a seat; its job's processes may have the description, too."""
+        del self.seats[seat.at]
+        with contextlib.suppress(OSError):              # EIO, ESTALE: it is lost already
+            unlock(seat.fd, seat.at)
+        self.close_seat(seat.fd)
+
+    def drop_lost(self) -> bool:
+        """Give up the seats that a network file system has taken from us; whether there were any.
+
+        The old description stays useless, even where a lock on it seems to succeed; and its job has the same
+        one.  So what this host remembers of its locks would refuse our own new ones, unless every one of them
+        is given up first (seen on NFS v4.2).  Raises OSError.
+        """
+        places: dict[int, list[int]] = {}
+        for seat in self.seats.values() if self.network else ():
+            places.setdefault(seat.fd, []).append(seat.at)
+        lost = [fd for fd in places if lost_locks(fd, places[fd], self.mount)]
+        for fd in lost:
+            with contextlib.suppress(OSError):
+                unlock(fd, 0, 0)
+            for at in places[fd]:
+                del self.seats[at]
+            self.discard(fd)
+        return bool(lost)
+
+    def discard(self, fd: int) -> None:
+        """Close a description whose locks were lost."""
+        self.close_seat(fd)
+
+    # -- who else claims lines -------------------------------------------------------------------------------
+
+    def count_in(self) -> None:
+        """Before our first claim: make the companion a byte longer, which outlives us.  Raises OSError.
+
+        Whoever comes later, dead or not, has made it longer still.  A runner that came before us either still
+        holds HERE_BYTE, and we see that; or has lost it, and then must call count_in() again before its next
+        claim, which makes the file longer than we remember.  Who comes at this moment locks that byte first:
+        either we find it locked, or he finds the companion as long as we have made it.
+        """
+        if not self.counted:
+            length = os.fstat(self.fd).st_size + 1
+            os.ftruncate(self.fd, length)
+            self.alone_at = length if self.alone_at < 0 and is_free(self.fd, HERE_BYTE) else 0
+            self.counted = True
+
+    def is_alone(self) -> bool:
+        """Whether nobody else has claimed a line since our first claim.  Behind a door.  Raises OSError."""
+        return self.counted and self.alone_at == os.fstat(self.fd).st_size
+
+    def is_appended_to(self) -> bool:
+        """Whether somebody appends lines to the job file now."""
+        return not is_free(self.fd, APPEND_BYTE)
 
 
 class JobFile:
-    """A job file and the lines of it that are held here: locks, verifies, writes, looks after them.
+    """A job file and the lines of it that are held here: verifies, writes, looks after them.
 
     For one thread at a time.  It does not wait for jobs, and which line comes next is a `Cursor`'s business.
     On a network file system any call may take long, and its caller runs it in a thread of its own.
 
     Who may write the job file has all of it locked, shared (the guard): so programs that lock places in it
     are kept away, an NFS client writes no neighbours back, and a write that comes after the lease was lost
-    fails.  `doors` is this process's own open companion, for doors alone.  Each job's seat is on another one,
-    which the job inherits (open_seat()).
+    fails.
 
-    What a host remembers of files on a network file system may be old.  So a door is opened in three steps:
-    its byte is locked; see_anew() makes names, sizes and contents true as of now; the companion and the path
-    are checked.  What is read behind the door, through `reader`, is therefore no older than the lock.
+    Doors and seats are the companion's.  A door makes true what this host remembers of files on a network
+    file system.  Behind it the path is checked, by writable(), and what is read then, through `reader`, is no
+    older than the door's lock.
 
-    Locks on a network file system can be lost while this host is cut off (lost_locks()).  So `doors` has one
-    byte more locked for as long as it is open, its pulse: once that is lost, so is all that this host has
-    locked.
-
-    A job is held from claim() to give_up().  `seats` knows each held job that has a seat, by its byte.
+    A job is held from claim() to give_up().
     """
+    COMPANION = Companion
     LOOKS = 3                   # that prove that a line is gone
     BAD = 9                     # lines that an account names
     SHORT, LONG = 0.2, 2.0      # seconds to wait at a door: for a claim, which has other lines; for a result
@@ -1756,7 +2029,6 @@ class JobFile:
         self.mount, self.network = mount, mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
-        self.seats: dict[int, Job] = {}         # by the bytes that they have locked
         # jobs "lost" to others, or "cancelled"; told by the next look_after()
         self.to_end: dict[Job, str] = {}
         self.size = (-1, 0.0)                   # as it was seen last, and since when
@@ -1770,119 +2042,34 @@ class JobFile:
         self.cut_off_since: float | None = None
         self.inode = (0, 0)                     # its device and inode
         self.start = 0                          # where its first line begins
-        self.companion = ""                     # the path of its companion
-        # the companion, and its identity, also once it was left
-        self.doors, self.doors_inode = -1, (0, 0)
-        self.hidden = False                     # we may not read it: nobody knows what is locked
-        # the byte of it that `doors` has locked for as long as it has locks
-        self.pulse = 0
-        self.alive_at = 0.0                     # when `doors` was known to have its locks last
+        self.companion = self.COMPANION(self.place, mount, say=say, clock=clock, interval=self.interval,
+                                        read_only=read_only)
         self.named = (0, 0)                     # the companion whose number is locked in the job file
-        # the length of the companion counts us, since it was opened last
-        self.counted = False
-        self.alone_at = -1                      # its length then, if nobody else used it; 0: somebody did
 
     # -- doors and seats -------------------------------------------------------------------------------------
 
     def door(self, command: bytes, patience: float = LONG) -> contextlib.AbstractContextManager[bool]:
         """Be behind the door of a command for a moment; whether it could be locked within so many seconds.
 
-        Raises OSError.
+        Raises Shifted if the companion is another one now; OSError.
         """
-        return self.locking(row(command) + SEATS, patience)
-
-    @contextlib.contextmanager
-    def locking(self, at: int, patience: float) -> Iterator[bool]:
-        """Have a byte of the companion locked for a moment; whether it could be had within so many seconds.
-        """
-        opened = keep_trying(lambda: self._lock(at), patience, 0.01 if self.network else 0.0005)
-        try:
-            yield opened
-        finally:
-            if opened:
-                with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; what was written was synced
-                    unlock(self.doors, at)
-
-    def _lock(self, at: int) -> bool:
-        """Lock a byte of what is still the companion then; whether that could be had now.  Raises OSError."""
-        self._must_be_alive()
-        if self.doors < 0:
-            self.follow_companion()
-        if not lock(self.doors, at):
-            return False
-        self.see()
-        if not self._is_companion():
-            unlock(self.doors, at)
-            self.follow_companion()
-            return False
-        return True
-
-    def _is_companion(self) -> bool:
-        """Whether `doors` is what stands there now."""
-        try:
-            if self.network:
-                return is_at(self.companion, self.doors)
-            info = os.stat(self.companion)
-            return self.doors_inode == (info.st_dev, info.st_ino)
-        except FileNotFoundError:
-            return False
+        return self.companion.locking(row(command) + SEATS, patience)
 
     def follow_companion(self) -> None:
-        """Make `doors` the companion that stands there now, and take seats on it.  Raises OSError.
+        """Go on with the companion that stands there now, and take seats on it.  Raises OSError.
 
         EBUSY: somebody uses another one; then all this is done, but for new claims.
         """
-        self._renew_companion()
+        if not self.companion.renew():
+            self._forget_seats()
         self._take_back_seats()
         self._name_companion()
 
-    def _renew_companion(self) -> None:
-        """Make `doors` the companion that stands there now; somebody may have removed it.  Raises OSError."""
-        if self.doors >= 0 and self._is_companion():
-            return
-        old, before = self.doors, self.doors_inode
-        self.doors, self.doors_inode = self._open_companion()
-        self.alive_at, self.counted = self.clock(), False
-        self.named = (0, 0)
-        if old >= 0:
-            os.close(old)
-        if self.doors_inode != before != (0, 0) and not self.read_only:
-            self.say(
-                f"its companion {self.companion} was removed, and is made and locked again (leave it there)"
-            )
-            for job in list(self.seats.values()):
-                self._stand_up(job)
-
-    def _open_companion(self) -> tuple[int, tuple[int, int]]:
-        """The companion, and its identity; -1 for who only looks if there is none: nobody has anything locked
-        then.
-
-        Raises OSError.
-        """
-        if self.read_only:
-            hidden, self.hidden = self.hidden, False
-            try:
-                fd = open_fresh(self.companion, os.O_RDONLY | os.O_CLOEXEC, self.network)
-            except FileNotFoundError:
-                return -1, (0, 0)
-            except PermissionError:
-                self.hidden = True
-                if not hidden:
-                    self.say(
-                        f"whether a line r still runs cannot be known: only who may write to it may read "
-                        f"{self.companion}"
-                    )
-                return -1, (0, 0)
-        else:
-            fd = open_companion(self.place.real, self.network)
-        try:
-            if not self.read_only:
-                lock(fd, HERE_BYTE, shared=True)        # with it NFS makes less of each door
-                self.pulse = take_probe(fd) if self.network and not self.mount.is_nfs else 0
-            return fd, self.identity(fd)
-        except OSError:
-            os.close(fd)
-            raise
+    def _forget_seats(self) -> None:
+        """Have no job keep a seat that the companion has given up."""
+        for job in self.held:
+            if job.seat and self.companion.seats.get(job.seat.at) is not job.seat:
+                job.seat = None
 
     @classmethod
     def lock_all(cls, fd: int) -> None:
@@ -1891,83 +2078,44 @@ class JobFile:
         Raises OSError.
         """
         if not lock(fd, 0, cls.GUARD, shared=True):
-            raise OSError(
-                errno.EBUSY, f"{locked_by(fd, 0, cls.GUARD)} has places in it locked (an older runmaker4?)"
-            )
+            holder = locked_by(fd, 0, cls.GUARD)
+            raise OSError(errno.EBUSY, f"{holder} has places in it locked (an older runmaker4?)")
 
     def _name_companion(self) -> None:
         """Lock a byte of the job file that tells which companion is in use.
 
         Raises OSError; EBUSY: another one is.
         """
-        fd = self.fd
-        if self.read_only or fd < 0 or self.named == self.doors_inode:
+        fd, inode = self.fd, self.companion.inode
+        if self.read_only or fd < 0 or self.named == inode:
             return
         self.named = (0, 0)
         # the guard may have been lost with the locks of the companion before
         self.lock_all(fd)
         unlock(fd, self.USER, self.USERS)
-        mine = self.USER + self.doors_inode[1] % self.USERS
+        mine = self.USER + inode[1] % self.USERS
         lock(fd, mine, shared=True)
         for first, behind in (self.USER, mine), (mine + 1, self.USER + self.USERS):
             if not is_free(fd, first, behind - first):
                 holder = locked_by(fd, first, behind - first)
-                raise OSError(
-                    errno.EBUSY,
-                    f"is in use with another companion, by {holder} (use one name for it; or "
-                    "who may only read it keeps it locked)",
-                )
-        self.named = self.doors_inode
-
-    def count_seats(self, command: bytes) -> int:
-        """How many seats of a command are held, by whomever."""
-        return sum(map(len, all_taken(self.doors, row(command), SEATS))) if self.doors >= 0 else 0
-
-    @staticmethod
-    def own_seat(line: Line) -> int:
-        """The seat that a line's job takes if it is free: it tells equal lines apart."""
-        return row(line.command) + line.number % SEATS
-
-    def open_seat(self) -> int:
-        """The companion once more: a description for the seat of a job.  Raises OSError."""
-        return open_fresh(self.companion, os.O_RDWR | os.O_CLOEXEC, self.network)
-
-    def close_seat(self, fd: int) -> None:
-        """Nobody here has a seat on it any more."""
-        self.reclaim(fd)
+                raise OSError(errno.EBUSY, f"is in use with another companion, by {holder} (use one name for it; "
+                                           "or who may only read it keeps it locked)")
+        self.named = inode
 
     def _sit(self, job: Job) -> None:
-        """Take a seat for a job, behind its door: the line's own if it is free.  Raises OSError."""
-        assert job.fd < 0
-        start, own, fd = row(job.command), self.own_seat(job), self.open_seat()
-        try:
-            at = next(at for at in itertools.chain(range(own, start + SEATS), range(start, own))
-                      if not self.is_ours(at) and lock(fd, at))
-        except StopIteration:
-            self.close_seat(fd)
-            raise OSError(errno.ENOLCK, "all seats of this command are taken") from None
-        except OSError:
-            self.close_seat(fd)
-            raise
-        job.fd, job.at = fd, at
-        self.seats[at] = job
-
-    def is_ours(self, at: int) -> bool:
-        """Whether a seat is held here: locks on one description do not refuse themselves."""
-        return at in self.seats
+        """Take a seat for a job, behind its door.  Raises OSError."""
+        assert not job.seat
+        job.seat = self.companion.sit(job)
 
     def _stand_up(self, job: Job) -> None:
-        """Give back a job's seat, if it has one; its processes may have the descriptor, too."""
-        if job.fd >= 0:
-            del self.seats[job.at]
-            with contextlib.suppress(OSError):          # EIO, ESTALE: it is lost already
-                unlock(job.fd, job.at)
-            self.close_seat(job.fd)
-            job.fd = job.at = -1
+        """Give back a job's seat, if it has one."""
+        if job.seat:
+            self.companion.stand_up(job.seat)
+            job.seat = None
 
     def check(self) -> None:
-        """Assert what the class says, between two calls."""
-        assert self.seats == {job.at: job for job in self.held if job.fd >= 0}
+        """Assert that each seat is a held job's, between two calls."""
+        assert self.companion.seats == {job.seat.at: job.seat for job in self.held if job.seat}
 
     @staticmethod
     def lend(job: Job) -> int:
@@ -1975,13 +2123,12 @@ class JobFile:
 
         Raises OSError.
         """
-        return os.dup(job.fd) if job.fd >= 0 else -1
+        return os.dup(job.seat.fd) if job.seat else -1
 
     @staticmethod
     def reclaim(fd: int) -> None:
         """Close what was lent, once the shell has its own copy."""
-        with contextlib.suppress(OSError):      # EIO: the lease was lost, which the next look will see
-            os.close(fd)
+        close_all(fd)
 
     # -- taking a line ---------------------------------------------------------------------------------------
 
@@ -2005,34 +2152,17 @@ class JobFile:
             if (
                 data[:1] != line.state
                 or line.state == RUNNING
-                and not is_free(self.doors, self.own_seat(line))
+                and self.companion.is_held(own_seat(line))
             ):
                 return Attempt(data=data)               # taken, and ended or not, since it was found
             if not settled or not self.has_room(line.command, line.state == RUNNING):
                 return Attempt(data=data, closed=True)
-            ended = known if known and self.is_alone() else ERROR if taker is NOBODY else b""
+            ended = known if known and self.companion.is_alone() else ERROR if taker is NOBODY else b""
             if line.state == RUNNING and ended:
                 self.write(line, ended)
                 return Attempt(data=data, ended=ended)
-            self.count_in()
+            self.companion.count_in()
             return Attempt(self._mark(line, taker, settings), data)
-
-    def count_in(self) -> None:
-        """Before our first claim: make the companion a byte longer, which outlives us.  Raises OSError.
-
-        Whoever comes later, dead or not, has made it longer still.  Whoever was here before has HERE_BYTE
-        locked, or claims nothing any more before he has counted himself once more.  Who comes at this moment
-        locks that byte first: either we find it locked, or he finds the companion as long as we have made it.
-        """
-        if not self.counted:
-            length = os.fstat(self.doors).st_size + 1
-            os.ftruncate(self.doors, length)
-            self.alone_at = length if self.alone_at < 0 and is_free(self.doors, HERE_BYTE) else 0
-            self.counted = True
-
-    def is_alone(self) -> bool:
-        """Whether nobody else has claimed a line since our first claim.  Behind a door.  Raises OSError."""
-        return self.counted and self.alone_at == os.fstat(self.doors).st_size
 
     def _mark(self, line: Line, taker: Taker, settings: JobSettings) -> Job:
         """Take a seat, then write `r`, and hold the line.  Raises OSError."""
@@ -2053,7 +2183,7 @@ class JobFile:
 
     def has_room(self, command: bytes, orphan: bool = False) -> bool:
         """Whether one more copy of a command may live, for a line that is new, or that is an orphan."""
-        seats = self.count_seats(command)
+        seats = self.companion.count(command)
         return not seats or self._are_running(command, seats + orphan)
 
     def _are_running(self, command: bytes, least: int) -> bool:
@@ -2082,7 +2212,7 @@ class JobFile:
         """
         if line.offset >= self.appended:
             size = os.fstat(self.fd).st_size
-            if not is_free(self.doors, APPEND_BYTE) or self.size_now() != size:
+            if self.companion.is_appended_to() or self.size_now() != size:
                 return False
             self.appended = size
         return line.offset < self.appended
@@ -2094,14 +2224,15 @@ class JobFile:
         """
         if self.read_only:
             self.follow_companion()             # who only looks may have come before the first runner made it
-        if self.hidden:
+        companion, first = self.companion, row(line.command)
+        if companion.hidden:
             return False
-        if self.doors >= 0:
-            if not is_free(self.doors, self.own_seat(line)):
+        if companion.fd >= 0:
+            if companion.is_held(own_seat(line)):
                 return False
-            seats = 0 if is_free(self.doors, row(line.command), SEATS) else self.count_seats(line.command)
+            seats = 0 if is_free(companion.fd, first, SEATS) else companion.count(line.command)
             if seats and not (self._are_running(line.command, seats + 1)
-                              and self._are_running(line.command, self.count_seats(line.command) + 1)):
+                              and self._are_running(line.command, companion.count(line.command) + 1)):
                 return False
         self.see()
         return self.state_at(line) == RUNNING           # read after the seats: it had ended just before that
@@ -2141,7 +2272,7 @@ class JobFile:
         """The same, once, in the file that is open.  Raises Shifted, NotNow, OSError."""
         with self.door(job.command) as opened:
             if not opened:
-                holder = locked_by(self.doors, row(job.command) + SEATS) or "somebody"
+                holder = self.companion.who_is_behind(job.command) or "somebody"
                 raise NotNow(f"{holder} is about to change lines of this command")
             fault = self._write_result(job, state)
             # behind the door: who comes next finds as many seats as lines `r`
@@ -2151,7 +2282,7 @@ class JobFile:
     def _write_result(self, job: Job, state: bytes) -> str:
         """Write a state over a job's line, behind its door.  Returns and raises as _finish() does."""
         self.writable()
-        if job.fd < 0 and not self._sit_again(job):
+        if not job.seat and not self._sit_again(job):
             return f"another runner has taken it meanwhile; its result {show(state)} is not written"
         found = self._state_here(job)
         if found != RUNNING:
@@ -2220,20 +2351,10 @@ class JobFile:
         return to_end
 
     def _drop_lost_seats(self) -> None:
-        """Notice seats that a network file system has taken from us.  Raises OSError.
-
-        The old descriptor stays useless, even where a lock on it seems to succeed; and its job has the same
-        open file description.  So what this host remembers of its locks would refuse our own new ones, unless
-        every one of them is given up first (seen on NFS v4.2).
-        """
-        self._must_be_alive()
-        seats: dict[int, list[int]] = {}
-        for at, job in self.seats.items() if self.network else ():
-            seats.setdefault(job.fd, []).append(at)
-        lost = [fd for fd, places in seats.items() if lost_locks(fd, places, self.mount)]
-        for fd in lost:
-            self.lose_seats(fd)
-        if lost:
+        """Notice what a network file system has taken from us.  Raises OSError."""
+        self.companion.must_be_alive()
+        if self.companion.drop_lost():
+            self._forget_seats()
             self.leave()                        # what else was locked is lost with them
 
     def _take_back_seats(self) -> None:
@@ -2241,28 +2362,19 @@ class JobFile:
 
         Raises OSError.
         """
-        for job in [job for job in self.held if job.fd < 0]:
+        for job in [job for job in self.held if not job.seat]:
             with self.door(job.command) as opened:
                 self.writable()
-                if opened and job.fd < 0 and not self._sit_again(job):
+                if opened and not job.seat and not self._sit_again(job):
                     self.give_up(job)
                     self.to_end[job] = "lost"
-
-    def lose_seats(self, lost: int) -> None:
-        """No held line has its seat on this descriptor any more; close it."""
-        with contextlib.suppress(OSError):
-            unlock(lost, 0, 0)
-        for job in [job for job in self.held if job.fd == lost]:
-            del self.seats[job.at]
-            job.fd = job.at = -1
-        self.close_seat(lost)
 
     def _sit_again(self, job: Job) -> bool:
         """Take a seat again, behind the door, for a job whose seat was lost; False: another has taken its
         line.
         """
         state = self._state_here(job)
-        seats = self.count_seats(job.command)
+        seats = self.companion.count(job.command)
         new = state in (NEW, job.state)                 # an editor has saved over it
         if seats and not self._are_running(job.command, seats + (not new)):
             return False
@@ -2319,15 +2431,12 @@ class JobFile:
         stands = {other.offset for other in ours if other is not job and other.inode == self.inode}
         free = [line for line in lines if line.offset not in stands]
         # life signs of others
-        others = self.count_seats(job.command) - sum(other.fd >= 0 for other in ours)
-        own = {line.offset: self.own_seat(line) for line in free if line.state == RUNNING}
-        running = sorted(
-            (line for line in free if line.state == RUNNING), key=lambda line: own[line.offset] != job.at
-        )
-        mine = next(
-            (line for line in running if own[line.offset] == job.at or is_free(self.doors, own[line.offset])),
-            None,
-        )
+        others = self.companion.count(job.command) - sum(other.seat is not None for other in ours)
+        at = job.seat.at if job.seat else None
+        running = [line for line in free if line.state == RUNNING]
+        running.sort(key=lambda line: own_seat(line) != at)
+        mine = next((line for line in running
+                     if own_seat(line) == at or not self.companion.is_held(own_seat(line))), None)
         if mine and len(running) > others:
             return mine
         saved = [line for line in free if line.state in (NEW, job.state)]
@@ -2454,15 +2563,11 @@ class JobFile:
     # -- small steps -----------------------------------------------------------------------------------------
 
     def see(self) -> None:
-        """Have this host forget what it remembers of the file, its companion and their names.  Raises
-        OSError.
+        """Have this host forget what it remembers of the file, its companion and their names.
 
-        So NFS, which answers from the directory's cached attributes for up to a minute, sees that another
-        host has renamed a new file to this place (seen on v4.2: 23 s, then 0).
+        Raises OSError.
         """
-        if self.network:
-            for path in self.place.folders:
-                see_anew(path, self.mount)
+        self.place.see(self.mount)
 
     def _stat(self) -> os.stat_result:
         """What the path names now.
@@ -2496,7 +2601,7 @@ class JobFile:
         """Whether the path leads to this open file now.  Raises OSError."""
         try:
             self.see()
-            return self._is_same(fd) or self.signature()[:2] == self.identity(fd)
+            return self._is_same(fd) or self.signature()[:2] == identity_of(fd)
         except FileNotFoundError:
             return False                        # an editor is about to put a new one there
 
@@ -2525,7 +2630,7 @@ class JobFile:
                 if not stat.S_ISREG(info.st_mode):
                     raise OSError(errno.EINVAL, "is no regular file any more")
                 return self._open_anew()
-        if self.doors < 0:                      # it could not be opened with the file
+        if self.companion.fd < 0 or not self.companion.is_current():
             self.follow_companion()
 
     def _open_anew(self) -> None:
@@ -2539,7 +2644,7 @@ class JobFile:
             start = first_line(reader)
             if not self.read_only:
                 self.lock_all(fd)
-            inode = self.identity(fd)
+            inode = identity_of(fd)
         except OSError:
             close_all(fd, reader.fd)
             raise
@@ -2547,7 +2652,6 @@ class JobFile:
         self.fd, self.reader = fd, reader
         self.inode, self.start = inode, start
         self.appended, self.named = 0, (0, 0)
-        self.companion = companion_of(self.place.real)
         self._note_reading()
         for job in self.held:
             job.search_at = 0.0                 # they may stand in here
@@ -2555,17 +2659,10 @@ class JobFile:
         self.cut_off_since = None
 
     def _leave_place(self) -> None:
-        """Leave the file for another one with another companion, where each held line gets a seat anew.
-
-        The old seats are closed, not unlocked.  So jobs that run keep them, and users of the old file see
-        them.
-        """
-        for job in list(self.seats.values()):
-            del self.seats[job.at]
-            self.close_seat(job.fd)
-            job.fd = job.at = -1
+        """Leave the file for another one with another companion, where each held line gets a seat anew."""
+        self.companion.move()
+        self._forget_seats()
         self.leave()
-        self.doors_inode = (0, 0)
 
     def _note_reading(self) -> None:
         """Say once that the file cannot be read with O_DIRECT."""
@@ -2612,15 +2709,11 @@ class JobFile:
 
     def leave(self) -> None:
         """Close the job file and its companion; held lines keep their seats."""
-        close_all(self.fd, self.reader.fd, self.doors)
-        self.fd = self.doors = -1
+        close_all(self.fd, self.reader.fd)
+        self.companion.leave()
+        self.fd = -1
         self.reader = Reader(-1)
         self.inode = self.named = (0, 0)
-
-    @staticmethod
-    def identity(fd: int) -> tuple[int, int]:
-        info = os.fstat(fd)
-        return info.st_dev, info.st_ino
 
     def read_line(self, line: Line, ahead: int = 1) -> bytes:
         """The file from a line's state on and some way behind it, if the line stands there whole; else b''.
@@ -2639,36 +2732,17 @@ class JobFile:
 
     def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line that was verified behind its door.  Raises OSError."""
-        self._must_be_alive()
+        self.companion.must_be_alive()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
             os.fsync(self.fd)                   # a server that is full, or lost, says so only here
-            self._must_be_alive()
-
-    def _must_be_alive(self) -> None:
-        """Raise OSError(EIO) if we were cut off for so long that others may have been behind our door
-        meanwhile.
-
-        The file system has taken all locks from us then.
-        """
-        if self.network and self.doors >= 0 and self.clock() - self.alive_at > self.interval:
-            if not self.read_only and lost_locks(self.doors, [self.pulse], self.mount):
-                raise OSError(errno.EIO, "its locks were lost")
-            self.alive_at = self.clock()
+            self.companion.must_be_alive()
 
     def close(self) -> None:
         """Sync to disk what was written."""
         if self.fd >= 0:
             with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
                 os.fsync(self.fd)
-
-
-def close_all(*fds: int) -> None:
-    """Close those of these descriptors that are open; some may be the same."""
-    for fd in set(fds) - {-1}:
-        # EIO: the lease was lost, and all that this would have written
-        with contextlib.suppress(OSError):
-            os.close(fd)
 
 
 def check_companion(path: str, mount: Mount) -> None:
@@ -3428,7 +3502,7 @@ class Cursor:
         if not found.groups or found.groups[-1].whole:
             return False
         # asked first: if not, the size is of all of it
-        appending = not is_free(self.file.doors, APPEND_BYTE)
+        appending = self.file.companion.is_appended_to()
         found.refused |= appending
         return appending or self.file.signature()[2] != self.signature[2]
 
@@ -3464,8 +3538,8 @@ class Cursor:
     def _shut_door(self) -> Iterator[Stall]:
         """Whoever keeps a door locked, which is for a moment only.  Raises OSError."""
         line = self.round.shut
-        if line and self.file.doors >= 0:
-            holder = locked_by(self.file.doors, row(line.command) + SEATS)
+        if line:
+            holder = self.file.companion.who_is_behind(line.command)
             if holder:
                 text = f"line {line.number} waits for {holder}, which keeps its command locked"
                 yield Stall("door", text, patience=5.0)

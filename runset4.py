@@ -108,7 +108,7 @@ def append_lock(file: JobFile) -> Iterator[None]:
 
     Raises OSError.
     """
-    with file.locking(APPEND_BYTE, OTHERS) as opened, uninterrupted():
+    with file.companion.locking(APPEND_BYTE, OTHERS) as opened, uninterrupted():
         if not opened:
             raise OSError(errno.EAGAIN, "somebody else keeps appending to it")
         yield
@@ -293,7 +293,7 @@ def set_states(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> 
     fd = file.writable()
     for line in selected(options, file):
         done = outcome.note(file, line, set_state(file, line, options.set, options.force))
-        if done and options.force and line.state == RUNNING and file.count_seats(line.command):
+        if done and options.force and line.state == RUNNING and file.companion.count(line.command):
             outcome.alive.append(line.number)
     if outcome.done:
         file.must_name(fd)
@@ -597,7 +597,7 @@ def alone(file: JobFile) -> Iterator[int]:
 
     A door that somebody is behind is waited for: that is short.
     """
-    fd, end, doors = file.open_seat(), time.monotonic() + SETTLING, []
+    fd, end, doors = file.companion.open_seat(), time.monotonic() + SETTLING, []
     try:
         # whole rows: who is behind a door counts the seats that are taken
         todo = [(0, APPEND_BYTE - 1)]
@@ -614,7 +614,7 @@ def alone(file: JobFile) -> Iterator[int]:
         file.see()
         yield fd
     finally:
-        file.close_seat(fd)
+        file.companion.close_seat(fd)
 
 
 def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> list[str]:

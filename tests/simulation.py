@@ -852,7 +852,7 @@ def play(world: History) -> str:
 
 
 Patches = List[Tuple[Any, str, Any]]    # each an object, an attribute of it, and what takes its place
-FILE = CORE.JobFile
+FILE, COMPANIONS = CORE.JobFile, CORE.Companion
 
 
 def path_before_the_door() -> Patches:
@@ -894,8 +894,8 @@ def seat_freed_early() -> Patches:
     plain = FILE._write_result
 
     def write_result(self: Any, job: Any, state: bytes) -> str:
-        if job.fd >= 0:
-            CORE.unlock(job.fd, job.at)
+        if job.seat:
+            CORE.unlock(job.seat.fd, job.seat.at)
         return plain(self, job, state)
     return [(FILE, "_write_result", write_result)]
 
@@ -906,14 +906,14 @@ def row_unlocked() -> Patches:
     def claim(self: Any, line: Any, *args: Any) -> Any:
         attempt = plain(self, line, *args)
         if attempt.job:
-            CORE.unlock(attempt.job.fd, CORE.row(line.command), ROW)
+            CORE.unlock(attempt.job.seat.fd, CORE.row(line.command), ROW)
         return attempt
     return [(FILE, "claim", claim)]
 
 
 def closed_twice() -> Patches:
-    plain = FILE.close_seat
-    return [(FILE, "close_seat", lambda self, fd: (plain(self, fd), CORE.os.close(fd)))]
+    plain = COMPANIONS.close_seat
+    return [(COMPANIONS, "close_seat", lambda self, fd: (plain(self, fd), CORE.os.close(fd)))]
 
 
 def orphan_by_its_own_seat() -> Patches:
@@ -921,7 +921,7 @@ def orphan_by_its_own_seat() -> Patches:
         (
             FILE,
             "is_orphan",
-            lambda self, line: self.doors >= 0 and CORE.is_free(self.doors, self.own_seat(line)),
+            lambda self, line: self.companion.fd >= 0 and not self.companion.is_held(CORE.own_seat(line)),
         )
     ]
 
@@ -929,7 +929,7 @@ def orphan_by_its_own_seat() -> Patches:
 def room(new: int, orphan: int) -> Callable[[], Patches]:
     """Who counts so many lines too many for a new line, or for an orphan."""
     def has_room(self: Any, command: bytes, is_orphan: bool = False) -> bool:
-        seats = self.count_seats(command)
+        seats = self.companion.count(command)
         least = seats + is_orphan - (orphan if is_orphan else new)
         return not seats or least <= 0 or self._are_running(command, least)
     return lambda: [(FILE, "has_room", has_room)]
@@ -937,13 +937,13 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
 
 PLANTED: dict[str, Callable[[], Patches]] = {
     "no door": lambda: [
-        (FILE, "_lock", lambda self, at, plain=FILE._lock: at % ROW == ROW - 1 or plain(self, at))
+        (COMPANIONS, "_lock", lambda self, at, plain=COMPANIONS._lock: at % ROW == ROW - 1 or plain(self, at))
     ],
     "door of another text": lambda: [
         (
             FILE,
             "door",
-            lambda self, command, patience=2.0: self.locking(CORE.row(b"another") + ROW - 1, patience),
+            lambda self, command, patience=2.0: self.companion.locking(CORE.row(b"another") + ROW - 1, patience),
         )
     ],
     "seat freed before the write": seat_freed_early,
@@ -965,45 +965,45 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "no room, and taken": lambda: [(FILE, "has_room", lambda *args: True)],
     "orphan by its own seat": orphan_by_its_own_seat,
     "second companion": lambda: [(CORE, "companion_of", lambda path: COMPANION + MACHINE.world.me.host.name)],
-    "companion not checked": lambda: [(FILE, "_is_companion", lambda self: True)],
+    "companion not checked": lambda: [(COMPANIONS, "is_current", lambda self: True)],
     "no guard": lambda: [
         (FILE, "_name_companion", lambda self: None),
         (FILE, "lock_all", classmethod(lambda cls, fd: None)),
     ],
     "lost lease ignored": lambda: [(FILE, "_drop_lost_seats", lambda self: None)],
     "result not verified": lambda: [(FILE, "_state_here", lambda self, job: b"r")],
-    "left open": lambda: [(FILE, "close_seat", lambda self, fd: None)],
+    "left open": lambda: [(COMPANIONS, "close_seat", lambda self, fd: None)],
     "closed twice": closed_twice,
     "barrier ignored": lambda: [(CORE.Cursor, "_barrier", lambda self, line, bad: None)],
     "appended without the lock": lambda: [
         (
-            FILE,
+            COMPANIONS,
             "locking",
-            lambda self, at, patience, plain=FILE.locking: (
+            lambda self, at, patience, plain=COMPANIONS.locking: (
                 nullcontext(True) if at == APPEND else plain(self, at, patience)
             ),
         )
     ],
     "taken while appended": lambda: [(FILE, "is_settled", lambda *args: True)],
-    "edited without the doors": lambda: [(SETTER, "alone", lambda file: nullcontext(file.doors))],
+    "edited without the doors": lambda: [(SETTER, "alone", lambda file: nullcontext(file.companion.fd))],
     "states as the person read them": lambda: [
         (SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base))
     ],
-    "alone though others claim": lambda: [(FILE, "is_alone", lambda self: True)],
+    "alone though others claim": lambda: [(COMPANIONS, "is_alone", lambda self: True)],
     "alone since before others came": lambda: [
         (
-            FILE,
+            COMPANIONS,
             "count_in",
-            lambda self, plain=FILE.count_in: (
+            lambda self, plain=COMPANIONS.count_in: (
                 plain(self),
-                vars(self).update(alone_at=CORE.os.fstat(self.doors).st_size),
+                vars(self).update(alone_at=CORE.os.fstat(self.fd).st_size),
             ),
         )
     ],
     "an equal line's end": lambda: [
         (CORE.Cursor, "_known_end", lambda self, line: self.ends.get(line.command, b""))
     ],
-    "names and sizes not seen": lambda: [(FILE, "see", lambda self: None)],
+    "names and sizes not seen": lambda: [(CORE.Place, "see", lambda self, mount: None)],
     "old pages read": lambda: [
         (CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd))))
     ],

@@ -503,10 +503,10 @@ class LinesOfADeadServer(JobFileCase):
     def test_a_seat_whose_line_is_r_no_more_is_kept_for_its_client(self) -> None:
         text = b" echo same"
         file, jobs = self.adopt([text], b". echo same\n")
-        self.assertEqual((jobs, len(file.unclaimed)), ([], 1))
+        self.assertEqual((jobs, len(file.companion.unclaimed)), ([], 1))
         job = file.take_back(runmaker4.Line(1, 1, 0, b".", text), [], b"")
         file.look_after()
-        self.assertEqual((job.offset, file.unclaimed, self.path.read_bytes()), (0, set(), b"r echo same\n"))
+        self.assertEqual((job.offset, file.companion.unclaimed, self.path.read_bytes()), (0, set(), b"r echo same\n"))
 
     def test_a_result_that_was_written_before_an_edit_is_not_given_to_a_line_of_the_same_text(self) -> None:
         text = b" echo same"
@@ -532,7 +532,7 @@ class LinesOfADeadServer(JobFileCase):
         self.addCleanup(os.close, other)
         self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 2))
         file, jobs = self.adopt([b" echo"], b"d echo\nr echo\n")
-        self.assertEqual((jobs, len(file.unclaimed)), ([], 1))
+        self.assertEqual((jobs, len(file.companion.unclaimed)), ([], 1))
 
 
 class RetriesOfMany(RetriesAmidEdits):

@@ -457,13 +457,13 @@ class Replaced(RunCase):
     # is synced
     BEFORE_LOCK = """
 import os, runmaker4
-lock, calls = runmaker4.JobFile._lock, []
+lock, calls = runmaker4.Companion._lock, []
 def late(*args):
     calls.append(args)
     if len(calls) == {}:
         {}
     return lock(*args)
-runmaker4.JobFile._lock = late
+runmaker4.Companion._lock = late
 """
     AT_SYNC = """
 import os
