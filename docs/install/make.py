@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import inspect
+import itertools
 import pathlib
 import re
 import shutil
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 from unittest import mock
 
 from runmaker4 import VERSION, Parser
@@ -59,7 +61,8 @@ def read_script(name: str) -> Script:
     ):
         module.parse(["--help"])
     parser, = print_help.call_args.args
-    return Script(name, module.__doc__.partition("\n")[0].partition(" - ")[2], parser)
+    first = (inspect.getdoc(module) or "").partition("\n\n")[0]
+    return Script(name, " ".join(first.split()).partition(" - ")[2], parser)
 
 
 def shown(actions: list[argparse.Action]) -> list[argparse.Action]:
@@ -87,8 +90,7 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-# -- completion
-# -------------------------------------------------------------------------------------------------
+# -- completion ----------------------------------------------------------------------------------------------
 
 def bash(script: Script) -> str:
     """For bash-completion, which loads the file by the name of the command."""
@@ -159,8 +161,7 @@ def fish(script: Script) -> str:
     return "\n".join(lines) + "\n"
 
 
-# -- manual pages
-# -----------------------------------------------------------------------------------------------
+# -- manual pages --------------------------------------------------------------------------------------------
 
 ROFF = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti"}
 
@@ -184,10 +185,9 @@ def prose(text: str) -> str:
     """Lines of a paragraph, with Markdown's links, code and bold in it, for roff to fill."""
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(text.split()))
     parts = re.split(r"`([^`]*)`", text.replace("\\|", "|"))
-    for number, part in enumerate(parts):
-        part = literal(part)
-        parts[number] = f"\\fB{part}\\fR" if number % 2 else re.sub(r"\*\*(.*?)\*\*", r"\\fB\1\\fR", part)
-    return filled("".join(parts))
+    code = [f"\\fB{literal(part)}\\fR" for part in parts[1::2]]
+    words = [re.sub(r"\*\*(.*?)\*\*", r"\\fB\1\\fR", literal(part)) for part in parts[::2]]
+    return filled("".join(word + bold for word, bold in itertools.zip_longest(words, code, fillvalue="")))
 
 
 def filled(text: str) -> str:
@@ -256,9 +256,9 @@ def blocks(text: str) -> Iterator[str]:
             (_, _, *titles), _, *rows = (
                 re.split(r" *(?<!\\)\| *", row.strip("| ")) for row in block.splitlines()
             )
-            for first, text, *rest in rows:
+            for first, second, *rest in rows:
                 more = "".join(f". {title.capitalize()}: {cell}" for title, cell in zip(titles, rest))
-                yield f".TP\n{prose(first)}\n{prose(text + more)}"
+                yield f".TP\n{prose(first)}\n{prose(second + more)}"
         elif block.startswith("- "):
             for item in re.split(r"^- ", block, flags=re.MULTILINE)[1:]:
                 yield f".IP \\(bu 2\n{prose(item)}"
@@ -266,8 +266,7 @@ def blocks(text: str) -> Iterator[str]:
             yield f".PP\n{prose(block)}"
 
 
-# -- all of it
-# --------------------------------------------------------------------------------------------------
+# -- all of it -----------------------------------------------------------------------------------------------
 
 def made() -> dict[str, str]:
     """The files below share/, and what is in them."""
