@@ -13,9 +13,10 @@ import sys
 import time
 import unittest
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Optional
 
 PROCESSES = 4 if os.environ.get("RUNMAKER4_TEST_FULL") else 6
 LONGEST = "test_tcp_storm", "test_storm", "test_simulation", "test_hostile", "test_documents", "test_claiming"
@@ -63,7 +64,7 @@ class Shared(unittest.TestSuite):
 class Other:
     """Another process that runs tests."""
 
-    def __init__(self, classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> None:
+    def __init__(self, classes: list[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> None:
         self.here, there = FORK.Pipe(duplex=False)
         self.process = FORK.Process(target=run_and_tell, args=(classes, numbers, result, there))
         self.process.start()
@@ -106,7 +107,7 @@ def pipe_of(numbers: range) -> int:
     return reading
 
 
-def run_some(classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> Seconds:
+def run_some(classes: list[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> Seconds:
     """Run the classes whose numbers we get, until there are no more."""
     seconds: Seconds = Counter()
     for number in iter(lambda: os.read(numbers, DIGITS), b""):
@@ -118,14 +119,14 @@ def run_some(classes: List[unittest.TestSuite], numbers: int, result: unittest.T
     return seconds
 
 
-def run_and_tell(classes: List[unittest.TestSuite], numbers: int, result: unittest.TestResult,
+def run_and_tell(classes: list[unittest.TestSuite], numbers: int, result: unittest.TestResult,
                  there: connection.Connection) -> None:
     """What the other processes do."""
     seconds = run_some(classes, numbers, result)
     there.send((story(result), seconds))
 
 
-def story(result: unittest.TestResult) -> Dict[str, Any]:
+def story(result: unittest.TestResult) -> dict[str, Any]:
     """What became of the tests, in words that can be sent."""
     def told(entry: Any) -> Any:
         if isinstance(entry, tuple):
@@ -136,7 +137,7 @@ def story(result: unittest.TestResult) -> Dict[str, Any]:
     return {"testsRun": result.testsRun, **lists}
 
 
-def add(result: unittest.TestResult, more: Dict[str, Any]) -> None:
+def add(result: unittest.TestResult, more: dict[str, Any]) -> None:
     """Add what became of other tests."""
     result.testsRun += more.pop("testsRun")
     for name, entries in more.items():

@@ -3,7 +3,6 @@ import pathlib
 import re
 import shutil
 import sys
-from typing import List
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT = re.compile(r'^"?([\w.-]+)"? = "([\w.]+):(\w+)"$', re.MULTILINE)       # in pyproject.toml
@@ -17,7 +16,7 @@ if __name__ == '__main__':
 """
 
 
-def install(directory: pathlib.Path) -> List[str]:
+def install(directory: pathlib.Path) -> list[str]:
     """Put modules into directory/site, and commands into directory/bin; the names of these."""
     site, programs = directory / "site", directory / "bin"
     site.mkdir()

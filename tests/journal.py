@@ -1,7 +1,7 @@
 """Journals that tests write themselves: the lines of runmaker4.py --outdir, event by event."""
 import json
 import os
-from typing import Any, List
+from typing import Any
 
 from tests.support import Text, as_bytes
 
@@ -50,7 +50,7 @@ def moved(old: str, new: str) -> bytes:
     return json.dumps({"time": BEGAN, "event": "moved", "from": old, "to": new}).encode() + b"\n"
 
 
-def pair(run: object, line: int, command: Text = "true", began: float = BEGAN, **more: Any) -> List[bytes]:
+def pair(run: object, line: int, command: Text = "true", began: float = BEGAN, **more: Any) -> list[bytes]:
     """Start and end of a run."""
     where = {key: more[key] for key in ("host", "slot", "pid") if key in more}
     return [start(run, line, command, began, **where), end(run, line, command, began, **more)]

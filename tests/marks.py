@@ -9,8 +9,8 @@ The jobs and the test append lines to one file, each by a single write, so their
 
 import os
 import pathlib
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Container, Dict, List, Sequence, Set
 
 PIDS = 10_000_000       # more than a host has process numbers (4,194,304 at most: proc_sys_kernel(5))
 
@@ -59,11 +59,11 @@ class Reader:
     def __init__(self, runners: Container[int]) -> None:
         # all that ever were; the job of a dead one has another parent
         self.runners = runners
-        self.last: Dict[int, Run] = {}                  # job -> its latest run
-        self.running: Set[int] = set()                  # jobs that have started and not ended
-        self.ended: Set[int] = set()                    # jobs that came to their end at least once
-        self.killed: Set[int] = set()
-        self.problems: List[str] = []
+        self.last: dict[int, Run] = {}                  # job -> its latest run
+        self.running: set[int] = set()                  # jobs that have started and not ended
+        self.ended: set[int] = set()                    # jobs that came to their end at least once
+        self.killed: set[int] = set()
+        self.problems: list[str] = []
 
     def start(self, job: int, pid: int, runner: int) -> None:
         before = self.last.get(job)
@@ -87,7 +87,7 @@ class Reader:
         self.running = {job for job in self.running if self.last[job].pid != pid}
 
 
-def problems_of_hosts(text: bytes, jobs: int, hosts: Sequence[str]) -> List[str]:
+def problems_of_hosts(text: bytes, jobs: int, hosts: Sequence[str]) -> list[str]:
     """What marks of jobs on several hosts (see of_hosts) say that must not be; nothing, if all is well."""
     text = of_hosts(text, hosts)
     runners = {int(line.split()[3]) for line in text.splitlines() if line.startswith(b"start")}
@@ -95,7 +95,7 @@ def problems_of_hosts(text: bytes, jobs: int, hosts: Sequence[str]) -> List[str]
     return problems(text, jobs, {runner for runner in runners if runner % PIDS != 1})
 
 
-def problems(text: bytes, jobs: int, runners: Container[int]) -> List[str]:
+def problems(text: bytes, jobs: int, runners: Container[int]) -> list[str]:
     """What the marks of jobs 1 to `jobs` say that must not be; nothing, if all is well."""
     reader = Reader(runners)
     events = {"start": reader.start, "end": reader.end, "killed": reader.kill}

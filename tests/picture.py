@@ -24,7 +24,7 @@ print("energy", chance.random())
 """
 
 
-def run(directory: str, *words: str) -> subprocess.Popen:
+def run(directory: str, *words: str) -> subprocess.Popen[bytes]:
     """Start a script there, quietly."""
     return subprocess.Popen([sys.executable, *words], cwd=directory, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL)

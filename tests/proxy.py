@@ -1,7 +1,8 @@
 """A proxy between a client and its server, so that what is between them can be cut and frozen."""
+import contextlib
 import socket
 import threading
-from typing import Callable, Dict, Set
+from typing import Callable
 
 TO_SERVER, TO_CLIENT = "to the server", "to the client"
 BOTH = (TO_SERVER, TO_CLIENT)
@@ -17,8 +18,8 @@ class Proxy:
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self.open: Dict[str, threading.Event] = {way: threading.Event() for way in BOTH}
-        self.sockets: Set[socket.socket] = set()
+        self.open: dict[str, threading.Event] = {way: threading.Event() for way in BOTH}
+        self.sockets: set[socket.socket] = set()
         self.is_cut = False
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
@@ -101,7 +102,5 @@ class Proxy:
     def _end(*ends: socket.socket) -> None:
         """End connections for both sides; threads that wait for their bytes go on."""
         for end in ends:
-            try:
+            with contextlib.suppress(OSError):          # was ended before
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:                             # was ended before
-                pass

@@ -48,8 +48,9 @@ import time
 import traceback
 import types
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 PATH = "/simulated/runs.txt"
 COMPANION = "/simulated/.runs.txt.lock"
@@ -410,7 +411,7 @@ class World:
                 other = lock.owner.host
                 if other is not owner.host and lock.real and other.cut[0] + LEASE < self.now < other.cut[1]:
                     self.rob(other)
-                if other is owner.host or lock.real and not owner.dead:
+                if other is owner.host or (lock.real and not owner.dead):
                     found.append(lock)
         return found
 
@@ -459,7 +460,7 @@ class World:
     def page(self, host: Host, inode: Inode) -> Page:
         """What a host on NFS sees of a file."""
         page = host.pages.get(inode)
-        if not page or not page.dirty and not host.writers.get(inode) and self.now - page.read > 3.0:
+        if not page or (not page.dirty and not host.writers.get(inode) and self.now - page.read > 3.0):
             page = host.pages[inode] = Page(bytearray(inode.data), self.now)
         return page
 

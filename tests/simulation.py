@@ -40,14 +40,31 @@ import time
 import traceback
 import types
 from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, Callable, Container, Iterator, List, Sequence, Tuple
+from typing import Any, Callable
 
-from tests.simulated_host import (APPEND, COMPANION, LEASE, MACHINE, PATH, ROW, Actor, Description, Hand,
-                                  Host, Inode, Killed, Lock, Violation, World, command_of, lines_of)
+from tests.simulated_host import (
+    APPEND,
+    COMPANION,
+    LEASE,
+    MACHINE,
+    PATH,
+    ROW,
+    Actor,
+    Description,
+    Hand,
+    Host,
+    Inode,
+    Killed,
+    Lock,
+    Violation,
+    World,
+    command_of,
+    lines_of,
+)
 from tests.support import ROOT
-
 
 # ======== What must hold ====================================================================================
 
@@ -209,7 +226,7 @@ class History(World):
                 self.fail(f"claims {line!r}")
             me.claimed, me.claimed_state, me.claimed_at = command, line[:1], self.steps
         if not me.runs_jobs:
-            if line[:1] == b"r" and not me.by_force and self.balance(command) >= 0 or data == b"r":
+            if (line[:1] == b"r" and not me.by_force and self.balance(command) >= 0) or data == b"r":
                 self.fail(f"writes {data!r} over {line!r}, and is no runner")
             return
         ended = [run for run in mine if run.until <= self.now and run.result == data]
@@ -224,8 +241,8 @@ class History(World):
                 bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
             )
             going = [run for run in self.runs if run.command == command and not self.is_blind(run)
-                     and (run.until > self.now or run in run.runner.runs and not run.runner.killed)]
-            if self.most is not None or len(going) >= running and self.disturbed < me.doors[command]:
+                     and (run.until > self.now or (run in run.runner.runs and not run.runner.killed))]
+            if self.most is not None or (len(going) >= running and self.disturbed < me.doors[command]):
                 self.fail(f"calls {line!r} an orphan, though nobody was killed")
         if self.seats(command, me.fds.values()) < sum(not self.is_blind(run) for run in mine):
             self.fail(f"writes {data!r} over {line!r} without a seat")          # I1
@@ -367,7 +384,7 @@ class History(World):
         inode = self.names[PATH]
         if [command_of(line) for _, line in lines_of(inode.data)] != inode.commands:
             self.fail(f"lines were altered: {bytes(inode.data)!r}")
-        for at, line in lines_of(inode.data):
+        for _, line in lines_of(inode.data):
             half = self.halves and any(known.startswith(command_of(line)) for known in self.known)
             if command_of(line) not in self.known and b" edited" not in line and not half:
                 self.fail(f"nobody wrote the line {line!r}")
@@ -513,7 +530,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                 continue
             world.check_idle(me)
             again = product.again
-            leaving = bool(product.failed) or again is None and not me.runs
+            leaving = bool(product.failed) or (again is None and not me.runs)
             look_for_more = world.now + min(product.poll, again or product.poll)
         times = [max(run.until, run.settle_at) for run in me.runs] + [look] * bool(me.runs)
         if not leaving and len(me.runs) < slots:
@@ -851,7 +868,7 @@ def play(world: History) -> str:
 # ======== Planted defects ===================================================================================
 
 
-Patches = List[Tuple[Any, str, Any]]    # each an object, an attribute of it, and what takes its place
+Patches = list[tuple[Any, str, Any]]    # each an object, an attribute of it, and what takes its place
 FILE, COMPANIONS = CORE.JobFile, CORE.Companion
 
 

@@ -19,8 +19,9 @@ import threading
 import time
 import unittest
 import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Optional, Union
 
 import runmaker4
 
@@ -92,7 +93,7 @@ def alive(pid: int) -> bool:
     return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
 
 
-def marked(mark: str) -> List[int]:
+def marked(mark: str) -> list[int]:
     """The living processes that have this text in their environment (Linux)."""
     found = []
     for entry in os.listdir("/proc"):
@@ -108,7 +109,7 @@ def companion(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def held_seats(path: pathlib.Path, command: bytes) -> List[int]:
+def held_seats(path: pathlib.Path, command: bytes) -> list[int]:
     """The seats of a command that are held."""
     try:
         with open(companion(path), "rb") as file:
@@ -123,7 +124,7 @@ def held_seats(path: pathlib.Path, command: bytes) -> List[int]:
 
 
 @contextlib.contextmanager
-def deadline(process: subprocess.Popen, timeout: float = 60) -> Iterator[None]:
+def deadline(process: subprocess.Popen[bytes], timeout: float = 60) -> Iterator[None]:
     """Kill the process if the block takes longer than this, so that reading its output comes to an end."""
     watchdog = threading.Timer(timeout, process.kill)
     watchdog.start()
@@ -140,7 +141,7 @@ class Case(unittest.TestCase):
         base = os.environ.get("RUNMAKER4_TEST_DIR")
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-", dir=base)).resolve()
         self.mark = uuid.uuid4().hex
-        self.started: List[subprocess.Popen] = []
+        self.started: list[subprocess.Popen[bytes]] = []
         self.pipe = pathlib.Path(PIPE.replace(f"${MARK}", self.mark))
         os.mkfifo(self.pipe)
         self.addCleanup(self.pipe.unlink)
@@ -155,10 +156,8 @@ class Case(unittest.TestCase):
             if not left:
                 break
             for pid in left:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             time.sleep(0.02)
         for process in self.started:
             process.wait()
@@ -196,7 +195,7 @@ class Case(unittest.TestCase):
                 self.fail(f"states are {self.states(name)!r}, not {wanted!r}, after {timeout} s")
             time.sleep(0.01)
 
-    def locked_lines(self, name: str = "runs.txt") -> List[int]:
+    def locked_lines(self, name: str = "runs.txt") -> list[int]:
         """The numbers of the lines that have a life sign: their own seats, or any if no other line is like
         them.
         """
@@ -214,7 +213,7 @@ class Case(unittest.TestCase):
         self.assertTrue(runmaker4.lock(fd, runmaker4.row(command) + number))
         return fd
 
-    def start_to_gate(self, text: Text, *options: str) -> subprocess.Popen:
+    def start_to_gate(self, text: Text, *options: str) -> subprocess.Popen[bytes]:
         """Make runs.txt of this text, which has a job that waits at the GATE; a quiet runner that runs this
         job now.
         """
@@ -234,7 +233,7 @@ class Case(unittest.TestCase):
 
     # -- processes ------------------------------------------------------------------------------------------
 
-    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+    def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         """The environment of what a test starts: ours, the mark, and no colour or cluster of the caller's."""
         kept = {
             key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "RUNMAKER4_"))
@@ -243,14 +242,14 @@ class Case(unittest.TestCase):
         kept.update(extra or {})
         return kept
 
-    def command(self, script: str, *args: object) -> List[str]:
+    def command(self, script: str, *args: object) -> list[str]:
         """The argv of one of our scripts; other commands go through unchanged."""
         words = [str(word) for word in args]
         return [PYTHON, str(SCRIPTS_AT / script), *words] if script in SCRIPTS else [script, *words]
 
     def start(
-        self, script: str, *args: object, env: Optional[Dict[str, str]] = None, **options
-    ) -> subprocess.Popen:
+        self, script: str, *args: object, env: Optional[dict[str, str]] = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
         """Start a script (one of SCRIPTS, or any command) in the test's directory; output to pipes."""
         settings = dict(
             cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -260,18 +259,18 @@ class Case(unittest.TestCase):
         self.started.append(process)
         return process
 
-    def finish(self, process: subprocess.Popen, timeout: float = 60) -> Ended:
+    def finish(self, process: subprocess.Popen[bytes], timeout: float = 60) -> Ended:
         """Wait for a started script and return how it ended; never a traceback."""
         out, err = process.communicate(timeout=timeout)
         self.assertNotIn(b"Traceback", err or b"")
         return Ended(process.returncode, out or b"", err or b"")
 
     def run_script(self, script: str, *args: object, timeout: float = 60,
-                   env: Optional[Dict[str, str]] = None, **options) -> Ended:
+                   env: Optional[dict[str, str]] = None, **options: Any) -> Ended:
         """Run a script to its end."""
         return self.finish(self.start(script, *args, env=env, **options), timeout)
 
-    def run_all(self, calls: Iterable[Sequence[object]], **options) -> List[Tuple[Sequence[object], Ended]]:
+    def run_all(self, calls: Iterable[Sequence[object]], **options: Any) -> list[tuple[Sequence[object], Ended]]:
         """Run scripts at the same time, each call a script and its arguments: the calls and how they ended.
         """
         started = [(call, self.start(*call, **options)) for call in calls]
@@ -300,7 +299,7 @@ class ConsoleLine:
     text: bytes
 
 
-def console_lines(out: bytes) -> List[ConsoleLine]:
+def console_lines(out: bytes) -> list[ConsoleLine]:
     """What a runner printed on stdout, line by line; fails where a line has none of the forms or is cut
     short.
     """
@@ -319,7 +318,7 @@ def console_lines(out: bytes) -> List[ConsoleLine]:
     return found
 
 
-def printed(lines: List[ConsoleLine], kind: str = "stdout", pid: Optional[int] = None) -> List[bytes]:
+def printed(lines: list[ConsoleLine], kind: str = "stdout", pid: Optional[int] = None) -> list[bytes]:
     """The texts of the lines of one kind, of one job or of all."""
     return [line.text for line in lines if line.kind == kind and pid in (None, line.pid)]
 
@@ -369,12 +368,12 @@ class RunCase(Case):
             file.write(text)
         self.before += text
 
-    def run_jobs(self, *options: object, **settings) -> Ended:
+    def run_jobs(self, *options: object, **settings: Any) -> Ended:
         """Run the jobs of runs.txt to the end of the runner."""
         return self.run_script(RUNMAKER, *options, "runs.txt", **settings)
 
     def start_jobs(self, *options: object, up: Sequence[int] = (1,), quick: bool = False,
-                   **settings) -> subprocess.Popen:
+                   **settings: Any) -> subprocess.Popen[bytes]:
         """Start a runner on runs.txt, and return it when the jobs of these lines have made their up.LINE.
 
         quick: with less patience (see QUICK), unless all is to be tested in full size.
@@ -386,21 +385,21 @@ class RunCase(Case):
         self.wait_up(*up, runner=runner)
         return runner
 
-    def start_patched(self, statements: str, *args: object, env: Optional[Dict[str, str]] = None,
-                      script: str = RUNMAKER, **settings) -> subprocess.Popen:
+    def start_patched(self, statements: str, *args: object, env: Optional[dict[str, str]] = None,
+                      script: str = RUNMAKER, **settings: Any) -> subprocess.Popen[bytes]:
         """Start a script in a Python that has run these statements, which import runmaker4, before."""
         program = (f"import sys\n{statements}\nimport {script[:-3]} as script\n"
                    f"sys.argv[0] = {str(ROOT / script)!r}\nsys.exit(script.main())\n")
         importing = dict(env or {}, PYTHONPATH=str(SCRIPTS_AT))
         return self.start(sys.executable, "-c", program, *args, env=importing, **settings)
 
-    def start_hasty(self, *args: object, patience: str = HASTY, **settings) -> subprocess.Popen:
+    def start_hasty(self, *args: object, patience: str = HASTY, **settings: Any) -> subprocess.Popen[bytes]:
         """Start runmaker4.py with less patience, unless all is to be tested in full size."""
         if FULL:
             return self.start(RUNMAKER, *args, **settings)
         return self.start_patched(patience, *args, **settings)
 
-    def wait_up(self, *lines: int, runner: Optional[subprocess.Popen] = None) -> None:
+    def wait_up(self, *lines: int, runner: Optional[subprocess.Popen[bytes]] = None) -> None:
         """Wait until the jobs of these lines run; fail at once when this runner is gone."""
         def is_up(name: str) -> bool:
             gone = runner is not None and runner.poll() is not None
@@ -445,7 +444,7 @@ class RunCase(Case):
             rb"end\); messages go %b\n(\S+: \S+: what jobs print is lost [^\n]*\n)?\Z" % messages.encode(),
         )
 
-    def bound_by_permissions(self) -> Dict[str, object]:
+    def bound_by_permissions(self) -> dict[str, object]:
         """Settings for start() with which root, too, may do no more than the permissions of a file say
         (Linux).
         """
@@ -456,7 +455,7 @@ class RunCase(Case):
             preexec_fn=lambda: [libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) for number in CAP_DAC]
         )
         self.write("", "probe").chmod(0)
-        if subprocess.run(["cat", self.dir / "probe"], stderr=subprocess.DEVNULL, **settings).returncode == 0:
+        if subprocess.run(["cat", self.dir / "probe"], stderr=subprocess.DEVNULL, **settings, check=False).returncode == 0:
             self.skipTest(
                 "root's right to pass over permissions cannot be dropped here (prctl PR_CAPBSET_DROP)"
             )

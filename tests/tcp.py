@@ -11,11 +11,22 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Union
 
-from tests.support import (MARK, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS_AT, Ended, RunCase, as_bytes, marked,
-                           wait_until)
+from tests.support import (
+    MARK,
+    RUNCLIENT,
+    RUNMAKER,
+    RUNSERVER,
+    SCRIPTS_AT,
+    Ended,
+    RunCase,
+    as_bytes,
+    marked,
+    wait_until,
+)
 
 TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: \(shown on a terminal only\) "
                         rb"\(written to (.*)\)\n")
@@ -27,8 +38,8 @@ PORT_LINE = re.compile(rb": serving on port (\d+)")
 @dataclass
 class Program:
     """A server or client that was started.  What it prints goes to files, so it never waits for a reader."""
-    process: subprocess.Popen
-    files: Tuple[pathlib.Path, pathlib.Path]
+    process: subprocess.Popen[bytes]
+    files: tuple[pathlib.Path, pathlib.Path]
 
     @property
     def pid(self) -> int:
@@ -51,7 +62,7 @@ class Program:
     def poll(self) -> Optional[int]:
         return self.process.poll()
 
-    def communicate(self, timeout: Optional[float] = None) -> Tuple[bytes, bytes]:
+    def communicate(self, timeout: Optional[float] = None) -> tuple[bytes, bytes]:
         """Wait for its end; all that it printed."""
         self.process.wait(timeout)
         return self.out, self.err
@@ -78,7 +89,7 @@ class TcpCase(RunCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.programs: List[Program] = []
+        self.programs: list[Program] = []
         self.numbers = itertools.count(1)
         (self.dir / "said").mkdir()
 
@@ -87,13 +98,13 @@ class TcpCase(RunCase):
             self.assertNotIn(b"Traceback", program.err)
         super().tearDown()
 
-    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+    def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         return super().environ({"HOME": str(self.dir), **(extra or {})})
 
     # -- starting -------------------------------------------------------------------------------------------
 
     def start_program(self, script: str, *args: object, within: Sequence[str] = (), patch: str = "",
-                      **settings) -> Program:
+                      **settings: Any) -> Program:
         """Start a script whose output goes to files.
 
         within: a command to put before it, as `ip netns exec NAME`; patch: statements that are run before it,
@@ -108,14 +119,14 @@ class TcpCase(RunCase):
         self.programs.append(program)
         return program
 
-    def patched(self, statements: str, script: str, *args: object) -> List[str]:
+    def patched(self, statements: str, script: str, *args: object) -> list[str]:
         """The argv of a script that runs in a Python that has run these statements before."""
         python, path, *words = self.command(script, *args)
         program = (f"import runpy, sys\nsys.path.insert(0, {str(SCRIPTS_AT)!r})\n{statements}\n"
                    f"sys.argv[0] = {path!r}\nrunpy.run_path({path!r}, run_name='__main__')\n")
         return [python, "-c", program, *words]
 
-    def start_server(self, *options: object, file: str = "runs.txt", **settings) -> Server:
+    def start_server(self, *options: object, file: str = "runs.txt", **settings: Any) -> Server:
         """Start a server on a free port of HOST, unless the options say otherwise; return it when it is
         ready.
         """
@@ -132,19 +143,19 @@ class TcpCase(RunCase):
         token = pathlib.Path(os.fsdecode(file[1])).read_text().strip()
         return Server(program.process, program.files, int(port[1]), token)
 
-    def client_words(self, server: Server, *options: object, host: str = "") -> Tuple[object, ...]:
+    def client_words(self, server: Server, *options: object, host: str = "") -> tuple[object, ...]:
         """The arguments of a client of this server; host: another name of it."""
         return ("--port", server.port, *options, host or self.HOST)
 
     def start_client(self, server: Server, *options: object, host: str = "", up: Sequence[int] = (),
-                     **settings) -> Program:
+                     **settings: Any) -> Program:
         """Start a client; return it when the jobs of these lines have made their up.LINE."""
         client = self.start_program(RUNCLIENT, *self.client_words(server, *options, host=host), **settings)
         self.wait_up(*up, runner=client)
         return client
 
     def run_client(
-        self, server: Server, *options: object, host: str = "", timeout: float = 60, **settings
+        self, server: Server, *options: object, host: str = "", timeout: float = 60, **settings: Any
     ) -> Ended:
         """Run a client to its end."""
         return self.finish(self.start_client(server, *options, host=host, **settings), timeout)
@@ -204,21 +215,21 @@ class OverTcp(TcpCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.servers: Dict[str, Server] = {}
+        self.servers: dict[str, Server] = {}
 
-    def server_of(self, file: str, **settings) -> Server:
+    def server_of(self, file: str, **settings: Any) -> Server:
         """The server of this file, one for the whole test."""
         if file not in self.servers:
             self.servers[file] = self.start_server(file=file, **settings)
         return self.servers[file]
 
-    def command(self, script: str, *args: object) -> List[str]:
+    def command(self, script: str, *args: object) -> list[str]:
         if script != RUNMAKER or "--dry-run" in args:
             return super().command(script, *args)
         *options, file = args
         return super().command(RUNCLIENT, *self.client_words(self.server_of(str(file)), *options))
 
-    def start_patched(self, statements: str, *args: object, **settings) -> subprocess.Popen:
+    def start_patched(self, statements: str, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
         """Start a client, and its server, with these statements."""
         *options, file = args
         server = self.server_of(str(file), patch=statements)
@@ -226,7 +237,7 @@ class OverTcp(TcpCase):
             *self.patched(statements, RUNCLIENT, *self.client_words(server, *options)), **settings
         )
 
-    def finish(self, process: Union[Program, subprocess.Popen], timeout: float = 60) -> Ended:
+    def finish(self, process: Union[Program, subprocess.Popen[bytes]], timeout: float = 60) -> Ended:
         """Wait for the end; what the client said reads as if a runner of runs.txt had said it."""
         ended = super().finish(process, timeout)
         said = SERVING.sub(b"", ended.err)

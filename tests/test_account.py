@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import unittest
-from typing import Tuple
 
 from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, RunCase, wait_until
 from tests.tcp import OverTcp, Server, TcpCase
@@ -91,7 +90,7 @@ class OfTheFile(RunCase):
         ),
     )
 
-    def test_all_sorts_of_files(self):
+    def test_all_sorts_of_files(self) -> None:
         for number, (text, *_) in enumerate(self.FILES):
             self.write(text, f"{number}.txt")
         for (text, options, code, line), ended in zip(
@@ -107,7 +106,7 @@ class OfTheFile(RunCase):
             with self.subTest(text=text, options=options):
                 self.assertEqual((ended.code, closing(ended)), (code, line), ended.err)
 
-    def test_a_failure_that_somebody_else_has_mended_is_none(self):
+    def test_a_failure_that_somebody_else_has_mended_is_none(self) -> None:
         self.jobs("[ -e mended ]", GATE)
         runner = self.start(RUNMAKER, "-q", "-j2", "runs.txt")
         self.wait_states("!r")
@@ -117,7 +116,7 @@ class OfTheFile(RunCase):
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.states(), "dd")
 
-    def test_what_another_runner_runs_does_not_count_and_its_failure_does(self):
+    def test_what_another_runner_runs_does_not_count_and_its_failure_does(self) -> None:
         self.jobs(f"{WAITING}; false", "true")
         other = self.start_jobs("-q")
         ended = self.run_jobs("-q", "-1")
@@ -125,7 +124,7 @@ class OfTheFile(RunCase):
         self.open_gate()
         self.assertEqual(self.finish(other).code, 1)
 
-    def test_a_batch_job_that_is_drained_does_not_look_completed(self):
+    def test_a_batch_job_that_is_drained_does_not_look_completed(self) -> None:
         self.jobs(WAITING, "true", "true")
         runner = self.start_jobs("-q", "--resume")
         runner.send_signal(signal.SIGUSR1)
@@ -137,13 +136,13 @@ class OfTheFile(RunCase):
         self.assertEqual(self.run_script("/bin/sh", "-c", command).code, 0)
         self.assertEqual(self.states(), "ddd")
 
-    def test_wall_time_that_is_over_leaves_work_to_be_done(self):
+    def test_wall_time_that_is_over_leaves_work_to_be_done(self) -> None:
         self.jobs("sleep 1.2", "sleep 60")
         ended = self.run_jobs("-q", "--walltime=10", "--timeout=9")
         self.assertEqual((ended.code, self.states()), (1, "d."))
         self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 new; go on")
 
-    def test_a_drained_runner_knows_what_dead_ones_have_left(self):
+    def test_a_drained_runner_knows_what_dead_ones_have_left(self) -> None:
         self.write(f". {WAITING}\nr a\n#RUN host=nobody\nr b\n")
         runner = self.start_patched(HASTY, "-q", "runs.txt")
         self.wait_up(1, runner=runner)
@@ -153,7 +152,7 @@ class OfTheFile(RunCase):
         self.assertEqual(ended.code, 1)
         self.assertEqual(closing(ended), "1 done in T; in all 1 done, 2 error (lines 2, 4); run again")
 
-    def test_after_a_signal_that_kills_the_line_speaks_of_the_file_too(self):
+    def test_after_a_signal_that_kills_the_line_speaks_of_the_file_too(self) -> None:
         self.jobs(WAITING, "true")
         runner = self.start_jobs("-q")
         runner.send_signal(signal.SIGTERM)
@@ -165,7 +164,7 @@ class OfTheFile(RunCase):
 class ManyLines(RunCase):
     """What a long file holds is found out in little time: settings that do not fit are passed over."""
 
-    def test_jobs_below_many_directives_for_others(self):
+    def test_jobs_below_many_directives_for_others(self) -> None:
         text = "".join(f"#RUN host=h{number}\n" + f". {number}\n" * 100 for number in range(100))
         self.write(f". true\n{text}#RUN\n! a\n#RUN together=g host=a\ne b\n")
         ended = self.run_jobs("-q")
@@ -184,7 +183,7 @@ class NoFile(RunCase):
     """A file that cannot be read at the end: what it holds is not known, and nothing is well."""
     GONE = f"{HASTY}runmaker4.JobFile.LOOKS = 1\n"
 
-    def test_a_file_that_has_gone_is_said(self):
+    def test_a_file_that_has_gone_is_said(self) -> None:
         self.jobs(f"{WAITING}; rm runs.txt")
         runner = self.start_patched(self.GONE, "-q", "runs.txt")
         self.wait_up(1, runner=runner)
@@ -195,14 +194,14 @@ class NoFile(RunCase):
         self.assertIn(b"nobody knows what it holds now", ended.err)
         self.assertTrue(closing(ended).endswith("; what the file holds now is not known"), ended.err)
 
-    def test_a_file_without_jobs_is_said_to_have_none(self):
+    def test_a_file_without_jobs_is_said_to_have_none(self) -> None:
         self.jobs(": >runs.txt")
         ended = self.finish(self.start_patched(self.GONE, "-q", "runs.txt"))
         self.assertEqual(
             (ended.code, closing(ended)), (1, "1 done, 1 not written down in T (line 1); in all no jobs")
         )
 
-    def test_a_file_that_never_came_has_nothing_left(self):
+    def test_a_file_that_never_came_has_nothing_left(self) -> None:
         runner = self.start(RUNMAKER, "--follow", "-q", "runs.txt", stderr=subprocess.PIPE)
         self.assertIn(b"waiting for it", runner.stderr.readline())
         runner.send_signal(signal.SIGHUP)
@@ -219,7 +218,7 @@ runmaker4.JobFile.survey = hang
 runmaker4.Runner.LAST_LOOK = 0.1
 """
 
-    def test_a_file_system_that_does_not_answer_holds_up_no_end(self):
+    def test_a_file_system_that_does_not_answer_holds_up_no_end(self) -> None:
         self.jobs("true", "true")
         runner = self.start_patched(self.HANGING, "-q", "-1", "runs.txt")
         wait_until(lambda: self.exists("hangs"), what="the file is to be counted")
@@ -239,12 +238,12 @@ class OfTheServersFile(OverTcp, RunCase):
 class LeavingServer(TcpCase):
     """A server's end is told to its clients with what the file holds; nobody takes it for a failure."""
 
-    def ends(self, server: Server, *clients) -> Tuple[Tuple[int, str], ...]:
+    def ends(self, server: Server, *clients) -> tuple[tuple[int, str], ...]:
         """How they all ended."""
         ended = [self.finish(program) for program in (server, *clients)]
         return tuple((one.code, closing(one)) for one in ended)
 
-    def test_when_all_is_done_all_exit_with_0(self):
+    def test_when_all_is_done_all_exit_with_0(self) -> None:
         self.jobs(*["true"] * 20)
         server = self.start_server("--exit-when-done")
         clients = [self.start_client(server, "-q", "-j2", *options) for options in ((), ("--follow",))]
@@ -255,7 +254,7 @@ class LeavingServer(TcpCase):
             self.assertRegex(line, r"^\d+ done in T$|^nothing to do$")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_job_that_failed_elsewhere_is_everybodys_business(self):
+    def test_a_job_that_failed_elsewhere_is_everybodys_business(self) -> None:
         self.jobs("true", "true")
         self.write(self.read() + b"! a\n")
         server = self.start_server("--exit-when-done")
@@ -263,7 +262,7 @@ class LeavingServer(TcpCase):
         self.assertEqual(self.ends(server, client), (
             (1, "2 done in T; in all 2 done, 1 failed (line 3); run again"),) * 2)
 
-    def test_what_was_lost_and_run_again_counts_no_more(self):
+    def test_what_was_lost_and_run_again_counts_no_more(self) -> None:
         self.jobs(WAITING)
         server = self.start_server("--grace=0.1")
         self.start_client(server, up=[1]).kill()
@@ -274,12 +273,12 @@ class LeavingServer(TcpCase):
         ended = self.stop(server, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (0, "1 done, 1 error in T (line 1); in all 1 done"))
 
-    def test_drained_with_jobs_left_it_exits_with_1(self):
+    def test_drained_with_jobs_left_it_exits_with_1(self) -> None:
         self.jobs("true")
         ended = self.stop(self.start_server(), signal.SIGUSR1)
         self.assertEqual((ended.code, closing(ended)), (1, "nothing done; in all 1 new"))
 
-    def test_after_a_signal_that_kills_it_speaks_of_the_file(self):
+    def test_after_a_signal_that_kills_it_speaks_of_the_file(self) -> None:
         self.jobs(WAITING, "true")
         server = self.start_server()
         self.start_client(server, up=[1])
@@ -287,7 +286,7 @@ class LeavingServer(TcpCase):
         self.assertEqual((ended.code, closing(ended)), (143, "nothing done; in all 1 running, 1 new"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_client_that_cannot_ask_does_not_say_that_all_is_well(self):
+    def test_a_client_that_cannot_ask_does_not_say_that_all_is_well(self) -> None:
         self.jobs(f"{WAITING}")
         server = self.start_server()
         client = self.start_client(server, "-q", "--give-up=0.5", up=[1])
@@ -299,7 +298,7 @@ class LeavingServer(TcpCase):
         self.assertTrue(closing(ended).endswith("; what the file holds now is not known"), ended.err)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_client_that_is_stopped_before_it_is_welcome_asks_all_the_same(self):
+    def test_a_client_that_is_stopped_before_it_is_welcome_asks_all_the_same(self) -> None:
         self.write("d true\n")
         server = self.start_server()
         client = self.start_client(
@@ -315,7 +314,7 @@ class LeavingServer(TcpCase):
         ended = self.stop(client, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (0, "nothing to do"), ended.err)
 
-    def test_jobs_for_other_clients_do_not_count(self):
+    def test_jobs_for_other_clients_do_not_count(self) -> None:
         self.write("#RUN host=bob\n. true\n#RUN\n. true\n")
         server = self.start_server()
         alice = self.run_client(server, "-q", "--name=alice")

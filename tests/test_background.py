@@ -13,9 +13,8 @@ import sys
 import termios
 import time
 import unittest
-from typing import List, Tuple
 
-from tests.support import (FULL, GATE, RUNMAKER, RUNSET, SLEEPING, UP, WAITING, RunCase, alive, wait_until)
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, SLEEPING, UP, WAITING, RunCase, alive, wait_until
 
 # A job script as people have them: reads its job file, and writes its log file.  The first four wait for each
 # other.
@@ -80,7 +79,7 @@ class WorkerCase(RunCase):
 class HiredAndFired(WorkerCase):
     """Workers come before the jobs or after them, and go when they are told to."""
 
-    def test_a_worker_waits_for_the_file_and_for_what_is_added_to_it(self):
+    def test_a_worker_waits_for_the_file_and_for_what_is_added_to_it(self) -> None:
         worker = self.hire("-j4")
         self.assertFalse(self.exists("runs.txt"))
         self.change("runs.txt", "--add", "echo a >a", "echo b >b", "false")
@@ -93,13 +92,13 @@ class HiredAndFired(WorkerCase):
         said = self.read("errors").splitlines()
         self.assertTrue(said[-1].startswith(b"runmaker4.py: runs.txt: 3 done, 1 failed"), said)
 
-    def test_a_file_of_plain_commands_that_comes_late_is_named(self):
+    def test_a_file_of_plain_commands_that_comes_late_is_named(self) -> None:
         worker = self.hire()
         self.write("touch never\n")
         wait_until(lambda: b"line 1 is neither a job nor a comment" in self.read("errors"), what="it is said")
         self.assertTrue(alive(worker))
 
-    def test_jobs_below_the_end_wait_until_it_is_taken_back(self):
+    def test_jobs_below_the_end_wait_until_it_is_taken_back(self) -> None:
         self.write(f". {WAITING}\n")
         first = self.hire()
         self.wait_up(1)
@@ -122,7 +121,7 @@ class HiredAndFired(WorkerCase):
         self.wait_gone(second)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_all_workers_leave_at_the_end_when_their_jobs_are_done(self):
+    def test_all_workers_leave_at_the_end_when_their_jobs_are_done(self) -> None:
         self.write(f". {WAITING}\n. {WAITING}\n")
         workers = [self.hire(number=number) for number in (1, 2, 3)]
         self.wait_up(1, 2)
@@ -133,7 +132,7 @@ class HiredAndFired(WorkerCase):
         self.assertEqual(self.states(), "dd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_who_stands_in_the_pid_file_and_lives_is_named_and_the_file_stays_its_successors(self):
+    def test_who_stands_in_the_pid_file_and_lives_is_named_and_the_file_stays_its_successors(self) -> None:
         self.write(f". {WAITING}\n")
         first = self.hire()
         self.wait_up(1)
@@ -153,7 +152,7 @@ class HiredAndFired(WorkerCase):
         self.wait_gone(second)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_an_end_that_is_taken_back_while_jobs_run_ends_nobody(self):
+    def test_an_end_that_is_taken_back_while_jobs_run_ends_nobody(self) -> None:
         self.write(f". {WAITING}\n")
         worker = self.hire()
         self.wait_up(1)
@@ -169,14 +168,14 @@ class HiredAndFired(WorkerCase):
         os.kill(worker, signal.SIGTERM)
         self.wait_gone(worker)
 
-    def test_a_worker_that_waits_for_the_file_heeds_signals(self):
+    def test_a_worker_that_waits_for_the_file_heeds_signals(self) -> None:
         workers = [self.hire(number=number) for number in (1, 2)]
         for worker, number in zip(workers, (signal.SIGTERM, signal.SIGHUP)):
             os.kill(worker, number)
         self.wait_gone(*workers)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_worker_that_is_fired_with_hup_finishes_its_job(self):
+    def test_a_worker_that_is_fired_with_hup_finishes_its_job(self) -> None:
         self.write(f". {WAITING}\n. touch never\n")
         worker = self.hire()
         self.wait_up(1)
@@ -186,7 +185,7 @@ class HiredAndFired(WorkerCase):
         self.assertEqual(self.states(), "d.")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_worker_that_is_fired_with_term_ends_its_job(self):
+    def test_a_worker_that_is_fired_with_term_ends_its_job(self) -> None:
         self.write(f". {SLEEPING}\n. touch never\n")
         worker = self.hire("--outdir", "out")
         self.wait_up(1)
@@ -199,7 +198,7 @@ class HiredAndFired(WorkerCase):
 class JobFiles(WorkerCase):
     """Ten job files in INI form, a job script that reads them, four workers."""
 
-    def prepare(self) -> List[pathlib.Path]:
+    def prepare(self) -> list[pathlib.Path]:
         """The job script, and ten job files in jobqueue."""
         self.write(JOB_SCRIPT, "ajob.py")
         for name in "logfiles", "jobqueue":
@@ -218,13 +217,13 @@ class JobFiles(WorkerCase):
         self.change("--end", "runs.txt")
         self.wait_gone(*workers)
 
-    def test_the_jobs_come_first_and_then_four_workers_in_one(self):
+    def test_the_jobs_come_first_and_then_four_workers_in_one(self) -> None:
         paths = self.prepare()
         self.change("runs.txt", "--add-jobs", *[path.relative_to(self.dir) for path in paths])
         self.check_done(self.hire("-j4"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_four_workers_come_first_and_then_a_directory_of_jobs(self):
+    def test_four_workers_come_first_and_then_a_directory_of_jobs(self) -> None:
         workers = [self.hire(number=number) for number in range(4)]
         self.prepare()
         self.change("runs.txt", "--add-jobs", "jobqueue")
@@ -236,7 +235,7 @@ class FailedStart(WorkerCase):
     background.
     """
 
-    def test_a_failed_start_is_reported(self):
+    def test_a_failed_start_is_reported(self) -> None:
         self.write(". touch never\n")
         (self.dir / "folder").mkdir()
         cases = ["missing.txt", "--follow folder", "--follow --slots @missing runs.txt", "--follow wrong.txt"]
@@ -267,7 +266,7 @@ class LoggedOut(WorkerCase):
         """Make the new session's terminal of stdin."""
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    def log_in(self) -> Tuple[subprocess.Popen, int]:
+    def log_in(self) -> tuple[subprocess.Popen[bytes], int]:
         """An interactive shell on a terminal of its own, and the other end of that."""
         master, slave = pty.openpty()
         settings = termios.tcgetattr(slave)
@@ -289,7 +288,7 @@ class LoggedOut(WorkerCase):
             found += os.read(master, 100_000)
         return found
 
-    def test_a_worker_in_the_background_goes_on(self):
+    def test_a_worker_in_the_background_goes_on(self) -> None:
         self.jobs(f"echo said; echo cried >&2; {WAITING}; echo more", "echo second; exit 3", "true")
         shell, master = self.log_in()
         records = ("--pidfile", "pid.1", "--errors", "errors", "--outdir", "out", "-l", "log")
@@ -307,7 +306,7 @@ class LoggedOut(WorkerCase):
         self.assertIn(b"second", self.read("log"))
         self.assertIn(b"runmaker4.py: runs.txt: 2 done, 1 failed", self.read("errors"))
 
-    def test_a_failed_start_is_seen_on_the_terminal(self):
+    def test_a_failed_start_is_seen_on_the_terminal(self) -> None:
         shell, master = self.log_in()
         self.type_line(master, "-d", "missing.txt")
         os.write(master, b"echo status $?; exit\n")
@@ -327,7 +326,7 @@ class LoggedOut(WorkerCase):
                 return found
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_one_in_the_foreground_finishes_its_job_and_starts_no_more(self):
+    def test_one_in_the_foreground_finishes_its_job_and_starts_no_more(self) -> None:
         self.jobs(f"{UP}; {GATE}", "touch never")
         shell, master = self.log_in()
         self.type_line(master, "--pidfile", "pid.1", "--errors", "errors", "runs.txt")

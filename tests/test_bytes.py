@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import unittest
-from typing import Dict, Iterator, List
+from collections.abc import Iterator
 
 from tests.support import ALL, FULL, RUNMAKER, Case, Ended, RunCase, console_lines, peak_memory, printed
 
@@ -30,7 +30,7 @@ class CommandBytes(RunCase):
         self.assertEqual(printed(console_lines(ended.out)), list(output))
         self.assertEqual(self.read(), after)
 
-    def test_what_stands_before_and_behind_a_command_is_no_part_of_it_and_its_own_bytes_are_kept(self):
+    def test_what_stands_before_and_behind_a_command_is_no_part_of_it_and_its_own_bytes_are_kept(self) -> None:
         """A byte-order mark, a tab, a carriage return; blanks and tabs, and bytes that are not UTF-8."""
         before = b"\xef\xbb\xbf. echo a\n.\techo b\n. echo c\r\n.  echo\t'd\t e'  \n. echo f\xff\xfe\xc3g\n"
         ended = self.run_file(before)
@@ -44,14 +44,14 @@ class CommandBytes(RunCase):
         )
         self.assertEqual((ended.code, self.read()), (0, re.sub(rb"\.(?=[ \t]+echo)", b"d", before)))
 
-    def test_utf16_is_refused(self):
+    def test_utf16_is_refused(self) -> None:
         for codec, mark in itertools.product(("utf-16-le", "utf-16-be"), ("\ufeff", "")):
             with self.subTest(codec=codec, mark=mark):
                 before = f"{mark}. echo a\n. echo \u20ac\n".encode(codec)
                 self.assertRefused(self.run_file(before), "runs.txt", "UTF-16")
                 self.assertEqual(self.read(), before)
 
-    def test_the_last_line_needs_no_newline(self):
+    def test_the_last_line_needs_no_newline(self) -> None:
         files = {"one.txt": b". echo a", "two.txt": b". echo a\n. echo b"}
         for name, text in files.items():
             self.write(text, name)
@@ -59,12 +59,12 @@ class CommandBytes(RunCase):
             self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual([self.read(name) for name in files], [b"d echo a", b"d echo a\nd echo b"])
 
-    def test_an_empty_file_is_nothing_to_do(self):
+    def test_an_empty_file_is_nothing_to_do(self) -> None:
         ended = self.run_file(b"")
         self.assertEqual((ended.code, ended.out), (0, b""))
         self.assertIn(b"nothing to do", ended.err)
 
-    def test_comments_prose_and_other_states_are_neither_run_nor_changed(self):
+    def test_comments_prose_and_other_states_are_neither_run_nor_changed(self) -> None:
         others = [
             b"# echo comment", b"/ echo comment", b"#. echo comment", b"", b".", b"a", b"Prose: echo prose",
             b"  echo blank", b" . echo indented",
@@ -85,11 +85,11 @@ class CommandBytes(RunCase):
         self.assertRuns(before, before.replace(b"\n. echo $JOB_ID\n", b"\nd echo $JOB_ID\n"), *numbers,
                         code=1)                         # there are lines ! and e
 
-    def test_a_command_of_100_kb_runs(self):
+    def test_a_command_of_100_kb_runs(self) -> None:
         word = b"x" * 100_000
         self.assertRuns(b". echo " + word + b"\n", b"d echo " + word + b"\n", word)
 
-    def test_a_nul_is_an_error_of_its_line_only(self):
+    def test_a_nul_is_an_error_of_its_line_only(self) -> None:
         """One line says which could not be started, nothing of it was forked, exit status 1."""
         ended = self.run_file(b". echo a\n. echo b\0c\n. echo d\n")
         self.assertEqual((self.states(), ended.code), ("ded", 1))
@@ -149,7 +149,7 @@ class LongCommands(RunCase):
 class OutputBytes(Case):
     """What a job prints is on the console and in --outdir byte for byte."""
 
-    def run_cat(self, data: bytes) -> List[bytes]:
+    def run_cat(self, data: bytes) -> list[bytes]:
         """Run a job that prints these bytes; the console's stdout lines. DIR/1.out must be the same bytes."""
         self.write(data, "data")
         self.write(". cat data\n")
@@ -159,28 +159,28 @@ class OutputBytes(Case):
         self.assertFalse((self.dir / "out" / "1.err").exists())
         return printed(console_lines(ended.out))
 
-    def test_all_bytes_and_empty_lines_pass_through(self):
+    def test_all_bytes_and_empty_lines_pass_through(self) -> None:
         data = (b"\n\na\n\n" + bytes(range(256)) + b"\r\n" + random.Random(4).randbytes(300_000)
                 + b"\nlast, without a newline \xff")
         self.assertEqual(self.run_cat(data), data.split(b"\n"))
 
-    def test_a_line_of_just_under_a_mebibyte_is_one_line(self):
+    def test_a_line_of_just_under_a_mebibyte_is_one_line(self) -> None:
         line = self.letters((1 << 20) - 1)
         self.assertEqual(self.run_cat(b"a\n" + line + b"\nb\n"), [b"a", line, b"b"])
 
-    def test_a_line_of_10_mb_is_printed_in_pieces_of_which_none_is_lost(self):
+    def test_a_line_of_10_mb_is_printed_in_pieces_of_which_none_is_lost(self) -> None:
         line = self.letters(10_000_000)
         pieces = self.run_cat(b"a\n" + line + b"\nb\n")
         self.assertEqual((pieces[0], pieces[-1]), (b"a", b"b"))
         self.assertTrue(b"".join(pieces[1:-1]) == line, "the pieces are not the line")
         self.assertGreaterEqual(len(pieces), 2 + 5)
 
-    def test_the_newline_after_a_mebibyte_that_was_printed_is_no_empty_line(self):
+    def test_the_newline_after_a_mebibyte_that_was_printed_is_no_empty_line(self) -> None:
         self.write(". head -c 1048576 /dev/zero | tr '\\0' x; sleep 0.2; echo; echo b\n")
         pieces = printed(console_lines(self.run_script(RUNMAKER, "runs.txt").out))
         self.assertEqual(([len(piece) for piece in pieces], pieces[-1]), ([1 << 20, 1], b"b"))
 
-    def test_a_line_of_10_mb_without_a_newline_is_not_lost_either(self):
+    def test_a_line_of_10_mb_without_a_newline_is_not_lost_either(self) -> None:
         line = self.letters(10_000_000)
         self.assertTrue(b"".join(self.run_cat(line)) == line, "the pieces are not the line")
 
@@ -200,7 +200,7 @@ class Volume(Case):
         super().setUp()
         if (
             shutil.which("seq") is None
-            or subprocess.run(["seq", "-f", "%03.0f", "1"], capture_output=True).returncode
+            or subprocess.run(["seq", "-f", "%03.0f", "1"], capture_output=True, check=False).returncode
         ):
             self.skipTest("no seq that knows -f")
 
@@ -208,7 +208,7 @@ class Volume(Case):
     def first_number(job: int, stream: str) -> int:
         return 1_000_000_000 + job * 20_000 + (10_000 if stream in ("stderr", "err") else 0)
 
-    def lines(self, process: subprocess.Popen) -> Iterator[bytes]:
+    def lines(self, process: subprocess.Popen[bytes]) -> Iterator[bytes]:
         """The runner's output, line by line; notes the runner's memory as it goes."""
         rest = b""
         self.peak = 0.0
@@ -227,7 +227,7 @@ class Volume(Case):
         process = self.start(
             RUNMAKER, "-j8", "--name", "alice", *options, "runs.txt", stderr=subprocess.DEVNULL
         )
-        following: Dict[bytes, int] = {}            # by stream and job: the number that must come next
+        following: dict[bytes, int] = {}            # by stream and job: the number that must come next
         ends = []                                   # (stream, that number) at the exit line of each job
         for line in self.lines(process):
             key, _, text = line.partition(b"): ")
@@ -263,10 +263,10 @@ class Volume(Case):
                 self.assertTrue(found == wanted, f"{job}.{stream} is not what the job printed")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_50_jobs_of_1_mb_on_both_streams_to_console_and_outdir(self):
+    def test_50_jobs_of_1_mb_on_both_streams_to_console_and_outdir(self) -> None:
         self.run_jobs(50, "--outdir", "out")
         self.assertFiles(self.dir / "out", 50)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: hundreds of jobs that print 1 MB on both streams")
-    def test_hundreds_of_jobs_of_1_mb_on_both_streams(self):
+    def test_hundreds_of_jobs_of_1_mb_on_both_streams(self) -> None:
         self.run_jobs(1000 if ALL else 200)

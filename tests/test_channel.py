@@ -9,21 +9,45 @@ import random
 import secrets
 import tracemalloc
 import unittest
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable
 from unittest import mock
 
 import runmaker4
 from tests.support import ALL, FULL
-from tests.wire import (FROM_CLIENT, FROM_SERVER, LENGTH, MAC, NO_JSON, NO_NUMBERS, NO_OBJECTS, PRIME,
-                        PROVEN, STRANGE, TOKEN, UNPROVEN, Forger, QuickChannel, fields_of, frame, garbage,
-                        mutilate, pieces, plain, read_plain, split, spoiled, traces)
+from tests.wire import (
+    FROM_CLIENT,
+    FROM_SERVER,
+    LENGTH,
+    MAC,
+    NO_JSON,
+    NO_NUMBERS,
+    NO_OBJECTS,
+    PRIME,
+    PROVEN,
+    STRANGE,
+    TOKEN,
+    UNPROVEN,
+    Forger,
+    QuickChannel,
+    fields_of,
+    frame,
+    garbage,
+    mutilate,
+    pieces,
+    plain,
+    read_plain,
+    split,
+    spoiled,
+    traces,
+)
 
 ROUNDS = 100_000 if ALL else 20_000 if FULL else 5_000
 OTHER_TOKEN = TOKEN[:-1] + "e"
 GREETING, ANSWER, PROOF, AGREED = FLIGHTS = range(4)    # of a handshake
 FIELDS = fields_of(FROM_CLIENT + FROM_SERVER)
 Alter = Callable[[int, bytes], bytes]                   # what a network makes of a flight
-Message = Dict[str, Any]
+Message = dict[str, Any]
 
 
 def unaltered(_: int, data: bytes) -> bytes:
@@ -38,10 +62,10 @@ class Line:
 
     def __init__(self, token: Any = TOKEN, servers: Any = TOKEN) -> None:
         self.client, self.server = QuickChannel(token, False), QuickChannel(servers, True)
-        self.flights: List[bytes] = []
+        self.flights: list[bytes] = []
         self.errors = ""
 
-    def shake(self, alter: Alter = unaltered) -> Tuple[bool, bool]:
+    def shake(self, alter: Alter = unaltered) -> tuple[bool, bool]:
         """A handshake as far as it comes: which ends are convinced, client and server."""
         for number in FLIGHTS:
             sender, receiver = self.ends(number)
@@ -53,7 +77,7 @@ class Line:
                 break
         return self.client.authenticated, self.server.authenticated
 
-    def ends(self, number: int) -> Tuple[runmaker4.Channel, runmaker4.Channel]:
+    def ends(self, number: int) -> tuple[runmaker4.Channel, runmaker4.Channel]:
         """Who sends a flight and who receives it."""
         return (self.client, self.server) if number in (ANSWER, AGREED) else (self.server, self.client)
 
@@ -61,7 +85,7 @@ class Line:
         """One who can go on in the name of an end, once both are convinced."""
         return Forger(self.flights[GREETING], self.flights[ANSWER], self.client.shared, from_server)
 
-    def directions(self) -> Iterator[Tuple[runmaker4.Channel, runmaker4.Channel]]:
+    def directions(self) -> Iterator[tuple[runmaker4.Channel, runmaker4.Channel]]:
         """Sender and receiver, one way and the other."""
         yield self.client, self.server
         yield self.server, self.client
@@ -74,14 +98,14 @@ def proven() -> Line:
     return line
 
 
-def both_ways() -> Iterator[Tuple[runmaker4.Channel, runmaker4.Channel]]:
+def both_ways() -> Iterator[tuple[runmaker4.Channel, runmaker4.Channel]]:
     """Two ends that have just proven themselves, sender and receiver: from the client, and from the server.
     """
     for number in range(2):
         yield list(proven().directions())[number]
 
 
-def frames_of(sender: runmaker4.Channel, *messages: Message) -> List[bytes]:
+def frames_of(sender: runmaker4.Channel, *messages: Message) -> list[bytes]:
     """The frames that these messages become."""
     for message in messages:
         sender.send(message)
@@ -98,15 +122,15 @@ class ChannelCase(unittest.TestCase):
         self.assertEqual(self.received(receiver, then), [])
         return str(caught.exception)
 
-    def received(self, receiver: runmaker4.Channel, *parts: bytes) -> List[Message]:
+    def received(self, receiver: runmaker4.Channel, *parts: bytes) -> list[Message]:
         """The messages that come out until an error ends it."""
-        found: List[Message] = []
+        found: list[Message] = []
         with contextlib.suppress(runmaker4.WireError):
             for part in parts:
                 found += receiver.receive(part)
         return found
 
-    def numbered(self, count: int) -> List[Message]:
+    def numbered(self, count: int) -> list[Message]:
         return [{"type": "ping", "request": number} for number in range(count)]
 
 
@@ -359,7 +383,7 @@ class Messages(ChannelCase):
 class Forgeries(ChannelCase):
     """Nobody without the token gets a message in, out of its place, or in twice."""
 
-    def three(self, sender: runmaker4.Channel) -> List[bytes]:
+    def three(self, sender: runmaker4.Channel) -> list[bytes]:
         return frames_of(sender, *self.numbered(3))
 
     def test_a_replayed_frame_is_refused(self) -> None:
@@ -667,10 +691,10 @@ class Fuzz(ChannelCase):
                     f"round {number} of seed {seed}, state {hash(state)}: {error!r}"
                 ) from error
 
-    def feed(self, random_: random.Random, receiver: runmaker4.Channel, data: bytes) -> List[Message]:
+    def feed(self, random_: random.Random, receiver: runmaker4.Channel, data: bytes) -> list[Message]:
         return self.received(receiver, *pieces(random_, data, random_.choice([2, 40, 4000])))
 
-    def a_stranger(self, random_: random.Random, steps: int = 3) -> Tuple[Line, runmaker4.Channel]:
+    def a_stranger(self, random_: random.Random, steps: int = 3) -> tuple[Line, runmaker4.Channel]:
         """An end at a random point of its handshake, of which the other end has not proven anything."""
         line = Line()
         for number in range(random_.randrange(steps)):

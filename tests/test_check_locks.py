@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import unittest
-from typing import Dict, List
+from typing import Any
 
 from tests.support import RUNWAIT, Ended, RunCase, peak_memory, wait_until
 
@@ -77,8 +77,8 @@ class CheckCase(RunCase):
         pause: float = 0.05,
         patch: str = "",
         mount: str = "'ceph', ()",
-        **settings,
-    ) -> subprocess.Popen:
+        **settings: Any,
+    ) -> subprocess.Popen[bytes]:
         """Start a check on a made-up host, which goes on until end() is called.
 
         patch: statements before runwait4 is imported.
@@ -106,7 +106,7 @@ runwait4.LockCheck = Patched
         """Let all checks come to their end after the next number."""
         (self.dir / "end").touch()
 
-    def files(self) -> List[pathlib.Path]:
+    def files(self) -> list[pathlib.Path]:
         """The files that hosts have made to say who they are."""
         return [
             path
@@ -114,7 +114,7 @@ runwait4.LockCheck = Patched
             if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", path.name)
         ]
 
-    def told(self, path: pathlib.Path) -> Dict[bytes, int]:
+    def told(self, path: pathlib.Path) -> dict[bytes, int]:
         """By host, the last number that it has appended to the lines of this one."""
         path = path.with_name(f"{path.name}.lines")
         lines = (
@@ -122,21 +122,21 @@ runwait4.LockCheck = Patched
         )
         return {key: int(number) for key, number in lines}
 
-    def wait_known(self, checker: subprocess.Popen, hosts: int = 1) -> None:
+    def wait_known(self, checker: subprocess.Popen[bytes], hosts: int = 1) -> None:
         """Wait until so many hosts have said who they are."""
         def known() -> bool:
             self.assertIsNone(checker.poll(), "the check has ended too early")
             return sum(bool(path.stat().st_size) for path in self.files()) >= hosts
         wait_until(known, 20, f"{hosts} hosts have said who they are")
 
-    def start_waiting(self, host: str = "a", **settings) -> subprocess.Popen:
+    def start_waiting(self, host: str = "a", **settings: Any) -> subprocess.Popen[bytes]:
         """Start a check, and wait until it has said who it is."""
         known = len(self.files())
         checker = self.start_check(host, **settings)
         self.wait_known(checker, known + 1)
         return checker
 
-    def wait_enough(self, *checkers: subprocess.Popen) -> None:
+    def wait_enough(self, *checkers: subprocess.Popen[bytes]) -> None:
         """Wait until all have looked at each other, often enough to have tried all."""
         def enough() -> bool:
             for checker in checkers:
@@ -153,20 +153,20 @@ runwait4.LockCheck = Patched
             return any(number >= ENOUGH for path in paths for number in self.told(path).values())
         wait_until(enough, 40, f"{host} has seen enough")
 
-    def finish_all(self, *checkers: subprocess.Popen) -> List[Ended]:
+    def finish_all(self, *checkers: subprocess.Popen[bytes]) -> list[Ended]:
         return [self.finish(checker) for checker in checkers]
 
-    def check_all(self, *checkers: subprocess.Popen) -> List[Ended]:
+    def check_all(self, *checkers: subprocess.Popen[bytes]) -> list[Ended]:
         """Let them see enough of each other, and come to their end."""
         self.wait_enough(*checkers)
         self.end()
         return self.finish_all(*checkers)
 
-    def check_both(self, **settings) -> List[Ended]:
+    def check_both(self, **settings: Any) -> list[Ended]:
         """A check on two hosts, a and b."""
         return self.check_all(self.start_check("a", **settings), self.start_check("b", **settings))
 
-    def rows(self, ended: Ended) -> Dict[str, List[str]]:
+    def rows(self, ended: Ended) -> dict[str, list[str]]:
         """What the table says of each host."""
         table = re.findall(r"^(\S+) +((?:(?:yes|NO|-) +){6})", ended.out.decode(), re.MULTILINE)
         return {name: cells.split() for name, cells in table}
@@ -200,57 +200,57 @@ runwait4.LockCheck = Patched
 class Locks(CheckCase):
     """What holds and what does not."""
 
-    def test_a_file_system_of_one_host_is_tried_at_once(self):
+    def test_a_file_system_of_one_host_is_tried_at_once(self) -> None:
         """It would go on for ten minutes."""
         ended = self.finish(self.start_check("a", mount="'ext4', ()"))
         self.assertHolds(ended, 0, "a", "All holds on this host. Other hosts do not see ext4")
         self.assertEqual(ended.err, b"")
 
-    def test_a_file_system_that_hosts_may_share_needs_a_second_host(self):
+    def test_a_file_system_that_hosts_may_share_needs_a_second_host(self) -> None:
         ended, = self.check_all(self.start_check("a"))
         self.assertHolds(ended, 1, "a", "ceph, this host", "No other has come: start this there, too")
 
-    def test_two_hosts(self):
+    def test_two_hosts(self) -> None:
         for ended in self.check_both():
             self.assertHolds(
                 ended, 0, "ab", "All holds, seen from here. If the other hosts say so, too, they can share"
             )
 
-    def test_three_hosts(self):
+    def test_three_hosts(self) -> None:
         for ended in self.check_all(*map(self.start_check, "abc")):
             self.assertHolds(ended, 0, "abc")
 
-    def test_the_same_host_twice_tells_nothing_of_others(self):
+    def test_the_same_host_twice_tells_nothing_of_others(self) -> None:
         for ended in self.check_both(boot="1"):
             self.assertHolds(ended, 1, "ab", "All holds on this host. No other has come")
 
-    def test_hosts_of_one_name(self):
+    def test_hosts_of_one_name(self) -> None:
         for ended in self.check_all(self.start_check("c"), self.start_check("c", boot="2")):
             self.assertDoesNotHold(ended, "c: several hosts have this name", "rename them")
 
-    def test_locks_that_do_not_exclude(self):
+    def test_locks_that_do_not_exclude(self) -> None:
         for ended in self.check_both(patch=FREE_FOR_ALL):
             self.assertDoesNotHold(
                 ended, "NO   excluded: not so of a, b (what one host has locked cannot be locked"
             )
 
-    def test_locks_that_only_seem_to_exclude(self):
+    def test_locks_that_only_seem_to_exclude(self) -> None:
         """A claim would be refused; a look for orphans would find one."""
         for ended in self.check_both(patch="runmaker4.is_free = lambda *args: True"):
             self.assertFails(ended, "b", "excluded", "inherited", "kept")
 
-    def test_locks_of_one_host_that_do_not_reach_the_other(self):
+    def test_locks_of_one_host_that_do_not_reach_the_other(self) -> None:
         """What b locks is locked nowhere: a sees that, and b sees it, too."""
         for ended in self.check_all(self.start_check("a"), self.start_check("b", patch=FREE_FOR_ALL)):
             self.assertDoesNotHold(ended, "NO   excluded: not so of ")
             self.assertIn("NO", self.rows(ended)["b"])
 
-    def test_no_locks_at_all(self):
+    def test_no_locks_at_all(self) -> None:
         self.end()
         self.assertDoesNotHold(self.finish(self.start_check("a", patch=NO_LOCKS)),
                                "NO   a: locking a byte: no locks available")
 
-    def test_a_host_without_locks_is_seen_by_the_other(self):
+    def test_a_host_without_locks_is_seen_by_the_other(self) -> None:
         without, other = self.start_check("a", patch=NO_LOCKS), self.start_waiting("b")
         self.wait_number("b")
         self.end()
@@ -258,39 +258,39 @@ class Locks(CheckCase):
         self.assertDoesNotHold(ended, "NO   a: locking a byte: no locks available")
         self.assertDoesNotHold(seen, "NO   excluded: not so of a (")
 
-    def test_locks_that_end_with_the_process_that_took_them(self):
+    def test_locks_that_end_with_the_process_that_took_them(self) -> None:
         """Classic record locks: children do not have them, and closing another descriptor frees them."""
         for ended in self.check_both(patch="runmaker4.OFD_SETLK = runmaker4.fcntl.F_SETLK"):
             self.assertDoesNotHold(ended, "NO   inherited: not so of a, b", "NO   kept: not so of a, b")
 
-    def test_a_host_that_sees_nothing_of_what_others_write(self):
+    def test_a_host_that_sees_nothing_of_what_others_write(self) -> None:
         """Its first look at a file is all that it ever sees."""
         for ended in self.check_both(patch=ALL_OLD):
             self.assertFails(ended, "b", "fresh", "renamed", "appended")
 
-    def test_a_host_that_sees_no_file_grow(self):
+    def test_a_host_that_sees_no_file_grow(self) -> None:
         for ended in self.check_both(patch=OLD_SIZES):
             self.assertFails(ended, "b", "appended")
 
-    def test_a_renamed_file_may_be_seen_late_but_not_too_late(self):
+    def test_a_renamed_file_may_be_seen_late_but_not_too_late(self) -> None:
         for ended in self.check_both(patch=RENAMED_LATE % 3):
             self.assertHolds(ended, 0, "ab")
 
-    def test_an_old_file_that_is_found_in_the_place_of_a_renamed_one(self):
+    def test_an_old_file_that_is_found_in_the_place_of_a_renamed_one(self) -> None:
         for ended in self.check_both(patch=RENAMED_LATE % 5):
             self.assertDoesNotHold(ended, "NO   renamed: not so of a, b (")
 
-    def test_lines_that_were_appended_and_are_lost(self):
+    def test_lines_that_were_appended_and_are_lost(self) -> None:
         for ended in self.check_all(self.start_check("a"), self.start_check("b", patch=OVERWRITES)):
             self.assertFails(ended, "a", "appended")
 
-    def test_a_mount_whose_locks_are_known_not_to_reach_others(self):
+    def test_a_mount_whose_locks_are_known_not_to_reach_others(self) -> None:
         for ended in self.check_both(mount="'lustre', frozenset({'localflock'})"):
             self.assertDoesNotHold(
                 ended, ": is on Lustre mounted without flock", "To change: mount with flock."
             )
 
-    def test_what_to_change_is_said_for_the_kind_of_file_system(self):
+    def test_what_to_change_is_said_for_the_kind_of_file_system(self) -> None:
         kinds = {
             "nfs": "vers=4.2",
             "nfs4": "vers=4.2",
@@ -305,14 +305,14 @@ class Locks(CheckCase):
         for kind, checker in started.items():
             with self.subTest(kind=kind):
                 said = self.finish(checker).out.decode()
-                self.assertIn(f"\nTo change: " if kinds[kind] else "\nUntil ", said)
+                self.assertIn("\nTo change: " if kinds[kind] else "\nUntil ", said)
                 self.assertIn(kinds[kind], said)
 
 
 class Hosts(CheckCase):
     """Hosts that end, hang, come late, or have left something behind."""
 
-    def test_a_host_that_is_interrupted_when_all_was_seen(self):
+    def test_a_host_that_is_interrupted_when_all_was_seen(self) -> None:
         interrupted, other = self.start_check("a"), self.start_check("b")
         self.wait_enough(interrupted, other)
         interrupted.send_signal(signal.SIGINT)
@@ -321,7 +321,7 @@ class Hosts(CheckCase):
         self.end()
         self.assertHolds(self.finish(other), 0, "ab")
 
-    def test_a_host_that_leaves_before_all_was_seen(self):
+    def test_a_host_that_leaves_before_all_was_seen(self) -> None:
         leaving = self.start_waiting(pause=600)
         other = self.start_check("b")
         wait_until(lambda: len(self.files()) == 2 and all(self.told(path) for path in self.files()))
@@ -331,7 +331,7 @@ class Hosts(CheckCase):
         self.end()
         self.assertSays(self.finish(other), 1, "Not all could be tried with a (")
 
-    def test_a_host_that_never_answers(self):
+    def test_a_host_that_never_answers(self) -> None:
         hanging = self.start_waiting()
         wait_until(lambda: list(self.folder.glob("*.renamed")), what="it has its locks")
         hanging.send_signal(signal.SIGSTOP)
@@ -344,7 +344,7 @@ class Hosts(CheckCase):
         hanging.send_signal(signal.SIGCONT)
         self.assertSays(self.finish(hanging), 1)
 
-    def test_what_a_host_that_was_killed_has_left_is_said_and_removed(self):
+    def test_what_a_host_that_was_killed_has_left_is_said_and_removed(self) -> None:
         killed = self.start_waiting()
         killed.kill()
         self.finish(killed)
@@ -355,7 +355,7 @@ class Hosts(CheckCase):
         (self.dir / "end").unlink()
         self.assertHolds(self.finish(self.start_check("b", mount="'ext4', ()")), 0, "b")
 
-    def test_a_call_that_never_ends(self):
+    def test_a_call_that_never_ends(self) -> None:
         for mount, hint in (
             ("'ceph', ()", b"(is its server there?)\n"),
             ("'nfs', ()", b"does rpc.statd run on both"),
@@ -365,14 +365,14 @@ class Hosts(CheckCase):
             self.assertIn(b"does not answer: locking a byte takes more than 1.0s", ended.err)
             self.assertIn(hint, ended.err)
 
-    def test_a_directory_that_vanishes(self):
+    def test_a_directory_that_vanishes(self) -> None:
         checker = self.start_waiting()
         self.folder.rename(self.dir / "moved")
         ended = self.finish(checker)
         self.assertEqual(ended.code, 1)
         self.assertIn(b"no such file or directory", ended.out)
 
-    def test_directories_that_cannot_be_used(self):
+    def test_directories_that_cannot_be_used(self) -> None:
         self.write("", "file")
         for name in "file", "missing":
             self.assertRefused(self.run_script(RUNWAIT, "--check-locks", name), name, "is no directory")
@@ -382,13 +382,13 @@ class Hosts(CheckCase):
             self.finish(self.start_check("a", **bound)), "a: making a file: permission denied"
         )
 
-    def test_a_full_file_system(self):
+    def test_a_full_file_system(self) -> None:
         patch = f"def fsync(fd):\n    raise OSError({errno.ENOSPC}, os.strerror({errno.ENOSPC}))\nos.fsync = fsync"
         self.assertDoesNotHold(
             self.finish(self.start_check("a", patch=patch)), "a: writing: no space left on device"
         )
 
-    def test_it_goes_with_nothing_else(self):
+    def test_it_goes_with_nothing_else(self) -> None:
         for words in ("-p",), ("runs.txt",), ("--outdir", "out"):
             self.assertRefused(
                 self.run_script(RUNWAIT, "--check-locks", ".", *words), "goes with no other option"
@@ -412,7 +412,7 @@ class Strangers(CheckCase):
         self.end()
         return self.finish(checker)
 
-    def test_links_and_pipes_are_never_opened(self):
+    def test_links_and_pipes_are_never_opened(self) -> None:
         """Not even to read: /dev/zero never ends, and a pipe waits."""
         victim = self.write("precious\n", "victim")
         (self.folder / "runmaker4-check-zero-00000001").symlink_to("/dev/zero")
@@ -425,7 +425,7 @@ class Strangers(CheckCase):
         self.assertEqual(victim.read_bytes(), b"precious\n")
         self.assertEqual(len(os.listdir(self.folder)), 5)
 
-    def test_nonsense_is_passed_over(self):
+    def test_nonsense_is_passed_over(self) -> None:
         texts = (
             b"",
             b"{]\n",
@@ -442,18 +442,18 @@ class Strangers(CheckCase):
         self.assertEqual((ended.code, self.rows(ended)), (1, {"a": ["yes"] * 6}), ended.out)
         self.assertIn(b"No other has come", ended.out)
 
-    def test_a_file_without_an_end_is_read_for_64_kib(self):
+    def test_a_file_without_an_end_is_read_for_64_kib(self) -> None:
         path = self.put("b-00000001", b"000001\trunmaker4-check 2\tb\tb\tceph\n")
         os.truncate(path, 1 << 34)
         ended = self.check_one()
         self.assertEqual(ended.code, 1)
         self.assertIn(b"Not all could be tried with b (", ended.out)
 
-    def test_what_a_stranger_says_reaches_the_terminal_harmlessly(self):
+    def test_what_a_stranger_says_reaches_the_terminal_harmlessly(self) -> None:
         self.put("b-00000001", b"000001\trunmaker4-check 2\t\x1b[2Jb\tb\t\xff\x1b]0;x\x07\n")
         self.assertNotIn(b"\x1b", self.check_one().out)
 
-    def test_a_link_in_the_place_of_a_file_to_be_made_is_not_followed(self):
+    def test_a_link_in_the_place_of_a_file_to_be_made_is_not_followed(self) -> None:
         """The name has a random number in it, and is known once the host is there."""
         victim = self.write("precious\n", "victim")
         checker = self.start_waiting()
@@ -473,7 +473,7 @@ class Strangers(CheckCase):
         self.assertDoesNotHold(ended, "a: writing: file exists")
         self.assertEqual(victim.read_bytes(), b"precious\n")
 
-    def test_a_link_in_the_place_of_the_file_that_is_replaced_is_replaced(self):
+    def test_a_link_in_the_place_of_the_file_that_is_replaced_is_replaced(self) -> None:
         victim = self.write("precious\n", "victim")
         checker = self.start_waiting()
         path, = self.files()

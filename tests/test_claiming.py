@@ -7,10 +7,21 @@ import subprocess
 import time
 import unittest
 from collections import Counter
-from typing import List
 
-from tests.support import (FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, Case, Ended, RunCase, as_bytes,
-                           console_lines, printed, wait_until)
+from tests.support import (
+    FULL,
+    GATE,
+    RUNMAKER,
+    RUNSET,
+    RUNWAIT,
+    Case,
+    Ended,
+    RunCase,
+    as_bytes,
+    console_lines,
+    printed,
+    wait_until,
+)
 
 HOST = os.uname().nodename
 LETTERS = "abcd"
@@ -24,10 +35,10 @@ def quick_start(pause: str) -> str:
 class TwoRunners(Case):
     """Helpers for two runners on one file."""
 
-    def start_two(self, *options: str) -> List[subprocess.Popen]:
+    def start_two(self, *options: str) -> list[subprocess.Popen[bytes]]:
         return [self.start(RUNMAKER, "-j2", *options, "runs.txt") for _ in range(2)]
 
-    def finish_all(self, runners: List[subprocess.Popen]) -> bytes:
+    def finish_all(self, runners: list[subprocess.Popen[bytes]]) -> bytes:
         """Wait for runners that all succeed; what they printed."""
         ended = [self.finish(runner) for runner in runners]
         self.assertEqual([end.code for end in ended], [0] * len(runners), [end.err for end in ended])
@@ -43,7 +54,7 @@ class TwoRunners(Case):
 class QuickStart(TwoRunners):
     """What the README shows first."""
 
-    def watch_until(self, wanted: str) -> List[str]:
+    def watch_until(self, wanted: str) -> list[str]:
         """The states that each job went through, until all are as wanted: ['.rd', ...]."""
         seen = [self.states()]
         while seen[-1] != wanted:
@@ -146,7 +157,7 @@ class ManyRunners(Case):
         """A job that says that it started; every seventh fails."""
         return f"echo {number} >>marks" + ("; false" if number % 7 == 0 else "")
 
-    def others(self, first: int) -> List[subprocess.Popen]:
+    def others(self, first: int) -> list[subprocess.Popen[bytes]]:
         """Append twice ten jobs, put on hold what is next to be run, and count, all at once."""
         added = [self.job(number) for number in range(first, first + 20)]
         with open(self.dir / "runs.txt", "ab") as file:
@@ -160,7 +171,7 @@ class ManyRunners(Case):
         """Take back what is on hold."""
         self.assertIn(self.run_script(RUNSET, "--set=.", "--state=x", "runs.txt").code, (0, 1))
 
-    def end(self, runners: List[subprocess.Popen]) -> None:
+    def end(self, runners: list[subprocess.Popen[bytes]]) -> None:
         """End followers that have nothing more to do."""
         for runner in runners:
             runner.send_signal(signal.SIGHUP)
@@ -236,7 +247,7 @@ class TwoThatRetry(Case):
         self.assertEqual(len(taken[0] | taken[1]), 20)
 
     @staticmethod
-    def taken(ended: Ended) -> List[bytes]:
+    def taken(ended: Ended) -> list[bytes]:
         """The lines that a runner took, as its jobs have printed them, or it has said that they cannot be
         started.
         """

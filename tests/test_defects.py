@@ -3,7 +3,6 @@
 Each test has something break.
 """
 import unittest
-from typing import Tuple
 
 from tests.support import FULL, GATE, HASTY, UP, WAITING, RunCase, wait_until
 from tests.tcp import Program, Server, TcpCase
@@ -38,7 +37,7 @@ class OfARunner(RunCase):
         self.assertEqual(self.states()[0], "r", "the job still runs")
         self.assertBroken(states)
 
-    def start_breaking(self, statements: str, *options: object, up: Tuple[int, ...] = (1,)) -> None:
+    def start_breaking(self, statements: str, *options: object, up: tuple[int, ...] = (1,)) -> None:
         """Start a runner, and have it break while these jobs run."""
         with open(self.dir / "said", "wb") as said, open(self.dir / "console", "wb") as console:
             self.runner = self.start_patched(statements, *options, "runs.txt", stdout=console, stderr=said)
@@ -61,31 +60,31 @@ class OfARunner(RunCase):
         self.assertTrue(lines[-1].startswith(b"runmaker4.py: runs.txt: "), lines)
         self.assertNobodyLeft()
 
-    def test_what_looks_after_running_jobs(self):
+    def test_what_looks_after_running_jobs(self) -> None:
         self.check(broken("JobFile.look_after"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_what_is_done_every_second(self):
+    def test_what_is_done_every_second(self) -> None:
         self.check(broken("Sink.tick"))
 
-    def test_what_follows_the_slots(self):
+    def test_what_follows_the_slots(self) -> None:
         self.write("one\n", "names")
         self.check(broken("SlotFile.look"), "--slots", "@names")
 
-    def test_a_slot_that_looks_for_a_job(self):
+    def test_a_slot_that_looks_for_a_job(self) -> None:
         self.check(broken("Cursor.claim"), "-j2", states="d")
 
-    def test_a_callback(self):
+    def test_a_callback(self) -> None:
         """The output of a running job comes in; then nothing more does, but the job goes on."""
         self.jobs(f"{TO_BREAK}; echo a; {GATE}", "true")
         self.start_breaking(broken("Console.output"))
         self.assertBroken("d.")
 
-    def test_where_files_are_in_a_thread(self):
+    def test_where_files_are_in_a_thread(self) -> None:
         self.check(broken("JobFile.look_after") + THREADED +
                    "runmaker4.JobFile.interval = property(lambda file: 0.2, lambda file, seconds: None)\n")
 
-    def test_what_a_record_is_written_with_in_a_thread(self):
+    def test_what_a_record_is_written_with_in_a_thread(self) -> None:
         self.jobs(WAITING, TO_BREAK, GATE)
         self.start_breaking(
             broken("RecordFile._put") + THREADED, "-q", "-j2", "--joblog", "joblog", up=(1, 2)
@@ -95,7 +94,7 @@ class OfARunner(RunCase):
         self.assertEqual(self.states()[:2], "dd")
         self.assertNotIn("r", self.states())
 
-    def test_a_job_whose_slot_breaks_is_ended(self):
+    def test_a_job_whose_slot_breaks_is_ended(self) -> None:
         """Nobody would write down how it ends: its line is an orphan.  What runs on other slots goes on."""
         self.jobs(WAITING, TO_BREAK, f"{UP}; sleep 60", "true")
         self.start_breaking(broken("Console.started"), "-j2", up=(1, 2))
@@ -131,17 +130,17 @@ class OfServerAndClient(TcpCase):
         self.assertEqual((program.returncode, program.err.count(SAID) > 0), (1, True), program.err)
         self.assertIn(b"Traceback", program.err)
 
-    def test_what_a_server_looks_after(self):
+    def test_what_a_server_looks_after(self) -> None:
         self.check_server(broken("JobFile.look_after"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_a_servers_look_for_jobs(self):
+    def test_a_servers_look_for_jobs(self) -> None:
         self.check_server(broken("Cursor.claim"))
 
-    def test_a_servers_look_for_jobs_in_a_thread(self):
+    def test_a_servers_look_for_jobs_in_a_thread(self) -> None:
         self.check_server(broken("Cursor.claim") + THREADED)
 
-    def start_breaking(self, statements: str) -> Tuple[Server, Program]:
+    def start_breaking(self, statements: str) -> tuple[Server, Program]:
         """A server, and a client that breaks while its job runs."""
         self.jobs(WAITING, "true")
         server = self.start_server("--grace=0.5")
@@ -150,7 +149,7 @@ class OfServerAndClient(TcpCase):
         self.wait_said(client, "broken on purpose")
         return server, client
 
-    def test_a_client_has_its_jobs_end(self):
+    def test_a_client_has_its_jobs_end(self) -> None:
         server, client = self.start_breaking(broken("Sink.tick"))
         self.open_gate()
         self.assertEnds(client)
@@ -158,7 +157,7 @@ class OfServerAndClient(TcpCase):
         self.stop(server)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_a_client_that_cannot_stay_connected_ends_its_jobs(self):
+    def test_a_client_that_cannot_stay_connected_ends_its_jobs(self) -> None:
         server, client = self.start_breaking(f"{BREAK}runmaker4.KEEP_ALIVE = 0.1\n" + """
 import builtins
 least = min

@@ -9,13 +9,28 @@ import sys
 import time
 import unittest
 from collections import Counter
-from typing import Callable, Dict, List, Sequence, Set, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable
 from unittest import mock
 
 import runmaker4
 from tests import marks, test_parts, test_storm
-from tests.support import (ALL, FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, WAITING, RunCase,
-                           as_bytes, console_lines, printed, wait_until)
+from tests.support import (
+    ALL,
+    FULL,
+    GATE,
+    HASTY,
+    INTERVAL,
+    RUNMAKER,
+    RUNSET,
+    RUNWAIT,
+    WAITING,
+    RunCase,
+    as_bytes,
+    console_lines,
+    printed,
+    wait_until,
+)
 
 RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
 # says after 0.1 s, not 30 s, who waits for what
@@ -31,17 +46,17 @@ class DirectiveCase(RunCase):
         """Make a job file of these lines."""
         self.before = self.write("".join(f"{line}\n" for line in lines), name).read_bytes()
 
-    def start(self, script: str, *args: object, **settings) -> subprocess.Popen:
+    def start(self, script: str, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
         if script in (RUNMAKER, sys.executable) and "stderr" not in settings:
             with open(self.dir / "told", "ab") as told:
                 return super().start(script, *args, stderr=told, **settings)
         return super().start(script, *args, **settings)
 
-    def start_impatient(self, *args: object, **settings) -> subprocess.Popen:
+    def start_impatient(self, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
         """A runner that soon says who waits for what."""
         return self.start_patched(IMPATIENT, *args, **settings)
 
-    def ran(self) -> List[int]:
+    def ran(self) -> list[int]:
         """The lines of the jobs that noted their run, in this order."""
         return [int(line) for line in self.read("ran").split()] if self.exists("ran") else []
 
@@ -69,7 +84,7 @@ class DirectiveCase(RunCase):
         """So many lines have all these words."""
         self.assertEqual(self.times_told(*words), times, f"{words}: {self.told().decode(errors='replace')}")
 
-    def assertLeft(self, runner: subprocess.Popen, code: int, states: str) -> None:
+    def assertLeft(self, runner: subprocess.Popen[bytes], code: int, states: str) -> None:
         """The runner ends, with this status, and leaves these states; only they changed in the file."""
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (code, states), self.told().decode(errors="replace"))
@@ -97,8 +112,8 @@ class DirectiveCase(RunCase):
     def sections(self, *sections: Sequence[float], barrier: str = "#RUN barrier") -> None:
         """Make runs.txt of jobs that take so many seconds, with barriers between the sections."""
         numbers = iter(range(1, 1_000_000))
-        self.section: Dict[int, int] = {}               # job -> section
-        lines: List[str] = []
+        self.section: dict[int, int] = {}               # job -> section
+        lines: list[str] = []
         for section, seconds in enumerate(sections):
             lines += [barrier] if section else []
             for pause in seconds:
@@ -108,11 +123,11 @@ class DirectiveCase(RunCase):
         self.lines(*lines)
         self.write("", "marks")
 
-    def sections_seen(self) -> List[int]:
+    def sections_seen(self) -> list[int]:
         """The section of each start and end, in the order of events."""
         return [self.section[int(line.split()[1])] for line in self.read("marks").decode().splitlines()]
 
-    def assertBarriersHeld(self, runners: Set[int]) -> None:
+    def assertBarriersHeld(self, runners: set[int]) -> None:
         """Each job ran once, and no job began before all above its barrier had ended."""
         self.assertEqual(marks.problems(self.read("marks"), len(self.section), runners), [])
         seen = self.sections_seen()
@@ -183,7 +198,7 @@ ONE_BY_ONE = (
 class Malformed(DirectiveCase):
     """A directive that is wrong is refused before anything runs, with the number of its line."""
 
-    def write_all(self) -> List[str]:
+    def write_all(self) -> list[str]:
         """A file for each of them, in line 3; the names."""
         names = [f"{number}.txt" for number in range(len(MALFORMED))]
         for name, bad in zip(names, MALFORMED):
@@ -198,7 +213,7 @@ class Malformed(DirectiveCase):
         for name, bad in zip(names, MALFORMED):
             self.assertEqual(self.read(name).decode(), self.text(bad))
 
-    def test_each_is_refused_at_the_start_in_one_line_that_names_its_own(self):
+    def test_each_is_refused_at_the_start_in_one_line_that_names_its_own(self) -> None:
         names = self.write_all()
         ended = self.finish(self.start_patched(ONE_BY_ONE, *names, stderr=subprocess.PIPE))
         codes = dict(re.findall(r"^(\d+\.txt) (\d+)$", ended.out.decode(), re.MULTILINE))
@@ -213,7 +228,7 @@ class Malformed(DirectiveCase):
         self.assertUntouched(names)
 
     @spared
-    def test_bytes_that_are_no_text_are_refused_and_shown_safely(self):
+    def test_bytes_that_are_no_text_are_refused_and_shown_safely(self) -> None:
         self.write(b". touch never\n#RUN \xff\x1b[31m=\xfe\n")
         ended = self.run_jobs(stderr=subprocess.PIPE)
         self.assertRefused(ended, "runmaker4.py: runs.txt: line 2: ")
@@ -221,13 +236,13 @@ class Malformed(DirectiveCase):
         self.assertEqual(self.states(), ".")
 
     @spared
-    def test_a_pattern_that_some_pythons_cannot_read_is_no_defect(self):
+    def test_a_pattern_that_some_pythons_cannot_read_is_no_defect(self) -> None:
         # before 3.10 it is refused; then it fits no host
         self.write("#RUN host=[z-a]\n. touch never\n")
         self.assertNotIn(b"Traceback", self.run_jobs().err)
         self.assertEqual(self.states(), ".")
 
-    def test_a_dry_run_and_a_follower_refuse_it_too(self):
+    def test_a_dry_run_and_a_follower_refuse_it_too(self) -> None:
         self.lines(". touch never", "#RUN host=")
         for call, ended in self.run_all(
             [(RUNMAKER, option, "runs.txt") for option in ("--dry-run", "--follow")], stderr=subprocess.PIPE
@@ -235,7 +250,7 @@ class Malformed(DirectiveCase):
             with self.subTest(call=call):
                 self.assertRefused(ended, "line 2: ")
 
-    def test_what_only_looks_like_one_is_a_comment(self):
+    def test_what_only_looks_like_one_is_a_comment(self) -> None:
         self.write("# RUN nonsense\n#run end\n#RU\n#\n##RUN x\n/RUN x\n #RUN x\n. true\n"
                    "#RUN\n#RUN \t \n#RUN\r\n#RUN\tbarrier\t\r\n#RUN  barrier \t check \n"
                    "#RUN timeout=90\t host=*\r\n. true\n")
@@ -275,13 +290,13 @@ class Hosts(DirectiveCase):
 
     def write_hosts(self) -> None:
         """Two lines for each list of hosts, ours and others' by turns, and between them one for all."""
-        lines: List[str] = []
+        lines: list[str] = []
         for ours, others in zip(self.OURS, self.OTHERS):
             lines += [f"#RUN host={ours}", f". {RAN}", f". {RAN}",
                       f"#RUN timeout=50 host={others} ", f". {RAN}", "#RUN", f". {RAN}"]
         self.lines(*lines)
 
-    def test_a_runner_takes_what_its_name_matches_and_leaves_the_rest(self):
+    def test_a_runner_takes_what_its_name_matches_and_leaves_the_rest(self) -> None:
         self.write_hosts()
         self.assertLeft(
             self.start(RUNMAKER, "-j4", "--name", self.NAME, "runs.txt"), 0, "dd.d" * len(self.OURS)
@@ -293,7 +308,7 @@ class Hosts(DirectiveCase):
         )
 
     @spared
-    def test_a_runner_that_finds_only_lines_for_others_exits_0_and_says_so(self):
+    def test_a_runner_that_finds_only_lines_for_others_exits_0_and_says_so(self) -> None:
         self.lines("#RUN host=bob", f". {RAN}", "#RUN barrier", f". {RAN}", "#RUN barrier check", f". {RAN}")
         self.assertLeft(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 0, "...")
         self.assertTold("3 new, the first for host bob (#RUN in line 1)")
@@ -302,14 +317,14 @@ class Hosts(DirectiveCase):
         self.assertEqual(self.ran(), [2, 4, 6], "barriers do not change the settings")
 
     @spared
-    def test_without_a_name_of_its_own_a_runner_has_that_of_its_node(self):
+    def test_without_a_name_of_its_own_a_runner_has_that_of_its_node(self) -> None:
         node = os.uname().nodename
         self.lines(f"#RUN host={node.upper()}", ". true", f"#RUN host={node.split('.')[0]}", ". true",
                    f"#RUN host={node}x", ". true")
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "dd.")
 
     @spared
-    def test_each_line_starts_afresh_and_a_bare_one_clears_all(self):
+    def test_each_line_starts_afresh_and_a_bare_one_clears_all(self) -> None:
         self.lines(
             "#RUN host=bob timeout=0.1",
             "#RUN timeout=50",
@@ -324,12 +339,12 @@ class Hosts(DirectiveCase):
         self.assertLeft(self.start(RUNMAKER, "-j3", "--name", "alice", "runs.txt"), 0, "ddd")
 
     @spared
-    def test_retry_takes_no_failed_line_of_another_host(self):
+    def test_retry_takes_no_failed_line_of_another_host(self) -> None:
         self.before = self.write("#RUN host=bob\n! true\ne true\n#RUN\n! true\n").read_bytes()
         self.assertLeft(self.start(RUNMAKER, "-r", "--name", "alice", "runs.txt"), 1, "!ed")
 
     @spared
-    def test_a_byte_order_mark_does_not_hide_the_first_line(self):
+    def test_a_byte_order_mark_does_not_hide_the_first_line(self) -> None:
         self.before = self.write(b"\xef\xbb\xbf#RUN host=bob\n. true\n#RUN\n. true\n").read_bytes()
         self.assertLeft(self.start(RUNMAKER, "--name", "alice", "runs.txt"), 0, ".d")
 
@@ -337,7 +352,7 @@ class Hosts(DirectiveCase):
 class Timeouts(DirectiveCase):
     """timeout=: how long the jobs below may run, whatever --timeout says."""
 
-    def test_it_beats_the_option(self):
+    def test_it_beats_the_option(self) -> None:
         self.lines("#RUN timeout=0.1", ". sleep 20", "#RUN timeout=none", ". sleep 0.4", "#RUN", ". sleep 30")
         runner = self.start(RUNMAKER, "-j3", "--timeout", "0.2", "runs.txt")
         ended = self.finish(runner)
@@ -346,12 +361,12 @@ class Timeouts(DirectiveCase):
         self.assertEqual(status, [b'timeout after 0.1s "sleep 20"', b'timeout after 0.2s "sleep 30"'])
 
     @spared
-    def test_without_the_option_it_holds_for_its_jobs_only(self):
+    def test_without_the_option_it_holds_for_its_jobs_only(self) -> None:
         self.lines(". sleep 0.4", "#RUN timeout=0.2s", ". sleep 20", "#RUN", ". sleep 0.4")
         self.assertLeft(self.start(RUNMAKER, "-j3", "runs.txt"), 1, "d!d")
 
     @spared
-    def test_a_job_whose_own_timeout_does_not_fit_into_the_walltime_is_not_started(self):
+    def test_a_job_whose_own_timeout_does_not_fit_into_the_walltime_is_not_started(self) -> None:
         self.lines("#RUN timeout=1", f". {RAN}", "#RUN timeout=1h", ". touch never")
         self.assertLeft(self.start(RUNMAKER, "-j2", "--walltime", "30", "runs.txt"), 1, "d.")
 
@@ -360,7 +375,7 @@ class Records(DirectiveCase):
     """-l numbers job lines only: directives do not move records."""
     OPTIONS = ("-l", "log", "-n1")
 
-    def test_each_job_has_the_record_of_its_place_among_the_jobs(self):
+    def test_each_job_has_the_record_of_its_place_among_the_jobs(self) -> None:
         self.before = self.write(
             "#RUN timeout=50\n. echo a\n# comment\n#RUN barrier\nx b\n#RUN host=nobody\n. c\n. d\n"
             "! e\nd f\n#RUN\n. echo g\n#RUN end\n. echo h\n"
@@ -378,13 +393,13 @@ class Barriers(DirectiveCase):
     """#RUN barrier: what stands below starts when nothing above is new or running."""
 
     @spared
-    def test_what_stands_below_begins_after_all_above_have_ended(self):
+    def test_what_stands_below_begins_after_all_above_have_ended(self) -> None:
         self.sections([0.1, 0, 0, 0], [0, 0.1, 0], [0.05] * 3, [0.1])
         runner = self.start(RUNMAKER, "-q", "-j4", "runs.txt")
         self.assertLeft(runner, 0, "d" * 11)
         self.assertBarriersHeld({runner.pid})
 
-    def test_many_runners_hold_all_barriers(self):
+    def test_many_runners_hold_all_barriers(self) -> None:
         chance = random.Random(4)
         sections, size, runners = (8, 60, 5) if FULL else (3, 8, 3)
         self.sections(*[[chance.choice((0, 0, 0.02, 0.1)) for _ in range(size)] for _ in range(sections)])
@@ -395,7 +410,7 @@ class Barriers(DirectiveCase):
         self.assertBarriersHeld({runner.pid for runner in started})
 
     @spared
-    def test_what_failed_or_is_on_hold_or_in_error_does_not_close_it(self):
+    def test_what_failed_or_is_on_hold_or_in_error_does_not_close_it(self) -> None:
         self.before = self.write(
             "#RUN barrier\n! a\ne b\nx c\nQ d\n#RUN barrier\n#RUN barrier\n. false\n#RUN barrier\n"
             f". {RAN}\n#RUN barrier\n"
@@ -403,7 +418,7 @@ class Barriers(DirectiveCase):
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 1, "!exQ!d")
 
     @spared
-    def test_a_job_of_another_runner_closes_it(self):
+    def test_a_job_of_another_runner_closes_it(self) -> None:
         self.lines(
             f". {marks.command(1)}; {WAITING}; echo 'end 9 9' >>marks",
             "#RUN barrier",
@@ -422,13 +437,13 @@ class Barriers(DirectiveCase):
             self.times_told("line 2"), 0, "a barrier that waits for a running job is no deadlock"
         )
 
-    def stay_for(self, runner: subprocess.Popen, seconds: float) -> None:
+    def stay_for(self, runner: subprocess.Popen[bytes], seconds: float) -> None:
         """For so long, the runner does not leave."""
         with self.assertRaises(subprocess.TimeoutExpired):
             runner.wait(seconds)
 
     @spared
-    def test_a_line_for_another_host_closes_it_until_that_host_has_run_it(self):
+    def test_a_line_for_another_host_closes_it_until_that_host_has_run_it(self) -> None:
         self.lines("#RUN host=bob", f". {marks.command(1, 0.2)}", "#RUN host=alice", "#RUN barrier",
                    f". {marks.command(2)}")
         alice = self.start(RUNMAKER, "--name", "alice", "runs.txt")
@@ -440,7 +455,7 @@ class Barriers(DirectiveCase):
         self.assertBarriersHeld({alice.pid, bob.pid})
 
     @spared
-    def test_signals_end_a_runner_that_waits(self):
+    def test_signals_end_a_runner_that_waits(self) -> None:
         self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
         runners = {number: self.start_impatient("--name", "alice", "runs.txt")
                    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
@@ -451,12 +466,12 @@ class Barriers(DirectiveCase):
         self.assertEqual(self.states(), "..")
 
     @spared
-    def test_the_walltime_ends_a_runner_that_waits(self):
+    def test_the_walltime_ends_a_runner_that_waits(self) -> None:
         self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
         self.assertLeft(self.start(RUNMAKER, "--name", "alice", "--walltime", "0.4", "runs.txt"), 1, "..")
 
     @spared
-    def test_a_line_above_that_is_put_on_hold_is_not_waited_for_any_more(self):
+    def test_a_line_above_that_is_put_on_hold_is_not_waited_for_any_more(self) -> None:
         self.before = self.write(
             "#RUN host=bob\n. true\n#RUN\n#RUN barrier\n. touch never\nd true\n"
         ).read_bytes()
@@ -472,7 +487,7 @@ class Orphans(DirectiveCase):
 
     def run_each(
         self, barrier: str, *options: str, text: str = "r {ran}\n{barrier}\n. {ran}\n"
-    ) -> Tuple[int, str]:
+    ) -> tuple[int, str]:
         """Run a line that was left behind, and one below a barrier: exit status and states."""
         self.before = self.write(text.format(ran=RAN, barrier=barrier)).read_bytes()
         self.write("", "ran")
@@ -480,27 +495,27 @@ class Orphans(DirectiveCase):
         return code, self.states()
 
     @spared
-    def test_what_is_left_behind_becomes_an_error_and_the_barrier_is_passed(self):
+    def test_what_is_left_behind_becomes_an_error_and_the_barrier_is_passed(self) -> None:
         self.assertEqual(self.run_each("#RUN barrier"), (1, "ed"))
         self.wait_told("line 1", "nobody runs it any more", "marked e")
 
-    def test_a_check_stops_there_and_says_which_line(self):
+    def test_a_check_stops_there_and_says_which_line(self) -> None:
         self.assertEqual(self.run_each("#RUN barrier check"), (1, "e."))
         self.assertTold("line 1", "barrier check", "line 2")
 
     @spared
-    def test_resume_runs_it_again_before_what_stands_below(self):
+    def test_resume_runs_it_again_before_what_stands_below(self) -> None:
         self.assertEqual(self.run_each("#RUN barrier check", "--resume", "-j2"), (0, "dd"))
         self.assertEqual(self.ran(), [1, 3])
 
     @spared
-    def test_one_that_is_not_for_this_host_is_named_too(self):
+    def test_one_that_is_not_for_this_host_is_named_too(self) -> None:
         text = "#RUN host=bob\nr {ran}\n#RUN\n{barrier}\n. {ran}\n"
         self.assertEqual(self.run_each("#RUN barrier", "--name", "alice", text=text), (1, "ed"))
         self.assertEqual(self.run_each("#RUN barrier", "--name", "alice", "--resume", text=text)[1], "ed")
 
     @spared
-    def test_a_job_that_outlives_its_runner_is_waited_for(self):
+    def test_a_job_that_outlives_its_runner_is_waited_for(self) -> None:
         self.lines(f". {WAITING}; {RAN}", "#RUN barrier", f". {RAN}")
         first = self.start(RUNMAKER, "-j1", "runs.txt")
         self.wait_up(1)
@@ -517,7 +532,7 @@ class Orphans(DirectiveCase):
 class Checks(DirectiveCase):
     """#RUN barrier check: what stands below starts only if nothing above has failed."""
 
-    def run_text(self, text: str, *options: str) -> Tuple[int, str]:
+    def run_text(self, text: str, *options: str) -> tuple[int, str]:
         """Run a file of this text: exit status and states."""
         self.before = self.write(text).read_bytes()
         code = self.finish(self.start(RUNMAKER, *options, "runs.txt")).code
@@ -525,33 +540,33 @@ class Checks(DirectiveCase):
         return code, self.states()
 
     @spared
-    def test_it_is_passed_when_all_is_done_or_on_hold(self):
+    def test_it_is_passed_when_all_is_done_or_on_hold(self) -> None:
         self.assertEqual(
             self.run_text("d a\nx b\n. true\n#RUN barrier check\n. true\n#RUN barrier check\n. true\n"),
             (0, "dxddd"),
         )
         self.assertTold("barrier check", times=0)
 
-    def test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow(self):
+    def test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow(self) -> None:
         text = ". true\n. false\n#RUN barrier\n. true\n" + "#RUN barrier check\n. touch never\n" * 2
         self.assertEqual(self.run_text(text, "-j2"), (1, "d!d.."))
         self.assertTold("line 2", "failed", "barrier check", "line 5")
         self.assertTold("barrier check")
 
     @spared
-    def test_errors_from_before_stop_it_too(self):
+    def test_errors_from_before_stop_it_too(self) -> None:
         self.assertEqual(self.run_text("e a\n#RUN barrier check\n. touch never\n"), (1, "e."))
         self.assertTold("line 1", "barrier check", "line 2")
 
     @spared
-    def test_who_has_nothing_to_run_below_does_not_care(self):
+    def test_who_has_nothing_to_run_below_does_not_care(self) -> None:
         self.assertEqual(self.run_text("! a\n#RUN barrier check\nd b\n! c\nx d\n"), (1, "!d!x"))
         self.assertEqual(
             self.run_text("! a\n#RUN barrier check\n#RUN host=bob\n. b\n", "--name", "alice"), (1, "!.")
         )
         self.assertTold("barrier check", times=0)
 
-    def test_retry_runs_what_failed_above_first(self):
+    def test_retry_runs_what_failed_above_first(self) -> None:
         self.assertEqual(
             self.run_text(f"! {RAN}\ne {RAN}\n#RUN barrier check\n! {RAN}\n. {RAN}\n", "-r", "-j4"),
             (0, "dddd"),
@@ -559,12 +574,12 @@ class Checks(DirectiveCase):
         self.assertEqual((set(self.ran()[:2]), set(self.ran()[2:])), ({1, 2}, {4, 5}))
 
     @spared
-    def test_retry_runs_what_failed_first_also_above_a_plain_barrier(self):
+    def test_retry_runs_what_failed_first_also_above_a_plain_barrier(self) -> None:
         self.assertEqual(self.run_text(f"! {RAN}; false\n#RUN barrier\n. {RAN}\n", "-r", "-j4"), (1, "!d"))
         self.assertEqual(self.ran(), [1, 3])
 
     @spared
-    def test_what_fails_again_stops_it(self):
+    def test_what_fails_again_stops_it(self) -> None:
         self.assertEqual(
             self.run_text(f"! {RAN}; false\n#RUN barrier check\n. touch never\n", "-r", "-j2"), (1, "!.")
         )
@@ -572,7 +587,7 @@ class Checks(DirectiveCase):
         self.assertTold("line 1", "failed", "barrier check", "line 2")
 
     @spared
-    def test_runners_that_all_retry_in_vain_come_to_an_end(self):
+    def test_runners_that_all_retry_in_vain_come_to_an_end(self) -> None:
         self.write(f"! {RAN}; sleep 0.05; false\n" * 6 + "#RUN barrier check\n. touch never\n")
         runners = [self.start(RUNMAKER, "-q", "-r", "-j2", "runs.txt") for _ in range(3)]
         self.assertEqual([self.finish(runner).code for runner in runners], [1] * 3)
@@ -581,13 +596,13 @@ class Checks(DirectiveCase):
         self.assertEqual(set(self.ran()), set(range(1, 7)))
 
     @spared
-    def test_resume_does_not_run_failures_and_is_stopped_by_them(self):
+    def test_resume_does_not_run_failures_and_is_stopped_by_them(self) -> None:
         text = f"e {RAN}\n! {RAN}\n#RUN barrier check\n. touch never\n"
         self.assertEqual(self.run_text(text, "--resume"), (1, "d!."))
         self.assertEqual(self.ran(), [1])
 
     @spared
-    def test_a_follower_says_it_once_and_goes_on_when_that_is_mended(self):
+    def test_a_follower_says_it_once_and_goes_on_when_that_is_mended(self) -> None:
         self.lines(". false", "#RUN barrier check", f". {RAN}")
         runner = self.start_hasty("--follow", "runs.txt")
         self.wait_told("line 1", "barrier check", "line 2")
@@ -602,7 +617,7 @@ class Checks(DirectiveCase):
         self.assertTold("line 1", "barrier check", "line 2")
 
     @spared
-    def test_a_follower_says_it_once_and_leaves_at_an_end_below(self):
+    def test_a_follower_says_it_once_and_leaves_at_an_end_below(self) -> None:
         self.lines(". false", "#RUN barrier check", ". touch never")
         runner = self.start_hasty("--follow", "runs.txt")
         self.wait_told("line 1", "barrier check", "line 2")
@@ -612,7 +627,7 @@ class Checks(DirectiveCase):
         self.assertTold("line 1", "barrier check", "line 2")
 
     @spared
-    def test_a_follower_that_is_to_leave_does_not_say_it_again(self):
+    def test_a_follower_that_is_to_leave_does_not_say_it_again(self) -> None:
         self.lines(". false", "#RUN barrier check", f". {RAN}")
         runner = self.start_hasty("--follow", "runs.txt")
         self.wait_told("line 1", "barrier check", "line 2")
@@ -621,7 +636,7 @@ class Checks(DirectiveCase):
         self.assertTold("line 1", "barrier check", "line 2")
 
     @spared
-    def test_it_is_said_only_when_all_above_have_ended(self):
+    def test_it_is_said_only_when_all_above_have_ended(self) -> None:
         self.lines(f". {WAITING}", ". false", "#RUN barrier check", ". touch never")
         first = self.start(RUNMAKER, "-1", "runs.txt")
         self.wait_up(1)
@@ -641,18 +656,18 @@ class Checks(DirectiveCase):
 class End(DirectiveCase):
     """#RUN end: followers treat what stands below as not there, and leave when nothing is left above."""
 
-    def test_followers_leave_and_others_do_not_care(self):
+    def test_followers_leave_and_others_do_not_care(self) -> None:
         self.lines(f". {RAN}", "#RUN end", f". {RAN}", "#RUN end", f". {RAN}")
         self.assertLeft(self.start(RUNMAKER, "--follow", "runs.txt"), 0, "d..")
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "ddd")
 
     @spared
-    def test_with_nothing_above_a_follower_leaves_at_once(self):
+    def test_with_nothing_above_a_follower_leaves_at_once(self) -> None:
         self.before = self.write("#RUN end\n. touch never\n! touch never\n").read_bytes()
         self.assertLeft(self.start(RUNMAKER, "--follow", "-r", "runs.txt"), 1, ".!")
 
     @spared
-    def test_a_follower_leaves_when_it_comes_and_stays_when_it_is_taken_back(self):
+    def test_a_follower_leaves_when_it_comes_and_stays_when_it_is_taken_back(self) -> None:
         self.lines(f". {RAN}", "#RUN end", f". {RAN}")
         self.change("#RUN end", "#run end")
         runner = self.start(RUNMAKER, "--follow", "runs.txt")
@@ -661,7 +676,7 @@ class End(DirectiveCase):
         self.assertLeft(runner, 0, "ddd.")
 
     @spared
-    def test_followers_of_a_file_to_come_leave_too(self):
+    def test_followers_of_a_file_to_come_leave_too(self) -> None:
         runner = self.start(RUNMAKER, "--follow", "runs.txt")
         time.sleep(0.2)
         self.lines(f". {RAN}", "#RUN end", ". touch never", name="later.txt")
@@ -669,7 +684,7 @@ class End(DirectiveCase):
         self.assertLeft(runner, 0, "d.")
 
     @spared
-    def test_what_runs_above_is_waited_for(self):
+    def test_what_runs_above_is_waited_for(self) -> None:
         self.lines(f". {WAITING}; {RAN}", f". {RAN}", "#RUN barrier", f". {RAN}", "#RUN end", ". touch never")
         runner = self.start(RUNMAKER, "--follow", "-j2", "runs.txt")
         self.wait_states("rd..")
@@ -680,7 +695,7 @@ class End(DirectiveCase):
         self.assertEqual(self.ran(), [2, 1, 4])
 
     @spared
-    def test_lines_above_for_another_host_hold_nobody_but_at_a_barrier(self):
+    def test_lines_above_for_another_host_hold_nobody_but_at_a_barrier(self) -> None:
         self.lines("#RUN host=bob", f". {RAN}", "#RUN", f". {RAN}", "#RUN end", f". {RAN}")
         self.assertLeft(self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt"), 0, ".d.")
         self.edit("#RUN end\n", f"#RUN barrier\n. {RAN}\n#RUN end\n")
@@ -694,13 +709,13 @@ class End(DirectiveCase):
         self.assertEqual(self.ran(), [4, 2, 6])
 
     @spared
-    def test_what_failed_above_is_run_again_once_by_a_follower_that_retries(self):
+    def test_what_failed_above_is_run_again_once_by_a_follower_that_retries(self) -> None:
         self.before = self.write(f"! {RAN}; false\n#RUN end\n! {RAN}\n. {RAN}\n").read_bytes()
         self.assertLeft(self.start(RUNMAKER, "--follow", "-r", "runs.txt"), 1, "!!.")
         self.assertEqual(self.ran(), [1])
 
     @spared
-    def test_a_barrier_below_it_holds_nobody(self):
+    def test_a_barrier_below_it_holds_nobody(self) -> None:
         self.lines(f". {RAN}", "#RUN end", "#RUN host=bob", ". true", "#RUN", "#RUN barrier", ". touch never")
         self.assertLeft(self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt"), 0, "d..")
 
@@ -708,7 +723,7 @@ class End(DirectiveCase):
 class Together(DirectiveCase):
     """together= needs a server: on a shared file these lines are left alone, and that is said once."""
 
-    def test_these_lines_are_left_and_the_others_run(self):
+    def test_these_lines_are_left_and_the_others_run(self) -> None:
         self.lines(
             "#RUN together=g host=*",
             ". touch never",
@@ -727,7 +742,7 @@ class Together(DirectiveCase):
         self.assertTold("runmaker4-server.py")
 
     @spared
-    def test_a_barrier_below_them_waits_and_says_for_what(self):
+    def test_a_barrier_below_them_waits_and_says_for_what(self) -> None:
         self.lines("#RUN together=g host=*", ". touch never", "#RUN", "#RUN barrier", f". {RAN}")
         runner = self.start_impatient("runs.txt")
         self.wait_told("line 4", "line 2")
@@ -739,7 +754,7 @@ class Stalls(DirectiveCase):
     """Who waits for long is said once: which line, and for what."""
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_barrier_that_waits_for_a_line_of_another_host(self):
+    def test_a_barrier_that_waits_for_a_line_of_another_host(self) -> None:
         self.lines(
             f". {RAN}", "#RUN host=bob,carol", f". {RAN}", "#RUN", f". {RAN}", "#RUN barrier", f". {RAN}"
         )
@@ -752,7 +767,7 @@ class Stalls(DirectiveCase):
         self.assertLeft(runner, 130, "d.d.")
 
     @spared
-    def test_a_follower_with_a_line_for_a_host_that_never_comes(self):
+    def test_a_follower_with_a_line_for_a_host_that_never_comes(self) -> None:
         self.lines("#RUN host=bob", ". touch never")
         runner = self.start_impatient("--follow", "--name", "alice", "runs.txt")
         self.wait_told("line 2", "bob")
@@ -762,7 +777,7 @@ class Stalls(DirectiveCase):
         self.assertLeft(runner, 0, ".")
 
     @spared
-    def test_with_the_usual_patience_nothing_is_said_early(self):
+    def test_with_the_usual_patience_nothing_is_said_early(self) -> None:
         self.lines("#RUN host=bob", f". {RAN}", "#RUN", "#RUN barrier", f". {RAN}")
         runner = self.start(RUNMAKER, "--name", "alice", "runs.txt")
         time.sleep(0.6)
@@ -771,7 +786,7 @@ class Stalls(DirectiveCase):
         self.assertLeft(runner, 0, "dd")
 
     @spared
-    def test_the_usual_patience_is_half_a_minute(self):
+    def test_the_usual_patience_is_half_a_minute(self) -> None:
         ended = self.run_script(
             "env",
             f"PYTHONPATH={os.path.dirname(self.command(RUNMAKER)[1])}",
@@ -787,13 +802,13 @@ class Stalls(DirectiveCase):
 class Changes(DirectiveCase):
     """Directives that are appended, edited or removed hold for the jobs not yet claimed."""
 
-    def start_robert(self, *options: str) -> subprocess.Popen:
+    def start_robert(self, *options: str) -> subprocess.Popen[bytes]:
         """A runner of this name, which is in its first job."""
         runner = self.start_hasty("--name", "robert", *options, "runs.txt")
         self.wait_up(1, runner=runner)
         return runner
 
-    def test_appended_ones_hold_for_the_lines_below(self):
+    def test_appended_ones_hold_for_the_lines_below(self) -> None:
         self.lines(f". {WAITING}", ". true")
         runner = self.start_robert()
         self.append("#RUN host=nobody", ". touch never", "#RUN host=robert timeout=0.1", ". sleep 9")
@@ -801,7 +816,7 @@ class Changes(DirectiveCase):
         self.assertLeft(runner, 1, "dd.!")
 
     @spared
-    def test_one_that_is_edited_in_place_holds_for_the_next_claim(self):
+    def test_one_that_is_edited_in_place_holds_for_the_next_claim(self) -> None:
         self.lines(f". {WAITING}", "#RUN host=robert", ". touch never", "#RUN host=nobody", f". {RAN}")
         runner = self.start_robert()
         self.change("host=robert", "host=others")
@@ -809,7 +824,7 @@ class Changes(DirectiveCase):
         self.open_gate()
         self.assertLeft(runner, 0, "d.d")
 
-    def assertHeldBack(self, runner):
+    def assertHeldBack(self, runner) -> None:
         """The job in line 4, below a new barrier, begins when that in line 1 has ended, not when line 2 has.
         """
         self.write("", "last")
@@ -820,7 +835,7 @@ class Changes(DirectiveCase):
         self.assertEqual(self.ran(), [1, 4])
 
     @spared
-    def test_a_barrier_that_comes_in_place_holds_back_the_next_claim(self):
+    def test_a_barrier_that_comes_in_place_holds_back_the_next_claim(self) -> None:
         self.lines(f". {WAITING}; {RAN}", f". {LAST}", "#run barrier", f". {RAN}")
         runner = self.start_robert("-j2")
         self.wait_states("rr.")
@@ -828,7 +843,7 @@ class Changes(DirectiveCase):
         self.assertHeldBack(runner)
 
     @spared
-    def test_so_does_one_that_comes_in_place_above_what_runs(self):
+    def test_so_does_one_that_comes_in_place_above_what_runs(self) -> None:
         self.lines(f". {WAITING}; {RAN}", "#run barrier", f". {LAST}", f". {RAN}")
         runner = self.start_robert("-j2")
         self.wait_states("rr.")
@@ -837,7 +852,7 @@ class Changes(DirectiveCase):
         self.assertHeldBack(runner)
 
     @spared
-    def test_a_barrier_that_an_editor_puts_in_holds_back_the_next_claim(self):
+    def test_a_barrier_that_an_editor_puts_in_holds_back_the_next_claim(self) -> None:
         self.lines(f". {WAITING}; {RAN}", f". {LAST}", f". {RAN}")
         runner = self.start_robert("-j2")
         self.wait_states("rr.")
@@ -846,7 +861,7 @@ class Changes(DirectiveCase):
         self.assertHeldBack(runner)
 
     @spared
-    def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self):
+    def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self) -> None:
         for how in (
             lambda: self.change("#RUN barrier", "#run barrier"),
             lambda: self.edit("#RUN barrier\n", ""),
@@ -858,7 +873,7 @@ class Changes(DirectiveCase):
             how()
             self.assertLeft(runner, 0, ".d")
 
-    def test_a_waiting_runner_takes_over_the_lines_that_it_waited_for(self):
+    def test_a_waiting_runner_takes_over_the_lines_that_it_waited_for(self) -> None:
         self.lines("#RUN host=nobody", f". {RAN}", "#RUN", "#RUN barrier", f". {RAN}")
         runner = self.start_hasty("--name", "robert", "runs.txt")
         time.sleep(0.3)
@@ -867,7 +882,7 @@ class Changes(DirectiveCase):
         self.assertEqual(self.ran(), [2, 5])
 
     @spared
-    def test_a_follower_takes_lines_that_are_its_own_from_now_on(self):
+    def test_a_follower_takes_lines_that_are_its_own_from_now_on(self) -> None:
         self.lines("#RUN host=nobody", f". {RAN}", "#RUN", "#RUN host=other1", f". {RAN}")
         runner = self.start_hasty("--name", "robert", "--follow", "runs.txt")
         time.sleep(0.3)
@@ -879,7 +894,7 @@ class Changes(DirectiveCase):
         self.assertLeft(runner, 0, "dd")
 
     @spared
-    def test_one_that_comes_in_pieces_counts_as_a_whole(self):
+    def test_one_that_comes_in_pieces_counts_as_a_whole(self) -> None:
         self.lines(f". {RAN}")
         runner = self.start(RUNMAKER, "--name", "b", "--follow", "runs.txt")
         for piece in "#RUN host=b", "ob\n. touch never\n#RU", "N en", "d\n":
@@ -928,7 +943,7 @@ runmaker4.Scan.next = find_and_append
         ),
     )
 
-    def test_it_keeps_nobody_for_ever_who_does_not_take_it(self):
+    def test_it_keeps_nobody_for_ever_who_does_not_take_it(self) -> None:
         for number, (text, *_) in enumerate(self.ENDS):
             self.write(text, f"{number}.txt")
         runners = [
@@ -942,7 +957,7 @@ runmaker4.Scan.next = find_and_append
                 self.assertEqual((ended.code, self.states(f"{number}.txt")), (code, states))
 
     @spared
-    def test_what_is_written_behind_the_reader_counts_as_a_whole(self):
+    def test_what_is_written_behind_the_reader_counts_as_a_whole(self) -> None:
         runners = []
         for number, (first, _, rest, _) in enumerate(self.PIECES):
             self.write(first, f"{number}.txt")
@@ -977,7 +992,7 @@ class Claims(test_parts.JobFileCase):
         super().setUp()
         self.clock = Ticking()
 
-    def claims(self, jobs: runmaker4.Cursor, follow: bool = False) -> List[bytes]:
+    def claims(self, jobs: runmaker4.Cursor, follow: bool = False) -> list[bytes]:
         """What one runner on alice is given in some seconds, while none of it ends."""
         takers, given = runmaker4.Takers([runmaker4.Taker("alice", follow)]), []
         for _ in range(10):
@@ -992,7 +1007,7 @@ class Claims(test_parts.JobFileCase):
         self.assertEqual(jobs.finish(job, b"d"), "")
         return job.number
 
-    def append_behind_reader(self, first: bytes, rest: bytes) -> List[bytes]:
+    def append_behind_reader(self, first: bytes, rest: bytes) -> list[bytes]:
         """What alice is given of a file whose rest is written just after its last line was found cut."""
         jobs, find, rests = self.jobs(first), runmaker4.Scan.next, [rest]
         holder = runmaker4.open_companion(str(self.path))
@@ -1053,7 +1068,7 @@ class MalformedLater(DirectiveCase):
     """A directive that is wrong and comes later is said once; what stands below it waits until it is mended.
     """
 
-    def start_it(self, *options: str) -> subprocess.Popen:
+    def start_it(self, *options: str) -> subprocess.Popen[bytes]:
         self.lines(f". {WAITING}", f". {RAN}")
         runner = self.start_hasty(*options, "runs.txt")
         self.wait_up(1, runner=runner)
@@ -1063,7 +1078,7 @@ class MalformedLater(DirectiveCase):
         self.wait_states("ddd..")
         return runner
 
-    def test_a_runner_waits_until_it_is_mended(self):
+    def test_a_runner_waits_until_it_is_mended(self) -> None:
         runner = self.start_it("-j2")
         time.sleep(0.2)
         self.assertIsNone(runner.poll())
@@ -1073,7 +1088,7 @@ class MalformedLater(DirectiveCase):
         self.assertTold("line 4")
 
     @spared
-    def test_or_until_it_is_gone(self):
+    def test_or_until_it_is_gone(self) -> None:
         runner = self.start_it("--follow")
         self.edit("#RUN hots=x\n", "")
         self.wait_states("ddddd")
@@ -1081,7 +1096,7 @@ class MalformedLater(DirectiveCase):
         self.assertLeft(runner, 0, "ddddd")
 
     @spared
-    def test_another_one_is_said_anew(self):
+    def test_another_one_is_said_anew(self) -> None:
         runner = self.start_it()
         self.change("hots=x", "host=,")
         wait_until(lambda: self.times_told("line 4") == 2, what="it is said anew")
@@ -1089,7 +1104,7 @@ class MalformedLater(DirectiveCase):
         self.assertLeft(runner, 130, "ddd..")
 
     @spared
-    def test_in_a_file_that_comes_later_nothing_below_it_runs(self):
+    def test_in_a_file_that_comes_later_nothing_below_it_runs(self) -> None:
         runner = self.start_hasty("--follow", "runs.txt")
         self.wait_told("waiting for it")
         self.lines(f". {RAN}", "#RUN barrier x", ". touch never", name="later.txt")
@@ -1105,7 +1120,7 @@ class MalformedLater(DirectiveCase):
 class DryRun(DirectiveCase):
     """--dry-run leaves out what is for other hosts, and groups."""
 
-    def test_what_is_for_others_or_a_group_is_not_listed(self):
+    def test_what_is_for_others_or_a_group_is_not_listed(self) -> None:
         self.before = self.write(
             ". a\n#RUN host=bob\n. b\n! c\n#RUN host=alice timeout=5\n. d\n#RUN barrier\n! e\n"
             "#RUN together=g host=*\n. f\n! g\n#RUN\n. h\n"
@@ -1119,7 +1134,7 @@ class DryRun(DirectiveCase):
 class WaitForChecks(DirectiveCase):
     """A failed check that blocks the rest ends runwait4.py, too."""
 
-    def test_it_ends_with_status_1_and_says_which_line(self):
+    def test_it_ends_with_status_1_and_says_which_line(self) -> None:
         self.write("d a\n! b\n#RUN barrier check\n. c\n")
         calls = [(RUNWAIT, *options, "runs.txt") for options in ((), ("-e", "--progress"))]
         for call, ended in self.run_all(calls):
@@ -1129,7 +1144,7 @@ class WaitForChecks(DirectiveCase):
                 self.assertEqual(ended.err.count(b"\n"), 1)
 
     @spared
-    def test_it_waits_while_something_runs_or_may_run_and_for_plain_barriers(self):
+    def test_it_waits_while_something_runs_or_may_run_and_for_plain_barriers(self) -> None:
         texts = {"running.txt": f". {WAITING}\n! b\n#RUN barrier check\n. c\n",
                  "above.txt": "! a\n. b\n#RUN barrier check\n. c\n", "plain.txt": "! a\n#RUN barrier\n. c\n",
                  "below.txt": ". a\n#RUN barrier check\n! b\n"}
@@ -1148,13 +1163,13 @@ class WaitForChecks(DirectiveCase):
             self.assertIsNone(waiter.poll(), name)
 
     @spared
-    def test_status_is_told_as_ever(self):
+    def test_status_is_told_as_ever(self) -> None:
         self.write("#RUN host=bob\n! b\n#RUN barrier check\n. c\n#RUN nonsense\n")
         ended = self.run_script(RUNWAIT, "--status", "runs.txt")
         self.assertEqual((ended.code, ended.err, ended.out[:7]), (0, b"", b"2 jobs:"))
 
     @spared
-    def test_it_waits_for_a_runner_that_mends_it(self):
+    def test_it_waits_for_a_runner_that_mends_it(self) -> None:
         self.lines(f"! {WAITING}", "#RUN barrier check", f". {RAN}")
         runner = self.start(RUNMAKER, "-r", "runs.txt")
         self.wait_up(1)
@@ -1171,7 +1186,7 @@ class ManyLines(DirectiveCase):
     """Directives mean the same among many lines, wherever the file is cut for reading."""
     LINES = 1_000_000 if ALL else 100_000 if FULL else 10_000
 
-    def write_by_turns(self) -> Set[int]:
+    def write_by_turns(self) -> set[int]:
         """A file of long and short lines for alice and for bob by turns, some of them jobs; the lines of
         alice's.
         """
@@ -1194,7 +1209,7 @@ class ManyLines(DirectiveCase):
         self.before = self.write("".join(lines)).read_bytes()
         return ours
 
-    def leave_few(self, ours: Set[int]) -> Set[int]:
+    def leave_few(self, ours: set[int]) -> set[int]:
         """Take out the barriers, which others' lines keep closed, and all but some of our jobs; their lines.
         """
         left = {*sorted(ours)[:5], *sorted(ours)[-200:]}
@@ -1204,7 +1219,7 @@ class ManyLines(DirectiveCase):
         self.before = self.write(b"".join(text)).read_bytes()
         return left
 
-    def test_each_line_obeys_the_directive_above_it_and_none_is_missed(self):
+    def test_each_line_obeys_the_directive_above_it_and_none_is_missed(self) -> None:
         ours = self.write_by_turns()
         listed = self.run_jobs("--dry-run", "--name", "alice", timeout=300)
         self.assertEqual({int(line.split()[0]) for line in listed.out.splitlines()}, ours)
@@ -1215,7 +1230,7 @@ class ManyLines(DirectiveCase):
         self.assertOnlyStatesChanged()
 
     @spared
-    def test_a_barrier_far_below_waits_for_a_line_far_above(self):
+    def test_a_barrier_far_below_waits_for_a_line_far_above(self) -> None:
         filler = "d a job that has ended long ago\n" * (self.LINES // 2)
         self.before = self.write(
             f"{filler}. sleep 0.3; {RAN}\n{filler}#RUN barrier\n{filler}. {RAN}\n"
@@ -1225,7 +1240,7 @@ class ManyLines(DirectiveCase):
         self.assertEqual(self.ran(), [half + 1, 3 * half + 3])
 
     @spared
-    def test_many_barriers_are_held_in_a_file_of_a_million_lines(self):
+    def test_many_barriers_are_held_in_a_file_of_a_million_lines(self) -> None:
         filler = "d a job that has ended\n" * (self.LINES // 20)
         self.sections(*[[0.05, 0, 0, 0]] * 20, barrier=f"{filler}#RUN barrier")
         started = [self.start(RUNMAKER, "-q", "-j2", "runs.txt") for _ in range(2)]
@@ -1233,13 +1248,13 @@ class ManyLines(DirectiveCase):
         self.assertBarriersHeld({runner.pid for runner in started})
 
     @spared
-    def test_a_malformed_one_at_the_end_of_a_million_lines_is_refused(self):
+    def test_a_malformed_one_at_the_end_of_a_million_lines_is_refused(self) -> None:
         self.write(". touch never\n" * self.LINES + "#RUN host=\n")
         self.assertRefused(self.run_jobs(stderr=subprocess.PIPE), f"line {self.LINES + 1}: ")
         self.assertFalse(self.exists("never"))
 
     @spared
-    def test_as_many_directives_as_jobs(self):
+    def test_as_many_directives_as_jobs(self) -> None:
         half = self.LINES // 2
         self.write(
             "#RUN host=bob timeout=5\nd true\n" * half + f"#RUN host=alice\n. {RAN}\n#RUN host=bob\n. {RAN}\n"
@@ -1266,7 +1281,7 @@ class Story(marks.Reader):
      back.
     """
 
-    def __init__(self, runners: Set[int], section: Dict[int, int]) -> None:
+    def __init__(self, runners: set[int], section: dict[int, int]) -> None:
         super().__init__(runners)
         self.section = section
         # per section: jobs that have never come to their end
@@ -1274,7 +1289,7 @@ class Story(marks.Reader):
         for number in section.values():
             self.to_end[number] += 1
         self.lowest = 0                                     # section that has begun
-        self.backs: Set[int] = set()
+        self.backs: set[int] = set()
 
     def back(self, job: int) -> None:
         self.backs.add(job)
@@ -1303,7 +1318,7 @@ class Story(marks.Reader):
         super().end(job, pid)
 
 
-def story_problems(text: bytes, section: Dict[int, int], runners: Set[int]) -> List[str]:
+def story_problems(text: bytes, section: dict[int, int], runners: set[int]) -> list[str]:
     """What the marks say that must not be; nothing, if all is well."""
     story = Story(runners, section)
     events = {"start": story.start, "end": story.end, "killed": story.kill, "back": story.back}
@@ -1323,23 +1338,23 @@ class TheStory(unittest.TestCase):
     def found(self, text: str) -> str:
         return "; ".join(story_problems(text.encode(), self.SECTIONS, {50, 60}))
 
-    def test_one_section_after_the_other_is_fine(self):
+    def test_one_section_after_the_other_is_fine(self) -> None:
         self.assertEqual(self.found(self.ALL + "start 3 13 60\nend 3 13\n"), "")
 
-    def test_one_that_begins_before_all_above_have_ended_is_found(self):
+    def test_one_that_begins_before_all_above_have_ended_is_found(self) -> None:
         text = "start 1 11 50\nend 1 11\nstart 3 13 60\nend 3 13\nstart 2 12 50\nend 2 12\n"
         self.assertIn("job 3: began while sections above had [1]", self.found(text))
         text = "start 1 11 50\nend 1 11\nstart 2 12 50\nstart 3 13 60\nend 2 12\nend 3 13\n"
         self.assertIn("job 3: began while sections above had [1]", self.found(text))
 
-    def test_one_above_that_runs_again_too_late_is_found_unless_it_was_set_back(self):
+    def test_one_above_that_runs_again_too_late_is_found_unless_it_was_set_back(self) -> None:
         self.assertIn("job 1 of section 0: began when section 1",
                       self.found(self.ALL + "killed 50\nstart 3 13 60\nend 3 13\nstart 1 14 60\nend 1 14\n"))
         self.assertEqual(
             self.found(self.ALL + "start 3 13 60\nback 1\nstart 1 14 60\nend 3 13\nend 1 14\n"), ""
         )
 
-    def test_one_that_begins_while_one_above_runs_again_is_found(self):
+    def test_one_that_begins_while_one_above_runs_again_is_found(self) -> None:
         self.assertIn("job 3 of section 1: began while job 1 ran",
                       self.found(self.ALL + "killed 50\nstart 1 14 60\nstart 3 13 60\nend 3 13\nend 1 14\n"))
 
@@ -1353,7 +1368,7 @@ class Storm(DirectiveCase):
     def setUp(self) -> None:
         super().setUp()
         self.random = random.Random(8)
-        self.killed: List[subprocess.Popen] = []
+        self.killed: list[subprocess.Popen[bytes]] = []
 
     def keep_runners_until(self, condition: Callable[[], object]) -> None:
         """Start new runners for those that died, until condition() is true."""
@@ -1363,10 +1378,10 @@ class Storm(DirectiveCase):
             return condition()
         wait_until(reached, 600)
 
-    def living(self) -> List[subprocess.Popen]:
+    def living(self) -> list[subprocess.Popen[bytes]]:
         return [runner for runner in self.runners() if runner.poll() is None]
 
-    def runners(self) -> List[subprocess.Popen]:
+    def runners(self) -> list[subprocess.Popen[bytes]]:
         return [process for process in self.started if RUNMAKER in " ".join(map(str, process.args))]
 
     def set_back(self) -> None:
@@ -1383,12 +1398,12 @@ class Storm(DirectiveCase):
         jobs = [self.random.choice((0, 0.05, 0.1, 0.3)) for _ in range(self.JOBS)]
         self.sections(*[jobs[at:at + size] for at in range(0, self.JOBS, size)])
 
-    def plan(self, events: List[Callable[[], None]]) -> List[Tuple[int, Callable[[], None]]]:
+    def plan(self, events: list[Callable[[], None]]) -> list[tuple[int, Callable[[], None]]]:
         """Events in a random order, each with the number of jobs that are to have ended before."""
         self.random.shuffle(events)
         return list(zip(sorted(self.random.choices(range(1, self.JOBS * 19 // 20), k=len(events))), events))
 
-    def test_each_job_is_done_and_none_began_before_all_above_had_ended(self):
+    def test_each_job_is_done_and_none_began_before_all_above_had_ended(self) -> None:
         self.write_jobs()
         kills = [lambda: self.kill_one(True), lambda: self.kill_one(False)] * (self.KILLS // 2)
         for ended, event in self.plan(kills + [self.set_back] * self.BACKS):

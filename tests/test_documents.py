@@ -15,9 +15,10 @@ import subprocess
 import time
 import unittest
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Dict, Iterator, List, Optional
+from typing import Optional
 
 from tests.support import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
 
@@ -86,7 +87,7 @@ def prose(document: str) -> str:
     return re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
-def anchors(document: str) -> List[str]:
+def anchors(document: str) -> list[str]:
     """The names that the headings of a document have on GitHub."""
     headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
@@ -95,7 +96,7 @@ def anchors(document: str) -> List[str]:
 # -- what the commands meet ----------------------------------------------------------------------------------
 
 # Stand-ins for programs that a test does not have.  The first ones are the user's own
-STUBS = {name: "" for name in ("prepare", "collect", "assemble", "anywhere", "prog", "train", "run")}
+STUBS = dict.fromkeys(("prepare", "collect", "assemble", "anywhere", "prog", "train", "run"), "")
 STUBS.update({
     # ... a simulation: one of them fails, and all take as long as a test wants them to
     "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
@@ -155,9 +156,9 @@ class Recipe:
     # it does not end by itself, but has done its work when this command succeeds
     until: str = ""
     states: str = ""                    # of the jobs in runs.txt at the end
-    files: Dict[str, str] = field(default_factory=dict)         # besides FILES
+    files: dict[str, str] = field(default_factory=dict)         # besides FILES
     # what is replaced in it: it may take too long here
-    instead: Dict[str, str] = field(default_factory=dict)
+    instead: dict[str, str] = field(default_factory=dict)
 
 
 BY_SCRIPT = {                           # for commands that are not in RECIPES
@@ -584,7 +585,7 @@ FOREIGN_OPTIONS = {  # of other programs
 
 # -- the output that is shown --------------------------------------------------------------------------------
 
-def without_chance(text: str) -> List[str]:
+def without_chance(text: str) -> list[str]:
     """The lines of an output, with words for what differs from run to run: hosts, processes, times, ports,
     ...
     """
@@ -657,11 +658,11 @@ class Commands(Case):
             (self.bin / name).write_text(f"#!/bin/sh\n{body}\n")
             (self.bin / name).chmod(0o755)
 
-    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+    def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         return {**super().environ(extra), "PATH": f"{self.bin}:{os.environ['PATH']}"}
 
-    def pieces(self) -> List[Piece]:
-        found: Dict[str, Piece] = {}
+    def pieces(self) -> list[Piece]:
+        found: dict[str, Piece] = {}
         for document in DOCUMENTS:
             for piece in read_pieces(document):
                 known = found.setdefault(piece.text, piece)
@@ -728,12 +729,12 @@ class Commands(Case):
     def make_home(self, name: str, recipe: Recipe) -> pathlib.Path:
         """A directory with the scripts and the files that a command needs."""
         home = self.dir / name
-        for name, text in {
+        for file, text in {
             **FILES,
             **({"runs.txt": recipe.jobs} if recipe.jobs else {}),
             **recipe.files,
         }.items():
-            path = home / name
+            path = home / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
             path.chmod(0o755)
@@ -742,7 +743,7 @@ class Commands(Case):
         return home
 
     @staticmethod
-    def await_end(process: subprocess.Popen, until: str, home: pathlib.Path) -> str:
+    def await_end(process: subprocess.Popen[bytes], until: str, home: pathlib.Path) -> str:
         """Wait until the command has ended, or has done its work, if it does not end.
 
         What is wrong, or ''.

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import unittest
-from typing import Dict
 
 from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, wait_until
 from tests.tcp import TcpCase
@@ -23,13 +22,13 @@ import argparse
 class EarlySignal(TcpCase):
     """The signal is sent within the first line that imports something."""
 
-    def early(self, number: signal.Signals) -> Dict[str, str]:
+    def early(self, number: signal.Signals) -> dict[str, str]:
         """An environment in which a script sends itself this signal when it has just begun."""
         (self.dir / "early").mkdir(exist_ok=True)
         self.write(EARLY, "early/argparse.py")
         return {"EARLY": str(int(number)), "PYTHONPATH": str(self.dir / "early")}
 
-    def test_hup_and_usr1_start_no_job(self):
+    def test_hup_and_usr1_start_no_job(self) -> None:
         for number in signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT:
             with self.subTest(number=number):
                 self.jobs("true")
@@ -38,14 +37,14 @@ class EarlySignal(TcpCase):
                 self.assertIn(f"{number.name}: starting no more jobs".encode(), ended.err)
                 self.assertEqual(self.states(), ".")
 
-    def test_int_and_term_are_the_exit_status(self):
+    def test_int_and_term_are_the_exit_status(self) -> None:
         for number in signal.SIGINT, signal.SIGTERM:
             with self.subTest(number=number):
                 self.jobs("true")
                 ended = self.run_jobs(env=self.early(number))
                 self.assertEqual((ended.code, self.states()), (128 + number, "."), ended.err)
 
-    def test_what_was_ignored_at_the_start_stays_ignored(self):
+    def test_what_was_ignored_at_the_start_stays_ignored(self) -> None:
         started = {}
         for number in signal.SIGHUP, signal.SIGINT, signal.SIGTERM:
             self.write(". kill -s TERM $$\n", number.name)      # but not for jobs
@@ -57,13 +56,13 @@ class EarlySignal(TcpCase):
                 self.assertGreaterEqual(ended.code, 0, ended.err)
                 self.assertIn(self.states(name=number.name), "e!")
 
-    def test_a_refused_start_is_refused_all_the_same(self):
+    def test_a_refused_start_is_refused_all_the_same(self) -> None:
         self.assertRefused(
             self.run_script(RUNMAKER, "missing.txt", env=self.early(signal.SIGUSR1)), "missing.txt"
         )
         self.assertRefused(self.run_script(RUNMAKER, "--none", env=self.early(signal.SIGHUP)), "FILE")
 
-    def test_one_that_goes_into_the_background_takes_the_signal_along(self):
+    def test_one_that_goes_into_the_background_takes_the_signal_along(self) -> None:
         self.jobs("true")
         ended = self.run_jobs("-d", "--errors", "errors", env=self.early(signal.SIGUSR1))
         self.assertEqual(ended.code, 0, ended.err)
@@ -72,7 +71,7 @@ class EarlySignal(TcpCase):
         self.assertNobodyLeft()
         self.assertEqual(self.states(), ".")
 
-    def test_a_server_ends_as_it_should(self):
+    def test_a_server_ends_as_it_should(self) -> None:
         self.jobs("true")
         for number, code in (signal.SIGUSR1, 0), (signal.SIGTERM, 143):
             with self.subTest(number=number):
@@ -85,7 +84,7 @@ class EarlySignal(TcpCase):
                 else:
                     self.assertIn(b"USR1: handing out no more jobs", ended.err)
 
-    def test_a_client_ends_as_it_should(self):
+    def test_a_client_ends_as_it_should(self) -> None:
         self.jobs("true")
         server = self.start_server()
         for number in signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT:
@@ -104,7 +103,7 @@ class LongStarts(TcpCase):
         program.send_signal(number)
         self.assertIn(self.finish(program, timeout=5).code, (-number, 128 + number))
 
-    def test_a_client_whose_server_is_silent(self):
+    def test_a_client_whose_server_is_silent(self) -> None:
         for options in (), ("--status",):
             with self.subTest(options=options), socket.create_server((self.HOST, 0)) as silent:
                 client = self.start_program(RUNCLIENT, "--token", "0" * 32, "--port", silent.getsockname()[1],
@@ -113,13 +112,13 @@ class LongStarts(TcpCase):
                 with connection:
                     self.assertEndsAtOnce(client, signal.SIGINT)
 
-    def test_a_dry_run_that_nobody_reads(self):
+    def test_a_dry_run_that_nobody_reads(self) -> None:
         self.jobs(*["true"] * 20_000)
         runner = self.start(RUNMAKER, "--dry-run", "runs.txt")
         os.read(runner.stdout.fileno(), 1)
         self.assertEndsAtOnce(runner, signal.SIGTERM)
 
-    def test_a_file_of_slots_whose_last_line_is_being_written(self):
+    def test_a_file_of_slots_whose_last_line_is_being_written(self) -> None:
         self.jobs("true")
         self.write("a", "names")
         wrapped = (

@@ -3,12 +3,12 @@ never.
 """
 import os
 import random
-import signal
 import re
+import signal
 import subprocess
 import threading
 import unittest
-from typing import Callable, List
+from typing import Callable
 from unittest import mock
 
 import runmaker4
@@ -25,7 +25,7 @@ SAVE = "\nopen(path, 'w').write(text); time.sleep(0.05)"
 class EditCase(RunCase):
     """Helpers for tests of editing."""
 
-    def start_edit(self, statements: str, name: str = "editor.py", **settings: object) -> subprocess.Popen:
+    def start_edit(self, statements: str, name: str = "editor.py", **settings: object) -> subprocess.Popen[bytes]:
         """Start --edit with an editor of this name that does this to `text`."""
         editor = self.write(EDITOR + statements + SAVE, name)
         return self.start(RUNSET, "--edit", "runs.txt", env={"EDITOR": f"python3 '{editor}'", "VISUAL": "",
@@ -164,7 +164,7 @@ class WorstMoments(EditCase):
     def setUp(self) -> None:
         super().setUp()
         self.path = self.write(". a\n. b\n! c\n")
-        self.said: List[str] = []
+        self.said: list[str] = []
         self.runner_jobs = runmaker4.Cursor(runmaker4.JobFile(str(self.path), say=self.said.append),
                                             [runmaker4.Taker("")])
         self.job = self.runner_jobs.claim()
@@ -255,7 +255,7 @@ class Shared(EditCase):
             if folder.stat().st_gid != self.GROUP and not folder.stat().st_mode & 0o001:
                 self.skipTest(f"nobody else may enter {folder}")
 
-    def edit_as(self, user: int, group: int, groups: List[int], theirs: bytes) -> str:
+    def edit_as(self, user: int, group: int, groups: list[int], theirs: bytes) -> str:
         """Merge this as a user, in a child; what is wrong."""
         self.assertTrue(runset4.difflib.SequenceMatcher)        # is loaded while its file can be read
         reader, writer = os.pipe()

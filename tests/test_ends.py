@@ -7,10 +7,22 @@ import signal
 import subprocess
 import time
 import unittest
-from typing import Sequence
+from collections.abc import Sequence
 
-from tests.support import (FULL, RUNMAKER, RUNSET, SLEEPING, UP, WAITING, Ended, RunCase, alive,
-                           console_lines, printed, wait_until)
+from tests.support import (
+    FULL,
+    RUNMAKER,
+    RUNSET,
+    SLEEPING,
+    UP,
+    WAITING,
+    Ended,
+    RunCase,
+    alive,
+    console_lines,
+    printed,
+    wait_until,
+)
 
 # Jobs that are more than one process.  Each makes its up.LINE when all of its parts run.
 TREES = (
@@ -39,12 +51,12 @@ DEAF = (
 class Trees(RunCase):
     """No process of a job lives on after the runner has ended the job."""
 
-    def start_all(self, commands: Sequence[str], *options: object, quick: bool = False) -> subprocess.Popen:
+    def start_all(self, commands: Sequence[str], *options: object, quick: bool = False) -> subprocess.Popen[bytes]:
         """Run these commands all at once, to where they are up."""
         self.jobs(*commands)
         return self.start_jobs("-j", len(commands), *options, up=range(1, len(commands) + 1), quick=quick)
 
-    def test_int_ends_every_part_of_a_job_and_does_not_wait_for_kill(self):
+    def test_int_ends_every_part_of_a_job_and_does_not_wait_for_kill(self) -> None:
         runner = self.start_all(TREES)
         start = time.monotonic()
         runner.send_signal(signal.SIGINT)
@@ -52,7 +64,7 @@ class Trees(RunCase):
         self.assertLess(time.monotonic() - start, 8)
         self.assertFalse(self.exists("never"))
 
-    def test_the_command_after_the_one_that_runs_is_not_begun(self):
+    def test_the_command_after_the_one_that_runs_is_not_begun(self) -> None:
         """A shell gets TERM before its commands, or it sees one end and goes on; one CPU brings that to
         light.
         """
@@ -64,27 +76,27 @@ class Trees(RunCase):
         self.assertEnded(self.finish(runner), 130, "e" * jobs)
         self.assertFalse(self.exists("never"))
 
-    def test_a_timeout_ends_every_part_of_a_job_and_the_next_job_runs(self):
+    def test_a_timeout_ends_every_part_of_a_job_and_the_next_job_runs(self) -> None:
         runner = self.start_all([*TREES, f"{UP}; true"], "--timeout", "1")
         self.assertEnded(self.finish(runner), 1, "!" * len(TREES) + "d")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_after_a_timeout_jobs_that_ignore_term_are_killed(self):
+    def test_after_a_timeout_jobs_that_ignore_term_are_killed(self) -> None:
         runner = self.start_all([*DEAF, f"{UP}; true"], "--timeout", "0.8", quick=True)
         self.assertEnded(self.finish(runner), 1, "!" * len(DEAF) + "d")
 
-    def test_after_int_jobs_that_ignore_term_are_killed(self):
+    def test_after_int_jobs_that_ignore_term_are_killed(self) -> None:
         runner = self.start_all(DEAF, quick=True)
         runner.send_signal(signal.SIGINT)
         self.assertEnded(self.finish(runner), 130, "e" * len(DEAF))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 10 s")
-    def test_after_the_walltime_jobs_that_ignore_term_are_killed(self):
+    def test_after_the_walltime_jobs_that_ignore_term_are_killed(self) -> None:
         runner = self.start_all(DEAF, "--walltime", "2")
         self.assertEnded(self.finish(runner), 1, "e" * len(DEAF))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 10 s")
-    def test_kill_comes_ten_seconds_after_term(self):
+    def test_kill_comes_ten_seconds_after_term(self) -> None:
         runner = self.start_all(DEAF)
         start = time.monotonic()
         runner.send_signal(signal.SIGTERM)
@@ -92,10 +104,10 @@ class Trees(RunCase):
         self.assertGreater(time.monotonic() - start, 9.9)
         self.assertLess(time.monotonic() - start, 20)
 
-    def test_a_part_without_its_environment_is_ended_because_it_descends_from_the_job(self):
+    def test_a_part_without_its_environment_is_ended_because_it_descends_from_the_job(self) -> None:
         self.check_bare("env -i setsid sh -c 'echo $$ > pid; sleep 60; :' &")
 
-    def test_a_part_without_its_environment_and_parent_is_ended_because_it_is_of_the_session(self):
+    def test_a_part_without_its_environment_and_parent_is_ended_because_it_is_of_the_session(self) -> None:
         self.check_bare("env -i sh -c 'sleep 60 & echo $! > pid';")
 
     def check_bare(self, start: str) -> None:
@@ -113,7 +125,7 @@ class Trees(RunCase):
         if alive(pid):
             os.kill(pid, signal.SIGKILL)
 
-    def test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead(self):
+    def test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead(self) -> None:
         inner = shlex.join(self.command(RUNMAKER, "inner.txt"))
         self.write(". : > inner.up; sleep 60\n", "inner.txt")
         self.jobs(
@@ -126,7 +138,7 @@ class Trees(RunCase):
         self.assertNobodyLeft()
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_other_jobs_are_not_touched_when_one_is_ended(self):
+    def test_other_jobs_are_not_touched_when_one_is_ended(self) -> None:
         self.jobs("setsid sleep 60", "sleep 0.5",
                   "setsid sh -c 'until grep -q \"^!\" runs.txt; do sleep 0.05; done; touch lived'")
         self.assertEnded(self.run_jobs("-j2", "--timeout", "0.9"), 1, "!dd")
@@ -150,14 +162,14 @@ runmaker4.ProcessTable.read = count
         self.assertEnded(ended, code, states)
         self.assertLess(len(self.read("readings")), self.COUNT / 2)
 
-    def test_int(self):
+    def test_int(self) -> None:
         self.jobs(*[SLEEPING] * self.COUNT)
         runner = self.start_patched(self.COUNTED, "-q", f"-j{self.COUNT}", "runs.txt")
         self.wait_up(*range(1, self.COUNT + 1), runner=runner)
         runner.send_signal(signal.SIGINT)
         self.assertFewReadings(self.finish(runner), 130, "e" * self.COUNT)
 
-    def test_timeout(self):
+    def test_timeout(self) -> None:
         self.jobs(*["sleep 60"] * self.COUNT)
         runner = self.start_patched(self.COUNTED, "-q", f"-j{self.COUNT}", "--timeout=0.5", "runs.txt")
         self.assertFewReadings(self.finish(runner), 1, "!" * self.COUNT)
@@ -183,9 +195,9 @@ wait %1
 kill -0 $(cat stranger) && : >lives
 """
 
-    def test_a_stranger_with_that_number_is_not_touched(self):
+    def test_a_stranger_with_that_number_is_not_touched(self) -> None:
         probe = [*self.PRIVATE, "sh", "-c", f"echo 400 >shell; {self.SET_NEXT}"]
-        if subprocess.run(probe, cwd=self.dir, stderr=subprocess.DEVNULL).returncode:
+        if subprocess.run(probe, cwd=self.dir, stderr=subprocess.DEVNULL, check=False).returncode:
             self.skipTest("this user may have no process numbers of his own (unshare --pid)")
         (self.dir / "shell").unlink()
         self.jobs(
@@ -202,7 +214,7 @@ class WithoutProc(RunCase):
     """Where there is no /proc a job's process group is ended."""
     WITHOUT = "import runmaker4\nrunmaker4.ProcessTable.read = lambda: runmaker4.ProcessTable([])\n"
 
-    def test_timeout(self):
+    def test_timeout(self) -> None:
         self.jobs(
             "(sleep 2; touch never) & wait",
             "(trap 'sleep 0.5; touch last; exit' TERM; sleep 60 & wait) & wait",
@@ -213,7 +225,7 @@ class WithoutProc(RunCase):
         time.sleep(2.0)
         self.assertFalse(self.exists("never"))
 
-    def test_second_int(self):
+    def test_second_int(self) -> None:
         self.jobs(f"trap '' TERM; sleep 60 & {SLEEPING}; sleep 60")
         runner = self.start_patched(self.WITHOUT, "-q", "runs.txt")
         self.wait_up(1, runner=runner)
@@ -226,7 +238,7 @@ class WithoutProc(RunCase):
 class Timeouts(RunCase):
     """--timeout: a job that runs longer is ended and marked !."""
 
-    def test_a_job_that_runs_too_long_is_marked_as_failed_and_the_console_says_why(self):
+    def test_a_job_that_runs_too_long_is_marked_as_failed_and_the_console_says_why(self) -> None:
         self.jobs(f"echo before; {SLEEPING}; touch never", "echo after")
         ended = self.run_jobs("--timeout", "0.4")
         self.assertEnded(ended, 1, "!d")
@@ -238,12 +250,12 @@ class Timeouts(RunCase):
         self.assertFalse(self.exists("never"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_time_of_each_job_counts_alone(self):
+    def test_the_time_of_each_job_counts_alone(self) -> None:
         self.jobs(*["sleep 0.2"] * 4)
         self.assertEnded(self.run_jobs("--timeout", "0.75"), 0, "dddd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_durations_have_units_and_none_is_no_limit(self):
+    def test_durations_have_units_and_none_is_no_limit(self) -> None:
         for words, seconds in ("0.005m", 60), ("none", 0.5):
             self.write(f". sleep {seconds}\n", words)
         for (*_, words), ended in self.run_all(
@@ -253,7 +265,7 @@ class Timeouts(RunCase):
                 state = "d" if words == "none" else "!"
                 self.assertEqual((ended.code, self.states(words)), (int(state == "!"), state))
 
-    def test_a_job_that_ends_well_on_term_has_run_too_long_all_the_same(self):
+    def test_a_job_that_ends_well_on_term_has_run_too_long_all_the_same(self) -> None:
         self.jobs(f"trap 'exit 0' TERM; {UP}; while :; do sleep 0.1; done")
         self.assertEnded(self.run_jobs("--timeout", "0.4"), 1, "!")
 
@@ -268,7 +280,7 @@ class Retries(RunCase):
     def count(self) -> int:
         return len(self.read("runs.1").split())
 
-    def test_a_job_is_run_again_at_once_until_it_is_well_or_has_had_its_retries(self):
+    def test_a_job_is_run_again_at_once_until_it_is_well_or_has_had_its_retries(self) -> None:
         """Whether it fails or dies of a signal; one that is well is not repeated."""
         self.jobs(f"{COUNTED} 2", f"{COUNTED} 99", f"{COUNTED} 0", f"{COUNTED} 1 || kill -9 $$")
         ended = self.run_jobs("--retries", 2)
@@ -279,18 +291,18 @@ class Retries(RunCase):
             [text[:6] for text in status[:6]], [b"forked", b"exit 1"] * 2 + [b"forked", b"exit 0"]
         )
 
-    def test_no_retries_is_one_run(self):
+    def test_no_retries_is_one_run(self) -> None:
         self.jobs(f"{COUNTED} 99")
         self.assertEnded(self.run_jobs("--retries", 0), 1, "!")
         self.assertEqual(self.count(), 1)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_job_that_runs_too_long_is_retried(self):
+    def test_a_job_that_runs_too_long_is_retried(self) -> None:
         self.jobs(f"{COUNTED} 1 || sleep 60")
         self.assertEnded(self.run_jobs("--retries", 1, "--timeout", "0.4"), 0, "d")
         self.assertEqual(self.count(), 2)
 
-    def test_the_line_stays_running_from_the_first_run_to_the_last(self):
+    def test_the_line_stays_running_from_the_first_run_to_the_last(self) -> None:
         self.jobs("head -c1 runs.txt >> seen; test $(wc -c < seen) -gt 3")
         self.assertEnded(self.run_jobs("--retries", 3), 0, "d")
         self.assertEqual(self.read("seen"), b"rrrr")
@@ -301,26 +313,26 @@ class TooManyFailures(RunCase):
     start.
     """
 
-    def test_after_so_many_failures_nothing_more_is_started(self):
+    def test_after_so_many_failures_nothing_more_is_started(self) -> None:
         self.jobs("exit 1", "true", "echo a\0b", "touch never")
         ended = self.run_jobs("--max-failed", 2)
         self.assertEnded(ended, 1, "!de.")
         self.assertComplains(ended, "2 jobs more failed", "--max-failed", "no more jobs")
 
-    def test_what_runs_is_waited_for(self):
+    def test_what_runs_is_waited_for(self) -> None:
         self.jobs(WAITING, "exit 1", "touch never")
         runner = self.start_jobs("-j2", "--max-failed", 1)
         self.wait_states("r!.")
         self.open_gate()
         self.assertEnded(self.finish(runner), 1, "d!.")
 
-    def test_what_has_failed_before_does_not_count_nor_does_a_retry(self):
+    def test_what_has_failed_before_does_not_count_nor_does_a_retry(self) -> None:
         self.write("! exit 1\ne exit 1\n. [ -e tried ] && exit; : > tried; exit 1\n. true\n")
         ended = self.run_jobs("--max-failed", 1, "-r", "--retries", 1)
         self.assertEqual((ended.code, self.states()), (1, "!!dd"), ended.err)
         self.assertNotIn(b"--max-failed", ended.err.rpartition(b"run again")[0])
 
-    def test_failures_of_others_count(self):
+    def test_failures_of_others_count(self) -> None:
         self.jobs(WAITING, "touch never", "true")
         with open(self.dir / "said", "wb") as said:
             runner = self.start_jobs("--max-failed", 1, stderr=said)
@@ -333,11 +345,11 @@ class TooManyFailures(RunCase):
 class CutOff(RunCase):
     """A command that is cut off is one that fails; what the runner adds does not complete it."""
 
-    def test_a_command_without_its_end_fails(self):
+    def test_a_command_without_its_end_fails(self) -> None:
         self.jobs("true &&", "echo lost |", "f()", "cat <<END", "if true; then", "(true")
         self.assertEnded(self.run_jobs("-q"), 1, "!!!!!!")
 
-    def test_commands_that_look_as_if_they_were_cut_off_do_not(self):
+    def test_commands_that_look_as_if_they_were_cut_off_do_not(self) -> None:
         self.jobs("true \\", "# nothing but a comment", "sleep 0 &", "{ true; }", "-n 2>/dev/null; true")
         self.assertEnded(self.run_jobs("-q"), 0, "ddddd")
 
@@ -346,35 +358,35 @@ class Walltimes(RunCase):
     """--walltime T: after T what runs is ended and marked e; no job is started whose timeout no longer fits.
     """
 
-    def test_what_runs_is_ended_and_not_retried_and_what_waits_stays_new(self):
+    def test_what_runs_is_ended_and_not_retried_and_what_waits_stays_new(self) -> None:
         self.jobs("true", SLEEPING, "touch never")
         self.assertEnded(self.run_jobs("--walltime", "2", "--retries", "5", "--retry"), 1, "de.")
 
-    def test_a_runner_that_is_done_before_does_not_wait_and_a_failure_counts(self):
+    def test_a_runner_that_is_done_before_does_not_wait_and_a_failure_counts(self) -> None:
         self.jobs("true", "false")
         self.assertEnded(self.run_jobs("--walltime", "1h", timeout=30), 1, "d!")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_following_runner_leaves_at_its_walltime_and_all_is_well_if_all_is_done(self):
+    def test_a_following_runner_leaves_at_its_walltime_and_all_is_well_if_all_is_done(self) -> None:
         self.jobs("true")
         start = time.monotonic()
         self.assertEnded(self.run_jobs("--walltime", "1.5", "--follow"), 0, "d")
         self.assertGreater(time.monotonic() - start, 1.5)
 
-    def test_no_job_is_started_whose_timeout_does_not_fit(self):
+    def test_no_job_is_started_whose_timeout_does_not_fit(self) -> None:
         self.jobs("touch never")
         ended = self.run_jobs("--walltime", "30", "--timeout", "60", timeout=20)
         self.assertEnded(ended, 1, ".")
         self.assertFalse(self.exists("never"))
         self.assertComplains(ended, "line 1: its timeout is 1m 00s, and the wall time is over in ")
 
-    def test_a_job_is_not_retried_whose_timeout_does_not_fit_any_more(self):
+    def test_a_job_is_not_retried_whose_timeout_does_not_fit_any_more(self) -> None:
         self.jobs("echo >> runs; sleep 1.2; false")
         self.assertEnded(self.run_jobs("--walltime", "61", "--timeout", "60", "--retries", "9"), 1, "!")
         self.assertEqual(self.read("runs"), b"\n")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_jobs_are_started_as_long_as_their_timeout_fits(self):
+    def test_jobs_are_started_as_long_as_their_timeout_fits(self) -> None:
         self.jobs("sleep 1.2", "touch never")
         self.assertEnded(self.run_jobs("--walltime", "5", "--timeout", "4"), 1, "d.")
 

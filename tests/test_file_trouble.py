@@ -6,10 +6,22 @@ import resource
 import subprocess
 import time
 import unittest
-from typing import Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from tests.support import (FULL, HASTY, INTERVAL, RUNMAKER, RUNWAIT, WAITING, Ended, RunCase, as_bytes,
-                           wait_until, without_states)
+from tests.support import (
+    FULL,
+    HASTY,
+    INTERVAL,
+    RUNMAKER,
+    RUNWAIT,
+    WAITING,
+    Ended,
+    RunCase,
+    as_bytes,
+    wait_until,
+    without_states,
+)
 from tests.tcp import TcpCase
 
 
@@ -17,7 +29,7 @@ class FileCase(RunCase):
     """A job waits at the gate, something happens to the file, the gate opens."""
 
     def wait_at_gate(
-        self, *others: str, first: str = WAITING, options: Sequence[str] = (), **settings
+        self, *others: str, first: str = WAITING, options: Sequence[str] = (), **settings: Any
     ) -> None:
         """Start a runner whose first job waits at the gate; the other jobs come after it."""
         self.jobs(first, *others)
@@ -56,7 +68,7 @@ class FileCase(RunCase):
 class Deleted(FileCase):
     """The job file is deleted: what runs may end, and its result is said."""
 
-    def test_the_running_job_ends_and_its_result_is_said(self):
+    def test_the_running_job_ends_and_its_result_is_said(self) -> None:
         self.wait_at_gate("touch never", first=f"{WAITING}; touch finished", quick=True)
         (self.dir / "runs.txt").unlink()
         ended = self.go_on()
@@ -71,24 +83,24 @@ class Deleted(FileCase):
 class Replaced(FileCase):
     """The job file is replaced by an editor: the new file is followed."""
 
-    def test_the_result_goes_into_the_new_file_and_its_new_lines_are_run(self):
+    def test_the_result_goes_into_the_new_file_and_its_new_lines_are_run(self) -> None:
         self.wait_at_gate()
         self.replace(b". touch above\n" + self.running + b". touch below\n")
         self.assertEnded(self.go_on(), 0, "ddd")
         self.assertTrue(self.exists("above") and self.exists("below"))
 
-    def test_a_failure_goes_into_the_new_file_too(self):
+    def test_a_failure_goes_into_the_new_file_too(self) -> None:
         self.wait_at_gate(first=f"{WAITING}; exit 7")
         self.replace(b"# a comment, with a longer text than before\n" + self.running)
         self.assertEnded(self.go_on(), 1, "!")
 
-    def test_a_line_that_the_new_file_lacks_is_said(self):
+    def test_a_line_that_the_new_file_lacks_is_said(self) -> None:
         self.wait_at_gate(quick=True)
         self.replace(b". touch instead\n")
         self.assertLineGone(self.go_on(), "d")
         self.assertTrue(self.exists("instead"))
 
-    def test_an_idle_following_runner_goes_on_with_the_new_file(self):
+    def test_an_idle_following_runner_goes_on_with_the_new_file(self) -> None:
         self.jobs("touch first")
         runner = self.start(RUNMAKER, "--follow", "runs.txt")
         self.wait_states("d")
@@ -101,19 +113,19 @@ class Replaced(FileCase):
 class Truncated(FileCase):
     """The job file is cut: what is left stays as it is."""
 
-    def test_an_emptied_file_stays_empty_and_the_result_is_said(self):
+    def test_an_emptied_file_stays_empty_and_the_result_is_said(self) -> None:
         self.wait_at_gate("touch never", quick=True)
         self.rewrite(b"")
         self.assertLineGone(self.go_on(), "")
         self.assertFalse(self.exists("never"))
 
-    def test_a_single_byte_of_the_line_is_left_alone(self):
+    def test_a_single_byte_of_the_line_is_left_alone(self) -> None:
         self.wait_at_gate(quick=True)
         self.rewrite(b"r")
         self.assertLineGone(self.go_on(), "")
         self.assertEqual(self.read(), b"r")
 
-    def test_a_file_that_is_cut_after_the_running_line_is_well(self):
+    def test_a_file_that_is_cut_after_the_running_line_is_well(self) -> None:
         self.wait_at_gate("touch never", "touch never")
         self.rewrite(self.running)
         self.assertEnded(self.go_on(), 0, "d")
@@ -142,20 +154,20 @@ runmaker4.JobFile.survey = noting(runmaker4.JobFile.survey)
         wait_until(lambda: self.exists("looked"), what="somebody has looked")
         self.jobs(command)
 
-    def test_a_runner_runs_what_comes_back(self):
+    def test_a_runner_runs_what_comes_back(self) -> None:
         self.write("")
         runner = self.start_patched(self.NOTED, "runs.txt")
         self.save()
         self.assertEnded(self.finish(runner), 0, "d")
 
-    def test_who_waits_for_the_jobs_goes_on(self):
+    def test_who_waits_for_the_jobs_goes_on(self) -> None:
         self.write("")
         waiter = self.start_patched(self.NOTED, "-e", "runs.txt", script=RUNWAIT)
         self.save("false")
         self.assertEqual(self.run_jobs().code, 1)
         self.assertEqual(self.finish(waiter).code, 1, "it has seen the job fail")
 
-    def test_a_client_and_a_server_that_is_to_leave_when_all_is_done_stay(self):
+    def test_a_client_and_a_server_that_is_to_leave_when_all_is_done_stay(self) -> None:
         self.write("")
         server = self.start_server("--exit-when-done", patch=self.NOTED)
         client = self.start_client(server)
@@ -164,7 +176,7 @@ runmaker4.JobFile.survey = noting(runmaker4.JobFile.survey)
         self.assertEqual(self.finish(server).code, 0)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_server_stays_that_nobody_asks(self):
+    def test_a_server_stays_that_nobody_asks(self) -> None:
         self.write("")
         server = self.start_server("--exit-when-done", patch=self.NOTED)
         self.save()
@@ -175,12 +187,12 @@ runmaker4.JobFile.survey = noting(runmaker4.JobFile.survey)
 class Edited(FileCase):
     """The job file is edited in place: results find their line, changed jobs run as they now stand."""
 
-    def test_a_running_line_that_moves_down_gets_its_result_there(self):
+    def test_a_running_line_that_moves_down_gets_its_result_there(self) -> None:
         self.wait_at_gate()
         self.rewrite(b". touch above\n" + self.running)
         self.assertEnded(self.go_on(), 0, "dd")
 
-    def test_a_running_line_that_moves_up_gets_its_result_there(self):
+    def test_a_running_line_that_moves_up_gets_its_result_there(self) -> None:
         self.write("# a comment that will be deleted\n")
         self.before = b"# a comment that will be deleted\n"
         self.append_bytes(f". {WAITING}; exit 1\n. touch below\n".encode())
@@ -188,27 +200,27 @@ class Edited(FileCase):
         self.rewrite(self.read().partition(b"\n")[2])
         self.assertEnded(self.go_on(), 1, "!d")
 
-    def test_two_running_lines_of_the_same_text_that_move_by_one_line_both_get_their_results(self):
+    def test_two_running_lines_of_the_same_text_that_move_by_one_line_both_get_their_results(self) -> None:
         self.wait_at_gate(WAITING, options=["-j2"])
         self.wait_up(2)
         above = b". touch above;" .ljust(len(self.running) - 1, b" ") + b"\n"
         self.rewrite(above + 2 * self.running)
         self.assertEnded(self.go_on(), 0, "ddd")
 
-    def test_a_running_line_with_another_command_gets_no_result(self):
+    def test_a_running_line_with_another_command_gets_no_result(self) -> None:
         self.wait_at_gate(quick=True)
         self.rewrite(b". touch instead\n")
         self.assertLineGone(self.go_on(), "d")
         self.assertTrue(self.exists("instead"))
 
-    def test_a_state_that_was_set_by_hand_is_left_alone_and_that_is_said(self):
+    def test_a_state_that_was_set_by_hand_is_left_alone_and_that_is_said(self) -> None:
         self.wait_at_gate("touch second")
         self.rewrite(b"x" + self.running[1:] + b". touch second\n")
         ended = self.go_on()
         self.assertComplains(ended, "line 1")
         self.assertEnded(ended, 1, "xd")
 
-    def test_a_waiting_job_runs_as_it_now_stands(self):
+    def test_a_waiting_job_runs_as_it_now_stands(self) -> None:
         self.wait_at_gate("touch old", "echo third >> third")
         self.rewrite(self.running + b". touch a-new-and-longer-name\n. echo third >> third\n")
         self.assertEnded(self.go_on(), 0, "ddd")
@@ -216,14 +228,14 @@ class Edited(FileCase):
         self.assertFalse(self.exists("old"))
         self.assertEqual(self.read("third"), b"third\n")
 
-    def test_a_waiting_job_that_was_deleted_is_not_run_and_the_next_runs_once(self):
+    def test_a_waiting_job_that_was_deleted_is_not_run_and_the_next_runs_once(self) -> None:
         self.wait_at_gate("touch never", "echo third >> third")
         self.rewrite(self.running + b". echo third >> third\n")
         self.assertEnded(self.go_on(), 0, "dd")
         self.assertFalse(self.exists("never"))
         self.assertEqual(self.read("third"), b"third\n")
 
-    def test_what_looks_like_a_job_in_the_middle_of_a_line_is_not_run(self):
+    def test_what_looks_like_a_job_in_the_middle_of_a_line_is_not_run(self) -> None:
         """After the edit '. touch never' stands just where the next line began before, but in a command."""
         tail = b". touch never\n"
         self.wait_at_gate("touch second", first=f"{WAITING} # {tail.decode().strip()}")
@@ -232,7 +244,7 @@ class Edited(FileCase):
         self.assertTrue(self.exists("second"))
         self.assertFalse(self.exists("never"))
 
-    def test_a_job_that_was_joined_to_the_comment_above_is_not_run(self):
+    def test_a_job_that_was_joined_to_the_comment_above_is_not_run(self) -> None:
         """The line stands where it stood, byte for byte, but the newline before it is a blank now."""
         self.before = self.write(f". {WAITING}\n# text\n. touch never\n. touch last\n").read_bytes()
         self.runner = self.start_jobs()
@@ -245,18 +257,18 @@ class Edited(FileCase):
 class Appended(FileCase):
     """A last line without a newline counts once the file has not grown for a second; no newline is added."""
 
-    def test_a_last_line_without_a_newline_is_run(self):
+    def test_a_last_line_without_a_newline_is_run(self) -> None:
         self.before = self.write(". touch first\n. touch second").read_bytes()
         self.assertEnded(self.finish(self.start_hasty("runs.txt")), 0, "dd")
         self.assertTrue(self.exists("second"))
 
-    def test_a_line_that_is_appended_while_jobs_run_is_run(self):
+    def test_a_line_that_is_appended_while_jobs_run_is_run(self) -> None:
         self.wait_at_gate(options=["-j2"], quick=True)
         self.append_bytes(b". touch second")
         wait_until(lambda: self.exists("second"), what="the second job has run beside the first")
         self.assertEnded(self.go_on(), 0, "dd")
 
-    def test_a_line_that_still_grows_is_not_run_before_it_is_whole(self):
+    def test_a_line_that_still_grows_is_not_run_before_it_is_whole(self) -> None:
         self.wait_at_gate(options=["-j2"], quick=True)
         slowest, pause = 0.0, INTERVAL / 14
         for byte in b". echo $((1111111)) >> got\n":
@@ -271,7 +283,7 @@ class Appended(FileCase):
         self.assertEnded(self.go_on(), 0, "dd")
         self.assertEqual(self.read("got"), b"1111111\n")
 
-    def test_a_running_last_line_may_get_its_newline_and_more_lines(self):
+    def test_a_running_last_line_may_get_its_newline_and_more_lines(self) -> None:
         self.before = self.write(f". {WAITING}").read_bytes()
         self.runner = self.start_jobs(quick=True)
         self.append_bytes(b"\n. touch second\n")
@@ -281,7 +293,7 @@ class Appended(FileCase):
 class ReadOnly(FileCase):
     """The job file is made read-only: who has it open goes on."""
 
-    def test_the_running_job_gets_its_result(self):
+    def test_the_running_job_gets_its_result(self) -> None:
         self.wait_at_gate("true", quick=True, **self.bound_by_permissions())
         (self.dir / "runs.txt").chmod(0o444)
         self.assertEnded(self.go_on(), 0, "dd")
@@ -296,7 +308,7 @@ class FullDisk(FileCase):
             *options, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         )
 
-    def test_output_files(self):
+    def test_output_files(self) -> None:
         self.jobs("head -c 100000 /dev/zero", "echo small")
         ended = self.run_limited(50_000, "--outdir", "out")
         self.assertComplains(ended, "out", "too large")
@@ -304,27 +316,27 @@ class FullDisk(FileCase):
         self.assertLessEqual(set(self.read("out/1.out")), {0})
         self.assertEqual(self.read("out/2.out"), b"small\n")
 
-    def test_the_console_still_shows_what_the_output_directory_has_no_room_for(self):
+    def test_the_console_still_shows_what_the_output_directory_has_no_room_for(self) -> None:
         self.jobs("seq 1 3000")
         ended = self.run_limited(2000, "--outdir", "out")
         self.assertEqual(ended.code, 1)
         shown = [line.rpartition(b" ")[2] for line in ended.out.splitlines() if line.startswith(b"stdout")]
         self.assertEqual(shown, [as_bytes(str(number)) for number in range(1, 3001)])
 
-    def test_the_log_file(self):
+    def test_the_log_file(self) -> None:
         self.jobs("echo a", "echo b", "exit 3")
         ended = self.run_limited(1000, "-l", "log")
         self.assertComplains(ended, "log", "too large")
         self.assertEnded(ended, 1, "dd!")
         self.assertIn(b"): a ", self.read("log"))
 
-    def test_the_job_log(self):
+    def test_the_job_log(self) -> None:
         self.jobs("true", "true", "exit 3")
         ended = self.run_limited(100, "--joblog", "joblog")
         self.assertComplains(ended, "joblog", "too large")
         self.assertEnded(ended, 1, "dd!")
 
-    def test_an_output_directory_that_becomes_a_file(self):
+    def test_an_output_directory_that_becomes_a_file(self) -> None:
         self.wait_at_gate("echo second", options=["--outdir", "out"])
         os.rename(self.dir / "out", self.dir / "out.old")
         self.write("not a directory\n", "out")
@@ -348,7 +360,7 @@ def pwrite(fd, data, offset):
 os.pwrite = pwrite
 """
 
-    def test_a_result_that_finds_no_room_is_written_as_soon_as_there_is(self):
+    def test_a_result_that_finds_no_room_is_written_as_soon_as_there_is(self) -> None:
         self.jobs("touch ran", "touch second")
         runner = self.start_patched(self.SETUP, "-j1", "runs.txt")
         wait_until(lambda: self.exists("tried"), what="the first job has run, and its result finds no room")
@@ -372,7 +384,7 @@ class SmallFileSystem(FileCase):
         """
         (self.dir / "full").mkdir(exist_ok=True)
         probe = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE
+            ["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE, check=False
         )
         if probe.returncode != 0:
             self.skipTest(f"no mount namespace with a tmpfs of our own: {probe.stderr.decode()}")
@@ -381,14 +393,14 @@ class SmallFileSystem(FileCase):
         words = self.command(RUNMAKER, "-q", *options, file)
         return self.run_script("unshare", "-rm", "sh", "-c", script, "sh", *words)
 
-    def test_a_job_file_on_a_full_disk_gets_its_states(self):
+    def test_a_job_file_on_a_full_disk_gets_its_states(self) -> None:
         self.jobs("true", "exit 3", "head -c 200000 /dev/zero")
         ended = self.run_there("full/runs.txt")
         self.assertEqual((ended.code, ended.out[:1]), (1, b"d"), ended.err)
         self.assertEqual(without_states(ended.out), without_states(self.before))
         self.assertEqual([line[:1] for line in ended.out.splitlines()], [b"d", b"!", b"d"])
 
-    def test_logs_on_a_full_disk_stop_no_job(self):
+    def test_logs_on_a_full_disk_stop_no_job(self) -> None:
         for options in ("--outdir", "full/out"), ("-l", "full/log"), ("--joblog", "full/out/joblog"):
             with self.subTest(options=options):
                 self.jobs("head -c 200000 /dev/zero", "true", "exit 3")

@@ -6,14 +6,15 @@ import random
 import sys
 import unittest
 from collections import Counter
-from typing import Callable, Iterable, Iterator, List, Tuple
+from collections.abc import Iterable, Iterator
+from typing import Callable
 
 from tests.support import RUNSET, RUNWAIT, SCRIPTS_AT, Case
 
 FILES = 300
 BOM = b"\xef\xbb\xbf"
 LONG_AGO = 1_000_000_000            # so that a last line without a newline counts
-Job = Tuple[int, bytes, bytes]      # line number, state, command
+Job = tuple[int, bytes, bytes]      # line number, state, command
 WORDS = {b".": "new", b"r": "running", b"d": "done", b"!": "failed", b"e": "error"}
 
 # Calls main() of a script for each file; what it prints goes to two files beside.  One process: imports take
@@ -31,7 +32,7 @@ for path in sys.argv[2:]:
 """
 
 
-def parse(data: bytes) -> List[Job]:
+def parse(data: bytes) -> list[Job]:
     """The job lines of a file, the straightforward way."""
     jobs = []
     if data.startswith(BOM):
@@ -46,7 +47,7 @@ def parse(data: bytes) -> List[Job]:
     return jobs
 
 
-def stray(data: bytes) -> List[int]:
+def stray(data: bytes) -> list[int]:
     """The lines that are neither jobs, nor comments, nor blank, and not just being written."""
     jobs = [number for number, _, _ in parse(data)]
     lines = data[len(BOM):].split(b"\n") if data.startswith(BOM) else data.split(b"\n")
@@ -86,7 +87,7 @@ class RandomBytes(Case):
     def setUp(self) -> None:
         super().setUp()
         random_ = random.Random(4)
-        makers: List[Callable[[random.Random], bytes]] = [noise, near_misses, job_lines]
+        makers: list[Callable[[random.Random], bytes]] = [noise, near_misses, job_lines]
         self.files = {}
         for number in range(FILES):
             data = makers[number % len(makers)](random_)
@@ -96,7 +97,7 @@ class RandomBytes(Case):
             os.utime(path, (LONG_AGO, LONG_AGO))
             self.files[path] = data
 
-    def read_all(self, paths: Iterable[pathlib.Path], call: str) -> Iterator[Tuple[bytes, List[Job], bytes]]:
+    def read_all(self, paths: Iterable[pathlib.Path], call: str) -> Iterator[tuple[bytes, list[Job], bytes]]:
         """Let a script read these files: the bytes of each, its jobs, and what the script printed."""
         ended = self.run_script(
             sys.executable, "-c", READ_ALL, call, *paths, env={"PYTHONPATH": str(SCRIPTS_AT)}

@@ -60,7 +60,7 @@ class Servers(TcpCase):
 
     def hint(self, *words: str) -> "re.Match[str]":
         """The commands that run again what failed, of a server that was started so."""
-        if subprocess.run([*PRIVATE, "true"], stderr=subprocess.DEVNULL).returncode:
+        if subprocess.run([*PRIVATE, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
             self.skipTest("this user may have no network of his own (unshare -n)")
         server = self.start_program(RUNSERVER, "--port", 0, *words, within=PRIVATE)
         wait_until(

@@ -17,15 +17,42 @@ import sys
 import threading
 import time
 import unittest
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import runmaker4
 from tests.proxy import Proxy
 from tests.support import ALL, FULL, GATE, MARK, RUNSERVER, UP, WAITING, marked, peak_memory, wait_until
 from tests.tcp import TcpCase
-from tests.wire import (BEGIN, END, FROM_CLIENT, FROM_SERVER, HAVE, HELLO, JOBS, NO_JSON, NO_NUMBERS,
-                        NO_OBJECTS, PROVEN, TOKEN, UNPROVEN, WELCOME, Closed, FakeServer, Peer, fields_of,
-                        frame, garbage, mutilate, new_key, plain, read_plain, spoiled, split, traces)
+from tests.wire import (
+    BEGIN,
+    END,
+    FROM_CLIENT,
+    FROM_SERVER,
+    HAVE,
+    HELLO,
+    JOBS,
+    NO_JSON,
+    NO_NUMBERS,
+    NO_OBJECTS,
+    PROVEN,
+    TOKEN,
+    UNPROVEN,
+    WELCOME,
+    Closed,
+    FakeServer,
+    Peer,
+    fields_of,
+    frame,
+    garbage,
+    mutilate,
+    new_key,
+    plain,
+    read_plain,
+    split,
+    spoiled,
+    traces,
+)
 
 server_module = importlib.import_module(RUNSERVER[:-len(".py")])
 CONNECTIONS = 10_000 if ALL else 2_000 if FULL else 1_000
@@ -35,7 +62,7 @@ STATUSES = 200 if ALL else 40 if FULL else 0            # of garbage, which are 
 MEMORY = 80                             # MB that a server or client may have at the most
 # seconds: soon over, and long enough for a good client on a busy machine
 GRACE = 2.0
-Message = Dict[str, Any]
+Message = dict[str, Any]
 
 
 class Stage(TcpCase):
@@ -87,7 +114,7 @@ class Stage(TcpCase):
 
 class Attack(unittest.TestCase):
     """Attacks on one server, one after another; after each the good client must be as before."""
-    OPTIONS: Tuple[str, ...] = ()
+    OPTIONS: tuple[str, ...] = ()
     stage: Stage
 
     @classmethod
@@ -104,7 +131,7 @@ class Attack(unittest.TestCase):
 
     def setUp(self) -> None:
         self.before, self.older = self.stage.descriptors(), len(self.stage.states())
-        self.peers: List[Peer] = []
+        self.peers: list[Peer] = []
 
     def tearDown(self) -> None:
         for peer in self.peers:
@@ -197,7 +224,7 @@ class Strangers(Attack):
         with Peer.of(self.port, TOKEN) as peer, self.assertRaises((runmaker4.WireError, Closed)):
             peer.hello().hear()
 
-    def session(self) -> List[bytes]:
+    def session(self) -> list[bytes]:
         """What a client sent, frame by frame: its answer, and what it said after that."""
         with self.peer() as peer:
             peer.hello(name="recorded").hear("welcome")
@@ -260,7 +287,7 @@ class SlowStrangers(Stage):
         peers["half a frame"].push(frame(b" " * UNPROVEN)[:UNPROVEN // 2])
         peers["most of an answer"].push(plain(runmaker4=1, nonce="0" * 32, proof="0" * 64)[:-1])
         drops = iter(frame(b" " * UNPROVEN))
-        ended: Dict[str, float] = {}
+        ended: dict[str, float] = {}
 
         def all_ended() -> bool:
             with contextlib.suppress(Closed):
@@ -295,18 +322,18 @@ class Insiders(Attack):
         """Wait until what the peer has said is dealt with.  Raises Closed if it was turned away."""
         peer.say(dict(type="ping", request=77)).hear("pong")
 
-    def hold(self, count: int = 1, **fields: Any) -> Tuple[Peer, List[Message]]:
+    def hold(self, count: int = 1, **fields: Any) -> tuple[Peer, list[Message]]:
         """An insider that has claimed jobs, and the jobs."""
         peer = self.insider(**{"slots": count, **fields})
         peer.say(dict(type="claim", request=1, want=count, last=False))
         self.ask(peer)
         self.stage.add(6 * count)                       # the good client takes some
-        jobs: List[Message] = []
+        jobs: list[Message] = []
         while len(jobs) < count:
             jobs += peer.hear("jobs")["jobs"]
         return peer, jobs
 
-    def started(self, **fields: Any) -> Tuple[Peer, Message]:
+    def started(self, **fields: Any) -> tuple[Peer, Message]:
         """An insider that says that the job it has claimed runs, with output; its next event has the number
         2.
         """
@@ -350,7 +377,7 @@ class Insiders(Attack):
             peer.say(*({**report, "n": number} for number, report in enumerate(reports, 1)))
             self.ask(peer)
 
-    def reports(self, key: str) -> List[Message]:
+    def reports(self, key: str) -> list[Message]:
         """What can be said about a job, its end last."""
         changes = dict(
             output=dict(data="x" * (4 * (runmaker4.LogFile.WIDTH + 1))), finish=dict(state="!", how="exit 1")
@@ -582,8 +609,10 @@ class Insiders(Attack):
                     welcome = peer.hear("welcome")
                     jobs = [job for job in jobs if job["id"] not in welcome["lost"] + welcome["settled"]]
                 if "n" in message and jobs:             # it happens to a job that it has
-                    message = {**message, "n": welcome["seen"] + 1, "id": random_.choice(jobs)["id"]}
-                peer.push(peer.forger().frame(spoiled(random_, message, field).encode())).end().rest()
+                    its = {**message, "n": welcome["seen"] + 1, "id": random_.choice(jobs)["id"]}
+                else:
+                    its = message
+                peer.push(peer.forger().frame(spoiled(random_, its, field).encode())).end().rest()
         self.all_end("!de", 60)
         wait_until(
             lambda: len(self.stage.status(self.stage.server)["clients"]) == 1,
@@ -730,7 +759,7 @@ class NoServers(TcpCase):
     """
     PATIENCE = 0.5
 
-    def no_servers(self) -> Dict[str, Callable[[Peer], object]]:
+    def no_servers(self) -> dict[str, Callable[[Peer], object]]:
         """What they do, by name."""
         hello = plain(runmaker4=runmaker4.WIRE_VERSION, nonce="0" * 32)
 
@@ -739,7 +768,7 @@ class NoServers(TcpCase):
                 peer.push(bytes([byte]))
                 time.sleep(0.1)
 
-        found: Dict[str, Callable[[Peer], object]] = {
+        found: dict[str, Callable[[Peer], object]] = {
             "silence": lambda peer: peer.pull(), "drips": drip,
             "noise": lambda peer: peer.push(random.Random(33).randbytes(100_000)).rest(60),
             "an echo": lambda peer: [peer.push(hello), peer.push(peer.pull()).rest(60)],
@@ -861,7 +890,7 @@ class LyingServers(TcpCase):
         dict(type="end"),
     )
 
-    def statuses(self) -> Iterator[List[str]]:
+    def statuses(self) -> Iterator[list[str]]:
         """Statuses that are none, in the JSON of their messages."""
         summary, client, job, end = (runmaker4.encode(message).decode("ascii") for message in self.STATUS)
         yield [summary, job, client, end]
@@ -960,7 +989,7 @@ class LyingServers(TcpCase):
 
     def test_a_server_that_never_acknowledges_output_slows_the_job_and_costs_no_memory(self) -> None:
         text = f" {UP}; head -c 300M /dev/zero; echo ended >ended"
-        sizes: List[int] = []
+        sizes: list[int] = []
 
         def serve(peer: Peer) -> None:
             self.hand_out(dict(text=text), records=True, output=True, window=100_000)(peer)
@@ -1147,7 +1176,7 @@ signal.pause()
 
     INSIDE = 'mount --bind "$1" shared && cd shared && shift && exec "$@"'
 
-    def in_container(self, folder: str) -> List[str]:
+    def in_container(self, folder: str) -> list[str]:
         """Words to put before a command that has this folder as `shared`, and the abstract names of all
         others.
         """

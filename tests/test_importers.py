@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import unittest
-from typing import Callable, Dict, List, Optional
+from typing import Any, Callable, Optional
 
 import runmaker4
 import runset4
@@ -26,13 +26,13 @@ UTF16 = "echo a\n".encode("utf-16")
 class ImportCase(RunCase):
     """Steps that the tests below share."""
 
-    def assertAdds(self, expected: Text, *args: object, said: bytes = b"", **settings) -> None:
+    def assertAdds(self, expected: Text, *args: object, said: bytes = b"", **settings: Any) -> None:
         """runset4.py -q with these arguments succeeds, says just that, and this is what runs.txt is then."""
         ended = self.run_script(RUNSET, "-q", "runs.txt", *args, **settings)
         self.assertEqual((ended.code, ended.out, ended.err), (0, b"", said))
         self.assertEqual(self.read(), as_bytes(expected))
 
-    def assertAllRefused(self, calls: Dict[tuple, str]) -> None:
+    def assertAllRefused(self, calls: dict[tuple, str]) -> None:
         """Arguments for runset4.py and what it must say: each is refused, and there is no runs.txt after
         that.
         """
@@ -239,7 +239,7 @@ class Templates(ImportCase):
         values = [bytes(random_.choice([*range(1, 10), *range(11, 256), *b"'\"$`\\ *"]) for _ in range(30))
                   for _ in range(100)]
         script = b"\n".join(self.fill("printf '%s\\n' {}", value) for value in values)
-        self.assertEqual(subprocess.run(["sh"], input=script, stdout=subprocess.PIPE).stdout,
+        self.assertEqual(subprocess.run(["sh"], input=script, stdout=subprocess.PIPE, check=True).stdout,
                          b"".join(b"%b\n" % value for value in values))
 
     def test_only_the_lines_that_are_added_have_a_number(self) -> None:
@@ -342,7 +342,7 @@ class QuotedPlaces(ImportCase):
             for shell, value in itertools.product(shells, values):
                 command = runset4.Template(as_bytes(template)).fill(1, value, [value] * 9)
                 subprocess.run([shell, "-c", command], cwd=self.dir, stdin=subprocess.DEVNULL, timeout=20,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
                 self.assertFalse((self.dir / "pwned").exists(), (shell, command))
 
 
@@ -815,7 +815,7 @@ class Help(Case):
         self.assertLess(max(map(len, lines)), 80)
         self.assertIn(f"    {RUNSET} ", lines[1])
         text = "\n".join(lines)
-        options: List[str] = "--add-list --template --add-jobs --add-tests --end --reopen --force".split()
+        options: list[str] = "--add-list --template --add-jobs --add-tests --end --reopen --force".split()
         self.assertEqual([option for option in options if option not in text], [])
 
 

@@ -3,7 +3,7 @@ import json
 import os
 import resource
 import signal
-from typing import Any, Dict, List
+from typing import Any
 
 from tests.support import RUNMAKER, RUNWAIT, SLEEPING, wait_until
 from tests.tcp import TcpCase
@@ -15,12 +15,12 @@ END = START | {"state", "exit", "signal", "cause", "seconds", "cpu", "memory", "
 class JournalCase(TcpCase):
     """Helpers for tests of the journal."""
 
-    def entries(self, event: str = "") -> List[Dict[str, Any]]:
+    def entries(self, event: str = "") -> list[dict[str, Any]]:
         """What stands in the journal, or what of it tells of one kind of event."""
         lines = [json.loads(line) for line in self.read("out/journal").splitlines()]
         return [line for line in lines if line["event"] == event or not event]
 
-    def ends(self) -> Dict[int, Dict[str, Any]]:
+    def ends(self) -> dict[int, dict[str, Any]]:
         """How the last run of each line ended."""
         return {entry["line"]: entry for entry in self.entries("end")}
 
@@ -35,7 +35,7 @@ class JournalCase(TcpCase):
 class Runs(JournalCase):
     """What a runner writes."""
 
-    def test_a_run_is_told_from_its_start_to_its_end(self):
+    def test_a_run_is_told_from_its_start_to_its_end(self) -> None:
         self.write("# comment\n. echo one; echo two >&2; exit 3\n")
         self.run_jobs("--outdir", "out", "--name", "alice", "--slots", "gpu0")
         start, end = self.entries()
@@ -59,7 +59,7 @@ class Runs(JournalCase):
                          ["!", 3, 0, "", 8, ["2.out", "2.err"]])
         self.assertGreaterEqual(end["time"], start["time"])
 
-    def test_time_cpu_and_memory_are_those_of_all_that_the_job_waited_for(self):
+    def test_time_cpu_and_memory_are_those_of_all_that_the_job_waited_for(self) -> None:
         ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10     # no less is the runner's own
         size = (150 << 20) + ours
         self.write(
@@ -74,7 +74,7 @@ class Runs(JournalCase):
         self.assertGreaterEqual(idle["seconds"], 0.3)
         self.assertLess(idle["cpu"], idle["seconds"])
 
-    def test_each_way_to_end_has_its_state_exit_status_signal_and_cause(self):
+    def test_each_way_to_end_has_its_state_exit_status_signal_and_cause(self) -> None:
         self.jobs("true", "exit 7", "kill -9 $$", SLEEPING, "echo a\0b")
         self.run_jobs("--outdir", "out", "--timeout", "0.3")
         self.assertEqual(
@@ -92,20 +92,20 @@ class Runs(JournalCase):
         )
         self.assertEqual(self.ends()[5]["pid"], 0)
 
-    def test_what_a_runner_ends_as_it_is_told_to_leave_was_stopped(self):
+    def test_what_a_runner_ends_as_it_is_told_to_leave_was_stopped(self) -> None:
         self.jobs(SLEEPING)
         runner = self.start_jobs("--outdir", "out")
         runner.send_signal(signal.SIGTERM)
         self.finish(runner)
         self.assertEqual([(end["state"], end["cause"]) for end in self.entries("end")], [("e", "stopped")])
 
-    def test_each_retry_is_a_run(self):
+    def test_each_retry_is_a_run(self) -> None:
         self.write(". echo x; exit 1\n")
         self.run_jobs("--outdir", "out", "--retries", "2")
         self.assertWhole()
         self.assertEqual(len(self.entries("end")), 3)
 
-    def test_a_start_is_there_after_a_second_while_the_job_runs(self):
+    def test_a_start_is_there_after_a_second_while_the_job_runs(self) -> None:
         self.jobs("true", SLEEPING)
         runner = self.start_jobs("--outdir", "out", up=[2])
         wait_until(
@@ -115,7 +115,7 @@ class Runs(JournalCase):
         runner.send_signal(signal.SIGINT)
         self.finish(runner)
 
-    def test_a_file_that_gives_way_is_named_by_its_old_and_its_new_name(self):
+    def test_a_file_that_gives_way_is_named_by_its_old_and_its_new_name(self) -> None:
         self.write(". echo one\n")
         for _ in range(3):
             self.run_jobs("--outdir", "out", "-r")
@@ -123,7 +123,7 @@ class Runs(JournalCase):
         self.assertEqual([(entry["from"], entry["to"]) for entry in self.entries("moved")],
                          [("1.out", "1.out.~1~"), ("1.out", "1.out.~2~")])
 
-    def test_several_runners_write_whole_lines(self):
+    def test_several_runners_write_whole_lines(self) -> None:
         self.jobs(*["echo $JOB_ID"] * 100)
         runners = [
             self.start(RUNMAKER, "-j2", "-q", "--outdir", "out", "--name", name, "runs.txt") for name in "abc"
@@ -134,27 +134,27 @@ class Runs(JournalCase):
         self.assertEqual({line: end["files"] for line, end in self.ends().items()},
                          {line: [f"{line}.out"] for line in range(1, 101)})
 
-    def test_the_closing_line_names_the_command_that_says_why(self):
+    def test_the_closing_line_names_the_command_that_says_why(self) -> None:
         self.jobs("false")
         ended = self.run_jobs("--outdir", "out")
         self.assertRegex(ended.err, rb"; why: .*runwait4\.py --failed --outdir out runs\.txt; run again: ")
         self.jobs("true")
         self.assertNotIn(b"why:", self.run_jobs("--outdir", "out").err)
 
-    def test_what_has_gathered_is_written_when_the_runner_leaves(self):
+    def test_what_has_gathered_is_written_when_the_runner_leaves(self) -> None:
         self.jobs(*["true"] * 5)
         slow = "import runmaker4\nrunmaker4.Journal.AT_ONCE = runmaker4.Journal.GATHER = 60.0\n"
         self.finish(self.start_patched(slow, "--outdir", "out", "runs.txt"))
         self.assertWhole()
         self.assertEqual(sorted(self.ends()), [1, 2, 3, 4, 5])
 
-    def test_any_bytes_of_a_command_survive(self):
+    def test_any_bytes_of_a_command_survive(self) -> None:
         self.write(b". : \xff\xe2\x82\xac\t'\"\\\r\n")
         self.run_jobs("--outdir", "out")
         commands = [os.fsencode(entry["command"]) for entry in self.entries()]
         self.assertEqual(commands, [b": \xff\xe2\x82\xac\t'\"\\"] * 2)
 
-    def test_a_cut_last_line_stays_alone(self):
+    def test_a_cut_last_line_stays_alone(self) -> None:
         self.jobs("true")
         (self.dir / "out").mkdir()
         self.write('{"time": 1, "eve', "out/journal")
@@ -168,13 +168,13 @@ class Runs(JournalCase):
 class Trouble(JournalCase):
     """A journal that cannot be written is said, and no job suffers."""
 
-    def test_what_is_no_file_is_refused_before_anything_runs(self):
+    def test_what_is_no_file_is_refused_before_anything_runs(self) -> None:
         self.jobs("true")
         (self.dir / "out" / "journal").mkdir(parents=True)
         self.assertRefused(self.run_jobs("--outdir", "out"), "out/journal", "directory")
         self.assertEqual(self.states(), ".")
 
-    def test_a_full_disk_is_said_and_the_jobs_go_on(self):
+    def test_a_full_disk_is_said_and_the_jobs_go_on(self) -> None:
         self.jobs("true", "true")
         full = ("import errno, runmaker4\n"
                 "def put(*args): raise OSError(errno.ENOSPC, 'No space left on device')\n"
@@ -184,7 +184,7 @@ class Trouble(JournalCase):
         self.assertComplains(ended, "no space left", "journal is incomplete")
 
 
-    def test_output_on_a_full_disk_is_named_at_the_end_in_the_journal_and_with_the_failures(self):
+    def test_output_on_a_full_disk_is_named_at_the_end_in_the_journal_and_with_the_failures(self) -> None:
         self.jobs("echo short", "seq 1000", "seq 1000; exit 1")
         full = ("import errno, runmaker4\n"
                 "def pwrite_all(fd, data, at, real=runmaker4.pwrite_all):\n"
@@ -205,7 +205,7 @@ class Trouble(JournalCase):
 class Clients(JournalCase):
     """The server writes for its clients."""
 
-    def test_a_run_of_a_client_is_told_as_one_of_a_runner(self):
+    def test_a_run_of_a_client_is_told_as_one_of_a_runner(self) -> None:
         self.jobs("echo one; exit 3", "true")
         server = self.start_server("--outdir", "out")
         self.run_client(server, "--name", "bob")
@@ -218,7 +218,7 @@ class Clients(JournalCase):
         )
         self.assertGreaterEqual(end["cpu"], 0)
 
-    def test_a_run_of_a_client_that_does_not_come_back_is_lost(self):
+    def test_a_run_of_a_client_that_does_not_come_back_is_lost(self) -> None:
         self.jobs(f"echo begun; {SLEEPING}")
         server = self.start_server("--outdir", "out", "--grace", "0.5")
         client = self.start_client(server, up=[1])

@@ -4,7 +4,7 @@ import random
 import tracemalloc
 import unittest
 import unittest.mock
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import runmaker4
 import runwait4
@@ -19,9 +19,9 @@ class JournalCase(Case):
         (self.dir / "out").mkdir(exist_ok=True)
         self.write(b"".join(lines), "out/journal")
 
-    def runs(self) -> Tuple[List[runwait4.Run], List[str]]:
+    def runs(self) -> tuple[list[runwait4.Run], list[str]]:
         """The runs in it, and what was said."""
-        said: List[str] = []
+        said: list[str] = []
         return list(self.opened(said.append).runs()), said
 
     def opened(self, say: Optional[Callable[[str], None]] = None) -> runwait4.Journal:
@@ -30,7 +30,7 @@ class JournalCase(Case):
         self.addCleanup(journal.file.close)
         return journal
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """The last part of each run's name, the last first; nothing may be said."""
         runs, said = self.runs()
         self.assertEqual(said, [])
@@ -110,7 +110,7 @@ class Trouble(JournalCase):
                 dict(reversed(list(json.loads(line).items()))), ensure_ascii=False, separators=(",", ":")
             ).encode()
             + b"\n"
-            for line in pair("é", 1) + [start(2, 2), moved("1.out", "x")]
+            for line in [*pair("é", 1), start(2, 2), moved("1.out", "x")]
         ]
         self.journal(*lines)
         self.assertEqual(self.names(), ["é", "2"])
@@ -140,7 +140,7 @@ class Trouble(JournalCase):
             end(2, 2)[:50] + end(3, 3),
             end(4, 4)[:-1] + b" x\n",
         ]
-        wrong: List[Tuple[str, Any]] = [
+        wrong: list[tuple[str, Any]] = [
             ("time", "now"),
             ("time", 1e300),
             ("time", float("nan")),

@@ -5,10 +5,22 @@ import signal
 import subprocess
 import sys
 import unittest
-from typing import Any, Callable, List
+from typing import Any, Callable
 
-from tests.support import (FULL, GATE, HASTY, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, alive, console_lines,
-                           printed, wait_until)
+from tests.support import (
+    FULL,
+    GATE,
+    HASTY,
+    RUNMAKER,
+    RUNSET,
+    RUNWAIT,
+    Ended,
+    RunCase,
+    alive,
+    console_lines,
+    printed,
+    wait_until,
+)
 
 CLOSES_DESCRIPTORS = "import os; os.closerange(3, 999); os.system(os.environ['WAITS'])"
 
@@ -17,7 +29,7 @@ class LifeSign(RunCase):
     """Helpers: a job that waits at the gate, and runners that die."""
     WAITING = f"echo $$ >>marks; {GATE}; echo ended >>marks"
 
-    def start_runner(self, *options: str, **settings: Any) -> subprocess.Popen:
+    def start_runner(self, *options: str, **settings: Any) -> subprocess.Popen[bytes]:
         return self.start_hasty(*options, "runs.txt", start_new_session=True, **settings)
 
     def job_pid(self) -> int:
@@ -29,7 +41,7 @@ class LifeSign(RunCase):
         marks = self.read("marks") if (self.dir / "marks").exists() else b""
         return len([mark for mark in marks.split() if mark.isdigit()])
 
-    def kill(self, runner: subprocess.Popen) -> None:
+    def kill(self, runner: subprocess.Popen[bytes]) -> None:
         """kill -9 a runner, and all that is in its process group."""
         os.killpg(runner.pid, signal.SIGKILL)
         runner.wait()
@@ -253,7 +265,7 @@ class WithBash(WhoHoldsTheLock):
         if self.run_script("true").code != 0:
             self.skipTest("this user may not bind another shell to /bin/sh (unshare -m)")
 
-    def command(self, script: str, *args: object) -> List[str]:
+    def command(self, script: str, *args: object) -> list[str]:
         private = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
         shell = str(shutil.which(self.SHELL))
         return [*private, "/bin/sh", "-c", self.IN_NAMESPACE, shell, *super().command(script, *args)]
@@ -287,7 +299,7 @@ class EditedFile(EditedHelpers):
     """The file changes under a running job: its result finds the line, and nobody runs the job again."""
     ABOVE = b"# a note\nx held\n"
 
-    def start_with_job(self) -> subprocess.Popen:
+    def start_with_job(self) -> subprocess.Popen[bytes]:
         """A runner whose first job waits at the gate; its idle slot looks for orphans meanwhile."""
         self.write(f". {self.WAITING}\n. true\n")
         runner = self.start_runner("-j2", "--resume")
@@ -295,7 +307,7 @@ class EditedFile(EditedHelpers):
         self.wait_states("rd")
         return runner
 
-    def assert_all_done(self, runner: subprocess.Popen) -> None:
+    def assert_all_done(self, runner: subprocess.Popen[bytes]) -> None:
         """The result stands where the line now stands, and nothing else has changed."""
         ended = self.finish(runner)
         self.assertEqual(ended.code, 0, ended.err)

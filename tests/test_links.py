@@ -23,7 +23,7 @@ class Links(RunCase):
         self.link = self.dir / "link"
         self.link.symlink_to("s1/f1")
 
-    def start_by(self, name: str, *options: str) -> subprocess.Popen:
+    def start_by(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         """A quiet runner on the file of this name, whose job runs."""
         runner = self.start_hasty("-q", *options, name)
         self.wait_file("pids")
@@ -43,7 +43,7 @@ class Links(RunCase):
     def starts(self) -> int:
         return len(self.read("pids").split())
 
-    def end_job(self, runner: subprocess.Popen) -> Ended:
+    def end_job(self, runner: subprocess.Popen[bytes]) -> Ended:
         self.open_gate()
         return self.finish(runner)
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 import unittest
 import unittest.mock
-from typing import Iterator
+from collections.abc import Iterator
 
 import runmaker4
 from tests.support import PYTHON, ROOT, RUNMAKER, WAITING, RunCase, wait_until
@@ -157,7 +157,7 @@ class OverANetwork(LockedCase):
 class Holders(LockedCase):
     """Who has a lock is told, whichever kind of lock it is."""
 
-    def holder(self, kind: str) -> subprocess.Popen:
+    def holder(self, kind: str) -> subprocess.Popen[bytes]:
         process = self.start(PYTHON, "-c", HOLDER, "log", kind)
         self.assertEqual(process.stdout.readline(), b"locked\n")
         return process

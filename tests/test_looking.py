@@ -13,7 +13,7 @@ JOBS = 30_000
 class EditedMeanwhile(Case):
     """The file is edited while a script is in the middle of it."""
 
-    def waiting(self, process: subprocess.Popen) -> int:
+    def waiting(self, process: subprocess.Popen[bytes]) -> int:
         """The bytes that nobody has read yet of what a process printed."""
         return struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))[0]
 

@@ -1,6 +1,5 @@
 """What a user wrote in a job file and no runner understands is refused, or named, before anything runs."""
 import unittest
-from typing import List
 
 import runmaker4
 from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, Case, Text
@@ -24,10 +23,10 @@ ALIKE = "{}: runs.txt: line {} looks like a directive but is a comment (write #R
 class MisreadCase(Case):
     """Steps that the tests below share."""
 
-    def said(self, check: object, text: Text) -> List[str]:
+    def said(self, check: object, text: Text) -> list[str]:
         """What a check of runmaker4.py says of a file of this text, without its place; what it refuses, too.
         """
-        said: List[str] = []
+        said: list[str] = []
         try:
             check(str(self.write(text)), False, said.append)
         except runmaker4.Problem as problem:
@@ -69,8 +68,8 @@ class PlainCommands(MisreadCase):
     def test_one_line_is_enough_with_or_without_its_end(self) -> None:
         for text in "echo a", "echo a\r\n", ".echo", " . a\n", "\t/bin/true\n", b"\xef\xbb\xbfx\n", "\0\0":
             with self.subTest(text=text):
-                text, = self.said(runmaker4.check_lines, text)
-                self.assertIn(": has no job, but 1 line that is no comment, the first is line 1 (", text)
+                said, = self.said(runmaker4.check_lines, text)
+                self.assertIn(": has no job, but 1 line that is no comment, the first is line 1 (", said)
 
     def test_what_has_no_such_line_is_none(self) -> None:
         for text in (

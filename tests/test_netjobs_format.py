@@ -1,7 +1,7 @@
 """runset4.py --add-tests takes NetJobs' configurations as its documentation and its parser have them."""
 import re
 import unittest
-from typing import Dict, Iterator, List
+from collections.abc import Iterator
 
 import runmaker4
 import runset4
@@ -46,7 +46,7 @@ SAMPLE_JOBS = """\
 class FormatCase(Case):
     """Steps that the tests below share."""
 
-    def lines(self, config: Text) -> List[bytes]:
+    def lines(self, config: Text) -> list[bytes]:
         """What a configuration becomes, line by line, without the frame of each test and the line at the end.
         """
         text = b"".join(runset4.test_lines(str(self.write(config, "config"))))
@@ -55,7 +55,7 @@ class FormatCase(Case):
         self.assertIsNone(self.malformed(lines[:-2]))
         return [line for line in lines[:-2] if line != b"#RUN barrier" and not line.startswith(b"# ")]
 
-    def malformed(self, lines: List[bytes]) -> object:
+    def malformed(self, lines: list[bytes]) -> object:
         """The first directive that a runner would refuse."""
         for number, line in enumerate(lines, 1):
             if line.startswith(b"#RUN"):
@@ -68,7 +68,7 @@ class FormatCase(Case):
     def assertBecomes(self, config: Text, *lines: Text) -> None:
         self.assertEqual(self.lines(config), [as_bytes(line) for line in lines])
 
-    def assertRefusedAt(self, configs: Dict[Text, int]) -> None:
+    def assertRefusedAt(self, configs: dict[Text, int]) -> None:
         """Each configuration is refused, in one line that names this line of it; 0: none."""
         for config, number in configs.items():
             with self.subTest(config=config[:200]):

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import time
 import unittest
-from typing import List
 
 from tests.support import FULL, RUNMAKER, RUNSET, RUNWAIT, RunCase, wait_until
 
@@ -31,7 +30,7 @@ class Campaign(RunCase):
             int(os.environ.get("RUNMAKER4_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "big")
         )
         self.seed = self.draws.getstate()[1][0]
-        self.runners: List[subprocess.Popen] = []
+        self.runners: list[subprocess.Popen[bytes]] = []
 
     def start_runner(self) -> None:
         option = self.draws.choice(("--resume", "--retry"))

@@ -10,11 +10,23 @@ import statistics
 import termios
 import time
 import unittest
-from typing import Iterable, Iterator, List, Tuple
+from collections.abc import Iterable, Iterator
 
 from runmaker4 import OPTIONS, VERSION
-from tests.support import (FULL, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, WAITING, Ended, RunCase, alive,
-                           console_lines, printed, wait_until)
+from tests.support import (
+    FULL,
+    RUNMAKER,
+    RUNSET,
+    RUNWAIT,
+    SCRIPTS,
+    WAITING,
+    Ended,
+    RunCase,
+    alive,
+    console_lines,
+    printed,
+    wait_until,
+)
 
 
 class Selection(RunCase):
@@ -27,30 +39,30 @@ class Selection(RunCase):
         self.ended = self.run_jobs(*options)
         return " ".join(self.read("ran").decode().split())
 
-    def test_without_options_only_new_jobs_are_run(self):
+    def test_without_options_only_new_jobs_are_run(self) -> None:
         self.assertEqual(self.run_states("!.edx.q"), "2 6")
         self.assertEnded(self.ended, 1, "!dedxdq")
 
-    def test_retry_also_runs_what_failed_or_ended_in_error(self):
+    def test_retry_also_runs_what_failed_or_ended_in_error(self) -> None:
         self.assertEqual(self.run_states("!.edx!", "-r"), "1 2 3 6")
         self.assertEnded(self.ended, 0, "ddddxd")
 
-    def test_resume_runs_errors_but_not_failures(self):
+    def test_resume_runs_errors_but_not_failures(self) -> None:
         self.assertEqual(self.run_states("!.edxe", "--resume"), "2 3 6")
         self.assertEnded(self.ended, 1, "!dddxd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
-    def test_a_line_left_behind_becomes_an_error(self):
+    def test_a_line_left_behind_becomes_an_error(self) -> None:
         self.assertEqual(self.run_states("dr."), "3")
         self.assertComplains(self.ended, "line 2", "is r, but nobody runs it any more")
         self.assertEnded(self.ended, 1, "ded")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
-    def test_resume_runs_a_line_left_behind_again(self):
+    def test_resume_runs_a_line_left_behind_again(self) -> None:
         self.run_left_behind("--resume")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: as --resume, and takes 2 s more")
-    def test_retry_runs_a_line_left_behind_again(self):
+    def test_retry_runs_a_line_left_behind_again(self) -> None:
         self.run_left_behind("--retry")
 
     def run_left_behind(self, option: str) -> None:
@@ -58,7 +70,7 @@ class Selection(RunCase):
         self.assertComplains(self.ended, "line 2", "is r, but nobody runs it any more")
         self.assertEnded(self.ended, 0, "dd")
 
-    def test_a_job_that_fails_again_is_taken_once_by_each_runner(self):
+    def test_a_job_that_fails_again_is_taken_once_by_each_runner(self) -> None:
         self.before = self.write(
             "! echo $JOB_ID >> ran; exit 1\n. echo $JOB_ID >> ran; exit 1\n"
         ).read_bytes()
@@ -67,18 +79,18 @@ class Selection(RunCase):
         self.assertEnded(self.run_jobs("--retry"), 1, "!!")
         self.assertEqual(sorted(self.read("ran").split()), [b"1", b"1", b"2", b"2"])
 
-    def test_one_only_runs_one_job_per_slot(self):
+    def test_one_only_runs_one_job_per_slot(self) -> None:
         for options, ran in (("-1",), "1"), (("--one-only", "-j2"), "1 2"):
             with self.subTest(options=options):
                 lines = self.run_states(".....", *options).split()
                 self.assertEqual(" ".join(sorted(lines)), ran)
                 self.assertEnded(self.ended, 0, "d" * len(lines) + "." * (5 - len(lines)))
 
-    def test_one_only_counts_a_job_that_fails(self):
+    def test_one_only_counts_a_job_that_fails(self) -> None:
         self.jobs("exit 1", "touch never")
         self.assertEnded(self.run_jobs("-1"), 1, "!.")
 
-    def test_nothing_to_do_is_said_and_no_error_if_all_is_done(self):
+    def test_nothing_to_do_is_said_and_no_error_if_all_is_done(self) -> None:
         for states, code in ("", 0), ("dx", 0), ("dx!e", 1):
             with self.subTest(states=states):
                 self.run_states(states)
@@ -89,7 +101,7 @@ class Selection(RunCase):
 class Waiting(RunCase):
     """--follow waits for jobs and for the file; other runners look for new jobs as long as theirs run."""
 
-    def test_follow_waits_for_a_file_that_is_not_there_yet(self):
+    def test_follow_waits_for_a_file_that_is_not_there_yet(self) -> None:
         runner = self.start(RUNMAKER, "--follow", "-j1", "runs.txt")
         wait_until(lambda: b"runs.txt" in self.command_line(runner.pid), what="the runner has started")
         time.sleep(0.3)
@@ -110,7 +122,7 @@ class Waiting(RunCase):
             file.write(f". {command}\n")
         self.before += f". {command}\n".encode()
 
-    def test_follow_starts_a_new_job_within_half_a_second(self):
+    def test_follow_starts_a_new_job_within_half_a_second(self) -> None:
         self.jobs("true")
         runner = self.start(RUNMAKER, "--follow", "runs.txt")
         self.wait_states("d")
@@ -124,7 +136,7 @@ class Waiting(RunCase):
         runner.send_signal(signal.SIGINT)
         self.assertEnded(self.finish(runner), 130, "d" * 4)
 
-    def test_follow_takes_a_line_that_is_set_back(self):
+    def test_follow_takes_a_line_that_is_set_back(self) -> None:
         self.jobs("echo x >> ran")
         runner = self.start(RUNMAKER, "--follow", "runs.txt")
         self.wait_states("d")
@@ -133,14 +145,14 @@ class Waiting(RunCase):
         runner.send_signal(signal.SIGUSR1)
         self.assertEnded(self.finish(runner), 0, "d")
 
-    def test_one_only_with_follow_waits_for_one_job(self):
+    def test_one_only_with_follow_waits_for_one_job(self) -> None:
         self.jobs()
         runner = self.start(RUNMAKER, "-1", "--follow", "runs.txt")
         self.add_line("touch first")
         self.add_line("touch never")
         self.assertEnded(self.finish(runner), 0, "d.")
 
-    def test_a_free_slot_takes_a_new_job_while_others_run(self):
+    def test_a_free_slot_takes_a_new_job_while_others_run(self) -> None:
         self.jobs(WAITING)
         runner = self.start_jobs("-j2")
         self.add_line("touch second")
@@ -162,7 +174,7 @@ class Background(RunCase):
         self.assertTrue(alive(pid))
         return pid
 
-    def test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it(self):
+    def test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it(self) -> None:
         for options, said in (
             ((), True),
             (("--outdir", "out"), False),
@@ -181,7 +193,7 @@ class Background(RunCase):
         self.assertNobodyLeft()
         self.assertOnlyStatesChanged()
 
-    def test_it_runs_in_the_background_in_the_same_directory(self):
+    def test_it_runs_in_the_background_in_the_same_directory(self) -> None:
         self.jobs(f"{WAITING}; pwd -P > where", "true")
         pid = self.start_daemon()
         self.open_gate()
@@ -189,7 +201,7 @@ class Background(RunCase):
         self.wait_gone(pid)
         self.assertEqual(self.read("where").decode().strip(), str(self.dir))
 
-    def test_what_would_go_to_stderr_goes_to_the_errors_file(self):
+    def test_what_would_go_to_stderr_goes_to_the_errors_file(self) -> None:
         self.jobs(f"{WAITING}; exit 1", "true")
         pid = self.start_daemon()
         self.open_gate()
@@ -197,14 +209,14 @@ class Background(RunCase):
         last = self.read("errors").splitlines()[-1]
         self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: 1 done, 1 failed"), last)
 
-    def test_term_ends_it_and_its_jobs(self):
+    def test_term_ends_it_and_its_jobs(self) -> None:
         self.jobs(f"{WAITING}; touch never")
         pid = self.start_daemon()
         os.kill(pid, signal.SIGTERM)
         self.wait_gone(pid)
         self.assertEqual(self.states(), "e")
 
-    def test_the_lines_of_its_jobs_are_locked(self):
+    def test_the_lines_of_its_jobs_are_locked(self) -> None:
         self.jobs(WAITING)
         pid = self.start_daemon()
         self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", "1").code, 1)
@@ -212,7 +224,7 @@ class Background(RunCase):
         self.wait_gone(pid)
         self.assertEqual(self.states(), "d")
 
-    def test_a_caller_that_reads_its_pipes_to_their_end_is_not_kept_waiting(self):
+    def test_a_caller_that_reads_its_pipes_to_their_end_is_not_kept_waiting(self) -> None:
         """As ssh does, and the shell's $(...)."""
         self.jobs(WAITING)
         ended = self.run_jobs("-d", "--pidfile", "pid", timeout=20)
@@ -222,7 +234,7 @@ class Background(RunCase):
         self.wait_gone(pid)
         self.assertEqual(self.states(), "d")
 
-    def test_it_survives_the_end_of_its_terminal_and_prints_nothing_there(self):
+    def test_it_survives_the_end_of_its_terminal_and_prints_nothing_there(self) -> None:
         self.jobs(f"{WAITING}; echo said; echo cried >&2", "exit 1", "true")
         master, slave = pty.openpty()
         self.addCleanup(os.close, master)
@@ -276,7 +288,7 @@ class KillAfter(RunCase):
         self.assertEnded(self.finish(runner), 143, "e")
         return self.exists("checkpoint")
 
-    def test_a_job_has_that_long_and_no_longer(self):
+    def test_a_job_has_that_long_and_no_longer(self) -> None:
         self.assertFalse(self.end_one("--kill-after", "0.1"))
         (self.dir / "up.1").unlink()
         self.assertTrue(self.end_one("--kill-after", "30"))
@@ -285,7 +297,7 @@ class KillAfter(RunCase):
 class Version(RunCase):
     """--version, everywhere."""
 
-    def test_every_script_tells_its_version(self):
+    def test_every_script_tells_its_version(self) -> None:
         for script in SCRIPTS:
             with self.subTest(script):
                 ended = self.run_script(script, "--version")
@@ -297,12 +309,12 @@ class Version(RunCase):
 class Names(RunCase):
     """--name: what the messages call this host."""
 
-    def test_the_name_stands_in_every_line_of_the_console(self):
+    def test_the_name_stands_in_every_line_of_the_console(self) -> None:
         self.jobs("echo a; echo b >&2")
         lines = console_lines(self.run_jobs("--name", "bob").out)
         self.assertEqual({line.host for line in lines if line.kind != "executing"}, {"bob"})
 
-    def test_without_it_the_node_name_is_used(self):
+    def test_without_it_the_node_name_is_used(self) -> None:
         self.jobs("echo a")
         lines = console_lines(self.run_jobs().out)
         self.assertEqual({line.host for line in lines if line.kind != "executing"}, {os.uname().nodename})
@@ -321,25 +333,25 @@ class DryRun(RunCase):
         self.assertEqual(sorted(os.listdir(self.dir)), sorted(names))
         return ended.out
 
-    def test_it_lists_line_state_and_command(self):
+    def test_it_lists_line_state_and_command(self) -> None:
         self.assertEqual(self.dry_run(), b"2 . touch a\n6 . touch e\n")
 
-    def test_it_heeds_retry_and_resume(self):
+    def test_it_heeds_retry_and_resume(self) -> None:
         self.assertEqual(self.dry_run("-r"), b"2 . touch a\n4 ! touch c\n5 e touch d\n6 . touch e\n")
         self.assertEqual(self.dry_run("--resume"), b"2 . touch a\n5 e touch d\n6 . touch e\n")
 
-    def test_it_lists_a_job_per_slot_with_one_only(self):
+    def test_it_lists_a_job_per_slot_with_one_only(self) -> None:
         self.assertEqual(self.dry_run("-1"), b"2 . touch a\n")
         self.assertEqual(self.dry_run("-1", "-j2"), b"2 . touch a\n6 . touch e\n")
 
-    def test_it_makes_no_logs_and_does_not_wait_for_more(self):
+    def test_it_makes_no_logs_and_does_not_wait_for_more(self) -> None:
         self.dry_run("-l", "log", "--joblog", "joblog", "--outdir", "out", "--follow")
 
-    def test_it_lists_nothing_where_there_is_no_file_yet(self):
+    def test_it_lists_nothing_where_there_is_no_file_yet(self) -> None:
         ended = self.run_jobs("--dry-run", "--follow")
         self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
 
-    def test_a_running_job_is_not_listed(self):
+    def test_a_running_job_is_not_listed(self) -> None:
         self.jobs(WAITING, "true")
         runner = self.start_jobs()
         self.assertEqual(self.run_jobs("--dry-run", "--resume").out, b"2 . true\n")
@@ -356,19 +368,19 @@ class Loudness(RunCase):
         self.assertEnded(ended, 1, "d!")
         return ended
 
-    def test_quiet_leaves_only_the_closing_line(self):
+    def test_quiet_leaves_only_the_closing_line(self) -> None:
         ended = self.run_loud("-q")
         self.assertEqual(ended.out, b"")
         self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
         self.assertTrue(ended.err.startswith(b"runmaker4.py: runs.txt: 1 done, 1 failed"), ended.err)
 
-    def test_quiet_leaves_errors(self):
+    def test_quiet_leaves_errors(self) -> None:
         self.write(". true\n. echo a\0b\n")
         ended = self.run_jobs("-q")
         self.assertEqual((ended.code, ended.out), (1, b""))
         self.assertComplains(ended, "line 2")
 
-    def test_verbose_says_all_that_is_said_otherwise_and_more(self):
+    def test_verbose_says_all_that_is_said_otherwise_and_more(self) -> None:
         plain, verbose = self.run_loud(), self.run_loud("-v")
         kinds = [line.kind for line in console_lines(plain.out)]
         self.assertEqual(
@@ -392,14 +404,14 @@ class Help(RunCase):
 
     MISTAKEN = ("--status", "--set", "--jobs", "--print", "--token", "--outdir", "--follow", "--dry-run")
 
-    def test_it_fits_sixty_lines_of_any_terminal(self):
+    def test_it_fits_sixty_lines_of_any_terminal(self) -> None:
         for columns in "", "80", "100":
             for script, lines in self.help(columns):
                 with self.subTest(script=script, columns=columns):
                     self.assertLessEqual(len(lines), 60)
                     self.assertLess(max(map(len, lines)), int(columns or 80))
 
-    def test_it_opens_with_an_example(self):
+    def test_it_opens_with_an_example(self) -> None:
         for script, lines in self.help():
             with self.subTest(script=script):
                 self.assertTrue(
@@ -407,19 +419,19 @@ class Help(RunCase):
                     lines[:6],
                 )
 
-    def test_it_is_grouped(self):
+    def test_it_is_grouped(self) -> None:
         for script, lines in self.help():
             with self.subTest(script=script):
                 headings = [line for line in lines if line.endswith(":") and not line.startswith((" ", "-"))]
                 self.assertGreaterEqual(len(headings), 2, headings)
 
-    def test_it_names_every_option(self):
+    def test_it_names_every_option(self) -> None:
         for script, lines in self.help():
             words = " ".join(lines).replace(",", " ").replace("=", " ").replace("[", " ").split()
             with self.subTest(script=script):
                 self.assertEqual([option for option in self.NAMED[script].split() if option not in words], [])
 
-    def test_an_option_of_another_program_is_answered_by_its_name(self):
+    def test_an_option_of_another_program_is_answered_by_its_name(self) -> None:
         options = {script: set(re.findall(r"(?m)^  (?:-\w(?: \w+)?, )?(--[a-z-]+)", "\n".join(lines)))
                    - {"--help", "--version"} for script, lines in self.help(scripts=SCRIPTS)}
         named = {script: set(names.split()) for script, names in OPTIONS.items()}
@@ -451,7 +463,7 @@ class Help(RunCase):
 
     def help(
         self, columns: str = "100", scripts: Iterable[str] = tuple(NAMED)
-    ) -> Iterator[Tuple[str, List[str]]]:
+    ) -> Iterator[tuple[str, list[str]]]:
         """Each script, and the lines of its help."""
         for (script, _), ended in self.run_all(((script, "--help") for script in scripts),
                                                env={"COLUMNS": columns}):

@@ -15,11 +15,24 @@ import sys
 import termios
 import time
 import unittest
-from typing import Callable, Dict, List
+from typing import Any, Callable
 
 import runmaker4
-from tests.support import (FULL, GATE, ROOT, RUNMAKER, SLEEPING, Case, ConsoleLine, Ended, RunCase,
-                           console_lines, peak_memory, printed, wait_until)
+from tests.support import (
+    FULL,
+    GATE,
+    ROOT,
+    RUNMAKER,
+    SLEEPING,
+    Case,
+    ConsoleLine,
+    Ended,
+    RunCase,
+    console_lines,
+    peak_memory,
+    printed,
+    wait_until,
+)
 
 ESCAPE = re.compile(rb"\x1b\[[0-9;]*m")
 
@@ -39,11 +52,11 @@ def read_terminal(master: int) -> bytes:
 class Console(Case):
     """One line per event, in a fixed form, never mixed with another and never late."""
 
-    def run_jobs(self, text: str, *options: str) -> List[ConsoleLine]:
+    def run_jobs(self, text: str, *options: str) -> list[ConsoleLine]:
         self.write(text)
         return console_lines(self.run_script(RUNMAKER, *options, "runs.txt").out)
 
-    def test_the_lines_of_a_job_have_exactly_this_form_and_order(self):
+    def test_the_lines_of_a_job_have_exactly_this_form_and_order(self) -> None:
         self.write(". echo a; echo 'b \"c\"'\n")
         out = self.run_script(RUNMAKER, "--name", "alice", "runs.txt").out
         command, pid = b"echo a; echo 'b \"c\"'", re.search(rb",(\d+)\)", out)[1]
@@ -53,36 +66,36 @@ class Console(Case):
                          b"stdout (alice," + pid + b"): b \"c\"\n"
                          b"status (alice," + pid + b"): exit 0 \"" + command + b"\"\n")
 
-    def test_every_line_names_the_node_and_the_shell_of_the_job(self):
+    def test_every_line_names_the_node_and_the_shell_of_the_job(self) -> None:
         lines = self.run_jobs(". echo $$; echo $$ >&2\n")
         self.assertEqual(len(lines), 5)
         pid = lines[1].pid
         self.assertEqual((printed(lines), printed(lines, "stderr")), ([b"%d" % pid], [b"%d" % pid]))
         self.assertEqual({(line.host, line.pid) for line in lines[1:]}, {(os.uname().nodename, pid)})
 
-    def test_the_exit_status_or_signal_of_a_failure_is_shown(self):
+    def test_the_exit_status_or_signal_of_a_failure_is_shown(self) -> None:
         lines = self.run_jobs(". exit 3\n. sh -c 'kill -9 $$'\n. kill -9 $$\n")
         ends = [text for text in printed(lines, "status") if not text.startswith(b"forked")]
         self.assertEqual(
             ends, [b'exit 3 "exit 3"', b'exit 137 "sh -c \'kill -9 $$\'"', b'signal 9 "kill -9 $$"']
         )
 
-    def test_stderr_has_its_own_lines(self):
+    def test_stderr_has_its_own_lines(self) -> None:
         lines = self.run_jobs(". echo a >&2; printf 'b\\nc' >&2\n")
         self.assertEqual((printed(lines), printed(lines, "stderr")), ([], [b"a", b"b", b"c"]))
 
-    def test_a_last_line_without_a_newline_is_printed_before_the_exit_line(self):
+    def test_a_last_line_without_a_newline_is_printed_before_the_exit_line(self) -> None:
         lines = self.run_jobs(". printf 'a\\nb'\n. printf 'a\\nb'; sleep 0.1\n")
         kinds = ["executing", "status", "stdout", "stdout", "status"]
         self.assertEqual([line.kind for line in lines], kinds + kinds)
         self.assertEqual(printed(lines), [b"a", b"b"] * 2)
 
-    def test_lines_of_jobs_at_once_are_never_mixed_within_a_line(self):
+    def test_lines_of_jobs_at_once_are_never_mixed_within_a_line(self) -> None:
         halves = "for i in 1 2 3 4 5; do printf aaaa; sleep 0.0$i; echo bbbb; done"
         lines = self.run_jobs(f". {halves}\n" * 4, "-j4")
         self.assertEqual(printed(lines), [b"aaaabbbb"] * 20)
 
-    def test_a_line_is_shown_while_its_job_runs(self):
+    def test_a_line_is_shown_while_its_job_runs(self) -> None:
         self.write(". echo first; until [ -e go ]; do sleep 0.02; done; echo second\n")
         runner = self.start(RUNMAKER, "runs.txt")
         self.addCleanup(self.write, "", "go")
@@ -92,7 +105,7 @@ class Console(Case):
         self.write("", "go")
         self.assertEqual(printed(console_lines(self.finish(runner).out)), [b"second"])
 
-    def test_quiet_leaves_no_line_on_stdout(self):
+    def test_quiet_leaves_no_line_on_stdout(self) -> None:
         self.write(". echo a; echo b >&2\n. exit 1\n")
         ended = self.run_script(RUNMAKER, "-q", "runs.txt")
         self.assertEqual((ended.code, ended.out, self.states()), (1, b"", "d!"))
@@ -103,14 +116,14 @@ class Console(Case):
 class LastOutput(Case):
     """All that a job printed is shown before its exit line, nothing after it."""
 
-    def assertNothingLate(self, lines: List[ConsoleLine]) -> None:
+    def assertNothingLate(self, lines: list[ConsoleLine]) -> None:
         ended = set()
         for line in lines:
             self.assertNotIn(line.pid, ended, line)
             if line.kind == "status" and not line.text.startswith(b"forked"):
                 ended.add(line.pid)
 
-    def test_the_dying_words_of_jobs_of_every_age_come_before_their_exit_line(self):
+    def test_the_dying_words_of_jobs_of_every_age_come_before_their_exit_line(self) -> None:
         pauses = ["", "sleep 0.01; ", "sleep 0.05; "]
         jobs = [f"{pauses[number % 3]}seq {number} 2000; printf end >&2; printf end" for number in range(24)]
         self.write("".join(f". {job}\n" for job in jobs))
@@ -123,13 +136,13 @@ class LastOutput(Case):
             )
             self.assertEqual(printed(lines, "stderr", pid), [b"end"])
 
-    def test_a_full_pipe_is_read_to_its_end_when_the_job_ends(self):
+    def test_a_full_pipe_is_read_to_its_end_when_the_job_ends(self) -> None:
         self.write(". head -c 60000 /dev/zero | tr '\\0' x; kill -9 $$\n" * 10)
         lines = console_lines(self.run_script(RUNMAKER, "-j2", "runs.txt").out)
         self.assertNothingLate(lines)
         self.assertEqual(printed(lines), [b"x" * 60000] * 10)
 
-    def test_what_a_background_process_prints_later_is_not_shown(self):
+    def test_what_a_background_process_prints_later_is_not_shown(self) -> None:
         ended = "until grep -q '^d' runs.txt; do sleep 0.02; done"
         self.write(f". (trap '' PIPE; {ended}; echo late; touch late) & echo last\n"
                    ". until [ -e late ]; do sleep 0.02; done\n")
@@ -147,24 +160,24 @@ class Plain(Case):
         self.write(text)
         return self.run_script(RUNMAKER, "-j2", "--plain", *options, "runs.txt")
 
-    def test_each_job_s_output_comes_together_when_it_has_ended(self):
+    def test_each_job_s_output_comes_together_when_it_has_ended(self) -> None:
         self.assertEqual(self.run_plain(self.JOBS), Ended(0, b"b\na\naa", b"bb\na\n"))
 
-    def test_with_k_it_comes_in_the_order_of_the_file(self):
+    def test_with_k_it_comes_in_the_order_of_the_file(self) -> None:
         self.assertEqual(self.run_plain(self.JOBS, "-k"), Ended(0, b"a\naab\n", b"a\nbb\n"))
 
-    def test_all_tries_of_a_job_come_together(self):
+    def test_all_tries_of_a_job_come_together(self) -> None:
         ended = self.run_plain(
             ". echo a; [ -e tried ] && exit; : > tried; sleep 0.2; exit 1\n. echo b\n", "-k", "--retries", "1"
         )
         self.assertEqual(ended.out, b"a\na\nb\n")
 
-    def test_long_outputs_are_whole(self):
+    def test_long_outputs_are_whole(self) -> None:
         numbers = b"".join(b"%d\n" % number for number in range(1, 300_001))
         ended = self.run_plain(". seq 300000\n. seq 300000 >&2\n. seq 300000\n", "-k")
         self.assertTrue((ended.out, ended.err) == (2 * numbers, numbers), "not what the jobs printed")
 
-    def test_long_outputs_that_wait_for_their_turn_need_no_descriptors(self):
+    def test_long_outputs_that_wait_for_their_turn_need_no_descriptors(self) -> None:
         """Of 60 jobs each prints more than fits into memory, while the first one runs."""
         self.write(f". {GATE}; echo first\n" + ". seq 200000\n" * 60)
         few = "sh", "-c", 'ulimit -n 64; exec "$@"', "sh"
@@ -181,7 +194,7 @@ class Plain(Case):
         numbers = b"".join(b"%d\n" % number for number in range(1, 200_001))
         self.assertTrue(self.read("printed") == b"first\n" + 60 * numbers, "not what the jobs printed")
 
-    def test_what_was_printed_makes_room_in_the_temporary_file(self):
+    def test_what_was_printed_makes_room_in_the_temporary_file(self) -> None:
         spool = runmaker4.Spool()
         for number in range(20):
             held = runmaker4.HeldBack(spool)
@@ -193,19 +206,19 @@ class Plain(Case):
         self.assertEqual(os.fstat(spool.file.fileno()).st_size, 2 * spool.BLOCK)
         spool.file.close()
 
-    def test_what_is_left_to_do_is_said_all_the_same(self):
+    def test_what_is_left_to_do_is_said_all_the_same(self) -> None:
         ended = self.run_plain(". echo a\n. exit 1\n")
         self.assertEqual((ended.code, ended.out), (1, b"a\n"))
         self.assertIn(b"1 done, 1 failed", ended.err)
 
-    def test_an_interrupted_job_s_output_is_printed(self):
+    def test_an_interrupted_job_s_output_is_printed(self) -> None:
         self.write(f". echo a; {SLEEPING}\n. echo b\n")
         runner = self.start(RUNMAKER, "-j2", "--plain", "-k", "runs.txt")
         wait_until(lambda: self.states() == "rd", what="the second has ended")
         runner.send_signal(signal.SIGINT)
         self.assertEqual(self.finish(runner).out, b"a\nb\n")
 
-    def test_k_alone_is_refused(self):
+    def test_k_alone_is_refused(self) -> None:
         self.write(". true\n")
         self.assertRefused(self.run_script(RUNMAKER, "-k", "runs.txt"), "--plain")
 
@@ -218,7 +231,7 @@ drain = runmaker4.Writer.drain
 runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
 """
 
-    def start_blocked(self, count: int) -> subprocess.Popen:
+    def start_blocked(self, count: int) -> subprocess.Popen[bytes]:
         """Start a runner whose 4 jobs print count lines each; return it when its stdout is full."""
         self.write(f". seq -f %079.0f 1 {count}\n" * 4)
         runner = self.start_hasty("-j4", "runs.txt", patience=self.LESS_PATIENT)
@@ -226,12 +239,12 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
         self.wait_states("rrrr")
         return runner
 
-    def pipe_fill(self, process: subprocess.Popen) -> int:
+    def pipe_fill(self, process: subprocess.Popen[bytes]) -> int:
         """The bytes that wait in the runner's stdout."""
         return struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4))[0]
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_all_output_is_there_once_it_is_read(self):
+    def test_all_output_is_there_once_it_is_read(self) -> None:
         count = 160_000
         runner = self.start_blocked(count)
         time.sleep(0.4)                             # in which a runner without bounds would read it all
@@ -241,7 +254,7 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
         self.assertEqual((ended.code, self.states()), (0, "dddd"))
         self.assertJobsPrinted(ended.out, count, 4)
 
-    def test_an_interrupt_ends_a_runner_although_nobody_reads(self):
+    def test_an_interrupt_ends_a_runner_although_nobody_reads(self) -> None:
         runner = self.start_blocked(100_000)
         runner.send_signal(signal.SIGINT)
         self.assertEqual(runner.wait(30), 130)
@@ -249,7 +262,7 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
         self.assertIn(b"run again: ", self.finish(runner).err)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_signal_ends_a_runner_whose_jobs_have_all_ended_although_nobody_reads(self):
+    def test_a_signal_ends_a_runner_whose_jobs_have_all_ended_although_nobody_reads(self) -> None:
         runners = {}
         for number in signal.SIGINT, signal.SIGTERM:
             self.write(". seq 20000\n", number.name)
@@ -265,7 +278,7 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
 
     def assertJobsPrinted(self, out: bytes, count: int, jobs: int) -> None:
         """Each job printed the numbers up to count in order, before its exit line."""
-        last: Dict[bytes, int] = {}
+        last: dict[bytes, int] = {}
         ends = []
         for line in out.split(b"\n"):
             key, _, text = line.partition(b"): ")
@@ -286,7 +299,7 @@ class SharedDescriptor(Case):
 
     LINES = 30_000
 
-    def start_noisy(self, **options) -> subprocess.Popen:
+    def start_noisy(self, **options: Any) -> subprocess.Popen[bytes]:
         """Start a runner that has much to print and many messages to say meanwhile."""
         self.write(f". seq 1000001 {1_000_000 + self.LINES}\n" + ". :\0\n. sleep 0.01\n" * 40)
         return self.start(RUNMAKER, "-j2", "--name", "alice", "runs.txt", **options)
@@ -309,11 +322,11 @@ class SharedDescriptor(Case):
             len(re.findall(rb"^runmaker4\.py: runs\.txt: line \d+: [^\n]*\n", out, re.MULTILINE)), 40
         )
 
-    def test_messages_on_the_same_pipe_split_no_line(self):
+    def test_messages_on_the_same_pipe_split_no_line(self) -> None:
         runner = self.start_noisy(stderr=subprocess.STDOUT)
         self.assertWholeLines(self.read_slowly(lambda: os.read(runner.stdout.fileno(), 3000)))
 
-    def test_a_pipe_that_another_has_made_non_blocking_gets_all_lines_and_stays_so(self):
+    def test_a_pipe_that_another_has_made_non_blocking_gets_all_lines_and_stays_so(self) -> None:
         ours, theirs = os.pipe()
         os.set_blocking(theirs, False)
         with open(ours, "rb", buffering=0) as reader, open(theirs, "wb") as writer:
@@ -323,19 +336,19 @@ class SharedDescriptor(Case):
             writer.close()
             self.assertWholeLines(first + self.read_slowly(lambda: reader.read(3000)))
 
-    def test_messages_on_the_same_terminal_split_no_line(self):
+    def test_messages_on_the_same_terminal_split_no_line(self) -> None:
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
         self.start_noisy(stdout=slave, stderr=slave, env={"NO_COLOR": "1"})
         os.close(slave)
         self.assertWholeLines(read_terminal(master))
 
-    def test_a_file_gets_all_lines(self):
+    def test_a_file_gets_all_lines(self) -> None:
         with open(self.dir / "console", "wb") as console:
             self.assertEqual(self.start_noisy(stdout=console, stderr=subprocess.STDOUT).wait(60), 1)
         self.assertWholeLines(self.read("console"))
 
-    def test_a_socket_gets_all_lines(self):
+    def test_a_socket_gets_all_lines(self) -> None:
         ours, theirs = socket.socketpair()
         self.addCleanup(ours.close)
         self.start_noisy(stdout=theirs, stderr=theirs)
@@ -361,14 +374,14 @@ class Terminal(Case):
         self.assertEqual(self.states(), "d!!")
         return shown
 
-    def plain_lines(self, out: bytes) -> List[bytes]:
+    def plain_lines(self, out: bytes) -> list[bytes]:
         """The lines without colours, the process ids replaced."""
         return re.sub(rb"alice,\d+", b"alice,PID", ESCAPE.sub(b"", out)).split(b"\n")
 
     def line_of(self, shown: bytes, text: bytes) -> bytes:
         return next(line for line in shown.split(b"\n") if text in line)
 
-    def test_failures_are_coloured_and_successes_are_not(self):
+    def test_failures_are_coloured_and_successes_are_not(self) -> None:
         shown = self.run_in_terminal()
         for text in b"exit 3", b"signal 9":
             self.assertRegex(self.line_of(shown, text + b' "'), rb"\x1b\[[0-9;]+m")
@@ -378,7 +391,7 @@ class Terminal(Case):
             ESCAPE.findall(shown)[-1] in (b"\x1b[0m", b"\x1b[m"), "the colour is switched off again"
         )
 
-    def test_but_for_the_colours_the_lines_are_those_of_a_pipe(self):
+    def test_but_for_the_colours_the_lines_are_those_of_a_pipe(self) -> None:
         shown = self.run_in_terminal()
         self.write(self.JOBS)
         piped = self.run_script(RUNMAKER, "--name", "alice", "runs.txt").out
@@ -387,15 +400,15 @@ class Terminal(Case):
         self.assertRegex(first, rb"Ctrl-C ends the jobs; Ctrl-\\ starts no more")
         self.assertEqual(lines[:len(wanted)], wanted)
 
-    def test_no_color_is_honoured(self):
+    def test_no_color_is_honoured(self) -> None:
         self.assertNotIn(b"\x1b", self.run_in_terminal(NO_COLOR="1"))
 
-    def test_a_pipe_and_a_file_get_no_colour(self):
+    def test_a_pipe_and_a_file_get_no_colour(self) -> None:
         self.write(self.JOBS)
         ended = self.run_script(RUNMAKER, "runs.txt", env={"NO_COLOR": "", "TERM": "xterm-256color"})
         self.assertNotIn(b"\x1b", ended.out + ended.err)
 
-    def test_a_pipe_gets_no_colour_while_stderr_is_a_terminal(self):
+    def test_a_pipe_gets_no_colour_while_stderr_is_a_terminal(self) -> None:
         self.write(self.JOBS)
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
@@ -433,7 +446,7 @@ class ClosingLine(Case):
         """What stands after 'line' or 'lines' in the brackets."""
         return re.search(r"\(lines? ([^)]*)\)", line)[1]
 
-    def test_success_is_one_line_with_the_count_and_the_time(self):
+    def test_success_is_one_line_with_the_count_and_the_time(self) -> None:
         self.write(". echo a\n. echo b\n. echo c\n")
         ended = self.run_script(RUNMAKER, "runs.txt")
         self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1))
@@ -443,13 +456,13 @@ class ClosingLine(Case):
         for word in "failed", "run again", "(line":
             self.assertNotIn(word, line)
 
-    def test_nothing_to_do_is_said(self):
+    def test_nothing_to_do_is_said(self) -> None:
         self.write("d echo a\n# b\nx echo c\n")
         ended = self.run_script(RUNMAKER, "runs.txt")
         self.assertEqual((ended.code, ended.out), (0, b""))
         self.assertIn("nothing to do", self.closing(ended))
 
-    def test_one_failure_is_named_by_its_line(self):
+    def test_one_failure_is_named_by_its_line(self) -> None:
         self.write("# comment\n. true\n. false\n. true\n")
         ended = self.run_script(RUNMAKER, "runs.txt")
         line = self.closing(ended)
@@ -457,7 +470,7 @@ class ClosingLine(Case):
         self.assertRegex(line, r"\b2 done, 1 failed\b")
         self.assertIn("(line 3)", line)
 
-    def test_several_failures_are_named_by_their_first_lines(self):
+    def test_several_failures_are_named_by_their_first_lines(self) -> None:
         failing = [2, 5, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19, 20]
         self.write("".join(". false\n" if number in failing else ". true\n" for number in range(1, 21)))
         line = self.closing(self.run_script(RUNMAKER, "-j4", "runs.txt"))
@@ -467,11 +480,11 @@ class ClosingLine(Case):
         self.assertGreaterEqual(len(numbers), 2)
         self.assertEqual([int(number) for number in numbers], failing[:len(numbers)])
 
-    def test_two_failures_are_both_named(self):
+    def test_two_failures_are_both_named(self) -> None:
         self.write(". false\n. true\n. false\n")
         self.assertEqual(self.named_lines(self.closing(self.run_script(RUNMAKER, "runs.txt"))), "1, 3")
 
-    def test_errors_count_apart_from_failures(self):
+    def test_errors_count_apart_from_failures(self) -> None:
         self.write(". true\n. false\n. kill -9 $$\n. echo a\0b\n. a\0b\n")
         ended = self.run_script(RUNMAKER, "runs.txt")
         line = self.closing(ended)
@@ -479,7 +492,7 @@ class ClosingLine(Case):
         self.assertRegex(line, r"\b1 done, 2 failed, 2 \w+")
         self.assertEqual(self.named_lines(line), "2, 3, 4, 5")
 
-    def test_the_pasted_command_runs_the_failures_again_and_only_these(self):
+    def test_the_pasted_command_runs_the_failures_again_and_only_these(self) -> None:
         self.write(". echo good >> ran\n"
                    ". echo bad >> ran; [ -e mended ]\n"
                    ". echo worse >> ran; [ -e mended ] || kill -9 $$\n")
@@ -494,7 +507,7 @@ class ClosingLine(Case):
             self.read("ran").split(), [b"good", b"bad", b"worse", b"bad", b"worse", b"bad", b"worse"]
         )
 
-    def test_the_pasted_command_works_for_any_file_name_and_keeps_the_options(self):
+    def test_the_pasted_command_works_for_any_file_name_and_keeps_the_options(self) -> None:
         names = {
             "my runs.txt": "out 1",
             "it's $HOME.txt": "out 2",
@@ -515,7 +528,7 @@ class ClosingLine(Case):
                 self.assertEqual({line.host for line in console_lines(again.out)} - {""}, {"a b"})
                 self.assertEqual(self.read(f"{out}/1.out"), b"well\n")
 
-    def test_it_is_there_after_an_interrupt_too(self):
+    def test_it_is_there_after_an_interrupt_too(self) -> None:
         self.write(". [ -e mended ] || sleep 60\n")
         runner = self.start(RUNMAKER, "runs.txt")
         runner.stdout.readline()
@@ -529,13 +542,13 @@ class ClosingLine(Case):
         self.assertEqual(self.paste(self.command_of(line)).code, 0)
         self.assertEqual(self.states(), "d")
 
-    def test_it_is_the_last_of_all_lines(self):
+    def test_it_is_the_last_of_all_lines(self) -> None:
         self.write(". false\n. echo a\0b\n. true\n")
         both = self.run_script(RUNMAKER, "-j3", "runs.txt", stderr=subprocess.STDOUT).out
         last = both[:-1].rpartition(b"\n")[2]
         self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: ") and b"run again: " in last, both)
 
-    def test_two_runners_count_their_own_jobs(self):
+    def test_two_runners_count_their_own_jobs(self) -> None:
         self.write(". sleep 0.05; [ $JOB_ID != 7 ]\n" * 20)
         runners = [self.start(RUNMAKER, "-j2", "runs.txt") for _ in range(2)]
         lines = [self.closing(self.finish(runner)).partition("; in all ")[0] for runner in runners]
@@ -561,11 +574,11 @@ class ClosingLine(Case):
         self.assertEqual((ended.code, self.states()), (1, "!"))
         return self.closing(ended)
 
-    def test_it_is_there_when_the_script_has_been_removed_meanwhile(self):
+    def test_it_is_there_when_the_script_has_been_removed_meanwhile(self) -> None:
         line = self.end_without_script(lambda script, other: script.unlink())
         self.assertIn("(line 1); run again: ", line)
 
-    def test_the_pasted_command_works_when_the_script_has_been_replaced_meanwhile(self):
+    def test_the_pasted_command_works_when_the_script_has_been_replaced_meanwhile(self) -> None:
         line = self.end_without_script(lambda script, other: os.replace(other, script))
         self.assertEqual(self.paste(self.command_of(line)).code, 1)
         self.assertEqual(self.states(), "!")
@@ -584,7 +597,7 @@ os.pwrite = no_room_for_errors
 runmaker4.Runner.LAST_TRIES = 0.2
 """
 
-    def test_after_a_signal_the_lines_that_still_say_running_are_named(self):
+    def test_after_a_signal_the_lines_that_still_say_running_are_named(self) -> None:
         self.jobs(SLEEPING, "true", SLEEPING)
         runner = self.start_patched(self.NO_ROOM, "-j3", "runs.txt")
         self.wait_up(1, 3, runner=runner)
@@ -608,7 +621,7 @@ runmaker4.Mount.network = True          # so a thread makes the calls
 runmaker4.Runner.LAST_TRIES = runmaker4.Runner.LAST_LOOK = 0.2
 """
 
-    def test_after_a_signal_a_file_system_that_does_not_answer_is_not_waited_for(self):
+    def test_after_a_signal_a_file_system_that_does_not_answer_is_not_waited_for(self) -> None:
         self.write("a\nb\n", "names")
         for options in ("-j2",), ("--slots", "@names"):
             with self.subTest(options):

@@ -3,7 +3,7 @@ N.
 """
 import os
 import unittest
-from typing import Callable, Dict, List
+from typing import Any, Callable
 from unittest import mock
 
 import runmaker4
@@ -30,21 +30,21 @@ class OutCase(Case):
 
     def setUp(self) -> None:
         super().setUp()
-        self.said: List[str] = []
+        self.said: list[str] = []
         self.out = self.dir / "{out}"
 
     def outdir(self) -> runmaker4.OutDir:
         """One runner's."""
         return runmaker4.OutDir(str(self.out), runmaker4.Worker(False), self.said.append)
 
-    def files(self) -> Dict[str, str]:
+    def files(self) -> dict[str, str]:
         return {
             path.name: path.read_text()
             for path in self.out.iterdir()
             if path.is_file() and path.name != "journal"
         }
 
-    def contents(self) -> List[str]:
+    def contents(self) -> list[str]:
         """What the files hold, in whichever of them."""
         return sorted(self.files().values())
 
@@ -52,7 +52,7 @@ class OutCase(Case):
         """Do something before the first call of a function of os, as another runner might."""
         real, things = getattr(os, name), [others]
 
-        def call(*args, **options):
+        def call(*args, **options: Any):
             if things:
                 things.pop()()
             return real(*args, **options)
@@ -63,7 +63,7 @@ class OutCase(Case):
 class TakenNames(OutCase):
     """Another run has the name already, or takes it this very moment."""
 
-    def test_a_name_that_another_run_takes_before_the_first_output_loses_neither(self):
+    def test_a_name_that_another_run_takes_before_the_first_output_loses_neither(self) -> None:
         first, second, run, same = self.outdir(), self.outdir(), run_of(7), run_of(7)
         first.started(run)
         second.started(same)
@@ -76,10 +76,10 @@ class TakenNames(OutCase):
         self.assertEqual(self.files(), {"7.out": "second goes on", "7.out.~1~": "first goes on"})
         self.assertEqual(self.said, [])
 
-    def test_a_line_of_another_number_that_an_edit_puts_in_a_running_one_s_place_loses_nothing(self):
+    def test_a_line_of_another_number_that_an_edit_puts_in_a_running_one_s_place_loses_nothing(self) -> None:
         self.write(". echo one began >&2; until [ -e go ]; do sleep 0.02; done; echo one\n")
         runner = self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt")
-        wait_until(lambda: (self.dir / "out/1.err").exists())
+        wait_until((self.dir / "out/1.err").exists)
         self.write(". echo two; : > go\n" + self.read().decode(), "new")
         os.rename(self.dir / "new", self.dir / "runs.txt")
         ended = self.finish(runner)
@@ -88,13 +88,13 @@ class TakenNames(OutCase):
         self.assertEqual(found, ["one\n", "two\n"])
         self.assertNotIn(b"incomplete", ended.err)
 
-    def test_names_that_nfs_shows_only_when_it_is_asked_again_are_put_aside(self):
+    def test_names_that_nfs_shows_only_when_it_is_asked_again_are_put_aside(self) -> None:
         """What another host has made is not seen before the folder was opened."""
         self.out.mkdir()
         (self.out / "7.out").write_text("another host's")
         fresh, lexists, open_ = [], os.path.lexists, os.open
 
-        def open_and_see(path, flags, *args, **options):
+        def open_and_see(path, flags, *args, **options: Any):
             fresh.extend([True] if flags & os.O_DIRECTORY else [])
             return open_(path, flags, *args, **options)
 
@@ -107,7 +107,7 @@ class TakenNames(OutCase):
             outdir.ended(run, runmaker4.Ending(0))
         self.assertEqual(self.files(), {"7.out": "ours", "7.out.~1~": "another host's"})
 
-    def test_what_cannot_be_put_aside_leaves_the_output_a_numbered_name(self):
+    def test_what_cannot_be_put_aside_leaves_the_output_a_numbered_name(self) -> None:
         (self.out / "7.out").mkdir(parents=True)
         outdir, run = self.outdir(), run_of(7)
         outdir.started(run)
@@ -125,7 +125,7 @@ class OlderFiles(OutCase):
         self.out.mkdir()
         self.name = self.out / "7.out"
 
-    def test_two_that_keep_older_ones_at_once_replace_none(self):
+    def test_two_that_keep_older_ones_at_once_replace_none(self) -> None:
         self.name.write_text("first")
 
         def another_run() -> None:
@@ -136,13 +136,13 @@ class OlderFiles(OutCase):
             runmaker4.keep_older(str(self.name))
         self.assertEqual(self.contents(), ["first", "second"])
 
-    def test_who_comes_too_late_leaves_nothing_behind(self):
+    def test_who_comes_too_late_leaves_nothing_behind(self) -> None:
         self.name.write_text("first")
         with self.meanwhile("rename", lambda: runmaker4.keep_older(str(self.name))):
             runmaker4.keep_older(str(self.name))
         self.assertEqual(self.contents(), ["first"])
 
-    def test_a_rename_that_is_said_to_have_failed_and_has_not_loses_nothing(self):
+    def test_a_rename_that_is_said_to_have_failed_and_has_not_loses_nothing(self) -> None:
         """NFS: the answer was lost, and the request is repeated to a server that has forgotten it."""
         self.name.write_text("first")
         real = os.rename
@@ -155,7 +155,7 @@ class OlderFiles(OutCase):
             runmaker4.keep_older(str(self.name))
         self.assertEqual(self.contents(), ["first"])
 
-    def test_the_thousandth_is_put_aside_in_a_few_looks(self):
+    def test_the_thousandth_is_put_aside_in_a_few_looks(self) -> None:
         for number in range(1, 1000):
             (self.out / f"7.out.~{number}~").touch()
         self.name.write_text("last")
@@ -168,7 +168,7 @@ class OlderFiles(OutCase):
 class MovedLines(OutCase):
     """An edit has moved the line of a running job: its files keep their names."""
 
-    def test_a_file_keeps_the_number_that_its_line_had_at_the_start(self):
+    def test_a_file_keeps_the_number_that_its_line_had_at_the_start(self) -> None:
         ours, run = self.outdir(), run_of(2)
         ours.started(run)
         run.job.number = 3
@@ -176,7 +176,7 @@ class MovedLines(OutCase):
         ours.ended(run, runmaker4.Ending(0))
         self.assertEqual((self.files(), self.said), ({"2.out": "two"}, []))
 
-    def test_the_latest_run_has_the_name_and_the_journal_names_the_files_of_both(self):
+    def test_the_latest_run_has_the_name_and_the_journal_names_the_files_of_both(self) -> None:
         self.write(". echo one; : > began; until [ -e go ]; do sleep 0.02; done; echo on\n")
         runner = self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt")
         self.wait_file("out/1.out")
@@ -191,7 +191,7 @@ class MovedLines(OutCase):
         self.assertEqual({run.command.split(b";")[0]: run.files for run in runs},
                          {b"echo one": ["1.out.~1~"], b"echo two": ["1.out"]})
 
-    def test_of_a_file_that_somebody_has_removed_the_journal_tells_its_name(self):
+    def test_of_a_file_that_somebody_has_removed_the_journal_tells_its_name(self) -> None:
         ours, run = self.outdir(), run_of(2)
         ours.started(run)
         put(ours, run, b"two")

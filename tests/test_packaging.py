@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 import unittest
-from typing import Callable, Dict, Optional
+from typing import Callable, Optional
 
 from docs.install import make
 from tests.installed import install
@@ -54,7 +54,7 @@ class Commands(AnywhereCase):
         super().setUp()
         self.names = install(self.dir)
 
-    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+    def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         path = f"{self.dir}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
         ours = {"PATH": path, "PYTHONPATH": f"{self.dir}/site", "PYTHONDONTWRITEBYTECODE": ""}
         return super().environ({**ours, **(extra or {})})

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import unittest
 from collections import Counter
-from typing import Dict, Iterator, List, Tuple
+from collections.abc import Iterator
 from unittest import mock
 
 import runmaker4
@@ -86,19 +86,19 @@ class ProcessTrees(unittest.TestCase):
     """ProcessTable.tree: the session of a job, whatever carries its mark, and all that descends from these.
     """
 
-    def table(self, children: Dict[int, List[int]], sessions: Dict[int, List[int]],
-              marked: Dict[bytes, List[int]]) -> runmaker4.ProcessTable:
+    def table(self, children: dict[int, list[int]], sessions: dict[int, list[int]],
+              marked: dict[bytes, list[int]]) -> runmaker4.ProcessTable:
         """A made-up table."""
         table = runmaker4.ProcessTable([])
         table.children, table.sessions, table.marked = children, sessions, marked
         return table
 
-    def tree(self, table: runmaker4.ProcessTable, pid: int, mark: bytes) -> List[int]:
+    def tree(self, table: runmaker4.ProcessTable, pid: int, mark: bytes) -> list[int]:
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
         return list(table.tree(runmaker4.Child(pid, mark, loop.create_future())))
 
-    def now(self, pid: int, mark: bytes) -> List[int]:
+    def now(self, pid: int, mark: bytes) -> list[int]:
         """The tree in today's table."""
         return self.tree(runmaker4.ProcessTable.read(), pid, mark)
 
@@ -147,7 +147,7 @@ class ProcessTrees(unittest.TestCase):
             shell.wait()
         wait_until(lambda: not self.now(shell.pid, mark), what="all have gone")
 
-    def living(self, pid: int, mark: bytes, count: int) -> List[int]:
+    def living(self, pid: int, mark: bytes, count: int) -> list[int]:
         """The tree, once it is of this size and all of it are `sleep`."""
         found = self.now(pid, mark)
         names = {pathlib.Path(f"/proc/{each}/comm").read_text() for each in found if alive(each)}
@@ -160,9 +160,9 @@ class PastTheCache(JobFileCase):
     """
     MOUNT = runmaker4.Mount("nfs4", frozenset())
 
-    def run_two_jobs(self) -> List[str]:
+    def run_two_jobs(self) -> list[str]:
         """Claim and finish two jobs on such a file system; what was said."""
-        said: List[str] = []
+        said: list[str] = []
         file = self.file(b". a\n. b\n", mount=self.MOUNT, say=said.append)
         cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
         for _ in range(2):
@@ -176,7 +176,7 @@ class PastTheCache(JobFileCase):
         def is_direct(fd: int) -> bool:
             return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
 
-        def read(fd: int, buffers: List[memoryview], at: int) -> int:
+        def read(fd: int, buffers: list[memoryview], at: int) -> int:
             self.assertEqual((is_direct(fd), at % 4096, len(buffers[0]) % 4096), (True, 0, 0))
             calls.append("read")
             return preadv(fd, buffers, at)
@@ -409,7 +409,7 @@ class LooksAtAnEditedFile(JobFileCase):
 class RetriesAmidEdits(JobFileCase):
     """With -r each line is taken once, whatever lines are inserted and removed above it meanwhile."""
 
-    def lines(self, random_: random.Random) -> List[bytes]:
+    def lines(self, random_: random.Random) -> list[bytes]:
         """Some jobs, among them equal ones."""
         return [random_.choice([b".", b"!", b"!", b"e", b"d"]) + random_.choice([b" a\n", b" b\n", b" c\n"])
                 for _ in range(random_.randrange(1, 12))]
@@ -472,7 +472,7 @@ class RetriesAboveABarrier(JobFileCase):
 class LinesOfADeadServer(JobFileCase):
     """The server after it knows them again where an edit has moved them meanwhile."""
 
-    def adopt(self, before: List[bytes], after: bytes) -> Tuple[server.ServedFile, List[runmaker4.Job]]:
+    def adopt(self, before: list[bytes], after: bytes) -> tuple[server.ServedFile, list[runmaker4.Job]]:
         """Hold these lines, then edit the file: how the next server has it, and the jobs that it goes on
         with.
         """
@@ -486,8 +486,8 @@ class LinesOfADeadServer(JobFileCase):
         return file, file.adopt(fd)
 
     def offsets(
-        self, file: server.ServedFile, jobs: List[runmaker4.Job], texts: List[bytes]
-    ) -> Dict[int, int]:
+        self, file: server.ServedFile, jobs: list[runmaker4.Job], texts: list[bytes]
+    ) -> dict[int, int]:
         """Where the lines of clients are that say where they were: by their numbers."""
         lines = [runmaker4.Line(number, number, 0, b".", text) for number, text in enumerate(texts, 1)]
         return {line.number: job.offset for line, job in file.assign(lines, jobs).items()}
@@ -539,7 +539,7 @@ class RetriesOfMany(RetriesAmidEdits):
     """The same where several share a cursor, as the clients of a server do, and come and go."""
     STATES = b"!er", b"er", b""
 
-    def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> List[Counter]:
+    def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> list[Counter]:
         """How often each of them claimed each command; none is to be had of it any more."""
         takers = [runmaker4.Taker("", retry=retry) for retry in self.STATES]
         counts, running, idle = {taker: Counter() for taker in takers}, [], set()

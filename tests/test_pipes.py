@@ -1,7 +1,7 @@
 """What prints lists and counts goes well with other commands, and says so when nothing can be printed."""
 import os
 import unittest
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 from tests.journal import end
 from tests.support import RUNMAKER, RUNSET, RUNWAIT, Case, Ended, deadline
@@ -17,7 +17,7 @@ class StandardOutput(Case):
         super().setUp()
         self.write("d echo a\n! echo b\n")
 
-    def run_by_shell(self, redirection: str, *calls: Sequence[str]) -> List[Tuple[Sequence[object], Ended]]:
+    def run_by_shell(self, redirection: str, *calls: Sequence[str]) -> list[tuple[Sequence[object], Ended]]:
         """How the scripts end that are started so."""
         words = ("sh", "-c", f'exec "$@" {redirection}', "sh")
         return self.run_all((*words, *self.command(*call, "runs.txt")) for call in calls)

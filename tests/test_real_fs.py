@@ -10,7 +10,6 @@ import re
 import signal
 import time
 import unittest
-from typing import Dict, List
 
 from tests import marks
 from tests.rigs import REAL
@@ -54,7 +53,7 @@ def setUpModule() -> None:
 class FsCase(unittest.TestCase):
     """A test with a directory of its own on the file system, where the commands of all hosts run."""
     kind = ""
-    options: Dict[str, int] = {}
+    options: dict[str, int] = {}
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -126,7 +125,7 @@ class FsCase(unittest.TestCase):
         runner.signal(signal.SIGKILL)
         runner.wait()
 
-    def lines(self) -> List[bytes]:
+    def lines(self) -> list[bytes]:
         return self.carol.run(READ, check=False).out.splitlines()
 
     def states(self) -> str:
@@ -274,7 +273,7 @@ class Hosts(FsCase):
         jobs, chance = (3000, random.Random(7)) if FULL else (300, random.Random(7))
         self.alice.write("runs.txt", "".join(self.job(number, "sleep 0.3") for number in range(1, jobs + 1)))
         hosts = [self.alice, self.bob]
-        stopped: List[Command] = []
+        stopped: list[Command] = []
         runners = [self.start(host, "runmaker4.py -q -j3 --resume runs.txt") for host in hosts * 2]
         while self.states().count("d") < jobs * 0.8:
             self.assertLess(time.monotonic() - self.begin, SLOW * jobs / 300, self.states())

@@ -6,7 +6,6 @@ document.
 import re
 import subprocess
 import unittest
-from typing import List, Set
 
 from tests import test_documents as documents
 from tests.rigs import REAL, ssh
@@ -26,7 +25,7 @@ def block(start: str) -> str:
     )
 
 
-def blotted(text: str) -> Set[str]:
+def blotted(text: str) -> set[str]:
     """The lines of a status, with words for what differs from run to run."""
     return {re.sub(r"\d+", "N", re.sub("alice|bob  ", "HOST ", line)) for line in text.splitlines()}
 
@@ -48,7 +47,7 @@ class HostsCase(RunCase):
             (cls.hosts.bin / name).write_text(f"#!/bin/sh\n{body}\n")
             (cls.hosts.bin / name).chmod(0o755)
 
-    def type(self, text: str, host: str = "alice", directory: object = "") -> subprocess.Popen:
+    def type(self, text: str, host: str = "alice", directory: object = "") -> subprocess.Popen[bytes]:
         """Have a shell on a host run this in a directory (the test's); what it prints goes to a file
         `printed`.
         """
@@ -69,7 +68,7 @@ class HostsCase(RunCase):
         self.write("", "hold")
         self.jobs(*(f"simulate --seed {number}" for number in range(1, count + 1)))
 
-    def hosts_of(self, *jobs: int) -> Set[str]:
+    def hosts_of(self, *jobs: int) -> set[str]:
         """Where jobs ran that are done."""
         return {self.read(f"out/{job}.out").decode().split()[-1] for job in jobs}
 
@@ -212,7 +211,7 @@ class Mpi(HostsCase):
             raise unittest.SkipTest(ssh.missing(mpirun="openmpi-bin"))
         super().setUpClass()
 
-    def ranks(self, ended: Ended) -> List[str]:
+    def ranks(self, ended: Ended) -> list[str]:
         """Where the ranks ran."""
         return sorted(
             line.split()[-1] for line in ended.out.decode().splitlines() if line.startswith("stdout")

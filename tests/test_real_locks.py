@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import unittest
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 from tests.rigs import PATH, REAL, lacking
 from tests.rigs.nfs import Command, Machine, Rig, missing
@@ -45,11 +46,11 @@ def program(folder: str, patch: str = "", minute: float = MINUTE, silence: float
 
 
 def check_hosts(
-    places: Sequence[Tuple[Sequence[str], str]],
+    places: Sequence[tuple[Sequence[str], str]],
     patches: Sequence[str] = (),
     minute: float = MINUTE,
     python: str = sys.executable,
-) -> List[Ended]:
+) -> list[Ended]:
     """Start a check on several hosts at once, and wait for its ends.
 
     places: for each host the words that stand before a command to run it there, such as ("ssh", "alice"), and
@@ -72,7 +73,7 @@ def check_hosts(
     return ended
 
 
-def rows(ended: Ended) -> List[List[str]]:
+def rows(ended: Ended) -> list[list[str]]:
     """What the table says: a name and the cells for each host."""
     table = re.findall(r"^(\S+) +((?:(?:yes|NO|-) +){%d})" % SEEN, ended.out.decode(), re.MULTILINE)
     return [[name, *cells.split()] for name, cells in table]
@@ -80,7 +81,7 @@ def rows(ended: Ended) -> List[List[str]]:
 
 class SharedDirectory:
     """What holds of each file system with its default settings; a subclass says where its hosts are."""
-    places: Sequence[Tuple[Sequence[str], str]] = ()
+    places: Sequence[tuple[Sequence[str], str]] = ()
     caches = True               # a FUSE client serves pages that it has read before
 
     def test_yes_with_default_settings(self) -> None:
@@ -102,7 +103,7 @@ def setUpModule() -> None:
         raise unittest.SkipTest("RUNMAKER4_TEST_REAL is not set: takes seven minutes")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def the_rig() -> Rig:
     """The machines of all tests here."""
     rig = Rig()
@@ -120,10 +121,10 @@ class Bindfs(unittest.TestCase):
         self.dir = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, self.dir)
         os.mkdir(f"{self.dir}/folder")
-        self.mounted: List[str] = []
+        self.mounted: list[str] = []
         self.addCleanup(self.unmount)
 
-    def check(self, *options: str, patch: str = "") -> List[Ended]:
+    def check(self, *options: str, patch: str = "") -> list[Ended]:
         """A check on two processes that take themselves for hosts, each with a view of its own; it leaves
         nothing.
         """
@@ -184,7 +185,7 @@ class Nfs(unittest.TestCase):
         self.mount(self.alice, alice, options)
         self.mount(self.bob, bob or alice, options)
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """What is in the directory, as the server has it."""
         return self.rig.server.run("ls -A /export").out.decode().split()
 
@@ -195,7 +196,7 @@ class Nfs(unittest.TestCase):
         text = program("/nfs", patch, minute, silence, scripts=["/usr/local/bin"])
         return machine.popen("exec python3 -B -", data=text)
 
-    def start_waiting(self, machine: Machine, **settings) -> Command:
+    def start_waiting(self, machine: Machine, **settings: Any) -> Command:
         """Start a check, and wait until it has said who it is."""
         begun = self.start(machine, **settings)
         here = "find /export -name 'runmaker4-check-*' -size +0"
@@ -203,7 +204,7 @@ class Nfs(unittest.TestCase):
         self.assertIsNone(begun.code, str(begun))
         return begun
 
-    def check(self, **settings) -> List[Command]:
+    def check(self, **settings: Any) -> list[Command]:
         """A check on both hosts, to its end; it leaves nothing behind."""
         started = self.start(self.alice, **settings), self.start(self.bob, **settings)
         ended = [command.wait(SLOW) for command in started]
@@ -217,7 +218,7 @@ class Nfs(unittest.TestCase):
             for text in texts:
                 self.assertIn(text, (command.out + command.err).decode())
 
-    def test_yes_where_hosts_share_locks(self):
+    def test_yes_where_hosts_share_locks(self) -> None:
         for alice, bob in ("3", "3"), ("4.2", "4.2"), ("3", "4.2"):
             with self.subTest(alice=alice, bob=bob):
                 self.mount_both(alice, bob)
@@ -227,7 +228,7 @@ class Nfs(unittest.TestCase):
                 for command in ended:
                     self.assertEqual(rows(command), [[host, *["yes"] * SEEN] for host in ("alice", "bob")])
 
-    def test_no_where_locks_stay_on_each_host(self):
+    def test_no_where_locks_stay_on_each_host(self) -> None:
         for option in "nolock", "local_lock=all":
             with self.subTest(option=option):
                 self.mount_both("3", options=option)
@@ -240,7 +241,7 @@ class Nfs(unittest.TestCase):
                 )
                 self.assertSays([alice, bob], 1, "To change: mount with vers=4.2")
 
-    def test_no_where_one_host_keeps_its_locks_to_itself(self):
+    def test_no_where_one_host_keeps_its_locks_to_itself(self) -> None:
         self.mount(self.alice, "3", "local_lock=posix")
         self.mount(self.bob, "4.2")
         alice, bob = self.check()
@@ -249,12 +250,12 @@ class Nfs(unittest.TestCase):
         )
         self.assertSays([bob], 1, "excluded: not so of alice (")
 
-    def test_no_where_reads_lie(self):
+    def test_no_where_reads_lie(self) -> None:
         """Out of its host's memory a runner would read what was there before: . or r."""
         self.mount_both("4.2")
         self.assertSays(self.check(patch=CACHED), 1, "NO   fresh: not so of ")
 
-    def test_two_hosts_of_one_name(self):
+    def test_two_hosts_of_one_name(self) -> None:
         self.bob.run("echo alice >/proc/sys/kernel/hostname")
         self.addCleanup(self.bob.run, "echo bob >/proc/sys/kernel/hostname")
         self.mount(self.alice, "4.2")
@@ -265,7 +266,7 @@ class Nfs(unittest.TestCase):
         """Start on alice what a test has ended."""
         self.alice.run("pkill rpc.statd; pkill rpcbind; rpcbind -w && rpc.statd -n alice")
 
-    def test_without_rpcbind_and_statd(self):
+    def test_without_rpcbind_and_statd(self) -> None:
         self.mount_both("3")
         self.addCleanup(self.restart)
         self.alice.run("pkill rpc.statd; pkill rpcbind")
@@ -273,7 +274,7 @@ class Nfs(unittest.TestCase):
         self.assertSays([alice], 1, "let rpc.statd run on", "alice: locking a byte: no locks available")
         self.assertSays([bob], 1, "NO   excluded: not so of alice (")
 
-    def test_a_host_without_statd_that_does_not_answer(self):
+    def test_a_host_without_statd_that_does_not_answer(self) -> None:
         """The kernel looks for statd for a minute: the check ends before that on this host."""
         self.mount_both("3")
         self.addCleanup(self.restart)

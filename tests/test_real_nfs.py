@@ -12,7 +12,6 @@ import random
 import signal
 import time
 import unittest
-from typing import List
 
 from tests import marks
 from tests.rigs import REAL
@@ -42,7 +41,7 @@ def setUpModule() -> None:
         raise unittest.SkipTest(missing())
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def the_rig() -> Rig:
     """The machines of all tests here."""
     rig = Rig(lease=LEASE)
@@ -87,7 +86,7 @@ class NfsCase:
         for client in self.rig.clients:
             client.directory = f"/nfs/{name}"
             client.run("rm -f /tmp/go")
-        self.started: List[Command] = []
+        self.started: list[Command] = []
         self.addCleanup(self.clean)
         self.begin = time.monotonic()
 
@@ -466,9 +465,9 @@ class OnBoth(NfsCase, unittest.TestCase):
     def test_a_storm_of_kills(self) -> None:
         (jobs, kills), chance = (10_000, 240) if ALL else (500, 12), random.Random(7)
         self.server.write("runs.txt", "".join(job(number, "sleep 0.2") for number in range(1, jobs + 1)))
-        runners: List[Command] = []
-        killed: List[Command] = []
-        for done in sorted(chance.sample(range(jobs * 8 // 10), kills)) + [jobs]:
+        runners: list[Command] = []
+        killed: list[Command] = []
+        for done in [*sorted(chance.sample(range(jobs * 8 // 10), kills)), jobs]:
             while int(self.server.run("grep -c '^d' runs.txt", check=False).out) < done:
                 for client in self.rig.clients:
                     living = [

@@ -19,7 +19,7 @@ import tempfile
 import time
 import unittest
 import zipfile
-from typing import Dict, List, Optional, Set
+from typing import Any, Optional
 
 from tests.rigs import REAL, lacking
 from tests.support import ROOT, SCRIPTS, Ended
@@ -49,7 +49,7 @@ def python(version: str) -> str:
     return found
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def tools() -> pathlib.Path:
     """A directory with pipx, uv and build in it, made once.  Raises SkipTest."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-tools-"))
@@ -57,7 +57,7 @@ def tools() -> pathlib.Path:
     for words in (["-m", "venv", home], ["-m", "pip", "install", "pipx", "uv", "build"]):
         program = home / "bin/python" if "pip" in words else sys.executable
         made = subprocess.run(
-            [program, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
+            [program, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False
         )
         if made.returncode:
             raise unittest.SkipTest(f"pipx, uv and build cannot be had here: {made.stdout.decode()[-300:]}")
@@ -74,7 +74,7 @@ class PackagingCase(AnywhereCase):
         self.home.mkdir()
         shutil.copytree(ROOT, self.project, ignore=shutil.ignore_patterns(".git", "__pycache__", "dist"))
 
-    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+    def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         at = {name: str(self.home / name) for name in (
             "PYTHONUSERBASE", "PIPX_HOME", "PIPX_BIN_DIR", "PIPX_MAN_DIR", "UV_TOOL_DIR", "UV_TOOL_BIN_DIR")}
         settings = {
@@ -86,13 +86,13 @@ class PackagingCase(AnywhereCase):
         }
         return super().environ({**at, **settings, **(extra or {})})
 
-    def call(self, *words: object, **settings) -> Ended:
+    def call(self, *words: object, **settings: Any) -> Ended:
         """Run a command that must succeed."""
         ended = self.run_script(*map(str, words), timeout=300, **settings)
         self.assertEqual(ended.code, 0, ended.out + ended.err)
         return ended
 
-    def files(self) -> Set[pathlib.Path]:
+    def files(self) -> set[pathlib.Path]:
         """What is in the home."""
         return {path for path in self.home.rglob("*") if not path.is_dir()}
 
@@ -241,7 +241,7 @@ class Shown(PackagingCase):
             ".zshrc",
         )
 
-    def complete(self, shell: str, typed: str) -> List[str]:
+    def complete(self, shell: str, typed: str) -> list[str]:
         """Type a line in a shell: the words that the command was given, also those on both sides of a '='."""
         home = str(self.dir)
         env = self.environ(

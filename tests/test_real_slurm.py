@@ -13,12 +13,23 @@ import pathlib
 import re
 import signal
 import unittest
-from typing import Dict, List, Optional
+from typing import Optional
 
 from tests.rigs import REAL
 from tests.rigs.slurm import FREEZER, Cluster, missing
-from tests.support import (GATE, MARK, PYTHON, RUNSET, SCRIPTS, SCRIPTS_AT, UP, WAITING, RunCase, marked,
-                           wait_until)
+from tests.support import (
+    GATE,
+    MARK,
+    PYTHON,
+    RUNSET,
+    SCRIPTS,
+    SCRIPTS_AT,
+    UP,
+    WAITING,
+    RunCase,
+    marked,
+    wait_until,
+)
 from tests.test_documents import read_pieces
 
 DOCUMENT = "docs/clusters.md"
@@ -62,7 +73,7 @@ class SlurmCase(RunCase):
             (self.bin / script).chmod(0o755)
         self.addCleanup(self.cluster.clear)
 
-    def environ(self, extra: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+    def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         found = super().environ(extra)
         return {
             **found,
@@ -94,12 +105,12 @@ class SlurmCase(RunCase):
         """What all batch jobs have printed."""
         return "".join(path.read_text(errors="replace") for path in self.dir.glob("slurm-*.out"))
 
-    def printed(self) -> List[str]:
+    def printed(self) -> list[str]:
         """What the jobs have printed, one of them after the other."""
         found = sorted(self.dir.glob("out/*.out"), key=lambda path: int(path.stem))
         return [path.read_text().rstrip("\n") for path in found]
 
-    def runners(self) -> List[int]:
+    def runners(self) -> list[int]:
         """The process numbers of all runners, as we see them."""
         def is_runner(pid: int) -> bool:
             with contextlib.suppress(OSError):

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import time
 import unittest
-from typing import Dict, List
 
 from tests.support import FULL, RUNMAKER, RUNSET, Case, Ended, console_lines, printed, wait_until
 
@@ -26,7 +25,7 @@ class LogCase(Case):
     def run_jobs(self, *options: object, name: str = "alice") -> Ended:
         return self.run_script(RUNMAKER, "--name", name, "-l", "outputs", *options, "runs.txt")
 
-    def record(self, ordinal: int, loglines: int = 3) -> List[bytes]:
+    def record(self, ordinal: int, loglines: int = 3) -> list[bytes]:
         """The lines of record k, which stands at a fixed place."""
         size = (1 + loglines) * (WIDTH + 1)
         data = self.read("outputs")[(ordinal - 1) * size:ordinal * size]
@@ -53,7 +52,7 @@ class LogCase(Case):
 class LogRecords(LogCase):
     """-l: the last lines of each job, in a fixed record per job."""
 
-    def test_a_record_is_a_header_and_the_last_lines_byte_for_byte(self):
+    def test_a_record_is_a_header_and_the_last_lines_byte_for_byte(self) -> None:
         self.write(". echo a; echo A\n. echo b >&2; exit 3\n. :\n")
         self.assertEqual(self.run_jobs().code, 1)
         self.assertRecord(1, "echo a; echo A", ": stdout (WHO): a", ": stdout (WHO): A",
@@ -63,13 +62,13 @@ class LogRecords(LogCase):
         self.assertRecord(3, ":", '+ status (WHO): forked ":"', '+ status (WHO): exit 0 ":"')
         self.assertLogOfLength(3)
 
-    def test_only_the_last_lines_are_kept(self):
+    def test_only_the_last_lines_are_kept(self) -> None:
         self.write(". seq 1000\n")
         self.run_jobs()
         self.assertRecord(1, "seq 1000", ": stdout (WHO): 999", ": stdout (WHO): 1000",
                           '+ status (WHO): exit 0 "seq 1000"')
 
-    def test_the_number_of_lines_can_be_chosen(self):
+    def test_the_number_of_lines_can_be_chosen(self) -> None:
         self.write(". seq 9\n. seq 9\n")
         self.run_jobs("-n", 1)
         self.assertRecord(2, "seq 9", '+ status (WHO): exit 0 "seq 9"', loglines=1)
@@ -88,12 +87,12 @@ class LogRecords(LogCase):
         )
         self.assertLogOfLength(2, loglines=6)
 
-    def test_the_host_is_the_node_where_no_name_is_given(self):
+    def test_the_host_is_the_node_where_no_name_is_given(self) -> None:
         self.write(". :\n")
         self.run_script(RUNMAKER, "-l", "outputs", "runs.txt")
         self.assertIn(b" (%s," % os.uname().nodename.encode(), self.record(1)[1])
 
-    def test_output_lines_go_to_the_log_instead_of_the_console(self):
+    def test_output_lines_go_to_the_log_instead_of_the_console(self) -> None:
         self.write(". echo a; echo b >&2\n")
         lines = console_lines(self.run_jobs().out)
         self.assertEqual([line.kind for line in lines], ["executing", "status", "status"])
@@ -101,7 +100,7 @@ class LogRecords(LogCase):
             printed(lines, "status"), [b'forked "echo a; echo b >&2"', b'exit 0 "echo a; echo b >&2"']
         )
 
-    def test_the_last_output_without_a_newline_is_in_the_record(self):
+    def test_the_last_output_without_a_newline_is_in_the_record(self) -> None:
         self.write(". printf 'a\\nb'\n")
         self.run_jobs()
         self.assertEqual(re.findall(rb": stdout \(\w+,\d+\): (\w)", b"".join(self.record(1))), [b"a", b"b"])
@@ -110,7 +109,7 @@ class LogRecords(LogCase):
 class LogPlaces(LogCase):
     """Record k stands at a fixed place, whoever writes it and whenever."""
 
-    def test_comments_have_no_record_and_held_jobs_keep_theirs(self):
+    def test_comments_have_no_record_and_held_jobs_keep_theirs(self) -> None:
         self.write("# comment\n. echo a\n\nprose\nx echo held\nd echo done\n. echo b\n")
         self.run_jobs()
         for ordinal, word in (1, "a"), (4, "b"):
@@ -118,7 +117,7 @@ class LogPlaces(LogCase):
                               f": stdout (WHO): {word}", f'+ status (WHO): exit 0 "echo {word}"')
         self.assertLogOfLength(4)
 
-    def test_what_never_ran_is_a_hole(self):
+    def test_what_never_ran_is_a_hole(self) -> None:
         self.write("x echo held\n" * 2000 + ". echo last\n")
         self.run_jobs()
         size = 4 * (WIDTH + 1)
@@ -127,7 +126,7 @@ class LogPlaces(LogCase):
                           '+ status (WHO): exit 0 "echo last"')
         self.assertLess(os.stat(self.dir / "outputs").st_blocks * 512, 1000 * size)
 
-    def test_an_empty_file_made_before_serves_as_well(self):
+    def test_an_empty_file_made_before_serves_as_well(self) -> None:
         self.write("", "outputs")
         self.write(". seq 2\n")
         self.run_jobs()
@@ -136,7 +135,7 @@ class LogPlaces(LogCase):
         )
         self.assertLogOfLength(1)
 
-    def test_the_records_of_earlier_runs_stay_as_they_are(self):
+    def test_the_records_of_earlier_runs_stay_as_they_are(self) -> None:
         self.write(". seq 2\n. seq 3\n")
         self.run_jobs()
         before = self.read("outputs")
@@ -145,7 +144,7 @@ class LogPlaces(LogCase):
         self.assertEqual(self.read("outputs")[:len(before)], before)
         self.assertLogOfLength(3)
 
-    def test_a_job_that_runs_again_leaves_nothing_of_its_earlier_record(self):
+    def test_a_job_that_runs_again_leaves_nothing_of_its_earlier_record(self) -> None:
         self.write(". if [ -e short ]; then :; else seq 100; fi; touch short; exit 1\n. seq 2\n")
         self.run_jobs()
         second = self.record(2)
@@ -156,7 +155,7 @@ class LogPlaces(LogCase):
         self.assertIn(b"+ status (bob,", again[1])
         self.assertEqual((again[3], self.record(2)), (BLANK, second))
 
-    def test_several_runners_share_the_file(self):
+    def test_several_runners_share_the_file(self) -> None:
         jobs = 60
         command = "echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID"
         self.write("# shared\n" + f". {command}\n" * jobs)
@@ -177,7 +176,7 @@ class LogPlaces(LogCase):
         self.assertEqual({host.decode() for host in hosts}, set(names))
 
 
-    def test_a_file_that_is_no_log_file_is_refused(self):
+    def test_a_file_that_is_no_log_file_is_refused(self) -> None:
         self.write(". touch never\n", "other.txt")
         self.write(". true\n")
         self.assertRefused(
@@ -189,7 +188,7 @@ class LogPlaces(LogCase):
 class LogCutting(LogCase):
     """Lines are cut and padded to 160 bytes, between characters."""
 
-    def test_long_commands_are_cut_between_characters(self):
+    def test_long_commands_are_cut_between_characters(self) -> None:
         commands = [
             ": " + "x" * shift + letter * 170 for shift in range(4) for letter in ("a", "ä", "€", "𝄞")
         ]
@@ -199,7 +198,7 @@ class LogCutting(LogCase):
             self.assertRecord(ordinal, command, f'+ status (WHO): forked "{command}"',
                               f'+ status (WHO): exit 0 "{command}"')
 
-    def test_long_output_is_cut_between_characters(self):
+    def test_long_output_is_cut_between_characters(self) -> None:
         texts = ["x" * shift + "€" * 100 for shift in range(8)]
         self.write("\n".join(texts) + "\n", "data")
         self.write(". cat data\n")
@@ -208,7 +207,7 @@ class LogCutting(LogCase):
         self.assertRecord(1, "cat data", '+ status (WHO): forked "cat data"', *output,
                           '+ status (WHO): exit 0 "cat data"', loglines=12)
 
-    def test_a_line_that_just_fits_is_not_cut(self):
+    def test_a_line_that_just_fits_is_not_cut(self) -> None:
         fitting = WIDTH - len(f".-> :  (in {self.dir})")
         commands = [": " + "x" * length for length in (fitting - 1, fitting, fitting + 1)]
         self.write("".join(f". {command}\n" for command in commands))
@@ -217,7 +216,7 @@ class LogCutting(LogCase):
         self.assertEqual(headers, [self.header(command) for command in commands])
         self.assertEqual([header.endswith(b")") for header in headers], [False, True, False])
 
-    def test_bytes_that_are_not_utf8_keep_their_place(self):
+    def test_bytes_that_are_not_utf8_keep_their_place(self) -> None:
         self.write(b"\xff" * 300 + b"\n\xe2\x82\n", "data")
         self.write(". cat data\n")
         self.run_jobs()
@@ -226,7 +225,7 @@ class LogCutting(LogCase):
         self.assertRegex(second, rb"^: stdout \(alice,\d+\): \xe2\x82 +$")
         self.assertTrue(last.startswith(b"+ status"))
 
-    def test_a_line_of_megabytes_is_one_line_of_the_record(self):
+    def test_a_line_of_megabytes_is_one_line_of_the_record(self) -> None:
         self.write(". head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end\n")
         self.run_jobs()
         _, first, second, last = self.record(1)
@@ -239,7 +238,7 @@ class LogWhileRunning(LogCase):
     """The record is rewritten as the job runs, at most once a second."""
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_record_shows_what_a_running_job_printed_so_far(self):
+    def test_the_record_shows_what_a_running_job_printed_so_far(self) -> None:
         command = "echo first; until [ -e go ]; do sleep 0.02; done; echo second; until [ -e end ]; do sleep 0.02; done"
         forked, first, second = (
             f'+ status (WHO): forked "{command}"',
@@ -266,7 +265,7 @@ class LogWhileRunning(LogCase):
         )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_job_that_prints_all_the_time_is_written_at_most_once_a_second(self):
+    def test_a_job_that_prints_all_the_time_is_written_at_most_once_a_second(self) -> None:
         self.write(". i=0; while [ $i -lt 25 ]; do i=$((i + 1)); echo line $i; sleep 0.03; done\n")
         runner = self.start(RUNMAKER, "-l", "outputs", "runs.txt", stdout=subprocess.DEVNULL)
         seen, start = set(), time.monotonic()
@@ -285,19 +284,19 @@ class OutputDirectory(Case):
     def run_jobs(self, *options: str) -> Ended:
         return self.run_script(RUNMAKER, "--outdir", "out", *options, "runs.txt")
 
-    def files(self) -> Dict[str, bytes]:
+    def files(self) -> dict[str, bytes]:
         return {
             path.name: path.read_bytes() for path in (self.dir / "out").iterdir() if path.name != "journal"
         }
 
-    def test_a_file_is_made_for_each_stream_that_a_job_prints_on(self):
+    def test_a_file_is_made_for_each_stream_that_a_job_prints_on(self) -> None:
         self.write(
             "# comment\n. echo a\n. echo b >&2; exit 3\nx echo held\n. :\nd echo done\n. echo c; echo d >&2\n"
         )
         self.assertEqual(self.run_jobs("-j2").code, 1)
         self.assertEqual(self.files(), {"2.out": b"a\n", "3.err": b"b\n", "7.out": b"c\n", "7.err": b"d\n"})
 
-    def test_an_older_file_is_put_aside_although_the_new_run_prints_nothing(self):
+    def test_an_older_file_is_put_aside_although_the_new_run_prints_nothing(self) -> None:
         self.write(". [ -e quiet ] || echo a\n")
         self.run_jobs()
         self.write("", "quiet")
@@ -305,19 +304,19 @@ class OutputDirectory(Case):
         self.run_jobs()
         self.assertEqual(self.files(), {"1.out.~1~": b"a\n"})
 
-    def test_the_console_shows_the_output_as_well(self):
+    def test_the_console_shows_the_output_as_well(self) -> None:
         self.write(". echo a; echo b >&2\n")
         lines = console_lines(self.run_jobs().out)
         self.assertEqual((printed(lines), printed(lines, "stderr")), ([b"a"], [b"b"]))
 
-    def test_quiet_and_the_log_do_not_take_it_away(self):
+    def test_quiet_and_the_log_do_not_take_it_away(self) -> None:
         self.write(". echo a; seq 10\n")
         self.assertEqual(self.run_jobs("-q", "-l", "outputs").out, b"")
         self.assertEqual(
             self.files()["1.out"], b"a\n" + b"".join(b"%d\n" % number for number in range(1, 11))
         )
 
-    def test_older_files_are_kept_under_rising_numbers(self):
+    def test_older_files_are_kept_under_rising_numbers(self) -> None:
         self.write(". cat word; cat word >&2; exit 1\n")
         for word in "first", "second", "third":
             self.write(word, "word")
@@ -328,7 +327,7 @@ class OutputDirectory(Case):
                 found, {f"1.{kind}": b"third", f"1.{kind}.~1~": b"first", f"1.{kind}.~2~": b"second"}
             )
 
-    def test_a_gap_in_the_numbers_loses_nothing(self):
+    def test_a_gap_in_the_numbers_loses_nothing(self) -> None:
         self.write(". echo new\n")
         (self.dir / "out").mkdir()
         for name in "1.out", "1.out.~1~", "1.out.~7~":
@@ -338,14 +337,14 @@ class OutputDirectory(Case):
         kept = sorted(data for name, data in self.files().items() if name.startswith("1.out.~"))
         self.assertEqual(kept, [b"old 1.out", b"old 1.out.~1~", b"old 1.out.~7~"])
 
-    def test_the_output_of_every_try_is_kept(self):
+    def test_the_output_of_every_try_is_kept(self) -> None:
         self.write(". echo x >> tries; wc -l < tries; exit 1\n")
         self.run_jobs("--retries", "2")
         together = b"".join(data for name, data in sorted(self.files().items()) if name.startswith("1.out"))
         self.assertEqual(sorted(together.split()), [b"1", b"2", b"3"])
         self.assertTrue(self.read("out/1.out").endswith(b"3\n"))
 
-    def test_the_files_grow_while_the_job_runs(self):
+    def test_the_files_grow_while_the_job_runs(self) -> None:
         self.write(". echo a; echo b >&2; until [ -e go ]; do sleep 0.02; done; echo c\n")
         runner = self.start(RUNMAKER, "--outdir", "out", "runs.txt")
         self.assertEqual(self.wait_file("out/1.out"), b"a\n")
@@ -355,14 +354,14 @@ class OutputDirectory(Case):
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.read("out/1.out"), b"a\nc\n")
 
-    def test_a_job_that_could_not_be_started_does_not_touch_its_older_files(self):
+    def test_a_job_that_could_not_be_started_does_not_touch_its_older_files(self) -> None:
         self.write(". echo a\0b\n")
         (self.dir / "out").mkdir()
         self.write("old", "out/1.out")
         self.run_jobs()
         self.assertEqual(self.files(), {"1.out": b"old"})
 
-    def test_several_runners_share_the_directory(self):
+    def test_several_runners_share_the_directory(self) -> None:
         self.write(". sleep 0.02; echo $JOB_ID\n" * 40)
         runners = [self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt") for _ in range(3)]
         for runner in runners:
@@ -378,7 +377,7 @@ class JobLog(Case):
     def run_jobs(self, *options: object) -> Ended:
         return self.run_script(RUNMAKER, "--name", "alice", "--joblog", "joblog", *options, "runs.txt")
 
-    def rows(self) -> List[Dict[str, str]]:
+    def rows(self) -> list[dict[str, str]]:
         """The lines of the job log, as the csv module reads them."""
         with open(self.dir / "joblog", newline="", encoding="utf-8", errors="surrogateescape") as log:
             rows = list(csv.DictReader(log, delimiter="\t"))
@@ -386,10 +385,10 @@ class JobLog(Case):
             self.assertEqual(list(row), self.COLUMNS, row)
         return rows
 
-    def column(self, *names: str) -> List[List[str]]:
+    def column(self, *names: str) -> list[list[str]]:
         return [[row[name] for name in names] for row in self.rows()]
 
-    def test_a_line_has_the_columns_of_gnu_parallel(self):
+    def test_a_line_has_the_columns_of_gnu_parallel(self) -> None:
         self.write("# comment\n. echo abc; echo def >&2; sleep 0.2\n")
         begin = time.time()
         self.run_jobs()
@@ -400,14 +399,14 @@ class JobLog(Case):
                          [["2", "alice", "0", "4", "0", "0", "echo abc; echo def >&2; sleep 0.2"]])
         self.assertEqual(self.read("joblog").split(b"\n")[0], "\t".join(self.COLUMNS).encode())
 
-    def test_exit_statuses_signals_and_timeouts_can_be_told_apart(self):
+    def test_exit_statuses_signals_and_timeouts_can_be_told_apart(self) -> None:
         self.write(". true\n. exit 3\n. kill -9 $$\n. sleep 30\n")
         self.run_jobs("--timeout", 0.5)
         succeeded, failed, killed, timed_out = self.column("Exitval", "Signal")
         self.assertEqual((succeeded, failed, killed), (["0", "0"], ["3", "0"], ["0", "9"]))
         self.assertEqual(timed_out[0], "-1")
 
-    def test_the_header_is_written_once_and_earlier_lines_stay(self):
+    def test_the_header_is_written_once_and_earlier_lines_stay(self) -> None:
         self.write(". true\n. false\n")
         self.run_jobs()
         before = self.read("joblog")
@@ -415,13 +414,13 @@ class JobLog(Case):
         self.assertTrue(self.read("joblog").startswith(before))
         self.assertEqual(self.column("Seq", "Exitval"), [["1", "0"], ["2", "1"], ["2", "1"]])
 
-    def test_an_empty_file_gets_the_header(self):
+    def test_an_empty_file_gets_the_header(self) -> None:
         self.write("", "joblog")
         self.write(". true\n")
         self.run_jobs()
         self.assertEqual(self.column("Seq"), [["1"]])
 
-    def test_a_last_line_that_was_cut_short_spoils_no_other(self):
+    def test_a_last_line_that_was_cut_short_spoils_no_other(self) -> None:
         self.write("\t".join(self.COLUMNS) + "\n1\talice\t12", "joblog")
         self.write(". true\n")
         self.run_jobs()
@@ -429,7 +428,7 @@ class JobLog(Case):
             self.read("joblog").decode(), r"\n1\talice\t\d+\.\d+\t *\d+\.\d+\t\d+\t\d+\t0\t0\ttrue\n$"
         )
 
-    def test_there_is_one_line_per_try(self):
+    def test_there_is_one_line_per_try(self) -> None:
         self.write(". [ -e second ] && exit 0; touch second; exit 7\n. exit 5\n")
         self.run_jobs("--retries", 2)
         self.assertEqual(
@@ -437,13 +436,13 @@ class JobLog(Case):
         )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
-    def test_an_orphan_has_no_line(self):
+    def test_an_orphan_has_no_line(self) -> None:
         self.write("r true\n. true\n")
         self.run_jobs()
         self.assertEqual((self.states(), self.column("Seq")), ("ed", [["2"]]))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_several_runners_append_at_once(self):
+    def test_several_runners_append_at_once(self) -> None:
         jobs = 400
         command = ": " + "x" * 200
         self.write(f". {command}\n" * jobs)
@@ -456,14 +455,14 @@ class JobLog(Case):
         self.assertEqual({found for found, in self.column("Command")}, {command})
         self.assertTrue({host for host, in self.column("Host")} <= set(names))
 
-    def test_one_that_is_removed_while_jobs_run_is_said_to_lack_them(self):
+    def test_one_that_is_removed_while_jobs_run_is_said_to_lack_them(self) -> None:
         self.write(". rm joblog out/journal\n")
         ended = self.run_script(RUNMAKER, "--joblog", "joblog", "--outdir", "out", "runs.txt")
         self.assertEqual((ended.code, self.states()), (1, "d"))
         self.assertIn(b"joblog: was removed meanwhile", ended.err)
         self.assertIn(b"journal: was removed meanwhile", ended.err)
 
-    def test_commands_are_written_as_they_are(self):
+    def test_commands_are_written_as_they_are(self) -> None:
         commands = [b": '\"'", b"\"echo\" \"a\"", b":\ta\tb", b": \xff\xe2\x82\xac", b": \\t \\n"]
         self.write(b"".join(b". " + command + b"\n" for command in commands))
         self.run_jobs()
@@ -475,7 +474,7 @@ class SharedNames(Case):
     """No two kinds of records go to one file: they would overwrite each other."""
     OPTIONS = ("-l", "--joblog", "--errors", "--pidfile")
 
-    def test_a_file_that_is_named_twice_is_refused(self):
+    def test_a_file_that_is_named_twice_is_refused(self) -> None:
         self.write(". true\n")
         os.symlink("o", self.dir / "link")
         calls = [(RUNMAKER, first, "o", second, name, "runs.txt")
@@ -485,17 +484,17 @@ class SharedNames(Case):
                 self.assertRefused(ended, call[4])
         self.assertEqual(self.states(), ".")
 
-    def test_an_empty_name_is_refused(self):
+    def test_an_empty_name_is_refused(self) -> None:
         self.write(". touch never\n")
         for option in (*self.OPTIONS, "--outdir", "--name"):
             with self.subTest(option):
                 self.assertRefused(self.run_script(RUNMAKER, option, "", "runs.txt"), "is empty")
 
-    def test_a_directory_is_not_said_to_be_the_job_file(self):
+    def test_a_directory_is_not_said_to_be_the_job_file(self) -> None:
         self.write(". touch never\n")
         self.assertRefused(self.run_script(RUNMAKER, "--joblog", ".", "runs.txt"), ".: is a directory")
 
-    def test_a_file_for_each_is_fine(self):
+    def test_a_file_for_each_is_fine(self) -> None:
         self.write(". echo a\n")
         options = [word for option in self.OPTIONS for word in (option, f"file{option}")]
         self.assertEqual(self.run_script(RUNMAKER, *options, "runs.txt").code, 0)
@@ -524,21 +523,21 @@ class WithGnuParallel(Case):
         self.run_script(RUNMAKER, "--joblog", "joblog", "runs.txt")
         self.assertEqual(self.read("joblog").count(b"\n"), 4)
 
-    def test_resume_skips_what_our_log_lists(self):
+    def test_resume_skips_what_our_log_lists(self) -> None:
         self.run_our_jobs()
         out = self.run_parallel(
             "-k", "--resume", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c", "d", "e"
         )
         self.assertEqual(out, b"ran d\nran e\n")
 
-    def test_resume_failed_runs_our_failures_again(self):
+    def test_resume_failed_runs_our_failures_again(self) -> None:
         self.run_our_jobs()
         out = self.run_parallel(
             "-k", "--resume-failed", "--joblog", "joblog", "echo ran {}", ":::", "a", "b", "c"
         )
         self.assertEqual(out, b"ran b\n")
 
-    def test_we_append_to_a_log_of_gnu_parallel(self):
+    def test_we_append_to_a_log_of_gnu_parallel(self) -> None:
         self.run_parallel("--joblog", "joblog", "true {}", ":::", "a", "b")
         before = self.read("joblog")
         self.write("d true a\nd true b\n. true c\n")

@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import unittest
-from typing import Dict, Iterable, Optional, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, Optional
 from unittest import mock
 
 import runmaker4
@@ -28,12 +29,12 @@ class RefusalCase(RunCase):
         self.assertEqual(self.read(), self.before)
         self.assertFalse(self.exists("ran"))
 
-    def refuse(self, script: str, *args: object, words: str = "", **settings) -> None:
+    def refuse(self, script: str, *args: object, words: str = "", **settings: Any) -> None:
         """The script refuses these arguments with one line, which starts with its name and has these words.
         """
         self.refuse_all([(script, *args)], words, **settings)
 
-    def refuse_all(self, calls: Iterable[Sequence[object]], words: str = "", **settings) -> None:
+    def refuse_all(self, calls: Iterable[Sequence[object]], words: str = "", **settings: Any) -> None:
         """The same of several calls, each a script and its arguments, which run at the same time."""
         for call, ended in self.run_all(calls, **settings):
             with self.subTest(call=call):
@@ -47,30 +48,30 @@ class JobFiles(RefusalCase):
 
     CALLS = (RUNMAKER,), (RUNSET, "--list"), (RUNSET, "--all", "--set=."), (RUNWAIT,)
 
-    def test_a_missing_file(self):
+    def test_a_missing_file(self) -> None:
         self.refuse_all([(*call, "missing.txt") for call in self.CALLS], "missing.txt")
         self.assertFalse(self.exists("missing.txt"))
 
-    def test_a_directory(self):
+    def test_a_directory(self) -> None:
         (self.dir / "runs").mkdir()
         self.refuse_all([(*call, "runs") for call in self.CALLS], "runs directory")
 
-    def test_a_fifo(self):
+    def test_a_fifo(self) -> None:
         os.mkfifo(self.dir / "fifo")
         self.refuse_all([(*call, "fifo") for call in self.CALLS], "fifo")
 
-    def test_a_file_that_one_may_not_read(self):
+    def test_a_file_that_one_may_not_read(self) -> None:
         bound = self.bound_by_permissions()
         self.write(". touch ran\n", "secret.txt").chmod(0)
         self.refuse_all([(*call, "secret.txt") for call in self.CALLS], "secret.txt", **bound)
 
-    def test_a_file_that_one_may_not_write(self):
+    def test_a_file_that_one_may_not_write(self) -> None:
         bound = self.bound_by_permissions()
         (self.dir / "runs.txt").chmod(0o444)
         self.refuse(RUNMAKER, "runs.txt", words="runs.txt", **bound)
         self.refuse(RUNSET, "--all", "--set=x", "runs.txt", words="runs.txt", **bound)
 
-    def test_reading_needs_no_right_to_write(self):
+    def test_reading_needs_no_right_to_write(self) -> None:
         bound = self.bound_by_permissions()
         (self.dir / "runs.txt").chmod(0o444)
         for script, option in (RUNSET, "--list"), (RUNWAIT, "--status"):
@@ -78,11 +79,11 @@ class JobFiles(RefusalCase):
                 ended = self.run_script(script, option, "runs.txt", **bound)
                 self.assertEqual((ended.code, ended.err), (0, b""))
 
-    def test_following_waits_for_a_file_but_not_for_a_directory(self):
+    def test_following_waits_for_a_file_but_not_for_a_directory(self) -> None:
         (self.dir / "runs").mkdir()
         self.refuse(RUNMAKER, "--follow", "runs", words="runs directory")
 
-    def test_utf16(self):
+    def test_utf16(self) -> None:
         for codec in "utf-16-le", "utf-16-be":
             with self.subTest(codec=codec):
                 self.write("\ufeff. touch ran\n".encode(codec), "wide.txt")
@@ -92,18 +93,18 @@ class JobFiles(RefusalCase):
 class Arguments(RefusalCase):
     """A command line that makes no sense."""
 
-    def test_bad_numbers_and_durations(self):
+    def test_bad_numbers_and_durations(self) -> None:
         for option in sorted({word.partition("=")[0] for word in NUMBERS + DURATIONS}):
             self.refuse_all([(RUNMAKER, word, "runs.txt") for word in NUMBERS + DURATIONS
                              if word.startswith(f"{option}=")], option)
 
-    def test_no_file_two_files_and_unknown_options(self):
+    def test_no_file_two_files_and_unknown_options(self) -> None:
         files = (), ("runs.txt", "runs.txt")
         self.refuse_all([(script, *names) for script in (RUNMAKER, RUNWAIT) for names in files])
         scripts = RUNMAKER, RUNWAIT, RUNSET
         self.refuse_all([(script, "--unheard-of", "runs.txt") for script in scripts], "--unheard-of")
 
-    def test_lines_that_are_no_numbers(self):
+    def test_lines_that_are_no_numbers(self) -> None:
         self.refuse(RUNSET, "--set=x", "runs.txt", "one", words="one")
 
 
@@ -117,34 +118,34 @@ class Outputs(RefusalCase):
         calls += [(RUNMAKER, "-d", f"{option}={name}", "runs.txt") for option in ("--pidfile", "--errors")]
         self.refuse_all(calls, name)
 
-    def test_a_directory_in_place_of_a_file(self):
+    def test_a_directory_in_place_of_a_file(self) -> None:
         (self.dir / "place").mkdir()
         self.refuse_as_any_output("place")
 
-    def test_a_directory_that_is_not_there(self):
+    def test_a_directory_that_is_not_there(self) -> None:
         self.refuse_all(
             [(RUNMAKER, f"{option}=nowhere/log", "runs.txt") for option in self.RECORDS], "nowhere/log"
         )
 
-    def test_a_file_in_place_of_the_output_directory(self):
+    def test_a_file_in_place_of_the_output_directory(self) -> None:
         self.write("text\n", "place")
         self.refuse(RUNMAKER, "--outdir=place", "runs.txt", words="place")
         self.assertEqual(self.read("place"), b"text\n")
 
-    def test_a_log_that_one_may_not_write(self):
+    def test_a_log_that_one_may_not_write(self) -> None:
         self.write("", "log")
         bound = self.bound_by_permissions()
         (self.dir / "log").chmod(0o444)
         self.refuse_all([(RUNMAKER, f"{option}=log", "runs.txt") for option in self.RECORDS], "log", **bound)
 
-    def test_a_job_log_of_another_format(self):
+    def test_a_job_log_of_another_format(self) -> None:
         for text in "hello\n", "Seq\tHost\n", "runs,1,2\n":
             with self.subTest(text=text):
                 self.write(text, "joblog")
                 self.refuse(RUNMAKER, "--joblog=joblog", "runs.txt", words="joblog")
                 self.assertEqual(self.read("joblog"), text.encode())
 
-    def test_the_job_file_itself(self):
+    def test_the_job_file_itself(self) -> None:
         self.refuse_as_any_output("runs.txt")
 
 
@@ -157,7 +158,7 @@ class Mounts(RefusalCase):
         return self.finish(self.start_mounted(*words, **settings))
 
     def start_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt", place: str = "",
-                      other: str = "") -> subprocess.Popen:
+                      other: str = "") -> subprocess.Popen[bytes]:
         """Start with a made-up mount of the test's directory, or of a place in it, and perhaps of another, on
         NFS.
         """
@@ -178,7 +179,7 @@ class Mounts(RefusalCase):
         self.assertEnded(ended, 0, "d")
         self.assertEqual(ended.err.count(b"\n"), 1, f"nothing but the closing line: {ended.err!r}")
 
-    def test_mounts_that_share_no_locks(self):
+    def test_mounts_that_share_no_locks(self) -> None:
         mounts = (("nfs", "rw,vers=3,nolock,proto=tcp", "nolock"),
                   ("nfs", "rw,vers=3,local_lock=posix,proto=tcp", "local_lock"),
                   ("nfs", "rw,vers=3,local_lock=all", "local_lock"),
@@ -191,17 +192,17 @@ class Mounts(RefusalCase):
                 self.assertRefused(self.finish(runner), "runs.txt", word, "--single-host")
         self.assertUntouched()
 
-    def test_mounts_that_share_locks(self):
+    def test_mounts_that_share_locks(self) -> None:
         for kind, options in (("nfs4", "rw,vers=4.2,local_lock=none"), ("fuse.glusterfs", "rw"),
                               ("nfs", "rw,vers=3,local_lock=flock"), ("xfs", "rw,nolock-not-really")):
             with self.subTest(kind=kind, options=options):
                 self.jobs("true")
                 self.assertAccepted(self.run_mounted(kind, options))
 
-    def test_single_host_takes_any_of_them(self):
+    def test_single_host_takes_any_of_them(self) -> None:
         self.assertAccepted(self.run_mounted("nfs", "rw,vers=3,nolock", "--single-host"))
 
-    def test_a_folder_that_may_not_be_listed_on_fuse(self):
+    def test_a_folder_that_may_not_be_listed_on_fuse(self) -> None:
         bound = self.bound_by_permissions()
         os.close(os.open(self.dir / ".runs.txt.lock", os.O_CREAT, 0o600))
         self.addCleanup(self.dir.chmod, 0o755)
@@ -219,20 +220,20 @@ class Mounts(RefusalCase):
                 self.assertEqual(ended.code, code, ended.err)
                 self.assertEqual(b"you may not list its folder" in ended.err, code == 2, ended.err)
 
-    def test_a_mount_above_or_beside_does_not_matter(self):
+    def test_a_mount_above_or_beside_does_not_matter(self) -> None:
         for other in self.dir.parent, f"{self.dir}-other", f"{self.dir}/run":
             with self.subTest(other=other):
                 self.jobs("true")
                 self.assertAccepted(self.run_mounted("ext4", "rw", other=str(other)))
 
-    def test_a_mount_point_with_a_blank_in_its_name(self):
+    def test_a_mount_point_with_a_blank_in_its_name(self) -> None:
         (self.dir / "my runs").mkdir()
         os.link(self.dir / "runs.txt", self.dir / "my runs" / "runs.txt")
         ended = self.run_mounted("nfs", "rw,nolock", place="my runs", file="my runs/runs.txt")
         self.assertRefused(ended, "my runs/runs.txt", "nolock")
         self.assertUntouched()
 
-    def test_a_link_leads_to_the_mount_of_what_it_names(self):
+    def test_a_link_leads_to_the_mount_of_what_it_names(self) -> None:
         (self.dir / "home").mkdir()
         os.link(self.dir / "runs.txt", self.dir / "home" / "runs.txt")
         (self.dir / "link.txt").symlink_to("home/runs.txt")
@@ -240,7 +241,7 @@ class Mounts(RefusalCase):
         self.assertRefused(ended, "link.txt", "nolock")
         self.assertUntouched()
 
-    def test_a_network_file_system_that_was_not_tested_is_named_once(self):
+    def test_a_network_file_system_that_was_not_tested_is_named_once(self) -> None:
         for kind in "lustre", "beegfs", "fuse", "fuse.new", "nobody-has-heard-of-it":
             with self.subTest(kind=kind):
                 self.jobs("true")
@@ -274,18 +275,18 @@ fcntl.lockf = lock(fcntl.lockf, None)
 import runmaker4
 """
 
-    def start_with(self, error: str) -> subprocess.Popen:
+    def start_with(self, error: str) -> subprocess.Popen[bytes]:
         """Start a runner where every lock call fails with this error."""
         return self.start_patched(self.BROKEN.format(error), "runs.txt")
 
-    def test_a_file_system_without_locks(self):
+    def test_a_file_system_without_locks(self) -> None:
         runners = {name: self.start_with(name) for name in ("ENOSYS", "EINVAL", "EOPNOTSUPP")}
         for name, runner in runners.items():
             with self.subTest(errno=name):
                 self.assertRefused(self.finish(runner), "runs.txt", "lock")
         self.assertUntouched()
 
-    def test_locks_that_have_run_out_end_in_a_clear_error(self):
+    def test_locks_that_have_run_out_end_in_a_clear_error(self) -> None:
         ended = self.finish(self.start_with("ENOLCK"))
         self.assertNotEqual(ended.code, 0)
         self.assertIn(b"runs.txt", ended.err)
@@ -300,8 +301,8 @@ class CpuCount(RunCase):
     def cpus(
         self,
         groups: str = "",
-        limits: Optional[Dict[str, str]] = None,
-        env: Optional[Dict[str, str]] = None,
+        limits: Optional[dict[str, str]] = None,
+        env: Optional[dict[str, str]] = None,
         affinity: int = 64,
     ) -> int:
         """available_cpus() with this text in /proc/self/cgroup, and these files in /sys/fs/cgroup."""
@@ -318,11 +319,11 @@ class CpuCount(RunCase):
         shutil.rmtree(root, ignore_errors=True)
         return found
 
-    def test_affinity(self):
+    def test_affinity(self) -> None:
         self.assertEqual(self.cpus(), 64)
         self.assertEqual(self.cpus(affinity=3), 3)
 
-    def test_cgroup_v2_limits_of_the_group_and_of_those_above(self):
+    def test_cgroup_v2_limits_of_the_group_and_of_those_above(self) -> None:
         group = "0::/user.slice/job.scope\n"
         for limits, cpus in (
             ({"user.slice/job.scope/cpu.max": "300000 100000"}, 3),
@@ -335,18 +336,18 @@ class CpuCount(RunCase):
             with self.subTest(limits=limits):
                 self.assertEqual(self.cpus(group, limits), cpus)
 
-    def test_a_container_sees_its_own_limit_at_the_root(self):
+    def test_a_container_sees_its_own_limit_at_the_root(self) -> None:
         """/proc/self/cgroup may name a path of the host that is not mounted here."""
         self.assertEqual(self.cpus("0::/docker/abc\n", {"cpu.max": "200000 100000"}), 2)
 
-    def test_slurm_variables(self):
+    def test_slurm_variables(self) -> None:
         for env, cpus in (({"SLURM_CPUS_PER_TASK": "3"}, 3), ({"SLURM_CPUS_ON_NODE": "5"}, 5),
                           ({"SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "12"}, 3),
                           ({"SLURM_CPUS_ON_NODE": "500"}, 64), ({"SLURM_CPUS_ON_NODE": "many"}, 64)):
             with self.subTest(env=env):
                 self.assertEqual(self.cpus(env=env), cpus)
 
-    def test_tasks_of_a_step_share_what_slurm_gives_the_job_on_their_node(self):
+    def test_tasks_of_a_step_share_what_slurm_gives_the_job_on_their_node(self) -> None:
         step = {"SLURM_STEP_ID": "0", "SLURM_CPUS_ON_NODE": "12"}
         for tasks, cpus in (
             ("2(x2)", 6),
@@ -369,7 +370,7 @@ class CpuCount(RunCase):
             with self.subTest(changed=changed):
                 self.assertEqual(self.cpus(env={**step, "SLURM_STEP_TASKS_PER_NODE": "3", **changed}), cpus)
 
-    def test_a_batch_script_has_the_job_s_cpus_for_itself(self):
+    def test_a_batch_script_has_the_job_s_cpus_for_itself(self) -> None:
         self.assertEqual(
             self.cpus(
                 env={
@@ -382,20 +383,20 @@ class CpuCount(RunCase):
             12,
         )
 
-    def test_the_least_of_all_counts(self):
+    def test_the_least_of_all_counts(self) -> None:
         group, limits, env = "0::/a\n", {"a/cpu.max": "500000 100000"}, {"SLURM_CPUS_PER_TASK": "6"}
         self.assertEqual(self.cpus(group, limits, env, affinity=7), 5)
         self.assertEqual(self.cpus(group, limits, env, affinity=4), 4)
         self.assertEqual(self.cpus(group, {"a/cpu.max": "800000 100000"}, env, affinity=7), 6)
 
     @unittest.skipUnless(shutil.which("taskset"), "there is no taskset here")
-    def test_j0_runs_one_job_at_a_time_on_one_cpu(self):
+    def test_j0_runs_one_job_at_a_time_on_one_cpu(self) -> None:
         first = min(os.sched_getaffinity(0))
         self.jobs(*["mkdir alone && sleep 0.1 && rmdir alone"] * 3)
         ended = self.run_script("taskset", "-c", first, *self.command(RUNMAKER, "-j0", "runs.txt"))
         self.assertEnded(ended, 0, "ddd")
 
-    def test_j0_runs_as_many_jobs_as_slurm_gives(self):
+    def test_j0_runs_as_many_jobs_as_slurm_gives(self) -> None:
         """Two jobs that each wait for the other one."""
         if len(os.sched_getaffinity(0)) < 2:
             self.skipTest("there is one CPU only")

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import unittest
 import zlib
-from typing import Any, Dict, List
+from typing import Any
 
 from tests.journal import BEGAN, end, start
 from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes
@@ -39,14 +39,14 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.open: List[str] = []
-        self.tags: List[str] = []
-        self.links: List[str] = []
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
         self.title = ""
         self.feed(text)
         self.close()
         packed = re.search(r'<script id="data" type="text/plain">([A-Za-z0-9+/=]+)</script>', text)[1]
-        self.data: Dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
+        self.data: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
         shown = text.partition("<script")[0]
         self.when = words(re.search('<p id="when">(.*?)</p>', shown)[1])
         self.refresh = re.findall('http-equiv="refresh" content="([0-9]+)"', shown)
@@ -61,27 +61,27 @@ class Page(html.parser.HTMLParser):
         self.tables = {words(table.partition("</h2>")[0]): table
                        for table in re.findall('<section class="runs">(.*?)</section>', shown, re.DOTALL)}
 
-    def heads(self, title: str) -> List[str]:
+    def heads(self, title: str) -> list[str]:
         """The heads of the columns of a table."""
         return re.findall("<th [^>]*>(.*?)</th>", self.tables[title])
 
-    def rows(self, title: str, *columns: str) -> List[List[str]]:
+    def rows(self, title: str, *columns: str) -> list[list[str]]:
         """What a table has in these columns; below each row stands what ran, and what it printed last."""
         heads = [*self.heads(title), "what"]
         found = [list(map(words, re.findall("<td[^>]*>(.*?)</td>", body, re.DOTALL)))
                  for body in re.findall("<tbody>(.*?)</tbody>", self.tables.get(title, ""), re.DOTALL)]
         return [[row[heads.index(column)] for column in columns] for row in found]
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag, attrs) -> None:
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href")]
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag) -> None:
         assert self.open.pop() == tag, tag
 
-    def handle_data(self, data):
+    def handle_data(self, data) -> None:
         if self.open[-1:] == ["title"]:
             self.title += data
 
@@ -122,7 +122,7 @@ class ReportCase(RunCase):
         super().setUp()
         os.mkdir(self.dir / "out")
 
-    def report(self, *args: object, **options) -> Ended:
+    def report(self, *args: object, **options: Any) -> Ended:
         return self.run_script(RUNWAIT, "--report", "out.html", *args, **options)
 
     def page(self, name: str = "out.html") -> Page:
@@ -137,7 +137,7 @@ class ReportCase(RunCase):
 class Content(ReportCase):
     """What stands in the page."""
 
-    def test_it_tells_of_what_runners_ran_with_commands_and_last_output(self):
+    def test_it_tells_of_what_runners_ran_with_commands_and_last_output(self) -> None:
         self.write(". echo hello\n. echo one; echo two >&2; exit 3\n. kill -9 $$\nx true\n")
         self.run_script(RUNMAKER, "--outdir", "out", "--name", "alice", "runs.txt")
         self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
@@ -155,7 +155,7 @@ class Content(ReportCase):
         )
         self.assertEqual(page.data["rows"], [["alice", "1"]])
 
-    def test_a_job_log_will_do(self):
+    def test_a_job_log_will_do(self) -> None:
         self.write(". true\n. false\n")
         self.run_script(RUNMAKER, "--joblog", "log", "runs.txt")
         self.assertEqual(self.report("--joblog", "log").code, 0)
@@ -163,7 +163,7 @@ class Content(ReportCase):
         self.assertEqual(page.bar, "2 runs: 1 done 1 failed")
         self.assertEqual(page.rows(FAILED_RUNS, "Line", "Ended"), [["2", "exit 1"]])
 
-    def test_nothing_that_a_job_says_or_is_called_becomes_part_of_the_page(self):
+    def test_nothing_that_a_job_says_or_is_called_becomes_part_of_the_page(self) -> None:
         self.journal(
             journal_end(
                 1, command=EVIL, host=EVIL, slot=EVIL, state="!", exit=1, cause=EVIL, files=["1.err"]
@@ -179,7 +179,7 @@ class Content(ReportCase):
         self.assertEqual(page.title, name)
         self.assertEqual(page.rows(OTHERS, "Ended", "Host", "what"), [[EVIL, EVIL[:80], f"{EVIL}|{EVIL}"]])
 
-    def test_each_state_has_a_name_and_a_colour_by_day_and_by_night(self):
+    def test_each_state_has_a_name_and_a_colour_by_day_and_by_night(self) -> None:
         self.journal(*(journal_end(number, state=state) for number, state in enumerate("d!e.x", 1)))
         self.report("--outdir", "out")
         page, text = self.page(), self.read("out.html").decode()
@@ -190,13 +190,13 @@ class Content(ReportCase):
         self.assertEqual(sorted(re.findall(r"--s(\d): #", text)), sorted("0123456" * 2))
         self.assertIn("1.0s to 1.3s, 1 done, 1 failed, 1 error, 1 put back, 1 cancelled", page.bars)
 
-    def test_runs_of_one_slot_that_overlap_have_rows_of_their_own(self):
+    def test_runs_of_one_slot_that_overlap_have_rows_of_their_own(self) -> None:
         self.journal(journal_end(1, seconds=0.5), journal_end(2, seconds=1.5), journal_end(3, slot="10"),
                      journal_end(4, slot="9"))
         self.report("--outdir", "out")
         self.assertEqual([slot for _, slot in self.page().data["rows"]], ["1", "1 (2)", "9", "10"])
 
-    def test_the_bar_is_of_jobs_and_what_was_run_again_comes_after_what_is_left_to_fix(self):
+    def test_the_bar_is_of_jobs_and_what_was_run_again_comes_after_what_is_left_to_fix(self) -> None:
         self.write("d a\n! b\nd c\ne d\n. e\n")
         self.journal(*(end(f"{number} {command}", number, command, BEGAN + number, state="!")
                        for number, command in enumerate("abce", 1)),
@@ -212,14 +212,14 @@ class Content(ReportCase):
             ["1", "exit 3 (now done)"]])
         self.assertEqual(list(page.tables), ["Left to fix", OTHERS, "Slowest runs", "Largest runs"])
 
-    def test_a_column_that_nothing_is_known_for_is_not_there(self):
+    def test_a_column_that_nothing_is_known_for_is_not_there(self) -> None:
         self.journal(journal_end(1, memory=None))
         self.report("--outdir", "out")
         page = self.page()
         self.assertNotIn("Memory", page.heads("Slowest runs"))
         self.assertNotIn("Peak memory", page.figures)
 
-    def test_the_histogram_has_a_scale_of_counts_and_at_least_three_marks(self):
+    def test_the_histogram_has_a_scale_of_counts_and_at_least_three_marks(self) -> None:
         for times in [0.05], [1, 9], [700] * 40, [0.01, 3000], [4e4, 5e4], [1e-3, 1e6], [650.0, 651.0]:
             self.journal(*(journal_end(line, seconds=seconds) for line, seconds in enumerate(times)))
             self.report("--outdir", "out")
@@ -228,7 +228,7 @@ class Content(ReportCase):
                 self.assertTrue(3 <= len(page.marks) <= 7, page.marks)
                 self.assertGreaterEqual(len(page.scale), 2)
 
-    def test_of_runs_that_have_not_ended_the_last_of_a_running_line_runs_and_that_of_an_orphan_is_lost(self):
+    def test_of_runs_that_have_not_ended_the_last_of_a_running_line_runs_and_that_of_an_orphan_is_lost(self) -> None:
         self.start_to_gate(f"# an edit\n# moved these\n. {GATE}\nd a\nr orphan\n! b\n")
         self.addCleanup(self.open_gate)
         for number in (1, 3):               # before the edit, and after it
@@ -249,7 +249,7 @@ class Content(ReportCase):
             self.assertNotIn(OTHERS, page.tables)
             self.assertEqual(page.data["busy"][-1], 1)
 
-    def test_a_run_whose_end_is_not_written_yet_is_ending_and_no_failure(self):
+    def test_a_run_whose_end_is_not_written_yet_is_ending_and_no_failure(self) -> None:
         self.write("d a\n")
         self.journal(start(1, 1, "a"))
         late = (
@@ -268,7 +268,7 @@ class Content(ReportCase):
         )
         self.assertIn(b"line 1: exit 7 on ", ended.out)
 
-    def test_a_hundred_looks_at_a_busy_campaign_find_no_failure(self):
+    def test_a_hundred_looks_at_a_busy_campaign_find_no_failure(self) -> None:
         """Ends come into the journal up to a second late."""
         count, looks = (1200, 100) if FULL else (60, 6)
         self.write(". sleep 0.1\n" * count)
@@ -294,7 +294,7 @@ class Content(ReportCase):
         runner.terminate()
         self.finish(runner)
 
-    def test_only_times_that_are_known_are_counted_and_as_the_statistics_count_them(self):
+    def test_only_times_that_are_known_are_counted_and_as_the_statistics_count_them(self) -> None:
         self.journal(*(end(number, number, took=number) for number in range(1, 11)), start("open", 1))
         self.report("--outdir", "out")
         page = self.page()
@@ -305,7 +305,7 @@ class Content(ReportCase):
         )
         self.assertIn(b" 5.0s  9.0s      10s ", self.run_script(RUNWAIT, "--stats", "--outdir", "out").out)
 
-    def test_the_time_of_all_runs_is_the_sum_of_the_jobs_that_ran(self):
+    def test_the_time_of_all_runs_is_the_sum_of_the_jobs_that_ran(self) -> None:
         self.journal(
             *(journal_end(number, slot=str(number % 3), seconds=number / 7) for number in range(1, 50))
         )
@@ -315,7 +315,7 @@ class Content(ReportCase):
         self.assertAlmostEqual(sum(data["busy"]) / len(data["busy"]) * data["span"], total, delta=total / 100)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes seconds")
-    def test_of_many_runs_the_last_are_drawn_and_the_page_stays_small(self):
+    def test_of_many_runs_the_last_are_drawn_and_the_page_stays_small(self) -> None:
         self.journal(*(journal_end(number, seconds=0.5, slot=str(number % 50), command=os.urandom(50).hex(),
                                    state="d!"[number % 9 == 0]) for number in range(1, 100_001)))
         self.assertEqual(self.report("--outdir", "out").code, 0)
@@ -329,7 +329,7 @@ class Content(ReportCase):
 class Writing(ReportCase):
     """When and how the page is written."""
 
-    def test_while_jobs_run_it_is_written_too_and_says_that_it_will_be_anew(self):
+    def test_while_jobs_run_it_is_written_too_and_says_that_it_will_be_anew(self) -> None:
         self.write(f". true\n. {GATE}\n")
         runner = self.start(RUNMAKER, "--outdir", "out", "runs.txt")
         self.wait_file("out/journal")
@@ -341,7 +341,7 @@ class Writing(ReportCase):
         self.assertEqual((self.page().refresh, self.page().bar), ([], "2 jobs: 2 done"))
         self.assertEqual([name for name in os.listdir(self.dir) if name.startswith(".runwait4")], [])
 
-    def test_a_failed_barrier_check_ends_it_with_exit_status_1_and_is_named(self):
+    def test_a_failed_barrier_check_ends_it_with_exit_status_1_and_is_named(self) -> None:
         self.write("! a\n#RUN barrier check\n. b\n")
         self.journal(end(1, 1, "a", state="!"))
         ended = self.report("--progress", "--outdir", "out", "runs.txt")
@@ -350,7 +350,7 @@ class Writing(ReportCase):
         self.assertEqual((self.page().refresh, self.page().bar), ([], "2 jobs: 1 failed 1 new"))
         self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
 
-    def test_a_file_of_plain_commands_is_refused(self):
+    def test_a_file_of_plain_commands_is_refused(self) -> None:
         self.write("echo a\necho b\n")
         self.journal(end(1, 1))
         for options in ("--report", "out.html"), ("--report", "out.html", "--progress"), ("--stats",):
@@ -358,7 +358,7 @@ class Writing(ReportCase):
                 self.run_script(RUNWAIT, *options, "--outdir", "out", "runs.txt"), "has no job, but 2"
             )
 
-    def test_only_an_older_report_and_an_empty_file_are_replaced(self):
+    def test_only_an_older_report_and_an_empty_file_are_replaced(self) -> None:
         self.journal(journal_end(1))
         for name in ("runs.txt", "notes.html"):
             text = self.write(". true\n", name).read_bytes()
@@ -371,7 +371,7 @@ class Writing(ReportCase):
             self.assertEqual(self.report("--outdir", "out").code, 0)
             self.assertEqual(self.page().bar, "1 run: 1 done")
 
-    def test_what_does_not_go_together_or_is_not_there_is_refused(self):
+    def test_what_does_not_go_together_or_is_not_there_is_refused(self) -> None:
         self.journal("")
         self.write("", "log")
         for args, word in (
@@ -392,7 +392,7 @@ class Writing(ReportCase):
 class InABrowser(ReportCase):
     """What a browser makes of the page."""
 
-    def test_the_page_is_drawn_and_a_hostile_command_stays_text(self):
+    def test_the_page_is_drawn_and_a_hostile_command_stays_text(self) -> None:
         self.journal(journal_end(1, command=EVIL, state="!", exit=1), *map(journal_end, range(2, 2000)))
         text = self.shown()
         self.assertIn("<title>out</title>", text)
@@ -400,7 +400,7 @@ class InABrowser(ReportCase):
         self.assertIn("&lt;/script&gt;&lt;img src=x", text)
         self.assertNotIn("<img", text)
 
-    def test_a_cancelled_run_is_drawn_like_any_other(self):
+    def test_a_cancelled_run_is_drawn_like_any_other(self) -> None:
         self.journal(journal_end(1), journal_end(2, state="x", exit=-1, signal=15, cause="cancelled"))
         text = self.shown()
         self.assertIn("<b>1</b> cancelled</li>", text)

@@ -7,7 +7,6 @@ import threading
 import time
 import unittest
 from collections import Counter
-from typing import List
 
 import runmaker4
 from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, companion
@@ -46,7 +45,7 @@ class RunsetCase(Case):
         ended = self.run_script(RUNSET, "--list", "runs.txt", *args)
         self.assertEqual((ended.code, ended.out, ended.err), (0, expected, self.named(stray)))
 
-    def runner_at_gate(self, others: str = "") -> subprocess.Popen:
+    def runner_at_gate(self, others: str = "") -> subprocess.Popen[bytes]:
         """A runner whose job, line 1, runs until the gate opens; the other lines wait."""
         return self.start_to_gate(f". {GATE}\n{others}")
 
@@ -431,7 +430,7 @@ class Adding(RunsetCase):
         self.assertEqual(self.finish(adding).code, 0)
         self.assertEqual(self.read(), b". echo a\n. half line\n. echo 1\n")
 
-    def batches(self, lines: List[bytes], jobs: int) -> List[int]:
+    def batches(self, lines: list[bytes], jobs: int) -> list[int]:
         """Who wrote the batches in these lines, sorted; each batch is whole and in order."""
         self.assertEqual(len(lines) % jobs, 0)
         found = []
@@ -569,7 +568,7 @@ os.write, os.fsync = looking(os.write), looking(os.fsync)
                 os.close(fd)
                 saves.append(time.monotonic())
 
-        def add(writer: int) -> subprocess.Popen:
+        def add(writer: int) -> subprocess.Popen[bytes]:
             script = f'for n in 0 1 2 3; do "$@" --add "echo {writer}$n" || exit 1; done'
             return self.start("sh", "-c", script, "sh", *self.command(RUNSET, "-q", "runs.txt"))
 

@@ -11,10 +11,21 @@ import termios
 import threading
 import time
 import unittest
-from typing import Dict, List, Tuple
 
-from tests.support import (FULL, GATE, HASTY, INTERVAL, RUNMAKER, RUNSET, RUNWAIT, UP, Ended, RunCase,
-                           deadline, wait_until)
+from tests.support import (
+    FULL,
+    GATE,
+    HASTY,
+    INTERVAL,
+    RUNMAKER,
+    RUNSET,
+    RUNWAIT,
+    UP,
+    Ended,
+    RunCase,
+    deadline,
+    wait_until,
+)
 
 LINE = re.compile(rb"progress: +\d+ of +\d+ jobs processed, \d+ errors \[=*e*!*>* *\]\n")
 COUNTS = ("new", "running", "done", "failed", "error", "held")
@@ -28,15 +39,15 @@ class RunwaitCase(RunCase):
     def runwait(self, *args: object) -> Ended:
         return self.run_script(RUNWAIT, *args, "runs.txt")
 
-    def runner_at_gate(self, *lines: str) -> subprocess.Popen:
+    def runner_at_gate(self, *lines: str) -> subprocess.Popen[bytes]:
         """A runner of a file with these lines, the first of which waits for the gate."""
         return self.start_to_gate("".join(f"{line}\n" for line in lines))
 
-    def half_way(self) -> subprocess.Popen:
+    def half_way(self) -> subprocess.Popen[bytes]:
         """A runner that has done 2 of 4 jobs and waits for the gate in the third."""
         return self.runner_at_gate("d echo a", "d echo b", f". {GATE}", ". echo d")
 
-    def first_line(self, process: subprocess.Popen) -> bytes:
+    def first_line(self, process: subprocess.Popen[bytes]) -> bytes:
         with deadline(process):
             return process.stdout.readline()
 
@@ -47,7 +58,7 @@ class RunwaitCase(RunCase):
 class Waiting(RunwaitCase):
     """It waits for what is new or running, whoever runs it, and for nothing else."""
 
-    def assertStillWaiting(self, waiter: subprocess.Popen, seconds: float = 0.4) -> None:
+    def assertStillWaiting(self, waiter: subprocess.Popen[bytes], seconds: float = 0.4) -> None:
         with self.assertRaises(subprocess.TimeoutExpired):
             waiter.wait(seconds)
 
@@ -193,7 +204,7 @@ class Status(RunwaitCase):
         b"with #)\n"
     )
 
-    def counts(self, err: bytes = b"") -> Dict[str, object]:
+    def counts(self, err: bytes = b"") -> dict[str, object]:
         """What --status --json prints, after a look at its form."""
         ended = self.runwait("--status", "--json")
         self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, err, 1))
@@ -320,7 +331,7 @@ class ProgressInAPipe(RunwaitCase):
         self.assertIn(b" 16 of  16 jobs", lines[-1])
         self.finish(runner)
 
-    def timed_lines(self, waiter: subprocess.Popen) -> List[Tuple[float, bytes]]:
+    def timed_lines(self, waiter: subprocess.Popen[bytes]) -> list[tuple[float, bytes]]:
         """The lines of runwait4.py and when they came; opens the gate soon after all jobs but one are done.
         """
         seen = []
@@ -348,9 +359,9 @@ class Screen:
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
-        self.rows: Dict[int, List[str]] = {}
+        self.rows: dict[int, list[str]] = {}
         self.row = self.column = 0
-        self.modes: Dict[str, str] = {}         # private modes by number: set (h) or reset (l)
+        self.modes: dict[str, str] = {}         # private modes by number: set (h) or reset (l)
         self.rendition = ""                     # colours and the like; empty when reset
 
     def feed(self, text: str) -> None:
@@ -389,7 +400,7 @@ class Screen:
         else:
             raise AssertionError(f"an unknown control sequence: {number}{command}")
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         """The lines that are not blank."""
         texts = ["".join(self.rows[row]).rstrip() for row in sorted(self.rows)]
         return [text for text in texts if text]
@@ -417,7 +428,7 @@ class Terminal:
         except BlockingIOError:
             return ""
 
-    def look(self) -> List[str]:
+    def look(self) -> list[str]:
         """The lines on the screen by now."""
         self.screen.feed(self.unread())
         return self.screen.lines()
@@ -435,7 +446,7 @@ class ProgressOnATerminal(RunwaitCase):
         self.addCleanup(terminal.close)
         return terminal
 
-    def watch(self, terminal: Terminal, *options: str) -> subprocess.Popen:
+    def watch(self, terminal: Terminal, *options: str) -> subprocess.Popen[bytes]:
         """runwait4.py --progress in this terminal, as a shell would start it."""
         def take_the_terminal() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -102,9 +102,9 @@ class Names(RunCase):
             (RUNMAKER, "a.txt", name),
         ]
         for call in calls:
-            call = tuple(os.fsdecode(word) if isinstance(word, bytes) else word for word in call)
+            words = [os.fsdecode(word) for word in call]
             with self.subTest(call=call):
-                ended = self.run_script(*call)
+                ended = self.run_script(*words)
                 said = ended.err + (ended.out if "-d" in call else b"")
                 self.assertTrue(said)
                 for line in said.splitlines():

@@ -11,10 +11,21 @@ import subprocess
 import termios
 import time
 import unittest
-from typing import List
 
-from tests.support import (FULL, RUNMAKER, SLEEPING, UP, WAITING, Ended, RunCase, alive, console_lines,
-                           deadline, printed, wait_until)
+from tests.support import (
+    FULL,
+    RUNMAKER,
+    SLEEPING,
+    UP,
+    WAITING,
+    Ended,
+    RunCase,
+    alive,
+    console_lines,
+    deadline,
+    printed,
+    wait_until,
+)
 
 STUBBORN = f"trap ': > term.$JOB_ID' TERM; {UP}; while :; do sleep 0.1; done"       # notes TERM, and lives on
 
@@ -29,21 +40,21 @@ class Interrupted(RunCase):
         runner.send_signal(number)
         return self.finish(runner)
 
-    def test_int_ends_the_jobs_and_exits_130(self):
+    def test_int_ends_the_jobs_and_exits_130(self) -> None:
         self.assertEnded(self.interrupt(signal.SIGINT), 130, "ee.")
 
-    def test_term_ends_the_jobs_and_exits_143(self):
+    def test_term_ends_the_jobs_and_exits_143(self) -> None:
         self.assertEnded(self.interrupt(signal.SIGTERM), 143, "ee.")
 
-    def test_an_ended_job_is_not_retried(self):
+    def test_an_ended_job_is_not_retried(self) -> None:
         self.assertEnded(self.interrupt(signal.SIGINT, "--retries", "3", "--retry", "--follow"), 130, "ee.")
 
-    def test_the_closing_line_names_the_jobs_that_were_ended(self):
+    def test_the_closing_line_names_the_jobs_that_were_ended(self) -> None:
         last = self.interrupt(signal.SIGINT).err.splitlines()[-1]
         self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: "), last)
         self.assertIn(b"lines 1, 2", last)
 
-    def test_ctrl_c_reaches_the_runner_alone_and_the_jobs_get_term(self):
+    def test_ctrl_c_reaches_the_runner_alone_and_the_jobs_get_term(self) -> None:
         traps = "; ".join(f"trap 'echo {name} >> got; exit 0' {name}" for name in ("INT", "TERM"))
         self.jobs(f"{traps}; {UP}; while :; do sleep 0.1; done")
         runner = self.start_jobs(start_new_session=True)
@@ -51,13 +62,13 @@ class Interrupted(RunCase):
         self.assertEnded(self.finish(runner), 130, "e")
         self.assertEqual(self.read("got"), b"TERM\n")
 
-    def test_what_a_job_prints_when_it_gets_term_is_not_lost(self):
+    def test_what_a_job_prints_when_it_gets_term_is_not_lost(self) -> None:
         self.jobs(f"trap 'echo tidied up; exit 0' TERM; {UP}; while :; do sleep 0.1; done")
         runner = self.start_jobs()
         runner.send_signal(signal.SIGINT)
         self.assertEqual(printed(console_lines(self.finish(runner).out)), [b"tidied up"])
 
-    def test_a_second_term_leaves_the_jobs_their_time(self):
+    def test_a_second_term_leaves_the_jobs_their_time(self) -> None:
         self.jobs(f"trap 'sleep 0.5; touch saved; exit' TERM; {UP}; while :; do sleep 0.1; done")
         runner = self.start_jobs()
         for _ in range(2):                              # as Slurm does at a time limit
@@ -66,7 +77,7 @@ class Interrupted(RunCase):
         self.assertEnded(self.finish(runner), 143, "e")
         self.assertTrue(self.exists("saved"))
 
-    def test_a_second_int_kills_at_once(self):
+    def test_a_second_int_kills_at_once(self) -> None:
         self.jobs(STUBBORN, STUBBORN)
         runner = self.start_jobs("-j2", up=[1, 2])
         runner.send_signal(signal.SIGINT)
@@ -76,7 +87,7 @@ class Interrupted(RunCase):
         self.assertEnded(self.finish(runner), 130, "ee")
         self.assertLess(time.monotonic() - start, 6, "KILL did not come before its time, which is after 10 s")
 
-    def test_nothing_is_left_running_when_int_comes_amid_short_jobs(self):
+    def test_nothing_is_left_running_when_int_comes_amid_short_jobs(self) -> None:
         for seed in range(3):
             with self.subTest(seed=seed):
                 self.jobs(*["echo $JOB_ID >> ran"] * 1000)
@@ -87,7 +98,7 @@ class Interrupted(RunCase):
                 states = self.check_amid(self.finish(runner), 130)
                 self.assertLessEqual(states.count("e"), 3)
 
-    def test_nothing_is_cut_short_when_hup_comes_amid_short_jobs(self):
+    def test_nothing_is_cut_short_when_hup_comes_amid_short_jobs(self) -> None:
         self.jobs(*["echo $JOB_ID >> ran"] * 1000)
         runner = self.start(RUNMAKER, "-j3", "-q", "runs.txt")
         wait_until(lambda: self.states().count("d") > 5, what="some are done")
@@ -120,10 +131,10 @@ class Drained(RunCase):
         self.open_gate()
         return self.finish(runner)
 
-    def test_hup_lets_the_running_job_end_and_starts_nothing_more(self):
+    def test_hup_lets_the_running_job_end_and_starts_nothing_more(self) -> None:
         self.assertEnded(self.drain(signal.SIGHUP, WAITING), 1, "d.")
 
-    def test_quit_does_the_same_however_often_it_comes(self):
+    def test_quit_does_the_same_however_often_it_comes(self) -> None:
         self.jobs(WAITING, "touch never")
         runner = self.start_jobs(start_new_session=True)
         for _ in range(2):
@@ -131,15 +142,15 @@ class Drained(RunCase):
         self.open_gate()
         self.assertEnded(self.finish(runner), 1, "d.")
 
-    def test_a_job_that_fails_after_the_signal_is_marked_and_not_retried(self):
+    def test_a_job_that_fails_after_the_signal_is_marked_and_not_retried(self) -> None:
         ended = self.drain(signal.SIGHUP, f"{WAITING}; echo x >> runs; exit 3", "--retries", "3")
         self.assertEnded(ended, 1, "!.")
         self.assertEqual(self.read("runs"), b"x\n")
 
-    def test_usr1_does_so_too_and_a_drained_runner_does_not_follow_the_file_any_longer(self):
+    def test_usr1_does_so_too_and_a_drained_runner_does_not_follow_the_file_any_longer(self) -> None:
         self.assertEnded(self.drain(signal.SIGUSR1, WAITING, "--follow"), 1, "d.")
 
-    def test_int_still_ends_the_jobs_of_a_draining_runner(self):
+    def test_int_still_ends_the_jobs_of_a_draining_runner(self) -> None:
         self.jobs(SLEEPING, "touch never")
         runner = self.start_jobs()
         runner.send_signal(signal.SIGHUP)
@@ -152,14 +163,14 @@ class IgnoredAtStart(RunCase):
     jobs.
     """
 
-    def start_ignoring(self, signals: str, *options: str) -> subprocess.Popen:
+    def start_ignoring(self, signals: str, *options: str) -> subprocess.Popen[bytes]:
         words = self.command(RUNMAKER, *options, "runs.txt")
         return self.start("sh", "-c", f'trap "" {signals}; exec "$@"', "sh", *words)
 
-    def test_a_runner_under_nohup_goes_on_after_hup(self):
+    def test_a_runner_under_nohup_goes_on_after_hup(self) -> None:
         self.check_ignored("HUP", signal.SIGHUP)
 
-    def test_ignored_int_and_term_stay_ignored(self):
+    def test_ignored_int_and_term_stay_ignored(self) -> None:
         self.check_ignored("INT TERM", signal.SIGINT, signal.SIGTERM)
 
     def check_ignored(self, names: str, *numbers: signal.Signals) -> None:
@@ -171,7 +182,7 @@ class IgnoredAtStart(RunCase):
         self.open_gate()
         self.assertEnded(self.finish(runner), 0, "dd")
 
-    def test_jobs_start_with_default_signals(self):
+    def test_jobs_start_with_default_signals(self) -> None:
         names = ("HUP", "INT", "QUIT", "TERM", "PIPE", "USR1", "XFSZ")
         self.jobs(*[f"sh -c 'kill -{name} $$; :'" for name in names])
         ended = self.finish(self.start_ignoring("HUP INT QUIT PIPE USR1 XFSZ", f"-j{len(names)}"))
@@ -190,26 +201,26 @@ class DeadlySignals(RunCase):
         self.assertEqual(ended.code, 1)
         return printed(console_lines(ended.out), "status")[-1]
 
-    def test_a_shell_that_is_killed_has_failed(self):
+    def test_a_shell_that_is_killed_has_failed(self) -> None:
         self.assertEqual(self.result("kill -9 $$"), b'signal 9 "kill -9 $$"')
         self.assertEqual(self.states(), "!")
 
-    def test_the_number_is_that_of_the_signal(self):
+    def test_the_number_is_that_of_the_signal(self) -> None:
         self.assertEqual(self.result("kill -USR2 $$"), b'signal %d "kill -USR2 $$"' % signal.SIGUSR2)
         self.assertEqual(self.states(), "!")
 
-    def test_a_signal_that_would_stop_a_runner_is_a_failure_if_the_runner_does_not_get_it(self):
+    def test_a_signal_that_would_stop_a_runner_is_a_failure_if_the_runner_does_not_get_it(self) -> None:
         self.jobs("kill -TERM $$", "kill -HUP $$", "exit 130")
         runner = self.start_patched("import runmaker4; runmaker4.Runner.TOGETHER = 0.1", "-j3", "runs.txt")
         self.assertEnded(self.finish(runner), 1, "!!!")
 
-    def test_resume_does_not_run_a_crashing_job_again(self):
+    def test_resume_does_not_run_a_crashing_job_again(self) -> None:
         self.jobs("echo >>ran; kill -SEGV $$")
         for _ in range(2):
             self.assertEnded(self.run_jobs("--resume"), 1, "!")
         self.assertEqual(self.read("ran"), b"\n")
 
-    def test_a_command_that_is_killed_makes_its_job_fail(self):
+    def test_a_command_that_is_killed_makes_its_job_fail(self) -> None:
         command = "sh -c 'kill -9 $$; :'"
         self.assertEqual(self.result(command), b'exit 137 "%s"' % command.encode())
         self.assertEqual(self.states(), "!")
@@ -220,11 +231,11 @@ class StoppedTogether(RunCase):
     interrupted.
     """
 
-    def pids(self, count: int) -> List[int]:
+    def pids(self, count: int) -> list[int]:
         """The shells of the jobs that run."""
         return [int(self.wait_file(f"pid.{line}")) for line in range(1, count + 1)]
 
-    def start_two(self, second: str, *options: object) -> subprocess.Popen:
+    def start_two(self, second: str, *options: object) -> subprocess.Popen[bytes]:
         """Two jobs run, and one waits.
 
         The runner takes a longer time than a second for together: we may be slow.
@@ -237,7 +248,7 @@ class StoppedTogether(RunCase):
         self.wait_up(1, 2, runner=runner)
         return runner
 
-    def signal_all(self, runner: subprocess.Popen, number: signal.Signals, *order: object) -> Ended:
+    def signal_all(self, runner: subprocess.Popen[bytes], number: signal.Signals, *order: object) -> Ended:
         """Send a signal to all in this order; a job that comes before the runner has ended by then."""
         for pid in order:
             if pid is not runner:
@@ -247,28 +258,28 @@ class StoppedTogether(RunCase):
                 runner.send_signal(number)
         return self.finish(runner)
 
-    def test_jobs_that_end_before_their_runner_is_told_are_interrupted(self):
+    def test_jobs_that_end_before_their_runner_is_told_are_interrupted(self) -> None:
         runner = self.start_two("trap 'exit 143' TERM; while :; do sleep 0.02; done", "--retries", "2")
         self.assertEnded(self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner), 143, "ee.")
 
-    def test_a_runner_that_is_only_to_drain_counts_them_as_interrupted_too(self):
+    def test_a_runner_that_is_only_to_drain_counts_them_as_interrupted_too(self) -> None:
         runner = self.start_two("exec sleep 60")
         self.assertEnded(self.signal_all(runner, signal.SIGUSR1, *self.pids(2), runner), 1, "ee.")
 
-    def test_a_job_that_dies_just_after_its_runner_was_told_is_interrupted(self):
+    def test_a_job_that_dies_just_after_its_runner_was_told_is_interrupted(self) -> None:
         runner = self.start_two("trap 'exit 129' HUP; while :; do sleep 0.02; done")
         runner.send_signal(signal.SIGHUP)
         self.await_word(runner, b"HUP")
         self.assertEnded(self.signal_all(runner, signal.SIGHUP, *self.pids(2)), 1, "ee.")
 
-    def test_a_job_that_still_ends_well_is_done(self):
+    def test_a_job_that_still_ends_well_is_done(self) -> None:
         runner = self.start_two("trap 'exit 0' USR1; while :; do sleep 0.02; done")
         first, second = self.pids(2)
         runner.send_signal(signal.SIGUSR1)
         self.await_word(runner, b"USR1")
         self.assertEnded(self.signal_all(runner, signal.SIGUSR1, first, second), 1, "ed.")
 
-    def test_what_is_told_of_the_job_is_how_it_ended(self):
+    def test_what_is_told_of_the_job_is_how_it_ended(self) -> None:
         runner = self.start_two("exec sleep 60", "--joblog", "joblog")
         ended = self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner)
         self.assertEqual(
@@ -278,7 +289,7 @@ class StoppedTogether(RunCase):
             [text[:9] for text in printed(console_lines(ended.out), "status")[2:]], [b"signal 15"] * 2
         )
 
-    def await_word(self, runner: subprocess.Popen, word: bytes) -> None:
+    def await_word(self, runner: subprocess.Popen[bytes], word: bytes) -> None:
         """Wait until the runner has printed a line on stderr with this word."""
         with deadline(runner):
             self.assertTrue(any(word in line for line in iter(runner.stderr.readline, b"")), "it has ended")
@@ -299,13 +310,13 @@ class LostConsole(RunCase):
         self.assertComplains(ended, "output")
         return ended
 
-    def test_a_closed_pipe_is_said_once_and_the_jobs_go_on(self):
+    def test_a_closed_pipe_is_said_once_and_the_jobs_go_on(self) -> None:
         self.assertEnded(self.close_early("true"), 0, "dddd")
 
-    def test_a_failing_job_still_counts(self):
+    def test_a_failing_job_still_counts(self) -> None:
         self.assertEnded(self.close_early("false"), 1, "ddd!")
 
-    def test_the_jobs_go_on_when_stderr_is_closed_too(self):
+    def test_the_jobs_go_on_when_stderr_is_closed_too(self) -> None:
         self.jobs(f"{WAITING}; echo a; echo b >&2", "echo b", "exit 1")
         runner = self.start_jobs(stderr=subprocess.STDOUT)
         runner.stdout.close()
@@ -314,14 +325,14 @@ class LostConsole(RunCase):
         self.assertEqual(self.states(), "dd!")
         self.assertNobodyLeft()
 
-    def test_a_full_disk_under_the_console_stops_no_job(self):
+    def test_a_full_disk_under_the_console_stops_no_job(self) -> None:
         self.jobs("echo a", "echo b", "true")
         with open("/dev/full", "wb") as full:
             ended = self.run_jobs(stdout=full)
         self.assertEqual(self.states(), "ddd")
         self.assertComplains(ended, "output")
 
-    def test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file(self):
+    def test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file(self) -> None:
         """Files that a runner opens must not get the numbers 0 to 2, where messages go."""
         self.jobs("echo a; echo b >&2; cat; touch ran", "true")
         words = self.command(RUNMAKER, "-l", "log", "--joblog", "joblog", "runs.txt")
@@ -339,7 +350,7 @@ class StuckConsole(RunCase):
     """
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_timeout_strikes_while_nobody_reads_the_pipe(self):
+    def test_a_timeout_strikes_while_nobody_reads_the_pipe(self) -> None:
         self.jobs("yes", f"echo $$ > pid; {SLEEPING}", "touch third")
         runner = self.start_jobs("-j2", "--timeout", "0.6", up=[2])
         sleeper = int(self.wait_file("pid"))
@@ -347,7 +358,7 @@ class StuckConsole(RunCase):
         self.wait_states("!!d")
         self.assertEnded(self.finish(runner), 1, "!!d")
 
-    def test_a_timeout_strikes_while_the_terminal_is_stopped(self):
+    def test_a_timeout_strikes_while_the_terminal_is_stopped(self) -> None:
         """Ctrl-S from the first line on, Ctrl-Q in the end; then all that was printed is there."""
         self.jobs("echo a", SLEEPING, "echo c")
         master, slave = pty.openpty()
@@ -362,7 +373,7 @@ class StuckConsole(RunCase):
         for text in b": a\r\n", b"timeout after 0.3s", b": c\r\n", b'exit 0 "echo c"':
             self.assertIn(text, shown)
 
-    def test_int_ends_the_jobs_while_nobody_reads_the_pipe(self):
+    def test_int_ends_the_jobs_while_nobody_reads_the_pipe(self) -> None:
         self.jobs(f"{UP}; yes", SLEEPING)
         runner = self.start_jobs("-j2", up=[1, 2])
         runner.send_signal(signal.SIGINT)
@@ -373,7 +384,7 @@ class StuckConsole(RunCase):
 class StoppedAtTerminal(RunCase):
     """The first line on a terminal says which keys stop a runner, and how: they do."""
 
-    def stop_by(self, key: bytes) -> subprocess.Popen:
+    def stop_by(self, key: bytes) -> subprocess.Popen[bytes]:
         """A runner that was stopped at its terminal while its first job of two waits."""
         self.jobs(WAITING, "true")
         master, slave = pty.openpty()
@@ -405,19 +416,19 @@ class StoppedAtTerminal(RunCase):
         )
         return runner
 
-    def test_ctrl_backslash_lets_what_runs_end(self):
+    def test_ctrl_backslash_lets_what_runs_end(self) -> None:
         runner = self.stop_by(b"\x1c")
         self.open_gate()
         self.assertEqual((runner.wait(20), self.states()), (1, "d."))
 
-    def test_ctrl_c_ends_the_jobs(self):
+    def test_ctrl_c_ends_the_jobs(self) -> None:
         self.assertEqual((self.stop_by(b"\x03").wait(20), self.states()), (130, "e."))
 
 
 class ControllingTerminal(RunCase):
     """Jobs have neither the runner's terminal nor its input."""
 
-    def test_a_job_that_asks_the_terminal_fails_at_once(self):
+    def test_a_job_that_asks_the_terminal_fails_at_once(self) -> None:
         self.jobs("cat < /dev/tty", "true")
         master, slave = pty.openpty()
         self.addCleanup(os.close, master)
@@ -426,7 +437,7 @@ class ControllingTerminal(RunCase):
                             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         self.assertEnded(self.finish(runner, timeout=20), 1, "!d")
 
-    def test_a_job_that_reads_its_input_finds_the_end_at_once(self):
+    def test_a_job_that_reads_its_input_finds_the_end_at_once(self) -> None:
         self.jobs("cat > got")
         runner = self.start(RUNMAKER, "runs.txt", stdin=subprocess.PIPE)
         runner.stdin.write(b"for the runner\n")
@@ -438,11 +449,11 @@ class ControllingTerminal(RunCase):
 class Descriptors(RunCase):
     """The limit of open files is raised to what the slots need, or the runner refuses to start."""
 
-    def run_limited(self, limit: str) -> subprocess.Popen:
+    def run_limited(self, limit: str) -> subprocess.Popen[bytes]:
         words = self.command(RUNMAKER, "-j100", "runs.txt")
         return self.start("sh", "-c", f'ulimit {limit}; exec "$@"', "sh", *words)
 
-    def test_a_hundred_jobs_run_at_once_under_a_soft_limit_of_64(self):
+    def test_a_hundred_jobs_run_at_once_under_a_soft_limit_of_64(self) -> None:
         os.mkfifo(self.dir / "fifo")
         self.jobs(*[f"{UP}; : < fifo"] * 100)
         runner = self.run_limited("-Sn 64")
@@ -451,12 +462,12 @@ class Descriptors(RunCase):
         self.addCleanup(os.close, gate)
         self.assertEnded(self.finish(runner), 0, "d" * 100)
 
-    def test_a_limit_that_is_low_but_suffices_is_no_obstacle(self):
+    def test_a_limit_that_is_low_but_suffices_is_no_obstacle(self) -> None:
         self.jobs("echo a", "true")
         words = self.command(RUNMAKER, "runs.txt")
         self.assertEnded(self.run_script("sh", "-c", 'ulimit -n 45; exec "$@"', "sh", *words), 0, "dd")
 
-    def test_a_hard_limit_of_64_is_refused_in_one_line(self):
+    def test_a_hard_limit_of_64_is_refused_in_one_line(self) -> None:
         self.jobs(*["touch ran"] * 100)
         self.assertRefused(self.finish(self.run_limited("-n 64")), "runmaker4.py", "64")
         self.assertEqual(self.states(), "." * 100)

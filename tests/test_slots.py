@@ -13,12 +13,25 @@ import struct
 import subprocess
 import time
 import unittest
-from typing import Callable, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable
 from unittest import mock
 
 import runmaker4
-from tests.support import (FULL, GATE, RUNCLIENT, RUNMAKER, SLEEPING, WAITING, Ended, RunCase, Text,
-                           as_bytes, console_lines, wait_until)
+from tests.support import (
+    FULL,
+    GATE,
+    RUNCLIENT,
+    RUNMAKER,
+    SLEEPING,
+    WAITING,
+    Ended,
+    RunCase,
+    Text,
+    as_bytes,
+    console_lines,
+    wait_until,
+)
 from tests.tcp import TcpCase
 
 TAKE = 'mkdir "in.$SLAVE_IP" || echo "$SLAVE_IP" >>twice; echo "$SLAVE_IP $JOB_ID" >>used'
@@ -62,7 +75,7 @@ class SlotCase(RunCase):
             file.write(as_bytes("".join(f". {command}\n" for command in commands)))
 
     def start_on_names(self, *options: object, up: Sequence[int] = (), file: str = "runs.txt",
-                       **settings) -> subprocess.Popen:
+                       **settings: Any) -> subprocess.Popen[bytes]:
         """Start a runner on the followed names, whose messages go to the file `stderr`."""
         with open(self.dir / "stderr", "ab") as said:
             runner = self.start_hasty(
@@ -79,7 +92,7 @@ class SlotCase(RunCase):
         """The name that the HELD job of this line runs on."""
         return self.wait_file(f"up.{line}").decode().strip()
 
-    def used(self) -> List[Tuple[str, int]]:
+    def used(self) -> list[tuple[str, int]]:
         """Which name had which line, in order."""
         words = self.read("used").decode().split()
         return list(zip(words[::2], map(int, words[1::2])))
@@ -88,14 +101,14 @@ class SlotCase(RunCase):
         """No two jobs were on one name at once."""
         self.assertFalse(self.exists("twice"), "two jobs were on one name")
 
-    def assertAll(self, code: int, runner: subprocess.Popen, states: str) -> None:
+    def assertAll(self, code: int, runner: subprocess.Popen[bytes], states: str) -> None:
         """How a runner on the names ends, and what the states are then."""
         ended, said = self.finish(runner), self.read("stderr")
         self.assertNotIn(b"Traceback", said)
         self.assertEqual((ended.code, self.states()), (code, states), said)
         self.assertAlone()
 
-    def stop_between_looks(self, runner: subprocess.Popen) -> bool:
+    def stop_between_looks(self, runner: subprocess.Popen[bytes]) -> bool:
         """Stop a runner of one job; whether its idle slots have no name locked at that moment, else it goes
         on.
         """
@@ -116,7 +129,7 @@ class SlotCase(RunCase):
 class NamedSlots(SlotCase):
     """--slots A,B: a slot for each name."""
 
-    def test_a_job_knows_its_slot_by_name_and_its_line_by_number(self):
+    def test_a_job_knows_its_slot_by_name_and_its_line_by_number(self) -> None:
         self.write(f"# text\n. echo $SLAVE_IP $RUNMAKER4_SLOT $JOB_ID >2; {WAITING}\n"
                    f". echo $SLAVE_IP $RUNMAKER4_SLOT $JOB_ID >3; {WAITING}\n")
         runner = self.start(RUNMAKER, "--slots", "192.168.1.199,user1@199:1000", "runs.txt")
@@ -127,25 +140,25 @@ class NamedSlots(SlotCase):
         self.assertEqual(sorted(name for name, _, _ in said), ["192.168.1.199", "user1@199:1000"])
         self.assertEqual([(again, line) for _, again, line in said], [(said[0][0], "2"), (said[1][0], "3")])
 
-    def test_a_name_has_one_job_at_a_time(self):
+    def test_a_name_has_one_job_at_a_time(self) -> None:
         self.jobs(*[SHORT] * 16)
         self.assertEnded(self.run_jobs("--slots", "a,b"), 0, "d" * 16)
         self.assertAlone()
         self.assertEqual({name for name, _ in self.used()}, {"a", "b"})
 
-    def test_a_name_that_is_given_twice_has_two_slots(self):
+    def test_a_name_that_is_given_twice_has_two_slots(self) -> None:
         self.jobs(*[f"{WAITING}; echo $SLAVE_IP >>names"] * 3)
         runner = self.start_jobs("--slots", "a,b,a", up=[1, 2, 3])
         self.open_gate()
         self.assertEnded(self.finish(runner), 0, "ddd")
         self.assertEqual(sorted(self.read("names").split()), [b"a", b"a", b"b"])
 
-    def test_one_only_runs_one_job_per_name(self):
+    def test_one_only_runs_one_job_per_name(self) -> None:
         self.jobs(*[SHORT] * 4)
         self.assertEnded(self.run_jobs("-1", "--slots", "a,b"), 0, "dd..")
         self.assertEqual(sorted(name for name, _ in self.used()), ["a", "b"])
 
-    def test_a_name_may_be_any_bytes(self):
+    def test_a_name_may_be_any_bytes(self) -> None:
         self.jobs('printf %s "$SLAVE_IP" >name')
         self.assertEqual(self.run_jobs("--slots", os.fsdecode(b"caf\xe9 $HOME '*'")).code, 0)
         self.assertEqual(self.read("name"), b"caf\xe9 $HOME '*'")
@@ -170,11 +183,11 @@ class Refused(SlotCase):
                 self.assertRefused(ended)
         self.assertEqual(self.read(), self.before)
 
-    def test_what_makes_no_sense_is_refused(self):
+    def test_what_makes_no_sense_is_refused(self) -> None:
         self.check_refused(["-j2 --slots a,b", "--slots a,,b", "--slots @missing", "--slots @comments"])
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_whatever_makes_no_sense_is_refused(self):
+    def test_whatever_makes_no_sense_is_refused(self) -> None:
         self.check_refused(
             [
                 "--slots=", "--slots a,b,", "--slots ,", "--slots @names", "--slots @folder", "--slots @",
@@ -200,21 +213,21 @@ class FollowedNames(SlotCase):
         self.open_gate()
         self.assertAll(0, runner, "dddd")
 
-    def test_comments_blank_lines_and_blanks_around_names_are_dropped(self):
+    def test_comments_blank_lines_and_blanks_around_names_are_dropped(self) -> None:
         self.check_names("# the cluster\n\n  a\t\r\n#x\n   \nb \nc\n")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_last_line_without_a_newline_counts_after_a_while(self):
+    def test_a_last_line_without_a_newline_counts_after_a_while(self) -> None:
         self.check_names("a\nb\nc")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_single_name_needs_no_newline(self):
+    def test_a_single_name_needs_no_newline(self) -> None:
         self.jobs("true")
         self.names("a")
         self.assertEqual((self.run_on_names(), self.states()), (0, "d"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_few_names_leave_jobs_the_limit_of_descriptors_that_the_runner_had(self):
+    def test_few_names_leave_jobs_the_limit_of_descriptors_that_the_runner_had(self) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         self.jobs("ulimit -Sn >soft; ulimit -Hn >hard", HELD, HELD)
         self.names("a\nb\n")
@@ -228,7 +241,7 @@ class FollowedNames(SlotCase):
         limits = (int(self.read("soft")), self.read("hard"))
         self.assertEqual(limits, (100, str(hard).encode() + b"\n" if hard >= 0 else b"unlimited\n"))
 
-    def test_a_name_that_is_added_gets_a_job_within_a_second(self):
+    def test_a_name_that_is_added_gets_a_job_within_a_second(self) -> None:
         self.jobs(*[HELD] * 5)
         self.names("a\n")
         runner, waited = self.start_on_names(up=[1]), []
@@ -242,7 +255,7 @@ class FollowedNames(SlotCase):
         self.open_gate()
         self.assertAll(0, runner, "ddddd")
 
-    def test_a_name_that_is_removed_finishes_its_job_and_gets_no_more(self):
+    def test_a_name_that_is_removed_finishes_its_job_and_gets_no_more(self) -> None:
         self.jobs(*[HELD] * 3, *[SHORT] * 12)
         self.names("a\nb\n")
         runner = self.start_on_names(up=[1, 2])
@@ -253,7 +266,7 @@ class FollowedNames(SlotCase):
         self.assertLessEqual({name for name, line in self.used() if line > 3}, {"a", "c"})
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_name_that_is_removed_while_it_has_no_job_gets_none(self):
+    def test_a_name_that_is_removed_while_it_has_no_job_gets_none(self) -> None:
         self.jobs("true")
         self.names("a\nb\nc\n")
         runner = self.start_on_names("--follow")
@@ -267,7 +280,7 @@ class FollowedNames(SlotCase):
         self.assertAll(0, runner, "d" * 13)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_of_a_name_that_stood_twice_and_stands_once_one_slot_is_left(self):
+    def test_of_a_name_that_stood_twice_and_stands_once_one_slot_is_left(self) -> None:
         counted = "mkdir one || mkdir two || echo $JOB_ID >>three; echo >up.$JOB_ID; sleep 0.1; rmdir one || rmdir two"
         self.jobs(WAITING, WAITING, f": >up.$JOB_ID; echo $SLAVE_IP >c; {GATE}", *[counted] * 6)
         self.names("a\na\n")
@@ -282,7 +295,7 @@ class FollowedNames(SlotCase):
         self.assertFalse(self.exists("three"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_last_line_that_is_still_being_written_is_no_name(self):
+    def test_a_last_line_that_is_still_being_written_is_no_name(self) -> None:
         self.jobs(*[HELD] * 3)
         self.names("a\n")
         runner = self.start_on_names(up=[1])
@@ -300,7 +313,7 @@ class FollowedNames(SlotCase):
         self.assertAll(0, runner, "ddd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_one_only_means_one_job_per_name_also_when_names_come(self):
+    def test_one_only_means_one_job_per_name_also_when_names_come(self) -> None:
         self.jobs(SHORT, HELD, *[SHORT] * 6)
         self.names("a\nb\n")
         runner = self.start_on_names("-1", up=[2])
@@ -313,7 +326,7 @@ class FollowedNames(SlotCase):
         self.assertLessEqual({"a", "b"}, set(names))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_one_only_ends_though_it_follows(self):
+    def test_one_only_ends_though_it_follows(self) -> None:
         self.jobs(*[SHORT] * 3)
         self.names("a\nb\n")
         runner = self.start_on_names("-1", "--follow")
@@ -326,7 +339,10 @@ class FollowedNames(SlotCase):
         self.names("a\nb\n")
         runner = self.start_on_names(up=[1])
         damage()
-        about = lambda: [line for line in self.read("stderr").splitlines() if b"names" in line]
+
+        def about() -> list[bytes]:
+            return [line for line in self.read("stderr").splitlines() if b"names" in line]
+
         wait_until(about, what="it is said that the names are gone")
         self.add_jobs(*[SHORT] * 4, HELD)
         self.wait_up(6)
@@ -340,15 +356,15 @@ class FollowedNames(SlotCase):
         self.open_gate()
         self.assertAll(0, runner, "d" * 7)
 
-    def test_when_the_file_vanishes_the_last_known_names_stay(self):
-        self.check_kept(lambda: (self.dir / "names").unlink())
+    def test_when_the_file_vanishes_the_last_known_names_stay(self) -> None:
+        self.check_kept((self.dir / "names").unlink)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_when_the_file_is_empty_the_last_known_names_stay(self):
+    def test_when_the_file_is_empty_the_last_known_names_stay(self) -> None:
         self.check_kept(lambda: self.names("# nobody\n"))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_when_something_else_has_the_files_name_the_last_known_names_stay(self):
+    def test_when_something_else_has_the_files_name_the_last_known_names_stay(self) -> None:
         def damage() -> None:
             (self.dir / "names").unlink()
             os.mkfifo(self.dir / "names")
@@ -374,21 +390,23 @@ class SharedNames(SlotCase):
 
     def wait_waiting(self, count: int) -> None:
         """Wait until so many runners have said that they wait for a name: by then they heed signals."""
-        waiting = lambda: self.read("stderr").count(b"waiting for one")
-        wait_until(lambda: waiting() >= count, 30, f"{count} runners wait")
+        def enough() -> bool:
+            return self.read("stderr").count(b"waiting for one") >= count
 
-    def test_two_runners_on_one_job_file(self):
+        wait_until(enough, 30, f"{count} runners wait")
+
+    def test_two_runners_on_one_job_file(self) -> None:
         self.check_together("a\nb\nc\n", 300 if FULL else 30, ["runs.txt", "runs.txt"])
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_two_runners_on_two_job_files(self):
+    def test_two_runners_on_two_job_files(self) -> None:
         self.check_together("a\nb\n", 200 if FULL else 8, ["runs.txt", "other.txt"])
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_name_with_two_lines_has_two_jobs_at_the_most(self):
+    def test_a_name_with_two_lines_has_two_jobs_at_the_most(self) -> None:
         self.check_together("a\nb\na\n", 200, ["runs.txt", "other.txt"], most=2)
 
-    def test_a_draining_runner_keeps_its_names_and_a_new_one_starts_at_once(self):
+    def test_a_draining_runner_keeps_its_names_and_a_new_one_starts_at_once(self) -> None:
         self.jobs(HELD, *[SHORT] * 6)
         self.names("a\n")
         drains = self.start_on_names(up=[1])
@@ -402,7 +420,7 @@ class SharedNames(SlotCase):
         self.assertAll(0, drains, "ddddddd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_runner_waits_while_all_names_are_taken(self):
+    def test_a_runner_waits_while_all_names_are_taken(self) -> None:
         self.jobs(HELD, SHORT)
         self.names("a\n")
         drains = self.start_on_names(up=[1])
@@ -415,7 +433,7 @@ class SharedNames(SlotCase):
         self.assertIn(self.finish(drains).code, (0, 1))         # whether line 2 was still new when it left
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_runner_that_waits_for_a_name_heeds_signals_and_its_walltime(self):
+    def test_a_runner_that_waits_for_a_name_heeds_signals_and_its_walltime(self) -> None:
         self.jobs(HELD, "touch never")
         self.names("a\n")
         holds = self.start_on_names("-1", up=[1])
@@ -428,7 +446,7 @@ class SharedNames(SlotCase):
         self.open_gate()
         self.assertAll(0, holds, "d.")
 
-    def test_a_job_that_outlives_its_killed_runner_keeps_its_name(self):
+    def test_a_job_that_outlives_its_killed_runner_keeps_its_name(self) -> None:
         self.jobs(HELD)
         self.names("a\nb\n")
         killed = self.start_on_names(up=[1])
@@ -443,7 +461,7 @@ class SharedNames(SlotCase):
         self.wait_taken(0)
         self.assertAlone()
 
-    def test_it_does_so_also_when_the_names_were_replaced(self):
+    def test_it_does_so_also_when_the_names_were_replaced(self) -> None:
         self.jobs(HELD)
         self.names("a\nb\n")
         killed = self.start_on_names(up=[1])
@@ -458,7 +476,7 @@ class SharedNames(SlotCase):
         self.wait_taken(0)
         self.assertAlone()
 
-    def test_a_job_holds_its_line_with_descriptor_64_and_its_name_with_66(self):
+    def test_a_job_holds_its_line_with_descriptor_64_and_its_name_with_66(self) -> None:
         self.jobs(f"readlink /proc/$$/fd/64 /proc/$$/fd/66 >links; {WAITING}")
         self.names("a\n")
         runner = self.start_on_names(up=[1])
@@ -467,7 +485,7 @@ class SharedNames(SlotCase):
         self.open_gate()
         self.assertAll(0, runner, "d")
 
-    def test_a_stopped_runner_keeps_its_names_when_they_are_replaced(self):
+    def test_a_stopped_runner_keeps_its_names_when_they_are_replaced(self) -> None:
         self.jobs(HELD)
         self.names("a\nb\n")
         stopped = self.start_on_names(up=[1])
@@ -485,14 +503,14 @@ class SharedNames(SlotCase):
         self.open_gate()
         self.assertAll(0, stopped, "ddddd")
 
-    def test_a_name_is_free_when_its_job_is_done_whatever_that_leaves_behind(self):
+    def test_a_name_is_free_when_its_job_is_done_whatever_that_leaves_behind(self) -> None:
         self.jobs("sleep 1000 & echo $! >left", SHORT)
         self.names("a\n")
         self.assertEqual(self.run_on_names(), 0)
         self.assertEqual((self.states(), names_taken(self.dir / ".names.lock")), ("dd", 0))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_names_are_free_when_a_runner_was_ended(self):
+    def test_names_are_free_when_a_runner_was_ended(self) -> None:
         self.jobs(SLEEPING, SLEEPING)
         self.names("a\nb\n")
         runner = self.start_on_names(up=[1, 2])
@@ -501,7 +519,7 @@ class SharedNames(SlotCase):
         self.assertAll(143, runner, "ee")
         self.assertEqual(names_taken(self.dir / ".names.lock"), 0)
 
-    def check_another_waits(self, runner: subprocess.Popen, count: int) -> None:
+    def check_another_waits(self, runner: subprocess.Popen[bytes], count: int) -> None:
         """Another runner gets no name, and runs nothing, until so many jobs of this one have ended."""
         self.add_jobs(*[SHORT] * 4)
         other = self.start_on_names()
@@ -521,15 +539,15 @@ class SharedNames(SlotCase):
         self.wait_taken(2)
         self.check_another_waits(first, 2)
 
-    def test_names_stay_taken_when_the_file_is_replaced(self):
+    def test_names_stay_taken_when_the_file_is_replaced(self) -> None:
         self.check_changed(self.replace_names)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_names_stay_taken_when_the_file_is_edited_in_place(self):
+    def test_names_stay_taken_when_the_file_is_edited_in_place(self) -> None:
         self.check_changed(self.names)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_names_stay_taken_when_the_file_is_replaced_again_and_again(self):
+    def test_names_stay_taken_when_the_file_is_replaced_again_and_again(self) -> None:
         self.jobs(HELD)
         self.names("a\nb\n")
         drains = self.start_on_names(up=[1])
@@ -545,7 +563,7 @@ class SharedNames(SlotCase):
         self.assertAll(0, drains, "d" * len(self.states()))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_also_for_a_runner_that_starts_on_a_new_file(self):
+    def test_also_for_a_runner_that_starts_on_a_new_file(self) -> None:
         """Looks are ten times rarer here, so that the second one is surely the faster."""
         rarely = "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 1.0\n"
         self.jobs(HELD, SHORT)
@@ -566,11 +584,14 @@ class SharedNames(SlotCase):
         self.assertEqual((self.finish(drains).code, self.states()), (1, "d."))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_file_that_is_replaced_again_and_again_does_not_use_up_descriptors(self):
+    def test_a_file_that_is_replaced_again_and_again_does_not_use_up_descriptors(self) -> None:
         self.jobs(*[HELD] * 3)
         self.names("a\nb\nc\n")
         runner = self.start_on_names(up=[1, 2, 3])
-        count = lambda: len(os.listdir(f"/proc/{runner.pid}/fd"))
+
+        def count() -> int:
+            return len(os.listdir(f"/proc/{runner.pid}/fd"))
+
         before = count()
         for _ in range(40):
             self.replace_names("a\nb\nc\n")
@@ -581,7 +602,7 @@ class SharedNames(SlotCase):
         self.check_another_waits(runner, 3)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_storm_of_edits_and_signals(self):
+    def test_storm_of_edits_and_signals(self) -> None:
         """Runners come and go while the file is edited, in place and by another; nobody is ever two on a
         name.
         """
@@ -609,7 +630,7 @@ class Companion(SlotCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.said: List[str] = []
+        self.said: list[str] = []
         self.names("a\nb\n")
         self.companion = self.dir / ".names.lock"
 
@@ -741,7 +762,7 @@ class SlotErrors(SlotCase):
         self.assertEqual(len(found), 1, ended.err)
         return found[0]
 
-    def test_a_broken_slot_is_taken_out_and_r_runs_its_lines_again(self):
+    def test_a_broken_slot_is_taken_out_and_r_runs_its_lines_again(self) -> None:
         self.jobs(*[f"{self.BROKEN}; sleep 0.05"] * 8)
         ended = self.run_jobs("-q", "--slots", "bad,good", "--slot-errors", "3")
         broken = [number for number, state in enumerate(self.states(), 1) if state == "!"]
@@ -750,36 +771,36 @@ class SlotErrors(SlotCase):
         self.assertIn("3 jobs in a row", self.said_of(ended, "bad"))
         self.assertEnded(self.run_jobs("-q", "-r", "--slots", "good", "--slot-errors", "3"), 0, "d" * 8)
 
-    def test_when_all_slots_are_out_the_runner_ends(self):
+    def test_when_all_slots_are_out_the_runner_ends(self) -> None:
         self.jobs(*["exit 255"] * 6)
         ended = self.run_jobs("-q", "--slots", "one,two", "--slot-errors", "2", timeout=30)
         self.assertEnded(ended, 1, "!!!!..")
         for name in "one", "two":
             self.said_of(ended, name)
 
-    def test_so_does_one_that_follows(self):
+    def test_so_does_one_that_follows(self) -> None:
         self.jobs(*["exit 255"] * 3)
         ended = self.run_jobs("-q", "--slots", "one", "--slot-errors", "2", "--follow", timeout=30)
         self.assertEnded(ended, 1, "!!.")
 
-    def test_only_status_255_counts_and_only_in_a_row(self):
+    def test_only_status_255_counts_and_only_in_a_row(self) -> None:
         ends = "255 255 1 255 255 0 255 255 254 255".split()
         self.jobs(*[f"exit {end}" for end in ends])
         ended = self.run_jobs("-q", "--slots", "one", "--slot-errors", "3")
         self.assertEnded(ended, 1, "!!!!!d!!!!")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_without_it_nobody_is_taken_out(self):
+    def test_without_it_nobody_is_taken_out(self) -> None:
         self.jobs(*["exit 255"] * 5)
         self.assertEnded(self.run_jobs("-q", "--slots", "one"), 1, "!!!!!")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_each_slot_counts_for_itself(self):
+    def test_each_slot_counts_for_itself(self) -> None:
         self.jobs(*['[ -e "$SLAVE_IP" ] || { touch "$SLAVE_IP"; sleep 0.1; exit 255; }'] * 3, "true")
         ended = self.run_jobs("-q", "--slots", "one,two,three", "--slot-errors", "2")
         self.assertEnded(ended, 1, "!!!d")
 
-    def test_a_name_that_is_removed_and_added_again_is_back_in_service(self):
+    def test_a_name_that_is_removed_and_added_again_is_back_in_service(self) -> None:
         self.jobs(*[f"{self.BROKEN}; {HELD}"] * 5)
         self.names("bad\ngood\n")
         runner = self.start_on_names("--slot-errors", "2")
@@ -835,7 +856,7 @@ class Wrapped(SlotCase):
         path.chmod(0o755)
         return path
 
-    def results(self, *options: str, **settings) -> Tuple[str, Dict[str, bytes]]:
+    def results(self, *options: str, **settings: Any) -> tuple[str, dict[str, bytes]]:
         """Run the NASTY jobs: their states, and all that they print on stdout."""
         self.write(b"".join(b". %s\n" % command for command in NASTY))
         shutil.rmtree(self.dir / "out", ignore_errors=True)
@@ -844,7 +865,7 @@ class Wrapped(SlotCase):
         printed = {path.name: path.read_bytes() for path in (self.dir / "out").glob("*.out")}
         return self.states(), printed
 
-    def assertSame(self, *options: str, **settings) -> None:
+    def assertSame(self, *options: str, **settings: Any) -> None:
         """The wrapper changes nothing of what becomes of the NASTY jobs."""
         states, printed = self.results()
         self.assertIn("d", states)
@@ -855,10 +876,10 @@ class Wrapped(SlotCase):
                 self.assertEqual(found[1].get(name, b"")[:300], printed.get(name, b"")[:300])
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_jobs_of_all_kinds_arrive_as_they_are(self):
+    def test_jobs_of_all_kinds_arrive_as_they_are(self) -> None:
         self.assertSame("--runner", "env X=1")
 
-    def test_through_ssh_too(self):
+    def test_through_ssh_too(self) -> None:
         (self.dir / "bin").mkdir()
         self.script(SSH, "bin/ssh")
         self.write("", "hosts")
@@ -871,7 +892,7 @@ class Wrapped(SlotCase):
             self.assertEqual(set(self.read("hosts").splitlines()), {b"a b", b"alice", b"bob"})
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_through_ssh_within_ssh(self):
+    def test_through_ssh_within_ssh(self) -> None:
         for name in "bin", "plain", "out":
             (self.dir / name).mkdir()
         self.script(SSH, "bin/ssh")
@@ -896,7 +917,7 @@ class Wrapped(SlotCase):
         for path in (self.dir / "plain").glob("*.out"):
             self.assertEqual(self.read(f"out/{path.name}"), path.read_bytes())
 
-    def test_a_wrapper_gets_the_shell_its_option_and_the_job_in_one_word(self):
+    def test_a_wrapper_gets_the_shell_its_option_and_the_job_in_one_word(self) -> None:
         self.script(LOGGING_WRAPPER, "wrap")
         self.write(b"".join(b". %s\n" % command for command in NASTY))
         self.run_jobs("-q", "--slots", "a", "--runner", './wrap env "S=$SLAVE_IP"')
@@ -907,13 +928,13 @@ class Wrapped(SlotCase):
                 word = b" " + command if command.startswith(b"-") else command
                 self.assertEqual(words, [b"env", b"S=a", b"/bin/sh", b"-c", word, b""])
 
-    def test_nice_and_env_do_what_they_say(self):
+    def test_nice_and_env_do_what_they_say(self) -> None:
         self.jobs("nice; echo $X $RUNMAKER4_SLOT; pwd")
         lines = console_lines(self.run_jobs("--runner", "nice -n 19 env X='a  b'").out)
         self.assertEqual([line.text for line in lines if line.kind == "stdout"],
                          [b"19", b"a b 1", str(self.dir).encode()])
 
-    def test_messages_and_records_show_the_jobs_own_command(self):
+    def test_messages_and_records_show_the_jobs_own_command(self) -> None:
         self.jobs("echo 'a'", "exit 3")
         ended = self.run_jobs("--runner", "env X=1", "--joblog", "joblog", "-l", "log")
         self.assertEnded(ended, 1, "d!")
@@ -926,24 +947,24 @@ class Wrapped(SlotCase):
         self.assertIn(b"--runner 'env X=1'", ended.err)                 # the command that runs it again
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_dry_run_shows_the_jobs_own_command(self):
+    def test_dry_run_shows_the_jobs_own_command(self) -> None:
         self.jobs("echo a")
         self.assertEqual(self.run_jobs("--runner", "./missing", "--dry-run").out, b"1 . echo a\n")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_wrapper_that_is_not_there_fails_its_jobs(self):
+    def test_a_wrapper_that_is_not_there_fails_its_jobs(self) -> None:
         self.jobs("touch never", "touch never")
         self.assertEnded(self.run_jobs("-q", "--runner", "./missing"), 1, "!!")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_job_that_is_too_long_with_its_quotes_is_an_error(self):
+    def test_a_job_that_is_too_long_with_its_quotes_is_an_error(self) -> None:
         self.jobs(f"""printf '%s' "{"'" * 40_000}" """, "true")
         ended = self.run_jobs("-q", "--runner", "env X=1")
         self.assertEnded(ended, 1, "ed")
         self.assertComplains(ended, "line 1", "too long")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_job_that_is_ended_is_ended_within_its_wrapper(self):
+    def test_a_job_that_is_ended_is_ended_within_its_wrapper(self) -> None:
         self.script('#!/bin/sh\n"$@"\n', "wrap")
         self.jobs(SLEEPING, f"trap : TERM; {SLEEPING}")
         ended = self.finish(
@@ -951,7 +972,7 @@ class Wrapped(SlotCase):
         )
         self.assertEnded(ended, 1, "!!")
 
-    def test_the_wrapped_jobs_of_a_killed_runner_keep_line_and_name(self):
+    def test_the_wrapped_jobs_of_a_killed_runner_keep_line_and_name(self) -> None:
         self.jobs(WAITING)
         self.names("a\n")
         runner = self.start_on_names("--runner", "env X=1", up=[1])
@@ -967,7 +988,7 @@ class WrappedByAClient(TcpCase):
     """The client's --runner."""
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_client_puts_its_wrapper_before_each_job(self):
+    def test_a_client_puts_its_wrapper_before_each_job(self) -> None:
         self.write(b"".join(b". %s\n" % command for command in NASTY))
         self.write(LOGGING_WRAPPER, "wrap").chmod(0o755)
         server = self.start_server()

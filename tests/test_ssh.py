@@ -16,9 +16,8 @@ import socket
 import subprocess
 import time
 import unittest
-from typing import Dict, List
 
-from tests.support import (FULL, MARK, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, alive, wait_until)
+from tests.support import FULL, MARK, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, alive, wait_until
 from tests.test_slots import NASTY, names_taken
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
@@ -101,7 +100,7 @@ class SshCase(RunCase):
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.dir / "keys" / key], check=True
             )
-        self.sshd: Dict[str, subprocess.Popen] = {}
+        self.sshd: dict[str, subprocess.Popen[bytes]] = {}
         ports = {worker: free_port() for worker in (*WORKERS, "carol")}
         for worker in WORKERS:
             self.start_sshd(worker, ports[worker])
@@ -118,7 +117,7 @@ class SshCase(RunCase):
         with open(self.dir / f"{worker}.log", "wb") as log:
             self.sshd[worker] = self.start(str(SSHD), "-D", "-e", "-f", config, stdout=log, stderr=log)
 
-    def write_client_files(self, ports: Dict[str, int]) -> None:
+    def write_client_files(self, ports: dict[str, int]) -> None:
         """The configuration of ssh, and an ssh on PATH that has it."""
         keys, real = self.dir / "keys", shutil.which("ssh")
         user = pwd.getpwuid(os.geteuid()).pw_name
@@ -142,13 +141,13 @@ class SshCase(RunCase):
             said = ended.err + self.read(f"{worker}.log")[-300:]
             self.skipTest(f"sshd does not let {getpass.getuser()} in: {said.decode(errors='replace')}")
 
-    def environ(self, extra=None) -> Dict[str, str]:
+    def environ(self, extra=None) -> dict[str, str]:
         mine = {"PATH": f"{self.dir}/bin:{self.dir}:{os.environ['PATH']}", "REMOTE": str(self.dir / "remote")}
         return super().environ({**mine, **(extra or {})})
 
     # -- jobs -----------------------------------------------------------------------------------------------
 
-    def prepare(self, count: int, held: int = 0) -> List[str]:
+    def prepare(self, count: int, held: int = 0) -> list[str]:
         """The data of so many jobs, of which the first are to be held up; the commands."""
         for number in range(1, count + 1):
             self.write("some words\n" * number, f"data_{number}.txt")
@@ -178,7 +177,7 @@ class SshCase(RunCase):
 class JobScript(SshCase):
     """The script in a runner that is started for a list of jobs."""
 
-    def test_each_job_runs_on_a_worker_and_brings_its_result_back(self):
+    def test_each_job_runs_on_a_worker_and_brings_its_result_back(self) -> None:
         count = 8
         self.jobs(*self.prepare(count))
         ended = self.run_jobs("-q", "--slots", "alice,bob", "--outdir", "logs")
@@ -187,7 +186,7 @@ class JobScript(SshCase):
         self.assertIn(b"data_1.txt", self.read("logs/1.out"))           # what rsync says
         self.assertTidy()
 
-    def test_a_dead_worker_is_taken_out_of_service(self):
+    def test_a_dead_worker_is_taken_out_of_service(self) -> None:
         self.jobs(*self.prepare(6))
         ended = self.run_jobs("-q", "--slots", "carol,alice", "--slot-errors", "2")
         self.assertEqual((ended.code, sorted(self.states())), (1, ["!", "!", "d", "d", "d", "d"]), ended.err)
@@ -197,7 +196,7 @@ class JobScript(SshCase):
             len([line for line in ended.err.splitlines() if b"slot carol" in line]), 1, ended.err
         )
 
-    def test_the_job_of_a_worker_that_dies_is_run_again_on_another(self):
+    def test_the_job_of_a_worker_that_dies_is_run_again_on_another(self) -> None:
         self.jobs(*self.prepare(3, held=2))
         runner = self.start(RUNMAKER, "-q", "--slots", "alice,bob", "--slot-errors", "1", "runs.txt")
         remote = {self.where(self.remote_pid(number)): number for number in (1, 2)}
@@ -234,11 +233,11 @@ class JobScript(SshCase):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def test_when_only_dead_workers_are_left_the_other_jobs_are_still_new(self):
+    def test_when_only_dead_workers_are_left_the_other_jobs_are_still_new(self) -> None:
         self.jobs(*self.prepare(6))
         self.assertEnded(self.run_jobs("-q", "--slots", "carol,carol", "--slot-errors", "2"), 1, "!!!!..")
 
-    def test_a_timeout_ends_the_remote_command_too(self):
+    def test_a_timeout_ends_the_remote_command_too(self) -> None:
         """As long as ssh has a terminal over there (-t -t)."""
         self.jobs(*self.prepare(1, held=1))
         ended = self.run_jobs("-q", "--slots", "alice", "--timeout", "8")
@@ -246,8 +245,8 @@ class JobScript(SshCase):
         remote = self.remote_pid(1)
         wait_until(lambda: not alive(remote), 10, "the remote command has ended")
 
-    def test_jobs_of_all_kinds_arrive_through_ssh_as_they_are(self):
-        def results(*options: str) -> List[object]:
+    def test_jobs_of_all_kinds_arrive_through_ssh_as_they_are(self) -> None:
+        def results(*options: str) -> list[object]:
             self.write(b"".join(b". %s\n" % command for command in NASTY))
             shutil.rmtree(self.dir / "out", ignore_errors=True)
             ended = self.run_jobs("-q", "--slots", "alice", "--outdir", "out", *options, env=home)
@@ -294,7 +293,7 @@ class Scheduler(SshCase):
     def change(self, *words: str) -> Ended:
         return self.run_script(RUNSET, *words)
 
-    def test_jobs_are_added_removed_and_shown_while_it_runs(self):
+    def test_jobs_are_added_removed_and_shown_while_it_runs(self) -> None:
         scheduler = self.start_scheduler("first")
         commands = self.prepare(4, held=2)
         self.add(*commands[:2])
@@ -315,7 +314,7 @@ class Scheduler(SshCase):
         self.assertFalse(self.exists("data_3.out"))
         self.assertTidy()
 
-    def test_a_new_one_may_start_at_once_when_the_old_one_is_told_to_stop(self):
+    def test_a_new_one_may_start_at_once_when_the_old_one_is_told_to_stop(self) -> None:
         first = self.start_scheduler("first")
         self.add(*self.prepare(4, held=4))
         self.remote_pid(1), self.remote_pid(2)
@@ -334,7 +333,7 @@ class Scheduler(SshCase):
         self.stop(second)
         self.assertTidy()
 
-    def test_the_states_and_the_running_jobs_survive_its_death(self):
+    def test_the_states_and_the_running_jobs_survive_its_death(self) -> None:
         first = self.start_scheduler("first")
         self.add(*self.prepare(5, held=1))
         self.remote_pid(1)
@@ -355,7 +354,7 @@ class Scheduler(SshCase):
         self.stop(second)
         self.assertTidy()
 
-    def test_term_ends_its_jobs_here_and_on_the_workers(self):
+    def test_term_ends_its_jobs_here_and_on_the_workers(self) -> None:
         first = self.start_scheduler("first")
         self.add(*self.prepare(3, held=2))
         remote = [self.remote_pid(1), self.remote_pid(2)]
@@ -369,7 +368,7 @@ class Scheduler(SshCase):
         self.assertEqual({self.worker_of(number) for number in (1, 2)}, set(WORKERS))
         self.stop(second)
 
-    def test_workers_are_added_and_removed_while_it_runs(self):
+    def test_workers_are_added_and_removed_while_it_runs(self) -> None:
         self.write("alice\n", "workers")
         scheduler = self.start_scheduler("first")
         self.add(*self.prepare(6, held=2))

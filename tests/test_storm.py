@@ -1,4 +1,5 @@
 """Runners and jobs killed at random: no job is lost, and none runs twice at the same time."""
+import contextlib
 import os
 import pathlib
 import random
@@ -7,7 +8,8 @@ import subprocess
 import time
 import unittest
 from collections import Counter
-from typing import Callable, Dict, Iterable, List, Tuple
+from collections.abc import Iterable
+from typing import Callable
 
 from tests import marks
 from tests.support import ALL, FULL, INTERVAL, UP, RunCase, deadline, wait_until
@@ -58,7 +60,7 @@ class TheProof(unittest.TestCase):
         self.assertEqual(self.found("start 1 100 50\nend 1 100\n", jobs=2), "job 2: never came to its end")
 
 
-def process_table() -> Dict[int, Tuple[str, int]]:
+def process_table() -> dict[int, tuple[str, int]]:
     """All processes: pid -> (state letter, parent)."""
     table = {}
     for entry in os.listdir("/proc"):
@@ -75,13 +77,11 @@ def process_table() -> Dict[int, Tuple[str, int]]:
 def send(number: int, processes: Iterable[int]) -> None:
     """Send a signal to processes, or to process groups (negative numbers), that may be gone."""
     for pid in processes:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
 
 
-def freeze(processes: List[int]) -> None:
+def freeze(processes: list[int]) -> None:
     """Stop processes, and wait until they do nothing any more."""
     send(signal.SIGSTOP, processes)
 
@@ -97,8 +97,8 @@ class Storm(RunCase):
     def setUp(self) -> None:
         super().setUp()
         self.random = random.Random(5)
-        self.killed: List[subprocess.Popen] = []
-        self.errors = open(self.dir / "errors", "ab")
+        self.killed: list[subprocess.Popen[bytes]] = []
+        self.errors = open(self.dir / "errors", "ab")         # noqa: SIM115 (open as long as the test lasts)
         self.addCleanup(self.errors.close)
 
     def job(self, number: int) -> str:
@@ -108,7 +108,7 @@ class Storm(RunCase):
     def done(self) -> int:
         return (b"\n" + self.read()).count(b"\nd ")
 
-    def living(self) -> List[subprocess.Popen]:
+    def living(self) -> list[subprocess.Popen[bytes]]:
         return [runner for runner in self.started if runner.poll() is None]
 
     def keep_runners_until(self, condition: Callable[[], object]) -> None:
@@ -120,9 +120,9 @@ class Storm(RunCase):
             return condition()
         wait_until(reached, PATIENCE)
 
-    def kill(self, runner: subprocess.Popen, with_jobs: bool) -> None:
+    def kill(self, runner: subprocess.Popen[bytes], with_jobs: bool) -> None:
         """kill -9 a runner.  Its jobs too: each is a session of its own, with its process group."""
-        jobs: List[int] = []
+        jobs: list[int] = []
         if with_jobs:
             freeze([runner.pid])                        # so that it starts no more jobs
             jobs = [pid for pid, (_, parent) in process_table().items() if parent == runner.pid]
@@ -185,7 +185,7 @@ class StubbornJobs(RunCase):
         during = [tick for tick in ticks if 0.3 < tick < self.GRACE - 0.3]
         self.assertGreater(len(during), 3, "nothing was printed through the grace")
 
-    def times_of_ticks(self, runner: subprocess.Popen, begin: float) -> List[float]:
+    def times_of_ticks(self, runner: subprocess.Popen[bytes], begin: float) -> list[float]:
         """When the talking job's lines came, in seconds since then, until its runner has ended."""
         with deadline(runner):
             return [time.monotonic() - begin for line in runner.stdout if line.endswith(b": tick\n")]

@@ -4,7 +4,7 @@ machine.
 import os
 import signal
 import subprocess
-from typing import Sequence
+from collections.abc import Sequence
 
 from tests.support import HASTY, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, Ended, RunCase
 
@@ -74,7 +74,7 @@ class BlockedSignals(RunCase):
     """Signals that were blocked by whoever started the runner do what they always do."""
     ALL = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE)
 
-    def start_blocking(self, *options: str, up: Sequence[int] = ()) -> subprocess.Popen:
+    def start_blocking(self, *options: str, up: Sequence[int] = ()) -> subprocess.Popen[bytes]:
         """Start a runner on runs.txt with all these signals blocked."""
         return self.start_jobs(
             *options, up=up, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.ALL)
@@ -164,7 +164,7 @@ runmaker4.JobFile.LOOKS = 2
 """
     JOB = "echo this is the job"
 
-    def start_full(self, tries: int) -> subprocess.Popen:
+    def start_full(self, tries: int) -> subprocess.Popen[bytes]:
         """Start a runner that has been refused its first process, and will be so many times; stderr is in a
         file.
         """
@@ -173,7 +173,7 @@ runmaker4.JobFile.LOOKS = 2
         self.assertIn(b"line 1: cannot be started: ", self.wait_file("errors"))
         return runner
 
-    def assertSaid(self, runner: subprocess.Popen, code: int) -> bytes:
+    def assertSaid(self, runner: subprocess.Popen[bytes], code: int) -> bytes:
         """The runner ends with this exit status; what it said, which is no traceback."""
         self.assertEqual(runner.wait(30), code)
         said = self.read("errors")

@@ -10,14 +10,33 @@ import subprocess
 import time
 import unittest
 from collections import Counter
-from typing import Callable, Dict, List, Tuple
+from typing import Any, Callable
 
-from tests import (test_bytes, test_claiming, test_ends, test_file_trouble, test_life_sign, test_options,
-                   test_signals)
-from tests.support import (ALL, FULL, GATE, RUNMAKER, RUNSERVER, RUNSET, WAITING, Ended, Text, console_lines,
-                           printed, wait_until)
-from tests.test_bytes import TOO_LONG
+from tests import (
+    test_bytes,
+    test_claiming,
+    test_ends,
+    test_file_trouble,
+    test_life_sign,
+    test_options,
+    test_signals,
+)
+from tests.support import (
+    ALL,
+    FULL,
+    GATE,
+    RUNMAKER,
+    RUNSERVER,
+    RUNSET,
+    WAITING,
+    Ended,
+    Text,
+    console_lines,
+    printed,
+    wait_until,
+)
 from tests.tcp import SERVING, OverTcp, Program, Server, TcpCase
+from tests.test_bytes import TOO_LONG
 from tests.wire import Peer
 
 
@@ -40,14 +59,14 @@ def ordinarily(*names: str) -> Callable[[type], type]:
 
 # -- the quick start -----------------------------------------------------------------------------------------
 
-def story(out: bytes) -> Dict[bytes, List[Tuple[str, bytes]]]:
+def story(out: bytes) -> dict[bytes, list[tuple[str, bytes]]]:
     """What a console says of each job, each kind in order, without process numbers: command -> [(kind, text),
     ...].
 
     stdout and stderr are two pipes: which of them is read first tells nothing.
     """
-    commands: Dict[int, bytes] = {}
-    found: Dict[bytes, List[Tuple[str, bytes]]] = {}
+    commands: dict[int, bytes] = {}
+    found: dict[bytes, list[tuple[str, bytes]]] = {}
     for line in console_lines(out):
         if line.text.startswith(b"forked "):
             commands[line.pid] = line.text[len(b'forked "'):-1]
@@ -61,7 +80,7 @@ def story(out: bytes) -> Dict[bytes, List[Tuple[str, bytes]]]:
 class QuickStart(TcpCase):
     """What the README shows first: a server, a client, and what they print."""
 
-    def test_what_the_server_prints(self):
+    def test_what_the_server_prints(self) -> None:
         self.jobs("true", "exit 3", "true")
         server = self.start_server()
         port = f"runmaker4-server.py: runs.txt: serving on port {server.port}\n"
@@ -76,7 +95,7 @@ class QuickStart(TcpCase):
         self.assertEqual(server.out.decode(), f"Token for runmaker4-client.py: (shown on a terminal only) "
                                               f"(written to {self.dir}/.runmaker4.token)\n")
 
-    def test_the_client_prints_what_a_runner_prints(self):
+    def test_the_client_prints_what_a_runner_prints(self) -> None:
         text = test_claiming.quick_start("sleep 0.1; echo to stderr >&2; sleep 0.1")
         self.write(text)
         self.write(text, "own.txt")
@@ -91,7 +110,7 @@ class QuickStart(TcpCase):
                          rb"runmaker4-client\.py: 127\.0\.0\.1: 4 done in \d\.\ds\n\Z")
         self.assertEqual(self.read(), text.replace(". ", "d ").encode())
 
-    def test_the_command_that_runs_again_what_failed_hides_the_token(self):
+    def test_the_command_that_runs_again_what_failed_hides_the_token(self) -> None:
         self.jobs("exit 3")
         server = self.start_server()
         for words in ("--token", server.token), (f"--token={server.token}",):
@@ -124,7 +143,7 @@ class Surroundings(TcpCase):
     """
     LIST = "for fd in /proc/$$/fd/*; do readlink $fd; done"
 
-    def test_directory_environment_input_and_descriptors(self):
+    def test_directory_environment_input_and_descriptors(self) -> None:
         place = self.dir / "bob"
         place.mkdir()
         self.jobs(f"pwd -P; cat; echo $JOB_ID $RUNMAKER4_SLOT $SLAVE_IP $WHO; {self.LIST}; env > environ")
@@ -177,7 +196,7 @@ class LikeARunner(TcpCase):
         return printed
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_jobs_that_fail_and_die_and_take_too_long(self):
+    def test_jobs_that_fail_and_die_and_take_too_long(self) -> None:
         self.compare(
             ". echo a; echo b\n. echo c >&2\n. exit 3\n. kill -9 $$\n. sh -c 'kill -9 $$; :'\n. sleep 60\n",
             "--timeout",
@@ -187,13 +206,13 @@ class LikeARunner(TcpCase):
         )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_retries_and_a_walltime(self):
+    def test_retries_and_a_walltime(self) -> None:
         self.compare(". false\n. sleep 60\n. true\n", "--retries", 1, "--walltime", 2, states="!e.")
 
-    def test_quiet_and_only_one_job(self):
+    def test_quiet_and_only_one_job(self) -> None:
         self.compare("! true\n. echo a\0b\n. true\n", "-r", "-1", "-q", "--follow", states="d..")
 
-    def test_any_bytes(self):
+    def test_any_bytes(self) -> None:
         """In commands and output; comments, states of no meaning, what the shell cannot run."""
         every = bytes(set(range(1, 256)) - set(b"'\n"))
         self.write(bytes(range(256)) + b"\r\nlast, without a newline \xff", "data")
@@ -219,7 +238,7 @@ class LikeARunner(TcpCase):
 class Selection(OverTcp, test_options.Selection):
     """-1, --retry and --resume are said by the client and heeded by the server."""
 
-    def run_jobs(self, *options: object, **settings) -> Ended:
+    def run_jobs(self, *options: object, **settings: Any) -> Ended:
         """Run the jobs by a server of their own: another one would go on where it is in the file."""
         for server in self.servers.values():
             self.stop(server)
@@ -246,7 +265,7 @@ class Background(OverTcp, test_options.Background):
     # ... and this one the script
     test_what_would_go_to_stderr_goes_to_the_errors_file = None
 
-    def test_the_errors_file_has_what_the_client_says(self):
+    def test_the_errors_file_has_what_the_client_says(self) -> None:
         self.jobs(f"{WAITING}; exit 1", "true")
         pid = self.start_daemon()
         self.open_gate()
@@ -254,7 +273,7 @@ class Background(OverTcp, test_options.Background):
         said, = self.read("errors").splitlines()[1:]    # after which file it is
         self.assertRegex(said, rb"\Arunmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
 
-    def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self):
+    def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self) -> None:
         self.jobs("touch never")
         ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", "--token", "0" * 32)
         self.assertRefused(ended, "token")
@@ -400,7 +419,7 @@ class HugeFile(OverTcp, test_claiming.HugeFile):
 class Slots(TcpCase):
     """-j N: so many jobs at once."""
 
-    def test_three_jobs_run_at_once(self):
+    def test_three_jobs_run_at_once(self) -> None:
         others = "until [ -e up.1 ] && [ -e up.2 ] && [ -e up.3 ]; do sleep 0.02; done"
         self.jobs(*[f": > up.$JOB_ID; {others}"] * 3)
         self.assertClientEnded(self.run_client(self.start_server(), "-j3", "--timeout", "20"), 0, "ddd")
@@ -414,7 +433,7 @@ class EachClientForItself(TcpCase):
         lines = self.read(f"ran.{who}").split() if self.exists(f"ran.{who}") else []
         return "".join(sorted(self.old[int(line) - 1] for line in lines))
 
-    def test_each_client_takes_only_what_it_is_told_to(self):
+    def test_each_client_takes_only_what_it_is_told_to(self) -> None:
         self.old = "!e." * 20
         self.write("".join(f"{state} echo $JOB_ID >> ran.$WHO; sleep 0.02\n" for state in self.old))
         server = self.start_server()
@@ -444,7 +463,7 @@ def begin_and_note(cursor):
 runmaker4.Cursor._begin_round = begin_and_note
 """
 
-    def test_there_are_fewer_walks_than_clients(self):
+    def test_there_are_fewer_walks_than_clients(self) -> None:
         self.write("d true\n" * 10)
         server = self.start_server(patch=self.NOTED)
         with contextlib.ExitStack() as stack:
@@ -475,7 +494,7 @@ def claim_and_note(cursor, *args):
 runmaker4.Cursor.claim = claim_and_note
 """
 
-    def test_all_is_found_and_clients_leave_when_there_is_nothing(self):
+    def test_all_is_found_and_clients_leave_when_there_is_nothing(self) -> None:
         gap = "d true\n" * 5000
         text = f"{gap}. echo above\n{gap}! exit 0\n#RUN barrier\n{gap}. echo below\n{gap}"
         self.before = self.write(text).read_bytes()
@@ -494,7 +513,7 @@ runmaker4.Cursor.claim = claim_and_note
 class Serving(TcpCase):
     """A server serves until it is stopped, or with --exit-when-done until all jobs have ended."""
 
-    def test_after_too_many_failures_it_hands_out_no_more_and_leaves(self):
+    def test_after_too_many_failures_it_hands_out_no_more_and_leaves(self) -> None:
         self.jobs("exit 1", "true", "touch never")
         server = self.start_server("--max-failed", 1)
         self.assertClientEnded(self.run_client(server), 1, "!..")
@@ -502,7 +521,7 @@ class Serving(TcpCase):
         self.assertEqual(ended.code, 1)
         self.assertComplains(ended, "1 job more failed", "--max-failed")
 
-    def test_a_server_with_nothing_to_do_keeps_serving(self):
+    def test_a_server_with_nothing_to_do_keeps_serving(self) -> None:
         self.before = self.write("d true\n").read_bytes()
         server = self.start_server()
         ended = self.run_client(server)
@@ -512,7 +531,7 @@ class Serving(TcpCase):
         self.assertClientEnded(self.run_client(server), 0, "dd")
         self.assertIsNone(server.poll())
 
-    def test_a_line_that_is_appended_or_set_back_reaches_a_waiting_client_within_half_a_second(self):
+    def test_a_line_that_is_appended_or_set_back_reaches_a_waiting_client_within_half_a_second(self) -> None:
         self.jobs("true")
         client = self.start_client(self.start_server(), "--follow")
         self.wait_states("d")
@@ -538,7 +557,7 @@ class Serving(TcpCase):
         wait_until(lambda: set(self.states()) == {"d"}, what="the job is done")
         return time.monotonic() - start
 
-    def test_a_client_ends_when_the_rest_runs_elsewhere(self):
+    def test_a_client_ends_when_the_rest_runs_elsewhere(self) -> None:
         self.jobs(WAITING, WAITING, "true")
         server = self.start_server()
         runner = self.start(RUNMAKER, "-q", "-1", "runs.txt")
@@ -554,7 +573,7 @@ class ExitWhenDone(TcpCase):
     """--exit-when-done: the server ends when all jobs have ended, and with it the clients that follow."""
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_server_and_followers_end_with_the_last_job_also_if_a_runner_has_it(self):
+    def test_server_and_followers_end_with_the_last_job_also_if_a_runner_has_it(self) -> None:
         self.before = self.write(f". {WAITING}\n. exit 3\nx touch never\n").read_bytes()
         runner = self.start(RUNMAKER, "-q", "-1", "runs.txt")
         self.wait_up(1)
@@ -568,7 +587,7 @@ class ExitWhenDone(TcpCase):
         self.assertEqual(self.states(), "d!x")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 1 s")
-    def test_what_is_done_or_on_hold_from_the_start_is_not_waited_for(self):
+    def test_what_is_done_or_on_hold_from_the_start_is_not_waited_for(self) -> None:
         self.write("d true\nx true\n")
         server = self.start_program(
             RUNSERVER, "--exit-when-done", "--host", self.HOST, "--port", 0, "runs.txt"
@@ -599,7 +618,7 @@ class ServerSignals(TcpCase):
         self.assertEqual((ended.code, self.states()), (code, states), ended.err)
         self.assertFalse(self.exists("never"))
 
-    def test_a_client_that_comes_after_hup_gets_no_job(self):
+    def test_a_client_that_comes_after_hup_gets_no_job(self) -> None:
         server = self.start_draining(signal.SIGHUP, WAITING, "touch never")
         late = self.start_client(server, "--name", "late")
         wait_until(
@@ -610,7 +629,7 @@ class ServerSignals(TcpCase):
     def knows(self, server: Server, name: str) -> bool:
         return name in [client["name"] for client in self.status(server)["clients"]]
 
-    def test_a_job_that_fails_after_usr1_makes_the_exit_status_1(self):
+    def test_a_job_that_fails_after_usr1_makes_the_exit_status_1(self) -> None:
         server = self.start_draining(signal.SIGUSR1, WAITING, f"{WAITING}; exit 3", "touch never")
         self.assertDrained(server, 1, "d!.")
 
@@ -625,7 +644,7 @@ class MixedWork(TcpCase):
         (5000, 500, 20, 2) if ALL else (2000, 200, 10, 2) if FULL else (300, 30, 4, 1)
     )
 
-    def start_all(self, server: Server) -> List[Program]:
+    def start_all(self, server: Server) -> list[Program]:
         """Clients, which are connected by then, and runners; all of them wait for more."""
         clients = [self.start_client(server, "-j4", "-q", "--follow", "--name", f"client-{number}")
                    for number in range(self.CLIENTS)]
@@ -635,7 +654,7 @@ class MixedWork(TcpCase):
         self.wait_clients(server, self.CLIENTS)
         return clients + runners
 
-    def test_each_job_is_started_once_and_every_state_is_right(self):
+    def test_each_job_is_started_once_and_every_state_is_right(self) -> None:
         job = "echo $JOB_ID >> marks; sleep 0.01"
         self.jobs(GATE)                     # so that nobody is done before all is in the file
         server = self.start_server("--exit-when-done")
@@ -671,7 +690,7 @@ class MixedWork(TcpCase):
 class Fairness(TcpCase):
     """A client keeps no line from others that it cannot run itself soon."""
 
-    def test_lines_behind_a_long_job_are_left_to_others(self):
+    def test_lines_behind_a_long_job_are_left_to_others(self) -> None:
         self.jobs(WAITING, *["true"] * 4)
         server = self.start_server()
         busy = self.start_client(server, up=[1])
@@ -681,7 +700,7 @@ class Fairness(TcpCase):
         self.assertClientEnded(self.finish(busy), 0, "ddddd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_two_clients_share_short_jobs(self):
+    def test_two_clients_share_short_jobs(self) -> None:
         self.jobs()
         server = self.start_server()
         for who in "ab":
@@ -693,7 +712,7 @@ class Fairness(TcpCase):
         self.assertEqual(sum(shares.values()), 60)
         self.assertGreater(min(shares[b"a"], shares[b"b"]), 12, shares)
 
-    def test_no_line_is_taken_ahead_of_free_slots(self):
+    def test_no_line_is_taken_ahead_of_free_slots(self) -> None:
         self.jobs(*["true"] * 40, WAITING, WAITING, "true")
         client = self.start_client(self.start_server(), "-j2", up=[41, 42])
         self.wait_states("d" * 40 + "rr.")

@@ -14,16 +14,17 @@ import stat
 import subprocess
 import termios
 import unittest
-from typing import Dict, List, Optional, Sequence, Set, Tuple
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from tests import wire
 from tests.support import RUNCLIENT, RUNSERVER, RUNWAIT, WAITING, Ended, wait_until
-from tests.test_ssh import free_port
 from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
+from tests.test_ssh import free_port
 
 NOBODY = 65534                              # some user other than root
 OTHER_TOKEN = "0123456789abcdef" * 2
-Call = Tuple[Sequence[object], Dict[str, str]]      # options and environment
+Call = tuple[Sequence[object], dict[str, str]]      # options and environment
 
 
 class TokenCase(TcpCase):
@@ -47,7 +48,7 @@ class TokenOfTheServer(TokenCase):
     know it.
     """
 
-    def next_token(self, *options: str, **settings) -> str:
+    def next_token(self, *options: str, **settings: Any) -> str:
         """The token of another server on the file; it stands in the token file, which nobody else may read.
         """
         server = self.start_server(*options, **settings)
@@ -57,18 +58,18 @@ class TokenOfTheServer(TokenCase):
         self.assertEqual((stat.filemode(found.st_mode), found.st_uid), ("-rw-------", os.geteuid()))
         return server.token
 
-    def test_it_is_kept_unless_another_is_wanted(self):
+    def test_it_is_kept_unless_another_is_wanted(self) -> None:
         first, second, third = self.next_token(), self.next_token(), self.next_token("--new-token")
         self.assertEqual(first, second)
         self.assertNotEqual(second, third)
 
-    def test_a_file_that_others_could_use_or_that_holds_no_token_is_replaced(self):
+    def test_a_file_that_others_could_use_or_that_holds_no_token_is_replaced(self) -> None:
         for text, mode in ((OTHER_TOKEN, 0o640), (OTHER_TOKEN, 0o620), ("hello\n", 0o600)):
             with self.subTest(text=text, mode=oct(mode)):
                 self.write(text, self.token_file.name).chmod(mode)
                 self.assertNotEqual(self.next_token(), OTHER_TOKEN)
 
-    def test_a_home_that_is_not_there_is_refused(self):
+    def test_a_home_that_is_not_there_is_refused(self) -> None:
         ended = self.run_script(
             RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", env={"HOME": "/nonexistent"}
         )
@@ -89,14 +90,14 @@ class TokenOfTheEnvironment(TcpCase):
         port = PORT_LINE.search(self.wait_said(program, "serving on port"))
         return Server(program.process, program.files, int(port[1]), token)
 
-    def test_clients_of_one_server_are_not_let_in_by_the_other(self):
+    def test_clients_of_one_server_are_not_let_in_by_the_other(self) -> None:
         first, second = self.start_own("a.txt", "a" * 32), self.start_own("b.txt", "b" * 32)
         self.assertRefused(self.run_client(first, env={"RUNMAKER4_TOKEN": second.token}), "wrong token")
         self.assertEqual((self.states("a.txt"), self.states("b.txt")), (".", "."))
         ended = self.run_client(second, env={"RUNMAKER4_TOKEN": second.token})
         self.assertEqual((ended.code, self.states("a.txt"), self.states("b.txt")), (0, ".", "d"))
 
-    def test_it_is_neither_printed_nor_written(self):
+    def test_it_is_neither_printed_nor_written(self) -> None:
         server = self.start_own("a.txt", "a" * 32)
         client = self.run_client(server, env={"RUNMAKER4_TOKEN": server.token})
         self.assertEqual((client.code, self.stop(server).code), (0, 143))
@@ -104,7 +105,7 @@ class TokenOfTheEnvironment(TcpCase):
         self.assertNotIn(server.token.encode(), server.out + server.err + client.out + client.err)
         self.assertFalse(self.exists(".runmaker4.token"))
 
-    def test_what_is_no_token_or_does_not_go_with_it_is_refused(self):
+    def test_what_is_no_token_or_does_not_go_with_it_is_refused(self) -> None:
         self.jobs("touch never")
         for given, options, words in (("nonsense", [], "32"), ("A" * 32, [], "32"), ("a" * 33, [], "32"),
                                       ("a" * 32, ["--new-token"], "--new-token")):
@@ -136,7 +137,7 @@ class TokenInLogs(TokenCase):
         return (b"Token for runmaker4-client.py: (shown on a terminal only) (written to %s)\n" %
                 os.fsencode(self.token_file))
 
-    def test_a_file_says_where_it_is_whoever_can_read_it(self):
+    def test_a_file_says_where_it_is_whoever_can_read_it(self) -> None:
         for mode in 0o644, 0o640, 0o604, 0o600:
             with self.subTest(mode=oct(mode)):
                 self.assertEqual(self.first_line(mode), self.where)
@@ -144,10 +145,10 @@ class TokenInLogs(TokenCase):
     def start_on(self, stdout: int) -> Program:
         return self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=stdout)
 
-    def test_a_pipe_says_where_it_is_for_it_may_lead_to_a_file(self):
+    def test_a_pipe_says_where_it_is_for_it_may_lead_to_a_file(self) -> None:
         self.assertEqual(self.start_on(subprocess.PIPE).process.stdout.readline(), self.where)
 
-    def test_a_terminal_shows_it(self):
+    def test_a_terminal_shows_it(self) -> None:
         master, slave = pty.openpty()
         with open(master, "rb", buffering=0) as terminal:
             server = self.start_on(slave)
@@ -162,14 +163,14 @@ class TokenInLogs(TokenCase):
 class NameOfTheFile(TcpCase):
     """A client says which file its server serves; again where another server has taken its place."""
 
-    def test_it_is_said_once_and_not_with_q(self):
+    def test_it_is_said_once_and_not_with_q(self) -> None:
         self.jobs("true")
         server = self.start_server()
         said = SERVING.findall(self.run_client(server).err)
         self.assertEqual(said, [f"{RUNCLIENT}: {self.HOST}: serving runs.txt\n".encode()])
         self.assertNotIn(b"serving", self.run_client(server, "-q").err)
 
-    def test_a_server_of_another_file_in_its_place_is_said(self):
+    def test_a_server_of_another_file_in_its_place_is_said(self) -> None:
         self.jobs("true")
         self.write("", "other.txt")
         server = self.start_server()
@@ -179,7 +180,7 @@ class NameOfTheFile(TcpCase):
         self.start_server("--port", server.port, file="other.txt")
         self.wait_said(client, "connected again", "other.txt")
 
-    def test_a_client_whose_job_came_from_the_other_file_does_not_say_that_all_is_well(self):
+    def test_a_client_whose_job_came_from_the_other_file_does_not_say_that_all_is_well(self) -> None:
         self.jobs(WAITING)
         self.write(". true\n", "other.txt")
         server = self.start_server()
@@ -189,7 +190,7 @@ class NameOfTheFile(TcpCase):
         self.wait_said(client, "serving other.txt, not runs.txt, where 1 job of ours came from")
         self.assertEqual((self.finish(client).code, self.states(name="other.txt")), (1, "d"))
 
-    def test_a_long_name_and_strange_bytes_in_it(self):
+    def test_a_long_name_and_strange_bytes_in_it(self) -> None:
         name = b"\xff\x1b[2J" + b"x" * 240
         path = self.dir / os.fsdecode(name)
         path.write_bytes(b". true\n")
@@ -209,7 +210,7 @@ class TokenOfTheClient(TokenCase):
         self.wrong_env = {"RUNMAKER4_TOKEN": OTHER_TOKEN}
         self.right_env = {"RUNMAKER4_TOKEN": self.server.token}
 
-    def ask(self, calls: Sequence[Call]) -> List[Tuple[Call, Ended]]:
+    def ask(self, calls: Sequence[Call]) -> list[tuple[Call, Ended]]:
         """Clients that ask for the status, all at once, with these options and this environment: how they
         ended.
         """
@@ -224,7 +225,7 @@ class TokenOfTheClient(TokenCase):
             with self.subTest(call=call):
                 self.assertEqual((ended.code, ended.err), (0, said))
 
-    def assertWrong(self, *calls: Call, words: Tuple[str, ...] = ()) -> None:
+    def assertWrong(self, *calls: Call, words: tuple[str, ...] = ()) -> None:
         """The clients are refused in one line, which does not show the right token."""
         for call, ended in self.ask(calls):
             with self.subTest(call=call):
@@ -232,13 +233,13 @@ class TokenOfTheClient(TokenCase):
                 self.assertTrue(ended.err.startswith(b"runmaker4-client.py: "), ended.err)
                 self.assertNotIn(self.server.token.encode(), ended.err)
 
-    def test_the_command_line_comes_before_the_environment_and_that_before_the_file(self):
+    def test_the_command_line_comes_before_the_environment_and_that_before_the_file(self) -> None:
         right, wrong = ["--token", self.server.token], ["--token", OTHER_TOKEN]
         self.assertRight(([], {}))
         self.assertRight((right, self.wrong_env), said=self.SEEN)
         self.assertWrong((wrong, self.right_env), ([], self.wrong_env))
 
-    def test_a_token_on_the_command_line_is_seen_by_others_which_is_said(self):
+    def test_a_token_on_the_command_line_is_seen_by_others_which_is_said(self) -> None:
         self.jobs("false")
         ended = self.run_client(self.server, f"--token={self.server.token}")
         self.assertEqual(ended.err.count(b"others on this host see the token"), 1)
@@ -246,7 +247,7 @@ class TokenOfTheClient(TokenCase):
         self.assertNotIn(self.server.token.encode(), ended.err)
         self.jobs("touch ran")
 
-    def type_token(self, text: str) -> Tuple[int, bytes]:
+    def type_token(self, text: str) -> tuple[int, bytes]:
         """Start a client without a token on a terminal, and type this: its exit status, what the terminal
         shows.
         """
@@ -271,7 +272,7 @@ class TokenOfTheClient(TokenCase):
                     shown += more
             return client.wait(20), shown
 
-    def test_a_terminal_is_asked_for_the_token_and_does_not_show_it(self):
+    def test_a_terminal_is_asked_for_the_token_and_does_not_show_it(self) -> None:
         self.token_file.rename(self.dir / "moved")
         code, shown = self.type_token(self.server.token + "\n")
         self.assertEqual(code, 0, shown)
@@ -281,25 +282,25 @@ class TokenOfTheClient(TokenCase):
         self.assertEqual((code, shown.count(b"32 hexadecimal digits")), (2, 1), shown)
         self.assertEqual(self.type_token("\x03")[0], 130)
 
-    def test_a_home_without_the_file(self):
+    def test_a_home_without_the_file(self) -> None:
         self.token_file.rename(self.dir / "moved")
         self.assertWrong(([], {}))
         self.assertRight((["--token", self.server.token], {}), said=self.SEEN)
         self.assertRight(([], self.right_env), (["--token", "moved"], {}),
                          ([f"--token={self.dir / 'moved'}"], {}))
 
-    def test_what_is_no_token(self):
+    def test_what_is_no_token(self) -> None:
         self.write("hello\n", "text").chmod(0o600)
         words = "nowhere", "text", self.server.token + "0", "", "."
         self.assertWrong(*[(["--token", word], {}) for word in words])
 
-    def test_a_file_that_others_may_read_or_write(self):
+    def test_a_file_that_others_may_read_or_write(self) -> None:
         for mode, options in (0o640, []), (0o602, ["--token", self.token_file]):
             self.token_file.chmod(mode)
             self.assertWrong((options, {}), words=(".runmaker4.token",))
 
     @unittest.skipIf(os.geteuid() != 0, "only root can give a file to another user")
-    def test_a_file_of_another_user(self):
+    def test_a_file_of_another_user(self) -> None:
         os.chown(self.token_file, NOBODY, NOBODY)
         self.assertWrong(([], {}), words=(".runmaker4.token",))
 
@@ -308,7 +309,7 @@ class RefusalCase(TcpCase):
     """A script that refuses its arguments."""
     SCRIPT = ""
 
-    def assertAllRefused(self, calls: Dict[Tuple[object, ...], str]) -> None:
+    def assertAllRefused(self, calls: dict[tuple[object, ...], str]) -> None:
         """Each of these calls is refused at once and with one line, which has these words."""
         for (_, *args), ended in self.run_all([(self.SCRIPT, *args) for args in calls]):
             with self.subTest(args=args):
@@ -325,13 +326,13 @@ class RefusedClients(RefusalCase):
         self.assertAllRefused({("--port", port, "--token", OTHER_TOKEN, *options, self.HOST):
                                f"{RUNCLIENT}: {self.HOST}: {words}" for options in calls})
 
-    def test_a_wrong_token(self):
+    def test_a_wrong_token(self) -> None:
         self.jobs("touch never")
         server = self.start_server()
         self.assertRefusedAt(server.port, ["--give-up", "none", "--follow"], ["--status"], words="token")
         self.assertEqual(self.states(), ".")
 
-    def test_a_wrong_token_at_a_server_that_was_not_there_at_first(self):
+    def test_a_wrong_token_at_a_server_that_was_not_there_at_first(self) -> None:
         """Nor is it tried again and again, also in the background."""
         self.jobs("touch never")
         port = free_port()
@@ -351,7 +352,7 @@ class RefusedClients(RefusalCase):
         wait_until(lambda: not self.exists("pid"), what="the other one is gone, too")
         self.assertEqual(self.read("errors"), said.encode())
 
-    def test_a_wrong_token_whose_refusal_gets_lost_on_its_way(self):
+    def test_a_wrong_token_whose_refusal_gets_lost_on_its_way(self) -> None:
         """Each of several clients dials again until it is told."""
         cuts = iter([True] * 3)
 
@@ -367,11 +368,11 @@ class RefusedClients(RefusalCase):
                                  words="wrong token")
             self.assertFalse(next(cuts, False))
 
-    def test_an_unknown_host(self):
+    def test_an_unknown_host(self) -> None:
         hosts = "no-such-host.invalid", "a..b", "127.0.0.1.1"
         self.assertAllRefused({("--token", OTHER_TOKEN, host): f"{RUNCLIENT}: {host}:" for host in hosts})
 
-    def test_nobody_at_the_port_with_give_up_0(self):
+    def test_nobody_at_the_port_with_give_up_0(self) -> None:
         with contextlib.closing(socket.socket()) as taken:
             taken.bind((self.HOST, 0))  # and does not listen
             self.assertRefusedAt(
@@ -381,14 +382,14 @@ class RefusedClients(RefusalCase):
                 words="refused",
             )
 
-    def test_a_server_that_speaks_another_version(self):
+    def test_a_server_that_speaks_another_version(self) -> None:
         def serve(peer: wire.Peer) -> None:
             peer.push(wire.plain(runmaker4=1, nonce="0" * 32)).rest()
 
         with wire.FakeServer(serve) as server:
             self.assertRefusedAt(server.port, [], words="version 1 2")
 
-    def test_bad_options_and_those_of_others(self):
+    def test_bad_options_and_those_of_others(self) -> None:
         options = (
             "--jobs=x", "--walltime=soon", "--port=0", "--port=65536", "--give-up=-1", "--json",
             "--joblog=log",
@@ -396,7 +397,7 @@ class RefusedClients(RefusalCase):
         self.assertAllRefused({(): "", (self.HOST, self.HOST): "",
                                **{(option, self.HOST): option.partition("=")[0] for option in options}})
 
-    def test_names_that_no_record_of_the_server_can_have(self):
+    def test_names_that_no_record_of_the_server_can_have(self) -> None:
         self.write("a\n%s\n" % ("n" * 256), "names")
         calls = {}
         for option, words in {("--name", "n" * 256): "--name", ("--name", "a\nb"): "--name control",
@@ -418,7 +419,7 @@ class RefusedServers(RefusalCase):
         self.assertEqual(self.read(), self.before)
         super().tearDown()
 
-    def test_addresses_that_are_taken_unknown_or_anothers(self):
+    def test_addresses_that_are_taken_unknown_or_anothers(self) -> None:
         with contextlib.closing(socket.create_server((self.HOST, 0))) as taken:
             port = taken.getsockname()[1]
             unusable = {("--port", 0, "--host", host, "runs.txt"): host
@@ -427,7 +428,7 @@ class RefusedServers(RefusalCase):
                 {("--port", port, "--host", self.HOST, "runs.txt"): f"{port} in use", **unusable}
             )
 
-    def test_a_file_that_is_none(self):
+    def test_a_file_that_is_none(self) -> None:
         (self.dir / "directory").mkdir()
         self.write("\ufeff. touch never\n".encode("utf-16-le"), "wide.txt")
         files = {"missing.txt": "missing.txt", "directory": "directory", "wide.txt": "wide.txt UTF-16"}
@@ -436,7 +437,7 @@ class RefusedServers(RefusalCase):
         )
         self.assertFalse(self.exists("missing.txt"))
 
-    def test_bad_options_and_those_of_others(self):
+    def test_bad_options_and_those_of_others(self) -> None:
         options = "--port=x", "--port=65536", "--grace=soon", "--grace=none", "-j2", "--follow"
         self.assertAllRefused(
             {
@@ -446,7 +447,7 @@ class RefusedServers(RefusalCase):
             }
         )
 
-    def test_a_mount_that_shares_no_locks_unless_single_host_is_given(self):
+    def test_a_mount_that_shares_no_locks_unless_single_host_is_given(self) -> None:
         mounts = (
             f"22 1 250:1 / / rw - ext4 /dev/vda1 rw\n36 22 0:50 / {self.dir} rw - nfs s:/x rw,vers=3,nolock\n"
         )
@@ -460,7 +461,7 @@ class RefusedServers(RefusalCase):
 class Addresses(TcpCase):
     """IPv4, IPv6, and by default both."""
 
-    def check(self, server: Server, *hosts: str, **settings) -> None:
+    def check(self, server: Server, *hosts: str, **settings: Any) -> None:
         """A client reaches the server by each of these names, and that is the name that it calls it by."""
         for host in hosts:
             with self.subTest(host=host):
@@ -469,7 +470,7 @@ class Addresses(TcpCase):
                 said = SERVING.sub(b"", ended.err)
                 self.assertTrue(said.startswith(f"runmaker4-client.py: {host}: 1 done".encode()), ended.err)
 
-    def test_ipv6(self):
+    def test_ipv6(self) -> None:
         try:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError as error:
@@ -477,10 +478,10 @@ class Addresses(TcpCase):
         self.jobs("true")
         self.check(self.start_server("--host", "::1"), "::1")
 
-    def test_without_host_all_addresses_of_both_families_are_served(self):
+    def test_without_host_all_addresses_of_both_families_are_served(self) -> None:
         """In a network namespace of its own, so that nobody else can reach it."""
         up = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-        probe = subprocess.run([*up, "grep", "-q", "1", "/proc/net/if_inet6"], stderr=subprocess.PIPE)
+        probe = subprocess.run([*up, "grep", "-q", "1", "/proc/net/if_inet6"], stderr=subprocess.PIPE, check=False)
         if probe.returncode != 0:
             self.skipTest(f"no network namespace of our own with IPv6: {probe.stderr.decode()}")
         self.jobs("true", "true")
@@ -493,7 +494,7 @@ class Addresses(TcpCase):
 class Background(TcpCase):
     """-d: the server goes into the background once it is ready."""
 
-    def test_it_serves_until_term(self):
+    def test_it_serves_until_term(self) -> None:
         self.jobs("true")
         ended = self.run_script(
             RUNSERVER, "-d", "--pidfile", "pid", "--errors", "errors", "--host", self.HOST, "--port", 0,
@@ -511,7 +512,7 @@ class Background(TcpCase):
         self.assertNobodyLeft()
         self.assertIn(b"1 done in", self.read("errors").splitlines()[-1])
 
-    def test_what_is_wrong_is_said_before(self):
+    def test_what_is_wrong_is_said_before(self) -> None:
         for words in ("missing.txt",), ("--host", "192.0.2.1", "runs.txt"):
             with self.subTest(words=words):
                 self.jobs("true")
@@ -546,7 +547,7 @@ class Status(TcpCase):
         known = all(job["pid"] for client in status["clients"] for job in client["jobs"])
         return status if status["running"] == 3 and known else None
 
-    def test_json_for_programs(self):
+    def test_json_for_programs(self) -> None:
         status = self.settled()
         self.check_keys(status)
         self.check_server(status)
@@ -574,7 +575,7 @@ class Status(TcpCase):
         self.assertEqual([status[key] for key in self.COUNTS], [counted[key] for key in self.COUNTS])
         self.assertEqual([status[key] for key in self.COUNTS], [12, 3, 1, 1, 1, 1, 19])
 
-    def check_clients(self, clients: Dict[str, dict]) -> None:
+    def check_clients(self, clients: dict[str, dict]) -> None:
         found = {
             name: (
                 client["slots"],
@@ -595,13 +596,13 @@ class Status(TcpCase):
                 self.assertIn(b"until", pathlib.Path(f"/proc/{job['pid']}/cmdline").read_bytes())
                 self.assertTrue(0 <= job["since"] < 60, job)
 
-    def test_the_text_fits_80_columns_and_names_what_matters(self):
+    def test_the_text_fits_80_columns_and_names_what_matters(self) -> None:
         self.settled()
         self.assertLessEqual({"runs", "alice", "carol", "long", "12", "18"}, self.words_of_text())
         self.stop(self.carol)
         self.assertNotIn("carol", self.words_of_text())
 
-    def words_of_text(self) -> Set[str]:
+    def words_of_text(self) -> set[str]:
         """What --status prints, which has short lines, in words."""
         ended = self.run_client(self.server, "--status", env={"COLUMNS": "80"})
         self.assertEqual((ended.code, ended.err), (0, b""))
@@ -612,7 +613,7 @@ class Status(TcpCase):
 class StrangeStatus(TcpCase):
     """--status of a strange file."""
 
-    def test_bytes_that_are_no_text_and_control_characters(self):
+    def test_bytes_that_are_no_text_and_control_characters(self) -> None:
         command = b"echo \xff\xfe \x1b[31mred \xc3\xa9"
         self.before = self.write(b". " + command + b"\n").read_bytes()
         server = self.start_server()
@@ -625,7 +626,7 @@ class StrangeStatus(TcpCase):
 class ComingAndGoing(TcpCase):
     """The server says when clients come and go."""
 
-    def test_it_says_who_comes_and_who_leaves(self):
+    def test_it_says_who_comes_and_who_leaves(self) -> None:
         self.jobs(WAITING)
         server = self.start_server()
         client = self.start_client(server, "--name", "alice", up=[1])
@@ -659,7 +660,7 @@ class Help(TcpCase):
         "-h --help",
     }
 
-    def test_it_is_short_and_narrow_and_names_every_option(self):
+    def test_it_is_short_and_narrow_and_names_every_option(self) -> None:
         for (script, _), ended in self.run_all(
             [(script, "--help") for script in self.OPTIONS], env={"COLUMNS": "80"}
         ):

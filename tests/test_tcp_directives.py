@@ -2,6 +2,7 @@
 import random
 import signal
 import unittest
+from typing import Any
 
 from tests import test_directives, test_tcp_storm
 from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, wait_until
@@ -34,11 +35,11 @@ class Malformed(TcpCase):
             with self.subTest(directive=directives[names.index(name)]):
                 self.assertRefused(ended, f"runmaker4-server.py: {name}: line 3: ")
 
-    def test_some_are_refused_at_the_start_in_one_line_that_names_their_own(self):
+    def test_some_are_refused_at_the_start_in_one_line_that_names_their_own(self) -> None:
         self.check("#RUN host=a,,b", "#RUN barrier x")
 
     @spared
-    def test_each_is_refused_at_the_start_in_one_line_that_names_its_own(self):
+    def test_each_is_refused_at_the_start_in_one_line_that_names_its_own(self) -> None:
         for at in range(0, len(MALFORMED), 8):
             self.check(*MALFORMED[at:at + 8])
 
@@ -59,7 +60,7 @@ class LastLines(TcpCase):
             (". true\n#RUN end", "--follow", 0, "d"))
 
     @spared
-    def test_it_keeps_nobody_for_ever_who_does_not_take_it(self):
+    def test_it_keeps_nobody_for_ever_who_does_not_take_it(self) -> None:
         started = []
         for number, (text, option, *_) in enumerate(self.ENDS):
             self.write(text, f"{number}.txt")
@@ -79,8 +80,8 @@ class LastLines(TcpCase):
 @ordinarily("test_a_runner_takes_what_its_name_matches_and_leaves_the_rest")
 class Hosts(DirectivesOverTcp, test_directives.Hosts):
     """host= means a client's name, or its address as the server sees it."""
-    OURS = test_directives.Hosts.OURS + ("127.0.0.1", "bob,127.*")
-    OTHERS = test_directives.Hosts.OTHERS + ("127.0.0.2", "10.0.0.1,bob", "127.0.0", "localhost")
+    OURS = (*test_directives.Hosts.OURS, "127.0.0.1", "bob,127.*")
+    OTHERS = (*test_directives.Hosts.OTHERS, "127.0.0.2", "10.0.0.1,bob", "127.0.0", "localhost")
 
 
 @ordinarily("test_it_beats_the_option")
@@ -93,7 +94,7 @@ class Records(DirectivesOverTcp, test_directives.Records):
     """The server's -l numbers job lines only."""
     OPTIONS = ()
 
-    def start_server(self, *options: object, **settings) -> Server:
+    def start_server(self, *options: object, **settings: Any) -> Server:
         return super().start_server("-l", "log", "-n1", *options, **settings)
 
 
@@ -106,7 +107,7 @@ class Barriers(DirectivesOverTcp, test_directives.Barriers):
     test_signals_end_a_runner_that_waits = None
 
     @spared
-    def test_a_client_that_waits_is_ended_by_signals(self):
+    def test_a_client_that_waits_is_ended_by_signals(self) -> None:
         self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
         clients = {number: self.start_impatient("--name", f"alice.{number}", "runs.txt")
                    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
@@ -129,7 +130,7 @@ class Checks(DirectivesOverTcp, test_directives.Checks):
     test_who_has_nothing_to_run_below_does_not_care = None              # two files in one place: see below
 
     @spared
-    def test_a_client_that_has_nothing_to_run_below_does_not_care(self):
+    def test_a_client_that_has_nothing_to_run_below_does_not_care(self) -> None:
         text = "! a\n#RUN barrier check\nd b\n#RUN host=bob\n. b\n"
         self.assertEqual(self.run_text(text, "--name", "alice"), (1, "!d."))
         self.assertTold("barrier check", times=0)
@@ -155,7 +156,7 @@ def end_and_say(cursor, *how):
 runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round = begin_slowly, end_and_say
 """
 
-    def test_a_client_is_not_sent_away_from_what_a_barrier_will_let_it_run(self):
+    def test_a_client_is_not_sent_away_from_what_a_barrier_will_let_it_run(self) -> None:
         self.lines(
             "#RUN host=b",
             f". {WAITING}",
@@ -185,7 +186,7 @@ class ExitWhenDone(TcpCase):
     """--exit-when-done: a server does not wait for what a failed check keeps from being run."""
 
     @spared
-    def test_a_failed_check_ends_server_and_followers(self):
+    def test_a_failed_check_ends_server_and_followers(self) -> None:
         self.write("d a\n. exit 3\n#RUN barrier check\n. touch never\n")
         server = self.start_server("--exit-when-done")
         client = self.start_client(server, "--follow")
@@ -232,12 +233,12 @@ class Losses(DirectiveCase, TcpCase):
         return second
 
     @spared
-    def test_it_is_passed_after_the_grace(self):
+    def test_it_is_passed_after_the_grace(self) -> None:
         second = self.lose("#RUN barrier")
         self.assertEqual((second.returncode, self.states(), self.ran()), (1, "ed", [1, 3]))
 
     @spared
-    def test_a_check_stops_the_others_after_the_grace(self):
+    def test_a_check_stops_the_others_after_the_grace(self) -> None:
         second = self.lose("#RUN barrier check")
         self.assertEqual((second.returncode, self.states(), self.ran()), (1, "e.", [1]))
         self.assertIn(b"barrier check in line 2", second.err + self.server.err)
@@ -247,7 +248,7 @@ class MixedWork(DirectiveCase, TcpCase):
     """Clients and runners of the file hold the same barriers."""
     SECTIONS, SIZE, CLIENTS, RUNNERS = (8, 60, 4, 2) if FULL else (2, 12, 2, 1)
 
-    def test_nobody_begins_what_stands_below_before_all_above_have_ended(self):
+    def test_nobody_begins_what_stands_below_before_all_above_have_ended(self) -> None:
         chance = random.Random(7)
         self.sections(
             *[[chance.choice((0, 0, 0.02, 0.1)) for _ in range(self.SIZE)] for _ in range(self.SECTIONS)]
@@ -274,7 +275,7 @@ class Storm(DirectiveCase, test_tcp_storm.TcpStorm):
     def start_storm_server(self, port: int = 0) -> None:
         self.server = self.start_server("--grace", self.GRACE, "--port", port)
 
-    def test_each_job_is_done_and_none_began_before_all_above_had_ended(self):
+    def test_each_job_is_done_and_none_began_before_all_above_had_ended(self) -> None:
         self.write_jobs()
         self.start_storm_server()
         events = [lambda: self.kill_client(True), lambda: self.kill_client(False)] * (self.KILLS // 2)

@@ -8,11 +8,24 @@ import signal
 import socket
 import time
 import unittest
-from typing import List, Sequence, Set, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
-from tests.support import (ALL, FULL, GATE, RUNCLIENT, RUNMAKER, RUNSERVER, RUNSET, UP, alive, console_lines,
-                           printed, wait_until)
+from tests.support import (
+    ALL,
+    FULL,
+    GATE,
+    RUNCLIENT,
+    RUNMAKER,
+    RUNSERVER,
+    RUNSET,
+    UP,
+    alive,
+    console_lines,
+    printed,
+    wait_until,
+)
 from tests.tcp import SERVING, Program, Server, TcpCase
 from tests.test_storm import process_table, send
 from tests.wire import BEGIN, END, FakeServer, Peer, plain
@@ -35,23 +48,23 @@ class LossCase(TcpCase):
     # statements that servers and clients run before they start
     PATCH = ""
 
-    def start_program(self, script: str, *args: object, **settings) -> Program:
+    def start_program(self, script: str, *args: object, **settings: Any) -> Program:
         patch = self.PATCH if script in (RUNSERVER, RUNCLIENT) else ""
         return super().start_program(script, *args, patch=patch, **settings)
 
-    def serve(self, *commands: str, grace: float = LONG, **settings) -> Server:
+    def serve(self, *commands: str, grace: float = LONG, **settings: Any) -> Server:
         """Make runs.txt of these commands, and start a server with a job log on it."""
         self.jobs(*commands)
         return self.serve_again(grace=grace, **settings)
 
-    def serve_again(self, port: int = 0, grace: float = LONG, **settings) -> Server:
+    def serve_again(self, port: int = 0, grace: float = LONG, **settings: Any) -> Server:
         """Start a server on runs.txt as it is."""
         return self.start_server(
             "--grace", grace, "--joblog", "joblog", "--outdir", "out", "--port", port, **settings
         )
 
     def connect(self, server: Server, *options: object, up: Sequence[int] = (1,), name: str = "bob",
-                **settings) -> Program:
+                **settings: Any) -> Program:
         """Start a client; return it when the jobs of these lines run, as its server knows."""
         client = self.start_client(server, "--name", name, *options, up=up, **settings)
         wait_until(
@@ -59,7 +72,7 @@ class LossCase(TcpCase):
         )
         return client
 
-    def started_lines(self, server: Server) -> Set[int]:
+    def started_lines(self, server: Server) -> set[int]:
         """The lines that clients have started, as the server knows."""
         lines = set()
         with Peer.of(server.port, server.token) as peer:
@@ -73,13 +86,13 @@ class LossCase(TcpCase):
 
     def connect_by_proxy(
         self, server: Server, *options: object, up: Sequence[int] = (1,)
-    ) -> Tuple[Proxy, Program]:
+    ) -> tuple[Proxy, Program]:
         """The same through a proxy."""
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
         return proxy, self.connect(server, "--port", proxy.port, *options, up=up)
 
-    def pids(self, line: int = 1) -> List[int]:
+    def pids(self, line: int = 1) -> list[int]:
         """The process of each run of a job."""
         name = f"pids.{line}"
         return [int(pid) for pid in self.read(name).split()] if self.exists(name) else []
@@ -96,7 +109,7 @@ class LossCase(TcpCase):
         self.open_gate()
         wait_until(lambda: client.out.count(b"): exit ") >= count, what="the client has seen its jobs end")
 
-    def logged(self) -> List[int]:
+    def logged(self) -> list[int]:
         """The lines of the runs in the server's job log, in order of numbers."""
         return sorted(int(line.split(b"\t")[0]) for line in self.read("joblog").splitlines()[1:])
 
@@ -106,7 +119,7 @@ class LossCase(TcpCase):
         client.kill()
         send(signal.SIGKILL, [-pid for pid in jobs])
 
-    def keepers(self, server: Server) -> List[int]:
+    def keepers(self, server: Server) -> list[int]:
         """The living children of a server."""
         return [
             pid for pid, (state, parent) in process_table().items() if parent == server.pid and state != "Z"
@@ -225,11 +238,11 @@ class VanishedPeer(LossCase):
     """A client takes two lines, and says that it has started the first of them at most."""
     ID = "0123456789abcdef"
 
-    def claim(self, server: Server, peer: Peer) -> List[str]:
+    def claim(self, server: Server, peer: Peer) -> list[str]:
         """Claim both lines; the names by which the server knows them."""
         peer.hello(client=self.ID, name="bob", slots=2).hear("welcome")
         peer.say(dict(type="claim", request=1, want=2, last=False))
-        jobs: List[str] = []
+        jobs: list[str] = []
         while len(jobs) < 2:
             jobs += [job["id"] for job in peer.hear("jobs")["jobs"]]
         self.assert_held(1, 2)
@@ -331,7 +344,7 @@ class CutConnection(LossCase):
             self.assertEqual(self.read(f"out/{line}.out"), b"1\n2\n3\n4\n5\nend\n")
             self.assertEqual(self.read(f"out/{line}.err"), b"1\n2\n3\n4\n5\n")
 
-    def lose_lines(self, *commands: str, grace: float = 0.3) -> Tuple[Proxy, Program]:
+    def lose_lines(self, *commands: str, grace: float = 0.3) -> tuple[Proxy, Program]:
         """Cut the connection of a client that runs lines 1 and 2, until the grace is over."""
         server = self.serve(*commands, grace=grace)
         proxy, client = self.connect_by_proxy(server, "-j2", up=(1, 2))
@@ -414,7 +427,7 @@ class SilentConnection(LossCase):
         """It is handed out while nothing comes back: whether it was started or not, it is started only once.
         """
         server = self.serve("true", grace=SHORT)
-        proxy, client = self.connect_by_proxy(server, "--follow", up=())
+        proxy, _client = self.connect_by_proxy(server, "--follow", up=())
         self.wait_states("d")
         proxy.freeze(TO_SERVER)
         # at once: it must be started within half the grace
@@ -445,7 +458,7 @@ class SilentConnection(LossCase):
             other.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")
             # whichever it is, and in whatever order they are named
             for result in None, "d":
-                jobs = jobs[1:] + [{**jobs[0], "result": result}]
+                jobs = [*jobs[1:], {**jobs[0], "result": result}]
             lost = bob.hello(*jobs, client="b" * 16).hear("welcome")["lost"]
             self.assertEqual(len(lost), 1)
             self.assertIn(lost[0], [job["id"] for job in jobs if not job.get("result")])
@@ -516,7 +529,7 @@ class KilledServer(LossCase):
 
     def kill_server(
         self, *commands: str, grace: float = LONG, up: Sequence[int] = (1,)
-    ) -> Tuple[Server, Program]:
+    ) -> tuple[Server, Program]:
         """A client runs these jobs when its server dies."""
         server = self.serve(*commands, grace=grace)
         client = self.connect(server, f"-j{len(commands)}", up=up)
@@ -755,7 +768,7 @@ class WithoutServer(LossCase):
         proxy, client = self.connect_by_proxy(server)
         refusals = itertools.cycle([plain(error="token"), plain(error="version"), plain(error="a lie\x1b[2J"),
                                     plain(runmaker4=1, nonce="0" * 32), b"GET / HTTP/1.0\r\n\r\n"])
-        refused: List[float] = []
+        refused: list[float] = []
 
         def refuse(peer: Peer) -> None:
             refused.append(time.monotonic())
@@ -778,7 +791,7 @@ class WithoutServer(LossCase):
         self.assertEqual(client.err.count(b"wrong token"), 1, client.err)
         self.assertEqual(client.err.count(b"trying again"), 2, client.err)
 
-    def early_client(self, *options: object) -> Tuple[int, Program]:
+    def early_client(self, *options: object) -> tuple[int, Program]:
         """A client that was started before its server, and the port where it looks for it."""
         with socket.create_server((self.HOST, 0)) as other:
             port = other.getsockname()[1]

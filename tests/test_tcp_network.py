@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 import unittest
-from typing import Callable, List, Set, Tuple
+from typing import Any, Callable
 
 from tests.support import FULL, wait_until
 from tests.tcp import Program, Server
@@ -57,8 +57,8 @@ class NetworkCase(LossCase):
 
     def network(self, script: str, *args: str, may_lack: bool = False) -> bytes:
         """Run shell commands in the network of the switch.  may_lack: a system may not be able to do this."""
-        done = subprocess.run([*self.inside, "sh", "-ec", script, *args], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, env=self.environ(), timeout=30)
+        done = subprocess.run([*self.inside, "sh", "-ec", script, *args], capture_output=True,
+                              env=self.environ(), timeout=30, check=False)
         if done.returncode and may_lack:
             self.skipTest(f"{script!r} is not possible here: {done.stderr.decode(errors='replace').strip()}")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -68,7 +68,7 @@ class NetworkCase(LossCase):
         address = ADDRESSES[name]
         self.network(HOST, name, address[-1], address, may_lack=True)
 
-    def on(self, name: str) -> List[str]:
+    def on(self, name: str) -> list[str]:
         """The words that run a command on a host."""
         return [*self.inside, "ip", "netns", "exec", name]
 
@@ -93,13 +93,13 @@ class NetworkCase(LossCase):
     def heal(self, name: str) -> None:
         self.network(TO_NOBODY % "delete", name)
 
-    def serve(self, *commands: str, **settings) -> Server:
+    def serve(self, *commands: str, **settings: Any) -> Server:
         return super().serve(*commands, within=self.on("alice"), **settings)
 
-    def connect(self, server: Server, *options: object, name: str = "bob", **settings) -> Program:
+    def connect(self, server: Server, *options: object, name: str = "bob", **settings: Any) -> Program:
         return super().connect(server, *options, name=name, within=self.on(name), **settings)
 
-    def started_lines(self, server: Server) -> Set[int]:
+    def started_lines(self, server: Server) -> set[int]:
         status = json.loads(self.run_client(server, "--status", "--json", within=self.on("carol")).out)
         return {
             job["line"] for client in status["clients"] for job in client["jobs"] if job["since"] is not None
@@ -141,7 +141,7 @@ class PowerLoss(NetworkCase):
 class Cable(NetworkCase):
     """The cable is pulled, or carries nothing in one direction; all times are the real ones."""
 
-    def start_pair(self, grace: float) -> Tuple[Server, Program]:
+    def start_pair(self, grace: float) -> tuple[Server, Program]:
         server = self.serve(JOB, LATER, grace=grace)
         return server, self.connect(server, "-j2", up=(1, 2))
 

@@ -1,6 +1,6 @@
 """Promise: every client gets the first line of the file that it may take at that moment."""
 import unittest
-from typing import Dict, List
+from typing import Any
 
 from tests.tcp import Server, TcpCase
 from tests.wire import Peer
@@ -11,15 +11,15 @@ class OrderOfTheFile(TcpCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.peers: Dict[str, Peer] = {}
+        self.peers: dict[str, Peer] = {}
         self.requests = 0
 
     def serve_lines(self, *lines: str) -> None:
         self.write("".join(f"{line}\n" for line in lines))
         self.server: Server = self.start_server()
 
-    def claim(self, name: str, **fields: object) -> int:
-        """The line that the client of this name gets next; it runs on."""
+    def claim(self, name: str, **fields: object) -> dict[str, Any]:
+        """The job that the client of this name gets next; it runs on."""
         if name not in self.peers:
             self.peers[name] = Peer.of(self.server.port, self.server.token)
             self.addCleanup(self.peers[name].close)
@@ -27,18 +27,19 @@ class OrderOfTheFile(TcpCase):
         self.requests += 1
         self.peers[name].say(dict(type="claim", request=self.requests, want=1, last=False))
         job, = self.peers[name].hear("jobs")["jobs"]
-        return job["number"]
+        return job
 
-    def claims(self, *names: str) -> List[int]:
-        return [self.claim(name) for name in names]
+    def claims(self, *names: str) -> list[int]:
+        """The lines that these clients get, one after the other."""
+        return [self.claim(name)["number"] for name in names]
 
-    def test_lines_for_one_host_are_not_overtaken_by_those_for_all(self):
+    def test_lines_for_one_host_are_not_overtaken_by_those_for_all(self) -> None:
         self.serve_lines("#RUN host=alice", *[". a"] * 3, "#RUN host=bob", *[". b"] * 3, "#RUN", *[". c"] * 4)
         self.assertEqual(self.claims("bob", "carol", "alice", "bob", "carol", "alice", "bob", "alice"),
                          [6, 10, 2, 7, 11, 3, 8, 4])
         self.assertEqual(self.claims("alice", "bob"), [12, 13])
 
-    def test_lines_for_more_slots_and_below_the_end_as_well(self):
+    def test_lines_for_more_slots_and_below_the_end_as_well(self) -> None:
         self.serve_lines(
             "#RUN host=alice",
             ". a",
@@ -53,7 +54,7 @@ class OrderOfTheFile(TcpCase):
         )
         self.assertEqual(self.claims("carol", "bob", "alice", "carol", "alice"), [4, 5, 2, 10, 8])
 
-    def test_a_barrier_below_holds_for_who_comes_back_from_there(self):
+    def test_a_barrier_below_holds_for_who_comes_back_from_there(self) -> None:
         self.serve_lines("#RUN host=alice", ". a", "#RUN", ". c", "#RUN barrier", ". c")
         self.assertEqual(self.claims("bob"), [4])
         peer = Peer.of(self.server.port, self.server.token)
@@ -65,19 +66,19 @@ class OrderOfTheFile(TcpCase):
         self.assertEqual(self.claims("alice"), [2])
         self.assertEqual(self.states(), "rr.")
 
-    def test_a_file_that_is_edited_between_two_claims(self):
+    def test_a_file_that_is_edited_between_two_claims(self) -> None:
         self.serve_lines("#RUN host=alice", ". a", ". a", "#RUN", *[". c"] * 4)
         self.assertEqual(self.claims("bob"), [5])
         text = self.read()
         (self.dir / "runs.txt").write_bytes(b"# above\n" + text)
         self.assertEqual(self.claims("alice", "bob", "alice"), [3, 7, 4])
 
-    def test_records_have_their_places(self):
+    def test_records_have_their_places(self) -> None:
         self.write("#RUN host=alice\n. a\n. a\n#RUN\n# none\n. c\n. c\n")
         self.server = self.start_server("-l", "log")
         for name, ordinal in ("bob", 3), ("alice", 1), ("bob", 4), ("alice", 2):
             with self.subTest(name=name):
-                self.claim(name)
+                self.assertEqual(self.claim(name)["ordinal"], ordinal)
         status = self.status(self.server)
         self.assertEqual([sorted(job["line"] for job in client["jobs"]) for client in status["clients"]],
                          [[6, 7], [2, 3]])

@@ -13,12 +13,27 @@ import subprocess
 import sys
 import time
 import unittest
-from typing import Callable, Dict, Iterable, List, Sequence, Tuple, Union
+from collections.abc import Iterable, Sequence
+from typing import Callable, Union
 
 import runmaker4
 from tests.proxy import Proxy
-from tests.support import (FULL, RUNCLIENT, RUNMAKER, RUNSERVER, SLEEPING, WAITING, ConsoleLine, Ended,
-                           as_bytes, console_lines, deadline, peak_memory, printed, wait_until)
+from tests.support import (
+    FULL,
+    RUNCLIENT,
+    RUNMAKER,
+    RUNSERVER,
+    SLEEPING,
+    WAITING,
+    ConsoleLine,
+    Ended,
+    as_bytes,
+    console_lines,
+    deadline,
+    peak_memory,
+    printed,
+    wait_until,
+)
 from tests.tcp import PORT_LINE, Program, Server, TcpCase
 from tests.test_records import WIDTH, LogCase
 from tests.test_ssh import free_port
@@ -44,7 +59,7 @@ def comparable_joblog(log: bytes) -> bytes:
     return TIMES.sub(rb"\1\tSTART\tTIME\t", log)
 
 
-def comparable_log(log: bytes) -> List[bytes]:
+def comparable_log(log: bytes) -> list[bytes]:
     """The lines of a log file without processes, and without their ends: where these are cut depends on the
     process.
     """
@@ -78,7 +93,7 @@ class RecordsCase(TcpCase, LogCase):
     """Servers that keep records, and what these hold."""
     MEMORY = 80                         # MB that a server or client may have
 
-    def files(self, directory: str = "out") -> Dict[str, bytes]:
+    def files(self, directory: str = "out") -> dict[str, bytes]:
         """The files of an output directory."""
         return {
             path.name: path.read_bytes()
@@ -90,11 +105,11 @@ class RecordsCase(TcpCase, LogCase):
         """The bytes of a file, 0 if it is not there yet."""
         return os.stat(self.dir / name).st_size if self.exists(name) else 0
 
-    def rows(self) -> List[List[bytes]]:
+    def rows(self) -> list[list[bytes]]:
         """The fields of the lines of the job log, without its header."""
         return [line.split(b"\t", 8) for line in self.read("joblog").splitlines()[1:]]
 
-    def serve_jobs(self, server_options: Sequence[object], *client_options: object) -> Tuple[Ended, Ended]:
+    def serve_jobs(self, server_options: Sequence[object], *client_options: object) -> tuple[Ended, Ended]:
         """Run the jobs of runs.txt by alice, a client, then have the server leave; how both ended."""
         server = self.start_server(*server_options)
         client = self.run_client(server, "--name", "alice", *client_options)
@@ -149,14 +164,14 @@ class SameBytes(RecordsCase):
         self.write(BINARY, "binary")
         self.write("", "tries")
 
-    def records(self, where: str) -> Tuple[str, ...]:
+    def records(self, where: str) -> tuple[str, ...]:
         """The options that keep records in this directory, where an older run has left one."""
         (self.dir / where / "out").mkdir(parents=True)
         self.write("old", f"{where}/out/3.err")
         return ("-l", f"{where}/log", "-n", "4", "--outdir", f"{where}/out", "--joblog", f"{where}/joblog")
 
     def run_here_and_there(self, commands: Sequence[str], local: Sequence[str], server: Sequence[str],
-                           *options: object) -> Tuple[Ended, Ended, Ended]:
+                           *options: object) -> tuple[Ended, Ended, Ended]:
         """Run the jobs by runmaker4.py, then by a client with these options: how runner, client and server
         ended.
         """
@@ -182,7 +197,7 @@ class SameBytes(RecordsCase):
         self.assertEqual(comparable_log(log), comparable_log(self.read("local/log")))
         self.assertEqual({len(line) for line in log.split(b"\n")[:-1]}, {WIDTH})
 
-    def test_the_files_hold_the_same(self):
+    def test_the_files_hold_the_same(self) -> None:
         commands = [*self.COMMANDS, LONG_LINE, LARGE_PIPE]
         self.run_here_and_there(commands, self.records("local"), self.records("server"), "--retries", 1)
         self.assertSameRecords()
@@ -190,26 +205,26 @@ class SameBytes(RecordsCase):
         for name in "3.err", "3.err.~1~", "3.err.~2~", "10.out.~1~":
             self.assertIn(name, names, "older files are kept")
 
-    def test_both_consoles_show_the_same(self):
+    def test_both_consoles_show_the_same(self) -> None:
         runner, client, server = self.run_here_and_there(self.COMMANDS, (), ["--print"], "--retries", 1)
         self.assertEqual(without_pids(client.out), without_pids(runner.out))
         self.assertEqual(self.shown(server), client.out)
 
-    def test_without_print_the_server_shows_nothing(self):
+    def test_without_print_the_server_shows_nothing(self) -> None:
         self.prepare(["echo a; echo b >&2"])
         client, server = self.serve_jobs(KEPT)
         self.assertEqual(self.shown(server), b"")
         self.assertEqual((printed(console_lines(client.out)), printed(console_lines(client.out), "stderr")),
                          ([b"a"], [b"b"]))
 
-    def test_a_line_that_is_longer_than_a_frame_is_printed_in_pieces(self):
+    def test_a_line_that_is_longer_than_a_frame_is_printed_in_pieces(self) -> None:
         self.prepare([LONG_LINE])
         _, server = self.serve_jobs(["--print"])
         *pieces, last = printed(console_lines(self.shown(server)))
         self.assertGreater(len(pieces), 1)
         self.assertTrue((b"".join(pieces), last) == (b"x" * LONG, b"end"), "not what the job printed")
 
-    def test_an_interrupt_leaves_the_same(self):
+    def test_an_interrupt_leaves_the_same(self) -> None:
         starts = {
             "local": lambda records: self.start_jobs("--name", "alice", *records),
             "server": lambda records: self.start_client(
@@ -244,14 +259,14 @@ class LongRecords(RecordsCase):
         self.assertGreater(len(local), 2 * lines)
         self.assertTrue(remote == local, "the records differ")
 
-    def test_a_record_that_is_longer_than_a_message(self):
+    def test_a_record_that_is_longer_than_a_message(self) -> None:
         self.check("", 3000)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes seconds")
-    def test_a_long_record_of_a_job_that_runs_on(self):
+    def test_a_long_record_of_a_job_that_runs_on(self) -> None:
         self.check(f"; {WAITING}", 10_000, lambda: (self.wait_file("remote"), self.open_gate()))
 
-    def test_the_longest_command_of_bytes_that_take_six_each_in_every_message(self):
+    def test_the_longest_command_of_bytes_that_take_six_each_in_every_message(self) -> None:
         command = as_bytes(f"{WAITING}; : ") + b"\xff" * (127 << 10)
         self.before = self.write(b". " + command + b"\n").read_bytes()
         first = self.start_server(*KEPT, "--print")
@@ -265,7 +280,7 @@ class LongRecords(RecordsCase):
         self.assertEqual(self.rows()[0][8], command)
         self.assertIn(b"exit 0 \"" + command, self.shown(self.stop(second, signal.SIGHUP)))
 
-    def test_the_next_server_goes_on_with_the_records_of_runs_and_with_the_lines_that_they_have_begun(self):
+    def test_the_next_server_goes_on_with_the_records_of_runs_and_with_the_lines_that_they_have_begun(self) -> None:
         self.jobs(f"echo early; printf 'begun '; {WAITING}; echo and ended")
         first = self.start_server("-l", "outputs", "--print")
         client = self.start_client(first, "-q", "--name", "alice", up=[1])
@@ -285,7 +300,7 @@ class WhileJobsRun(RecordsCase):
     """Records grow as the jobs run, and show who runs them, and where."""
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_record_and_the_files_show_what_a_running_job_printed_so_far(self):
+    def test_the_record_and_the_files_show_what_a_running_job_printed_so_far(self) -> None:
         command = f"echo first; printf 'part ' >&2; {WAITING}; echo second"
         self.jobs(command)
         client = self.start_client(self.start_server(*KEPT), "--name", "alice", up=[1])
@@ -299,7 +314,7 @@ class WhileJobsRun(RecordsCase):
                           f'+ status (WHO): exit 0 "{command}"')
         self.assertEqual(self.files(), {"1.out": b"first\nsecond\n", "1.err": b"part "})
 
-    def test_the_record_goes_on_when_the_client_has_come_back_to_the_same_server(self):
+    def test_the_record_goes_on_when_the_client_has_come_back_to_the_same_server(self) -> None:
         self.jobs(f"echo first; until [ -e go ]; do sleep 0.02; done; echo second; {WAITING}")
         proxy = Proxy(self.start_server(*KEPT).port)
         self.addCleanup(proxy.close)
@@ -317,7 +332,7 @@ class WhileJobsRun(RecordsCase):
         self.open_gate()
         self.assertEqual(self.finish(client).code, 0)
 
-    def test_a_client_whose_directory_is_gone_has_records_that_name_it(self):
+    def test_a_client_whose_directory_is_gone_has_records_that_name_it(self) -> None:
         place = self.dir / "gone"
         place.mkdir()
         port = free_port()
@@ -333,7 +348,7 @@ class WhileJobsRun(RecordsCase):
         self.assertEqual(self.files()["1.out"], b"a\n")     # the shell may have something to say on stderr
         self.assertEqual(client.err.count(b"\n"), 1)
 
-    def test_the_record_names_the_directory_of_the_client(self):
+    def test_the_record_names_the_directory_of_the_client(self) -> None:
         (self.dir / "elsewhere").mkdir()
         self.jobs("pwd")
         self.assertEqual(self.run_client(self.start_server(*KEPT), cwd=self.dir / "elsewhere").code, 0)
@@ -345,10 +360,10 @@ class Together(RecordsCase):
     """Clients of one server, and a runner beside it, share the records."""
     NAMES = ["alice", "bob", "carol"]
 
-    def start_clients(self, server: Server) -> List[Program]:
+    def start_clients(self, server: Server) -> list[Program]:
         return [self.start_client(server, "-j2", "--name", name) for name in self.NAMES]
 
-    def test_clients_and_a_runner_write_each_record_in_its_place(self):
+    def test_clients_and_a_runner_write_each_record_in_its_place(self) -> None:
         count = 60
         command = "echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID"
         self.write("# shared\n" + f". {command}\n" * count)
@@ -373,7 +388,7 @@ class Together(RecordsCase):
         self.assertTrue({"dave"} < hosts <= {"dave", *self.NAMES}, hosts)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_server_prints_whole_lines_of_each_client_in_order(self):
+    def test_the_server_prints_whole_lines_of_each_client_in_order(self) -> None:
         self.write(". for i in 1 2 3 4 5; do printf aaaa; sleep 0.0$i; echo $i >&2; echo bbbb; done\n" * 12)
         server = self.start_server("--print")
         ended = [self.finish(client) for client in self.start_clients(server)]
@@ -382,7 +397,7 @@ class Together(RecordsCase):
         for name, client in zip(self.NAMES, ended):
             self.assertEqual(self.lines_of(name, shown), self.lines_of(name, console_lines(client.out)))
 
-    def lines_of(self, name: str, lines: List[ConsoleLine]) -> List[ConsoleLine]:
+    def lines_of(self, name: str, lines: list[ConsoleLine]) -> list[ConsoleLine]:
         """The lines of a console that name this host."""
         return [line for line in lines if line.host == name]
 
@@ -460,18 +475,18 @@ class CutConnection(RecordsCase):
         self.assertEqual(count, 6, "other lines than executing, forked and exit were printed")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_server_is_killed_and_started_again(self):
+    def test_the_server_is_killed_and_started_again(self) -> None:
         self.serve_two()
         self.run_two_and(lambda: self.restart(signal.SIGKILL))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_server_is_stopped_and_started_again(self):
+    def test_the_server_is_stopped_and_started_again(self) -> None:
         self.serve_two()
         self.run_two_and(lambda: self.restart(signal.SIGTERM))
         self.assertPrinted()
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_connection_is_cut(self):
+    def test_the_connection_is_cut(self) -> None:
         def cut() -> None:
             proxy.cut()
             proxy.mend()
@@ -482,7 +497,7 @@ class CutConnection(RecordsCase):
         self.run_two_and(cut, port=proxy.port)
         self.assertPrinted()
 
-    def test_a_line_that_was_moved_while_there_was_no_server_goes_on_in_its_own_file(self):
+    def test_a_line_that_was_moved_while_there_was_no_server_goes_on_in_its_own_file(self) -> None:
         """The next server finds the line elsewhere; what number it had it learns from the journal, not the
         client.
         """
@@ -504,7 +519,7 @@ class CutConnection(RecordsCase):
         self.assertEqual(self.files(), {"1.out": b"first\nsecond\n", "2.out": b"of another run\n"})
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
-    def test_the_next_server_may_keep_other_records(self):
+    def test_the_next_server_may_keep_other_records(self) -> None:
         for first, second in (KEPT, ()), ((), KEPT), (("-n", 5, *KEPT), KEPT):
             with self.subTest(first=first, second=second):
                 self.jobs(f"echo first; {WAITING}; echo second")
@@ -520,7 +535,7 @@ class CutConnection(RecordsCase):
                     (self.dir / name).unlink()
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_stopped_server_leaves_one_line_per_run(self):
+    def test_a_stopped_server_leaves_one_line_per_run(self) -> None:
         count = 150
         self.jobs(*["sleep 0.01; echo $JOB_ID"] * count)
         self.serve()
@@ -570,13 +585,13 @@ class MuchOutput(RecordsCase):
             self.assertFile(f"out/{line}.out", line, size)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: the same with four clients comes next")
-    def test_one_job_prints_much(self):
+    def test_one_job_prints_much(self) -> None:
         self.run_clients(1)
 
-    def test_clients_print_much_at_once(self):
+    def test_clients_print_much_at_once(self) -> None:
         self.run_clients(4)
 
-    def test_a_stopped_server_holds_back_the_job_and_no_byte_is_lost(self):
+    def test_a_stopped_server_holds_back_the_job_and_no_byte_is_lost(self) -> None:
         size = 20 * self.MB
         self.jobs(f"{self.job(size)}; : > printed")
         server = self.start_server("--outdir", "out")
@@ -606,7 +621,7 @@ class BlockedReader(RecordsCase):
         return Server(program.process, program.files, int(PORT_LINE.search(port)[1]), token)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_jobs_wait_until_somebody_reads(self):
+    def test_the_jobs_wait_until_somebody_reads(self) -> None:
         self.jobs(*[f"{{ : > up.$JOB_ID; seq -f %079.0f 1 {self.COUNT}; : > printed.$JOB_ID; }}"] * 2)
         server = self.start_blocked()
         client = self.start_client(server, "-j2", "-q", up=[1, 2])
@@ -627,7 +642,7 @@ class BlockedReader(RecordsCase):
             self.assertTrue(b"".join(lines) == expected, "not what the job printed")
         self.assertEqual(shown.count(b"\n"), 6 + 2 * self.COUNT)
 
-    def test_a_reader_that_goes_away_is_said_and_the_jobs_go_on(self):
+    def test_a_reader_that_goes_away_is_said_and_the_jobs_go_on(self) -> None:
         self.jobs("seq 1000", "exit 3")
         server = self.start_blocked()
         server.process.stdout.close()
@@ -648,7 +663,7 @@ class FullDisk(RecordsCase):
             self.assertComplains(server, name, what)
         self.assertEqual(server.code, 1)
 
-    def test_files_that_may_not_grow(self):
+    def test_files_that_may_not_grow(self) -> None:
         """No job has failed, so the client has not."""
         self.jobs("head -c 100000 /dev/zero", *["echo small"] * 9)
         limit = 50_000
@@ -660,10 +675,10 @@ class FullDisk(RecordsCase):
         self.assertLessEqual(set(self.read("out/1.out")), {0})
         self.assertEqual(self.read("out/10.out"), b"small\n")
 
-    def test_a_file_system_that_is_full(self):
+    def test_a_file_system_that_is_full(self) -> None:
         (self.dir / "full").mkdir()
         probe = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE
+            ["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE, check=False
         )
         if probe.returncode != 0:
             self.skipTest(f"no mount namespace with a tmpfs of our own: {probe.stderr.decode()}")
@@ -730,7 +745,7 @@ class Nonsense(TcpCase):
 class Refused(TcpCase):
     """Records that cannot be written are refused before anybody is served: one line, exit 2."""
 
-    def test_files_that_cannot_be_written(self):
+    def test_files_that_cannot_be_written(self) -> None:
         self.write(". true\n")
         self.write("text\n", "text")
         calls = [("-l", "nowhere/log"), ("-l", "."), ("-l", "runs.txt"), ("--joblog", "nowhere/joblog"),

@@ -18,7 +18,7 @@ class NamedSlots(OverTcp, test_slots.NamedSlots):
 class FollowedNames(OverTcp, test_slots.FollowedNames):
     """--slots @FILE: names come and go while a client runs."""
 
-    def test_the_server_learns_that_there_are_enough_slots_for_a_job(self):
+    def test_the_server_learns_that_there_are_enough_slots_for_a_job(self) -> None:
         self.write(f". {test_slots.HELD}\n#RUN slots=2\n. echo $RUNMAKER4_SLOTS > taken\n")
         self.names("a\n")
         client = self.start_on_names(up=[1])
@@ -28,7 +28,7 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
         self.assertAll(0, client, "dd")
         self.assertEqual(sorted(self.read("taken").strip().split(b",")), [b"a", b"b"])
 
-    def test_names_that_come_back_are_used_again(self):
+    def test_names_that_come_back_are_used_again(self) -> None:
         self.write(". true\n")
         self.names("a\nb\nc\nd\n")
         client = self.start_on_names("--follow")
@@ -44,7 +44,7 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
         self.wait_states("d" * (count + 4))
         self.assertAlone()
 
-    def test_a_name_that_no_record_of_the_server_can_have_is_left_out_which_is_said_once(self):
+    def test_a_name_that_no_record_of_the_server_can_have_is_left_out_which_is_said_once(self) -> None:
         self.write(f". {test_slots.HELD}\n")
         self.names("a\n")
         client = self.start_on_names(up=[1])

@@ -3,7 +3,7 @@ import random
 import signal
 import time
 import unittest
-from typing import Callable, List
+from typing import Callable
 
 from tests import marks, test_storm
 from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
@@ -26,8 +26,8 @@ class TcpStorm(TcpCase):
         super().setUp()
         self.random = random.Random(5)
         self.server: Server
-        self.clients: List[Program] = []                # those that nobody killed,
-        self.killed: List[Program] = []                 # and the others
+        self.clients: list[Program] = []                # those that nobody killed,
+        self.killed: list[Program] = []                 # and the others
 
     def start_storm_server(self, port: int = 0) -> None:
         self.server = self.start_server("--grace", GRACE, "--joblog", "joblog", "--port", port)
@@ -58,7 +58,7 @@ class TcpStorm(TcpCase):
     def done(self) -> int:
         return (b"\n" + self.read()).count(b"\nd ")
 
-    def plan(self) -> List[Callable[[], None]]:
+    def plan(self) -> list[Callable[[], None]]:
         """All that is going to happen, in a random order."""
         clients = [lambda: self.kill_client(True), lambda: self.kill_client(False)] * (CLIENT_KILLS // 2)
         events = clients + [self.kill_server] * SERVER_KILLS

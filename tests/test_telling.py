@@ -6,7 +6,7 @@ import os
 import re
 import time
 import unittest
-from typing import Any, Dict, List
+from typing import Any
 
 from tests.journal import BEGAN, end, moved, pair, start
 from tests.support import GATE, RUNMAKER, RUNWAIT, Ended, wait_until
@@ -27,7 +27,7 @@ class TellingCase(JournalCase):
         self.assertRegex(ended.err.decode(), f"^{err}$")
         return ended.out.decode("utf-8", "surrogateescape")
 
-    def at_terminal(self, columns: int, *args: object) -> List[str]:
+    def at_terminal(self, columns: int, *args: object) -> list[str]:
         """The lines that it prints on a terminal."""
         terminal = Terminal(columns)
         self.addCleanup(terminal.close)
@@ -43,7 +43,7 @@ class Status(TellingCase):
         self.runner = self.start_to_gate("".join(f"{line}\n" for line in (f". {GATE}", *more)))
         self.addCleanup(self.open_gate)
 
-    def status(self, *args: object) -> Dict[str, Any]:
+    def status(self, *args: object) -> dict[str, Any]:
         return json.loads(self.told("--status", "--json", *args, "runs.txt"))
 
     def test_without_an_outdir_what_the_file_says(self) -> None:
@@ -79,8 +79,8 @@ class Status(TellingCase):
         self.running(*[f". {number}" for number in range(9)])
         now = time.time()
         self.journal(
-            *sum((pair(number, 5, "d", now - 9000 + number, took=1) for number in range(100)), []),
-            *sum((pair(f"n{number}", 5, "d", now - 241 + 10 * number, took=1) for number in range(24)), []),
+            *(line for number in range(100) for line in pair(number, 5, "d", now - 9000 + number, took=1)),
+            *(line for number in range(24) for line in pair(f"n{number}", 5, "d", now - 241 + 10 * number, took=1)),
             start("a", 1, GATE, now),
             end("put back", 5, "d", now, state="."),
         )
@@ -92,7 +92,7 @@ class Status(TellingCase):
 
     def test_a_long_journal_is_read_from_its_end_as_far_as_need_be(self) -> None:
         self.running("d job 49", "d job 9998")
-        old = sum((pair(number, number, f"job {number}") for number in range(9999)), [])
+        old = [line for number in range(9999) for line in pair(number, number, f"job {number}")]
         for began, lines in (1, [b"junk\n", *old, start("a", 1, GATE, BEGAN + 1), *old[:100]]), \
                             (2, [start("a", 1, GATE, BEGAN + 2), *old]):
             self.journal(*lines)

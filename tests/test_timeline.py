@@ -1,6 +1,7 @@
 """Promise: a job log becomes a timeline for trace viewers: a process per host, a thread per slot, all that
 ran.
 """
+import itertools
 import json
 import os
 import random
@@ -10,8 +11,9 @@ import signal
 import subprocess
 import time
 import unittest
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Optional
 
 from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
 
@@ -50,23 +52,23 @@ def is_a(value: object, kinds: object) -> bool:
 @dataclass
 class Trace:
     """A trace, as a viewer understands it."""
-    processes: Dict[int, str] = field(default_factory=dict)
-    threads: Dict[Tuple[int, int], str] = field(default_factory=dict)
+    processes: dict[int, str] = field(default_factory=dict)
+    threads: dict[tuple[int, int], str] = field(default_factory=dict)
     # complete ones, by start
-    events: Dict[Tuple[int, int], List[Dict[str, Any]]] = field(default_factory=dict)
+    events: dict[tuple[int, int], list[dict[str, Any]]] = field(default_factory=dict)
     # by sort index: indexes, ids
-    order: Dict[str, List[Tuple[int, int]]] = field(default_factory=dict)
+    order: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     @property
-    def all(self) -> List[Dict[str, Any]]:
+    def all(self) -> list[dict[str, Any]]:
         return [event for events in self.events.values() for event in events]
 
-    def host(self, name: str) -> Dict[str, List[Dict[str, Any]]]:
+    def host(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """The events of a process, by the names of its threads."""
         (number,) = [number for number, known in self.processes.items() if known == name]
         return {thread: self.events[pid, tid] for (pid, tid), thread in self.threads.items() if pid == number}
 
-    def commands(self) -> List[str]:
+    def commands(self) -> list[str]:
         return [event["args"]["command"] for event in self.all]
 
 
@@ -98,7 +100,7 @@ def read_trace(data: bytes) -> Trace:
     return trace
 
 
-def check_event(event: Dict[str, Any]) -> None:
+def check_event(event: dict[str, Any]) -> None:
     """What each event must have.  Raises Malformed."""
     demand(isinstance(event, dict) and isinstance(event.get("name"), str) and event["name"], "name", event)
     demand(event.get("ph") in ("X", "M"), "neither a complete nor a metadata event", event)
@@ -117,7 +119,7 @@ def check_event(event: Dict[str, Any]) -> None:
         demand((event["ts"] + event["dur"]) * 1000 < 1 << 63, "viewers count nanoseconds in 64 bits", event)
 
 
-def take_metadata(trace: Trace, event: Dict[str, Any]) -> None:
+def take_metadata(trace: Trace, event: dict[str, Any]) -> None:
     """Note the name of a process or of a thread.  Raises Malformed."""
     demand(event["name"] in METADATA, "no metadata of this name", event)
     key, kind = METADATA[event["name"]]
@@ -133,12 +135,12 @@ def take_metadata(trace: Trace, event: Dict[str, Any]) -> None:
         trace.order.setdefault(event["name"], []).append((event["args"][key], number))
 
 
-def check_nesting(events: Iterable[Dict[str, Any]]) -> None:
+def check_nesting(events: Iterable[dict[str, Any]]) -> None:
     """Events of a thread, sorted by start, may stand one after the other or one within the other.
 
     Raises Malformed.
     """
-    ends: List[float] = []
+    ends: list[float] = []
     for event in events:
         while ends and ends[-1] <= event["ts"]:
             ends.pop()
@@ -161,7 +163,7 @@ def logged(line: object = 1, host: Text = "alice", began: object = 0.0, took: ob
 class TimelineCase(RunCase):
     """Steps that the tests below share."""
 
-    def draw(self, *options: object, log: str = "joblog", out: str = "out.json", **settings) -> Ended:
+    def draw(self, *options: object, log: str = "joblog", out: str = "out.json", **settings: Any) -> Ended:
         return self.run_script(RUNWAIT, "--joblog", log, "--timeline", out, *options, **settings)
 
     def trace(self, *lines: bytes, warning: Optional[str] = None) -> Trace:
@@ -202,7 +204,7 @@ class TimelineCase(RunCase):
                 for one, other in zip(events, events[1:]):
                     self.assertLessEqual(one["ts"] + one["dur"], other["ts"])
 
-    def parts(self, trace: Trace, host: str) -> Dict[str, List[Tuple[float, float]]]:
+    def parts(self, trace: Trace, host: str) -> dict[str, list[tuple[float, float]]]:
         """The events of a host, by slots, as (start, length) in milliseconds after BEGAN."""
         return {slot: [((event["ts"] - BEGAN * 1e6) / 1000, event["dur"] / 1000) for event in events]
                 for slot, events in trace.host(host).items()}
@@ -217,7 +219,7 @@ class RealLogs(TimelineCase):
 
     FACTS = ("line", "state", "exit_status", "signal")
 
-    def facts(self, trace: Trace) -> Dict[str, Tuple[object, ...]]:
+    def facts(self, trace: Trace) -> dict[str, tuple[object, ...]]:
         """What is told of each command."""
         return {
             event["args"]["command"]: tuple(event["args"][key] for key in self.FACTS) for event in trace.all
@@ -253,7 +255,7 @@ class RealLogs(TimelineCase):
             self.assertEqual((trace.processes[event["pid"]], event["ts"]), (host, began))
             self.assertAlmostEqual(event["dur"], took, delta=1500)
 
-    def run_parallel(self, *options: str, commands: List[str]) -> None:
+    def run_parallel(self, *options: str, commands: list[str]) -> None:
         """Have GNU parallel run these commands, and write a job log."""
         environ = {"PARALLEL": "--will-cite", "PARALLEL_HOME": str(self.dir), "HOME": str(self.dir)}
         parallel = self.start("parallel", "-0", "-j2", *options, "--joblog", "joblog", env=environ,
@@ -302,7 +304,7 @@ class Slots(TimelineCase):
     }
 
     @staticmethod
-    def lines(host: str, runs: List[Tuple[float, float]]) -> List[bytes]:
+    def lines(host: str, runs: list[tuple[float, float]]) -> list[bytes]:
         return [
             logged(number, host, start / 1000, length / 1000)
             for number, (start, length) in enumerate(runs, 1)
@@ -326,7 +328,7 @@ class Slots(TimelineCase):
                          for slot, events in trace.host(host).items() for event in events}
                 self.assertEqual([found[number] for number in range(1, len(runs) + 1)], slots)
                 drawn = [(start, max(length, 0.001)) for start, length in runs]
-                self.assertEqual(sorted(sum(self.parts(trace, host).values(), [])), sorted(drawn))
+                self.assertEqual(sorted(itertools.chain(*self.parts(trace, host).values())), sorted(drawn))
 
     def test_there_are_as_many_slots_as_jobs_at_a_time(self) -> None:
         for seed in range(3 if FULL else 1):
@@ -338,7 +340,7 @@ class Slots(TimelineCase):
                     sum(start <= moment < start + length for start, length in runs) for moment, _ in runs
                 )
                 self.assertEqual(len(trace.threads), at_once)
-                self.assertEqual(sorted(sum(self.parts(trace, "alice").values(), [])), sorted(runs))
+                self.assertEqual(sorted(itertools.chain(*self.parts(trace, "alice").values())), sorted(runs))
 
     def test_short_jobs_in_many_slots_stay_apart(self) -> None:
         chance = random.Random(4)
@@ -492,7 +494,7 @@ class Refused(TimelineCase):
         self.log = b"".join([HEADER, *[logged(number, began=number) for number in range(1000)]])
         self.write(self.log, "joblog")
 
-    def assertEachRefused(self, calls: Dict[str, Tuple[str, ...]], *left: str) -> None:
+    def assertEachRefused(self, calls: dict[str, tuple[str, ...]], *left: str) -> None:
         """Calls of runwait4.py, each with words that its message has."""
         for (_, *args), ended in self.run_all((RUNWAIT, *call.split()) for call in calls):
             with self.subTest(" ".join(args)):
@@ -603,7 +605,7 @@ class TheFormat(unittest.TestCase):
              {"ph": "M", "name": "thread_name", "pid": 1, "tid": 1, "ts": 0, "args": {"name": "slot 1"}}]
     EVENT = {"ph": "X", "name": "true", "pid": 1, "tid": 1, "ts": 5, "dur": 10, "args": {}}
 
-    def read(self, *events: Dict[str, Any]) -> Trace:
+    def read(self, *events: dict[str, Any]) -> Trace:
         return read_trace(json.dumps({"traceEvents": [*self.NAMES, *events]}).encode())
 
     def test_a_trace(self) -> None:
@@ -641,11 +643,11 @@ class BlockedByACheck(RunCase):
     failed.
     """
 
-    def start_waiting(self, text: Text, *options: str) -> subprocess.Popen:
+    def start_waiting(self, text: Text, *options: str) -> subprocess.Popen[bytes]:
         self.write(text)
         return self.start(RUNWAIT, *options, "runs.txt")
 
-    def assertBlocked(self, waiter: subprocess.Popen, failed: int, check: int) -> Ended:
+    def assertBlocked(self, waiter: subprocess.Popen[bytes], failed: int, check: int) -> Ended:
         """It ends, exit 1, and one line on stderr names both lines."""
         ended = self.finish(waiter)
         self.assertEqual(ended.code, 1, ended.err)
@@ -654,7 +656,7 @@ class BlockedByACheck(RunCase):
         self.assertEqual(ended.err.count(b"\n"), 1)
         return ended
 
-    def start_looking(self, *names: str) -> List[subprocess.Popen]:
+    def start_looking(self, *names: str) -> list[subprocess.Popen[bytes]]:
         """Start to wait for the jobs of files, each of which has been looked at once."""
         waiters = [self.start(RUNWAIT, "--progress", name) for name in names]
         for waiter in waiters:
@@ -662,7 +664,7 @@ class BlockedByACheck(RunCase):
                 waiter.stdout.readline()
         return waiters
 
-    def assertWait(self, *waiters: subprocess.Popen) -> None:
+    def assertWait(self, *waiters: subprocess.Popen[bytes]) -> None:
         """None of them comes to an end within the time of two more looks."""
         end = time.monotonic() + 0.5
         for waiter in waiters:

@@ -9,12 +9,23 @@ import re
 import signal
 import time
 import unittest
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Optional
 
 import runmaker4
 from tests.proxy import TO_CLIENT, Proxy
-from tests.support import (FULL, GATE, HASTY, RUNMAKER, RUNSERVER, RUNSET, UP, WAITING, alive, companion,
-                           wait_until)
+from tests.support import (
+    FULL,
+    GATE,
+    HASTY,
+    RUNMAKER,
+    RUNSERVER,
+    RUNSET,
+    UP,
+    WAITING,
+    alive,
+    companion,
+    wait_until,
+)
 from tests.tcp import Program, Server
 from tests.test_storm import process_table, send
 from tests.test_tcp_losses import LONG, LossCase
@@ -29,7 +40,7 @@ SYNCS = 8                               # times that a client is asked for its c
 TRIED_AGAIN = 2                         # seconds within which a group would be tried again
 
 
-def groups(count: int, command: str) -> List[str]:
+def groups(count: int, command: str) -> list[str]:
     """The lines of so many groups, one after another, of five commands for three hosts each."""
     return [
         line
@@ -41,16 +52,16 @@ def groups(count: int, command: str) -> List[str]:
 class GroupCase(LossCase):
     """Helpers: a file with directives, its server, clients that stay, and what became of the group."""
 
-    def serve_lines(self, *lines: str, grace: float = LONG, **settings) -> Server:
+    def serve_lines(self, *lines: str, grace: float = LONG, **settings: Any) -> Server:
         """Make runs.txt of these lines, and start a server on it."""
         self.before = self.write("".join(f"{line}\n" for line in lines)).read_bytes()
         return self.serve_again(grace=grace, **settings)
 
-    def join(self, server: Server, name: str, *options: object, **settings) -> Program:
+    def join(self, server: Server, name: str, *options: object, **settings: Any) -> Program:
         """Start a client of this name that waits for more."""
         return self.start_client(server, "--name", name, "--follow", *options, env={"WHO": name}, **settings)
 
-    def join_all(self, server: Server, *names: str) -> List[Program]:
+    def join_all(self, server: Server, *names: str) -> list[Program]:
         return [self.join(server, name) for name in names]
 
     def join_stopped(self, server: Server, name: str, *options: object) -> Program:
@@ -74,7 +85,7 @@ class GroupCase(LossCase):
         """Wait until the server has these clients, and they are not lost."""
         wait_until(lambda: set(self.there(server)) >= set(names), what=f"{names} are there")
 
-    def there(self, server: Server) -> List[str]:
+    def there(self, server: Server) -> list[str]:
         """The names of a server's clients that are not lost."""
         names = []
         with Peer.of(server.port, server.token) as peer:
@@ -86,13 +97,13 @@ class GroupCase(LossCase):
                 if not message["lost"]:
                     names.append(message["name"])
 
-    def shells(self, client: Program) -> List[int]:
+    def shells(self, client: Program) -> list[int]:
         """The living children of a client: its jobs, begun and held."""
         return [
             pid for pid, (state, parent) in process_table().items() if parent == client.pid and state != "Z"
         ]
 
-    def wait_held(self, client: Program, states: str, count: int = 1) -> List[int]:
+    def wait_held(self, client: Program, states: str, count: int = 1) -> list[int]:
         """Wait until the client holds so many shells, and the file has these states; the shells."""
         wait_until(lambda: len(self.shells(client)) == count or client.poll() is not None,
                    what=f"{count} shells are held")
@@ -100,7 +111,7 @@ class GroupCase(LossCase):
         self.assertFalse(self.exists("ran"))
         return self.shells(client)
 
-    def hold(self, *lines: str, states: str, **settings) -> Tuple[Server, Program, Program]:
+    def hold(self, *lines: str, states: str, **settings: Any) -> tuple[Server, Program, Program]:
         """A server; alice, who holds a shell; bob, who is stopped."""
         server = self.serve_lines(*lines, **settings)
         bob = self.join_stopped(server, "bob")
@@ -115,11 +126,11 @@ class GroupCase(LossCase):
             self.assertEqual(sorted(self.ran()), list(ran))
             time.sleep(0.05)
 
-    def ran(self) -> List[str]:
+    def ran(self) -> list[str]:
         """Who has run which line, in the order of their starts."""
         return self.read("ran").decode().splitlines() if self.exists("ran") else []
 
-    def ran_on(self, name: str) -> List[int]:
+    def ran_on(self, name: str) -> list[int]:
         """The lines that a client has run, in order."""
         return [int(line) for line, who in map(str.split, self.ran()) if who == name]
 
@@ -138,10 +149,10 @@ class GroupCase(LossCase):
         times = [(self.dir / f"up.{line}").stat().st_mtime for line in lines]
         self.assertLess(max(times) - min(times), 0.3)       # with allowance for a busy machine
 
-    def said(self, server: Server, group: str, rows: int) -> List[str]:
+    def said(self, server: Server, group: str, rows: int) -> list[str]:
         """Wait until the server has printed what became of a group: the heading and so many lines of results.
         """
-        def found() -> Optional[List[str]]:
+        def found() -> Optional[list[str]]:
             lines = server.out.decode().splitlines()
             for at, line in enumerate(lines):
                 if re.search(rf"\b{group}\b", line) and not line.startswith(" "):
@@ -149,7 +160,7 @@ class GroupCase(LossCase):
             return None
         return wait_until(found, 10, f"the results of {group} are printed")
 
-    def assertResults(self, server: Server, group: str, succeeded: bool, *rows: Tuple[str, str, str]) -> None:
+    def assertResults(self, server: Server, group: str, succeeded: bool, *rows: tuple[str, str, str]) -> None:
         """The server prints whether the group succeeded, and these rows of (host, result, command), in any
         order.
         """
@@ -164,7 +175,7 @@ class GroupCase(LossCase):
 class ByHandCase(GroupCase):
     """Helpers for groups whose clients say just what a test wants."""
 
-    def fake(self, server: Server, name: str, key: str, *jobs: Dict[str, Any]) -> Peer:
+    def fake(self, server: Server, name: str, key: str, *jobs: dict[str, Any]) -> Peer:
         """A client by hand, which may have jobs already."""
         peer = Peer.of(server.port, server.token)
         self.addCleanup(peer.close)
@@ -172,7 +183,7 @@ class ByHandCase(GroupCase):
         return peer.hello(*({field: job[field] for field in fields} for job in jobs), client=key, name=name,
                           follow=True)
 
-    def hold_by_hand(self, peer: Peer) -> Dict[str, Any]:
+    def hold_by_hand(self, peer: Peer) -> dict[str, Any]:
         """Wait for a job that is to be held, and answer all that is asked for before its shell is."""
         job, = peer.hear("jobs")["jobs"]
         self.assertTrue(job["hold"])
@@ -574,7 +585,7 @@ class MinHosts(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_time_out_counts_from_the_release(self) -> None:
-        server, alice, bob = self.hold(
+        _server, _alice, bob = self.hold(
             "#RUN together=pair host=alice,bob timeout=0.6s", f". {RAN}", f". {RAN}", states="rr"
         )
         held = time.time()
@@ -591,7 +602,7 @@ class MinHosts(GroupCase):
 class Vanished(GroupCase):
     """A client that dies after the release counts as vanished once its grace is over."""
 
-    def start_pair(self, min_hosts: str) -> Tuple[Server, Program, Program]:
+    def start_pair(self, min_hosts: str) -> tuple[Server, Program, Program]:
         server = self.serve_lines(f"#RUN together=pair host=alice,bob min-hosts={min_hosts}", f". {HOLDS}",
                                   f". {HOLDS}", f". {RAN}", f". {RAN}", grace=VANISHES)
         alice, bob = self.join_all(server, "alice", "bob")
@@ -601,7 +612,7 @@ class Vanished(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_all_the_rest_is_ended(self) -> None:
-        server, alice, bob = self.start_pair("all")
+        server, _alice, bob = self.start_pair("all")
         began = time.monotonic()
         self.kill_jobs(bob)
         self.wait_states("eeee")
@@ -613,7 +624,7 @@ class Vanished(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_one_the_other_goes_on(self) -> None:
-        server, alice, bob = self.start_pair("1")
+        server, _alice, bob = self.start_pair("1")
         self.kill_jobs(bob)
         self.wait_states("rere")
         self.open_gate()
@@ -621,7 +632,7 @@ class Vanished(GroupCase):
         self.assertResults(server, "pair", True, ("alice", "exit 0", HOLDS), ("bob", "vanished", HOLDS),
                            ("alice", "exit 0", RAN), ("bob", "vanished|stopped", RAN))
 
-    def start_pair_by_proxy(self) -> Tuple[Server, Proxy]:
+    def start_pair_by_proxy(self) -> tuple[Server, Proxy]:
         """A server whose group of two commands for each of two hosts has begun; what is between it and bob.
         """
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
@@ -685,7 +696,7 @@ class Vanished(GroupCase):
     def test_a_client_that_is_ended_by_a_signal_has_vanished_with_its_further_lines(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {SLEEP}", f". {SLEEP}", f". {RAN}",
                                   f". {RAN}")
-        alice, bob = self.join_all(server, "alice", "bob")
+        _alice, bob = self.join_all(server, "alice", "bob")
         self.assertSameMoment(2, 3)
         self.assertEqual(self.stop(bob, signal.SIGINT).code, 130)
         self.assertEachRanOnce("eeee", "2 alice", "3 bob", timeout=10)
@@ -795,7 +806,7 @@ class BeforeTheRelease(ByHandCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_is_stopped_for_a_while_keeps_the_others_waiting(self) -> None:
-        server, alice, bob = self.hold(
+        _server, _alice, bob = self.hold(
             "#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr"
         )
         end = time.monotonic() + 2
@@ -809,7 +820,7 @@ class BeforeTheRelease(ByHandCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a quarter of a minute")
     def test_a_client_that_is_stopped_for_long_keeps_nobody_from_other_lines(self) -> None:
-        server, alice, bob = self.hold(
+        _server, _alice, bob = self.hold(
             "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", states="rr"
         )
         self.append("#RUN host=alice", f". {UP}")
@@ -842,7 +853,7 @@ class BeforeTheRelease(ByHandCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_held_shell_that_is_killed_by_somebody_does_not_start_the_others_alone(self) -> None:
-        server, alice, bob = self.hold(*PAIR, states="rrr")
+        _server, alice, bob = self.hold(*PAIR, states="rrr")
         send(signal.SIGKILL, self.shells(alice))
         self.wait_states("...")
         bob.send_signal(signal.SIGCONT)
@@ -854,7 +865,7 @@ class BeforeTheRelease(ByHandCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_hup_to_the_server_while_shells_are_held(self) -> None:
-        server, alice, bob = self.hold(*PAIR, states="rrr")
+        server, _alice, bob = self.hold(*PAIR, states="rrr")
         server.send_signal(signal.SIGHUP)
         bob.send_signal(signal.SIGCONT)
         self.assertIn(self.finish(server, 20).code, (0, 1))
@@ -990,7 +1001,7 @@ class ServerDies(GroupCase):
         self.assertOnlyStatesChanged()
 
     def test_before_the_release(self) -> None:
-        server, alice, bob = self.hold(*PAIR, states="rrr")
+        server, _alice, bob = self.hold(*PAIR, states="rrr")
         server.kill()
         bob.send_signal(signal.SIGCONT)
         self.serve_again(server.port, grace=self.GRACE)
@@ -998,7 +1009,7 @@ class ServerDies(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_before_the_release_and_a_client_does_not_come_back(self) -> None:
-        server, alice, bob = self.hold(*PAIR, states="rrr")
+        server, _alice, bob = self.hold(*PAIR, states="rrr")
         server.kill()
         bob.kill()
         self.serve_again(server.port, grace=VANISHES)
@@ -1007,7 +1018,7 @@ class ServerDies(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_before_the_release_and_a_client_comes_back_later(self) -> None:
-        server, alice, bob = self.hold("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr")
+        server, _alice, bob = self.hold("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr")
         server.kill()
         again = self.serve_again(server.port)
         self.wait_there(again, "alice")

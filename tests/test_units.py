@@ -7,7 +7,8 @@ import random
 import tempfile
 import unittest
 from collections import Counter
-from typing import Callable, Iterable, Iterator, List, Optional, Tuple
+from collections.abc import Iterable, Iterator
+from typing import Callable, Optional
 from unittest import mock
 
 import runmaker4
@@ -121,7 +122,7 @@ class Durations(unittest.TestCase):
 class Scans(FileCase):
     """A scan finds what a parser of the whole file finds, however the file falls into chunks."""
 
-    def scan(self, data: bytes, sizes: Tuple[int, int], states: Optional[bytes]) -> List[runmaker4.Line]:
+    def scan(self, data: bytes, sizes: tuple[int, int], states: Optional[bytes]) -> list[runmaker4.Line]:
         """The lines that a scan with chunks of these sizes finds."""
         self.path.write_bytes(data)
         with (
@@ -155,7 +156,7 @@ class Scans(FileCase):
         for _ in range(50):
             data = job_file(random_, 20)
             mark = len(BOM) if data.startswith(BOM) else 0
-            found: List[runmaker4.Line] = []
+            found: list[runmaker4.Line] = []
             with open(self.path, "wb", buffering=0) as writer, open(self.path, "rb") as file:
                 writer.write(data[:mark])
                 reader = runmaker4.Reader(file.fileno())
@@ -212,9 +213,9 @@ class Claims(FileCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.said: List[str] = []
+        self.said: list[str] = []
 
-    def take_all(self, jobs: runmaker4.Cursor, state: bytes) -> List[int]:
+    def take_all(self, jobs: runmaker4.Cursor, state: bytes) -> list[int]:
         """Claim and finish jobs until there are no more; their line numbers."""
         numbers = []
         while True:
@@ -257,7 +258,7 @@ class Claims(FileCase):
         both = [self.jobs(), self.jobs()]
         claimed = [runner.claim().number for _ in range(50) for runner in both]
         self.assertEqual(sorted(claimed), list(range(1, 101)))
-        self.assertFalse(any([runner.claim() for runner in both]))
+        self.assertFalse(any(runner.claim() for runner in both))
 
     def test_a_result_is_written_only_over_r(self) -> None:
         self.path.write_bytes(b". a\n")
@@ -328,7 +329,7 @@ class LineSplitting(unittest.TestCase):
 class LogRecords(FileCase):
     """A record has its place and its size; it shows the head and the last lines of a job."""
 
-    def record(self, chunks: List[Tuple[int, bytes]], lines: int = 3) -> List[bytes]:
+    def record(self, chunks: list[tuple[int, bytes]], lines: int = 3) -> list[bytes]:
         """The record of a job that printed this (0: stdout, 1: stderr), without the blanks at the ends of its
         lines.
         """
@@ -364,10 +365,11 @@ class LogRecords(FileCase):
 
     def test_random_output_leaves_its_last_lines(self) -> None:
         random_ = random.Random(11)
-        for number in range(100):
+        for _ in range(100):
             lines = random_.randrange(1, 6)
-            data = b"\n".join(b"%d" % random_.randrange(10 ** random_.choice([1, 5, 200])) for _ in range(
-                random_.randrange(1, 12))) + random_.choice([b"", b"\n"])
+            numbers = [random_.randrange(10 ** random_.choice([1, 5, 200]))
+                       for _ in range(random_.randrange(1, 12))]
+            data = b"\n".join(b"%d" % number for number in numbers) + random_.choice([b"", b"\n"])
             chunks = [(0, piece) for piece in pieces(random_, data, 60)]
             printed = [b": stdout (alice,601): " + line for line in data.splitlines()]
             expected = [line[:160] for line in [self.FORKED, *printed, self.EXIT]][-lines:]
@@ -471,8 +473,8 @@ class ClosingLine(unittest.TestCase):
     def summary(
         self,
         states: str,
-        orphans: Tuple[int, ...] = (),
-        in_groups: Tuple[int, ...] = (),
+        orphans: tuple[int, ...] = (),
+        in_groups: tuple[int, ...] = (),
         others: str = "",
         left: bool = False,
     ) -> str:
@@ -671,7 +673,7 @@ class ProgressLines(unittest.TestCase):
             self.assertLess(len(line), max(columns, 2), looks)
             self.assertTrue(columns < 30 or f"{looks[-1][1].processed}" in line, (columns, line))
 
-    def drawn(self, looks: Iterable[Tuple[float, runwait4.Counts]], columns: int = 200) -> str:
+    def drawn(self, looks: Iterable[tuple[float, runwait4.Counts]], columns: int = 200) -> str:
         """The line on a terminal after these looks, each so many seconds after the one before."""
         clock, printed = 0.0, []
         with mock.patch.object(os, "get_terminal_size", lambda _: os.terminal_size((columns, 24))):
@@ -681,7 +683,7 @@ class ProgressLines(unittest.TestCase):
                 progress.show(counts)
         return printed[-1].decode().rpartition("\x1b[K")[2]
 
-    def estimate(self, finished: List[float], now: float, total: int = 100, step: float = 1.0) -> str:
+    def estimate(self, finished: list[float], now: float, total: int = 100, step: float = 1.0) -> str:
         """What a terminal shows some time after the first look, when jobs ended at these times."""
         done = [sum(end <= look * step for end in finished) for look in range(int(now / step) + 1)]
         return self.drawn((step, self.counts(done=number, new=total - number)) for number in done)

@@ -4,7 +4,6 @@ guess.
 import shutil
 import time
 import unittest
-from typing import Dict
 
 from tests.support import RUNCLIENT, SLEEPING, RunCase
 from tests.tcp import TcpCase
@@ -31,7 +30,7 @@ class SlurmCase(RunCase):
         self.write(SQUEUE + answer, "squeue").chmod(0o755)
         (self.dir / "squeue").rename(self.dir / "bin/squeue")
 
-    def slurm(self, **more: str) -> Dict[str, str]:
+    def slurm(self, **more: str) -> dict[str, str]:
         """The environment of a Slurm job, where no squeue but ours is found."""
         for name in "sh", "env", "grep", "date", "cat", "mkdir", "sleep", "touch":
             if not self.exists(f"bin/{name}"):
@@ -42,31 +41,31 @@ class SlurmCase(RunCase):
 class Limits(SlurmCase):
     """The end that counts is this job's, as Slurm has it now."""
 
-    def test_squeue_is_asked_for_seconds_whatever_the_user_has_set_for_it(self):
+    def test_squeue_is_asked_for_seconds_whatever_the_user_has_set_for_it(self) -> None:
         self.jobs("true")
         self.squeue(HOUR)
         env = self.slurm(SQUEUE_FORMAT="%L", SQUEUE_STATES="PD", SLURM_TIME_FORMAT="relative")
         self.assertEnded(self.run_jobs("--walltime", "auto", env=env), 0, "d")
         self.assertEqual(self.read("asked"), b"-h -t all -j 7 -o %A %e; %s; 0\n")
 
-    def test_none_is_no_limit(self):
+    def test_none_is_no_limit(self) -> None:
         self.jobs("true")
         self.squeue("echo 7 NONE")
         self.assertEnded(self.run_jobs("--walltime", "auto", "--timeout", "100d", env=self.slurm()), 0, "d")
 
-    def test_the_last_task_of_an_array_which_has_the_id_of_the_array_finds_its_own_line(self):
+    def test_the_last_task_of_an_array_which_has_the_id_of_the_array_finds_its_own_line(self) -> None:
         self.jobs("true")
         self.squeue(f"ends 9 -100; ends 77 -100; {HOUR}ends 78 -100")
         self.assertEnded(self.run_jobs("--walltime", "auto", env=self.slurm()), 0, "d")
 
-    def test_the_variable_will_do_without_squeue(self):
+    def test_the_variable_will_do_without_squeue(self) -> None:
         self.jobs("true", "touch never")
         env = {"SLURM_JOB_END_TIME": str(int(time.time()) + 60), "PATH": str(self.dir)}
         ended = self.run_jobs("--walltime", "auto-10s", "--timeout", "1m", env=env)
         self.assertEnded(ended, 1, "..")
         self.assertEnded(self.run_jobs("--walltime", "auto-10s", "-1", env=env), 0, "d.")
 
-    def test_the_margin_leaves_time_for_kill(self):
+    def test_the_margin_leaves_time_for_kill(self) -> None:
         self.jobs("true")
         self.squeue("ends 7 45")
         ended = self.run_jobs("--walltime", "auto", "--kill-after", "20", env=self.slurm())
@@ -74,7 +73,7 @@ class Limits(SlurmCase):
         self.assertComplains(ended, "Slurm ends this job in 4", "the margin is 50s: no job is started")
         self.assertEnded(self.run_jobs("--walltime", "auto", env=self.slurm()), 0, "d")
 
-    def test_an_end_that_is_past_ends_a_runner_which_says_what_is_left(self):
+    def test_an_end_that_is_past_ends_a_runner_which_says_what_is_left(self) -> None:
         self.squeue("ends 7 -100")
         for state, code in ((".", 1), ("d", 0)):
             self.write(f"{state} true\n")
@@ -82,13 +81,13 @@ class Limits(SlurmCase):
             self.assertEqual((ended.code, self.states()), (code, state), ended.err)
             self.assertComplains(ended, "no job is started")
 
-    def test_a_variable_that_is_past_counts_where_squeue_does_not_answer(self):
+    def test_a_variable_that_is_past_counts_where_squeue_does_not_answer(self) -> None:
         self.jobs("touch never")
         self.squeue("echo garbage")
         env = self.slurm(SLURM_JOB_END_TIME=str(int(time.time()) - 10))
         self.assertEnded(self.run_jobs("--walltime", "auto", env=env), 1, ".")
 
-    def test_a_variable_from_before_the_limit_was_extended_does_not_count(self):
+    def test_a_variable_from_before_the_limit_was_extended_does_not_count(self) -> None:
         self.jobs("true")
         self.squeue(HOUR)
         env = self.slurm(SLURM_JOB_END_TIME=str(int(time.time()) - 10))
@@ -107,7 +106,7 @@ class Refusals(SlurmCase):
             self.assertRefused(ended, "runmaker4.py: --walltime auto: ", *words)
             self.assertEqual(self.states(), ".")
 
-    def test_answers_that_are_none(self):
+    def test_answers_that_are_none(self) -> None:
         for answer in "ends 9 3600", "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1":
             self.check(
                 answer, "squeue does not tell when job 7 ends: '", "Invalid" if "Invalid" in answer else ""
@@ -115,26 +114,26 @@ class Refusals(SlurmCase):
         for text in "N/A", "2026-11-21T14:10:00", "3600", "\\033[2J":
             self.check(f"printf '7 {text}\\n'", "is not understood: '" + text.replace("\\033", "?"))
 
-    def test_no_slurm_no_squeue_and_a_variable_that_is_no_time(self):
+    def test_no_slurm_no_squeue_and_a_variable_that_is_no_time(self) -> None:
         self.check("echo 7 NONE", "SLURM_JOB_ID is not set", SLURM_JOB_ID="")
         self.check("echo 7 NONE", "squeue: no such file or directory", PATH=str(self.dir))
         self.check("echo 7 NONE", "not understood: 'soon'", SLURM_JOB_END_TIME="soon")
         (self.dir / "bin/squeue").chmod(0)
         self.assertRefused(self.run_jobs("--walltime", "auto", env=self.slurm()), "squeue: permission denied")
 
-    def test_a_squeue_that_does_not_answer_is_given_up(self):
+    def test_a_squeue_that_does_not_answer_is_given_up(self) -> None:
         self.write(". touch never\n")
         self.squeue(HANGING)
         ended = self.finish(self.start_patched(IMPATIENT, "--walltime", "auto", "runs.txt", env=self.slurm()))
         self.assertRefused(ended, "squeue has not answered within 1.5s")
         self.assertNobodyLeft()
 
-    def test_a_margin_that_is_no_duration(self):
+    def test_a_margin_that_is_no_duration(self) -> None:
         self.write(". true\n")
         for text in "auto-", "auto-5x", "auto5m", "auto--5m", "Auto":
             self.assertRefused(self.run_jobs("--walltime", text, env=self.slurm()), "not a duration")
 
-    def test_nobody_is_asked_where_nothing_is_run(self):
+    def test_nobody_is_asked_where_nothing_is_run(self) -> None:
         self.write(". true\n")
         self.assertEqual(self.run_jobs("--walltime", "auto", "--dry-run").code, 0)
 
@@ -142,7 +141,7 @@ class Refusals(SlurmCase):
 class Ends(SlurmCase):
     """At the wall time jobs are ended; squeue was asked once."""
 
-    def test_jobs_are_ended_whatever_squeue_would_say_by_then(self):
+    def test_jobs_are_ended_whatever_squeue_would_say_by_then(self) -> None:
         self.jobs(SLEEPING, "touch never")
         self.squeue("ends 7 8")
         runner = self.start_jobs("--walltime", "auto-2.3s", env=self.slurm())
@@ -154,7 +153,7 @@ class Ends(SlurmCase):
 class Client(TcpCase, SlurmCase):
     """A client has the same wall time."""
 
-    def test_a_client_asks_before_it_connects(self):
+    def test_a_client_asks_before_it_connects(self) -> None:
         words = RUNCLIENT, "--port", "1", "--token", "0" * 32, "--walltime", "auto", "localhost"
         self.assertRefused(self.run_script(*words), "SLURM_JOB_ID is not set")
 

@@ -11,7 +11,8 @@ import secrets
 import socket
 import struct
 import threading
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable
 
 import runmaker4
 
@@ -68,13 +69,13 @@ def plain(**message: Any) -> bytes:
     return frame(json.dumps(message).encode())
 
 
-def read_plain(data: bytes) -> Dict[str, Any]:
+def read_plain(data: bytes) -> dict[str, Any]:
     """The message of the handshake that these bytes are."""
     assert len(data) == LENGTH + struct.unpack_from(">I", data)[0], data
     return json.loads(data[LENGTH:])
 
 
-def split(data: bytes, head: int = LENGTH + MAC) -> List[bytes]:
+def split(data: bytes, head: int = LENGTH + MAC) -> list[bytes]:
     """Bytes as their frames; head: how many bytes come before the JSON."""
     frames = []
     while data:
@@ -84,7 +85,7 @@ def split(data: bytes, head: int = LENGTH + MAC) -> List[bytes]:
     return frames
 
 
-def traces(token: str) -> List[bytes]:
+def traces(token: str) -> list[bytes]:
     """The heads of: the token, its bytes, and what is made of either with common hashes; in common spellings.
     """
     raw = [token.encode(), token.upper().encode(), bytes.fromhex(token)]
@@ -191,7 +192,7 @@ ACCOUNT = dict(
 # of a run
 BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, output=True, again=False)
 END = dict(type="end", status=0, cause="", limit=0.0, seconds=1.5, cpu=0.5, memory=4096, stdout=0, stderr=0)
-FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
+FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(
         type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False, directory="/"
     ),
@@ -212,7 +213,7 @@ FROM_CLIENT: Tuple[Dict[str, Any], ...] = (
     dict(type="ready", id="0" * 16),
     dict(type="sync", clock=1.5),
 )
-FROM_SERVER: Tuple[Dict[str, Any], ...] = (
+FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(
         type="welcome",
         file="runs.txt",
@@ -263,12 +264,12 @@ def new_key() -> str:
     return secrets.token_hex(8)
 
 
-def fields_of(messages: Iterable[Dict[str, Any]]) -> List[Tuple[Dict[str, Any], str]]:
+def fields_of(messages: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
     """Every field of every message, and one that is in none."""
     return [(message, field) for message in messages for field in [*message, "unknown"]]
 
 
-def spoiled(random_: random.Random, message: Dict[str, Any], field: str) -> str:
+def spoiled(random_: random.Random, message: dict[str, Any], field: str) -> str:
     """A message as JSON, with any value in this field (or in one of the objects in it), or without it."""
     texts = {name: json.dumps(value) for name, value in message.items()}
     value = message.get(field)
@@ -299,7 +300,7 @@ class Peer:
         self.greeting = self.answer = b""
         self.sent = bytearray()
         self.said = 0                               # messages
-        self.messages: List[Dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
 
     @classmethod
     def of(cls, port: int, token: str = TOKEN) -> "Peer":
@@ -392,7 +393,7 @@ class Peer:
             setattr(self, flight, data)
         self.push(data)
 
-    def say(self, *messages: Dict[str, Any]) -> "Peer":
+    def say(self, *messages: dict[str, Any]) -> "Peer":
         """Send messages."""
         for message in messages:
             self.channel.send(message)
@@ -405,7 +406,7 @@ class Peer:
         forger.number = self.said
         return forger
 
-    def hear(self, *kinds: str) -> Dict[str, Any]:
+    def hear(self, *kinds: str) -> dict[str, Any]:
         """Wait for a message of one of these types (of any, if none is given); others may be heard later."""
         while True:
             for at, message in enumerate(self.messages):
@@ -413,7 +414,7 @@ class Peer:
                     return self.messages.pop(at)
             self.messages += self.channel.receive(self.pull())
 
-    def hello(self, *jobs: Dict[str, Any], **fields: Any) -> "Peer":
+    def hello(self, *jobs: dict[str, Any], **fields: Any) -> "Peer":
         """Prove itself, and say hello as a client that has these jobs; a new one, unless the fields say
         otherwise.
         """
@@ -426,7 +427,7 @@ class FakeServer:
 
     def __init__(self, serve: Callable[[Peer], None], token: str = TOKEN) -> None:
         self.serve, self.token = serve, token
-        self.peers: List[Peer] = []
+        self.peers: list[Peer] = []
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port: int = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()

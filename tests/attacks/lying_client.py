@@ -8,12 +8,12 @@ Prints a line for each lie: its name, and `refused` if the server ended that con
 import contextlib
 import os
 import sys
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable
 
 from tests.wire import BEGIN, END, HAVE, HELLO, Closed, Peer, new_key
 
-Message = Dict[str, Any]
-Lie = Callable[["Liar"], List[Message]]
+Message = dict[str, Any]
+Lie = Callable[["Liar"], list[Message]]
 CLAIM = dict(type="claim", request=1, want=1, last=False)
 
 
@@ -51,7 +51,7 @@ class Liar:
 
 def of_a_job(lie: Lie, name: str = "liar") -> Lie:
     """A lie about a job that the liar has claimed by this name."""
-    def told(liar: Liar) -> List[Message]:
+    def told(liar: Liar) -> list[Message]:
         liar.claim(name)
         return lie(liar)
     return told
@@ -59,7 +59,7 @@ def of_a_job(lie: Lie, name: str = "liar") -> Lie:
 
 def after_hello(*messages: Message) -> Lie:
     """Messages that come too late, or unasked."""
-    def told(liar: Liar) -> List[Message]:
+    def told(liar: Liar) -> list[Message]:
         liar.come()
         return list(messages)
     return told
@@ -67,13 +67,13 @@ def after_hello(*messages: Message) -> Lie:
 
 def before_hello(*messages: Message) -> Lie:
     """Messages that come too early."""
-    def told(liar: Liar) -> List[Message]:
+    def told(liar: Liar) -> list[Message]:
         liar.peer.prove()
         return list(messages)
     return told
 
 
-LIES: Dict[str, Lie] = {
+LIES: dict[str, Lie] = {
     "output before the begin": of_a_job(lambda liar: [liar.output()]),
     "output of what could not be started": of_a_job(lambda liar: [liar.begin(pid=0), liar.output()]),
     "exit status of what could not be started": of_a_job(lambda liar: [liar.begin(pid=0), liar.end()]),

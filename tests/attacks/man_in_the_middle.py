@@ -12,8 +12,9 @@ import contextlib
 import itertools
 import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Callable
 
 TO_SERVER, TO_CLIENT = "to the server", "to the client"
 OTHER = {TO_SERVER: TO_CLIENT, TO_CLIENT: TO_SERVER}
@@ -24,13 +25,13 @@ ENOUGH = 3                              # frames of the first connection that he
 # seconds until the end that was lied to must have ended the connection
 PATIENCE = 3.0
 
-Frames = List[bytes]
+Frames = list[bytes]
 
 
 @dataclass
 class Seen:
     """What has passed on a connection: its sealed frames."""
-    frames: Dict[str, Frames] = field(default_factory=lambda: {TO_SERVER: [], TO_CLIENT: []})
+    frames: dict[str, Frames] = field(default_factory=lambda: {TO_SERVER: [], TO_CLIENT: []})
 
 
 def changed(frame: bytes, at: int) -> bytes:
@@ -44,7 +45,7 @@ def shorter(frame: bytes) -> bytes:
 
 
 # What is sent instead of two frames: of these two, of what went the other way, and of another connection's
-TAMPERINGS: Dict[str, Callable[[Frames, Frames, Frames], Frames]] = {
+TAMPERINGS: dict[str, Callable[[Frames, Frames, Frames], Frames]] = {
     "shorter": lambda now, back, other: [shorter(now[0]), now[1]],
     "another MAC": lambda now, back, other: [changed(now[0], LENGTH), now[1]],
     "another text": lambda now, back, other: [changed(now[0], LENGTH + MAC), now[1]],
@@ -62,9 +63,9 @@ class Man:
 
     def __init__(self, port: int, record: str) -> None:
         self.port = port
-        self.record = open(record, "ab", buffering=0)
+        self.record = open(record, "ab", buffering=0)      # noqa: SIM115 (open as long as he is there)
         ways = ((name, way) for name in TAMPERINGS for way in (TO_SERVER, TO_CLIENT))
-        self.ways: Iterator[Tuple[str, str]] = itertools.chain(ways, itertools.repeat(("", "")))
+        self.ways: Iterator[tuple[str, str]] = itertools.chain(ways, itertools.repeat(("", "")))
         self.first = Seen()             # the first connection
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

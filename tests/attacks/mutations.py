@@ -12,11 +12,11 @@ import os
 import random
 import socket
 import sys
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable
 
 from tests.wire import FROM_CLIENT, Closed, Peer, fields_of, frame, garbage, mutilate, new_key, spoiled
 
-Message = Dict[str, Any]
+Message = dict[str, Any]
 FIELDS = fields_of(FROM_CLIENT)
 ANSWER: Message = dict(runmaker4=6, nonce="0" * 32, proof="0" * 64)
 AGREED: Message = dict(public="2" * 512, proof="0" * 64)
@@ -33,7 +33,7 @@ def text_before(random_: random.Random) -> bytes:
         lambda: garbage(random_).encode()])()
 
 
-def before_the_proof(port: int, random_: random.Random, _: int) -> Tuple[int, int]:
+def before_the_proof(port: int, random_: random.Random, _: int) -> tuple[int, int]:
     """One mutated message: read, and whether it ended the connection."""
     with Peer.of(port) as peer, contextlib.suppress(Closed):
         peer.pull()
@@ -49,7 +49,7 @@ class Client:
     def __init__(self, token: str) -> None:
         self.token = token
 
-    def after_the_proof(self, port: int, random_: random.Random, count: int) -> Tuple[int, int]:
+    def after_the_proof(self, port: int, random_: random.Random, count: int) -> tuple[int, int]:
         """Some mutated messages: how many were read, and how many of these ended the connection."""
         pongs = 0
         with Peer.of(port, self.token) as peer, contextlib.suppress(Closed, socket.timeout):
@@ -76,14 +76,14 @@ class Client:
         """Say hello; the key of a job that is begun, perhaps."""
         peer.say({**FROM_CLIENT[0], "client": new_key(), "name": "liar", "retry": "!e"}).hear("welcome")
         peer.say(dict(type="claim", request=1, want=1, last=False), dict(type="ping", request=1)).hear("pong")
-        jobs: List[Message] = next((heard["jobs"] for heard in peer.messages if heard["type"] == "jobs"), [])
+        jobs: list[Message] = next((heard["jobs"] for heard in peer.messages if heard["type"] == "jobs"), [])
         return jobs[0]["id"] if jobs else ""
 
 
 def main() -> None:
     port, count, seed = map(int, sys.argv[1:])
     after = Client(os.environ["RUNMAKER4_TOKEN"]).after_the_proof
-    phases: Dict[str, Callable[[int, random.Random, int], Tuple[int, int]]] = {
+    phases: dict[str, Callable[[int, random.Random, int], tuple[int, int]]] = {
         "before the proof": before_the_proof, "after the proof": after}
     for name, attack in phases.items():
         random_ = random.Random(seed)

@@ -10,11 +10,11 @@ has written `one`; in its place a link to `precious` is put meanwhile, two direc
 import os
 import sys
 import time
-from typing import Any, Dict
+from typing import Any
 
 from tests.wire import BEGIN, END, Peer
 
-Message = Dict[str, Any]
+Message = dict[str, Any]
 ME = dict(name="liar", client="c" * 16)
 
 

@@ -21,22 +21,21 @@ import sys
 import tempfile
 import textwrap
 import time
-from typing import Callable, Dict, List, Tuple
+from typing import Callable
 
 from tests.bench import beside, fs, imports, nfs, skew, tcp
 from tests.bench.measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, spread
 from tests.installed import install
 
-
 # -- the rows ------------------------------------------------------------------------------------------------
 
-def throughput(bench: Bench) -> List[Row]:
+def throughput(bench: Bench) -> list[Row]:
     """jobs per second against xargs and GNU parallel"""
     count = bench.size(10_000)          # so many that the start is no part of it
     return [*against_peers(bench, count, 2), *against_peers(bench, count, 4)]
 
 
-def against_peers(bench: Bench, count: int, slots: int) -> List[Row]:
+def against_peers(bench: Bench, count: int, slots: int) -> list[Row]:
     bench.file("list", (b"true\n", count))
 
     def ours() -> float:
@@ -65,13 +64,13 @@ def against_peers(bench: Bench, count: int, slots: int) -> List[Row]:
     return rows
 
 
-def sinks(bench: Bench) -> List[Row]:
+def sinks(bench: Bench) -> list[Row]:
     """jobs per second with -l, --joblog, --outdir"""
     count = bench.size(2000)
     options = {"plain": [], "-l": ["-l", "outputs"], "--joblog": ["--joblog", "joblog"],
                "--outdir": ["--outdir", "out"]}
 
-    def rate(extra: List[str]) -> float:
+    def rate(extra: list[str]) -> float:
         bench.remove("outputs", "joblog", "out")
         bench.file("runs.txt", (b". true\n", count))
         return count / bench.run([*RUNMAKER, "-j2", *extra, "runs.txt"]).seconds
@@ -98,16 +97,16 @@ def sinks(bench: Bench) -> List[Row]:
     return rows
 
 
-def start(bench: Bench) -> List[Row]:
+def start(bench: Bench) -> list[Row]:
     """from the start of the scripts to what they are for, as they are and installed, against Python alone"""
     install(bench.dir)
     compileall.compile_dir(bench.dir / "site", quiet=2)
     bench.file("done.txt", (b"d true\n", 1))
 
-    def installed(name: str) -> List[str]:
+    def installed(name: str) -> list[str]:
         return [sys.executable, str(bench.dir / "bin" / name)]
 
-    def first_job(runner: List[str]) -> float:
+    def first_job(runner: list[str]) -> float:
         bench.file("runs.txt", (b". : > started\n", 1))
         return bench.until_first_job([], "runs.txt", runner)[0] * 1000
 
@@ -120,7 +119,7 @@ def start(bench: Bench) -> List[Row]:
         "status": lambda: end(*installed("runwait4"), "--status", "done.txt"),
         "add": lambda: end(*installed("runset4"), "more.txt", "--add", "true"),
         least: lambda: end(sys.executable, "-c", least), more: lambda: end(sys.executable, "-c", more)}
-    times: Dict[str, List[float]] = {name: [] for name in variants}
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(4):                              # short: more rounds
         for name, values in bench.interleave(variants).items():
             times[name] += values
@@ -140,7 +139,7 @@ def start(bench: Bench) -> List[Row]:
             row("`runset4 --add`, installed", "add", least, 1.3)]
 
 
-def skip(bench: Bench) -> List[Row]:
+def skip(bench: Bench) -> list[Row]:
     """the first job behind a million that are done"""
     count = bench.size(1_000_000)
     seconds, memory = [], []
@@ -162,7 +161,7 @@ def skip(bench: Bench) -> List[Row]:
     ]
 
 
-def directives(bench: Bench) -> List[Row]:
+def directives(bench: Bench) -> list[Row]:
     """the same with a thousand directives between the lines"""
     count = bench.size(1_000_000)
     last = (b". : > started\n", 1), (b". true\n", 1)
@@ -190,11 +189,11 @@ def directives(bench: Bench) -> List[Row]:
     ]
 
 
-def scale(bench: Bench) -> List[Row]:
+def scale(bench: Bench) -> list[Row]:
     """the cost of a job in a file of a million lines"""
     large, jobs = bench.size(1_000_000), 900
 
-    def cost(*parts: Tuple[bytes, int]) -> Callable[[], float]:
+    def cost(*parts: tuple[bytes, int]) -> Callable[[], float]:
         def measure() -> float:
             bench.file("runs.txt", *parts)
             return bench.until_jobs_done("runs.txt", 50, jobs) / (jobs - 50) * 1e6
@@ -211,7 +210,7 @@ def scale(bench: Bench) -> List[Row]:
     return rows
 
 
-def many(bench: Bench) -> List[Row]:
+def many(bench: Bench) -> list[Row]:
     """many runners on one file"""
     count = bench.size(8000)
 
@@ -226,7 +225,7 @@ def many(bench: Bench) -> List[Row]:
                 ">= 0.8 x", ratio >= 0.8)]
 
 
-def equal(bench: Bench) -> List[Row]:
+def equal(bench: Bench) -> list[Row]:
     """equal lines against different ones"""
     rows = []
     for count in bench.size(1_000), bench.size(20_000):
@@ -250,19 +249,19 @@ def equal(bench: Bench) -> List[Row]:
     return rows
 
 
-def output(bench: Bench) -> List[Row]:
+def output(bench: Bench) -> list[Row]:
     """one job that prints 200 MB in lines of 80 bytes"""
     size = bench.size(200 * MB)
     job = f". yes {'x' * 79} | head -c {size}\n".encode()
-    memory: Dict[str, List[float]] = {}
+    memory: dict[str, list[float]] = {}
 
-    def rate(name: str, options: List[str], piped: bool) -> float:
+    def rate(name: str, options: list[str], piped: bool) -> float:
         bench.remove("out")
         bench.file("runs.txt", (job, 1))
         command = [*RUNMAKER, *options, "runs.txt"]
         used, total = bench.run_piped(command) if piped else (bench.run(command), size)
         kept = bench.dir / "out/1.out"
-        if total < size or options and kept.stat().st_size != size:
+        if total < size or (options and kept.stat().st_size != size):
             raise SystemExit(f"{name}: output was lost")
         memory.setdefault(name, []).append(used.memory)
         return size / used.seconds / MB
@@ -282,7 +281,7 @@ def output(bench: Bench) -> List[Row]:
     return rows
 
 
-def status(bench: Bench) -> List[Row]:
+def status(bench: Bench) -> list[Row]:
     """counting the states of a million lines"""
     count = bench.size(1_000_000)
     states = b"d", b"!", b"e", b"."
@@ -293,7 +292,7 @@ def status(bench: Bench) -> List[Row]:
                 "<= 0.7 s, <= 60 MB", middle <= 0.7 and most <= 60)]
 
 
-def idle(bench: Bench) -> List[Row]:
+def idle(bench: Bench) -> list[Row]:
     """the share of a core of who waits"""
     seconds = 4 if bench.quick else 20
     bench.file("runs.txt", (b". sleep 600\n", 2))
@@ -336,7 +335,7 @@ def machine(directory: pathlib.Path) -> str:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    listed = subprocess.run(["df", "--output=fstype", directory], capture_output=True, text=True)
+    listed = subprocess.run(["df", "--output=fstype", directory], capture_output=True, text=True, check=False)
     kind = (listed.stdout.split() or ["unknown file system"])[-1]
     return (f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, "
             f"{platform.python_implementation()} {platform.python_version()}, files on {kind}")

@@ -18,8 +18,9 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Optional
 
 from tests.bench.measure import MB, RUNMAKER, Bench
 
@@ -86,7 +87,7 @@ class ToolFailed(SystemExit):
 class Trial(Bench):
     """A tool with commands, in a directory of their own; what it starts carries a mark."""
 
-    def __init__(self, bench: Bench, tool: Tool, *commands: Tuple[bytes, int]) -> None:
+    def __init__(self, bench: Bench, tool: Tool, *commands: tuple[bytes, int]) -> None:
         super().__init__(bench.dir / "beside", bench.rounds, bench.quick)
         self.tool, self.mark = tool, uuid.uuid4().hex
         self.environ["RUNMAKER4_BENCH_MARK"] = self.mark
@@ -108,12 +109,12 @@ class Trial(Bench):
             time.sleep(0.05)
         shutil.rmtree(self.dir)
 
-    def begin(self, slots: int, words: str = "") -> subprocess.Popen:
+    def begin(self, slots: int, words: str = "") -> subprocess.Popen[bytes]:
         """Start the tool."""
         words = (words or self.tool.run).replace("SLOTS", str(slots))
         return self.start(["sh", "-c", f"exec {words}"])
 
-    def processes(self) -> List[int]:
+    def processes(self) -> list[int]:
         """What lives of all that was started."""
         found = []
         for folder in pathlib.Path("/proc").glob("[0-9]*"):
@@ -136,7 +137,7 @@ class Trial(Bench):
         """How many jobs have counted themselves."""
         return (self.dir / "n").stat().st_size
 
-    def wait_first(self, process: subprocess.Popen) -> Optional[float]:
+    def wait_first(self, process: subprocess.Popen[bytes]) -> Optional[float]:
         """The seconds from now until a job has ended; None: it takes too long."""
         began = time.perf_counter()
         while not self.ended():
@@ -218,12 +219,12 @@ def is_here(tool: Tool) -> bool:
 def beside(bench: Bench) -> Iterator[str]:
     """other tools beside ours, of those that are here"""
     tools = [tool for tool in TOOLS if is_here(tool)]
-    measures: List[Callable[[Tool], float]] = [
+    measures: list[Callable[[Tool], float]] = [
         lambda tool: rate(bench, tool, 2),
         lambda tool: rate(bench, tool, 4),
         lambda tool: start(bench, tool),
     ]
-    cells: Dict[str, List[str]] = {tool.name: [] for tool in tools}
+    cells: dict[str, list[str]] = {tool.name: [] for tool in tools}
     for measure in measures:
         found = bench.interleave({tool.name: lambda tool=tool: measure(tool) for tool in tools})
         for name, values in found.items():

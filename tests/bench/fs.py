@@ -2,7 +2,7 @@
 import json
 import re
 import time
-from typing import Callable, Dict, List, Tuple
+from typing import Callable
 
 from tests.bench.measure import RUNMAKER, Bench, Row
 from tests.rigs.fs import Rig, missing
@@ -34,7 +34,7 @@ def on_moose(rig: Rig) -> int:
 
 
 # Title, kind of rig, its options, what counts the operations, and what they are
-KINDS: Tuple[Tuple[str, str, Dict[str, int], Callable[[Rig], int], str], ...] = (
+KINDS: tuple[tuple[str, str, dict[str, int], Callable[[Rig], int], str], ...] = (
     ("GlusterFS", "gluster", {}, on_bricks, "operations of the brick"),
     ("GlusterFS, replica 3", "gluster", {"bricks": 3}, on_bricks, "operations of all bricks"),
     ("CephFS, ceph-fuse", "ceph", {}, on_ceph, "requests to the metadata and object servers"),
@@ -62,7 +62,7 @@ def run(rig: Rig, hosts: int, jobs: str) -> float:
     return time.perf_counter() - began
 
 
-def fs(bench: Bench) -> List[Row]:
+def fs(bench: Bench) -> list[Row]:
     """jobs and operations on GlusterFS, CephFS and MooseFS"""
     count, rows = bench.size(1000), []
     jobs = "".join(f". true {number}\n" for number in range(count))

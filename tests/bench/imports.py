@@ -2,7 +2,7 @@
 import itertools
 import statistics
 import sys
-from typing import Iterator, List
+from collections.abc import Iterator
 
 from tests.bench.measure import MB, ROOT, RUNWAIT, Bench, Row, Used
 from tests.journal import BEGAN, pair
@@ -41,7 +41,7 @@ def write(bench: Bench, name: str, lines: Iterator[bytes]) -> None:
             file.write(some)
 
 
-def report(bench: Bench) -> List[Row]:
+def report(bench: Bench) -> list[Row]:
     """a report of the journal of a million runs"""
     count = bench.size(1_000_000)
     (bench.dir / "out").mkdir()
@@ -52,14 +52,14 @@ def report(bench: Bench) -> List[Row]:
     return [within(f"report of {count:,} runs", used, size)]
 
 
-def within(what: str, used: List[Used], size: int) -> Row:
+def within(what: str, used: list[Used], size: int) -> Row:
     """The row of what takes 15 s and 500 MB at most."""
     middle, most = statistics.median(one.seconds for one in used), max(one.memory for one in used)
     return Row(what, f"{middle:.1f} s, {most:.0f} MB (a file of {size / MB:.1f} MB)", "<= 15 s, <= 500 MB",
                middle <= 15 and most <= 500)
 
 
-def timeline(bench: Bench) -> List[Row]:
+def timeline(bench: Bench) -> list[Row]:
     """a timeline of the job log of a million jobs"""
     count = bench.size(1_000_000)
     write(bench, "joblog", job_log(count))
@@ -81,7 +81,7 @@ def numbered(bench: Bench, name: str, line: str, count: int) -> None:
             file.write(line % number)
 
 
-def lists(bench: Bench) -> List[Row]:
+def lists(bench: Bench) -> list[Row]:
     """seconds and memory to import a list of a million lines"""
     count = bench.size(1_000_000)
     numbered(bench, "commands", "./simulate --seed %d\n", count)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Tuple
+from typing import Callable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RUNMAKER = [sys.executable, str(ROOT / "runmaker4.py")]
@@ -48,7 +48,7 @@ class Bench:
         """A size, a tenth of it with --quick."""
         return full // 10 if self.quick else full
 
-    def file(self, name: str, *parts: Tuple[bytes, int]) -> str:
+    def file(self, name: str, *parts: tuple[bytes, int]) -> str:
         """Write a file of lines, each given as (line, how often), in pieces that keep this process small."""
         with open(self.dir / name, "wb") as file:
             for line, count in parts:
@@ -69,15 +69,15 @@ class Bench:
     # -- processes ------------------------------------------------------------------------------------------
 
     def start(
-        self, command: List[str], stdin: str = os.devnull, stdout: int = subprocess.DEVNULL
-    ) -> subprocess.Popen:
+        self, command: list[str], stdin: str = os.devnull, stdout: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
         """Start a command in the directory; what it says on stderr is kept for the case that it fails."""
         with open(self.dir / stdin, "rb") as source, open(self.errors, "ab") as errors:
             return subprocess.Popen(
                 command, cwd=self.dir, env=self.environ, stdin=source, stdout=stdout, stderr=errors
             )
 
-    def wait(self, process: subprocess.Popen, began: float, code: int = 0) -> Used:
+    def wait(self, process: subprocess.Popen[bytes], began: float, code: int = 0) -> Used:
         """Wait for its end; another exit status than this ends the benchmarks.
 
         A new process inherits the peak of this one (it shares our memory until its exec), so this one must
@@ -89,12 +89,12 @@ class Bench:
             raise SystemExit(f"exit {process.returncode}: {process.args}\n{self.errors.read_text()[-2000:]}")
         return Used(time.perf_counter() - began, usage.ru_maxrss * 1024 / MB)
 
-    def run(self, command: List[str], stdin: str = os.devnull) -> Used:
+    def run(self, command: list[str], stdin: str = os.devnull) -> Used:
         """Run a command to its end, its output thrown away."""
         began = time.perf_counter()
         return self.wait(self.start(command, stdin), began)
 
-    def run_piped(self, command: List[str]) -> Tuple[Used, int]:
+    def run_piped(self, command: list[str]) -> tuple[Used, int]:
         """Run a command with stdout in a pipe that is read as fast as it goes; what it took, and the bytes
         read.
         """
@@ -108,7 +108,7 @@ class Bench:
                     return self.wait(process, began), total
                 total += count
 
-    def run_all(self, commands: List[List[str]]) -> float:
+    def run_all(self, commands: list[list[str]]) -> float:
         """Run commands at the same time; the seconds until the last has ended."""
         began = time.perf_counter()
         processes = [self.start(command) for command in commands]
@@ -117,8 +117,8 @@ class Bench:
         return time.perf_counter() - began
 
     def until_first_job(
-        self, options: List[str], name: str, runner: List[str] = RUNMAKER
-    ) -> Tuple[float, Used]:
+        self, options: list[str], name: str, runner: list[str] = RUNMAKER
+    ) -> tuple[float, Used]:
         """The seconds until a runner's first job (`. : > started`) runs, and what the runner took as a whole.
         """
         self.remove("started")
@@ -152,21 +152,21 @@ class Bench:
 
     # -- comparing ------------------------------------------------------------------------------------------
 
-    def interleave(self, variants: Dict[str, Callable[[], float]]) -> Dict[str, List[float]]:
+    def interleave(self, variants: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
         """Run each variant once per round, in turn; the results of each."""
-        results: Dict[str, List[float]] = {name: [] for name in variants}
+        results: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(self.rounds):
             for name, variant in variants.items():
                 results[name].append(variant())
         return results
 
     @staticmethod
-    def ratio(one: List[float], other: List[float]) -> float:
+    def ratio(one: list[float], other: list[float]) -> float:
         """The median of the rounds' ratios."""
         return statistics.median(a / b for a, b in zip(one, other))
 
 
-def spread(values: List[float]) -> str:
+def spread(values: list[float]) -> str:
     """The median, with least and most."""
     return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
 

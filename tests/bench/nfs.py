@@ -2,7 +2,7 @@
 import re
 import time
 from collections import Counter
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 from tests.bench.measure import Bench, Row
 from tests.rigs.nfs import Machine, Rig, missing
@@ -22,7 +22,7 @@ def count_trips(clients: Sequence[Machine]) -> Counter:
     return found
 
 
-def run(rig: Rig, hosts: int, count: int, options: str, equal: bool) -> Tuple[float, Counter]:
+def run(rig: Rig, hosts: int, count: int, options: str, equal: bool) -> tuple[float, Counter]:
     """So many `true` on so many hosts, perhaps in equal lines: the seconds that they took, and the round
     trips.
     """
@@ -54,7 +54,7 @@ def row(rig: Rig, version: str, hosts: int, count: int, options: str = "", equal
                "" if free else f"<= {most} round trips", free or sum(trips.values()) <= most * count)
 
 
-def nfs(bench: Bench) -> List[Row]:
+def nfs(bench: Bench) -> list[Row]:
     """jobs and round trips on NFS, in virtual machines"""
     if missing():
         return [Row("on NFS", f"not measured: {missing()}", f"<= {ALONE} round trips", True)]

@@ -20,12 +20,12 @@ import secrets
 import subprocess
 import sys
 import time
-from typing import Callable, Deque, List
+from typing import Callable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-import runmaker4                        # noqa: E402 (the path had to be set first)
+import runmaker4  # noqa: E402 (the path had to be set first)
 
 HOST = "127.0.0.1"
 WANTED = 64                             # jobs that each connection of the load generator asks for at a time
@@ -124,7 +124,7 @@ async def connect(port: int, slots: int, seen: Callable[[Client, dict], None], r
 
 async def load(port: int, jobs: int) -> None:
     """Claim and finish all jobs, over 8 connections."""
-    clients: List[Client] = []
+    clients: list[Client] = []
     all_done = asyncio.Event()
 
     def seen(client: Client, message: dict) -> None:
@@ -140,7 +140,7 @@ async def load(port: int, jobs: int) -> None:
 
 async def idle(port: int, count: int) -> None:
     """Wait for jobs."""
-    welcome: List[Client] = []
+    welcome: list[Client] = []
 
     def seen(client: Client, message: dict) -> None:
         if message["type"] == "jobs":
@@ -182,7 +182,7 @@ async def first(file: str) -> None:
 async def relay(source: asyncio.StreamReader, target: asyncio.StreamWriter, delay: float) -> None:
     """Pass on what comes, in order, each piece `delay` seconds later, however much is under way."""
     loop = asyncio.get_running_loop()
-    pieces: Deque[bytes] = collections.deque()
+    pieces: collections.deque[bytes] = collections.deque()
 
     def deliver() -> None:
         piece = pieces.popleft()

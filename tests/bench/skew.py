@@ -22,8 +22,9 @@ import socket
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Callable, Dict, Iterator, List, Sequence, Set, Tuple
+from typing import Callable
 
 from tests.bench.measure import Bench, Row
 from tests.bench.tcp import CLIENT, HOST, assert_all_done, ending, serving
@@ -32,7 +33,7 @@ GROUPS = 20
 PATIENCE = 120.0                        # seconds for a group to start
 YEARS = 100_000_000                     # seconds between the clocks of two clients
 FORK = multiprocessing.get_context("fork")
-Arrival = Tuple[int, float]             # a line, and when it came, in seconds of the monotonic clock
+Arrival = tuple[int, float]             # a line, and when it came, in seconds of the monotonic clock
 
 
 def hurry() -> None:
@@ -74,7 +75,7 @@ def note_arrivals(fifo: pathlib.Path, size: int, connection: Connection) -> None
     # not only for reading: so there is always a writer, and no end
     source = os.open(fifo, os.O_RDWR)
     connection.send("ready")
-    arrivals: List[Arrival] = []
+    arrivals: list[Arrival] = []
     while True:
         data = os.read(source, 1 << 16)
         now = time.monotonic()
@@ -85,7 +86,7 @@ def note_arrivals(fifo: pathlib.Path, size: int, connection: Connection) -> None
 
 
 @contextlib.contextmanager
-def reading(bench: Bench, size: int) -> Iterator[Callable[[Set[int]], float]]:
+def reading(bench: Bench, size: int) -> Iterator[Callable[[set[int]], float]]:
     """The FIFO is read for the time of the block: a function that waits for lines and gives their skew in ms.
     """
     bench.remove("fifo")
@@ -93,7 +94,7 @@ def reading(bench: Bench, size: int) -> Iterator[Callable[[Set[int]], float]]:
     with process(note_arrivals, bench.dir / "fifo", size) as connection:
         receive(connection, "the FIFO is open")
 
-        def skew(lines: Set[int]) -> float:
+        def skew(lines: set[int]) -> float:
             arrivals = receive(connection, f"lines {min(lines)} to {max(lines)} have started")
             if {line for line, _ in arrivals} != lines:
                 raise SystemExit(f"other lines than {min(lines)} to {max(lines)} have started: {arrivals}")
@@ -105,7 +106,7 @@ def reading(bench: Bench, size: int) -> Iterator[Callable[[Set[int]], float]]:
 
 # -- shells without server and clients -----------------------------------------------------------------------
 
-def fork_shells(bench: Bench, count: int, script: str) -> List[int]:
+def fork_shells(bench: Bench, count: int, script: str) -> list[int]:
     """Start shells one after another; their processes.  $0 is their number (from 0), $1 the FIFO."""
     fifo = str(bench.dir / "fifo")
     return [
@@ -114,7 +115,7 @@ def fork_shells(bench: Bench, count: int, script: str) -> List[int]:
     ]
 
 
-def loop_skews(bench: Bench, count: int, groups: int) -> List[float]:
+def loop_skews(bench: Bench, count: int, groups: int) -> list[float]:
     """Shells that are forked one after another."""
     skews = []
     with reading(bench, count) as skew:
@@ -126,7 +127,7 @@ def loop_skews(bench: Bench, count: int, groups: int) -> List[float]:
     return skews
 
 
-def woken_skews(bench: Bench, count: int, groups: int) -> List[float]:
+def woken_skews(bench: Bench, count: int, groups: int) -> list[float]:
     """Shells that wait, and are woken one after another."""
     skews = []
     with reading(bench, count) as skew:
@@ -153,8 +154,8 @@ class Carrier:
         self.target = target
         self.listeners = {socket.create_server((HOST, 0)): delay for delay in delays}
         self.ports = [listener.getsockname()[1] for listener in self.listeners]
-        self.ways: Dict[socket.socket, Tuple[socket.socket, float]] = {}        # where to, and how much later
-        self.queue: List[Tuple[float, int, socket.socket, bytes]] = []
+        self.ways: dict[socket.socket, tuple[socket.socket, float]] = {}        # where to, and how much later
+        self.queue: list[tuple[float, int, socket.socket, bytes]] = []
         self.numbers = itertools.count()
 
     def run(self) -> None:
@@ -207,12 +208,12 @@ def carry(target: int, delays: Sequence[float], connection: Connection) -> None:
 def has_time_namespaces() -> bool:
     """Whether processes can have monotonic clocks of their own here."""
     try:
-        return not subprocess.run([*other_clock(1), "true"], stderr=subprocess.DEVNULL).returncode
+        return not subprocess.run([*other_clock(1), "true"], stderr=subprocess.DEVNULL, check=False).returncode
     except FileNotFoundError:
         return False
 
 
-def other_clock(number: int) -> List[str]:
+def other_clock(number: int) -> list[str]:
     """The words before a command whose monotonic clocks shall be ahead of ours."""
     user = [] if os.geteuid() == 0 else ["-r"]
     shift = str(number * YEARS)
@@ -221,7 +222,7 @@ def other_clock(number: int) -> List[str]:
 
 # -- groups --------------------------------------------------------------------------------------------------
 
-def write_groups(bench: Bench, size: int, groups: int) -> List[Set[int]]:
+def write_groups(bench: Bench, size: int, groups: int) -> list[set[int]]:
     """Make runs.txt of groups, one after another, each with a line for each of h0, h1, ...; the lines of each
     group.
     """
@@ -236,8 +237,8 @@ def write_groups(bench: Bench, size: int, groups: int) -> List[Set[int]]:
     return lines
 
 
-def group_skews(bench: Bench, ports: Callable[[int], List[int]], size: int, groups: int,
-                before: Callable[[int], List[str]] = lambda number: []) -> List[float]:
+def group_skews(bench: Bench, ports: Callable[[int], list[int]], size: int, groups: int,
+                before: Callable[[int], list[str]] = lambda number: []) -> list[float]:
     """The skews of groups of `size` clients.
 
     ports: where the clients find the server of a port; before: the words before the command of a client.
@@ -273,12 +274,12 @@ def group_skews(bench: Bench, ports: Callable[[int], List[int]], size: int, grou
     return skews
 
 
-def spread(values: List[float]) -> str:
+def spread(values: list[float]) -> str:
     """The median, with least and most."""
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def row(bench: Bench, what: str, size: int, skews: List[float], most: float) -> Row:
+def row(bench: Bench, what: str, size: int, skews: list[float], most: float) -> Row:
     """A row: these skews, and what this machine can do without server and clients."""
     loop, woken = (measure(bench, size, len(skews)) for measure in (loop_skews, woken_skews))
     measured = f"{spread(skews)} ms; {size} shells forked in a loop {spread(loop)}, woken in a loop {spread(woken)} ms"
@@ -290,28 +291,28 @@ def row(bench: Bench, what: str, size: int, skews: List[float], most: float) -> 
     )
 
 
-def on_loopback(bench: Bench, size: int, most: float, groups: int) -> List[Row]:
+def on_loopback(bench: Bench, size: int, most: float, groups: int) -> list[Row]:
     skews = group_skews(bench, lambda port: [port] * size, size, groups)
     return [row(bench, "on loopback", size, skews, most)]
 
 
-def skew_8(bench: Bench, groups: int = GROUPS) -> List[Row]:
+def skew_8(bench: Bench, groups: int = GROUPS) -> list[Row]:
     """the skew of a group of 8 clients"""
     return on_loopback(bench, 8, 2, groups)
 
 
-def skew_64(bench: Bench, groups: int = GROUPS) -> List[Row]:
+def skew_64(bench: Bench, groups: int = GROUPS) -> list[Row]:
     """the skew of a group of 64 clients"""
     return on_loopback(bench, 64, 15, groups)
 
 
-def skew_delays(bench: Bench, groups: int = GROUPS) -> List[Row]:
+def skew_delays(bench: Bench, groups: int = GROUPS) -> list[Row]:
     """the skew of a group of 8 clients at delays of 0 to 50 ms each way"""
     delays = [0.050 * number / 7 for number in range(8)]
     clocks = has_time_namespaces()
     before = other_clock if clocks else lambda number: []
     with contextlib.ExitStack() as stack:
-        def ports(port: int) -> List[int]:
+        def ports(port: int) -> list[int]:
             return receive(stack.enter_context(process(carry, port, delays)), "the carrier's ports")
 
         skews = group_skews(bench, ports, 8, groups, before)

@@ -9,8 +9,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List
+from typing import Callable
 
 from tests.bench.measure import MB, ROOT, RUNMAKER, Bench, Row, Used, cpu_seconds, peak_memory, spread
 
@@ -28,7 +29,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def ending(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+def ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """End a process after the block."""
     try:
         yield process
@@ -82,7 +83,7 @@ def assert_all_done(bench: Bench, count: int) -> None:
 
 # -- the rows ------------------------------------------------------------------------------------------------
 
-def tcp_jobs(bench: Bench) -> List[Row]:
+def tcp_jobs(bench: Bench) -> list[Row]:
     """jobs per second of one client, against runmaker4.py"""
     count = bench.size(2000)
 
@@ -104,7 +105,7 @@ def tcp_jobs(bench: Bench) -> List[Row]:
                 ratio >= 0.75)]
 
 
-def tcp_claims(bench: Bench) -> List[Row]:
+def tcp_claims(bench: Bench) -> list[Row]:
     """claims per second, by a load generator"""
     count = bench.size(50_000)
 
@@ -120,7 +121,7 @@ def tcp_claims(bench: Bench) -> List[Row]:
                 f"{spread(rates)} claims/s", ">= 5,000 claims/s", statistics.median(rates) >= 5000)]
 
 
-def tcp_idle(bench: Bench) -> List[Row]:
+def tcp_idle(bench: Bench) -> list[Row]:
     """what many waiting clients cost, and how soon they get a new job"""
     clients, seconds = bench.size(500), 4 if bench.quick else 10
     bench.file("runs.txt", (b"d true\n", 1))
@@ -151,7 +152,7 @@ def tcp_idle(bench: Bench) -> List[Row]:
     ]
 
 
-def tcp_delay(bench: Bench) -> List[Row]:
+def tcp_delay(bench: Bench) -> list[Row]:
     """jobs per second at 20 ms round trip, against none"""
     count = bench.size(2000)
 
@@ -175,11 +176,11 @@ def tcp_delay(bench: Bench) -> List[Row]:
     ]
 
 
-def tcp_output(bench: Bench) -> List[Row]:
+def tcp_output(bench: Bench) -> list[Row]:
     """output that the server collects"""
     size = bench.size(200 * MB)
     job = f". yes {'x' * 79} | head -c {size}\n".encode()
-    memory: Dict[str, float] = {"client": 0, "server": 0}
+    memory: dict[str, float] = {"client": 0, "server": 0}
 
     def rate() -> float:
         bench.remove("out")
@@ -200,7 +201,7 @@ def tcp_output(bench: Bench) -> List[Row]:
                 ">= 50 MB/s, <= 80 MB", statistics.median(rates) >= 50 and max(memory.values()) <= 80)]
 
 
-def tcp_start(bench: Bench) -> List[Row]:
+def tcp_start(bench: Bench) -> list[Row]:
     """from the start of the server to its first job"""
     count = bench.size(1_000_000)
     rows = []

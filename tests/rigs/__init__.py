@@ -6,7 +6,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
-from typing import Dict, Sequence
+from collections.abc import Sequence
 
 REAL = bool(os.environ.get("RUNMAKER4_TEST_REAL"))      # the tests that bring them up are on
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
@@ -14,7 +14,7 @@ NO_SERVICES = pathlib.Path("/usr/sbin/policy-rc.d")     # asked when a package w
 ONE_AT_A_TIME = "/var/tmp/runmaker4-install.lock"
 
 
-def lacking(what: str, tools: Dict[str, str], probe: Sequence[str], timeout: float = 60) -> str:
+def lacking(what: str, tools: dict[str, str], probe: Sequence[str], timeout: float = 60) -> str:
     """What `what` lacks here, as a sentence; empty if it can be had.  Installs packages where it may.
 
     tools: the Debian package of each.  probe: a command that must succeed, within so many seconds.

@@ -28,7 +28,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from typing import Dict, Iterable, List, Type
+from collections.abc import Iterable
 
 from tests.rigs import PATH, lacking
 from tests.support import PYTHON, SCRIPTS, SCRIPTS_AT, Text, alive, as_bytes, wait_until
@@ -145,7 +145,7 @@ class Host:
     def __init__(self, rig: Rig, name: str, address: str) -> None:
         self.rig, self.name, self.address = rig, name, address
         self.directory = pathlib.Path("/")          # where its commands run
-        self.commands: List[Command] = []
+        self.commands: list[Command] = []
         self.first = 0                              # its first process, as this machine counts
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -263,11 +263,11 @@ class Host:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def inside(self) -> List[str]:
+    def inside(self) -> list[str]:
         """The words before a command that is to run here."""
         return ["nsenter", "-t", str(self.first), "--net", "--uts", "--mount", "--pid"]
 
-    def environ(self) -> Dict[str, str]:
+    def environ(self) -> dict[str, str]:
         return {
             **os.environ,
             "PATH": f"{self.rig.dir / 'bin'}:{PATH}",
@@ -292,7 +292,7 @@ class Host:
 
 class FileSystem:
     """What differs from one file system to the next."""
-    TOOLS: Dict[str, str]               # its programs, and Debian's packages that have them
+    TOOLS: dict[str, str]               # its programs, and Debian's packages that have them
     CLIENT: str                         # the name of its FUSE daemon, as a pattern
 
     def serve(self, server: Host) -> None:
@@ -452,12 +452,12 @@ class Moose(FileSystem):
         host.run(f"cd {host.rig.mount}; for n in 1 2; do echo | dd of=.up conv=fsync,notrunc; done; rm .up")
 
 
-KINDS: Dict[str, Type[FileSystem]] = {"gluster": Gluster, "ceph": Ceph, "moose": Moose}
+KINDS: dict[str, type[FileSystem]] = {"gluster": Gluster, "ceph": Ceph, "moose": Moose}
 TOOLS = {"setpriv": "util-linux", "unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2",
          "pkill": "procps", **Gluster.TOOLS, **Ceph.TOOLS, **Moose.TOOLS}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def missing(kind: str) -> str:
     """What is missing here for one of the KINDS, as a sentence; empty if it can be had."""
     others = {tool for one in KINDS.values() if one is not KINDS[kind] for tool in one.TOOLS}

@@ -24,7 +24,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from tests.rigs import PATH, lacking
 from tests.support import ROOT, SCRIPTS, Text, as_bytes, wait_until
@@ -40,7 +41,7 @@ TOOLS = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def missing() -> str:
     """What is missing here, as a sentence; empty if machines can be started.
 
@@ -63,7 +64,7 @@ class Command:
         # -N: ended by signal N; -9 too if its machine lost power
         self.code: int | None = None
 
-    def event(self, message: Dict[str, object]) -> None:
+    def event(self, message: dict[str, object]) -> None:
         self.out += base64.b64decode(message.get("out", ""))
         self.err += base64.b64decode(message.get("err", ""))
         self.pid = message.get("pid", self.pid)
@@ -90,8 +91,8 @@ class Machine:
         self.rig, self.name, self.ip = rig, name, f"{NETWORK}{number}"
         self.card = f"virtio-net-pci,netdev=net0,mac=52:54:00:77:00:{number:02x},id=card,romfile="
         self.directory = "/root"                        # where its commands run
-        self.qemu: subprocess.Popen | None = None
-        self.commands: Dict[int, Command] = {}
+        self.qemu: subprocess.Popen[bytes] | None = None
+        self.commands: dict[int, Command] = {}
         self.count = 0
         self.sending = threading.Lock()
         self.ready = False
@@ -171,11 +172,11 @@ class Machine:
                 while "return" not in (answer := json.loads(stream.readline())):
                     assert "error" not in answer, answer
 
-    def network(self) -> List[str]:
+    def network(self) -> list[str]:
         """QEMU's arguments for the network: the server's process is the hub, a datagram socket for each
         client.
         """
-        def cable(name: str, ours: pathlib.Path, theirs: pathlib.Path) -> List[str]:
+        def cable(name: str, ours: pathlib.Path, theirs: pathlib.Path) -> list[str]:
             return ["-netdev", f"dgram,id={name},local.type=unix,local.path={ours},"
                                f"remote.type=unix,remote.path={theirs}"]
         if self is not self.rig.server:
@@ -196,7 +197,7 @@ class Machine:
                   input=base64.b64encode(as_bytes(data)).decode())
         return started
 
-    def run(self, command: str, timeout: float = 60, check: bool = True, **options) -> Command:
+    def run(self, command: str, timeout: float = 60, check: bool = True, **options: Any) -> Command:
         """Run a shell command to its end; fail if its exit status is not 0."""
         ended = self.popen(command, **options).wait(timeout)
         assert not check or ended.code == 0, str(ended)

@@ -21,7 +21,7 @@ import socket
 import stat
 import subprocess
 import tempfile
-from typing import Callable, Dict, List
+from typing import Any, Callable
 
 from tests.rigs import PATH, lacking
 from tests.support import alive, wait_until
@@ -71,7 +71,7 @@ while :; do sleep 3600 & wait; done
 """
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def missing() -> str:
     """What is missing here, as a sentence; empty if a cluster can be started."""
     if len(os.sched_getaffinity(0)) < 2:
@@ -81,7 +81,7 @@ def missing() -> str:
     )
 
 
-def free_ports(count: int) -> List[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -97,8 +97,8 @@ class Cluster:
         self.proctrack = proctrack
         # two rigs share the control groups
         self.nodes = [f"{name}{os.getpid()}" for name in ("alice", "bob")]
-        self.daemons: Dict[str, subprocess.Popen] = {}
-        self.firsts: Dict[str, int] = {}                # the first process of each node, as we see it
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.firsts: dict[str, int] = {}                # the first process of each node, as we see it
 
     def __enter__(self) -> Cluster:
         return self.start()
@@ -198,7 +198,7 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def inside(self, node: str) -> List[str]:
+    def inside(self, node: str) -> list[str]:
         """The words before a command that is to run on a node."""
         return ["nsenter", "--target", str(self.firsts[node]), "--uts", "--mount", "--pid"]
 
@@ -224,7 +224,7 @@ class Cluster:
 
     # -- commands and jobs ----------------------------------------------------------------------------------
 
-    def run(self, *command: str, **options) -> str:
+    def run(self, *command: str, **options: Any) -> str:
         """Run a command of a user of the cluster; what it prints."""
         settings = dict(
             env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
@@ -247,11 +247,11 @@ class Cluster:
         self.run("scancel", "--partition=main")
         self.wait_for(lambda: not self.run("squeue", "-h"), "no job is left")
 
-    def show(self, job: str) -> Dict[str, str]:
+    def show(self, job: str) -> dict[str, str]:
         """What Slurm knows of a job, by name."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "-o", "show", "job", job)))
 
-    def states(self, job: str) -> List[str]:
+    def states(self, job: str) -> list[str]:
         """The state of a job, or of each task of an array."""
         return re.findall(r"\bJobState=(\w+)", self.run("scontrol", "-o", "show", "job", job))
 

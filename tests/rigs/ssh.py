@@ -18,7 +18,6 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from typing import Dict, List
 
 from tests.rigs import PATH, lacking
 from tests.support import wait_until
@@ -55,7 +54,7 @@ SetEnv PATH={path}
 """
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def missing(**more: str) -> str:
     """What is missing here, as a sentence; empty if hosts can be started.
 
@@ -71,7 +70,7 @@ class Hosts:
 
     def __init__(self, *names: str) -> None:
         self.addresses = {name: f"{NET}.{number}" for number, name in enumerate(names or ("alice", "bob"), 1)}
-        self.processes: Dict[str, subprocess.Popen] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Hosts:
         return self.start()
@@ -134,7 +133,7 @@ class Hosts:
     def home(self, name: str) -> pathlib.Path:
         return self.dir / name
 
-    def on(self, name: str, directory: object = "") -> List[str]:
+    def on(self, name: str, directory: object = "") -> list[str]:
         """The words that run a command on a host, in a directory (its home), as one does who is logged in
         there.
         """
@@ -177,7 +176,7 @@ class Hosts:
             self.processes[name] = subprocess.Popen([*WITH_US, *words], stdin=subprocess.DEVNULL, stdout=log,
                                                     stderr=log, env={**os.environ, "PATH": PATH})
 
-    def _switch(self) -> List[str]:
+    def _switch(self) -> list[str]:
         return ["nsenter", "-t", str(self.processes["switch"].pid), "-m", "-n"]
 
     def _in_switch(self, script: str, *args: str) -> None:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import threading
 import time
+from typing import Any
 
 
 def find_port():
@@ -26,19 +27,19 @@ writing = threading.Lock()
 running = {}
 
 
-def tell(**message):
+def tell(**message: Any) -> None:
     data = json.dumps(message).encode() + b"\n"
     with writing:
         while data:
             data = data[os.write(port, data):]
 
 
-def copy(number, name, pipe):
+def copy(number, name, pipe) -> None:
     while data := os.read(pipe.fileno(), 32768):
         tell(id=number, **{name: base64.b64encode(data).decode()})
 
 
-def run(number, command, directory, data):
+def run(number, command, directory, data) -> None:
     process = subprocess.Popen(["/bin/sh", "-c", command], cwd=directory, start_new_session=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     running[number] = process
@@ -59,7 +60,7 @@ def run(number, command, directory, data):
     tell(id=number, code=code)
 
 
-def main():
+def main() -> None:
     tell(ready=True)
     pending = b""
     while True:
