@@ -23,7 +23,7 @@ LONGEST = "test_tcp_storm", "test_storm", "test_simulation", "test_hostile", "te
 SHOWN = 12      # modules that took longest, in the end
 FORK = multiprocessing.get_context("fork")      # the tests are found once
 DIGITS = 6      # of a class's number in the pipe, which takes 4096 bytes at least (pipe(7))
-Seconds = Counter       # that modules took
+Nanoseconds = Counter[str]      # that modules took
 TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations"
 
 
@@ -53,10 +53,10 @@ class Shared(unittest.TestSuite):
         classes = sorted(classes_of(self), key=lambda tests: module_of(tests) not in LONGEST)
         numbers = pipe_of(range(len(classes)))
         others = [Other(classes, numbers, result) for _ in range(PROCESSES - 1)]
-        seconds = run_some(classes, numbers, result)
+        took = run_some(classes, numbers, result)
         for other in others:
-            seconds.update(other.add_to(result))
-        slowest = ", ".join(f"{name} {round(took)} s" for name, took in seconds.most_common(SHOWN))
+            took.update(other.add_to(result))
+        slowest = ", ".join(f"{name} {round(took / 1e9)} s" for name, took in took.most_common(SHOWN))
         print(f"\nslowest: {slowest}", file=sys.stderr)
         return result
 
@@ -70,18 +70,17 @@ class Other:
         self.process.start()
         there.close()
 
-    def add_to(self, result: unittest.TestResult) -> Seconds:
+    def add_to(self, result: unittest.TestResult) -> Nanoseconds:
         """Wait for its end, and add what became of its tests; how long they took."""
-        seconds: Seconds = Counter()
+        took: Nanoseconds = Counter()
         try:
-            more, seconds = self.here.recv()
-            add(result, more)
+            more, took = self.here.recv()
         except EOFError:
-            result.errors.append(
-                (Elsewhere("one of the processes"), "It died: nobody knows how its tests have ended.")
-            )
+            died = Elsewhere("one of the processes"), "It died: nobody knows how its tests have ended."
+            more = {"testsRun": 0, "errors": [died]}
+        add(result, more)
         self.process.join()
-        return seconds
+        return took
 
 
 def classes_of(suite: unittest.TestSuite) -> Iterator[unittest.TestSuite]:
@@ -107,31 +106,35 @@ def pipe_of(numbers: range) -> int:
     return reading
 
 
-def run_some(classes: list[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> Seconds:
+def run_some(classes: list[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> Nanoseconds:
     """Run the classes whose numbers we get, until there are no more."""
-    seconds: Seconds = Counter()
+    took: Nanoseconds = Counter()
     for number in iter(lambda: os.read(numbers, DIGITS), b""):
         if result.shouldStop:
             break
-        module, begin = module_of(classes[int(number)]), time.monotonic()
-        classes[int(number)].run(result)
-        seconds[module] += time.monotonic() - begin
-    return seconds
+        tests = classes[int(number)]
+        begin = time.monotonic_ns()
+        tests.run(result)
+        took[module_of(tests)] += time.monotonic_ns() - begin
+    return took
 
 
 def run_and_tell(classes: list[unittest.TestSuite], numbers: int, result: unittest.TestResult,
                  there: connection.Connection) -> None:
     """What the other processes do."""
-    seconds = run_some(classes, numbers, result)
-    there.send((story(result), seconds))
+    took = run_some(classes, numbers, result)
+    there.send((story(result), took))
 
 
 def story(result: unittest.TestResult) -> dict[str, Any]:
     """What became of the tests, in words that can be sent."""
+    def named(test: unittest.TestCase) -> str:
+        return result.getDescription(test) if isinstance(result, unittest.TextTestResult) else str(test)
+
     def told(entry: Any) -> Any:
         if isinstance(entry, tuple):
             return tuple(map(told, entry))
-        return Elsewhere(result.getDescription(entry)) if isinstance(entry, unittest.TestCase) else entry
+        return Elsewhere(named(entry)) if isinstance(entry, unittest.TestCase) else entry
 
     lists = {name: [told(entry) for entry in getattr(result, name, ())] for name in TOLD}
     return {"testsRun": result.testsRun, **lists}

@@ -11,6 +11,7 @@ import os
 import pathlib
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import Callable
 
 PIDS = 10_000_000       # more than a host has process numbers (4,194,304 at most: proc_sys_kernel(5))
 
@@ -67,7 +68,7 @@ class Reader:
 
     def start(self, job: int, pid: int, runner: int) -> None:
         before = self.last.get(job)
-        if job in self.running:
+        if before and job in self.running:
             self.problems.append(f"job {job}: started as {pid} while it ran as {before.pid}")
         elif before and before.runner in self.runners and before.runner not in self.killed:
             self.problems.append(
@@ -98,7 +99,7 @@ def problems_of_hosts(text: bytes, jobs: int, hosts: Sequence[str]) -> list[str]
 def problems(text: bytes, jobs: int, runners: Container[int]) -> list[str]:
     """What the marks of jobs 1 to `jobs` say that must not be; nothing, if all is well."""
     reader = Reader(runners)
-    events = {"start": reader.start, "end": reader.end, "killed": reader.kill}
+    events: dict[str, Callable[..., None]] = {"start": reader.start, "end": reader.end, "killed": reader.kill}
     for line in text.decode().splitlines():
         kind, *numbers = line.split()
         events[kind](*map(int, numbers))

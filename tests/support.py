@@ -6,6 +6,7 @@ left of them is killed when the test ends.  RUNMAKER4_TEST_DIR=DIR puts the job 
 import atexit
 import contextlib
 import ctypes
+import errno
 import os
 import pathlib
 import py_compile
@@ -21,7 +22,7 @@ import unittest
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 
 import runmaker4
 
@@ -30,7 +31,7 @@ RUNMAKER, RUNSET, RUNWAIT = "runmaker4.py", "runset4.py", "runwait4.py"
 RUNSERVER, RUNCLIENT = "runmaker4-server.py", "runmaker4-client.py"
 SCRIPTS = (RUNMAKER, RUNSET, RUNWAIT, RUNSERVER, RUNCLIENT)
 FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, a minute each; .ci/run turns it on
-# ... and the largest ones, many minutes each; .ci/run all
+# the largest sizes, many minutes each; .ci/run all
 ALL = os.environ.get("RUNMAKER4_TEST_FULL") == "all"
 MARK = "RUNMAKER4_TEST_MARK"
 # A job that runs until open_gate() is called.  It waits at a pipe that nobody writes to: looking again and
@@ -38,6 +39,7 @@ MARK = "RUNMAKER4_TEST_MARK"
 PIPE = f"{tempfile.gettempdir()}/runmaker4-gate.${MARK}"
 GATE = f": >at.gate; [ ! -p {PIPE} ] || true 2>/dev/null <{PIPE}; until [ -e go ]; do sleep 0.02; done"
 Text = Union[str, bytes]
+T = TypeVar("T")
 SCRIPTS_AT, PYTHON = ROOT, sys.executable
 # compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
 if not ALL:
@@ -64,6 +66,9 @@ def as_bytes(text: Text) -> bytes:
     return text if isinstance(text, bytes) else text.encode()
 
 
+Call = Sequence[object]         # a script and its arguments
+
+
 @dataclass
 class Ended:
     """How a script ended: exit status and what it printed."""
@@ -72,7 +77,31 @@ class Ended:
     err: bytes
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 20, what: str = "") -> object:
+class Process(Protocol):
+    """What the tests ask of a process that they have started: subprocess.Popen, or one whose output goes to files."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> Optional[int]: ...
+
+    def wait(self, timeout: Optional[float] = None) -> int: ...
+
+    def communicate(self, *, timeout: Optional[float] = None) -> tuple[bytes, bytes]: ...
+
+    def send_signal(self, number: signal.Signals, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def present(value: Optional[T]) -> T:
+    """A value that must be there, as the pipe of a process or the match of a pattern."""
+    if value is None:
+        raise AssertionError("there is none")
+    return value
+
+
+def wait_until(condition: Callable[[], Optional[T]], timeout: float = 20, what: str = "") -> T:
     """Wait until condition() is true and return its value; fail after timeout seconds."""
     end = time.monotonic() + timeout
     while True:
@@ -124,7 +153,18 @@ def held_seats(path: pathlib.Path, command: bytes) -> list[int]:
 
 
 @contextlib.contextmanager
-def deadline(process: subprocess.Popen[bytes], timeout: float = 60) -> Iterator[None]:
+def locked(fd: int, at: int, length: int = 1, patience: float = 1.0) -> Iterator[None]:
+    """Hold an exclusive lock for a moment; tries for `patience` seconds, then raises OSError(EAGAIN)."""
+    if not runmaker4.keep_trying(lambda: runmaker4.lock(fd, at, length), patience):
+        raise OSError(errno.EAGAIN, "somebody else has kept it locked")
+    try:
+        yield
+    finally:
+        runmaker4.unlock(fd, at, length)
+
+
+@contextlib.contextmanager
+def deadline(process: Process, timeout: float = 60) -> Iterator[None]:
     """Kill the process if the block takes longer than this, so that reading its output comes to an end."""
     watchdog = threading.Timer(timeout, process.kill)
     watchdog.start()
@@ -229,7 +269,11 @@ class Case(unittest.TestCase):
     def wait_file(self, name: str, timeout: float = 20) -> bytes:
         """Wait until a file is there and not empty; its bytes."""
         path = self.dir / name
-        return wait_until(lambda: path.exists() and path.read_bytes(), timeout, f"{name} is written")
+
+        def written() -> bytes:
+            return path.read_bytes() if path.exists() else b""
+
+        return wait_until(written, timeout, f"{name} is written")
 
     # -- processes ------------------------------------------------------------------------------------------
 
@@ -251,29 +295,33 @@ class Case(unittest.TestCase):
         self, script: str, *args: object, env: Optional[dict[str, str]] = None, **options: Any
     ) -> subprocess.Popen[bytes]:
         """Start a script (one of SCRIPTS, or any command) in the test's directory; output to pipes."""
-        settings = dict(
+        settings: dict[str, Any] = dict(
             cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         settings.update(options)
-        process = subprocess.Popen(self.command(script, *args), env=self.environ(env), **settings)
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            self.command(script, *args), env=self.environ(env), **settings
+        )
         self.started.append(process)
         return process
 
-    def finish(self, process: subprocess.Popen[bytes], timeout: float = 60) -> Ended:
+    def finish(self, process: Process, timeout: float = 60) -> Ended:
         """Wait for a started script and return how it ended; never a traceback."""
         out, err = process.communicate(timeout=timeout)
         self.assertNotIn(b"Traceback", err or b"")
-        return Ended(process.returncode, out or b"", err or b"")
+        return Ended(process.wait(), out or b"", err or b"")
 
     def run_script(self, script: str, *args: object, timeout: float = 60,
                    env: Optional[dict[str, str]] = None, **options: Any) -> Ended:
         """Run a script to its end."""
         return self.finish(self.start(script, *args, env=env, **options), timeout)
 
-    def run_all(self, calls: Iterable[Sequence[object]], **options: Any) -> list[tuple[Sequence[object], Ended]]:
-        """Run scripts at the same time, each call a script and its arguments: the calls and how they ended.
-        """
-        started = [(call, self.start(*call, **options)) for call in calls]
+    def run_all(self, calls: Iterable[Call], **options: Any) -> list[tuple[Call, Ended]]:
+        """Run scripts at the same time; the calls and how they ended."""
+        started = []
+        for call in calls:
+            script, *args = call
+            started.append((call, self.start(str(script), *args, **options)))
         return [(call, self.finish(process)) for call, process in started]
 
     def assertRefused(self, ended: Ended, *words: str) -> None:
@@ -333,8 +381,8 @@ def peak_memory(pid: int) -> float:
 # -- runners and their endings -------------------------------------------------------------------------------
 
 UP = ": > up.$JOB_ID"               # a job says that it runs
-WAITING = f"{UP}; {GATE}"           # ... and runs until open_gate() is called
-SLEEPING = f"{UP}; sleep 60"        # ... and must be ended
+WAITING = f"{UP}; {GATE}"           # a job says so, and runs until open_gate() is called
+SLEEPING = f"{UP}; sleep 60"        # a job says so, and must be ended
 
 
 def without_states(text: bytes) -> bytes:
@@ -346,7 +394,9 @@ def without_states(text: bytes) -> bytes:
 INTERVAL = 1.0 if FULL else 0.2
 HASTY = f"""
 import runmaker4
-runmaker4.JobFile.interval = property(lambda file: 5.0 if file.network else {INTERVAL}, lambda file, seconds: None)
+def interval(file):
+    return 5.0 if file.network else {INTERVAL}
+runmaker4.JobFile.interval = property(interval, lambda file, seconds: None)
 """
 # KILL comes 0.5 s after TERM, not 10 s; a line is gone at the first look instead of the third
 QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobFile.LOOKS = 0.5, 1\n"
@@ -399,11 +449,10 @@ class RunCase(Case):
             return self.start(RUNMAKER, *args, **settings)
         return self.start_patched(patience, *args, **settings)
 
-    def wait_up(self, *lines: int, runner: Optional[subprocess.Popen[bytes]] = None) -> None:
+    def wait_up(self, *lines: int, runner: Optional[Process] = None) -> None:
         """Wait until the jobs of these lines run; fail at once when this runner is gone."""
         def is_up(name: str) -> bool:
-            gone = runner is not None and runner.poll() is not None
-            if gone and not self.exists(name):
+            if runner is not None and runner.poll() is not None and not self.exists(name):
                 self.fail(f"the runner ended before {name} was there: {runner.communicate()}")
             return self.exists(name)
 
@@ -444,18 +493,19 @@ class RunCase(Case):
             rb"end\); messages go %b\n(\S+: \S+: what jobs print is lost [^\n]*\n)?\Z" % messages.encode(),
         )
 
-    def bound_by_permissions(self) -> dict[str, object]:
+    def bound_by_permissions(self) -> dict[str, Any]:
         """Settings for start() with which root, too, may do no more than the permissions of a file say
         (Linux).
         """
         if os.geteuid() != 0:
             return {}
         libc = ctypes.CDLL(None)
-        settings = dict(
+        settings: dict[str, Any] = dict(
             preexec_fn=lambda: [libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) for number in CAP_DAC]
         )
         self.write("", "probe").chmod(0)
-        if subprocess.run(["cat", self.dir / "probe"], stderr=subprocess.DEVNULL, **settings, check=False).returncode == 0:
+        reading = ["cat", str(self.dir / "probe")]
+        if subprocess.run(reading, stderr=subprocess.DEVNULL, check=False, **settings).returncode == 0:
             self.skipTest(
                 "root's right to pass over permissions cannot be dropped here (prctl PR_CAPBSET_DROP)"
             )

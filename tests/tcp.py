@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Optional, Protocol
 
 from tests.support import (
     MARK,
@@ -22,6 +22,7 @@ from tests.support import (
     RUNSERVER,
     SCRIPTS_AT,
     Ended,
+    Process,
     RunCase,
     as_bytes,
     marked,
@@ -62,6 +63,9 @@ class Program:
     def poll(self) -> Optional[int]:
         return self.process.poll()
 
+    def wait(self, timeout: Optional[float] = None) -> int:
+        return self.process.wait(timeout)
+
     def communicate(self, timeout: Optional[float] = None) -> tuple[bytes, bytes]:
         """Wait for its end; all that it printed."""
         self.process.wait(timeout)
@@ -74,6 +78,11 @@ class Program:
         """kill -9, and wait until it is gone."""
         self.process.kill()
         self.process.wait()
+
+
+class Listening(Protocol):
+    """Where a client can connect to: a server, what stands in for one, or what stands before one."""
+    port: int
 
 
 @dataclass
@@ -135,19 +144,22 @@ class TcpCase(RunCase):
             if not any(word.split("=")[0] == option for word in words):
                 words += [option, str(value)]
         program = self.start_program(RUNSERVER, *words, file, **settings)
-        found = lambda: (TOKEN_LINE.match(program.out), PORT_LINE.search(program.err))
-        wait_until(lambda: all(found()) or program.poll() is not None, what="the server serves")
-        file, port = found()
-        if not file or not port:
-            self.fail(f"the server is not ready: {program.out!r} {program.err!r}")
-        token = pathlib.Path(os.fsdecode(file[1])).read_text().strip()
-        return Server(program.process, program.files, int(port[1]), token)
 
-    def client_words(self, server: Server, *options: object, host: str = "") -> tuple[object, ...]:
+        def is_ready() -> bool:
+            return bool(TOKEN_LINE.match(program.out) and PORT_LINE.search(program.err))
+
+        wait_until(lambda: is_ready() or program.poll() is not None, what="the server serves")
+        written, serving = TOKEN_LINE.match(program.out), PORT_LINE.search(program.err)
+        if not written or not serving:
+            self.fail(f"the server is not ready: {program.out!r} {program.err!r}")
+        token = pathlib.Path(os.fsdecode(written[1])).read_text().strip()
+        return Server(program.process, program.files, int(serving[1]), token)
+
+    def client_words(self, server: Listening, *options: object, host: str = "") -> tuple[object, ...]:
         """The arguments of a client of this server; host: another name of it."""
         return ("--port", server.port, *options, host or self.HOST)
 
-    def start_client(self, server: Server, *options: object, host: str = "", up: Sequence[int] = (),
+    def start_client(self, server: Listening, *options: object, host: str = "", up: Sequence[int] = (),
                      **settings: Any) -> Program:
         """Start a client; return it when the jobs of these lines have made their up.LINE."""
         client = self.start_program(RUNCLIENT, *self.client_words(server, *options, host=host), **settings)
@@ -155,7 +167,7 @@ class TcpCase(RunCase):
         return client
 
     def run_client(
-        self, server: Server, *options: object, host: str = "", timeout: float = 60, **settings: Any
+        self, server: Listening, *options: object, host: str = "", timeout: float = 60, **settings: Any
     ) -> Ended:
         """Run a client to its end."""
         return self.finish(self.start_client(server, *options, host=host, **settings), timeout)
@@ -167,15 +179,16 @@ class TcpCase(RunCase):
 
     # -- looking --------------------------------------------------------------------------------------------
 
-    def status(self, server: Server) -> dict:
+    def status(self, server: Server) -> dict[str, Any]:
         """What `--status --json` says."""
         ended = self.run_client(server, "--status", "--json")
         self.assertEqual((ended.code, ended.err), (0, b""))
-        return json.loads(ended.out)
+        status: dict[str, Any] = json.loads(ended.out)
+        return status
 
-    def wait_clients(self, server: Server, count: int) -> dict:
+    def wait_clients(self, server: Server, count: int) -> dict[str, Any]:
         """Wait until the server has this many clients that are not lost; its status."""
-        def counted() -> Optional[dict]:
+        def counted() -> Optional[dict[str, Any]]:
             status = self.status(server)
             return status if sum(not client["lost"] for client in status["clients"]) == count else None
         return wait_until(counted, 30, f"{count} clients")
@@ -237,7 +250,7 @@ class OverTcp(TcpCase):
             *self.patched(statements, RUNCLIENT, *self.client_words(server, *options)), **settings
         )
 
-    def finish(self, process: Union[Program, subprocess.Popen[bytes]], timeout: float = 60) -> Ended:
+    def finish(self, process: Process, timeout: float = 60) -> Ended:
         """Wait for the end; what the client said reads as if a runner of runs.txt had said it."""
         ended = super().finish(process, timeout)
         said = SERVING.sub(b"", ended.err)

@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional
 
 import runmaker4
 import runset4
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, Case, RunCase, Text, as_bytes
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, Case, RunCase, Text, as_bytes, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
@@ -748,7 +748,7 @@ class Appending(JobFileCase):
                 file = stack.enter_context(open(self.dir / name, "wb", buffering=0))
                 locks = runmaker4.open_companion(str(self.dir / name))
                 stack.callback(os.close, locks)
-                stack.enter_context(runmaker4.locked(locks, APPEND_BYTE))
+                stack.enter_context(locked(locks, APPEND_BYTE))
                 processes.append(self.start(RUNSET, name, *args))
                 file.write(theirs[:3])
             with self.assertRaises(subprocess.TimeoutExpired):

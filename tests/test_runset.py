@@ -9,7 +9,7 @@ import unittest
 from collections import Counter
 
 import runmaker4
-from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, companion
+from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, companion, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
@@ -563,7 +563,7 @@ os.write, os.fsync = looking(os.write), looking(os.fsync)
         def edit() -> None:
             while not over.wait(0.002):
                 fd = runmaker4.open_companion(str(self.dir / "runs.txt"))
-                with runmaker4.locked(fd, APPEND_BYTE, patience=20):
+                with locked(fd, APPEND_BYTE, patience=20):
                     os.replace(self.write(self.read(), "new"), self.dir / "runs.txt")
                 os.close(fd)
                 saves.append(time.monotonic())

@@ -24,6 +24,7 @@ from tests.support import (
     WAITING,
     alive,
     companion,
+    locked,
     wait_until,
 )
 from tests.tcp import Program, Server
@@ -342,7 +343,7 @@ class Start(GroupCase):
         self.join_all(server, "alice", "bob")
         self.wait_there(server, "alice", "bob")
         with open(companion(self.dir / "runs.txt"), "r+b") as file, \
-                runmaker4.locked(file.fileno(), runmaker4.APPEND_BYTE):
+                locked(file.fileno(), runmaker4.APPEND_BYTE):
             self.append("#RUN together=pair host=alice", f". {HOLDS}")
             self.check_nothing_starts(seconds=1)
             self.append("#RUN together=pair host=bob", f". {HOLDS}")

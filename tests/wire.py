@@ -72,7 +72,8 @@ def plain(**message: Any) -> bytes:
 def read_plain(data: bytes) -> dict[str, Any]:
     """The message of the handshake that these bytes are."""
     assert len(data) == LENGTH + struct.unpack_from(">I", data)[0], data
-    return json.loads(data[LENGTH:])
+    message: dict[str, Any] = json.loads(data[LENGTH:])
+    return message
 
 
 def split(data: bytes, head: int = LENGTH + MAC) -> list[bytes]:
@@ -149,14 +150,16 @@ def mutilate(random_: random.Random, data: bytes) -> bytes:
     for _ in range(random_.randrange(1, 4)):
         at, to = sorted(random_.randrange(len(data) + 1) for _ in range(2))
         part = data[at:to]
-        data = random_.choice([
+        ways: list[Callable[[], bytes]] = [
             lambda: data[:at] + bytes([random_.randrange(256)]) + data[at + 1:],
             lambda: data[:at] + bytes([(data + b"\0")[at] ^ 1 << random_.randrange(8)]) + data[at + 1:],
             lambda: data[:at] + data[to:],
             lambda: data[:to] + part + data[to:],
             lambda: data[to:] + data[:to],
             lambda: data[:at] + random_.randbytes(random_.randrange(9)) + data[at:],
-            lambda: data[:at]])()
+            lambda: data[:at],
+        ]
+        data = random_.choice(ways)()
     return data
 
 
