@@ -4,7 +4,7 @@ The jobs and the test append lines to one file, each by a single write, so their
 
     start JOB PID RUNNER    a job begins; RUNNER is the process that started it
     end JOB PID             the same job comes to its end
-    killed PID              the test kills a runner, or a job that it has stopped before, so it does nothing any more
+    killed PID              the test kills a runner, or a job that it has stopped before: it does nothing more
 """
 
 import os

@@ -50,7 +50,7 @@ import types
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
 PATH = "/simulated/runs.txt"
 COMPANION = "/simulated/.runs.txt.lock"
@@ -79,7 +79,7 @@ def command_of(line: bytes) -> bytes:
     return line[1:] if len(line) > 1 and line[1:2] == b" " and line[:1] != b"#" else line
 
 
-def lines_of(data: bytes) -> Iterator[tuple[int, bytes]]:
+def lines_of(data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
     """The lines of a file, each with its offset."""
     at = 0
     for line in bytes(data).split(b"\n"):
@@ -134,9 +134,9 @@ class Host:
     pages: dict[Inode, Page] = field(default_factory=dict)
     # what it remembers, since when
     names: dict[str, tuple[Inode | None, float]] = field(default_factory=dict)
-    # FUSE: what look-ups have brought
+    # FUSE: what look-ups have brought, and stat()
     small: dict[Inode, tuple[bytes, float]] = field(default_factory=dict)
-    sizes: dict[Inode, tuple[int, float]] = field(default_factory=dict)             # FUSE: ... and stat()
+    sizes: dict[Inode, tuple[int, float]] = field(default_factory=dict)
     writers: dict[Inode, int] = field(default_factory=dict)
     cut: tuple[float, float] = (math.inf, math.inf)         # off from the network, from when to when
     robbed: float = -math.inf                               # when its locks were taken away
@@ -159,7 +159,7 @@ class Host:
 @dataclass(eq=False)
 class Description:
     """An open file description: what open() makes, and dup() and children share."""
-    inode: Inode | None         # None: a directory
+    inode: Inode
     host: Host
     writable: bool
     appends: bool
@@ -179,7 +179,7 @@ class Actor:
         self.fds: dict[int, Description] = {}
         self.wake = 0.0
         self.last = 0.0             # when its last call began
-        self.hand: Hand | None = None
+        self.hand: Hand             # that does its work; World.run() says which one
         self.killed = self.finished = False
         self.reads: deque[tuple[Description, int, bytes, int]] = deque(maxlen=20)       # the last is the step
         self.shielded = False       # it has verified something behind a door, and may be about to write
@@ -193,8 +193,8 @@ class Hand(threading.Thread):
         super().__init__(daemon=True)
         self.turn = threading.Lock()
         self.turn.acquire()
-        self.world: World | None = None
-        self.actor: Actor | None = None
+        self.world: World           # whose work it does next is said before it has its turn
+        self.actor: Actor
         self.start()
 
     def run(self) -> None:
@@ -202,7 +202,7 @@ class Hand(threading.Thread):
             self.turn.acquire()
             world, actor = self.world, self.actor
             try:
-                if not actor.killed:
+                if actor.work and not actor.killed:
                     actor.work(actor)
             except (Killed, Violation):
                 pass
@@ -228,19 +228,21 @@ class World:
         self.errors = 0                             # how many are still to come
         # who was cut off in an addition could not cut off the half of it
         self.halves = False
+        self.edits = False                          # whether there is an editor
         # how likely it is that the disk is full in the middle of a write
         self.fills = 0.0
         self.erred = 0.0                            # when the last one came
         # in which step something else than ours last changed what counts
-        self.disturbed = -1
+        self.disturbed: float = -1
         self.actors: list[Actor] = []
-        self.me: Actor | None = None                # who makes system calls
+        self.me = Actor("", Host("", kind))         # who makes system calls; at first nobody
         self.main = threading.Lock()
         self.main.acquire()
         self.over = False
         self.violation = ""
         self.names: dict[str, Inode] = {}
-        self.last: Inode | None = None              # the job file, also while it has no name
+        self.last: Inode                            # the job file, also while it has no name
+        self.directory = Inode(0, bytearray(), self.now)
         self.numbers = itertools.count(10)
         self.inodes: list[Inode] = []
 
@@ -262,13 +264,13 @@ class World:
 
     # -- turns -----------------------------------------------------------------------------------------------
 
-    def fail(self, text: str) -> None:
+    def fail(self, text: str) -> NoReturn:
         self.note_violation(text)
         raise Violation(text)
 
     def note_violation(self, text: str) -> None:
         if not self.violation:
-            self.violation = f"{self.me.name if self.me else ''}: {text}"
+            self.violation = f"{self.me.name}: {text}"
             if MACHINE.trace is not None:
                 MACHINE.trace.append(f"*** {self.violation}")
 
@@ -334,6 +336,8 @@ class World:
         it = self.next(me)
         if me.killed:
             raise Killed
+        if it is None:
+            self.fail("nobody will ever have a turn again")
         if it is not me:
             self.me = it
             it.hand.turn.release()
@@ -365,9 +369,10 @@ class World:
             hands.append(Hand())
         for actor, hand in zip(working, hands):
             hand.world, hand.actor, actor.hand = self, actor, hand
-        self.me = self.next(None)
-        if self.me:                                 # else fate has killed all of them before they began
-            self.me.hand.turn.release()
+        first = self.next(None)
+        if first:                                   # else fate has killed all of them before they began
+            self.me = first
+            first.hand.turn.release()
             self.main.acquire()
         self.over = True
         for actor in working:                       # those who were killed, and have not heard of it yet
@@ -383,7 +388,7 @@ class World:
     def share_less(self, description: Description) -> None:
         """One of those who share it has closed it."""
         description.shares -= 1
-        if description.shares or not description.inode:
+        if description.shares:
             return
         inode, host = description.inode, description.host
         self.flush(host, inode)
@@ -567,7 +572,7 @@ class Machine:
     )
 
     def __init__(self) -> None:
-        self.world: World | None = None
+        self.world: World           # of the history that is being made
         self.trace: list[str] | None = None
 
     def namespaces(self) -> dict[str, Any]:
@@ -597,6 +602,7 @@ class Machine:
         """The call as it is, or one that notes what it did."""
         if self.trace is None:
             return call
+        trace = self.trace
 
         def noting(*args: Any, **more: Any) -> Any:
             shown, result = args, None
@@ -623,10 +629,10 @@ class Machine:
                 if isinstance(result, Stat):
                     result = result.st_ino, result.st_size
                 actor = self.world.me
-                self.trace.append(f"{self.world.now:9.4f} {actor.name:8} {name}{shown} = {result!r}"[:170])
+                trace.append(f"{self.world.now:9.4f} {actor.name:8} {name}{shown} = {result!r}"[:170])
         return noting
 
-    def missing(self, *args: Any, **more: Any) -> None:
+    def missing(self, *args: Any, **more: Any) -> NoReturn:
         self.world.fail(f"this call is not simulated: {args} {more}; tests/simulation.py must learn it")
 
     def of(self, me: Actor, fd: int) -> Description:
@@ -650,20 +656,21 @@ class Machine:
         if flags & os.O_DIRECTORY:
             if not host.fuse:
                 host.names.clear()
-            me.fds[fd] = Description(None, host, False, False)
+            me.fds[fd] = Description(world.directory, host, False, False)
             return fd
         if path.startswith("/proc/self/fd/"):
-            inode = self.of(me, int(path.rpartition("/")[2])).inode
+            found: Inode | None = self.of(me, int(path.rpartition("/")[2])).inode
         else:
-            inode = world.look_up(host, path, not flags & os.O_PATH)
-        if inode and flags & os.O_CREAT and flags & os.O_EXCL:
+            found = world.look_up(host, path, not flags & os.O_PATH)
+        if found and flags & os.O_CREAT and flags & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, "File exists")
-        if not inode and flags & os.O_CREAT:
-            inode = world.make_file(b"")
-            world.name(path, inode)
+        if not found and flags & os.O_CREAT:
+            found = world.make_file(b"")
+            world.name(path, found)
             host.names.clear()
-        if not inode:
+        if not found:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        inode = found
         if flags & os.O_TRUNC and inode.data:
             world.fail(f"empties {path}")
         if flags & os.O_PATH:
@@ -870,7 +877,7 @@ class Machine:
         world = self.world
         me = world.step()
         owner = self.of(me, fd)
-        if not owner.inode:                         # a directory
+        if owner.inode is world.directory:
             return
         self.check_lease(owner)
         try:
@@ -906,15 +913,21 @@ class Machine:
         me = self.world.step()
         return self.world.look_up(me.host, path, False) is not None
 
-    def fcntl(self, fd: int, request: int, argument: bytes = b"") -> bytes:
-        world = self.world
-        me = world.step(local=request in (fcntl.F_GETFL, fcntl.F_SETFL))
-        owner = self.of(me, fd)
+    def fcntl(self, fd: int, request: int, argument: bytes | int = 0) -> bytes | int:
+        if isinstance(argument, bytes):
+            return self.fcntl_lock(fd, request, argument)
+        owner = self.of(self.world.step(local=True), fd)
         if request == fcntl.F_SETFL:
             owner.appends = bool(argument & os.O_APPEND)
             return argument
         if request == fcntl.F_GETFL:
             return os.O_DIRECT if owner.direct else 0
+        self.world.fail(f"this request is not simulated: {request}")
+
+    def fcntl_lock(self, fd: int, request: int, argument: bytes) -> bytes:
+        world = self.world
+        me = world.step()
+        owner = self.of(me, fd)
         kind, whence, start, length, _ = FLOCK.unpack(argument)
         end = start + length if length else math.inf
         if request == fcntl.F_OFD_GETLK:

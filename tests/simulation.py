@@ -28,11 +28,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
+import importlib.machinery
 import itertools
 import math
 import multiprocessing
 import multiprocessing.pool
+import multiprocessing.queues
 import os
 import random
 import sys
@@ -104,6 +105,13 @@ class Process(Actor):
         self.idle_since = 0.0       # since when it has left a job alone that it might take
 
 
+def process(actor: Actor) -> Process:
+    """Who makes system calls in a history is a runner or runset4.py."""
+    if not isinstance(actor, Process):
+        raise TypeError(f"{actor.name} makes system calls")
+    return actor
+
+
 class History(World):
     """What happened, and what must not have happened."""
 
@@ -116,8 +124,7 @@ class History(World):
         self.forced: set[bytes] = set()             # running commands that were cancelled
         self.appended: list[bytes] = []             # commands, by those who were told that this went well
         self.known: set[bytes] = set()              # commands that may be in the file
-        self.edits = False                          # whether there is an editor
-        # ... somebody who sets states, or runs again what has ended
+        # whether there is somebody who sets states, or runs again what has ended
         self.hand_set = self.again = False
         self.fates: set[str] = set()
         # how often each command may run, where nobody asks for more
@@ -178,7 +185,7 @@ class History(World):
             if not command:
                 continue
             if not opened:
-                self.me.doors[command] = self.steps
+                process(self.me).doors[command] = self.steps
                 self.entered.setdefault((owner, command), (self.steps, self.balance(command)))
             elif (owner, command) in self.entered:
                 since, before = self.entered.pop((owner, command))
@@ -190,9 +197,9 @@ class History(World):
 
     # -- each byte that is written ---------------------------------------------------------------------------
 
-    def may_write(self, me: Process, owner: Description, data: bytes, at: int) -> bytes:
+    def may_write(self, actor: Actor, owner: Description, data: bytes, at: int) -> bytes:
         """Check a state before it is written; the command of its line."""
-        inode = owner.inode
+        me, inode = process(actor), owner.inode
         line = dict(lines_of(inode.data)).get(at, b"")
         command = command_of(line)
         if inode.path != PATH or len(data) != 1 or command == line:
@@ -276,7 +283,7 @@ class History(World):
             )
         )
 
-    def may_replace(self, me: Process, new: Inode) -> None:
+    def may_replace(self, me: Actor, new: Inode) -> None:
         """Check a job file before a program puts it in the place of the old one."""
         MACHINE.may_append(me, "replaces the file")
         old = self.names.get(PATH)
@@ -400,12 +407,13 @@ class History(World):
 def load(path: str, **others: types.ModuleType) -> types.ModuleType:
     """A private copy of a script, on the simulated machine; others: modules that it is to import."""
     name = "simulated_" + os.path.basename(path).partition(".")[0]
-    spec = importlib.util.spec_from_file_location(name, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
+    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / path))
+    module = types.ModuleType(name)
+    module.__file__ = loader.path
     before = {other: sys.modules.get(other) for other in others}
     sys.modules.update(others, **{name: module})        # dataclasses look for their module there
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     finally:
         for other, old in before.items():
             sys.modules.pop(other) if old is None else sys.modules.update({other: old})
@@ -416,7 +424,7 @@ CORE = load("runmaker4.py")
 SETTER = load("runset4.py", runmaker4=CORE)
 SERIAL = itertools.count()
 # so that sets of jobs have an order
-CORE.Job.__hash__ = lambda job: vars(job).setdefault("serial", next(SERIAL))
+CORE.Job.__hash__ = lambda job: job.__dict__.setdefault("serial", next(SERIAL))
 
 
 def install() -> None:
@@ -447,7 +455,8 @@ def own(host: Host) -> int:
 
 def row_of(command: bytes) -> int:
     """Where the row of a command begins."""
-    return CORE.row(command[1:])
+    row: int = CORE.row(command[1:])
+    return row
 
 
 class Product:
@@ -463,7 +472,8 @@ class Product:
 
     @property
     def failed(self) -> str:
-        return self.cursor.miss.failed
+        failed: str = self.cursor.miss.failed
+        return failed
 
     @property
     def again(self) -> float | None:
@@ -474,15 +484,18 @@ class Product:
     def finish(self, job: Any, state: bytes) -> str | None:
         """What went wrong for good, or ''; None: not now."""
         try:
-            return self.cursor.finish(job, state)
+            fault: str = self.cursor.finish(job, state)
         except CORE.NotNow:
             return None
+        return fault
 
     def release(self, job: Any) -> str | None:
+        """What went wrong for good, or ''; None: not now."""
         try:
-            return self.cursor.release(job)
+            fault: str = self.cursor.release(job)
         except CORE.NotNow:
             return None
+        return fault
 
 
 class Setter:
@@ -710,7 +723,7 @@ def changed(draws: random.Random, lines: list[bytes], count: int, again: bool = 
     return lines
 
 
-def fate(world: History, runners: list[Actor], blows: list[str]) -> Iterator[float]:
+def fate(world: History, runners: list[Process], blows: list[str]) -> Iterator[float]:
     """Runners are killed, alone or with their jobs, or stopped for a while; hosts are cut off."""
     draws = world.draws
     for blow in blows:
@@ -735,11 +748,11 @@ def fate(world: History, runners: list[Actor], blows: list[str]) -> Iterator[flo
             seconds, stopped = draws.choice((0.5, 2.0, 6.0)) * world.pace, [actor]
         else:
             seconds = draws.choice((0.5, 1.5, 3.0)) * LEASE
-            stopped = [it for it in world.actors if it.host is actor.host and not it.script]
+            stopped = [it for it in world.actors if it.host is actor.host and isinstance(it, Process)]
             actor.host.cut = world.now, world.now + seconds
         for it in stopped:
             wake = max(it.wake, world.now + seconds)
-            it.stops.append((world.now, wake + 2 * world.pace))        # ... and one look later
+            it.stops.append((world.now, wake + 2 * world.pace))        # and one look later
             if blow == "stop" or not actor.host.fuse:
                 it.wake = wake
             # else each goes on to its next call.  GlusterFS has no locks that keep a write away that was held
@@ -855,7 +868,7 @@ def play(world: History) -> str:
     try:
         last = Process("last", Host("one", world.kind), lambda me: run_jobs(world, me, retry, 1, 0.0), True)
         world.me, world.actors = last, [last]
-        last.work(last)
+        run_jobs(world, last, retry, 1, 0.0)
         world.close_all(last)
         world.settle()
     except (Killed, Violation):
@@ -874,7 +887,8 @@ FILE, COMPANIONS = CORE.JobFile, CORE.Companion
 
 def path_before_the_door() -> Patches:
     """What is written is the file that the path named before the door was locked."""
-    door, plain, inside = FILE.door, FILE.writable, set()
+    door, plain = FILE.door, FILE.writable
+    inside: set[Any] = set()
 
     @contextmanager
     def early(self: Any, *args: Any) -> Iterator[bool]:
@@ -887,12 +901,14 @@ def path_before_the_door() -> Patches:
             inside.discard(self)
 
     def writable(self: Any) -> int:
-        return self.fd if self in inside else plain(self)
+        fd: int = self.fd if self in inside else plain(self)
+        return fd
     return [(FILE, "door", early), (FILE, "writable", writable)]
 
 
 def state_from_before_the_door() -> Patches:
-    claim, read_line, wanted = FILE.claim, FILE.read_line, {}
+    claim, read_line = FILE.claim, FILE.read_line
+    wanted: dict[Any, Any] = {}
 
     def claim_unread(self: Any, line: Any, *args: Any) -> Any:
         wanted[self] = line
@@ -902,8 +918,8 @@ def state_from_before_the_door() -> Patches:
             del wanted[self]
 
     def read_text(self: Any, line: Any, *args: Any) -> bytes:
-        data = read_line(self, line, *args)
-        return line.state + data[1:] if data and line is wanted.get(self) else data
+        data: bytes = read_line(self, line, *args)
+        return bytes(line.state) + data[1:] if data and self in wanted and wanted[self] is line else data
     return [(FILE, "claim", claim_unread), (FILE, "read_line", read_text)]
 
 
@@ -913,7 +929,8 @@ def seat_freed_early() -> Patches:
     def write_result(self: Any, job: Any, state: bytes) -> str:
         if job.seat:
             CORE.unlock(job.seat.fd, job.seat.at)
-        return plain(self, job, state)
+        fault: str = plain(self, job, state)
+        return fault
     return [(FILE, "_write_result", write_result)]
 
 
@@ -1013,7 +1030,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             "count_in",
             lambda self, plain=COMPANIONS.count_in: (
                 plain(self),
-                vars(self).update(alone_at=CORE.os.fstat(self.fd).st_size),
+                self.__dict__.update(alone_at=CORE.os.fstat(self.fd).st_size),
             ),
         )
     ],
@@ -1084,7 +1101,7 @@ def explore_many(name: str, seeds: range, enough: float = math.inf) -> Found:
     return found
 
 
-def take_core(cores: multiprocessing.Queue) -> None:
+def take_core(cores: multiprocessing.queues.Queue[int]) -> None:
     """Use one core only: on that, a thread hands the baton to the next one ten times as fast as across two.
     """
     os.sched_setaffinity(0, {cores.get()})

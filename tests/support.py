@@ -22,7 +22,7 @@ import unittest
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Protocol, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol, TypeVar, Union
 
 import runmaker4
 
@@ -67,6 +67,11 @@ def as_bytes(text: Text) -> bytes:
 
 
 Call = Sequence[object]         # a script and its arguments
+# What a mixin is that has tests: unittest would run them, too, if it were a TestCase before it is mixed in
+if TYPE_CHECKING:
+    Mixin = unittest.TestCase
+else:
+    Mixin = object
 
 
 @dataclass
@@ -92,13 +97,6 @@ class Process(Protocol):
     def send_signal(self, number: signal.Signals, /) -> None: ...
 
     def kill(self) -> None: ...
-
-
-def present(value: Optional[T]) -> T:
-    """A value that must be there, as the pipe of a process or the match of a pattern."""
-    if value is None:
-        raise AssertionError("there is none")
-    return value
 
 
 def wait_until(condition: Callable[[], Optional[T]], timeout: float = 20, what: str = "") -> T:

@@ -54,6 +54,10 @@ class FsCase(unittest.TestCase):
     """A test with a directory of its own on the file system, where the commands of all hosts run."""
     kind = ""
     options: dict[str, int] = {}
+    rig: Rig
+    alice: Host
+    bob: Host
+    carol: Host
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -61,7 +65,7 @@ class FsCase(unittest.TestCase):
             raise unittest.SkipTest("what the file systems have in common")
         if missing(cls.kind):
             raise unittest.SkipTest(missing(cls.kind))
-        cls.rig = Rig(cls.kind, **cls.options).start()
+        cls.rig = Rig(cls.kind, "ABC", **cls.options).start()
         cls.addClassCleanup(cls.rig.stop)
         cls.alice, cls.bob, cls.carol = cls.rig.hosts.values()
 

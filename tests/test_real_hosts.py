@@ -33,6 +33,7 @@ def blotted(text: str) -> set[str]:
 @unittest.skipUnless(REAL, "RUNMAKER4_TEST_REAL is not set: real hosts, half a minute")
 class HostsCase(RunCase):
     """A test on alice and bob, who have the scripts on PATH and see the test's directory."""
+    hosts: ssh.Hosts
 
     @classmethod
     def setUpClass(cls) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.rigs import PATH, REAL, lacking
 from tests.rigs.nfs import Command, Machine, Rig, missing
-from tests.support import ROOT, Ended, wait_until
+from tests.support import ROOT, Ended, Mixin, wait_until
 
 SLOW = 200              # patience with virtual machines, in seconds
 SILENCE = 15            # instead of 40 where a host will not answer
@@ -73,13 +73,13 @@ def check_hosts(
     return ended
 
 
-def rows(ended: Ended) -> list[list[str]]:
+def rows(said: bytes) -> list[list[str]]:
     """What the table says: a name and the cells for each host."""
-    table = re.findall(r"^(\S+) +((?:(?:yes|NO|-) +){%d})" % SEEN, ended.out.decode(), re.MULTILINE)
+    table = re.findall(r"^(\S+) +((?:(?:yes|NO|-) +){%d})" % SEEN, said.decode(), re.MULTILINE)
     return [[name, *cells.split()] for name, cells in table]
 
 
-class SharedDirectory:
+class SharedDirectory(Mixin):
     """What holds of each file system with its default settings; a subclass says where its hosts are."""
     places: Sequence[tuple[Sequence[str], str]] = ()
     caches = True               # a FUSE client serves pages that it has read before
@@ -88,7 +88,7 @@ class SharedDirectory:
         for ended in check_hosts(self.places):
             self.assertEqual(ended.code, 0, ended)
             self.assertIn(b"All holds, seen from here", ended.out)
-            self.assertEqual([row[1:] for row in rows(ended)], [["yes"] * SEEN] * len(self.places), ended.out)
+            self.assertEqual([row[1:] for row in rows(ended.out)], [["yes"] * SEEN] * len(self.places), ended.out)
 
     def test_no_where_reads_come_out_of_memory(self) -> None:
         """So a client that reads as it did before is found."""
@@ -160,7 +160,7 @@ class Bindfs(unittest.TestCase):
         for patch, wanted in ("", "yes"), (CACHED, "NO"):
             with self.subTest(patch=patch):
                 first, second = self.check("--multithreaded", "--enable-lock-forwarding", patch=patch)
-                cells = [row[4] for ended, other in ((first, "b"), (second, "a")) for row in rows(ended)
+                cells = [row[4] for ended, other in ((first, "b"), (second, "a")) for row in rows(ended.out)
                          if row[0] == other]
                 self.assertEqual(cells, [wanted] * 2, (first, second))
 
@@ -226,7 +226,7 @@ class Nfs(unittest.TestCase):
                 ended = self.check(minute=60 if alice != bob else MINUTE)
                 self.assertSays(ended, 0, f"vers={alice}", f"vers={bob}", "All holds, seen from here")
                 for command in ended:
-                    self.assertEqual(rows(command), [[host, *["yes"] * SEEN] for host in ("alice", "bob")])
+                    self.assertEqual(rows(command.out), [[host, *["yes"] * SEEN] for host in ("alice", "bob")])
 
     def test_no_where_locks_stay_on_each_host(self) -> None:
         for option in "nolock", "local_lock=all":

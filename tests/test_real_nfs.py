@@ -16,7 +16,7 @@ import unittest
 from tests import marks
 from tests.rigs import REAL
 from tests.rigs.nfs import Command, Machine, Rig, missing
-from tests.support import ALL, wait_until
+from tests.support import ALL, Mixin, wait_until
 
 LEASE = 15
 SLOW = 300              # patience with virtual machines, in seconds
@@ -58,10 +58,14 @@ def job(number: int, body: str = "true") -> str:
     return f". : >m/start.{number}.$$.$PPID.$HOST; {body}; : >m/end.{number}.$$.0.$HOST\n"
 
 
-class NfsCase:
+class NfsCase(Mixin):
     """A test with a directory of its own on the server, which the clients have mounted with these versions.
     """
     versions = ("", "")
+    rig: Rig
+    server: Machine
+    alice: Machine
+    bob: Machine
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -177,8 +181,8 @@ class NfsCase:
         found = []
         for line in self.server.run("find m -type f -printf '%T@ %f\\n'").out.splitlines():
             moment, _, name = line.partition(b" ")
-            kind, number, pid, runner, host = name.split(b".")
-            pid, runner = (int(text) + 10_000_000 * hosts[host] for text in (pid, runner))
+            kind, number, *processes, host = name.split(b".")
+            pid, runner = (int(text) + 10_000_000 * hosts[host] for text in processes)
             text = {b"start": f"start {int(number)} {pid} {runner}", b"end": f"end {int(number)} {pid}",
                     b"killed": f"killed {pid}"}[kind]
             found.append((float(moment), kind != b"start", text))

@@ -218,7 +218,8 @@ class Ends(SlurmCase):
         self.jobs(*[f"{WAITING}; true"] * 3)
         job = self.submit("workers.sh", "--array=0")
         self.wait_up(1, 2)
-        os.kill(*self.runners(), signal.SIGKILL)
+        runner, = self.runners()
+        os.kill(runner, signal.SIGKILL)
         self.wait_slurm(job, "FAILED")
         self.assertEqual(self.states(), "rr.")
         self.assertEqual(self.locked_lines(), [] if self.proctrack == "cgroup" else [1, 2])     # they run on

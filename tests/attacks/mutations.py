@@ -27,10 +27,12 @@ LAST = 1 << 62                          # a ping with this number is no mutation
 def text_before(random_: random.Random) -> bytes:
     """A message of the handshake, mutated."""
     message = random_.choice([ANSWER, ANSWER, AGREED])
-    return random_.choice([
+    ways: list[Callable[[], bytes]] = [
         lambda: spoiled(random_, message, random_.choice([*message])).encode(),
         lambda: mutilate(random_, json.dumps(message).encode()),
-        lambda: garbage(random_).encode()])()
+        lambda: garbage(random_).encode(),
+    ]
+    return random_.choice(ways)()
 
 
 def before_the_proof(port: int, random_: random.Random, _: int) -> tuple[int, int]:

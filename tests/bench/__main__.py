@@ -11,6 +11,7 @@ RUNMAKER4_TEST_DIR=DIR measures elsewhere.
 """
 import argparse
 import compileall
+import functools
 import os
 import pathlib
 import platform
@@ -236,7 +237,7 @@ def equal(bench: Bench) -> list[Row]:
             bench.file("runs.txt", *lines[name])
             return bench.run([*RUNMAKER, "-j2", "runs.txt"]).seconds
 
-        times = bench.interleave({name: lambda name=name: seconds(name) for name in lines})
+        times = bench.interleave({name: functools.partial(seconds, name) for name in lines})
         ratio = bench.ratio(times["equal"], times["different"])
         rows.append(
             Row(
@@ -270,7 +271,7 @@ def output(bench: Bench) -> list[Row]:
              "`--outdir`, console to /dev/null": (["--outdir", "out"], False, 150),
              "a piped console": ([], True, 60)}
     rates = bench.interleave(
-        {name: lambda name=name, kind=kind: rate(name, *kind[:2]) for name, kind in kinds.items()}
+        {name: functools.partial(rate, name, words, piped) for name, (words, piped, _) in kinds.items()}
     )
     rows = []
     for name, (_, _, least) in kinds.items():

@@ -5,6 +5,7 @@ neither the start of a tool nor its leave is part of its jobs per second.  What 
 PATIENCE.
 """
 import contextlib
+import functools
 import importlib.util
 import os
 import pathlib
@@ -193,7 +194,7 @@ def crash(bench: Bench, tool: Tool) -> str:
     """
     numbers = [b"%d" % number for number in range(JOBS)]
     with Trial(bench, tool, *((b"sh job %s\n" % number, 1) for number in numbers)) as trial:
-        def ended() -> Counter:
+        def ended() -> Counter[bytes]:
             return Counter((trial.dir / "ended").read_bytes().split())
 
         process, end = trial.begin(4), time.monotonic() + PATIENCE
@@ -226,7 +227,7 @@ def beside(bench: Bench) -> Iterator[str]:
     ]
     cells: dict[str, list[str]] = {tool.name: [] for tool in tools}
     for measure in measures:
-        found = bench.interleave({tool.name: lambda tool=tool: measure(tool) for tool in tools})
+        found = bench.interleave({tool.name: functools.partial(measure, tool) for tool in tools})
         for name, values in found.items():
             cells[name].append(f"{statistics.median(values):,.0f}")
     yield (f"| | jobs/s `-j2` | jobs/s `-j4` | start, ms | first of {bench.size(1_000_000):,} jobs, memory "

@@ -5,14 +5,15 @@ import time
 from typing import Callable
 
 from tests.bench.measure import RUNMAKER, Bench, Row
-from tests.rigs.fs import Rig, missing
+from tests.rigs.fs import Ceph, Gluster, Rig, missing
+from tests.values import present
 
 LOCAL_TO_THE_BRICK = "RELEASE", "RELEASEDIR", "FORGET"      # nobody waits for them, and they are no requests
 
 
 def on_bricks(rig: Rig) -> int:
     """What GlusterFS's bricks were asked; counted once `volume profile v start` has been said."""
-    said = rig.kind.command(rig.server, "volume profile v info cumulative")
+    said = Gluster.command(rig.server, "volume profile v info cumulative")
     return sum(int(calls) for calls, name in re.findall(r"(?m) [nu]s +(\d+) +([A-Z]+)$", said)
                if name not in LOCAL_TO_THE_BRICK)
 
@@ -21,7 +22,7 @@ def on_ceph(rig: Rig) -> int:
     """What CephFS's clients have asked its metadata and object servers."""
     found = 0
     for host in rig.hosts.values():
-        said = host.run(f"ceph {rig.kind.config(host)} --admin-daemon /run/ceph/*.asok perf dump").out
+        said = host.run(f"ceph {Ceph.config(host)} --admin-daemon /run/ceph/*.asok perf dump").out
         counts = json.loads(said)
         found += counts["client"]["reply"]["avgcount"] + counts["objecter"]["op_reply"]
     return found
@@ -30,7 +31,7 @@ def on_ceph(rig: Rig) -> int:
 def on_moose(rig: Rig) -> int:
     """What MooseFS's clients have sent to its master; contents go between them and chunk servers."""
     told = (host.run(f"cat {rig.mount}/.stats").out.decode() for host in rig.hosts.values())
-    return sum(int(re.search(r"(?m)^master\.packets_sent: (\d+)", text)[1]) for text in told)
+    return sum(int(present(re.search(r"(?m)^master\.packets_sent: (\d+)", text))[1]) for text in told)
 
 
 # Title, kind of rig, its options, what counts the operations, and what they are
@@ -70,9 +71,9 @@ def fs(bench: Bench) -> list[Row]:
         if missing(kind):
             rows.append(Row(title, f"not measured: {missing(kind)}", "", True))
             continue
-        with Rig(kind, **options) as rig:
+        with Rig(kind, "ABC", **options) as rig:
             if kind == "gluster":
-                rig.kind.command(rig.server, "volume profile v start")
+                Gluster.command(rig.server, "volume profile v start")
             for hosts in 1, 2:
                 before, here = operations(rig), local(bench, jobs)
                 seconds = run(rig, hosts, jobs)

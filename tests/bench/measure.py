@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
+from tests.values import present
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RUNMAKER = [sys.executable, str(ROOT / "runmaker4.py")]
 RUNWAIT = [sys.executable, str(ROOT / "runwait4.py")]
@@ -86,7 +88,7 @@ class Bench:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != code:
-            raise SystemExit(f"exit {process.returncode}: {process.args}\n{self.errors.read_text()[-2000:]}")
+            raise SystemExit(f"exit {process.returncode}: {process.args!r}\n{self.errors.read_text()[-2000:]}")
         return Used(time.perf_counter() - began, usage.ru_maxrss * 1024 / MB)
 
     def run(self, command: list[str], stdin: str = os.devnull) -> Used:
@@ -101,9 +103,9 @@ class Bench:
         began = time.perf_counter()
         process = self.start(command, stdout=subprocess.PIPE)
         buffer, total = bytearray(1 << 20), 0
-        with process.stdout:
+        with present(process.stdout) as output:
             while True:
-                count = os.readv(process.stdout.fileno(), [buffer])
+                count = os.readv(output.fileno(), [buffer])
                 if not count:
                     return self.wait(process, began), total
                 total += count
@@ -140,13 +142,13 @@ class Bench:
         """
         process = self.start([*RUNMAKER, name], stdout=subprocess.PIPE)
         done, times = 0, {}
-        for line in process.stdout:
-            if b"): exit 0 " in line:
-                done += 1
-                times[done] = time.perf_counter()
-                if done == last:
-                    process.send_signal(signal.SIGHUP)      # start nothing more
-        process.stdout.close()
+        with present(process.stdout) as output:
+            for line in output:
+                if b"): exit 0 " in line:
+                    done += 1
+                    times[done] = time.perf_counter()
+                    if done == last:
+                        process.send_signal(signal.SIGHUP)      # start nothing more
         self.wait(process, began=0, code=1)             # for new jobs are left
         return times[last] - times[first]
 
@@ -180,4 +182,4 @@ def cpu_seconds(pid: int) -> float:
 def peak_memory(pid: int) -> float:
     """The most memory that a living process ever had, in MB."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / MB
+    return int(present(re.search(r"VmHWM:\s+(\d+) kB", status))[1]) * 1024 / MB

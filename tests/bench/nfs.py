@@ -10,9 +10,9 @@ from tests.rigs.nfs import Machine, Rig, missing
 ALONE, CONTENDED = 15, 18           # round trips per job that it may cost
 
 
-def count_trips(clients: Sequence[Machine]) -> Counter:
+def count_trips(clients: Sequence[Machine]) -> Counter[str]:
     """What these clients have asked the server, by operation; Linux does not count NFSv3's lock protocol."""
-    found: Counter = Counter()
+    found: Counter[str] = Counter()
     for client in clients:
         text = client.run("cat /proc/self/mountstats", directory="/").out.decode()
         text = text.split("mounted on /nfs ")[1].split("per-op statistics")[1].split("\ndevice")[0]
@@ -22,7 +22,7 @@ def count_trips(clients: Sequence[Machine]) -> Counter:
     return found
 
 
-def run(rig: Rig, hosts: int, count: int, options: str, equal: bool) -> tuple[float, Counter]:
+def run(rig: Rig, hosts: int, count: int, options: str, equal: bool) -> tuple[float, Counter[str]]:
     """So many `true` on so many hosts, perhaps in equal lines: the seconds that they took, and the round
     trips.
     """

@@ -1,10 +1,10 @@
 """The other ends of the wire, for the benchmarks of TCP: each is a process of its own that prints what it has
 seen.
 
-    peers.py load PORT JOBS         8 connections that claim jobs and say at once that they are done: the seconds
-    peers.py idle PORT CLIENTS      clients that wait: "ready" when all do, then the time at which each job came
-    peers.py first FILE             the seconds from the start of a server of this file until it hands out a job
-    peers.py proxy PORT DELAY       passes everything on, DELAY seconds later: the port that it listens on
+    peers.py load PORT JOBS     8 connections that claim jobs and say at once that they are done: the seconds
+    peers.py idle PORT CLIENTS  clients that wait: "ready" when all do, then the time at which each job came
+    peers.py first FILE         the seconds from the start of a server of this file until it hands out a job
+    peers.py proxy PORT DELAY   passes everything on, DELAY seconds later: the port that it listens on
 
 The token is that of $HOME/.runmaker4.token.  Times are those of the monotonic clock, the same for all
 processes.
@@ -20,7 +20,8 @@ import secrets
 import subprocess
 import sys
 import time
-from typing import Callable
+from collections.abc import Coroutine, Sequence
+from typing import Any, Callable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -35,7 +36,7 @@ class Client(asyncio.Protocol):
     """A client that speaks the protocol, claims jobs, runs nothing and says at once that they are done."""
     PING = 5.0
 
-    def __init__(self, slots: int, seen: Callable[["Client", dict], None], runs: bool) -> None:
+    def __init__(self, slots: int, seen: Callable[["Client", dict[str, Any]], None], runs: bool) -> None:
         """seen: called with every message; runs: it says that it runs the jobs that it gets."""
         token = (pathlib.Path(os.environ["HOME"]) / ".runmaker4.token").read_text().strip()
         self.channel = runmaker4.Channel(token, server=False)
@@ -45,6 +46,8 @@ class Client(asyncio.Protocol):
         self.requests = itertools.count(1)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError("a connection can be written to")
         self.transport = transport
         self.flush()
 
@@ -70,7 +73,7 @@ class Client(asyncio.Protocol):
     def connection_lost(self, error: object) -> None:
         self.gone.set()
 
-    def take(self, message: dict) -> None:
+    def take(self, message: dict[str, Any]) -> None:
         """Do what a client does."""
         kind = message["type"]
         if kind == "welcome":
@@ -115,7 +118,7 @@ class Client(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self.PING, self.keep_alive)
 
 
-async def connect(port: int, slots: int, seen: Callable[[Client, dict], None], runs: bool = True) -> Client:
+async def connect(port: int, slots: int, seen: Callable[[Client, dict[str, Any]], None], runs: bool = True) -> Client:
     _, client = await asyncio.get_running_loop().create_connection(
         lambda: Client(slots, seen, runs), HOST, port
     )
@@ -127,7 +130,7 @@ async def load(port: int, jobs: int) -> None:
     clients: list[Client] = []
     all_done = asyncio.Event()
 
-    def seen(client: Client, message: dict) -> None:
+    def seen(client: Client, message: dict[str, Any]) -> None:
         if message["type"] == "ack" and sum(one.acknowledged for one in clients) >= 2 * jobs:
             all_done.set()
 
@@ -142,7 +145,7 @@ async def idle(port: int, count: int) -> None:
     """Wait for jobs."""
     welcome: list[Client] = []
 
-    def seen(client: Client, message: dict) -> None:
+    def seen(client: Client, message: dict[str, Any]) -> None:
         if message["type"] == "jobs":
             print(time.monotonic(), flush=True)
         elif message["type"] == "welcome":
@@ -158,19 +161,22 @@ async def idle(port: int, count: int) -> None:
 
 async def first(file: str) -> None:
     """Start a server and take its first job."""
-    def seen(client: Client, message: dict) -> None:
+    def seen(client: Client, message: dict[str, Any]) -> None:
         if message["type"] == "jobs":
             times.append(time.monotonic())
-            client.send("bye")              # it never started, so the job is new again,
+            client.send("bye")              # it never started, so the job is new again
             client.send("ping", request=0)
-        elif message["type"] == "pong":     # ... now
+        elif message["type"] == "pong":     # it is new now
             client.transport.close()
 
     times = [time.monotonic()]
     words = [sys.executable, str(ROOT / "runmaker4-server.py"), "--host", HOST, "--port", "0", file]
     server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        port = re.search(rb"serving on port (\d+)", server.stderr.readline())
+        said = server.stderr.readline() if server.stderr else b""
+        port = re.search(rb"serving on port (\d+)", said)
+        if not port:
+            raise SystemExit(f"the server does not serve: {said!r}")
         client = await connect(int(port[1]), 1, seen, runs=False)
         await client.gone.wait()
     finally:
@@ -209,13 +215,13 @@ async def proxy(port: int, delay: float) -> None:
     await asyncio.Event().wait()
 
 
-KINDS = {
-    "load": (load, int, int),
-    "idle": (idle, int, int),
-    "first": (first, str),
-    "proxy": (proxy, int, float),
+KINDS: dict[str, tuple[Callable[..., Coroutine[Any, Any, None]], Sequence[Callable[[str], object]]]] = {
+    "load": (load, (int, int)),
+    "idle": (idle, (int, int)),
+    "first": (first, (str,)),
+    "proxy": (proxy, (int, float)),
 }
 
 if __name__ == "__main__":
-    function, *types = KINDS[sys.argv[1]]
+    function, types = KINDS[sys.argv[1]]
     asyncio.run(function(*[parse(word) for parse, word in zip(types, sys.argv[2:])]))

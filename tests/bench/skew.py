@@ -24,7 +24,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Callable
+from typing import Any, Callable
 
 from tests.bench.measure import Bench, Row
 from tests.bench.tcp import CLIENT, HOST, assert_all_done, ending, serving
@@ -59,7 +59,7 @@ def process(function: Callable[..., None], *args: object) -> Iterator[Connection
         ours.close()
 
 
-def receive(connection: Connection, what: str) -> object:
+def receive(connection: Connection, what: str) -> Any:
     """The next thing that a process has to say."""
     if not connection.poll(PATIENCE):
         raise SystemExit(f"not within {PATIENCE:.0f} s: {what}")
@@ -98,7 +98,7 @@ def reading(bench: Bench, size: int) -> Iterator[Callable[[set[int]], float]]:
             arrivals = receive(connection, f"lines {min(lines)} to {max(lines)} have started")
             if {line for line, _ in arrivals} != lines:
                 raise SystemExit(f"other lines than {min(lines)} to {max(lines)} have started: {arrivals}")
-            times = [when for _, when in arrivals]
+            times: list[float] = [when for _, when in arrivals]
             return 1000 * (max(times) - min(times))
 
         yield skew
@@ -282,10 +282,10 @@ def spread(values: list[float]) -> str:
 def row(bench: Bench, what: str, size: int, skews: list[float], most: float) -> Row:
     """A row: these skews, and what this machine can do without server and clients."""
     loop, woken = (measure(bench, size, len(skews)) for measure in (loop_skews, woken_skews))
-    measured = f"{spread(skews)} ms; {size} shells forked in a loop {spread(loop)}, woken in a loop {spread(woken)} ms"
+    beside = f"{size} shells forked in a loop {spread(loop)}, woken in a loop {spread(woken)} ms"
     return Row(
         f"from the first to the last start of a group of {size} clients {what}, {len(skews)} groups",
-        measured,
+        f"{spread(skews)} ms; {beside}",
         f"median <= {most:g} ms",
         statistics.median(skews) <= most,
     )
@@ -313,7 +313,8 @@ def skew_delays(bench: Bench, groups: int = GROUPS) -> list[Row]:
     before = other_clock if clocks else lambda number: []
     with contextlib.ExitStack() as stack:
         def ports(port: int) -> list[int]:
-            return receive(stack.enter_context(process(carry, port, delays)), "the carrier's ports")
+            carried: list[int] = receive(stack.enter_context(process(carry, port, delays)), "the carrier's ports")
+            return carried
 
         skews = group_skews(bench, ports, 8, groups, before)
     what = "at 0 to 50 ms each way, " + (

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from tests.bench.measure import MB, ROOT, RUNMAKER, Bench, Row, Used, cpu_seconds, peak_memory, spread
+from tests.values import present
 
 SERVER = [sys.executable, str(ROOT / "runmaker4-server.py")]
 CLIENT = [sys.executable, str(ROOT / "runmaker4-client.py")]
@@ -58,11 +59,12 @@ def serving(bench: Bench, *options: str) -> Iterator[Server]:
 def peer(bench: Bench, *words: object) -> Iterator[Callable[[], str]]:
     """One of peers.py for the time of the block: a function that waits for the next line that it prints."""
     with ending(bench.start([*PEERS, *map(str, words)], stdout=subprocess.PIPE)) as process:
+        output = present(process.stdout)
         poll = select.poll()
-        poll.register(process.stdout, select.POLLIN)
+        poll.register(output, select.POLLIN)
 
         def line() -> str:
-            text = process.stdout.readline().decode() if poll.poll(120_000) else ""
+            text = output.readline().decode() if poll.poll(120_000) else ""
             if not text:
                 raise SystemExit(f"no line of peers.py {words}: {bench.errors.read_text()[-2000:]}")
             return text

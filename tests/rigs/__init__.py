@@ -29,7 +29,7 @@ def lacking(what: str, tools: dict[str, str], probe: Sequence[str], timeout: flo
             install(packages)
         subprocess.run(probe, check=True, timeout=timeout, stdin=subprocess.DEVNULL, capture_output=True,
                        env={**os.environ, "PATH": PATH})
-    except subprocess.SubprocessError as error:
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         said = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
         return f"{what} cannot be had here: {' '.join([str(error), *said])}"
     return ""

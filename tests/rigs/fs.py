@@ -32,6 +32,7 @@ from collections.abc import Iterable
 
 from tests.rigs import PATH, lacking
 from tests.support import PYTHON, SCRIPTS, SCRIPTS_AT, Text, alive, as_bytes, wait_until
+from tests.values import present
 
 NETWORK = "198.18.8."                   # for tests of networks (RFC 2544); nothing leaves the switch
 SERVER = f"{NETWORK}1"
@@ -117,7 +118,7 @@ class Command:
         if not self.outside:
             return 0
         status = pathlib.Path(f"/proc/{self.outside}/status").read_text()
-        return int(re.search(r"(?m)^NSpid:.*?(\d+)$", status)[1])
+        return int(present(re.search(r"(?m)^NSpid:.*?(\d+)$", status))[1])
 
     def wait(self, timeout: float = 60) -> Command:
         """Wait for its end."""
@@ -162,7 +163,7 @@ class Host:
         (self.dir / "boot_id").write_text(f"{uuid.uuid4()}\n")
         (self.dir / "up").unlink(missing_ok=True)
         with open(self.dir / "boot.log", "ab") as log:
-            self.process = subprocess.Popen(
+            process = self.process = subprocess.Popen(
                 [
                     *WITH_US,
                     "unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
@@ -177,10 +178,10 @@ class Host:
                 start_new_session=True,
             )
         wait_until(
-            lambda: (self.dir / "up").exists() or self.process.poll() is not None, 20, f"{self.name} is up"
+            lambda: (self.dir / "up").exists() or process.poll() is not None, 20, f"{self.name} is up"
         )
-        assert self.process.poll() is None, (self.dir / "boot.log").read_text()
-        self.first = first_child(self.process.pid)
+        assert process.poll() is None, (self.dir / "boot.log").read_text()
+        self.first = first_child(process.pid)
         if self is self.rig.server:
             self._switch(SWITCH)
         else:

@@ -29,6 +29,7 @@ from typing import Any
 
 from tests.rigs import PATH, lacking
 from tests.support import ROOT, SCRIPTS, Text, as_bytes, wait_until
+from tests.values import present
 
 CACHE = pathlib.Path(os.environ.get("RUNMAKER4_TEST_NFS", "/var/tmp/nfsrig"))
 GUEST = pathlib.Path(__file__).with_name("nfs_guest")
@@ -64,7 +65,7 @@ class Command:
         # -N: ended by signal N; -9 too if its machine lost power
         self.code: int | None = None
 
-    def event(self, message: dict[str, object]) -> None:
+    def event(self, message: dict[str, Any]) -> None:
         self.out += base64.b64decode(message.get("out", ""))
         self.err += base64.b64decode(message.get("err", ""))
         self.pid = message.get("pid", self.pid)
@@ -142,9 +143,9 @@ class Machine:
     def wait_ready(self, timeout: float = 300) -> None:
         """Wait until it takes commands, and set its clock."""
         wait_until(
-            lambda: self.ready or self.qemu.poll() is not None, timeout, f"{self.name} is up\n{self.log()}"
+            lambda: self.ready or present(self.qemu).poll() is not None, timeout, f"{self.name} is up\n{self.log()}"
         )
-        if self.qemu.poll() is not None:
+        if present(self.qemu).poll() is not None:
             raise AssertionError(f"{self.name} did not start\n{self.log()}")
         self.run(f"date -s @{time.time():.3f}", directory="/")
 
@@ -234,7 +235,7 @@ class Machine:
         connection.settimeout(20)
 
         def connected() -> bool:
-            if self.qemu.poll() is not None:
+            if present(self.qemu).poll() is not None:
                 raise AssertionError(f"{self.name} did not start\n{self.log()}")
             return connection.connect_ex(str(self.path(kind))) == 0
         wait_until(connected, what=f"QEMU listens on {self.path(kind)}")

@@ -65,7 +65,8 @@ CGROUPS = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nCgroupAutomo
 NODE = "NodeName={name} NodeAddr={address} Port={port} CPUs={cpus} RealMemory=64000 Gres=gpu:{gpus}\n"
 # A node's first process: name and hosts are its own, and of {dir}/first only the first node sees the files
 BOOT = """\
-hostname "$1" && mount --bind {dir}/hosts /etc/hosts && { [ "$2" = 0 ] || mount -t tmpfs none {dir}/first; } || exit
+hostname "$1" && mount --bind {dir}/hosts /etc/hosts &&
+    { [ "$2" = 0 ] || mount -t tmpfs none {dir}/first; } || exit
 echo up > {dir}/$1.up
 while :; do sleep 3600 & wait; done
 """
@@ -178,7 +179,7 @@ class Cluster:
             process.kill()
             process.wait()
         for name, pid in self.firsts.items():
-            wait_until(lambda pid=pid: not alive(pid), what=f"no process is left on {name}")
+            wait_until(lambda: not alive(pid), what=f"no process is left on {name}")
         for name in self.nodes:
             for path, _, _ in os.walk(FREEZER / f"slurm_{name}", topdown=False):
                 os.rmdir(path)
@@ -226,11 +227,11 @@ class Cluster:
 
     def run(self, *command: str, **options: Any) -> str:
         """Run a command of a user of the cluster; what it prints."""
-        settings = dict(
+        settings: dict[str, Any] = dict(
             env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
         settings.update(options)
-        ended = subprocess.run(command, check=False, **settings)
+        ended: subprocess.CompletedProcess[str] = subprocess.run(command, check=False, **settings)
         if ended.returncode:
             raise AssertionError(f"exit status {ended.returncode}: {command}\n{ended.stdout}{ended.stderr}")
         return ended.stdout

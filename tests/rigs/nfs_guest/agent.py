@@ -5,16 +5,17 @@ from the test   {"id": N, "command": TEXT, "directory": PATH, "input": BASE64}, 
 to the test     {"ready": true}, {"id": N, "pid": N}, {"id": N, "out" or "err": BASE64}, {"id": N, "code": N}
 """
 import base64
+import contextlib
 import glob
 import json
 import os
 import subprocess
 import threading
 import time
-from typing import Any
+from typing import IO, Any
 
 
-def find_port():
+def find_port() -> str:
     for name in glob.glob("/sys/class/virtio-ports/*/name"):
         with open(name) as file:
             if file.read().strip() == "rig":
@@ -24,7 +25,7 @@ def find_port():
 
 port = os.open(find_port(), os.O_RDWR)
 writing = threading.Lock()
-running = {}
+running: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def tell(**message: Any) -> None:
@@ -34,12 +35,12 @@ def tell(**message: Any) -> None:
             data = data[os.write(port, data):]
 
 
-def copy(number, name, pipe) -> None:
+def copy(number: int, name: str, pipe: IO[bytes]) -> None:
     while data := os.read(pipe.fileno(), 32768):
         tell(id=number, **{name: base64.b64encode(data).decode()})
 
 
-def run(number, command, directory, data) -> None:
+def run(number: int, command: str, directory: str, data: bytes) -> None:
     process = subprocess.Popen(["/bin/sh", "-c", command], cwd=directory, start_new_session=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     running[number] = process
@@ -48,11 +49,10 @@ def run(number, command, directory, data) -> None:
                for name, pipe in (("out", process.stdout), ("err", process.stderr))]
     for reader in readers:
         reader.start()
-    try:
-        process.stdin.write(data)
-        process.stdin.close()
-    except BrokenPipeError:
-        pass
+    if process.stdin:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(data)
+            process.stdin.close()
     code = process.wait()
     for reader in readers:
         reader.join(1)      # what it has left behind may keep the pipes open
