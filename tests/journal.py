@@ -8,7 +8,7 @@ from tests.support import Text, as_bytes
 BEGAN = 1_795_183_239.0                     # seconds since 1970
 
 
-def event(kind: str, run: object, line: int, command: Text, began: float, **more: Any) -> bytes:
+def event(kind: str, run: object, line: object, command: Text, began: float, **more: Any) -> bytes:
     """A line of a journal."""
     fields = {"time": round(began, 3), "event": kind, "run": f"node1-4711-{run}", "line": line,
               "command": os.fsdecode(as_bytes(command)), "host": "node1", "slot": "1", "pid": 4712, **more}
@@ -22,7 +22,7 @@ def start(run: object, line: int, command: Text = "true", began: float = BEGAN, 
 
 def end(
     run: object,
-    line: int,
+    line: object,
     command: Text = "true",
     began: float = BEGAN,
     took: float = 1.5,
@@ -45,7 +45,7 @@ def end(
     return event("end", run, line, command, began + took, **fields)
 
 
-def moved(old: str, new: str) -> bytes:
+def moved(old: str, new: object) -> bytes:
     """A file got another name."""
     return json.dumps({"time": BEGAN, "event": "moved", "from": old, "to": new}).encode() + b"\n"
 

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import pathlib
 import py_compile
@@ -16,13 +17,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import unittest
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol, TypeVar, Union
+from typing import IO, TYPE_CHECKING, Any, Callable, Optional, Protocol, TypeVar, Union
 
 import runmaker4
 
@@ -40,6 +42,7 @@ PIPE = f"{tempfile.gettempdir()}/runmaker4-gate.${MARK}"
 GATE = f": >at.gate; [ ! -p {PIPE} ] || true 2>/dev/null <{PIPE}; until [ -e go ]; do sleep 0.02; done"
 Text = Union[str, bytes]
 T = TypeVar("T")
+C = TypeVar("C", bound=type)
 SCRIPTS_AT, PYTHON = ROOT, sys.executable
 # compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
 if not ALL:
@@ -66,7 +69,7 @@ def as_bytes(text: Text) -> bytes:
     return text if isinstance(text, bytes) else text.encode()
 
 
-Call = Sequence[object]         # a script and its arguments
+Call = TypeVar("Call", bound=Sequence[object])          # a script and its arguments
 # What a mixin is that has tests: unittest would run them, too, if it were a TestCase before it is mixed in
 if TYPE_CHECKING:
     Mixin = unittest.TestCase
@@ -150,6 +153,13 @@ def held_seats(path: pathlib.Path, command: bytes) -> list[int]:
         return []
 
 
+def job_of(found: Union[runmaker4.Job, runmaker4.Miss]) -> runmaker4.Job:
+    """The job that was claimed, which must have been one."""
+    if not isinstance(found, runmaker4.Job):
+        raise AssertionError(f"no job was claimed: {found}")
+    return found
+
+
 @contextlib.contextmanager
 def locked(fd: int, at: int, length: int = 1, patience: float = 1.0) -> Iterator[None]:
     """Hold an exclusive lock for a moment; tries for `patience` seconds, then raises OSError(EAGAIN)."""
@@ -170,6 +180,17 @@ def deadline(process: Process, timeout: float = 60) -> Iterator[None]:
         yield
     finally:
         watchdog.cancel()
+
+
+def without(*names: str) -> Callable[[C], C]:
+    """A class decorator: these of the tests that are inherited are none of this class."""
+    def take_out(case: C) -> C:
+        for name in names:
+            if not callable(getattr(case, name, None)):
+                raise LookupError(f"{case.__name__} does not inherit {name}")
+            setattr(case, name, None)
+        return case
+    return take_out
 
 
 class Case(unittest.TestCase):
@@ -367,6 +388,11 @@ def console_lines(out: bytes) -> list[ConsoleLine]:
 def printed(lines: list[ConsoleLine], kind: str = "stdout", pid: Optional[int] = None) -> list[bytes]:
     """The texts of the lines of one kind, of one job or of all."""
     return [line.text for line in lines if line.kind == kind and pid in (None, line.pid)]
+
+
+def unread(pipe: IO[bytes]) -> int:
+    """How many bytes wait in a pipe for somebody to read them."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def peak_memory(pid: int) -> float:

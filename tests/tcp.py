@@ -172,7 +172,7 @@ class TcpCase(RunCase):
         """Run a client to its end."""
         return self.finish(self.start_client(server, *options, host=host, **settings), timeout)
 
-    def stop(self, program: Program, number: signal.Signals = signal.SIGTERM, timeout: float = 60) -> Ended:
+    def stop(self, program: Process, number: signal.Signals = signal.SIGTERM, timeout: float = 60) -> Ended:
         """Send a signal, and wait for the end."""
         program.send_signal(number)
         return self.finish(program, timeout)

@@ -7,7 +7,8 @@ import subprocess
 import unittest
 
 from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, RunCase, wait_until
-from tests.tcp import OverTcp, Server, TcpCase
+from tests.tcp import OverTcp, Program, Server, TcpCase
+from tests.values import present
 
 
 def closing(ended: Ended) -> str:
@@ -54,7 +55,7 @@ class OfTheFile(RunCase):
         (". true\n#RUN end\n. a\n", ("--follow",), 0, "1 done in T; in all 1 done, 1 new, below #RUN end"),
         (". true\n. a\n", ("-1",), 0, "1 done in T; in all 1 done, 1 new"),
         (". true\n", ("-1", "-j2"), 0, "1 done in T"),
-        # ... but what -1 leaves since a slot has not had its job, does
+        # what -1 leaves since a slot has not had its job does count
         (". a\n", ("-1", "--walltime=1", "--timeout=5"), 1, "nothing done; in all 1 new; go on"),
         (
             ". exit 255\n. a\n",
@@ -62,7 +63,7 @@ class OfTheFile(RunCase):
             1,
             "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; run again",
         ),
-        # ... and what a check stops does, as does what failed in a group
+        # what a check stops counts, as does what failed in a group
         ("! a\n#RUN barrier check\n. b\n", (), 1, "nothing done; in all 1 failed (line 1), 1 new; run again"),
         (
             "#RUN together=all host=*\n! a\n",
@@ -203,7 +204,7 @@ class NoFile(RunCase):
 
     def test_a_file_that_never_came_has_nothing_left(self) -> None:
         runner = self.start(RUNMAKER, "--follow", "-q", "runs.txt", stderr=subprocess.PIPE)
-        self.assertIn(b"waiting for it", runner.stderr.readline())
+        self.assertIn(b"waiting for it", present(runner.stderr).readline())
         runner.send_signal(signal.SIGHUP)
         ended = self.finish(runner)
         self.assertEqual((ended.code, closing(ended)), (0, "nothing to do"))
@@ -238,7 +239,7 @@ class OfTheServersFile(OverTcp, RunCase):
 class LeavingServer(TcpCase):
     """A server's end is told to its clients with what the file holds; nobody takes it for a failure."""
 
-    def ends(self, server: Server, *clients) -> tuple[tuple[int, str], ...]:
+    def ends(self, server: Server, *clients: Program) -> tuple[tuple[int, str], ...]:
         """How they all ended."""
         ended = [self.finish(program) for program in (server, *clients)]
         return tuple((one.code, closing(one)) for one in ended)

@@ -4,7 +4,7 @@ import signal
 import time
 
 import runmaker4
-from tests.support import RUNMAKER, UP, wait_until
+from tests.support import RUNMAKER, UP, Process, wait_until
 from tests.tcp import TcpCase
 
 NAMES = 'echo "$JOB_ID $RUNMAKER4_SLOT $RUNMAKER4_SLOTS" >>names'
@@ -40,7 +40,7 @@ class BigJobs(TcpCase):
         for line in lines:
             self.write("", f"go.{line}")
 
-    def names(self) -> list:
+    def names(self) -> list[str]:
         return sorted(self.read("names").decode().splitlines())
 
     def test_a_job_has_as_many_slots_as_it_says_and_knows_their_names(self) -> None:
@@ -69,7 +69,7 @@ class BigJobs(TcpCase):
         self.let_go(5, 7)
         self.assertEnded(self.finish(runner), 0, "ddddd")
 
-    def settled(self, runner) -> bool:
+    def settled(self, runner: Process) -> bool:
         """Whether a runner sleeps: it has done what there was to do."""
         with open(f"/proc/{runner.pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] == "S"

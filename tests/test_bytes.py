@@ -10,6 +10,7 @@ import unittest
 from collections.abc import Iterator
 
 from tests.support import ALL, FULL, RUNMAKER, Case, Ended, RunCase, console_lines, peak_memory, printed
+from tests.values import present
 
 LINES_PER_MB = 10_000               # of 100 bytes each, newline included
 TOO_LONG = (128 << 10) - 13          # bytes of a command
@@ -213,7 +214,7 @@ class Volume(Case):
         rest = b""
         self.peak = 0.0
         while True:
-            chunk = os.read(process.stdout.fileno(), 1 << 20)
+            chunk = os.read(present(process.stdout).fileno(), 1 << 20)
             if not chunk:
                 break
             self.peak = max(self.peak, peak_memory(process.pid))

@@ -3,6 +3,7 @@ stays.
 """
 import json
 import os
+import signal
 import unittest
 
 from tests.support import HASTY, SLEEPING, Ended, wait_until
@@ -109,7 +110,7 @@ class Clients(CancelCase):
         self.jobs(SLEEPING, "true")
         server = self.start_server()
         client = self.start_client(server, up=[1])
-        server.send_signal(15)
+        server.send_signal(signal.SIGTERM)
         self.finish(server)
         self.set_state(1, "x")
         again = self.start_server("--port", server.port)

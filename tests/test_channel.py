@@ -303,7 +303,8 @@ class Handshake(ChannelCase):
         self.refuse(first, plain(public="2" * 512, proof=answer["proof"]))
 
     def test_a_refusal_from_the_other_end_is_an_error_whatever_it_says(self) -> None:
-        for text in "wrong token", "", "a\nb\x1b[2J", "\ud800", 5, None, [], {}, "x" * 900:
+        texts: list[object] = ["wrong token", "", "a\nb\x1b[2J", "\ud800", 5, None, [], {}, "x" * 900]
+        for text in texts:
             for number in range(2):
                 with self.subTest(text=text, number=number):
                     line = Line()
@@ -342,7 +343,7 @@ class Messages(ChannelCase):
                 self.assertEqual(receiver.receive(b"".join(frames_of(sender, message))), [message])
 
     def test_all_json_goes_through(self) -> None:
-        message = {"a": [1, -1, 0, 2 ** 53, 1.5, -1e-9, True, False, None, {"b": [[], {}]}], "": {}}
+        message: dict[str, object] = {"a": [1, -1, 0, 2 ** 53, 1.5, -1e-9, True, False, None, {"b": [[], {}]}], "": {}}
         for sender, receiver in both_ways():
             self.assertEqual(receiver.receive(b"".join(frames_of(sender, message))), [message])
 
@@ -597,9 +598,11 @@ class Numbers(unittest.TestCase):
         for kind, most in kinds.items():
             for value in 0, most:
                 self.assertEqual(getattr(runmaker4.Message({"a": value}), kind)("a"), value)
-            for value in -1, -1e-9, most + 1, 1e308, "1", True, [], 10 ** 18 if kind != "whole" else 10 ** 19:
-                with self.subTest(kind=kind, value=value), self.assertRaises(runmaker4.WireError):
-                    getattr(runmaker4.Message({"a": value}), kind)("a")
+            large = 10 ** 18 if kind != "whole" else 10 ** 19
+            wrong: list[object] = [-1, -1e-9, most + 1, 1e308, "1", True, [], large]
+            for bad in wrong:
+                with self.subTest(kind=kind, value=bad), self.assertRaises(runmaker4.WireError):
+                    getattr(runmaker4.Message({"a": bad}), kind)("a")
         self.assertIsNone(runmaker4.Message({"a": None}).seconds_or_none("a"))
 
     def test_so_have_numbers_in_lists(self) -> None:
@@ -735,7 +738,8 @@ class Fuzz(ChannelCase):
             sender, receiver = random_.choice(list(proven().directions()))
             messages = [random_.choice(FROM_CLIENT + FROM_SERVER) for _ in range(random_.randrange(1, 5))]
             frames = frames_of(sender, *messages)
-            random_.choice([lambda: None, lambda: random_.shuffle(frames)])()
+            ways: list[Callable[[], None]] = [lambda: None, lambda: random_.shuffle(frames)]
+            random_.choice(ways)()
             data = b"".join(frames)
             found = self.feed(random_, receiver, mutilate(random_, data))
             self.assertEqual(found, messages[:len(found)])

@@ -4,9 +4,11 @@ begun.
 import os
 import subprocess
 import unittest
+from typing import Any
 
 import runmaker4
 from tests.support import GATE, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, companion, deadline, wait_until
+from tests.values import present
 
 
 class Companion(RunCase):
@@ -16,7 +18,7 @@ class Companion(RunCase):
         super().setUp()
         self.path = self.write(". echo ran >>ran\n")
 
-    def assertAllRefuse(self, *words: str, **settings: object) -> None:
+    def assertAllRefuse(self, *words: str, **settings: Any) -> None:
         """Runner, server and runset4.py refuse the file in one line, and nothing was touched."""
         before = sorted(os.listdir(self.dir))
         for args in (RUNMAKER,), (RUNSERVER, "--port", "0"), (RUNSET, "--all", "--set=x"):
@@ -112,7 +114,7 @@ class Companion(RunCase):
             runner = self.start(RUNMAKER, "-q", "runs.txt")
             said = f"line 1 waits for process {os.getpid()} ("
             with deadline(runner, 30):
-                self.assertIn(said.encode(), runner.stderr.readline())
+                self.assertIn(said.encode(), present(runner.stderr).readline())
         self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
 
     def test_who_keeps_a_byte_of_the_file_locked_that_names_companions_is_named(self) -> None:

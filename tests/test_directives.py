@@ -28,6 +28,7 @@ from tests.support import (
     RunCase,
     as_bytes,
     console_lines,
+    job_of,
     printed,
     wait_until,
 )
@@ -263,7 +264,7 @@ class Malformed(DirectiveCase):
 class Hosts(DirectiveCase):
     """host=: who runs the lines below."""
     NAME = "Alice.example.org"
-    OURS = (
+    OURS: tuple[str, ...] = (
         "alice",
         "ALICE",
         "alice.example.org",
@@ -275,7 +276,7 @@ class Hosts(DirectiveCase):
         "*.org",
         "*",
     )
-    OTHERS = (
+    OTHERS: tuple[str, ...] = (
         "bob",
         "bob,carol",
         "b*",
@@ -373,7 +374,7 @@ class Timeouts(DirectiveCase):
 
 class Records(DirectiveCase):
     """-l numbers job lines only: directives do not move records."""
-    OPTIONS = ("-l", "log", "-n1")
+    OPTIONS: tuple[str, ...] = ("-l", "log", "-n1")
 
     def test_each_job_has_the_record_of_its_place_among_the_jobs(self) -> None:
         self.before = self.write(
@@ -824,7 +825,7 @@ class Changes(DirectiveCase):
         self.open_gate()
         self.assertLeft(runner, 0, "d.d")
 
-    def assertHeldBack(self, runner) -> None:
+    def assertHeldBack(self, runner: subprocess.Popen[bytes]) -> None:
         """The job in line 4, below a new barrier, begins when that in line 1 has ended, not when line 2 has.
         """
         self.write("", "last")
@@ -862,10 +863,11 @@ class Changes(DirectiveCase):
 
     @spared
     def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self) -> None:
-        for how in (
+        ways: tuple[Callable[[], object], ...] = (
             lambda: self.change("#RUN barrier", "#run barrier"),
             lambda: self.edit("#RUN barrier\n", ""),
-        ):
+        )
+        for how in ways:
             self.lines("#RUN host=bob", ". true", "#RUN", "#RUN barrier", f". {RAN}")
             runner = self.start_hasty("--name", "alice", "runs.txt")
             time.sleep(0.3)
@@ -996,14 +998,14 @@ class Claims(test_parts.JobFileCase):
         """What one runner on alice is given in some seconds, while none of it ends."""
         takers, given = runmaker4.Takers([runmaker4.Taker("alice", follow)]), []
         for _ in range(10):
-            job = jobs.claim(takers=takers)
+            job = job_of(jobs.claim(takers=takers))
             given += [job.text.strip()] if job else []
             self.clock.now += 0.5
         return given
 
     def run_job(self, jobs: runmaker4.Cursor) -> int:
         """Claim a job and finish it: its line."""
-        job = jobs.claim()
+        job = job_of(jobs.claim())
         self.assertEqual(jobs.finish(job, b"d"), "")
         return job.number
 
@@ -1039,13 +1041,13 @@ class Claims(test_parts.JobFileCase):
     def test_a_line_that_grows_below_an_end_keeps_no_follower(self) -> None:
         jobs = self.jobs(b". a\n#RUN end\n. ech")
         takers = runmaker4.Takers([runmaker4.Taker("alice", True)])
-        self.assertEqual(jobs.finish(jobs.claim(takers=takers), b"d"), "")
+        self.assertEqual(jobs.finish(job_of(jobs.claim(takers=takers)), b"d"), "")
         self.assertFalse(jobs.claim(takers=takers))
         self.assertEqual((jobs.round.ended, jobs.miss.again), (True, None))
 
     def test_a_directive_that_comes_in_place_above_is_obeyed_after_a_second(self) -> None:
         jobs = self.jobs(b". long\n. a\n#run barrier\n. b\n. c\n")
-        self.assertEqual([jobs.claim().number, self.run_job(jobs), self.run_job(jobs)], [1, 2, 4])
+        self.assertEqual([job_of(jobs.claim()).number, self.run_job(jobs), self.run_job(jobs)], [1, 2, 4])
         self.path.write_bytes(self.path.read_bytes().replace(b"#run", b"#RUN"))
         self.clock.now += 1.1
         self.assertEqual(self.claims(jobs), [])
@@ -1054,7 +1056,7 @@ class Claims(test_parts.JobFileCase):
         jobs = self.jobs(b"#RUN host=bob\n. b\n#RUN end\n", serving=True)
         alice, bob = (runmaker4.Takers([runmaker4.Taker(name, True)]) for name in ("alice", "bob"))
         self.assertFalse(jobs.claim(takers=alice))
-        self.assertEqual(jobs.claim(takers=bob).number, 2)
+        self.assertEqual(job_of(jobs.claim(takers=bob)).number, 2)
 
     def test_lines_that_come_in_place_above_are_noticed_by_the_next_claim(self) -> None:
         jobs = self.jobs(b". a\n. b\n. c\n")
@@ -1321,7 +1323,7 @@ class Story(marks.Reader):
 def story_problems(text: bytes, section: dict[int, int], runners: set[int]) -> list[str]:
     """What the marks say that must not be; nothing, if all is well."""
     story = Story(runners, section)
-    events = {"start": story.start, "end": story.end, "killed": story.kill, "back": story.back}
+    events: dict[str, Callable[..., None]] = {"start": story.start, "end": story.end, "killed": story.kill, "back": story.back}
     for line in text.decode().splitlines():
         kind, *numbers = line.split()
         events[kind](*map(int, numbers))
@@ -1359,30 +1361,9 @@ class TheStory(unittest.TestCase):
                       self.found(self.ALL + "killed 50\nstart 1 14 60\nstart 3 13 60\nend 3 13\nend 1 14\n"))
 
 
-@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes minutes")
-class Storm(DirectiveCase):
-    """Runners die by kill -9, alone or with their jobs, lines are set back, and all barriers are held."""
-    JOBS, SECTIONS, RUNNERS, KILLS, BACKS = 300, 11, 4, 30, 40
-    kill, kill_one = test_storm.Storm.kill, test_storm.Storm.kill_one
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.random = random.Random(8)
-        self.killed: list[subprocess.Popen[bytes]] = []
-
-    def keep_runners_until(self, condition: Callable[[], object]) -> None:
-        """Start new runners for those that died, until condition() is true."""
-        def reached() -> object:
-            for _ in range(self.RUNNERS - len(self.living())):
-                self.start(RUNMAKER, "-j4", "-q", "--resume", "runs.txt")
-            return condition()
-        wait_until(reached, 600)
-
-    def living(self) -> list[subprocess.Popen[bytes]]:
-        return [runner for runner in self.runners() if runner.poll() is None]
-
-    def runners(self) -> list[subprocess.Popen[bytes]]:
-        return [process for process in self.started if RUNMAKER in " ".join(map(str, process.args))]
+class StormCase(DirectiveCase, test_storm.KillCase):
+    """A file with barriers, whose lines are set back while those who run it die."""
+    JOBS, SECTIONS, KILLS, BACKS = 300, 11, 30, 40
 
     def set_back(self) -> None:
         """Set back a few lines that are done."""
@@ -1398,15 +1379,39 @@ class Storm(DirectiveCase):
         jobs = [self.random.choice((0, 0.05, 0.1, 0.3)) for _ in range(self.JOBS)]
         self.sections(*[jobs[at:at + size] for at in range(0, self.JOBS, size)])
 
-    def plan(self, events: list[Callable[[], None]]) -> list[tuple[int, Callable[[], None]]]:
+    def ended_jobs(self) -> int:
+        """How many jobs have come to their end at least once."""
+        return len(set(re.findall(rb"^end (\d+)", self.read("marks"), re.MULTILINE)))
+
+    def times_of(self, events: list[Callable[[], None]]) -> list[tuple[int, Callable[[], None]]]:
         """Events in a random order, each with the number of jobs that are to have ended before."""
         self.random.shuffle(events)
         return list(zip(sorted(self.random.choices(range(1, self.JOBS * 19 // 20), k=len(events))), events))
 
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes minutes")
+class Storm(StormCase):
+    """Runners die by kill -9, alone or with their jobs, lines are set back, and all barriers are held."""
+    SEED, RUNNERS = 8, 4
+
+    def keep_runners_until(self, condition: Callable[[], object]) -> None:
+        """Start new runners for those that died, until condition() is true."""
+        def reached() -> object:
+            for _ in range(self.RUNNERS - len(self.living())):
+                self.start(RUNMAKER, "-j4", "-q", "--resume", "runs.txt")
+            return condition()
+        wait_until(reached, 600)
+
+    def living(self) -> list[subprocess.Popen[bytes]]:
+        return [runner for runner in self.runners() if runner.poll() is None]
+
+    def runners(self) -> list[subprocess.Popen[bytes]]:
+        return [process for process in self.started if RUNMAKER in str(process.args)]
+
     def test_each_job_is_done_and_none_began_before_all_above_had_ended(self) -> None:
         self.write_jobs()
-        kills = [lambda: self.kill_one(True), lambda: self.kill_one(False)] * (self.KILLS // 2)
-        for ended, event in self.plan(kills + [self.set_back] * self.BACKS):
+        kills = [lambda: self.kill_one(self.living, True), lambda: self.kill_one(self.living, False)]
+        for ended, event in self.times_of(kills * (self.KILLS // 2) + [self.set_back] * self.BACKS):
             self.keep_runners_until(lambda: self.ended_jobs() >= ended)
             event()
         self.keep_runners_until(lambda: self.states() == "d" * self.JOBS)
@@ -1422,10 +1427,6 @@ class Storm(DirectiveCase):
         self.assertEqual((self.states(), self.locked_lines()), ("d" * self.JOBS, []))
         runners = {runner.pid for runner in self.runners()}
         self.assertEqual(story_problems(self.read("marks"), self.section, runners), [])
-
-    def ended_jobs(self) -> int:
-        """How many jobs have come to their end at least once."""
-        return len(set(re.findall(rb"^end (\d+)", self.read("marks"), re.MULTILINE)))
 
 
 if __name__ == "__main__":

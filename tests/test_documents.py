@@ -64,7 +64,8 @@ def read_pieces(document: str) -> Iterator[Piece]:
                     above.shown = block.text
                 else:
                     yield block
-                block, above = None, block if block.kind == "sh" else None
+                above = block if block.kind == "sh" else None
+                block = None
         elif block:
             block.text += f"{line}\n"
         else:
@@ -98,11 +99,11 @@ def anchors(document: str) -> list[str]:
 # Stand-ins for programs that a test does not have.  The first ones are the user's own
 STUBS = dict.fromkeys(("prepare", "collect", "assemble", "anywhere", "prog", "train", "run"), "")
 STUBS.update({
-    # ... a simulation: one of them fails, and all take as long as a test wants them to
+    # a simulation: one of them fails, and all take as long as a test wants them to
     "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
     "sbatch": "echo 1234",                                              # Slurm: it takes a batch job
     "srun": "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"",      # Slurm: a step of one task
-    "scancel": "[ \"${*#-b }\" = '-s USR1 1234' ]",                     # ... a signal for a batch job
+    "scancel": "[ \"${*#-b }\" = '-s USR1 1234' ]",                     # Slurm: a signal for a batch job
     "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
     "docker": "until [ \"$1\" = IMAGE ]; do shift; done; shift; exec \"$@\"",
     # a container: --image=IMAGE -- COMMAND
@@ -150,7 +151,7 @@ class Recipe:
     """How to run a command, and what must come of it."""
     jobs: str = ""                      # runs.txt; if empty, there is none
     before: str = ""                    # shell commands before it, in the same shell
-    after: str = ""                     # ... and behind it: they must succeed
+    after: str = ""                     # commands behind it: they must succeed
     # its exit status; 0: that of each command in it; None: some of them may fail
     status: Optional[int] = 0
     # it does not end by itself, but has done its work when this command succeeds
@@ -630,7 +631,8 @@ def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def shell_text(command: str, recipe: Recipe) -> str:
@@ -686,17 +688,15 @@ class Commands(Case):
                 )
             elif recipe and piece.kind in ("sh", "inline"):
                 todo.append((piece, recipe))
-            elif (
-                piece.kind == "inline"
-                and OURS.search(piece.text)
-                and " " in piece.text
-                and piece.text not in TEXTS
-            ):
-                todo.append((piece, BY_SCRIPT.get(OURS.search(piece.text)[0])))
+            elif piece.kind == "inline" and (
+                ours := OURS.search(piece.text)) and " " in piece.text and piece.text not in TEXTS:
+                if ours[0] in BY_SCRIPT:
+                    todo.append((piece, BY_SCRIPT[ours[0]]))
+                else:
+                    unknown.append(f"{piece.place}: {piece.text}")
             elif piece.kind != "inline" and first not in PICTURES:
                 unknown.append(f"{piece.place}: {piece.kind} block: {first}")
             used.add(first)
-        unknown += [f"{piece.place}: {piece.text}" for piece, recipe in todo if not recipe]
         self.assertEqual(unknown, [], "nobody knows how to run these")
         stale = {*RECIPES, *JOB_FILES, *PICTURES, *ELSEWHERE, *TEXTS} - used
         self.assertEqual(stale, set(), "these are in no document any more")
@@ -712,7 +712,8 @@ class Commands(Case):
         """Run a command in a directory of its own; what is wrong with how that went, or ''."""
         home = self.make_home(f"{number}", recipe)
         with open(home / ".printed", "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
-            process = self.start("sh", "-c", shell_text(piece.text, recipe), cwd=home, stdout=out, stderr=out,
+            command = shell_text(piece.text, recipe)
+            process = self.start("sh", "-c", command, cwd=home, stdout=out, stderr=out,
                                  start_new_session=True, env={"HOME": str(home)})
         wrong = self.await_end(process, recipe.until, home)
         printed = (home / ".printed").read_text(errors="replace")
@@ -724,7 +725,7 @@ class Commands(Case):
             wrong = wrong or f"states are {states}, not {recipe.states}"
         wrong = wrong or ("a traceback" if "Traceback" in printed else "")
         wrong = wrong or (differences(piece.shown, printed) if piece.shown else "")
-        return f"{wrong}: {process.args[-1]}\n{printed}" if wrong else ""
+        return f"{wrong}: {command}\n{printed}" if wrong else ""
 
     def make_home(self, name: str, recipe: Recipe) -> pathlib.Path:
         """A directory with the scripts and the files that a command needs."""

@@ -6,8 +6,9 @@ import signal
 import socket
 import unittest
 
-from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, wait_until
+from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, Process, wait_until
 from tests.tcp import TcpCase
+from tests.values import present
 
 # stands in for the first module that the scripts import: sends the signal, then is what it is called
 EARLY = """
@@ -99,7 +100,7 @@ class EarlySignal(TcpCase):
 class LongStarts(TcpCase):
     """What takes long before anything has been started: Ctrl-C ends it at once."""
 
-    def assertEndsAtOnce(self, program, number: signal.Signals) -> None:
+    def assertEndsAtOnce(self, program: Process, number: signal.Signals) -> None:
         program.send_signal(number)
         self.assertIn(self.finish(program, timeout=5).code, (-number, 128 + number))
 
@@ -115,7 +116,7 @@ class LongStarts(TcpCase):
     def test_a_dry_run_that_nobody_reads(self) -> None:
         self.jobs(*["true"] * 20_000)
         runner = self.start(RUNMAKER, "--dry-run", "runs.txt")
-        os.read(runner.stdout.fileno(), 1)
+        os.read(present(runner.stdout).fileno(), 1)
         self.assertEndsAtOnce(runner, signal.SIGTERM)
 
     def test_a_file_of_slots_whose_last_line_is_being_written(self) -> None:
@@ -125,7 +126,7 @@ class LongStarts(TcpCase):
             "import time; time.sleep = lambda seconds, sleep=time.sleep: (print('', flush=True), sleep(9))"
         )
         runner = self.start(*self.patched(wrapped, RUNMAKER, "--slots", "@names", "runs.txt"))
-        os.read(runner.stdout.fileno(), 1)
+        os.read(present(runner.stdout).fileno(), 1)
         self.assertEndsAtOnce(runner, signal.SIGINT)
 
 

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import threading
 import unittest
-from typing import Callable
+from typing import Any, Callable
 from unittest import mock
 
 import runmaker4
 import runset4
 from tests import marks
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, WAITING, Ended, RunCase, wait_until
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, WAITING, Ended, RunCase, job_of, wait_until
 
 JOBS, EDITS, RUNNERS = (800, 80, 4) if FULL else (200, 6, 4)
 PAUSE = 1.0 if FULL else 0.2           # seconds that a job takes: some are left when the last edit is made
@@ -31,7 +31,7 @@ class EditCase(RunCase):
         return self.start(RUNSET, "--edit", "runs.txt", env={"EDITOR": f"python3 '{editor}'", "VISUAL": "",
                                                             "TMPDIR": str(self.dir)}, **settings)
 
-    def edit(self, statements: str, **settings: object) -> Ended:
+    def edit(self, statements: str, **settings: Any) -> Ended:
         return self.finish(self.start_edit(statements, **settings))
 
     def assertEdits(self, before: str, statements: str, after: str, said: str) -> None:
@@ -167,7 +167,7 @@ class WorstMoments(EditCase):
         self.said: list[str] = []
         self.runner_jobs = runmaker4.Cursor(runmaker4.JobFile(str(self.path), say=self.said.append),
                                             [runmaker4.Taker("")])
-        self.job = self.runner_jobs.claim()
+        self.job = job_of(self.runner_jobs.claim())
         self.old = os.open(self.path, os.O_RDWR)
         self.addCleanup(os.close, self.old)
 
@@ -180,7 +180,7 @@ class WorstMoments(EditCase):
             then()
 
         setter = runmaker4.JobFile(str(self.path), say=self.said.append)
-        with mock.patch.object(runset4.os, "rename", renamed):
+        with mock.patch.object(os, "rename", renamed):
             self.assertEqual(runset4.apply(setter, self.read(), theirs), [])
 
     def test_a_result_of_that_moment_goes_to_the_new_file(self) -> None:
@@ -190,7 +190,7 @@ class WorstMoments(EditCase):
 
     def test_who_has_the_old_file_open_takes_nothing_in_it(self) -> None:
         self.apply(b". b\nr a\n! c\n", lambda: None)
-        self.assertEqual(self.runner_jobs.claim().command, b"b")
+        self.assertEqual(job_of(self.runner_jobs.claim()).command, b"b")
         self.assertEqual((os.pread(self.old, 100, 0), self.read()), (b"r a\n. b\n! c\n", b"r b\nr a\n! c\n"))
 
     def test_nobody_is_behind_a_door_meanwhile(self) -> None:

@@ -29,7 +29,7 @@ TREES = (
     # shells in shells
     f"sh -c 'sleep 60 & sleep 60 & wait' & sh -c 'sh -c \"sleep 60; :\"; :' & {UP}; wait",
     f"setsid sleep 60 & {UP}; wait",                                    # a part in a session of its own
-    f"setsid sh -c 'sleep 60 &'; {UP}; sleep 60",                       # ... that nobody is the parent of
+    f"setsid sh -c 'sleep 60 &'; {UP}; sleep 60",                       # nobody is the parent of this one
     f"setsid sh -c 'setsid sleep 60 & setsid sleep 60; :' & {UP}; wait",
     f"nohup sleep 60 & {UP}; wait",
     f"{UP}; kill -STOP $$; touch never",                                # stops itself

@@ -9,6 +9,7 @@ import unittest
 import runmaker4
 from tests.support import RUNMAKER, RUNSERVER, RUNWAIT, Ended, RunCase, wait_until
 from tests.tcp import TcpCase
+from tests.values import present
 
 PRIVATE = "unshare", "-rn"              # a network of its own
 
@@ -26,7 +27,7 @@ class LeadingDashes(RunCase):
     def test_what_failed_is_told_and_run_again(self) -> None:
         ended = self.run_script(RUNMAKER, "--outdir=-out", "--", "-j9.txt")
         closing = ended.err.decode().splitlines()[-1]
-        told = self.paste(re.search("; why: (.*); run again: ", closing)[1])
+        told = self.paste(present(re.search("; why: (.*); run again: ", closing))[1])
         self.assertEqual(told.code, 0, told.err)
         self.assertIn(b"line 2: exit 3 on ", told.out)
         self.assertIn(b"  | bad\n", told.out)
@@ -43,7 +44,7 @@ class LeadingDashes(RunCase):
     def test_a_file_of_commands_becomes_jobs(self) -> None:
         self.write("echo a\necho b\n", "-list")
         ended = self.run_script(RUNMAKER, "--", "-list")
-        command = re.search(r"to make jobs of them: (.*)\)", ended.err.decode())[1]
+        command = present(re.search(r"to make jobs of them: (.*)\)", ended.err.decode()))[1]
         self.assertEqual(self.paste(command).code, 0, command)
         self.assertEqual(self.read("NEW"), b". echo a\n. echo b\n")
 
@@ -51,7 +52,7 @@ class LeadingDashes(RunCase):
         self.run_script(RUNMAKER, "-q", "--", "-j9.txt")
         (self.dir / "-j9.txt").rename(self.dir / "-it's.txt")
         said = self.run_script(RUNWAIT, "--failed", "--", "-it's.txt").err.decode()
-        words = shlex.split(re.search(r"then (runwait4\.py .*)\)", said)[1])
+        words = shlex.split(present(re.search(r"then (runwait4\.py .*)\)", said))[1])
         self.assertEqual(words, ["runwait4.py", "--failed", "--outdir", "DIR", "./-it's.txt"])
 
 
@@ -67,9 +68,10 @@ class Servers(TcpCase):
             lambda: b"serving on port" in server.err or server.poll() is not None, what="the server serves"
         )
         said = self.stop(server, signal.SIGTERM).err.decode()
-        return re.search(
+        found = re.search(
             r"run again: runmaker4-server\.py (.*), with runmaker4-client\.py -r --port (\d+) (\S+)\n", said
         )
+        return present(found)
 
     def test_all_addresses_are_no_name_of_a_server(self) -> None:
         self.write("! false\n")

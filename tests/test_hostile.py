@@ -24,6 +24,7 @@ import runmaker4
 from tests.proxy import Proxy
 from tests.support import ALL, FULL, GATE, MARK, RUNSERVER, UP, WAITING, marked, peak_memory, wait_until
 from tests.tcp import TcpCase
+from tests.values import present
 from tests.wire import (
     BEGIN,
     END,
@@ -116,6 +117,8 @@ class Attack(unittest.TestCase):
     """Attacks on one server, one after another; after each the good client must be as before."""
     OPTIONS: tuple[str, ...] = ()
     stage: Stage
+    port: int
+    token: str
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -410,7 +413,7 @@ class Insiders(Attack):
         _, (job,) = self.hold()                         # which the other insider does not
         for report in FROM_CLIENT:
             if "n" in report:
-                changes = {field: self.NOISE for field in ("data", "line") if field in report}
+                changes: Message = {field: self.NOISE for field in ("data", "line") if field in report}
                 for key in job["id"], "0" * 16, "", "1":
                     with self.insider() as peer, contextlib.suppress(Closed):
                         peer.say({**report, **changes, "id": key})
@@ -421,7 +424,7 @@ class Insiders(Attack):
     def test_one_that_says_it_runs_the_jobs_of_others(self) -> None:
         _, (theirs,) = self.hold()
         command = self.stage.read().split(b"\n")[0][1:].decode()
-        ours = dict(id=new_key(), number=1, ordinal=1, offset=0, state=".", text=command)
+        ours: Message = dict(id=new_key(), number=1, ordinal=1, offset=0, state=".", text=command)
         for job in ours, theirs, {**theirs, "id": new_key()}:
             for result in None, "d", "!", "e":
                 with self.peer() as peer, contextlib.suppress(Closed):
@@ -597,7 +600,8 @@ class Insiders(Attack):
 
     def test_garbage_in_every_field_of_every_message(self) -> None:
         random_ = random.Random(32)
-        client, jobs = new_key(), []
+        client = new_key()
+        jobs: list[Message] = []
         for message, field in itertools.islice(itertools.cycle(fields_of(FROM_CLIENT)), ROUNDS):
             with self.peer() as peer, contextlib.suppress(Closed):
                 peer.prove()
@@ -728,7 +732,7 @@ class BlockedConsole(TcpCase):
         server = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "--print", "runs.txt",
                                     stdout=subprocess.PIPE)
         port = int(self.wait_said(server, "serving on port").split()[-1])
-        server.process.stdout.readline()
+        present(server.process.stdout).readline()
         token = self.read(".runmaker4.token").decode().strip()
         with Peer.of(port, token) as peer:
             peer.hello().hear("welcome")
@@ -938,10 +942,11 @@ class LyingServers(TcpCase):
         """
         texts = " a\0b", "no separator", " ", " true\nfalse", "", " " + "x" * 200_000
         fields = "number", "ordinal", "offset"
-        jobs = iter([*(dict(text=text) for text in texts), *({field: 1 << 62} for field in fields)])
+        bad: list[Message] = [*(dict(text=text) for text in texts), *({field: 1 << 62} for field in fields)]
+        jobs = iter(bad)
 
         def serve(peer: Peer) -> None:
-            job = next(jobs, dict(text=" echo ran >ran; false"))
+            job = next(jobs, {"text": " echo ran >ran; false"})
             self.hand_out(job, job, records=True, output=True)(peer)
             with contextlib.suppress(socket.timeout):
                 peer.socket.settimeout(0.05)
@@ -1011,9 +1016,13 @@ class LyingServers(TcpCase):
         def serve(peer: Peer) -> None:
             self.welcome(peer)
             for number in range(300):
-                peer.say(*[dict(type="pong", request=number), dict(type="ack", n=0, window=1 << 60),
-                           dict(type="lost", id=str(number)),
-                           dict(type="nothing", request=0, orphans=[1] * 100, ended=False, left="")] * 20)
+                messages: list[Message] = [
+                    dict(type="pong", request=number),
+                    dict(type="ack", n=0, window=1 << 60),
+                    dict(type="lost", id=str(number)),
+                    dict(type="nothing", request=0, orphans=[1] * 100, ended=False, left=""),
+                ]
+                peer.say(*messages * 20)
             heard.set()
             peer.say(dict(type="closing", done=True)).rest(60)
 
@@ -1028,7 +1037,7 @@ class LyingServers(TcpCase):
 class TokenFile(TcpCase):
     """The token's file is nobody else's to read at any moment, and nobody else's to choose."""
     NAME = ".runmaker4.token"
-    before = ""                         # the mode of what stands there before the server
+    earlier = ""                        # the mode of what stands there before the server
 
     # notes the modes of all files of the token whenever a file was opened
     WATCH = """
@@ -1064,7 +1073,7 @@ io.open = builtins.open = watched(io.open)
         modes = [line.split() for line in self.read("seen").decode().splitlines()]
         self.assertTrue(modes)
         self.assertEqual(
-            {mode for name, mode in modes if (name, mode) != (self.NAME, self.before)}, {"100600"}
+            {mode for name, mode in modes if (name, mode) != (self.NAME, self.earlier)}, {"100600"}
         )
         self.assertTokenIn(server.token)
         self.stop(server)
@@ -1075,7 +1084,7 @@ io.open = builtins.open = watched(io.open)
 
     def test_who_has_an_old_wide_file_open_does_not_get_to_know_the_new_token(self) -> None:
         self.write(TOKEN, self.NAME).chmod(0o666)
-        self.before = "100666"
+        self.earlier = "100666"
         with open(self.file, "r+") as old:
             token = self.start_watched()
             self.assertEqual(old.read(), TOKEN)
@@ -1084,7 +1093,7 @@ io.open = builtins.open = watched(io.open)
 
     def test_links_to_what_is_there_and_what_is_not_and_to_itself(self) -> None:
         self.write(TOKEN, "elsewhere").chmod(0o600)
-        self.before = "120777"
+        self.earlier = "120777"
         for target in ("elsewhere", "missing", self.NAME, "said") if FULL else ("elsewhere", "missing"):
             with self.subTest(target=target):
                 with contextlib.suppress(FileNotFoundError):
@@ -1139,7 +1148,8 @@ print(len(socket.recv_fds(visit, 100, 9)[1]))
         server = self.start_server("--grace", 30, preexec_fn=lambda: os.umask(0))
         self.start_client(server, up=(1,))
         server.kill()
-        return server_module.KeeperLink(str(self.dir / "runs.txt"), 0.0).name[1:]
+        name: str = server_module.KeeperLink(str(self.dir / "runs.txt"), 0.0).name
+        return name[1:]
 
     def test_its_socket_is_for_the_same_user(self) -> None:
         name = self.leave_behind()
@@ -1166,7 +1176,7 @@ signal.pause()
                 file = self.write(". echo ran\n", f"runs.{listens}")
                 name = server_module.KeeperLink(str(file), 0.0).name[1:]
                 thief = self.start(sys.executable, "-c", self.TAKE, name, listens, stdout=subprocess.PIPE)
-                self.assertEqual(thief.stdout.readline(), b"taken\n")
+                self.assertEqual(present(thief.stdout).readline(), b"taken\n")
                 server = self.start_server(file=file.name)
                 self.assertEqual(server.err.count(b"serving without a keeper"), 1)
                 self.assertEqual((self.run_client(server).code, self.states(file.name)), (0, "d"))

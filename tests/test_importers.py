@@ -11,11 +11,12 @@ import shutil
 import signal
 import subprocess
 import unittest
+from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 import runmaker4
 import runset4
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, Case, RunCase, Text, as_bytes, locked
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
@@ -32,7 +33,7 @@ class ImportCase(RunCase):
         self.assertEqual((ended.code, ended.out, ended.err), (0, b"", said))
         self.assertEqual(self.read(), as_bytes(expected))
 
-    def assertAllRefused(self, calls: dict[tuple, str]) -> None:
+    def assertAllRefused(self, calls: Mapping[Call, str]) -> None:
         """Arguments for runset4.py and what it must say: each is refused, and there is no runs.txt after
         that.
         """
@@ -154,7 +155,7 @@ class Lists(ImportCase):
         self.assertEqual(self.read(), b". no newline")
 
     def test_the_longest_command_runs(self) -> None:
-        command = b"echo " + b"x" * (runset4.LONGEST_COMMAND - 5)
+        command = b"echo " + b"x" * (runmaker4.LONGEST_COMMAND - 5)
         self.write(command + b"\n", "list")
         self.assertAdds(b". %b\n" % command, "--add-list", "list")
         self.assertEqual(self.run_jobs("-q").code, 0)
@@ -503,7 +504,7 @@ class JobFileCase(ImportCase):
     def line(self, name: Text, executable: str = "./job.sh", state: bytes = b".") -> bytes:
         """The line of runs.txt for a job file."""
         path = os.fsencode(self.dir) + b"/" + as_bytes(name)
-        return b"%b %b %b\n" % (state, executable.encode(), runset4.quote(path))
+        return b"%b %b %b\n" % (state, executable.encode(), runmaker4.quote(path))
 
 
 class JobFiles(JobFileCase):
@@ -755,7 +756,7 @@ class Appending(JobFileCase):
                 processes[0].wait(0.4)
             self.assertEqual([process.poll() for process in processes], [None] * 3)
             for name, (_, theirs, _) in files.items():
-                with open(self.dir / name, "ab") as file:
+                with open(self.dir / name, "ab", buffering=0) as file:
                     file.write(theirs[3:])
         self.assertEqual([self.finish(process).code for process in processes], [0, 0, 0])
         for name, (_, _, after) in files.items():

@@ -235,7 +235,7 @@ class Trouble(JournalCase):
             "old": "has no journal",
             "odd": "is a directory",
         }.items():
-            with self.assertRaisesRegex(runwait4.Problem, words):
+            with self.assertRaisesRegex(runmaker4.Problem, words):
                 runwait4.Journal(str(self.dir / name), self.fail)
 
 

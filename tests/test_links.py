@@ -102,7 +102,7 @@ class Links(RunCase):
         self.assertEqual((ended.code, self.states("s1/f1")), (0, "d"), ended.err)
         self.assertIn(b"is a symbolic link now", ended.err)
 
-    def wait_pids_gone(self) -> list:
+    def wait_pids_gone(self) -> list[bytes]:
         pids = self.read("pids").split()
         wait_until(
             lambda: not any(os.path.exists(f"/proc/{int(pid)}") for pid in pids), what="the job has ended"

@@ -5,6 +5,7 @@ A shared record lock wants no more than a descriptor for reading (fcntl(2)).
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 import runmaker4
 from tests.support import PYTHON, ROOT, RUNMAKER, WAITING, RunCase, wait_until
+from tests.values import present
 
 FILES = "out/journal", "joblog", "log"
 RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"
@@ -82,7 +84,7 @@ class OnOneHost(LockedCase):
         self.jobs(*["for i in 1 2 3 4; do date +%s.%N; sleep 0.05; done"] * 8)
         with self.locked(*FILES):
             runner = self.start(RUNMAKER, "-j2", "--plain", *RECORDS[:-2], "runs.txt")
-            late = [time.time() - float(line) for line in runner.stdout]
+            late = [time.time() - float(line) for line in present(runner.stdout)]
         self.assertEqual((self.finish(runner).code, len(late)), (0, 32))
         self.assertLess(max(late), 1.0, "each job's output comes when it ends, after 0.2 s and more")
 
@@ -159,7 +161,7 @@ class Holders(LockedCase):
 
     def holder(self, kind: str) -> subprocess.Popen[bytes]:
         process = self.start(PYTHON, "-c", HOLDER, "log", kind)
-        self.assertEqual(process.stdout.readline(), b"locked\n")
+        self.assertEqual(present(process.stdout).readline(), b"locked\n")
         return process
 
     def test_the_process_of_either_kind_is_named(self) -> None:
@@ -177,9 +179,9 @@ class Holders(LockedCase):
         process = self.holder("open")
         real = os.listdir
         with open(self.dir / "log", "r+b") as file, unittest.mock.patch.object(
-                runmaker4.os, "listdir", lambda path: [] if path == "/proc" else real(path)):
+                os, "listdir", lambda path: [] if path == "/proc" else real(path)):
             self.assertEqual(runmaker4.locked_by(file.fileno(), 10), "a process of another user")
-            with unittest.mock.patch.object(runmaker4, "LOCK_LINE", runmaker4.re.compile(rb"()()()x^")):
+            with unittest.mock.patch.object(runmaker4, "LOCK_LINE", re.compile(rb"()()()x^")):
                 self.assertEqual(runmaker4.locked_by(file.fileno(), 10), "a process on another host")
         process.kill()
 

@@ -1,11 +1,9 @@
 """Promise: who only looks at a job file is not disturbed by edits, and leaves the terminal as it was."""
-import fcntl
 import os
-import struct
-import subprocess
 import termios
 
-from tests.support import RUNSET, RUNWAIT, Case, wait_until
+from tests.support import RUNSET, RUNWAIT, Case, unread, wait_until
+from tests.values import present
 
 JOBS = 30_000
 
@@ -13,16 +11,12 @@ JOBS = 30_000
 class EditedMeanwhile(Case):
     """The file is edited while a script is in the middle of it."""
 
-    def waiting(self, process: subprocess.Popen[bytes]) -> int:
-        """The bytes that nobody has read yet of what a process printed."""
-        return struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))[0]
-
     def test_a_list_that_is_paged_slowly_comes_to_its_end(self) -> None:
         self.write(
             "".join(f"d true\nd echo done\n# comment\n. echo job {number}\n" for number in range(JOBS))
         )
         lister = self.start(RUNSET, "--list", "--state=.", "runs.txt")
-        wait_until(lambda: self.waiting(lister) > 32_000, what="the pipe is full")
+        wait_until(lambda: unread(present(lister.stdout)) > 32_000, what="the pipe is full")
         text = b"# a note\n" + self.read()
         with open(self.dir / "runs.txt", "r+b", buffering=0) as file:       # never empty, not for a moment
             file.write(text)

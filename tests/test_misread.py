@@ -1,5 +1,6 @@
 """What a user wrote in a job file and no runner understands is refused, or named, before anything runs."""
 import unittest
+from typing import Callable
 
 import runmaker4
 from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, Case, Text
@@ -20,10 +21,13 @@ STRAY = (
 ALIKE = "{}: runs.txt: line {} looks like a directive but is a comment (write #RUN ...)"
 
 
+Check = Callable[[str, bool, Callable[[str], None]], object]     # of a file's lines, by runmaker4.py
+
+
 class MisreadCase(Case):
     """Steps that the tests below share."""
 
-    def said(self, check: object, text: Text) -> list[str]:
+    def said(self, check: Check, text: Text) -> list[str]:
         """What a check of runmaker4.py says of a file of this text, without its place; what it refuses, too.
         """
         said: list[str] = []
@@ -33,7 +37,7 @@ class MisreadCase(Case):
             said.append(str(problem))
         return said
 
-    def assertNames(self, err: str, *calls: tuple) -> None:
+    def assertNames(self, err: str, *calls: tuple[str, ...]) -> None:
         """Each of these scripts, with its options, goes on, and says this on stderr."""
         for call, ended in self.run_all((*call, "runs.txt") for call in calls):
             with self.subTest(call=call):

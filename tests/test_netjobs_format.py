@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import runmaker4
 import runset4
 from tests.support import RUNSET, Case, Text, as_bytes
+from tests.values import present
 
 # What the sample_config.txt that comes with NetJobs says, in other words; like that it has no newline at its
 # end
@@ -76,8 +77,7 @@ class FormatCase(Case):
                 with self.assertRaises(runmaker4.Problem) as raised:
                     list(runset4.test_lines(path))
                 named = re.match(re.escape(path) + r": (?:line (\d+): )?[^\n]*\Z", str(raised.exception))
-                self.assertTrue(named, raised.exception)
-                self.assertEqual(int(named[1] or 0), number, raised.exception)
+                self.assertEqual(int(present(named)[1] or 0), number, raised.exception)
 
 
 class Script(FormatCase):
@@ -95,7 +95,7 @@ class Script(FormatCase):
         calls = {"missing": "missing: ", ".": "directory", "bad": "bad: line 20: "}
         for call, ended in self.run_all((RUNSET, "runs.txt", "--add-tests", name) for name in calls):
             with self.subTest(call=call):
-                self.assertRefused(ended, f"{RUNSET}: ", calls[call[-1]])
+                self.assertRefused(ended, f"{RUNSET}: ", calls[str(call[-1])])
                 self.assertFalse((self.dir / "runs.txt").exists())
 
 

@@ -450,10 +450,10 @@ class Help(RunCase):
         ]
         for (script, option, *_), ended in self.run_all(calls):
             name = option.partition("=")[0]
-            first = {server: client, client: server}.get(script)
+            first = {server: client, client: server}.get(script, script)
             owner = (
                 first
-                if name in named.get(first, ())
+                if first != script and name in named[first]
                 else next(other for other in named if name in named[other])
             )
             self.assertRefused(ended, f"{script}: {name} is an option of {owner} (see {owner} --help)\n")

@@ -1,7 +1,6 @@
 """Promise: the console shows what jobs print, whole and in order, and a runner's last line says what became
 of them.
 """
-import fcntl
 import os
 import pathlib
 import re
@@ -9,10 +8,8 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import termios
 import time
 import unittest
 from typing import Any, Callable
@@ -31,8 +28,10 @@ from tests.support import (
     console_lines,
     peak_memory,
     printed,
+    unread,
     wait_until,
 )
+from tests.values import present
 
 ESCAPE = re.compile(rb"\x1b\[[0-9;]*m")
 
@@ -59,7 +58,7 @@ class Console(Case):
     def test_the_lines_of_a_job_have_exactly_this_form_and_order(self) -> None:
         self.write(". echo a; echo 'b \"c\"'\n")
         out = self.run_script(RUNMAKER, "--name", "alice", "runs.txt").out
-        command, pid = b"echo a; echo 'b \"c\"'", re.search(rb",(\d+)\)", out)[1]
+        command, pid = b"echo a; echo 'b \"c\"'", present(re.search(rb",(\d+)\)", out))[1]
         self.assertEqual(out, b"executing `" + command + b"'\n"
                          b"status (alice," + pid + b"): forked \"" + command + b"\"\n"
                          b"stdout (alice," + pid + b"): a\n"
@@ -99,7 +98,7 @@ class Console(Case):
         self.write(". echo first; until [ -e go ]; do sleep 0.02; done; echo second\n")
         runner = self.start(RUNMAKER, "runs.txt")
         self.addCleanup(self.write, "", "go")
-        early = [runner.stdout.readline() for _ in range(3)]
+        early = [present(runner.stdout).readline() for _ in range(3)]
         self.assertTrue(early[2].endswith(b"): first\n"), early)
         self.assertEqual(self.states(), "r")
         self.write("", "go")
@@ -117,7 +116,7 @@ class LastOutput(Case):
     """All that a job printed is shown before its exit line, nothing after it."""
 
     def assertNothingLate(self, lines: list[ConsoleLine]) -> None:
-        ended = set()
+        ended: set[int] = set()
         for line in lines:
             self.assertNotIn(line.pid, ended, line)
             if line.kind == "status" and not line.text.startswith(b"forked"):
@@ -241,7 +240,7 @@ runmaker4.Writer.drain = lambda writer, patience: drain(writer, patience / 8)
 
     def pipe_fill(self, process: subprocess.Popen[bytes]) -> int:
         """The bytes that wait in the runner's stdout."""
-        return struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4))[0]
+        return unread(present(process.stdout))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_all_output_is_there_once_it_is_read(self) -> None:
@@ -307,7 +306,7 @@ class SharedDescriptor(Case):
     @staticmethod
     def read_slowly(read: Callable[[], bytes]) -> bytes:
         """All that comes, with pauses in which the runner has to wait."""
-        pieces = []
+        pieces: list[bytes] = []
         while not pieces or pieces[-1]:
             pieces.append(read())
             time.sleep(0.001)
@@ -324,7 +323,7 @@ class SharedDescriptor(Case):
 
     def test_messages_on_the_same_pipe_split_no_line(self) -> None:
         runner = self.start_noisy(stderr=subprocess.STDOUT)
-        self.assertWholeLines(self.read_slowly(lambda: os.read(runner.stdout.fileno(), 3000)))
+        self.assertWholeLines(self.read_slowly(lambda: os.read(present(runner.stdout).fileno(), 3000)))
 
     def test_a_pipe_that_another_has_made_non_blocking_gets_all_lines_and_stays_so(self) -> None:
         ours, theirs = os.pipe()
@@ -444,7 +443,7 @@ class ClosingLine(Case):
 
     def named_lines(self, line: str) -> str:
         """What stands after 'line' or 'lines' in the brackets."""
-        return re.search(r"\(lines? ([^)]*)\)", line)[1]
+        return present(re.search(r"\(lines? ([^)]*)\)", line))[1]
 
     def test_success_is_one_line_with_the_count_and_the_time(self) -> None:
         self.write(". echo a\n. echo b\n. echo c\n")
@@ -531,8 +530,8 @@ class ClosingLine(Case):
     def test_it_is_there_after_an_interrupt_too(self) -> None:
         self.write(". [ -e mended ] || sleep 60\n")
         runner = self.start(RUNMAKER, "runs.txt")
-        runner.stdout.readline()
-        runner.stdout.readline()
+        present(runner.stdout).readline()
+        present(runner.stdout).readline()
         runner.send_signal(signal.SIGINT)
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (130, "e"))

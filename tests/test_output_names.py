@@ -48,16 +48,16 @@ class OutCase(Case):
         """What the files hold, in whichever of them."""
         return sorted(self.files().values())
 
-    def meanwhile(self, name: str, others: Callable[[], object]) -> "mock._patch":
+    def meanwhile(self, name: str, others: Callable[[], object]) -> "mock._patch[Callable[..., Any]]":
         """Do something before the first call of a function of os, as another runner might."""
         real, things = getattr(os, name), [others]
 
-        def call(*args, **options: Any):
+        def call(*args: Any, **options: Any) -> Any:
             if things:
                 things.pop()()
             return real(*args, **options)
 
-        return mock.patch.object(runmaker4.os, name, call)
+        return mock.patch.object(os, name, call)
 
 
 class TakenNames(OutCase):
@@ -94,14 +94,14 @@ class TakenNames(OutCase):
         (self.out / "7.out").write_text("another host's")
         fresh, lexists, open_ = [], os.path.lexists, os.open
 
-        def open_and_see(path, flags, *args, **options: Any):
+        def open_and_see(path: str, flags: int, *args: Any, **options: Any) -> int:
             fresh.extend([True] if flags & os.O_DIRECTORY else [])
             return open_(path, flags, *args, **options)
 
         outdir, run = self.outdir(), run_of(7)
         outdir.journal.network = True
-        with mock.patch.object(runmaker4.os.path, "lexists", lambda name: bool(fresh) and lexists(name)), \
-                mock.patch.object(runmaker4.os, "open", open_and_see):
+        with mock.patch.object(os.path, "lexists", lambda name: bool(fresh) and lexists(name)), \
+                mock.patch.object(os, "open", open_and_see):
             outdir.started(run)
             put(outdir, run, b"ours")
             outdir.ended(run, runmaker4.Ending(0))
@@ -151,7 +151,7 @@ class OlderFiles(OutCase):
             real(*args)
             raise FileNotFoundError
 
-        with mock.patch.object(runmaker4.os, "rename", rename):
+        with mock.patch.object(os, "rename", rename):
             runmaker4.keep_older(str(self.name))
         self.assertEqual(self.contents(), ["first"])
 
@@ -159,7 +159,7 @@ class OlderFiles(OutCase):
         for number in range(1, 1000):
             (self.out / f"7.out.~{number}~").touch()
         self.name.write_text("last")
-        with mock.patch.object(runmaker4.os.path, "lexists", side_effect=os.path.lexists) as looks:
+        with mock.patch.object(os.path, "lexists", side_effect=os.path.lexists) as looks:
             runmaker4.keep_older(str(self.name))
         self.assertEqual((self.out / "7.out.~1000~").read_text(), "last")
         self.assertLess(looks.call_count, 30)

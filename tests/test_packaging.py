@@ -1,4 +1,5 @@
 """The scripts run wherever they are: copied by hand, or as pip makes commands of them."""
+import importlib
 import os
 import re
 import shutil
@@ -131,7 +132,7 @@ class Project(unittest.TestCase):
 
     def test_the_project_says_what_it_needs(self) -> None:
         try:
-            import tomllib
+            tomllib = importlib.import_module("tomllib")
         except ImportError:
             self.skipTest("this Python has no tomllib (3.11 or later has)")
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

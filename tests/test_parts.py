@@ -11,16 +11,20 @@ import pathlib
 import random
 import signal
 import subprocess
+import time
 import unittest
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNSERVER, alive, wait_until
+from tests.support import RUNSERVER, alive, job_of, wait_until
 from tests.test_units import FileCase, a_run
+from tests.values import present
 
 server = importlib.import_module(RUNSERVER[:-len(".py")])
+ServedFile = Any        # a class of that module, which only importlib can import: its name has a hyphen
 
 
 def line(number: int, text: bytes = b" CMD", state: bytes = b"!") -> runmaker4.Line:
@@ -45,14 +49,14 @@ class JobFileCase(FileCase):
         super().setUp()
         self.clock = Clock()
 
-    def file(self, text: bytes, **options: object) -> runmaker4.JobFile:
+    def file(self, text: bytes, **options: Any) -> runmaker4.JobFile:
         """A JobFile on this text."""
         self.path.write_bytes(text)
         file = runmaker4.JobFile(str(self.path), **{"say": lambda said: None, "clock": self.clock, **options})
         self.addCleanup(file.leave)
         return file
 
-    def jobs(self, text: bytes, retry: bytes = b"", **options: object) -> runmaker4.Cursor:
+    def jobs(self, text: bytes, retry: bytes = b"", **options: Any) -> runmaker4.Cursor:
         """A cursor in a JobFile on this text, for a runner that takes lines in these states besides."""
         return runmaker4.Cursor(self.file(text), [runmaker4.Taker("", retry=retry)], **options)
 
@@ -166,7 +170,7 @@ class PastTheCache(JobFileCase):
         file = self.file(b". a\n. b\n", mount=self.MOUNT, say=said.append)
         cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
         for _ in range(2):
-            self.assertEqual(cursor.finish(cursor.claim(), b"d"), "")
+            self.assertEqual(cursor.finish(job_of(cursor.claim()), b"d"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\nd b\n")
         return said
 
@@ -253,7 +257,7 @@ class PastTheCache(JobFileCase):
 class DeadClients(JobFileCase):
     """A file system whose client on this host was killed answers ENOTCONN for ever (FUSE)."""
 
-    def cut_off(self) -> contextlib.AbstractContextManager:
+    def cut_off(self) -> contextlib.AbstractContextManager[mock.MagicMock]:
         return mock.patch.object(
             os, "open", side_effect=OSError(errno.ENOTCONN, "Transport endpoint is not connected")
         )
@@ -262,7 +266,7 @@ class DeadClients(JobFileCase):
         super().setUp()
         self.cursor = runmaker4.Cursor(self.file(b". a\n", mount=runmaker4.Mount("fuse.new", frozenset())),
                                        [runmaker4.Taker("")])
-        self.job = self.cursor.claim()
+        self.job = job_of(self.cursor.claim())
 
     def fail_for(self, seconds: int) -> None:
         """Try to write the result for so long, in vain."""
@@ -306,9 +310,9 @@ class IdleLooks(JobFileCase):
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.assertFalse(jobs.claim())
-            self.assertIsNotNone(jobs.miss.again)
-            self.clock.now += jobs.miss.again
-            yield jobs.miss.again
+            again = present(jobs.miss.again)
+            self.clock.now += again
+            yield again
 
     def test_a_new_line_that_stays_locked_is_looked_at_once_a_second(self) -> None:
         pauses = list(self.looks(self.locked_job(), 20))
@@ -319,7 +323,7 @@ class IdleLooks(JobFileCase):
         jobs = self.locked_job()
         list(self.looks(jobs, 5))
         runmaker4.unlock(self.holder, runmaker4.row(b"a") + 7)
-        self.assertEqual(jobs.claim().number, 1)
+        self.assertEqual(job_of(jobs.claim()).number, 1)
 
     def test_a_look_that_hung_for_a_while_is_not_made_up_for_with_minutes(self) -> None:
         jobs, read = self.jobs(b"d a\n"), os.pread
@@ -333,7 +337,7 @@ class IdleLooks(JobFileCase):
         with open(self.path, "ab") as file:
             file.write(b". b\n")
         self.clock.now += 5.0
-        self.assertEqual(jobs.claim().number, 2)
+        self.assertEqual(job_of(jobs.claim()).number, 2)
 
     def test_a_file_that_is_empty_or_shorter_than_it_was_is_believed_when_it_has_stayed_so_for_a_second(
         self,
@@ -347,7 +351,7 @@ class IdleLooks(JobFileCase):
             self.assertFalse(jobs.claim(last=True))
             self.assertEqual(jobs.miss.again is not None, doubtful, (wait, text))
         self.path.write_bytes(b". a\n")
-        self.assertEqual(jobs.claim(last=True).number, 1)
+        self.assertEqual(job_of(jobs.claim(last=True)).number, 1)
 
     def test_a_last_look_is_never_spared(self) -> None:
         jobs = self.jobs(b"d a\n")
@@ -356,18 +360,20 @@ class IdleLooks(JobFileCase):
         with open(self.path, "ab") as file:
             file.write(b". b\n")
         self.assertFalse(jobs.claim())
-        self.assertEqual(jobs.claim(last=True).number, 2)
+        self.assertEqual(job_of(jobs.claim(last=True)).number, 2)
 
 
 class Paces(unittest.TestCase):
     """How long to rest after a look: by what it took of the CPU, and by the clock for a few seconds only."""
 
+    def setUp(self) -> None:
+        self.clock = Clock()
+
     def pace(self, seconds: float, worked: float) -> runmaker4.Pace:
         """After a look that took so long, by clock and CPU."""
-        clock = Clock()
-        pace = runmaker4.Pace(clock)
-        with mock.patch.object(runmaker4.time, "thread_time", side_effect=[5.0, 5.0 + worked]), pace:
-            clock.now += seconds
+        pace = runmaker4.Pace(self.clock)
+        with mock.patch.object(time, "thread_time", side_effect=[5.0, 5.0 + worked]), pace:
+            self.clock.now += seconds
         return pace
 
     def test_a_look_that_kept_the_cpu_busy_is_followed_by_a_rest_so_many_times_as_long(self) -> None:
@@ -382,7 +388,7 @@ class Paces(unittest.TestCase):
         pace = self.pace(0.1, 0.1)
         for seconds, early, early_if_least in ((0.0, True, True), (1.8, True, True), (0.2, False, True),
                                                (3.0, False, False)):
-            pace.clock.now += seconds
+            self.clock.now += seconds
             self.assertEqual((pace.until_due(20) > 0, pace.until_due(20, 5.0) > 0), (early, early_if_least))
 
 
@@ -406,8 +412,8 @@ class LooksAtAnEditedFile(JobFileCase):
                 self.assertGreater(len(list(jobs.lines())), 9000)
 
 
-class RetriesAmidEdits(JobFileCase):
-    """With -r each line is taken once, whatever lines are inserted and removed above it meanwhile."""
+class EditedCase(JobFileCase):
+    """A file in which lines are inserted and removed while its jobs are taken."""
 
     def lines(self, random_: random.Random) -> list[bytes]:
         """Some jobs, among them equal ones."""
@@ -426,14 +432,19 @@ class RetriesAmidEdits(JobFileCase):
         new.write_bytes(b"".join(lines))
         os.replace(new, self.path)
 
-    def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> Counter:
+
+class RetriesAmidEdits(EditedCase):
+    """With -r each line is taken once, whatever lines are inserted and removed above it meanwhile."""
+
+    def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> Counter[bytes]:
         """Run all jobs, two at a time, with edits in between: how often each command was claimed."""
-        count, running = Counter(), []
+        count: Counter[bytes] = Counter()
+        running: list[runmaker4.Job] = []
         for _ in range(1000):
             if random_.random() < 0.3:
                 self.edit(random_)
             job = jobs.claim(last=True) if len(running) < 2 else None
-            if job:
+            if isinstance(job, runmaker4.Job):
                 count[job.command] += 1
                 running.append(job)
             elif not running:
@@ -457,7 +468,7 @@ class RetriesAboveABarrier(JobFileCase):
 
     def test_a_job_that_a_round_has_met_while_it_ran_and_that_is_in_error_by_now_comes_first(self) -> None:
         jobs = self.jobs(b". a\n. b\n#RUN barrier\n. c\n", retry=b"er")
-        first, second = jobs.claim(), jobs.claim()
+        first, second = job_of(jobs.claim()), job_of(jobs.claim())
         self.assertEqual(jobs.finish(second, b"d"), "")
         self.assertFalse(jobs.claim())                 # it waits at the barrier
         jobs.file.finish(first, b"e")                   # as a server does whose client has not come back
@@ -465,14 +476,15 @@ class RetriesAboveABarrier(JobFileCase):
         while not found:
             self.clock.now += 0.2
             found = jobs.claim()
-        self.addCleanup(jobs.file.give_up, found)
-        self.assertEqual(found.command, b"a")
+        again = job_of(found)
+        self.addCleanup(jobs.file.give_up, again)
+        self.assertEqual(again.command, b"a")
 
 
 class LinesOfADeadServer(JobFileCase):
     """The server after it knows them again where an edit has moved them meanwhile."""
 
-    def adopt(self, before: list[bytes], after: bytes) -> tuple[server.ServedFile, list[runmaker4.Job]]:
+    def adopt(self, before: list[bytes], after: bytes) -> tuple[ServedFile, list[runmaker4.Job]]:
         """Hold these lines, then edit the file: how the next server has it, and the jobs that it goes on
         with.
         """
@@ -486,7 +498,7 @@ class LinesOfADeadServer(JobFileCase):
         return file, file.adopt(fd)
 
     def offsets(
-        self, file: server.ServedFile, jobs: list[runmaker4.Job], texts: list[bytes]
+        self, file: ServedFile, jobs: list[runmaker4.Job], texts: list[bytes]
     ) -> dict[int, int]:
         """Where the lines of clients are that say where they were: by their numbers."""
         lines = [runmaker4.Line(number, number, 0, b".", text) for number, text in enumerate(texts, 1)]
@@ -535,20 +547,23 @@ class LinesOfADeadServer(JobFileCase):
         self.assertEqual((jobs, len(file.companion.unclaimed)), ([], 1))
 
 
-class RetriesOfMany(RetriesAmidEdits):
-    """The same where several share a cursor, as the clients of a server do, and come and go."""
+class RetriesOfMany(EditedCase):
+    """With -r each of several takers that share a cursor takes a line once; they come and go, as a server's clients.
+    """
     STATES = b"!er", b"er", b""
 
-    def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> list[Counter]:
+    def claims(self, random_: random.Random, jobs: runmaker4.Cursor) -> list[Counter[bytes]]:
         """How often each of them claimed each command; none is to be had of it any more."""
         takers = [runmaker4.Taker("", retry=retry) for retry in self.STATES]
-        counts, running, idle = {taker: Counter() for taker in takers}, [], set()
+        counts: dict[runmaker4.Taker, Counter[bytes]] = {taker: Counter() for taker in takers}
+        running: list[runmaker4.Job] = []
+        idle: set[runmaker4.Taker] = set()
         for _ in range(3000):
             if random_.random() < 0.1:
                 self.edit(random_)
             some = runmaker4.Takers(random_.sample(takers, random_.randrange(1, 4)))
             job = jobs.claim(random_.random() < 0.5, some) if len(running) < 2 else None
-            if job:
+            if isinstance(job, runmaker4.Job):
                 counts[job.taker][job.command] += 1
                 running.append(job)
                 idle.clear()

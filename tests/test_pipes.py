@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tests.journal import end
 from tests.support import RUNMAKER, RUNSET, RUNWAIT, Case, Ended, deadline
+from tests.values import present
 
 PRINTING = ((RUNSET, "--list"), (RUNWAIT, "--status"), (RUNWAIT, "--progress"), (RUNMAKER, "--dry-run", "-r"),
             (RUNSET, "--help"), (RUNWAIT, "--help"), (RUNMAKER, "--help"))
@@ -48,9 +49,9 @@ class StandardOutput(Case):
             with self.subTest(words=words):
                 process = self.start(*words, "runs.txt")
                 with deadline(process):
-                    self.assertEqual(process.stdout.readline(), b"1 . echo some words that fill the pipe\n")
-                process.stdout.close()
-                self.assertEqual((process.wait(60), process.stderr.read()), (0, b""))
+                    self.assertEqual(present(process.stdout).readline(), b"1 . echo some words that fill the pipe\n")
+                present(process.stdout).close()
+                self.assertEqual((process.wait(60), present(process.stderr).read()), (0, b""))
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "there is no /dev/full")
     def test_a_full_disk_is_said_in_one_line(self) -> None:

@@ -9,6 +9,7 @@ import time
 import unittest
 
 from tests.support import FULL, RUNMAKER, RUNSET, Case, Ended, console_lines, printed, wait_until
+from tests.values import present
 
 WIDTH = 160                             # bytes of a line of the log file, without its newline
 BLANK = b" " * WIDTH
@@ -41,7 +42,7 @@ class LogCase(Case):
     def assertRecord(self, ordinal: int, command: str, *lines: str, loglines: int = 3) -> None:
         """Record k is the header and these lines (WHO stands for host and process), the rest blank."""
         record = self.record(ordinal, loglines)
-        who = re.search(rb"\((\w+,\d+)\)", record[1])[1].decode()
+        who = present(re.search(rb"\((\w+,\d+)\)", record[1]))[1].decode()
         wanted = [self.header(command)] + [cut(line.replace("WHO", who).encode()) for line in lines]
         self.assertEqual(record, wanted + [BLANK] * (1 + loglines - len(wanted)))
 
@@ -481,7 +482,7 @@ class SharedNames(Case):
                  for first, second in itertools.combinations(self.OPTIONS, 2) for name in ("./o", "link")]
         for call, ended in self.run_all(calls):
             with self.subTest(call=call):
-                self.assertRefused(ended, call[4])
+                self.assertRefused(ended, str(call[4]))
         self.assertEqual(self.states(), ".")
 
     def test_an_empty_name_is_refused(self) -> None:

@@ -114,9 +114,9 @@ class Outputs(RefusalCase):
 
     def refuse_as_any_output(self, name: str) -> None:
         """Nothing that the runner writes may have this name."""
-        calls = [(RUNMAKER, f"{option}={name}", "runs.txt") for option in self.RECORDS]
-        calls += [(RUNMAKER, "-d", f"{option}={name}", "runs.txt") for option in ("--pidfile", "--errors")]
-        self.refuse_all(calls, name)
+        records = [(RUNMAKER, f"{option}={name}", "runs.txt") for option in self.RECORDS]
+        others = [(RUNMAKER, "-d", f"{option}={name}", "runs.txt") for option in ("--pidfile", "--errors")]
+        self.refuse_all([*records, *others], name)
 
     def test_a_directory_in_place_of_a_file(self) -> None:
         (self.dir / "place").mkdir()

@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import unittest
 import zlib
-from typing import Any
+from typing import Any, Optional
 
 from tests.journal import BEGAN, end, start
 from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes
+from tests.values import present
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
@@ -45,10 +46,10 @@ class Page(html.parser.HTMLParser):
         self.title = ""
         self.feed(text)
         self.close()
-        packed = re.search(r'<script id="data" type="text/plain">([A-Za-z0-9+/=]+)</script>', text)[1]
+        packed = present(re.search(r'<script id="data" type="text/plain">([A-Za-z0-9+/=]+)</script>', text))[1]
         self.data: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
         shown = text.partition("<script")[0]
-        self.when = words(re.search('<p id="when">(.*?)</p>', shown)[1])
+        self.when = words(present(re.search('<p id="when">(.*?)</p>', shown))[1])
         self.refresh = re.findall('http-equiv="refresh" content="([0-9]+)"', shown)
         self.figures = {
             words(name): words(value) for name, value in re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", shown)
@@ -72,16 +73,16 @@ class Page(html.parser.HTMLParser):
                  for body in re.findall("<tbody>(.*?)</tbody>", self.tables.get(title, ""), re.DOTALL)]
         return [[row[heads.index(column)] for column in columns] for row in found]
 
-    def handle_starttag(self, tag, attrs) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, Optional[str]]]) -> None:
         self.tags.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href")]
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_endtag(self, tag) -> None:
+    def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, tag
 
-    def handle_data(self, data) -> None:
+    def handle_data(self, data: str) -> None:
         if self.open[-1:] == ["title"]:
             self.title += data
 
@@ -411,7 +412,7 @@ class InABrowser(ReportCase):
         """The elements that the report of out/journal has in a browser."""
         self.report("--outdir", "out")
         command = [
-            CHROMIUM,
+            present(CHROMIUM),
             "--headless",
             "--no-sandbox",
             "--disable-gpu",

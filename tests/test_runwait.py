@@ -11,6 +11,7 @@ import termios
 import threading
 import time
 import unittest
+from typing import Any, Optional
 
 from tests.support import (
     FULL,
@@ -26,6 +27,7 @@ from tests.support import (
     deadline,
     wait_until,
 )
+from tests.values import present
 
 LINE = re.compile(rb"progress: +\d+ of +\d+ jobs processed, \d+ errors \[=*e*!*>* *\]\n")
 COUNTS = ("new", "running", "done", "failed", "error", "held")
@@ -49,7 +51,7 @@ class RunwaitCase(RunCase):
 
     def first_line(self, process: subprocess.Popen[bytes]) -> bytes:
         with deadline(process):
-            return process.stdout.readline()
+            return present(process.stdout).readline()
 
     def assertQuietEnd(self, ended: Ended, code: int = 0) -> None:
         self.assertEqual((ended.code, ended.out, ended.err), (code, b"", b""))
@@ -204,11 +206,11 @@ class Status(RunwaitCase):
         b"with #)\n"
     )
 
-    def counts(self, err: bytes = b"") -> dict[str, object]:
+    def counts(self, err: bytes = b"") -> dict[str, Any]:
         """What --status --json prints, after a look at its form."""
         ended = self.runwait("--status", "--json")
         self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, err, 1))
-        found = json.loads(ended.out)
+        found: dict[str, Any] = json.loads(ended.out)
         told = {key: found.pop(key) for key in ("orphans", "per_hour", "seconds_left", "trouble")}
         self.assertEqual(set(found), {*COUNTS, "total", "jobs"})
         self.assertEqual(told, {"orphans": [], "per_hour": None, "seconds_left": None, "trouble": ""})
@@ -336,7 +338,7 @@ class ProgressInAPipe(RunwaitCase):
         """
         seen = []
         with deadline(waiter):
-            for line in waiter.stdout:
+            for line in present(waiter.stdout):
                 seen.append((time.monotonic(), line))
                 if b" 15 of " in line:
                     threading.Timer(0.2, self.open_gate).start()
@@ -346,9 +348,9 @@ class ProgressInAPipe(RunwaitCase):
         runner = self.half_way()
         waiter = self.start(RUNWAIT, "--progress", "runs.txt")
         self.first_line(waiter)
-        waiter.stdout.close()
+        present(waiter.stdout).close()
         self.open_gate()
-        self.assertEqual((waiter.wait(60), waiter.stderr.read()), (0, b""))
+        self.assertEqual((waiter.wait(60), present(waiter.stderr).read()), (0, b""))
         self.finish(runner)
 
 
@@ -466,7 +468,7 @@ class ProgressOnATerminal(RunwaitCase):
 
     def wait_shown(self, terminal: Terminal, pattern: str) -> str:
         """Wait until the terminal shows this; the line."""
-        def shown() -> object:
+        def shown() -> Optional[list[str]]:
             lines = terminal.look()
             return lines if lines and re.search(pattern, lines[-1]) else None
         try:

@@ -6,11 +6,11 @@ import re
 import unittest
 
 import runmaker4
-from tests.support import RUNMAKER, RUNSET, RUNWAIT, RunCase, as_bytes
+from tests.support import RUNMAKER, RUNSET, RUNWAIT, RunCase, Text, as_bytes
 from tests.test_output import read_terminal
 from tests.test_units import FileCase, a_run
 
-HOSTILE = {  # what it is: as bytes
+HOSTILE: dict[str, Text] = {  # what it is: as bytes
     "a colour": "\x1b[31m",
     "a carriage return": "\r",
     "a bell": "\7",
@@ -50,17 +50,17 @@ class Commands(RunCase):
         b"true '" + b"".join(as_bytes(text) for text in HOSTILE.values() if text != "\n") + HARMLESS + b"'"
     )
 
-    def shown(self, *call: object) -> bytes:
+    def shown(self, script: str, *args: object) -> bytes:
         """What a terminal gets."""
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
-        process = self.start(*call, stdout=slave, stderr=slave, env={"NO_COLOR": "1"})
+        process = self.start(script, *args, stdout=slave, stderr=slave, env={"NO_COLOR": "1"})
         os.close(slave)
         shown = read_terminal(master)
         self.assertEqual(process.wait(), 0, shown)
         return shown
 
-    def assertShown(self, lines: int, *call: object) -> None:
+    def assertShown(self, lines: int, *call: str) -> None:
         """The command is in so many lines, and nothing of what is hostile in any."""
         shown = self.shown(*call)
         self.assertEqual(shown.count(b"true '?[31m???"), lines, shown)

@@ -26,6 +26,7 @@ from tests.support import (
     printed,
     wait_until,
 )
+from tests.values import present
 
 STUBBORN = f"trap ': > term.$JOB_ID' TERM; {UP}; while :; do sleep 0.1; done"       # notes TERM, and lives on
 
@@ -248,23 +249,21 @@ class StoppedTogether(RunCase):
         self.wait_up(1, 2, runner=runner)
         return runner
 
-    def signal_all(self, runner: subprocess.Popen[bytes], number: signal.Signals, *order: object) -> Ended:
+    def signal_all(self, runner: subprocess.Popen[bytes], number: signal.Signals, *order: int) -> Ended:
         """Send a signal to all in this order; a job that comes before the runner has ended by then."""
         for pid in order:
-            if pid is not runner:
-                os.kill(pid, number)
+            os.kill(pid, number)
+            if pid != runner.pid:
                 wait_until(lambda: not alive(pid), what="the job has ended")
-            else:
-                runner.send_signal(number)
         return self.finish(runner)
 
     def test_jobs_that_end_before_their_runner_is_told_are_interrupted(self) -> None:
         runner = self.start_two("trap 'exit 143' TERM; while :; do sleep 0.02; done", "--retries", "2")
-        self.assertEnded(self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner), 143, "ee.")
+        self.assertEnded(self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner.pid), 143, "ee.")
 
     def test_a_runner_that_is_only_to_drain_counts_them_as_interrupted_too(self) -> None:
         runner = self.start_two("exec sleep 60")
-        self.assertEnded(self.signal_all(runner, signal.SIGUSR1, *self.pids(2), runner), 1, "ee.")
+        self.assertEnded(self.signal_all(runner, signal.SIGUSR1, *self.pids(2), runner.pid), 1, "ee.")
 
     def test_a_job_that_dies_just_after_its_runner_was_told_is_interrupted(self) -> None:
         runner = self.start_two("trap 'exit 129' HUP; while :; do sleep 0.02; done")
@@ -281,7 +280,7 @@ class StoppedTogether(RunCase):
 
     def test_what_is_told_of_the_job_is_how_it_ended(self) -> None:
         runner = self.start_two("exec sleep 60", "--joblog", "joblog")
-        ended = self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner)
+        ended = self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner.pid)
         self.assertEqual(
             [line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]], [[b"0", b"15"]] * 2
         )
@@ -292,7 +291,7 @@ class StoppedTogether(RunCase):
     def await_word(self, runner: subprocess.Popen[bytes], word: bytes) -> None:
         """Wait until the runner has printed a line on stderr with this word."""
         with deadline(runner):
-            self.assertTrue(any(word in line for line in iter(runner.stderr.readline, b"")), "it has ended")
+            self.assertTrue(any(word in line for line in iter(present(runner.stderr).readline, b"")), "it has ended")
 
 
 class LostConsole(RunCase):
@@ -302,8 +301,8 @@ class LostConsole(RunCase):
         """Read one line, as head -1 does, and close the pipe while the first of four jobs runs."""
         self.jobs(f"{WAITING}; echo a", "echo b", "echo c", last)
         runner = self.start_jobs()
-        self.assertTrue(runner.stdout.readline().startswith(b"executing `"))
-        runner.stdout.close()
+        self.assertTrue(present(runner.stdout).readline().startswith(b"executing `"))
+        present(runner.stdout).close()
         self.open_gate()
         ended = self.finish(runner)
         self.assertEqual(ended.err.count(b"\n"), 2, f"the complaint and the closing line: {ended.err!r}")
@@ -319,7 +318,7 @@ class LostConsole(RunCase):
     def test_the_jobs_go_on_when_stderr_is_closed_too(self) -> None:
         self.jobs(f"{WAITING}; echo a; echo b >&2", "echo b", "exit 1")
         runner = self.start_jobs(stderr=subprocess.STDOUT)
-        runner.stdout.close()
+        present(runner.stdout).close()
         self.open_gate()
         self.assertEqual(runner.wait(timeout=60), 1)
         self.assertEqual(self.states(), "dd!")
@@ -440,8 +439,8 @@ class ControllingTerminal(RunCase):
     def test_a_job_that_reads_its_input_finds_the_end_at_once(self) -> None:
         self.jobs("cat > got")
         runner = self.start(RUNMAKER, "runs.txt", stdin=subprocess.PIPE)
-        runner.stdin.write(b"for the runner\n")
-        runner.stdin.flush()
+        present(runner.stdin).write(b"for the runner\n")
+        present(runner.stdin).flush()
         self.assertEqual(runner.wait(timeout=20), 0)
         self.assertEqual(self.read("got"), b"")
 

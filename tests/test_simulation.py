@@ -6,6 +6,7 @@ The real JobFile and Cursor run on a simulated host system, in thousands of hist
 find.
 """
 import errno
+import multiprocessing.pool
 import os
 import subprocess
 import sys
@@ -40,6 +41,7 @@ QUICKLY_FOUND = (
 
 class Histories(unittest.TestCase):
     """Runners, editors, runset4.py, kills, stops, a network that comes and goes; in any order."""
+    pool: multiprocessing.pool.Pool
 
     @classmethod
     def setUpClass(cls) -> None:

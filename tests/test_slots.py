@@ -38,7 +38,7 @@ TAKE = 'mkdir "in.$SLAVE_IP" || echo "$SLAVE_IP" >>twice; echo "$SLAVE_IP $JOB_I
 LEAVE = 'rmdir "in.$SLAVE_IP"'
 # fails to be alone on its name: `twice`
 SHORT = f"{TAKE}; sleep 0.02; {LEAVE}"
-HELD = f'{TAKE}; echo "$SLAVE_IP" >up.$JOB_ID; {GATE}; {LEAVE}'             # ... and runs until open_gate()
+HELD = f'{TAKE}; echo "$SLAVE_IP" >up.$JOB_ID; {GATE}; {LEAVE}'             # runs until open_gate()
 QUICK_LOOKS = "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 0.03\n"            # unless all is in full size
 AT_LEAST = 0.5 if FULL else 0.3                                             # seconds: some looks at the names
 
@@ -332,7 +332,7 @@ class FollowedNames(SlotCase):
         runner = self.start_on_names("-1", "--follow")
         self.assertEqual((self.finish(runner, timeout=20).code, self.states()), (0, "dd."))
 
-    def check_kept(self, damage: Callable[[], None]) -> None:
+    def check_kept(self, damage: Callable[[], object]) -> None:
         """The names are lost while a job runs: those that were known stay, said once; later ones count again.
         """
         self.jobs(HELD)

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 import unittest
+from typing import Any, Optional
 
 from tests.support import FULL, MARK, RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase, alive, wait_until
 from tests.test_slots import NASTY, names_taken
@@ -71,7 +72,8 @@ def free_port() -> int:
     """A port on the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a minute")
@@ -141,7 +143,7 @@ class SshCase(RunCase):
             said = ended.err + self.read(f"{worker}.log")[-300:]
             self.skipTest(f"sshd does not let {getpass.getuser()} in: {said.decode(errors='replace')}")
 
-    def environ(self, extra=None) -> dict[str, str]:
+    def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         mine = {"PATH": f"{self.dir}/bin:{self.dir}:{os.environ['PATH']}", "REMOTE": str(self.dir / "remote")}
         return super().environ({**mine, **(extra or {})})
 
@@ -283,8 +285,9 @@ class Scheduler(SshCase):
     def add(self, *commands: str) -> None:
         self.assertEqual(self.run_script(RUNSET, "runs.txt", "--add", *commands).code, 0)
 
-    def status(self) -> dict:
-        return json.loads(self.run_script(RUNWAIT, "--status", "--json", "runs.txt").out)
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.run_script(RUNWAIT, "--status", "--json", "runs.txt").out)
+        return status
 
     def stop(self, pid: int, number: signal.Signals = signal.SIGHUP) -> None:
         os.kill(pid, number)

@@ -8,11 +8,12 @@ import subprocess
 import time
 import unittest
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Callable
 
 from tests import marks
-from tests.support import ALL, FULL, INTERVAL, UP, RunCase, deadline, wait_until
+from tests.support import ALL, FULL, INTERVAL, UP, Process, RunCase, deadline, wait_until
+from tests.values import present
 
 JOBS, KILLS, RUNNERS = (10_000, 500, 6) if ALL else (2_000, 100, 6) if FULL else (350, 18, 6)
 LONG_JOBS, LAST_KILLS = 12, 4           # once all long jobs have begun, some more runners are killed
@@ -91,13 +92,37 @@ def freeze(processes: list[int]) -> None:
     wait_until(still, what=f"{processes} are stopped")
 
 
-class Storm(RunCase):
+class KillCase(RunCase):
+    """Those who run jobs are killed, and what they and their jobs do is marked."""
+    SEED = 5
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.random = random.Random(self.SEED)
+        self.killed: list[Process] = []
+
+    def kill(self, runner: Process, with_jobs: bool) -> None:
+        """kill -9 a runner.  Its jobs too: each is a session of its own, with its process group."""
+        jobs: list[int] = []
+        if with_jobs:
+            freeze([runner.pid])                        # so that it starts no more jobs
+            jobs = [pid for pid, (_, parent) in process_table().items() if parent == runner.pid]
+            freeze(jobs)                                # so that their marks end before ours
+        marks.append(self.dir / "marks", "".join(f"killed {pid}\n" for pid in [*jobs, runner.pid]))
+        send(signal.SIGKILL, [*jobs, *(-pid for pid in jobs), runner.pid])
+        self.killed.append(runner)
+
+    def kill_one(self, living: Callable[[], Sequence[Process]], with_jobs: bool) -> None:
+        """Kill one of those who live then, sooner or later."""
+        time.sleep(self.random.uniform(0, 0.03))
+        self.kill(self.random.choice(living()), with_jobs)
+
+
+class Storm(KillCase):
     """Runners die by kill -9, alone or with their jobs, and new ones with --resume carry on."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.random = random.Random(5)
-        self.killed: list[subprocess.Popen[bytes]] = []
         self.errors = open(self.dir / "errors", "ab")         # noqa: SIM115 (open as long as the test lasts)
         self.addCleanup(self.errors.close)
 
@@ -120,30 +145,15 @@ class Storm(RunCase):
             return condition()
         wait_until(reached, PATIENCE)
 
-    def kill(self, runner: subprocess.Popen[bytes], with_jobs: bool) -> None:
-        """kill -9 a runner.  Its jobs too: each is a session of its own, with its process group."""
-        jobs: list[int] = []
-        if with_jobs:
-            freeze([runner.pid])                        # so that it starts no more jobs
-            jobs = [pid for pid, (_, parent) in process_table().items() if parent == runner.pid]
-            freeze(jobs)                                # so that their marks end before ours
-        marks.append(self.dir / "marks", "".join(f"killed {pid}\n" for pid in [*jobs, runner.pid]))
-        send(signal.SIGKILL, [*jobs, *(-pid for pid in jobs), runner.pid])
-        self.killed.append(runner)
-
-    def kill_one(self, with_jobs: bool) -> None:
-        time.sleep(self.random.uniform(0, 0.03))
-        self.kill(self.random.choice(self.living()), with_jobs)
-
     def test_no_job_is_lost_and_none_runs_twice_at_once(self) -> None:
         self.write("".join(f". {self.job(number)}\n" for number in range(1, JOBS + 1)))
         self.write("", "marks")
         for done in sorted(self.random.sample(range(JOBS * 8 // 10), KILLS - LAST_KILLS)):
             self.keep_runners_until(lambda: self.done() >= done)
-            self.kill_one(with_jobs=self.random.random() < 0.5)
+            self.kill_one(self.living, with_jobs=self.random.random() < 0.5)
         self.keep_runners_until(lambda: b"start %d " % JOBS in self.read("marks"))
         for number in range(LAST_KILLS):
-            self.kill_one(with_jobs=number % 2 == 0)
+            self.kill_one(self.living, with_jobs=number % 2 == 0)
         self.keep_runners_until(lambda: self.states() == "d" * JOBS)
 
         self.assertGreater(self.read("marks").count(b"killed "), KILLS, "no job died with its runner")
@@ -188,4 +198,4 @@ class StubbornJobs(RunCase):
     def times_of_ticks(self, runner: subprocess.Popen[bytes], begin: float) -> list[float]:
         """When the talking job's lines came, in seconds since then, until its runner has ended."""
         with deadline(runner):
-            return [time.monotonic() - begin for line in runner.stdout if line.endswith(b": tick\n")]
+            return [time.monotonic() - begin for line in present(runner.stdout) if line.endswith(b": tick\n")]

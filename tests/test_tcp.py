@@ -34,6 +34,7 @@ from tests.support import (
     console_lines,
     printed,
     wait_until,
+    without,
 )
 from tests.tcp import SERVING, OverTcp, Program, Server, TcpCase
 from tests.test_bytes import TOO_LONG
@@ -251,19 +252,18 @@ class Selection(OverTcp, test_options.Selection):
 
 
 @ordinarily("test_a_free_slot_takes_a_new_job_while_others_run")
+@without("test_follow_waits_for_a_file_that_is_not_there_yet")    # a server needs its file
 class Waiting(OverTcp, test_options.Waiting):
     """--follow waits for more; every client looks for new jobs as long as its own run."""
-    test_follow_waits_for_a_file_that_is_not_there_yet = None       # a server needs its file
 
 
 @ordinarily()
+@without("test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it")
+@without("test_a_failed_start_is_reported_before_it_goes_into_the_background")    # this one names files
+@without("test_what_would_go_to_stderr_goes_to_the_errors_file")    # this one names the script
 class Background(OverTcp, test_options.Background):
     """-d: the client goes on in the background."""
     LOST = b""          # what jobs print goes to the server
-    test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it = None
-    test_a_failed_start_is_reported_before_it_goes_into_the_background = None       # this one names files
-    # ... and this one the script
-    test_what_would_go_to_stderr_goes_to_the_errors_file = None
 
     def test_the_errors_file_has_what_the_client_says(self) -> None:
         self.jobs(f"{WAITING}; exit 1", "true")
@@ -292,10 +292,10 @@ class Loudness(OverTcp, test_options.Loudness):
 
 
 @ordinarily()
+@without("test_utf16_is_refused")    # by the server
+@without("test_a_nul_is_an_error_of_its_line_only")    # see test_any_bytes
 class CommandBytes(OverTcp, test_bytes.CommandBytes):
     """A command reaches the client's shell byte for byte, or is an error of its line."""
-    test_utf16_is_refused = None                                                    # by the server
-    test_a_nul_is_an_error_of_its_line_only = None                                  # see test_any_bytes
 
 
 class LongCommands(OverTcp, test_bytes.LongCommands):
@@ -333,9 +333,9 @@ class DeadlySignals(OverTcp, test_signals.DeadlySignals):
 
 
 @ordinarily()
+@without("test_what_is_told_of_the_job_is_how_it_ended")    # the job log is the server's
 class StoppedTogether(OverTcp, test_signals.StoppedTogether):
     """Somebody sends one signal to jobs and clients alike: what dies of it was interrupted."""
-    test_what_is_told_of_the_job_is_how_it_ended = None         # the job log is the server's
 
 
 class IgnoredAtStart(OverTcp, test_signals.IgnoredAtStart):
@@ -343,10 +343,10 @@ class IgnoredAtStart(OverTcp, test_signals.IgnoredAtStart):
 
 
 @ordinarily()
+# a client writes no files
+@without("test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file")
 class LostConsole(OverTcp, test_signals.LostConsole):
     """A client's console that goes away is said once; the jobs go on."""
-    # a client writes no files
-    test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file = None
 
 
 @ordinarily("test_ctrl_backslash_lets_what_runs_end")
@@ -360,9 +360,9 @@ class StuckConsole(OverTcp, test_signals.StuckConsole):
 
 
 @ordinarily()
+@without("test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead")    # not of a client
 class Trees(OverTcp, test_ends.Trees):
     """No process of a job lives on after the client has ended the job."""
-    test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead = None    # not of a client
 
 
 @ordinarily()

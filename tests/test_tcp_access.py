@@ -14,17 +14,19 @@ import stat
 import subprocess
 import termios
 import unittest
-from collections.abc import Sequence
-from typing import Any, Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional, TypeVar
 
 from tests import wire
 from tests.support import RUNCLIENT, RUNSERVER, RUNWAIT, WAITING, Ended, wait_until
 from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
 from tests.test_ssh import free_port
+from tests.values import present
 
 NOBODY = 65534                              # some user other than root
 OTHER_TOKEN = "0123456789abcdef" * 2
 Call = tuple[Sequence[object], dict[str, str]]      # options and environment
+Arguments = TypeVar("Arguments", bound=Sequence[object])
 
 
 class TokenCase(TcpCase):
@@ -88,7 +90,7 @@ class TokenOfTheEnvironment(TcpCase):
             RUNSERVER, "--host", self.HOST, "--port", 0, file, env={"RUNMAKER4_TOKEN": token}
         )
         port = PORT_LINE.search(self.wait_said(program, "serving on port"))
-        return Server(program.process, program.files, int(port[1]), token)
+        return Server(program.process, program.files, int(present(port)[1]), token)
 
     def test_clients_of_one_server_are_not_let_in_by_the_other(self) -> None:
         first, second = self.start_own("a.txt", "a" * 32), self.start_own("b.txt", "b" * 32)
@@ -146,7 +148,7 @@ class TokenInLogs(TokenCase):
         return self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=stdout)
 
     def test_a_pipe_says_where_it_is_for_it_may_lead_to_a_file(self) -> None:
-        self.assertEqual(self.start_on(subprocess.PIPE).process.stdout.readline(), self.where)
+        self.assertEqual(present(self.start_on(subprocess.PIPE).process.stdout).readline(), self.where)
 
     def test_a_terminal_shows_it(self) -> None:
         master, slave = pty.openpty()
@@ -309,11 +311,12 @@ class RefusalCase(TcpCase):
     """A script that refuses its arguments."""
     SCRIPT = ""
 
-    def assertAllRefused(self, calls: dict[tuple[object, ...], str]) -> None:
+    def assertAllRefused(self, calls: Mapping[Arguments, str]) -> None:
         """Each of these calls is refused at once and with one line, which has these words."""
-        for (_, *args), ended in self.run_all([(self.SCRIPT, *args) for args in calls]):
+        found = self.run_all([(self.SCRIPT, *args) for args in calls])
+        for (args, words), (_, ended) in zip(calls.items(), found):
             with self.subTest(args=args):
-                self.assertRefused(ended, *calls[tuple(args)].split())
+                self.assertRefused(ended, *words.split())
                 self.assertTrue(ended.err.startswith(f"{self.SCRIPT}: ".encode()), ended.err)
 
 
@@ -322,7 +325,8 @@ class RefusedClients(RefusalCase):
     SCRIPT = RUNCLIENT
 
     def assertRefusedAt(self, port: int, *calls: Sequence[object], words: str = "") -> None:
-        """... by clients with these options, at this port and with some token; the line names the server."""
+        """Clients with these options, at this port and with some token, are refused; the line names the server.
+        """
         self.assertAllRefused({("--port", port, "--token", OTHER_TOKEN, *options, self.HOST):
                                f"{RUNCLIENT}: {self.HOST}: {words}" for options in calls})
 
@@ -336,7 +340,7 @@ class RefusedClients(RefusalCase):
         """Nor is it tried again and again, also in the background."""
         self.jobs("touch never")
         port = free_port()
-        settings = dict(env={"RUNMAKER4_TOKEN": OTHER_TOKEN})
+        settings: dict[str, Any] = dict(env={"RUNMAKER4_TOKEN": OTHER_TOKEN})
         client = self.start_program(RUNCLIENT, "--follow", "--port", port, self.HOST, **settings)
         daemon = "-d", "--pidfile", "pid", "--errors", "errors"
         self.run_script(RUNCLIENT, *daemon, "--port", port, self.HOST, **settings)
@@ -403,7 +407,8 @@ class RefusedClients(RefusalCase):
         for option, words in {("--name", "n" * 256): "--name", ("--name", "a\nb"): "--name control",
                               ("--slots", f"a,{'n' * 256}"): "--slots longer", ("--slots", "a\tb"): "--slots",
                               ("--slots", "@names"): "--slots 255"}.items():
-            calls[("--token", OTHER_TOKEN, *option, self.HOST)] = words
+            arguments = "--token", OTHER_TOKEN, *option, self.HOST
+            calls[arguments] = words
         self.assertAllRefused(calls)
 
 
@@ -422,11 +427,10 @@ class RefusedServers(RefusalCase):
     def test_addresses_that_are_taken_unknown_or_anothers(self) -> None:
         with contextlib.closing(socket.create_server((self.HOST, 0))) as taken:
             port = taken.getsockname()[1]
-            unusable = {("--port", 0, "--host", host, "runs.txt"): host
-                        for host in ("no-such-host.invalid", "192.0.2.1", "a..b")}
-            self.assertAllRefused(
-                {("--port", port, "--host", self.HOST, "runs.txt"): f"{port} in use", **unusable}
-            )
+            calls = {("--port", port, "--host", self.HOST, "runs.txt"): f"{port} in use"}
+            for host in "no-such-host.invalid", "192.0.2.1", "a..b":
+                calls["--port", 0, "--host", host, "runs.txt"] = host
+            self.assertAllRefused(calls)
 
     def test_a_file_that_is_none(self) -> None:
         (self.dir / "directory").mkdir()
@@ -488,7 +492,7 @@ class Addresses(TcpCase):
         server = self.start_program(RUNSERVER, "--port", 0, "runs.txt", within=up)
         port = PORT_LINE.search(self.wait_said(server, "serving on port"))
         inside = ["nsenter", "-t", str(server.pid), "-U", "-n", "--preserve-credentials"]
-        self.check(Server(server.process, server.files, int(port[1])), "127.0.0.1", "::1", within=inside)
+        self.check(Server(server.process, server.files, int(present(port)[1])), "127.0.0.1", "::1", within=inside)
 
 
 class Background(TcpCase):
@@ -506,7 +510,7 @@ class Background(TcpCase):
         port = wait_until(
             lambda: PORT_LINE.search(ended.err + self.read("errors")), what="it says where it serves"
         )
-        client = self.run_script(RUNCLIENT, "--port", int(port[1]), self.HOST)
+        client = self.run_script(RUNCLIENT, "--port", int(present(port)[1]), self.HOST)
         self.assertEqual((client.code, self.states()), (0, "d"), client.err)
         os.kill(pid, signal.SIGTERM)
         self.assertNobodyLeft()
@@ -537,13 +541,13 @@ class Status(TcpCase):
         self.alice = self.start_client(self.server, "--name", "alice", up=[6])
         self.carol = self.start_client(self.server, "--name", "carol", "-j2", up=[7, 8])
 
-    def settled(self) -> dict:
+    def settled(self) -> dict[str, Any]:
         """The status, once no line is claimed ahead of its time, and the server knows the processes of the
         jobs.
         """
         return wait_until(lambda: self.only_running(self.status(self.server)), what="three lines are running")
 
-    def only_running(self, status: dict) -> Optional[dict]:
+    def only_running(self, status: dict[str, Any]) -> Optional[dict[str, Any]]:
         known = all(job["pid"] for client in status["clients"] for job in client["jobs"])
         return status if status["running"] == 3 and known else None
 
@@ -556,7 +560,7 @@ class Status(TcpCase):
         waiting = [{"line": line, "command": f"{self.WAITS}$JOB_ID"} for line in range(9, 19)]
         self.assertEqual(status["waiting"], waiting)
 
-    def check_keys(self, status: dict) -> None:
+    def check_keys(self, status: dict[str, Any]) -> None:
         """They are those that are documented."""
         self.assertEqual(set(status), self.KEYS)
         for client in status["clients"]:
@@ -564,18 +568,18 @@ class Status(TcpCase):
             for job in client["jobs"]:
                 self.assertEqual(set(job), {"line", "command", "pid", "since"})
 
-    def check_server(self, status: dict) -> None:
+    def check_server(self, status: dict[str, Any]) -> None:
         found = os.path.basename(status["file"]), status["port"], status["pid"], status["grace"]
         self.assertEqual(found, ("runs.txt", self.server.port, self.server.pid, 90))
         self.assertTrue(0 < status["since"] < 60, status["since"])
 
-    def check_counts(self, status: dict) -> None:
+    def check_counts(self, status: dict[str, Any]) -> None:
         """They are what runwait4.py counts."""
         counted = json.loads(self.run_script(RUNWAIT, "--status", "--json", "runs.txt").out)
         self.assertEqual([status[key] for key in self.COUNTS], [counted[key] for key in self.COUNTS])
         self.assertEqual([status[key] for key in self.COUNTS], [12, 3, 1, 1, 1, 1, 19])
 
-    def check_clients(self, clients: dict[str, dict]) -> None:
+    def check_clients(self, clients: dict[str, dict[str, Any]]) -> None:
         found = {
             name: (
                 client["slots"],

@@ -5,7 +5,7 @@ import unittest
 from typing import Any
 
 from tests import test_directives, test_tcp_storm
-from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, wait_until
+from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, Process, wait_until, without
 from tests.tcp import OverTcp, Program, Server, TcpCase
 from tests.test_directives import MALFORMED, RAN, DirectiveCase, spared, story_problems
 from tests.test_storm import send
@@ -13,7 +13,7 @@ from tests.test_tcp import ordinarily
 from tests.wire import BEGIN, Peer
 
 
-class DirectivesOverTcp(OverTcp):
+class DirectivesOverTcp(OverTcp, test_directives.DirectiveCase):
     """Put before a test case of runmaker4.py with directives: what the server says counts, too."""
 
     def told(self) -> bytes:
@@ -31,8 +31,8 @@ class Malformed(TcpCase):
         for name, bad in zip(names, directives):
             self.write(f". touch never\n\n{bad}\n. touch never\n", name)
         calls = [(RUNSERVER, "--host", self.HOST, "--port", 0, name) for name in names]
-        for (*_, name), ended in self.run_all(calls):
-            with self.subTest(directive=directives[names.index(name)]):
+        for name, directive, (_, ended) in zip(names, directives, self.run_all(calls)):
+            with self.subTest(directive=directive):
                 self.assertRefused(ended, f"runmaker4-server.py: {name}: line 3: ")
 
     def test_some_are_refused_at_the_start_in_one_line_that_names_their_own(self) -> None:
@@ -45,10 +45,10 @@ class Malformed(TcpCase):
 
 
 @ordinarily()
+@without("test_in_a_file_that_comes_later_nothing_below_it_runs")    # a server needs its file
 class MalformedLater(DirectivesOverTcp, test_directives.MalformedLater):
     """A directive that is wrong and comes later is said once by the server; clients wait until it is mended.
     """
-    test_in_a_file_that_comes_later_nothing_below_it_runs = None        # a server needs its file
 
 
 # -- last lines ----------------------------------------------------------------------------------------------
@@ -101,10 +101,9 @@ class Records(DirectivesOverTcp, test_directives.Records):
 # -- barriers and end ----------------------------------------------------------------------------------------
 
 @ordinarily()
+@without("test_signals_end_a_runner_that_waits")    # it is the server who says that they wait
 class Barriers(DirectivesOverTcp, test_directives.Barriers):
     """#RUN barrier holds back what clients run."""
-    # it is the server who says that they wait
-    test_signals_end_a_runner_that_waits = None
 
     @spared
     def test_a_client_that_waits_is_ended_by_signals(self) -> None:
@@ -119,15 +118,15 @@ class Barriers(DirectivesOverTcp, test_directives.Barriers):
 
 
 @ordinarily()
+@without("test_a_job_that_outlives_its_runner_is_waited_for")    # see Losses
 class Orphans(DirectivesOverTcp, test_directives.Orphans):
     """What a dead runner of the file has left is an error for the server's clients."""
-    test_a_job_that_outlives_its_runner_is_waited_for = None            # see Losses
 
 
 @ordinarily("test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow")
+@without("test_who_has_nothing_to_run_below_does_not_care")    # two files in one place: see below
 class Checks(DirectivesOverTcp, test_directives.Checks):
     """#RUN barrier check stops clients."""
-    test_who_has_nothing_to_run_below_does_not_care = None              # two files in one place: see below
 
     @spared
     def test_a_client_that_has_nothing_to_run_below_does_not_care(self) -> None:
@@ -196,16 +195,16 @@ class ExitWhenDone(TcpCase):
 
 
 @ordinarily("test_followers_leave_and_others_do_not_care")
+@without("test_followers_of_a_file_to_come_leave_too")    # a server needs its file
 class End(DirectivesOverTcp, test_directives.End):
     """#RUN end: clients with --follow leave."""
-    test_followers_of_a_file_to_come_leave_too = None                   # a server needs its file
 
 
 @ordinarily()
+@without("test_the_usual_patience_is_half_a_minute")
+@without("test_with_the_usual_patience_nothing_is_said_early")    # it compares all that is said
 class Stalls(DirectivesOverTcp, test_directives.Stalls):
     """Clients that wait for long: the server says which line, and for what."""
-    test_the_usual_patience_is_half_a_minute = None
-    test_with_the_usual_patience_nothing_is_said_early = None           # it compares all that is said
 
 
 @ordinarily()
@@ -256,21 +255,19 @@ class MixedWork(DirectiveCase, TcpCase):
         server = self.start_server()
         started = [self.start_client(server, "-q", "-j3") for _ in range(self.CLIENTS)]
         runners = [self.start(RUNMAKER, "-q", "-j3", "runs.txt") for _ in range(self.RUNNERS)]
-        self.assertEqual([self.finish(program).code for program in [*runners, *started]],
-                         [0] * (self.RUNNERS + self.CLIENTS))
+        programs: list[Process] = [*runners, *started]
+        self.assertEqual([self.finish(program).code for program in programs], [0] * len(programs))
         self.assertEqual(self.states(), "d" * self.SECTIONS * self.SIZE)
-        self.assertBarriersHeld({program.pid for program in [*started, *runners]})
+        self.assertBarriersHeld({program.pid for program in programs})
 
 
 @spared
-class Storm(DirectiveCase, test_tcp_storm.TcpStorm):
+@without("test_no_job_is_lost_and_none_runs_twice_at_once")
+class Storm(test_directives.StormCase, test_tcp_storm.TcpStorm):
     """Clients and servers die by kill -9, lines are set back, and all barriers are held."""
     JOBS, SECTIONS, KILLS, SERVER_KILLS, BACKS = 200, 8, 16, 4, 20
     # long against the jobs, and against the time in which clients come back
     GRACE = 2.5
-    write_jobs, plan_events = test_directives.Storm.write_jobs, test_directives.Storm.plan
-    set_back, ended_jobs = test_directives.Storm.set_back, test_directives.Storm.ended_jobs
-    test_no_job_is_lost_and_none_runs_twice_at_once = None
 
     def start_storm_server(self, port: int = 0) -> None:
         self.server = self.start_server("--grace", self.GRACE, "--port", port)
@@ -280,7 +277,7 @@ class Storm(DirectiveCase, test_tcp_storm.TcpStorm):
         self.start_storm_server()
         events = [lambda: self.kill_client(True), lambda: self.kill_client(False)] * (self.KILLS // 2)
         events += [self.kill_server] * self.SERVER_KILLS + [self.set_back] * self.BACKS
-        for ended, event in self.plan_events(events):
+        for ended, event in self.times_of(events):
             self.keep_clients_until(lambda: self.ended_jobs() >= ended)
             event()
         self.keep_clients_until(lambda: self.states() == "d" * self.JOBS)

@@ -74,7 +74,7 @@ class LossCase(TcpCase):
 
     def started_lines(self, server: Server) -> set[int]:
         """The lines that clients have started, as the server knows."""
-        lines = set()
+        lines: set[int] = set()
         with Peer.of(server.port, server.token) as peer:
             peer.prove().say(dict(type="status"))
             while True:

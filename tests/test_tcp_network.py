@@ -14,6 +14,7 @@ from tests.support import FULL, wait_until
 from tests.tcp import Program, Server
 from tests.test_storm import send
 from tests.test_tcp_losses import JOB, LATER, LossCase
+from tests.values import present
 
 NET = "198.18.7"
 ADDRESSES = {"alice": f"{NET}.1", "bob": f"{NET}.2", "carol": f"{NET}.3"}
@@ -46,9 +47,9 @@ class NetworkCase(LossCase):
             self.skipTest(f"missing: {', '.join(missing)}")
         user = [] if os.geteuid() == 0 else ["-r"]
         switch = self.start("unshare", *user, "-mn", "sh", "-ec", SWITCH)
-        if switch.stdout.readline() != b"up\n":
+        if present(switch.stdout).readline() != b"up\n":
             self.skipTest(
-                f"no private network namespace here: {switch.stderr.read().decode(errors='replace').strip()}"
+                f"no private network namespace here: {present(switch.stderr).read().decode(errors='replace').strip()}"
             )
         user = ["-U", "--preserve-credentials"] if user else []
         self.inside = ["nsenter", "-t", str(switch.pid), *user, "-m", "-n", f"--wd={self.dir}"]

@@ -26,6 +26,7 @@ class OrderOfTheFile(TcpCase):
             self.peers[name].hello(name=name, slots=100, **fields).hear("welcome")
         self.requests += 1
         self.peers[name].say(dict(type="claim", request=self.requests, want=1, last=False))
+        job: dict[str, Any]
         job, = self.peers[name].hear("jobs")["jobs"]
         return job
 

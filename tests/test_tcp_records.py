@@ -27,6 +27,7 @@ from tests.support import (
     WAITING,
     ConsoleLine,
     Ended,
+    Process,
     as_bytes,
     console_lines,
     deadline,
@@ -37,6 +38,7 @@ from tests.support import (
 from tests.tcp import PORT_LINE, Program, Server, TcpCase
 from tests.test_records import WIDTH, LogCase
 from tests.test_ssh import free_port
+from tests.values import present
 from tests.wire import BEGIN, END, Peer, new_key
 
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"
@@ -225,7 +227,7 @@ class SameBytes(RecordsCase):
         self.assertTrue((b"".join(pieces), last) == (b"x" * LONG, b"end"), "not what the job printed")
 
     def test_an_interrupt_leaves_the_same(self) -> None:
-        starts = {
+        starts: dict[str, Callable[[Sequence[object]], Process]] = {
             "local": lambda records: self.start_jobs("--name", "alice", *records),
             "server": lambda records: self.start_client(
                 self.start_server(*records), "--name", "alice", up=[1]
@@ -264,7 +266,11 @@ class LongRecords(RecordsCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes seconds")
     def test_a_long_record_of_a_job_that_runs_on(self) -> None:
-        self.check(f"; {WAITING}", 10_000, lambda: (self.wait_file("remote"), self.open_gate()))
+        def let_it_end() -> None:
+            self.wait_file("remote")
+            self.open_gate()
+
+        self.check(f"; {WAITING}", 10_000, let_it_end)
 
     def test_the_longest_command_of_bytes_that_take_six_each_in_every_message(self) -> None:
         command = as_bytes(f"{WAITING}; : ") + b"\xff" * (127 << 10)
@@ -369,7 +375,8 @@ class Together(RecordsCase):
         self.write("# shared\n" + f". {command}\n" * count)
         clients = self.start_clients(self.start_server(*KEPT))
         runner = self.start(RUNMAKER, "-j2", "-q", "--name", "dave", *KEPT, "runs.txt")
-        self.assertEqual({self.finish(program).code for program in (*clients, runner)}, {0})
+        programs: list[Process] = [*clients, runner]
+        self.assertEqual({self.finish(program).code for program in programs}, {0})
         for ordinal in range(1, count + 1):
             line = ordinal + 1
             self.assertRecord(
@@ -427,7 +434,7 @@ class CutConnection(RecordsCase):
         """What all servers have printed, one after the other; the last one is told to leave."""
         self.stop(self.server, signal.SIGHUP)
         return b"".join(
-            self.shown(program) for program in self.programs if program.process.args[1].endswith(RUNSERVER)
+            self.shown(program) for program in self.programs if RUNSERVER in str(program.process.args)
         )
 
     def serve_two(self) -> None:
@@ -468,8 +475,8 @@ class CutConnection(RecordsCase):
         """The servers have printed each line of both jobs once, in order."""
         shown = self.shown_by_all()
         count = shown.count(b"\n")
-        for stream, line in (b"stdout", 1), (b"stderr", 2):
-            lines = b"".join(re.findall(rb"^%s \(alice,\d+\): (.*\n)" % stream, shown, re.MULTILINE))
+        for stream, line in ("stdout", 1), ("stderr", 2):
+            lines = b"".join(re.findall(rb"^%b \(alice,\d+\): (.*\n)" % stream.encode(), shown, re.MULTILINE))
             self.assertTrue(lines == self.expected(line), f"{stream} is not what the job printed")
             count -= lines.count(b"\n")
         self.assertEqual(count, 6, "other lines than executing, forked and exit were printed")
@@ -616,9 +623,9 @@ class BlockedReader(RecordsCase):
         program = self.start_program(RUNSERVER, "--print", "--host", self.HOST, "--port", 0,
                                      "runs.txt", stdout=subprocess.PIPE)
         port = self.wait_said(program, "serving on port")
-        program.process.stdout.readline()
+        present(program.process.stdout).readline()
         token = self.read(".runmaker4.token").decode().strip()
-        return Server(program.process, program.files, int(PORT_LINE.search(port)[1]), token)
+        return Server(program.process, program.files, int(present(PORT_LINE.search(port))[1]), token)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_jobs_wait_until_somebody_reads(self) -> None:
@@ -634,7 +641,7 @@ class BlockedReader(RecordsCase):
         )
         server.send_signal(signal.SIGHUP)           # it leaves when they have ended
         with deadline(server.process):
-            shown = server.process.stdout.read()
+            shown = present(server.process.stdout).read()
         self.assertEqual((self.finish(client).code, self.finish(server).code, self.states()), (0, 0, "dd"))
         expected = b"".join(b"%079d\n" % number for number in range(1, self.COUNT + 1))
         for pid in set(re.findall(rb"^stdout (\(\S+,\d+\)):", shown, re.MULTILINE)):
@@ -645,7 +652,7 @@ class BlockedReader(RecordsCase):
     def test_a_reader_that_goes_away_is_said_and_the_jobs_go_on(self) -> None:
         self.jobs("seq 1000", "exit 3")
         server = self.start_blocked()
-        server.process.stdout.close()
+        present(server.process.stdout).close()
         self.assertEqual(self.run_client(server).code, 1)
         ended = self.stop(server, signal.SIGHUP)
         self.assertComplains(ended, "stdout", "broken pipe")
@@ -723,7 +730,11 @@ class Nonsense(TcpCase):
     def test_an_event_that_makes_no_sense_is_lost_once_and_not_in_silence(self) -> None:
         self.jobs("true")
         server = self.start_server("--joblog", "joblog", "--exit-when-done")
-        key, connect = new_key(), lambda: Peer.of(server.port, server.token)
+        key = new_key()
+
+        def connect() -> Peer:
+            return Peer.of(server.port, server.token)
+
         peer = connect().hello(client=key)
         peer.hear("welcome")
         peer.say(dict(type="claim", request=1, want=1, last=False))
@@ -753,7 +764,7 @@ class Refused(TcpCase):
         for call, ended in self.run_all([(RUNSERVER, "--port", 0, "--host", self.HOST, *options, "runs.txt")
                                          for options in calls]):
             with self.subTest(options=call[5:-1]):
-                self.assertRefused(ended, pathlib.Path(call[-2]).name)
+                self.assertRefused(ended, pathlib.Path(str(call[-2])).name)
         self.assertEqual(self.states(), ".")
 
 

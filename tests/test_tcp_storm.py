@@ -19,15 +19,13 @@ GRACE = 10 if FULL else 2.5
 PATIENCE = 1800 if FULL else 180
 
 
-class TcpStorm(TcpCase):
+class TcpStorm(test_storm.KillCase, TcpCase):
     """Clients die by kill -9, alone or with their jobs, and so do servers; new ones carry on."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.random = random.Random(5)
         self.server: Server
-        self.clients: list[Program] = []                # those that nobody killed,
-        self.killed: list[Program] = []                 # and the others
+        self.clients: list[Program] = []                # those that nobody killed
 
     def start_storm_server(self, port: int = 0) -> None:
         self.server = self.start_server("--grace", GRACE, "--joblog", "joblog", "--port", port)
@@ -46,7 +44,7 @@ class TcpStorm(TcpCase):
     def kill_client(self, with_jobs: bool) -> None:
         """kill -9 a client as the other storm does a runner."""
         client = self.clients.pop(self.random.randrange(len(self.clients)))
-        test_storm.Storm.kill(self, client, with_jobs)
+        self.kill(client, with_jobs)
         client.process.wait()
 
     def kill_server(self) -> None:

@@ -4,6 +4,7 @@ journal.
 import json
 import os
 import re
+import subprocess
 import time
 import unittest
 from typing import Any
@@ -44,7 +45,8 @@ class Status(TellingCase):
         self.addCleanup(self.open_gate)
 
     def status(self, *args: object) -> dict[str, Any]:
-        return json.loads(self.told("--status", "--json", *args, "runs.txt"))
+        status: dict[str, Any] = json.loads(self.told("--status", "--json", *args, "runs.txt"))
+        return status
 
     def test_without_an_outdir_what_the_file_says(self) -> None:
         self.running(". second", "d third")
@@ -130,7 +132,7 @@ class Status(TellingCase):
             terminal = Terminal(80)
             self.addCleanup(terminal.close)
             waiter = self.start(RUNWAIT, "--progress", "runs.txt", stderr=terminal.slave,
-                                **({"stdout": terminal.slave} if columns else {}))
+                                stdout=terminal.slave if columns else subprocess.PIPE)
             wait_until(lambda: f"runwait4.py: runs.txt: {message}" in terminal.look(), what=message)
             waiter.terminate()
             waiter.wait()
@@ -288,7 +290,7 @@ class ForeignLines(TellingCase):
 
     def test_they_are_fatal_to_nothing(self) -> None:
         self.write("! a\n")
-        changes = {"seconds": ""}, {"seconds": []}, {"files": ["\ud800.err"]}
+        changes: tuple[dict[str, object], ...] = {"seconds": ""}, {"seconds": []}, {"files": ["\ud800.err"]}
         odd = [json.dumps({**json.loads(end(number, 1, "a", state="!")), **change}).encode() + b"\n"
                for number, change in enumerate(changes)]
         self.journal(end("good", 1, "a", state="!"), *odd, moved("1.err", "\ud800.err"))

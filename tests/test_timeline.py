@@ -11,11 +11,12 @@ import signal
 import subprocess
 import time
 import unittest
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
+from tests.values import present
 
 HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 OLDER = b'{"traceEvents":[\n'                # how a timeline of ours begins
@@ -44,7 +45,7 @@ def demand(condition: object, *what: object) -> None:
         raise Malformed(*what)
 
 
-def is_a(value: object, kinds: object) -> bool:
+def is_a(value: object, kinds: Union[type, tuple[type, ...]]) -> bool:
     """isinstance, but true and false are no numbers."""
     return isinstance(value, kinds) and not isinstance(value, bool)
 
@@ -151,7 +152,7 @@ def check_nesting(events: Iterable[dict[str, Any]]) -> None:
 
 # -- tests ---------------------------------------------------------------------------------------------------
 
-def logged(line: object = 1, host: Text = "alice", began: object = 0.0, took: object = 1.0, code: object = 0,
+def logged(line: object = 1, host: Text = "alice", began: Union[float, str] = 0.0, took: Union[float, str] = 1.0, code: object = 0,
            number: object = 0, command: Text = "true") -> bytes:
     """A line of a job log; the run begins so many seconds after BEGAN, or, if a text, just then."""
     start = began if isinstance(began, str) else f"{BEGAN + began:.3f}"
@@ -251,9 +252,9 @@ class RealLogs(TimelineCase):
         self.assertEqual(sorted(trace.processes.values()), sorted({host for host, *_ in wanted.values()}))
         self.assertEqual(len(trace.all), 8)
         for event in trace.all:
-            host, began, took = wanted[event["args"]["line"]]
-            self.assertEqual((trace.processes[event["pid"]], event["ts"]), (host, began))
-            self.assertAlmostEqual(event["dur"], took, delta=1500)
+            host, start, length = wanted[event["args"]["line"]]
+            self.assertEqual((trace.processes[event["pid"]], event["ts"]), (host, start))
+            self.assertAlmostEqual(event["dur"], length, delta=1500)
 
     def run_parallel(self, *options: str, commands: list[str]) -> None:
         """Have GNU parallel run these commands, and write a job log."""
@@ -304,7 +305,7 @@ class Slots(TimelineCase):
     }
 
     @staticmethod
-    def lines(host: str, runs: list[tuple[float, float]]) -> list[bytes]:
+    def lines(host: str, runs: Sequence[tuple[float, float]]) -> list[bytes]:
         return [
             logged(number, host, start / 1000, length / 1000)
             for number, (start, length) in enumerate(runs, 1)
@@ -480,7 +481,7 @@ class Nonsense(TimelineCase):
         drawing = self.start(RUNWAIT, "--joblog", "joblog", "--timeline", "out.json")
         _, status, usage = os.wait4(drawing.pid, 0)
         drawing.returncode = status
-        self.assertEqual((status, drawing.stderr.read()), (0, b""))
+        self.assertEqual((status, present(drawing.stderr).read()), (0, b""))
         self.assertLess(usage.ru_maxrss, 500_000)
         with open(self.dir / "out.json", "rb") as file:
             self.assertEqual(sum(b'"ph":"X"' in line for line in file), count)
@@ -571,7 +572,7 @@ class Refused(TimelineCase):
                     patch, "--joblog", "joblog", "--timeline", "out.json", script=RUNWAIT
                 )
                 with deadline(drawing):
-                    drawing.stdout.readline()
+                    present(drawing.stdout).readline()
                 self.assertEqual(len(os.listdir(self.dir)), 2)
                 drawing.send_signal(number)
                 ended = self.finish(drawing)
@@ -661,7 +662,7 @@ class BlockedByACheck(RunCase):
         waiters = [self.start(RUNWAIT, "--progress", name) for name in names]
         for waiter in waiters:
             with deadline(waiter):
-                waiter.stdout.readline()
+                present(waiter.stdout).readline()
         return waiters
 
     def assertWait(self, *waiters: subprocess.Popen[bytes]) -> None:

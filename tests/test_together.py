@@ -34,8 +34,8 @@ from tests.test_tcp_network import NetworkCase
 from tests.wire import Peer, new_key
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
-SLEEP = f"{RAN}; {UP}; sleep 60"        # ... and must be ended
-HOLDS = f"{RAN}; {UP}; {GATE}"          # ... and runs until open_gate() is called
+SLEEP = f"{RAN}; {UP}; sleep 60"        # runs until it is ended
+HOLDS = f"{RAN}; {UP}; {GATE}"          # runs until open_gate() is called
 VANISHES = 0.5                          # a grace that tests wait for
 SYNCS = 8                               # times that a client is asked for its clock
 TRIED_AGAIN = 2                         # seconds within which a group would be tried again
@@ -88,7 +88,7 @@ class GroupCase(LossCase):
 
     def there(self, server: Server) -> list[str]:
         """The names of a server's clients that are not lost."""
-        names = []
+        names: list[str] = []
         with Peer.of(server.port, server.token) as peer:
             peer.prove().say(dict(type="status"))
             while True:
@@ -186,6 +186,7 @@ class ByHandCase(GroupCase):
 
     def hold_by_hand(self, peer: Peer) -> dict[str, Any]:
         """Wait for a job that is to be held, and answer all that is asked for before its shell is."""
+        job: dict[str, Any]
         job, = peer.hear("jobs")["jobs"]
         self.assertTrue(job["hold"])
         for _ in range(SYNCS):

@@ -13,7 +13,9 @@ from unittest import mock
 
 import runmaker4
 import runwait4
+from tests.support import job_of
 from tests.test_format import BOM, parse
+from tests.values import present
 
 JOB = runmaker4.Job(number=7, ordinal=2, offset=0, state=b".", text=b" CMD")
 SHELL = runmaker4.Shell(601, b"")
@@ -82,7 +84,7 @@ class Durations(unittest.TestCase):
         for _ in range(200):
             number, (unit, factor) = random_.randrange(1, 10_000) / 100, random_.choice(
                 [("", 1), ("s", 1), ("m", 60), ("h", 60 * 60), ("d", 24 * 60 * 60)])
-            self.assertAlmostEqual(runmaker4.duration(f"{number}{unit}"), number * factor)
+            self.assertAlmostEqual(present(runmaker4.duration(f"{number}{unit}")), number * factor)
 
     def test_anything_else_is_refused(self) -> None:
         for text in (
@@ -177,8 +179,8 @@ class Scans(FileCase):
                     [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)],
                 )
                 for command in b"c", b"cc", b"c" * 300, b"":
-                    start, end = sorted(random_.choices(begins, k=2))
-                    end = random_.choice([end, float("inf")])
+                    start, later = sorted(random_.choices(begins, k=2))
+                    end = random_.choice([later, float("inf")])
                     found = [line for line in runmaker4.lines_of(reader, start, {command})
                              if line.state == b"r" and line.offset < end]
                     self.assertEqual(
@@ -194,7 +196,7 @@ class Scans(FileCase):
     def test_an_insertion_above_is_noticed(self) -> None:
         self.path.write_bytes(b". a\n. b\n")
         scan = runmaker4.Scan(runmaker4.Reader(self.open()), 0, b".", careful=True)
-        self.assertEqual([scan.next().number, scan.next().number], [1, 2])
+        self.assertEqual([present(scan.next()).number, present(scan.next()).number], [1, 2])
         self.path.write_bytes(b"# new\n. a\n. b\n")
         with self.assertRaises(runmaker4.Shifted):
             scan.next()
@@ -219,7 +221,7 @@ class Claims(FileCase):
         """Claim and finish jobs until there are no more; their line numbers."""
         numbers = []
         while True:
-            job = jobs.claim()
+            job = job_of(jobs.claim())
             if job:
                 numbers.append(job.number)
                 self.assertEqual(jobs.finish(job, state), "")
@@ -256,14 +258,14 @@ class Claims(FileCase):
     def test_two_runners_in_turns_share_the_jobs(self) -> None:
         self.path.write_bytes(b". a\n" * 100)
         both = [self.jobs(), self.jobs()]
-        claimed = [runner.claim().number for _ in range(50) for runner in both]
+        claimed = [job_of(runner.claim()).number for _ in range(50) for runner in both]
         self.assertEqual(sorted(claimed), list(range(1, 101)))
         self.assertFalse(any(runner.claim() for runner in both))
 
     def test_a_result_is_written_only_over_r(self) -> None:
         self.path.write_bytes(b". a\n")
         jobs = self.jobs()
-        job = jobs.claim()
+        job = job_of(jobs.claim())
         self.path.write_bytes(b"x a\n")
         self.assertIn("x", jobs.finish(job, b"d"))
         self.assertEqual(self.path.read_bytes(), b"x a\n")
@@ -271,10 +273,10 @@ class Claims(FileCase):
     def test_a_released_job_is_as_it_was(self) -> None:
         self.path.write_bytes(b". a\ne b\n")
         jobs = self.jobs(b"e")
-        for job in [jobs.claim(), jobs.claim()]:
+        for job in [job_of(jobs.claim()), job_of(jobs.claim())]:
             self.assertEqual(jobs.release(job), "")
         self.assertEqual(self.path.read_bytes(), b". a\ne b\n")
-        self.assertEqual([jobs.claim().number, jobs.claim().number], [1, 2])
+        self.assertEqual([job_of(jobs.claim()).number, job_of(jobs.claim()).number], [1, 2])
 
 
 class Surveys(FileCase):
@@ -293,7 +295,7 @@ class Surveys(FileCase):
 
         jobs = runmaker4.JobFile(str(self.path), say=self.fail, read_only=True)
         with mock.patch.object(os, "pread", change_and_read):
-            totals = {runwait4.counts(jobs.survey()).all for _ in range(100)}
+            totals = {runmaker4.counts(jobs.survey()).all for _ in range(100)}
         self.assertEqual(totals, {2})
 
 
@@ -439,9 +441,13 @@ class Gates(unittest.TestCase):
         self.assertEqual(self.read(refuse, refuse), b"")
 
     def test_one_that_is_refused_is_not_opened_any_more(self) -> None:
+        def open_and_refuse(gate: runmaker4.Gate) -> None:
+            gate.open()
+            gate.refuse()
+
         refuse, nothing = runmaker4.Gate.refuse, lambda gate: None
         self.assertEqual(self.read(nothing, runmaker4.Gate.open), b"\n")
-        self.assertEqual(self.read(refuse, lambda gate: [gate.open(), gate.refuse()]), b"")
+        self.assertEqual(self.read(refuse, open_and_refuse), b"")
 
 
 class SshInRunners(unittest.TestCase):
@@ -643,8 +649,8 @@ class ProgressLines(unittest.TestCase):
 
     def counts(
         self, done: int = 0, error: int = 0, failed: int = 0, running: int = 0, new: int = 0
-    ) -> runwait4.Counts:
-        return runwait4.Counts(new=new, running=running, done=done, failed=failed, error=error, held=3)
+    ) -> runmaker4.Counts:
+        return runmaker4.Counts(new=new, running=running, done=done, failed=failed, error=error, held=3)
 
     def test_random_bars_show_the_states_in_order_and_in_proportion(self) -> None:
         random_ = random.Random(14)
@@ -673,9 +679,10 @@ class ProgressLines(unittest.TestCase):
             self.assertLess(len(line), max(columns, 2), looks)
             self.assertTrue(columns < 30 or f"{looks[-1][1].processed}" in line, (columns, line))
 
-    def drawn(self, looks: Iterable[tuple[float, runwait4.Counts]], columns: int = 200) -> str:
+    def drawn(self, looks: Iterable[tuple[float, runmaker4.Counts]], columns: int = 200) -> str:
         """The line on a terminal after these looks, each so many seconds after the one before."""
-        clock, printed = 0.0, []
+        clock = 0.0
+        printed: list[bytes] = []
         with mock.patch.object(os, "get_terminal_size", lambda _: os.terminal_size((columns, 24))):
             progress = runwait4.TerminalProgress(put=printed.append, clock=lambda: clock)
             for seconds, counts in looks:

@@ -7,6 +7,7 @@ import unittest
 
 from tests.support import RUNCLIENT, SLEEPING, RunCase
 from tests.tcp import TcpCase
+from tests.values import present
 
 SQUEUE = """#!/bin/sh
 echo "$*; $SLURM_TIME_FORMAT; $(env | grep -c '^SQUEUE_')" >> asked
@@ -34,7 +35,7 @@ class SlurmCase(RunCase):
         """The environment of a Slurm job, where no squeue but ours is found."""
         for name in "sh", "env", "grep", "date", "cat", "mkdir", "sleep", "touch":
             if not self.exists(f"bin/{name}"):
-                (self.dir / "bin" / name).symlink_to(shutil.which(name))
+                (self.dir / "bin" / name).symlink_to(present(shutil.which(name)))
         return {"PATH": f"{self.dir}/bin", "SLURM_JOB_ID": "7", **more}
 
 

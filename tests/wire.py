@@ -428,7 +428,7 @@ class Peer:
 class FakeServer:
     """A server that does to every client what it is told; each connection has a thread of its own."""
 
-    def __init__(self, serve: Callable[[Peer], None], token: str = TOKEN) -> None:
+    def __init__(self, serve: Callable[[Peer], object], token: str = TOKEN) -> None:
         self.serve, self.token = serve, token
         self.peers: list[Peer] = []
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=100)

@@ -34,7 +34,7 @@ sleep 0.5
 rmdir at.$1 2> gone
 echo $1 >> ended
 """
-JOBS, ENOUGH = 80, 20                   # ... so many of them; the tool is killed when so many have ended
+JOBS, ENOUGH = 80, 20                   # how many there are; how many have ended when the tool is killed
 HYPERQUEUE = """import sys
 from hyperqueue import Job
 from hyperqueue.cluster import LocalCluster, WorkerConfig

@@ -135,7 +135,7 @@ def woken_skews(bench: Bench, count: int, groups: int) -> list[float]:
             pids = fork_shells(bench, count, 'echo -$0 > "$1"; kill -STOP $$; echo $0 > "$1"')
             skew({-number for number in range(count)})      # they are there,
             for pid in pids:
-                os.waitpid(pid, os.WUNTRACED)               # ... and wait
+                os.waitpid(pid, os.WUNTRACED)               # and wait
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             skews.append(skew(set(range(count))))
