@@ -243,19 +243,18 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
 OTHER_END = {"runmaker4-server.py": "runmaker4-client.py", "runmaker4-client.py": "runmaker4-server.py"}
 OPTIONS = {
     "runmaker4.py": "--daemon --dry-run --errors --follow --jobs --joblog --keep-order --kill-after "
-    "--logfile --loglines --max-failed --name --one-only --outdir --pidfile --plain --quiet --resume "
-    "--retries --retry --runner --single-host --slot-errors --slots --timeout --verbose --walltime",
+                    "--logfile --loglines --max-failed --name --one-only --outdir --pidfile --plain --quiet "
+                    "--resume --retries --retry --runner --single-host --slot-errors --slots --timeout "
+                    "--verbose --walltime",
     "runset4.py": "--add --add-jobs --add-list --add-tests --all --cancel --colsep --edit --end --force "
-                  "--list --match "
-    "--reopen --set --state --template",
+                  "--list --match --reopen --set --state --template",
     "runwait4.py": "--check-locks --failed --json --progress --report --stats --status --timeline "
                    "--use-exit-status",
     "runmaker4-server.py": "--dry-run --exit-when-done --grace --host --joblog --logfile --loglines "
-                           "--max-failed "
-    "--new-token --outdir --port --print",
+                           "--max-failed --new-token --outdir --port --print",
     "runmaker4-client.py": "--follow --give-up --jobs --keep-order --kill-after --name --one-only --plain "
-                           "--quiet "
-    "--resume --retries --retry --runner --slots --timeout --token --verbose --walltime",
+                           "--quiet --resume --retries --retry --runner --slots --timeout --token --verbose "
+                           "--walltime",
 }
 
 
@@ -1548,7 +1547,7 @@ class Taker:
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
     retry: bytes = b""          # the states that it takes besides '.'; r: orphans
     slots: float = math.inf     # that it has
-    free: float = math.inf      # ... for one job more, at this moment
+    free: float = math.inf      # slots that are free for one job more, at this moment
     tried: TriedLines = field(default_factory=TriedLines)
 
     def is_called(self, host: str) -> bool:
@@ -1574,7 +1573,7 @@ class Job(Line):
     search_at: float = 0.0              # when to look again (JobFile's clock)
     retried: bool = False               # it was claimed by --retry or --resume
     set_once: bool = False              # the last look found that somebody has set another state over its `r`
-    cancelled: bool = False             # ... and so did the one before
+    cancelled: bool = False             # two looks in a row have found that
     settings: JobSettings = NO_SETTINGS
     taker: Taker = NOBODY               # who asked for it
     gate: Gate | None = None            # what its shell is held by until it may begin
@@ -2032,11 +2031,11 @@ class JobFile:
         # jobs "lost" to others, or "cancelled"; told by the next look_after()
         self.to_end: dict[Job, str] = {}
         self.size = (-1, 0.0)                   # as it was seen last, and since when
-        self.cut = False                        # ... and whether its last line had no newline then
+        self.cut = False                        # whether its last line had no newline then
         self.full_size = 0                      # the last that was believed
         self.appended = 0                       # so much of it was there when nobody appended
         self.fd = -1                            # the open file, to lock and to write; see writable()
-        self.reader = Reader(-1)                # ... and to read
+        self.reader = Reader(-1)                # the open file, to read
         self.how = Reading.CACHED               # it was read last
         # when ENOTCONN came (clock); None: it could be opened since
         self.cut_off_since: float | None = None
@@ -2269,7 +2268,8 @@ class JobFile:
             raise NotNow(f"its result {show(state)} cannot be written: {reason(error)}") from None
 
     def _finish(self, job: Job, state: bytes) -> str:
-        """The same, once, in the file that is open.  Raises Shifted, NotNow, OSError."""
+        """Write a result into the file that is open.  Returns and raises as finish(), and raises Shifted.
+        """
         with self.door(job.command) as opened:
             if not opened:
                 holder = self.companion.who_is_behind(job.command) or "somebody"
@@ -2313,15 +2313,12 @@ class JobFile:
     # Lines of one command are interchangeable: what counts is that each life sign has its `r`.
     #
     #     1. Where there are as many lines `r` as life signs, one of them is ours: the own one of our seat, or
-    #     one whose
-    #        own seat is free.  Else somebody's `r` was overwritten:
+    #        one whose own seat is free.  Else somebody's `r` was overwritten:
     #     2. by an editor that had read the file before the claim: a `.` (or `!`, `e`, if it was claimed as
-    #     such) in the
-    #        line's place is made `r` again; or if the command does not stand there any more, any such line of
-    #        it;
+    #        such) in the line's place is made `r` again; or if the command does not stand there any more, any
+    #        such line of it;
     #     3. or by hand, if another state stands in the line's place, or its command just once in the file:
-    #     the job is
-    #        cancelled if the next look agrees.
+    #        the job is cancelled if the next look agrees.
     #     4. Else it is gone, which is looked at again, later and later.
 
     def look_after(self) -> dict[Job, str]:
@@ -2409,8 +2406,7 @@ class JobFile:
                     self.write(line, RUNNING)
                     self.say(
                         f"line {line.number}: its job runs, so the {show(line.state)} that was saved over "
-                        "its r "
-                        "is r again (runset4.py --edit keeps states)"
+                        "its r is r again (runset4.py --edit keeps states)"
                     )
                     line.state = RUNNING
                 if line:
@@ -2670,8 +2666,7 @@ class JobFile:
         if self.how is Reading.DROPPED and how is not Reading.DROPPED and not self.read_only:
             self.say(
                 f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read "
-                "late "
-                "(runwait4.py --check-locks DIR tells)"
+                "late (runwait4.py --check-locks DIR tells)"
             )
 
     def writable(self) -> int:
@@ -2932,7 +2927,7 @@ class Round:
     # the first job that had not ended when it was met, by its settings:
     unfinished: Line | None = None
     unfinished_by: JobSettings = NO_SETTINGS
-    # ... by now it has ended: another round must see what else has not
+    # the first unfinished job has ended by now: another round must see what else has not
     outdated: bool = False
     block: Block | None = None              # nothing more may be taken
     few: bool = False                       # until the next directive only running jobs are of interest
@@ -2941,9 +2936,9 @@ class Round:
     refused: bool = False
     shut: Line | None = None                # the first line whose door was locked by somebody
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
-    # it passed over new jobs: others than its takers might have had them;
+    # it passed over new jobs, which others than its takers might have had
     missed: bool = False
-    # ... the first of them by settings, as Takers.known has them, and what else these say
+    # the first job of those by settings, as Takers.known has them, and what else these say
     skipped: dict[tuple[tuple[str, ...], int, bool], tuple[Line, JobSettings]] = field(default_factory=dict)
     waiting: set[Taker] = field(default_factory=set)    # takers with jobs that may be taken later
     below: Line | None = None               # the first of these below the block
@@ -3003,8 +2998,8 @@ class Miss:
     ended: bool = False         # takers that wait for more shall leave
     stopped: str = ""           # why jobs are left that the taker should have had
     round: Round = field(default_factory=lambda: Round())       # what a cursor has met
-    whole: bool = False         # ... on a whole walk through the file
-    unfinished: bool = False    # ... which has used up its time, and goes on with the next claim
+    whole: bool = False         # the cursor has walked through the whole file
+    unfinished: bool = False    # its walk has used up its time, and goes on with the next claim
 
     def __bool__(self) -> bool:
         return False
@@ -3053,16 +3048,16 @@ class Cursor:
         self.orphans: list[int] = []            # line numbers of those met and not taken
         # how the last runs here ended, by their commands
         self.ends: OrderedDict[bytes, bytes] = OrderedDict()
-        self.orphaned: set[bytes] = set()       # ... and their commands
+        self.orphaned: set[bytes] = set()       # the commands of orphans that were met and not taken
         self.inode = file.inode                 # of the file that the round walks through
-        self.scan: Scan | None = None           # the round under way
-        self.round = Round()                    # ... or the last one
+        self.scan: Scan | None = None           # the walk of the round under way; None: there is none
+        self.round = Round()                    # the round under way, or the last one
         self.miss = Miss(round=self.round)      # the last
         self.takers = Takers(takers)            # of the last claim
         self.claimed = 0.0                      # when that was
-        # ... whether it came back in the middle of its walk, to be made again
+        # whether the last claim came back in the middle of its walk, to be made again
         self.sliced = False
-        self.pause_at = math.inf                # ... as of then (monotonic)
+        self.pause_at = math.inf                # when the walk of this claim shall pause (monotonic)
         self.refusals = 0                       # empty rounds in a row that met lines that others held
         self.quiet: tuple[int, ...] | None = None           # signature at the start of the last empty round
         self.pace = Pace(self.clock)            # of rounds, without their pauses
@@ -3358,8 +3353,7 @@ class Cursor:
             self.groups_named = True
             self.say(
                 f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone "
-                "here "
-                f"({settings.where})"
+                f"here ({settings.where})"
             )
 
     def _group(self) -> PendingGroup:
@@ -3410,8 +3404,7 @@ class Cursor:
         if attempt.ended not in (b"", ERROR):
             self.say(
                 f"line {line.number}: an editor has brought back its r; it is {show(attempt.ended)} again, "
-                "as its "
-                "run here has ended"
+                "as its run here has ended"
             )
         elif attempt.ended:
             self.orphans.append(line.number)
@@ -3611,7 +3604,7 @@ class Cursor:
         return next(stalls(found, lambda settings: True), self._group_stall())
 
     def _group_stall(self) -> Stall | None:
-        """... a group, if it is nothing else."""
+        """The group that waits for its hosts, if one is met and nothing else keeps jobs back."""
         for group in self.round.groups:
             line, settings = group.jobs[0]
             return Stall(
@@ -5552,7 +5545,7 @@ class Runner:
     HOLD = 1 << 24                      # bytes that writers may be behind before no more jobs are started
     UNREACHABLE = 255                   # ssh's exit status when it could not reach the host, or lost it
     LAST_TRIES = 10.0                   # seconds for the states of jobs that a signal has ended
-    LAST_LOOK = 2.0                     # ... and for what the file holds then
+    LAST_LOOK = 2.0                     # seconds after that for what the file holds
     TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
@@ -5585,7 +5578,7 @@ class Runner:
         self.failed = ""                    # why no more jobs can be had
         self.stopped: asyncio.Future[None] = self.loop.create_future()      # start nothing more
         self.wall_over = False              # because the wall time is over, or too near
-        self.misfit: Job | None = None      # ... for a job that no start with this wall time has room for
+        self.misfit: Job | None = None      # a job that no start with this wall time has room for
         self.ending = False                 # what runs, or is just being started, is ended
         self.killed = 0                     # by which signal
         # we leave without waiting for the file system: all locks go with us
@@ -6756,8 +6749,7 @@ class RunnerProgram(Program):
             if limit.left <= 0:
                 self.say(
                     f"Slurm ends this job in {human_time(max(limit.left + limit.margin, 0))}, and the margin "
-                    "is "
-                    f"{human_time(limit.margin)}: no job is started"
+                    f"is {human_time(limit.margin)}: no job is started"
                 )
 
     def console(self, with_output: bool) -> list[Sink]:
