@@ -147,6 +147,9 @@ T = TypeVar("T")
 
 
 # ======== Basics ============================================================================================
+#
+# What every script needs: one line for what went wrong, the command line, durations, text that is fit to be
+# shown, and writing all of some bytes to a descriptor.
 
 
 class Problem(Exception):
@@ -650,6 +653,12 @@ def user_name(uid: int) -> str:
 
 
 # ======== File systems ======================================================================================
+#
+# What a lock and a read mean depends on where a file is.  /proc/self/mountinfo says which kind of file system
+# that is.  On a local one both mean what fcntl(2) and read(2) say.  On all others a lock excludes other
+# hosts, but this host may answer reads, names and sizes from what it remembers.  So there see_anew() makes
+# names and sizes true, a Reader reads past this host's pages, and lost_locks() tells whether the locks are
+# still there.
 
 MOUNTINFO = "/proc/self/mountinfo"
 # Kinds whose files one host alone can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  All others
@@ -949,6 +958,11 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
 
 
 # ======== Job lines and directives ==========================================================================
+#
+# A job file is read by a Scan: one regular expression finds the next line in a wanted state, in chunks, and
+# nothing else is parsed.  So a million lines that are done cost a search.  Line numbers are counted on the
+# way.  A `#RUN` line is found the same way, as a line in the state DIRECTIVE; parse_directive() says what it
+# means.
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
@@ -2097,8 +2111,8 @@ class JobFile:
         for first, behind in (self.USER, mine), (mine + 1, self.USER + self.USERS):
             if not is_free(fd, first, behind - first):
                 holder = locked_by(fd, first, behind - first)
-                raise OSError(errno.EBUSY, f"is in use with another companion, by {holder} (use one name for it; "
-                                           "or who may only read it keeps it locked)")
+                raise OSError(errno.EBUSY, f"is in use with another companion, by {holder} (use one name for "
+                                           "it; or who may only read it keeps it locked)")
         self.named = inode
 
     def _sit(self, job: Job) -> None:
@@ -2787,6 +2801,17 @@ def _try_locks(path: str, companion: str) -> None:
 
 
 # ======== Finding work ======================================================================================
+#
+# A Cursor answers "which line next?".  It walks down the file with a Scan and gives each line that it meets
+# to the first Taker that may have it; JobFile.claim() decides whether the line can be had.  A walk from the
+# top to the end is a Round, which collects what was met on the way: directives that hold, jobs that had not
+# ended, and what was passed over and why.
+#
+# When a walk has come to the end and has taken something, another one begins, because states may have been
+# set back.  When it has taken nothing, the answer is a Miss: it says what was met, when to ask again, and
+# whether a taker may leave.  The next claim is then answered from that Miss, without a walk, for as long as
+# the file has not changed and no other taker asks.  The last part of a round turns what it has met into
+# Stalls: what keeps jobs from being started, said once it has lasted for a while.
 
 
 class Takers:
@@ -3633,6 +3658,11 @@ class Cursor:
 
 
 # ======== The worker ========================================================================================
+#
+# An event loop must not wait for a file system.  So whatever touches a file goes through a Worker: on a local
+# file system it makes the call at once, on a network file system in one thread of its own.  Calls are made in
+# the order in which they come, so a job's start stands in a record before its end.  FileJobs is a JobFile and
+# its Cursor behind a worker, as the Runner wants its jobs.
 
 
 def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
@@ -3864,6 +3894,14 @@ class FileJobs:
 
 
 # ======== Processes =========================================================================================
+#
+# A job is a shell in a session of its own, started by posix_spawn(3), with the descriptor of its seat and
+# with a mark in its environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then says which shells
+# have ended, and what they have used.
+#
+# To end a job is to end its tree: the processes of its session, those that carry its mark, and what descends
+# from them, as /proc shows them.  They get TERM, and KILL after the grace; who appears meanwhile gets TERM,
+# too.  It is over when two looks in a row have found nobody.
 
 SHELL = b"/bin/sh"
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
@@ -4238,6 +4276,12 @@ def allow_descriptors(needed: int) -> None:
 
 
 # ======== Output ============================================================================================
+#
+# What happens to a run goes to its sinks, as four events: started, output, ended, or unstarted.  The console,
+# the log file, the output directory and the job log are sinks.  Each writes without making the loop wait: the
+# console by a Writer, which has a thread for a terminal or a pipe, the others by the Worker.  A record that
+# cannot be written because somebody holds a lock is kept and tried again.  How much is waiting to be written
+# is the backlog; jobs are not read while it is long, so they wait in their pipes.
 
 
 class Writer:
@@ -5163,6 +5207,11 @@ class JobLog(Sink):
 
 
 # ======== Slots =============================================================================================
+#
+# A slot is the right to run one job.  `-j N` makes N of them; `--slots` names them, and a name tells the job
+# which one it has.  Names that stand in a file (`--slots @NAMES`) may be shared by several runners: then a
+# slot is in use while a byte of the file's companion is locked, at a place made from the name.  The job
+# inherits that lock, as it inherits its seat, so a slot stays in use for as long as its job lives.
 
 
 @dataclass(eq=False, repr=False)
@@ -5319,6 +5368,12 @@ class SlotFile:
 
 
 # ======== The runner ========================================================================================
+#
+# One task hands out: it waits for a free slot, claims a job, and starts its shell.  One task for each job
+# sees it through: it waits for the shell's end, tries again if that is wished, and writes the state.  Chores
+# run beside them: looks after the held lines, the wall time, the slot file, counts of failures.  A signal
+# sets `stopped`, or ends what runs; the two kinds of task then come to their end by themselves.  A Pump moves
+# output from pipes to the sinks.
 
 
 @dataclass(eq=False, repr=False)
@@ -6177,6 +6232,10 @@ def wrap(runner: bytes, command: bytes) -> bytes:
 
 
 # ======== Background ========================================================================================
+#
+# With -d the program forks twice and leaves its session, so that it has no terminal that could hang up on it.
+# Its starter waits until all has gone well, and tells that by its exit status.  Messages go to --errors.  The
+# pid file is removed at the end only if it still holds our number.
 
 
 def open_descriptors() -> list[int]:
@@ -6300,6 +6359,9 @@ def leave_without_waiting(code: int) -> None:
 
 
 # ======== Command line ======================================================================================
+#
+# parse() says what can be asked for; App checks all that can be checked before anything runs, and puts the
+# parts together: the job file, the cursor, the worker, the sinks, and the runner.
 
 PROG = "runmaker4.py"
 Add = Callable[..., Any]        # an argument group's add_argument
