@@ -102,11 +102,17 @@ import struct
 import termios
 import time
 import warnings
-from _blake2 import blake2b     # hashlib, which has it, too, takes ten times as long to load
+from _blake2 import blake2b  # hashlib, which has it, too, takes ten times as long to load
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import (TYPE_CHECKING, Any, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator,
-                    Mapping, Protocol, Sequence, TypeVar)
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Protocol,
+    TypeVar,
+)
 
 
 def when_used(name: str) -> Any:
@@ -645,7 +651,7 @@ def share_companion(fd: int, info: os.stat_result, file: os.stat_result) -> None
 
 def user_name(uid: int) -> str:
     """A user's name, or else the number."""
-    import pwd                                  # few need it
+    import pwd  # few need it
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -1142,7 +1148,7 @@ class Scan:
         self.buffer, self.base, self.pos = self.buffer[upto:], self.base + upto, 0
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
     """What finds the beginnings of job lines in some states (None: all), and of directives."""
     first = rb"[^#/ \t\n]" if states is None else rb"[" + re.escape(states) + rb"]"
@@ -1186,7 +1192,7 @@ def is_utf16(head: bytes) -> bool:
     them.
     """
     fewer, more = sorted(half.count(0) for half in (head[::2], head[1::2]))
-    return head[:2] in (b"\xff\xfe", b"\xfe\xff") or not fewer and 4 * more > len(head) > 3
+    return head[:2] in (b"\xff\xfe", b"\xfe\xff") or (not fewer and 4 * more > len(head) > 3)
 
 
 def first_line(file: Reader) -> int:
@@ -2160,12 +2166,12 @@ class JobFile:
             self._name_companion()
             settled = self.is_settled(line)
             data = self.read_line(line, Scan.SMALL)
-            if not data or settings.line and self.state_at(settings.line) is None:
+            if not data or (settings.line and self.state_at(settings.line) is None):
                 raise Shifted
             if (
                 data[:1] != line.state
-                or line.state == RUNNING
-                and self.companion.is_held(own_seat(line))
+                or (line.state == RUNNING
+                and self.companion.is_held(own_seat(line)))
             ):
                 return Attempt(data=data)               # taken, and ended or not, since it was found
             if not settled or not self.has_room(line.command, line.state == RUNNING):
@@ -2507,7 +2513,7 @@ class JobFile:
         a newline (cut).  So a file that is empty, shorter than it was, or cut, has to stay so for a while.
         """
         now = self.clock()
-        if size != self.size[0] or cut and not self.cut:
+        if size != self.size[0] or (cut and not self.cut):
             self.size, self.cut = (size, now), cut
         early = self.size[1] + self.interval - now
         if early > 0 and (cut or size < max(self.full_size, 1)):
@@ -2977,7 +2983,7 @@ class Round:
 
         What a check stops is only for takers that follow.
         """
-        return taker in self.waiting and (taker.follow and not self.ended or not self.stopped(taker))
+        return taker in self.waiting and ((taker.follow and not self.ended) or not self.stopped(taker))
 
     def stopped(self, taker: Taker) -> str:
         """Which check keeps jobs from this taker for good, if one does."""
@@ -3011,7 +3017,7 @@ def unfinished(line: Line, settings: JobSettings) -> str:
     if settings.together:
         return (f"line {line.number}, which is of the group {printable(settings.together)} "
                 f"({settings.where})")
-    alone = line.state == RUNNING or not settings.hosts and settings.slots == 1
+    alone = line.state == RUNNING or (not settings.hosts and settings.slots == 1)
     return f"line {line.number}" if alone else f"line {line.number}, which waits for {settings}"
 
 
@@ -3022,7 +3028,7 @@ class Miss:
     failed: str = ""            # why nothing can be claimed any more
     ended: bool = False         # takers that wait for more shall leave
     stopped: str = ""           # why jobs are left that the taker should have had
-    round: Round = field(default_factory=lambda: Round())       # what a cursor has met
+    round: Round = field(default_factory=Round)       # what a cursor has met
     whole: bool = False         # the cursor has walked through the whole file
     unfinished: bool = False    # its walk has used up its time, and goes on with the next claim
 
@@ -3120,16 +3126,17 @@ class Cursor:
             soon = self.round.outdated or self._has_room()
             return replace(self.miss, again=self._until_next()) if soon else self.miss
         self.pace.go_on()
-        self.claimed, claimed = now, self.claimed
-        self.sliced, sliced = False, self.sliced and scan is not None
+        is_old = now - self.claimed > self._stale_after()
+        goes_on = self.sliced and scan is not None
+        self.claimed = now
+        self.sliced = False
         try:
-            if scan is None or not sliced and self.pace.until_due(100, self.interval) == 0:
+            if scan is None or (not goes_on and self.pace.until_due(100, self.interval) == 0):
                 # what stands above may have been edited in place: directives, too
                 scan = self._begin_round()
-            elif scan.last and not sliced and now - claimed > self._stale_after():
-                # what stands below may have been edited; or what stands above, and has moved it
-                if not scan.reread(scan.last):
-                    scan = self._start_over()
+            elif scan.last and is_old and not goes_on and not scan.reread(scan.last):
+                # what stands above was edited, and has moved what is below
+                scan = self._start_over()
             if self.serving:
                 self.pause_at = scan.pause_at = time.monotonic() + self.SLICE
             return self._walk(scan)
@@ -3176,7 +3183,7 @@ class Cursor:
                 cut = line is not None and not line.whole and not self._is_over()
                 doubt = self.file.doubt(scan.end, cut) if cut or line is None else 0.0
                 # it is for the next round if it is cut
-                if line is None or cut and doubt or self._is_over():
+                if line is None or (cut and doubt) or self._is_over():
                     if not self.round.found:
                         return self._end_round(doubt, cut and doubt > 0)
                     scan = self._begin_round()
@@ -3267,7 +3274,7 @@ class Cursor:
     def _notice_replaced(self) -> None:
         """If the path names another file: begin a new round, by what that says."""
         before, now = self.inode, self.file.inode
-        if now != before or self.scan and self.scan.file is not self.file.reader:
+        if now != before or (self.scan and self.scan.file is not self.file.reader):
             self.forget()
             # else it is opened anew with the next round, or was, after trouble
             if now not in (before, (0, 0)):
@@ -3319,7 +3326,7 @@ class Cursor:
     def _able(self, line: Line) -> Iterator[Taker]:
         """The takers that may have a line, by the settings that hold."""
         for taker in self.takers.fitting(self.round.settings, self.round.ended):
-            if line.state == NEW or line.state in taker.retry and not self._was_tried(taker.tried, line):
+            if line.state == NEW or (line.state in taker.retry and not self._was_tried(taker.tried, line)):
                 yield taker
 
     def _was_tried(self, tried: TriedLines, line: Line) -> bool:
@@ -3653,7 +3660,7 @@ class Cursor:
                 self.takers.fitting(self.round.settings, self.round.ended)
             ):
                 self._pass_over(line)
-            elif line.state != RUNNING or RUNNING in taker.retry and self.file.is_orphan(line):
+            elif line.state != RUNNING or (RUNNING in taker.retry and self.file.is_orphan(line)):
                 yield line
 
 
@@ -3685,7 +3692,7 @@ class Worker:
     def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
         """relieved: called when bytes were written.  say: takes what is to be said of records that wait."""
-        from concurrent import futures          # which asyncio has loaded
+        from concurrent import futures  # which asyncio has loaded
         self.pool = futures.ThreadPoolExecutor(1) if threaded else None
         self.relieved = relieved
         self.say = say
@@ -4597,7 +4604,7 @@ class Spool:
         """Keep a block; its place.  Raises OSError."""
         if self.file is None:
             import tempfile
-            self.file = tempfile.TemporaryFile(buffering=0)
+            self.file = tempfile.TemporaryFile(buffering=0)     # noqa: SIM115 (it is kept as long as we are)
         if not self.free:
             self.free.append(self.end)
             self.end += self.BLOCK
@@ -5067,7 +5074,7 @@ class Journal:
 
     def __init__(self, folder: str, worker: Worker, trouble: Say) -> None:
         """Raises Problem."""
-        import json                         # few runners need it, and it takes 3 ms to load
+        import json  # few runners need it, and it takes 3 ms to load
         self.encode = json.JSONEncoder().encode
         self.folder = folder
         self.trouble = trouble
@@ -5441,7 +5448,7 @@ class Tally:
     def _hint(self, account: Account, again: Callable[[str], str], regroup: Callable[[str], str]) -> str:
         """How to go on."""
         # which are ours, and orphans soon
-        bad = account.alone or self.unwritten and account.now.running > 0
+        bad = account.alone or (self.unwritten and account.now.running > 0)
         option = ("-r" if account.now.failed else "--resume") if bad else ""
         command = again(option) if bad or account.left else ""
         hint = f"; {'run again' if bad else 'go on'}: {command}" if command else ""
@@ -5907,8 +5914,8 @@ class Runner:
 
     def _is_over(self) -> bool:
         """Whether no slot will get a job any more."""
-        may_get_slots = self.works or self.slot_file and self.options.follow and not self.options.one_only
-        return self.stopping or not may_get_slots and all(slot.retired for slot in self.slots.values())
+        may_get_slots = self.works or (self.slot_file and self.options.follow and not self.options.one_only)
+        return self.stopping or (not may_get_slots and all(slot.retired for slot in self.slots.values()))
 
     async def _give_job(self) -> float | None:
         """Give idle slots a job, if there are any and there is one.
@@ -6683,8 +6690,7 @@ class Program:
         self.loop = asyncio.get_running_loop()
         self.stdout = Writer(1, self.loop, self._stdout_broken, self.relieved)
         same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
-        deaf = lambda error: None               # nowhere is left to say it
-        self.stderr = self.stdout if same else Writer(2, self.loop, deaf, self.relieved)
+        self.stderr = self.stdout if same else Writer(2, self.loop, self._stderr_broken, self.relieved)
         self.signals = Signals(self.loop)
         self.loop_runs = True
         self.loop.set_exception_handler(self._on_exception)
@@ -6768,10 +6774,13 @@ class Program:
         """Print a message of one line that names its file itself."""
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
+    def _stderr_broken(self, error: OSError) -> None:
+        """Nowhere is left to say it."""
+
     def _stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {reason(error)}; the jobs go on, their output is not shown any more")
         # which is gone
-        unheard = error.errno == errno.EPIPE or error.errno == errno.EIO and self.stdout.terminal
+        unheard = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
         self.tally.trouble |= not unheard
 
 
