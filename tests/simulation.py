@@ -216,9 +216,8 @@ class History(World):
                      if by.inode is inode and start <= at < start + len(read) and step > door.since), b"")
         back = me.claimed == command and me.claimed_state == data       # a claim could not be synced
         if read.partition(b"\n")[0][back:] != line[back:]:
-            self.fail(
-                f"writes {data!r} over {line!r}, and has read {read.partition(bytes([10]))[0]!r} behind its door"
-            )
+            text = read.partition(b"\n")[0]
+            self.fail(f"writes {data!r} over {line!r}, and has read {text!r} behind its door")
         if me.by_force:
             self.disturbed = max(self.disturbed, self.steps)
         self.check_state(me, line, data, back)
@@ -977,7 +976,9 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         (
             FILE,
             "door",
-            lambda self, command, patience=2.0: self.companion.locking(CORE.row(b"another") + ROW - 1, patience),
+            lambda self, command, patience=2.0: self.companion.locking(
+                CORE.row(b"another") + ROW - 1, patience
+            ),
         )
     ],
     "seat freed before the write": seat_freed_early,
@@ -1162,9 +1163,8 @@ def main() -> None:
         for name in names:
             found = explore_on_all_cores(pool, options.schedules, options.first, name=name)
             seed, violation = next(iter(sorted(found.broken.items())), ("", ""))
-            print(
-                f"{name or 'as it is':30}{len(found.broken):6} of {found.schedules}  {seed:>5} {violation:.70}"
-            )
+            how_often = f"{len(found.broken):6} of {found.schedules}"
+            print(f"{name or 'as it is':30}{how_often}  {seed:>5} {violation:.70}")
             for seed, violation in sorted(found.broken.items())[:20] if not name else ():
                 print(f"  {seed}: {violation}")
     print(f"{len(names) * options.schedules / (time.perf_counter() - begin):.0f} schedules/second")

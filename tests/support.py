@@ -86,7 +86,7 @@ class Ended:
 
 
 class Process(Protocol):
-    """What the tests ask of a process that they have started: subprocess.Popen, or one whose output goes to files."""
+    """What the tests ask of a process that they have started: a Popen, or one that prints to files."""
 
     @property
     def pid(self) -> int: ...

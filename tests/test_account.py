@@ -307,8 +307,8 @@ class LeavingServer(TcpCase):
             "-q",
             "--follow",
             patch=(
-                "import runmaker4; receive = runmaker4.Link.data_received; "
-                "runmaker4.Link.data_received = lambda link, data: link.loop.call_later(0.7, receive, link, data)"
+                "import runmaker4; receive = runmaker4.Link.data_received; runmaker4.Link.data_received = "
+                "lambda link, data: link.loop.call_later(0.7, receive, link, data)"
             ),
         )
         self.wait_clients(server, 1)

@@ -102,7 +102,8 @@ class BigJobs(TcpCase):
     def test_two_runners_that_share_names_never_use_one_at_once(self) -> None:
         self.write("a\nb\nc\n", "names.txt")
         use = (
-            'for n in $(echo $RUNMAKER4_SLOTS | tr , " "); do mkdir use.$n || echo $n >>twice; done; sleep 0.05; '
+            'for n in $(echo $RUNMAKER4_SLOTS | tr , " "); do mkdir use.$n || echo $n >>twice; done; '
+            'sleep 0.05; '
             'for n in $(echo $RUNMAKER4_SLOTS | tr , " "); do rmdir use.$n; done'
         )
         self.write(f". {use}\n. {use}\n#RUN slots=2\n. {use}\n#RUN slots=3\n. {use}\n#RUN\n. {use}\n" * 3)

@@ -31,7 +31,7 @@ class CommandBytes(RunCase):
         self.assertEqual(printed(console_lines(ended.out)), list(output))
         self.assertEqual(self.read(), after)
 
-    def test_what_stands_before_and_behind_a_command_is_no_part_of_it_and_its_own_bytes_are_kept(self) -> None:
+    def test_what_stands_before_and_behind_a_command_is_no_part_of_it_and_its_own_bytes_stay(self) -> None:
         """A byte-order mark, a tab, a carriage return; blanks and tabs, and bytes that are not UTF-8."""
         before = b"\xef\xbb\xbf. echo a\n.\techo b\n. echo c\r\n.  echo\t'd\t e'  \n. echo f\xff\xfe\xc3g\n"
         ended = self.run_file(before)
@@ -268,6 +268,6 @@ class Volume(Case):
         self.run_jobs(50, "--outdir", "out")
         self.assertFiles(self.dir / "out", 50)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: hundreds of jobs that print 1 MB on both streams")
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: hundreds of jobs that print 1 MB each")
     def test_hundreds_of_jobs_of_1_mb_on_both_streams(self) -> None:
         self.run_jobs(1000 if ALL else 200)

@@ -343,7 +343,8 @@ class Messages(ChannelCase):
                 self.assertEqual(receiver.receive(b"".join(frames_of(sender, message))), [message])
 
     def test_all_json_goes_through(self) -> None:
-        message: dict[str, object] = {"a": [1, -1, 0, 2 ** 53, 1.5, -1e-9, True, False, None, {"b": [[], {}]}], "": {}}
+        values: list[object] = [1, -1, 0, 2 ** 53, 1.5, -1e-9, True, False, None, {"b": [[], {}]}]
+        message: dict[str, object] = {"a": values, "": {}}
         for sender, receiver in both_ways():
             self.assertEqual(receiver.receive(b"".join(frames_of(sender, message))), [message])
 

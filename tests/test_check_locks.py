@@ -383,7 +383,8 @@ class Hosts(CheckCase):
         )
 
     def test_a_full_file_system(self) -> None:
-        patch = f"def fsync(fd):\n    raise OSError({errno.ENOSPC}, os.strerror({errno.ENOSPC}))\nos.fsync = fsync"
+        full = f"OSError({errno.ENOSPC}, os.strerror({errno.ENOSPC}))"
+        patch = f"def fsync(fd):\n    raise {full}\nos.fsync = fsync"
         self.assertDoesNotHold(
             self.finish(self.start_check("a", patch=patch)), "a: writing: no space left on device"
         )

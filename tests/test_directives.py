@@ -1323,7 +1323,12 @@ class Story(marks.Reader):
 def story_problems(text: bytes, section: dict[int, int], runners: set[int]) -> list[str]:
     """What the marks say that must not be; nothing, if all is well."""
     story = Story(runners, section)
-    events: dict[str, Callable[..., None]] = {"start": story.start, "end": story.end, "killed": story.kill, "back": story.back}
+    events: dict[str, Callable[..., None]] = {
+        "start": story.start,
+        "end": story.end,
+        "killed": story.kill,
+        "back": story.back,
+    }
     for line in text.decode().splitlines():
         kind, *numbers = line.split()
         events[kind](*map(int, numbers))

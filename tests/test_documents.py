@@ -273,15 +273,18 @@ RECIPES = {
         JOURNAL, before="runmaker4.py -q --outdir work runs.txt || true"
     ),
     "runmaker4.py --resume -j8 --outdir work --joblog work.log runs.txt": Recipe(jobs("er."), states="ddd"),
-    "printf '#!/bin/sh\\nsleep 1; wc $1.txt > $1.out; echo line $JOB_ID on $SLAVE_IP\\n' > job_script.sh": Recipe(
+    "printf '#!/bin/sh\\nsleep 1; wc $1.txt > $1.out; echo line $JOB_ID on $SLAVE_IP\\n' "
+    "> job_script.sh": Recipe(
         after=f"{GONE}; grep -q 'line 1 on 192' logs/1.out; test -s data_1.out", states="dd"
     ),
-    "runmaker4.py -d --follow --slots @workers --slot-errors 3 --outdir logs --pidfile pid --errors errors runs.txt": WAITS,
+    "runmaker4.py -d --follow --slots @workers --slot-errors 3 --outdir logs --pidfile pid --errors errors "
+    "runs.txt": WAITS,
     "echo 192.168.1.201 >> workers": Recipe(
         jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."
     ),
     "cat > ajob.py << 'END'": Recipe(after=f"{GONE}; grep value9 logfiles/job9.dat", states="d" * 10),
-    "seq 3 > list; runset4.py runs.txt --add-list list --template 'touch bla{}.txt'; runmaker4.py -j0 runs.txt": Recipe(
+    "seq 3 > list; runset4.py runs.txt --add-list list --template 'touch bla{}.txt'; "
+    "runmaker4.py -j0 runs.txt": Recipe(
         after="ls bla1.txt bla2.txt bla3.txt", states="ddd"
     ),
     "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors runs.txt": WAITS,
@@ -290,8 +293,8 @@ RECIPES = {
         after="[ $(grep -c 1.conf runs.txt) = 1 ]",
         instead={"sleep 2": "sleep 0.2"},
     ),
-    "printf '%s\\n' 'test0:' '-minhosts: all' 'alice: \"echo hello, world\"' 'bob: \"sleep 60\"' '-timeout: 1s' end"
-    " > tests.conf": Recipe(
+    "printf '%s\\n' 'test0:' '-minhosts: all' 'alice: \"echo hello, world\"' 'bob: \"sleep 60\"' "
+    "'-timeout: 1s' end > tests.conf": Recipe(
         files={"tests.txt": ""},
         after="grep '^d echo' tests.txt; grep '^! sleep' tests.txt",
         instead={"& sleep 1": "& until [ -s .runmaker4.token ]; do sleep 0.05; done"},
@@ -299,13 +302,15 @@ RECIPES = {
     "runmaker4-client.py --follow alice": Recipe(
         jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"
     ),
-    "runset4.py tests.txt --add-tests testconfig.txt && runmaker4-server.py --exit-when-done tests.txt": Recipe(
+    "runset4.py tests.txt --add-tests testconfig.txt && "
+    "runmaker4-server.py --exit-when-done tests.txt": Recipe(
         until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}
     ),
     "runmaker4-server.py --dry-run tests.txt": Recipe(),
     "runset4.py --set=. --state='!' tests.txt": Recipe(after="grep '^[.] true' tests.txt"),
     # clusters
-    "runmaker4.py -d -j0 --pidfile pid.$(hostname) --errors errors --outdir out --joblog jobs.log runs.txt": Recipe(
+    "runmaker4.py -d -j0 --pidfile pid.$(hostname) --errors errors --outdir out --joblog jobs.log "
+    "runs.txt": Recipe(
         jobs(".."), after="runwait4.py -e runs.txt; cat out/1.out", states="dd"
     ),
     "for host in alice bob; do": Recipe(
@@ -313,7 +318,8 @@ RECIPES = {
         instead={"-j0": "-j1"},
         before="touch hold",
         states="dddd",
-        after=f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}; cat out/4.out",
+        after="[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; "
+        f"{GONE}; cat out/4.out",
     ),
     "for host in alice bob; do ssh $host \"kill \\$(cat '$PWD/pid.$host')\"; done": Recipe(
         jobs("...."),
@@ -327,10 +333,12 @@ RECIPES = {
     "runmaker4.py --slots @gpus.$(hostname) runs.txt": Recipe(
         jobs(".."), before="cp names gpus.$(hostname)", states="dd"
     ),
-    "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE python3 runmaker4.py -j0 runs.txt": Recipe(
+    "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE "
+    "python3 runmaker4.py -j0 runs.txt": Recipe(
         jobs(".."), states="dd"
     ),
-    "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' runs.txt": Recipe(
+    "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' "
+    "runs.txt": Recipe(
         "#RUN slots=4\n. mpirun -n 4 simulate --grid 1\n. mpirun -n 4 simulate --grid 2\n",
         states="dd",
         after="[ $(grep -c -e '--grid 2' .printed) -ge 2 ]",

@@ -25,7 +25,9 @@ SAVE = "\nopen(path, 'w').write(text); time.sleep(0.05)"
 class EditCase(RunCase):
     """Helpers for tests of editing."""
 
-    def start_edit(self, statements: str, name: str = "editor.py", **settings: object) -> subprocess.Popen[bytes]:
+    def start_edit(
+        self, statements: str, name: str = "editor.py", **settings: Any
+    ) -> subprocess.Popen[bytes]:
         """Start --edit with an editor of this name that does this to `text`."""
         editor = self.write(EDITOR + statements + SAVE, name)
         return self.start(RUNSET, "--edit", "runs.txt", env={"EDITOR": f"python3 '{editor}'", "VISUAL": "",

@@ -51,7 +51,9 @@ DEAF = (
 class Trees(RunCase):
     """No process of a job lives on after the runner has ended the job."""
 
-    def start_all(self, commands: Sequence[str], *options: object, quick: bool = False) -> subprocess.Popen[bytes]:
+    def start_all(
+        self, commands: Sequence[str], *options: object, quick: bool = False
+    ) -> subprocess.Popen[bytes]:
         """Run these commands all at once, to where they are up."""
         self.jobs(*commands)
         return self.start_jobs("-j", len(commands), *options, up=range(1, len(commands) + 1), quick=quick)

@@ -676,8 +676,8 @@ class Hiring(ImportCase):
                     (ended.code, ended.err),
                     (
                         0,
-                        b"runset4.py: runs.txt: there is a #RUN end in line %d; no --follow runner takes the jobs below "
-                        b"it (--reopen, then --end)\n" % (line + 2),
+                        b"runset4.py: runs.txt: there is a #RUN end in line %d; no --follow runner takes the "
+                        b"jobs below it (--reopen, then --end)\n" % (line + 2),
                     ),
                 )
                 self.assertIn(".", self.states())

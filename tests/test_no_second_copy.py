@@ -112,7 +112,9 @@ class EqualLines(RunCase):
         """
         self.write(". echo >>marks; until [ -e go ]; do sleep 0.02; done\n" * 3)
         runner = self.start(RUNMAKER, "-q", "-j3", "runs.txt")
-        wait_until(lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run")
+        wait_until(
+            lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run"
+        )
         runner.kill()
         runner.wait()
         self.write(self.read().splitlines(keepends=True)[0].replace(b"r ", b". "))

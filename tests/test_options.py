@@ -396,8 +396,9 @@ class Help(RunCase):
     """--help of each script: an example first, groups, all on a screen or two."""
 
     NAMED = {
-        RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow -l --logfile -n "
-        "--loglines --outdir --joblog -d --daemon --pidfile --errors --name --single-host --dry-run -q -v",
+        RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow "
+        "-l --logfile -n --loglines --outdir --joblog -d --daemon --pidfile --errors --name "
+        "--single-host --dry-run -q -v",
         RUNSET: "-s --set -l --list -a --all --state --match --add --force",
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
     }

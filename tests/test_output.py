@@ -153,7 +153,10 @@ class LastOutput(Case):
 class Plain(Case):
     """--plain: what jobs print and nothing else, each job's together when it has ended."""
 
-    JOBS = ". echo a; echo a >&2; until grep -q '^d' runs.txt; do sleep 0.02; done; printf aa\n. echo b; echo bb >&2\n"
+    JOBS = (
+        ". echo a; echo a >&2; until grep -q '^d' runs.txt; do sleep 0.02; done; printf aa\n"
+        ". echo b; echo bb >&2\n"
+    )
 
     def run_plain(self, text: str, *options: str) -> Ended:
         self.write(text)

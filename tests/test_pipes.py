@@ -49,7 +49,8 @@ class StandardOutput(Case):
             with self.subTest(words=words):
                 process = self.start(*words, "runs.txt")
                 with deadline(process):
-                    self.assertEqual(present(process.stdout).readline(), b"1 . echo some words that fill the pipe\n")
+                    first = present(process.stdout).readline()
+                    self.assertEqual(first, b"1 . echo some words that fill the pipe\n")
                 present(process.stdout).close()
                 self.assertEqual((process.wait(60), present(process.stderr).read()), (0, b""))
 

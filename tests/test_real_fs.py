@@ -398,7 +398,8 @@ class OnCeph(Disasters):
 class OnMoose(Disasters):
     kind = "moose"
 
-    @unittest.skip("MooseFS may hold the editor up for 30 s while the file is empty; runners believe that after 15 s")
+    # runners believe after 15 s that it is empty
+    @unittest.skip("MooseFS may hold the editor up for 30 s while the file is empty")
     def test_an_editor_that_saves_old_states_loses_no_job_and_starts_no_second_copy(self) -> None:
         pass
 

@@ -88,7 +88,8 @@ class SharedDirectory(Mixin):
         for ended in check_hosts(self.places):
             self.assertEqual(ended.code, 0, ended)
             self.assertIn(b"All holds, seen from here", ended.out)
-            self.assertEqual([row[1:] for row in rows(ended.out)], [["yes"] * SEEN] * len(self.places), ended.out)
+            cells = [row[1:] for row in rows(ended.out)]
+            self.assertEqual(cells, [["yes"] * SEEN] * len(self.places), ended.out)
 
     def test_no_where_reads_come_out_of_memory(self) -> None:
         """So a client that reads as it did before is found."""
@@ -225,8 +226,9 @@ class Nfs(unittest.TestCase):
                 # the server has to call files back
                 ended = self.check(minute=60 if alice != bob else MINUTE)
                 self.assertSays(ended, 0, f"vers={alice}", f"vers={bob}", "All holds, seen from here")
+                all_yes = [[host, *["yes"] * SEEN] for host in ("alice", "bob")]
                 for command in ended:
-                    self.assertEqual(rows(command.out), [[host, *["yes"] * SEEN] for host in ("alice", "bob")])
+                    self.assertEqual(rows(command.out), all_yes)
 
     def test_no_where_locks_stay_on_each_host(self) -> None:
         for option in "nolock", "local_lock=all":

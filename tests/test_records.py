@@ -240,7 +240,8 @@ class LogWhileRunning(LogCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_record_shows_what_a_running_job_printed_so_far(self) -> None:
-        command = "echo first; until [ -e go ]; do sleep 0.02; done; echo second; until [ -e end ]; do sleep 0.02; done"
+        wait = "until [ -e {} ]; do sleep 0.02; done"
+        command = f"echo first; {wait.format('go')}; echo second; {wait.format('end')}"
         forked, first, second = (
             f'+ status (WHO): forked "{command}"',
             ": stdout (WHO): first",

@@ -250,8 +250,9 @@ class Mounts(RefusalCase):
                 self.assertEqual(
                     ended.err.decode().splitlines()[:-1],
                     [
-                        f"runmaker4.py: runs.txt: is on {kind}, with which runmaker4 was not tested (runwait4.py --check-locks "
-                        "tells whether locks and reads are right there; or use --single-host)"
+                        f"runmaker4.py: runs.txt: is on {kind}, with which runmaker4 was not tested "
+                        "(runwait4.py --check-locks tells whether locks and reads are right there; "
+                        "or use --single-host)"
                     ],
                 )
                 self.jobs("true")

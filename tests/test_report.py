@@ -46,7 +46,8 @@ class Page(html.parser.HTMLParser):
         self.title = ""
         self.feed(text)
         self.close()
-        packed = present(re.search(r'<script id="data" type="text/plain">([A-Za-z0-9+/=]+)</script>', text))[1]
+        data = re.search(r'<script id="data" type="text/plain">([A-Za-z0-9+/=]+)</script>', text)
+        packed = present(data)[1]
         self.data: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
         shown = text.partition("<script")[0]
         self.when = words(present(re.search('<p id="when">(.*?)</p>', shown))[1])
@@ -229,7 +230,7 @@ class Content(ReportCase):
                 self.assertTrue(3 <= len(page.marks) <= 7, page.marks)
                 self.assertGreaterEqual(len(page.scale), 2)
 
-    def test_of_runs_that_have_not_ended_the_last_of_a_running_line_runs_and_that_of_an_orphan_is_lost(self) -> None:
+    def test_of_runs_without_an_end_the_last_of_a_running_line_runs_and_an_orphan_s_is_lost(self) -> None:
         self.start_to_gate(f"# an edit\n# moved these\n. {GATE}\nd a\nr orphan\n! b\n")
         self.addCleanup(self.open_gate)
         for number in (1, 3):               # before the edit, and after it

@@ -289,9 +289,9 @@ class BesideRunners(RunsetCase):
             ended.err.decode(),
             (
                 "runset4.py: runs.txt: 2 lines: r -> x\n"
-                "runset4.py: runs.txt: some jobs have not ended (line 1): a runner that lives ends its jobs now; a dead "
-                "host keeps their commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice "
-                "at once, if that host lives)\n"
+                "runset4.py: runs.txt: some jobs have not ended (line 1): a runner that lives ends its jobs "
+                "now; a dead host keeps their commands locked, and --add ' COMMAND', with a blank in front, "
+                "runs one elsewhere (twice at once, if that host lives)\n"
             ),
         )
         self.assertQuiet("runs.txt", "--add", "echo a >>marks", " echo a >>marks")

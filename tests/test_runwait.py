@@ -202,8 +202,8 @@ class Status(RunwaitCase):
     EXPECTED = {"new": 3, "running": 0, "done": 2, "failed": 1, "error": 1, "held": 2}
 
     NAMED = (
-        b"runwait4.py: runs.txt: line 11 is neither a job nor a comment (a job is '. COMMAND', a comment begins "
-        b"with #)\n"
+        b"runwait4.py: runs.txt: line 11 is neither a job nor a comment "
+        b"(a job is '. COMMAND', a comment begins with #)\n"
     )
 
     def counts(self, err: bytes = b"") -> dict[str, Any]:

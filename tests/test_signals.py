@@ -291,7 +291,8 @@ class StoppedTogether(RunCase):
     def await_word(self, runner: subprocess.Popen[bytes], word: bytes) -> None:
         """Wait until the runner has printed a line on stderr with this word."""
         with deadline(runner):
-            self.assertTrue(any(word in line for line in iter(present(runner.stderr).readline, b"")), "it has ended")
+            lines = iter(present(runner.stderr).readline, b"")
+            self.assertTrue(any(word in line for line in lines), "it has ended")
 
 
 class LostConsole(RunCase):

@@ -281,7 +281,10 @@ class FollowedNames(SlotCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_of_a_name_that_stood_twice_and_stands_once_one_slot_is_left(self) -> None:
-        counted = "mkdir one || mkdir two || echo $JOB_ID >>three; echo >up.$JOB_ID; sleep 0.1; rmdir one || rmdir two"
+        counted = (
+            "mkdir one || mkdir two || echo $JOB_ID >>three; echo >up.$JOB_ID; sleep 0.1; "
+            "rmdir one || rmdir two"
+        )
         self.jobs(WAITING, WAITING, f": >up.$JOB_ID; echo $SLAVE_IP >c; {GATE}", *[counted] * 6)
         self.names("a\na\n")
         runner = self.start_on_names(up=[1, 2])
@@ -819,7 +822,8 @@ class SlotErrors(SlotCase):
 # Jobs that a wrapper must hand on as they are: quotes, expansions, patterns, bytes, statuses
 NASTY = [
     rb"""printf '%s\n' "a 'b' \"c\"" 'd "e" $HOME `echo f`' g\ h \$HOME""",
-    rb"""printf '%s\n' "$JOB_ID" "$(echo "x  y")" `echo \`echo z\`` ${HOME:+set} $((1+1)) '$SLAVE_IP' "$SLAVE_IP" """,
+    rb"""printf '%s\n' "$JOB_ID" "$(echo "x  y")" `echo \`echo z\`` ${HOME:+set} """
+    rb"""$((1+1)) '$SLAVE_IP' "$SLAVE_IP" """,
     rb"""set -- 'a  b' ""; printf '<%s>' "$#" "$@" '' "\\" '\' '\\'""",
     b"printf '%s\\n' 'caf\xe9' \"\xff\xfe\" \xc3\xa9 '\x01\x7f\t'",
     rb"""echo * ? [a-z] ~ {a,b} ! !! '!' # a comment 'that is not' closed""",

@@ -259,8 +259,7 @@ class Waiting(OverTcp, test_options.Waiting):
 
 @ordinarily()
 @without("test_what_jobs_print_is_said_to_be_lost_where_nothing_keeps_it")
-@without("test_a_failed_start_is_reported_before_it_goes_into_the_background")    # this one names files
-@without("test_what_would_go_to_stderr_goes_to_the_errors_file")    # this one names the script
+@without("test_what_would_go_to_stderr_goes_to_the_errors_file")    # it names the script
 class Background(OverTcp, test_options.Background):
     """-d: the client goes on in the background."""
     LOST = b""          # what jobs print goes to the server

@@ -325,8 +325,7 @@ class RefusedClients(RefusalCase):
     SCRIPT = RUNCLIENT
 
     def assertRefusedAt(self, port: int, *calls: Sequence[object], words: str = "") -> None:
-        """Clients with these options, at this port and with some token, are refused; the line names the server.
-        """
+        """Clients with these options are refused at this port, with some token; the line names the server."""
         self.assertAllRefused({("--port", port, "--token", OTHER_TOKEN, *options, self.HOST):
                                f"{RUNCLIENT}: {self.HOST}: {words}" for options in calls})
 
@@ -485,14 +484,15 @@ class Addresses(TcpCase):
     def test_without_host_all_addresses_of_both_families_are_served(self) -> None:
         """In a network namespace of its own, so that nobody else can reach it."""
         up = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-        probe = subprocess.run([*up, "grep", "-q", "1", "/proc/net/if_inet6"], stderr=subprocess.PIPE, check=False)
+        seek = [*up, "grep", "-q", "1", "/proc/net/if_inet6"]
+        probe = subprocess.run(seek, stderr=subprocess.PIPE, check=False)
         if probe.returncode != 0:
             self.skipTest(f"no network namespace of our own with IPv6: {probe.stderr.decode()}")
         self.jobs("true", "true")
         server = self.start_program(RUNSERVER, "--port", 0, "runs.txt", within=up)
-        port = PORT_LINE.search(self.wait_said(server, "serving on port"))
+        port = int(present(PORT_LINE.search(self.wait_said(server, "serving on port")))[1])
         inside = ["nsenter", "-t", str(server.pid), "-U", "-n", "--preserve-credentials"]
-        self.check(Server(server.process, server.files, int(present(port)[1])), "127.0.0.1", "::1", within=inside)
+        self.check(Server(server.process, server.files, port), "127.0.0.1", "::1", within=inside)
 
 
 class Background(TcpCase):
@@ -659,9 +659,9 @@ class Help(TcpCase):
     OPTIONS = {
         RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
         "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
-        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow --slots "
-        "-d --daemon --pidfile --errors --name --single-host -q -v --port --token --give-up --status --json "
-        "-h --help",
+        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow "
+        "--slots -d --daemon --pidfile --errors --name --single-host -q -v --port --token "
+        "--give-up --status --json -h --help",
     }
 
     def test_it_is_short_and_narrow_and_names_every_option(self) -> None:

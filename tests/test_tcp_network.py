@@ -48,9 +48,8 @@ class NetworkCase(LossCase):
         user = [] if os.geteuid() == 0 else ["-r"]
         switch = self.start("unshare", *user, "-mn", "sh", "-ec", SWITCH)
         if present(switch.stdout).readline() != b"up\n":
-            self.skipTest(
-                f"no private network namespace here: {present(switch.stderr).read().decode(errors='replace').strip()}"
-            )
+            said = present(switch.stderr).read().decode(errors="replace").strip()
+            self.skipTest(f"no private network namespace here: {said}")
         user = ["-U", "--preserve-credentials"] if user else []
         self.inside = ["nsenter", "-t", str(switch.pid), *user, "-m", "-n", f"--wd={self.dir}"]
         for name in ADDRESSES:

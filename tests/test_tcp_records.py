@@ -157,7 +157,8 @@ class SameBytes(RecordsCase):
         "cat binary",
         "cat binary >&2",
         "echo x >> tries; wc -l < tries; exit 1",
-        "printf '\\342'; sleep 0.03; printf '\\202'; sleep 0.03; printf '\\254 \\342\\202'; sleep 0.03; printf '\\254'",
+        "printf '\\342'; sleep 0.03; printf '\\202'; sleep 0.03; printf '\\254 \\342\\202'; sleep 0.03; "
+        "printf '\\254'",
     ]
 
     def prepare(self, commands: Iterable[str]) -> None:
@@ -286,7 +287,7 @@ class LongRecords(RecordsCase):
         self.assertEqual(self.rows()[0][8], command)
         self.assertIn(b"exit 0 \"" + command, self.shown(self.stop(second, signal.SIGHUP)))
 
-    def test_the_next_server_goes_on_with_the_records_of_runs_and_with_the_lines_that_they_have_begun(self) -> None:
+    def test_the_next_server_goes_on_with_the_records_of_runs_and_with_lines_that_were_begun(self) -> None:
         self.jobs(f"echo early; printf 'begun '; {WAITING}; echo and ended")
         first = self.start_server("-l", "outputs", "--print")
         client = self.start_client(first, "-q", "--name", "alice", up=[1])

@@ -82,7 +82,8 @@ class Status(TellingCase):
         now = time.time()
         self.journal(
             *(line for number in range(100) for line in pair(number, 5, "d", now - 9000 + number, took=1)),
-            *(line for number in range(24) for line in pair(f"n{number}", 5, "d", now - 241 + 10 * number, took=1)),
+            *(line for number in range(24)
+              for line in pair(f"n{number}", 5, "d", now - 241 + 10 * number, took=1)),
             start("a", 1, GATE, now),
             end("put back", 5, "d", now, state="."),
         )

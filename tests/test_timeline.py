@@ -152,8 +152,15 @@ def check_nesting(events: Iterable[dict[str, Any]]) -> None:
 
 # -- tests ---------------------------------------------------------------------------------------------------
 
-def logged(line: object = 1, host: Text = "alice", began: Union[float, str] = 0.0, took: Union[float, str] = 1.0, code: object = 0,
-           number: object = 0, command: Text = "true") -> bytes:
+def logged(
+    line: object = 1,
+    host: Text = "alice",
+    began: Union[float, str] = 0.0,
+    took: Union[float, str] = 1.0,
+    code: object = 0,
+    number: object = 0,
+    command: Text = "true",
+) -> bytes:
     """A line of a job log; the run begins so many seconds after BEGAN, or, if a text, just then."""
     start = began if isinstance(began, str) else f"{BEGAN + began:.3f}"
     runtime = took if isinstance(took, str) else f"{took:10.3f}"

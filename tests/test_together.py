@@ -1020,7 +1020,9 @@ class ServerDies(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_before_the_release_and_a_client_comes_back_later(self) -> None:
-        server, _alice, bob = self.hold("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr")
+        server, _alice, bob = self.hold(
+            "#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr"
+        )
         server.kill()
         again = self.serve_again(server.port)
         self.wait_there(again, "alice")
@@ -1098,8 +1100,8 @@ class Beside(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_a_runner_on_the_file_leaves_the_group_to_the_server_and_says_so(self) -> None:
-        server = self.serve_lines(f". {RAN}", "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", "#RUN",
-                                  f". {RAN}")
+        group = "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}"
+        server = self.serve_lines(f". {RAN}", *group, "#RUN", f". {RAN}")
         ended = self.run_script(RUNMAKER, "--name", "alice", "runs.txt", env={"WHO": "runner"})
         self.assertEqual((ended.code, self.states()), (0, "d..d"), ended.err)
         self.assertRegex(ended.err, rb"line 3\b.*runmaker4-server\.py")

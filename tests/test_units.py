@@ -637,7 +637,8 @@ class Mounts(FileCase):
         for kind, at in ("fuse.glusterfs", self.path.parent), ("ext4", self.path.parent), ("", "/nowhere"):
             table = [
                 f"22 1 8:1 / / rw - {kind or 'nfs4'} /dev/sda1 rw",
-                f"23 22 0:9 / /work rw - overlay overlay rw,lowerdir=/a,upperdir={at}/upper\\040dir,workdir=/c",
+                "23 22 0:9 / /work rw - overlay overlay "
+                f"rw,lowerdir=/a,upperdir={at}/upper\\040dir,workdir=/c",
             ]
             self.path.write_text("\n".join(table) + "\n")
             with self.subTest(kind=kind), mock.patch.object(runmaker4, "MOUNTINFO", str(self.path)):

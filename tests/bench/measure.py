@@ -88,7 +88,8 @@ class Bench:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != code:
-            raise SystemExit(f"exit {process.returncode}: {process.args!r}\n{self.errors.read_text()[-2000:]}")
+            said = self.errors.read_text()[-2000:]
+            raise SystemExit(f"exit {process.returncode}: {process.args!r}\n{said}")
         return Used(time.perf_counter() - began, usage.ru_maxrss * 1024 / MB)
 
     def run(self, command: list[str], stdin: str = os.devnull) -> Used:

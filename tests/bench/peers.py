@@ -118,7 +118,9 @@ class Client(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self.PING, self.keep_alive)
 
 
-async def connect(port: int, slots: int, seen: Callable[[Client, dict[str, Any]], None], runs: bool = True) -> Client:
+async def connect(
+    port: int, slots: int, seen: Callable[[Client, dict[str, Any]], None], runs: bool = True
+) -> Client:
     _, client = await asyncio.get_running_loop().create_connection(
         lambda: Client(slots, seen, runs), HOST, port
     )

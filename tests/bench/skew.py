@@ -208,9 +208,10 @@ def carry(target: int, delays: Sequence[float], connection: Connection) -> None:
 def has_time_namespaces() -> bool:
     """Whether processes can have monotonic clocks of their own here."""
     try:
-        return not subprocess.run([*other_clock(1), "true"], stderr=subprocess.DEVNULL, check=False).returncode
+        probe = subprocess.run([*other_clock(1), "true"], stderr=subprocess.DEVNULL, check=False)
     except FileNotFoundError:
         return False
+    return probe.returncode == 0
 
 
 def other_clock(number: int) -> list[str]:
@@ -313,7 +314,8 @@ def skew_delays(bench: Bench, groups: int = GROUPS) -> list[Row]:
     before = other_clock if clocks else lambda number: []
     with contextlib.ExitStack() as stack:
         def ports(port: int) -> list[int]:
-            carried: list[int] = receive(stack.enter_context(process(carry, port, delays)), "the carrier's ports")
+            carrier = stack.enter_context(process(carry, port, delays))
+            carried: list[int] = receive(carrier, "the carrier's ports")
             return carried
 
         skews = group_skews(bench, ports, 8, groups, before)

@@ -142,10 +142,11 @@ class Machine:
 
     def wait_ready(self, timeout: float = 300) -> None:
         """Wait until it takes commands, and set its clock."""
+        qemu = present(self.qemu)
         wait_until(
-            lambda: self.ready or present(self.qemu).poll() is not None, timeout, f"{self.name} is up\n{self.log()}"
+            lambda: self.ready or qemu.poll() is not None, timeout, f"{self.name} is up\n{self.log()}"
         )
-        if present(self.qemu).poll() is not None:
+        if qemu.poll() is not None:
             raise AssertionError(f"{self.name} did not start\n{self.log()}")
         self.run(f"date -s @{time.time():.3f}", directory="/")
 
