@@ -1,0 +1,154 @@
+"""What a reader meets: size and density of Python files.
+
+    python3 -m tests.shape FILE...              a line for each file, and one for all
+    python3 -m tests.shape --classes FILE...    below each file the classes with most attributes
+
+nodes: of the syntax tree, what there is to understand, however it is laid out.  code: lines that are neither
+blank, nor comment, nor docstring.  wide: lines of more than 110 characters.  attributes: of the class that
+has most of them.  flags: attributes that are ever set to True, False or None, so states that are spread over
+variables.
+"""
+import ast
+import io
+import pathlib
+import sys
+import tokenize
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from typing import Optional
+
+NO_CODE = (
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+)
+DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+WIDTH = 110
+CLASSES = 12        # of each file, with --classes
+HEADINGS = "file", "lines", "code", "nodes", "nodes/line", "wide", "classes", "attributes", "flags"
+WIDTHS = 28, 6, 6, 7, 10, 6, 7, 10, 6
+
+
+@dataclass
+class Shape:
+    """The figures of a file, or of several."""
+    lines: int = 0
+    code: int = 0
+    nodes: int = 0
+    wide: int = 0
+    classes: int = 0
+    attributes: int = 0
+    flags: int = 0
+
+    def __add__(self, other: "Shape") -> "Shape":
+        total = Shape(*(one + more for one, more in zip(astuple(self), astuple(other))))
+        total.attributes = max(self.attributes, other.attributes)
+        return total
+
+    def row(self, name: str) -> str:
+        """A row of the table, below HEADINGS."""
+        density = f"{self.nodes / max(self.code, 1):.1f}"
+        size = self.lines, self.code, self.nodes, density, self.wide
+        return aligned(name, *size, self.classes, self.attributes, self.flags)
+
+
+def aligned(name: str, *cells: object) -> str:
+    """A row of the table: the name to the left, all else to the right."""
+    first, *others = WIDTHS
+    return " ".join([name.ljust(first), *(str(cell).rjust(width) for cell, width in zip(cells, others))])
+
+
+def code_lines(text: str, tree: ast.AST) -> int:
+    """How many lines have code on them."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node):
+            first = node.body[0]
+            lines.difference_update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    return len(lines)
+
+
+Assigned = tuple[ast.expr, Optional[ast.expr]]      # a target and what is assigned to it, if that is known
+
+
+def assigned(node: ast.AST) -> Iterator[Assigned]:
+    """What an assignment assigns; of tuples each element."""
+    if isinstance(node, ast.AnnAssign):
+        yield node.target, node.value
+    elif isinstance(node, ast.Assign):
+        for target in node.targets:
+            if not isinstance(target, ast.Tuple):
+                yield target, node.value
+            elif isinstance(node.value, ast.Tuple) and len(node.value.elts) == len(target.elts):
+                yield from zip(target.elts, node.value.elts)
+            else:
+                yield from ((each, None) for each in target.elts)
+
+
+def is_self(value: ast.expr) -> bool:
+    return isinstance(value, ast.Name) and value.id == "self"
+
+
+def is_flag(value: Optional[ast.expr]) -> bool:
+    return isinstance(value, ast.Constant) and (value.value is None or isinstance(value.value, bool))
+
+
+def attributes(cls: ast.ClassDef) -> tuple[set[str], set[str]]:
+    """All attributes of a class (its fields, and what is set on self), and those that are flags."""
+    found: list[tuple[str, Optional[ast.expr]]] = []
+    for node in cls.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.append((node.target.id, node.value))
+    for inner in ast.walk(cls):
+        for target, value in assigned(inner):
+            if isinstance(target, ast.Attribute) and is_self(target.value):
+                found.append((target.attr, value))
+    return {name for name, _ in found}, {name for name, value in found if is_flag(value)}
+
+
+def classes_of(tree: ast.AST) -> dict[str, tuple[set[str], set[str]]]:
+    """The classes of a file, and their attributes."""
+    return {node.name: attributes(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+
+def shape_of(text: str) -> Shape:
+    """The figures of a file with this text."""
+    tree = ast.parse(text)
+    classes = classes_of(tree)
+    return Shape(
+        lines=text.count("\n"),
+        code=code_lines(text, tree),
+        nodes=sum(1 for _ in ast.walk(tree)),
+        wide=sum(len(line) > WIDTH for line in text.splitlines()),
+        classes=len(classes),
+        attributes=max((len(found) for found, _ in classes.values()), default=0),
+        flags=sum(len(flags) for _, flags in classes.values()),
+    )
+
+
+def main() -> None:
+    names = [word for word in sys.argv[1:] if not word.startswith("--")]
+    print(aligned(*HEADINGS))
+    total = Shape()
+    for name in names:
+        path = pathlib.Path(name)
+        text = path.read_text(encoding="utf-8")
+        shape = shape_of(text)
+        total += shape
+        print(shape.row(path.name))
+        if "--classes" in sys.argv:
+            largest = sorted(classes_of(ast.parse(text)).items(), key=lambda item: -len(item[1][0]))
+            for cls, (found, its_flags) in largest[:CLASSES]:
+                told = " ".join(sorted(its_flags))
+                print(f"    {cls:26} {len(found):3} attributes, {len(its_flags)} flags: {told}")
+    print(total.row("all"))
+
+
+if __name__ == "__main__":
+    main()
