@@ -93,7 +93,7 @@ from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETT
                        add_background, add_max_failed, add_records, all_taken, boottime, check_companion,
                        check_job_file, check_mount, close_all, command_fault, duration, fork_quietly,
                        hold_signals, human_time, identity_of, is_free, leave, lines_of, lock, make_token,
-                       name_lines, open_descriptors, open_job_file, own_seat, parse_directive, plural,
+                       name_lines, one_line, open_descriptors, open_job_file, own_seat, parse_directive, plural,
                        printable, put, put_lines, reason, row, run_main, show, to_bytes, to_text, token_path,
                        too_many_failures, unlock, wait_ready, watched, whole_number, why_command)
 
@@ -1266,8 +1266,10 @@ class Group:
     def _note_result(self, grant: Grant, state: bytes | None) -> None:
         how = grant.how or ("given back" if state is None else "not started")
         took = human_time(boottime() - grant.handed) if grant.sent else ""
+        # as the console has them: a program gets the bytes of a command, a terminal no control characters
+        command = one_line(grant.job.command) if self.stdout.terminal else grant.job.command
         self.results.append((grant.job.number, b"  %-20s %-20s %8s  %s\n" % (
-            os.fsencode(printable(grant.seat.host)), os.fsencode(how), took.encode(), grant.job.command)))
+            os.fsencode(printable(grant.seat.host)), os.fsencode(how), took.encode(), command)))
 
     def _finish(self) -> None:
         """All its jobs have ended: print how."""

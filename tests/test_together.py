@@ -4,6 +4,7 @@ min-hosts says.
 To see a group between claim and release, one of its clients is stopped: the others hold their shells until it
 goes on.
 """
+import os
 import random
 import re
 import signal
@@ -27,7 +28,8 @@ from tests.support import (
     locked,
     wait_until,
 )
-from tests.tcp import Program, Server
+from tests.tcp import PORT_LINE, Program, Server
+from tests.test_output import read_terminal
 from tests.test_storm import process_table, send
 from tests.test_tcp_losses import LONG, LossCase
 from tests.test_tcp_network import NetworkCase
@@ -886,6 +888,17 @@ class Cancelled(ByHandCase):
     def set_to_x(self, line: int) -> None:
         self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", line).code, 0)
 
+    def finish_first(self, server: Server, key: str) -> tuple[Peer, dict[str, Any]]:
+        """A client by hand, alice, whose first job of a group has ended; the next one that it was sent."""
+        alice = self.fake(server, "alice", key)
+        alice.hear("welcome")
+        alice.say(dict(type="claim", request=1, want=1, last=False))
+        first = self.hold_by_hand(alice)["id"]
+        alice.say(dict(type="ready", id=first))
+        self.assertEqual(alice.hear("go", "stop")["type"], "go")
+        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0"))
+        return alice, alice.hear("jobs")["jobs"][0]
+
     def test_further_lines_that_are_cancelled_are_not_started_whether_the_first_ends_or_is_cancelled_too(
         self,
     ) -> None:
@@ -920,19 +933,66 @@ class Cancelled(ByHandCase):
         self,
     ) -> None:
         server = self.serve_lines("#RUN together=solo host=alice", *[f". {RAN}"] * 3)
-        alice = self.fake(server, "alice", new_key())
-        alice.hear("welcome")
-        alice.say(dict(type="claim", request=1, want=1, last=False))
-        first = self.hold_by_hand(alice)["id"]
-        alice.say(dict(type="ready", id=first))
-        self.assertEqual(alice.hear("go", "stop")["type"], "go")
-        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0"))
-        second = alice.hear("jobs")["jobs"][0]["id"]
+        alice, job = self.finish_first(server, new_key())
+        second = job["id"]
         self.set_to_x(3)
         self.assertEqual(alice.hear("stop"), dict(type="stop", id=second, cancelled=True))
         alice.say(dict(type="release", n=2, id=second))
         self.assertEqual(alice.hear("jobs")["jobs"][0]["number"], 4)
         self.assertEqual(self.states(), "dxr")
+
+    def test_a_line_that_is_lost_on_its_way_and_cancelled_while_its_client_is_away_is_not_sent_again(
+        self,
+    ) -> None:
+        server = self.serve_lines("#RUN together=solo host=alice", *[f". {RAN}"] * 4)
+        key = new_key()
+        alice, second = self.finish_first(server, key)
+        self.assertEqual(second["number"], 3)
+        alice.close()
+        self.wait_said(server, "alice", "is lost")
+        for line in 3, 4:
+            self.set_to_x(line)
+        # the server has seen both in one look, and gives up that one of which no client can know
+        wait_until(lambda: 4 not in self.locked_lines(), what="the server sees that the lines are cancelled")
+        alice = self.fake(server, "alice", key)
+        self.assertEqual(alice.hear("jobs")["jobs"][0]["number"], 5)
+        wait_until(lambda: 3 not in self.locked_lines(), what="the line is given up")
+        self.assertEqual(self.states(), "dxxr")
+
+
+class CalledOff(ByHandCase):
+    """A group whose lines are all claimed, and that cannot begin any more."""
+    # as on a network file system; and a claim of line 3 comes back only when the test says so
+    PATCH = """
+import os, runmaker4, time
+init, claim = runmaker4.Worker.__init__, runmaker4.JobFile.claim
+runmaker4.Worker.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
+def claim_and_wait(self, line, *rest):
+    found = claim(self, line, *rest)
+    while line.number == 3 and not os.path.exists("claimed"):
+        time.sleep(0.01)
+    return found
+runmaker4.JobFile.claim = claim_and_wait
+"""
+
+    def test_a_client_that_is_lost_while_the_lines_are_claimed_keeps_the_others_from_being_sent_theirs(
+        self,
+    ) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", *[f". {RAN}"] * 4)
+        alice, bob = self.fake(server, "alice", new_key()), self.fake(server, "bob", new_key())
+        for peer in alice, bob:
+            peer.hear("welcome")
+            peer.say(dict(type="claim", request=1, want=1, last=False))
+        self.wait_states("rrr.")                    # hosts are served one after the other
+        bob.close()
+        self.wait_said(server, "bob", "is lost")
+        (self.dir / "claimed").touch()
+        self.wait_states("....")
+        again = self.fake(server, "bob", new_key())
+        again.hear("welcome")
+        again.say(dict(type="claim", request=1, want=1, last=False))
+        for peer in alice, again:
+            self.assertTrue(peer.hear("jobs")["jobs"][0]["hold"])
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
@@ -1135,6 +1195,22 @@ class Beside(GroupCase):
         self.assertEqual([self.finish(program, 20).code for program in (server, *clients)], [0, 0, 0])
         self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
         self.assertIn("succeeded", self.said(server, "pair", 3)[0])
+
+    def test_a_terminal_gets_no_control_characters_of_commands_and_a_program_their_bytes(self) -> None:
+        command = "true '\x1b[31m\u202e'"
+        self.before = self.write(f"#RUN together=solo host=alice\n. {command}\n").read_bytes()
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        words = "--exit-when-done", "--port", "0", "--host", self.HOST, "runs.txt"
+        server = self.start_program(RUNSERVER, *words, stdout=slave)
+        os.close(slave)
+        port = PORT_LINE.search(self.wait_said(server, "serving on port"))[1]
+        self.join(Server(server.process, server.files, int(port)), "alice")
+        shown = read_terminal(master).decode()
+        self.assertRegex(shown, r"\n  alice +exit 0 +[0-9.]+m?s  true '\?\[31m\?'\n")
+        server = self.serve_lines("#RUN together=solo host=alice", f". {command}")
+        self.join(server, "alice")
+        self.assertResults(server, "solo", True, ("alice", "exit 0", command))
 
 
 # -- NetJobs -------------------------------------------------------------------------------------------------
