@@ -128,7 +128,8 @@ def find_token(given: str | None) -> str:
             raise Problem(
                 f"{where}: neither a token (32 hexadecimal digits) nor a file that can be read"
             ) from None
-        raise Problem(f"no token: {path}: {reason(error)} (--token gives it; the server prints it)") from None
+        fault = reason(error) if isinstance(error, OSError) else str(error)
+        raise Problem(f"no token: {path}: {fault} (--token gives it; the server prints it)") from None
 
 
 def asked_token() -> str:
@@ -236,7 +237,7 @@ class RemoteJob(Job):
             self.told = []
 
 
-class ServerLink(Link):
+class ServerLink(Link, asyncio.Protocol):
     """A connection of the client's."""
 
     def __init__(self, connection: Connection, channel: Channel) -> None:
@@ -303,9 +304,9 @@ class Connection:
         self.window = runmaker4.PIECE
         self.flying = 0                             # bytes of output in `sent`
         self.backlog = 0                            # ... in `unsent`, for which jobs wait; not for what flies
-        self.going: dict[RemoteJob, float] = {}     # held jobs that may begin, and when
+        self.going: dict[Gate, float] = {}          # of held jobs that may begin, and when
         # jobs "lost" to others, or "cancelled"; told by look_after()
-        self.to_end: dict[Job, str] = {}
+        self.to_end: dict[RemoteJob, str] = {}
         self.something_to_end = asyncio.Event()
         # the last event was acknowledged, or never will be; or an account
         self.emptied = asyncio.Event()
@@ -315,6 +316,11 @@ class Connection:
         self.runner = program.make_runner(self, [], self)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
+
+    def ours(self, job: Job) -> RemoteJob | None:
+        """A job, unless somebody else has its line now."""
+        found = self.jobs.get(job.key) if isinstance(job, RemoteJob) else None
+        return found if found is job else None
 
     async def claim(self, last: bool, free: int, slots: int) -> RemoteJob | Miss:
         """A job that has come, if any; else it is asked for, and the runner woken when there is an answer.
@@ -333,26 +339,27 @@ class Connection:
             self._ask(last or self.options.follow and not self.runner.works)
         return self.nothing
 
-    async def lend(self, job: RemoteJob) -> int:
+    async def lend(self, job: Job) -> int:
         """The server has the lock."""
         return -1
 
     def reclaim(self, fd: int) -> None:
         """Nothing was lent."""
 
-    async def finish(self, job: RemoteJob, state: bytes) -> str:
+    async def finish(self, job: Job, state: bytes) -> str:
         """The result goes its way; what is wrong with it will be told when it is known."""
         # we have ended it, for we leave
         gone = state == ERROR and (self.runner.killed or self.runner.wall_over)
         return self._end(job, state, type="finish", state=to_text(state), how="vanished" if gone else job.how)
 
-    async def release(self, job: RemoteJob) -> str:
+    async def release(self, job: Job) -> str:
         return self._end(job, job.state, type="release")
 
-    def _end(self, job: RemoteJob, result: bytes, **message: Any) -> str:
-        if job.key in self.jobs:                    # else it is somebody else's now
-            job.result = result
-            self.event(id=job.key, **message)
+    def _end(self, job: Job, result: bytes, **message: Any) -> str:
+        ours = self.ours(job)
+        if ours:
+            ours.result = result
+            self.event(id=ours.key, **message)
         return ""
 
     async def look_after(self) -> dict[Job, str]:
@@ -418,7 +425,8 @@ class Connection:
     def _ask(self, last: bool = False) -> None:
         """Ask for jobs for as many slots as we could use now; tell how many there are, if that has changed.
         """
-        if not self.link or self.runner.stopping:
+        link = self.link
+        if not link or self.runner.stopping:
             return
         running = sum(job.settings.slots for job in self.jobs.values() if job.result is None)
         due = sum(job.settings.slots for job in self.queue) + self.requested
@@ -427,7 +435,7 @@ class Connection:
             self.requested += want
             last = last or self.last_asked > 0      # it counts until it is answered
             self.told_slots = self.runner.in_service
-            number = self._request("claim", want=want, last=last, slots=self.told_slots)
+            number = self._request(link, "claim", want=want, last=last, slots=self.told_slots)
             if last:
                 self.last_asked = number
 
@@ -435,10 +443,11 @@ class Connection:
         """That there was nothing is no more the last that we know."""
         self.last_asked, self.nothing = 0, replace(self.nothing, again=EVER)
 
-    def _request(self, kind: str, **fields: Any) -> int:
+    def _request(self, link: ServerLink, kind: str, **fields: Any) -> int:
+        """Ask something that will be answered; the number of the question."""
         self.number += 1
         self.asked[self.number] = boottime()
-        self.link.send(type=kind, request=self.number, **fields)
+        link.send(type=kind, request=self.number, **fields)
         return self.number
 
     def _answered(self, number: int) -> None:
@@ -532,9 +541,10 @@ class Connection:
 
     # -- connecting ------------------------------------------------------------------------------------------
 
-    async def stay_connected(self, sock: socket.socket | None, channel: Channel | None) -> None:
-        """Connect, and again whenever the connection is lost, until that is given up.  sock: a first
-        connection.
+    async def stay_connected(self, first: tuple[socket.socket, Channel] | None) -> None:
+        """Connect, and again whenever the connection is lost, until that is given up.
+
+        first: a connection that is there already.
 
         A refusal comes from somebody who has not proved that he knows the token: after a crash another user's
         server may have the port.  So it ends neither jobs nor the waiting for our server.  Raises Problem if
@@ -544,7 +554,7 @@ class Connection:
         while not self.over and not self.failed:
             refused = False
             try:
-                link = await self._connect(sock, channel)
+                link = await self._connect(first)
                 why = await self._use(link)
                 refused = isinstance(link.channel.broken, Refused)
                 if refused and not self.ever:
@@ -552,7 +562,7 @@ class Connection:
                 pause = 0.1 if link is self.link else pause
             except (OSError, asyncio.TimeoutError) as error:
                 why = no_server(self.options, error)
-            sock = None
+            first = None
             self._note_loss(why, refused)
             if self.over or self._given_up(why):
                 return
@@ -560,10 +570,11 @@ class Connection:
             await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._left()))
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _connect(self, sock: socket.socket | None, channel: Channel | None) -> ServerLink:
+    async def _connect(self, first: tuple[socket.socket, Channel] | None) -> ServerLink:
         """A link on which both ends are authenticated, or soon will be."""
         options = self.options
-        if sock:
+        if first:
+            sock, channel = first
             link = ServerLink(self, channel)
             await self.loop.create_connection(lambda: link, sock=sock)
         else:
@@ -586,7 +597,7 @@ class Connection:
                 if now - link.heard > runmaker4.SILENCE:
                     link.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
                 else:
-                    self._request("ping")
+                    self._request(link, "ping")
             elif now - made > min(runmaker4.HANDSHAKE, self._left()):
                 link.drop("no answer")
         broken = link.channel.broken
@@ -664,7 +675,7 @@ class Connection:
         if kind == "welcome":
             self._on_welcome(link, message)
         elif kind == "jobs":
-            self._on_jobs(message)
+            self._on_jobs(link, message)
         elif kind == "ack":
             self.window = max(message.whole("window"), 1)
             self._acknowledged(message.whole("n"))
@@ -728,7 +739,7 @@ class Connection:
         self._acknowledged(seen)
         if sinks:
             self.runner.sinks[:] = sinks
-        self._request("ping")
+        self._request(link, "ping")
         self.wake()
 
     def _sinks(self, message: Message) -> list[Sink]:
@@ -742,7 +753,7 @@ class Connection:
         self.wanted = wanted
         return [Telling(self, *wanted), *self.program.console(with_output=True)]
 
-    def _on_jobs(self, message: Message) -> None:
+    def _on_jobs(self, link: ServerLink, message: Message) -> None:
         number = message.whole("request")
         for item in message.objects("jobs"):
             job = RemoteJob(
@@ -765,7 +776,7 @@ class Connection:
             self.requested = max(self.requested - job.settings.slots, 0)
         self._answered(number)
         if not self._may_start():
-            self._request("ping")
+            self._request(link, "ping")
         self._may_ask_again()
         self.wake()
 
@@ -778,7 +789,7 @@ class Connection:
         """A job that is held may begin, at a time of our clock."""
         job, at = self.jobs.get(message.text("id")), message.seconds("at")
         if job and job.gate:
-            self.going[job] = at
+            self.going[job.gate] = at
             ahead = min(at - self.loop.time(), self.AHEAD)
             self.loop.call_later(max(ahead - self.LATE, 0.0), self._let_in, at)
 
@@ -803,12 +814,12 @@ class Connection:
         Then the processors are theirs for a moment.  Where several clients share a machine, what each has to
         do now would hold up the jobs of clients that are a bit later.
         """
-        due = [job for job, when in self.going.items() if when <= at and job.gate]
-        self.going = {job: when for job, when in self.going.items() if when > at}
+        due = [gate for gate, when in self.going.items() if when <= at]
+        self.going = {gate: when for gate, when in self.going.items() if when > at}
         if due:
             time.sleep(min(max(at - self.loop.time(), 0.0), self.LATE))
-            for job in due:
-                job.gate.open()
+            for gate in due:
+                gate.open()
             time.sleep(self.QUIET)
 
     def _on_nothing(self, message: Message) -> None:
@@ -829,7 +840,7 @@ class Connection:
             now = Message(account.fields.get("now"))
             self.account = Account(
                 Counts(*(now.whole(name) for name in STATES)),
-                0,
+                False,
                 tuple(account.items("bad", int)),
                 account.flag("alone"),
                 tuple(account.items("grouped", int)[:2]),
@@ -898,7 +909,9 @@ class Telling(Sink):
 
     def _begin(self, run: Run) -> None:
         pid, mark = (run.shell.pid, to_text(run.shell.mark)) if run.shell else (0, "")
-        run.job.mark = mark
+        job = self.connection.ours(run.job)
+        if job:
+            job.mark = mark
         self._tell(
             run,
             "begin",
@@ -921,8 +934,9 @@ class Telling(Sink):
 
     def _tell(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
         """size: of the output in it."""
-        if run.job.key in self.connection.jobs:         # else it is somebody else's now
-            self.connection.event(size, type=kind, id=run.job.key, **fields)
+        job = self.connection.ours(run.job)
+        if job:
+            self.connection.event(size, type=kind, id=job.key, **fields)
 
 
 def fault_of(name: str) -> str:
@@ -980,7 +994,7 @@ class ClientProgram(RunnerProgram):
             self.worker = Worker(self.slot_file.network, self.relieved)
         allow_descriptors(32 + 4 * len(self.slots))
         self.find_wall_time()               # squeue may take longer than a server waits for us
-        self.sock, self.channel = self._first_connection()
+        self.first = self._first_connection()
         self._warn_of_token()
         return super().main()
 
@@ -992,7 +1006,7 @@ class ClientProgram(RunnerProgram):
                 "$RUNMAKER4_TOKEN)"
             )
 
-    def _first_connection(self) -> tuple[socket.socket | None, Channel | None]:
+    def _first_connection(self) -> tuple[socket.socket, Channel] | None:
         """A connection, or none if one may still come.  Raises Problem."""
         options = self.options
         try:
@@ -1003,15 +1017,15 @@ class ClientProgram(RunnerProgram):
             if options.give_up == 0:
                 raise Problem(f"{options.server}: {text}") from None
             self.say(f"{text}; trying again")
-            return None, None
+            return None
 
     async def work(self) -> int:
         """Run jobs; the exit status."""
         # As _first_connection() said
-        self.connection = connection = Connection(self, self.loop, "" if self.sock else "no server")
+        self.connection = connection = Connection(self, self.loop, "" if self.first else "no server")
         # first: it makes the slots, which are told
         ending = asyncio.ensure_future(self.run_to_end(connection))
-        self.keeping = asyncio.ensure_future(connection.stay_connected(self.sock, self.channel))
+        self.keeping = asyncio.ensure_future(connection.stay_connected(self.first))
         await asyncio.wait([self.keeping, ending], return_when=asyncio.FIRST_COMPLETED)
         if self.keeping.done() and isinstance(self.keeping.exception(), Problem):
             self.keeping.result()           # we are not wanted, and nothing has begun
@@ -1134,7 +1148,8 @@ def print_status(program: ClientProgram) -> int:
 def status_lines(status: dict[str, Any], width: int) -> list[str]:
     """A status for a person."""
     lines = [
-        f"{status['file']} on {status['host']}, port {status['port']}, served for {human_time(status['since'])}",
+        f"{status['file']} on {status['host']}, port {status['port']}, "
+        f"served for {human_time(status['since'])}",
         ", ".join(f"{status[name]} {name}" for name in STATES),
     ]
     if status["waiting"]:

@@ -9,36 +9,38 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
 
     client                                              server
     have       jobs from an earlier connection
-    hello      who it is, and what it may take          welcome    which file is served, which of these are not its jobs
-                                                                   any more, what output is collected, the
-                                                                   number of the last event
+    hello      who it is, and what it may take          welcome    which file is served, which of these are
+                                                                   not its jobs any more, what output is
+                                                                   collected, the number of the last event
     claim      so many more jobs for so many slots      jobs       some, as soon as there are any
-               (last: it will leave if there are none)  nothing    in answer to `last`, after another look at the file
+               (last: it will leave if there are none)  nothing    in answer to `last`, after another look at
+                                                                   the file
     ping       every five seconds                       pong
-    ready      the shell of a job to be held waits      go         it may begin, at this time of the client's clock
+    ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
+                                                                   clock
     sync       what its clock says                      sync       what does your clock say?
                                                         stop       end this job, or do not begin it
-    begin, output, end: of a run; finish, release:      ack        all events up to this number are dealt with: what
-    of a job; these are events, numbered from 1,                   they said is in the files (in a second: the records
-    sent again after a new connection until acked                  of runs that go on in a log file, and a journal on a
-                                                                   network file system)
+    begin, output, end: of a run; finish, release:      ack        all events up to this number are dealt
+    of a job; these are events, numbered from 1,                   with: what they said is in the files (in a
+    sent again after a new connection until acked                  second: the records of runs that go on in a
+                                                                   log file, and a journal on a network file
+                                                                   system)
                                                         fault      a result could not be written
-                                                        lost       somebody else has this line now: stop the job
-    account    what does the file hold?                 account    so many jobs in each state, and whether new ones are
-                                                                   left that it could have run
-    bye        it leaves and has no more jobs           closing    the server leaves (done: nothing is handed out any
-                                                                   more; with the account)
+                                                        lost       somebody else has this line now: stop the
+                                                                   job
+    account    what does the file hold?                 account    so many jobs in each state, and whether new
+                                                                   ones are left that it could have run
+    bye        it leaves and has no more jobs           closing    the server leaves (done: nothing is handed
+                                                                   out any more; with the account)
     status     (without hello)                          summary, client, job, ..., end
 
 What keeps jobs from being lost or run twice:
 
  1. A client that is lost (its connection closed, or 15 s silent) has --grace to come back.  Its lines stay
- `r` and
-    locked meanwhile.  After that they become `e`, even if it has not said that it started them: nobody can
-    know.
- 2. A client starts a job only within half the grace after it asked something that was answered: not one whose
- line
-    has become `e` while it slept, and may be another's by now.
+    `r` and locked meanwhile.  After that they become `e`, even if it has not said that it started them:
+    nobody can know.
+ 2. A client starts a job only within half the grace after it asked something that was answered: not one
+    whose line has become `e` while it slept, and may be another's by now.
  3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since;
     of any other it stops its copy.  Jobs that it does not name were not started, and become `.`; so do jobs
     that it gives back because it had not begun them when it lost the server.  Of runs that go on it also
@@ -46,10 +48,9 @@ What keeps jobs from being lost or run twice:
     have begun.  It may lie: a job has the number that the server remembers, or finds in the journal or in the
     file, and not the one it names.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but
- outlive
-    the server by the grace.  The next server gets the description from it, and so the lines that are locked
-    on it.  The clients that come back say whose they are; lines that none has named become `e` after the
-    grace.
+    outlive the server by the grace.  The next server gets the description from it, and so the lines that are
+    locked on it.  The clients that come back say whose they are; lines that none has named become `e` after
+    the grace.
 """
 
 from __future__ import annotations
@@ -361,7 +362,7 @@ TAKING_BACK = Taker("")             # of a line whose client is not known yet
 
 def same_user(sock: socket.socket) -> bool:
     """Whether the process at the other end is ours (unix(7), SO_PEERCRED)."""
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    uid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
     return uid == os.geteuid()
 
 
@@ -393,7 +394,7 @@ class Keeper:
     def _serve(self) -> bool:
         """Wait for what comes next; whether there will be more."""
         dead = self.deadline is not None
-        patience = max(0.0, self.deadline - time.monotonic()) if dead else None
+        patience = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
         socks = [self.listener] if dead else [self.listener, self.life]         # its end is known
         found = wait_ready([sock.fileno() for sock in socks], select.POLLIN, patience)
         if not found and dead:
@@ -484,9 +485,9 @@ class KeeperLink:
             said = self._visit()
             if self.life:
                 return self.introduce()
-            if time.monotonic() > end and said is None:
-                raise NoKeeper
             if time.monotonic() > end:
+                if said is None:
+                    raise NoKeeper
                 raise Problem(
                     f"is served already, by process {show(said[1:]) or '?'} (use that one, or stop it)"
                 )
@@ -568,8 +569,7 @@ class KeeperLink:
 
     def revive(self) -> None:
         """The keeper has died: start another.  Raises OSError."""
-        self.life.close()
-        self.life = None
+        self._close()
         if time.monotonic() - self.since < 1.0:
             raise OSError(errno.ECHILD, "it dies at once")
         with contextlib.suppress(ChildProcessError):
@@ -581,7 +581,13 @@ class KeeperLink:
         """Nothing is left that must outlive us: it is not to wait."""
         self.grace = 0.0
         self.introduce()
-        self.life.close()
+        self._close()
+
+    def _close(self) -> None:
+        """Say no more to the keeper."""
+        if self.life:
+            self.life.close()
+            self.life = None
 
     def _send(self, data: bytes, *fds: int) -> None:
         if self.life:
@@ -653,6 +659,11 @@ class Client(Taker):
     expiry: asyncio.TimerHandle | None = None
     lost_at: float = 0.0
 
+    def tell(self, **message: Any) -> None:
+        """Send it a message, if it is here."""
+        if self.link:
+            self.link.send(**message)
+
     def is_called(self, host: str) -> bool:
         """Whether an entry of host= means it: its name, or its address."""
         return super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
@@ -680,7 +691,7 @@ class Client(Taker):
         return f"{printable(self.name)} ({self.address})"
 
 
-class ClientLink(Link):
+class ClientLink(Link, asyncio.Protocol):
     """A connection of the server's: passes each message on to the part that deals with it."""
 
     def __init__(self, sessions: Sessions, token: str) -> None:
@@ -932,14 +943,18 @@ class Records:
         What goes on where that one has stopped is only a job's that the client has brought back, and its
         first run.
         """
-        pid, again, size = message.process("pid"), message.flag("again"), -1 if message.flag("again") else 0
+        pid, again = message.process("pid"), message.flag("again")
+        # where each stream goes on: that is not known of one that another server was sent
+        size = -1 if again else 0
         # Of a run that began under a server which wanted no output the next one is not sent any
         of_output = (self.printed, self.outdir, self.log) if message.flag("output") else ()
         if grant.run:
             raise WireError("its run goes on")
-        if again and grant.record is None:
+        # what the log file has of it, if it goes on where another server has stopped
+        before = grant.record if again else None
+        if again and before is None:
             raise WireError("it is new here")
-        record, grant.record = grant.record, None
+        grant.record = None
         run = grant.run = Run(
             grant.job, [Slot(message.text("slot", 255))], to_bytes(printable(client.name)),
             began=message.seconds("time"),
@@ -947,8 +962,8 @@ class Records:
             streams=(Stream(b"stdout", -1, size), Stream(b"stderr", -1, size)),
             sinks=[*filter(None, (self.joblog, *of_output))], directory=client.directory)
         for sink in run.sinks:
-            if again and (sink is not self.outdir or grant.goes_on):
-                sink.resumed(run, record)
+            if before is not None and (sink is not self.outdir or grant.goes_on):
+                sink.resumed(run, before)
             else:
                 sink.starting(run)
                 if run.shell:
@@ -977,14 +992,8 @@ class Records:
         run.took, run.cause = message.seconds("seconds"), message.text("cause", 16)
         for stream in run.streams:
             stream.received = message.whole(stream.name.decode())
-        known = {name: message.fields.get(name) is not None for name in ("status", "memory")}
-        ending = None
-        if known["status"]:
-            if not run.shell:
-                raise WireError("the exit status of no process")
-            ending = Ending(message.whole("status", 0xFFFF), run.cause, message.seconds("limit"))
-            run.shell.cpu = message.seconds_or_none("cpu")
-            run.shell.memory = message.whole("memory") if known["memory"] else None
+        has_ended = message.fields.get("status") is not None
+        ending = Records._ending(run, message) if has_ended else None
         # not before all is understood: else nobody would close what it has open
         grant.run = None
         for sink in run.sinks:
@@ -992,6 +1001,17 @@ class Records:
                 sink.ended(run, ending)
             else:
                 sink.unstarted(run)
+
+    @staticmethod
+    def _ending(run: Run, message: Message) -> Ending:
+        """How the shell of a run has ended, and what it has used.  Raises WireError."""
+        if not run.shell:
+            raise WireError("the exit status of no process")
+        ending = Ending(message.whole("status", 0xFFFF), run.cause, message.seconds("limit"))
+        run.shell.cpu = message.seconds_or_none("cpu")
+        known = message.fields.get("memory") is not None
+        run.shell.memory = message.whole("memory") if known else None
+        return ending
 
     @staticmethod
     def abandon(grant: Grant) -> None:
@@ -1069,7 +1089,7 @@ def seating(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
     turns: dict[JobSettings, dict[int, int]] = {}
     last = {settings: line.offset for line, settings in jobs}
     for line, settings in jobs:
-        if settings not in turns and len(settings.hosts) > 1:
+        if settings.line and settings not in turns and len(settings.hosts) > 1:
             below = itertools.takewhile(
                 lambda other: other.offset <= last[settings], Scan(file, settings.line.offset)
             )
@@ -1318,7 +1338,8 @@ def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
     hosts, first = seating(file, jobs), jobs[0][1]
     least = "all" if first.min_hosts is None else first.min_hosts
     if len(jobs) > PendingGroup.LONGEST or len(hosts) > Group.HOSTS:
-        yield f"# {first.together}: never, for it has more than {PendingGroup.LONGEST:,} jobs or {Group.HOSTS} hosts"
+        most = f"{PendingGroup.LONGEST:,} jobs or {Group.HOSTS} hosts"
+        yield f"# {first.together}: never, for it has more than {most}"
         return
     yield f"# {first.together}: together, once all of {', '.join(hosts)} are there (min-hosts {least})"
     for host, lines in hosts.items():
@@ -1351,8 +1372,10 @@ class Count:
 
     def account_for(self, client: Client) -> dict[str, Any] | None:
         """What a client is told that leaves."""
-        left = self.account is not None and self.account.now.new > 0 and client not in self.for_none.all
-        return self.account and dict(asdict(self.account), left=left)
+        if not self.account:
+            return None
+        left = self.account.now.new > 0 and client not in self.for_none.all
+        return dict(asdict(self.account), left=left)
 
 
 class Accountant:
@@ -1543,8 +1566,7 @@ class Sessions:
         if fault:
             self.say(f"line {number}: {fault}")
             self.tally.unwritten.append(number)
-            if client.link:
-                client.link.send(type="fault", id=grant.key, text=fault[:200])
+            client.tell(type="fault", id=grant.key, text=fault[:200])
         elif event:
             remember(self.settled, grant.key, None, SETTLED)
         self._forget(grant, state)
@@ -1564,8 +1586,7 @@ class Sessions:
                     continue
                 self.say(f"line {job.number}: was lost to another runner")
                 self.tally.count(job, ERROR)
-                if grant.client.link:
-                    grant.client.link.send(type="lost", id=grant.key)
+                grant.client.tell(type="lost", id=grant.key)
                 grant.how = "lost"
                 self._forget(grant, ERROR)
 
@@ -1662,7 +1683,8 @@ class Sessions:
             self.say(f"client {client.where} came")
         elif client.link or client.coming:
             # and was dead, though we had not noticed
-            (client.link or client.coming).drop("it has connected anew")
+            for old in filter(None, (client.link, client.coming)):
+                old.drop("it has connected anew")
             self._detach(client)
         else:
             self.say(f"client {client.where} came back")
@@ -1743,12 +1765,11 @@ class Sessions:
         moved_away: set[Known] = set()
         for claim, job in jobs.items():
             past = self.expired.get(claim.key)
+            number: int | None = job.number
             job.state = claim.line.state
             job.ordinal = ordinals.get(job.offset, 0)
             if past and past.row == row(job.command):
                 number, job.ordinal = past.number, past.ordinal
-            else:
-                number = job.number
             number = started.pop(claim.mark, number)    # of two who name one run the second has not run it
             if number is None:
                 moved_away.add(claim)
@@ -2105,6 +2126,7 @@ class Dispatcher:
         batch, clients, cursor = Batch(), Takers(turns), self.cursor
         for client, want in turns.items():
             client.free = want
+        known: dict[Taker | None, Client] = {client: client for client in turns}
         urgent = leaving and self._may_hurry()
         met: dict[int, PendingGroup] = {}
         while (clients.all or not turns) and len(batch.got) < BATCH:
@@ -2112,10 +2134,10 @@ class Dispatcher:
             for group in cursor.round.groups:
                 if group.jobs and group.whole and not group.started:
                     met[group.jobs[0][0].offset] = group
-            if not found:
+            if isinstance(found, Miss):
                 batch.miss = found
                 break
-            client = found.taker
+            client = known[found.taker]
             batch.got.append(Grant(next(self.keys), client, found))
             client.free -= found.settings.slots
             del clients.all[client]
@@ -2160,7 +2182,7 @@ class Dispatcher:
 
     def _note_miss(self, miss: Miss) -> None:
         """There was nothing more."""
-        if miss.whole:
+        if miss.round and miss.whole:
             self.round = miss.round
         if not miss.unfinished:
             self.looking = miss.again is not None
@@ -2193,14 +2215,14 @@ class Dispatcher:
         for grant in batch:
             job = grant.job
             if jobs and size + len(job.text) > LONGEST:
-                client.link.send(type="jobs", request=client.asked, jobs=jobs)
+                client.tell(type="jobs", request=client.asked, jobs=jobs)
                 jobs, size = [], 0
             jobs.append(dict(id=grant.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
                              state=to_text(job.state), text=to_text(job.text), timeout=job.settings.timeout,
                              slots=job.settings.slots, group=bool(job.settings.together),
                              hold=grant.seat is not None and grant.seat.group.preparing))
             size += len(job.text)
-        client.link.send(type="jobs", request=client.asked, jobs=jobs)
+        client.tell(type="jobs", request=client.asked, jobs=jobs)
 
     def answer_waiting(self) -> None:
         """Tell clients that would leave that there is nothing for them; not while lines may come back
@@ -2296,11 +2318,13 @@ class Dispatcher:
             ]
             for host in plan.hosts
         }
-        left, seats = dict(free), dict.fromkeys(plan.hosts)
+        left = dict(free)
+        seats: dict[str, Client | None] = dict.fromkeys(plan.hosts)
         for host in sorted(able, key=lambda host: sum(free[client] for client in able[host])):
-            seats[host] = next((client for client in able[host] if left[client] > 0), None)
-            if seats[host]:
-                left[seats[host]] -= 1
+            client = next((client for client in able[host] if left[client] > 0), None)
+            if client:
+                seats[host] = client
+                left[client] -= 1
         return seats
 
     def _claim_group(self, plan: Plan, clients: dict[str, Client]) -> tuple[Plan, list[Grant], bool]:
@@ -2501,8 +2525,7 @@ class Server(Program):
         """
         for client in self.sessions.clients.values():
             self.sessions.acknowledge(client, leaving=True)
-            if client.link:
-                client.link.send(type="closing", done=False)
+            client.tell(type="closing", done=False)
 
     async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
         """The answer to this; None if it does not come in time, or before another signal."""
@@ -2607,8 +2630,7 @@ class Server(Program):
             self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.sessions.clients.values():
             self.sessions.acknowledge(client, leaving=True)
-            if client.link:
-                client.link.send(type="closing", done=True, account=count.account_for(client))
+            client.tell(type="closing", done=True, account=count.account_for(client))
         self.over.set_result(None)
 
     # -- the keeper ------------------------------------------------------------------------------------------
