@@ -40,7 +40,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Iterator, Sequence
 
 import runmaker4
-from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Ending, Gate, Job, JobSettings, Lines, Link,
+from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Ending, Failures, Gate, Job, JobSettings, Lines, Link,
                        Message, Miss, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, SlotFile,
                        Stream, WireError, Worker, add_background, add_limits, add_running_options,
                        add_verbosity, allow_descriptors, boottime, duration, exit_on, given_name, human_time,
@@ -210,6 +210,8 @@ class RemoteJob(Job):
     key: str = ""
     mark: str = ""                      # of its last run that the server was told of
     result: bytes | None = None         # the server is being told
+    # why its last run ended: "timeout", "unstarted" (it did not even begin), or "": nothing that we know
+    cause: str = "unstarted"
     # acknowledged ones that another server would have to know
     told: list[Event] = field(default_factory=list)
 
@@ -280,7 +282,7 @@ class Connection:
         self.nothing = Miss(EVER)
         self.failed = ""
         self.orphans: list[int] = []
-        self.failures = None                        # the server counts them
+        self.failures: Failures | None = None                        # the server counts them
         self.over = False                           # the server has left for good
         self.ever = False                           # there was a connection once
         self.file = ""                              # the server's
@@ -348,19 +350,26 @@ class Connection:
 
     async def finish(self, job: Job, state: bytes) -> str:
         """The result goes its way; what is wrong with it will be told when it is known."""
-        # we have ended it, for we leave
-        gone = state == ERROR and (self.runner.killed or self.runner.wall_over)
-        return self._end(job, state, type="finish", state=to_text(state), how="vanished" if gone else job.how)
+        ours = self.ours(job)
+        if not ours:
+            return ""
+        cause, how = ours.cause, ours.how
+        if state == ERROR and (self.runner.killed or self.runner.wall_over):
+            cause = "vanished"                      # we have ended it, for we leave
+        if cause in ("vanished", "unstarted"):
+            how = ""                                # which says nothing of that
+        self._end(ours, state, type="finish", state=to_text(state), cause=cause, how=how)
+        return ""
 
     async def release(self, job: Job) -> str:
-        return self._end(job, job.state, type="release")
-
-    def _end(self, job: Job, result: bytes, **message: Any) -> str:
         ours = self.ours(job)
         if ours:
-            ours.result = result
-            self.event(id=ours.key, **message)
+            self._end(ours, ours.state, type="release")
         return ""
+
+    def _end(self, job: RemoteJob, result: bytes, **message: Any) -> None:
+        job.result = result
+        self.event(id=job.key, **message)
 
     async def look_after(self) -> dict[Job, str]:
         """Wait until jobs are to be ended; these, and why."""
@@ -468,8 +477,7 @@ class Connection:
     def _give_back(self, job: RemoteJob) -> None:
         """No slot has taken this job, and none will."""
         self.jobs[job.key] = job
-        job.result = job.state
-        self.event(type="release", id=job.key)
+        self._end(job, job.state, type="release")
 
     def wake(self) -> None:
         """There is news for the runner."""
@@ -883,6 +891,7 @@ class Telling(Sink):
             self.timer = self.connection.loop.call_later(self.DELAY, self._begin_young)
 
     def unstarted(self, run: Run) -> None:
+        self._note_cause(run, "unstarted")
         if self.records:
             self._begin(run)
             self._end(run, None)
@@ -896,10 +905,17 @@ class Telling(Sink):
             )
 
     def ended(self, run: Run, ending: Ending) -> None:
+        self._note_cause(run, "timeout" if ending.cause == "timeout" else "")
         if run in self.young:
             del self.young[run]
         else:
             self._end(run, ending)
+
+    def _note_cause(self, run: Run, cause: str) -> None:
+        """Why a run has ended, for the result of its job."""
+        job = self.connection.ours(run.job)
+        if job:
+            job.cause = cause
 
     def _begin_young(self) -> None:
         self.timer = None

@@ -66,6 +66,7 @@ if __name__ == "__main__":      # as in runmaker4.py
 import argparse
 import asyncio
 import contextlib
+import enum
 import errno
 import fnmatch
 import functools
@@ -611,23 +612,127 @@ class Batch:
         return self.miss is not None and self.miss.unfinished
 
 
+# A line that a client has is in one of these phases.  Only methods of Grant change it:
+#
+#     phase     what is known of it                              what comes next
+#     CLAIMED   its client was not told of it: it is about to    SENT by hand(), ENDING
+#               be, or it waits for its turn in a group
+#     SENT      its client was told, and may have begun it       BEGUN by begin(), ENDING, OVER; CLAIMED by
+#                                                                requeue(), when it was lost on its way
+#     BEGUN     its client has it, or its group let it begin     ENDING, OVER
+#     ENDING    end() has said what becomes of it, and that      OVER
+#               is being written
+#     OVER      nobody has it any more                           nothing: forget() is the last call
+#
+# A line of the server before is SENT, for nobody knows more; one that a client has brought back is BEGUN.
+# OVER follows at once when another runner has taken the line, or when the client of an inherited one has
+# come.
+
+
+class Phase(enum.Enum):
+    """How far a line has come that a client has."""
+    CLAIMED = enum.auto()
+    SENT = enum.auto()
+    BEGUN = enum.auto()
+    ENDING = enum.auto()
+    OVER = enum.auto()
+
+
+class End(enum.Enum):
+    """Why a client has a line no more, and what is shown where nothing better is known."""
+    RAN = "ended"                       # its job has come to its end
+    TIMEOUT = "timeout"
+    UNSTARTED = "not started"           # its job could not be started
+    RETURNED = "given back"             # its client has not begun it
+    STOPPED = "stopped"                 # too many hosts of its group are lost
+    CANCELLED = "cancelled"
+    VANISHED = "vanished"               # its client has gone
+    TAKEN = "lost"                      # somebody else has its line
+
+    @property
+    def loses_host(self) -> bool:
+        """Whether a host of a group counts as lost when one of its jobs ends so."""
+        return self in (End.TIMEOUT, End.UNSTARTED, End.VANISHED, End.TAKEN)
+
+
+# What a client says of the end of a job, besides its state
+CAUSES = {"": End.RAN, "timeout": End.TIMEOUT, "unstarted": End.UNSTARTED, "vanished": End.VANISHED}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a line."""
+    end: End
+    state: bytes | None                 # that it gets; None: what it was
+    how: str = ""                       # how its job ended, to be shown: "exit 0"
+    event: int = 0                      # of the client's, to be acknowledged once the state is written
+
+    @property
+    def shown(self) -> str:
+        return self.how or self.end.value
+
+
 @dataclass(eq=False)
 class Grant:
     """A line that a client has."""
     key: str
     client: Client
     job: Job
-    started: float | None = None        # wall clock, seconds
+    phase: Phase = Phase.CLAIMED
+    handed: float | None = None         # when its client was told of it, or that it may begin
+    began: float | None = None          # when it began, as far as we know; wall clock, seconds
     pid: int = 0
-    settling: bool = False              # its state is being written
-    how: str = ""                       # it ended: "exit 0", ...
-    handed: float = field(default_factory=boottime)
     seat: Seat | None = None            # in a group
-    host: str = ""                      # ... the entry of host= that it is for
-    sent: bool = True                   # the client was told of it
     run: Run | None = None              # that goes on, as far as records are kept of it
     record: bytes | None = None         # of a job that a client has brought back: what the log file has of it
     goes_on: bool = False               # ... the files of its run in the output directory are still the run's
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has said yet what becomes of it."""
+        return self.phase in (Phase.CLAIMED, Phase.SENT, Phase.BEGUN)
+
+    def may_return(self, since: float) -> bool:
+        """Whether it may come back unbegun, from a client that is here and was told of it only since then."""
+        told = self.handed is not None and self.handed > since
+        return told and self.began is None and self.client.link is not None
+
+    def hand(self) -> None:
+        """Its client is told of it, or that it may begin."""
+        self.phase = Phase.SENT
+        self.handed = boottime()
+
+    def requeue(self) -> None:
+        """Its client was told of it, but does not know it."""
+        self.phase = Phase.CLAIMED
+        self.handed = None
+
+    def begin(self, pid: int = 0) -> None:
+        """Its job has begun, or begins again."""
+        self.phase = Phase.BEGUN
+        self.began = time.time()            # the client's clock may be another
+        self.pid = pid
+
+    def end(self, outcome: Outcome) -> Outcome | None:
+        """Say what becomes of it; what does, in fact.  None: that was said before, and the first one counts.
+
+        What was decided about the line before has more weight than what ends a job without a result of its
+        own: that its group was stopped explains why its client, told to end it, has gone or given it back;
+        and when somebody has set its state, that state stays.
+        """
+        if not self.is_open:
+            return None
+        self.phase = Phase.ENDING
+        if outcome.state == ERROR and self.seat and self.seat.group.stage is Stage.STOPPED:
+            outcome = replace(outcome, end=End.STOPPED, how="")
+        if outcome.state in (None, ERROR) and self.job.cancelled:
+            unbegun = outcome.end in (End.RETURNED, End.UNSTARTED)
+            outcome = replace(outcome, end=End.CANCELLED if unbegun else outcome.end, state=HELD)
+        return outcome
+
+    def forget(self) -> None:
+        """Nobody has it any more."""
+        self.phase = Phase.OVER
 
 
 @dataclass(eq=False)
@@ -636,7 +741,6 @@ class Client(Taker):
     id: str = ""
     address: str = "?"
     seats: int = 0                      # that it has in groups: it gets nothing else meanwhile
-    clock: Clock | None = None          # its clock and ours
     pid: int = 0
     slots: int = 0
     link: ClientLink | None = None      # on which it is welcome
@@ -664,6 +768,11 @@ class Client(Taker):
         if self.link:
             self.link.send(**message)
 
+    def flush(self) -> None:
+        """Send at once what it was told."""
+        if self.link:
+            self.link.flush()
+
     def is_called(self, host: str) -> bool:
         """Whether an entry of host= means it: its name, or its address."""
         return super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
@@ -681,10 +790,10 @@ class Client(Taker):
 
     @property
     def room(self) -> int:
-        """How many more lines it may have: some slots may finish their jobs out of service; settled lines
-        count not.
+        """How many more lines it may have: some slots may finish their jobs out of service; lines that are
+        ending count not.
         """
-        return 2 * self.slots - sum(not grant.settling for grant in self.grants.values())
+        return 2 * self.slots - sum(grant.is_open for grant in self.grants.values())
 
     @property
     def where(self) -> str:
@@ -700,11 +809,17 @@ class ClientLink(Link, asyncio.Protocol):
         self.guest: Client | None = None        # the client that has said hello; it may not be welcome yet
         self.claims: list[Known] = []           # the jobs that it says it has
         self.claimed = 0                        # the bytes of these
+        self.clock: Clock | None = None         # the client's, while a group asks for it
 
     @property
     def client(self) -> Client | None:
         """The client that is welcome here."""
         return self.guest if self.guest and self.guest.link is self else None
+
+    def ask_clock(self, known: Callable[[], None]) -> Clock:
+        """Ask the client for its clock.  known: called when that is known."""
+        self.clock = Clock(self, known)
+        return self.clock
 
     def connection_made(self, transport: Any) -> None:
         name = transport.get_extra_info("peername")
@@ -725,11 +840,11 @@ class ClientLink(Link, asyncio.Protocol):
             self.send(type="pong", request=message.whole("request"))
         elif kind == "claim" and client:
             self._want(client, message)
-        elif kind == "sync" and client and client.clock:
-            client.clock.answer(message.seconds("clock"))
+        elif kind == "sync" and client and self.clock:
+            self.clock.answer(message.seconds("clock"))
         elif kind == "ready" and client:
             grant = client.grants.get(message.text("id", 16))
-            if grant and not grant.settling:            # else its group was given up meanwhile
+            if grant and grant.is_open:                 # else its group was given up meanwhile
                 self._note_ready(grant)
         elif kind == "have" and not self.guest:
             claims = [Known.read(item) for item in message.objects("jobs")]
@@ -752,9 +867,10 @@ class ClientLink(Link, asyncio.Protocol):
     @staticmethod
     def _note_ready(grant: Grant) -> None:
         """A shell waits.  Raises WireError."""
-        if not grant.seat or grant is not grant.seat.current:
+        seat = grant.seat
+        if not seat or grant is not seat.current:
             raise WireError("nobody has asked it to hold that job")
-        grant.seat.group.note_ready(grant)
+        seat.group.note_ready(seat, grant)
 
     def _want(self, client: Client, message: Message) -> None:
         """It asks for jobs; its slots may have changed (--slots @FILE)."""
@@ -1112,15 +1228,39 @@ class Plan:
 
 
 @dataclass(eq=False)
+class GroupClaim:
+    """An attempt to claim all lines of a group."""
+    plan: Plan
+    clients: dict[str, Client]                  # by entry of host=
+    grants: dict[str, list[Grant]] = field(default_factory=dict)        # by host, too
+    whole: bool = False                         # all lines were claimed
+
+
+@dataclass(eq=False)
 class Seat:
     """A host of a group that runs, or is about to."""
     group: Group
     host: str
     client: Client
-    queue: deque[Grant]                          # jobs that the client was not told of
+    clock: Clock                                # of the client
+    queue: deque[Grant]                         # jobs that the client was not told of
     current: Grant | None = None
-    ready: bool = False                         # its shell is held
+    held: Grant | None = None                   # the job whose shell is held, or was
     lost: bool = False                          # it has timed out, or vanished
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its job can begin: its shell waits, and we know when by its clock."""
+        holds = self.held is not None and self.held.phase is Phase.SENT
+        return holds and not self.clock.unanswered
+
+
+class Stage(enum.Enum):
+    """How far a group has come."""
+    PREPARING = enum.auto()                     # shells are held
+    RUNNING = enum.auto()                       # all have begun at one moment
+    STOPPED = enum.auto()                       # too many hosts were lost: what runs is ended
+    CALLED_OFF = enum.auto()                    # nobody has begun, and nobody will
 
 
 class Group:
@@ -1129,53 +1269,46 @@ class Group:
     PREPARING = 10.0                            # seconds that clients may take
     # seconds from `go` to the start, besides round trips; and for each host
     LEAD = 0.01, 0.0005
-    # ways to end that make a host count as lost; "": could not be started
-    LOSSES = ("timeout", "vanished", "lost")
 
-    def __init__(self, dispatcher: Dispatcher, plan: Plan, grants: Sequence[Grant]) -> None:
+    def __init__(self, dispatcher: Dispatcher, claim: GroupClaim, links: dict[Client, ClientLink]) -> None:
+        """claim: which has all lines.  links: of its clients."""
         self.dispatcher, self.loop = dispatcher, dispatcher.loop
         self.sessions, self.stdout = dispatcher.server.sessions, dispatcher.server.stdout
-        self.name = plan.met.name
-        least = plan.met.jobs[0][1].min_hosts
-        clients = {grant.host: grant.client for grant in grants}
-        self.seats = [Seat(self, host, client, deque()) for host, client in clients.items()]
+        self.name = claim.plan.met.name
+        least = claim.plan.met.jobs[0][1].min_hosts
+        clocks = {client: link.ask_clock(self._release_if_ready) for client, link in links.items()}
+        self.seats: list[Seat] = []
+        for host, grants in claim.grants.items():
+            client = claim.clients[host]
+            seat = Seat(self, host, client, clocks[client], deque(grants))
+            self.seats.append(seat)
+            for grant in grants:
+                grant.seat = seat
         self.least = len(self.seats) if least is None else min(least, len(self.seats))
-        self.preparing = True
-        self.stopped = False                    # too many hosts were lost
-        self.unended = set(grants)
+        self.stage = Stage.PREPARING
+        self.unended = {grant for seat in self.seats for grant in seat.queue}
         self.results: list[tuple[int, bytes]] = []
-        seats = {seat.host: seat for seat in self.seats}
-        for grant in grants:
-            grant.seat = seats[grant.host]
-            grant.seat.queue.append(grant)
 
     def prepare(self) -> None:
         """Send each host its first job, to be held."""
         self.timer = self.loop.call_later(self.PREPARING, self._give_up)
         for seat in self.seats:
             seat.client.seats += 1
-        if not all(seat.client.link for seat in self.seats):
-            return self.abort()
-        for client in {seat.client for seat in self.seats}:
-            client.clock = Clock(client.link, self._release_if_ready)
         for seat in self.seats:
-            if self.preparing:                  # else a command that cannot be started has ended it
-                self._send_next(seat)
+            self._send_next(seat)
 
-    def note_ready(self, grant: Grant) -> None:
+    def note_ready(self, seat: Seat, grant: Grant) -> None:
         """A client says that a shell waits."""
-        grant.seat.ready |= grant is grant.seat.current
+        seat.held = grant
         self._release_if_ready()
 
     def _release_if_ready(self) -> None:
-        if self.preparing and all(
-            seat.lost or seat.ready and not seat.client.clock.unanswered for seat in self.seats
-        ):
+        if self.stage is Stage.PREPARING and all(seat.lost or seat.is_ready for seat in self.seats):
             self._release()
 
     def _give_up(self) -> None:
         """Somebody takes too long."""
-        hosts = ", ".join(seat.host for seat in self.seats if not seat.ready or seat.client.clock.unanswered)
+        hosts = ", ".join(seat.host for seat in self.seats if not seat.is_ready)
         self.dispatcher.say_once(
             f"group {printable(self.name)}: not ready within {human_time(self.PREPARING)}: "
             f"{printable(hosts)}; trying again"
@@ -1184,79 +1317,82 @@ class Group:
 
     def _release(self) -> None:
         """Let all begin at one moment."""
-        self.preparing = False
+        self.stage = Stage.RUNNING
         self.timer.cancel()
-        seats = [seat for seat in self.seats if not seat.lost]
-        trips = [seat.client.clock.trip for seat in seats]
-        at = self.loop.time() + max(trips, default=0.0) + self.LEAD[0] + self.LEAD[1] * len(seats)
-        for seat in seats:
-            seat.current.started, seat.current.handed = time.time(), boottime()
-            seat.client.link.send(type="go", id=seat.current.key, at=at + seat.client.clock.offset)
-            seat.client.link.flush()
+        held = [(seat, seat.held) for seat in self.seats if seat.held and not seat.lost]
+        trips = [seat.clock.trip for seat, _ in held]
+        at = self.loop.time() + max(trips, default=0.0) + self.LEAD[0] + self.LEAD[1] * len(held)
+        for seat, grant in held:
+            grant.hand()
+            grant.begin()
+            seat.client.tell(type="go", id=grant.key, at=at + seat.clock.offset)
+            seat.client.flush()
 
     def abort(self) -> None:
         """Nobody has begun: give all lines back.  Too late for that, it goes on."""
-        if not self.preparing:
+        if self.stage is not Stage.PREPARING:
             return
-        self.preparing = False
+        self.stage = Stage.CALLED_OFF
         self.timer.cancel()
         for seat in self.seats:
             seat.client.seats -= 1
-            if seat.current and seat.client.link:
-                seat.client.link.send(type="stop", id=seat.current.key, cancelled=False)
-            for grant in (*seat.queue, *([seat.current] if seat.current else [])):
-                grant.seat = None
-                self.sessions.settle(grant, None)
+            if seat.current:
+                seat.client.tell(type="stop", id=seat.current.key, cancelled=False)
+        for grant in self.unended:
+            grant.seat = None
+            self.sessions.settle(grant, Outcome(End.RETURNED, None))
         self.dispatcher.look_again(pause=1.0)
 
     def welcome_back(self, seat: Seat) -> None:
         """A client that was away for a while is here again."""
-        if self.stopped and seat.current:
-            seat.client.link.send(type="stop", id=seat.current.key, cancelled=False)
+        if self.stage is Stage.STOPPED and seat.current:
+            seat.client.tell(type="stop", id=seat.current.key, cancelled=False)
         elif not seat.current:
             self._send_next(seat)
 
-    def take_back(self, grant: Grant) -> bool:
+    def take_back(self, seat: Seat, grant: Grant) -> bool:
         """A client that came back does not know of a job; whether that was lost on its way, and is to be sent
         again.
         """
-        if self.preparing or self.stopped or grant.started is not None:
+        if self.stage is not Stage.RUNNING or grant.phase is not Phase.SENT:
             return False
-        grant.seat.queue.appendleft(grant)
-        grant.seat.current, grant.sent = None, False
+        grant.requeue()
+        seat.queue.appendleft(grant)
+        seat.current = None
         return True
 
     def _send_next(self, seat: Seat) -> None:
         """Send a client its next job, if it is here."""
-        while seat.queue and seat.queue[0].settling:    # cancelled; end() will hear of it
+        while seat.queue and not seat.queue[0].is_open:     # cancelled; end() will hear of it
             seat.queue.popleft()
-        if seat.queue and seat.client.link:
-            seat.current = grant = seat.queue.popleft()
-            grant.sent, grant.handed = True, boottime()
-            if self.dispatcher.is_startable(grant):
-                seat.client.want -= self.preparing      # later ones come without having been asked for
-                self.dispatcher.send_jobs(seat.client, [grant])
-            else:
-                self.sessions.settle(grant, ERROR)
+        if not seat.queue or not seat.client.link:
+            return
+        grant = seat.queue.popleft()
+        seat.current = grant
+        if not self.dispatcher.is_startable(grant):
+            self.sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
+            return
+        if self.stage is Stage.PREPARING:                   # later ones come without having been asked for
+            seat.client.want -= 1
+        self.dispatcher.send_jobs(seat.client, [grant])
 
-    def end(self, grant: Grant, state: bytes | None) -> None:
-        """A job has ended; state None: it was given back."""
-        if self.preparing and state != ERROR:
+    def end(self, seat: Seat, grant: Grant, outcome: Outcome) -> None:
+        """A job has ended."""
+        preparing = self.stage is Stage.PREPARING
+        if preparing and outcome.state != ERROR:
             return self.abort()
-        seat = grant.seat
         self.unended.discard(grant)
-        self._note_result(grant, state)
+        self._note_result(seat, grant, outcome)
         if seat.current is grant:
             seat.current = None
         elif grant in seat.queue:                # its client has gone
             seat.queue.remove(grant)
-        if state is None:
-            self._drop_queue(seat, None)
-        seat.lost |= grant.how.startswith(self.LOSSES) or self.preparing or state == ERROR and not grant.how
-        if not self.stopped and sum(not seat.lost for seat in self.seats) < self.least:
+        if preparing or outcome.end.loses_host:
+            seat.lost = True
+        if self.stage is not Stage.STOPPED and sum(not seat.lost for seat in self.seats) < self.least:
             self._stop()
-        elif self.preparing:
-            self._drop_queue(seat, ERROR)
+        elif preparing:
+            self._drop_queue(seat)
             self._release_if_ready()
         elif not seat.current:
             self._send_next(seat)
@@ -1265,37 +1401,34 @@ class Group:
 
     def _stop(self) -> None:
         """Too many hosts are lost: end what runs, and begin no more."""
-        self.stopped = True
-        self.preparing = False
+        self.stage = Stage.STOPPED
         self.timer.cancel()
         for seat in self.seats:
-            if seat.current and not seat.current.settling:
-                seat.current.how = "stopped"
-                if seat.client.link:
-                    seat.client.link.send(type="stop", id=seat.current.key, cancelled=False)
+            if seat.current and seat.current.is_open:
+                seat.client.tell(type="stop", id=seat.current.key, cancelled=False)
         for seat in self.seats:
-            self._drop_queue(seat, ERROR)
+            self._drop_queue(seat)
 
-    def _drop_queue(self, seat: Seat, state: bytes | None) -> None:
-        """Jobs that the client was not told of get this state."""
+    def _drop_queue(self, seat: Seat) -> None:
+        """Jobs that the client was not told of are not begun any more."""
         queue, seat.queue = seat.queue, deque()
         for grant in queue:
-            grant.how = grant.how or "stopped"
-            self.sessions.settle(grant, state)
+            self.sessions.settle(grant, Outcome(End.STOPPED, ERROR))
 
-    def _note_result(self, grant: Grant, state: bytes | None) -> None:
-        how = grant.how or ("given back" if state is None else "not started")
-        took = human_time(boottime() - grant.handed) if grant.sent else ""
+    def _note_result(self, seat: Seat, grant: Grant, outcome: Outcome) -> None:
+        took = "" if grant.handed is None else human_time(boottime() - grant.handed)
         # as the console has them: a program gets the bytes of a command, a terminal no control characters
         command = one_line(grant.job.command) if self.stdout.terminal else grant.job.command
-        self.results.append((grant.job.number, b"  %-20s %-20s %8s  %s\n" % (
-            os.fsencode(printable(grant.seat.host)), os.fsencode(how), took.encode(), command)))
+        host, how = os.fsencode(printable(seat.host)), os.fsencode(outcome.shown)
+        text = b"  %-20s %-20s %8s  %s\n" % (host, how, took.encode(), command)
+        self.results.append((grant.job.number, text))
 
     def _finish(self) -> None:
         """All its jobs have ended: print how."""
         lost = sum(seat.lost for seat in self.seats)
-        text = (f"{printable(self.name)}: {'failed' if self.stopped else 'succeeded'}: {lost} of "
-                f"{plural(len(self.seats), 'host')} lost (min-hosts {self.least})\n")
+        verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
+        text = (f"{printable(self.name)}: {verdict}: {lost} of {plural(len(self.seats), 'host')} lost "
+                f"(min-hosts {self.least})\n")
         self.stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self.results)))
         for seat in self.seats:
             seat.client.seats -= 1
@@ -1477,7 +1610,7 @@ class Accountant:
                 lost=client.link is None,
             )
             for grant in client.grants.values():
-                since = None if grant.started is None else round(max(clock - grant.started, 0.0), 1)
+                since = None if grant.began is None else round(max(clock - grant.began, 0.0), 1)
                 link.send(type="job", line=grant.job.number, pid=grant.pid, since=since,
                           command=to_text(grant.job.command[:COMMAND]))
         link.send(type="end")
@@ -1520,24 +1653,29 @@ class Sessions:
         grant.job.taker = grant.client
         self.jobs[grant.key] = grant.client.grants[grant.key] = grant
 
-    def _forget(self, grant: Grant, state: bytes | None = None) -> None:
-        """Nobody has this line any more; it has this state, None: what it was."""
-        if self.jobs.pop(grant.key, None):
-            grant.client.grants.pop(grant.key, None)
-            self.records.abandon(grant)
-            if grant.seat:
-                grant.seat.group.end(grant, state)
+    def _forget(self, grant: Grant) -> bool:
+        """Nobody has this line any more; whether somebody had it."""
+        if grant.phase is Phase.OVER:
+            return False
+        grant.forget()
+        del self.jobs[grant.key]
+        del grant.client.grants[grant.key]
+        self.records.abandon(grant)
+        return True
 
-    def settle(self, grant: Grant, state: bytes | None, event: int = 0) -> None:
-        """Write a line's state, None: what it was; however long that takes.  event: to be acknowledged then.
-        """
-        if grant.settling:
+    def _conclude(self, grant: Grant, outcome: Outcome) -> None:
+        """That has become of a line, which nobody has any more."""
+        if self._forget(grant) and grant.seat:
+            grant.seat.group.end(grant.seat, grant, outcome)
+
+    def settle(self, grant: Grant, said: Outcome) -> None:
+        """Somebody says what becomes of a line: write its state, however long that takes."""
+        outcome = grant.end(said)
+        if not outcome:
             return
-        if grant.job.cancelled and state in (None, ERROR):
-            state = HELD                                # its line says already what somebody wishes
-        grant.settling = True
-        if event:
-            grant.client.open.add(event)
+        state = outcome.state
+        if outcome.event:
+            grant.client.open.add(outcome.event)
 
         def write() -> str | NotNow:
             try:
@@ -1549,7 +1687,7 @@ class Sessions:
 
         def written(pause: float, fault: str | NotNow) -> None:
             if not isinstance(fault, NotNow):
-                return self._settled(grant, state, event, fault)
+                return self._settled(grant, outcome, fault)
             if pause == self.file.interval:
                 self.say(f"line {grant.job.number}: {fault}; trying again")
             self.loop.call_later(
@@ -1558,20 +1696,20 @@ class Sessions:
 
         self.worker.ask(functools.partial(written, self.file.interval), write)
 
-    def _settled(self, grant: Grant, state: bytes | None, event: int, fault: str) -> None:
+    def _settled(self, grant: Grant, outcome: Outcome, fault: str) -> None:
         """A line's state is written, or cannot be for good."""
         client, number = grant.client, grant.job.number
-        if state is not None:
-            self.tally.count(grant.job, state)
+        if outcome.state is not None:
+            self.tally.count(grant.job, outcome.state)
         if fault:
             self.say(f"line {number}: {fault}")
             self.tally.unwritten.append(number)
             client.tell(type="fault", id=grant.key, text=fault[:200])
-        elif event:
+        elif outcome.event:
             remember(self.settled, grant.key, None, SETTLED)
-        self._forget(grant, state)
+        self._conclude(grant, outcome)
         self.server.note_failures(self.tally.worse)
-        self._deal_with(client, event)
+        self._deal_with(client, outcome.event)
 
     async def look_after(self) -> None:
         """Follow lines that edits have moved; tell clients of lines that others have taken."""
@@ -1587,19 +1725,17 @@ class Sessions:
                 self.say(f"line {job.number}: was lost to another runner")
                 self.tally.count(job, ERROR)
                 grant.client.tell(type="lost", id=grant.key)
-                grant.how = "lost"
-                self._forget(grant, ERROR)
+                self._conclude(grant, Outcome(End.TAKEN, ERROR))
 
     def _cancel(self, grant: Grant) -> None:
         """Somebody has set the state of a line: its client is told; if it is away, once it comes back.
 
         A line of a group that its client was not told of is over at once.
         """
-        if not grant.sent:
-            grant.how = grant.how or "cancelled"
-            self.settle(grant, HELD)
-        elif grant.client.link:
-            grant.client.link.send(type="stop", id=grant.key, cancelled=True)
+        if grant.phase is Phase.CLAIMED:
+            self.settle(grant, Outcome(End.CANCELLED, HELD))
+        else:
+            grant.client.tell(type="stop", id=grant.key, cancelled=True)
 
     # -- clients that go and come back -----------------------------------------------------------------------
 
@@ -1617,7 +1753,7 @@ class Sessions:
 
         Returns its jobs of groups that have begun.
         """
-        client.link = client.coming = client.clock = None
+        client.link = client.coming = None
         client.want, client.leaving, client.asked = 0, False, 0
         self.server.dispatcher.waiting.pop(client, None)
         return self.abort_groups(client.grants)
@@ -1631,7 +1767,7 @@ class Sessions:
 
     def kept(self, jobs: dict[str, Grant]) -> str:
         """'; lines 3, 5 kept for 60s', if there are any."""
-        lines = [grant.job.number for grant in jobs.values() if not grant.settling]
+        lines = [grant.job.number for grant in jobs.values() if grant.is_open]
         return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
 
     def _begin_grace(self, client: Client) -> None:
@@ -1644,7 +1780,7 @@ class Sessions:
         lines = [
             grant.job.number
             for grant in client.grants.values()
-            if not (grant.settling or grant.job.cancelled)
+            if grant.is_open and not grant.job.cancelled
         ]
         if lines:
             who = f"client {client.where}" if client.id else "clients of the server before"
@@ -1652,8 +1788,7 @@ class Sessions:
                      f"{name_lines(lines)} marked e (where a client was killed its jobs may still run)")
         for grant in list(client.grants.values()):
             remember(self.expired, grant.key, Past.of(grant.job), EXPIRED)
-            grant.how = grant.how or "vanished"
-            self.settle(grant, ERROR)
+            self.settle(grant, Outcome(End.VANISHED, ERROR))
         if client is self.absent:
             self.worker.post(self.file.companion.drop_unclaimed)
 
@@ -1662,8 +1797,7 @@ class Sessions:
         self.say(f"client {client.where} left")
         del self.clients[client.id]
         for grant in self._detach(client):
-            grant.how = grant.how or "vanished"
-            self.settle(grant, ERROR)
+            self.settle(grant, Outcome(End.VANISHED, ERROR))
         self._release_unknown(client, set())
 
     def greet(self, link: ClientLink, hello: Message) -> None:
@@ -1697,20 +1831,21 @@ class Sessions:
         self._release_unknown(client, {claim.key for claim in claims})
         for claim in claims:
             known = client.grants.get(claim.key)
-            if known and known.started is None:
-                known.started = time.time()
+            if known and known.phase is Phase.SENT:
+                known.begin()
         watched(self._welcome(link, client))
 
     def _release_unknown(self, client: Client, keys: set[str]) -> None:
-        """Give back the lines that a client does not have; had it started one, that is lost."""
+        """Give back the lines that a client does not have.  Had it begun one, or its group, that is lost."""
         for grant in list(client.grants.values()):
-            if grant.key in keys or not grant.sent or grant.settling:
+            if grant.key in keys or grant.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
-            if grant.seat and grant.seat.group.take_back(grant):
+            if grant.seat and grant.seat.group.take_back(grant.seat, grant):
                 continue
-            if grant.seat and not grant.seat.group.preparing:
-                grant.how = grant.how or "vanished"
-            self.settle(grant, None if grant.started is None else ERROR)
+            if grant.seat or grant.phase is Phase.BEGUN:
+                self.settle(grant, Outcome(End.VANISHED, ERROR))
+            else:
+                self.settle(grant, Outcome(End.RETURNED, None))
 
     def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[Recovered]:
         """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
@@ -1805,7 +1940,7 @@ class Sessions:
         # What another client has is no client's to claim, until it is the other's no more: then it may be
         # this one's, of before its grace was over
         others = {
-            key for key, grant in known.items() if grant and grant.client is not client and not grant.settling
+            key for key, grant in known.items() if grant and grant.client is not client and grant.is_open
         }
         claims = [claim for claim in link.claims if claim.key not in client.grants and claim.key not in others
                   and claim.key not in self.settled]
@@ -1826,12 +1961,12 @@ class Sessions:
             claim, job = found.claim, found.job
             before = inherited.get(job)
             # it is another's by now
-            if job and not (before and (before.settling or before.key not in self.jobs)):
+            if job and not (before and not before.is_open):
                 if before:
                     self._forget(before)
                 else:
                     self._note_return(claim, job)
-                self.note(Grant(claim.key, client, job, started=time.time(), record=found.record,
+                self.note(Grant(claim.key, client, job, Phase.BEGUN, began=time.time(), record=found.record,
                                 goes_on=found.goes_on))
             else:
                 keys[found.otherwise].append(claim.key)
@@ -1894,30 +2029,37 @@ class Sessions:
     def _note_event(self, client: Client, kind: str, message: Message, number: int) -> None:
         """What an event says.  Raises WireError."""
         grant = client.grants.get(message.text("id", 16))
-        if grant is None or grant.settling:
+        if grant is None or not grant.is_open:
             # the line has just been lost, which it is told, or was told
             return
-        if not grant.sent:
+        held = grant.seat is not None and grant.seat.group.stage is Stage.PREPARING
+        if grant.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
-        if kind == "begin" and grant.seat and grant.seat.group.preparing:
-            raise WireError("it was to hold that job")
-        if kind == "begin":
-            # the client's clock may be another
-            grant.started, grant.pid = time.time(), message.process("pid")
         if kind == "finish":
-            state = message.state("state")
-            if state not in (DONE, FAILED, ERROR) and not (state == HELD and grant.job.cancelled):
-                raise WireError("no end of a job")
-            if state != ERROR or not grant.how:
-                grant.how = printable(message.text("how", 64))
-            self.settle(grant, state, number)
+            self.settle(grant, self._result(grant, message, number))
+        elif kind == "release" and grant.seat and not held and not grant.job.cancelled:
+            # the others of its group have begun: its host is lost to it
+            self.settle(grant, Outcome(End.VANISHED, ERROR, event=number))
         elif kind == "release":
-            # its host is lost to it
-            begun = grant.seat and not grant.seat.group.preparing and not grant.job.cancelled
-            grant.how = grant.how or ("vanished" if begun else "")
-            self.settle(grant, ERROR if begun else None, number)
+            self.settle(grant, Outcome(End.RETURNED, None, event=number))
         else:
+            if kind == "begin" and held:
+                raise WireError("it was to hold that job")
+            if kind == "begin":
+                grant.begin(message.process("pid"))
             self._note_run(client, kind, grant, message, number)
+
+    @staticmethod
+    def _result(grant: Grant, message: Message, event: int) -> Outcome:
+        """How a job has ended.  Raises WireError."""
+        state, end = message.state("state"), CAUSES.get(message.text("cause", 16))
+        if state == HELD and grant.job.cancelled:
+            end = End.CANCELLED
+        elif state not in (DONE, FAILED, ERROR):
+            end = None
+        if not end:
+            raise WireError("no end of a job")
+        return Outcome(end, state, printable(message.text("how", 64)), event)
 
     def _note_run(self, client: Client, kind: str, grant: Grant, message: Message, number: int) -> None:
         """An event that goes to files or console.  Raises WireError."""
@@ -2022,7 +2164,7 @@ class Sessions:
         if jobs or self.file.companion.unclaimed:
             self.clients[""] = self.absent
             for job in jobs:
-                self.note(Grant(line_key(job), self.absent, job))
+                self.note(Grant(line_key(job), self.absent, job, Phase.SENT))
             self._begin_grace(self.absent)
         if jobs:
             self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
@@ -2164,11 +2306,11 @@ class Dispatcher:
             self.server.sessions.note(grant)
             client = grant.client
             if not self.is_startable(grant):
-                self.server.sessions.settle(grant, ERROR)
+                self.server.sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
             elif client.link and not self.server.stopping:
                 batches.setdefault(client, []).append(grant)
             else:
-                self.server.sessions.settle(grant, None)
+                self.server.sessions.settle(grant, Outcome(End.RETURNED, None))
         for client, some in batches.items():
             client.want -= sum(grant.job.settings.slots for grant in some)
             self.send_jobs(client, some)
@@ -2213,14 +2355,15 @@ class Dispatcher:
         jobs: list[dict[str, Any]] = []
         size = 0
         for grant in batch:
-            job = grant.job
+            job, seat = grant.job, grant.seat
+            grant.hand()
             if jobs and size + len(job.text) > LONGEST:
                 client.tell(type="jobs", request=client.asked, jobs=jobs)
                 jobs, size = [], 0
             jobs.append(dict(id=grant.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
                              state=to_text(job.state), text=to_text(job.text), timeout=job.settings.timeout,
                              slots=job.settings.slots, group=bool(job.settings.together),
-                             hold=grant.seat is not None and grant.seat.group.preparing))
+                             hold=seat is not None and seat.group.stage is Stage.PREPARING))
             size += len(job.text)
         client.tell(type="jobs", request=client.asked, jobs=jobs)
 
@@ -2231,8 +2374,7 @@ class Dispatcher:
         leaving = [client for client in self.waiting if client.leaving]
         soon = boottime() - RETURN
         jobs = self.server.sessions.jobs.values()
-        if not leaving or not self.server.stopping and any(
-                grant.started is None and grant.handed > soon and grant.client.link for grant in jobs):
+        if not leaving or not self.server.stopping and any(grant.may_return(soon) for grant in jobs):
             return
         found = self.round
         for client in leaving:
@@ -2292,9 +2434,10 @@ class Dispatcher:
                 plan.clients = self._reserve(plan, reserved)
                 reserved |= plan.clients
             elif not self.claiming and not self.server.stopping and boottime() >= self.pause_until:
+                chosen = {host: client for host, client in clients.items() if client}
                 plan.met.started = self.claiming = True
                 del self.groups[plan.first.offset]
-                self.worker.ask(self._start_group, self._claim_group, plan, clients)
+                self.worker.ask(self._start_group, self._claim_group, GroupClaim(plan, chosen))
         self.stalls.update(stalls)
 
     def _reserve(self, plan: Plan, reserved: set[Client]) -> set[Client]:
@@ -2327,16 +2470,17 @@ class Dispatcher:
                 left[client] -= 1
         return seats
 
-    def _claim_group(self, plan: Plan, clients: dict[str, Client]) -> tuple[Plan, list[Grant], bool]:
-        """Claim all lines of a group; whether that could be done.  In the worker's thread, perhaps."""
-        grants: list[Grant] = []
-        for host, jobs in plan.hosts.items():
+    def _claim_group(self, claim: GroupClaim) -> GroupClaim:
+        """Claim all lines of a group, if that can be done.  In the worker's thread, perhaps."""
+        for host, jobs in claim.plan.hosts.items():
+            client = claim.clients[host]
             for line, settings in jobs:
-                job = self._claim_line(clients[host], line, settings)
+                job = self._claim_line(client, line, settings)
                 if not job:
-                    return plan, grants, False
-                grants.append(Grant(next(self.keys), clients[host], job, host=host, sent=False))
-        return plan, grants, True
+                    return claim
+                claim.grants.setdefault(host, []).append(Grant(next(self.keys), client, job))
+        claim.whole = True
+        return claim
 
     def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
         """Claim one line for a client."""
@@ -2347,20 +2491,25 @@ class Dispatcher:
         self.cursor.forget()                            # it is not what it was
         return None
 
-    def _start_group(self, answer: tuple[Plan, list[Grant], bool]) -> None:
-        """Prepare a group whose lines were claimed; give them back if they were not all to be had."""
+    def _start_group(self, claim: GroupClaim) -> None:
+        """Prepare a group whose lines were claimed; give them back if they were not all to be had, or a
+        client has gone meanwhile.
+        """
         self.claiming = False
-        plan, grants, whole = answer
+        grants = [grant for some in claim.grants.values() for grant in some]
         for grant in grants:
             self.server.sessions.note(grant)
-        if whole and not self.server.stopping:
-            Group(self, plan, grants).prepare()
+        links = {client: client.link for client in claim.clients.values() if client.link}
+        all_here = links.keys() == set(claim.clients.values())
+        may_begin = claim.whole and all_here and not self.server.stopping
+        if may_begin:
+            Group(self, claim, links).prepare()
         else:
-            plan.met.started = False
+            claim.plan.met.started = False
             for grant in grants:
-                self.server.sessions.settle(grant, None)
+                self.server.sessions.settle(grant, Outcome(End.RETURNED, None))
         self.server.leave_if_over()
-        self.look_again(pause=0.0 if whole else 1.0)
+        self.look_again(pause=0.0 if may_begin else 1.0)
 
     def say_once(self, text: str) -> None:
         """Say what may come again and again."""

@@ -559,11 +559,11 @@ class Vectors(ChannelCase):
     NONCES = {True: "a" * 32, False: "b" * 32}          # of the server, of the client
     EXPONENTS = {True: 2 ** 255 + 12345, False: 2 ** 255 + 67890}
     MESSAGE = {"type": "ping", "request": 7}
-    AGREED_PROOF = "5c4c17034f1b023c750c32feac13ff3132a8fa7b0f57eeb74185111fddc1142d"
-    FRAMES = ("0000001b4321ccc36d492bc471a1c750a0da0f4611dda09a1077d5a7f484c1ceebf79624"
-              "d293e665ceb7f6fa1ca2068542df732a77e1dd31928e5b573175eb",
-              "0000001bc486d70375de18fae332dcc33718fed9794eabe935ec53e8d034a9c4c0335851"
-              "fefeb1ad04d239f4103fa02f5b83530ec1b84adb680e0f694cacd7")
+    AGREED_PROOF = "0b2d72535b7fc908994f4fc11f49c0d3e55086f15c8b1daf21256a4bb75d97a9"
+    FRAMES = ("0000001bdecec4713e27de44a8e28415be5f632e5acfeed31d441d2a915885e65c295eb1"
+              "0ad17e6a895be6704766f5a7cf1a05e11b83be5704b0232560bd69",
+              "0000001b7359742133dcc5616615e87183cc0e4ec18f73faea413cd58dbe12e8b71e5430"
+              "ad5fa1060f3f2713e5a5c16c905c5da38b70a5b6bc047f0f5023ea")
 
     def test_the_modulus_is_that_of_rfc_3526(self) -> None:
         """Group 14: 2^2048 - 2^1984 - 1 + 2^64 * ([2^1918 pi] + 124476)."""

@@ -430,7 +430,7 @@ class Insiders(Attack):
                 with self.peer() as peer, contextlib.suppress(Closed):
                     peer.hello({**job, "result": result})
                     self.assertEqual(peer.hear("welcome")["lost"], [job["id"]])
-                    peer.say(dict(type="finish", n=1, id=job["id"], state="!", how="exit 1"))
+                    peer.say(dict(type="finish", n=1, id=job["id"], state="!", how="exit 1", cause=""))
                     self.ask(peer)
         self.assertEqual([self.stage.states()[job["number"] - 1] for job in (ours, theirs)], ["r", "r"])
 
@@ -503,7 +503,7 @@ class Insiders(Attack):
             with self.subTest(state=state):
                 peer, job = self.started()
                 with self.assertRaises(Closed):
-                    self.ask(peer.say(dict(type="finish", n=3, id=job["id"], state=state, how="")))
+                    self.ask(peer.say(dict(type="finish", n=3, id=job["id"], state=state, how="", cause="")))
         for peer in self.peers:
             peer.close()
         self.all_end()
@@ -511,7 +511,7 @@ class Insiders(Attack):
 
     def test_one_that_ends_its_job_again_and_again(self) -> None:
         peer, job = self.started()
-        end = dict(type="finish", n=3, id=job["id"], state="d", how="exit 0")
+        end = dict(type="finish", n=3, id=job["id"], state="d", how="exit 0", cause="")
         self.ask(peer.say(end))
         self.assertEqual(self.stage.states()[job["number"] - 1], "d")
         with contextlib.suppress(Closed):

@@ -171,7 +171,7 @@ runmaker4.Cursor._begin_round, runmaker4.Cursor._end_round = begin_slowly, end_a
             wait_until(lambda: self.exists("walked"), what="a walk was made for b alone")
             second.say(
                 dict(BEGIN, n=1, id=job["id"]),
-                dict(type="finish", n=2, id=job["id"], state="d", how="exit 0"),
+                dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""),
                 dict(type="claim", request=2, want=1, last=True),
                 dict(type="ping", request=3),
             ).hear("pong")

@@ -288,7 +288,7 @@ class VanishedPeer(LossCase):
             first, _ = self.claim(server, peer)
             end = dict(END, n=2, id=first)
             peer.say(dict(BEGIN, n=1, id=first), end, end,
-                     dict(type="finish", n=3, id=first, state="d", how="exit 0"))
+                     dict(type="finish", n=3, id=first, state="d", how="exit 0", cause=""))
             self.wait_states("dr")
             self.assertEqual(self.logged(), [1])
 
@@ -463,7 +463,7 @@ class SilentConnection(LossCase):
             self.assertEqual(len(lost), 1)
             self.assertIn(lost[0], [job["id"] for job in jobs if not job.get("result")])
             ended, = (job["id"] for job in jobs if job.get("result"))
-            bob.say(dict(type="finish", n=9, id=ended, state="d", how="exit 0")).hear("ack")
+            bob.say(dict(type="finish", n=9, id=ended, state="d", how="exit 0", cause="")).hear("ack")
             self.assertEqual(sorted(self.states()), ["d", "r", "r"])
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")

@@ -716,7 +716,7 @@ class Acknowledged(TcpCase):
                 peer.say(
                     dict(BEGIN, id=job["id"], n=3 * number - 2),
                     dict(END, id=job["id"], n=3 * number - 1),
-                    dict(type="finish", id=job["id"], n=3 * number, state="d", how="exit 0"),
+                    dict(type="finish", id=job["id"], n=3 * number, state="d", how="exit 0", cause=""),
                 )
                 wait_until(lambda: peer.hear("ack")["n"] == 3 * number, what="all is acknowledged")
             server.kill()
@@ -747,7 +747,7 @@ class Nonsense(TcpCase):
             {name: job[name] for name in ("id", "number", "ordinal", "offset", "state", "text")}, client=key
         )
         self.assertEqual(again.hear("welcome")["seen"], 1)
-        again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0"))
+        again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""))
         again.hear("closing")
         again.close()
         self.assertEqual((self.finish(server).code, self.states()), (1, "d"))

@@ -896,7 +896,7 @@ class Cancelled(ByHandCase):
         first = self.hold_by_hand(alice)["id"]
         alice.say(dict(type="ready", id=first))
         self.assertEqual(alice.hear("go", "stop")["type"], "go")
-        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0"))
+        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0", cause=""))
         return alice, alice.hear("jobs")["jobs"][0]
 
     def test_further_lines_that_are_cancelled_are_not_started_whether_the_first_ends_or_is_cancelled_too(

@@ -120,7 +120,7 @@ class Forger:
                  token: str = TOKEN) -> None:
         """greeting, answer: as they were sent; shared: what the ends have agreed on."""
         nonces = "".join(read_plain(flight)["nonce"] for flight in (greeting, answer))
-        text = b"runmaker4 6 session\n" + nonces.encode() + shared.to_bytes(256, "big")
+        text = b"runmaker4 7 session\n" + nonces.encode() + shared.to_bytes(256, "big")
         secret = hmac.new(token.encode(), text, hashlib.sha256).digest()
         label = b"server to client" if from_server else b"client to server"
         self.cipher = hmac.new(secret, label + b", cipher", hashlib.sha256).digest()
@@ -211,7 +211,7 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(BEGIN, n=1, id="0" * 16),
     dict(type="output", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"),
     dict(END, n=1, id="0" * 16),
-    dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0"),
+    dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0", cause=""),
     dict(type="release", n=1, id="0" * 16),
     dict(type="ready", id="0" * 16),
     dict(type="sync", clock=1.5),

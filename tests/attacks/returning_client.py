@@ -49,7 +49,7 @@ def main() -> None:
         lost = peer.hello(job, **ME).hear("welcome")["lost"]
         peer.say({**begin, "n": 1, "again": True}, dict(output, n=2, at=4, data="two\n"),
                  dict(END, n=3, id=job["id"], stdout=8),
-                 dict(type="finish", n=4, id=job["id"], state="d", how="exit 0"))
+                 dict(type="finish", n=4, id=job["id"], state="d", how="exit 0", cause=""))
         while peer.hear("ack")["n"] < 4:
             pass
     print("lost" if lost else "done")

@@ -90,7 +90,7 @@ class Client(asyncio.Protocol):
                     output=False,
                     again=False,
                 )
-                self.event("finish", id=job["id"], state="d", how="exit 0")
+                self.event("finish", id=job["id"], state="d", how="exit 0", cause="")
             self.claim(len(message["jobs"]))
         elif kind == "ack":
             self.acknowledged = message["n"]
