@@ -36,16 +36,62 @@ import shlex
 import socket
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import runmaker4
-from runmaker4 import (ERROR, HEX, PORT, Account, Channel, Counts, Ending, Failures, Gate, Job, JobSettings, Lines, Link,
-                       Message, Miss, Parser, Problem, Refused, Run, Runner, RunnerProgram, Sink, SlotFile,
-                       Stream, WireError, Worker, add_background, add_limits, add_running_options,
-                       add_verbosity, allow_descriptors, boottime, duration, exit_on, given_name, human_time,
-                       leave, plural, printable, put, read_token, reason, run_main, show, to_bytes, to_text,
-                       token_path, watched, whole_number)
+from runmaker4 import (
+    ERROR,
+    HEX,
+    PORT,
+    Account,
+    Channel,
+    Counts,
+    Ending,
+    Failures,
+    Gate,
+    Job,
+    JobSettings,
+    Lines,
+    Link,
+    Message,
+    Miss,
+    Parser,
+    Problem,
+    Refused,
+    Run,
+    Runner,
+    RunnerProgram,
+    Sink,
+    SlotFile,
+    Stream,
+    WireError,
+    Worker,
+    add_background,
+    add_limits,
+    add_running_options,
+    add_verbosity,
+    allow_descriptors,
+    boottime,
+    duration,
+    exit_on,
+    given_name,
+    human_time,
+    leave,
+    plural,
+    printable,
+    put,
+    read_token,
+    reason,
+    run_main,
+    show,
+    to_bytes,
+    to_text,
+    token_path,
+    watched,
+    whole_number,
+)
 
 PROG = "runmaker4-client.py"
 LONGEST_PAUSE = 30.0            # seconds from one attempt to connect to the next
@@ -97,7 +143,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--single-host", action="store_true", help="no other host uses @FILE: any file system will do")
     add_background(add)
     parser.set_defaults(slot_errors=0, max_failed=0)        # the server has --max-failed
-    options = parser.parse_args(argv)
+    options: argparse.Namespace = parser.parse_args(argv)
     if options.json and not options.status:
         parser.error("--json goes with --status")
     return options
@@ -338,7 +384,7 @@ class Connection:
             self._ask()
             return job
         if self.nothing.again is not None:
-            self._ask(last or self.options.follow and not self.runner.works)
+            self._ask(last or (self.options.follow and not self.runner.works))
         return self.nothing
 
     async def lend(self, job: Job) -> int:
@@ -440,7 +486,7 @@ class Connection:
         running = sum(job.settings.slots for job in self.jobs.values() if job.result is None)
         due = sum(job.settings.slots for job in self.queue) + self.requested
         want = max(self._slots() - running - due, 0)
-        if want or last and not self.last_asked or self.told_slots != self.runner.in_service:
+        if want or (last and not self.last_asked) or self.told_slots != self.runner.in_service:
             self.requested += want
             last = last or self.last_asked > 0      # it counts until it is answered
             self.told_slots = self.runner.in_service
@@ -638,7 +684,7 @@ class Connection:
         """Say once that there is no server; and once what somebody says who is there and does not want us."""
         if self.link:
             self.link, self.down_since = None, boottime()
-        if not self.over and (not self.said or refused and not self.refused):
+        if not self.over and (not self.said or (refused and not self.refused)):
             running = f"; {plural(len(self.jobs), 'job')} not handed in yet" if self.jobs else ""
             self.say(f"{why}{running}; trying again")
             self.said = why

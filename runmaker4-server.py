@@ -83,21 +83,108 @@ import socket
 import struct
 import time
 from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Awaitable, Callable, Iterable, Iterator, List, Sequence, Tuple, TypeVar
+from typing import Any, Callable, TypeVar
 
 import runmaker4
-from runmaker4 import (DIRECTIVE, DONE, ERROR, FAILED, HELD, LOCAL, NEW, NO_SETTINGS, PORT, RUNNING, SEATS,
-                       Account, Channel, Companion, Console, Cursor, Ending, Failures, Job, JobFile, JobLog,
-                       JobSettings, Line, Link, LogFile, Message, Miss, Mount, NotNow, OutDir, Pace, Parser,
-                       PendingGroup, Place, Problem, Program, Reader, Round, Run, Say, Scan, Shell, Shifted,
-                       Slot, Stall, StallReporter, Stream, Taker, Takers, WireError, Worker, Writer,
-                       add_background, add_max_failed, add_records, all_taken, boottime, check_companion,
-                       check_job_file, check_mount, close_all, command_fault, duration, fork_quietly,
-                       hold_signals, human_time, identity_of, is_free, leave, lines_of, lock, make_token,
-                       name_lines, one_line, open_descriptors, open_job_file, own_seat, parse_directive, plural,
-                       printable, put, put_lines, reason, row, run_main, show, to_bytes, to_text, token_path,
-                       too_many_failures, unlock, wait_ready, watched, whole_number, why_command)
+from runmaker4 import (
+    DIRECTIVE,
+    DONE,
+    ERROR,
+    FAILED,
+    HELD,
+    LOCAL,
+    NEW,
+    NO_SETTINGS,
+    PORT,
+    RUNNING,
+    SEATS,
+    Account,
+    Channel,
+    Companion,
+    Console,
+    Cursor,
+    Ending,
+    Failures,
+    Job,
+    JobFile,
+    JobLog,
+    JobSettings,
+    Line,
+    Link,
+    LogFile,
+    Message,
+    Miss,
+    Mount,
+    NotNow,
+    OutDir,
+    Pace,
+    Parser,
+    PendingGroup,
+    Place,
+    Problem,
+    Program,
+    Reader,
+    Round,
+    Run,
+    Say,
+    Scan,
+    Shell,
+    Shifted,
+    Slot,
+    Stall,
+    StallReporter,
+    Stream,
+    Taker,
+    Takers,
+    WireError,
+    Worker,
+    Writer,
+    add_background,
+    add_max_failed,
+    add_records,
+    all_taken,
+    boottime,
+    check_companion,
+    check_job_file,
+    check_mount,
+    close_all,
+    command_fault,
+    duration,
+    fork_quietly,
+    hold_signals,
+    human_time,
+    identity_of,
+    is_free,
+    leave,
+    lines_of,
+    lock,
+    make_token,
+    name_lines,
+    one_line,
+    open_descriptors,
+    open_job_file,
+    own_seat,
+    parse_directive,
+    plural,
+    printable,
+    put,
+    put_lines,
+    reason,
+    row,
+    run_main,
+    show,
+    to_bytes,
+    to_text,
+    token_path,
+    too_many_failures,
+    unlock,
+    wait_ready,
+    watched,
+    whole_number,
+    why_command,
+)
 
 T = TypeVar("T")
 PROG = "runmaker4-server.py"
@@ -173,7 +260,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_records(add)
     add("--print", action="store_true", help="print what the clients print")
     add_background(parser.add_argument_group("background").add_argument)
-    options = parser.parse_args(argv)
+    options: argparse.Namespace = parser.parse_args(argv)
     if options.grace is None:
         parser.error("--grace: lines cannot be kept for ever (give a time)")
     return options
@@ -261,7 +348,8 @@ class ServedFile(JobFile):
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  keep: Callable[[int], None] = lambda fd: None) -> None:
-        """keep: called with the description that has the seats, once there is one, and whenever it is another.
+        """keep: called with the description that has the seats, once there is one, and whenever another has
+        them.
         """
         super().__init__(path, say=say, mount=mount)
         self.companion.keep = keep
@@ -348,7 +436,7 @@ class ServedFile(JobFile):
         moved = {line.command for line, state in states.items() if state is None} if inherited else set()
         elsewhere = {(line.command, line.state) for line in lines_of(self.reader, self.start, moved)}
         return {line for line, state in states.items()
-                if state == results[line] or state is None and (line.command, results[line]) in elsewhere}
+                if state == results[line] or (state is None and (line.command, results[line]) in elsewhere)}
 
 
 TAKING_BACK = Taker("")             # of a line whose client is not known yet
@@ -1020,7 +1108,7 @@ class Records:
 
     def behind(self, limit: int) -> bool:
         """Whether more bytes than this wait to be written."""
-        return self.worker.backlog > limit or self.console is not None and self.console.backlog > limit
+        return self.worker.backlog > limit or (self.console is not None and self.console.backlog > limit)
 
     def of(self, job: Job) -> bytes:
         """A job's record in the log file, if that is of its command.  In the worker's thread, perhaps."""
@@ -1162,7 +1250,7 @@ class Records:
 # After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts
 # are lost.
 
-Jobs = List[Tuple[Line, JobSettings]]
+Jobs = list[tuple[Line, JobSettings]]
 
 
 class Clock:
@@ -1206,13 +1294,19 @@ def seating(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
     last = {settings: line.offset for line, settings in jobs}
     for line, settings in jobs:
         if settings.line and settings not in turns and len(settings.hosts) > 1:
-            below = itertools.takewhile(
-                lambda other: other.offset <= last[settings], Scan(file, settings.line.offset)
-            )
-            turns[settings] = {other.offset: turn for turn, other in enumerate(below)}
+            turns[settings] = count_below(file, settings.line, last[settings])
         turn = turns[settings][line.offset] if settings in turns else 0
         hosts.setdefault(settings.hosts[turn % len(settings.hosts)], []).append((line, settings))
     return hosts
+
+
+def count_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
+    """The job lines below a directive, by their offsets up to the last one: which in order each is.
+
+    Raises OSError.
+    """
+    below = itertools.takewhile(lambda line: line.offset <= last, Scan(file, directive.offset))
+    return {line.offset: turn for turn, line in enumerate(below)}
 
 
 @dataclass(eq=False)
@@ -1495,7 +1589,8 @@ class Count:
     """What the file holds."""
     fault: str = ""
     account: Account | None = None      # None: it cannot be read
-    for_none: Takers = Takers(())       # the clients that leave for whom nothing new is left
+    # the clients that leave for whom nothing new is left
+    for_none: Takers = field(default_factory=lambda: Takers(()))
     waiting: list[tuple[int, bytes]] = field(default_factory=list)      # line, command
     stopped: str = ""                   # why these will not be started
 
@@ -1548,14 +1643,14 @@ class Accountant:
             elif link.client:
                 link.send(type="account", account=count.account_for(link.client))
 
-    async def count(self, clients: Takers = Takers(()), surely: bool = False) -> Count:
+    async def count(self, clients: Takers | None = None, surely: bool = False) -> Count:
         """Count the file.  clients: that leave.
 
         surely: not of a file that an editor is about to fill, or that is away for a moment.
         """
         server, looks = self.server, 0
         while True:
-            count = await server.worker.call(self._look, Takers(clients.all))
+            count = await server.worker.call(self._look, Takers(clients.all if clients else ()))
             self.counted = boottime()
             looks += 1
             unsure = not count.account or count.account.half_saved
@@ -1959,7 +2054,7 @@ class Sessions:
         keys = {"lost": lost, "cancelled": cancelled, "settled": settled}
         for found in answers:
             claim, job = found.claim, found.job
-            before = inherited.get(job)
+            before = inherited.get(job) if job else None
             # it is another's by now
             if job and not (before and not before.is_open):
                 if before:
@@ -2105,7 +2200,7 @@ class Sessions:
             client.timer = None
         upto = client.dealt_with
         behind = not leaving and self.records.behind(Writer.HIGH)
-        if behind or upto <= client.acked or not client.link or self.server.over.done() and not leaving:
+        if behind or upto <= client.acked or not client.link or (self.server.over.done() and not leaving):
             return
         self._note_acknowledged(client, upto)
         client.link.send(type="ack", n=upto, window=self._window())
@@ -2319,7 +2414,7 @@ class Dispatcher:
         self._arrange(batch)
         self.answer_waiting()
         self.server.leave_if_over()
-        if batch.unfinished or batch.got and self.waiting:
+        if batch.unfinished or (batch.got and self.waiting):
             self.loop.call_soon(self._look_on)
 
     def _note_miss(self, miss: Miss) -> None:
@@ -2374,7 +2469,7 @@ class Dispatcher:
         leaving = [client for client in self.waiting if client.leaving]
         soon = boottime() - RETURN
         jobs = self.server.sessions.jobs.values()
-        if not leaving or not self.server.stopping and any(grant.may_return(soon) for grant in jobs):
+        if not leaving or (not self.server.stopping and any(grant.may_return(soon) for grant in jobs)):
             return
         found = self.round
         for client in leaving:
@@ -2393,7 +2488,7 @@ class Dispatcher:
         asked.
         """
         found = self.round
-        if client not in found.takers or found.began < client.asked_at or client.follow and not found.ended:
+        if client not in found.takers or found.began < client.asked_at or (client.follow and not found.ended):
             return False
         return not self.looking and client not in self._reserved() and not found.waits_for(client)
 
@@ -2557,7 +2652,7 @@ class Server(Program):
             )
             return 0
         self.stores = self.open_stores(self.mount.network, self.path)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.sockets = listen(self.options.host, self.options.port)
         self.port = self.sockets[0].getsockname()[1]
@@ -2789,21 +2884,26 @@ class Server(Program):
         self.keeper.introduce()
         if self.keeper.locks >= 0:
             await self.sessions.inherit(self.keeper.locks)
-        if self.keeper.life:
-            self.loop.add_reader(self.keeper.life, self._keeper_died)
+        self._watch_keeper()
+
+    def _watch_keeper(self) -> None:
+        """Notice when the keeper dies."""
+        life = self.keeper.life
+        if life:
+            self.loop.add_reader(life, self._keeper_died, life)
 
     def _say_unkept(self, why: str) -> None:
         self.say(f"{why} (the lines of running jobs will not outlive the server)")
 
-    def _keeper_died(self) -> None:
+    def _keeper_died(self, life: socket.socket) -> None:
         """Somebody killed it."""
-        self.loop.remove_reader(self.keeper.life)
+        self.loop.remove_reader(life)
         try:
             self.keeper.revive()
         except OSError as error:
             self._say_unkept(f"the keeper has died and cannot be started again: {reason(error)}")
             return
-        self.loop.add_reader(self.keeper.life, self._keeper_died)
+        self._watch_keeper()
 
     # -- every second ----------------------------------------------------------------------------------------
 
@@ -2828,7 +2928,7 @@ class Server(Program):
         count = await self.accountant.count()
         account = count.account
         over = account and not (
-            account.half_saved or account.now.running or account.now.new and not count.stopped
+            account.half_saved or account.now.running or (account.now.new and not count.stopped)
         )
         if over and not self.sessions.jobs and not self.stopping and not self.dispatcher.looking:
             if count.stopped:
@@ -2884,9 +2984,9 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         sockets: list[socket.socket] = []
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            if sockets:
-                address = (address[0], sockets[0].getsockname()[1], *address[2:])
-            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
+            place = (address[0], port, *address[2:])
+            sockets.append(socket.create_server(place, family=family, backlog=BACKLOG))
+            port = sockets[0].getsockname()[1]          # where any free one was wanted
         return sockets
     except UnicodeError:
         raise Problem(f"{where}: no name of a host (see --host)") from None

@@ -28,7 +28,7 @@ from tests.support import (
     locked,
     wait_until,
 )
-from tests.tcp import PORT_LINE, Program, Server
+from tests.tcp import Program, Server
 from tests.test_output import read_terminal
 from tests.test_storm import process_table, send
 from tests.test_tcp_losses import LONG, LossCase
@@ -1204,8 +1204,8 @@ class Beside(GroupCase):
         words = "--exit-when-done", "--port", "0", "--host", self.HOST, "runs.txt"
         server = self.start_program(RUNSERVER, *words, stdout=slave)
         os.close(slave)
-        port = PORT_LINE.search(self.wait_said(server, "serving on port"))[1]
-        self.join(Server(server.process, server.files, int(port)), "alice")
+        port = int(self.wait_said(server, "serving on port").split()[-1])
+        self.join(Server(server.process, server.files, port), "alice")
         shown = read_terminal(master).decode()
         self.assertRegex(shown, r"\n  alice +exit 0 +[0-9.]+m?s  true '\?\[31m\?'\n")
         server = self.serve_lines("#RUN together=solo host=alice", f". {command}")
