@@ -36,7 +36,7 @@ import shlex
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -285,6 +285,79 @@ class RemoteJob(Job):
             self.told = []
 
 
+class Outbox:
+    """What the server must learn, in order: each event is kept until the server has acknowledged it.
+
+    It is unsent first, then in flight.  Output flies only as far as the server's window allows, and what
+    waits behind it waits, too.  After a new connection all that was in flight is unsent again.
+    """
+
+    def __init__(self) -> None:
+        self.unsent: deque[Event] = deque()
+        self.in_flight: deque[Event] = deque()
+        self.last = 0                               # the number of the last event
+        self.window = runmaker4.PIECE               # bytes of output that may be in flight
+        self.flying = 0                             # bytes that are
+        # those that are unsent; jobs wait for these, not for what flies
+        self.backlog = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the server has acknowledged all."""
+        return not self.unsent and not self.in_flight
+
+    def add(self, message: dict[str, Any], size: int) -> None:
+        """One event more, to be sent.  size: the bytes of output in it."""
+        self.last += 1
+        message["n"] = self.last
+        self.unsent.append(Event(self.last, message, size))
+        self.backlog += size
+
+    def send(self, link: ServerLink) -> None:
+        """Send what the window allows."""
+        while self.unsent and (self.flying < self.window or not self.unsent[0].size):
+            event = self.unsent.popleft()
+            self.in_flight.append(event)
+            self.backlog -= event.size
+            self.flying += event.size
+            link.post(event.message)
+
+    def acknowledge(self, upto: int) -> list[Event]:
+        """The server has dealt with all events up to this one: those that it had not yet."""
+        done: list[Event] = []
+        while self.in_flight and self.in_flight[0].number <= upto:
+            event = self.in_flight.popleft()
+            self.flying -= event.size
+            done.append(event)
+        return done
+
+    def begin_anew(self, told: Iterable[Event], seen: int) -> list[Event]:
+        """There is a new connection, whose server has dealt with all events up to `seen`: these.
+
+        All others are to be sent again.  told: events that were acknowledged, and that another server must
+        know.
+        """
+        self.unsent.extendleft(reversed(self.in_flight))
+        self.unsent.extendleft(sorted(told, key=lambda event: event.number, reverse=True))
+        self.in_flight.clear()
+        done: list[Event] = []
+        while self.unsent and self.unsent[0].number <= seen:
+            done.append(self.unsent.popleft())
+        self._count()
+        return done
+
+    def drop(self, key: str) -> None:
+        """The server is not to learn any more of this job."""
+        self.unsent = deque(event for event in self.unsent if event.message["id"] != key)
+        self.in_flight = deque(event for event in self.in_flight if event.message["id"] != key)
+        self._count()
+
+    def _count(self) -> None:
+        """Count the bytes anew."""
+        self.flying = sum(event.size for event in self.in_flight)
+        self.backlog = sum(event.size for event in self.unsent)
+
+
 class ServerLink(Link, asyncio.Protocol):
     """A connection of the client's."""
 
@@ -344,14 +417,9 @@ class Connection:
         self.asked: dict[int, float] = {}           # requests that are not answered: when they were sent
         self.alive = -EVER                          # when the last answered one was sent
         self.last_asked = 0                         # the request that said we leave if there is nothing
-        self.unsent: deque[Event] = deque()
-        self.sent: deque[Event] = deque()           # and not acknowledged
-        self.events = 0
+        self.outbox = Outbox()
         # what the server wants to know: of runs, of their output
         self.wanted: tuple[bool, bool] | None = None
-        self.window = runmaker4.PIECE
-        self.flying = 0                             # bytes of output in `sent`
-        self.backlog = 0                            # ... in `unsent`, for which jobs wait; not for what flies
         self.going: dict[Gate, float] = {}          # of held jobs that may begin, and when
         # jobs "lost" to others, or "cancelled"; told by look_after()
         self.to_end: dict[RemoteJob, str] = {}
@@ -361,7 +429,7 @@ class Connection:
         self.account: Account | None = None         # what the server's file holds; None: it cannot tell
         self.accounted = False                      # ... it has told
         self.said = said                            # why there is no connection
-        self.runner = program.make_runner(self, [], self)
+        self.runner = program.make_runner(self, [], self.outbox)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
@@ -432,7 +500,7 @@ class Connection:
         for job in list(self.queue):
             self._return(job)
         began = boottime()
-        while (self.sent or self.unsent) and not (self.failed or self.over):
+        while not (self.outbox.is_empty or self.failed or self.over):
             hurried = runner.killed or runner.wall_over or self.program.defects
             if hurried and (runner.processes.impatient or boottime() - began > runner.LAST_TRIES):
                 break
@@ -533,36 +601,23 @@ class Connection:
 
     def event(self, size: int = 0, **message: Any) -> None:
         """Tell the server of something, surely; size: the bytes of output in it."""
-        self.events += 1
-        message["n"] = self.events
-        self.unsent.append(Event(self.events, message, size))
-        self.backlog += size
+        self.outbox.add(message, size)
         self._send_events()
 
     def _send_events(self) -> None:
-        while self.unsent and self.link and (self.flying < self.window or not self.unsent[0].size):
-            event = self.unsent.popleft()
-            self.sent.append(event)
-            self._count_sent(event.size)
-            self.link.post(event.message)
+        if self.link:
+            self.outbox.send(self.link)
 
-    def _count_sent(self, size: int) -> None:
-        """So many bytes of output are on their way that were not; negative: that are not any more."""
-        self.flying += size
-        self.backlog -= size
-
-    def _acknowledged(self, number: int) -> None:
-        """The server has dealt with all events up to this one."""
-        while self.sent and self.sent[0].number <= number:
-            event = self.sent.popleft()
-            self.flying -= event.size
+    def _acknowledged(self, events: Iterable[Event]) -> None:
+        """The server has dealt with these events."""
+        for event in events:
             job = self.jobs.get(event.message["id"])
             if job and event.message["type"] in ("finish", "release"):
                 del self.jobs[job.key]
             elif job:
                 job.keep(event)
         self._send_events()
-        if not self.sent and not self.unsent:
+        if self.outbox.is_empty:
             self.emptied.set()
         self.runner.pump.resume()
 
@@ -570,12 +625,7 @@ class Connection:
         """A job is none of ours any more: nor is what the server does not know of it yet."""
         job = self.jobs.pop(key, None)
         self.queue = deque(waiting for waiting in self.queue if waiting.key != key)
-        for events in (self.sent, self.unsent):
-            kept = [event for event in events if event.message["id"] != key]
-            events.clear()
-            events.extend(kept)
-        self.flying = sum(event.size for event in self.sent)
-        self.backlog = sum(event.size for event in self.unsent)
+        self.outbox.drop(key)
         self.emptied.set()
         return job
 
@@ -731,8 +781,8 @@ class Connection:
         elif kind == "jobs":
             self._on_jobs(link, message)
         elif kind == "ack":
-            self.window = max(message.whole("window"), 1)
-            self._acknowledged(message.whole("n"))
+            self.outbox.window = max(message.whole("window"), 1)
+            self._acknowledged(self.outbox.acknowledge(message.whole("n")))
         elif kind == "nothing":
             self._on_nothing(message)
         elif kind == "pong":
@@ -776,21 +826,14 @@ class Connection:
             self.say(f"serving {file}")
         self.file = file
         self.link, self.ever, self.refused, self.said = link, True, False, ""
-        self.grace, self.window = grace, max(window, 1)
+        self.grace = grace
+        self.outbox.window = max(window, 1)
         for key in lost:
             self._lose(key)
         for key in settled:
             self._drop(key)
-        told = sorted(
-            (event for job in self.jobs.values() for event in job.told), key=lambda event: event.number
-        )
-        self.unsent.extendleft(reversed([*told, *self.sent]))
-        self.sent.clear()
-        self.flying, self.backlog = 0, sum(event.size for event in self.unsent)
-        while self.unsent and self.unsent[0].number <= seen:
-            self.sent.append(self.unsent.popleft())
-            self._count_sent(self.sent[-1].size)
-        self._acknowledged(seen)
+        told = [event for job in self.jobs.values() for event in job.told]
+        self._acknowledged(self.outbox.begin_anew(told, seen))
         if sinks:
             self.runner.sinks[:] = sinks
         self._request(link, "ping")
