@@ -823,6 +823,72 @@ class Grant:
         self.phase = Phase.OVER
 
 
+class Inbox:
+    """The events of a client: which have come, which are dealt with, and of which it was told that they are.
+
+    An event comes once, or more often after new connections; only the first counts.  It is open as long as
+    what it says is not in the files.
+    """
+
+    def __init__(self) -> None:
+        self.seen = 0                   # the last event that has come
+        self.acknowledged = 0           # the last that the client was told is dealt with
+        self.posted = 0                 # the first that was just posted to the worker's thread; 0: none was
+        self.unacknowledged = 0         # bytes of output in events that are not acknowledged
+        self._open: set[int] = set()
+        self._sizes: deque[tuple[int, int]] = deque()   # of the output: event, bytes
+
+    @property
+    def is_dealt_with(self) -> bool:
+        """Whether no event is open."""
+        return not self._open
+
+    @property
+    def dealt_with(self) -> int:
+        """The last event before the first that is open."""
+        return min(self._open) - 1 if self._open else self.seen
+
+    def take(self, event: int) -> bool:
+        """An event has come; whether it is new."""
+        if event <= self.seen:
+            return False
+        self.seen = event
+        return True
+
+    def open(self, event: int) -> None:
+        """An event is not dealt with before it is closed; 0: none."""
+        if event:
+            self._open.add(event)
+
+    def close(self, event: int) -> None:
+        """All that an event asks for is done."""
+        self._open.discard(event)
+
+    def post(self, event: int) -> None:
+        """What an event says was posted to the worker's thread, which deals with events in order."""
+        if not self.posted:
+            self.posted = event
+            self.open(event)
+
+    def take_posted(self) -> int:
+        """The first event that was posted since this was asked last."""
+        event, self.posted = self.posted, 0
+        return event
+
+    def count(self, event: int, size: int) -> None:
+        """There are so many bytes of output in an event.  Raises WireError: more than a client may send."""
+        self.unacknowledged += size
+        self._sizes.append((event, size))
+        if self.unacknowledged > 4 * WINDOW:
+            raise WireError("more output than was asked for")
+
+    def acknowledge(self, upto: int) -> None:
+        """The client is told that all events up to this one are dealt with."""
+        self.acknowledged = upto
+        while self._sizes and self._sizes[0][0] <= upto:
+            self.unacknowledged -= self._sizes.popleft()[1]
+
+
 @dataclass(eq=False)
 class Client(Taker):
     """A client, as long as it is here or may come back."""
@@ -839,14 +905,8 @@ class Client(Taker):
     asked_at: float = 0.0               # when that came, by the job file's clock
     leaving: bool = False               # ... and said that it will leave if there is nothing
     orphans: int = 0                    # how many it was told of or had nothing to do with
-    seen: int = 0                       # the number of its last event
-    acked: int = 0                      # ... of the last that it was told is dealt with
-    open: set[int] = field(default_factory=set)         # events that are being dealt with
+    inbox: Inbox = field(default_factory=Inbox)
     directory: bytes = b""              # where its jobs run
-    filing: int = 0                     # the first event that was just posted to the worker's thread
-    # output that is not acknowledged: event, bytes
-    sizes: deque[tuple[int, int]] = field(default_factory=deque)
-    unacked: int = 0                    # its bytes
     timer: asyncio.TimerHandle | None = None    # until events are acknowledged
     expiry: asyncio.TimerHandle | None = None
     lost_at: float = 0.0
@@ -864,17 +924,6 @@ class Client(Taker):
     def is_called(self, host: str) -> bool:
         """Whether an entry of host= means it: its name, or its address."""
         return super().is_called(host) or fnmatch.fnmatchcase(self.address, host)
-
-    @property
-    def dealt_with(self) -> int:
-        """The number of the last event before the first that is still being dealt with."""
-        return min(self.open) - 1 if self.open else self.seen
-
-    def set_acknowledged(self, upto: int) -> None:
-        """All its events up to this one are dealt with."""
-        self.acked = upto
-        while self.sizes and self.sizes[0][0] <= upto:
-            self.unacked -= self.sizes.popleft()[1]
 
     @property
     def room(self) -> int:
@@ -982,7 +1031,7 @@ class ClientLink(Link, asyncio.Protocol):
     def handled(self) -> None:
         """All that has come together is dealt with: answer it."""
         client = self.client
-        if client and client.filing:
+        if client and client.inbox.posted:
             self.sessions.file_away(client)
         if client:
             self.sessions.acknowledge_soon(client)
@@ -1769,8 +1818,7 @@ class Sessions:
         if not outcome:
             return
         state = outcome.state
-        if outcome.event:
-            grant.client.open.add(outcome.event)
+        grant.client.inbox.open(outcome.event)
 
         def write() -> str | NotNow:
             try:
@@ -2068,13 +2116,13 @@ class Sessions:
         if client.coming is not link:                   # lost again meanwhile
             return self._begin_grace(client) if expired else None
         client.link, client.coming = link, None
-        self._note_acknowledged(client, client.dealt_with)
+        self._note_acknowledged(client, client.inbox.dealt_with)
         window = runmaker4.PIECE if self.records.behind(Writer.HIGH) else self._window()
         link.send(
             type="welcome",
             file=to_text(os.fsencode(self.server.path))[-NAME:],
             grace=self.options.grace,
-            seen=client.acked,
+            seen=client.inbox.acknowledged,
             window=window,
             lost=lost[:KEYS],
             settled=settled[:KEYS],
@@ -2111,10 +2159,9 @@ class Sessions:
     def take_event(self, client: Client, kind: str, message: Message) -> None:
         """Something that has happened at a client, told once or more often.  Raises WireError."""
         number = message.whole("n")
-        if number <= client.seen:
-            return
         # whatever it is: to be sent it again would mend nothing
-        client.seen = number
+        if not client.inbox.take(number):
+            return
         try:
             self._note_event(client, kind, message, number)
         except WireError as error:
@@ -2159,22 +2206,18 @@ class Sessions:
     def _note_run(self, client: Client, kind: str, grant: Grant, message: Message, number: int) -> None:
         """An event that goes to files or console.  Raises WireError."""
         size = self.records.take(kind, client, grant, message)
-        if self.worker.pool and not client.filing:
-            client.filing = number
-            client.open.add(number)
-        client.unacked += size
-        client.sizes.append((number, size))
-        if client.unacked > 4 * WINDOW:
-            raise WireError("more output than was asked for")
+        if self.worker.pool:
+            client.inbox.post(number)
+        client.inbox.count(number, size)
 
     def file_away(self, client: Client) -> None:
         """Acknowledge what was posted to the worker's thread once that has come so far."""
-        number, client.filing = client.filing, 0
+        number = client.inbox.take_posted()
         self.worker.ask(lambda _: self._deal_with(client, number), int)
 
     def _deal_with(self, client: Client, event: int) -> None:
         """All that an event asks for is done."""
-        client.open.discard(event)
+        client.inbox.close(event)
         self.acknowledge_soon(client)
         self.server.leave_if_over()
 
@@ -2184,9 +2227,10 @@ class Sessions:
         return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
 
     def acknowledge_soon(self, client: Client) -> None:
-        """The same within ten milliseconds, for many events at once; sooner where somebody may wait for it.
+        """Acknowledge within ten milliseconds, so that many events share a message; at once if the client may
+        be waiting for it.
         """
-        if not client.grants or client.unacked > WINDOW // 8:
+        if not client.grants or client.inbox.unacknowledged > WINDOW // 8:
             self.acknowledge(client)
         elif not client.timer:
             client.timer = self.loop.call_later(ACKNOWLEDGE, self.acknowledge, client)
@@ -2198,9 +2242,10 @@ class Sessions:
         if client.timer:
             client.timer.cancel()
             client.timer = None
-        upto = client.dealt_with
-        behind = not leaving and self.records.behind(Writer.HIGH)
-        if behind or upto <= client.acked or not client.link or (self.server.over.done() and not leaving):
+        if not leaving and (self.records.behind(Writer.HIGH) or self.server.over.done()):
+            return
+        upto = client.inbox.dealt_with
+        if not client.link or upto <= client.inbox.acknowledged:
             return
         self._note_acknowledged(client, upto)
         client.link.send(type="ack", n=upto, window=self._window())
@@ -2213,7 +2258,7 @@ class Sessions:
         """
         if not self.worker.pool:
             self.records.flush()
-        client.set_acknowledged(upto)
+        client.inbox.acknowledge(upto)
 
     def tick(self) -> None:
         """A second or so has passed: bring the records up to date."""
@@ -2857,7 +2902,7 @@ class Server(Program):
             self.sessions.jobs
             or self.dispatcher.claiming
             or self.over.done()
-            or any(client.open for client in self.sessions.clients.values() if client.link)
+            or any(not client.inbox.is_dealt_with for client in self.sessions.clients.values() if client.link)
         )
 
     async def _leave(self) -> None:
