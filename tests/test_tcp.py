@@ -455,10 +455,11 @@ class OneWalkForAll(TcpCase):
 import runmaker4, time
 begin = runmaker4.Cursor._begin_round
 def begin_and_note(cursor):
-    begin(cursor)
+    scan = begin(cursor)
     time.sleep(0.02)
     with open("walks", "a") as file:
         file.write("x")
+    return scan
 runmaker4.Cursor._begin_round = begin_and_note
 """
 
