@@ -455,7 +455,7 @@ class RefusedServers(RefusalCase):
             f"22 1 250:1 / / rw - ext4 /dev/vda1 rw\n36 22 0:50 / {self.dir} rw - nfs s:/x rw,vers=3,nolock\n"
         )
         path = str(self.write(mounts, "mountinfo"))
-        patch = f"import runmaker4; runmaker4.Mount.direct, runmaker4.MOUNTINFO = 0, {path!r}"
+        patch = f"import runmaker4; runmaker4.MOUNTINFO = {path!r}"
         words = self.patched(patch, RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
         self.assertRefused(self.run_script(*words, timeout=20), "runs.txt", "nolock", "--single-host")
         self.start_server("--single-host", patch=patch)
