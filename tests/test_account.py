@@ -231,7 +231,7 @@ runmaker4.Runner.LAST_LOOK = 0.1
 
 
 class OfTheServersFile(OverTcp, RunCase):
-    """The same for a client, whose server counts."""
+    """A client says what its server has counted."""
     test_all_sorts_of_files = OfTheFile.test_all_sorts_of_files
     FILES = tuple(OfTheFile.FILES[at] for at in (5, 7, 10, 13, 15, 17, 19, 20, 21))
 

@@ -710,18 +710,14 @@ class Commands(Case):
         for piece in self.pieces():
             first = first_line(piece.text)
             recipe = RECIPES.get(first)
+            ours = OURS.search(piece.text)
             if piece.kind == "runs.txt" and first in JOB_FILES:
                 command = Piece(piece.place, "sh", JOB_FILES[first])
-                todo.append(
-                    (
-                        command,
-                        Recipe(piece.text + "\n", states="d" * len(re.findall("(?m)^[.] ", piece.text))),
-                    )
-                )
+                jobs_there = len(re.findall("(?m)^[.] ", piece.text))
+                todo.append((command, Recipe(piece.text + "\n", states="d" * jobs_there)))
             elif recipe and piece.kind in ("sh", "inline"):
                 todo.append((piece, recipe))
-            elif piece.kind == "inline" and (
-                ours := OURS.search(piece.text)) and " " in piece.text and piece.text not in TEXTS:
+            elif piece.kind == "inline" and ours and " " in piece.text and piece.text not in TEXTS:
                 if ours[0] in BY_SCRIPT:
                     todo.append((piece, BY_SCRIPT[ours[0]]))
                 else:

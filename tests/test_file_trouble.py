@@ -374,7 +374,7 @@ os.pwrite = pwrite
 
 
 class SmallFileSystem(FileCase):
-    """The same on a file system that really is full."""
+    """A file system that really is full."""
 
     MOUNT = "mount -t tmpfs -o size=64k none full"
 

@@ -254,7 +254,7 @@ class WhoHoldsTheLock(LifeSign):
 
 
 class WithBash(WhoHoldsTheLock):
-    """The same where /bin/sh is bash: in a mount namespace, so that nobody else sees that."""
+    """The lock lives as long where /bin/sh is bash: in a mount namespace, so that nobody else sees that."""
     SHELL, IS_IT = "bash", 'test -n "$BASH_VERSION"'
     IN_NAMESPACE = 'mount --bind "$0" /bin/sh && exec "$@"'
 
@@ -277,7 +277,7 @@ class WithBash(WhoHoldsTheLock):
 
 
 class WithDash(WithBash):
-    """The same where /bin/sh is dash."""
+    """The lock lives as long where /bin/sh is dash."""
     SHELL, IS_IT = "dash", 'test -z "$BASH_VERSION"'
 
 

@@ -58,7 +58,7 @@ class HostsCase(RunCase):
             )
 
     def typed(self, text: str, host: str = "alice", directory: object = "") -> Ended:
-        """The same to its end; what is left in the background (`ssh -f`) may go on printing."""
+        """Type this, and wait for its end; what is left in the background (`ssh -f`) may go on printing."""
         self.write("", "printed")
         code = self.type(text, host, directory).wait(60)
         self.assertNotIn(b"Traceback", self.read("printed"))

@@ -277,7 +277,7 @@ class Ends(SlurmCase):
 
 @unittest.skipIf(SlurmCase.proctrack == "linuxproc", "that is how all tests are run here")
 class EndsOfAllProcesses(Ends):
-    """The same where Slurm's signals reach the children, too."""
+    """How jobs end where Slurm's signals reach the children, too."""
     proctrack = "linuxproc"
 
 

@@ -35,7 +35,7 @@ class RefusalCase(RunCase):
         self.refuse_all([(script, *args)], words, **settings)
 
     def refuse_all(self, calls: Iterable[Sequence[object]], words: str = "", **settings: Any) -> None:
-        """The same of several calls, each a script and its arguments, which run at the same time."""
+        """These calls are refused, each a script and its arguments; they run at the same time."""
         for call, ended in self.run_all(calls, **settings):
             with self.subTest(call=call):
                 self.assertRefused(ended, *words.split())

@@ -298,7 +298,7 @@ class CommandBytes(OverTcp, test_bytes.CommandBytes):
 
 
 class LongCommands(OverTcp, test_bytes.LongCommands):
-    """... says the server."""
+    """A command that Linux cannot start is refused by the server; one that comes later is an error."""
     PROGRAM = RUNSERVER
 
     def run_to_end(self) -> bytes:
@@ -316,7 +316,7 @@ class Interrupted(OverTcp, test_signals.Interrupted):
     """
 
     def check_amid(self, ended: Ended, code: int) -> str:
-        """... once the server has taken back what was on its way to the client when it left."""
+        """The server first takes back what was on its way to the client when it left."""
         wait_until(lambda: "r" not in self.states(), 10, "no line is claimed any more")
         return super().check_amid(ended, code)
 

@@ -87,7 +87,7 @@ class LossCase(TcpCase):
     def connect_by_proxy(
         self, server: Server, *options: object, up: Sequence[int] = (1,)
     ) -> tuple[Proxy, Program]:
-        """The same through a proxy."""
+        """Start a client whose connections go through a proxy; both, when its jobs run."""
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
         return proxy, self.connect(server, "--port", proxy.port, *options, up=up)
