@@ -841,6 +841,11 @@ class Texts(Case):
                         list((ROOT / "tests").glob(f"{piece.text}.py")), f"{piece.place}: {piece.text}"
                     )
 
+    def test_every_test_module_stands_beside_its_promise(self) -> None:
+        modules = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+        named = set(re.findall(r"`(test_\w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+        self.assertEqual({name for name in modules - named if not name.startswith("test_real_")}, set())
+
     def test_links_lead_somewhere(self) -> None:
         for document in DOCUMENTS:
             for target in re.findall(r"\]\(([^)]+)\)", prose(document)):
