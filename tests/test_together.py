@@ -960,6 +960,66 @@ class Cancelled(ByHandCase):
         self.assertEqual(self.states(), "dxxr")
 
 
+class Stopped(ByHandCase):
+    """Too many hosts of a group are lost."""
+
+    def test_a_line_that_was_lost_on_its_way_is_not_new_again(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", *[f". {RAN}"] * 4)
+        key = new_key()
+        alice, bob = self.fake(server, "alice", key), self.fake(server, "bob", new_key())
+        for peer in alice, bob:
+            peer.hear("welcome")
+            peer.say(dict(type="claim", request=1, want=1, last=False))
+        held = [(peer, self.hold_by_hand(peer)["id"]) for peer in (alice, bob)]
+        for peer, job in held:
+            peer.say(dict(type="ready", id=job))
+        for peer, _ in held:
+            self.assertEqual(peer.hear("go", "stop")["type"], "go")
+        (_, first), (_, second) = held
+        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0", cause=""))
+        self.assertEqual(alice.hear("jobs")["jobs"][0]["number"], 4)
+        alice.close()
+        self.wait_said(server, "alice", "is lost")
+        bob.say(dict(type="finish", n=1, id=second, state="!", how="timeout after 1s", cause="timeout"))
+        self.wait_states("d!re")
+        alice = self.fake(server, "alice", key)
+        alice.hear("welcome")
+        self.wait_states("d!ee")
+        self.assertResults(server, "pair", False, ("alice", "exit 0", RAN), ("alice", "stopped", RAN),
+                           ("bob", "timeout after 1s", RAN), ("bob", "stopped", RAN))
+
+
+class GivenBack(ByHandCase):
+    """A client gives back a job whose shell it has held."""
+    # as on a network file system; and nothing is written before the test says so
+    PATCH = """
+import os, runmaker4, time
+init, finish = runmaker4.Worker.__init__, runmaker4.JobFile.finish
+runmaker4.Worker.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
+def wait_and_finish(self, *rest):
+    while not os.path.exists("writes"):
+        time.sleep(0.01)
+    return finish(self, *rest)
+runmaker4.JobFile.finish = wait_and_finish
+"""
+
+    def test_the_others_do_not_begin_while_that_is_written(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
+        alice, bob = self.fake(server, "alice", new_key()), self.fake(server, "bob", new_key())
+        for peer in alice, bob:
+            peer.hear("welcome")
+            peer.say(dict(type="claim", request=1, want=1, last=False))
+        first, second = self.hold_by_hand(alice), self.hold_by_hand(bob)
+        alice.say(dict(type="ready", id=first["id"]), dict(type="release", n=1, id=first["id"]),
+                  dict(type="ping", request=2))
+        alice.hear("pong")
+        bob.say(dict(type="ready", id=second["id"]), dict(type="ping", request=2))
+        bob.hear("pong")
+        (self.dir / "writes").touch()
+        self.assertEqual(bob.hear("go", "stop"), dict(type="stop", id=second["id"], cancelled=False))
+        self.wait_states("..")
+
+
 class CalledOff(ByHandCase):
     """A group whose lines are all claimed, and that cannot begin any more."""
     # as on a network file system; and a claim of line 3 comes back only when the test says so
