@@ -34,12 +34,13 @@ from collections import Counter, defaultdict, deque
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
 
-from runmaker4 import (DONE, ERROR, FAILED, NEW, REFRESH_BYTE, RUNNING, TOLD, Counts, Cursor, JobFile, JobLog,
-                       Line, Pace, Parser, Problem, Reader, Stall, StallReporter, Survey, add_help, all_taken,
-                       append_locked, as_argument, check_lines, check_mount, counts, exit_on, find_mount,
-                       first_line, given_name, human_time, is_free, job_file, keep_trying, leave,
-                       leave_without_waiting, lines_of, lock, mount_fault, name_lines, open_job_file, plural,
-                       printable, put, pwrite_all, reason, run_main, show, unlock, warn, when_used, write_all)
+from runmaker4 import (DONE, ERROR, FAILED, NEW, RUNNING, TOLD, Counts, Cursor, JobFile, JobLog, Line, Mount,
+                       Pace, Parser, Problem, Reader, Stall, StallReporter, Survey, add_help, all_taken,
+                       append_locked, as_argument, check_lines, check_mount, close_all, counts, exit_on,
+                       find_mount, first_line, given_name, human_time, is_free, job_file, keep_trying, leave,
+                       leave_without_waiting, lines_of, lock, mount_fault, name_lines, open_fresh,
+                       open_job_file, plural, printable, put, pwrite_all, reason, run_main, see_anew, show,
+                       unlock, warn, when_used, write_all)
 
 base64, html, json, secrets, subprocess = map(when_used, ("base64", "html", "json", "secrets", "subprocess"))
 
@@ -414,19 +415,28 @@ class Log:
         self.path, self.say = path, say
         self.told = False                   # which lines make no sense
         try:
-            refuse_special(path, f"a {self.KIND} is wanted")
-            self.file = open(path, "rb")
-            self.size = self._fresh_size()
+            self.file = self._open()
+            self.size = self._size()
         except OSError as error:
             raise Problem(f"{path}: {reason(error)} (a {self.KIND} is wanted)") from None
 
-    def _fresh_size(self) -> int:
-        """How long it is; NFS has to be asked by a lock for what other hosts have written."""
-        fd = self.file.fileno()
-        with contextlib.suppress(OSError):
-            if lock(fd, REFRESH_BYTE, shared=True):
-                unlock(fd, REFRESH_BYTE)
-        return os.fstat(fd).st_size
+    def _open(self) -> Reader:
+        """Open it, to read what all hosts have written until now.  Raises OSError, Problem."""
+        mount = find_mount(self.path)
+        if mount.network:
+            see_anew(self.path, mount)
+        refuse_special(self.path, f"a {self.KIND} is wanted")
+        return Reader(open_fresh(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
+
+    def _size(self) -> int:
+        """How long it is.  NFS may know an old size, and reads what stands behind that all the same.
+
+        Raises OSError.
+        """
+        size = os.fstat(self.file.fd).st_size
+        while found := self.file.pread(self.BLOCK, size):
+            size += len(found)
+        return size
 
     def runs(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
         """Each run once: those that have ended, the last first, and then those that have not.
@@ -468,8 +478,7 @@ class Log:
         while at:
             step = min(self.BLOCK, at)
             at -= step
-            self.file.seek(at)
-            rest, *lines = (self.file.read(step) + rest).split(b"\n")
+            rest, *lines = (self.file.pread(step, at) + rest).split(b"\n")
             if dropped and lines:
                 lines[-1], dropped = b"\n", False       # it is too long, and makes no sense
             yield from reversed(lines)
@@ -504,18 +513,22 @@ class Journal(Log):
         if not os.path.isdir(directory):
             missing = "is not a directory" if os.path.exists(directory) else "no such directory"
             raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
-        path = os.path.join(directory, "journal")
-        if not os.path.exists(path):
-            raise Problem(
-                f"{directory}: has no journal (nothing was run with it yet, or by an older version)"
-            )
-        super().__init__(path, say)
+        super().__init__(os.path.join(directory, "journal"), say)
         self.decode = json.JSONDecoder().scan_once
         # of output files: what those before here that had this name are called now
         self.names: dict[str, str] = {}
         # runs whose starts may still come; and the latest of those whose start has
         self.ended: set[str] = set()
         self.whole: deque[str] = deque()    # ... come, in order
+
+    def _open(self) -> Reader:
+        try:
+            return super()._open()
+        except FileNotFoundError:
+            directory = os.path.dirname(self.path)
+            raise Problem(
+                f"{directory}: has no journal (nothing was run with it yet, or by an older version)"
+            ) from None
 
     def runs(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
         unended: dict[str, Run] = {}
@@ -837,6 +850,7 @@ class LastOutput:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self.network = find_mount(directory).network
 
     def of(self, run: Run) -> list[str]:
         """The last lines that it wrote to stderr, or else to stdout; or why they cannot be read."""
@@ -852,18 +866,19 @@ class LastOutput:
         return trouble
 
     def _tail(self, name: str) -> list[bytes]:
-        """Its last lines that are not blank.  Raises OSError, ValueError."""
+        """Its last lines that are not blank.  Raises OSError, ValueError.
+
+        Its size is known as of when the journal was opened: that has seen the names and sizes beside it anew.
+        """
         if os.path.basename(name) != name:
             raise ValueError
-        fd = os.open(
-            os.path.join(self.directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        )
-        with open(fd, "rb") as file:
-            info = os.fstat(fd)
+        path = os.path.join(self.directory, name)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        with Reader(open_fresh(path, flags, self.network), self.network) as file:
+            info = os.fstat(file.fd)
             if not stat.S_ISREG(info.st_mode):
                 raise ValueError
-            file.seek(max(0, info.st_size - self.BYTES))
-            lines = file.read(self.BYTES).split(b"\n")
+            lines = file.pread(self.BYTES, max(0, info.st_size - self.BYTES)).split(b"\n")
         return [line for line in lines if line.strip()][-self.LINES:]
 
 
@@ -1748,36 +1763,24 @@ FIRST_LINE = re.compile(rb"\d{6}\trunmaker4-check 2\t([^\t\n]{1,99})\t([^\t\n]{1
 LINE = re.compile(rb"^([0-9a-f]{8}) (\d{6})$", re.MULTILINE)
 LATE = 3                        # numbers by which a renamed file may be behind: GlusterFS takes up to two
 CROWD = 100                     # hosts that are looked at, at most
+LONGEST = 1 << 16               # bytes that are read of a file
 
 
-def read_fresh(fd: int, path: str) -> bytes:
-    """The first 64 KiB of the file at this path, open here, as its server has them.  Raises OSError.
-
-    With O_DIRECT, in whole blocks, into aligned memory: other reads may show what this host has read before
-    (NFS, and FUSE clients such as those of GlusterFS and CephFS).  GlusterFS may know the size wrongly, too,
-    until the directory is listed.
-    """
-    os.listdir(os.path.dirname(path))
-    return Reader(fd, network=True).pread(1 << 16, 0)
+def read_named(path: str, mount: Mount) -> bytes:
+    """What stands in a file that any host may have made.  Raises OSError; ELOOP: no host has made it."""
+    with open_named(path, mount) as file:
+        return file.pread(LONGEST, 0)
 
 
-def open_fresh(path: str, direct: bool) -> int:
-    """Open a file that any host may have made, for read_fresh().  Raises OSError; ELOOP: no host has made it.
-
-    GlusterFS may know a name wrongly, for a second or two, until the directory is listed.
-    """
-    os.listdir(os.path.dirname(path))
+def open_named(path: str, mount: Mount) -> Reader:
+    """Open a file that any host may have made.  Raises OSError; ELOOP: no host has made it."""
+    see_anew(path, mount)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags | os.O_DIRECT * direct)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        fd = os.open(path, flags)               # a file system without O_DIRECT
-    info = os.fstat(fd)
+    file = Reader(open_fresh(path, flags, mount.network), mount.network)
+    info = os.fstat(file.fd)
     if stat.S_ISREG(info.st_mode) and info.st_nlink <= 1:
-        return fd
-    os.close(fd)
+        return file
+    file.close()
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
@@ -1802,23 +1805,23 @@ def leading_number(text: bytes) -> int:
 class Host:
     """A host that does the same in this directory, and what was seen of it."""
 
-    def __init__(self, path: str, direct: bool, left_over: bool) -> None:
+    def __init__(self, path: str, mount: Mount, left_over: bool) -> None:
         """left_over: was there before us.  Raises OSError; ENOENT also if it has not said yet who it is."""
         self.path, self.key, self.left_over = path, os.fsencode(path)[-8:], left_over
-        self.reader = open_fresh(path, direct)          # for read_fresh()
-        self.writer = -1                                # for all else
+        self.reader = open_named(path, mount)
+        self.writer = -1                                # for all but reading
         self.told = 0                                   # how many lines we have appended
         self.replaced = 0                               # the number found last in the file that it replaces
         self.heard = False                              # it has come to another number since we met it
         self.found: dict[str, str] = {}                 # 'yes' or 'NO', by what was tried
         try:
-            text = read_fresh(self.reader, path)
+            text = self.reader.pread(LONGEST, 0)
             said = FIRST_LINE.match(text)
             if not said:
                 raise FileNotFoundError(errno.ENOENT, "has no first line yet", path)
             self.first = leading_number(text)
             self.name, self.boot, self.mount = (word.decode(errors="replace") for word in said.groups())
-            self.writer = reopen(self.reader, os.O_RDWR)
+            self.writer = reopen(self.reader.fd, os.O_RDWR)
         except OSError:
             self.close()
             raise
@@ -1829,8 +1832,8 @@ class Host:
             self.found[what] = "yes" if holds else "NO"
 
     def close(self) -> None:
-        for fd in {self.reader, self.writer} - {-1}:
-            os.close(fd)
+        self.reader.close()
+        close_all(self.writer)
 
 
 class LockCheck:
@@ -1938,12 +1941,7 @@ class LockCheck:
     def meet(self, path: str) -> None:
         """Get to know a host.  Raises OSError; ENOENT also if it has not said yet who it is."""
         self.begin(f"opening {os.path.basename(path)}")
-        self.hosts[path] = Host(path, not self.one_host, left_over=self.number == 1)
-
-    def read_named(self, path: str) -> bytes:
-        """What stands in a file that any host may have made.  Raises OSError."""
-        with open(open_fresh(path, not self.one_host), "rb") as file:
-            return read_fresh(file.fileno(), path)
+        self.hosts[path] = Host(path, self.mount, left_over=self.number == 1)
 
     def look(self, host: Host) -> None:
         """Look at what a host has done, up to the number that it has locked.  Raises OSError.
@@ -1955,12 +1953,13 @@ class LockCheck:
         met = all_taken(host.writer, NUMBERS[0], len(NUMBERS))
         sure = max((numbers[-1] - NUMBERS[0] for numbers in met), default=0)
         self.begin(f"reading what {host.name} has written")
-        number = leading_number(read_fresh(host.reader, host.path))
-        lines = set(LINE.findall(self.read_named(f"{host.path}.lines")))
+        see_anew(host.path, self.mount)
+        number = leading_number(host.reader.pread(LONGEST, 0))
+        lines = set(LINE.findall(read_named(f"{host.path}.lines", self.mount)))
         host.heard = host.heard or max(sure, number) > host.first
         self.begin(f"looking for the file that {host.name} replaces")
         with contextlib.suppress(FileNotFoundError):
-            host.replaced = max(host.replaced, leading_number(self.read_named(f"{host.path}.renamed")))
+            host.replaced = max(host.replaced, leading_number(read_named(f"{host.path}.renamed", self.mount)))
         if sure:
             ours = [line for line in lines if line[0] == self.key]
             host.note("fresh", number >= sure)
@@ -1972,14 +1971,14 @@ class LockCheck:
         for what, holds in zip(LOCKS, (excluded, inherited, kept and not freed)):
             if holds and max(sure, number):     # it has taken all its locks before its first number
                 host.note(what, True)
-        read_fresh(host.reader, host.path)
+        host.reader.pread(LONGEST, 0)
 
     def tell(self, host: Host) -> None:
         """Append a line with our number to a host's lines.  Raises OSError."""
         self.begin(f"appending to the lines of {host.name}")
         with contextlib.ExitStack() as stack:
-            named = stack.enter_context(open(open_fresh(f"{host.path}.lines", not self.one_host), "rb"))
-            fd = reopen(named.fileno(), os.O_RDWR | os.O_APPEND)
+            named = stack.enter_context(open_named(f"{host.path}.lines", self.mount))
+            fd = reopen(named.fd, os.O_RDWR | os.O_APPEND)
             stack.callback(os.close, fd)
             if keep_trying(lambda: lock(fd, APPEND), self.PATIENCE):    # else somebody is slow: next time
                 append_locked(fd, [b"%b %06d\n" % (self.key, self.number)], sync=True)     # as runners do

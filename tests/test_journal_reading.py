@@ -1,6 +1,9 @@
 """Promise: a journal is read run by run, whatever stands in it, in little memory."""
+import contextlib
 import json
+import os
 import random
+import stat
 import tracemalloc
 import unittest
 import unittest.mock
@@ -237,6 +240,54 @@ class Trouble(JournalCase):
         }.items():
             with self.assertRaisesRegex(runmaker4.Problem, words):
                 runwait4.Journal(str(self.dir / name), self.fail)
+
+
+class OnANetwork(JournalCase):
+    """What other hosts have written is read, not what this host remembers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.journal(*pair(1, 1), *pair(2, 2), *pair(3, 3))
+        (self.dir / "out" / "3.out").write_text("as it is now\n")
+
+    def on(self, kind: str, **calls: Any) -> Any:
+        """Have the directory on a file system of this kind, where calls of os do something else."""
+        mount = runmaker4.Mount(kind, frozenset())
+        patches = contextlib.ExitStack()
+        patches.enter_context(unittest.mock.patch.object(runwait4, "find_mount", lambda path: mount))
+        patches.enter_context(unittest.mock.patch.multiple(os, **calls))
+        return patches
+
+    def test_all_of_it_is_read_past_the_pages_and_the_size_that_this_host_remembers(self) -> None:
+        fstat = os.fstat
+
+        def remembered(fd: int) -> os.stat_result:
+            info = list(fstat(fd))
+            info[stat.ST_SIZE] = 0
+            return os.stat_result(info)
+
+        with self.on("nfs4", fstat=remembered):
+            self.assertEqual(self.names(), ["3", "2", "1"])
+            self.assertNotEqual(self.opened().file.how, runmaker4.Reading.CACHED)
+
+    def test_so_is_what_a_run_has_printed(self) -> None:
+        runs, _ = self.runs()
+        runs[0].files[:] = ["3.out"]
+        with self.on("nfs4", posix_fadvise=unittest.mock.Mock(), preadv=unittest.mock.Mock(wraps=os.preadv)):
+            self.assertEqual(runwait4.LastOutput(str(self.dir / "out")).of(runs[0]), ["as it is now"])
+            self.assertTrue(os.preadv.mock_calls or os.posix_fadvise.mock_calls)
+
+    def test_a_journal_that_another_host_has_just_made_is_there_once_its_directory_was_listed(self) -> None:
+        unseen, here, listdir = self.dir / "unseen", self.dir / "out" / "journal", os.listdir
+        here.rename(unseen)
+
+        def see(folder: Any) -> List[str]:
+            if unseen.exists():
+                unseen.rename(here)
+            return listdir(folder)
+
+        with self.on("fuse.glusterfs", listdir=see):
+            self.assertEqual(self.names(), ["3", "2", "1"])
 
 
 class Size(JournalCase):
