@@ -1589,7 +1589,8 @@ class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     seat: Seat | None = None            # which the job inherits; None: it was lost
     inode: tuple[int, int] = (0, 0)     # device and inode number of the file in which it stood at `offset`
-    missing: int = 0                    # looks in a row that did not find the line as `r`
+    missed_since: float | None = None   # when the line was not found any more (JobFile's clock); None: it is
+    gone: bool = False                  # it was said that the line is not in the file any more
     search_at: float = 0.0              # when to look again (JobFile's clock)
     retried: bool = False               # it was claimed by --retry or --resume
     set_once: bool = False              # the last look found that somebody has set another state over its `r`
@@ -2033,7 +2034,10 @@ class JobFile:
     A job is held from claim() to give_up().
     """
     COMPANION = Companion
-    LOOKS = 3                   # that prove that a line is gone
+    LOOKS = 3                   # in a row, so many miss what is gone
+    # seconds for which a network file system may hold up an editor that saves a file in place: MooseFS takes
+    # 30 where two hosts write to one file
+    HELD_UP = 60.0
     BAD = 9                     # lines that an account names
     SHORT, LONG = 0.2, 2.0      # seconds to wait at a door: for a claim, which has other lines; for a result
     CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client is taken for dead
@@ -2052,7 +2056,9 @@ class JobFile:
         self.to_end: dict[Job, str] = {}
         self.size = (-1, 0.0)                   # as it was seen last, and since when
         self.cut = False                        # whether its last line had no newline then
-        self.full_size = 0                      # the last that was believed
+        self.full_size = 0                      # the last that was believed; before, as it was opened first
+        # when it was first seen to be shorter than that (clock); None: it was not
+        self.short_since: float | None = None
         self.appended = 0                       # so much of it was there when nobody appended
         self.fd = -1                            # the open file, to lock and to write; see writable()
         self.reader = Reader(-1)                # the open file, to read
@@ -2274,8 +2280,7 @@ class JobFile:
                 self.follow_path()              # be another one if the companion were new as well
                 return self._finish(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to put a new one there
-            job.missing += 1
-            if job.missing < self.LOOKS:
+            if not self._is_away(job):
                 raise NotNow("its file is not there") from None
             self.give_up(job)
             return f"the file is gone; its result {show(state)} is not written"
@@ -2310,8 +2315,7 @@ class JobFile:
             found = line.state if line else found
             if line:
                 self._stand_on(job, line)
-        if found is None and job.missing < self.LOOKS:
-            job.missing += 1
+        if found is None and not self._is_gone(job):
             raise NotNow("its line is not where it was")
         if found in (RUNNING, NEW, job.state):
             self.write(job, state)
@@ -2357,7 +2361,7 @@ class JobFile:
             astray = {job: state for job in self.held
                       if not job.cancelled and (state := self._state_here(job)) != RUNNING}
             for job in self.held.keys() - astray.keys():
-                job.missing, job.set_once = 0, False
+                self._note_found(job)
             if any(job.search_at <= now for job in astray):
                 self._find_all(astray)
         except OSError as error:
@@ -2463,7 +2467,34 @@ class JobFile:
     def _stand_on(self, job: Job, line: Line) -> None:
         """A job's line is this one, in the file as it is now."""
         job.offset, job.number, job.text, job.inode = line.offset, line.number, line.text, self.inode
-        job.missing = 0
+        self._note_found(job)
+
+    @staticmethod
+    def _note_found(job: Job) -> None:
+        """A job's line is where we know it to be, and `r`."""
+        job.missed_since = None
+        job.gone = job.set_once = False
+
+    def _missed_for(self, job: Job) -> float:
+        """A job's line is not found: for how many seconds it has not been."""
+        now = self.clock()
+        if job.missed_since is None:
+            job.missed_since = now
+        return now - job.missed_since
+
+    def _is_away(self, job: Job) -> bool:
+        """A job's line is not found: whether that has been so for longer than it takes to replace a file."""
+        return self._missed_for(job) >= (self.LOOKS - 1) * self.interval
+
+    def _is_gone(self, job: Job) -> bool:
+        """A job's line is not in the file: whether somebody has taken it out.  Raises OSError.
+
+        Else an editor may be saving the file in place.  On a network file system it may be held up then; what
+        it has not yet written is missing at the end.
+        """
+        if self.network and self.full_size and not self.reader.pread(1, self.full_size - 1):
+            return self._missed_for(job) >= self.HELD_UP
+        return self._is_away(job)
 
     def _note_astray(self, job: Job, state: bytes | None) -> None:
         """Steps 3 and 4.  An editor may be about to write more, so the next look must agree that a job is
@@ -2479,9 +2510,10 @@ class JobFile:
                 self.to_end[job] = "cancelled"
             job.set_once = not job.cancelled
             return
-        job.missing += 1
-        job.search_at = self.clock() + self.interval * min(2 ** max(job.missing - self.LOOKS, 0), 60)
-        if job.missing == self.LOOKS and state is None:
+        pause = max(self._missed_for(job), self.interval)
+        job.search_at = self.clock() + min(pause, 60 * self.interval)
+        if state is None and self._is_gone(job) and not job.gone:
+            job.gone = True
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
 
     def _state_here(self, job: Job) -> bytes | None:
@@ -2507,18 +2539,27 @@ class JobFile:
         return found
 
     def doubt(self, size: int, cut: bool = False) -> float:
-        """Seconds for which it is too early to believe what was read, if the file was of this size.
+        """Seconds until the next look if it is too early to believe what was read of a file so long, or 0.
 
         An editor that saves a file in place empties it first, and somebody may be writing a last line without
         a newline (cut).  So a file that is empty, shorter than it was, or cut, has to stay so for a while.
+        On a network file system it has to stay shorter for HELD_UP seconds.
         """
         now = self.clock()
         if size != self.size[0] or (cut and not self.cut):
-            self.size, self.cut = (size, now), cut
-        early = self.size[1] + self.interval - now
-        if early > 0 and (cut or size < max(self.full_size, 1)):
-            return early
+            self.size = size, now
+            self.cut = cut
+        if size >= self.full_size:
+            self.short_since = None
+        elif self.short_since is None:
+            self.short_since = now
+        believed_at = self.size[1] + self.interval
+        if self.network and self.short_since is not None:
+            believed_at = max(believed_at, self.short_since + self.HELD_UP)
+        if now < believed_at and (cut or size < max(self.full_size, 1)):
+            return min(believed_at - now, self.interval)
         self.full_size = size
+        self.short_since = None
         return 0.0
 
     def account(self, takers: Takers, groups: bool = False) -> Account:
@@ -2660,13 +2701,15 @@ class JobFile:
             start = first_line(reader)
             if not self.read_only:
                 self.lock_all(fd)
-            inode = identity_of(fd)
+            info = os.fstat(fd)
         except OSError:
             close_all(fd, reader.fd)
             raise
         close_all(self.fd, self.reader.fd)
         self.fd, self.reader = fd, reader
-        self.inode, self.start = inode, start
+        self.inode = info.st_dev, info.st_ino
+        self.start = start
+        self.full_size = self.full_size or info.st_size
         self.appended, self.named = 0, (0, 0)
         self._note_reading()
         for job in self.held:

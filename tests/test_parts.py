@@ -294,6 +294,90 @@ class DeadClients(JobFileCase):
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
 
+class HeldUp(JobFileCase):
+    """An editor that saves in place is stopped by the file system, with a part of the file written, or
+    nothing.
+    """
+    NETWORK = runmaker4.Mount("fuse.mfs", frozenset())
+
+    def begin(self, mount: runmaker4.Mount) -> None:
+        """Claim the first of two jobs."""
+        file = self.file(b". a\n. b\n", mount=mount)
+        self.cursor = runmaker4.Cursor(file, [runmaker4.Taker("")])
+        self.job = self.cursor.claim()
+
+    def assertWaits(self, *times: int) -> None:
+        """So many seconds after the first time the result is still to be written later."""
+        start = self.clock.now
+        for seconds in times:
+            self.clock.now = start + seconds
+            with self.assertRaises(runmaker4.NotNow):
+                self.cursor.finish(self.job, b"d")
+
+    def assertGone(self) -> None:
+        """The line is believed to be gone."""
+        self.assertEqual(
+            self.cursor.finish(self.job, b"d"), "its line is gone; its result d is not written"
+        )
+
+    def test_a_result_waits_a_minute_for_its_line_to_come_back(self) -> None:
+        for part in b"", b"r":
+            with self.subTest(part=part):
+                self.begin(self.NETWORK)
+                self.path.write_bytes(part)
+                self.assertWaits(0, 5, 20, 59)
+                self.path.write_bytes(b"r a\n. b\n")
+                self.assertEqual(self.cursor.finish(self.job, b"d"), "")
+                self.assertEqual(self.path.read_bytes(), b"d a\n. b\n")
+
+    def test_a_file_that_stays_empty_for_a_minute_is_believed(self) -> None:
+        self.begin(self.NETWORK)
+        self.path.write_bytes(b"")
+        self.assertWaits(0, 5, 20, 59)
+        self.clock.now += 1
+        self.assertGone()
+
+    def test_the_minute_begins_when_a_look_misses_the_line(self) -> None:
+        self.begin(self.NETWORK)
+        self.path.write_bytes(b"")
+        self.cursor.file.look_after()
+        self.clock.now += 60
+        self.assertGone()
+
+    def test_a_line_that_was_taken_out_of_a_file_that_is_no_shorter_is_gone_after_three_looks(self) -> None:
+        self.begin(self.NETWORK)
+        self.path.write_bytes(b"# not a\n. b\n")
+        self.assertWaits(0, 5)
+        self.clock.now += 5
+        self.assertGone()
+
+    def test_a_file_system_of_one_host_holds_nobody_up(self) -> None:
+        self.begin(runmaker4.LOCAL)
+        self.path.write_bytes(b"")
+        self.assertWaits(0, 1)
+        self.clock.now += 1
+        self.assertGone()
+
+    def test_who_has_nothing_left_looks_for_a_minute_whether_the_rest_comes(self) -> None:
+        self.begin(self.NETWORK)
+        self.path.write_bytes(b"")
+        for _ in range(12):
+            miss = self.cursor.claim()
+            self.assertEqual(miss.again, 5)
+            self.clock.now += miss.again
+        self.assertIsNone(self.cursor.claim().again)
+
+    def test_new_lines_do_not_begin_the_minute_anew(self) -> None:
+        self.begin(self.NETWORK)
+        self.path.write_bytes(b"")
+        self.cursor.claim()
+        self.clock.now += 58
+        self.path.write_bytes(b"#\n")
+        self.assertEqual(self.cursor.claim().again, 5)      # it must stay as it is for as long as any
+        self.clock.now += 5
+        self.assertIsNone(self.cursor.claim().again)
+
+
 class IdleLooks(JobFileCase):
     """How often a runner looks that has nothing to do, by a made-up clock."""
 

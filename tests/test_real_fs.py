@@ -398,10 +398,5 @@ class OnCeph(Disasters):
 class OnMoose(Disasters):
     kind = "moose"
 
-    # runners believe after 15 s that it is empty
-    @unittest.skip("MooseFS may hold the editor up for 30 s while the file is empty")
-    def test_an_editor_that_saves_old_states_loses_no_job_and_starts_no_second_copy(self) -> None:
-        pass
-
 
 del Hosts, Disasters
