@@ -611,7 +611,7 @@ def open_companion(path: str, network: bool = False) -> int:
     try:
         fd = open_fresh(companion, flags, network)
     except FileNotFoundError:
-        fd = open_fresh(companion, flags | os.O_CREAT, network, 0o600)
+        fd = open_or_make(companion, flags, 0o600, network)
     try:
         info, file = os.fstat(fd), stat_or_none(path)
         if info.st_uid not in (os.geteuid(), 0, file.st_uid if file else 0):
@@ -793,7 +793,7 @@ def see_anew(path: str, mount: Mount) -> None:
 # (GlusterFS refuses to write single bytes with it), and is synced.
 
 BLOCK = 4096                    # bytes
-
+MAKING = 20                     # attempts to open a file that another host is making
 
 # what descriptors say whose locks may be lost
 LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOTCONN)
@@ -875,6 +875,19 @@ def open_fresh(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
             if error.errno != errno.EINVAL:
                 raise
     return os.open(path, flags, mode)
+
+
+def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
+    """Open a file that other hosts may be making at this moment, or make it.  Raises OSError.
+
+    MooseFS tells one of two hosts that do so at once that the file exists, although nothing said O_EXCL.  So
+    it is there now, or will be in a moment, and is opened.
+    """
+    for _ in range(MAKING):
+        with contextlib.suppress(FileExistsError):
+            return open_fresh(path, flags | os.O_CREAT, network, mode)
+        time.sleep(0.1)
+    return open_fresh(path, flags | os.O_CREAT, network, mode)
 
 
 # ---- which file is it --------------------------------------------------------------------------------------
@@ -4830,7 +4843,7 @@ def fit(line: bytes, width: int) -> bytes:
 def open_record(path: str, flags: int) -> int:
     """Open, or make, a file that records go to; O_NOFOLLOW refuses a symbolic link.  Raises Problem."""
     try:
-        fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        fd = open_or_make(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise Problem(f"{path}: is not a regular file (give another name)")

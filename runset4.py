@@ -36,8 +36,9 @@ from runmaker4 import (APPEND_BYTE, DONE, ERROR, FAILED, HELD, LONGEST_COMMAND, 
                        REFRESH_BYTE, RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Reader,
                        Scan, Shifted, add_help, append_locked, check_companion, check_lines, check_mount,
                        command_fault, duration, first_line, is_look_alike, is_utf16, keep_trying, leave, lock,
-                       lost_locks, name_lines, open_job_file, parse_settings, plural, printable, put_lines,
-                       quote, reason, run_main, says, show, taken, warn, when_used, whole_number, write_all)
+                       lost_locks, name_lines, open_job_file, open_or_make, parse_settings, plural, printable,
+                       put_lines, quote, reason, run_main, says, show, taken, warn, when_used, whole_number,
+                       write_all)
 
 configparser, difflib, subprocess, tempfile = map(
     when_used, ("configparser", "difflib", "subprocess", "tempfile")
@@ -89,7 +90,7 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
     """
     end = time.monotonic() + OTHERS
     if make and not os.path.lexists(file.path):
-        os.close(os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        os.close(open_or_make(file.path, os.O_RDWR | os.O_CLOEXEC, 0o666))
     file.follow_path()
     with append_lock(file):
         while True:

@@ -10,6 +10,22 @@ import runmaker4
 from tests.support import GATE, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, companion, deadline, wait_until
 from tests.values import present
 
+# Another host makes each file in the same moment: we are told that it exists, as MooseFS does it
+MADE_ELSEWHERE = """
+import errno, os
+open_ = os.open
+made = set()
+def open_late(path, flags, *mode, **more):
+    if flags & os.O_CREAT and not flags & os.O_EXCL and not os.path.exists(path):
+        os.close(open_(path, flags, *mode, **more))
+        made.add(os.path.basename(path))
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    return open_(path, flags, *mode, **more)
+os.open = open_late
+import atexit
+atexit.register(lambda: print("made elsewhere:", *sorted(made)))
+"""
+
 
 class Companion(RunCase):
     """Who can make it, who cannot, and what becomes of it."""
@@ -139,6 +155,18 @@ class Companion(RunCase):
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (0, "d"))
         self.assertIn(b".runs.txt.lock was removed, and is made and locked again", ended.err)
+
+    def test_files_that_another_host_makes_in_the_same_moment_are_shared_with_it(self) -> None:
+        self.write("a\n", "names")
+        options = ["-q", "--slots", "@names", "--outdir", "out", "--joblog", "jobs.log", "-l", "log"]
+        ended = self.finish(self.start_patched(MADE_ELSEWHERE, *options, "runs.txt"))
+        made = b"made elsewhere: .names.lock .runs.txt.lock jobs.log journal log\n"
+        self.assertEqual((ended.code, ended.out), (0, made), ended.err)
+        self.assertEqual((self.states(), self.read("ran")), ("d", b"ran\n"))
+        adding = ["new.txt", "--add", "true"]
+        ended = self.finish(self.start_patched(MADE_ELSEWHERE, *adding, script=RUNSET))
+        made = b"made elsewhere: .new.txt.lock new.txt\n"
+        self.assertEqual((ended.code, ended.out), (0, made), ended.err)
 
 
 if __name__ == "__main__":
