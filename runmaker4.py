@@ -2505,9 +2505,17 @@ class JobFile:
         Else an editor may be saving the file in place.  On a network file system it may be held up then; what
         it has not yet written is missing at the end.
         """
-        if self.network and self.full_size and not self.reader.pread(1, self.full_size - 1):
+        if self.network and self._is_short():
             return self._missed_for(job) >= self.HELD_UP
         return self._is_away(job)
+
+    def _is_short(self) -> bool:
+        """Whether nothing stands where the file ended, as while an editor saves it in place.
+
+        A state that is written just when the file is emptied lands behind the new end, and what nobody has
+        written reads as zeros.  Raises OSError.
+        """
+        return self.full_size > 0 and self.reader.pread(1, self.full_size - 1) in (b"", b"\0")
 
     def _note_astray(self, job: Job, state: bytes | None) -> None:
         """Steps 3 and 4.  An editor may be about to write more, so the next look must agree that a job is
@@ -2562,14 +2570,15 @@ class JobFile:
         if size != self.size[0] or (cut and not self.cut):
             self.size = size, now
             self.cut = cut
-        if size >= self.full_size:
+        short = size < self.full_size or self._is_short()
+        if not short:
             self.short_since = None
         elif self.short_since is None:
             self.short_since = now
         believed_at = self.size[1] + self.interval
         if self.network and self.short_since is not None:
             believed_at = max(believed_at, self.short_since + self.HELD_UP)
-        if now < believed_at and (cut or size < max(self.full_size, 1)):
+        if now < believed_at and (cut or short or not size):
             return min(believed_at - now, self.interval)
         self.full_size = size
         self.short_since = None

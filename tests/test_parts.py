@@ -321,7 +321,7 @@ class HeldUp(JobFileCase):
         )
 
     def test_a_result_waits_a_minute_for_its_line_to_come_back(self) -> None:
-        for part in b"", b"r":
+        for part in b"", b"r", b"d" + bytes(7):         # these zeros are there after a write behind the end
             with self.subTest(part=part):
                 self.begin(self.NETWORK)
                 self.path.write_bytes(part)
@@ -359,13 +359,15 @@ class HeldUp(JobFileCase):
         self.assertGone()
 
     def test_who_has_nothing_left_looks_for_a_minute_whether_the_rest_comes(self) -> None:
-        self.begin(self.NETWORK)
-        self.path.write_bytes(b"")
-        for _ in range(12):
-            miss = self.cursor.claim()
-            self.assertEqual(miss.again, 5)
-            self.clock.now += miss.again
-        self.assertIsNone(self.cursor.claim().again)
+        for part in b"", b"d" + bytes(7):
+            with self.subTest(part=part):
+                self.begin(self.NETWORK)
+                self.path.write_bytes(part)
+                for _ in range(12):
+                    miss = self.cursor.claim()
+                    self.assertEqual(miss.again, 5)
+                    self.clock.now += miss.again
+                self.assertIsNone(self.cursor.claim().again)
 
     def test_new_lines_do_not_begin_the_minute_anew(self) -> None:
         self.begin(self.NETWORK)
