@@ -29,16 +29,64 @@ import shutil
 import stat
 import time
 from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, Iterable, Iterator, Sequence
+from typing import Callable
 
-from runmaker4 import (APPEND_BYTE, DONE, ERROR, FAILED, HELD, LONGEST_COMMAND, NEW, NO_DIRECTIVE, NO_JOB,
-                       REFRESH_BYTE, RUNNING, SEATS, STRAY, UTF8_MARK, JobFile, Line, Parser, Problem, Reader,
-                       Scan, Shifted, add_help, append_locked, check_companion, check_lines, check_mount,
-                       command_fault, duration, first_line, is_look_alike, is_utf16, keep_trying, leave, lock,
-                       lost_locks, name_lines, open_job_file, open_or_make, parse_settings, plural, printable,
-                       put_lines, quote, reason, run_main, says, show, taken, warn, when_used, whole_number,
-                       write_all)
+from runmaker4 import (
+    APPEND_BYTE,
+    DONE,
+    ERROR,
+    FAILED,
+    HELD,
+    LONGEST_COMMAND,
+    NEW,
+    NO_DIRECTIVE,
+    NO_JOB,
+    REFRESH_BYTE,
+    RUNNING,
+    SEATS,
+    STRAY,
+    UTF8_MARK,
+    JobFile,
+    Line,
+    Parser,
+    Problem,
+    Reader,
+    Scan,
+    Shifted,
+    add_help,
+    append_locked,
+    check_companion,
+    check_lines,
+    check_mount,
+    command_fault,
+    duration,
+    first_line,
+    is_look_alike,
+    is_utf16,
+    keep_trying,
+    leave,
+    lock,
+    lost_locks,
+    name_lines,
+    open_job_file,
+    open_or_make,
+    parse_settings,
+    plural,
+    printable,
+    put_lines,
+    quote,
+    reason,
+    run_main,
+    says,
+    show,
+    taken,
+    warn,
+    when_used,
+    whole_number,
+    write_all,
+)
 
 configparser, difflib, subprocess, tempfile = map(
     when_used, ("configparser", "difflib", "subprocess", "tempfile")
@@ -185,27 +233,36 @@ class Source:
 
     def __iter__(self) -> Iterator[bytes]:
         """The lines, without mark, b'\\n' and b'\\r\\n'.  Raises Problem."""
+        self.number = 0
         try:
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
-                for self.number, line in enumerate(
-                    iter(functools.partial(file.readline, self.LIMIT), b""), 1
-                ):
-                    if self.number == 1:
-                        line = self._unmarked(line)
-                    if b"\0" in line:
-                        raise self.problem("there is a NUL in it (a text is wanted)")
-                    if line.endswith(b"\n"):
-                        line = line[:-2] if line.endswith(b"\r\n") else line[:-1]
-                    elif len(line) >= self.LIMIT:
-                        raise self.problem("is too long (128 KiB for a command)")
-                    yield line
+                while line := file.readline(self.LIMIT):
+                    self.number += 1
+                    yield self._text(line)
         except OSError as error:
             raise Problem(f"{self.name}: {reason(error)}") from None
 
+    def _text(self, line: bytes) -> bytes:
+        """What stands in the line that was read last.  Raises Problem."""
+        if self.number == 1:
+            line = self._unmarked(line)
+        if b"\0" in line:
+            raise self.problem("there is a NUL in it (a text is wanted)")
+        if line.endswith(b"\r\n"):
+            return line[:-2]
+        if line.endswith(b"\n"):
+            return line[:-1]
+        if len(line) >= self.LIMIT:
+            raise self.problem("is too long (128 KiB for a command)")
+        return line
+
     def _unmarked(self, line: bytes) -> bytes:
+        """The first line without a UTF-8 mark.  Raises Problem."""
         if is_utf16(line[:4096]):
             raise Problem(f"{self.name}: is UTF-16 (save it as UTF-8)")
-        return line[len(UTF8_MARK):] if line.startswith(UTF8_MARK) else line
+        if line.startswith(UTF8_MARK):
+            return line[len(UTF8_MARK):]
+        return line
 
     def problem(self, text: object) -> Problem:
         """What is wrong with the line that was read last."""
@@ -248,7 +305,7 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
             return "is being added, claimed, ended or edited (try again)"
         file.writable()                         # behind the door: what is replaced later had this state in it
         found = file.state_at(line)
-        if found is None or found != line.state and not force:
+        if found is None or (found != line.state and not force):
             return "has changed meanwhile, and is left alone"
         if found == RUNNING and not force and not file.is_orphan(line):
             return "is running (wait for it, or use --force)"
@@ -329,35 +386,40 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
 
     A job that ends at this moment may have its result first: then that stands, and is said.  Raises OSError.
     """
-    met, waiting = set(), []
-    running = defaultdict(list)
+    met: set[int] = set()
+    waiting: list[Line] = []
+    running: defaultdict[bytes, list[Line]] = defaultdict(list)
     for line in file.lines(RUNNING):
         running[line.command].append(line)
     for line in selected(options, file):
         met.add(line.number)
-        found, runs = (
-            cancel_line(file, line, running.get(line.command, ()))
-            if line.state in (NEW, RUNNING)
-            else (line.state, False)
-        )
-        if found == RUNNING and not runs:
-            file.say(f"line {line.number}: is r, but nobody runs it (its runner or host died); it is x now")
-        if found in (NEW, RUNNING):
-            line = replace(line, state=found)
-            outcome.note(file, line, "")
-            waiting += [line] if runs else []
+        found: bytes | None = line.state
+        runs = False
+        if line.state in (NEW, RUNNING):
+            found, runs = cancel_line(file, line, running.get(line.command, ()))
+        if found is not None and found in (NEW, RUNNING):
+            if found == RUNNING and not runs:
+                file.say(
+                    f"line {line.number}: is r, but nobody runs it (its runner or host died); it is x now"
+                )
+            stopped = replace(line, state=found)
+            outcome.note(file, stopped, "")
+            if runs:
+                waiting.append(stopped)
         elif options.lines or line.state in (NEW, RUNNING):
-            outcome.note(
-                file,
-                line,
-                "has moved meanwhile, and is left alone (look, and run this again)"
-                if not found
-                else f"does not run: its state is {show(found)}",
-            )
+            outcome.note(file, line, why_not_cancelled(found))
+    no_job = "is no job" if options.match is None else "is no job that matches"
     for span in options.lines:
         if span[0] == span[-1] and span[0] not in met:
-            outcome.refuse(file, span[0], "is no job" + ("" if options.match is None else " that matches"))
+            outcome.refuse(file, span[0], no_job)
     await_stop(file, waiting, outcome)
+
+
+def why_not_cancelled(found: bytes | None) -> str:
+    """Why a line in this state cannot be cancelled; None: it moved."""
+    if found is None:
+        return "has moved meanwhile, and is left alone (look, and run this again)"
+    return f"does not run: its state is {show(found)}"
 
 
 def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None:
@@ -408,6 +470,7 @@ COPY_LINES = 2000
 COPY_PAIRS = 40_000                 # ... and so many pairs of equal ones: that takes half a second
 AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
 SHOWN = 5                           # so many new lines at most are named that are no jobs
+REFUSED = 20                        # so many reasons at most are said for refusing an edit
 SETTLING = 10.0                     # seconds to wait for whoever is behind a door
 
 
@@ -456,7 +519,8 @@ def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
     if max(len(middle_a), len(middle_b)) <= COPY_LINES and equal_pairs(middle_a, middle_b) <= COPY_PAIRS:
         for i, j, size in difflib.SequenceMatcher(None, middle_a, middle_b, False).get_matching_blocks():
             found[first + j:first + j + size] = range(first + i, first + i + size)
-    known, rest = set(found), defaultdict(deque)
+    known = set(found)
+    rest: defaultdict[bytes, deque[int]] = defaultdict(deque)
     for index in range(first, len(a) - last):
         if index not in known:
             rest[a[index]].append(index)
@@ -539,7 +603,9 @@ def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes])
                 f"line {there.get(at, at) + 1}: {fault}; '{show(line[2:80])}' was changed or deleted"
             )
     for number, (line, at) in enumerate(zip(theirs, made), 1):
-        fault, origin = "", there.get(at, -1)
+        fault = ""
+        becomes = line
+        origin = there.get(at, -1)
         if at < 0:
             fault = new_fault(line)
         elif origin < 0 and line == base[at]:
@@ -547,12 +613,14 @@ def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes])
         elif origin < 0:
             fault = "somebody else has changed or deleted it, too"
         elif line[:1] == base[at][:1] or line[:1] == live[origin][:1]:
-            line = live[origin]
+            becomes = live[origin]
+        elif line[:1] == RUNNING:
+            fault = "r is for runners"
         else:
-            fault = "r is for runners" if line[:1] == RUNNING else refusal(base[at], live[origin])
+            fault = refusal(base[at], live[origin])
         if fault:
             merged.faults.append(f"line {number} of the copy: {fault}")
-        merged.lines.append(line)
+        merged.lines.append(becomes)
         merged.origin.append(origin)
     return with_others(merged, now, live)
 
@@ -744,8 +812,8 @@ def _give(new: int, info: os.stat_result) -> None:
 def shuts_out(old: os.stat_result, new: os.stat_result) -> bool:
     """Whether somebody who could write to a file cannot write to the new one, which has its mode."""
     everybody, group = (old.st_mode & bits == bits for bits in (0o006, 0o060))
-    return not everybody and (old.st_gid != new.st_gid and bool(old.st_mode & 0o060)
-                              or old.st_uid != new.st_uid and not group)
+    return not everybody and ((old.st_gid != new.st_gid and bool(old.st_mode & 0o060))
+                              or (old.st_uid != new.st_uid and not group))
 
 
 def sync_names(folder: str) -> None:
@@ -772,30 +840,53 @@ def edit(file: JobFile, quiet: bool) -> int:
     while True:
         began = time.monotonic()
         fault = run_editor(copy)
+        early = not fault and time.monotonic() - began < AT_ONCE
         theirs = read_copy(copy)
+        if theirs is None:
+            file.say(fault or "the copy is gone")
+            file.say("nothing was written")
+            return 1
         if theirs == base:
-            early = not fault and time.monotonic() - began < AT_ONCE
-            if not early and theirs is not None:
-                discard(copy)
-            file.say((fault or "nothing was changed") + (
-                " (the editor came back at once: if it goes on in a window of its own, have it wait, as in "
-                f"EDITOR='code --wait'; the copy is kept: {copy})" if early else ""))
-            return 1 if fault or early else 0
+            return end_unchanged(file, copy, fault, early)
         fault = fault or copy_fault(base, theirs)
-        try:
-            faults = [fault] if fault else apply(file, base, theirs, quiet)
-        except (Problem, OSError):
-            file.say(f"the copy is kept: {copy}")
-            raise
+        faults = [fault]
+        if not fault:
+            try:
+                faults = apply(file, base, theirs, quiet)
+            except (Problem, OSError):
+                file.say(f"the copy is kept: {copy}")
+                raise
         if not faults:
             discard(copy)
             return 0
-        for fault in faults[:20]:
-            file.say(fault)
-        file.say(f"nothing was written{'' if theirs is None else f'; the copy is kept: {copy}'}" + (
-            f" ({len(faults) - 20} more lines were refused)" if len(faults) > 20 else ""))
-        if theirs is None or not ask_again():
+        say_refused(file, copy, faults)
+        if not ask_again():
             return 1
+
+
+def end_unchanged(file: JobFile, copy: str, fault: str, early: bool) -> int:
+    """Say that the person has changed nothing; the exit status.
+
+    fault: how the editor failed.  early: it came back before anybody can have seen the copy.
+    """
+    if early:
+        file.say(
+            "nothing was changed (the editor came back at once: if it goes on in a window of its own, have "
+            f"it wait, as in EDITOR='code --wait'; the copy is kept: {copy})"
+        )
+        return 1
+    discard(copy)
+    file.say(fault or "nothing was changed")
+    return 1 if fault else 0
+
+
+def say_refused(file: JobFile, copy: str, faults: Sequence[str]) -> None:
+    """Say why nothing was written."""
+    for fault in faults[:REFUSED]:
+        file.say(fault)
+    more = len(faults) - REFUSED
+    rest = f" ({more} more lines were refused)" if more > 0 else ""
+    file.say(f"nothing was written; the copy is kept: {copy}{rest}")
 
 
 def discard(copy: str) -> None:
@@ -829,17 +920,15 @@ def read_copy(copy: str) -> bytes | None:
         return None
 
 
-def copy_fault(base: bytes, theirs: bytes | None) -> str:
+def copy_fault(base: bytes, theirs: bytes) -> str:
     """Why a copy is no job file any more; ''."""
-    if theirs is None:
-        return "the copy is gone"
     if not theirs.strip():
         return "the copy is empty now"
     if is_utf16(theirs[:4096]):
         return "the copy is UTF-16 now (save it as UTF-8)"
-    return (
-        "there are NULs in the copy now (save it as UTF-8)" if b"\0" in theirs and b"\0" not in base else ""
-    )
+    if b"\0" in theirs and b"\0" not in base:
+        return "there are NULs in the copy now (save it as UTF-8)"
+    return ""
 
 
 def ask_again() -> bool:
@@ -944,7 +1033,11 @@ class Quoting:
 
     def read(self, text: bytes, at: int) -> int:
         """Take what stands here; where it ends."""
-        token, within = TOKEN.match(text, at)[0], self.within
+        match = TOKEN.match(text, at)
+        if not match:
+            return len(text)
+        token = match[0]
+        within = self.within
         if within == b"$'\\'":                     # bash goes on behind this quote, for dash it is the last
             return at + 1
         if within == b"$'" and token == b"\\'":
@@ -957,12 +1050,12 @@ class Quoting:
             while self.open and self.within != b"`":
                 self._close(at)
             self._close(at)
-        elif token == b")" and within in (b"(", b"$(") or token == b'"' == within:
+        elif (token == b")" and within in (b"(", b"$(")) or token == b'"' == within:
             self._close(at)
         elif within == b"$((" and text.startswith(b"))", at):
             self._close(at)
             return at + 2
-        elif token in (b"$((", b"$(", b"`", b'"') or token in (b"(", b"'", b"$'") and within != b'"':
+        elif token in (b"$((", b"$(", b"`", b'"') or (token in (b"(", b"'", b"$'") and within != b'"'):
             self.open.append((token, at))
         elif token == b"#" and within in (b"", b"(", b"$(") and re.search(rb"(?:^|[ \t;&|(])$", text[:at]):
             return len(text)                        # a comment
@@ -1069,8 +1162,10 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
             )
         try:
             if template:
-                line = template.fill(number, line, split_columns(line, colsep) if template.width else ())
-            yield job(line)
+                columns = split_columns(line, colsep) if template.width else ()
+                yield job(template.fill(number, line, columns))
+            else:
+                yield job(line)
         except ValueError as fault:
             raise source.problem(fault) from None
     if not number:
@@ -1083,7 +1178,7 @@ def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
     for word in words:
         if word in SWEEPS[2:]:
             raise Problem(f"{word} is not known (values of a file: --add-list FILE --template T)")
-        if word == ":::" or word == ":::+" and not sources:
+        if word == ":::" or (word == ":::+" and not sources):
             sources.append([[]])
         elif word == ":::+":
             sources[-1].append([])
@@ -1261,7 +1356,7 @@ class Test:
         if flag:
             self._read_flag(flag[1].decode(), flag[2])
         elif command:
-            self._read_command(command[1], command[command.lastindex])
+            self._read_command(command[1], command[3] if command[2] is None else command[2])
         else:
             raise ValueError(
                 f"cannot be understood: '{show(line[:80])}' (TARGET: COMMAND, -timeout: T or end)"
@@ -1494,8 +1589,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--force",
         action="store_true",
-        help="--set running jobs, too: a runner that lives ends them; what a dead host ran stays locked, and the "
-        "message says how it is run elsewhere",
+        help="--set running jobs, too: a runner that lives ends them; what a dead host ran "
+        "stays locked, and the message says how it is run elsewhere",
     )
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
@@ -1511,8 +1606,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--add",
         nargs="*",
         metavar="CMD",
-        help="jobs; FILE stands before it.  --add --template T ::: A B ::: 1 2: a job for each combination of {1} and "
-        "{2} (:::+: linked)",
+        help="jobs; FILE stands before it.  --add --template T ::: A B ::: 1 2: a job for each combination "
+        "of {1} and {2} (:::+: linked)",
     )
     add(
         "--add-list", metavar="LIST", help="a job per line of LIST (-: stdin), but blank lines and # comments"
@@ -1525,7 +1620,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--add-jobs",
         nargs="+",
         metavar="JOB",
-        help="a job per file of fjd's (INI, [control] or [fjd], executable=), or per such file in a directory, once",
+        help="a job per file of fjd's (INI, [control] or [fjd], executable=), or per such file in a "
+        "directory, once",
     )
     add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for runmaker4-server.py")
     add(
@@ -1544,7 +1640,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("-q", "--quiet", action="store_true", help="do not say what was done")
     add_help(add)
     values = next((number for number, word in enumerate(argv) if word in SWEEPS), len(argv))
-    options = parser.parse_intermixed_args(argv[:values])
+    options: argparse.Namespace = parser.parse_intermixed_args(argv[:values])
     options.sweep = sweep(argv[values:])
     options.state = b"".join(options.state or ())
     if options.file is None:
@@ -1599,8 +1695,8 @@ def still_alive(lines: Sequence[int], state: bytes) -> str:
     now = "writes r over it again" if state == NEW else "ends its jobs now"
     return (
         f"some jobs have not ended ({name_lines(lines)}): a runner that lives {now}; a dead host keeps their "
-        "commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice at once, if that "
-        "host lives)"
+        "commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice at once, if "
+        "that host lives)"
     )
 
 
@@ -1614,8 +1710,8 @@ def change_states(options: argparse.Namespace, file: JobFile) -> int:
             raise
         changed = plural(sum(outcome.done.values()), "job")
         file.say(
-            f"was replaced meanwhile, after {changed} had been set: the new file may have them so or not; look, "
-            "and run this again"
+            f"was replaced meanwhile, after {changed} had been set: the new file may have them so or not; "
+            "look, and run this again"
         )
         return 1
     text = outcome.text(options.set or HELD)
@@ -1639,7 +1735,7 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
     count = reopen(file) if options.reopen else put_lines(map(bytes, selected(options, file)))
     if options.reopen and count and not options.quiet:
         file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
-    if count or options.list and not options.selective:
+    if count or (options.list and not options.selective):
         return 0
     file.say("there is no #RUN end in it" if options.reopen else NOTHING)
     return 1

@@ -31,18 +31,73 @@ import time
 import zlib
 from array import array
 from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Callable, Collection, Iterable, Iterator, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
-from runmaker4 import (DONE, ERROR, FAILED, NEW, RUNNING, TOLD, Counts, Cursor, JobFile, JobLog, Line, Mount,
-                       Pace, Parser, Problem, Reader, Stall, StallReporter, Survey, add_help, all_taken,
-                       append_locked, as_argument, check_lines, check_mount, close_all, counts, exit_on,
-                       find_mount, first_line, given_name, human_time, is_free, job_file, keep_trying, leave,
-                       leave_without_waiting, lines_of, lock, mount_fault, name_lines, open_fresh,
-                       open_job_file, plural, printable, put, pwrite_all, reason, run_main, see_anew, show,
-                       unlock, warn, when_used, write_all)
+from runmaker4 import (
+    DONE,
+    ERROR,
+    FAILED,
+    NEW,
+    RUNNING,
+    TOLD,
+    Counts,
+    Cursor,
+    JobFile,
+    JobLog,
+    Line,
+    Mount,
+    Pace,
+    Parser,
+    Problem,
+    Reader,
+    Stall,
+    StallReporter,
+    Survey,
+    add_help,
+    all_taken,
+    append_locked,
+    as_argument,
+    check_lines,
+    check_mount,
+    close_all,
+    counts,
+    exit_on,
+    find_mount,
+    first_line,
+    given_name,
+    human_time,
+    is_free,
+    job_file,
+    keep_trying,
+    leave,
+    leave_without_waiting,
+    lines_of,
+    lock,
+    mount_fault,
+    name_lines,
+    open_fresh,
+    open_job_file,
+    plural,
+    printable,
+    put,
+    pwrite_all,
+    reason,
+    run_main,
+    see_anew,
+    show,
+    unlock,
+    warn,
+    when_used,
+    write_all,
+)
 
-base64, html, json, secrets, subprocess = map(when_used, ("base64", "html", "json", "secrets", "subprocess"))
+base64, html, json, secrets = map(when_used, ("base64", "html", "json", "secrets"))
+if TYPE_CHECKING:
+    import subprocess
+else:
+    subprocess = when_used("subprocess")
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -99,7 +154,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--check-locks", type=given_name, metavar="DIR",
         help="try for a minute, with other hosts where this is started, too, whether they can\n"
              "share job files in this directory, and exit")
-    options = parser.parse_args(argv)
+    options: argparse.Namespace = parser.parse_args(argv)
     named = options.outdir is not None
     if not named and options.joblog is None:
         options.outdir = os.environ.get("RUNMAKER4_OUTDIR") or None
@@ -235,7 +290,7 @@ class Watcher:
             self.seen(found)
             before, self.stopped = self.stopped, self.stall.text if self.stall and self.stall.stops else ""
             ended = not now.new and not now.running and not found.half_saved
-            if ended or self.stopped and self.stopped == before:
+            if ended or (self.stopped and self.stopped == before):
                 return now
             time.sleep(max(self.pause, self.pace.rest(20)))
 
@@ -368,8 +423,24 @@ class Run:
     """
 
     __slots__ = (
-        "run", "line", "command", "host", "slot", "pid", "began", "ended", "state", "exit", "signal", "cause",
-        "seconds", "cpu", "memory", "bytes", "files", "incomplete",
+        "began",
+        "bytes",
+        "cause",
+        "command",
+        "cpu",
+        "ended",
+        "exit",
+        "files",
+        "host",
+        "incomplete",
+        "line",
+        "memory",
+        "pid",
+        "run",
+        "seconds",
+        "signal",
+        "slot",
+        "state",
     )
     run: str                    # unique for ever
     line: int                   # where the job stood when that was written
@@ -502,7 +573,7 @@ class Journal(Log):
     END = operator.itemgetter(
         "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"
     )
-    OPEN_END = "", -1, 0, "", None, None, None, 0, ()
+    OPEN_END: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()      # as END finds them
     STATES = frozenset("d!e.x")               # of what has ended
     RECENT = 50_000             # runs that are remembered at least, once their start and end were met
     LATEST = 10 ** 10           # seconds since 1970
@@ -580,20 +651,23 @@ class Journal(Log):
         characters in it; else one may be half a surrogate pair, a ValueError.
         """
         when, name, line, command, host, slot, pid = self.BOTH(event)
-        state, code, number, cause, took, cpu, memory, printed, files = (
-            self.END(event) if ended else self.OPEN_END
-        )
-        spent = took if ended else 0
-        incomplete = ended and event.get("incomplete", False)
+        end = self.OPEN_END
+        spent = 0.0
+        incomplete = False
+        if ended:
+            end = self.END(event)
+            spent = end[4]
+            incomplete = event.get("incomplete", False)
+        state, code, number, cause, took, cpu, memory, printed, files = end
         if not (type(name) is type(command) is type(host) is type(slot) is type(cause) is str
                 and type(line) is type(pid) is type(code) is type(number) is type(printed) is int
                 and type(when) in self.NUMBERS and type(spent) in self.NUMBERS and type(incomplete) is bool
                 and (not ended or state in self.STATES)
-                and (not ended or type(files) is list and {*map(type, files)} <= {str})
+                and (not ended or (type(files) is list and {*map(type, files)} <= {str}))
                 and 0 <= spent <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST
                 and -1 <= code < self.LATEST and 0 <= number < self.LATEST and 0 <= printed < 1 << 63
-                and (cpu is None or type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST)
-                and (memory is None or type(memory) is int and 0 <= memory < 1 << 63)):
+                and (cpu is None or (type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST))
+                and (memory is None or (type(memory) is int and 0 <= memory < 1 << 63))):
             raise ValueError
         if not plain:
             os.fsencode("".join((host, slot, cause, *files)))
@@ -631,7 +705,8 @@ class LastRuns:
 
     @staticmethod
     def _text(command: bytes) -> bytes:
-        return json.dumps(os.fsdecode(command)).encode()
+        text: str = json.dumps(os.fsdecode(command))
+        return text.encode()
 
     def wanted(self, line: bytes) -> bool:
         """Whether a line of a journal may tell of a run of one of them, or of a file."""
@@ -666,12 +741,18 @@ class LastRuns:
         missing = Counter({self._text(command): len(numbers) for command, numbers in self.numbers.items()})
         lately = time.time() - TerminalProgress.WINDOW
         enough = False
-        for run in journal.entries(lambda line: not enough or self.wanted(line)):
+
+        def wanted(line: bytes) -> bool:
+            return not enough or self.wanted(line)
+
+        for run in journal.entries(wanted):
             if run.ended is not None:
                 running.pop(run.run, None)
                 journal.ended.add(run.run)                          # so that its start is passed over
-                ends += [run.ended] * (run.state != ".")            # put back: its job is as new as it was
-                enough = len(ends) >= (TerminalProgress.CHANGES if run.ended < lately else Journal.RECENT)
+                if run.state != ".":                                # put back: its job is as new as it was
+                    ends.append(run.ended)
+                most = TerminalProgress.CHANGES if run.ended < lately else Journal.RECENT
+                enough = len(ends) >= most
             elif run.command in self.numbers:
                 running[run.run] = run
                 missing -= Counter([self._text(run.command)])       # those that are found leave it
@@ -707,21 +788,21 @@ class Status:
                 f", {human_time(self.left)} left" if self.left is not None else "")
         if self.stall:
             yield self.stall.text
-        rows = [("line", "host", "slot", "since", "command")]
+        rows = [["line", "host", "slot", "since", "command"]]
         for mark, lines in ("", self.found.running), ("(orphan) ", self.found.orphans):
             for line in lines:
                 run = self.runs.get(line.number)
-                where = (run.host, run.slot, clock(run.began)) if run else ("-", "-", "-")
-                rows.append((str(line.number), *where, mark + show(line.command)))
+                where = [run.host, run.slot, clock(run.began)] if run else ["-", "-", "-"]
+                rows.append([str(line.number), *where, mark + show(line.command)])
         if not self.runs:
-            rows = [(row[0], row[-1]) for row in rows]
+            rows = [[row[0], row[-1]] for row in rows]
         if len(rows) > 1:
             yield from table(rows, columns, right=[0])
 
     def json(self) -> str:
         """All of it."""
         now = counts(self.found)
-        return json.dumps(
+        text: str = json.dumps(
             {
                 **asdict(now),
                 "total": now.all + now.held,
@@ -732,6 +813,7 @@ class Status:
                 "trouble": self.stall.text if self.stall and not self.stall.passes else "",
             }
         )
+        return text
 
     def _job(self, line: Line) -> dict[str, Any]:
         run = self.runs.get(line.number)
@@ -885,18 +967,30 @@ class LastOutput:
 def explain(line: Line, run: Run | None, output: LastOutput | None) -> Iterator[str]:
     """Why a line is failed or in error, in a few lines; output: None where no journal tells."""
     word = WORDS[FAILED if line.state == FAILED else ERROR]
-    if run is None:
-        yield f"line {line.number}: {word}" + ("; no run of it is in the journal" if output else "")
+    if run:
+        yield f"line {line.number}: {end_of_run(run, word)}"
+    elif output:
+        yield f"line {line.number}: {word}; no run of it is in the journal"
     else:
-        when = ([clock(run.ended), f"after {took(run.seconds)}"] if run.seconds is not None else
-                [f"began {clock(run.began)}"])
-        when += [human_size(run.memory)] if run.memory is not None else []
-        # the line was set
-        known = "" if run.state in "!e" else f"{word}; its last run is {STATE_NAMES[run.state]}: "
-        yield f"line {line.number}: {known}{how_ended(run)} on {run.host}, {', '.join(when)}"
+        yield f"line {line.number}: {word}"
     yield f"    {show(line.command)}"
-    for text in output.of(run) if output and run else ():
-        yield fitted(f"  | {text}", LastOutput.WIDTH)
+    if output and run:
+        for text in output.of(run):
+            yield fitted(f"  | {text}", LastOutput.WIDTH)
+
+
+def end_of_run(run: Run, word: str) -> str:
+    """'exit 3 on node1, 14:03:22, after 49 ms, 12 MB'; word: what its line says now."""
+    if run.ended is not None and run.seconds is not None:
+        when = [clock(run.ended), f"after {took(run.seconds)}"]
+    else:
+        when = [f"began {clock(run.began)}"]
+    if run.memory is not None:
+        when.append(human_size(run.memory))
+    text = f"{how_ended(run)} on {run.host}, {', '.join(when)}"
+    if run.state in "!e":
+        return text
+    return f"{word}; its last run is {STATE_NAMES[run.state]}: {text}"      # the line was set
 
 
 def may_be_incomplete(line: bytes) -> bool:
@@ -950,20 +1044,36 @@ def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
     """Print why lines are failed or in error, in file order.  Raises Problem."""
     found = watcher.sure_look()
     lines = left_lines(watcher, found)
-    last, late = last_runs(outdir, watcher.path, lines, say) if outdir is not None else (LastRuns(()), False)
+    if outdir is not None:
+        tell_ends(watcher, lines, outdir)
+        return counts(found)
+    for line in lines:
+        put_fitted(explain(line, None, None))
+    if lines:
+        say(
+            f"{watcher.path}: how they ended is told by a journal (run with runmaker4.py --outdir DIR, then "
+            f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})"
+        )
+    return counts(found)
+
+
+def tell_ends(watcher: Watcher, lines: Sequence[Line], outdir: str) -> None:
+    """Print why these lines are failed or in error, as the journal tells it.  Raises Problem."""
+    last, late = last_runs(outdir, watcher.path, lines, say)
     if late:
         time.sleep(watcher.patience)                        # ends come into the journal late
         last, _ = last_runs(outdir, watcher.path, lines, lambda text: None)
-    output, columns = LastOutput(outdir) if outdir is not None else None, width()
+    output = LastOutput(outdir)
     for line in lines:
-        texts = explain(line, last.found.get(line.number), output)
-        put(os.fsencode("".join(f"{fitted(text, columns)}\n" for text in texts)))
-    if lines and outdir is None:
-        say(f"{watcher.path}: how they ended is told by a journal (run with runmaker4.py --outdir DIR, then "
-            f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
-    for run in incomplete_outputs(outdir) if outdir is not None else ():
+        put_fitted(explain(line, last.found.get(line.number), output))
+    for run in incomplete_outputs(outdir):
         put(os.fsencode(f"line {run.line}: its output is incomplete\n    {show(run.command)}\n"))
-    return counts(found)
+
+
+def put_fitted(texts: Iterable[str]) -> None:
+    """Print lines, no wider than the terminal."""
+    columns = width()
+    put(os.fsencode("".join(f"{fitted(text, columns)}\n" for text in texts)))
 
 
 # ======== Statistics ========================================================================================
@@ -985,7 +1095,9 @@ class HostStats:
         self.memory: int | None = None
 
     def add(self, run: Run) -> None:
-        """A run has ended."""
+        """Count a run, if it has ended."""
+        if run.seconds is None:
+            return
         self.seconds.append(run.seconds)
         if run.cpu is not None:
             self.cpu += run.cpu
@@ -1001,7 +1113,9 @@ class HostStats:
 
 def tell_stats(outdir: str, path: str | None) -> None:
     """Print what runs took, per host and in all.  Raises Problem."""
-    journal, hosts, whole = Journal(outdir, say), defaultdict(HostStats), HostStats()
+    journal = Journal(outdir, say)
+    hosts: defaultdict[str, HostStats] = defaultdict(HostStats)
+    whole = HostStats()
     with journal.file:
         if path is not None:
             check_journal(journal, path)
@@ -1010,7 +1124,7 @@ def tell_stats(outdir: str, path: str | None) -> None:
             whole.add(run)
     if not hosts:
         raise Problem(f"{journal.path}: tells of no run that has ended (nothing to count)")
-    rows = [("host", "runs", "median", "90%", "longest", "CPU", "memory")]
+    rows: list[Sequence[str]] = [("host", "runs", "median", "90%", "longest", "CPU", "memory")]
     rows += [hosts[host].row(host) for host in sorted(hosts)]
     for line in table([*rows, whole.row("in all")], width(), right=range(1, 7)):
         put(os.fsencode(f"{line}\n"))
@@ -1110,7 +1224,9 @@ class Spans:
         found: list[array[int]] = []
         free: list[int] = []                        # heap of tracks
         busy: list[tuple[int, int]] = []            # heap: from when on a track is free, and the track
-        for run in sorted(reversed(runs), key=began.__getitem__):
+        in_order = list(reversed(runs))     # of those that began at one moment the earlier line first
+        in_order.sort(key=began.__getitem__)
+        for run in in_order:
             while busy and busy[0][0] <= began[run]:
                 heapq.heappush(free, heapq.heappop(busy)[1])
             track = heapq.heappop(free) if free else len(found)
@@ -1143,10 +1259,13 @@ class Timeline:
 
     def __init__(self, log: Log) -> None:
         """Raises Problem."""
-        self.log, spans = log, Spans()
+        self.log = log
+        spans = Spans()
         for run in log.runs(no_start):
-            spans.add(run, run.seconds)
-        self.slots, self.took = list(spans.slots()), spans.took
+            if run.seconds is not None:
+                spans.add(run, run.seconds)
+        self.slots = list(spans.slots())
+        self.took = spans.took
 
     def write(self, file: BinaryIO) -> None:
         """Write all as JSON, an event per line.  Raises OSError, Problem."""
@@ -1157,15 +1276,18 @@ class Timeline:
         file.write(b"\n]}\n")
 
     def _events(self) -> Iterator[dict[str, Any]]:
-        tid_of, pid_of, pids = array("q", self.took), array("q"), {}
-        for tid, (host, slot, runs) in enumerate(self.slots, 1):
+        tid_of = array("q", self.took)              # by run, in the order of the log
+        pid_of = array("q")                         # by slot
+        pids: dict[str, int] = {}                   # by host
+        for tid, (host, slot, numbers) in enumerate(self.slots, 1):
             if host not in pids:
                 pids[host] = tid
                 yield from self._names("process", readable(os.fsencode(host)), tid, tid, tid)
-            pid_of.append(pids[host])
-            yield from self._names("thread", f"slot {printable(slot)}", pids[host], tid, tid - pids[host] + 1)
-            for run in runs:
-                tid_of[run] = tid
+            pid = pids[host]
+            pid_of.append(pid)
+            yield from self._names("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
+            for number in numbers:
+                tid_of[number] = tid
         for tid, took, run in zip(tid_of, self.took, self.log.runs(no_start)):
             yield self._event(pid_of[tid - 1], tid, took, run)
 
@@ -1381,14 +1503,17 @@ def cut(text: str, longest: int) -> str:
 
 def tag(name: str, content: str = "", **attributes: object) -> str:
     """An element of a page; content is one already, the attributes are not."""
-    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
-                    for key, value in attributes.items())
+    words = ""
+    for key, value in attributes.items():
+        name_of_it = key.rstrip("_").replace("_", "-")
+        words += f' {name_of_it}="{html.escape(str(value))}"'
     return f"<{name}{words}>{content}</{name}>"
 
 
 def escaped(text: str) -> str:
     """Text for a page."""
-    return html.escape(readable(os.fsencode(text)))
+    safe: str = html.escape(readable(os.fsencode(text)))
+    return safe
 
 
 def bar_of(whole: str, counted: Sequence[tuple[str, int, str]]) -> str:
@@ -1586,11 +1711,11 @@ class Reporter:
         """Write the page.  found: what the job file holds, if there is one.  Raises Problem."""
         said: list[str] = []
         log = open_log(self.options, said.append)
-        left = left_lines(self.watcher, found) if found else []
+        left = left_lines(self.watcher, found) if self.watcher and found else []
         last = LastRuns(left)
         with log.file:
             runs = Gathered(
-                self._judged(log, found, last), time.time() if live or found and found.running else None
+                self._judged(log, found, last), time.time() if live or (found and found.running) else None
             )
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
@@ -1694,7 +1819,7 @@ class Reporter:
                       "!" if line.state == FAILED else "e") for line in left]
         known = set(last.found.values())
         others = [run for run in runs.failed if run not in known]
-        now = self.watcher.states_now(others) if found else {}
+        now = self.watcher.states_now(others) if self.watcher and found else {}
         failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
         shown = Gathered.SHOWN
         return "".join(
@@ -1849,7 +1974,7 @@ class LockCheck:
         self.path = os.path.join(folder, f"runmaker4-check-{name}")
         self.hosts: dict[str, Host] = {}        # by their paths; we are one of them
         self.held = -1                          # the descriptor that has our locks
-        self.jobs: list[subprocess.Popen[bytes]] = []
+        self.pipes: list[int] = []              # a job ends when its pipe is closed
         self.faults: list[str] = []             # all but what is in the hosts' `found`
         if fault := mount_fault(self.mount):
             self.faults.append(f"{self.name}: {fault}")
@@ -1914,15 +2039,24 @@ class LockCheck:
         self.begin("locking a byte")
         lock(self.held, HELD)
         killed = "exec 3<&0; cat <&3 & kill -KILL $$"   # the job, cat, ends when we close the pipe, or die
-        for at, runner in (INHERITED, "exec cat"), (KEPT, killed), (FREED, killed):
-            fd = reopen(self.held, os.O_RDWR)
-            lock(fd, at)
-            self.jobs.append(subprocess.Popen(["sh", "-c", runner], stdin=subprocess.PIPE, pass_fds=[fd]))
-            os.close(fd)
-        for job in self.jobs[1:]:
-            job.wait()
-        self.jobs[-1].stdin.close()
+        runners = [
+            self.start_job(at, shell)
+            for at, shell in ((INHERITED, "exec cat"), (KEPT, killed), (FREED, killed))
+        ]
+        for runner in runners[1:]:
+            runner.wait()
+        os.close(self.pipes.pop())
         keep_trying(lambda: is_free(self.held, FREED), self.PATIENCE)
+
+    def start_job(self, at: int, shell: str) -> subprocess.Popen[bytes]:
+        """Lock a byte, and start a shell which inherits that, and a pipe.  Raises OSError."""
+        fd = reopen(self.held, os.O_RDWR)
+        lock(fd, at)
+        end, pipe = os.pipe()
+        self.pipes.append(pipe)
+        job = subprocess.Popen(["sh", "-c", shell], stdin=end, pass_fds=[fd])
+        close_all(end, fd)
+        return job
 
     def visit_all(self) -> None:
         """Look at what each host has done, then append to its file.  Raises OSError."""
@@ -2055,12 +2189,11 @@ class LockCheck:
                 "this directory."
             )
         put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
-        return int(bool(self.faults or untried) or here == hosts and not self.one_host)
+        return int(bool(self.faults or untried) or (here == hosts and not self.one_host))
 
     def clean(self) -> None:
         """Remove what was made here, and what dead hosts have left.  Closed first: NFS keeps what is open."""
-        for job in self.jobs:
-            job.stdin.close()
+        close_all(*self.pipes)
         left = [self.path] if self.held >= 0 else []
         for host in self.hosts.values():
             with contextlib.suppress(OSError):              # its file is gone
@@ -2562,7 +2695,7 @@ start().catch(error => get("when").textContent += ` · this browser cannot draw 
 </script>
 </body>
 </html>
-"""
+"""     # noqa: E501  (a page, not Python)
 
 
 if __name__ == "__main__":
