@@ -324,7 +324,9 @@ class SharedCompanion(Companion):
         # Where a door is taken, too, somebody edits the file: that is no seat.
         ranges = [found for found in all_taken(self.fd, 0, JobFile.GUARD) if found.start | SEATS not in found]
         self.count_in()
-        self.unclaimed = {at for found in ranges for at in found if lock(fd, at)}
+        # by way of a shared lock, for most of them are locked through this description (see lock())
+        self.unclaimed = {at for found in ranges for at in found
+                          if lock(fd, at, shared=True) and lock(fd, at)}
         self.shared, self.shared_inode = fd, self.inode
 
     def adopt(self, at: int) -> runmaker4.Seat:

@@ -603,6 +603,14 @@ class LinesOfADeadServer(JobFileCase):
         self.assertEqual([found[number] for number in sorted(found, reverse=True)],
                          [6 + len(b"".join(lines[number:])) for number in range(500, 0, -1)])
 
+    def test_no_seat_is_locked_as_it_is_locked_already(self) -> None:
+        """On CephFS that would lock what is behind it, too."""
+        with mock.patch.object(server, "lock", wraps=runmaker4.lock) as lock:
+            self.adopt([b" a", b" b"], b"r a\nr b\n")
+        asked = [(*call.args, *call.kwargs.items()) for call in lock.mock_calls]
+        self.assertEqual([len(one) for one in asked], [3, 2] * 2, asked)
+        self.assertEqual([one[:2] for one in asked[::2]], asked[1::2])
+
     def test_a_seat_whose_line_is_r_no_more_is_kept_for_its_client(self) -> None:
         text = b" echo same"
         file, jobs = self.adopt([text], b". echo same\n")
