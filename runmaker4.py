@@ -958,6 +958,8 @@ def mount_fault(mount: Mount) -> str:
                 return f"is on NFS mounted with {option}: its locks do not reach other hosts"
     if kind == "lustre" and options & {"localflock", "noflock"}:
         return "is on Lustre mounted without flock: its locks do not reach other hosts"
+    if kind == "ocfs2" and "cluster_stack=pcmk" not in options:
+        return "is on OCFS2 with the cluster stack o2cb: its locks do not reach other hosts"
     if kind in ("9p", "fuse.sshfs"):
         return f"is on {kind}: its locks do not reach other hosts"
     if kind in ("cifs", "smb3"):

@@ -1873,6 +1873,7 @@ CURES = {                       # by the kind of file system, or how that begins
     "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and "
            "local_lock",
     "lustre": "mount with flock",
+    "ocfs2": "make it with mkfs.ocfs2 --cluster-stack=pcmk, for a cluster of Pacemaker",
     "beegfs": "set tuneUseGlobalFileLocks = true in beegfs-client.conf",
     "cifs": "share the directory by NFS",
     "smb3": "share the directory by NFS",

@@ -298,6 +298,7 @@ class Locks(CheckCase):
             "fuse": "bindfs",
             "fuse.ceph-fuse": "fuse_disable_pagecache",
             "beegfs": "tuneUseGlobalFileLocks",
+            "ocfs2": "pcmk",
             "unheard-of": "",
         }
         self.end()

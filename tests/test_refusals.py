@@ -184,6 +184,7 @@ class Mounts(RefusalCase):
                   ("nfs", "rw,vers=3,local_lock=posix,proto=tcp", "local_lock"),
                   ("nfs", "rw,vers=3,local_lock=all", "local_lock"),
                   ("lustre", "rw,localflock", "Lustre"), ("lustre", "rw,noflock", "Lustre"),
+                  ("ocfs2", "rw,cluster_stack=o2cb", "o2cb"), ("ocfs2", "rw,coherency=full", "o2cb"),
                   ("9p", "rw,trans=virtio", "9p"), ("fuse.sshfs", "rw,user_id=0", "sshfs"),
                   ("cifs", "rw,vers=3.0", "cifs"))
         runners = [self.start_mounted(kind, options) for kind, options, _ in mounts]
