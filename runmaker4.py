@@ -434,8 +434,8 @@ def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
     """Lock bytes if nobody else has them, without waiting.
 
     Not to be called for bytes that this description has locked the same way already: CephFS's server makes
-    that one lock with an end of 32 bits (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of [0, 2^62)
-    all became locked, of [0, 2^32 + 5) the first five bytes remained.
+    that one lock with an end of 32 bits (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of
+    [0, 2^62) all became locked, of [0, 2^32 + 5) the first five bytes remained.
 
     Raises OSError for anything but 'somebody has it'.
     """
