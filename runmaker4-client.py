@@ -394,7 +394,10 @@ class Connection:
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, said: str) -> None:
         """said: why there is no connection, if somebody has said that."""
-        self.program, self.loop, self.say, self.options = program, loop, program.say, program.options
+        self.program = program
+        self.loop = loop
+        self.say = program.say
+        self.options = program.options
         self.id = secrets.token_hex(8)
         self.link: ServerLink | None = None         # one on which we are welcome
         # what the server has said to our last question; EVER: nothing yet
@@ -825,7 +828,10 @@ class Connection:
         elif not self.options.quiet:
             self.say(f"serving {file}")
         self.file = file
-        self.link, self.ever, self.refused, self.said = link, True, False, ""
+        self.link = link
+        self.ever = True
+        self.refused = False
+        self.said = ""
         self.grace = grace
         self.outbox.window = max(window, 1)
         for key in lost:
@@ -968,7 +974,9 @@ class Telling(Sink):
 
     def __init__(self, connection: Connection, records: bool, output: bool) -> None:
         """records: the server keeps some; output: also of what runs print."""
-        self.connection, self.records, self.wants_output = connection, records, output
+        self.connection = connection
+        self.records = records
+        self.wants_output = output
         self.young: dict[Run, None] = {}        # of which it does not know yet
         self.timer: asyncio.TimerHandle | None = None
 

@@ -327,7 +327,8 @@ class SharedCompanion(Companion):
         # by way of a shared lock, for most of them are locked through this description (see lock())
         self.unclaimed = {at for found in ranges for at in found
                           if lock(fd, at, shared=True) and lock(fd, at)}
-        self.shared, self.shared_inode = fd, self.inode
+        self.shared = fd
+        self.shared_inode = self.inode
 
     def adopt(self, at: int) -> runmaker4.Seat:
         """An unclaimed seat is that of a line that is held now."""
@@ -463,7 +464,8 @@ class Keeper:
 
     def __init__(self, listener: socket.socket, life: socket.socket) -> None:
         """listener: where the next server comes to; life: ends when this one does."""
-        self.listener, self.life = listener, life
+        self.listener = listener
+        self.life = life
         self.locks = -1                 # the descriptor
         self.grace = 0.0
         self.server = b""               # its process
@@ -533,7 +535,8 @@ class Keeper:
                 if self.deadline is not None and self.locks >= 0:
                     socket.send_fds(visitor, [self.KEPT], [self.locks])
                     self.life.close()
-                    self.life, self.deadline = visitor, None
+                    self.life = visitor
+                    self.deadline = None
                     return
                 visitor.send(self.BUSY + self.server)
         visitor.close()
@@ -599,7 +602,8 @@ class KeeperLink:
                 said, fds, _, _ = socket.recv_fds(sock, 64, 1)
                 if fds:
                     sock.settimeout(None)
-                    self.life, self.locks = sock, fds[0]
+                    self.life = sock
+                    self.locks = fds[0]
                     return said
         sock.close()
         return said
@@ -944,7 +948,8 @@ class ClientLink(Link, asyncio.Protocol):
 
     def __init__(self, sessions: Sessions, token: str) -> None:
         super().__init__(Channel(token, server=True), sessions.loop)
-        self.sessions, self.server = sessions, sessions.server
+        self.sessions = sessions
+        self.server = sessions.server
         self.guest: Client | None = None        # the client that has said hello; it may not be welcome yet
         self.claims: list[Known] = []           # the jobs that it says it has
         self.claimed = 0                        # the bytes of these
@@ -1149,7 +1154,8 @@ class Records:
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  worker: Worker) -> None:
         self.log, self.outdir, self.joblog = stores
-        self.console, self.worker = console, worker
+        self.console = console
+        self.worker = worker
         self.printed = Console(console, with_output=True, colour=False) if console else None
 
     def wanted(self) -> dict[str, bool]:
@@ -1310,7 +1316,9 @@ class Clock:
 
     def __init__(self, link: ClientLink, known: Callable[[], None]) -> None:
         """known: called when all questions are answered."""
-        self.link, self.loop, self.known = link, link.loop, known
+        self.link = link
+        self.loop = link.loop
+        self.known = known
         self.trip = float("inf")        # seconds, of the quickest answer
         self.offset = 0.0               # what its clock says when ours says 0
         self.unanswered = self.QUESTIONS
@@ -1327,7 +1335,8 @@ class Clock:
             return
         now = self.loop.time()
         if now - self.asked < self.trip:
-            self.trip, self.offset = now - self.asked, theirs - (self.asked + now) / 2
+            self.trip = now - self.asked
+            self.offset = theirs - (self.asked + now) / 2
         self.unanswered -= 1
         if self.unanswered:
             self._ask()
@@ -1417,8 +1426,10 @@ class Group:
 
     def __init__(self, dispatcher: Dispatcher, claim: GroupClaim, links: dict[Client, ClientLink]) -> None:
         """claim: which has all lines.  links: of its clients."""
-        self.dispatcher, self.loop = dispatcher, dispatcher.loop
-        self.sessions, self.stdout = dispatcher.server.sessions, dispatcher.server.stdout
+        self.dispatcher = dispatcher
+        self.loop = dispatcher.loop
+        self.sessions = dispatcher.server.sessions
+        self.stdout = dispatcher.server.stdout
         self.name = claim.plan.met.name
         least = claim.plan.met.jobs[0][1].min_hosts
         clocks = {client: link.ask_clock(self._release_if_ready) for client, link in links.items()}
@@ -1778,10 +1789,17 @@ class Sessions:
 
         crowd: so many connections at the most may be those of strangers.
         """
-        self.server, self.loop, self.options, self.say = server, server.loop, server.options, server.say
-        self.trouble, self.crowd = trouble, crowd
-        self.file, self.cursor, self.worker = server.file, server.dispatcher.cursor, server.worker
-        self.records, self.tally = server.records, server.tally
+        self.server = server
+        self.loop = server.loop
+        self.options = server.options
+        self.say = server.say
+        self.trouble = trouble
+        self.crowd = crowd
+        self.file = server.file
+        self.cursor = server.dispatcher.cursor
+        self.worker = server.worker
+        self.records = server.records
+        self.tally = server.tally
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Grant] = {}
         self.absent = Client("?")          # has lines of the server before us until their clients come
@@ -1899,7 +1917,9 @@ class Sessions:
         Returns its jobs of groups that have begun.
         """
         client.link = client.coming = None
-        client.want, client.leaving, client.asked = 0, False, 0
+        client.want = 0
+        client.leaving = False
+        client.asked = 0
         self.server.dispatcher.waiting.pop(client, None)
         return self.abort_groups(client.grants)
 
@@ -1970,8 +1990,12 @@ class Sessions:
         if client.expiry:
             client.expiry.cancel()
         link.guest = client
-        client.name, client.coming, client.address = name, link, link.address
-        client.follow, client.retry, client.directory = hello.flag("follow"), retry, directory
+        client.name = name
+        client.coming = link
+        client.address = link.address
+        client.follow = hello.flag("follow")
+        client.retry = retry
+        client.directory = directory
         client.pid, client.slots = hello.process("pid"), hello.whole("slots", 1_000_000)
         self._release_unknown(client, {claim.key for claim in claims})
         for claim in claims:
@@ -2117,7 +2141,8 @@ class Sessions:
                 keys[found.otherwise].append(claim.key)
         if client.coming is not link:                   # lost again meanwhile
             return self._begin_grace(client) if expired else None
-        client.link, client.coming = link, None
+        client.link = link
+        client.coming = None
         self._note_acknowledged(client, client.inbox.dealt_with)
         window = runmaker4.PIECE if self.records.behind(Writer.HIGH) else self._window()
         link.send(
@@ -2345,13 +2370,13 @@ class Dispatcher:
 
     def __init__(self, server: Server) -> None:
         """server: what it has at its start is used here, too."""
-        self.server, self.loop, self.say = server, server.loop, server.say
-        self.file, self.worker, self.records, self.tally = (
-            server.file,
-            server.worker,
-            server.records,
-            server.tally,
-        )
+        self.server = server
+        self.loop = server.loop
+        self.say = server.say
+        self.file = server.file
+        self.worker = server.worker
+        self.records = server.records
+        self.tally = server.tally
         self.stalls = StallReporter(self.say, boottime)
         self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
                              is_absent=lambda settings: not self._is_here(settings))
@@ -2675,7 +2700,8 @@ class Server(Program):
         """Raises Problem."""
         options = parse(argv)
         super().__init__(PROG, options.file, options)
-        self.path, self.argv = options.file, argv
+        self.path = options.file
+        self.argv = argv
         self.mount = check_mount(self.path, options.single_host, self.say)
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         if not options.dry_run:

@@ -1054,11 +1054,15 @@ class Scan:
         careful: raise Shifted when line numbers are found to be off.  directives: they are wanted, too.
         until: the offset from where on nothing is of interest; it may still be found.
         """
-        self.file, self.careful, self.until = file, careful, until
+        self.file = file
+        self.careful = careful
+        self.until = until
         self.pattern = wanted_lines(states, directives)
         self.few = wanted_lines(RUNNING, directives)
         self.rest = 4 if directives else 2          # bytes at the end of a chunk that may begin a match
-        self.buffer, self.base = b"\n", start - 1   # buffer[0] is the byte at offset `base`
+        # buffer[0] is the byte at offset `base`
+        self.buffer = b"\n"
+        self.base = start - 1
         self.pos = 0                                # buffer[:pos] is done with, and counted:
         self.lines = 0
         self.seen = seen
@@ -1097,7 +1101,9 @@ class Scan:
 
     def back_to(self, line: Line) -> bool:
         """Make a job line that was found the next one again; False: it does not stand there any more."""
-        self.last, self.lines, self.once_more = line, line.number - 1, True
+        self.last = line
+        self.lines = line.number - 1
+        self.once_more = True
         if self.seen is not None:
             self.seen.clear()
             self.seen[NEW] = line.ordinal - 1           # only the sum matters to who goes back
@@ -1112,7 +1118,8 @@ class Scan:
         offset = last.offset
         self.size = self.SMALL
         self.buffer = b"\n" + (self.file.pread(self.size, offset) if data is None else data)
-        self.base, self.pos = offset - 1, 0 if self.once_more else 1
+        self.base = offset - 1
+        self.pos = 0 if self.once_more else 1
         text = last.text[:self.SMALL - 1]
         return self.buffer.startswith(text, 2) and self.buffer[2 + len(text):][:1] in (b"\n", b"")
 
@@ -1164,7 +1171,9 @@ class Scan:
             if self.file.pread(len(text), self.last.offset + 1) != text:
                 raise Shifted
         self._count(upto)
-        self.buffer, self.base, self.pos = self.buffer[upto:], self.base + upto, 0
+        self.buffer = self.buffer[upto:]
+        self.base = self.base + upto
+        self.pos = 0
 
 
 @functools.cache
@@ -1181,7 +1190,8 @@ def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[
     # then what finds their heads is faster, though it may find more
     if len(commands) <= 50:
         heads = rb"|".join(re.escape(command[:200]) for command in commands)
-        scan.pattern, scan.rest = re.compile(rb"\n([^#/ \t\n])[ \t](?:%b)" % heads), 2 + 200
+        scan.pattern = re.compile(rb"\n([^#/ \t\n])[ \t](?:%b)" % heads)
+        scan.rest = 2 + 200
     for line in scan if commands else ():
         if line.command in commands:
             yield line
@@ -1398,7 +1408,9 @@ def check_directives(path: str, network: bool, say: Say) -> None:
     first = alike = 0
     with job_file(path, network) as file:
         scan = Scan(file, first_line(file), b"", directives=True)
-        scan.pattern, scan.rest = LOOK_ALIKE, 20        # the longest match but for its last byte
+        # the longest match but for its last byte
+        scan.pattern = LOOK_ALIKE
+        scan.rest = 20
         for line in scan:
             if line.state == DIRECTIVE and line.text.startswith(b"RUN"):
                 fault = _fault(line.text)
@@ -1807,8 +1819,12 @@ class Companion:
     def __init__(self, place: Place, mount: Mount, *, say: Say, clock: Callable[[], float],
                  interval: float, read_only: bool) -> None:
         """interval: seconds for which it is believed that no lock was lost."""
-        self.place, self.mount, self.network = place, mount, mount.network
-        self.say, self.clock, self.read_only = say, clock, read_only
+        self.place = place
+        self.mount = mount
+        self.network = mount.network
+        self.say = say
+        self.clock = clock
+        self.read_only = read_only
         self.interval = interval
         self.fd = -1                            # -1: it was left, or nobody has made it
         self.inode = (0, 0)                     # its device and inode, also once it was left
@@ -1844,7 +1860,8 @@ class Companion:
             return True
         old, before = self.fd, self.inode
         self.fd, self.inode = self._open()
-        self.alive_at, self.counted = self.clock(), False
+        self.alive_at = self.clock()
+        self.counted = False
         close_all(old)
         if self.read_only or before in ((0, 0), self.inode):
             return True
@@ -2066,9 +2083,13 @@ class JobFile:
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, read_only: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
-        self.path, self.say, self.clock, self.read_only = path, say, clock, read_only
+        self.path = path
+        self.say = say
+        self.clock = clock
+        self.read_only = read_only
         self.place = Place(path)
-        self.mount, self.network = mount, mount.network
+        self.mount = mount
+        self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
         # jobs "lost" to others, or "cancelled"; told by the next look_after()
@@ -2483,7 +2504,10 @@ class JobFile:
 
     def _stand_on(self, job: Job, line: Line) -> None:
         """A job's line is this one, in the file as it is now."""
-        job.offset, job.number, job.text, job.inode = line.offset, line.number, line.text, self.inode
+        job.offset = line.offset
+        job.number = line.number
+        job.text = line.text
+        job.inode = self.inode
         self._note_found(job)
 
     @staticmethod
@@ -2732,11 +2756,13 @@ class JobFile:
             close_all(fd, reader.fd)
             raise
         close_all(self.fd, self.reader.fd)
-        self.fd, self.reader = fd, reader
+        self.fd = fd
+        self.reader = reader
         self.inode = info.st_dev, info.st_ino
         self.start = start
         self.full_size = self.full_size or info.st_size
-        self.appended, self.named = 0, (0, 0)
+        self.appended = 0
+        self.named = (0, 0)
         self._note_reading()
         for job in self.held:
             job.search_at = 0.0                 # they may stand in here
@@ -2923,7 +2949,8 @@ class StallReporter:
     PATIENCE = 30.0             # seconds
 
     def __init__(self, say: Say, clock: Callable[[], float]) -> None:
-        self.say, self.clock = say, clock
+        self.say = say
+        self.clock = clock
         self.since: dict[Any, float] = {}
         self.said: set[Any] = set()
 
@@ -3135,13 +3162,13 @@ class Cursor:
         serving: its takers come and go, and the groups that it meets are started by somebody.  is_absent:
         whether none of the hosts of these settings is here.
         """
-        self.file, self.say, self.clock = file, file.say, file.clock
-        self.ordinals, self.wait_for_file, self.serving, self.is_absent = (
-            ordinals,
-            wait_for_file,
-            serving,
-            is_absent,
-        )
+        self.file = file
+        self.say = file.say
+        self.clock = file.clock
+        self.ordinals = ordinals
+        self.wait_for_file = wait_for_file
+        self.serving = serving
+        self.is_absent = is_absent
         self.unchecked = unchecked
         self.groups_named = False               # it was said that groups are left alone
         self.interval = file.interval
@@ -3408,7 +3435,8 @@ class Cursor:
     def _note_unfinished(self, line: Line) -> None:
         """A job has not ended: barriers below it have to wait."""
         if not self.round.unfinished:
-            self.round.unfinished, self.round.unfinished_by = line, self.round.settings
+            self.round.unfinished = line
+            self.round.unfinished_by = self.round.settings
 
     def _is_outdated(self) -> bool:
         """Whether a barrier that this round cannot pass may let another one pass.  Raises OSError.
@@ -3838,7 +3866,8 @@ class Failures:
     """How many jobs of a file are failed or in error that were not so at the start, whoever ran them."""
 
     def __init__(self, file: JobFile, worker: Worker) -> None:
-        self.file, self.worker = file, worker
+        self.file = file
+        self.worker = worker
         self.at_start: int | None = None    # how many were
         self.pace = Pace()
 
@@ -3900,9 +3929,12 @@ class FileJobs:
     """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`."""
 
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
-        self.cursor, self.file, self.worker = cursor, cursor.file, worker
+        self.cursor = cursor
+        self.file = cursor.file
+        self.worker = worker
         self.taker = taker
-        self.interval, self.orphans = cursor.interval, cursor.orphans
+        self.interval = cursor.interval
+        self.orphans = cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
         self.failures: Failures | None = Failures(cursor.file, worker)
 
@@ -4120,7 +4152,8 @@ class Processes:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
-        self.loop, self.grace = loop, math.inf if grace is None else grace
+        self.loop = loop
+        self.grace = math.inf if grace is None else grace
         self.running: dict[int, Child] = {}
         self.impatient = False      # KILL now, without grace
         self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all that wait for it
@@ -4376,7 +4409,10 @@ class Writer:
 
         relieved: called when little is left to be written.
         """
-        self.fd, self.loop, self.broken, self.relieved = fd, loop, broken, relieved
+        self.fd = fd
+        self.loop = loop
+        self.broken = broken
+        self.relieved = relieved
         self.terminal = os.isatty(fd)
         self.gathered: list[bytes] = []
         self.size = 0                   # bytes of that
@@ -4620,7 +4656,9 @@ class Console(Sink):
     RED, PLAIN = b"\x1b[31m", b"\x1b[0m"
 
     def __init__(self, writer: Writer, with_output: bool, colour: bool) -> None:
-        self.writer, self.with_output, self.colour = writer, with_output, colour
+        self.writer = writer
+        self.with_output = with_output
+        self.colour = colour
         self.lines: defaultdict[Stream, Lines] = defaultdict(Lines)
 
     def _command(self, run: Run) -> bytes:
@@ -5005,7 +5043,9 @@ class OutFile:
 
     def __init__(self, name: str, fresh: bool, journal: Journal) -> None:
         """fresh: no such file may be there; else the run began under a server before us, and this goes on."""
-        self.name, self.fresh, self.journal = os.path.join(journal.folder, name), fresh, journal
+        self.name = os.path.join(journal.folder, name)
+        self.fresh = fresh
+        self.journal = journal
         self.trouble = journal.trouble
         self.fd = -1
         self.size = 0                       # where it ends, as far as we know
@@ -5183,7 +5223,8 @@ class OutDir(Sink):
 
         incomplete: is told the lines of runs whose output could not be written in full.
         """
-        self.worker, self.incomplete = worker, incomplete
+        self.worker = worker
+        self.incomplete = incomplete
         self.files: dict[Stream, OutFile] = {}
         try:
             os.makedirs(path, exist_ok=True)
@@ -5336,7 +5377,10 @@ class SlotFile:
 
     def __init__(self, path: str, mount: Mount, say: Say) -> None:
         """mount: what the file is on.  Raises Problem."""
-        self.path, self.mount, self.network, self.say = path, mount, mount.network, say
+        self.path = path
+        self.mount = mount
+        self.network = mount.network
+        self.say = say
         self.target = os.path.realpath(path)
         self.companion = companion_of(path)
         self.interval = 1.0 if self.network else self.INTERVAL
@@ -5584,7 +5628,9 @@ class Pump:
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  resumed: Callable[[], None]) -> None:
         """resumed: called when jobs are read again."""
-        self.loop, self.writers, self.resumed = loop, writers, resumed
+        self.loop = loop
+        self.writers = writers
+        self.resumed = resumed
         self.runs: set[Run] = set()         # that have begun, and not ended
         self.paused = False                 # jobs are not read
         self.timer: asyncio.TimerHandle | None = None       # the next of them will be old enough
@@ -5689,9 +5735,15 @@ class Runner:
         the slots; slot_file: what they are from, if they may change, and others may use them; worker: makes
         its calls.
         """
-        self.jobs, self.processes, self.sinks, self.say, self.host = jobs, processes, sinks, say, host
+        self.jobs = jobs
+        self.processes = processes
+        self.sinks = sinks
+        self.say = say
+        self.host = host
         self.options = options
-        self.names, self.slot_file, self.worker = names, slot_file, worker
+        self.names = names
+        self.slot_file = slot_file
+        self.worker = worker
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
         self.handing_out: asyncio.Future[None] | None = None        # the loop that hands out
         self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
@@ -6108,7 +6160,8 @@ class Runner:
         if 0 < self.options.slot_errors <= slot.errors:
             self.say(f"slot {slot.name}: {plural(slot.errors, 'job')} in a row ended with exit status "
                      f"{self.UNREACHABLE}; it gets no more")
-            slot.broken, slot.errors = True, 0
+            slot.broken = True
+            slot.errors = 0
 
     async def _settle(self, job: Job, state: bytes) -> None:
         """Write a job's state, however long it takes.  NEW: the one that it had when it was claimed."""
@@ -6672,7 +6725,9 @@ class Program:
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
         """label: the job file, or the server, for messages.  Raises Problem."""
-        self.prog, self.label, self.options = prog, label, options
+        self.prog = prog
+        self.label = label
+        self.options = options
         self.loop_runs = False      # there is an event loop, and so what is below
         self.worker = Worker(False, self.relieved)
         self.tally = Tally()
@@ -6965,7 +7020,8 @@ class App(RunnerProgram):
             os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING, len(self.slots)
         )
         # what is used, and whether from elsewhere
-        self.inputs, self.network = [self.path], self.mount.network
+        self.inputs = [self.path]
+        self.network = self.mount.network
         if self.slot_file:
             self.network |= self.slot_file.network
             self.inputs += [self.slot_file.path, self.slot_file.companion]
@@ -7432,7 +7488,8 @@ class Link:
     """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
-        self.channel, self.loop = channel, loop
+        self.channel = channel
+        self.loop = loop
         self.transport: Any = None
         self.heard = boottime()          # when the last frame that counts has come
         self.why = ""                       # it was dropped
