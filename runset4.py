@@ -96,6 +96,11 @@ PROG = "runset4.py"
 
 
 # ======== Appending =========================================================================================
+#
+# Lines are made first, all of them, so that nothing is written if one is wrong.  Then the append lock of
+# the companion is taken, the file that the path names is opened, and they are written behind its end in one
+# go; an error takes back what was written.  A reader takes no line for whole while somebody holds that
+# lock.
 
 BLOCK = 1 << 20                     # bytes that are read or written at once
 IN_MEMORY = 16 << 20                # bytes of new lines that are not put into a temporary file
@@ -270,6 +275,10 @@ class Source:
 
 
 # ======== States ============================================================================================
+#
+# A state is changed as runners change it: behind the door of the line's command, after the line was read
+# again.  A line `r` is left alone while anybody holds a seat of its command.  To cancel a job is to write x
+# over its `r`: its runner sees that at its next look, and ends the job.
 
 WORDS = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
 KNOWN = b"".join(WORDS.values())
@@ -453,7 +462,7 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
 
 
 # ======== Editing ===========================================================================================
-
+#
 # What the person changed in a copy is merged into the live file, all or nothing: half an edit is one that
 # nobody wanted, and a person who sees what is refused can mend the copy ("What now?", as visudo asks; no
 # terminal: exit 1).
@@ -465,9 +474,10 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
 # new file, by rename.  A line that some `echo >>` appended to the old file at that moment is appended to the
 # new one.
 
-# so many lines at most are compared with care for which of equal ones is meant
+# Which of equal lines is meant is found with care where a copy has no more lines than this, and no more pairs
+# of equal ones: that takes half a second
 COPY_LINES = 2000
-COPY_PAIRS = 40_000                 # ... and so many pairs of equal ones: that takes half a second
+COPY_PAIRS = 40_000
 AT_ONCE = 1.0                       # seconds: an editor that is faster has not shown anything to a person
 SHOWN = 5                           # so many new lines at most are named that are no jobs
 REFUSED = 20                        # so many reasons at most are said for refusing an edit
@@ -508,7 +518,8 @@ def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
     take an edit for a larger one, and so refuse more, but what is written is the same.
     """
     a, b = [key(line) for line in old], [key(line) for line in new]
-    first, least = 0, min(len(a), len(b))
+    first = 0
+    least = min(len(a), len(b))
     while first < least and a[first] == b[first]:
         first += 1
     last = 0
@@ -589,15 +600,20 @@ def doubt(line: bytes) -> str:
 
 def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> Merge:
     """Three ways: what they were given, what they made of it, what the file is now."""
-    made, now = align(base, theirs), align(base, live)
+    made = align(base, theirs)
+    now = align(base, live)
     there = {at: index for index, at in enumerate(now) if at >= 0}
-    merged, kept, adds = Merge(), set(made), -1 in made
+    merged = Merge()
+    kept = set(made)
+    adds = -1 in made
     for at, line in enumerate(base):
         if at in kept or not is_job(line):
             continue
-        fault = (
-            refusal(line, live[there[at]]) if at in there else adds and "somebody else has changed it, too"
-        )
+        fault = ""
+        if at in there:
+            fault = refusal(line, live[there[at]])
+        elif adds:
+            fault = "somebody else has changed it, too"
         if fault:
             merged.faults.append(
                 f"line {there.get(at, at) + 1}: {fault}; '{show(line[2:80])}' was changed or deleted"
@@ -626,9 +642,10 @@ def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes])
 
 
 def with_others(merged: Merge, now: Sequence[int], live: Sequence[bytes]) -> Merge:
-    """The same with the lines that others have added meanwhile, each behind the line that it stands behind.
-    """
-    placed, behind, last = set(merged.origin), defaultdict(list), -1
+    """A merge with the lines that others have added meanwhile, each behind the line that it stands behind."""
+    placed = set(merged.origin)
+    behind: defaultdict[int, list[int]] = defaultdict(list)     # by the line above them; -1: they come first
+    last = -1
     for index, at in enumerate(now):
         if index in placed:
             last = index
@@ -666,7 +683,9 @@ def alone(file: JobFile) -> Iterator[int]:
 
     A door that somebody is behind is waited for: that is short.
     """
-    fd, end, doors = file.companion.open_seat(), time.monotonic() + SETTLING, []
+    fd = file.companion.open_seat()
+    end = time.monotonic() + SETTLING
+    doors: list[int] = []
     try:
         # whole rows: who is behind a door counts the seats that are taken
         todo = [(0, APPEND_BYTE - 1)]
@@ -703,9 +722,7 @@ def apply(file: JobFile, base: bytes, theirs: bytes, quiet: bool = False) -> lis
 
 
 def _apply(file: JobFile, fd: int, locks: int, base: bytes, theirs: bytes) -> Merge:
-    """The same while nobody else can change the file, which is open for writing, since `locks` has all doors
-    locked.
-    """
+    """Merge a copy into the file, which is open for writing, while `locks` has all doors locked."""
     data = read_all(file.reader)
     live = split_lines(data)
     merged = merge(split_lines(base), split_lines(theirs), live)
@@ -723,9 +740,13 @@ def _apply(file: JobFile, fd: int, locks: int, base: bytes, theirs: bytes) -> Me
 
 def say_doubts(file: JobFile, merged: Merge) -> None:
     """Name the first new lines that may be meant as something else, by their numbers in the file."""
-    lines = enumerate(zip(merged.lines, merged.origin), 1)
-    doubts = [] if merged.faults else [f"line {number} {fault}" for number, (line, origin) in lines
-              if origin < 0 and (fault := doubt(line))]
+    if merged.faults:
+        return
+    doubts = []
+    for number, (line, origin) in enumerate(zip(merged.lines, merged.origin), 1):
+        fault = doubt(line) if origin < 0 else ""
+        if fault:
+            doubts.append(f"line {number} {fault}")
     for text in doubts[:SHOWN]:
         file.say(text)
     if len(doubts) > SHOWN:
@@ -811,9 +832,11 @@ def _give(new: int, info: os.stat_result) -> None:
 
 def shuts_out(old: os.stat_result, new: os.stat_result) -> bool:
     """Whether somebody who could write to a file cannot write to the new one, which has its mode."""
-    everybody, group = (old.st_mode & bits == bits for bits in (0o006, 0o060))
-    return not everybody and ((old.st_gid != new.st_gid and bool(old.st_mode & 0o060))
-                              or (old.st_uid != new.st_uid and not group))
+    if old.st_mode & 0o006 == 0o006:
+        return False
+    if old.st_gid != new.st_gid and old.st_mode & 0o060:
+        return True
+    return old.st_uid != new.st_uid and old.st_mode & 0o060 != 0o060
 
 
 def sync_names(folder: str) -> None:
@@ -907,8 +930,11 @@ def run_editor(copy: str) -> str:
         return f"the editor '{printable(editor)}' cannot be started: {why} (set VISUAL or EDITOR)"
     finally:
         signal.signal(signal.SIGINT, before)
-    return "" if not code else (f"the editor '{printable(editor)}' " + (
-        f"died of signal {-code}" if code < 0 else f"failed: exit {code}"))
+    if code < 0:
+        return f"the editor '{printable(editor)}' died of signal {-code}"
+    if code:
+        return f"the editor '{printable(editor)}' failed: exit {code}"
+    return ""
 
 
 def read_copy(copy: str) -> bytes | None:
@@ -942,6 +968,9 @@ def ask_again() -> bool:
 
 
 # ======== Lists =============================================================================================
+#
+# A list has a command a line, or the values of one.  Values are put into the places of a template, quoted
+# for the shell.  Lines are read, filled in and handed on one by one, so a list may be of any length.
 
 PLACEHOLDER = re.compile(rb"\{(?:(\d*)(|\.|/|//|/\.)|#)\}")
 SWEEPS = (":::", ":::+", "::::", "::::+")       # the last two are refused: GNU parallel reads files there
@@ -963,6 +992,13 @@ def with_place(text: bytes) -> bytes:
     return text if any(found[2] is not None for found in PLACEHOLDER.finditer(text)) else text + b" {}"
 
 
+def in_columns(columns: Iterable[int], place: re.Match[bytes]) -> bytes:
+    """What stands for a place of a template where a line is made of columns."""
+    if place[1] != b"":                     # the place is for one column, or is {#}
+        return place[0]
+    return b" ".join(b"{%d%b}" % (column, place[2]) for column in columns)
+
+
 class Template:
     """A command with places for values, as GNU parallel has them."""
     PARTS: dict[bytes | None, Callable[[bytes], bytes]] = {
@@ -981,8 +1017,7 @@ class Template:
         """
         text = with_place(text)
         if count:
-            text = PLACEHOLDER.sub(lambda found: found[0] if found[1] != b"" else b" ".join(
-                b"{%d%b}" % (column, found[2]) for column in range(1, count + 1)), text)
+            text = PLACEHOLDER.sub(functools.partial(in_columns, range(1, count + 1)), text)
         places = [found.groups() for found in PLACEHOLDER.finditer(text)]
         self.places = [(int(column or 0), self.PARTS.get(part)) for column, part in places]
         self.width = max(column for column, _ in self.places)
@@ -1120,17 +1155,27 @@ def mended(text: bytes, places: Sequence[Unsafe], closed: dict[int, int]) -> byt
     return text
 
 
+# By what such a place stands in: how that is said, and what to do
+UNSAFE = {
+    b"`": ("in backquotes", "use $(...)"),
+    b"$((": ("in $((...))", "assign it to a variable before"),
+    b"\\": ("behind a backslash", "leave that out"),
+    b"$": ("behind a $", "leave that out"),
+}
+
+
 def check_template(text: bytes) -> None:
     """Refuse a template in which a value would be run.  Raises argparse.ArgumentTypeError."""
     places, quoting = unsafe_places(text)
     if not places:
         return
     first = places[0]
-    where, hint = {
-        b"`": ("in backquotes", "use $(...)"), b"$((": ("in $((...))", "assign it to a variable before"),
-        b"\\": ("behind a backslash", "leave that out"), b"$": ("behind a $", "leave that out"),
-    }.get(first.within, ("within quotes", "hand it over as an argument" if first.opened in quoting.closed else
-                         "these are never closed"))
+    if first.within in UNSAFE:
+        where, hint = UNSAFE[first.within]
+    elif first.opened in quoting.closed:
+        where, hint = "within quotes", "hand it over as an argument"
+    else:
+        where, hint = "within quotes", "these are never closed"
     right = mended(text, places, quoting.closed)
     if right and not unsafe_places(right)[0]:
         hint = f"it is quoted already; right is: {show(right)}"
@@ -1200,6 +1245,10 @@ def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> I
 
 
 # ======== Job files =========================================================================================
+#
+# fjd has a file for each job, whose executable gets the file's path.  The job is a line with just that.  A
+# file of a directory is added only if no line of the job file ends with its path yet; that is found out
+# under the append lock, so two that add one directory add each file once.
 
 SECTIONS = ("control", "fjd")
 LARGEST = 1 << 20                   # bytes of a job file: what is larger is something else
@@ -1321,10 +1370,10 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
 # The configuration of NetJobs.  Lines are stripped; empty ones and lines that begin with # do not count.
 #
 #     LABEL:                        begins a test
-#     -generaltimeout: T            ... for all its commands: 330s, 5m, 2h or none [none]
-#     -minhosts: N                  ... how many targets must not time out, or all [all]
+#     -generaltimeout: T            for all its commands: 330s, 5m, 2h or none [none]
+#     -minhosts: N                  how many targets must not time out, or all [all]
 #     TARGET: "COMMAND"             any number of commands, of the same target in order
-#     -timeout: T                   ... for the command above
+#     -timeout: T                   for the command above
 #     end                           ends the test
 
 LABEL = re.compile(rb"([^:]+):")
@@ -1419,7 +1468,10 @@ def checked(kind: Callable[[str], object], text: bytes) -> bytes:
 
 def read_tests(path: str) -> Iterator[Test]:
     """The tests of a configuration.  Raises Problem."""
-    source, test, began, count = Source(path), None, 0, 0
+    source = Source(path)
+    test: Test | None = None
+    began = 0                               # the number of the line with its label
+    count = 0
     for line in map(bytes.strip, source):
         if line[:1] in b"#":                # or b""
             continue
@@ -1453,6 +1505,9 @@ def test_lines(path: str) -> Iterator[bytes]:
 
 
 # ======== The end of following ==============================================================================
+#
+# `#RUN end` is a line of the job file like any other: it is appended under the append lock, and taken back
+# by writing `#off` over its first four bytes, behind the door of its text.
 
 
 def find_ends(file: JobFile, fd: int) -> list[Line]:
@@ -1732,13 +1787,24 @@ def use_lines(options: argparse.Namespace, file: JobFile) -> int:
         return edit(file, options.quiet)
     if options.action in CHANGING:
         return change_states(options, file)
-    count = reopen(file) if options.reopen else put_lines(map(bytes, selected(options, file)))
-    if options.reopen and count and not options.quiet:
+    if options.reopen:
+        return reopen_file(file, options.quiet)
+    count = put_lines(map(bytes, selected(options, file)))
+    if not count and options.selective:
+        file.say(NOTHING)
+        return 1
+    return 0
+
+
+def reopen_file(file: JobFile, quiet: bool) -> int:
+    """Take each `#RUN end` back; the exit status.  Raises Problem, OSError."""
+    count = reopen(file)
+    if not count:
+        file.say("there is no #RUN end in it")
+        return 1
+    if not quiet:
         file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
-    if count or (options.list and not options.selective):
-        return 0
-    file.say("there is no #RUN end in it" if options.reopen else NOTHING)
-    return 1
+    return 0
 
 
 def change_file(argv: Sequence[str]) -> int:

@@ -214,6 +214,11 @@ def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
 
 
 # ======== Waiting ===========================================================================================
+#
+# A Watcher reads the whole job file at each look, and counts its states.  A line `r` counts as running only
+# if somebody holds a seat of its command; else it is an orphan.  The waiting is over when no job is new or
+# running, or when nobody will run what is new; two looks must agree on that.  A file that an editor may be
+# about to fill is looked at again.
 
 WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}    # else: held
 
@@ -273,7 +278,7 @@ class Watcher:
         return self.file.by_command(commands)
 
     def sure_look(self) -> Survey:
-        """The same, of a file that no editor is about to fill."""
+        """What the file holds, once no editor is about to fill it.  Raises Problem."""
         while (found := self.look()).half_saved:
             time.sleep(self.pause)
         return found
@@ -288,9 +293,11 @@ class Watcher:
             self.stall = self.why(now) if not now.running else None
             show(now)
             self.seen(found)
-            before, self.stopped = self.stopped, self.stall.text if self.stall and self.stall.stops else ""
-            ended = not now.new and not now.running and not found.half_saved
-            if ended or (self.stopped and self.stopped == before):
+            before = self.stopped
+            self.stopped = self.stall.text if self.stall and self.stall.stops else ""
+            if not now.new and not now.running and not found.half_saved:
+                return now
+            if self.stopped and self.stopped == before:         # seen twice: nobody is about to mend it
                 return now
             time.sleep(max(self.pause, self.pace.rest(20)))
 
@@ -311,6 +318,10 @@ class Watcher:
 
 
 # ======== Progress ==========================================================================================
+#
+# Each look is shown at once.  A pipe gets a line for each change, a terminal has one line redrawn.  The
+# time left follows from what was processed in the last five minutes, or in the last 20 changes if that is
+# longer.
 
 
 def bar(now: Counts, width: int) -> str:
@@ -344,7 +355,8 @@ class PipeProgress:
         """Print what is new."""
         if self.line != self.printed:
             put(f"{self.line}\n".encode())
-            self.printed, self.when = self.line, time.monotonic()
+            self.printed = self.line
+            self.when = time.monotonic()
 
 
 class TerminalProgress:
@@ -359,7 +371,8 @@ class TerminalProgress:
     def __init__(
         self, put: Callable[[bytes], None] = put, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.put, self.clock = put, clock
+        self.put = put
+        self.clock = clock
         # when how many were processed; an entry per change
         self.seen: deque[tuple[float, int]] = deque()
         self.start = clock()
@@ -483,8 +496,9 @@ class Log:
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
         """Raises Problem."""
-        self.path, self.say = path, say
-        self.told = False                   # which lines make no sense
+        self.path = path
+        self.say = say
+        self.told = False                   # it was said which lines make no sense
         try:
             self.file = self._open()
             self.size = self._size()
@@ -524,7 +538,8 @@ class Log:
         lines = self._lines()
         try:
             odd = int(next(lines) != b"")
-            count, first_odd = 0, deque([0] * odd, self.NAMED)      # counted from the end
+            first_odd = deque(range(odd), self.NAMED)       # counted from the end, which is 0
+            count = 0
             for count, line in enumerate(lines, 1):
                 if not wanted(line):
                     continue
@@ -545,16 +560,20 @@ class Log:
 
     def _lines(self) -> Iterator[bytes]:
         """Line by line, the last first; before all, what stands behind the last newline."""
-        at, rest, dropped = self.size, b"", False
+        at = self.size
+        rest = b""
+        dropped = False                         # a line is too long, and what was read of it is forgotten
         while at:
             step = min(self.BLOCK, at)
             at -= step
             rest, *lines = (self.file.pread(step, at) + rest).split(b"\n")
             if dropped and lines:
-                lines[-1], dropped = b"\n", False       # it is too long, and makes no sense
+                lines[-1] = b"\n"               # it makes no sense
+                dropped = False
             yield from reversed(lines)
             if len(rest) >= self.LONGEST:
-                rest, dropped = b"", True
+                rest = b""
+                dropped = True
         yield b"\n" if dropped else rest
 
     def _read(self, line: bytes) -> Run | None:
@@ -586,11 +605,10 @@ class Journal(Log):
             raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
         super().__init__(os.path.join(directory, "journal"), say)
         self.decode = json.JSONDecoder().scan_once
-        # of output files: what those before here that had this name are called now
+        # by the name that an output file had before this place in the journal: what it is called now
         self.names: dict[str, str] = {}
-        # runs whose starts may still come; and the latest of those whose start has
-        self.ended: set[str] = set()
-        self.whole: deque[str] = deque()    # ... come, in order
+        self.ended: set[str] = set()        # runs whose end was met, and whose start may still come
+        self.whole: deque[str] = deque()    # the latest of these whose start was met, too, in order
 
     def _open(self) -> Reader:
         try:
@@ -688,6 +706,10 @@ class Journal(Log):
 
 
 # ======== What runs =========================================================================================
+#
+# The job file says which lines run; the journal says where and since when.  The two are brought together by
+# the command, since a line may have moved since its run began: of several runs of a command the one with
+# the nearest line number counts.
 
 
 class LastRuns:
@@ -896,6 +918,10 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
 
 
 # ======== What failed =======================================================================================
+#
+# The job file says which lines are failed or in error; the journal says how their last runs ended, and the
+# output files what they printed last.  A host writes the end of a run some seconds after the line's state,
+# so a run that seems not to have ended is looked for once more.
 
 
 def how_ended(run: Run) -> str:
@@ -1026,7 +1052,9 @@ def last_runs(
 
     Raises Problem.
     """
-    journal, last, late = Journal(outdir, say), LastRuns(lines), False
+    journal = Journal(outdir, say)
+    last = LastRuns(lines)
+    late = False
     with journal.file:
         check_journal(journal, path, say)
         if lines:
@@ -1034,10 +1062,20 @@ def last_runs(
     for line in lines:
         run = last.found.get(line.number)
         if run and run.ended is None:
-            run.state, run.cause = ("?", "unknown") if line.state == FAILED else ("e", "lost")
+            judge_lost(run, line.state != FAILED)
             # else it is an orphan, and its host does not write
             late |= line.state != RUNNING
     return last, late
+
+
+def judge_lost(run: Run, lost: bool) -> None:
+    """A run will have no end in the journal.  lost: its line is in error, or an orphan."""
+    if lost:
+        run.state = "e"
+        run.cause = "lost"
+    else:
+        run.state = "?"
+        run.cause = "unknown"
 
 
 def tell_failed(watcher: Watcher, outdir: str | None) -> Counts:
@@ -1077,6 +1115,8 @@ def put_fitted(texts: Iterable[str]) -> None:
 
 
 # ======== Statistics ========================================================================================
+#
+# The ends in the journal are counted by host, in one pass.  One number a run is kept, for the quantiles.
 
 
 def quantiles(times: Iterable[float]) -> list[float]:
@@ -1149,7 +1189,10 @@ class JobLogReader(Log):
         if not match:
             raise ValueError
         number, host, began, took, exit_status, signal_number, command = match.groups()
-        start, seconds, code, ended_by = float(began), float(took), int(exit_status), int(signal_number)
+        start = float(began)
+        seconds = float(took)
+        code = int(exit_status)
+        ended_by = int(signal_number)
         if start + seconds > self.LATEST:
             raise ValueError
         return Run(
@@ -1198,7 +1241,8 @@ class Spans:
     """
 
     def __init__(self) -> None:
-        self.began, self.took = array("q"), array("q")
+        self.began = array("q")
+        self.took = array("q")
         # by host and slot, "" where nobody knows the slot
         self.runs_of: dict[tuple[str, str], array[int]] = {}
 
@@ -1407,7 +1451,8 @@ class Gathered:
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
         self.stats = HostStats()
-        self.first, self.last = math.inf, until or 0.0
+        self.first = math.inf
+        self.last = until or 0.0
         self.drawn: list[Run] = []
         self.failed: list[Run] = []
         self.slowest: list[Run] = []
@@ -1443,11 +1488,15 @@ class Pictures:
 
     def __init__(self, runs: Sequence[Run], last: float) -> None:
         """last: seconds since 1970, until when what runs is drawn."""
-        self.runs, self.spans = runs, Spans()
+        self.runs = runs
+        self.spans = Spans()
         for run in runs:
-            seconds = (
-                run.seconds if run.seconds is not None else max(0.0, last - run.began) * (run.state == "r")
-            )
+            if run.seconds is not None:
+                seconds = run.seconds
+            elif run.state == "r":
+                seconds = max(0.0, last - run.began)
+            else:
+                seconds = 0.0
             self.spans.add(run, seconds)
         self.slots = list(self.spans.slots())
         self.first = min(self.spans.began, default=round(last * 1e6))
@@ -1484,11 +1533,13 @@ class Pictures:
 
     def _busy(self) -> list[float]:
         """How many jobs ran at a time, on average over each of so many equal parts of the time."""
-        change, width = [0.0] * (self.BINS + 2), self.span / self.BINS
+        change = [0.0] * (self.BINS + 2)
+        width = self.span / self.BINS
         for began, took in zip(self.spans.began, self.spans.took):
             start = (began - self.first) / width
             end = start + took / width
-            index, last = int(start), int(end)
+            index = int(start)
+            last = int(end)
             change[index] += index + 1 - start
             change[index + 1] += start - index
             change[last] -= last + 1 - end
@@ -1543,9 +1594,11 @@ class Histogram:
             if run.seconds is not None:
                 tenth = int(10 * math.log10(max(run.seconds * 1e6, 1)))
                 self.bars.setdefault(tenth, Counter())[run.state] += 1
-        self.low, self.high = min(self.bars, default=0), max(self.bars, default=0) + 1
+        self.low = min(self.bars, default=0)
+        self.high = max(self.bars, default=0) + 1
         while self.high - self.low < self.LEAST:
-            self.low, self.high = max(self.low - 1, 0), self.high + 1
+            self.low = max(self.low - 1, 0)
+            self.high += 1
         self.top = max((sum(bar.values()) for bar in self.bars.values()), default=0)
 
     def html(self) -> str:
@@ -1602,7 +1655,7 @@ class Row:
     now: str = ""
 
 
-NO_CELL = "", -1
+NO_CELL: tuple[str, float] = "", -1
 
 
 class Tables:
@@ -1652,14 +1705,20 @@ class Tables:
     @staticmethod
     def _cells(row: Row) -> list[tuple[str, object]]:
         """Of each column the content, and what it is sorted by."""
-        run, name = row.run, STATE_NAMES[row.state]
+        run = row.run
         if run is None:
-            return [(f"{row.line}", row.line), (f"<b class=s{STATES.index(row.state)}>{name}</b>", name),
-                    *[NO_CELL] * 7]
+            name = STATE_NAMES[row.state]
+            state = (f"<b class=s{STATES.index(row.state)}>{name}</b>", name)
+            return [(f"{row.line}", row.line), state, *itertools.repeat(NO_CELL, 7)]
         how = how_ended(run)
-        ended = tag("b", escaped(how), class_=f"s{STATES.index(run.state)}") + (
-            f" (now {row.now})" * bool(row.now)
-        )
+        ended = tag("b", escaped(how), class_=f"s{STATES.index(run.state)}")
+        if row.now:
+            ended += f" (now {row.now})"
+        cpu = memory = NO_CELL
+        if run.cpu and run.seconds:
+            cpu = f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds
+        if run.memory is not None:
+            memory = human_size(run.memory), run.memory
         return [
             (f"{row.line}", row.line),
             (ended, how),
@@ -1667,10 +1726,8 @@ class Tables:
             (escaped(run.slot[:80]), run.slot[:80]),
             (clock(run.began), run.began),
             (took(run.seconds) if run.seconds is not None else "", run.seconds or -1),
-            (f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds)
-            if run.cpu and run.seconds
-            else NO_CELL,
-            (human_size(run.memory), run.memory) if run.memory is not None else NO_CELL,
+            cpu,
+            memory,
             (human_size(run.bytes), run.bytes),
         ]
 
@@ -1682,7 +1739,8 @@ class Reporter:
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None) -> None:
         """Raises Problem."""
-        self.options, self.title = options, options.file or options.outdir or options.joblog
+        self.options = options
+        self.title = options.file or options.outdir or options.joblog
         self.watcher = watcher
         self.source = source = options.joblog or os.path.join(options.outdir, "journal")
         if (
@@ -1713,10 +1771,9 @@ class Reporter:
         log = open_log(self.options, said.append)
         left = left_lines(self.watcher, found) if self.watcher and found else []
         last = LastRuns(left)
+        still_runs = live or (found is not None and bool(found.running))
         with log.file:
-            runs = Gathered(
-                self._judged(log, found, last), time.time() if live or (found and found.running) else None
-            )
+            runs = Gathered(self._judged(log, found, last), time.time() if still_runs else None)
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
         page = self._page(runs, found, left, last, live, said)
@@ -1739,20 +1796,22 @@ class Reporter:
             else:
                 running.offer(run)
                 unended.append(run)
-        alive, before, now = set(running.found.values()), self.ending, time.monotonic()
+        alive = set(running.found.values())
+        before = self.ending
+        now = time.monotonic()
         states = {line.number: line.state for line in last.lines}
         lost = {run: states[number] for number, run in last.found.items() if states[number] != FAILED}
         self.ending = {}
         for run in unended:
-            run.state, run.cause = "r", ""
-            if run not in alive and lost.get(run) == RUNNING:           # an orphan
-                run.state, run.cause = "e", "lost"
-            elif run not in alive:
-                since = self.ending[run.run] = before.get(run.run, now)
-                if self.watcher and now - since < self.watcher.patience:
-                    run.cause = "ending"
-                else:
-                    run.state, run.cause = ("e", "lost") if run in lost else ("?", "unknown")
+            run.state = "r"
+            run.cause = ""
+            if run not in alive:
+                if lost.get(run) != RUNNING:            # else it is an orphan, and its host does not write
+                    since = self.ending[run.run] = before.get(run.run, now)
+                    if self.watcher and now - since < self.watcher.patience:
+                        run.cause = "ending"
+                if not run.cause:
+                    judge_lost(run, run in lost)
             yield run
 
     def settle(self) -> None:
@@ -1799,12 +1858,16 @@ class Reporter:
             bar = bar_of(plural(now.all + now.held, "job"),
                          [(name, asdict(now)[name], colour) for name, colour in COLOURS.items()])
             ended = ", ".join(f"{count:,} {name}" for name, count, _ in by_name if count)
-            bar += tag("p", f"{all_runs}: {ended}", class_="hint") if ended else ""
+            if ended:
+                bar += tag("p", f"{all_runs}: {ended}", class_="hint")
         else:
             bar = bar_of(all_runs, by_name)
-        times, stats = quantiles(runs.stats.seconds), runs.stats
-        figures = [("Duration", took(runs.last - runs.first))] * bool(runs.states)
-        figures += zip(("Median time of a run", "90th percentile", "Longest"), map(took, times))
+        stats = runs.stats
+        figures: list[tuple[str, str]] = []
+        if runs.states:
+            figures.append(("Duration", took(runs.last - runs.first)))
+        times = map(took, quantiles(stats.seconds))
+        figures += zip(("Median time of a run", "90th percentile", "Longest"), times)
         if stats.cpu_seconds:
             figures.append(("CPU use", f"{100 * stats.cpu / stats.cpu_seconds:.0f} %"))
         if stats.memory is not None:
@@ -1822,13 +1885,12 @@ class Reporter:
         now = self.watcher.states_now(others) if self.watcher and found else {}
         failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
         shown = Gathered.SHOWN
+        title = "Other runs that failed or ended in error" if found else "Runs that failed or ended in error"
         return "".join(
             (
                 tables.html("Left to fix", to_fix[:shown], len(to_fix)),
                 tables.html(
-                    "Other runs that failed or ended in error"
-                    if found
-                    else "Runs that failed or ended in error",
+                    title,
                     [Row(run.line, run.command, run, run.state, now.get(run, "")) for run in others],
                     failed,
                 ),
@@ -1933,7 +1995,9 @@ class Host:
 
     def __init__(self, path: str, mount: Mount, left_over: bool) -> None:
         """left_over: was there before us.  Raises OSError; ENOENT also if it has not said yet who it is."""
-        self.path, self.key, self.left_over = path, os.fsencode(path)[-8:], left_over
+        self.path = path
+        self.key = os.fsencode(path)[-8:]
+        self.left_over = left_over
         self.reader = open_named(path, mount)
         self.writer = -1                                # for all but reading
         self.told = 0                                   # how many lines we have appended
@@ -1952,6 +2016,10 @@ class Host:
             self.close()
             raise
 
+    def tried_all(self) -> bool:
+        """Whether all could be tried with it."""
+        return self.heard and self.found.keys() == SEEN.keys()
+
     def note(self, what: str, holds: bool) -> None:
         """Note that something was tried.  A NO stays."""
         if self.found.get(what) != "NO":
@@ -1967,10 +2035,14 @@ class LockCheck:
     MINUTE, PAUSE, SILENCE, PATIENCE = 60.0, 1.0, 40.0, 10.0        # seconds
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.mount, self.name = folder, find_mount(folder), printable(os.uname().nodename)[:64]
+        self.folder = folder
+        self.mount = find_mount(folder)
+        self.name = printable(os.uname().nodename)[:64]
         self.one_host = not self.mount.network
-        self.pause, self.enough = (0.1, LATE + 3) if self.one_host else (self.PAUSE, len(NUMBERS) - 1)
-        self.key, self.number = os.urandom(4).hex().encode(), 0
+        self.pause = 0.1 if self.one_host else self.PAUSE
+        self.enough = LATE + 3 if self.one_host else len(NUMBERS) - 1      # numbers after which all was tried
+        self.key = os.urandom(4).hex().encode()
+        self.number = 0
         name = f"{re.sub('[^A-Za-z0-9.-]', '_', self.name)}-{self.key.decode()}"
         self.path = os.path.join(folder, f"runmaker4-check-{name}")
         self.hosts: dict[str, Host] = {}        # by their paths; we are one of them
@@ -1979,12 +2051,14 @@ class LockCheck:
         self.faults: list[str] = []             # all but what is in the hosts' `found`
         if fault := mount_fault(self.mount):
             self.faults.append(f"{self.name}: {fault}")
-        self.interrupted, self.over = threading.Event(), threading.Event()
+        self.interrupted = threading.Event()
+        self.over = threading.Event()
         self.begin("opening the directory")
 
     def begin(self, step: str) -> None:
         """Note what is begun, which may hang or fail."""
-        self.step, self.since = step, time.monotonic()
+        self.step = step
+        self.since = time.monotonic()
 
     def blame(self, error: OSError) -> None:
         """Note what went wrong: where it did first."""
@@ -2156,41 +2230,59 @@ class LockCheck:
         hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.key))
         here = [host for host in hosts if host.boot == boot_id()]
         self.judge(hosts)
+        untried = [host.name for host in hosts if not host.tried_all()]
+        if self.path not in self.hosts:
+            untried.append(self.name)
+        alone = here == hosts and not self.one_host
+        lines = [f"{self.folder}: {self.name} has seen:", *self.table(hosts, here)]
+        lines += [f"NO   {fault}" for fault in self.faults]
+        lines += self.verdict(untried, alone)
+        put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
+        return 1 if self.faults or untried or alone else 0
+
+    @staticmethod
+    def table(hosts: Sequence[Host], here: Sequence[Host]) -> Iterator[str]:
+        """What was seen of each host; here: those of them that are this one."""
         rows = [["host", *SEEN, "file system"]]
         for host in hosts:
             found = [host.found.get(what, "-") for what in SEEN]
-            rows.append([host.name, *found, host.mount + ", this host" * (host in here)])
+            mount = f"{host.mount}, this host" if host in here else host.mount
+            rows.append([host.name, *found, mount])
         widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = [f"{self.folder}: {self.name} has seen:"]
-        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        untried = [host.name for host in hosts if not host.heard or host.found.keys() != SEEN.keys()]
-        untried += [] if self.path in self.hosts else [self.name]
+        for row in rows:
+            yield "  ".join(map(str.ljust, row, widths)).rstrip()
+
+    def verdict(self, untried: Sequence[str], alone: bool) -> Iterator[str]:
+        """What follows for who wants to share job files.
+
+        untried: hosts with which not all could be tried.  alone: other hosts may use this directory, and none
+        has come.
+        """
         if self.faults:
             cure = next((text for kind, text in CURES.items() if self.mount.kind.startswith(kind)), "")
-            lines += [f"NO   {fault}" for fault in self.faults] + [f"To change: {cure}."] * bool(cure)
-            lines.append(
-                "Until all holds these hosts should not share job files here: take another directory, or "
-                "TCP (runmaker4-server.py)."
+            if cure:
+                yield f"To change: {cure}."
+            yield (
+                "Until all holds these hosts should not share job files here: take another directory, or TCP "
+                "(runmaker4-server.py)."
             )
         elif untried:
-            lines.append(
-                f"Not all could be tried with {', '.join(untried)} (came late, left early, was killed, "
-                "or is cut off): start this on all hosts within some seconds."
+            yield (
+                f"Not all could be tried with {', '.join(untried)} (came late, left early, was killed, or is "
+                "cut off): start this on all hosts within some seconds."
             )
         elif self.one_host:
-            lines.append(
+            yield (
                 f"All holds on this host. Other hosts do not see {self.mount.kind or 'it'}: they can have "
                 "jobs over TCP (runmaker4-server.py)."
             )
-        elif here == hosts:
-            lines.append("All holds on this host. No other has come: start this there, too, within a minute.")
+        elif alone:
+            yield "All holds on this host. No other has come: start this there, too, within a minute."
         else:
-            lines.append(
-                "All holds, seen from here. If the other hosts say so, too, they can share job files in "
-                "this directory."
+            yield (
+                "All holds, seen from here. If the other hosts say so, too, they can share job files in this "
+                "directory."
             )
-        put(os.fsencode("\n".join(map(printable, lines)) + "\n"))
-        return int(bool(self.faults or untried) or (here == hosts and not self.one_host))
 
     def clean(self) -> None:
         """Remove what was made here, and what dead hosts have left.  Closed first: NFS keeps what is open."""
@@ -2229,8 +2321,9 @@ def check_locks(folder: str) -> int:
         threading.Thread(target=check.run, daemon=True).start()
         while not check.over.wait(0.5):
             if time.monotonic() - check.since > check.SILENCE:
-                more = ("; with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass"
-                        if check.mount.kind.startswith("nfs") else "")
+                more = ""
+                if check.mount.kind.startswith("nfs"):
+                    more = "; with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass"
                 warn(f"{PROG}: {folder}: does not answer: {check.step} takes more than "
                      f"{human_time(check.SILENCE)} (is its server there{more}?)")
                 leave_without_waiting(1)
@@ -2242,6 +2335,9 @@ def check_locks(folder: str) -> int:
 
 
 # ======== The program =======================================================================================
+#
+# Options name one thing to do: wait, tell how it goes, or make something of a log.  What is printed goes to
+# stdout, all that is said about it to stderr.
 
 
 def wait(watcher: Watcher, with_progress: bool) -> Counts:
