@@ -364,9 +364,9 @@ class TerminalProgress:
     time.
     """
     CLEAR = "\r\x1b[K"
-    # seconds and changes: both at least, if there were so many, make up the rate
-    WINDOW, CHANGES = 300.0, 20
-    WIDEST = 60  # characters of the bar
+    WINDOW = 300.0              # seconds at least that the rate is made of, if there were so many
+    CHANGES = 20                # changes at least that the rate is made of, if there were so many
+    WIDEST = 60                 # characters of the bar
 
     def __init__(
         self, put: Callable[[bytes], None] = put, clock: Callable[[], float] = time.monotonic
@@ -677,15 +677,21 @@ class Journal(Log):
             spent = end[4]
             incomplete = event.get("incomplete", False)
         state, code, number, cause, took, cpu, memory, printed, files = end
-        if not (type(name) is type(command) is type(host) is type(slot) is type(cause) is str
-                and type(line) is type(pid) is type(code) is type(number) is type(printed) is int
-                and type(when) in self.NUMBERS and type(spent) in self.NUMBERS and type(incomplete) is bool
-                and (not ended or state in self.STATES)
-                and (not ended or (type(files) is list and {*map(type, files)} <= {str}))
-                and 0 <= spent <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST
-                and -1 <= code < self.LATEST and 0 <= number < self.LATEST and 0 <= printed < 1 << 63
-                and (cpu is None or (type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST))
-                and (memory is None or (type(memory) is int and 0 <= memory < 1 << 63))):
+        if not type(name) is type(command) is type(host) is type(slot) is type(cause) is str:
+            raise ValueError
+        if not type(line) is type(pid) is type(code) is type(number) is type(printed) is int:
+            raise ValueError
+        if type(when) not in self.NUMBERS or type(spent) not in self.NUMBERS or type(incomplete) is not bool:
+            raise ValueError
+        if ended and (state not in self.STATES or type(files) is not list or {*map(type, files)} - {str}):
+            raise ValueError
+        if not (0 <= spent <= when <= self.LATEST and 0 <= line < self.LATEST and 0 <= pid < self.LATEST):
+            raise ValueError
+        if not (-1 <= code < self.LATEST and 0 <= number < self.LATEST and 0 <= printed < 1 << 63):
+            raise ValueError
+        if cpu is not None and not (type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST):
+            raise ValueError
+        if memory is not None and not (type(memory) is int and 0 <= memory < 1 << 63):
             raise ValueError
         if not plain:
             os.fsencode("".join((host, slot, cause, *files)))
@@ -1484,7 +1490,9 @@ class Gathered:
 class Pictures:
     """What the page draws: the last runs, slot by slot, and how many ran at a time."""
     BINS = 1000
-    LONG, SHORT, MANY = 1000, 100, 5000     # characters of a command, and where there are so many runs
+    LONG = 1000                 # characters of a command
+    SHORT = 100                 # characters of a command where there are more than MANY runs
+    MANY = 5000
 
     def __init__(self, runs: Sequence[Run], last: float) -> None:
         """last: seconds since 1970, until when what runs is drawn."""
@@ -2032,7 +2040,10 @@ class Host:
 
 class LockCheck:
     """Tries, with all hosts that do the same in this directory, whether runners can rely on its locks."""
-    MINUTE, PAUSE, SILENCE, PATIENCE = 60.0, 1.0, 40.0, 10.0        # seconds
+    MINUTE = 60.0               # seconds for which hosts look at each other
+    PAUSE = 1.0                 # seconds between two numbers
+    SILENCE = 40.0              # seconds after which a call of the file system is said to hang
+    PATIENCE = 10.0             # seconds to wait for a lock
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
