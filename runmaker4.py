@@ -679,8 +679,9 @@ LOCAL_KINDS = {
     "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
     "ntfs3", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "udf", "ufs", "vfat", "xfs", "zfs",
 }
-# Kinds on which tests/test_real_nfs.py and tests/test_real_fs.py run the whole protocol on several hosts
-TESTED_KINDS = {"nfs", "nfs4", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
+# Kinds on which tests/test_real_nfs.py, test_real_fs.py and test_real_machines.py run the whole protocol on
+# several hosts
+TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class NfsCase(Mixin):
         """
         hosts = {client.name.encode(): number for number, client in enumerate(self.rig.clients, 1)}
         found = []
-        for line in self.server.run("find m -type f -printf '%T@ %f\\n'").out.splitlines():
+        for line in self.server.run("find m/ -type f -printf '%T@ %f\\n'").out.splitlines():
             moment, _, name = line.partition(b" ")
             kind, number, *processes, host = name.split(b".")
             pid, runner = (int(text) + 10_000_000 * hosts[host] for text in processes)

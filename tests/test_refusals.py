@@ -195,7 +195,8 @@ class Mounts(RefusalCase):
 
     def test_mounts_that_share_locks(self) -> None:
         for kind, options in (("nfs4", "rw,vers=4.2,local_lock=none"), ("fuse.glusterfs", "rw"),
-                              ("nfs", "rw,vers=3,local_lock=flock"), ("xfs", "rw,nolock-not-really")):
+                              ("ceph", "rw,acl"), ("nfs", "rw,vers=3,local_lock=flock"),
+                              ("xfs", "rw,nolock-not-really")):
             with self.subTest(kind=kind, options=options):
                 self.jobs("true")
                 self.assertAccepted(self.run_mounted(kind, options))

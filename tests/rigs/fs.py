@@ -52,6 +52,8 @@ ip link set lo up
 while :; do sleep 3600 & wait; done
 """
 SWITCH = f"ip link add br0 type bridge; ip address add {SERVER}/24 dev br0; ip link set br0 up"
+TAP = "machines"
+ADD_TAP = f"ip tuntap add {TAP} mode tap; ip link set {TAP} master br0 up"
 PLUG_IN = """
 ip link add p-$1 type veth peer name eth0 netns $2
 ip link set p-$1 master br0 up
@@ -501,6 +503,10 @@ class Rig:
             self.stop()
             raise
         return self
+
+    def add_tap(self) -> None:
+        """Give the switch a port for QEMU: TAP, in the network of the server."""
+        self.server._switch(ADD_TAP)
 
     def stop(self) -> None:
         """End all that runs there, and forget what was stored."""

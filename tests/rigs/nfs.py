@@ -7,12 +7,16 @@
 
 Their network exists only between them.  They end with the process that has started them.  What they boot is
 built once, in RUNMAKER4_TEST_NFS (/var/tmp/nfsrig); everything else is in a temporary directory.
+
+They can be hosts of other file systems, too: of one whose servers tests/rigs/fs.py starts on this machine
+(Rig(beside=...)), or of one on a disk that all clients have (Rig(disk="256M"): /dev/vdc).
 """
 from __future__ import annotations
 
 import base64
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -27,12 +31,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tests.rigs import PATH, lacking
+from tests.rigs import PATH, fs, lacking
 from tests.support import ROOT, SCRIPTS, Text, as_bytes, wait_until
 from tests.values import present
 
-CACHE = pathlib.Path(os.environ.get("RUNMAKER4_TEST_NFS", "/var/tmp/nfsrig"))
 GUEST = pathlib.Path(__file__).with_name("nfs_guest")
+# Another build.sh builds another image
+IMAGE = (pathlib.Path(os.environ.get("RUNMAKER4_TEST_NFS", "/var/tmp/nfsrig"))
+         / hashlib.sha256((GUEST / "build.sh").read_bytes()).hexdigest()[:12])
 NETWORK = "10.77.0."
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -50,9 +56,9 @@ def missing() -> str:
     """
     if platform.machine() != "x86_64":
         return "real NFS needs x86-64"
-    if (CACHE / "image.stamp").exists() and all(shutil.which(tool, path=PATH) for tool in TOOLS):
+    if (IMAGE / "image.stamp").exists() and all(shutil.which(tool, path=PATH) for tool in TOOLS):
         return ""
-    return lacking("real NFS", TOOLS, [str(GUEST / "build.sh"), str(CACHE)], timeout=1200)
+    return lacking("real NFS", TOOLS, [str(GUEST / "build.sh"), str(IMAGE)], timeout=1200)
 
 
 class Command:
@@ -114,18 +120,23 @@ class Machine:
         hosts = ",".join(f"{machine.name}:{machine.ip}" for machine in self.rig.machines)
         words = f"rig.name={self.name} rig.ip={self.ip} rig.lease={self.rig.lease} rig.hosts={hosts}"
         command = [
-            "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-name", self.name,
+            "setpriv", "--pdeathsig", "KILL", *self.inside(), "qemu-system-x86_64", "-name", self.name,
             *"-M pc -accel tcg,thread=multi -cpu Nehalem,+rdrand -smp 1 -m 320".split(),
             *"-nodefaults -no-user-config -display none -no-reboot".split(),
-            "-kernel", str(CACHE / "vmlinuz"), "-initrd", str(self.rig.dir / "initrd.img"), "-append",
+            "-kernel", str(IMAGE / "vmlinuz"), "-initrd", str(self.rig.dir / "initrd.img"), "-append",
             f"console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=unstable no_timer_check {words}",
             "-serial", f"file:{self.path('console')}", "-qmp", f"unix:{self.path('qmp')},server=on,wait=off",
-            "-drive", f"if=none,id=root,format=raw,snapshot=on,file={CACHE / 'root.img'}",
+            "-drive", f"if=none,id=root,format=raw,snapshot=on,file={IMAGE / 'root.img'}",
             "-drive", f"if=none,id=state,format=raw,cache=unsafe,file={disk}",
             "-chardev", f"socket,id=port,path={self.path('port')},server=on,wait=off"]
         for device in ("virtio-blk-pci,drive=root", "virtio-blk-pci,drive=state", "virtio-serial-pci",
                        "virtserialport,chardev=port,name=rig", self.card):
             command += ["-device", device]
+        if self.rig.disk and self is not self.rig.server:
+            # QEMU must not lock it, nor any host keep pages of it
+            options = "if=none,id=disk,format=raw,cache=none,file.locking=off"
+            command += ["-drive", f"{options},file={self.rig.dir / 'disk'}",
+                        "-device", "virtio-blk-pci,drive=disk,share-rw=on"]
         for kind in "qmp", "port":
             self.path(kind).unlink(missing_ok=True)
         with open(self.path("console"), "ab") as log:
@@ -187,7 +198,16 @@ class Machine:
         for number, client in enumerate(self.rig.clients):
             arguments += cable(f"to{number}", client.path("hub"), client.path("net"))
             arguments += ["-netdev", f"hubport,id=port{number},hubid=0,netdev=to{number}"]
+        if self.rig.beside:
+            arguments += ["-netdev", f"tap,id=beside,ifname={fs.TAP},script=no,downscript=no",
+                          "-netdev", "hubport,id=port-beside,hubid=0,netdev=beside"]
         return arguments
+
+    def inside(self) -> list[str]:
+        """The words before QEMU's command: the server's reaches the switch beside."""
+        if self.rig.beside and self is self.rig.server:
+            return ["nsenter", "-t", str(self.rig.beside.server.first), "--net"]
+        return []
 
     # -- commands and files ---------------------------------------------------------------------------------
 
@@ -266,12 +286,16 @@ class Machine:
 
 
 class Rig:
-    """A server and its clients.  lease: for how long NFSv4 keeps the locks of a client that is silent, in
-    seconds.
+    """A server and its clients.
+
+    lease: for how long NFSv4 keeps the locks of a client that is silent, in seconds.  beside: the servers of
+    another file system, whose network is one with that of the machines.  disk: the size of a disk that all
+    clients share.
     """
 
-    def __init__(self, clients: Sequence[str] = ("alice", "bob"), lease: int = 15) -> None:
-        self.lease = lease
+    def __init__(self, clients: Sequence[str] = ("alice", "bob"), lease: int = 15,
+                 beside: fs.Rig | None = None, disk: str = "") -> None:
+        self.lease, self.beside, self.disk = lease, beside, disk
         self.server = Machine(self, "server", 1)
         self.clients = [Machine(self, name, number) for number, name in enumerate(clients, 11)]
         self.machines = [self.server, *self.clients]
@@ -279,12 +303,16 @@ class Rig:
     def __enter__(self) -> Rig:
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-nfs-", dir="/var/tmp"))
         try:
-            shutil.copy(CACHE / "initrd.img", self.dir)
+            shutil.copy(IMAGE / "initrd.img", self.dir)
             # the kernel unpacks all archives of the file in turn
             with open(self.dir / "initrd.img", "ab") as image:
                 for top, names in (GUEST, ("init", "boot", "agent.py")), (ROOT, SCRIPTS):
                     subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=top, stdout=image, check=True,
                                    input="".join(f"{name}\n" for name in names).encode())
+            if self.disk:
+                subprocess.run(["truncate", "-s", self.disk, str(self.dir / "disk")], check=True)
+            if self.beside:
+                self.beside.add_tap()
             for machine in self.machines:
                 machine.start()
             for machine in self.machines:
