@@ -1295,14 +1295,12 @@ class Records:
 # The jobs of a group (together=) start at one moment, on hosts whose clocks differ and whose distances do:
 #
 #     1. All its lines are claimed.  Each client gets the first of its jobs to be held: it starts the shell,
-#     which waits
-#        at a pipe, and says `ready`.  Meanwhile it is asked several times what its clock says; the answer
-#        that was back soonest tells best how far that is from ours (half the round trip later than it was
-#        asked).
+#        which waits at a pipe, and says `ready`.  Meanwhile it is asked several times what its clock says;
+#        the answer that was back soonest tells best how far that is from ours (half the round trip later than
+#        it was asked).
 #     2. When all are ready each gets one small frame, `go`, with a time of its own clock a little ahead.
 #     3. A client that is lost before that, or gives its job back, ends the attempt: nobody has begun, and all
-#     lines
-#        become `.` again.  What a lost client holds cannot begin: `go` counts only where it was prepared.
+#        lines become `.` again.  What a lost client holds cannot begin: `go` counts only where it was prepared.
 #
 # After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts
 # are lost.

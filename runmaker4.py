@@ -18,32 +18,28 @@ set up.
 The protocol, which is all there is to know about how runners share a file:
 
  1. Locks belong to commands.  Beside the real job file NAME stands its companion `.NAME.lock`, a file that no
- editor
-    knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 seats, and
-    behind them its door.  A seat is locked as long as a copy of the command or its runner lives, the door for
-    the moment in which the state of a line of this command is written.  These are open-file-description
+    editor knows.  Each command has a row of 2^16 bytes there, at a place made from its text: 65,535 seats,
+    and behind them its door.  A seat is locked as long as a copy of the command or its runner lives, the door
+    for the moment in which the state of a line of this command is written.  These are open-file-description
     record locks.
  2. Claim a line: lock its command's door.  The path must still name this file; read the whole line again, it
- must stand
-    there as it was found.  Count the seats h that others hold, and the lines R of this command that are `r`.
-    A new line (or a failed one, with -r) may be taken if h <= R, an `r` that is an orphan if h < R.  Lock a
-    free seat on an open companion of its own, the one of the line's number if that is free; write `r`; unlock
-    the door.
+    must stand there as it was found.  Count the seats h that others hold, and the lines R of this command
+    that are `r`.  A new line (or a failed one, with -r) may be taken if h <= R, an `r` that is an orphan if
+    h < R.  Lock a free seat on an open companion of its own, the one of the line's number if that is free;
+    write `r`; unlock the door.
  3. Start the job with a copy of that open companion.  Runner and job now hold the seat together: it is gone
- only when
-    both are.  It is the life sign; there are no heartbeats and no time limits.
+    only when both are.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
  5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  An `r` that an editor has
- overwritten
-    with what it had read before, its runner puts right within a second; nobody can claim that line meanwhile.
-    An `r` that an editor has saved over a result looks like an orphan.  It gets the result again from the
-    runner that wrote it, if the companion is as long as when that runner began: each who claims lines makes
-    it a byte longer.
+    overwritten with what it had read before, its runner puts right within a second; nobody can claim that
+    line meanwhile.  An `r` that an editor has saved over a result looks like an orphan.  It gets the result
+    again from the runner that wrote it, if the companion is as long as when that runner began: each who
+    claims lines makes it a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
  7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
  8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
- is made to
-    forget first (see_anew()), and what is read is read with O_DIRECT (Reader).  What is written is synced.
+    is made to forget first (see_anew()), and what is read is read with O_DIRECT (Reader).  What is written is
+    synced.
 
 So no second copy of a command that stands once starts while one lives, whatever is done to the file: "The job
 file" below has the proof, and when it does not hold is said in "Assumptions".
@@ -142,7 +138,7 @@ VERSION = "4.1"
 NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
-# of a journal, locked shared and given back to make reads fresh; never exclusively
+# Bytes of a companion behind all rows.  The first is not used any more: older versions lock it in journals.
 REFRESH_BYTE = 1 << 62
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively to append
 HERE_BYTE = REFRESH_BYTE + 2    # of a companion, locked shared by all who use it
@@ -1523,10 +1519,10 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #
 #     I1  A seat is locked before its `r` is written, and freed after that `r` was overwritten.
 #     I2  Who writes the state of a line is behind the door of its command.  So nothing of ours changes what
-#     was read.  I3  A living copy of a command, or its runner, holds a seat of its row; two copies hold two.
+#         was read.
+#     I3  A living copy of a command, or its runner, holds a seat of its row; two copies hold two.
 #     I4  For a command let h be the seats that are held, R its lines `r`.  Nothing of ours raises h - R: a
-#     claim adds
-#         one to both, a result takes one from both, and a repair adds to R alone.
+#         claim adds one to both, a result takes one from both, and a repair adds to R alone.
 #
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  For a new line is claimed if h <= R: the line itself is one more than R, so h + 1 copies are at
