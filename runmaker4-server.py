@@ -784,7 +784,7 @@ class Grant:
     @property
     def is_open(self) -> bool:
         """Whether nobody has said yet what becomes of it."""
-        return self.phase in (Phase.CLAIMED, Phase.SENT, Phase.BEGUN)
+        return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def may_return(self, since: float) -> bool:
         """Whether it may come back unbegun, from a client that is here and was told of it only since then."""
