@@ -1300,7 +1300,8 @@ class Records:
 #        it was asked).
 #     2. When all are ready each gets one small frame, `go`, with a time of its own clock a little ahead.
 #     3. A client that is lost before that, or gives its job back, ends the attempt: nobody has begun, and all
-#        lines become `.` again.  What a lost client holds cannot begin: `go` counts only where it was prepared.
+#        lines become `.` again.  What a lost client holds cannot begin: `go` counts only where it was
+#        prepared.
 #
 # After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts
 # are lost.
