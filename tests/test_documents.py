@@ -6,6 +6,7 @@ needs another host or program (Slurm, ssh, containers, the user's own programs) 
 STUBS.  A block or a command that is not known here is a failure, and so is text in backquotes, of several
 words, that nobody has classified.
 """
+import ast
 import os
 import pathlib
 import re
@@ -26,6 +27,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/architecture.md",
     "docs/coming-from.md",
     "docs/clusters.md",
     "docs/file-systems.md",
@@ -845,6 +847,26 @@ class Texts(Case):
         modules = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
         named = set(re.findall(r"`(test_\w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
         self.assertEqual({name for name in modules - named if not name.startswith("test_real_")}, set())
+
+    def test_what_the_architecture_names_exists(self) -> None:
+        """Classes, their methods and functions, by the scripts' syntax trees."""
+        known = set()
+        for script in SCRIPTS:
+            for node in ast.parse((ROOT / script).read_text()).body:
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                    known.add(node.name)
+                if isinstance(node, ast.ClassDef):
+                    names = (part.name for part in node.body
+                             if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)))
+                    known.update(f"{node.name}.{name}" for name in names)
+                    fields = (part.target for part in node.body if isinstance(part, ast.AnnAssign))
+                    known.update(f"{node.name}.{field.id}" for field in fields if isinstance(field, ast.Name))
+                if isinstance(node, ast.Assign):
+                    known.update(name.id for name in node.targets if isinstance(name, ast.Name))
+        text = (ROOT / "docs/architecture.md").read_text()
+        named = set(re.findall(r"`([A-Z]\w+(?:\.\w+)?|[a-z]+_[a-z]+)`", text))
+        self.assertGreater(len(named), 60)
+        self.assertEqual(sorted(named - known), [])
 
     def test_links_lead_somewhere(self) -> None:
         for document in DOCUMENTS:
