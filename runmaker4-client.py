@@ -430,7 +430,7 @@ class Connection:
         # the last event was acknowledged, or never will be; or an account
         self.emptied = asyncio.Event()
         self.account: Account | None = None         # what the server's file holds; None: it cannot tell
-        self.accounted = False                      # ... it has told
+        self.accounted = False                      # the server has told, or said that it cannot
         self.said = said                            # why there is no connection
         self.runner = program.make_runner(self, [], self.outbox)
 
@@ -1147,7 +1147,7 @@ class ClientProgram(RunnerProgram):
         return 2 if connection.failed and not connection.ever and code == 1 else code
 
     def regroup(self, lines: str) -> str:
-        """... where the file is."""
+        """The command that has jobs of groups in these lines run again, on the server's host."""
         words = [runmaker4.own_name("runset4"), "--set=.", "--state=!e", self.connection.file, lines]
         return f"on {self.label}, {shlex.join(words)}"
 

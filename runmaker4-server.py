@@ -196,7 +196,7 @@ UNACCEPTED = 60.0               # seconds from one line about connections that w
 BATCH = 64                      # lines that are claimed in one go; then others have their turn
 POLL = 0.1                      # seconds from look to look at the file, while clients wait
 WINDOW = 1 << 20                # bytes of output that a client may send before they are acknowledged
-WINDOWS = 1 << 24               # ... and all clients together
+WINDOWS = 1 << 24               # bytes of output that all clients together may send so
 CLAIMED = 1 << 25               # bytes of jobs that a client may say it has
 LONGEST = 128 << 10             # bytes of several jobs in a message
 ACKNOWLEDGE = 0.01              # seconds in which events are gathered that are acknowledged together
@@ -779,7 +779,7 @@ class Grant:
     seat: Seat | None = None            # in a group
     run: Run | None = None              # that goes on, as far as records are kept of it
     record: bytes | None = None         # of a job that a client has brought back: what the log file has of it
-    goes_on: bool = False               # ... the files of its run in the output directory are still the run's
+    goes_on: bool = False               # the files of that run in the output directory are still its own
 
     @property
     def is_open(self) -> bool:
@@ -909,7 +909,7 @@ class Client(Taker):
     want: int = 0                       # jobs that it would take now
     asked: int = 0                      # the number of its last claim
     asked_at: float = 0.0               # when that came, by the job file's clock
-    leaving: bool = False               # ... and said that it will leave if there is nothing
+    leaving: bool = False               # its last claim said that it will leave if there is nothing
     orphans: int = 0                    # how many it was told of or had nothing to do with
     inbox: Inbox = field(default_factory=Inbox)
     directory: bytes = b""              # where its jobs run
@@ -1804,7 +1804,7 @@ class Sessions:
         self.absent = Client("?")          # has lines of the server before us until their clients come
         self.abandoned = False              # a signal came before they could be taken over
         self.expired: OrderedDict[str, Past] = OrderedDict()        # what became `e` after its grace, by key
-        # ... of jobs that are over; a client may not know
+        # the keys of jobs that are over, which a client may not know
         self.settled: OrderedDict[str, None] = OrderedDict()
         self.links: dict[ClientLink, None] = {}     # oldest first
         self.welcoming = asyncio.Lock()     # while lines are sought that a client says it has
@@ -2850,7 +2850,7 @@ class Server(Program):
         return task.result() if task.done() and not task.exception() else None
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """... but descriptors may run out when connections are accepted."""
+        """A defect, which ends the server; but descriptors may run out when connections are accepted."""
         error = context.get("exception")
         if isinstance(error, OSError) and "socket" in context:
             self._note_unaccepted(error)
