@@ -2152,6 +2152,9 @@ class JobFile:
         if self.read_only or fd < 0 or self.named == inode:
             return
         self.named = (0, 0)
+        # The pulse tells only of what was locked after it: so the guard is locked once more.
+        unlock(fd, 0, self.GUARD)
+        self.lock_all(fd)
         unlock(fd, self.USER, self.USERS)
         mine = self.USER + inode[1] % self.USERS
         lock(fd, mine, shared=True)
