@@ -151,8 +151,10 @@ def appending(file: JobFile, make: bool = True) -> Iterator[int]:
             with open_to_append(file.place.real) as fd:
                 if file.names(fd):
                     JobFile.lock_all(fd)
+                    file.companion.must_be_alive()
                     yield fd
                     file.must_name(fd)
+                    file.companion.must_be_alive()
                     return
 
 
