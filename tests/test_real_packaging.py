@@ -72,7 +72,9 @@ class PackagingCase(AnywhereCase):
         super().setUp()
         self.project, self.home = self.dir / "project", self.dir / "home"
         self.home.mkdir()
-        shutil.copytree(ROOT, self.project, ignore=shutil.ignore_patterns(".git", "__pycache__", "dist"))
+        # what .gitignore names, too: the memory of tools that have checked this checkout
+        left_out = shutil.ignore_patterns(".git", "__pycache__", "dist", ".mypy_cache", ".ruff_cache")
+        shutil.copytree(ROOT, self.project, ignore=left_out)
 
     def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         at = {name: str(self.home / name) for name in (
