@@ -2154,7 +2154,11 @@ class JobFile:
         self.named = (0, 0)
         # The pulse tells only of what was locked after it: so the guard is locked once more.
         unlock(fd, 0, self.GUARD)
-        self.lock_all(fd)
+        try:
+            self.lock_all(fd)
+        except OSError:
+            self.leave()                        # nothing may be written without it
+            raise
         unlock(fd, self.USER, self.USERS)
         mine = self.USER + inode[1] % self.USERS
         lock(fd, mine, shared=True)
@@ -3674,6 +3678,7 @@ class Cursor:
         Raises NotNow.
         """
         fault = self.file.finish(job, state)
+        self.ends.pop(job.command, None)        # of an equal line, perhaps: that says nothing any more
         if state in (DONE, FAILED):
             self.ends[job.command] = state
             if len(self.ends) > self.REMEMBERED:
