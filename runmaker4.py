@@ -1937,7 +1937,7 @@ class Companion:
         try:
             yield opened
         finally:
-            if opened:
+            if opened and self.fd >= 0:                 # else it was left meanwhile, and its locks with it
                 with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; what was written was synced
                     unlock(self.fd, at)
 
