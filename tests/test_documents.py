@@ -422,7 +422,12 @@ JOB_FILES = {
 }
 PICTURES = {"   at the start            two runners -j2          a little later           at the end",
             "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
-            "/shared: alice has seen:"}                                         # tests/test_real_locks.py
+            "/shared: alice has seen:",                                         # tests/test_real_locks.py
+            # docs/architecture.md
+            "   runs.txt          Cursor            JobFile, Companion        "
+            "Runner            Processes        sinks",
+            "                         job file          companion of the job file (.runs.txt.lock)",
+            "   runmaker4-client.py                                      runmaker4-server.py"}
 ELSEWHERE = {           # commands that others run
     "pip install .": "tests/test_real_packaging.py",
     "python3 -m tests.rigs tools": ".ci/run",
