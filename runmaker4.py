@@ -486,20 +486,6 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
     return done
 
 
-@contextlib.contextmanager
-def locked(fd: int, at: int, length: int = 1, patience: float = 1.0) -> Iterator[None]:
-    """Hold an exclusive lock for a moment; tries for `patience` seconds, then raises OSError(EAGAIN).
-
-    F_SETLKW would wait, but on NFSv4.0 it does so by polling with pauses of seconds.
-    """
-    if not keep_trying(lambda: lock(fd, at, length), patience):
-        raise OSError(errno.EAGAIN, "somebody else has kept it locked")
-    try:
-        yield
-    finally:
-        unlock(fd, at, length)
-
-
 # A lock in /proc/locks, and in /proc/PID/fdinfo/FD of a process: its inode, first and last byte (proc(5))
 LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
 
@@ -1823,6 +1809,7 @@ class Companion:
         self.clock = clock
         self.read_only = read_only
         self.interval = interval
+        self.path = ""                          # where it was opened last: to find that out takes many calls
         self.fd = -1                            # -1: it was left, or nobody has made it
         self.inode = (0, 0)                     # its device and inode, also once it was left
         self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
@@ -1831,10 +1818,6 @@ class Companion:
         self.alive_at = 0.0                     # when `fd` was known to have its locks last (clock)
         self.counted = False                    # its length counts us, since it was opened last
         self.alone_at = -1                      # its length then, if nobody else used it; 0: somebody did
-
-    @property
-    def path(self) -> str:
-        return companion_of(self.place.real)
 
     # -- which file it is ------------------------------------------------------------------------------------
 
@@ -1856,6 +1839,7 @@ class Companion:
         if self.fd >= 0 and self.is_current():
             return True
         old, before = self.fd, self.inode
+        self.path = companion_of(self.place.real)
         self.fd, self.inode = self._open()
         self.alive_at = self.clock()
         self.counted = False
@@ -2216,12 +2200,10 @@ class JobFile:
             data = self.read_line(line, Scan.SMALL)
             if not data or (settings.line and self.state_at(settings.line) is None):
                 raise Shifted
-            if (
-                data[:1] != line.state
-                or (line.state == RUNNING
-                and self.companion.is_held(own_seat(line)))
-            ):
+            if data[:1] != line.state:
                 return Attempt(data=data)               # taken, and ended or not, since it was found
+            if line.state == RUNNING and self.companion.is_held(own_seat(line)):
+                return Attempt(data=data)               # taken by who runs orphans again
             if not settled or not self.has_room(line.command, line.state == RUNNING):
                 return Attempt(data=data, closed=True)
             ended = known if known and self.companion.is_alone() else ERROR if taker is NOBODY else b""
@@ -2318,8 +2300,9 @@ class JobFile:
             try:
                 return self._finish(job, state)
             except Shifted:
-                # replaced since the last look; not followed behind a door, which would
-                self.follow_path()              # be another one if the companion were new as well
+                # The file or its companion was replaced since the last look.  It is followed here and not
+                # behind the door, which is another one if the companion is new.
+                self.follow_path()
                 return self._finish(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to put a new one there
             if not self._is_away(job):
