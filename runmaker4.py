@@ -3773,6 +3773,7 @@ class Worker:
     signals must go on meanwhile; claims, results and records wait.
     """
     AGAIN, AGAIN_FAR = 0.02, 0.5    # seconds until records are tried again; where each try is a round trip
+    PATIENCE = 1.0                  # seconds for calls that have not ended when the program leaves
 
     def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
@@ -3841,6 +3842,12 @@ class Worker:
         self.timer = None
         for file in self.files:
             self.post(file.write_kept)
+
+    def answers(self) -> bool:
+        """Whether the file system answers: all calls end within PATIENCE.  To be asked when the loop has ended.
+        """
+        from concurrent import futures
+        return not futures.wait(list(self.pending), self.PATIENCE).not_done
 
     async def flush(self) -> None:
         """Wait until all calls have ended, their answers have come, and all records are written."""
@@ -6775,11 +6782,12 @@ class Program:
         finally:
             if pidfile >= 0:
                 remove_pid(options.pidfile)
+        answers = self.worker.answers()
         for file in self.worker.files:
             if file.kept:               # only after a signal we leave before all is written
-                why = "the file system does not answer" if self.worker.pending else file.obstacle()
+                why = file.obstacle() if answers else "the file system does not answer"
                 warn(f"{self.prog}: {file.path}: {why} (the {file.kind} is incomplete)")
-        if self.worker.pending:
+        if not answers:
             leave_without_waiting(code)
         return code
 

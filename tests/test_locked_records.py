@@ -22,6 +22,15 @@ RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"
 FAR = ("import runmaker4\n"
        "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
        "runmaker4.RecordFile.TELL, runmaker4.Worker.AGAIN_FAR = 0.2, 0.05\n")
+# It is always trying while it leaves
+SLOW_TRIES = """
+import time
+write_kept = runmaker4.RecordFile.write_kept
+def write_slowly(file):
+    time.sleep(0.3)
+    write_kept(file)
+runmaker4.RecordFile.write_kept = write_slowly
+"""
 # Lock a whole file and say so; classic: as older programs do, else for this open file description
 HOLDER = f"""
 import fcntl, os, sys, time
@@ -131,9 +140,16 @@ class OverANetwork(LockedCase):
         self.assertIn("12 done", lines[-1])
 
     def test_after_a_signal_it_leaves_and_says_what_is_lost(self) -> None:
+        self.check_what_is_lost(FAR)
+
+    def test_a_try_that_is_under_way_as_it_leaves_does_not_hide_who_has_the_lock(self) -> None:
+        self.check_what_is_lost(FAR + SLOW_TRIES)
+
+    def check_what_is_lost(self, patch: str) -> None:
+        """A runner that keeps records is told to end: it says who has the lock."""
         self.jobs("true", WAITING)
         with self.locked("joblog"):
-            runner = self.start_patched(FAR, "-q", "--joblog", "joblog", "runs.txt")
+            runner = self.start_patched(patch, "-q", "--joblog", "joblog", "runs.txt")
             self.wait_up(2, runner=runner)
             runner.send_signal(signal.SIGTERM)
             ended = self.finish(runner, timeout=20)
