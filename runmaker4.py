@@ -3844,8 +3844,7 @@ class Worker:
             self.post(file.write_kept)
 
     def answers(self) -> bool:
-        """Whether the file system answers: all calls end within PATIENCE.  To be asked when the loop has ended.
-        """
+        """Whether the file system answers: all calls end within PATIENCE.  Asked when the loop has ended."""
         from concurrent import futures
         return not futures.wait(list(self.pending), self.PATIENCE).not_done
 

@@ -2042,6 +2042,7 @@ class LockCheck:
     """Tries, with all hosts that do the same in this directory, whether runners can rely on its locks."""
     MINUTE = 60.0               # seconds for which hosts look at each other
     PAUSE = 1.0                 # seconds between two numbers
+    LEAST = LATE + 3            # numbers after which a host has tried all on itself
     SILENCE = 40.0              # seconds after which a call of the file system is said to hang
     PATIENCE = 10.0             # seconds to wait for a lock
 
@@ -2051,7 +2052,8 @@ class LockCheck:
         self.name = printable(os.uname().nodename)[:64]
         self.one_host = not self.mount.network
         self.pause = 0.1 if self.one_host else self.PAUSE
-        self.enough = LATE + 3 if self.one_host else len(NUMBERS) - 1      # numbers after which all was tried
+        # numbers after which all was tried
+        self.enough = self.LEAST if self.one_host else len(NUMBERS) - 1
         self.key = os.urandom(4).hex().encode()
         self.number = 0
         name = f"{re.sub('[^A-Za-z0-9.-]', '_', self.name)}-{self.key.decode()}"
@@ -2085,12 +2087,15 @@ class LockCheck:
                 self.blame(error)
 
     def run(self) -> None:
-        """Do it once a second, for a minute.  Who has no locks goes on, too: the others shall know."""
+        """Do it once a second, for a minute.  Who has no locks goes on, too: the others shall know.
+
+        A host that is slow takes longer than a minute for the numbers which tell something about itself.
+        """
         try:
             self.introduce()
             self.attempt(self.take_locks)
             end = time.monotonic() + self.MINUTE
-            while time.monotonic() < end and self.number < self.enough:
+            while (time.monotonic() < end or self.number < self.LEAST) and self.number < self.enough:
                 if self.interrupted.wait(self.pause):
                     break
                 self.number += 1

@@ -75,6 +75,7 @@ class CheckCase(RunCase):
         boot: str = "",
         silence: float = 40,
         pause: float = 0.05,
+        minute: float = 600,
         patch: str = "",
         mount: str = "'ceph', ()",
         **settings: Any,
@@ -96,7 +97,7 @@ def visit_until_the_end(self):
     if os.path.exists({str(self.dir / "end")!r}):
         self.interrupted.set()
 class Patched(runwait4.LockCheck):
-    MINUTE, PAUSE, SILENCE = 600, {pause}, {silence}
+    MINUTE, PAUSE, SILENCE = {minute}, {pause}, {silence}
     visit_all = visit_until_the_end
 runwait4.LockCheck = Patched
 """
@@ -209,6 +210,10 @@ class Locks(CheckCase):
     def test_a_file_system_that_hosts_may_share_needs_a_second_host(self) -> None:
         ended, = self.check_all(self.start_check("a"))
         self.assertHolds(ended, 1, "a", "ceph, this host", "No other has come: start this there, too")
+
+    def test_a_host_that_is_slow_tries_all_on_itself_although_its_minute_is_over(self) -> None:
+        ended = self.finish(self.start_check("a", minute=0))
+        self.assertHolds(ended, 1, "a", "No other has come: start this there, too")
 
     def test_two_hosts(self) -> None:
         for ended in self.check_both():
