@@ -38,8 +38,8 @@ The protocol, which is all there is to know about how runners share a file:
  6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
  7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
  8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
-    is made to forget first (see_anew()), and what is read is read with O_DIRECT (Reader).  What is written is
-    synced.
+    is made to forget first (see_anew()), and what is read is read with O_DIRECT (Reader), on FUSE through a
+    new description (read_anew()).  What is written is synced.
 
 So no second copy of a command that stands once starts while one lives, whatever is done to the file: "The job
 file" below has the proof, and when it does not hold is said in "Assumptions".
@@ -683,8 +683,8 @@ class Mount:
         return self.kind in ("nfs", "nfs4")
 
     @property
-    def lists(self) -> bool:
-        """Whether what this host remembers of names and sizes is made true by listing their directory."""
+    def is_fuse(self) -> bool:
+        """Whether a daemon of this host answers; it has a memory of its own (see_anew(), read_anew())."""
         return self.kind.partition(".")[0] == "fuse"
 
 
@@ -756,7 +756,7 @@ def see_anew(path: str, mount: Mount) -> None:
       which of that is old (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: of 40 such reads 20 were old; after a
       listing, of 200 none.
     """
-    if not mount.lists:
+    if not mount.is_fuse:
         return see_names(path)
     try:
         fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -821,6 +821,12 @@ class Reader:
         if fd >= 0:
             os.close(fd)
 
+    def renew(self) -> None:
+        """Read through a new open file description of the same file.  Raises OSError."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECT if self.how is Reading.DIRECT else 0)
+        old, self.fd = self.fd, os.open(f"/proc/self/fd/{self.fd}", flags)
+        os.close(old)
+
     def pread(self, size: int, at: int) -> bytes:
         """Up to so many bytes from an offset on; fewer only at the end of the file.  Raises OSError."""
         if self.how is Reading.DIRECT:
@@ -851,6 +857,18 @@ class Reader:
                 if not count or count % BLOCK:          # the end of the file
                     break
             return bytes(view[at - first:min(at - first + size, have)])
+
+
+def read_anew(file: Reader, mount: Mount) -> None:
+    """Have what is read of a file from now on be as of now or later, after see_anew().  Raises OSError.
+
+    A FUSE daemon may keep what was read through an open file description, also with O_DIRECT, and forget it
+    too late.  MooseFS does, for up to 60 s: that a file has changed is told to one thread of its daemon, and
+    that a lock is granted to another, which may be first (mfsclient/extrapackets.c, readdata.c; seen on
+    3.0.117 with the first one stopped).  It has nothing for a description that was opened just now.
+    """
+    if mount.is_fuse:
+        file.renew()
 
 
 def open_fresh(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
@@ -1790,8 +1808,8 @@ class Companion:
     description.  So each seat is on another one, which its job inherits (open_seat()), and `seats` has those
     that are held here.
 
-    A door is opened in three steps: its byte is locked; see_anew() makes names, sizes and contents true as of
-    now; and this must still be the companion.  If it is not, Shifted is raised: nothing is followed behind a
+    A door is opened in three steps: its byte is locked; see_anew() makes names and sizes true as of now; and
+    this must still be the companion.  If it is not, Shifted is raised: nothing is followed behind a
     door.  renew() does that, before the next door.
 
     Locks on a network file system can be lost while this host is cut off (lost_locks()).  So `fd` has one
@@ -2094,12 +2112,23 @@ class JobFile:
 
     # -- doors and seats -------------------------------------------------------------------------------------
 
-    def door(self, command: bytes, patience: float = LONG) -> contextlib.AbstractContextManager[bool]:
+    @contextlib.contextmanager
+    def door(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
         """Be behind the door of a command for a moment; whether it could be locked within so many seconds.
 
-        Raises Shifted if the companion is another one now; OSError.
+        Raises Shifted if the companion, or the file, is another one now; OSError.
         """
-        return self.companion.locking(row(command) + SEATS, patience)
+        with self.companion.locking(row(command) + SEATS, patience) as opened:
+            if opened:
+                self.read_anew()
+            yield opened
+
+    def read_anew(self) -> None:
+        """Have what `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
+        try:
+            read_anew(self.reader, self.mount)
+        except FileNotFoundError:
+            raise Shifted from None             # it was replaced, and the daemon has forgotten it
 
     def follow_companion(self) -> None:
         """Go on with the companion that stands there now, and take seats on it.  Raises OSError.
@@ -2284,6 +2313,7 @@ class JobFile:
                               and self._are_running(line.command, companion.count(line.command) + 1)):
                 return False
         self.see()
+        self.read_anew()
         return self.state_at(line) == RUNNING           # read after the seats: it had ended just before that
 
     # -- results ---------------------------------------------------------------------------------------------

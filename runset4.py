@@ -702,6 +702,7 @@ def alone(file: JobFile) -> Iterator[int]:
             if not keep_trying(functools.partial(lock, fd, door), end - time.monotonic()):
                 raise OSError(errno.EAGAIN, "somebody else keeps changing it")
         file.see()
+        file.read_anew()
         yield fd
     finally:
         file.companion.close_seat(fd)

@@ -83,6 +83,7 @@ from runmaker4 import (
     printable,
     put,
     pwrite_all,
+    read_anew,
     reason,
     run_main,
     see_anew,
@@ -2179,6 +2180,7 @@ class LockCheck:
         sure = max((numbers[-1] - NUMBERS[0] for numbers in met), default=0)
         self.begin(f"reading what {host.name} has written")
         see_anew(host.path, self.mount)
+        read_anew(host.reader, self.mount)
         number = leading_number(host.reader.pread(LONGEST, 0))
         lines = set(LINE.findall(read_named(f"{host.path}.lines", self.mount)))
         host.heard = host.heard or max(sure, number) > host.first

@@ -28,6 +28,8 @@ Why it stands for the real one:
    A host that is cut off for longer than the lease (really 42 s) loses all its locks, whether or not anybody
    asks for one; its calls answer ENOTCONN from then on, and when it is back all of its descriptors work
    again, without an error and without locks.
+ - MooseFS ("fuse.mfs") is the same, but for what a read with O_DIRECT gives: what was read through this
+   description within the last second, unless the host itself has changed the file (see read_anew()).
 Not modelled: NFSv3's ESTALE, a server that restarts, classic locks, files of more than one page, errors of
 reads, a computer that loses what was not synced.  Calls that are not modelled break the history that makes
 them.
@@ -129,7 +131,7 @@ class Page:
 @dataclass(eq=False)
 class Host:
     name: str
-    # of its file system: "" local, "nfs4", "fuse.glusterfs"
+    # of its file system: "" local, "nfs4", "fuse.glusterfs", "fuse.mfs"
     kind: str
     pages: dict[Inode, Page] = field(default_factory=dict)
     # what it remembers, since when
@@ -137,6 +139,7 @@ class Host:
     # FUSE: what look-ups have brought, and stat()
     small: dict[Inode, tuple[bytes, float]] = field(default_factory=dict)
     sizes: dict[Inode, tuple[int, float]] = field(default_factory=dict)
+    kept: dict[Description, tuple[bytes, float]] = field(default_factory=dict)   # read through each
     writers: dict[Inode, int] = field(default_factory=dict)
     cut: tuple[float, float] = (math.inf, math.inf)         # off from the network, from when to when
     robbed: float = -math.inf                               # when its locks were taken away
@@ -154,6 +157,8 @@ class Host:
         self.pages.pop(inode, None)
         self.small.pop(inode, None)
         self.sizes.pop(inode, None)
+        for owner in [owner for owner in self.kept if owner.inode is inode]:
+            del self.kept[owner]
 
 
 @dataclass(eq=False)
@@ -291,11 +296,12 @@ class World:
             self.hand_on(me)
         host = me.host
         while host.network and host.cut[0] <= self.now < host.cut[1]:
-            me.wake = host.cut[1]               # I/O waits until the host is back
+            until = host.cut[1]                 # I/O waits until the host is back
             if host.fuse:
                 if self.now >= host.cut[0] + LEASE:
                     break
-                me.wake = min(me.wake, host.cut[0] + LEASE)
+                until = min(until, host.cut[0] + LEASE)
+            me.wake = until
             self.hand_on(me)
         if host.fuse and host.robbed < host.cut[0] and host.cut[0] + LEASE <= min(self.now, host.cut[1]):
             self.rob(host)
@@ -507,14 +513,22 @@ class World:
                 host.small[inode] = bytes(inode.data), self.now
         return known[0]
 
-    def read_directly(self, host: Host, inode: Inode, count: int, at: int) -> bytes:
+    def read_directly(self, owner: Description, count: int, at: int) -> bytes:
         """What a read with O_DIRECT gives."""
-        if host.fuse:
-            data, since = host.small.get(inode, (b"", -math.inf))
-            if self.now - since <= LATE and at < len(data):
-                return data[at:at + count]
-            if self.size(host, inode) <= at:
-                return b""
+        host, inode = owner.host, owner.inode
+        if not host.fuse:
+            return bytes(inode.data[at:at + count])
+        if host.kind == "fuse.mfs":
+            data, since = host.kept.get(owner, (b"", -math.inf))
+            if self.now - since > LATE:
+                data = bytes(inode.data)
+                host.kept[owner] = data, self.now
+            return data[at:at + count]
+        data, since = host.small.get(inode, (b"", -math.inf))
+        if self.now - since <= LATE and at < len(data):
+            return data[at:at + count]
+        if self.size(host, inode) <= at:
+            return b""
         return bytes(inode.data[at:at + count])
 
     def size(self, host: Host, inode: Inode) -> int:
@@ -744,7 +758,7 @@ class Machine:
             self.check_lease(owner)
         if owner.direct:
             world.flush(me.host, inode)
-        data = (world.read_directly(me.host, inode, count, at) if owner.direct else
+        data = (world.read_directly(owner, count, at) if owner.direct else
                 bytes(world.view(me.host, inode)[at:at + count]))
         if inode.path == PATH:
             me.reads.append((owner, at, data, world.steps))

@@ -776,7 +776,8 @@ def live_on(world: History, run: Run) -> Iterator[float]:
 
 def make_world(seed: int) -> History:
     """What there is at the beginning of a history, and who acts in it."""
-    kind = random.Random(f"network? {seed}").choices(("nfs4", "fuse.glusterfs", ""), (0.3, 0.3, 0.4))[0]
+    kinds = {"nfs4": 0.3, "fuse.glusterfs": 0.2, "fuse.mfs": 0.1, "": 0.4}
+    kind, = random.Random(f"network? {seed}").choices([*kinds], [*kinds.values()])
     world = History(seed, kind)
     draws = world.draws
     world.name(PATH, world.make_file(b"".join(line + b"\n" for line in make_lines(draws))))
@@ -1042,6 +1043,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "old pages read": lambda: [
         (CORE.Reader, "of", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd))))
     ],
+    "read through an old description": lambda: [(FILE, "read_anew", lambda self: None)],
     "locks lost in silence": lambda: [
         (
             CORE,
