@@ -543,6 +543,32 @@ def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
     return found
 
 
+def pair_states(old: Sequence[bytes], new: Sequence[bytes], found: Sequence[int]) -> list[int]:
+    """An alignment in which a person who has swapped equal lines of different states has set neither.
+
+    Where a new line has another state than its old one, and an equal old line of that state is in the same
+    case, it was that one.
+    """
+    paired = [*found]
+    changed = [index for index, at in enumerate(found) if at >= 0 and new[index] != old[at]]
+    free: defaultdict[bytes, deque[int]] = defaultdict(deque)
+    for index in changed:
+        free[old[found[index]]].append(found[index])
+    rest = []
+    for index in changed:
+        same = free[new[index]]
+        if same:
+            paired[index] = same.popleft()
+        else:
+            rest.append(index)
+    left: defaultdict[bytes, deque[int]] = defaultdict(deque)
+    for at in sorted(at for places in free.values() for at in places):
+        left[key(old[at])].append(at)
+    for index in rest:
+        paired[index] = left[key(new[index])].popleft()
+    return paired
+
+
 @dataclass
 class Merge:
     """What becomes of a file: its lines, which line of the live file each of them is (-1: new), what is
@@ -602,7 +628,7 @@ def doubt(line: bytes) -> str:
 
 def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes]) -> Merge:
     """Three ways: what they were given, what they made of it, what the file is now."""
-    made = align(base, theirs)
+    made = pair_states(base, theirs, align(base, theirs))
     now = align(base, live)
     there = {at: index for index, at in enumerate(now) if at >= 0}
     merged = Merge()

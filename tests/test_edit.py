@@ -72,6 +72,15 @@ class Merging(EditCase):
                          "open('runs.txt', 'a').write('. z\\n'); text = text.replace('. b', '. c\\n. b')",
                          "d a\n. c\n. b\n. z\n", "1 line added")
 
+    def test_who_swaps_equal_lines_sets_no_state_and_nothing_runs_again(self) -> None:
+        """The second line is done meanwhile.  Seen in the simulation: the first one then ran once more."""
+        self.assertEdits("d a\n# note\n. a\n! a\n",
+                         "live = open('runs.txt', 'r+'); live.seek(11); live.write('d'); live.close()\n"
+                         "text = '. a\\n# note\\nd a\\n! a\\n'",
+                         "d a\n# note\nd a\n! a\n", "lines were moved")
+        self.assertEqual(runset4.pair_states([b"d a", b". a", b"! a"], [b". a", b"x a", b"d a", b". b"],
+                                             [0, 1, 2, -1]), [1, 2, 0, -1])
+
     def test_what_somebody_else_changed_too_is_refused(self) -> None:
         self.write(". a\n. b\n")
         ended = self.edit("live = open('runs.txt', 'r+'); live.write('d'); live.close()\n"
