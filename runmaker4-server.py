@@ -96,10 +96,10 @@ from runmaker4 import (
     HELD,
     LOCAL,
     NEW,
-    NO_SETTINGS,
     PORT,
     RUNNING,
     SEATS,
+    TOP,
     Account,
     Channel,
     Companion,
@@ -166,7 +166,6 @@ from runmaker4 import (
     open_descriptors,
     open_job_file,
     own_seat,
-    parse_directive,
     plural,
     printable,
     put,
@@ -184,6 +183,7 @@ from runmaker4 import (
     watched,
     whole_number,
     why_command,
+    why_stalled,
 )
 
 T = TypeVar("T")
@@ -1596,26 +1596,27 @@ def preview(file: JobFile) -> Iterator[str]:
     Raises OSError, ValueError.
     """
     group: Jobs = []
-    settings = NO_SETTINGS
+    scope = TOP
     for line in file.lines(NEW, directives=True):
         if line.state != DIRECTIVE:
-            if settings.together:
-                group.append((line, settings))
+            if scope.settings.together:
+                group.append((line, scope.settings))
             else:
                 yield bytes(line).decode(errors="surrogateescape")
             continue
-        directive = parse_directive(line)
-        if directive.kind == "settings" and directive.settings.together == settings.together != "":
-            settings = directive.settings
+        above, scope = scope, scope.below(line)
+        if scope.fault:
+            raise ValueError(scope.fault)
+        if scope.has_same_group(above) and scope.settings.together:
             continue
         yield from preview_group(file.reader, group)
         group = []
-        if directive.kind == "settings":
-            settings = directive.settings
-            if not settings.together:
-                yield f"# {', '.join(settings.hosts) or 'any host'}{limit(settings)}"
-        else:
-            yield f"# {directive.kind} (line {line.number})"
+        if scope.barrier is line:
+            yield f"# barrier{' check' if scope.check else ''} (line {line.number})"
+        elif scope.end is line:
+            yield f"# end (line {line.number})"
+        elif not scope.settings.together:
+            yield f"# {', '.join(scope.settings.hosts) or 'any host'}{limit(scope.settings)}"
     yield from preview_group(file.reader, group)
 
 
@@ -1728,7 +1729,7 @@ class Accountant:
                 waiting = [
                     (line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)
                 ]
-                stall = Cursor(file).stall() if waiting and not account.now.running else None
+                stall = why_stalled(file) if waiting and not account.now.running else None
         except OSError as error:
             return Count(reason(error))
         finally:

@@ -106,6 +106,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
+    NamedTuple,
     Protocol,
     TypeVar,
 )
@@ -987,7 +988,7 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
 #
 # A job file is read by a Scan: one regular expression finds the next line in a wanted state, in chunks, and
 # nothing else is parsed.  So a million lines that are done cost a search.  Line numbers are counted on the
-# way.  A `#RUN` line is found the same way, as a line in the state DIRECTIVE; parse_directive() says what it
+# way.  A `#RUN` line is found the same way, as a line in the state DIRECTIVE; parse_settings() says what it
 # means.
 
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -1295,6 +1296,11 @@ class JobSettings:
         """'#RUN in line 4'"""
         return f"#RUN in line {self.line.number}" if self.line else "no #RUN line"
 
+    def at(self, line: Line) -> JobSettings:
+        """These settings, of the directive in this line."""
+        # replace() would take three times as long, and files may have many of these
+        return JobSettings(line, self.timeout, self.hosts, self.together, self.min_hosts, self.slots)
+
 
 NO_SETTINGS = JobSettings()
 
@@ -1310,14 +1316,57 @@ KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
 KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots")
 
 
-def parse_directive(line: Line) -> Directive:
-    """What a directive says.  Raises ValueError: what is wrong with it."""
-    known = parse_settings(line.text)
-    if known.kind != "settings":
-        return known
-    settings = known.settings   # replace() would take three times as long, and files may have many of these
-    return Directive("settings", JobSettings(line, settings.timeout, settings.hosts, settings.together,
-                                             settings.min_hosts, settings.slots))
+class Scope(NamedTuple):
+    """What the directives above a line of a job file say of it.
+
+    Whoever reads a file from the top begins with TOP, and goes on with below() at each directive: nobody else
+    interprets them.  What keeps jobs from being started for now depends on the states of lines, too:
+    that is a Block.
+    """
+    settings: JobSettings = NO_SETTINGS     # of the last settings directive
+    barrier: Line | None = None             # the last one
+    check: bool = False                     # it is a `#RUN barrier check`
+    end: Line | None = None                 # the last `#RUN end`
+    fault: str = ""                         # of the first directive that nobody understands: jobs wait
+
+    @property
+    def ended(self) -> bool:
+        """Whether runners that follow take no jobs here."""
+        return self.end is not None
+
+    @property
+    def whom(self) -> tuple[tuple[str, ...], int, bool]:
+        """What decides who may take jobs here, but for groups; to be a key."""
+        return self.settings.hosts, self.settings.slots, self.end is not None
+
+    def below(self, line: Line) -> Scope:
+        """What holds below a line that is a directive.
+
+        Whom jobs are for is not known below one that nobody understands: so they are for anybody, who has to
+        wait.
+        """
+        try:
+            directive = parse_settings(line.text)
+        except ValueError as fault:
+            return self._replace(settings=NO_SETTINGS, fault=self.fault or f"line {line.number}: {fault}")
+        if directive.kind == "settings":
+            # as in JobSettings.at()
+            return Scope(directive.settings.at(line), self.barrier, self.check, self.end, self.fault)
+        if directive.kind == "end":
+            return self._replace(end=line)
+        return self._replace(barrier=line, check=directive.kind == "barrier check")
+
+    def has_same_group(self, above: Scope) -> bool:
+        """Whether jobs of a group that stand on both sides of a directive belong together; above: it."""
+        return (
+            self.settings.together == above.settings.together
+            and self.barrier is above.barrier
+            and self.end is above.end
+            and self.fault == above.fault
+        )
+
+
+TOP = Scope()                   # no directive stands above
 
 
 @functools.lru_cache(maxsize=1000)
@@ -1682,8 +1731,9 @@ class Counts:
         return self.failed + self.error
 
 
-def whose(settings: JobSettings, groups: bool) -> str:
-    """Whom jobs with these settings are for, if not for one who leaves; groups: that one runs groups, too."""
+def whose(scope: Scope, groups: bool) -> str:
+    """Whom jobs here are for, if not for one who leaves; groups: that one runs groups, too."""
+    settings = scope.settings
     if settings.together and not groups:
         return f"for a group ({settings.where})"
     return f"for {settings}" if settings.hosts or settings.slots > 1 else "below #RUN end"
@@ -2639,50 +2689,40 @@ class JobFile:
         numbers = [line.number for line in found.orphans]
         alone, grouped = bool(numbers), []
 
-        def teaches(settings: JobSettings, ended: bool) -> bool:
-            return len(numbers) < self.BAD or bool(settings.together) or not alone
+        def teaches(scope: Scope) -> bool:
+            return len(numbers) < self.BAD or bool(scope.settings.together) or not alone
 
-        def fits(settings: JobSettings, ended: bool) -> bool:
-            return (groups or not settings.together) and any(True for _ in takers.fitting(settings, ended))
+        def fits(scope: Scope) -> bool:
+            return (groups or not scope.settings.together) and any(True for _ in takers.fitting(scope))
 
-        for line, settings, _ in self._lines_under(FAILED + ERROR, teaches) if now.bad else ():
+        for line, scope in self._lines_under(FAILED + ERROR, teaches) if now.bad else ():
             numbers.append(line.number)
-            alone |= not settings.together
-            grouped += [line.number] if settings.together else []
+            alone |= not scope.settings.together
+            grouped += [line.number] if scope.settings.together else []
         left, others = False, ""
         new = (
-            self._lines_under(NEW, lambda *under: not others or fits(*under))
+            self._lines_under(NEW, lambda scope: not others or fits(scope))
             if now.new and takers.all
             else ()
         )
-        for _, settings, ended in new:
-            others = others or whose(settings, groups)
-            if fits(settings, ended):
+        for _, scope in new:
+            others = others or whose(scope, groups)
+            if fits(scope):
                 left = True
-                for taker in list(takers.fitting(settings, ended)):
+                for taker in list(takers.fitting(scope)):
                     del takers.all[taker]
         return Account(now, found.half_saved, tuple(sorted(numbers)[:self.BAD]), alone,
                        (grouped[0], grouped[-1]) if grouped else (), left, len(found.orphans), others)
 
-    def _lines_under(self, states: bytes, wanted: Callable[[JobSettings, bool], Any],
-                     ) -> Iterator[tuple[Line, JobSettings, bool]]:
-        """Lines in some states, each with its settings, and whether it is below `#RUN end`, where these are
-        wanted.
-
-        Below a faulty directive everybody waits: so it counts as no settings at all.  Raises OSError.
-        """
-        settings, ended = NO_SETTINGS, False
+    def _lines_under(self, states: bytes, wanted: Callable[[Scope], bool]) -> Iterator[tuple[Line, Scope]]:
+        """Lines in some states, each with its scope, where these are wanted.  Raises OSError."""
+        scope = TOP
         scan = self.lines(states, directives=True)
-        while line := scan.next(few=not wanted(settings, ended)):
+        while line := scan.next(few=not wanted(scope)):
             if line.state == DIRECTIVE:
-                try:
-                    directive = parse_directive(line)
-                    settings = directive.settings if directive.kind == "settings" else settings
-                    ended |= directive.kind == "end"
-                except ValueError:
-                    settings = NO_SETTINGS
+                scope = scope.below(line)
             elif line.state in states:          # else it is one of the few, which are not wanted
-                yield line, settings, ended
+                yield line, scope
 
     # -- small steps -----------------------------------------------------------------------------------------
 
@@ -2937,17 +2977,18 @@ class Takers:
 
     def __init__(self, takers: Iterable[Taker]) -> None:
         self.all = dict.fromkeys(takers)
-        # for which hosts, how many slots, below `#RUN end` or not
+        # by Scope.whom
         self.known: dict[tuple[tuple[str, ...], int, bool], set[Taker]] = {}
 
-    def fitting(self, settings: JobSettings, ended: bool) -> Iterator[Taker]:
-        """The takers that may have jobs with these settings."""
-        if not settings.hosts and settings.slots == 1 and not ended:
+    def fitting(self, scope: Scope) -> Iterator[Taker]:
+        """The takers that may have jobs here."""
+        settings = scope.settings
+        if not settings.hosts and settings.slots == 1 and not scope.end:
             return iter(self.all)
         # files may have many directives, and servers many clients
-        key = settings.hosts, settings.slots, ended
+        key = scope.whom
         if key not in self.known:
-            self.known[key] = {taker for taker in self.all if taker.fits(settings, ended)}
+            self.known[key] = {taker for taker in self.all if taker.fits(settings, scope.ended)}
         return filter(self.known[key].__contains__, self.all) if self.known[key] else iter(())
 
 
@@ -3033,17 +3074,19 @@ class Pace:
         return max(self.began + max(self.rest(times), least) - self.clock(), 0.0)
 
 
-@dataclass(eq=False, repr=False)
-class Block:
-    """Why jobs below a directive may not be taken for now."""
-    line: Line                  # the directive
-    fault: str = ""             # what is wrong with it
-    stops: str = ""             # which failure makes a check stop; only takers that follow wait for its end
+class Why(enum.Enum):
+    """Why jobs below a line may not be taken for now."""
+    WAITS = "a barrier waits for the first unfinished job above it"
+    STOPPED = "a barrier check has met a failure; only takers that follow wait for its end"
+    FAULTY = "nobody knows what is meant: a directive makes no sense, or a group is too big"
 
-    @property
-    def waits(self) -> bool:
-        """Whether it is a barrier that waits for the first unfinished job above it."""
-        return not self.fault and not self.stops
+
+@dataclass(frozen=True)
+class Block:
+    """What keeps the jobs below a line from being taken for now."""
+    why: Why
+    line: Line
+    text: str = ""              # what is to be said of it; a barrier that waits: see stalls()
 
 
 @dataclass(eq=False, repr=False)
@@ -3061,13 +3104,10 @@ class PendingGroup:
 
 @dataclass(eq=False, repr=False)
 class Round:
-    """What one walk of a cursor through the file has come across; once it is over nothing changes it any
-    more.
-    """
+    """What a walk through the file has come across, so far or until its end."""
     takers: frozenset[Taker] = frozenset()  # for whom all of it was made
     began: float = -math.inf                # by the cursor's clock
-    settings: JobSettings = NO_SETTINGS     # that hold here
-    ended: bool = False                     # below `#RUN end`
+    scope: Scope = TOP                      # of the line that was met last
     # the first job that had not ended when it was met, by its settings:
     unfinished: Line | None = None
     unfinished_by: JobSettings = NO_SETTINGS
@@ -3082,14 +3122,19 @@ class Round:
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
     # it passed over new jobs, which others than its takers might have had
     missed: bool = False
-    # the first job of those by settings, as Takers.known has them, and what else these say
-    skipped: dict[tuple[tuple[str, ...], int, bool], tuple[Line, JobSettings]] = field(default_factory=dict)
+    # the first new job that was passed over for each Scope.whom, and its scope
+    skipped: dict[tuple[tuple[str, ...], int, bool], tuple[Line, Scope]] = field(default_factory=dict)
     waiting: set[Taker] = field(default_factory=set)    # takers with jobs that may be taken later
     below: Line | None = None               # the first of these below the block
     # takers that wait for free slots, and how many they had
     full: dict[Taker, float] = field(default_factory=dict)
     groups: list[PendingGroup] = field(default_factory=list)
     checked: int = 0                        # up to here nothing has failed, or was lost
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has met `#RUN end`."""
+        return self.scope.ended
 
     def waits_for(self, taker: Taker) -> bool:
         """Whether it met jobs that this taker may take later.
@@ -3100,7 +3145,85 @@ class Round:
 
     def stopped(self, taker: Taker) -> str:
         """Which check keeps jobs from this taker for good, if one does."""
-        return self.block.stops if self.block and taker in self.waiting else ""
+        stops = self.block and self.block.why is Why.STOPPED and taker in self.waiting
+        return self.block.text if self.block and stops else ""
+
+    def note_unfinished(self, line: Line) -> None:
+        """A job has not ended: barriers below it have to wait."""
+        if not self.unfinished:
+            self.unfinished = line
+            self.unfinished_by = self.scope.settings
+
+    def skip(self, line: Line) -> None:
+        """A new job is for nobody who asks."""
+        self.note_unfinished(line)
+        self.skipped.setdefault(self.scope.whom, (line, self.scope))
+
+    def group(self) -> PendingGroup:
+        """The group that is being met."""
+        if not self.groups or self.groups[-1].whole:
+            self.groups.append(PendingGroup(self.scope.settings.together, self.ended))
+        return self.groups[-1]
+
+    def join_group(self, line: Line) -> None:
+        """A new job of a group is met."""
+        self.note_unfinished(line)
+        group = self.group()
+        group.jobs.append((line, self.scope.settings))
+        if len(group.jobs) > PendingGroup.LONGEST:
+            group.waits = True
+            self.block = Block(
+                Why.FAULTY,
+                line,
+                f"line {line.number}: the group {printable(group.name)} has more than "
+                f"{PendingGroup.LONGEST:,} jobs; it and the jobs below wait",
+            )
+
+    def end_group(self, waits: bool = False) -> None:
+        """Nothing more comes of the group that was met last."""
+        if self.groups and not self.groups[-1].whole:
+            self.groups[-1].whole = True
+            self.groups[-1].waits |= waits
+
+    def enter(self, line: Line) -> None:
+        """What comes is below a directive."""
+        scope = self.scope.below(line)
+        if self.groups and not scope.has_same_group(self.scope):
+            # who knows whether what follows a fault is of the group above
+            self.end_group(waits=scope.fault != "")
+        self.scope = scope
+        self.few = False
+
+    def block_at(self, line: Line, file: JobFile, bad: bytes = FAILED + ERROR) -> Block | None:
+        """What keeps the jobs below a directive, that was entered, from being taken, if it does.
+
+        bad: the states that a barrier check does not pass.  Raises OSError.
+        """
+        if self.scope.fault:
+            return Block(Why.FAULTY, line, f"{self.scope.fault}; the jobs below it wait")
+        if self.scope.barrier is not line:
+            return None
+        if self.unfinished:
+            return Block(Why.WAITS, line)
+        if self.scope.check:
+            failure = first_bad(file, line, bad, self.checked)
+            if failure:
+                return Block(Why.STOPPED, line, stopping(failure, line))
+            self.checked = line.offset
+        return None
+
+
+def first_bad(file: JobFile, check: Line, states: bytes, checked: int) -> Line | None:
+    """The first line above a barrier check in one of these states.  checked: none begins before this offset.
+
+    Raises OSError.
+    """
+    # only from the start lines are counted
+    for start in max(checked, file.start), file.start:
+        bad = Scan(file.reader, start, states, until=check.offset).next()
+        if not bad or bad.offset > check.offset:
+            return None
+    return bad
 
 
 def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[Stall]:
@@ -3109,10 +3232,8 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
     is_absent: whether nobody is here that takes jobs with these settings.
     """
     block, first = found.block, found.unfinished
-    if block and not block.waits:
-        yield Stall(
-            (block.fault, block.stops), block.fault or block.stops, stops=not block.fault, patience=0.0
-        )
+    if block and block.why is not Why.WAITS:
+        yield Stall((block.why, block.text), block.text, stops=block.why is Why.STOPPED, patience=0.0)
     elif block and found.below and first:
         yield Stall(
             "barrier",
@@ -3120,9 +3241,18 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
             f"{unfinished(first, found.unfinished_by)}",
             passes=first.state == RUNNING,
         )
-    for (hosts, slots, ended), (line, settings) in found.skipped.items():
-        if (hosts or slots > 1) and not ended and is_absent(settings):
-            yield Stall((hosts, slots), f"line {line.number} waits for {settings}")
+    for line, scope in found.skipped.values():
+        settings = scope.settings
+        if (settings.hosts or settings.slots > 1) and not scope.ended and is_absent(settings):
+            yield Stall((settings.hosts, settings.slots), f"line {line.number} waits for {settings}")
+
+
+def left_alone(line: Line, settings: JobSettings) -> str:
+    """What is said of a job of a group where nobody starts groups."""
+    return (
+        f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone "
+        f"here ({settings.where})"
+    )
 
 
 def unfinished(line: Line, settings: JobSettings) -> str:
@@ -3262,11 +3392,10 @@ class Cursor:
     def _go_back(self, scan: Scan) -> Scan:
         """Let the walk go on from the first line that it passed over for want of a taker who has come now."""
         found = self.round
-        lines = [(line, settings, key[2]) for key, (line, settings) in found.skipped.items()
-                 if any(self.takers.fitting(settings, key[2]))]
+        lines = [skipped for skipped in found.skipped.values() if any(self.takers.fitting(skipped[1]))]
         if not lines:
             return scan
-        line, found.settings, found.ended = min(lines, key=lambda skipped: skipped[0].offset)
+        line, found.scope = min(lines, key=lambda skipped: skipped[0].offset)
         found.block = found.below = None
         found.skipped = {key: value for key, value in found.skipped.items() if value[0].offset < line.offset}
         found.groups = [
@@ -3350,8 +3479,8 @@ class Cursor:
         change yet.
         """
         self.scan = None
-        self._end_group(waits=cut or self._is_being_appended())
         found = self.round
+        found.end_group(waits=cut or self._is_being_appended())
         self.quiet = self.signature
         self.refusals = self.refusals + 1 if found.refused else 0
         due = [doubt] if doubt else []
@@ -3372,7 +3501,7 @@ class Cursor:
         asked = self.round.takers.issuperset(self.takers.all)
         if not asked and self.round.missed:
             return False
-        if self.round.block and self.round.block.waits and self._is_outdated():
+        if self.round.block and self.round.block.why is Why.WAITS and self._is_outdated():
             return self._until_next() > 0
         if self.pace.until_due(20) > 0:         # a round through a huge file is not free
             return True
@@ -3407,20 +3536,21 @@ class Cursor:
         if found.block:
             self._note_waiting(line)
             return None
+        settings = found.scope.settings
         if line.state == RUNNING and not self.file.is_orphan(line):
-            self._note_unfinished(line)
-            if found.settings.together:
-                self._group().waits = True
+            found.note_unfinished(line)
+            if settings.together:
+                found.group().waits = True
             return None
         taker = self._taker(line)
         if taker is None and found.full:
-            self._note_unfinished(line)
+            found.note_unfinished(line)
             return None
-        if line.state != RUNNING and (taker is None or found.settings.together):
+        if line.state != RUNNING and (taker is None or settings.together):
             self._pass_over(line)
             return None
-        self._note_unfinished(line)
-        return self._take(scan, line, NOBODY if taker is None or found.settings.together else taker)
+        found.note_unfinished(line)
+        return self._take(scan, line, NOBODY if taker is None or settings.together else taker)
 
     def _taker(self, line: Line) -> Taker | None:
         """The taker that gets a line: the first that may have it, and has enough free slots.
@@ -3430,7 +3560,7 @@ class Cursor:
         """
         for taker in self._able(line):
             if taker not in self.round.full:
-                if self.round.settings.slots <= taker.free:
+                if self.round.scope.settings.slots <= taker.free:
                     return taker
                 self.round.full[taker] = taker.free
                 self.round.waiting.add(taker)
@@ -3438,7 +3568,7 @@ class Cursor:
 
     def _able(self, line: Line) -> Iterator[Taker]:
         """The takers that may have a line, by the settings that hold."""
-        for taker in self.takers.fitting(self.round.settings, self.round.ended):
+        for taker in self.takers.fitting(self.round.scope):
             if line.state == NEW or (line.state in taker.retry and not self._was_tried(taker.tried, line)):
                 yield taker
 
@@ -3448,12 +3578,6 @@ class Cursor:
             file, last = self.file, tried.last
             tried.begin(self.round, file.inode, last is not None and file.state_at(last) is None)
         return tried.pass_over(line)
-
-    def _note_unfinished(self, line: Line) -> None:
-        """A job has not ended: barriers below it have to wait."""
-        if not self.round.unfinished:
-            self.round.unfinished = line
-            self.round.unfinished_by = self.round.settings
 
     def _is_outdated(self) -> bool:
         """Whether a barrier that this round cannot pass may let another one pass.  Raises OSError.
@@ -3470,55 +3594,31 @@ class Cursor:
 
     def _pass_over(self, line: Line) -> None:
         """A job is for none of the takers, or of a group."""
-        found, settings = self.round, self.round.settings
+        found, settings = self.round, self.round.scope.settings
         if line.state != NEW:
             return
         found.few = not settings.together or not self.serving   # a group must be known as a whole
-        self._note_unfinished(line)
-        if settings.together:
-            self._meet_group(line)
-        else:
-            found.skipped.setdefault((settings.hosts, settings.slots, found.ended), (line, settings))
         found.missed = True
-
-    def _meet_group(self, line: Line) -> None:
-        """A new job of a group is met."""
-        settings = self.round.settings
-        if self.serving:
-            group = self._group()
-            group.jobs.append((line, settings))
-            if len(group.jobs) > PendingGroup.LONGEST:
-                group.waits = True
-                self.round.block = Block(
-                    line,
-                    fault=f"line {line.number}: the group {printable(group.name)} has more "
-                    f"than {PendingGroup.LONGEST:,} jobs; it and the jobs below wait",
-                )
+        if not settings.together:
+            found.skip(line)
+        elif self.serving:
+            found.join_group(line)
             self._note_takers(line)
-        elif not self.groups_named:
-            self.groups_named = True
-            self.say(
-                f"line {line.number}: jobs with together= are started by runmaker4-server.py, and left alone "
-                f"here ({settings.where})"
-            )
-
-    def _group(self) -> PendingGroup:
-        """The group that is being met."""
-        groups = self.round.groups
-        if not groups or groups[-1].whole:
-            groups.append(PendingGroup(self.round.settings.together, self.round.ended))
-        return groups[-1]
+        else:
+            found.note_unfinished(line)
+            if not self.groups_named:
+                self.groups_named = True
+                self.say(left_alone(line, settings))
 
     def _note_waiting(self, line: Line) -> None:
         """A job may not be taken yet: the takers that could have it wait."""
         found = self.round
         if line.state == RUNNING:
             return
-        if (not found.settings.together or self.serving) and self._note_takers(line) and not found.below:
+        served = self.serving or not found.scope.settings.together
+        if served and self._note_takers(line) and not found.below:
             found.below = line
-        found.few = line.state == NEW or found.waiting.issuperset(
-            self.takers.fitting(found.settings, found.ended)
-        )
+        found.few = line.state == NEW or found.waiting.issuperset(self.takers.fitting(found.scope))
 
     def _note_takers(self, line: Line) -> bool:
         """Note the takers that may have a job later; whether there are any."""
@@ -3531,11 +3631,12 @@ class Cursor:
         found, takers = self.round, self.takers.all
         if takers and takers.keys() <= found.full.keys():
             return True
-        if not takers or not (found.block or found.ended):
+        ended = found.scope.end is not None
+        if not takers or not (found.block or ended):
             return False
-        if found.ended and all(taker.follow for taker in takers):
+        if ended and all(taker.follow for taker in takers):
             return True
-        if found.block and found.block.stops and any(taker.follow for taker in takers):
+        if found.block and found.block.why is Why.STOPPED and any(taker.follow for taker in takers):
             return False                        # `#RUN end` may stand below
         return found.below is not None and takers.keys() <= found.waiting
 
@@ -3545,7 +3646,7 @@ class Cursor:
         if line.command in found.closed:
             found.refused = True
             return None
-        attempt = self.file.claim(line, taker, found.settings, self._known_end(line))
+        attempt = self.file.claim(line, taker, found.scope.settings, self._known_end(line))
         scan.reread(line, attempt.data or None)
         if attempt.ended not in (b"", ERROR):
             self.say(
@@ -3600,40 +3701,17 @@ class Cursor:
 
     # -- directives that are met -----------------------------------------------------------------------------
 
-    def _obey(self, line: Line, bad: bytes = FAILED + ERROR) -> bool:
-        """Take a directive into account; False: what is above it must be looked at once more.
-
-        bad: the states that make a barrier check stop what is below it.
-        """
+    def _obey(self, line: Line) -> bool:
+        """Take a directive into account; False: what is above it must be looked at once more."""
         found = self.round
-        found.few = False
-        try:
-            directive = parse_directive(line)
-        except ValueError as fault:
-            found.block = found.block or Block(
-                line, fault=f"line {line.number}: {fault}; the jobs below it wait"
-            )
-            self._end_group(waits=True)         # who knows whether what follows is of the group above
+        found.enter(line)
+        if found.block:
             return True
-        if directive.kind == "settings":
-            if found.settings.together != directive.settings.together:
-                self._end_group()
-            found.settings = directive.settings
-        elif directive.kind == "end":
-            self._end_group()
-            found.ended = True
-        elif not found.block:
-            self._end_group()
-            if found.unfinished and (self._is_outdated() or found.found):
-                return False
-            found.block = self._barrier(line, bad if directive.kind == "barrier check" else b"")
+        is_barrier = found.scope.barrier is line
+        if is_barrier and found.unfinished and (self._is_outdated() or found.found):
+            return False
+        found.block = found.block_at(line, self.file)
         return True
-
-    def _end_group(self, waits: bool = False) -> None:
-        """Nothing more comes of the group that was met last."""
-        if self.round.groups and not self.round.groups[-1].whole:
-            self.round.groups[-1].whole = True
-            self.round.groups[-1].waits |= waits
 
     def _is_being_appended(self) -> bool:
         """Whether a group at the end of the file may be met in part only.  Raises OSError."""
@@ -3644,23 +3722,6 @@ class Cursor:
         appending = self.file.companion.is_appended_to()
         found.refused |= appending
         return appending or self.file.signature()[2] != self.signature[2]
-
-    def _barrier(self, line: Line, bad: bytes) -> Block | None:
-        """What keeps jobs below a barrier from being taken, if anything does; bad: lines in these states do.
-        """
-        found = self.round
-        if found.unfinished:
-            return Block(line)
-        if bad:
-            # only from there lines are counted
-            for start in max(found.checked, self.file.start), self.file.start:
-                first = Scan(self.file.reader, start, bad, until=line.offset).next()
-                if not first or first.offset > line.offset:
-                    found.checked = line.offset
-                    return None
-            if first:
-                return Block(line, stops=stopping(first, line))
-        return None
 
     def _name_stalls(self) -> None:
         """Say what waits for something that may never come."""
@@ -3710,7 +3771,7 @@ class Cursor:
             job.taker.tried.discard(job)
         return fault
 
-    # -- trouble, and just looking ---------------------------------------------------------------------------
+    # -- trouble ---------------------------------------------------------------------------------------------
 
     def _bear(self, error: OSError) -> Miss:
         """Put up with an error of the file system for a while, then fail for good."""
@@ -3728,55 +3789,62 @@ class Cursor:
     def _may_come(self, error: OSError) -> bool:
         return self.wait_for_file and error.errno == errno.ENOENT
 
-    def stall(self) -> Stall | None:
-        """What keeps new jobs from any runner, if something does.  Touches nothing.  Raises OSError."""
-        self.takers, self.round, self.serving = Takers([Taker("", slots=1)]), Round(), True
-        found, scan = self.round, self.file.lines(NEW + RUNNING, directives=True)
-        while line := scan.next(found.few):
-            if line.state == DIRECTIVE:
-                # where nothing is unfinished these are orphans
-                self._obey(line, FAILED + ERROR + RUNNING)
-            elif line.state == RUNNING:
-                if not (found.block or found.unfinished or self.file.is_orphan(line)):
-                    self._note_unfinished(line)
-            elif found.block:
-                found.below = line
-                break
-            elif found.settings.together or not any(self.takers.fitting(found.settings, found.ended)):
-                self._pass_over(line)
-            else:
-                return None
-        if not found.below:
-            found.block = None                  # it keeps nothing back
-        return next(stalls(found, lambda settings: True), self._group_stall())
 
-    def _group_stall(self) -> Stall | None:
-        """The group that waits for its hosts, if one is met and nothing else keeps jobs back."""
-        for group in self.round.groups:
-            line, settings = group.jobs[0]
-            return Stall(
-                group.name,
-                f"line {line.number} waits for the hosts of the group {printable(group.name)} "
+# ---- just looking ------------------------------------------------------------------------------------------
+
+
+ANYBODY = Taker("", slots=1)    # who has any name that a pattern may stand for
+
+
+def why_stalled(file: JobFile) -> Stall | None:
+    """What keeps new jobs from any runner, if something does.  Raises OSError."""
+    found, group = Round(), None
+    scan = file.lines(NEW + RUNNING, directives=True)
+    while line := scan.next(found.few):
+        settings = found.scope.settings
+        if line.state == DIRECTIVE:
+            # where nothing is unfinished these are orphans
+            found.enter(line)
+            found.block = found.block or found.block_at(line, file, FAILED + ERROR + RUNNING)
+        elif line.state == RUNNING:
+            if not (found.block or found.unfinished or file.is_orphan(line)):
+                found.note_unfinished(line)
+        elif found.block:
+            found.below = line
+            break
+        elif settings.together:
+            group = group or Stall(
+                settings.together,
+                f"line {line.number} waits for the hosts of the group {printable(settings.together)} "
                 f"({settings.where}; runmaker4-server.py starts it)",
             )
-        return None
+            found.join_group(line)
+        elif not ANYBODY.fits(settings, found.ended):
+            found.skip(line)
+            found.few = True
+        else:
+            return None
+    if not found.below:
+        found.block = None                      # it keeps nothing back
+    return next(stalls(found, lambda settings: True), group)
 
-    def jobs_to_take(self, taker: Taker) -> Iterator[Line]:
-        """What claim() would find for this taker, in time, without touching anything.  Raises OSError."""
-        self.takers, self.round = Takers([taker]), Round()
-        for line in self.file.lines(NEW + RUNNING + taker.retry, directives=True):
-            if line.state == DIRECTIVE:
-                # all that is above a barrier has ended when its time comes
-                self.round.unfinished = None
-                self._obey(line)
-                if self.round.block:
-                    return
-            elif self.round.settings.together or not any(
-                self.takers.fitting(self.round.settings, self.round.ended)
-            ):
-                self._pass_over(line)
-            elif line.state != RUNNING or (RUNNING in taker.retry and self.file.is_orphan(line)):
-                yield line
+
+def dry_run(file: JobFile, taker: Taker) -> Iterator[Line]:
+    """What a cursor would find for this taker, in time, without touching anything.  Raises OSError."""
+    found, fits, groups_named = Round(), taker.fits(NO_SETTINGS, False), False
+    for line in file.lines(NEW + taker.retry, directives=True):
+        if line.state == DIRECTIVE:
+            # all that is above a barrier has ended when its time comes: nothing is noted as unfinished
+            found.enter(line)
+            if found.block_at(line, file):
+                return
+            fits = taker.fits(found.scope.settings, found.ended)
+        elif found.scope.settings.together:
+            if line.state == NEW and not groups_named:
+                groups_named = True
+                file.say(left_alone(line, found.scope.settings))
+        elif fits and (line.state != RUNNING or file.is_orphan(line)):
+            yield line
 
 
 # ======== The worker ========================================================================================
@@ -7070,7 +7138,7 @@ class App(RunnerProgram):
         options = self.options
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow it need not be there
-                jobs = self._cursor().jobs_to_take(self.taker)
+                jobs = dry_run(self._job_file(), self.taker)
                 put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if options.one_only else None)))
             return 0
         self.find_wall_time()
@@ -7080,11 +7148,13 @@ class App(RunnerProgram):
         self.stores = self.open_stores(self.network, *self.inputs)
         return super().main()
 
-    def _cursor(self) -> Cursor:
-        file = JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
+    def _job_file(self) -> JobFile:
+        return JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
                        read_only=self.options.dry_run)
+
+    def _cursor(self) -> Cursor:
         return Cursor(
-            file,
+            self._job_file(),
             [self.taker],
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,

@@ -43,7 +43,6 @@ from runmaker4 import (
     RUNNING,
     TOLD,
     Counts,
-    Cursor,
     JobFile,
     JobLog,
     Line,
@@ -91,6 +90,7 @@ from runmaker4 import (
     unlock,
     warn,
     when_used,
+    why_stalled,
     write_all,
 )
 
@@ -308,7 +308,7 @@ class Watcher:
             return None
         self.pace.go_on()
         try:
-            found = self._patiently(Cursor(self.file).stall)
+            found = self._patiently(lambda: why_stalled(self.file))
         finally:
             self.pace.pause()
         if found and now.running and not (found.passes or not found.patience):

@@ -1010,7 +1010,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "result not verified": lambda: [(FILE, "_state_here", lambda self, job: b"r")],
     "left open": lambda: [(COMPANIONS, "close_seat", lambda self, fd: None)],
     "closed twice": closed_twice,
-    "barrier ignored": lambda: [(CORE.Cursor, "_barrier", lambda self, line, bad: None)],
+    "barrier ignored": lambda: [(CORE.Round, "block_at", lambda self, line, file: None)],
     "appended without the lock": lambda: [
         (
             COMPANIONS,

@@ -1091,6 +1091,19 @@ class MalformedLater(DirectiveCase):
         self.assertLeft(runner, 0, "ddddd")
         self.assertTold("line 4")
 
+    def test_it_waits_below_lines_for_another_host_too(self) -> None:
+        self.lines(f". {WAITING}", f". {RAN}")
+        runner = self.start_hasty("-j2", "runs.txt")
+        self.wait_up(1, runner=runner)
+        self.append("#RUN host=nowhere", f". {RAN}", "#RUN hots=x", f". {RAN}")
+        self.open_gate()
+        self.wait_told("line 5")
+        self.wait_states("dd..")
+        time.sleep(0.2)
+        self.assertIsNone(runner.poll(), "whom the last line is for is not known")
+        self.change("hots=x", "host=*")
+        self.assertLeft(runner, 0, "dd.d")
+
     @spared
     def test_or_until_it_is_gone(self) -> None:
         runner = self.start_it("--follow")
