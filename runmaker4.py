@@ -5423,28 +5423,38 @@ class JobLog(Sink):
 # inherits that lock, as it inherits its seat, so a slot stays in use for as long as its job lives.
 
 
+class Use(enum.Enum):
+    """What a slot is used for."""
+    IDLE = "nothing"
+    BUSY = "it has a job, or is about to get one"
+    ELSEWHERE = "another runner has a job on it"
+    SPENT = "nothing any more: it has had its one job (-1)"
+    BROKEN = "nothing: its last jobs could not reach its host"
+
+
 @dataclass(eq=False, repr=False)
 class Slot:
     """One of the jobs that a runner runs at once.  Its name tells the job which (a host, a GPU)."""
     name: str
     copy: int = 0                       # among the slots of the same name
     fd: int = -1                        # has the lock of a shared name while a job runs, which inherits it
-    listed: bool = True                 # the list of names has it
-    busy: bool = False                  # it has a job, or is about to get one
-    in_use: bool = False                # another runner has a job on it
-    broken: bool = False                # it was taken out of service
-    spent: bool = False                 # it has had its one job (-1)
+    use: Use = Use.IDLE
+    listed: bool = True                 # the list of names has it; else it gets no job after the one it has
     errors: int = 0                     # how many of its last jobs in a row ended with exit status 255
+
+    @property
+    def busy(self) -> bool:
+        return self.use is Use.BUSY
 
     @property
     def retired(self) -> bool:
         """Whether it gets no more jobs."""
-        return self.broken or self.spent or not self.listed
+        return not self.listed or self.use in (Use.SPENT, Use.BROKEN)
 
     @property
     def idle(self) -> bool:
         """Whether it could have a job now."""
-        return not (self.busy or self.in_use or self.retired)
+        return self.listed and self.use is Use.IDLE
 
     @property
     def byte(self) -> int:
@@ -5891,7 +5901,7 @@ class Runner:
             if not self.options.follow:         # else it was said when it happened
                 self.say(self.nothing.stopped)
         elif not self.stopping and all(
-            slot.broken for slot in self.slots.values() if slot.listed or slot.spent
+            slot.use is Use.BROKEN for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT
         ):
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
@@ -5899,8 +5909,9 @@ class Runner:
     @property
     def had_one_each(self) -> bool:
         """Whether all slots have had their one job (-1): what is left then is left on purpose."""
-        return self.options.one_only and all(slot.spent and not slot.broken for slot in self.slots.values()
-                                             if slot.listed)
+        return self.options.one_only and all(
+            slot.use is Use.SPENT for slot in self.slots.values() if slot.listed
+        )
 
     async def in_time(self, asked: Awaitable[T]) -> T | None:
         """An answer; None where it takes longer than a moment after a signal that kills."""
@@ -6045,16 +6056,24 @@ class Runner:
         """Have a slot for each name; slots of other names get no more jobs."""
         copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         listed = dict.fromkeys((name, next(copies[name])) for name in names)
+        for key, slot in self.slots.items():
+            stays = slot.listed and key in listed
+            slot.listed = key in listed
+            if slot.use is Use.BROKEN and not stays:
+                # put back into the file it is in service again, but for -1: it has had its job
+                slot.use = self._use_after_a_job()
         self.slots = {
-            key: slot for key, slot in self.slots.items() if key in listed or slot.busy or slot.spent
+            key: slot
+            for key, slot in self.slots.items()
+            if slot.listed or slot.use in (Use.BUSY, Use.SPENT)
         }
         for key in listed:
             self.slots.setdefault(key, Slot(*key))
-        for key, slot in self.slots.items():
-            slot.listed = key in listed
-            # a name that is taken out of the file and put back is in service again
-            slot.broken &= slot.listed
         self.changed.set()
+
+    def _use_after_a_job(self) -> Use:
+        """What a slot is for that has had a job, and is not broken."""
+        return Use.SPENT if self.options.one_only else Use.IDLE
 
     async def _follow_slots(self) -> None:
         """Look now and then which slots there are, and which others do not use any more, where these may
@@ -6067,9 +6086,8 @@ class Runner:
             if names is not None and not self.stopping:
                 self._set_slots(names)
             for slot in self.slots.values():
-                if slot.in_use and await self._seize(slot):
+                if slot.use is Use.ELSEWHERE and await self._seize(slot):
                     await self._free([slot])
-                    slot.in_use = False
                     self.changed.set()
 
     @property
@@ -6089,26 +6107,28 @@ class Runner:
         """Take idle slots until there are so many; False: other runners use slots that seemed idle."""
         while len(slots) < count and (idle := self._idle()):
             slot = idle[0]
-            slot.busy = True                    # now: its name may be removed while we wait
-            slot.in_use = not await self._seize(slot)
-            slot.busy = not slot.in_use
-            slots += [slot] * slot.busy
+            slot.use = Use.BUSY                 # now: its name may be removed while we wait
+            if await self._seize(slot):
+                slots.append(slot)
+            else:
+                slot.use = Use.ELSEWHERE
         return len(slots) == count
 
     async def _seize(self, slot: Slot) -> bool:
         """Lock a shared slot for a job; False: another runner has a job there."""
         return not self.slot_file or await self.worker.call(self.slot_file.seize, slot)
 
-    async def _free(self, slots: Iterable[Slot]) -> None:
-        """Let other jobs, and other runners, have these slots."""
+    async def _free(self, slots: Iterable[Slot], use: Use = Use.IDLE) -> None:
+        """Let other runners have these slots; use: what they are for from now on."""
         for slot in slots:
             if self.slot_file and not self.hopeless:
                 await self.worker.call(self.slot_file.free, slot)
-            slot.busy = False
+            slot.use = use
 
     def _note_wait(self) -> None:
         """Say once that there is nothing to do but wait for a slot."""
-        if not self.wait_told and not self.works and any(slot.in_use for slot in self.slots.values()):
+        elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
+        if elsewhere and not self.wait_told and not self.works:
             self.wait_told = True
             self.say("all slots are in use by other runners; waiting for one")
 
@@ -6202,8 +6222,7 @@ class Runner:
         """
         begun = await self._run_job(run, fault)
         for slot in run.slots:
-            slot.spent = begun and self.options.one_only
-        await self._free(run.slots)
+            await self._free([slot], self._use_after(slot, begun))
         del self.works[run.job]
         self.changed.set()
 
@@ -6243,17 +6262,25 @@ class Runner:
         return state != NEW
 
     def _note_errors(self, run: Run, ending: Ending | None) -> None:
-        """Take a slot out of service whose jobs all fail as they do when its host cannot be reached (ssh(1):
-        255).
-        """
+        """Count the jobs of a slot that fail as they do when its host cannot be reached (ssh(1): 255)."""
         slot = run.slot
         unreachable = ending and not run.cause and ending.code == self.UNREACHABLE
         slot.errors = slot.errors + 1 if unreachable else 0
-        if 0 < self.options.slot_errors <= slot.errors:
+        if self._breaks(slot):
             self.say(f"slot {slot.name}: {plural(slot.errors, 'job')} in a row ended with exit status "
                      f"{self.UNREACHABLE}; it gets no more")
-            slot.broken = True
+
+    def _breaks(self, slot: Slot) -> bool:
+        """Whether too many of its last jobs could not reach its host."""
+        limit: int = self.options.slot_errors
+        return 0 < limit <= slot.errors
+
+    def _use_after(self, slot: Slot, begun: bool) -> Use:
+        """What a slot is for when its job is over; begun: that was started."""
+        if self._breaks(slot):
             slot.errors = 0
+            return Use.BROKEN
+        return self._use_after_a_job() if begun else Use.IDLE
 
     async def _settle(self, job: Job, state: bytes) -> None:
         """Write a job's state, however long it takes.  NEW: the one that it had when it was claimed."""

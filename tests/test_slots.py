@@ -818,6 +818,33 @@ class SlotErrors(SlotCase):
         self.assertEqual((runner.wait(20), sorted(self.states())), (1, ["!", "!", "d", "d", "d"]))
         self.assertLessEqual({"bad", "good", "other"}, {name for name, _ in self.used()})
 
+    def test_with_one_only_it_gets_no_second_job(self) -> None:
+        self.jobs(*[f"{self.BROKEN}; {HELD}"] * 4)
+        self.names("bad\ngood\n")
+        runner = self.start_on_names("-1", "--slot-errors", "1")
+        wait_until(lambda: sorted(self.states()) == ["!", ".", ".", "r"], what="bad has had its job")
+        self.names("good\nother\n")
+        wait_until(lambda: sorted(self.states()) == ["!", ".", "r", "r"], what="other has a job")
+        self.write("", "mended")
+        self.names("good\nother\nbad\n")
+        time.sleep(2 * AT_LEAST)
+        self.open_gate()
+        self.assertEqual((self.finish(runner).code, sorted(self.states())), (1, ["!", ".", "d", "d"]))
+
+    def test_one_that_breaks_once_it_is_removed_is_back_in_service_when_it_is_added_again(self) -> None:
+        self.jobs("touch up.1; until [ -e out ]; do sleep 0.02; done; exit 255", HELD, HELD)
+        self.names("bad\n")
+        runner = self.start_on_names("--slot-errors", "1", up=[1])
+        self.names("good\n")
+        self.wait_up(2, runner=runner)
+        self.write("", "out")
+        self.wait_states("!r.")
+        wait_until(lambda: b"bad" in self.read("stderr"), what="bad was out of service")
+        self.names("good\nbad\n")
+        self.wait_up(3, runner=runner)
+        self.open_gate()
+        self.assertAll(1, runner, "!dd")
+
 
 # Jobs that a wrapper must hand on as they are: quotes, expansions, patterns, bytes, statuses
 NASTY = [
