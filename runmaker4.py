@@ -5593,9 +5593,11 @@ class SlotFile:
 #
 # One task hands out: it waits for a free slot, claims a job, and starts its shell.  One task for each job
 # sees it through: it waits for the shell's end, tries again if that is wished, and writes the state.  Chores
-# run beside them: looks after the held lines, the wall time, the slot file, counts of failures.  A signal
-# sets `stopped`, or ends what runs; the two kinds of task then come to their end by themselves.  A Pump moves
-# output from pipes to the sinks.
+# run beside them: looks after the held lines, the wall time, the slot file, counts of failures.
+#
+# A signal, the wall time, or --max-failed sets `leaving`.  Then nothing more is handed out, jobs that are
+# to end are ended as they would be by a timeout, and the tasks come to their end by themselves.  A Pump moves
+# output from pipes to the sinks all the while.
 
 
 @dataclass(eq=False, repr=False)
@@ -5810,8 +5812,19 @@ class Pump:
         stream.fd = -1
 
 
+class Leaving(enum.IntEnum):
+    """How far a runner is on its way out.  It never goes back."""
+    NOT = 0             # it starts jobs
+    DRAINING = 1        # it starts nothing more, and waits for what runs
+    ENDING = 2          # what runs, or is just being started, is ended
+    HOPELESS = 3        # it waits for no file system any more: its end frees all locks
+
+
 class Runner:
-    """Gives jobs to slots: claims one, runs it, writes down how it ended.  Knows neither files nor sockets.
+    """Gives jobs to slots: claims one, runs it, writes down how it ended.
+
+    Where jobs come from and how their results are kept is the business of a Jobs; what becomes of output that
+    of its sinks.  The one file that it asks for itself is the list of its slots, a SlotFile.
 
     One loop hands out (`_hand_out`), so one claim is under way at a time, and only there do slots become
     busy.  It takes an idle slot, claims a job, takes as many more slots as the job wants, and starts its
@@ -5861,13 +5874,11 @@ class Runner:
         self.unwanted: dict[Job, str] = {}  # to be ended, and why; some have not begun
         self.nothing = Miss()               # what the last claim said, if it got no job
         self.failed = ""                    # why no more jobs can be had
-        self.stopped: asyncio.Future[None] = self.loop.create_future()      # start nothing more
-        self.wall_over = False              # because the wall time is over, or too near
+        self.leaving = Leaving.NOT
+        self.stopped: asyncio.Future[None] = self.loop.create_future()      # for who waits: it is not NOT
+        self.wall_over = False              # it leaves because the wall time is over, or too near
         self.misfit: Job | None = None      # a job that no start with this wall time has room for
-        self.ending = False                 # what runs, or is just being started, is ended
         self.killed = 0                     # by which signal
-        # we leave without waiting for the file system: all locks go with us
-        self.hopeless = False
         self.told_at = -math.inf            # when a signal last told us to stop
         self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
         self.began = self.loop.time()
@@ -5942,7 +5953,6 @@ class Runner:
             return
         self.killed = number
         self.say(f"{signal.Signals(number).name}: ending {plural(len(self.runs), 'job')}")
-        self.stop()
         self.end_all()
         watched(self._last_resort())
 
@@ -5970,17 +5980,17 @@ class Runner:
         await asyncio.sleep(self.wall_end - self.loop.time())
         self.say(f"the wall time is over, ending {plural(len(self.runs), 'job')}")
         self.wall_over = True
-        self.stop()
         self.end_all()
 
     @property
     def stopping(self) -> bool:
         """Whether nothing more is to be started."""
-        return self.stopped.done()
+        return self.leaving >= Leaving.DRAINING
 
     def stop(self) -> None:
         """Start nothing more."""
-        if not self.stopping:
+        self.leaving = max(self.leaving, Leaving.DRAINING)
+        if not self.stopped.done():
             self.stopped.set_result(None)
         self.changed.set()
         for gate in self.gated.values():
@@ -6001,8 +6011,9 @@ class Runner:
                 self._end(run, cause)
 
     def end_all(self) -> None:
-        """End what runs."""
-        self.ending = True
+        """Start nothing more, and end what runs."""
+        self.stop()
+        self.leaving = max(self.leaving, Leaving.ENDING)
         for run in list(self.runs):
             self._end(run, "stopped")
 
@@ -6012,7 +6023,7 @@ class Runner:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
         self.tally.unwritten += [job.number for job in self.settling]
-        self.hopeless = True
+        self.leaving = Leaving.HOPELESS
         for task in filter(None, (self.handing_out, *self.works.values())):
             task.cancel()
 
@@ -6121,7 +6132,7 @@ class Runner:
     async def _free(self, slots: Iterable[Slot], use: Use = Use.IDLE) -> None:
         """Let other runners have these slots; use: what they are for from now on."""
         for slot in slots:
-            if self.slot_file and not self.hopeless:
+            if self.slot_file and self.leaving is not Leaving.HOPELESS:
                 await self.worker.call(self.slot_file.free, slot)
             slot.use = use
 
@@ -6322,7 +6333,7 @@ class Runner:
             sink.started(run)
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
-        if self.ending:
+        if self.leaving >= Leaving.ENDING:
             self._end(run, "stopped")           # the signal came while it was started
         elif run.job in self.unwanted:
             self._end(run, self.unwanted[run.job])
