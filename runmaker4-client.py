@@ -867,7 +867,7 @@ class Connection:
                 item.data("text"),
                 key=item.text("id", 16),
                 settings=JobSettings(
-                    timeout=item.seconds_or_none("timeout"),
+                    timeout=item.timeout("timeout"),
                     together="?" * item.flag("group"),
                     slots=item.whole("slots", 100_000),
                 ),

@@ -152,6 +152,7 @@ from runmaker4 import (
     close_all,
     command_fault,
     duration,
+    encode_timeout,
     fork_quietly,
     hold_signals,
     human_time,
@@ -1640,7 +1641,7 @@ def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
 
 def limit(settings: JobSettings) -> str:
     """', timeout 30s', if there is one."""
-    return f", timeout {human_time(settings.timeout)}" if settings.timeout else ""
+    return f", timeout {human_time(settings.timeout)}" if isinstance(settings.timeout, float) else ""
 
 
 # ======== Counting ==========================================================================================
@@ -2528,8 +2529,9 @@ class Dispatcher:
                 client.tell(type="jobs", request=client.asked, jobs=jobs)
                 jobs, size = [], 0
             jobs.append(dict(id=grant.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
-                             state=to_text(job.state), text=to_text(job.text), timeout=job.settings.timeout,
-                             slots=job.settings.slots, group=bool(job.settings.together),
+                             state=to_text(job.state), text=to_text(job.text),
+                             timeout=encode_timeout(job.settings.timeout), slots=job.settings.slots,
+                             group=bool(job.settings.together),
                              hold=seat is not None and seat.group.stage is Stage.PREPARING))
             size += len(job.text)
         client.tell(type="jobs", request=client.asked, jobs=jobs)

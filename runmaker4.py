@@ -1274,11 +1274,16 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 # ---- directives --------------------------------------------------------------------------------------------
 
 
+class Unsaid(enum.Enum):
+    """What a directive does not say."""
+    UNSAID = "what the runner was told counts"
+
+
 @dataclass(eq=False, repr=False)
 class JobSettings:
     """What a settings directive says of the jobs below it."""
     line: Line | None = None            # the directive itself; None: there is none
-    timeout: float | None = 0.0         # seconds; None: no limit; 0: what the runner was told
+    timeout: float | Unsaid | None = Unsaid.UNSAID      # seconds; None: no limit
     hosts: tuple[str, ...] = ()         # names and patterns, in small letters; (): any host
     together: str = ""                  # the name of a group
     min_hosts: int | None = None        # of the group; None: all
@@ -1412,7 +1417,7 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
         raise ValueError("slots= and together= do not go together")
     least = found.get("min-hosts", "all")
     try:
-        return JobSettings(None, duration(found["timeout"]) if "timeout" in found else 0.0, hosts,
+        return JobSettings(None, duration(found["timeout"]) if "timeout" in found else Unsaid.UNSAID, hosts,
                            found.get("together", ""), None if least == "all" else whole_number(0)(least),
                            whole_number(1, 100_000)(found.get("slots", "1")))
     except argparse.ArgumentTypeError as error:
@@ -1851,6 +1856,12 @@ class Seat:
     at: int
 
 
+class Company(enum.Enum):
+    """Whether others use a companion, where its length does not tell."""
+    NOT_ASKED = "we have claimed no line yet"
+    OTHERS = "they do, or we had to open it anew, and they may"
+
+
 class Companion:
     """The companion of a job file, open: doors, seats, and who else claims lines.
 
@@ -1885,7 +1896,8 @@ class Companion:
         self.pulse = 0                          # the byte that `fd` has locked for as long as it has locks
         self.alive_at = 0.0                     # when `fd` was known to have its locks last (clock)
         self.counted = False                    # its length counts us, since it was opened last
-        self.alone_at = -1                      # its length then, if nobody else used it; 0: somebody did
+        # its length when we were counted first, if nobody else used it then
+        self.alone_at: int | Company = Company.NOT_ASKED
 
     # -- which file it is ------------------------------------------------------------------------------------
 
@@ -2090,7 +2102,8 @@ class Companion:
         if not self.counted:
             length = os.fstat(self.fd).st_size + 1
             os.ftruncate(self.fd, length)
-            self.alone_at = length if self.alone_at < 0 and is_free(self.fd, HERE_BYTE) else 0
+            first = self.alone_at is Company.NOT_ASKED
+            self.alone_at = length if first and is_free(self.fd, HERE_BYTE) else Company.OTHERS
             self.counted = True
 
     def is_alone(self) -> bool:
@@ -2143,7 +2156,7 @@ class JobFile:
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
         # jobs "lost" to others, or "cancelled"; told by the next look_after()
         self.to_end: dict[Job, str] = {}
-        self.size = (-1, 0.0)                   # as it was seen last, and since when
+        self.size: tuple[int, float] | None = None          # as it was seen last, and since when
         self.cut = False                        # whether its last line had no newline then
         self.full_size = 0                      # the last that was believed; before, as it was opened first
         # when it was first seen to be shorter than that (clock); None: it was not
@@ -2662,7 +2675,7 @@ class JobFile:
         On a network file system it has to stay shorter for HELD_UP seconds.
         """
         now = self.clock()
-        if size != self.size[0] or (cut and not self.cut):
+        if self.size is None or size != self.size[0] or (cut and not self.cut):
             self.size = size, now
             self.cut = cut
         short = size < self.full_size or self._is_short()
@@ -4260,7 +4273,7 @@ class Processes:
         signals.handle(signal.SIGCHLD, self.reap)
 
     def start(self, command: bytes, environ: dict[bytes, bytes], out: int, err: int, locks: Sequence[int],
-              gate: int = -1) -> Child:
+              gate: int | None = None) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
         locks: the descriptors that it shall hold as long as it lives.  gate: what it reads a line from before
@@ -4275,9 +4288,9 @@ class Processes:
         # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C
         # libraries.
         numbers = (number for number in itertools.count(self.lock_fd, 2) if number not in locks)
-        pairs = [(self.null if gate < 0 else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
+        pairs = [(self.null if gate is None else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
-        command = (GATE if gate >= 0 else b"") + b"{ :; %s\n\n}\nexit" % command
+        command = (b"" if gate is None else GATE) + b"{ :; %s\n\n}\nexit" % command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
         pid = os.posix_spawn(SHELL, (SHELL, b"-c", command), environ, file_actions=actions,
                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
@@ -6200,7 +6213,8 @@ class Runner:
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run."""
-        return self.options.timeout if job.settings.timeout == 0.0 else job.settings.timeout
+        own, common = job.settings.timeout, self.options.timeout
+        return common if own is Unsaid.UNSAID else own
 
     def _fits(self, job: Job) -> bool:
         """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time.
@@ -6431,7 +6445,7 @@ class Runner:
         try:
             for _ in range(3 if job.gate else 2):
                 fds += os.pipe()
-            entrance = fds[4] if job.gate else -1       # what its shell reads from
+            entrance = fds[4] if job.gate else None     # what its shell reads from
             run.began, run.started = time.time(), self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                        b"RUNMAKER4_SLOTS": b",".join(names)}
@@ -7316,6 +7330,11 @@ def _finite(text: str) -> float:
     return number
 
 
+def encode_timeout(timeout: float | Unsaid | None) -> float | None:
+    """A job's timeout in a message; 0: its settings say nothing."""
+    return 0.0 if timeout is Unsaid.UNSAID else timeout
+
+
 def encode(message: Any) -> bytes:
     """A message as it travels: ASCII."""
     return json.dumps(message, separators=(",", ":")).encode("ascii")
@@ -7376,6 +7395,11 @@ class Message:
 
     def seconds_or_none(self, name: str) -> float | None:
         return None if self.fields.get(name, 0) is None else self.seconds(name)
+
+    def timeout(self, name: str) -> float | Unsaid | None:
+        """What encode_timeout() made."""
+        seconds = self.seconds_or_none(name)
+        return Unsaid.UNSAID if seconds == 0 else seconds
 
     def flag(self, name: str) -> bool:
         value = self.fields.get(name)
