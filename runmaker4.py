@@ -55,8 +55,8 @@ descriptor 64 open, or have a shell that does.
 
 The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
 work, the worker, processes, output, slots, the runner, background, command line; and behind main() the wire,
-which only server and client need.  `Runner` knows neither files nor sockets, `JobFile` knows nothing of
-processes.
+which only server and client need.  `Runner` leaves the job file, or the connection to a server, to its
+`Jobs`; `JobFile` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -2976,7 +2976,7 @@ def _try_locks(path: str, companion: str) -> None:
 # A Cursor answers "which line next?".  It walks down the file with a Scan and gives each line that it meets
 # to the first Taker that may have it; JobFile.claim() decides whether the line can be had.  A walk from the
 # top to the end is a Round, which collects what was met on the way: directives that hold, jobs that had not
-# ended, and what was passed over and why.
+# ended, and what was passed over and why.  What the directives above a line say is its Scope.
 #
 # When a walk has come to the end and has taken something, another one begins, because states may have been
 # set back.  When it has taken nothing, the answer is a Miss: it says what was met, when to ask again, and
@@ -3008,15 +3008,15 @@ class Takers:
 @dataclass(frozen=True)
 class Stall:
     """What keeps jobs from being started."""
-    key: Any                    # the same for as long as it does
-    text: str
-    passes: bool = False        # it ends with a running job
-    stops: bool = False         # it is for good: runners leave, but for those that follow
-    patience: float = math.inf  # seconds until it is said, if that is sooner than all is
+    key: Any                    # by which a later look knows it again
+    text: str                   # what is said of it
+    passes: bool = False        # it will be over when a job that runs now has ended
+    stops: bool = False         # nothing will end it: runners leave, but for those with --follow
+    patience: float = math.inf  # seconds until it is said, if that is less than StallReporter.PATIENCE
 
 
 class StallReporter:
-    """Says what has stood still for a while, once."""
+    """Says what keeps jobs from being started, once, when it has done so for a while."""
     PATIENCE = 30.0             # seconds
 
     def __init__(self, say: Say, clock: Callable[[], float]) -> None:
@@ -3026,7 +3026,7 @@ class StallReporter:
         self.said: set[Any] = set()
 
     def update(self, stalls: Iterable[Stall]) -> None:
-        """What stands still at this moment; all else is over."""
+        """Take note of all stalls that there are now.  Those from before that are not among them are over."""
         now, by_key = self.clock(), {stall.key: stall for stall in stalls}
         self.since = {key: self.since.get(key, now) for key in by_key}
         self.said &= self.since.keys()
@@ -3037,20 +3037,21 @@ class StallReporter:
 
 
 class Pace:
-    """A stopwatch for looks at a file, which says how long to rest so that they take but a part of the time.
+    """A stopwatch for looks at a file.  It says how long to rest, so that looks take but a part of the time.
 
-    What a look takes of the CPU counts.  It may take longer: a file system does not answer for a while, the
-    machine is busy, we are stopped.  Such looks shall not follow each other at once, but no rest shall last
-    minutes.
+    The rest follows from the time that a look has spent on the CPU.  A look may take much longer than that,
+    because a file system does not answer for a while, the machine is busy, or we are stopped.  Then the next
+    one shall not follow at once, either, but nor shall the rest last for minutes.
     """
-    LONGEST = 3.0               # seconds of rest for time that was not spent on the CPU
+    LONGEST = 3.0               # seconds of rest at most for time that was not spent on the CPU
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.began = -math.inf          # when the look did, by the clock
-        # seconds, and of these seconds on the CPU, in all but the part under way
+        self.began = -math.inf          # when the last look did, by the clock
+        # what the parts of the look that are over have taken: seconds, and seconds on the CPU
         self.took = self.worked = 0.0
-        self.since: tuple[float, float] | None = None       # the part under way
+        # when the part under way began, by the clock and by this thread's CPU time; None: there is none
+        self.since: tuple[float, float] | None = None
 
     def begin(self) -> None:
         """Another look begins."""
@@ -3059,11 +3060,11 @@ class Pace:
         self.since = self.began, time.thread_time()
 
     def go_on(self) -> None:
-        """It goes on; to be called by the thread that pauses it, too."""
+        """The look goes on.  To be called in the thread that calls pause(), as each has its CPU time."""
         self.since = self.clock(), time.thread_time()
 
     def pause(self) -> None:
-        """It does not go on for now, or is over."""
+        """The look is interrupted, or over."""
         self.took, self.worked = self._spent()
         self.since = None
 
@@ -3078,12 +3079,12 @@ class Pace:
         return self.took + self.clock() - self.since[0], self.worked + time.thread_time() - self.since[1]
 
     def rest(self, times: float) -> float:
-        """Seconds that are `times` as long as the look."""
+        """Seconds to rest: `times` as long as the look, but see LONGEST."""
         took, worked = self._spent()
         return max(times * worked, min(times * took, self.LONGEST))
 
     def until_due(self, times: float, least: float = 0.0) -> float:
-        """Seconds until another look is due; least: that there are between two in any case."""
+        """Seconds until another look is due; least: seconds from one look to the next in any case."""
         return max(self.began + max(self.rest(times), least) - self.clock(), 0.0)
 
 
@@ -3110,39 +3111,41 @@ class PendingGroup:
     name: str
     ended: bool = False         # it stands below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
-    whole: bool = False         # its end was seen, too
-    waits: bool = False         # other jobs of it have not ended, or it may have more than was met
-    started: bool = False
+    whole: bool = False         # no more jobs of it follow: what ends it was met
+    waits: bool = False         # not to be started: jobs of it run, or it may have more than were met
+    started: bool = False       # a server has begun to start it
 
 
 @dataclass(eq=False, repr=False)
 class Round:
-    """What a walk through the file has come across, so far or until its end."""
+    """What a walk through the file has come across, so far or until its end.
+
+    When the walk is over, only `outdated` may still change, and what a server does to groups.
+    """
     takers: frozenset[Taker] = frozenset()  # for whom all of it was made
     began: float = -math.inf                # by the cursor's clock
     scope: Scope = TOP                      # of the line that was met last
-    # the first job that had not ended when it was met, by its settings:
-    unfinished: Line | None = None
-    unfinished_by: JobSettings = NO_SETTINGS
-    # the first unfinished job has ended by now: another round must see what else has not
+    unfinished: Line | None = None          # the first job that had not ended when it was met
+    unfinished_by: JobSettings = NO_SETTINGS    # its settings
+    # that job has ended by now: another round must see which other ones have not
     outdated: bool = False
-    block: Block | None = None              # nothing more may be taken
-    few: bool = False                       # until the next directive only running jobs are of interest
-    found: bool = False                     # it took something: another round follows
-    # it met a line that somebody else had just taken, or held for a moment
+    block: Block | None = None              # what keeps all further jobs from being taken
+    few: bool = False                       # of the lines up to the next directive only running jobs matter
+    found: bool = False                     # it took a job: another round follows
+    # it met a line that another runner had taken a moment ago, or whose door another runner had locked
     refused: bool = False
     shut: Line | None = None                # the first line whose door was locked by somebody
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
-    # it passed over new jobs, which others than its takers might have had
-    missed: bool = False
+    missed: bool = False                    # it passed over new jobs that are for other takers than its own
     # the first new job that was passed over for each Scope.whom, and its scope
     skipped: dict[tuple[tuple[str, ...], int, bool], tuple[Line, Scope]] = field(default_factory=dict)
-    waiting: set[Taker] = field(default_factory=set)    # takers with jobs that may be taken later
-    below: Line | None = None               # the first of these below the block
-    # takers that wait for free slots, and how many they had
+    # takers for whom it met jobs that they cannot have now, and may have later
+    waiting: set[Taker] = field(default_factory=set)
+    below: Line | None = None               # the first job below the block that a taker waits for
+    # takers that had too few free slots for a job, and how many they had
     full: dict[Taker, float] = field(default_factory=dict)
     groups: list[PendingGroup] = field(default_factory=list)
-    checked: int = 0                        # up to here nothing has failed, or was lost
+    checked: int = 0                        # no line before this offset keeps a barrier check from passing
 
     @property
     def ended(self) -> bool:
@@ -3279,7 +3282,7 @@ def unfinished(line: Line, settings: JobSettings) -> str:
 
 @dataclass(frozen=True)
 class Miss:
-    """Why there is no job to take; it is false."""
+    """Why there is no job to take.  As a truth value it is false, and a Job is true."""
     again: float | None = None  # seconds until there may be one; None: there is nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
     ended: bool = False         # takers that wait for more shall leave
@@ -3295,15 +3298,20 @@ class Miss:
 class Cursor:
     """Finds the next line to take: `.` lines, and what --retry and --resume let its takers take besides.
 
-    It moves forward through the file, and begins again at the top when it has come to the end and has found
-    something: states may have been set back.  A server has one for all its clients.
+    It moves forward through the file.  When it has come to the end and has taken something on the way, it
+    begins again at the top, because states may have been set back.  A server has one cursor for all its
+    clients.
 
-    Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier a
-    round knows the first job above that had not ended when it was met.  While that has not, nothing more need
-    be known; when it has, a round begins at the top, and only one that meets nothing unfinished passes.  A
-    round that has taken something waits there for a while, then begins again, too.  Only a round that takes
-    nothing concludes that nothing below may be taken for now.  It still looks on, for jobs below that its
-    takers must wait for; without any they may leave.
+    Directives are obeyed as they are met, since all that they speak of comes after them.  At a barrier the
+    round knows the first job above that had not ended when it was met:
+
+    - As long as that job has not ended, the barrier cannot be passed, whatever the others do.
+    - When it has ended, others may not have.  So another round begins at the top, and only a round that has
+      met no unfinished job passes.
+    - A round that has taken something does not pass either, as that job runs now.  It waits at the barrier
+      for a moment, and another round begins.
+    - A round that has taken nothing looks on below the barrier.  It takes nothing there, but notes for which
+      takers there are jobs: these takers must wait, the others may leave.
     """
     TROUBLE = 30.0              # seconds that errors of a network file system are put up with
     NAMED = 10                  # orphans, and stalls, that are named one by one
@@ -3373,7 +3381,7 @@ class Cursor:
         self._notice_replaced()
         if takers is not self.takers:
             self.takers = takers
-            if self.scan:                       # the new ones were not asked about what is above
+            if self.scan:                       # lines above may be for takers that have come now
                 self.round.few = False
                 self.round.takers = self.round.takers.intersection(takers.all)
                 self.scan = self._go_back(self.scan)
@@ -3417,15 +3425,14 @@ class Cursor:
         return scan if scan.back_to(line) else self._start_over()
 
     def _check_late(self) -> None:
-        """Name what is not understood in a file that has come only now; at the start there was none to
-        refuse.
+        """Name what is not understood in a file that has come only now: at the start it could not be refused.
         """
         self.unchecked = False
         with contextlib.suppress(Problem):      # it is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
 
     def _start_over(self) -> Scan:
-        """The file was edited: what was counted is off.  Raises OSError."""
+        """Begin again at the top, because the file was edited and line numbers are off.  Raises OSError."""
         scan = self._begin_round()
         self.round.found = True
         return scan
@@ -3437,7 +3444,7 @@ class Cursor:
                 line = scan.next(self.round.few)
                 cut = line is not None and not line.whole and not self._is_over()
                 doubt = self.file.doubt(scan.end, cut) if cut or line is None else 0.0
-                # it is for the next round if it is cut
+                # a last line that may be half written is left to the next round
                 if line is None or (cut and doubt) or self._is_over():
                     if not self.round.found:
                         return self._end_round(doubt, cut and doubt > 0)
@@ -3481,8 +3488,7 @@ class Cursor:
         return scan
 
     def _until_next(self) -> float:
-        """Seconds until another round may begin: one that may pass a barrier, or begin a big job, comes soon.
-        """
+        """Seconds until another round may begin: soon if it may pass a barrier, or take a big job."""
         if self.round.outdated:
             return self.pace.until_due(1)
         return self.pace.until_due(20, 0.0 if self._has_room() else self.interval)
@@ -3538,7 +3544,7 @@ class Cursor:
                     self.say("was replaced by another file of this name; going on with that")
 
     def forget(self) -> None:
-        """What was met says nothing any more: the next claim walks through the file anew."""
+        """Have the next claim walk through the file anew: what was met says nothing any more."""
         self.scan = self.quiet = None
 
     # -- lines that are met ----------------------------------------------------------------------------------
@@ -4031,7 +4037,7 @@ class Jobs(Protocol):
 
 
 class FileJobs:
-    """A job file as `Runner` wants its jobs: calls are awaited, and made by a `Worker`."""
+    """The `Jobs` of a runner on the shared file: a cursor and its job file, whose calls a `Worker` makes."""
 
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
         self.cursor = cursor
