@@ -1600,25 +1600,28 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 
 
 class TriedLines:
-    """The lines that --retry and --resume may not take (again): tried before, or left `!` or `e` by this
-    runner.
+    """The lines that --retry and --resume may not take (again): this runner has tried them, or has left them
+    `!` or `e`.
 
-    Known by number and command, until lines have moved.  Then lines of one command are interchangeable: in
-    each round as many of them are passed over as there are in here.
+    They are known by number and command, until lines have moved.  Then lines of one command cannot be told
+    apart: in each round as many of them are passed over as there are in here.
     """
 
     def __init__(self) -> None:
-        self.lines: Counter[tuple[int, int]] = Counter()    # by number, and what hash() makes of the command
-        self.counts: Counter[int] = Counter()   # by the latter alone
+        self.lines: Counter[tuple[int, int]] = Counter()    # by number, and hash() of the command
+        self.counts: Counter[int] = Counter()   # how many of a command, by its hash() alone
         self.inode: tuple[int, int] | None = None           # of the file in which they stand
-        # the one that stands last in the file: an edit above would move it
+        # the one that stands last in the file: where that stands as before, none of them has moved
         self.last: Line | None = None
-        self.moved = False                      # numbers mean nothing any more
-        self.round: Round | None = None         # the last that asked
-        self.to_pass: Counter[int] = Counter()  # so many of a command this round has still to pass over
+        self.moved = False                      # lines have moved: numbers mean nothing any more
+        self.round: Round | None = None         # the round that asked last
+        self.to_pass: Counter[int] = Counter()  # how many lines of a command it has still to pass over
 
     def add(self, line: Line, met: bool = True) -> None:
-        """met: this round has just met it; else it may still do so."""
+        """Have a line passed over from now on.
+
+        met: the round has just met it, and will not meet it again.
+        """
         command = hash(line.command)
         self.lines[line.number, command] += 1
         self.counts[command] += 1
@@ -1627,11 +1630,12 @@ class TriedLines:
             self.last = Line(line.number, 0, line.offset, line.state, line.text)
 
     def discard(self, line: Line) -> None:
+        """Have a line, that was added, not passed over any more."""
         self.lines[line.number, hash(line.command)] -= 1
         self.counts[hash(line.command)] -= 1
 
     def begin(self, met_by: Round, inode: tuple[int, int], moved: bool) -> None:
-        """Another round asks, in this file; moved: `last` does not stand where it stood."""
+        """Another round begins to ask.  inode: of its file; moved: `last` does not stand there as it did."""
         self.round, self.to_pass = met_by, Counter(self.counts)
         self.moved |= moved or self.inode not in (None, inode)
         self.inode = inode
@@ -1652,8 +1656,8 @@ class Taker:
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
     retry: bytes = b""          # the states that it takes besides '.'; r: orphans
-    slots: float = math.inf     # that it has
-    free: float = math.inf      # slots that are free for one job more, at this moment
+    slots: float = math.inf     # how many slots it has
+    free: float = math.inf      # how many of them are free now
     tried: TriedLines = field(default_factory=TriedLines)
 
     def is_called(self, host: str) -> bool:
@@ -1667,7 +1671,7 @@ class Taker:
                 and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
 
-NOBODY = Taker("")         # who has a job of a group, and an orphan that is not to run
+NOBODY = Taker("")              # for whom jobs of groups, and orphans that are not to run, are claimed
 
 
 @dataclass(eq=False, repr=False)
@@ -1675,9 +1679,9 @@ class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     seat: Seat | None = None            # which the job inherits; None: it was lost
     inode: tuple[int, int] = (0, 0)     # device and inode number of the file in which it stood at `offset`
-    missed_since: float | None = None   # when the line was not found any more (JobFile's clock); None: it is
+    missed_since: float | None = None   # since when its line is not found (JobFile's clock); None: it is
     gone: bool = False                  # it was said that the line is not in the file any more
-    search_at: float = 0.0              # when to look again (JobFile's clock)
+    search_at: float = 0.0              # when to look for it again (JobFile's clock)
     retried: bool = False               # it was claimed by --retry or --resume
     set_once: bool = False              # the last look found that somebody has set another state over its `r`
     cancelled: bool = False             # two looks in a row have found that
@@ -1695,12 +1699,11 @@ class NotNow(Exception):
 class Attempt:
     """What became of an attempt to claim a line."""
     job: Job | None = None
-    # what stands there, from the state on, and some way behind it; b"": it was not read
-    data: bytes = b""
-    # no line of this command can be claimed for now: somebody is at its door, or has an `r` of it no line
-    # for, which an editor has saved over
+    data: bytes = b""           # the file from the state of the line on, some way; b"": it was not read
+    # No line of this command can be claimed now.  Either another runner is changing one at this moment, or
+    # more copies of it live than the file has lines `r`: an editor has saved an old state over one.
     closed: bool = False
-    ended: bytes = b""          # it was an orphan, and has got this state
+    ended: bytes = b""          # the line was an orphan, and has got this state
 
 
 @dataclass(eq=False, repr=False)
@@ -1833,7 +1836,7 @@ class Place:
 def close_all(*fds: int) -> None:
     """Close those of these descriptors that are open; some may be the same."""
     for fd in set(fds) - {-1}:
-        # EIO: the lease was lost, and all that this would have written
+        # EIO: the lease was lost, and what was written through it and had not reached the server yet
         with contextlib.suppress(OSError):
             os.close(fd)
 
@@ -1912,9 +1915,10 @@ class Companion:
             return False
 
     def renew(self) -> bool:
-        """Be the companion that stands there now; False if it is another one than before: no seat is left.
+        """Go on with the companion that stands there now.
 
-        Somebody may have removed it.  Raises OSError.
+        False if that is another one than before, because somebody has removed the one that was there: then no
+        seat is held any more.  Raises OSError.
         """
         if self.fd >= 0 and self.is_current():
             return True
@@ -1941,7 +1945,8 @@ class Companion:
             return self._open_to_look()
         fd = open_companion(self.place.real, self.network)
         try:
-            lock(fd, HERE_BYTE, shared=True)            # with it NFS makes less of each door
+            # Also: an NFS client that holds a lock on a file needs fewer round trips for the next one.
+            lock(fd, HERE_BYTE, shared=True)
             self.pulse = take_probe(fd) if self.network and not self.mount.is_nfs else 0
             return fd, identity_of(fd)
         except OSError:
@@ -1979,10 +1984,9 @@ class Companion:
         self.inode = (0, 0)
 
     def must_be_alive(self) -> None:
-        """Raise OSError(EIO) if we were cut off for so long that others may have been behind our door
-        meanwhile.
+        """Raise OSError(EIO) if this host was cut off for so long that it has lost its locks.
 
-        The file system has taken all locks from us then.
+        Others may have been behind a door that we believed to be locked.
         """
         if self.network and self.fd >= 0 and self.clock() - self.alive_at > self.interval:
             if not self.read_only and lost_locks(self.fd, [self.pulse], self.mount):
@@ -1993,7 +1997,7 @@ class Companion:
 
     @contextlib.contextmanager
     def locking(self, at: int, patience: float) -> Iterator[bool]:
-        """Have a byte locked for a moment; whether it could be had within so many seconds.
+        """Lock a byte for a moment; whether it could be locked within so many seconds.
 
         Raises Shifted if this is not the companion any more; OSError.
         """
@@ -2001,7 +2005,7 @@ class Companion:
         try:
             yield opened
         finally:
-            if opened and self.fd >= 0:                 # else it was left meanwhile, and its locks with it
+            if opened and self.fd >= 0:                 # else the companion was closed, which unlocks all
                 with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; what was written was synced
                     unlock(self.fd, at)
 
@@ -2069,9 +2073,9 @@ class Companion:
     def drop_lost(self) -> bool:
         """Give up the seats that a network file system has taken from us; whether there were any.
 
-        The old description stays useless, even where a lock on it seems to succeed; and its job has the same
-        one.  So what this host remembers of its locks would refuse our own new ones, unless every one of them
-        is given up first (seen on NFS v4.2).  Raises OSError.
+        A description whose locks were lost stays useless, even where a lock on it seems to succeed.  Its job
+        has a copy, so it is not closed by us alone, and this host remembers its locks: these would refuse our
+        own new ones.  So they are all unlocked first (seen on NFS v4.2).  Raises OSError.
         """
         places: dict[int, list[int]] = {}
         for seat in self.seats.values() if self.network else ():
@@ -2204,7 +2208,7 @@ class JobFile:
         self._name_companion()
 
     def _forget_seats(self) -> None:
-        """Have no job keep a seat that the companion has given up."""
+        """Take from jobs the seats that the companion has given up."""
         for job in self.held:
             if job.seat and self.companion.seats.get(job.seat.at) is not job.seat:
                 job.seat = None
@@ -2277,11 +2281,11 @@ class JobFile:
 
     def claim(self, line: Line, taker: Taker = NOBODY, settings: JobSettings = NO_SETTINGS,
               known: bytes = b"") -> Attempt:
-        """Claim a line that a scan has found, if it still stands there so; without a taker an orphan becomes
-        `e`.
+        """Claim a line that a scan has found, if it still stands there as it was found.
 
-        known: how the last run of its command here ended.  If nobody else can have begun another one, an
-        orphan gets this state.  Raises Shifted, OSError.
+        taker: who is to have it; for NOBODY an orphan is not claimed, but becomes `e`.  known: how the last
+        run of its command here ended; an orphan gets this state again, if nobody else can have begun another
+        run since.  Raises Shifted, OSError.
         """
         with self.door(line.command, self.SHORT) as opened:
             if not opened:
@@ -2293,9 +2297,9 @@ class JobFile:
             if not data or (settings.line and self.state_at(settings.line) is None):
                 raise Shifted
             if data[:1] != line.state:
-                return Attempt(data=data)               # taken, and ended or not, since it was found
+                return Attempt(data=data)               # somebody has taken it since it was found
             if line.state == RUNNING and self.companion.is_held(own_seat(line)):
-                return Attempt(data=data)               # taken by who runs orphans again
+                return Attempt(data=data)               # somebody with --resume has taken the orphan
             if not settled or not self.has_room(line.command, line.state == RUNNING):
                 return Attempt(data=data, closed=True)
             ended = known if known and self.companion.is_alone() else ERROR if taker is NOBODY else b""
@@ -2313,7 +2317,7 @@ class JobFile:
             if line.state != RUNNING:
                 self.write(line, RUNNING)
         except OSError:
-            # disk full: no `r` may stay behind; lease lost: it is an orphan
+            # Where the disk is full, no `r` may stay behind.  After a lost lease one may: it is an orphan.
             with contextlib.suppress(OSError):
                 if self.state_at(line) == RUNNING:              # an editor may have saved meanwhile
                     self.write(line, line.state)
@@ -2330,7 +2334,7 @@ class JobFile:
     def _are_running(self, command: bytes, least: int) -> bool:
         """Whether that many lines of a command are `r`.
 
-        They are found at once if the one of ours that we have longest is first.
+        The search begins at the line that we have held longest: what runs is mostly near it, or below.
         """
         ours = next(
             (job.offset for job in self.held if job.inode == self.inode and job.command == command), 0
@@ -2346,10 +2350,10 @@ class JobFile:
         )
 
     def is_settled(self, line: Line) -> bool:
-        """Whether a line that is read from now on cannot be cut off again by the one who has appended it.
+        """Whether a line can no more be cut off by the program that has appended it (append_locked()).
 
-        Behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one: then the line
-        waits.
+        To be asked behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one:
+        then the line waits.
         """
         if line.offset >= self.appended:
             size = os.fstat(self.fd).st_size
@@ -2364,7 +2368,7 @@ class JobFile:
         To act on that is a claim, which decides behind the door.
         """
         if self.read_only:
-            self.follow_companion()             # who only looks may have come before the first runner made it
+            self.follow_companion()             # there may have been none when we came
         companion, first = self.companion, row(line.command)
         if companion.hidden:
             return False
@@ -2377,7 +2381,8 @@ class JobFile:
                 return False
         self.see()
         self.read_anew()
-        return self.state_at(line) == RUNNING           # read after the seats: it had ended just before that
+        # read after the seats were looked at: the job may have ended just before
+        return self.state_at(line) == RUNNING
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -2418,7 +2423,7 @@ class JobFile:
                 holder = self.companion.who_is_behind(job.command) or "somebody"
                 raise NotNow(f"{holder} is about to change lines of this command")
             fault = self._write_result(job, state)
-            # behind the door: who comes next finds as many seats as lines `r`
+            # While the door is still locked: whoever comes next finds as many seats as lines `r`.
             self.give_up(job)
             return fault
 
@@ -2438,7 +2443,7 @@ class JobFile:
         if found in (RUNNING, NEW, job.state):
             self.write(job, state)
         elif found is None or state not in (found, NEW):
-            # else set by hand as it is to be, or it was not begun
+            # Nothing is lost where it was set by hand to this very state, or where the job was not begun.
             why = "its line is gone" if found is None else f"its state was set to '{show(found)}' meanwhile"
             return f"{why}; its result {show(state)} is not written"
         return ""
