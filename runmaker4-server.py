@@ -130,6 +130,7 @@ from runmaker4 import (
     Run,
     Say,
     Scan,
+    Seat,
     Shell,
     Shifted,
     Slot,
@@ -331,10 +332,10 @@ class SharedCompanion(Companion):
         self.shared = fd
         self.shared_inode = self.inode
 
-    def adopt(self, at: int) -> runmaker4.Seat:
+    def adopt(self, at: int) -> Seat:
         """An unclaimed seat is that of a line that is held now."""
         self.unclaimed.remove(at)
-        seat = self.seats[at] = runmaker4.Seat(self.shared, at)
+        seat = self.seats[at] = Seat(self.shared, at)
         return seat
 
     def drop_unclaimed(self) -> None:
@@ -777,7 +778,7 @@ class Grant:
     handed: float | None = None         # when its client was told of it, or that it may begin
     began: float | None = None          # when it began, as far as we know; wall clock, seconds
     pid: int = 0
-    seat: Seat | None = None            # in a group
+    member: Member | None = None        # in a group
     run: Run | None = None              # that goes on, as far as records are kept of it
     record: bytes | None = None         # of a job that a client has brought back: what the log file has of it
     goes_on: bool = False               # the files of that run in the output directory are still its own
@@ -818,7 +819,7 @@ class Grant:
         if not self.is_open:
             return None
         self.phase = Phase.ENDING
-        if outcome.state == ERROR and self.seat and self.seat.group.stage is Stage.STOPPED:
+        if outcome.state == ERROR and self.member and self.member.group.stage is Stage.STOPPED:
             outcome = replace(outcome, end=End.STOPPED, how="")
         if outcome.state in (None, ERROR) and self.job.cancelled:
             unbegun = outcome.end in (End.RETURNED, End.UNSTARTED)
@@ -901,7 +902,7 @@ class Client(Taker):
     """A client, as long as it is here or may come back."""
     id: str = ""
     address: str = "?"
-    seats: int = 0                      # that it has in groups: it gets nothing else meanwhile
+    memberships: int = 0                # that it has in groups: it gets nothing else meanwhile
     pid: int = 0
     slots: int = 0
     link: ClientLink | None = None      # on which it is welcome
@@ -1012,10 +1013,10 @@ class ClientLink(Link, asyncio.Protocol):
     @staticmethod
     def _note_ready(grant: Grant) -> None:
         """A shell waits.  Raises WireError."""
-        seat = grant.seat
-        if not seat or grant is not seat.current:
+        member = grant.member
+        if not member or grant is not member.current:
             raise WireError("nobody has asked it to hold that job")
-        seat.group.note_ready(seat, grant)
+        member.group.note_ready(member, grant)
 
     def _want(self, client: Client, message: Message) -> None:
         """It asks for jobs; its slots may have changed (--slots @FILE)."""
@@ -1344,7 +1345,7 @@ class Clock:
             self.known()
 
 
-def seating(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
+def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
     """Which host gets which jobs of a group: those below one directive go to its hosts in turn.
 
     Raises OSError.
@@ -1391,8 +1392,8 @@ class GroupClaim:
 
 
 @dataclass(eq=False)
-class Seat:
-    """A host of a group that runs, or is about to."""
+class Member:
+    """A host of a group that runs, or is about to, and the client there with its jobs."""
     group: Group
     host: str
     client: Client
@@ -1433,38 +1434,38 @@ class Group:
         self.name = claim.plan.met.name
         least = claim.plan.met.jobs[0][1].min_hosts
         clocks = {client: link.ask_clock(self._release_if_ready) for client, link in links.items()}
-        self.seats: list[Seat] = []
+        self.members: list[Member] = []
         for host, grants in claim.grants.items():
             client = claim.clients[host]
-            seat = Seat(self, host, client, clocks[client], deque(grants))
-            self.seats.append(seat)
+            member = Member(self, host, client, clocks[client], deque(grants))
+            self.members.append(member)
             for grant in grants:
-                grant.seat = seat
-        self.least = len(self.seats) if least is None else min(least, len(self.seats))
+                grant.member = member
+        self.least = len(self.members) if least is None else min(least, len(self.members))
         self.stage = Stage.PREPARING
-        self.unended = {grant for seat in self.seats for grant in seat.queue}
+        self.unended = {grant for member in self.members for grant in member.queue}
         self.results: list[tuple[int, bytes]] = []
 
     def prepare(self) -> None:
         """Send each host its first job, to be held."""
         self.timer = self.loop.call_later(self.PREPARING, self._give_up)
-        for seat in self.seats:
-            seat.client.seats += 1
-        for seat in self.seats:
-            self._send_next(seat)
+        for member in self.members:
+            member.client.memberships += 1
+        for member in self.members:
+            self._send_next(member)
 
-    def note_ready(self, seat: Seat, grant: Grant) -> None:
+    def note_ready(self, member: Member, grant: Grant) -> None:
         """A client says that a shell waits."""
-        seat.held = grant
+        member.held = grant
         self._release_if_ready()
 
     def _release_if_ready(self) -> None:
-        if self.stage is Stage.PREPARING and all(seat.lost or seat.is_ready for seat in self.seats):
+        if self.stage is Stage.PREPARING and all(member.lost or member.is_ready for member in self.members):
             self._release()
 
     def _give_up(self) -> None:
         """Somebody takes too long."""
-        hosts = ", ".join(seat.host for seat in self.seats if not seat.is_ready)
+        hosts = ", ".join(member.host for member in self.members if not member.is_ready)
         self.dispatcher.say_once(
             f"group {printable(self.name)}: not ready within {human_time(self.PREPARING)}: "
             f"{printable(hosts)}; trying again"
@@ -1475,14 +1476,14 @@ class Group:
         """Let all begin at one moment."""
         self.stage = Stage.RUNNING
         self.timer.cancel()
-        held = [(seat, seat.held) for seat in self.seats if seat.held and not seat.lost]
-        trips = [seat.clock.trip for seat, _ in held]
+        held = [(member, member.held) for member in self.members if member.held and not member.lost]
+        trips = [member.clock.trip for member, _ in held]
         at = self.loop.time() + max(trips, default=0.0) + self.LEAD[0] + self.LEAD[1] * len(held)
-        for seat, grant in held:
+        for member, grant in held:
             grant.hand()
             grant.begin()
-            seat.client.tell(type="go", id=grant.key, at=at + seat.clock.offset)
-            seat.client.flush()
+            member.client.tell(type="go", id=grant.key, at=at + member.clock.offset)
+            member.client.flush()
 
     def abort(self) -> None:
         """Nobody has begun: give all lines back.  Too late for that, it goes on."""
@@ -1490,68 +1491,68 @@ class Group:
             return
         self.stage = Stage.CALLED_OFF
         self.timer.cancel()
-        for seat in self.seats:
-            seat.client.seats -= 1
-            if seat.current:
-                seat.client.tell(type="stop", id=seat.current.key, cancelled=False)
+        for member in self.members:
+            member.client.memberships -= 1
+            if member.current:
+                member.client.tell(type="stop", id=member.current.key, cancelled=False)
         for grant in self.unended:
-            grant.seat = None
+            grant.member = None
             self.sessions.settle(grant, Outcome(End.RETURNED, None))
         self.dispatcher.look_again(pause=1.0)
 
-    def welcome_back(self, seat: Seat) -> None:
+    def welcome_back(self, member: Member) -> None:
         """A client that was away for a while is here again."""
-        if self.stage is Stage.STOPPED and seat.current:
-            seat.client.tell(type="stop", id=seat.current.key, cancelled=False)
-        elif not seat.current:
-            self._send_next(seat)
+        if self.stage is Stage.STOPPED and member.current:
+            member.client.tell(type="stop", id=member.current.key, cancelled=False)
+        elif not member.current:
+            self._send_next(member)
 
-    def take_back(self, seat: Seat, grant: Grant) -> bool:
+    def take_back(self, member: Member, grant: Grant) -> bool:
         """A client that came back does not know of a job; whether that was lost on its way, and is to be sent
         again.
         """
         if self.stage is not Stage.RUNNING or grant.phase is not Phase.SENT:
             return False
         grant.requeue()
-        seat.queue.appendleft(grant)
-        seat.current = None
+        member.queue.appendleft(grant)
+        member.current = None
         return True
 
-    def _send_next(self, seat: Seat) -> None:
+    def _send_next(self, member: Member) -> None:
         """Send a client its next job, if it is here."""
-        while seat.queue and not seat.queue[0].is_open:     # cancelled; end() will hear of it
-            seat.queue.popleft()
-        if not seat.queue or not seat.client.link:
+        while member.queue and not member.queue[0].is_open:     # cancelled; end() will hear of it
+            member.queue.popleft()
+        if not member.queue or not member.client.link:
             return
-        grant = seat.queue.popleft()
-        seat.current = grant
+        grant = member.queue.popleft()
+        member.current = grant
         if not self.dispatcher.is_startable(grant):
             self.sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
             return
         if self.stage is Stage.PREPARING:                   # later ones come without having been asked for
-            seat.client.want -= 1
-        self.dispatcher.send_jobs(seat.client, [grant])
+            member.client.want -= 1
+        self.dispatcher.send_jobs(member.client, [grant])
 
-    def end(self, seat: Seat, grant: Grant, outcome: Outcome) -> None:
+    def end(self, member: Member, grant: Grant, outcome: Outcome) -> None:
         """A job has ended."""
         preparing = self.stage is Stage.PREPARING
         if preparing and outcome.state != ERROR:
             return self.abort()
         self.unended.discard(grant)
-        self._note_result(seat, grant, outcome)
-        if seat.current is grant:
-            seat.current = None
-        elif grant in seat.queue:                # its client has gone
-            seat.queue.remove(grant)
+        self._note_result(member, grant, outcome)
+        if member.current is grant:
+            member.current = None
+        elif grant in member.queue:              # its client has gone
+            member.queue.remove(grant)
         if preparing or outcome.end.loses_host:
-            seat.lost = True
-        if self.stage is not Stage.STOPPED and sum(not seat.lost for seat in self.seats) < self.least:
+            member.lost = True
+        if self.stage is not Stage.STOPPED and sum(not member.lost for member in self.members) < self.least:
             self._stop()
         elif preparing:
-            self._drop_queue(seat)
+            self._drop_queue(member)
             self._release_if_ready()
-        elif not seat.current:
-            self._send_next(seat)
+        elif not member.current:
+            self._send_next(member)
         if not self.unended:
             self._finish()
 
@@ -1559,35 +1560,35 @@ class Group:
         """Too many hosts are lost: end what runs, and begin no more."""
         self.stage = Stage.STOPPED
         self.timer.cancel()
-        for seat in self.seats:
-            if seat.current and seat.current.is_open:
-                seat.client.tell(type="stop", id=seat.current.key, cancelled=False)
-        for seat in self.seats:
-            self._drop_queue(seat)
+        for member in self.members:
+            if member.current and member.current.is_open:
+                member.client.tell(type="stop", id=member.current.key, cancelled=False)
+        for member in self.members:
+            self._drop_queue(member)
 
-    def _drop_queue(self, seat: Seat) -> None:
+    def _drop_queue(self, member: Member) -> None:
         """Jobs that the client was not told of are not begun any more."""
-        queue, seat.queue = seat.queue, deque()
+        queue, member.queue = member.queue, deque()
         for grant in queue:
             self.sessions.settle(grant, Outcome(End.STOPPED, ERROR))
 
-    def _note_result(self, seat: Seat, grant: Grant, outcome: Outcome) -> None:
+    def _note_result(self, member: Member, grant: Grant, outcome: Outcome) -> None:
         took = "" if grant.handed is None else human_time(boottime() - grant.handed)
         # as the console has them: a program gets the bytes of a command, a terminal no control characters
         command = one_line(grant.job.command) if self.stdout.terminal else grant.job.command
-        host, how = os.fsencode(printable(seat.host)), os.fsencode(outcome.shown)
+        host, how = os.fsencode(printable(member.host)), os.fsencode(outcome.shown)
         text = b"  %-20s %-20s %8s  %s\n" % (host, how, took.encode(), command)
         self.results.append((grant.job.number, text))
 
     def _finish(self) -> None:
         """All its jobs have ended: print how."""
-        lost = sum(seat.lost for seat in self.seats)
+        lost = sum(member.lost for member in self.members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
-        text = (f"{printable(self.name)}: {verdict}: {lost} of {plural(len(self.seats), 'host')} lost "
+        text = (f"{printable(self.name)}: {verdict}: {lost} of {plural(len(self.members), 'host')} lost "
                 f"(min-hosts {self.least})\n")
         self.stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self.results)))
-        for seat in self.seats:
-            seat.client.seats -= 1
+        for member in self.members:
+            member.client.memberships -= 1
         self.dispatcher.look_again()
 
 
@@ -1625,7 +1626,7 @@ def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
     """The part of a preview for a group.  Raises OSError."""
     if not jobs:
         return
-    hosts, first = seating(file, jobs), jobs[0][1]
+    hosts, first = jobs_by_host(file, jobs), jobs[0][1]
     least = "all" if first.min_hosts is None else first.min_hosts
     if len(jobs) > PendingGroup.LONGEST or len(hosts) > Group.HOSTS:
         most = f"{PendingGroup.LONGEST:,} jobs or {Group.HOSTS} hosts"
@@ -1830,8 +1831,8 @@ class Sessions:
 
     def _conclude(self, grant: Grant, outcome: Outcome) -> None:
         """That has become of a line, which nobody has any more."""
-        if self._forget(grant) and grant.seat:
-            grant.seat.group.end(grant.seat, grant, outcome)
+        if self._forget(grant) and grant.member:
+            grant.member.group.end(grant.member, grant, outcome)
 
     def settle(self, grant: Grant, said: Outcome) -> None:
         """Somebody says what becomes of a line: write its state, however long that takes."""
@@ -1927,9 +1928,9 @@ class Sessions:
     @staticmethod
     def abort_groups(jobs: dict[str, Grant]) -> list[Grant]:
         """No group with some of these jobs begins.  Returns the jobs of groups that have begun."""
-        for group in {grant.seat.group for grant in jobs.values() if grant.seat}:
+        for group in {grant.member.group for grant in jobs.values() if grant.member}:
             group.abort()
-        return [grant for grant in jobs.values() if grant.seat]
+        return [grant for grant in jobs.values() if grant.member]
 
     def kept(self, jobs: dict[str, Grant]) -> str:
         """'; lines 3, 5 kept for 60s', if there are any."""
@@ -2010,9 +2011,9 @@ class Sessions:
         for grant in list(client.grants.values()):
             if grant.key in keys or grant.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
-            if grant.seat and grant.seat.group.take_back(grant.seat, grant):
+            if grant.member and grant.member.group.take_back(grant.member, grant):
                 continue
-            if grant.seat or grant.phase is Phase.BEGUN:
+            if grant.member or grant.phase is Phase.BEGUN:
                 self.settle(grant, Outcome(End.VANISHED, ERROR))
             else:
                 self.settle(grant, Outcome(End.RETURNED, None))
@@ -2164,8 +2165,8 @@ class Sessions:
         for grant in client.grants.values():
             if grant.job.cancelled:
                 self._cancel(grant)
-        for seat in {grant.seat for grant in client.grants.values() if grant.seat}:
-            seat.group.welcome_back(seat)
+        for member in {grant.member for grant in client.grants.values() if grant.member}:
+            member.group.welcome_back(member)
 
     def _expired(self, claim: Known) -> list[str]:
         """The keys under which it is remembered that this job's line became `e` after its grace."""
@@ -2202,12 +2203,12 @@ class Sessions:
         if grant is None or not grant.is_open:
             # the line has just been lost, which it is told, or was told
             return
-        held = grant.seat is not None and grant.seat.group.stage is Stage.PREPARING
+        held = grant.member is not None and grant.member.group.stage is Stage.PREPARING
         if grant.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
         if kind == "finish":
             self.settle(grant, self._result(grant, message, number))
-        elif kind == "release" and grant.seat and not held and not grant.job.cancelled:
+        elif kind == "release" and grant.member and not held and not grant.job.cancelled:
             # the others of its group have begun: its host is lost to it
             self.settle(grant, Outcome(End.VANISHED, ERROR, event=number))
         elif kind == "release":
@@ -2414,8 +2415,12 @@ class Dispatcher:
         if self.claiming or not self.waiting or self.records.behind(Writer.HIGH):
             return
         reserved = self._reserved()
-        self.look({client: want for client in self.waiting if not client.seats and client not in reserved
-                    and (want := min(client.want, client.room)) > 0})
+        turns: dict[Client, int] = {}
+        for client in self.waiting:
+            want = min(client.want, client.room)
+            if want > 0 and not client.memberships and client not in reserved:
+                turns[client] = want
+        self.look(turns)
 
     def _reserved(self) -> set[Client]:
         """Clients that are kept free for groups."""
@@ -2523,7 +2528,7 @@ class Dispatcher:
         jobs: list[dict[str, Any]] = []
         size = 0
         for grant in batch:
-            job, seat = grant.job, grant.seat
+            job, member = grant.job, grant.member
             grant.hand()
             if jobs and size + len(job.text) > LONGEST:
                 client.tell(type="jobs", request=client.asked, jobs=jobs)
@@ -2532,7 +2537,7 @@ class Dispatcher:
                              state=to_text(job.state), text=to_text(job.text),
                              timeout=encode_timeout(job.settings.timeout), slots=job.settings.slots,
                              group=bool(job.settings.together),
-                             hold=seat is not None and seat.group.stage is Stage.PREPARING))
+                             hold=member is not None and member.group.stage is Stage.PREPARING))
             size += len(job.text)
         client.tell(type="jobs", request=client.asked, jobs=jobs)
 
@@ -2547,7 +2552,7 @@ class Dispatcher:
             return
         found = self.round
         for client in leaving:
-            if client.link and not client.seats and (self.server.stopping or self._may_leave(client)):
+            if client.link and not client.memberships and (self.server.stopping or self._may_leave(client)):
                 client.leaving = False
                 # a look in the worker's thread may find another now
                 orphans = self.cursor.orphans[client.orphans:]
@@ -2571,7 +2576,7 @@ class Dispatcher:
     def _plan(self, groups: Iterable[PendingGroup]) -> list[Plan]:
         """Say which host gets what.  In the worker's thread, perhaps."""
         try:
-            return [Plan(met, seating(self.file.reader, met.jobs)) for met in groups]
+            return [Plan(met, jobs_by_host(self.file.reader, met.jobs)) for met in groups]
         except (OSError, KeyError):                     # it was edited this very moment
             self.cursor.forget()
             return []
@@ -2591,8 +2596,8 @@ class Dispatcher:
                 self.say_once(f"line {plan.first.number}: the group {printable(plan.met.name)} has more than "
                               f"{Group.HOSTS} hosts; it waits")
                 continue
-            clients = self._seat(plan, {client: min(client.want, client.room) for client in self.waiting
-                                        if client.link and not client.seats and client not in reserved})
+            clients = self._choose(plan, {client: min(client.want, client.room) for client in self.waiting
+                                        if client.link and not client.memberships and client not in reserved})
             absent = [host for host, client in clients.items()
                       if not client and not self._is_here(JobSettings(hosts=(host,)))]
             busy = [host for host, client in clients.items() if not client and host not in absent]
@@ -2614,11 +2619,11 @@ class Dispatcher:
 
         reserved: clients that are kept free for groups above.
         """
-        seats = self._seat(plan, {client: client.slots for client in self.server.sessions.clients.values()
+        chosen = self._choose(plan, {client: client.slots for client in self.server.sessions.clients.values()
                                   if client.link and client not in reserved})
-        return {client for client in seats.values() if client} if all(seats.values()) else set()
+        return {client for client in chosen.values() if client} if all(chosen.values()) else set()
 
-    def _seat(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
+    def _choose(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
         """A client for each host of a group, as far as that can be: the hosts with the fewest choices choose
         first.
 
@@ -2631,13 +2636,13 @@ class Dispatcher:
             for host in plan.hosts
         }
         left = dict(free)
-        seats: dict[str, Client | None] = dict.fromkeys(plan.hosts)
+        chosen: dict[str, Client | None] = dict.fromkeys(plan.hosts)
         for host in sorted(able, key=lambda host: sum(free[client] for client in able[host])):
             client = next((client for client in able[host] if left[client] > 0), None)
             if client:
-                seats[host] = client
+                chosen[host] = client
                 left[client] -= 1
-        return seats
+        return chosen
 
     def _claim_group(self, claim: GroupClaim) -> GroupClaim:
         """Claim all lines of a group, if that can be done.  In the worker's thread, perhaps."""
