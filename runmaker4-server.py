@@ -1083,6 +1083,13 @@ class Known:
         return 0 if self.result not in ERROR + self.line.state else 2
 
 
+class Otherwise(enum.Enum):
+    """What becomes of a job that a client says it has, and for which it gets no line again."""
+    LOST = enum.auto()                  # its line is another's, or gone
+    CANCELLED = enum.auto()             # somebody has set a state that is held
+    SETTLED = enum.auto()               # its result stands in its line
+
+
 @dataclass(frozen=True)
 class Recovered:
     """What became of a job that a client says it has, and that its server does not know."""
@@ -1090,8 +1097,7 @@ class Recovered:
     job: Job | None = None              # held for it again
     record: bytes = b""                 # in the log file
     goes_on: bool = True                # the files of its run in the output directory are still the run's
-    # or "settled": its state is what it should be; "cancelled": it is held
-    otherwise: str = "lost"
+    otherwise: Otherwise = Otherwise.LOST       # if there is no job
 
 
 def line_key(line: Line) -> str:
@@ -1781,7 +1787,7 @@ class Accountant:
 class Sessions:
     """The clients, here or about to come back; the lines that they have, and what they say.
 
-    A line that a client has is in `jobs`, and in its `grants`, by its key, from note() to _forget().  So long
+    A line that a client has is in `jobs`, and in its `grants`, by its key, from note() to forget().  So long
     it is locked.
     """
 
@@ -1804,13 +1810,8 @@ class Sessions:
         self.tally = server.tally
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Grant] = {}
-        self.absent = Client("?")          # has lines of the server before us until their clients come
-        self.abandoned = False              # a signal came before they could be taken over
-        self.expired: OrderedDict[str, Past] = OrderedDict()        # what became `e` after its grace, by key
-        # the keys of jobs that are over, which a client may not know
-        self.settled: OrderedDict[str, None] = OrderedDict()
+        self.recovery = Recovery(server, self)
         self.links: dict[ClientLink, None] = {}     # oldest first
-        self.welcoming = asyncio.Lock()     # while lines are sought that a client says it has
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
@@ -1819,7 +1820,7 @@ class Sessions:
         grant.job.taker = grant.client
         self.jobs[grant.key] = grant.client.grants[grant.key] = grant
 
-    def _forget(self, grant: Grant) -> bool:
+    def forget(self, grant: Grant) -> bool:
         """Nobody has this line any more; whether somebody had it."""
         if grant.phase is Phase.OVER:
             return False
@@ -1831,7 +1832,7 @@ class Sessions:
 
     def _conclude(self, grant: Grant, outcome: Outcome) -> None:
         """That has become of a line, which nobody has any more."""
-        if self._forget(grant) and grant.member:
+        if self.forget(grant) and grant.member:
             grant.member.group.end(grant.member, grant, outcome)
 
     def settle(self, grant: Grant, said: Outcome) -> None:
@@ -1871,7 +1872,7 @@ class Sessions:
             self.tally.unwritten.append(number)
             client.tell(type="fault", id=grant.key, text=fault[:200])
         elif outcome.event:
-            remember(self.settled, grant.key, None, SETTLED)
+            self.recovery.note_settled(grant)
         self._conclude(grant, outcome)
         self.server.note_failures(self.tally.worse)
         self._deal_with(client, outcome.event)
@@ -1904,13 +1905,20 @@ class Sessions:
 
     # -- clients that go and come back -----------------------------------------------------------------------
 
+    async def inherit(self, locks: int) -> None:
+        """Take over what the server before us has left on this descriptor."""
+        if await self.recovery.inherit(locks):
+            absent = self.recovery.absent
+            self.clients[absent.id] = absent
+            self.begin_grace(absent)
+
     def lose(self, client: Client, why: str) -> None:
         """A client's connection is gone."""
         if self.server.over.done():
             return
         self._detach(client)
         self.say(f"client {client.where} is lost: {why}{self.kept(client.grants)}")
-        self._begin_grace(client)
+        self.begin_grace(client)
         self.server.leave_if_over()
 
     def _detach(self, client: Client) -> list[Grant]:
@@ -1937,7 +1945,7 @@ class Sessions:
         lines = [grant.job.number for grant in jobs.values() if grant.is_open]
         return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
 
-    def _begin_grace(self, client: Client) -> None:
+    def begin_grace(self, client: Client) -> None:
         client.lost_at = boottime()
         client.expiry = self.loop.call_later(self.options.grace, self._expire, client)
 
@@ -1954,10 +1962,10 @@ class Sessions:
             self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
                      f"{name_lines(lines)} marked e (where a client was killed its jobs may still run)")
         for grant in list(client.grants.values()):
-            remember(self.expired, grant.key, Past.of(grant.job), EXPIRED)
+            self.recovery.note_expired(grant)
             self.settle(grant, Outcome(End.VANISHED, ERROR))
-        if client is self.absent:
-            self.worker.post(self.file.companion.drop_unclaimed)
+        if client is self.recovery.absent:
+            self.recovery.give_up()
 
     def part(self, client: Client) -> None:
         """A client leaves."""
@@ -2018,131 +2026,14 @@ class Sessions:
             else:
                 self.settle(grant, Outcome(End.RETURNED, None))
 
-    def _recover(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[Recovered]:
-        """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
-
-        A line that is free, or inherited, can be its again.  Of two clients that claim one line the first has
-        it.  A job whose result stands in its line already (the server before had no time to say so) is no
-        claim to another line of the same text.  Of equal lines each will do for any of their jobs: what has
-        ended comes first.  Raises OSError.
-        """
-        file, orphans = self.file, self.cursor.orphaned
-        if claims:
-            file.follow_path()
-        settled = file.settled({claim.line: claim.result for claim in claims if claim.result is not None},
-                               bool(inherited))
-        claimed = [claim for claim in claims if claim.line not in settled]
-        claimed.sort(key=lambda claim: claim.turn)
-        jobs: dict[Line, Job] = {}
-        for _, alike in itertools.groupby(claimed, key=lambda claim: claim.turn):
-            left_over = set(inherited).difference(jobs.values())
-            jobs.update(
-                file.assign([claim.line for claim in alike], [job for job in inherited if job in left_over])
-            )
-        left = [claim.line for claim in claimed if claim.line not in jobs]
-        lines = file.by_command({line.command for line in left})               # one search for them all
-        for claim in claimed:
-            line = claim.line
-            expired = self._expired(claim) or line.command in orphans
-            if line not in jobs and (
-                job := file.take_back(line, lines[line.command], ERROR if expired else b"")
-            ):
-                jobs[line] = job
-        recovered = {claim: jobs[claim.line] for claim in claimed if claim.line in jobs}
-        moved_away = self._number(recovered)
-        return [Recovered(
-            claim, jobs.get(claim.line), self.records.of(jobs[claim.line]) if claim.line in jobs else b"",
-            claim not in moved_away,
-            "settled" if claim.line in settled else "cancelled" if
-            claim.result is None and claim.line not in jobs and self._is_on_hold(claim.line) else "lost")
-            for claim in claims]
-
-    def _number(self, jobs: dict[Known, Job]) -> set[Known]:
-        """Give jobs that are taken back the numbers that they had; return those whose files are another run's
-        now.
-
-        A client may lie about these: so they are what we remember, or what the journal says of that run, and
-        else those of the line that the job has now.  In the worker's thread, perhaps.
-        """
-        commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
-        started = self.records.find_starts(commands)
-        ordinals = self._ordinals() if jobs and self.records.log else {}
-        taken = {job.number for job in set(self.file.held).difference(jobs.values())}
-        moved_away: set[Known] = set()
-        for claim, job in jobs.items():
-            past = self.expired.get(claim.key)
-            number: int | None = job.number
-            job.state = claim.line.state
-            job.ordinal = ordinals.get(job.offset, 0)
-            if past and past.row == row(job.command):
-                number, job.ordinal = past.number, past.ordinal
-            number = started.pop(claim.mark, number)    # of two who name one run the second has not run it
-            if number is None:
-                moved_away.add(claim)
-            elif number not in taken:
-                job.number = number
-            taken.add(job.number)
-        return moved_away
-
-    def _ordinals(self) -> dict[int, int]:
-        """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
-        file = self.file
-        with contextlib.suppress(OSError):
-            return {
-                line.offset: line.ordinal
-                for line in Scan(file.reader, file.start, RUNNING, seen=Counter())
-            }
-        return {}
-
-    def _is_on_hold(self, line: Line) -> bool:
-        """Whether a line stands where it stood, held now.  Raises OSError."""
-        state = self.file.state_at(line)
-        return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
-
     async def _welcome(self, link: ClientLink, client: Client) -> None:
-        """Tell a client what it still has, and what is collected; one after the other, for two may claim one
-        line.
-        """
-        async with self.welcoming:
-            await self._welcome_next(link, client)
-
-    async def _welcome_next(self, link: ClientLink, client: Client) -> None:
-        known = {claim.key: self.jobs.get(claim.key) for claim in link.claims}
-        # What another client has is no client's to claim, until it is the other's no more: then it may be
-        # this one's, of before its grace was over
-        others = {
-            key for key, grant in known.items() if grant and grant.client is not client and grant.is_open
-        }
-        claims = [claim for claim in link.claims if claim.key not in client.grants and claim.key not in others
-                  and claim.key not in self.settled]
-        inherited = {grant.job: grant for grant in self.absent.grants.values()}
-        try:
-            answers = await self.worker.call(self._recover, claims, list(inherited))
-        except OSError as error:
-            self.say(f"{reason(error)}; {plural(len(claims), 'job')} of a client cannot be taken back")
-            answers = [Recovered(claim) for claim in claims]
+        """Tell a client what it still has, and what is collected."""
+        keys = await self.recovery.reclaim(client, link.claims)
         # its grace was over before the file system has answered
         expired = client.id not in self.clients
         client = self.clients.setdefault(client.id, client)
-        lost = list(others)
-        cancelled: list[str] = []
-        settled = [claim.key for claim in link.claims if claim.key in self.settled]
-        keys = {"lost": lost, "cancelled": cancelled, "settled": settled}
-        for found in answers:
-            claim, job = found.claim, found.job
-            before = inherited.get(job) if job else None
-            # it is another's by now
-            if job and not (before and not before.is_open):
-                if before:
-                    self._forget(before)
-                else:
-                    self._note_return(claim, job)
-                self.note(Grant(claim.key, client, job, Phase.BEGUN, began=time.time(), record=found.record,
-                                goes_on=found.goes_on))
-            else:
-                keys[found.otherwise].append(claim.key)
         if client.coming is not link:                   # lost again meanwhile
-            return self._begin_grace(client) if expired else None
+            return self.begin_grace(client) if expired else None
         client.link = link
         client.coming = None
         self._note_acknowledged(client, client.inbox.dealt_with)
@@ -2153,35 +2044,20 @@ class Sessions:
             grace=self.options.grace,
             seen=client.inbox.acknowledged,
             window=window,
-            lost=lost[:KEYS],
-            settled=settled[:KEYS],
+            lost=keys[Otherwise.LOST][:KEYS],
+            settled=keys[Otherwise.SETTLED][:KEYS],
             **self.records.wanted(),
         )
         # further settled ones are, once their results come again
-        for key in lost[KEYS:]:
+        for key in keys[Otherwise.LOST][KEYS:]:
             link.send(type="lost", id=key)
-        for key in cancelled:
+        for key in keys[Otherwise.CANCELLED]:
             link.send(type="stop", id=key, cancelled=True)
         for grant in client.grants.values():
             if grant.job.cancelled:
                 self._cancel(grant)
         for member in {grant.member for grant in client.grants.values() if grant.member}:
             member.group.welcome_back(member)
-
-    def _expired(self, claim: Known) -> list[str]:
-        """The keys under which it is remembered that this job's line became `e` after its grace."""
-        pasts = ((key, self.expired.get(key)) for key in (claim.key, line_key(claim.line)))
-        return [key for key, past in pasts if past and past.row == row(claim.line.command)]
-
-    def _note_return(self, claim: Known, job: Job) -> None:
-        """A line that nobody had is a client's again."""
-        expired = self._expired(claim)
-        self.say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
-        for key in expired:
-            del self.expired[key]
-        if expired and job.number in self.tally.bad_lines:
-            self.tally.bad_lines.remove(job.number)
-            self.tally.error -= 1
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -2319,35 +2195,80 @@ class Sessions:
                 return
             oldest.drop("too many that do not say who they are")
 
-    # -- taking over from the server before ------------------------------------------------------------------
+# ======== Recovery ==========================================================================================
+#
+# A client may have jobs that this server has not given it: those of a server before, and those whose lines
+# became `e` when its grace was over.  It gets their lines again as far as they can be had:
+#
+#     1. A server that takes over has the seats of the one before on the description of the companion that
+#        the keeper hands it: inherit().  Seats say which lines run; whose they are nobody knows.  So these
+#        lines have a client that never comes, `absent`, whose grace begins with the server.
+#     2. Each client that comes names its jobs.  For those that it does not have here reclaim() looks for
+#        lines: first among the lines of `absent`, then among seats whose lines were moved by an edit, at last
+#        among lines that nobody holds: `r`, or `e` if the server may have made them so.  One client after the
+#        other, for two may name one line.
+#     3. A job that has ended needs no line if its result stands there already: the server before had no time
+#        to say so.  Of jobs that this server has settled or has given up it remembers the keys.
+#     4. When the grace of `absent` is over, its lines become `e`, and seats that are left are given up.
 
-    async def inherit(self, locks: int) -> None:
-        """Take over the lines that are locked on this descriptor of the server before us.
 
-        They are kept for the grace; their clients will name them (see _recover).  Where that cannot be,
-        nobody has them any more.
+class Recovery:
+    """Finds the lines of jobs that clients have, and that this server has not given them."""
+
+    def __init__(self, server: Server, sessions: Sessions) -> None:
+        """server: what it has at its start is used here, too."""
+        self.server = server
+        self.sessions = sessions
+        self.say = server.say
+        self.file = server.file
+        self.cursor = server.dispatcher.cursor
+        self.worker = server.worker
+        self.records = server.records
+        self.tally = server.tally
+        self.absent = Client("?")               # has lines of the server before us until their clients come
+        self.abandoned = False                  # a signal came before they could be taken over
+        self._expired: OrderedDict[str, Past] = OrderedDict()       # what became `e` after its grace, by key
+        # the keys of jobs that are over, which a client may not know
+        self._settled: OrderedDict[str, None] = OrderedDict()
+        self._one_by_one = asyncio.Lock()       # while lines are sought that a client says it has
+
+    # -- what is remembered ----------------------------------------------------------------------------------
+
+    def note_settled(self, grant: Grant) -> None:
+        """The result of a job is written, and its client may never hear of it."""
+        remember(self._settled, grant.key, None, SETTLED)
+
+    def note_expired(self, grant: Grant) -> None:
+        """The grace of a job's client is over."""
+        remember(self._expired, grant.key, Past.of(grant.job), EXPIRED)
+
+    # -- the server before -----------------------------------------------------------------------------------
+
+    async def inherit(self, locks: int) -> bool:
+        """Take over the lines that are locked on this descriptor of the server before us; whether there are
+        some to be kept for the grace.
+
+        Where that cannot be, nobody has them any more.
         """
         jobs = await self._adopt(locks)
         if jobs is None:
-            return
-        if jobs or self.file.companion.unclaimed:
-            self.clients[""] = self.absent
-            for job in jobs:
-                self.note(Grant(line_key(job), self.absent, job, Phase.SENT))
-            self._begin_grace(self.absent)
+            return False
+        for job in jobs:
+            self.sessions.note(Grant(line_key(job), self.absent, job, Phase.SENT))
         if jobs:
-            self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting "
-                     f"{human_time(self.options.grace)} for the clients")
-
+            grace = human_time(self.server.options.grace)
+            self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
+                     "for the clients")
+        return bool(jobs or self.file.companion.unclaimed)
 
     async def _adopt(self, locks: int) -> list[Job] | None:
         """The lines that are locked on this descriptor, now held here; None: they cannot be."""
-        said, end = False, self.loop.time() + Cursor.TROUBLE
+        said, end = False, self.server.loop.time() + Cursor.TROUBLE
         while not self.server.over.done():
             try:
                 return await self.worker.call(self.file.adopt, locks)
             except OSError as error:
-                if error.errno == errno.ESTALE or self.loop.time() > end:
+                if error.errno == errno.ESTALE or self.server.loop.time() > end:
                     with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
                         unlock(locks, 0, JobFile.GUARD)         # also for the keeper, which has a copy
                     os.close(locks)
@@ -2359,6 +2280,167 @@ class Sessions:
             await asyncio.sleep(0.1)
         self.abandoned = True
         return None
+
+    def give_up(self) -> None:
+        """The grace of `absent` is over: nobody comes for seats any more whose lines are not known."""
+        self.worker.post(self.file.companion.drop_unclaimed)
+
+    # -- jobs that a client names ----------------------------------------------------------------------------
+
+    async def reclaim(self, client: Client, claims: Sequence[Known]) -> dict[Otherwise, list[str]]:
+        """Give a client the lines again of these jobs, as far as it does not have them here.  The keys of all
+        others, by what becomes of them.
+
+        When this has its answer the client may be away again.
+        """
+        async with self._one_by_one:
+            return await self._reclaim_next(client, claims)
+
+    async def _reclaim_next(self, client: Client, claims: Sequence[Known]) -> dict[Otherwise, list[str]]:
+        # What another client has is no client's to claim, until it is the other's no more: then it may be
+        # this one's, of before its grace was over
+        others = {claim.key for claim in claims if self._is_anothers(claim.key, client)}
+        sought = [claim for claim in claims if claim.key not in client.grants and claim.key not in others
+                  and claim.key not in self._settled]
+        inherited = {grant.job: grant for grant in self.absent.grants.values()}
+        try:
+            answers = await self.worker.call(self._find, sought, list(inherited))
+        except OSError as error:
+            self.say(f"{reason(error)}; {plural(len(sought), 'job')} of a client cannot be taken back")
+            answers = [Recovered(claim) for claim in sought]
+        keys: dict[Otherwise, list[str]] = {otherwise: [] for otherwise in Otherwise}
+        keys[Otherwise.LOST] += others
+        keys[Otherwise.SETTLED] += [claim.key for claim in claims if claim.key in self._settled]
+        for found in answers:
+            before = inherited.get(found.job) if found.job else None
+            if found.job and (not before or before.is_open):
+                self._give(client, found, found.job, before)
+            else:                           # if there was a job, it is another's by now
+                keys[found.otherwise].append(found.claim.key)
+        return keys
+
+    def _is_anothers(self, key: str, client: Client) -> bool:
+        grant = self.sessions.jobs.get(key)
+        return grant is not None and grant.client is not client and grant.is_open
+
+    def _give(self, client: Client, found: Recovered, job: Job, before: Grant | None) -> None:
+        """A line is a client's again.  before: that of `absent`, if it was inherited."""
+        claim = found.claim
+        if before:
+            self.sessions.forget(before)
+        else:
+            self._note_return(claim, job)
+        self.sessions.note(Grant(claim.key, client, job, Phase.BEGUN, began=time.time(), record=found.record,
+                                 goes_on=found.goes_on))
+
+    def _find(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[Recovered]:
+        """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
+
+        A line that is free, or inherited, can be its again.  Of two clients that claim one line the first has
+        it.  A job whose result stands in its line already (the server before had no time to say so) is no
+        claim to another line of the same text.  Of equal lines each will do for any of their jobs: what has
+        ended comes first.  Raises OSError.
+        """
+        file, orphans = self.file, self.cursor.orphaned
+        if claims:
+            file.follow_path()
+        settled = file.settled({claim.line: claim.result for claim in claims if claim.result is not None},
+                               bool(inherited))
+        claimed = [claim for claim in claims if claim.line not in settled]
+        claimed.sort(key=lambda claim: claim.turn)
+        jobs: dict[Line, Job] = {}
+        for _, alike in itertools.groupby(claimed, key=lambda claim: claim.turn):
+            left_over = set(inherited).difference(jobs.values())
+            jobs.update(
+                file.assign([claim.line for claim in alike], [job for job in inherited if job in left_over])
+            )
+        left = [claim.line for claim in claimed if claim.line not in jobs]
+        lines = file.by_command({line.command for line in left})               # one search for them all
+        for claim in claimed:
+            line = claim.line
+            expired = self._expired_keys(claim) or line.command in orphans
+            if line not in jobs and (
+                job := file.take_back(line, lines[line.command], ERROR if expired else b"")
+            ):
+                jobs[line] = job
+        recovered = {claim: jobs[claim.line] for claim in claimed if claim.line in jobs}
+        moved_away = self._number(recovered)
+        found: list[Recovered] = []
+        for claim in claims:
+            if claim in recovered:
+                job = recovered[claim]
+                found.append(Recovered(claim, job, self.records.of(job), claim not in moved_away))
+            else:
+                found.append(Recovered(claim, otherwise=self._otherwise(claim, settled)))
+        return found
+
+    def _otherwise(self, claim: Known, settled: set[Line]) -> Otherwise:
+        """What becomes of a job that gets no line again.  settled: lines with their jobs' results.
+
+        Raises OSError.
+        """
+        if claim.line in settled:
+            return Otherwise.SETTLED
+        if claim.result is None and self._is_on_hold(claim.line):
+            return Otherwise.CANCELLED
+        return Otherwise.LOST
+
+    def _number(self, jobs: dict[Known, Job]) -> set[Known]:
+        """Give jobs that are taken back the numbers that they had; return those whose files are another run's
+        now.
+
+        A client may lie about these: so they are what we remember, or what the journal says of that run, and
+        else those of the line that the job has now.  In the worker's thread, perhaps.
+        """
+        commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
+        started = self.records.find_starts(commands)
+        ordinals = self._ordinals() if jobs and self.records.log else {}
+        taken = {job.number for job in set(self.file.held).difference(jobs.values())}
+        moved_away: set[Known] = set()
+        for claim, job in jobs.items():
+            past = self._expired.get(claim.key)
+            number: int | None = job.number
+            job.state = claim.line.state
+            job.ordinal = ordinals.get(job.offset, 0)
+            if past and past.row == row(job.command):
+                number, job.ordinal = past.number, past.ordinal
+            number = started.pop(claim.mark, number)    # of two who name one run the second has not run it
+            if number is None:
+                moved_away.add(claim)
+            elif number not in taken:
+                job.number = number
+            taken.add(job.number)
+        return moved_away
+
+    def _ordinals(self) -> dict[int, int]:
+        """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
+        file = self.file
+        with contextlib.suppress(OSError):
+            return {
+                line.offset: line.ordinal
+                for line in Scan(file.reader, file.start, RUNNING, seen=Counter())
+            }
+        return {}
+
+    def _is_on_hold(self, line: Line) -> bool:
+        """Whether a line stands where it stood, held now.  Raises OSError."""
+        state = self.file.state_at(line)
+        return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
+
+    def _expired_keys(self, claim: Known) -> list[str]:
+        """The keys under which it is remembered that this job's line became `e` after its grace."""
+        pasts = ((key, self._expired.get(key)) for key in (claim.key, line_key(claim.line)))
+        return [key for key, past in pasts if past and past.row == row(claim.line.command)]
+
+    def _note_return(self, claim: Known, job: Job) -> None:
+        """A line that nobody had is a client's again."""
+        expired = self._expired_keys(claim)
+        self.say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
+        for key in expired:
+            del self._expired[key]
+        if expired and job.number in self.tally.bad_lines:
+            self.tally.bad_lines.remove(job.number)
+            self.tally.error -= 1
 
 
 # ======== Handing out =======================================================================================
@@ -2806,7 +2888,8 @@ class Server(Program):
         # if closed with something unread, what we said is lost
         while self.sessions.links and self.loop.time() < end:
             await asyncio.sleep(0.01)
-        unknown = self.defects or self.sessions.abandoned       # lines may be held of which we know nothing
+        # lines may be held of which we know nothing
+        unknown = self.defects or self.sessions.recovery.abandoned
         if self.keeper.life and not self.sessions.jobs and not unknown:
             self.loop.remove_reader(self.keeper.life)
             self.keeper.dismiss()
