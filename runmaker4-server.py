@@ -117,7 +117,6 @@ from runmaker4 import (
     Message,
     Miss,
     Mount,
-    NotNow,
     OutDir,
     Pace,
     Parser,
@@ -168,6 +167,7 @@ from runmaker4 import (
     open_descriptors,
     open_job_file,
     own_seat,
+    persist,
     plural,
     printable,
     put,
@@ -1836,34 +1836,29 @@ class Sessions:
             grant.member.group.end(grant.member, grant, outcome)
 
     def settle(self, grant: Grant, said: Outcome) -> None:
-        """Somebody says what becomes of a line: write its state, however long that takes."""
+        """Somebody says what becomes of a line: its state is written, however long that takes.
+
+        The first attempt is made at once: whatever is answered or asked of the worker after this finds the
+        line as it was said.
+        """
         outcome = grant.end(said)
         if not outcome:
             return
-        state = outcome.state
         grant.client.inbox.open(outcome.event)
+        job, state = grant.job, outcome.state
+        write = (
+            functools.partial(self.cursor.release, job)
+            if state is None
+            else functools.partial(self.cursor.finish, job, state)
+        )
+        written = persist(lambda: self.worker.begin(write), self.file.interval, self.say, job)
+        watched(self._see_written(grant, outcome, written))
 
-        def write() -> str | NotNow:
-            try:
-                return (
-                    self.cursor.release(grant.job) if state is None else self.cursor.finish(grant.job, state)
-                )
-            except NotNow as trouble:
-                return trouble
-
-        def written(pause: float, fault: str | NotNow) -> None:
-            if not isinstance(fault, NotNow):
-                return self._settled(grant, outcome, fault)
-            if pause == self.file.interval:
-                self.say(f"line {grant.job.number}: {fault}; trying again")
-            self.loop.call_later(
-                pause, self.worker.ask, functools.partial(written, min(2 * pause, 30.0)), write
-            )
-
-        self.worker.ask(functools.partial(written, self.file.interval), write)
-
-    def _settled(self, grant: Grant, outcome: Outcome, fault: str) -> None:
-        """A line's state is written, or cannot be for good."""
+    async def _see_written(self, grant: Grant, outcome: Outcome, written: Awaitable[str]) -> None:
+        """A line's state is being written: deal with what follows from that, or from a fault that is for
+        good.
+        """
+        fault = await written
         client, number = grant.client, grant.job.number
         if outcome.state is not None:
             self.tally.count(grant.job, outcome.state)

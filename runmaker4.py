@@ -3888,6 +3888,33 @@ def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
     return task
 
 
+LONGEST_PAUSE = 30.0            # seconds from one attempt to write a result to the next
+
+
+def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
+    """Write a job's result again and again, for as long as that raises NotNow; what went wrong for good, or
+    ''.
+
+    write: makes an attempt.  The first one is made before this returns, if write() does not wait for that.
+    interval: seconds from the first to the second; from then on twice as many each time.
+    """
+    return _persist(write(), write, interval, say, job)
+
+
+async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]], interval: float, say: Say,
+                   job: Job) -> str:
+    pause = interval
+    while True:
+        try:
+            return await attempt
+        except NotNow as trouble:
+            if pause == interval:
+                say(f"line {job.number}: {trouble}; trying again")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+        attempt = write()
+
+
 class Worker:
     """Makes file operations in the order they come: at once, or in one thread where a file system may block.
 
@@ -3914,6 +3941,17 @@ class Worker:
         if not self.pool:
             return function(*args)
         return await asyncio.wrap_future(self._submit(self.pool, function, *args))
+
+    def begin(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        """Make a call; its answer.  The call is made, or has its turn, before this returns."""
+        if self.pool:
+            return asyncio.wrap_future(self._submit(self.pool, function, *args))
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        try:
+            answer.set_result(function(*args))
+        except Exception as error:
+            answer.set_exception(error)
+        return answer
 
     def ask(self, then: Callable[[T], object], function: Callable[..., T], *args: Any) -> None:
         """Make a call, and another one with its answer, later, in the event loop.
@@ -6321,16 +6359,12 @@ class Runner:
     async def _settle(self, job: Job, state: bytes) -> None:
         """Write a job's state, however long it takes.  NEW: the one that it had when it was claimed."""
         self.settling.add(job)
-        pause = self.jobs.interval
-        while True:
-            try:
-                fault = await (self.jobs.release(job) if state == NEW else self.jobs.finish(job, state))
-                break
-            except NotNow as trouble:
-                if pause == self.jobs.interval:
-                    self.say(f"line {job.number}: {trouble}; trying again")
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 30.0)
+        fault = await persist(
+            lambda: self.jobs.release(job) if state == NEW else self.jobs.finish(job, state),
+            self.jobs.interval,
+            self.say,
+            job,
+        )
         self.settling.discard(job)
         if fault:
             self.say(f"line {job.number}: {fault}")
