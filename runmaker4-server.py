@@ -897,37 +897,79 @@ class Inbox:
             self.unacknowledged -= self._sizes.popleft()[1]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
+class Hello:
+    """Who a client says it is, and what it may take."""
+    client: str                         # drawn by lot when it started
+    name: str                           # of its host
+    directory: bytes                    # where its jobs run
+    retry: bytes                        # the states that it takes besides '.'
+    follow: bool
+    pid: int
+    slots: int
+
+    @classmethod
+    def read(cls, message: Message) -> Hello:
+        """Raises WireError."""
+        client, name = message.text("client", 16), message.text("name", 255)
+        retry = {"": b"", "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(message.text("retry", 2))
+        if retry is None or len(client) != 16 or not client.isalnum() or not client.isascii():
+            raise WireError("a hello that makes no sense")
+        return cls(
+            client,
+            name,
+            message.data("directory"),
+            retry,
+            message.flag("follow"),
+            message.process("pid"),
+            message.whole("slots", 1_000_000),
+        )
+
+
+class Gone(enum.Enum):
+    """Why nothing counts any more that comes on a link."""
+    LOST = enum.auto()                  # its client has the grace to come back
+    REPLACED = enum.auto()              # its client has connected anew
+    LEFT = enum.auto()                  # its client has said that it leaves
+
+
 class Client(Taker):
-    """A client, as long as it is here or may come back."""
-    id: str = ""
-    address: str = "?"
-    memberships: int = 0                # that it has in groups: it gets nothing else meanwhile
-    pid: int = 0
-    slots: int = 0
-    link: ClientLink | None = None      # on which it is welcome
-    coming: ClientLink | None = None    # on which it has said hello, and is about to be
-    grants: dict[str, Grant] = field(default_factory=dict)
-    want: int = 0                       # jobs that it would take now
-    asked: int = 0                      # the number of its last claim
-    asked_at: float = 0.0               # when that came, by the job file's clock
-    leaving: bool = False               # its last claim said that it will leave if there is nothing
-    orphans: int = 0                    # how many it was told of or had nothing to do with
-    inbox: Inbox = field(default_factory=Inbox)
-    directory: bytes = b""              # where its jobs run
-    timer: asyncio.TimerHandle | None = None    # until events are acknowledged
-    expiry: asyncio.TimerHandle | None = None
-    lost_at: float = 0.0
+    """A client, as long as it is here or may come back.
 
-    def tell(self, **message: Any) -> None:
-        """Send it a message, if it is here."""
-        if self.link:
-            self.link.send(**message)
+    Its life is one coroutine, live(): it is talked with on one link after the other, until it has said bye,
+    or was away for the grace.  A link tells what happens to it in `gone`, and `link` looks there: the
+    coroutine has its turn a little later.
+    """
+    slots: int
 
-    def flush(self) -> None:
-        """Send at once what it was told."""
-        if self.link:
-            self.link.flush()
+    def __init__(self, sessions: Sessions, id: str) -> None:
+        super().__init__("?", slots=0)
+        self.sessions = sessions
+        self.server = sessions.server
+        self.id = id
+        self.address = "?"
+        self.pid = 0
+        self.directory = b""            # where its jobs run
+        self.newest: ClientLink | None = None   # the last one on which it has said hello
+        self.came = asyncio.Event()     # on that one, with which live() has not dealt yet
+        self.lost_at = boottime()       # when the last link was
+        self.grants: dict[str, Grant] = {}
+        self.memberships = 0            # in groups: it gets nothing else meanwhile
+        self.want = 0                   # jobs that it would take now
+        self.asked = 0                  # the number of its last claim
+        self.asked_at = 0.0             # when that came, by the job file's clock
+        self.leaving = False            # its last claim said that it will leave if there is nothing
+        # how many it was told of or had nothing to do with
+        self.orphans = len(sessions.cursor.orphans)
+        self.inbox = Inbox()
+        self.timer: asyncio.TimerHandle | None = None       # until events are acknowledged
+
+    # -- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def link(self) -> ClientLink | None:
+        """The link on which it is welcome, if that is not gone."""
+        return self.newest if self.newest and self.newest.client is self else None
 
     def is_called(self, host: str) -> bool:
         """Whether an entry of host= means it: its name, or its address."""
@@ -944,6 +986,183 @@ class Client(Taker):
     def where(self) -> str:
         return f"{printable(self.name)} ({self.address})"
 
+    # -- its life --------------------------------------------------------------------------------------------
+
+    def come(self, link: ClientLink, hello: Hello) -> None:
+        """It has said hello on this link: an older one is dead, though we may not have noticed."""
+        if self.newest and self.newest.gone.done():
+            self.server.say(f"client {self.where} came back")
+        elif self.newest:
+            self.newest.leave(Gone.REPLACED)
+            self.newest.drop("it has connected anew")
+        self.name = hello.name
+        self.address = link.address
+        self.pid = hello.pid
+        self.directory = hello.directory
+        self.follow = hello.follow
+        self.retry = hello.retry
+        self.slots = hello.slots
+        self.newest = link
+        self.came.set()
+
+    async def live(self) -> None:
+        """Talk with it on one link after the other, until it leaves or its grace is over."""
+        while link := await self._next_link():
+            gone = await self._talk(link)
+            if self.server.over.done():
+                return                      # what it has is kept for the next server
+            begun = self._detach()
+            if gone is Gone.LOST:
+                self._note_loss(link.why)
+            self.server.leave_if_over()
+            if gone is Gone.LEFT:
+                return self._part(begun)
+        self._expire()
+
+    async def _next_link(self) -> ClientLink | None:
+        """The newest link on which it came; None: it did not come within the grace."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.came.wait(), self.server.options.grace)
+        if not self.came.is_set():
+            return None
+        self.came.clear()
+        return self.newest
+
+    async def _talk(self, link: ClientLink) -> Gone:
+        """Settle what has changed while it was away, and let it in; why the link is gone."""
+        keys = {claim.key for claim in link.claims}
+        self._release_unknown(keys)
+        for grant in self.grants.values():
+            if grant.key in keys and grant.phase is Phase.SENT:
+                grant.begin()
+        others = await self.sessions.recovery.reclaim(self, link.claims)
+        if not link.gone.done():
+            self._welcome(link, others)
+        return await link.gone
+
+    def _welcome(self, link: ClientLink, others: dict[Otherwise, list[str]]) -> None:
+        """Let it in; tell what is collected, and which jobs are not its own any more: others."""
+        link.welcome()
+        sessions = self.sessions
+        self._note_acknowledged(self.inbox.dealt_with)
+        link.send(
+            type="welcome",
+            file=to_text(os.fsencode(self.server.path))[-NAME:],
+            grace=self.server.options.grace,
+            seen=self.inbox.acknowledged,
+            window=runmaker4.PIECE if sessions.records.behind(Writer.HIGH) else sessions.window(),
+            lost=others[Otherwise.LOST][:KEYS],
+            settled=others[Otherwise.SETTLED][:KEYS],
+            **sessions.records.wanted(),
+        )
+        # further settled ones are, once their results come again
+        for key in others[Otherwise.LOST][KEYS:]:
+            link.send(type="lost", id=key)
+        for key in others[Otherwise.CANCELLED]:
+            link.send(type="stop", id=key, cancelled=True)
+        for grant in list(self.grants.values()):
+            if grant.job.cancelled:
+                sessions.cancel(grant)
+        for member in {grant.member for grant in self.grants.values() if grant.member}:
+            member.group.welcome_back(member)
+
+    def _release_unknown(self, keys: set[str]) -> None:
+        """Give back the lines that it does not have.  Had it begun one, or its group, that is lost."""
+        for grant in list(self.grants.values()):
+            if grant.key in keys or grant.phase not in (Phase.SENT, Phase.BEGUN):
+                continue
+            if grant.member and grant.member.group.take_back(grant.member, grant):
+                continue
+            if grant.member or grant.phase is Phase.BEGUN:
+                self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
+            else:
+                self.sessions.settle(grant, Outcome(End.RETURNED, None))
+
+    def _detach(self) -> list[Grant]:
+        """It has no link: it asks for nothing, and no group begins with it.
+
+        Returns its jobs of groups that have begun.
+        """
+        self.want = 0
+        self.leaving = False
+        self.asked = 0
+        self.server.dispatcher.waiting.pop(self, None)
+        return self.sessions.abort_groups(self.grants)
+
+    def _note_loss(self, why: str) -> None:
+        """Its grace begins."""
+        self.lost_at = boottime()
+        self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.grants)}")
+
+    def _part(self, begun: list[Grant]) -> None:
+        """It has left.  begun: its jobs of groups that have begun."""
+        for grant in begun:
+            self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
+        self._release_unknown(set())
+
+    def _expire(self) -> None:
+        """It did not come back."""
+        del self.sessions.clients[self.id]
+        lines = [
+            grant.job.number for grant in self.grants.values() if grant.is_open and not grant.job.cancelled
+        ]
+        if lines:
+            who = f"client {self.where}" if self.id else "clients of the server before"
+            grace = human_time(self.server.options.grace)
+            self.server.say(f"{who} did not come back within {grace}; {name_lines(lines)} marked e (where a "
+                            "client was killed its jobs may still run)")
+        for grant in list(self.grants.values()):
+            self.sessions.recovery.note_expired(grant)
+            self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
+
+    # -- what it is told -------------------------------------------------------------------------------------
+
+    def tell(self, **message: Any) -> None:
+        """Send it a message, if it is here."""
+        if self.link:
+            self.link.send(**message)
+
+    def flush(self) -> None:
+        """Send at once what it was told."""
+        if self.link:
+            self.link.flush()
+
+    def acknowledge_soon(self) -> None:
+        """Acknowledge within ten milliseconds, so that many events share a message; at once if it may be
+        waiting for that.
+        """
+        if not self.grants or self.inbox.unacknowledged > WINDOW // 8:
+            self.acknowledge()
+        elif not self.timer:
+            self.timer = self.sessions.loop.call_later(ACKNOWLEDGE, self.acknowledge)
+
+    def acknowledge(self, leaving: bool = False) -> None:
+        """Tell it that its events are dealt with, so that it may send more; not while the disk is behind.
+
+        leaving: the server does, so it is told whatever the disk does.
+        """
+        if self.timer:
+            self.timer.cancel()
+            self.timer = None
+        sessions = self.sessions
+        if not leaving and (sessions.records.behind(Writer.HIGH) or self.server.over.done()):
+            return
+        upto = self.inbox.dealt_with
+        if not self.link or upto <= self.inbox.acknowledged:
+            return
+        self._note_acknowledged(upto)
+        self.link.send(type="ack", n=upto, window=sessions.window())
+
+    def _note_acknowledged(self, upto: int) -> None:
+        """It is told that these events are dealt with: what the journal has gathered of them is written
+        first.
+
+        Not on a network file system, where each such write costs some six round trips.
+        """
+        if not self.server.worker.pool:
+            self.sessions.records.flush()
+        self.inbox.acknowledge(upto)
+
 
 class ClientLink(Link, asyncio.Protocol):
     """A connection of the server's: passes each message on to the part that deals with it."""
@@ -952,7 +1171,9 @@ class ClientLink(Link, asyncio.Protocol):
         super().__init__(Channel(token, server=True), sessions.loop)
         self.sessions = sessions
         self.server = sessions.server
-        self.guest: Client | None = None        # the client that has said hello; it may not be welcome yet
+        self.guest: Client | None = None        # the client that has said hello
+        self.is_welcome = False                 # that was answered
+        self.gone: asyncio.Future[Gone] = self.loop.create_future()
         self.claims: list[Known] = []           # the jobs that it says it has
         self.claimed = 0                        # the bytes of these
         self.clock: Clock | None = None         # the client's, while a group asks for it
@@ -960,7 +1181,16 @@ class ClientLink(Link, asyncio.Protocol):
     @property
     def client(self) -> Client | None:
         """The client that is welcome here."""
-        return self.guest if self.guest and self.guest.link is self else None
+        return self.guest if self.is_welcome and not self.gone.done() else None
+
+    def welcome(self) -> None:
+        """The client that has said hello is let in."""
+        self.is_welcome = True
+
+    def leave(self, gone: Gone) -> None:
+        """Nothing counts any more that comes here; the first reason does."""
+        if not self.gone.done():
+            self.gone.set_result(gone)
 
     def ask_clock(self, known: Callable[[], None]) -> Clock:
         """Ask the client for its clock.  known: called when that is known."""
@@ -999,14 +1229,14 @@ class ClientLink(Link, asyncio.Protocol):
             if self.claimed > CLAIMED:
                 raise WireError("more jobs than it can have")
         elif kind == "hello" and not self.guest:
-            self.sessions.greet(self, message)
+            self.guest = self.sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
             self._note_slots(client, message)           # all, spent ones and ones out of service, too
             self.server.accountant.ask(self, leaves=True)
         elif kind == "status":
             self.server.accountant.ask(self, leaves=False)
         elif kind == "bye" and client:
-            self.sessions.part(client)
+            self.sessions.part(client, self)
         else:
             raise WireError(f"what is {kind!a} at this moment?")
 
@@ -1043,14 +1273,14 @@ class ClientLink(Link, asyncio.Protocol):
         if client and client.inbox.posted:
             self.sessions.file_away(client)
         if client:
-            self.sessions.acknowledge_soon(client)
+            client.acknowledge_soon()
         if self.server.dispatcher.wanted:
             self.server.dispatcher.hand_out()
 
     def lost(self, why: str) -> None:
         del self.sessions.links[self]
-        if self.guest and self in (self.guest.link, self.guest.coming):
-            self.sessions.lose(self.guest, why)
+        self.why = why
+        self.leave(Gone.LOST)
 
 
 @dataclass(frozen=True)
@@ -1411,9 +1641,9 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its job can begin: its shell waits, and we know when by its clock."""
+        """Whether its job can begin: its shell waits, and we know when by its clock; its client is here."""
         holds = self.held is not None and self.held.phase is Phase.SENT
-        return holds and not self.clock.unanswered
+        return holds and not self.clock.unanswered and self.client.link is not None
 
 
 class Stage(enum.Enum):
@@ -1804,7 +2034,7 @@ class Sessions:
         self.trouble = trouble
         self.crowd = crowd
         self.file = server.file
-        self.cursor = server.dispatcher.cursor
+        self.cursor: Cursor = server.dispatcher.cursor
         self.worker = server.worker
         self.records = server.records
         self.tally = server.tally
@@ -1881,14 +2111,14 @@ class Sessions:
                 if not grant:
                     continue            # it was settled meanwhile
                 if cause == "cancelled":
-                    self._cancel(grant)
+                    self.cancel(grant)
                     continue
                 self.say(f"line {job.number}: was lost to another runner")
                 self.tally.count(job, ERROR)
                 grant.client.tell(type="lost", id=grant.key)
                 self._conclude(grant, Outcome(End.TAKEN, ERROR))
 
-    def _cancel(self, grant: Grant) -> None:
+    def cancel(self, grant: Grant) -> None:
         """Somebody has set the state of a line: its client is told; if it is away, once it comes back.
 
         A line of a group that its client was not told of is over at once.
@@ -1899,34 +2129,6 @@ class Sessions:
             grant.client.tell(type="stop", id=grant.key, cancelled=True)
 
     # -- clients that go and come back -----------------------------------------------------------------------
-
-    async def inherit(self, locks: int) -> None:
-        """Take over what the server before us has left on this descriptor."""
-        if await self.recovery.inherit(locks):
-            absent = self.recovery.absent
-            self.clients[absent.id] = absent
-            self.begin_grace(absent)
-
-    def lose(self, client: Client, why: str) -> None:
-        """A client's connection is gone."""
-        if self.server.over.done():
-            return
-        self._detach(client)
-        self.say(f"client {client.where} is lost: {why}{self.kept(client.grants)}")
-        self.begin_grace(client)
-        self.server.leave_if_over()
-
-    def _detach(self, client: Client) -> list[Grant]:
-        """A client has no connection: no group begins with it.
-
-        Returns its jobs of groups that have begun.
-        """
-        client.link = client.coming = None
-        client.want = 0
-        client.leaving = False
-        client.asked = 0
-        self.server.dispatcher.waiting.pop(client, None)
-        return self.abort_groups(client.grants)
 
     @staticmethod
     def abort_groups(jobs: dict[str, Grant]) -> list[Grant]:
@@ -1940,119 +2142,30 @@ class Sessions:
         lines = [grant.job.number for grant in jobs.values() if grant.is_open]
         return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
 
-    def begin_grace(self, client: Client) -> None:
-        client.lost_at = boottime()
-        client.expiry = self.loop.call_later(self.options.grace, self._expire, client)
+    def greet(self, link: ClientLink, hello: Hello) -> Client:
+        """A client says who it is, and what it has; this client.  Raises WireError."""
+        if len({claim.key for claim in link.claims}) < len(link.claims):
+            raise WireError("one job twice")
+        client = self.clients.get(hello.client)
+        if client:
+            client.come(link, hello)
+            return client
+        client = Client(self, hello.client)
+        client.come(link, hello)
+        self.say(f"client {client.where} came")
+        self.add(client)
+        return client
 
-    def _expire(self, client: Client) -> None:
-        """A client did not come back."""
-        del self.clients[client.id]
-        lines = [
-            grant.job.number
-            for grant in client.grants.values()
-            if grant.is_open and not grant.job.cancelled
-        ]
-        if lines:
-            who = f"client {client.where}" if client.id else "clients of the server before"
-            self.say(f"{who} did not come back within {human_time(self.options.grace)}; "
-                     f"{name_lines(lines)} marked e (where a client was killed its jobs may still run)")
-        for grant in list(client.grants.values()):
-            self.recovery.note_expired(grant)
-            self.settle(grant, Outcome(End.VANISHED, ERROR))
-        if client is self.recovery.absent:
-            self.recovery.give_up()
+    def add(self, client: Client) -> asyncio.Future[None]:
+        """There is a client more; its life."""
+        self.clients[client.id] = client
+        return watched(client.live())
 
-    def part(self, client: Client) -> None:
+    def part(self, client: Client, link: ClientLink) -> None:
         """A client leaves."""
         self.say(f"client {client.where} left")
         del self.clients[client.id]
-        for grant in self._detach(client):
-            self.settle(grant, Outcome(End.VANISHED, ERROR))
-        self._release_unknown(client, set())
-
-    def greet(self, link: ClientLink, hello: Message) -> None:
-        """A client says who it is, and what it has.  Raises WireError."""
-        id, name, directory = hello.text("client", 16), hello.text("name", 255), hello.data("directory")
-        retry = {"": b"", "e": ERROR + RUNNING, "!e": FAILED + ERROR + RUNNING}.get(hello.text("retry", 2))
-        claims = link.claims
-        if retry is None or len(id) != 16 or not id.isalnum() or not id.isascii():
-            raise WireError("a hello that makes no sense")
-        if len({claim.key for claim in claims}) < len(claims):
-            raise WireError("one job twice")
-        client = self.clients.get(id)
-        if not client:
-            client = self.clients[id] = Client(
-                name, id=id, address=link.address, orphans=len(self.cursor.orphans)
-            )
-            self.say(f"client {client.where} came")
-        elif client.link or client.coming:
-            # and was dead, though we had not noticed
-            for old in filter(None, (client.link, client.coming)):
-                old.drop("it has connected anew")
-            self._detach(client)
-        else:
-            self.say(f"client {client.where} came back")
-        if client.expiry:
-            client.expiry.cancel()
-        link.guest = client
-        client.name = name
-        client.coming = link
-        client.address = link.address
-        client.follow = hello.flag("follow")
-        client.retry = retry
-        client.directory = directory
-        client.pid, client.slots = hello.process("pid"), hello.whole("slots", 1_000_000)
-        self._release_unknown(client, {claim.key for claim in claims})
-        for claim in claims:
-            known = client.grants.get(claim.key)
-            if known and known.phase is Phase.SENT:
-                known.begin()
-        watched(self._welcome(link, client))
-
-    def _release_unknown(self, client: Client, keys: set[str]) -> None:
-        """Give back the lines that a client does not have.  Had it begun one, or its group, that is lost."""
-        for grant in list(client.grants.values()):
-            if grant.key in keys or grant.phase not in (Phase.SENT, Phase.BEGUN):
-                continue
-            if grant.member and grant.member.group.take_back(grant.member, grant):
-                continue
-            if grant.member or grant.phase is Phase.BEGUN:
-                self.settle(grant, Outcome(End.VANISHED, ERROR))
-            else:
-                self.settle(grant, Outcome(End.RETURNED, None))
-
-    async def _welcome(self, link: ClientLink, client: Client) -> None:
-        """Tell a client what it still has, and what is collected."""
-        keys = await self.recovery.reclaim(client, link.claims)
-        # its grace was over before the file system has answered
-        expired = client.id not in self.clients
-        client = self.clients.setdefault(client.id, client)
-        if client.coming is not link:                   # lost again meanwhile
-            return self.begin_grace(client) if expired else None
-        client.link = link
-        client.coming = None
-        self._note_acknowledged(client, client.inbox.dealt_with)
-        window = runmaker4.PIECE if self.records.behind(Writer.HIGH) else self._window()
-        link.send(
-            type="welcome",
-            file=to_text(os.fsencode(self.server.path))[-NAME:],
-            grace=self.options.grace,
-            seen=client.inbox.acknowledged,
-            window=window,
-            lost=keys[Otherwise.LOST][:KEYS],
-            settled=keys[Otherwise.SETTLED][:KEYS],
-            **self.records.wanted(),
-        )
-        # further settled ones are, once their results come again
-        for key in keys[Otherwise.LOST][KEYS:]:
-            link.send(type="lost", id=key)
-        for key in keys[Otherwise.CANCELLED]:
-            link.send(type="stop", id=key, cancelled=True)
-        for grant in client.grants.values():
-            if grant.job.cancelled:
-                self._cancel(grant)
-        for member in {grant.member for grant in client.grants.values() if grant.member}:
-            member.group.welcome_back(member)
+        link.leave(Gone.LEFT)
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -2118,47 +2231,13 @@ class Sessions:
     def _deal_with(self, client: Client, event: int) -> None:
         """All that an event asks for is done."""
         client.inbox.close(event)
-        self.acknowledge_soon(client)
+        client.acknowledge_soon()
         self.server.leave_if_over()
 
     # -- output that comes faster than it goes ---------------------------------------------------------------
 
-    def _window(self) -> int:
+    def window(self) -> int:
         return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
-
-    def acknowledge_soon(self, client: Client) -> None:
-        """Acknowledge within ten milliseconds, so that many events share a message; at once if the client may
-        be waiting for it.
-        """
-        if not client.grants or client.inbox.unacknowledged > WINDOW // 8:
-            self.acknowledge(client)
-        elif not client.timer:
-            client.timer = self.loop.call_later(ACKNOWLEDGE, self.acknowledge, client)
-
-    def acknowledge(self, client: Client, leaving: bool = False) -> None:
-        """Tell a client that its events are dealt with, so that it may send more; not while the disk is
-        behind.
-        """
-        if client.timer:
-            client.timer.cancel()
-            client.timer = None
-        if not leaving and (self.records.behind(Writer.HIGH) or self.server.over.done()):
-            return
-        upto = client.inbox.dealt_with
-        if not client.link or upto <= client.inbox.acknowledged:
-            return
-        self._note_acknowledged(client, upto)
-        client.link.send(type="ack", n=upto, window=self._window())
-
-    def _note_acknowledged(self, client: Client, upto: int) -> None:
-        """A client is told that these events are dealt with: what the journal has gathered of them is written
-        first.
-
-        Not on a network file system, where each such write costs some six round trips.
-        """
-        if not self.worker.pool:
-            self.records.flush()
-        client.inbox.acknowledge(upto)
 
     def tick(self) -> None:
         """A second or so has passed: bring the records up to date."""
@@ -2220,7 +2299,7 @@ class Recovery:
         self.worker = server.worker
         self.records = server.records
         self.tally = server.tally
-        self.absent = Client("?")               # has lines of the server before us until their clients come
+        self.absent = Client(sessions, "")      # has lines of the server before us until their clients come
         self.abandoned = False                  # a signal came before they could be taken over
         self._expired: OrderedDict[str, Past] = OrderedDict()       # what became `e` after its grace, by key
         # the keys of jobs that are over, which a client may not know
@@ -2239,22 +2318,22 @@ class Recovery:
 
     # -- the server before -----------------------------------------------------------------------------------
 
-    async def inherit(self, locks: int) -> bool:
-        """Take over the lines that are locked on this descriptor of the server before us; whether there are
-        some to be kept for the grace.
+    async def inherit(self, locks: int) -> None:
+        """Take over the lines that are locked on this descriptor of the server before us, for the grace.
 
         Where that cannot be, nobody has them any more.
         """
         jobs = await self._adopt(locks)
         if jobs is None:
-            return False
+            return
         for job in jobs:
             self.sessions.note(Grant(line_key(job), self.absent, job, Phase.SENT))
         if jobs:
             grace = human_time(self.server.options.grace)
             self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
                      "for the clients")
-        return bool(jobs or self.file.companion.unclaimed)
+        if jobs or self.file.companion.unclaimed:
+            watched(self._await_clients())
 
     async def _adopt(self, locks: int) -> list[Job] | None:
         """The lines that are locked on this descriptor, now held here; None: they cannot be."""
@@ -2276,8 +2355,9 @@ class Recovery:
         self.abandoned = True
         return None
 
-    def give_up(self) -> None:
-        """The grace of `absent` is over: nobody comes for seats any more whose lines are not known."""
+    async def _await_clients(self) -> None:
+        """Once the grace is over nobody comes any more, neither for lines nor for seats without lines."""
+        await self.sessions.add(self.absent)
         self.worker.post(self.file.companion.drop_unclaimed)
 
     # -- jobs that a client names ----------------------------------------------------------------------------
@@ -2926,7 +3006,7 @@ class Server(Program):
         be sent to the next server, too.
         """
         for client in self.sessions.clients.values():
-            self.sessions.acknowledge(client, leaving=True)
+            client.acknowledge(leaving=True)
             client.tell(type="closing", done=False)
 
     async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
@@ -2954,7 +3034,7 @@ class Server(Program):
     def relieved(self) -> None:
         if not self.records.behind(Writer.LOW):
             for client in self.sessions.clients.values():
-                self.sessions.acknowledge(client)
+                client.acknowledge()
 
     def end_for_defect(self) -> None:
         """Leave at once, as after a signal: what runs is the next server's, and clients wait for that one."""
@@ -3031,7 +3111,7 @@ class Server(Program):
         elif not self.tally.trouble:
             self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.sessions.clients.values():
-            self.sessions.acknowledge(client, leaving=True)
+            client.acknowledge(leaving=True)
             client.tell(type="closing", done=True, account=count.account_for(client))
         self.over.set_result(None)
 
@@ -3041,7 +3121,7 @@ class Server(Program):
         """Take over what the server before us left, before clients can come."""
         self.keeper.introduce()
         if self.keeper.locks >= 0:
-            await self.sessions.inherit(self.keeper.locks)
+            await self.sessions.recovery.inherit(self.keeper.locks)
         self._watch_keeper()
 
     def _watch_keeper(self) -> None:
