@@ -830,6 +830,24 @@ class Grant:
         """Nobody has it any more."""
         self.phase = Phase.OVER
 
+    def join(self, member: Member) -> None:
+        """It is a line of a group that is about to begin, for this host of it."""
+        self.member = member
+
+    def leave_group(self) -> None:
+        """Its group has been called off."""
+        self.member = None
+
+    def begin_run(self, run: Run) -> None:
+        """Records are kept of this run of its job from now on."""
+        self.run = run
+        self.record = None
+
+    def end_run(self) -> Run | None:
+        """The run of which records were kept, if there is one: it goes on no more."""
+        run, self.run = self.run, None
+        return run
+
 
 class Inbox:
     """The events of a client: which have come, which are dealt with, and of which it was told that they are.
@@ -1086,7 +1104,7 @@ class Client(Taker):
         self.want = 0
         self.leaving = False
         self.asked = 0
-        self.server.dispatcher.waiting.pop(self, None)
+        self.server.dispatcher.forget(self)
         return self.sessions.abort_groups(self.grants)
 
     def _note_loss(self, why: str) -> None:
@@ -1102,7 +1120,7 @@ class Client(Taker):
 
     def _expire(self) -> None:
         """It did not come back."""
-        del self.sessions.clients[self.id]
+        self.sessions.remove(self)
         lines = [
             grant.job.number for grant in self.grants.values() if grant.is_open and not grant.job.cancelled
         ]
@@ -1115,7 +1133,63 @@ class Client(Taker):
             self.sessions.recovery.note_expired(grant)
             self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
 
+    # -- what it asks for, and gets --------------------------------------------------------------------------
+
+    def ask(self, message: Message) -> None:
+        """It asks for jobs; its slots may have changed (--slots @FILE).  Raises WireError."""
+        self.note_slots(message)
+        # it gets what it has room for
+        self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
+        self.asked = message.whole("request")
+        self.asked_at = self.sessions.file.clock()
+        self.leaving = message.flag("last")
+        if self.leaving:
+            self.want = max(self.want, 1)
+
+    def note_slots(self, message: Message) -> None:
+        """How many slots it has now, if it says so.  Raises WireError."""
+        if "slots" in message.fields:
+            self.slots = message.whole("slots", 1_000_000)
+
+    def note(self, grant: Grant) -> None:
+        """It has a line."""
+        self.grants[grant.key] = grant
+
+    def forget(self, grant: Grant) -> None:
+        """It has this line no more."""
+        del self.grants[grant.key]
+
+    def supply(self, slots: int) -> None:
+        """It gets jobs for so many of the slots for which it has asked."""
+        self.want -= slots
+
+    def offer(self, slots: float) -> None:
+        """A look at the file may find jobs for so many of its slots.  In the worker's thread, perhaps."""
+        self.free = slots
+
+    def enter_group(self) -> None:
+        """It is a host of a group that has begun to prepare."""
+        self.memberships += 1
+
+    def leave_group(self) -> None:
+        """A group is over."""
+        self.memberships -= 1
+
     # -- what it is told -------------------------------------------------------------------------------------
+
+    def tell_nothing(self, found: Round) -> None:
+        """It may leave, for there is nothing for it: that was found by this round."""
+        self.leaving = False
+        # a look in the worker's thread may find another now
+        orphans = self.sessions.cursor.orphans[self.orphans:]
+        self.orphans += len(orphans)
+        self.tell(
+            type="nothing",
+            request=self.asked,
+            ended=found.ended,
+            orphans=[] if self.retry else orphans[:1000],       # one that retries takes them itself
+            left=found.stopped(self)[:1000],
+        )
 
     def tell(self, **message: Any) -> None:
         """Send it a message, if it is here."""
@@ -1201,8 +1275,7 @@ class ClientLink(Link, asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.address = name[0].removeprefix("::ffff:") if name else "?"     # None: it is gone already
         super().connection_made(transport)
-        self.sessions.links[self] = None
-        self.sessions.limit_unauthenticated()
+        self.sessions.connected(self)
 
     def handle(self, message: Message) -> None:
         """Whatever the other end says.  Raises WireError."""
@@ -1215,7 +1288,8 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "ping":
             self.send(type="pong", request=message.whole("request"))
         elif kind == "claim" and client:
-            self._want(client, message)
+            client.ask(message)
+            self.server.dispatcher.note_asking(client)
         elif kind == "sync" and client and self.clock:
             self.clock.answer(message.seconds("clock"))
         elif kind == "ready" and client:
@@ -1231,7 +1305,7 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "hello" and not self.guest:
             self.guest = self.sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
-            self._note_slots(client, message)           # all, spent ones and ones out of service, too
+            client.note_slots(message)                  # all, spent ones and ones out of service, too
             self.server.accountant.ask(self, leaves=True)
         elif kind == "status":
             self.server.accountant.ask(self, leaves=False)
@@ -1248,25 +1322,6 @@ class ClientLink(Link, asyncio.Protocol):
             raise WireError("nobody has asked it to hold that job")
         member.group.note_ready(member, grant)
 
-    def _want(self, client: Client, message: Message) -> None:
-        """It asks for jobs; its slots may have changed (--slots @FILE)."""
-        self._note_slots(client, message)
-        # it gets what it has room for
-        client.want = min(client.want + message.whole("want", 1_000_000), 1_000_000)
-        client.asked, client.asked_at = message.whole("request"), self.sessions.file.clock()
-        client.leaving = message.flag("last")
-        if client.leaving:
-            client.want = max(client.want, 1)
-        if client.want:
-            self.server.dispatcher.waiting.setdefault(client, None)
-        self.server.dispatcher.wanted = True
-
-    @staticmethod
-    def _note_slots(client: Client, message: Message) -> None:
-        """How many slots it has now, if it says so.  Raises WireError."""
-        if "slots" in message.fields:
-            client.slots = message.whole("slots", 1_000_000)
-
     def handled(self) -> None:
         """All that has come together is dealt with: answer it."""
         client = self.client
@@ -1278,7 +1333,7 @@ class ClientLink(Link, asyncio.Protocol):
             self.server.dispatcher.hand_out()
 
     def lost(self, why: str) -> None:
-        del self.sessions.links[self]
+        self.sessions.disconnected(self)
         self.why = why
         self.leave(Gone.LOST)
 
@@ -1453,13 +1508,13 @@ class Records:
         before = grant.record if again else None
         if again and before is None:
             raise WireError("it is new here")
-        grant.record = None
-        run = grant.run = Run(
+        run = Run(
             grant.job, [Slot(message.text("slot", 255))], to_bytes(printable(client.name)),
             began=message.seconds("time"),
             shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
             streams=(Stream(b"stdout", -1, size), Stream(b"stderr", -1, size)),
             sinks=[*filter(None, (self.joblog, *of_output))], directory=client.directory)
+        grant.begin_run(run)
         for sink in run.sinks:
             if before is not None and (sink is not self.outdir or grant.goes_on):
                 sink.resumed(run, before)
@@ -1494,7 +1549,7 @@ class Records:
         has_ended = message.fields.get("status") is not None
         ending = Records._ending(run, message) if has_ended else None
         # not before all is understood: else nobody would close what it has open
-        grant.run = None
+        grant.end_run()
         for sink in run.sinks:
             if ending:
                 sink.ended(run, ending)
@@ -1515,7 +1570,7 @@ class Records:
     @staticmethod
     def abandon(grant: Grant) -> None:
         """Nobody will say how a run ended that goes on."""
-        run, grant.run = grant.run, None
+        run = grant.end_run()
         if run:
             run.cause = "cancelled" if grant.job.cancelled else "lost"
             run.took = max(time.time() - run.began, 0.0)
@@ -1676,7 +1731,7 @@ class Group:
             member = Member(self, host, client, clocks[client], deque(grants))
             self.members.append(member)
             for grant in grants:
-                grant.member = member
+                grant.join(member)
         self.least = len(self.members) if least is None else min(least, len(self.members))
         self.stage = Stage.PREPARING
         self.unended = {grant for member in self.members for grant in member.queue}
@@ -1686,7 +1741,7 @@ class Group:
         """Send each host its first job, to be held."""
         self.timer = self.loop.call_later(self.PREPARING, self._give_up)
         for member in self.members:
-            member.client.memberships += 1
+            member.client.enter_group()
         for member in self.members:
             self._send_next(member)
 
@@ -1728,11 +1783,11 @@ class Group:
         self.stage = Stage.CALLED_OFF
         self.timer.cancel()
         for member in self.members:
-            member.client.memberships -= 1
+            member.client.leave_group()
             if member.current:
                 member.client.tell(type="stop", id=member.current.key, cancelled=False)
         for grant in self.unended:
-            grant.member = None
+            grant.leave_group()
             self.sessions.settle(grant, Outcome(End.RETURNED, None))
         self.dispatcher.look_again(pause=1.0)
 
@@ -1766,7 +1821,7 @@ class Group:
             self.sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
             return
         if self.stage is Stage.PREPARING:                   # later ones come without having been asked for
-            member.client.want -= 1
+            member.client.supply(1)
         self.dispatcher.send_jobs(member.client, [grant])
 
     def end(self, member: Member, grant: Grant, outcome: Outcome) -> None:
@@ -1824,7 +1879,7 @@ class Group:
                 f"(min-hosts {self.least})\n")
         self.stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self.results)))
         for member in self.members:
-            member.client.memberships -= 1
+            member.client.leave_group()
         self.dispatcher.look_again()
 
 
@@ -2048,7 +2103,8 @@ class Sessions:
     def note(self, grant: Grant) -> None:
         """A client has a line."""
         grant.job.taker = grant.client
-        self.jobs[grant.key] = grant.client.grants[grant.key] = grant
+        grant.client.note(grant)
+        self.jobs[grant.key] = grant
 
     def forget(self, grant: Grant) -> bool:
         """Nobody has this line any more; whether somebody had it."""
@@ -2056,7 +2112,7 @@ class Sessions:
             return False
         grant.forget()
         del self.jobs[grant.key]
-        del grant.client.grants[grant.key]
+        grant.client.forget(grant)
         self.records.abandon(grant)
         return True
 
@@ -2161,10 +2217,14 @@ class Sessions:
         self.clients[client.id] = client
         return watched(client.live())
 
+    def remove(self, client: Client) -> None:
+        """A client has left, or its grace is over: if it comes again, it is another one."""
+        del self.clients[client.id]
+
     def part(self, client: Client, link: ClientLink) -> None:
         """A client leaves."""
         self.say(f"client {client.where} left")
-        del self.clients[client.id]
+        self.remove(client)
         link.leave(Gone.LEFT)
 
     # -- events ----------------------------------------------------------------------------------------------
@@ -2244,6 +2304,15 @@ class Sessions:
         self.records.flush()
         if self.records.log:
             self.records.log.tick()
+
+    def connected(self, link: ClientLink) -> None:
+        """There is a connection more; who it is will be said."""
+        self.links[link] = None
+        self.limit_unauthenticated()
+
+    def disconnected(self, link: ClientLink) -> None:
+        """A connection is gone."""
+        del self.links[link]
 
     def drop_silent(self, slept: bool) -> None:
         """Drop connections from which nothing has come for too long.
@@ -2564,6 +2633,16 @@ class Dispatcher:
             if self.waiting:
                 self.hand_out()
 
+    def note_asking(self, client: Client) -> None:
+        """A client has asked for jobs, which it gets after all that has come together is dealt with."""
+        if client.want:
+            self.waiting.setdefault(client, None)
+        self.wanted = True
+
+    def forget(self, client: Client) -> None:
+        """A client is not here any more."""
+        self.waiting.pop(client, None)
+
     def hand_out(self) -> None:
         """Claim lines for the clients that wait; in turns, so that none gets all."""
         self.wanted = False
@@ -2597,7 +2676,7 @@ class Dispatcher:
         """
         batch, clients, cursor = Batch(), Takers(turns), self.cursor
         for client, want in turns.items():
-            client.free = want
+            client.offer(want)
         known: dict[Taker | None, Client] = {client: client for client in turns}
         urgent = leaving and self._may_hurry()
         met: dict[int, PendingGroup] = {}
@@ -2611,7 +2690,7 @@ class Dispatcher:
                 break
             client = known[found.taker]
             batch.got.append(Grant(next(self.keys), client, found))
-            client.free -= found.settings.slots
+            client.offer(client.free - found.settings.slots)
             del clients.all[client]
             if client.free > 0:
                 clients.all[client] = None      # others have their turn first
@@ -2642,7 +2721,7 @@ class Dispatcher:
             else:
                 self.server.sessions.settle(grant, Outcome(End.RETURNED, None))
         for client, some in batches.items():
-            client.want -= sum(grant.job.settings.slots for grant in some)
+            client.supply(sum(grant.job.settings.slots for grant in some))
             self.send_jobs(client, some)
         if batch.miss is not None:
             self._note_miss(batch.miss)
@@ -2710,14 +2789,7 @@ class Dispatcher:
         found = self.round
         for client in leaving:
             if client.link and not client.memberships and (self.server.stopping or self._may_leave(client)):
-                client.leaving = False
-                # a look in the worker's thread may find another now
-                orphans = self.cursor.orphans[client.orphans:]
-                client.orphans += len(orphans)
-                client.link.send(type="nothing", request=client.asked, ended=found.ended,
-                                 # one that retries takes them itself
-                                 orphans=[] if client.retry else orphans[:1000],
-                                 left=found.stopped(client)[:1000])
+                client.tell_nothing(found)
 
     def _may_leave(self, client: Client) -> bool:
         """Whether there is nothing for a client, nor will be: by a whole round for it, that began after it
