@@ -813,15 +813,20 @@ class Grant:
         """Say what becomes of it; what does, in fact.  None: that was said before, and the first one counts.
 
         What was decided about the line before has more weight than what ends a job without a result of its
-        own: that its group was stopped explains why its client, told to end it, has gone or given it back;
-        and when somebody has set its state, that state stays.
+        own.  When somebody has set its state, that state stays.  That its group was stopped explains why its
+        client, told to end it, has gone or given it back.  And to a group that has begun, a host that gives a
+        line back is lost: the others do not wait for it.
         """
         if not self.is_open:
             return None
         self.phase = Phase.ENDING
-        if outcome.state == ERROR and self.member and self.member.group.stage is Stage.STOPPED:
+        cancelled = self.job.cancelled
+        stage = self.member.group.stage if self.member else None
+        if outcome.end is End.RETURNED and stage in (Stage.RUNNING, Stage.STOPPED) and not cancelled:
+            outcome = replace(outcome, end=End.VANISHED, state=ERROR)
+        if outcome.state == ERROR and stage is Stage.STOPPED:
             outcome = replace(outcome, end=End.STOPPED, how="")
-        if outcome.state in (None, ERROR) and self.job.cancelled:
+        if outcome.state in (None, ERROR) and cancelled:
             unbegun = outcome.end in (End.RETURNED, End.UNSTARTED)
             outcome = replace(outcome, end=End.CANCELLED if unbegun else outcome.end, state=HELD)
         return outcome
@@ -2252,9 +2257,6 @@ class Sessions:
             raise WireError("it was not given that job")
         if kind == "finish":
             self.settle(grant, self._result(grant, message, number))
-        elif kind == "release" and grant.member and not held and not grant.job.cancelled:
-            # the others of its group have begun: its host is lost to it
-            self.settle(grant, Outcome(End.VANISHED, ERROR, event=number))
         elif kind == "release":
             self.settle(grant, Outcome(End.RETURNED, None, event=number))
         else:
