@@ -2656,7 +2656,7 @@ class Dispatcher:
         turns: dict[Client, int] = {}
         for client in self.waiting:
             want = min(client.want, client.room)
-            if want > 0 and not client.memberships and client not in reserved:
+            if want > 0 and client.link and not client.memberships and client not in reserved:
                 turns[client] = want
         self.look(turns)
 
