@@ -41,6 +41,21 @@ right = runmaker4.wait_ready
 runmaker4.wait_ready = lambda fds, event, seconds: right(fds, event, 1 / 0 if seconds else seconds)
 """
 
+# While the file `slow` is there, the file system does not answer those who follow the job file's path; the
+# file `asked` says that somebody does
+SLOW = """
+import os, time, runmaker4
+init, follow = runmaker4.Worker.__init__, runmaker4.JobFile.follow_path
+def init_threaded(worker, threaded, *args, **settings):
+    init(worker, True, *args, **settings)
+def follow_slowly(file):
+    while os.path.exists("slow"):
+        open("asked", "w").close()
+        time.sleep(0.01)
+    return follow(file)
+runmaker4.Worker.__init__, runmaker4.JobFile.follow_path = init_threaded, follow_slowly
+"""
+
 
 class LossCase(TcpCase):
     """Helpers: a server, a client of the name bob, and jobs that wait at the gate; ways to lose each of them.
@@ -281,7 +296,6 @@ class VanishedPeer(LossCase):
         self.assertEqual(self.run_client(server).code, 0)
         self.assertEqual(self.states(), "dd")
 
-
     def test_an_event_that_it_sends_twice_counts_once(self) -> None:
         server = self.serve("true", "true")
         with Peer.of(server.port, server.token) as peer:
@@ -291,6 +305,48 @@ class VanishedPeer(LossCase):
                      dict(type="finish", n=3, id=first, state="d", how="exit 0", cause=""))
             self.wait_states("dr")
             self.assertEqual(self.logged(), [1])
+
+
+class VanishedWhileSought(LossCase):
+    """A client whose grace was over comes back, and is gone again before the file system has answered."""
+    PATCH = SLOW
+
+    def lose_line(self) -> tuple[Server, dict[str, Any]]:
+        """A server where the grace of the client of a line was over, and its job."""
+        server = self.serve("true", grace=SHORT)
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello(client=VanishedPeer.ID, name="bob").hear("welcome")
+            job: dict[str, Any]
+            job, = peer.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")["jobs"]
+            peer.say(dict(BEGIN, n=1, id=job["id"])).hear("ack")
+        self.wait_states("e")
+        return server, job
+
+    def vanish_while_sought(self, server: Server, job: dict[str, Any]) -> None:
+        """Come back, and be gone again before the file system has told what has become of the line."""
+        self.write("", "slow")
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello(job, client=VanishedPeer.ID, name="bob")
+            wait_until(lambda: self.exists("asked"), what="its line is sought")
+
+    def test_a_line_that_is_found_only_when_its_client_has_come_once_more_is_its_own(self) -> None:
+        server, job = self.lose_line()
+        self.vanish_while_sought(server, job)
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello(job, client=VanishedPeer.ID, name="bob")
+            (self.dir / "slow").unlink()
+            self.assertEqual(peer.hear("welcome")["lost"], [])
+            self.assertEqual(self.states(), "r")
+            peer.say(dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause="")).hear("ack")
+            self.assertEqual(self.states(), "d")
+
+    def test_a_line_that_is_found_after_its_client_has_gone_is_e_after_another_grace(self) -> None:
+        server, job = self.lose_line()
+        self.vanish_while_sought(server, job)
+        (self.dir / "slow").unlink()
+        self.wait_said(server, "line 1: was taken back from e")
+        self.wait_states("e")
+        wait_until(lambda: not self.locked_lines(), what="its seat is free")
 
 
 class CutConnection(LossCase):
