@@ -553,6 +553,9 @@ class KeeperLink:
     before.
     """
     PATIENCE = 2.0                      # seconds for a server that is about to leave
+    # seconds for the kernel to close all sockets of a keeper that was killed: the one that tells us of its
+    # death may be closed before the one that has its name
+    CLOSING = 0.5
 
     def __init__(self, path: str, grace: float) -> None:
         """path: of the job file.  Raises OSError.
@@ -671,8 +674,11 @@ class KeeperLink:
             raise OSError(errno.ECHILD, "it dies at once")
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
-        if not self._start():
-            raise OSError(errno.EADDRINUSE, "another has taken its name")
+        end = time.monotonic() + self.CLOSING
+        while not self._start():
+            if time.monotonic() > end:
+                raise OSError(errno.EADDRINUSE, "another has taken its name")
+            time.sleep(0.01)
 
     def dismiss(self) -> None:
         """Nothing is left that must outlive us: it is not to wait."""
