@@ -44,7 +44,9 @@ import runmaker4
 from runmaker4 import (
     ERROR,
     HEX,
+    JOB_VARIABLES,
     PORT,
+    SIGNALS,
     Account,
     Channel,
     Counts,
@@ -108,23 +110,25 @@ def patience(text: str) -> float | None:
     return 0.0 if text == "0" else duration(text)
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options.  Raises Problem."""
+def make_parser() -> Parser:
+    """The parser of the command line."""
     parser = Parser(
-        PROG, example=f"Run jobs that a server hands out, four at a time; see what all its clients do:\n"
-                      f"    alice$ runmaker4-server.py runs.txt\n"
-                      f"    bob$   {PROG} -j4 alice         (asks for its token)\n"
-                      f"    bob$   {PROG} --status alice",
+        PROG,
+        purpose="Run jobs that runmaker4-server.py hands out to hosts without its file system.",
         usage="[options] SERVER",
-        epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
-               "them e; HUP, USR1 and QUIT (Ctrl-\\) start nothing more and wait.  Exit status:\n"
-               "0 nothing in the server's file is !, e, r without a runner, or left for this\n"
-               "client; 1 something is, whoever ran it, or results are not written (records\n"
-               "count at the server); 2 bad usage, or no server; 130, 143 ended by a signal.\n"
-               "Variables of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot),\n"
-               "RUNMAKER4_SLOTS (all that `#RUN slots=N` gives it), RUNMAKER4_JOB (marks its\n"
-               "processes).  Of the client: NO_COLOR (no colours), RUNMAKER4_TOKEN (the\n"
-               "server's token).")
+        examples=f"Run four jobs at a time; see what waits, and what all clients do:\n"
+                 f"    {PROG} -j4 alice          (where runmaker4-server.py runs)\n"
+                 f"    {PROG} --status alice",
+        notes={"Signals": SIGNALS,
+               "Variables": f"{JOB_VARIABLES}; of the client: NO_COLOR, RUNMAKER4_TOKEN."},
+        statuses={
+            "0": "nothing in the file is !, e, r without a runner, or left for this client",
+            "1": "something is, whoever ran it; results are not written",
+            "2": "bad usage, or no server",
+            "130, 143": "ended by a signal",
+        },
+        other_end="runmaker4-server.py",
+    )
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("server", metavar="SERVER", help="the host where runmaker4-server.py runs")
     add_running_options(add)
@@ -143,6 +147,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--single-host", action="store_true", help="no other host uses @FILE: any file system will do")
     add_background(add)
     parser.set_defaults(slot_errors=0, max_failed=0)        # the server has --max-failed
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options.  Raises Problem."""
+    parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     if options.json and not options.status:
         parser.error("--json goes with --status")

@@ -214,19 +214,28 @@ CLAIMABLE = NEW + FAILED + ERROR + RUNNING      # what a line was when it was cl
 JOURNAL = 1 << 24               # bytes at the end of the journal in which starts of runs are sought
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options.  Raises Problem."""
+def make_parser() -> Parser:
+    """The parser of the command line."""
     parser = Parser(
-        PROG, example=f"Hand out the jobs in runs.txt to hosts that do not share its file system:\n"
-                      f"    alice$ {PROG} runs.txt\n"
-                      f"    bob$   runmaker4-client.py -j4 alice     (asks for the token printed here)",
+        PROG,
+        purpose="Hand out the jobs of a text file to hosts that do not share its file system.",
         usage="[options] FILE",
-        epilog="Signals: INT and TERM stop the server; what runs is kept for --grace, for the\n"
-               "next server on this file.  HUP, USR1 and QUIT (Ctrl-\\) hand out nothing more\n"
-               "and wait for what runs.  Exit status: 0 nothing in the file is new, !, e, or r\n"
-               "without a runner; 1 something is, whoever ran it, or output, records or results\n"
-               "are not written; 2 bad usage, or the file cannot be used; 130, 143 ended by a\n"
-               "signal.")
+        examples=f"Serve the jobs in runs.txt from one host, run them on another:\n"
+                 f"    alice$ {PROG} runs.txt\n"
+                 f"    bob$   runmaker4-client.py -j4 alice     (asks for the token printed here)",
+        notes={
+            "Signals": "INT and TERM stop the server; what runs is kept for --grace, for the next server on "
+                       "this file.  HUP, USR1 and QUIT (Ctrl-\\) hand out nothing more and wait for what "
+                       "runs.",
+        },
+        statuses={
+            "0": "nothing in the file is new, !, e, or r without a runner",
+            "1": "something is, whoever ran it; output, records or results are not written",
+            "2": "bad usage, or the file cannot be used",
+            "130, 143": "ended by a signal",
+        },
+        other_end="runmaker4-client.py",
+    )
     add = parser.add_argument_group("what is handed out, and until when").add_argument
     add("file", metavar="FILE", help="the job file; runmaker4.py may work on it, too")
     add("--exit-when-done", action="store_true", help="leave when all jobs have ended; clients leave, too")
@@ -262,6 +271,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_records(add)
     add("--print", action="store_true", help="print what the clients print")
     add_background(parser.add_argument_group("background").add_argument)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options.  Raises Problem."""
+    parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     if options.grace is None:
         parser.error("--grace: lines cannot be kept for ever (give a time)")

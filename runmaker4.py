@@ -244,65 +244,143 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {text}"
 
 
-# The program that is named to who gives an option to another one: over TCP the one at the other end, else the
-# first that has it.  tests/test_options.py knows whether any is missing.
-OTHER_END = {"runmaker4-server.py": "runmaker4-client.py", "runmaker4-client.py": "runmaker4-server.py"}
-OPTIONS = {
-    "runmaker4.py": "--daemon --dry-run --errors --follow --jobs --joblog --keep-order --kill-after "
-                    "--logfile --loglines --max-failed --name --one-only --outdir --pidfile --plain --quiet "
-                    "--resume --retries --retry --runner --single-host --slot-errors --slots --timeout "
-                    "--verbose --walltime",
-    "runset4.py": "--add --add-jobs --add-list --add-tests --all --cancel --colsep --edit --end --force "
-                  "--list --match --reopen --set --state --template",
-    "runwait4.py": "--check-locks --failed --json --progress --report --stats --status --timeline "
-                   "--use-exit-status",
-    "runmaker4-server.py": "--dry-run --exit-when-done --grace --host --joblog --logfile --loglines "
-                           "--max-failed --new-token --outdir --port --print",
-    "runmaker4-client.py": "--follow --give-up --jobs --keep-order --kill-after --name --one-only --plain "
-                           "--quiet --resume --retries --retry --runner --slots --timeout --token --verbose "
-                           "--walltime",
-}
+# In the order in which they are asked whose an option is
+PROGRAMS = ("runmaker4.py", "runset4.py", "runwait4.py", "runmaker4-server.py", "runmaker4-client.py")
+NEGATIVE = re.compile(r"-\.?\d")        # what begins so is a number rather than an option
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with an example before the usage and errors of one line."""
+    """argparse whose help says first what the program is, and whose errors are one line that helps on."""
 
-    def __init__(self, prog: str, example: str, usage: str, **settings: Any) -> None:
+    def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
+                 notes: Mapping[str, str], other_end: str = "") -> None:
+        """purpose: what the program is, in a paragraph.  statuses: what exit statuses mean.  notes: texts by
+        their titles.  other_end: over TCP the program that talks to this one, whose options may be meant.
+        """
         super().__init__(
             prog=prog,
             usage=f"{prog} {usage}",
+            description=examples,
             add_help=False,
             allow_abbrev=False,
-            formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
-            **settings,
+            formatter_class=functools.partial(HelpFormatter, max_help_position=22),
         )
-        self.example = example
+        self.purpose = purpose
+        self.statuses = statuses
+        self.notes = notes
+        self.other_end = other_end
+        self._words: Sequence[str] = ()         # the command line
 
     def format_help(self) -> str:
-        return f"{self.example}\n\n{super().format_help()}More: README.md and docs/ of runmaker4.\n"
+        width = shutil.get_terminal_size().columns - 2
+        ends = [filled(text, width, f"  {status}  ") for status, text in self.statuses.items()]
+        notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
+        return "\n".join([
+            filled(self.purpose, width), "", super().format_help(), *notes,
+            "Exit status:", *ends, "More: README.md and docs/ of runmaker4.", "",
+        ])
 
     def print_help(self, file: Any = None) -> None:
         put(self.format_help().encode())
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._check_program(args)
-        return super().parse_args(args, namespace)
+        self._words = args
+        options, rest = self.parse_known_args(args, namespace)
+        self._refuse_rest(rest)
+        return options
 
     def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._check_program(args)
-        return super().parse_intermixed_args(args, namespace)
+        self._words = args
+        options, rest = self.parse_known_intermixed_args(args, namespace)
+        self._refuse_rest(rest)
+        return options
 
-    def _check_program(self, args: Sequence[str]) -> None:
-        """Options of another program are refused first: argparse might rather miss FILE.  Raises Problem."""
-        for word in itertools.takewhile("--".__ne__, args):
-            name = word.partition("=")[0]
-            program = next((program for program in (OTHER_END.get(self.prog, ""), *OPTIONS)
-                            if name in OPTIONS.get(program, "").split()), "")
-            if program and name not in self._option_string_actions:
-                raise Problem(f"{name} is an option of {program} (see {program} --help)")
+    def options(self) -> Mapping[str, argparse.Action]:
+        """All options by their names."""
+        return self._option_string_actions
 
     def error(self, message: str) -> Any:
+        """Refuse the command line.  Raises Problem.
+
+        argparse may miss FILE, or a value, where in truth another word of the line is wrong: that is said.
+        """
+        self._check_words()
         raise Problem(f"{message} (see --help)")
+
+    def _check_words(self) -> None:
+        """Refuse what is no option, and a negative number behind an option that wants another value, which
+        argparse takes for an option.  Raises Problem.
+        """
+        words = list(itertools.takewhile("--".__ne__, self._words))
+        for word, following in zip(words, [*words[1:], ""]):
+            action = self.options().get(option_name(word))
+            if action is None:
+                if len(word) > 1 and word.startswith("-") and " " not in word and not NEGATIVE.match(word):
+                    raise self._no_option(option_name(word))
+            elif action.nargs is None and word in action.option_strings and NEGATIVE.match(following):
+                self._check_number(action, following)
+
+    @staticmethod
+    def _check_number(action: argparse.Action, text: str) -> None:
+        """Refuse a value that an option does not take.  Raises Problem."""
+        try:
+            if callable(action.type):
+                action.type(text)
+        except argparse.ArgumentTypeError as fault:
+            raise Problem(f"{argparse.ArgumentError(action, str(fault))} (see --help)") from None
+
+    def _refuse_rest(self, rest: Sequence[str]) -> None:
+        """Refuse words that are left.  Raises Problem."""
+        if rest:
+            self._check_words()
+            if rest[0].startswith("-") and rest[0] != "--":
+                raise self._no_option(option_name(rest[0]))
+            name = next(action.metavar for action in self._actions if not action.option_strings)
+            raise Problem(f"one {name} only, and '{printable(rest[-1])}' is one more (see --help)")
+
+    def _no_option(self, name: str) -> Problem:
+        """What is said of an option that this program lacks."""
+        for program in (self.other_end, *PROGRAMS):
+            if program not in ("", self.prog) and name in options_of(program):
+                return Problem(f"{name} is an option of {program} (see {program} --help)")
+        near = when_used("difflib").get_close_matches(name, self.options(), 1, 0.7)
+        hint = f"did you mean {near[0]}?" if near else "see --help"
+        return Problem(f"no such option: {printable(name)} ({hint})")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's, with `-j, --jobs N` for `-j N, --jobs N`, as Python has it from 3.13 on."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        text = super()._format_action_invocation(action)
+        if len(action.option_strings) < 2 or action.nargs == 0:
+            return text
+        *names, last = action.option_strings
+        return ", ".join([*names, text[text.index(last):]])
+
+
+def option_name(word: str) -> str:
+    """The option that a word of a command line begins with: '--jobs' of '--jobs=4', '-j' of '-j4'."""
+    return word.partition("=")[0] if word.startswith("--") else word[:2]
+
+
+def options_of(program: str) -> Collection[str]:
+    """The names of the options of another of our programs: its parser is asked.
+
+    There are none if it is not there, or is of another version.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        return set(importlib.import_module(program.removesuffix(".py")).make_parser().options())
+    return ()
+
+
+def filled(text: str, width: int, indent: str = "") -> str:
+    """A paragraph in lines of so many characters, the first behind `indent`, the others as far right."""
+    text = " ".join(text.split())
+    lines: str = when_used("textwrap").fill(
+        text, width, initial_indent=indent, subsequent_indent=" " * len(indent), break_on_hyphens=False
+    )
+    return lines
 
 
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
@@ -1415,13 +1493,22 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
         raise ValueError("min-hosts= needs together=")
     if "slots" in found and "together" in found:
         raise ValueError("slots= and together= do not go together")
-    least = found.get("min-hosts", "all")
+    return JobSettings(
+        None,
+        _value(found, "timeout", duration, NO_SETTINGS.timeout),
+        hosts,
+        found.get("together", ""),
+        _value(found, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None),
+        _value(found, "slots", whole_number(1, 100_000), NO_SETTINGS.slots),
+    )
+
+
+def _value(found: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
+    """The value of a setting; the default if it is not there.  Raises ValueError, which names the setting."""
     try:
-        return JobSettings(None, duration(found["timeout"]) if "timeout" in found else Unsaid.UNSAID, hosts,
-                           found.get("together", ""), None if least == "all" else whole_number(0)(least),
-                           whole_number(1, 100_000)(found.get("slots", "1")))
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(str(error)) from None
+        return parse(found[name]) if name in found else default
+    except argparse.ArgumentTypeError as fault:
+        raise ValueError(f"{name}= is {fault}") from None
 
 
 def says(line: Line, kind: str) -> bool:
@@ -6716,12 +6803,18 @@ def slot_names(text: str) -> str:
     return text
 
 
+# What runner and client say in their help
+SIGNALS = "INT, TERM end the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
+JOB_VARIABLES = ("of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot), RUNMAKER4_SLOTS (with "
+                 "`#RUN slots=N` all of them), RUNMAKER4_JOB (marks its processes)")
+
+
 def add_running_options(add: Add) -> None:
     """What runner and client can be told about which jobs they run."""
     add("-j", "--jobs", type=whole_number(0, 100_000), metavar="N",
-        help="run N jobs at once, 0: one per CPU of this process [1]")
+        help="run N jobs at once, 0: one per CPU of this process")
     add("--runner", type=runner_words, metavar="CMD",
-        help="run `CMD /bin/sh -c JOB`; CMD is read by the shell: nice -n 19, ssh \"$SLAVE_IP\"")
+        help="run `CMD /bin/sh -c JOB`: nice -n 19, ssh \"$SLAVE_IP\"")
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add("-r", "--retry", action="store_true", help="as --resume; also run jobs that failed (!)")
     add("--resume", action="store_true", help="also run jobs in error (e), or r without a runner")
@@ -6744,7 +6837,7 @@ def add_running_options(add: Add) -> None:
 
 def add_limits(add: Add) -> None:
     """What ends jobs."""
-    add("--timeout", type=duration, metavar="T", help="kill a job that runs longer, and mark it !")
+    add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
     add(
         "--walltime",
         type=wall_time,
@@ -6811,22 +6904,23 @@ def add_help(add: Add) -> None:
     add("-h", "--help", action="help", help="print this help")
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of runmaker4.py.  Raises Problem."""
+def make_parser() -> Parser:
+    """The parser of runmaker4.py's command line."""
     parser = Parser(
-        PROG, example="Run the jobs in runs.txt, four at a time (the same on any other host):\n"
-                      f"    {PROG} -j4 runs.txt\n"
-                      "A job is a line '. COMMAND'.  The dot becomes r (running), then d (done),\n"
-                      "! (failed) or e (error).",
+        PROG,
+        purpose="Run the jobs of a text file on any number of hosts: lines '. COMMAND', whose dot becomes r "
+                "(running), then d (done), ! (failed) or e (error).",
         usage="[options] FILE",
-        epilog="Durations: 90, 90s, 5m, 2h, 1d.  Signals: INT and TERM end the jobs and mark\n"
-               "them e; HUP, USR1 and QUIT (Ctrl-\\) start nothing more and wait.  Exit status:\n"
-               "0 nothing in the file is !, e, r without a runner, or left for this one; 1\n"
-               "something is, whoever ran it, or output, records or results are not written;\n"
-               "2 bad usage, or the file cannot be used; 130, 143 ended by a signal.\n"
-               "Variables of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot),\n"
-               "RUNMAKER4_SLOTS (all that `#RUN slots=N` gives it), RUNMAKER4_JOB (marks its\n"
-               "processes).  Of the runner: NO_COLOR (no colours).")
+        examples="Run the jobs in runs.txt, four at a time (the same on any other host):\n"
+                 f"    {PROG} -j4 runs.txt",
+        notes={"Signals": SIGNALS, "Variables": f"{JOB_VARIABLES}; of the runner: NO_COLOR."},
+        statuses={
+            "0": "nothing in the file is !, e, r without a runner, or left for this one",
+            "1": "something is, whoever ran it; output, records or results are not written",
+            "2": "bad usage, or the file cannot be used",
+            "130, 143": "ended by a signal",
+        },
+    )
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", help="the job file")
     add_running_options(add)
@@ -6843,7 +6937,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--name", type=given_name, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add_background(add)
-    options: argparse.Namespace = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of runmaker4.py.  Raises Problem."""
+    options: argparse.Namespace = make_parser().parse_args(argv)
     return options
 
 

@@ -1639,7 +1639,7 @@ def separator(text: str) -> re.Pattern[bytes]:
 ADDING = ("add", "add_list", "add_jobs", "add_tests", "end")
 CHANGING = ("set", "cancel")
 NOTHING = "no job is selected by this"
-EXAMPLE = f"""\
+EXAMPLES = f"""\
 Have failed jobs run again, stop one, edit while it runs, add, hold:
     {PROG} --set=new --state=failed,error runs.txt
     {PROG} --cancel runs.txt 17
@@ -1649,13 +1649,21 @@ Have failed jobs run again, stop one, edit while it runs, add, hold:
     {PROG} --set=held --state=new runs.txt 5-9"""
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options; `action` is the one thing to do.  Raises Problem."""
+def make_parser() -> Parser:
+    """The parser of the command line."""
     parser = Parser(
-        PROG, example=EXAMPLE, usage="[options] FILE [LINE|FROM-TO ...]",
-        epilog="Exit status: 0 all was done as asked; 1 no job was selected, some were refused,\n"
-               "or the file was replaced meanwhile; 2 bad usage or input, nothing was added;\n"
-               "130, 143 ended by a signal.")
+        PROG,
+        purpose="Write a job file, also while jobs run: set states, cancel, edit, list, add.",
+        usage="[options] FILE [LINE|FROM-TO ...]",
+        examples=EXAMPLES,
+        notes={},
+        statuses={
+            "0": "all was done as asked",
+            "1": "no job was selected, some were refused, or the file was replaced",
+            "2": "bad usage or input, nothing was added",
+            "130, 143": "ended by a signal",
+        },
+    )
     add = parser.add_argument_group("what to do with selected jobs").add_argument
     add(
         "-s",
@@ -1668,7 +1676,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--cancel",
         action="store_true",
-        help="stop them wherever they run: x over r (and .); wait until they are gone",
+        help="stop them wherever they run (x), wait for their end",
     )
     add(
         "--force",
@@ -1694,7 +1702,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "of {1} and {2} (:::+: linked)",
     )
     add(
-        "--add-list", metavar="LIST", help="a job per line of LIST (-: stdin), but blank lines and # comments"
+        "--add-list", metavar="LIST", help="a job per line of LIST (-: stdin), but blank and # lines"
     )
     add("--template", type=command_template, metavar="T",
         help="... what is run: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
@@ -1707,22 +1715,28 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="a job per file of fjd's (INI, [control] or [fjd], executable=), or per such file in a "
         "directory, once",
     )
-    add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for runmaker4-server.py")
+    add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for the server")
     add(
         "--end",
         action="store_true",
-        help="#RUN end: runners that wait leave when nothing above is left for them",
+        help="#RUN end: runners that wait leave when all above is done",
     )
     add("--reopen", action="store_true", help="take each #RUN end back (it becomes #off end, a comment)")
     add = parser.add_argument_group("other").add_argument
     add(
         "--edit",
         action="store_true",
-        help="edit a copy in $VISUAL, $EDITOR or vi; what was changed is merged",
+        help="edit a copy in $VISUAL, $EDITOR or vi, merge the changes",
     )
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add("-q", "--quiet", action="store_true", help="do not say what was done")
     add_help(add)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; `action` is the one thing to do.  Raises Problem."""
+    parser = make_parser()
     values = next((number for number, word in enumerate(argv) if word in SWEEPS), len(argv))
     options: argparse.Namespace = parser.parse_intermixed_args(argv[:values])
     options.sweep = sweep(argv[values:])

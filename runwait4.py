@@ -107,18 +107,25 @@ T = TypeVar("T")
 # ======== The command line ==================================================================================
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options.  Raises Problem."""
+def make_parser() -> Parser:
+    """The parser of the command line."""
     parser = Parser(
-        PROG, example=f"Wait until no job is new or running any more, watch meanwhile; count the jobs:\n"
-                      f"    {PROG} --progress runs.txt && echo all have ended\n"
-                      f"    {PROG} --status runs.txt",
+        PROG,
+        purpose="Look at a job file: wait for its jobs, show progress, tell what runs and what failed, draw "
+                "what ran.  Held lines are not waited for; lines r that nobody runs any more are in error.",
         usage=f"[options] FILE\n       {PROG} --outdir DIR|--joblog LOG --timeline OUT.json\n"
               f"       {PROG} --check-locks DIR",
-        epilog="Held lines are not waited for; lines r that nobody runs any more are in error.\n"
-               "Exit status: 0 when the jobs have ended, or what was asked for is printed (with\n"
-               "-e: and all jobs are done or held), else 1; 1 when a failed `#RUN\n"
-               "barrier check` keeps new ones from being run; 2 bad usage.")
+        examples=f"Wait until no job is new or running any more, watch meanwhile; count the jobs:\n"
+                 f"    {PROG} --progress runs.txt && echo all have ended\n"
+                 f"    {PROG} --status runs.txt",
+        notes={},
+        statuses={
+            "0": "the jobs have ended, or what was asked for is printed (with -e: and all jobs are done or "
+                 "held)",
+            "1": "else; and when a failed `#RUN barrier check` keeps new jobs from being run",
+            "2": "bad usage",
+        },
+    )
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
     add("-p", "--progress", action="store_true",
@@ -155,6 +162,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--check-locks", type=given_name, metavar="DIR",
         help="try for a minute, with other hosts where this is started, too, whether they can\n"
              "share job files in this directory, and exit")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options.  Raises Problem."""
+    parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     named = options.outdir is not None
     if not named and options.joblog is None:

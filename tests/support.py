@@ -52,7 +52,8 @@ if not ALL:
         py_compile.compile(str(ROOT / name), f"{SCRIPTS_AT / name}c", doraise=True)
         (SCRIPTS_AT / name).mkdir()
         (SCRIPTS_AT / name / "__main__.pyc").symlink_to(f"{SCRIPTS_AT / name}c")
-        (SCRIPTS_AT / name / "runmaker4.pyc").symlink_to(SCRIPTS_AT / "runmaker4.pyc")
+        for other in SCRIPTS:       # each is beside the others
+            (SCRIPTS_AT / name / f"{other}c").with_suffix(".pyc").symlink_to(SCRIPTS_AT / f"{other}c")
     # an environment of its own: what others have added is not loaded
     PYTHON = str(SCRIPTS_AT / "bin/python3")
     os.mkdir(SCRIPTS_AT / "bin")

@@ -241,4 +241,4 @@ class BigJobs(TcpCase):
         for setting in ("slots=0", "slots=x", "slots=", "slots=2 together=g host=a"):
             with self.subTest(setting):
                 self.write(f"#RUN {setting}\n. true\n")
-                self.assertRefused(self.run_jobs(), "line 1: ")
+                self.assertRefused(self.run_jobs(), "line 1: slots=")

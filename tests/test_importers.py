@@ -814,7 +814,7 @@ class Help(Case):
         lines = self.run_script(RUNSET, "--help", env={"COLUMNS": "80"}).out.decode().splitlines()
         self.assertLess(len(lines), 60)
         self.assertLess(max(map(len, lines)), 80)
-        self.assertIn(f"    {RUNSET} ", lines[1])
+        self.assertIn(f"    {RUNSET} ", lines[5])
         text = "\n".join(lines)
         options: list[str] = "--add-list --template --add-jobs --add-tests --end --reopen --force".split()
         self.assertEqual([option for option in options if option not in text], [])

@@ -7,14 +7,16 @@ import pty
 import re
 import signal
 import statistics
+import sys
 import termios
 import time
 import unittest
 from collections.abc import Iterable, Iterator
 
-from runmaker4 import OPTIONS, VERSION
+from runmaker4 import PROGRAMS, VERSION
 from tests.support import (
     FULL,
+    ROOT,
     RUNMAKER,
     RUNSET,
     RUNWAIT,
@@ -393,7 +395,7 @@ class Loudness(RunCase):
 
 
 class Help(RunCase):
-    """--help of each script: an example first, groups, all on a screen or two."""
+    """--help of each script: what it is, usage, examples, groups, exit statuses, all on a screen or two."""
 
     NAMED = {
         RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow "
@@ -412,13 +414,20 @@ class Help(RunCase):
                     self.assertLessEqual(len(lines), 60)
                     self.assertLess(max(map(len, lines)), int(columns or 80))
 
-    def test_it_opens_with_an_example(self) -> None:
-        for script, lines in self.help():
+    def test_it_opens_with_what_the_program_is_then_usage_then_examples(self) -> None:
+        for script, lines in self.help(scripts=SCRIPTS):
             with self.subTest(script=script):
-                self.assertTrue(
-                    any(script in line and "runs.txt" in line and "[" not in line for line in lines[:6]),
-                    lines[:6],
-                )
+                purpose, usage, examples, *_ = "\n".join(lines).split("\n\n")
+                self.assertRegex(purpose, r"\A[A-Z][^\n]*\.\Z|\A[A-Z][^\n]*\n[^\n]*\.\Z|\A(.*\n){2}.*\.\Z")
+                self.assertRegex(usage, rf"\Ausage: {script} \[options\] [A-Z]+")
+                self.assertRegex(examples, rf"(?m)^    (alice\$ )?{script} [^\[\n]*(runs\.txt|alice)")
+
+    def test_it_lists_the_exit_statuses(self) -> None:
+        for script, lines in self.help(scripts=SCRIPTS):
+            with self.subTest(script=script):
+                listed = lines[lines.index("Exit status:") + 1:-1]
+                found = [line.split()[0] for line in listed if re.match("  [0-9]", line)]
+                self.assertEqual(found[:3], ["0", "1", "2"])
 
     def test_it_is_grouped(self) -> None:
         for script, lines in self.help():
@@ -435,13 +444,8 @@ class Help(RunCase):
     def test_an_option_of_another_program_is_answered_by_its_name(self) -> None:
         options = {script: set(re.findall(r"(?m)^  (?:-\w(?: \w+)?, )?(--[a-z-]+)", "\n".join(lines)))
                    - {"--help", "--version"} for script, lines in self.help(scripts=SCRIPTS)}
-        named = {script: set(names.split()) for script, names in OPTIONS.items()}
-        self.assertEqual(set.union(*named.values()), set.union(*options.values()), "OPTIONS in runmaker4.py")
-        for script, names in named.items():
-            self.assertEqual(names - options[script], set(), script)
+        self.assertEqual(set(options), set(PROGRAMS))
         server, client = "runmaker4-server.py", "runmaker4-client.py"
-        self.assertEqual(options[server] - options[client] - named[server], set(), "what is said to clients")
-        self.assertEqual(options[client] - options[server] - named[client] - named["runwait4.py"], set())
         calls = [
             (script, *words)
             for script in SCRIPTS
@@ -452,14 +456,46 @@ class Help(RunCase):
         for (script, option, *_), ended in self.run_all(calls):
             name = option.partition("=")[0]
             first = {server: client, client: server}.get(script, script)
-            owner = (
-                first
-                if first != script and name in named[first]
-                else next(other for other in named if name in named[other])
-            )
+            owner = next(other for other in (first, *PROGRAMS) if other != script and name in options[other])
             self.assertRefused(ended, f"{script}: {name} is an option of {owner} (see {owner} --help)\n")
         self.assertRefused(
             self.run_script(RUNMAKER, "--", "--status"), "runmaker4.py: --status: no such file"
+        )
+
+    def test_an_option_of_one_letter_is_known_by_the_other_programs_too(self) -> None:
+        ended = self.run_script(RUNSET, "-j4", "runs.txt")
+        self.assertRefused(ended, "runset4.py: -j is an option of runmaker4.py (see runmaker4.py --help)\n")
+
+    def test_a_program_that_is_not_there_is_not_asked(self) -> None:
+        for name in RUNMAKER, RUNWAIT:
+            self.write((ROOT / name).read_bytes(), name)
+        ended = self.run_script(sys.executable, "runmaker4.py", "--set=x", "runs.txt")
+        self.assertRefused(ended, "runmaker4.py: no such option: --set (")
+        ended = self.run_script(sys.executable, "runmaker4.py", "--stats", "runs.txt")
+        self.assertRefused(ended, "runmaker4.py: --stats is an option of runwait4.py (")
+
+    def test_an_unknown_option_is_answered_by_the_nearest(self) -> None:
+        for script, option, near in (
+            (RUNMAKER, "--max-fail", "--max-failed"),
+            (RUNSET, "--ad-list=l", "--add-list"),
+            (RUNWAIT, "--progres", "--progress"),
+        ):
+            ended = self.run_script(script, option, "runs.txt")
+            name = option.partition("=")[0]
+            self.assertRefused(ended, f"{script}: no such option: {name} (did you mean {near}?)\n")
+        ended = self.run_script(RUNMAKER, "--qwxyz", "runs.txt")
+        self.assertRefused(ended, "runmaker4.py: no such option: --qwxyz (see --help)\n")
+
+    def test_a_second_file_is_refused(self) -> None:
+        for script in RUNMAKER, RUNWAIT, "runmaker4-server.py":
+            ended = self.run_script(script, "a.txt", "b.txt")
+            self.assertRefused(ended, f"{script}: one FILE only, and 'b.txt' is one more (see --help)\n")
+
+    def test_a_negative_number_is_no_option(self) -> None:
+        ended = self.run_jobs("-j", "-1")
+        self.assertRefused(
+            ended,
+            "runmaker4.py: argument -j/--jobs: not a whole number from 0 to 100000: '-1' (see --help)\n",
         )
 
     def help(

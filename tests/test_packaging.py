@@ -115,8 +115,8 @@ class Made(Case):
 
     def test_every_option_is_in_them(self) -> None:
         for script in SCRIPTS:
-            _, _, usage = self.run_script(script, "--help").out.decode().partition("usage: ")
-            options = re.findall(r"--[a-z][\w-]*", usage)
+            _, _, _, *groups = self.run_script(script, "--help").out.decode().split("\n\n")
+            options = re.findall(r"--[a-z][\w-]*", "\n\n".join(groups))
             for name in (
                 f"man/man1/{script[:-3]}.1",
                 f"bash-completion/completions/{script[:-3]}",

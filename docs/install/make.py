@@ -7,7 +7,6 @@ Run it whenever an option, a help text or the README's chapters on the job file 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import inspect
 import itertools
@@ -15,9 +14,8 @@ import pathlib
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from unittest import mock
 
 from runmaker4 import VERSION, Parser
 
@@ -53,16 +51,10 @@ class Script:
 
 
 def read_script(name: str) -> Script:
-    """A script, with the parser that it makes to print its help."""
+    """A script, with its parser."""
     module = importlib.import_module(name)
-    with (
-        mock.patch.object(Parser, "print_help", autospec=True) as print_help,
-        contextlib.suppress(SystemExit),
-    ):
-        module.parse(["--help"])
-    parser, = print_help.call_args.args
     first = (inspect.getdoc(module) or "").partition("\n\n")[0]
-    return Script(name, " ".join(first.split()).partition(" - ")[2], parser)
+    return Script(name, " ".join(first.split()).partition(" - ")[2], module.make_parser())
 
 
 def shown(actions: list[argparse.Action]) -> list[argparse.Action]:
@@ -211,9 +203,14 @@ def command_page(script: Script) -> str:
     """The page of a command."""
     parser = script.parser
     usage = "\n".join(line.strip() for line in str(parser.usage).splitlines())
-    parts = {"SYNOPSIS": verbatim(usage), "DESCRIPTION": verbatim(parser.example), "OPTIONS": options(parser)}
-    for title, text in notes(parser.epilog):
-        parts[title.upper()] = prose(text)
+    parts = {
+        "SYNOPSIS": verbatim(usage),
+        "DESCRIPTION": prose(parser.purpose),
+        "OPTIONS": options(parser),
+        **{title.upper(): prose(text) for title, text in parser.notes.items()},
+        "EXIT STATUS": listed(parser.statuses),
+        "EXAMPLES": verbatim(str(parser.description)),
+    }
     return page(script.name, 1, script.purpose, parts)
 
 
@@ -230,13 +227,9 @@ def options(parser: Parser) -> str:
     return "\n".join(text)
 
 
-def notes(epilog: str | None) -> Iterator[tuple[str, str]]:
-    """The titles and texts of what stands below the options; what has no title are notes."""
-    first, *rest = re.split(r"(?:^|\n|\.  )(?!Of )([A-Z][a-z ]+): ", epilog or "")
-    if first.strip():
-        yield "Notes", first
-    for title, text in zip(rest[::2], rest[1::2]):
-        yield title, text.rstrip(".") + "."
+def listed(texts: Mapping[str, str]) -> str:
+    """Words, and what each means."""
+    return "\n".join(f".TP\n{filled(literal(word))}\n{prose(text)}" for word, text in texts.items())
 
 
 def job_file_page() -> str:

@@ -1,6 +1,6 @@
 # fish completion for runmaker4, made by docs/install/make.py
-complete -c runmaker4 -s j -l jobs -x -d 'run N jobs at once, 0: one per CPU of this process [1]'
-complete -c runmaker4 -l runner -x -d 'run `CMD /bin/sh -c JOB`; CMD is read by the shell: nice -n 19, ssh "$SLAVE_IP"'
+complete -c runmaker4 -s j -l jobs -x -d 'run N jobs at once, 0: one per CPU of this process'
+complete -c runmaker4 -l runner -x -d 'run `CMD /bin/sh -c JOB`: nice -n 19, ssh "$SLAVE_IP"'
 complete -c runmaker4 -s 1 -l one-only -d 'run no more than one job per slot, then exit'
 complete -c runmaker4 -s r -l retry -d 'as --resume; also run jobs that failed (!)'
 complete -c runmaker4 -l resume -d 'also run jobs in error (e), or r without a runner'
@@ -9,7 +9,7 @@ complete -c runmaker4 -l follow -d 'wait for more jobs, and for a file not there
 complete -c runmaker4 -l slots -x -d 'instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while running'
 complete -c runmaker4 -l slot-errors -x -d 'retire a slot after N jobs in a row with status 255'
 complete -c runmaker4 -l dry-run -d 'print what would be run, touch nothing'
-complete -c runmaker4 -l timeout -x -d 'kill a job that runs longer, and mark it !'
+complete -c runmaker4 -l timeout -x -d 'kill a job that runs longer (90, 90s, 5m, 2h, 1d): !'
 complete -c runmaker4 -l walltime -x -d 'after T (auto, auto-5m: before Slurm ends us) kill what runs, and exit; start no job that may not fit'
 complete -c runmaker4 -l kill-after -x -d 'from TERM to KILL when jobs are ended [10s]'
 complete -c runmaker4 -l max-failed -x -d 'start no more once N more jobs are failed or in error'
