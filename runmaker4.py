@@ -1099,9 +1099,9 @@ LONGEST_COMMAND = (128 << 10) - 14
 
 def command_fault(command: bytes) -> str:
     """Why no runner can start a command, or ''."""
-    return (
-        "the command is longer than 128 KiB (put it into a script)" if len(command) > LONGEST_COMMAND else ""
-    )
+    if len(command) > LONGEST_COMMAND:
+        return "the command is longer than 128 KiB (put it into a script)"
+    return "" if command.strip() else "there is no command behind the state"
 
 
 class Shifted(OSError):
@@ -1570,7 +1570,13 @@ def check_directives(path: str, network: bool, say: Say) -> None:
 
 # Neither a job, nor a comment, nor blank; and not the first byte of a line that is being written
 STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
-NO_JOB = "is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)"
+JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
+DOT_ALONE = re.compile(rb"\.(?![./])")     # ./simulate and ../simulate are commands
+
+
+def stray_hint(line: bytes) -> str:
+    """What to do about a line that is neither a job nor a comment."""
+    return "a blank is missing behind the dot" if DOT_ALONE.match(line) else JOB_OR_COMMENT
 
 
 def stray_lines(file: Reader, among: float = math.inf) -> Iterator[int]:
@@ -1620,7 +1626,7 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None
             f"{own_command(['NEW', '--add-list', as_argument(path)], 'runset4')})"
         )
     if first:
-        say(f"line {first} {NO_JOB}")
+        say(f"line {first} is neither a job nor a comment ({JOB_OR_COMMENT})")
 
 
 # ---- lines that are too long -------------------------------------------------------------------------------
@@ -1647,8 +1653,8 @@ def check_lengths(path: str, network: bool) -> None:
         if not has_long_line(file):
             return
         for line in Scan(file, first_line(file), NEW + RUNNING + FAILED + ERROR):
-            if fault := command_fault(line.command):
-                raise Problem(f"{path}: line {line.number}: {fault}")
+            if len(line.command) > LONGEST_COMMAND:
+                raise Problem(f"{path}: line {line.number}: {command_fault(line.command)}")
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
@@ -6506,6 +6512,8 @@ class Runner:
         """
         if not run.job.gate:
             self._announce(run)
+        if fault := command_fault(run.job.command):
+            return self._fail_to_start(run, fault)
         pause = 0.1
         while True:
             passing, lent = False, -1
@@ -6520,26 +6528,26 @@ class Runner:
             except OSError as error:
                 fault = reason(error)
                 if error.errno == errno.E2BIG:
-                    fault = (
-                        command_fault(run.job.command) or "environment, or --runner and command, are too long"
-                    )
+                    fault = "environment, or --runner and command, are too long"
                 passing = error.errno in self.PASSING
             finally:
                 if lent >= 0:
                     self.jobs.reclaim(lent)
-            if pause == 0.1:
-                self.say(
-                    f"line {run.job.number}: cannot be started: {fault}"
-                    + ("; trying again" if passing else "")
-                )
             if not passing:
-                for sink in run.sinks:
-                    sink.unstarted(run)
-                return ERROR
+                return self._fail_to_start(run, fault)
+            if pause == 0.1:
+                self.say(f"line {run.job.number}: cannot be started: {fault}; trying again")
             if self.stopping:
                 return NEW
             await asyncio.wait([self.stopped], timeout=pause)
             pause = min(2 * pause, 5.0)
+
+    def _fail_to_start(self, run: Run, fault: str) -> bytes:
+        """A run cannot be started, ever: say why; the state for its line."""
+        self.say(f"line {run.job.number}: cannot be started: {fault}")
+        for sink in run.sinks:
+            sink.unstarted(run)
+        return ERROR
 
     def _announce(self, run: Run) -> None:
         for sink in run.sinks:

@@ -31,7 +31,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from runmaker4 import (
     APPEND_BYTE,
@@ -42,7 +42,6 @@ from runmaker4 import (
     LONGEST_COMMAND,
     NEW,
     NO_DIRECTIVE,
-    NO_JOB,
     REFRESH_BYTE,
     RUNNING,
     SEATS,
@@ -81,6 +80,7 @@ from runmaker4 import (
     run_main,
     says,
     show,
+    stray_hint,
     taken,
     warn,
     when_used,
@@ -115,6 +115,34 @@ def job(command: bytes) -> bytes:
     return b". %s\n" % command
 
 
+def directive(text: bytes) -> bytes:
+    """The line of a directive, checked.  Raises ValueError: what is wrong with it."""
+    if b"\n" in text or b"\0" in text:
+        raise ValueError(f"not a directive: '{show(text[:80])}' (one line, no NUL)")
+    parse_settings(text[1:])
+    return text + b"\n"
+
+
+def given_line(text: bytes) -> bytes:
+    """The line for what somebody gives as one to add: a directive, or a command.  Raises ValueError."""
+    if text.startswith(DIRECTIVE_BEGINS):
+        return directive(text)
+    if is_look_alike(text):
+        raise ValueError(f"'{show(text[:80])}' {NO_DIRECTIVE}")
+    if begins_with_state(text):
+        raise ValueError(
+            f"'{show(text[:80])}' is the line of a job already (leave the state out; if it is a command, put "
+            "a blank before it)"
+        )
+    return job(text)
+
+
+def begins_with_state(text: bytes) -> bool:
+    """Whether a text would be a job line by itself, in a state that means something."""
+    return text[:1] in KNOWN and text[1:2] in (b" ", b"\t")
+
+
+DIRECTIVE_BEGINS = b"#RUN"
 OTHERS = 30.0                       # seconds to wait for others who append
 
 
@@ -196,12 +224,24 @@ def await_file(path: str, end: float) -> None:
         time.sleep(0.002)
 
 
-def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
+class Added(NamedTuple):
+    """What was appended."""
+    jobs: int
+    directives: int
+
+    def __str__(self) -> str:
+        """'2 jobs added', '1 directive added', '2 jobs and 1 directive added'"""
+        jobs = [plural(self.jobs, "job")] if self.jobs or not self.directives else []
+        directives = [plural(self.directives, "directive")] if self.directives else []
+        return f"{' and '.join(jobs + directives)} added"
+
+
+def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
     """Append lines to a job file, all or none; it is not touched before the last of them is made.
 
-    Returns how many of them are jobs.  Raises Problem, OSError.
+    Raises Problem, OSError.
     """
-    jobs = 0
+    count = jobs = 0
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
         try:
             rest = iter(lines)
@@ -209,6 +249,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
             while piece := b"".join(itertools.islice(rest, 256)):
                 spool.write(piece)
                 jobs += piece.count(b"\n. ") + piece.startswith(b". ")
+                count += piece.count(b"\n")
             spool.seek(0)
         except OSError as error:
             raise Problem(
@@ -216,14 +257,14 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
             ) from None
         with appending(file) as fd:
             append_locked(fd, iter(lambda: spool.read(BLOCK), b""), sync=True)
-    return jobs
+    return Added(jobs, count - jobs)
 
 
-def given_jobs(commands: Sequence[str]) -> Iterator[bytes]:
-    """The lines of jobs that stand on the command line.  Raises Problem."""
+def given_lines(commands: Sequence[str]) -> Iterator[bytes]:
+    """The lines for commands and directives that stand on the command line.  Raises Problem."""
     for command in commands:
         try:
-            yield job(os.fsencode(command))
+            yield given_line(os.fsencode(command))
         except ValueError as fault:
             raise Problem(f"{fault}; nothing was added") from None
 
@@ -609,7 +650,7 @@ def refusal(before: bytes, now: bytes) -> str:
 def new_fault(line: bytes) -> str:
     """What is wrong with a line that somebody has written; ''."""
     try:
-        if line.startswith(b"#RUN"):
+        if line.startswith(DIRECTIVE_BEGINS):
             parse_settings(line[1:])
         elif is_job(line):
             job(line[2:])
@@ -622,7 +663,7 @@ def new_fault(line: bytes) -> str:
 def doubt(line: bytes) -> str:
     """Why a comment that somebody has written may be meant as something else; ''."""
     if STRAY.match(line + b"\n"):
-        return NO_JOB
+        return f"is neither a job nor a comment ({stray_hint(line)})"
     return NO_DIRECTIVE if is_look_alike(line) else ""
 
 
@@ -1219,30 +1260,33 @@ def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
 
 
 def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = None) -> Iterator[bytes]:
-    """The jobs in a list of commands, or of values for a template: one per line, but blank lines and
-    comments.
+    """The lines for a list of commands, or of values for a template: a job per line, but blank lines and
+    comments; directives stay what they are.
 
     text: of the template.  Raises Problem.
     """
-    source, number = Source(path), 0
+    source, number, directives = Source(path), 0, 0
     template = Template(text) if text else None
     for line in source:
-        if line.lstrip()[:1] in b"#":       # or b""
-            continue
-        number += 1
-        if not template and line[:1] in KNOWN and line[1:2] in (b" ", b"\t"):
-            raise source.problem(
-                "is the line of a job already (cat LIST >> FILE; if it is a command, put a blank before it)"
-            )
         try:
+            if line.startswith(DIRECTIVE_BEGINS):
+                directives += 1
+                yield directive(line)
+                continue
+            if line.lstrip()[:1] in b"#":       # or b""
+                continue
+            number += 1
             if template:
                 columns = split_columns(line, colsep) if template.width else ()
                 yield job(template.fill(number, line, columns))
+            elif begins_with_state(line):
+                raise ValueError("is the line of a job already (cat LIST >> FILE; if it is a command, put a "
+                                 "blank before it)")
             else:
                 yield job(line)
         except ValueError as fault:
             raise source.problem(fault) from None
-    if not number:
+    if not number and not directives:
         raise Problem(f"{source.name}: there is no job in it (nothing to add)")
 
 
@@ -1620,6 +1664,11 @@ def command_template(text: str) -> bytes:
             f"not a command: '{printable(text)}' (one line, not empty; columns begin with {{1}})"
         )
     template = os.fsencode(text)
+    if begins_with_state(template):
+        raise argparse.ArgumentTypeError(
+            f"is the line of a job, not a command: '{printable(text)}' (leave the state out; if it is a "
+            "command, put a blank before it)"
+        )
     check_template(with_place(template))
     return template
 
@@ -1702,7 +1751,7 @@ def make_parser() -> Parser:
         "of {1} and {2} (:::+: linked)",
     )
     add(
-        "--add-list", metavar="LIST", help="a job per line of LIST (-: stdin), but blank and # lines"
+        "--add-list", metavar="LIST", help="a job, or #RUN directive, per line of LIST (-: stdin)"
     )
     add("--template", type=command_template, metavar="T",
         help="... what is run: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
@@ -1776,16 +1825,14 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> str:
     if options.end:
         return add_end(file)
     if options.add_jobs:
-        count = add_jobs(file, options.add_jobs)
-    elif options.sweep:
-        count = append_lines(file, sweep_jobs(options.template, options.sweep))
-    elif options.add:
-        count = append_lines(file, given_jobs(options.add))
-    elif options.add_list is not None:
-        count = append_lines(file, list_jobs(options.add_list, options.template, options.colsep))
-    else:
-        count = append_lines(file, test_lines(options.add_tests))
-    return f"{plural(count, 'job')} added"
+        return str(Added(add_jobs(file, options.add_jobs), 0))
+    if options.sweep:
+        return str(append_lines(file, sweep_jobs(options.template, options.sweep)))
+    if options.add:
+        return str(append_lines(file, given_lines(options.add)))
+    if options.add_list is not None:
+        return str(append_lines(file, list_jobs(options.add_list, options.template, options.colsep)))
+    return str(append_lines(file, test_lines(options.add_tests))._replace(directives=0))
 
 
 def still_alive(lines: Sequence[int], state: bytes) -> str:

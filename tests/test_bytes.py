@@ -142,6 +142,14 @@ class LongCommands(RunCase):
             self.assertIn(self.LINE % line, said)
         self.assertEqual(said.count(b": line "), 21)
 
+    def test_a_line_without_a_command_is_an_error_and_said(self) -> None:
+        self.write(". \n. true\n.\t  \r\nx \n")
+        said = self.run_to_end()
+        self.assertEqual(self.states(), "edex")
+        for line in 1, 3:
+            fault = b": line %d: cannot be started: there is no command behind the state\n" % line
+            self.assertIn(fault, said)
+
     def run_to_end(self) -> bytes:
         """Run the jobs; what was said of lines."""
         return self.run_jobs("-q").err

@@ -60,6 +60,37 @@ class Lists(ImportCase):
         )
         self.assertAdds(b". echo a\n.   echo \xff '\t' # b \n. echo c\n", "--add-list", "list")
 
+    def test_directives_stay_what_they_are_and_are_checked(self) -> None:
+        self.write("#RUN timeout=3s\necho 1\n# RUN barrier\n#RUN  barrier\r\necho 2\n", "list")
+        added = "#RUN timeout=3s\n. echo 1\n#RUN  barrier\n. echo 2\n"
+        self.assertAdds(added, "--add-list", "list")
+        filled = added.replace("echo 1", "run 'echo 1' 1").replace("echo 2", "run 'echo 2' 2")
+        self.assertAdds(added + filled, "--add-list", "list", "--template", "run {} {#}")
+        more = "#RUN barrier check\n. echo 3\n"
+        self.assertAdds(added + filled + more, "--add", "#RUN barrier check", "echo 3")
+        self.write("#RUN end\n", "list")
+        self.assertAdds(added + filled + more + "#RUN end\n", "--add-list", "list")
+
+    def test_directives_that_make_no_sense_are_refused_with_all_else(self) -> None:
+        self.write("echo 1\n#RUN barier\n", "list")
+        self.assertAllRefused({
+            ("--add-list", "list"): "list: line 2: 'barier' makes no sense here (",
+            ("--add-list", "list", "--template", "run {}"): "list: line 2: 'barier' makes no sense here (",
+            ("--add", "echo 1", "#RUN slots=x"): "slots= is not a whole number from 1 to 100000: 'x'; ",
+            ("--add", "#RUNNING"): "unknown directive (",
+            ("--add", "#RUN barrier\n. echo 1"): "not a directive: '#RUN barrier?. echo 1' (one ",
+            ("--add", "# run barrier"): "'# run barrier' looks like a directive but is a comment (",
+        })
+
+    def test_what_begins_with_a_state_is_refused(self) -> None:
+        self.assertAllRefused({
+            ("--add", ". echo hi"): "'. echo hi' is the line of a job already (leave the state out; ",
+            ("--add", "echo 1", "x\techo hi"): "is the line of a job already (",
+            ("--add-list", "/dev/null", "--template", ". echo {}"): "is the line of a job, not a command: ",
+            ("--add", "--template", "d echo", ":::", "1"): "is the line of a job, not a command: 'd echo' (",
+        })
+        self.assertAdds(".  . /etc/profile\n. .x\n", "--add", " . /etc/profile", ".x")
+
     def test_they_are_appended_to_what_is_there(self) -> None:
         self.write(FOUR + "# no newline")
         self.write("echo 1\necho 2\n", "list")
@@ -146,7 +177,9 @@ class Lists(ImportCase):
         self.write(" . ./env.sh; prog\n", "list")
         self.write("")
         self.assertAdds(".  . ./env.sh; prog\n", "--add-list", "list")
-        self.assertAdds(".  . ./env.sh; prog\n. . ./env.sh; prog\n", "--add", ". ./env.sh; prog")
+        ended = self.run_script(RUNSET, "runs.txt", "--add", ". ./env.sh; prog")
+        self.assertRefused(ended, "if it is a command, put a blank before it")
+        self.assertAdds(".  . ./env.sh; prog\n" * 2, "--add", " . ./env.sh; prog")
 
     def test_an_existing_file_stays_as_it_is_when_a_list_is_refused(self) -> None:
         self.write(". no newline")
@@ -173,6 +206,8 @@ class Said(ImportCase):
         self.write("[control]\nexecutable: d\n", "queue/d")
         calls = {("--add", "echo 1"): "1 job added", ("--add-list", "list"): "2 jobs added",
                  ("--add", "--template", "echo", *[":::", "1", "2", "3"] * 2): "9 jobs added",
+                 ("--add", "#RUN barrier"): "1 directive added",
+                 ("--add", "echo 1", "#RUN", "#RUN barrier"): "1 job and 2 directives added",
                  ("--add-tests", "tests"): "2 jobs added", ("--add-jobs", "queue"): "1 job added",
                  ("--add-jobs", "./queue"): "0 jobs added", ("--end",): "#RUN end added",
                  ("--end", "--single-host"): "there is a #RUN end already"}
@@ -181,7 +216,7 @@ class Said(ImportCase):
             with self.subTest(args):
                 self.assertEqual((ended.code, ended.out), (0, b""))
                 self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: {said}\n"))
-        self.assertEqual(self.states(), "." * 15)
+        self.assertEqual(self.states(), "." * 16)
 
 
 class Templates(ImportCase):

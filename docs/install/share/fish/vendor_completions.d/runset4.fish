@@ -7,7 +7,7 @@ complete -c runset4 -s a -l all -d 'all jobs in the states . r d ! e x (to list:
 complete -c runset4 -l state -xa 'new running done failed error held' -d 'jobs in this state, or these: failed,error, or \'!e\''
 complete -c runset4 -l match -x -d '... with this whole command, or shell pattern'
 complete -c runset4 -l add -x -d 'jobs; FILE stands before it.  --add --template T ::: A B ::: 1 2: a job for each combination of {1} and {2} (:::+: linked)'
-complete -c runset4 -l add-list -r -d 'a job per line of LIST (-: stdin), but blank and # lines'
+complete -c runset4 -l add-list -r -d 'a job, or #RUN directive, per line of LIST (-: stdin)'
 complete -c runset4 -l template -x -d '... what is run: {} is the line, quoted for the shell, {.} without extension, {/} base name, {//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} its number'
 complete -c runset4 -l colsep -x -d '... what separates its columns [blanks]'
 complete -c runset4 -l add-jobs -r -d 'a job per file of fjd\'s (INI, [control] or [fjd], executable=), or per such file in a directory, once'
