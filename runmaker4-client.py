@@ -959,6 +959,7 @@ class Connection:
                 tuple(account.items("grouped", int)[:2]),
                 account.flag("left") and not self.runner.had_one_each,
                 others="" if account.flag("left") else printable(account.text("others")),
+                strays=printable(account.text("strays", 1000)),
             )
         self.accounted = True
         self.emptied.set()

@@ -1524,7 +1524,6 @@ def stopping(bad: Line, check: Line) -> str:
     )
 
 
-LOOK_ALIKE = re.compile(rb"\n([ \t]{0,8}#[ \t]{0,8}[Rr][Uu][Nn])")      # or a directive itself
 # A directive were it not for blanks, small letters and a colon
 FORGIVEN = re.compile(rb"[ \t]*#[ \t]*run(?:[ \t:]+(.*))?[ \t\r]*", re.IGNORECASE | re.DOTALL)
 NO_DIRECTIVE = "looks like a directive but is a comment (write #RUN ...)"
@@ -1545,31 +1544,13 @@ def _fault(text: bytes) -> str:
         return str(fault)
 
 
-def check_directives(path: str, network: bool, say: Say) -> None:
-    """Refuse a job file with a malformed directive; name what only looks like one.  Raises Problem."""
-    first = alike = 0
-    with job_file(path, network) as file:
-        scan = Scan(file, first_line(file), b"", directives=True)
-        # the longest match but for its last byte
-        scan.pattern = LOOK_ALIKE
-        scan.rest = 20
-        for line in scan:
-            if line.state == DIRECTIVE and line.text.startswith(b"RUN"):
-                fault = _fault(line.text)
-                if fault:
-                    raise Problem(f"{path}: line {line.number}: {fault}")
-            elif is_look_alike(line.state + line.text):
-                first, alike = first or line.number, alike + 1
-    if alike:
-        more = f", and so {'does' if alike == 2 else 'do'} {alike - 1} more" if alike > 1 else ""
-        say(f"line {first} {NO_DIRECTIVE}{more}")
-
-
 # ---- lines that are no jobs --------------------------------------------------------------------------------
 
 
 # Neither a job, nor a comment, nor blank; and not the first byte of a line that is being written
 STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
+# What may begin such a line, a directive or a look-alike: the line itself is judged then
+ODD = re.compile(rb"\n((?:[^#/ \t\n](?![ \t])|[ \t]|#[ \t]{0,8}[Rr][Uu][Nn])[^\n]*)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 DOT_ALONE = re.compile(rb"\.(?![./])")     # ./simulate and ../simulate are commands
 
@@ -1579,54 +1560,103 @@ def stray_hint(line: bytes) -> str:
     return "a blank is missing behind the dot" if DOT_ALONE.match(line) else JOB_OR_COMMENT
 
 
-def stray_lines(file: Reader, among: float = math.inf) -> Iterator[int]:
-    """The numbers of lines that are neither jobs, nor comments, nor blank, of so many lines.
+@dataclass
+class Odd:
+    """Lines of one kind: the first, and how many."""
+    line: bytes = b""
+    number: int = 0
+    count: int = 0
 
-    Raises OSError.
-    """
-    number, begins = 0, True
-    for piece in line_pieces(file, first_line(file)):
-        number += begins
-        if number > among:
-            return
-        if begins and STRAY.match(piece):
-            yield number
-        begins = piece.endswith(b"\n")
+    def note(self, number: int, line: bytes) -> None:
+        """Another one."""
+        if not self.count:
+            self.number, self.line = number, line
+        self.count += 1
 
 
-def line_pieces(file: Reader, at: int) -> Iterator[bytes]:
-    """The lines from an offset on, with their newlines; a long one in several pieces.  Raises OSError."""
+@dataclass
+class OddLines:
+    """What stands in a job file besides jobs and plain comments."""
+    strays: Odd = field(default_factory=Odd)            # neither jobs, nor comments, nor blank
+    alike: Odd = field(default_factory=Odd)             # comments that look like directives
+    malformed: Odd = field(default_factory=Odd)         # directives that make no sense
+
+    def __str__(self) -> str:
+        """'line 4 is neither a job nor a comment, nor are 2 more'; '' if there is none."""
+        first, more = self.strays.number, self.strays.count - 1
+        if more < 0:
+            return ""
+        others = f", nor {'is' if more == 1 else 'are'} {more} more" if more else ""
+        return f"line {first} is neither a job nor a comment{others}"
+
+    def judge(self, number: int, line: bytes, newline: bytes) -> None:
+        """Take a line whose beginning is odd; newline: b"": it may be written on."""
+        if line.startswith(b"#RUN"):
+            if _fault(line[1:]):
+                self.malformed.note(number, line)
+        elif is_look_alike(line):
+            self.alike.note(number, line)
+        elif STRAY.match(line + newline):
+            self.strays.note(number, line)
+
+
+def odd_lines(file: Reader) -> OddLines:
+    """Look for odd lines in all of a file.  Raises OSError."""
+    found = OddLines()
+    before = 0                                  # lines
+    for lines in whole_lines(file, first_line(file)):
+        text = b"\n" + lines                   # so that each line begins with one, as in a Scan
+        number, counted = before, 0
+        for match in ODD.finditer(text):
+            number += text.count(b"\n", counted, match.start() + 1)
+            counted = match.start() + 1
+            found.judge(number, match[1], text[match.end():match.end() + 1])
+        before += lines.count(b"\n")
+    return found
+
+
+def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
+    """The file from an offset on, in pieces of whole lines.  Raises OSError."""
     rest = b""
-    while data := file.pread(16 * BLOCK, at):
+    while data := file.pread(1 << 20, at):
         at += len(data)
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            yield line + b"\n"
-        if len(rest) >= BLOCK:
-            yield rest
-            rest = b""
-    if rest:
-        yield rest
+        lines, newline, rest = (rest + data).rpartition(b"\n")
+        yield lines + newline
+    yield rest
 
 
-def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
-    """Refuse a file of plain commands, without a job; name a stray line at the beginning of any other file.
+def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> OddLines:
+    """Refuse a file of plain commands, without a job; name the stray lines of any other file.
 
-    refuse: or only name it there, too.  Raises Problem.
+    refuse: or only name them there, too.  Raises Problem.
     """
     with job_file(path, network) as file:
-        refuse = refuse and not Scan(file, first_line(file)).next()
-        stray = stray_lines(file) if refuse else stray_lines(file, 1000)
-        first = next(stray, 0)
-        count = 1 + sum(1 for _ in stray) if refuse else 1
-    if first and refuse:
-        raise Problem(
-            f"{path}: has no job, but {plural(count, 'line')} that {'is' if count == 1 else 'are'} no "
-            f"comment, the first is line {first} (a job is '. COMMAND'; to make jobs of them: "
-            f"{own_command(['NEW', '--add-list', as_argument(path)], 'runset4')})"
-        )
-    if first:
-        say(f"line {first} is neither a job nor a comment ({JOB_OR_COMMENT})")
+        odd = odd_lines(file)
+        strays = odd.strays
+        if strays.count and refuse and not Scan(file, first_line(file)).next():
+            hint = stray_hint(strays.line)
+            if hint == JOB_OR_COMMENT:
+                command = own_command(["NEW", "--add-list", as_argument(path)], "runset4")
+                hint = f"a job is '. COMMAND'; to make jobs of them: {command}"
+            which = "line that is" if strays.count == 1 else "lines that are"
+            raise Problem(
+                f"{path}: has no job, but {strays.count} {which} no comment, the first is line "
+                f"{strays.number} ({hint})"
+            )
+    if strays.count:
+        say(f"{odd} ({stray_hint(strays.line)})")
+    return odd
+
+
+def check_directives(path: str, odd: OddLines, say: Say) -> None:
+    """Refuse a job file with a malformed directive; name what only looks like one.  Raises Problem."""
+    bad, alike = odd.malformed, odd.alike
+    if bad.count:
+        raise Problem(f"{path}: line {bad.number}: {_fault(bad.line[1:])}")
+    if alike.count:
+        more = alike.count - 1
+        others = f", and so {'does' if more == 1 else 'do'} {more} more" if more else ""
+        say(f"line {alike.number} {NO_DIRECTIVE}{others}")
 
 
 # ---- lines that are too long -------------------------------------------------------------------------------
@@ -1659,9 +1689,9 @@ def check_lengths(path: str, network: bool) -> None:
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
     """Before anything runs: refuse a file that was not understood, name what may not be.  Raises Problem."""
-    check_lines(path, network, say)
+    odd = check_lines(path, network, say)
     check_lengths(path, network)
-    check_directives(path, network, say)
+    check_directives(path, odd, say)
 
 
 # ======== The job file ======================================================================================
@@ -1865,6 +1895,7 @@ class Account:
     left: bool = False          # a new job is left that the one who leaves could have run
     orphans: int = 0            # of the jobs in error
     others: str = ""            # whom the first new job is for, where none is left for the one who leaves
+    strays: str = ""            # which lines are neither jobs nor comments
 
     def describe(self, with_lines: bool) -> str:
         """'31 done, 2 failed (lines 3, 5), 9 new, the first for host bob (#RUN in line 7)', as in a closing
@@ -2823,7 +2854,8 @@ class JobFile:
                 for taker in list(takers.fitting(scope)):
                     del takers.all[taker]
         return Account(now, found.half_saved, tuple(sorted(numbers)[:self.BAD]), alone,
-                       (grouped[0], grouped[-1]) if grouped else (), left, len(found.orphans), others)
+                       (grouped[0], grouped[-1]) if grouped else (), left, len(found.orphans), others,
+                       str(odd_lines(self.reader)))
 
     def _lines_under(self, states: bytes, wanted: Callable[[Scope], bool]) -> Iterator[tuple[Line, Scope]]:
         """Lines in some states, each with its scope, where these are wanted.  Raises OSError."""
@@ -5815,6 +5847,7 @@ class Tally:
             text += (
                 f"{':' if text == 'nothing to do' else '; in all'} {account.describe(with_lines=not lines)}"
             )
+        text += f"; {account.strays}" if account.strays else ""
         return text + (f"; why: {why}" if why and now.bad else "") + self._hint(account, again, regroup)
 
     def _hint(self, account: Account, again: Callable[[str], str], regroup: Callable[[str], str]) -> str:

@@ -84,6 +84,7 @@ from runmaker4 import (
     taken,
     warn,
     when_used,
+    whole_lines,
     whole_number,
     write_all,
 )
@@ -1385,16 +1386,6 @@ def job_files(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in names]
 
 
-def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
-    """The file from an offset on, in pieces of whole lines.  Raises OSError."""
-    rest = b""
-    while data := file.pread(BLOCK, at):
-        at += len(data)
-        lines, newline, rest = (rest + data).rpartition(b"\n")
-        yield lines + newline
-    yield rest
-
-
 def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
     """Those job files that stand at the end of some job's command already, whatever its state.  Raises
     OSError.
@@ -1646,15 +1637,18 @@ def states(text: str) -> bytes:
     return b"".join(os.fsencode(word) if LETTERS.fullmatch(word) else state(word) for word in text.split(","))
 
 
-def line_range(text: str) -> range:
-    """An argparse type: a line number, or FROM-TO."""
-    first, dash, last = text.partition("-")
-    last = last if dash else first
-    if not all(word.isascii() and word.isdigit() for word in (first, last)) or not 1 <= int(first) <= int(
-        last
-    ):
-        raise argparse.ArgumentTypeError(f"not a line number or FROM-TO: '{text}'")
-    return range(int(first), int(last) + 1)
+LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
+
+
+def line_ranges(text: str) -> list[range]:
+    """An argparse type: line numbers and FROM-TO, with commas between them."""
+    found = [LINES.fullmatch(word) for word in text.split(",")]
+    ranges = [range(int(word[1]), int(word[2] or word[1]) + 1) for word in found if word]
+    if len(ranges) < len(found) or not all(ranges) or any(numbers.start < 1 for numbers in ranges):
+        raise argparse.ArgumentTypeError(
+            f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; one FILE only)"
+        )
+    return ranges
 
 
 def command_template(text: str) -> bytes:
@@ -1735,7 +1729,7 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", help="the job file")
-    add("lines", nargs="*", type=line_range, metavar="LINE", help="line numbers, or ranges FROM-TO")
+    add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
     add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (to list: in any)")
     add("--state", type=states, action="append", metavar="S",
         help="jobs in this state, or these: failed,error, or '!e'")
@@ -1790,6 +1784,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options: argparse.Namespace = parser.parse_intermixed_args(argv[:values])
     options.sweep = sweep(argv[values:])
     options.state = b"".join(options.state or ())
+    options.lines = [*itertools.chain.from_iterable(options.lines)]
     if options.file is None:
         parser.error("FILE is wanted, before options that take several values")
     check_usage(parser, options)
@@ -1800,11 +1795,13 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
     """What argparse does not know about which options go together.  Raises Problem."""
     actions = [name for name in ("list", "edit", "reopen", *CHANGING, *ADDING)
                if getattr(options, name) not in (None, False)]
-    if len(actions) != 1:
+    names = [f"--{name.replace('_', '-')}" for name in actions]
+    if not actions:
         parser.error("one of --set, --list, --cancel, --edit, --add, --add-list, --add-jobs, --add-tests, "
                      "--end and --reopen is wanted")
-    options.action, = actions
-    name = f"--{options.action.replace('_', '-')}"
+    if len(actions) > 1:
+        parser.error(f"{names[0]} and {names[1]} do not go together: one of the two is wanted")
+    options.action, name = actions[0], names[0]
     options.selective = bool(options.lines or options.state or options.match is not None)
     if options.action in CHANGING and not (options.selective or options.all):
         parser.error(f"{name} needs to know which jobs: lines, --state, --match or --all")

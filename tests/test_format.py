@@ -6,7 +6,7 @@ import random
 import sys
 import unittest
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable
 
 from tests.support import RUNSET, RUNWAIT, SCRIPTS_AT, Case
@@ -81,6 +81,18 @@ def job_lines(random_: random.Random) -> bytes:
     return random_.choice([b"", BOM]) + b"".join(lines)
 
 
+def said_of(strays: Sequence[int], jobs: bool) -> bytes:
+    """What is said of lines that are neither jobs nor comments, where there are jobs or none."""
+    if not strays:
+        return b""
+    if not jobs:
+        which = b"line that is" if len(strays) == 1 else b"lines that are"
+        return b"has no job, but %d %s no comment, the first is line %d (" % (len(strays), which, strays[0])
+    more = len(strays) - 1
+    others = b", nor %s %d more" % (b"is" if more == 1 else b"are", more) if more else b""
+    return b": line %d is neither a job nor a comment%s (" % (strays[0], others)
+
+
 class RandomBytes(Case):
     """Whatever bytes a file holds, the scripts see the jobs that the format says, and change nothing."""
 
@@ -108,9 +120,8 @@ class RandomBytes(Case):
             self.assertEqual(path.read_bytes(), data)
             out, err = self.read(path.name + call.split()[1]), self.read(path.name + ".err")
             jobs, strays = parse(data), stray(data)
-            said = b"the first is line %d " if not jobs else b": line %d is neither a job nor a comment "
             self.assertEqual(err.count(b"\n"), len(strays[:1]), data[:1000])
-            self.assertIn(said % strays[0] if strays else b"", err)
+            self.assertIn(said_of(strays, bool(jobs)), err)
             self.assertTrue(err.endswith(b"exit 2" if strays and not jobs else b"exit 0"), (err, data[:1000]))
             if jobs or not strays:
                 yield data, jobs, out
@@ -139,7 +150,7 @@ class Lines(Case):
         """stray: the number of the line that is named."""
         self.write(data)
         ended = self.run_script(RUNSET, "--list", "runs.txt")
-        named = b"runset4.py: runs.txt: line %d is neither a job nor a comment " % stray if stray else b""
+        named = b"runset4.py: runs.txt: line %d is neither a job nor a comment" % stray if stray else b""
         self.assertEqual((ended.code, ended.out, ended.err[:len(named) or None]), (0, expected, named))
 
     def test_comments_and_prose_are_no_jobs(self) -> None:

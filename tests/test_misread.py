@@ -105,16 +105,54 @@ class StrayLines(MisreadCase):
     """Between jobs a line that is none is named, once."""
 
     def test_every_script_names_the_first_and_goes_on(self) -> None:
-        self.write("# a\nd echo\n\n.echo b\nprose\n")
-        self.assertNames(STRAY.format("{}", 4), *(call for call in READING if call[0] in (RUNSET, RUNWAIT)
-                                                  and "--reopen" not in call))
+        self.write("# a\nd echo\n\nprose\n.echo b\n/text\n  more\n")
+        self.assertNames(self.SAID, *(call for call in READING if call[0] in (RUNSET, RUNWAIT)
+                                      and "--reopen" not in call))
         ended = self.run_script(RUNMAKER, "runs.txt")
-        self.assertEqual((ended.code, ended.err.decode().splitlines(True)[0]), (0, STRAY.format(RUNMAKER, 4)))
-        self.assertNames(STRAY.format("{}", 4), (RUNSERVER, "--dry-run"))
+        self.assertEqual(ended.code, 0)
+        self.assertEqual(ended.err.decode().splitlines(True)[0], self.SAID.format(RUNMAKER))
+        self.assertNames(self.SAID, (RUNSERVER, "--dry-run"))
 
-    def test_only_the_first_thousand_lines_are_looked_at(self) -> None:
-        self.assertEqual(len(self.said(runmaker4.check_lines, "d true\n" * 999 + "stray\n")), 1)
-        self.assertEqual(self.said(runmaker4.check_lines, "d true\n" * 1000 + "stray\n"), [])
+    SAID = ("{}: runs.txt: line 4 is neither a job nor a comment, nor are 2 more (a job is '. COMMAND', a "
+            "comment begins with #)\n")
+
+    def test_the_closing_line_names_those_that_are_there_then(self) -> None:
+        self.write(". echo a\n.echo b\n")
+        self.assertIn(
+            b": 1 done in 0.0s; line 2 is neither a job nor a comment\n", self.closing(RUNMAKER, "runs.txt")
+        )
+        self.write(". sed -i '2s/^/# /' runs.txt; echo echo c >>runs.txt; echo .. >>runs.txt\n.echo b\n")
+        self.assertIn(
+            b"; line 3 is neither a job nor a comment, nor is 1 more", self.closing(RUNMAKER, "runs.txt")
+        )
+
+    def test_the_server_names_them_when_it_leaves(self) -> None:
+        self.write("d echo a\n.echo b\n")
+        said = self.closing(RUNSERVER, "--exit-when-done", "--port=0", "runs.txt")
+        self.assertIn(b"; line 2 is neither a job nor a comment", said)
+
+    def closing(self, *call: str) -> bytes:
+        """The closing line."""
+        return self.run_script(*call).err.splitlines(True)[-1]
+
+    def test_a_dot_without_a_blank_is_told_from_a_path(self) -> None:
+        hints = {".echo b": "a blank is missing behind the dot", "./echo b": "a job is '. COMMAND', ",
+                 "../echo b": "a job is '. COMMAND', ", ".": "a blank is missing behind the dot"}
+        for line, hint in hints.items():
+            for text in f"d echo\n{line}\n", f"{line}\n":
+                said, = self.said(runmaker4.check_lines, text)
+                self.assertIn(hint.rstrip(", "), said)
+
+    def test_all_lines_are_looked_at(self) -> None:
+        text = "d true\n" * 100_000 + "stray\n" * 2 + "d true\n" * 9 + "more"
+        said, = self.said(runmaker4.check_lines, text)
+        self.assertTrue(said.startswith("line 100001 is neither a job nor a comment, nor are 2 more ("), said)
+
+    def test_they_are_found_wherever_a_read_ends(self) -> None:
+        for before in range(4090, 4097):
+            text = b"d" + b" " * (before - 2) + b"\n.echo\n \t x\nd echo\n\t# no\n \r\n"
+            said, = self.said(runmaker4.check_lines, text)
+            self.assertTrue(said.startswith("line 2 is neither a job nor a comment, nor is 1 more ("), said)
 
 
 class LookAlikes(MisreadCase):
@@ -140,7 +178,7 @@ class LookAlikes(MisreadCase):
         for texts, expected in (self.ALIKE, 1), (self.OTHERS, 0):
             for text in texts:
                 with self.subTest(text=text):
-                    said = self.said(runmaker4.check_directives, f". true\n{text}\n. true\n")
+                    said = self.said(runmaker4.check_job_file, f". true\n{text}\n. true\n")
                     self.assertEqual(said, [ALIKE.format("", 2)[12:]] * expected)
 
     def test_a_runner_and_a_server_name_the_first_and_say_how_many(self) -> None:
@@ -153,7 +191,7 @@ class LookAlikes(MisreadCase):
     def test_they_are_found_wherever_a_read_ends(self) -> None:
         text = b"\n        #        RUN barrier\n"
         for before in range(4096 - len(text), 4097):
-            self.assertEqual(len(self.said(runmaker4.check_directives, b"#" * before + text)), 1, before)
+            self.assertEqual(len(self.said(runmaker4.check_job_file, b"#" * before + text)), 1, before)
 
     def test_what_stands_after_an_end_was_taken_back_is_none(self) -> None:
         self.write("d true\n#RUN end\n")

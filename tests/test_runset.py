@@ -191,6 +191,9 @@ class Selecting(RunsetCase):
     def test_lines_and_ranges_together_in_any_order(self) -> None:
         self.assertSelects("XX.XX", "runs.txt", "5-6", 3, "1-1", 3)
 
+    def test_lines_and_ranges_with_commas_between_them(self) -> None:
+        self.assertSelects("X!XXd", "runs.txt", "1,4-5", "2,9")
+
     def test_a_range_may_reach_past_the_end(self) -> None:
         self.assertSelects(".!.XX", "runs.txt", "5-999999999")
 
@@ -225,9 +228,20 @@ class Selecting(RunsetCase):
         self.write("")
         self.assertComplains(self.run_script(RUNSET, "--all", "--set=.", "runs.txt"), "runs.txt")
 
+    def test_two_things_to_do_are_refused_with_their_names(self) -> None:
+        for words, names in ((("--set=held", "--list"), "--list and --set"),
+                             (("--end", "--cancel"), "--cancel and --end")):
+            self.assertRefused(self.run_script(RUNSET, *words, "runs.txt"),
+                               f"runset4.py: {names} do not go together: one of the two is wanted")
+
+    def test_a_second_file_is_refused(self) -> None:
+        ended = self.run_script(RUNSET, "--list", "runs.txt", "more.txt")
+        self.assertRefused(ended, "not a line number or FROM-TO: 'more.txt' (", "; one FILE only)")
+
     def test_bad_lines_and_ranges_are_refused(self) -> None:
         before = self.read()
-        selections = ("0", "0-3", "5-3", "1-", "one", "1-2-3", "1.5", "+1", "1_0", "\u0663", "", "1 - 2")
+        selections = ("0", "0-3", "5-3", "1-", "one", "1-2-3", "1.5", "+1", "1_0", "\u0663", "", "1 - 2",
+                      "1,", ",1", "1,,2", "1,x")
         for call, ended in self.run_all(
             (RUNSET, "--set=X", "runs.txt", selection) for selection in selections
         ):

@@ -191,6 +191,7 @@ ACCOUNT = dict(
     grouped=[4, 7],
     left=True,
     others="",
+    strays="",
 )
 # of a run
 BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, output=True, again=False)
