@@ -141,7 +141,8 @@ def make_parser() -> Parser:
         help="print each line that is failed or in error, and exit; with --outdir also how and\n"
              "where it ended, and what it printed last")
     add("--stats", action="store_true",
-        help="with --outdir: print run times, CPU use and memory per host, and exit (FILE may\nbe left out)")
+        help="with --outdir, also beside --report: print run times, CPU use and memory per\nhost, and exit "
+             "(FILE may be left out)")
     add("--outdir", type=given_name, metavar="DIR",
         help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]")
     add_help(add)
@@ -212,7 +213,7 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
         parser.error("--stats and -e do not go together")
     if options.outdir is None and options.stats:
         parser.error("--stats needs --outdir")
-    if outdir_named and told in ([], ["progress"]) and options.timeline is None:
+    if outdir_named and not told and options.timeline is None:
         parser.error("--outdir goes with --status, --failed, --stats, --timeline or --report")
 
 
@@ -220,11 +221,15 @@ def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
     """Refuse what does not go with --report.  Raises Problem."""
     if (options.joblog is None) == (options.outdir is None):
         parser.error("--report needs --outdir or --joblog, one of them")
-    for name in "timeline", "status", "json", "use_exit_status", "failed", "stats":
+    for name in "timeline", "status", "json", "use_exit_status", "failed":
         if vars(options)[name]:
             parser.error(f"--report and --{name.replace('_', '-')} do not go together")
     if options.progress and options.file is None:
         parser.error("--report --progress needs FILE")
+    if options.stats and options.progress:
+        parser.error("--progress and --stats do not go together")
+    if options.stats and options.outdir is None:
+        parser.error("--stats needs --outdir")
 
 
 # ======== Waiting ===========================================================================================
@@ -2432,7 +2437,10 @@ def watch(argv: Sequence[str]) -> int:
             options.file, find_mount(options.file).network, lambda text: say(f"{options.file}: {text}")
         )
     if options.report is not None:
-        return report(options)
+        code = report(options)
+        if options.stats:
+            tell_stats(options.outdir, options.file)
+        return code
     if options.timeline is not None:
         exit_on(signal.SIGINT, signal.SIGTERM)
         said: list[str] = []

@@ -307,6 +307,16 @@ class Content(ReportCase):
         )
         self.assertIn(b" 5.0s  9.0s      10s ", self.run_script(RUNWAIT, "--stats", "--outdir", "out").out)
 
+    def test_with_stats_both_are_done(self) -> None:
+        self.write("d true\n")
+        self.journal(end(1, 1, "true"))
+        alone = self.run_script(RUNWAIT, "--stats", "--outdir", "out")
+        for more in (), ("runs.txt",):
+            (self.dir / "out.html").unlink(missing_ok=True)
+            ended = self.report("--stats", "--outdir", "out", *more)
+            self.assertEqual((ended.code, ended.out, ended.err), (0, alone.out, b""))
+            self.assertRegex(self.page().bar, "^1 (run|job): 1 done$")
+
     def test_the_time_of_all_runs_is_the_sum_of_the_jobs_that_ran(self) -> None:
         self.journal(
             *(journal_end(number, slot=str(number % 3), seconds=number / 7) for number in range(1, 50))
@@ -384,6 +394,8 @@ class Writing(ReportCase):
             (("--outdir", "out", "--progress"), "FILE"),
             (("--joblog", "log"), "no run"),
             (("--outdir", "out", "--status", "log"), "--report and --status do not go together"),
+            (("--joblog", "log", "--stats"), "--stats needs --outdir"),
+            (("--outdir", "out", "--stats", "--progress", "log"), "--progress and --stats do not go"),
         ):
             with self.subTest(args=args):
                 self.assertRefused(self.report(*args), word)

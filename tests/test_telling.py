@@ -189,6 +189,9 @@ class Status(TellingCase):
         self.assertRefused(self.runwait("--status", "--outdir", "old", "runs.txt"), "old: has no journal")
         self.assertRefused(self.runwait("--status", "--outdir", "no", "runs.txt"), "no: no such directory")
         self.assertRefused(self.runwait("--outdir", "no", "runs.txt"), "--outdir goes with")
+        ended = self.runwait("--progress", "--outdir", "no", "runs.txt")
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertIn(b"1 of   1 jobs processed", ended.out)
         self.journal(*pair(1, 1, "other"))
         self.told(
             "--status", "--outdir", "out", "runs.txt", err=r".*out/journal: .* of another job file\?\)\n"

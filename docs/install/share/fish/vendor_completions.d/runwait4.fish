@@ -7,8 +7,8 @@ and exit; with --outdir also where, since when, jobs per hour and the time left'
 complete -c runwait4 -l json -d 'with --status: as JSON'
 complete -c runwait4 -l failed -d 'print each line that is failed or in error, and exit; with --outdir also how and
 where it ended, and what it printed last'
-complete -c runwait4 -l stats -d 'with --outdir: print run times, CPU use and memory per host, and exit (FILE may
-be left out)'
+complete -c runwait4 -l stats -d 'with --outdir, also beside --report: print run times, CPU use and memory per
+host, and exit (FILE may be left out)'
 complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]'
 complete -c runwait4 -l version -d 'print the version'
 complete -c runwait4 -s h -l help -d 'print this help'
