@@ -28,17 +28,24 @@ import asyncio
 import contextlib
 import functools
 import getpass
+import importlib.util
 import json
 import os
 import random
+import re
 import secrets
 import shlex
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+if importlib.util.find_spec("runmaker4") is None:
+    print("runmaker4-client.py: runmaker4.py is missing (copy it to where this script is)", file=sys.stderr)
+    sys.exit(2)
 
 import runmaker4
 from runmaker4 import (
@@ -110,6 +117,20 @@ def patience(text: str) -> float | None:
     return 0.0 if text == "0" else duration(text)
 
 
+ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^:]+)):([0-9]{1,5})|([^:\[\]]*|[^\[\]]*:[^\[\]]*:[^\[\]]*)")
+
+
+def server_address(text: str) -> tuple[str, int | None]:
+    """An argparse type: a host and a port, or None for --port's, in 'alice', 'alice:9998', '::1' or
+    '[::1]:9998'.
+    """
+    match = ADDRESS.fullmatch(text)
+    port = int(match[3]) if match and match[3] else None
+    if match is None or port == 0 or (port or 0) > 65535:
+        raise argparse.ArgumentTypeError(f"not HOST or HOST:PORT: '{printable(text)}'")
+    return match[1] or match[2] or match[4] or "", port
+
+
 def make_parser() -> Parser:
     """The parser of the command line."""
     parser = Parser(
@@ -130,13 +151,14 @@ def make_parser() -> Parser:
         other_end="runmaker4-server.py",
     )
     add = parser.add_argument_group("which jobs, and how many").add_argument
-    add("server", metavar="SERVER", help="the host where runmaker4-server.py runs")
+    add("server", metavar="SERVER", type=server_address,
+        help="the host where runmaker4-server.py runs, or HOST:PORT")
     add_running_options(add)
     add_limits(parser.add_argument_group("limits").add_argument)
     add = parser.add_argument_group("connection").add_argument
     add("--token", metavar="X", help="the server's token (others on this host see it), or a file with it "
                                      "[$RUNMAKER4_TOKEN, ~/.runmaker4.token, or asked]")
-    add("--port", type=whole_number(1, 65535), default=PORT, metavar="N", help=f"the server's port [{PORT}]")
+    add("--port", type=whole_number(1, 65535), metavar="N", help=f"the server's port [{PORT}]")
     add("--give-up", type=patience, metavar="T", help="end if there is no server for T; 0: at once [never]")
     add = parser.add_argument_group("output").add_argument
     add_verbosity(add)
@@ -154,6 +176,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options.  Raises Problem."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
+    options.server, port = options.server
+    if port and options.port and options.port != port:
+        parser.error(f"--port {options.port} and SERVER:{port} do not go together")
+    options.port = options.port or port or PORT
     if options.json and not options.status:
         parser.error("--json goes with --status")
     return options

@@ -71,6 +71,7 @@ import errno
 import fnmatch
 import functools
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -81,11 +82,16 @@ import select
 import shlex
 import socket
 import struct
+import sys
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, TypeVar
+
+if importlib.util.find_spec("runmaker4") is None:
+    print("runmaker4-server.py: runmaker4.py is missing (copy it to where this script is)", file=sys.stderr)
+    sys.exit(2)
 
 import runmaker4
 from runmaker4 import (
@@ -153,6 +159,7 @@ from runmaker4 import (
     command_fault,
     duration,
     encode_timeout,
+    file_of_jobs,
     fork_quietly,
     hold_signals,
     human_time,
@@ -237,7 +244,7 @@ def make_parser() -> Parser:
         other_end="runmaker4-client.py",
     )
     add = parser.add_argument_group("what is handed out, and until when").add_argument
-    add("file", metavar="FILE", help="the job file; runmaker4.py may work on it, too")
+    add("file", metavar="FILE", type=file_of_jobs, help="the job file; runmaker4.py may work on it, too")
     add("--exit-when-done", action="store_true", help="leave when all jobs have ended; clients leave, too")
     add("--dry-run", action="store_true", help="print what would start where, touch nothing")
     add("--grace", type=duration, default=60.0, metavar="T",
@@ -1916,12 +1923,16 @@ def preview(file: JobFile) -> Iterator[str]:
     """
     group: Jobs = []
     scope = TOP
+    heading = ""                    # of the settings, until there is a job below them
     for line in file.lines(NEW, directives=True):
         if line.state != DIRECTIVE:
             if scope.settings.together:
                 group.append((line, scope.settings))
-            else:
-                yield bytes(line).decode(errors="surrogateescape")
+                continue
+            if heading:
+                yield heading
+                heading = ""
+            yield bytes(line).decode(errors="surrogateescape")
             continue
         above, scope = scope, scope.below(line)
         if scope.fault:
@@ -1934,8 +1945,8 @@ def preview(file: JobFile) -> Iterator[str]:
             yield f"# barrier{' check' if scope.check else ''} (line {line.number})"
         elif scope.end is line:
             yield f"# end (line {line.number})"
-        elif not scope.settings.together:
-            yield f"# {', '.join(scope.settings.hosts) or 'any host'}{limit(scope.settings)}"
+        else:
+            heading = f"# {', '.join(scope.settings.hosts) or 'any host'}{limit(scope.settings)}"
     yield from preview_group(file.reader, group)
 
 

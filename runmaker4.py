@@ -659,6 +659,9 @@ def row(command: bytes) -> int:
     return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
 
 
+COMPANION = re.compile(r"\.(.+)\.lock", re.DOTALL)        # the name of one, with that of its file
+
+
 def companion_of(path: str) -> str:
     """The path of a file's companion: beside what a symbolic link leads to."""
     folder, name = os.path.split(os.path.realpath(path))
@@ -6837,6 +6840,15 @@ def wall_time(text: str) -> float | SlurmLimit | None:
     return SlurmLimit(duration(text[5:]) or 0.0) if text.startswith("auto-") else duration(text)
 
 
+def file_of_jobs(text: str) -> str:
+    """An argparse type: a path of a job file; it is none of a companion."""
+    if match := COMPANION.fullmatch(os.path.basename(text)):
+        raise argparse.ArgumentTypeError(
+            f"'{printable(text)}' is no job file: the commands of {printable(match[1])} are locked there"
+        )
+    return text
+
+
 def slot_names(text: str) -> str:
     """An argparse type: names, or @ and a file."""
     if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
@@ -6963,7 +6975,7 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("which jobs, and how many").add_argument
-    add("file", metavar="FILE", help="the job file")
+    add("file", metavar="FILE", type=file_of_jobs, help="the job file")
     add_running_options(add)
     add("--slot-errors", type=whole_number(1), default=0, metavar="N",
         help="retire a slot after N jobs in a row with status 255")

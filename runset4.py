@@ -21,17 +21,23 @@ import errno
 import fcntl
 import fnmatch
 import functools
+import importlib.util
 import itertools
 import os
 import re
 import shlex
 import shutil
 import stat
+import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable, NamedTuple
+
+if importlib.util.find_spec("runmaker4") is None:
+    print("runset4.py: runmaker4.py is missing (copy it to where this script is)", file=sys.stderr)
+    sys.exit(2)
 
 from runmaker4 import (
     APPEND_BYTE,
@@ -61,6 +67,7 @@ from runmaker4 import (
     check_mount,
     command_fault,
     duration,
+    file_of_jobs,
     first_line,
     is_look_alike,
     is_utf16,
@@ -410,6 +417,7 @@ def set_states(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> 
         file.must_name(fd)
 
 
+LEFT_BEHIND = "is r, but nobody runs it (its runner or host died)"
 STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
 
 
@@ -420,6 +428,7 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
     running: the lines `r` of its command.  Of these orphans become e first: else its job would be taken for
     theirs.  Raises OSError; ESTALE: the file was replaced.
     """
+    orphans: list[Line] = []
     with file.door(line.command) as opened:
         file.writable()
         if not opened or not is_whole(file, line):
@@ -429,9 +438,12 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
         for other in running if runs else ():
             if other.offset != line.offset and file.is_orphan(other):
                 file.write(other, ERROR)
+                orphans.append(other)
         if found in (NEW, RUNNING):
             file.write(line, HELD)
-        return found, runs
+    for orphan in orphans:
+        file.say(f"line {orphan.number}: {LEFT_BEHIND}; it is e now")
+    return found, runs
 
 
 def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
@@ -452,9 +464,7 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
             found, runs = cancel_line(file, line, running.get(line.command, ()))
         if found is not None and found in (NEW, RUNNING):
             if found == RUNNING and not runs:
-                file.say(
-                    f"line {line.number}: is r, but nobody runs it (its runner or host died); it is x now"
-                )
+                file.say(f"line {line.number}: {LEFT_BEHIND}; it is x now")
             stopped = replace(line, state=found)
             outcome.note(file, stopped, "")
             if runs:
@@ -1728,7 +1738,7 @@ def make_parser() -> Parser:
         "stays locked, and the message says how it is run elsewhere",
     )
     add = parser.add_argument_group("which jobs (all conditions must hold)").add_argument
-    add("file", metavar="FILE", nargs="?", help="the job file")
+    add("file", metavar="FILE", nargs="?", type=file_of_jobs, help="the job file")
     add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
     add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (to list: in any)")
     add("--state", type=states, action="append", metavar="S",

@@ -19,6 +19,7 @@ import bisect
 import contextlib
 import errno
 import heapq
+import importlib.util
 import itertools
 import math
 import operator
@@ -26,6 +27,7 @@ import os
 import re
 import shlex
 import stat
+import sys
 import threading
 import time
 import zlib
@@ -34,6 +36,10 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
+
+if importlib.util.find_spec("runmaker4") is None:
+    print("runwait4.py: runmaker4.py is missing (copy it to where this script is)", file=sys.stderr)
+    sys.exit(2)
 
 from runmaker4 import (
     DONE,
@@ -63,6 +69,7 @@ from runmaker4 import (
     close_all,
     counts,
     exit_on,
+    file_of_jobs,
     find_mount,
     first_line,
     given_name,
@@ -127,7 +134,7 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("what to do").add_argument
-    add("file", metavar="FILE", nargs="?", help="the job file")
+    add("file", metavar="FILE", nargs="?", type=file_of_jobs, help="the job file")
     add("-p", "--progress", action="store_true",
         help="a bar: redrawn in place with the time left on a terminal, a line per change elsewhere")
     add("-e", "--use-exit-status", action="store_true",

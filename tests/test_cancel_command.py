@@ -61,7 +61,8 @@ class Cancel(RunCase):
         )  # it meets no orphan itself
         runner = self.start_patched(hasty, "-q", "runs.txt")
         pid = int(self.wait_file("pids"))
-        self.assertEqual(self.cancel(2), b"")
+        said = self.cancel(2)
+        self.assertIn(b"line 1: is r, but nobody runs it (its runner or host died); it is e now\n", said)
         wait_until(lambda: not alive(pid), what="the job is ended")
         self.finish(runner)
         self.assertEqual(self.states(), "ex")

@@ -48,6 +48,15 @@ class Copied(AnywhereCase):
                 self.assertEqual((ROOT / script).read_bytes().split(b"\n")[0], b"#!/usr/bin/env python3")
 
 
+    def test_a_script_without_runmaker4_beside_it_says_so(self) -> None:
+        for script in SCRIPTS:
+            if script != RUNMAKER:
+                path = shutil.copy(ROOT / script, self.dir)
+                ended = self.run_script(sys.executable, "-E", path, "runs.txt")
+                said = f"{script}: runmaker4.py is missing (copy it to where this script is)\n"
+                self.assertRefused(ended, said)
+
+
 class Commands(AnywhereCase):
     """The commands that pip, pipx and uv make are all of one form, and start the scripts from bytecode."""
 
@@ -125,6 +134,18 @@ class Made(Case):
             ):
                 text = (make.HERE / "share" / name).read_text().replace("\\-", "-").replace(" -l ", " --")
                 self.assertEqual(set(options) - set(re.findall(r"--[a-z][\w-]*", text)), set(), name)
+
+
+    def test_bash_completes_job_files_and_not_where_their_commands_are_locked(self) -> None:
+        stubs = "_init_completion() { cur=; prev=runset4; split=false; }; _filedir() { COMPREPLY=(.* *); }"
+        for name in "runs.txt", ".runs.txt.lock", ".hidden":
+            self.write("", name)
+        for script in RUNMAKER, RUNSET, RUNWAIT:
+            path = make.HERE / "share/bash-completion/completions" / script[:-3]
+            call = f'{stubs}; . "$0"; _{script[:-3]}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+            ended = self.run_script("bash", "-c", call, path)
+            found = set(ended.out.decode().split()) - {".", ".."}
+            self.assertEqual(found, {"runs.txt", ".hidden"}, ended.err)
 
 
 class Project(unittest.TestCase):

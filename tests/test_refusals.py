@@ -10,7 +10,7 @@ from typing import Any, Optional
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase
+from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, Ended, RunCase
 
 NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x")
 DURATIONS = ("--timeout=", "--timeout=s", "--timeout=5y", "--timeout=-5", "--timeout=nan", "--timeout=1:30",
@@ -51,6 +51,12 @@ class JobFiles(RefusalCase):
     def test_a_missing_file(self) -> None:
         self.refuse_all([(*call, "missing.txt") for call in self.CALLS], "missing.txt")
         self.assertFalse(self.exists("missing.txt"))
+
+    def test_a_companion(self) -> None:
+        self.write("", ".runs.txt.lock")
+        calls = *self.CALLS, (RUNMAKER, "--follow"), (RUNSERVER,), (RUNSET, "--end")
+        for name in ".runs.txt.lock", f"{self.dir}/.runs.txt.lock":
+            self.refuse_all([(*call, name) for call in calls], ".lock' is no job file: runs.txt locked")
 
     def test_a_directory(self) -> None:
         (self.dir / "runs").mkdir()

@@ -3,6 +3,7 @@ stand.
 """
 import contextlib
 import fcntl
+import importlib
 import json
 import os
 import pathlib
@@ -651,6 +652,29 @@ class ComingAndGoing(TcpCase):
                 "alice (127.0.0.1) left",
             ],
         )
+
+
+class Address(TcpCase):
+    """A server is named by its host, or by HOST:PORT."""
+
+    def test_the_port_may_stand_behind_the_host(self) -> None:
+        self.jobs("true")
+        server = self.start_server()
+        for words in ((f"{self.HOST}:{server.port}",), ("--port", server.port, f"{self.HOST}:{server.port}")):
+            ended = self.run_script(RUNCLIENT, "--status", *words)
+            self.assertEqual((ended.code, ended.err), (0, b""))
+
+    def test_hosts_and_ports_are_told_apart(self) -> None:
+        client = importlib.import_module("runmaker4-client")
+        for text, found in {
+            "alice": ("alice", None), "alice:9999": ("alice", 9999), "::1": ("::1", None),
+            "[::1]:5": ("::1", 5), "fe80::1%eth0": ("fe80::1%eth0", None),
+        }.items():
+            self.assertEqual(client.server_address(text), found)
+        for text in "alice:", "alice:x", "alice:0", "alice:65536", ":9998", "[::1", "[::1]", "a b:c":
+            self.assertRefused(self.run_script(RUNCLIENT, text), "argument SERVER: not HOST or HOST:PORT: ")
+        ended = self.run_script(RUNCLIENT, "--port=1", "alice:2")
+        self.assertRefused(ended, "--port 1 and SERVER:2 do not go together")
 
 
 class Help(TcpCase):

@@ -1239,6 +1239,14 @@ class Beside(GroupCase):
             "1 . echo plain", "# pair: together, once all of alice, b* are there (min-hosts 1)",
             "# alice", "3 . echo first", "5 . echo third", "# b*", "4 . echo second"])
 
+    def test_dry_run_prints_a_heading_only_where_a_job_is_below_it(self) -> None:
+        self.write("#RUN host=carol\nd echo a\n#RUN host=alice timeout=3s\n#RUN barrier\n. echo b\n. echo c\n"
+                   "#RUN together=one host=bob\n. echo d\n#RUN\n")
+        ended = self.run_script(RUNSERVER, "--dry-run", "runs.txt", timeout=20)
+        self.assertEqual(ended.out.decode().splitlines(), [
+            "# barrier (line 4)", "# alice, timeout 3.0s", "5 . echo b", "6 . echo c",
+            "# one: together, once all of bob are there (min-hosts all)", "# bob", "8 . echo d"])
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_the_log_and_the_output_directory_of_the_server_have_what_the_group_printed(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", ". echo from $WHO", ". echo from $WHO")

@@ -84,6 +84,13 @@ def quoted(text: str) -> str:
 
 # -- completion ----------------------------------------------------------------------------------------------
 
+# In bash: a job file is none of the files where commands are locked
+NO_COMPANION = """
+        local file found=()
+        for file in "${COMPREPLY[@]}"; do [[ ${file##*/} == .*.lock ]] || found+=("$file"); done
+        COMPREPLY=("${found[@]}")"""
+
+
 def bash(script: Script) -> str:
     """For bash-completion, which loads the file by the name of the command."""
     files = {
@@ -97,6 +104,8 @@ def bash(script: Script) -> str:
         do = files.get(kind(action)) or f'COMPREPLY=($(compgen -W "{words(action)}" -- "$cur"))'
         cases += f"        {' | '.join(action.option_strings)}) {do}; return ;;\n"
     known = " ".join(word for action in script.options() for word in action.option_strings)
+    first = kind(script.arguments()[0])
+    last = files[first] + (NO_COMPANION if first == "file" else "")
     return f"""\
 # bash completion for {script.name}, {MADE}
 {script.function}()
@@ -109,7 +118,7 @@ def bash(script: Script) -> str:
     if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W "{known}" -- "$cur"))
     else
-        {files[kind(script.arguments()[0])]}
+        {last}
     fi
 }} &&
     complete -F {script.function} {script.name} {script.name}.py
