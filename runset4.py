@@ -96,8 +96,8 @@ from runmaker4 import (
     write_all,
 )
 
-configparser, difflib, subprocess, tempfile = map(
-    when_used, ("configparser", "difflib", "subprocess", "tempfile")
+configparser, csv, difflib, subprocess, tempfile = map(
+    when_used, ("configparser", "csv", "difflib", "subprocess", "tempfile")
 )
 
 PROG = "runset4.py"
@@ -1301,6 +1301,87 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
         raise Problem(f"{source.name}: there is no job in it (nothing to add)")
 
 
+# ---- tables ------------------------------------------------------------------------------------------------
+#
+# A table is read by the rules of RFC 4180.  Its first row names the columns; in the template each name
+# becomes the number of its column, and then it is as with other lists.
+
+NAMED_PLACE = re.compile(rb"(\$?)\{([^{}]+)\}")
+NAME = re.compile(rb"[A-Za-z_][\w-]*(?:\.|//?|/\.)?")        # what can only be meant as a place for a column
+PARTS = (b"", b"//", b"/.", b"/", b".")                     # what may follow a name, the longer first
+
+
+def numbered(text: bytes, names: Sequence[bytes]) -> bytes:
+    """A template with the numbers of columns in the place of their names.  Raises ValueError."""
+    def number(place: re.Match[bytes]) -> bytes:
+        dollar, content = place.groups()
+        for part in PARTS:
+            name = content[:len(content) - len(part)]
+            if content.endswith(part) and name in names:
+                return b"%b{%d%b}" % (dollar, names.index(name) + 1, part)
+        if NAME.fullmatch(content) and not dollar:          # ${HOME} is the shell's
+            there = ", ".join(map(show, filter(None, names)))
+            raise ValueError(f"there is no column {show(content)} for the template (the columns are {there})")
+        return place[0]
+    return NAMED_PLACE.sub(number, text)
+
+
+def table_template(text: bytes, row: Sequence[bytes]) -> Template:
+    """A template for the rows of a table; row: the first, with the columns' names.  Raises ValueError."""
+    names = [name.strip() for name in row]
+    twice = next((name for name, count in Counter(filter(None, names)).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"two columns are named {show(twice)}")
+    text = numbered(text, names)
+    try:
+        check_template(with_place(text))
+    except argparse.ArgumentTypeError as fault:
+        raise ValueError(f"--template: {fault}") from None
+    return Template(text, len(names))
+
+
+def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
+    """The rows of a table; directives between them as they stand.  Raises Problem.
+
+    Latin-1 takes any byte to a character and back.
+    """
+    lines = iter(source)
+    more = (line.decode("latin-1") + "\n" for line in lines)
+    for line in lines:
+        if line.startswith(DIRECTIVE_BEGINS):
+            yield line
+        elif line.strip():
+            try:        # which reads more lines where a quoted value goes on there
+                row = next(csv.reader(itertools.chain([line.decode("latin-1") + "\n"], more), strict=True))
+            except csv.Error as fault:
+                raise source.problem(fault) from None
+            yield [value.encode("latin-1") for value in row]
+
+
+def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
+    """The lines for a table: a job per row below the first; directives stay what they are.
+
+    text: of the template.  Raises Problem.
+    """
+    source, number = Source(path), 0
+    template, width = None, 0
+    for row in table_rows(source):
+        try:
+            if isinstance(row, bytes):
+                yield directive(row)
+            elif template is None:
+                template, width = table_template(text, row), len(row)
+            elif len(row) != width:
+                raise ValueError(f"{plural(len(row), 'value')}, where the first row names {width} columns")
+            else:
+                number += 1
+                yield job(template.fill(number, b"", row))
+        except ValueError as fault:
+            raise source.problem(fault) from None
+    if not number:
+        raise Problem(f"{source.name}: there is no row below the names of the columns (nothing to add)")
+
+
 def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
     """The values that stand behind each `:::`, with those that `:::+` links to them.  Raises Problem."""
     sources: list[list[list[bytes]]] = []
@@ -1760,6 +1841,7 @@ def make_parser() -> Parser:
     add("--template", type=command_template, metavar="T",
         help="... what is run: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
              "{//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} its number")
+    add("--csv", action="store_true", help="... LIST is a table: {NAME} is a column named in its first row")
     add("--colsep", type=separator, metavar="RE", help="... what separates its columns [blanks]")
     add(
         "--add-jobs",
@@ -1825,6 +1907,10 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("--template is for --add-list, and for --add with ::: behind it")
     if options.colsep and not (options.template and options.action == "add_list"):
         parser.error("--colsep is for --add-list with --template")
+    if options.csv and not (options.template and options.action == "add_list"):
+        parser.error("--csv is for --add-list with --template")
+    if options.csv and options.colsep:
+        parser.error("--csv and --colsep do not go together")
 
 
 def add_lines(options: argparse.Namespace, file: JobFile) -> str:
@@ -1837,6 +1923,8 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> str:
         return str(append_lines(file, sweep_jobs(options.template, options.sweep)))
     if options.add:
         return str(append_lines(file, given_lines(options.add)))
+    if options.csv:
+        return str(append_lines(file, table_jobs(options.add_list, options.template)))
     if options.add_list is not None:
         return str(append_lines(file, list_jobs(options.add_list, options.template, options.colsep)))
     return str(append_lines(file, test_lines(options.add_tests))._replace(directives=0))

@@ -9,6 +9,7 @@ complete -c runset4 -l match -x -d '... with this whole command, or shell patter
 complete -c runset4 -l add -x -d 'jobs; FILE stands before it.  --add --template T ::: A B ::: 1 2: a job for each combination of {1} and {2} (:::+: linked)'
 complete -c runset4 -l add-list -r -d 'a job, or #RUN directive, per line of LIST (-: stdin)'
 complete -c runset4 -l template -x -d '... what is run: {} is the line, quoted for the shell, {.} without extension, {/} base name, {//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} its number'
+complete -c runset4 -l csv -d '... LIST is a table: {NAME} is a column named in its first row'
 complete -c runset4 -l colsep -x -d '... what separates its columns [blanks]'
 complete -c runset4 -l add-jobs -r -d 'a job per file of fjd\'s (INI, [control] or [fjd], executable=), or per such file in a directory, once'
 complete -c runset4 -l add-tests -r -d 'the tests of a NetJobs configuration, for the server'
