@@ -906,6 +906,7 @@ class Connection:
                     timeout=item.timeout("timeout"),
                     together="?" * item.flag("group"),
                     slots=item.whole("slots", 100_000),
+                    shell=os.fsdecode(item.data("shell")),
                 ),
             )
             if item.flag("hold"):

@@ -105,6 +105,7 @@ from runmaker4 import (
     PORT,
     RUNNING,
     SEATS,
+    SHELL,
     TOP,
     Account,
     Channel,
@@ -1946,7 +1947,7 @@ def preview(file: JobFile) -> Iterator[str]:
         elif scope.end is line:
             yield f"# end (line {line.number})"
         else:
-            heading = f"# {', '.join(scope.settings.hosts) or 'any host'}{limit(scope.settings)}"
+            heading = f"# {', '.join(scope.settings.hosts) or 'any host'}{manner(scope.settings)}"
     yield from preview_group(file.reader, group)
 
 
@@ -1964,13 +1965,14 @@ def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
     for host, lines in hosts.items():
         yield f"# {host}"
         yield from (
-            bytes(line).decode(errors="surrogateescape") + limit(settings) for line, settings in lines
+            bytes(line).decode(errors="surrogateescape") + manner(settings) for line, settings in lines
         )
 
 
-def limit(settings: JobSettings) -> str:
-    """', timeout 30s', if there is one."""
-    return f", timeout {human_time(settings.timeout)}" if isinstance(settings.timeout, float) else ""
+def manner(settings: JobSettings) -> str:
+    """', timeout 30s, shell bash', what there is of it."""
+    timeout = f", timeout {human_time(settings.timeout)}" if isinstance(settings.timeout, float) else ""
+    return timeout + (f", shell {settings.shell}" if settings.shell != SHELL else "")
 
 
 # ======== Counting ==========================================================================================
@@ -2806,6 +2808,7 @@ class Dispatcher:
             jobs.append(dict(id=grant.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
                              state=to_text(job.state), text=to_text(job.text),
                              timeout=encode_timeout(job.settings.timeout), slots=job.settings.slots,
+                             shell=to_text(os.fsencode(job.settings.shell)),
                              group=bool(job.settings.together),
                              hold=member is not None and member.group.stage is Stage.PREPARING))
             size += len(job.text)

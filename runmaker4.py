@@ -1360,6 +1360,12 @@ class Unsaid(enum.Enum):
     UNSAID = "what the runner was told counts"
 
 
+SHELL = "/bin/sh"
+# The shells that jobs can have, by name: all that a job is wrapped in (Processes.start) means the same to
+# them.  Other programs must not get `-c JOB`: `true -c JOB` does nothing, and the job would be done.
+POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
+
+
 @dataclass(eq=False, repr=False)
 class JobSettings:
     """What a settings directive says of the jobs below it."""
@@ -1369,6 +1375,7 @@ class JobSettings:
     together: str = ""                  # the name of a group
     min_hosts: int | None = None        # of the group; None: all
     slots: int = 1                      # that each job takes
+    shell: str = SHELL                  # a name or path of the shell that runs each job
 
     def __str__(self) -> str:
         """'host bob with 4 slots or more (#RUN in line 4)'"""
@@ -1385,7 +1392,8 @@ class JobSettings:
     def at(self, line: Line) -> JobSettings:
         """These settings, of the directive in this line."""
         # replace() would take three times as long, and files may have many of these
-        return JobSettings(line, self.timeout, self.hosts, self.together, self.min_hosts, self.slots)
+        return JobSettings(line, self.timeout, self.hosts, self.together, self.min_hosts, self.slots,
+                           self.shell)
 
 
 NO_SETTINGS = JobSettings()
@@ -1399,7 +1407,7 @@ class Directive:
 
 
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
-KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots")
+KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots", "shell")
 
 
 class Scope(NamedTuple):
@@ -1473,7 +1481,7 @@ def parse_settings(text: bytes) -> Directive:
         if name not in KNOWN_SETTINGS or not equals:
             fault = printable(word if equals else " ".join(words))
             raise ValueError(f"'{fault}' makes no sense here (settings are timeout= host= slots= "
-                             "together= min-hosts=; barrier, barrier check and end stand alone)")
+                             "shell= together= min-hosts=; barrier, barrier check and end stand alone)")
         if name in found:
             raise ValueError(f"{name}= stands there twice")
         if "" in (value.split(",") if name == "host" else [value]):
@@ -1496,6 +1504,10 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
         raise ValueError("min-hosts= needs together=")
     if "slots" in found and "together" in found:
         raise ValueError("slots= and together= do not go together")
+    shell = found.get("shell", SHELL)
+    if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
+        raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, busybox "
+                         "(a job may call others itself: . fish -c 'COMMANDS')")
     return JobSettings(
         None,
         _value(found, "timeout", duration, NO_SETTINGS.timeout),
@@ -1503,6 +1515,7 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
         found.get("together", ""),
         _value(found, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None),
         _value(found, "slots", whole_number(1, 100_000), NO_SETTINGS.slots),
+        shell,
     )
 
 
@@ -4293,7 +4306,6 @@ class FileJobs:
 # from them, as /proc shows them.  They get TERM, and KILL after the grace; who appears meanwhile gets TERM,
 # too.  It is over when two looks in a row have found nobody.
 
-SHELL = b"/bin/sh"
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
 # what holds a shell back
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
@@ -4427,6 +4439,12 @@ class Signals:
             self.handlers[number]()
 
 
+def shell_words(shell: str) -> list[bytes]:
+    """The words that start a shell: busybox has one beside other programs."""
+    words = [os.fsencode(shell)]
+    return words + [b"sh"] * os.path.basename(shell).startswith("busybox")
+
+
 class Processes:
     """Starts jobs, reaps them, ends whole trees.  The one place that knows SIGCHLD and wait4."""
     # looks that must find nothing of a job: within execve(2) a process shows no environment, no mark
@@ -4449,12 +4467,13 @@ class Processes:
         self.chain = outer + b"/" if outer else b""
         signals.handle(signal.SIGCHLD, self.reap)
 
-    def start(self, command: bytes, environ: dict[bytes, bytes], out: int, err: int, locks: Sequence[int],
-              gate: int | None = None) -> Child:
+    def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out: int, err: int,
+              locks: Sequence[int], gate: int | None = None) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
-        locks: the descriptors that it shall hold as long as it lives.  gate: what it reads a line from before
-        it does anything else; at its end it ends, too.
+        shell: a path, or a name that is looked up in our own PATH.  locks: the descriptors that it shall hold
+        as long as it lives.  gate: what it reads a line from before it does anything else; at its end it
+        ends, too.
 
         The `exit` at the end keeps the shell around the last command: shells exec that otherwise, and with a
         command that closes all descriptors above 2, as ssh does, the lock would be gone.  The empty line is
@@ -4469,10 +4488,10 @@ class Processes:
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
         command = (b"" if gate is None else GATE) + b"{ :; %s\n\n}\nexit" % command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
-        pid = os.posix_spawn(SHELL, (SHELL, b"-c", command), environ, file_actions=actions,
-                             setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
-        shell = self.running[pid] = Child(pid, mark, self.loop.create_future())
-        return shell
+        pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", command), environ, file_actions=actions,
+                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        child = self.running[pid] = Child(pid, mark, self.loop.create_future())
+        return child
 
     def reap(self) -> None:
         """Collect what has ended."""
@@ -6562,10 +6581,12 @@ class Runner:
             except ValueError:
                 fault = "there is a NUL in the command"
             except OSError as error:
+                passing = error.errno in self.PASSING
                 fault = reason(error)
                 if error.errno == errno.E2BIG:
                     fault = "environment, or --runner and command, are too long"
-                passing = error.errno in self.PASSING
+                elif error.filename and not passing:
+                    fault = shell_fault(error, self.host)
             finally:
                 if lent >= 0:
                     self.jobs.reclaim(lent)
@@ -6626,14 +6647,15 @@ class Runner:
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                        b"RUNMAKER4_SLOTS": b",".join(names)}
             locks = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd >= 0]
-            runner = self.options.runner
-            command = wrap(os.fsencode(runner), job.command) if runner else job.command
-            shell = self.processes.start(command, environ, fds[1], fds[3], locks, entrance)
+            shell, command, runner = job.settings.shell, job.command, self.options.runner
+            if runner:                  # which the user has written for /bin/sh
+                shell, command = SHELL, wrap(os.fsencode(runner), shell, command)
+            child = self.processes.start(shell, command, environ, fds[1], fds[3], locks, entrance)
         except (OSError, ValueError):
             for fd in fds:
                 os.close(fd)
             raise
-        run.shell = self.shells[run] = shell
+        run.shell = self.shells[run] = child
         for fd in (fds[1], fds[3], *fds[4:5]):
             os.close(fd)
         run.streams = Stream(b"stdout", fds[0]), Stream(b"stderr", fds[2])
@@ -6656,6 +6678,13 @@ class Runner:
                 shell.ended.set_result(signal.SIGKILL)
 
 
+def shell_fault(error: OSError, host: bytes) -> str:
+    """Why a shell, which the error names, cannot be started on this host."""
+    shell = os.fsdecode(error.filename)
+    is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
+    return f"{shell}: {reason(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
+
+
 def count_ssh(words: Sequence[str]) -> int:
     """How many words of a command start ssh; the last may be a host or user of that name, as may an option's
     value.
@@ -6667,17 +6696,18 @@ def count_ssh(words: Sequence[str]) -> int:
     return count
 
 
-def wrap(runner: bytes, command: bytes) -> bytes:
+def wrap(runner: bytes, shell: str, command: bytes) -> bytes:
     """The command that has `runner` run a job: runner /bin/sh -c JOB.
 
-    ssh joins its arguments to one string, which a shell at the other end reads once more: so the job is
+    ssh joins its arguments to one string, which a shell at the other end reads once more: so the words are
     quoted once more for each ssh in the runner.  Without a blank in front `-n` would be an option of the
     shell's.
     """
-    word = quote(b" " + command if command[:1] in (b"-", b"+") else command)
-    for _ in range(count_ssh(shlex.split(os.fsdecode(runner)))):
-        word = quote(word)
-    return b"%s %s -c %s" % (runner, SHELL, word)
+    job = b" " + command if command[:1] in (b"-", b"+") else command
+    words = [*shell_words(shell), b"-c", job]
+    for _ in range(1 + count_ssh(shlex.split(os.fsdecode(runner)))):
+        words = list(map(quote, words))
+    return b" ".join([runner, *words])
 
 
 # ======== Background ========================================================================================
@@ -6819,10 +6849,18 @@ Add = Callable[..., Any]        # an argument group's add_argument
 def runner_words(text: str) -> str:
     """An argparse type: a command that runs another."""
     try:
-        if shlex.split(text) and not re.search(r"[\0\n]", text):
-            return text
+        words = shlex.split(text)
     except ValueError:                      # an open quote
-        pass
+        words = []
+    shells = [name for name in map(os.path.basename, words) if POSIX_LIKE.fullmatch(name)]
+    if re.fullmatch("-[a-zA-Z]*c" if shells else "-c", words[-1] if words else ""):
+        # `bash -c /bin/sh -c JOB` runs a /bin/sh that is told nothing, and all is well
+        raise argparse.ArgumentTypeError(
+            f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes behind that, so no job "
+            f"would run (for another shell write #RUN shell={shells[0] if shells else 'bash'} above the jobs)"
+        )
+    if words and not re.search(r"[\0\n]", text):
+        return text
     raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
 
 
@@ -7429,20 +7467,20 @@ if __name__ == "__main__":
 
 # ======== The wire ==========================================================================================
 #
-# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 7.  Both know a token of 128 random
+# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 8.  Both know a token of 128 random
 # bits, which never crosses the wire: each answers a challenge of the other end with it.  Then both agree on
 # keys (ephemeral Diffie-Hellman), which nobody can find out who learns the token later.  Every frame is
 # encrypted, and has a MAC.
 #
-#     1. S   {"runmaker4": 7, "nonce": S's challenge}                     the version, and 128 random bits
-#     2. C   {"runmaker4": 7, "nonce": C's challenge, "proof": H("client")}       this authenticates C
+#     1. S   {"runmaker4": 8, "nonce": S's challenge}                     the version, and 128 random bits
+#     2. C   {"runmaker4": 8, "nonce": C's challenge, "proof": H("client")}       this authenticates C
 #     3. S   {"public": A, "proof": H("server", A)}                       this authenticates S, and A
 #            {"error": "token"}, {"error": "version"}                     or this, and the connection ends
 #     4. C   {"public": B, "proof": H("agreed", A + B)}                   this authenticates B
 #     5. C, S   messages, each {"type": ...}, as said in the two scripts
 #
 #     H(label, text) = HMAC-SHA256(token, T(label) + text), in hexadecimal
-#     T(label)       = "runmaker4 7 " + label + newline + S's challenge + C's challenge
+#     T(label)       = "runmaker4 8 " + label + newline + S's challenge + C's challenge
 #     A, B           = 2^a, 2^b modulo PRIME, 512 hexadecimal digits; a and b are random, for one connection
 #     Z              = 2^(a b) modulo PRIME, 256 bytes, big-endian
 #     key(label)     = HMAC-SHA256(HMAC-SHA256(token, T("session") + Z), label); the labels are "client to
@@ -7465,7 +7503,7 @@ if TYPE_CHECKING:
 else:
     hashlib, hmac, json, secrets = map(when_used, ("hashlib", "hmac", "json", "secrets"))
 
-WIRE_VERSION = 7
+WIRE_VERSION = 8
 # The modulus of RFC 3526, group 14, whose generator is 2.  It has the strength of keys of some 110 bits.
 PRIME = int("ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020bbea63b139b22514a08798e3404dd"
             "ef9519b3cd3a431b302b0a6df25f14374fe1356d6d51c245e485b576625e7ec6f44c42e9a637ed6b0bff5cb6f406b7ed"

@@ -585,7 +585,7 @@ class Machine:
     MISSING = (
         "read", "pwritev", "readv", "writev", "sendfile", "copy_file_range", "lseek", "dup2", "pipe",
         "symlink", "truncate", "posix_fallocate", "posix_fadvise", "scandir", "access", "fdatasync", "sync",
-        "fork", "posix_spawn", "mkdir", "rmdir",
+        "fork", "posix_spawn", "posix_spawnp", "mkdir", "rmdir",
     )
 
     def __init__(self) -> None:

@@ -559,11 +559,11 @@ class Vectors(ChannelCase):
     NONCES = {True: "a" * 32, False: "b" * 32}          # of the server, of the client
     EXPONENTS = {True: 2 ** 255 + 12345, False: 2 ** 255 + 67890}
     MESSAGE = {"type": "ping", "request": 7}
-    AGREED_PROOF = "0b2d72535b7fc908994f4fc11f49c0d3e55086f15c8b1daf21256a4bb75d97a9"
-    FRAMES = ("0000001bdecec4713e27de44a8e28415be5f632e5acfeed31d441d2a915885e65c295eb1"
-              "0ad17e6a895be6704766f5a7cf1a05e11b83be5704b0232560bd69",
-              "0000001b7359742133dcc5616615e87183cc0e4ec18f73faea413cd58dbe12e8b71e5430"
-              "ad5fa1060f3f2713e5a5c16c905c5da38b70a5b6bc047f0f5023ea")
+    AGREED_PROOF = "089e4a08cc8bdadf95e009ab81ad05b6007bb640708d9eb4ce99d2d437748647"
+    FRAMES = ("0000001b768a09369f49c925b416cb36c03ca8315be1eda5c2fe290fc3c12eed2b6ff9a9"
+              "cccb18a57a45ccd757a4f42af7fbc2ae6f1413919bb531c5c864d4",
+              "0000001ba2b58c0675be813c8fd581f6383ad3e680e382376ce9a85cd58bf29c22a0b698"
+              "009cf5023a51851fe51315d7c93b76528c46420940ddef48ec1615")
 
     def test_the_modulus_is_that_of_rfc_3526(self) -> None:
         """Group 14: 2^2048 - 2^1984 - 1 + 2^64 * ([2^1918 pi] + 124476)."""

@@ -188,6 +188,15 @@ MALFORMED = (
     "#RUN=",
     "#RUN\x0bbarrier",
     "#RUN # barrier",
+    "#RUN shell=",
+    "#RUN shell=fish",
+    "#RUN shell=/usr/bin/tcsh",
+    "#RUN shell=python3",
+    "#RUN shell=true",
+    "#RUN shell=./activate.sh",
+    "#RUN shell=bash/",
+    "#RUN shell=bash -l",
+    "#RUN shell=bash shell=bash",
 )
 
 # Runs runmaker4.py on one file after the other, and prints each one's exit status

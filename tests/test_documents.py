@@ -143,6 +143,41 @@ FILES = {
     "serve-load": "#!/bin/sh\n",
     "measure": "#!/bin/sh\n",
     "clean-up": "#!/bin/sh\n",
+    # What conda does, with its names: conda.sh defines a function, which has a program print what is to be
+    # evaluated
+    "miniconda3/etc/profile.d/conda.sh": """\
+export CONDA_EXE="$HOME/miniconda3/bin/conda"
+__conda_activate() {
+    \\local ask_conda
+    ask_conda="$("$CONDA_EXE" shell.posix "$@")" || \\return $?
+    \\eval "$ask_conda"
+    \\hash -r
+}
+conda() {
+    case "$1" in
+        activate|deactivate) __conda_activate "$@" ;;
+        *) "$CONDA_EXE" "$@" ;;
+    esac
+}
+""",
+    "miniconda3/bin/conda": """\
+#!/bin/sh
+# conda shell.posix activate NAME
+[ -d "$HOME/miniconda3/envs/$3" ] || { echo "EnvironmentNameNotFound: $3" >&2; exit 1; }
+echo "PATH='$HOME/miniconda3/envs/$3/bin:$PATH'"
+echo "export CONDA_DEFAULT_ENV='$3'"
+""",
+    "miniconda3/envs/sim/bin/simulate": "#!/bin/sh\necho \"$CONDA_DEFAULT_ENV $*\"\n",
+    # What Environment Modules and Lmod do
+    "modules/init/bash": """\
+module() { eval "$("$MODULESHOME/modulecmd" bash "$@")"; }
+""",
+    "modules/modulecmd": """\
+#!/bin/sh
+# modulecmd bash load NAME
+echo "PATH=\\$MODULESHOME/bin:\\$PATH; export LOADEDMODULES=$3"
+""",
+    "modules/bin/simulate": "#!/bin/sh\necho \"$LOADEDMODULES $*\"\n",
 }
 
 
@@ -415,6 +450,8 @@ RECIPES = {
 JOB_FILES = {
     ". prepare": "runmaker4.py -j4 runs.txt",
     "#RUN slots=4": "runmaker4.py -j8 runs.txt",
+    "#RUN shell=bash": "export MODULESHOME=$PWD/modules\nrunmaker4.py --plain runs.txt > printed\n"
+                       "grep -x 'sim --seed 1' printed; grep -x 'gcc/12 --seed 2' printed",
     "#RUN host=alice,bigmem* timeout=10m": "runmaker4.py -j4 --name bigmem1 runs.txt",
     "#RUN together=test1 host=alice min-hosts=2":
         f"runmaker4-server.py --dry-run runs.txt\n{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
@@ -444,6 +481,12 @@ TEXTS = {  # of several words, and no commands for our users
     "simulate | tee log",
     "set -o pipefail",
     "server &",
+    "[[ ]]",
+    "conda activate",
+    "conda init",
+    "busybox sh",
+    "CMD bash -c JOB",
+    "--runner CMD",
     "set -e",
     "--slots @FILE",
     "--slots @NAMES",

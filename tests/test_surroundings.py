@@ -152,14 +152,14 @@ class FullMachine(RunCase):
     """The machine has no room for another process, for now."""
     FULL = f"""{HASTY}
 import errno, os
-spawn, tries = os.posix_spawn, int(sys.argv.pop(1))
+spawn, tries = os.posix_spawnp, int(sys.argv.pop(1))
 def refuse(*args, **options):
     global tries
     tries -= 1
     if tries >= 0:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return spawn(*args, **options)
-os.posix_spawn = refuse
+os.posix_spawnp = refuse
 runmaker4.JobFile.LOOKS = 2
 """
     JOB = "echo this is the job"

@@ -120,7 +120,7 @@ class Forger:
                  token: str = TOKEN) -> None:
         """greeting, answer: as they were sent; shared: what the ends have agreed on."""
         nonces = "".join(read_plain(flight)["nonce"] for flight in (greeting, answer))
-        text = b"runmaker4 7 session\n" + nonces.encode() + shared.to_bytes(256, "big")
+        text = b"runmaker4 8 session\n" + nonces.encode() + shared.to_bytes(256, "big")
         secret = hmac.new(token.encode(), text, hashlib.sha256).digest()
         label = b"server to client" if from_server else b"client to server"
         self.cipher = hmac.new(secret, label + b", cipher", hashlib.sha256).digest()
@@ -242,6 +242,7 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
                 text=" true",
                 timeout=0.0,
                 slots=1,
+                shell="/bin/sh",
                 group=False,
                 hold=False,
             )

@@ -1,0 +1,296 @@
+"""Promise: `#RUN shell=` has the jobs below run by that shell, on every host, or not at all.
+"""
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import unittest
+
+import runmaker4
+from tests.support import GATE, RUNCLIENT, RUNMAKER, RUNSERVER, wait_until
+from tests.tcp import TcpCase
+from tests.test_directives import DirectiveCase
+from tests.test_refusals import RefusalCase
+from tests.test_slots import LOGGING_WRAPPER, SSH
+
+# Commands, the states that they must leave, and what they print on stdout: the same in all shells.  Those
+# that are cut off must fail.
+EVERYWHERE = (
+    ("echo out; echo err >&2", "d", b"out\n"),
+    ("echo out; false", "!", b"out\n"),
+    ("(exit 3)", "!", b""),
+    ("exit 3", "!", b""),
+    ("set -e; false; echo never", "!", b""),
+    ("# nothing but a comment", "d", b""),
+    ("echo out # and a comment", "d", b"out\n"),
+    ("echo out\\", "d", b"out\n"),
+    ("echo never |", "!", b""),
+    ("echo 'never", "!", b""),
+    ("if true; then", "!", b""),
+    ("{ echo never", "!", b""),
+    ("no-such-command-here", "!", b""),
+    ("kill -9 $$", "!", b""),
+    ("cat; echo out", "d", b"out\n"),
+    ("trap 'echo trapped' EXIT; false", "!", b"trapped\n"),
+    ("exec echo out", "d", b"out\n"),
+    ("x='a  b'; echo \"$x\" \"$JOB_ID\"", "d", b"a  b ID\n"),
+)
+
+
+class ShellCase(TcpCase, DirectiveCase):
+    """Job files with `#RUN shell=`."""
+
+    def script(self, text: str, name: str) -> pathlib.Path:
+        """Make a program."""
+        path = self.dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.write(text, name).chmod(0o755)
+        return path
+
+    def path(self, *folders: str) -> dict[str, str]:
+        """An environment in which programs are looked for in these folders of ours first."""
+        return {"PATH": ":".join([*(str(self.dir / folder) for folder in folders), os.environ["PATH"]])}
+
+
+# -- each shell that is installed ----------------------------------------------------------------------------
+
+class Bash(ShellCase):
+    """All that a runner hands to a shell means the same to bash."""
+    SHELL = "bash"
+
+    def setUp(self) -> None:
+        super().setUp()
+        if not shutil.which(self.SHELL):
+            self.skipTest(f"{self.SHELL} is not installed")
+
+    @property
+    def is_it(self) -> str:
+        """A job that is done if it is run by this shell."""
+        return f'[ "$(readlink /proc/$$/exe)" = "{os.path.realpath(str(shutil.which(self.SHELL)))}" ]'
+
+    def test_jobs_do_in_it_what_they_do_in_bin_sh(self) -> None:
+        for shell, folder in ("/bin/sh", "sh"), (self.SHELL, "it"):
+            self.lines(f"#RUN shell={shell}", *[f". {command}" for command, _, _ in EVERYWHERE])
+            self.run_jobs("-q", "--outdir", folder)
+            states = self.states()
+            for number, (command, state, out) in enumerate(EVERYWHERE, 2):
+                with self.subTest(shell=shell, command=command):
+                    file = self.dir / folder / f"{number}.out"
+                    printed = file.read_bytes() if file.exists() else b""
+                    printed = printed.replace(b" %d\n" % number, b" ID\n")
+                    self.assertEqual((states[number - 2], printed), (state, out))
+
+    def test_it_is_found_by_name_and_by_path(self) -> None:
+        self.lines(f"#RUN shell={self.SHELL}", f". {self.is_it}",
+                   f"#RUN shell={shutil.which(self.SHELL)}", f". {self.is_it}")
+        self.assertLeft(self.start(RUNMAKER, "runs.txt"), 0, "dd")
+
+    def test_jobs_of_a_killed_runner_keep_their_lines_until_they_end(self) -> None:
+        wait = f"touch ready.$JOB_ID; {GATE}"
+        jobs = wait, f"exec 3>three 9>nine; {wait}", f"exec sh -c '{wait}'", f"({wait}) & wait", f"({wait})"
+        self.lines(f"#RUN shell={self.SHELL}", *(f". {job}" for job in jobs))
+        runner = self.start(RUNMAKER, f"-j{len(jobs)}", "runs.txt")
+        lines = list(range(2, len(jobs) + 2))
+        for line in lines:
+            wait_until((self.dir / f"ready.{line}").exists, what=f"job {line} is ready")
+        runner.kill()
+        runner.wait()
+        self.assertEqual(self.locked_lines(), lines)
+        self.open_gate()
+        wait_until(lambda: not self.locked_lines(), what="all lines are free")
+
+    def test_it_waits_at_the_gate_of_a_group(self) -> None:
+        self.lines(f"#RUN together=pair host=alice,bob shell={self.SHELL}",
+                   *[f". {self.is_it} && cat && echo $JOB_ID >> ran"] * 2)
+        server = self.start_server("--exit-when-done")
+        clients = [self.start_client(server, "--name", name) for name in ("alice", "bob")]
+        self.assertEqual([self.finish(client).code for client in clients], [0, 0])
+        self.assertEqual((self.states(), sorted(self.ran())), ("dd", [2, 3]))
+
+
+class Zsh(Bash):
+    """All that a runner hands to a shell means the same to zsh."""
+    SHELL = "zsh"
+
+
+class Ksh(Bash):
+    """All that a runner hands to a shell means the same to ksh."""
+    SHELL = "ksh"
+
+
+class Dash(Bash):
+    """All that a runner hands to a shell means the same to dash."""
+    SHELL = "dash"
+
+
+class Mksh(Bash):
+    """All that a runner hands to a shell means the same to mksh."""
+    SHELL = "mksh"
+
+
+class Yash(Bash):
+    """All that a runner hands to a shell means the same to yash."""
+    SHELL = "yash"
+
+
+class Busybox(Bash):
+    """All that a runner hands to a shell means the same to `busybox sh`, which is called busybox here."""
+    SHELL = "busybox"
+
+
+# -- where it holds ------------------------------------------------------------------------------------------
+
+class Settings(ShellCase):
+    """It holds for the jobs below, up to the next line with settings."""
+
+    def test_each_line_starts_afresh_and_a_bare_one_clears_it(self) -> None:
+        self.script('#!/bin/sh\necho "$JOB_ID" >> ours\nexec /bin/sh "$@"\n', "bin/bash9")
+        self.lines(". true", "#RUN shell=bash9", ". true", ". true", "#RUN timeout=60", ". true",
+                   "#RUN timeout=60 shell=bin/bash9", ". true", "#RUN", ". true")
+        self.assertLeft(self.start(RUNMAKER, "runs.txt", env=self.path("bin")), 0, "dddddd")
+        self.assertEqual(self.read("ours").split(), [b"3", b"4", b"8"])
+
+    def test_source_double_brackets_and_arrays_work(self) -> None:
+        self.write("answer=42\n", "settings.sh")
+        self.lines("#RUN shell=bash",
+                   ". source ./settings.sh && [[ $answer == 4? ]] && a=(1 2) && ((${#a[@]} == 2))",
+                   ". set -o pipefail; false | true")
+        self.assertLeft(self.start(RUNMAKER, "runs.txt"), 1, "d!")
+
+
+class Missing(ShellCase):
+    """A host that does not have the shell runs nothing, says so, and marks the line e."""
+
+    def assertNothingRan(self, states: str) -> None:
+        self.assertEqual(self.states(), states)
+        self.assertFalse(self.exists("never"))
+
+    def test_it_is_an_error_that_is_recorded_as_one(self) -> None:
+        self.lines("#RUN shell=ksh9", ". touch never", "#RUN", ". true")
+        ended = self.run_jobs("--name", "alice", "--retries", "2", "--outdir", "out", "--joblog", "joblog",
+                              stderr=subprocess.PIPE)
+        self.assertIn(b"runmaker4.py: runs.txt: line 2: cannot be started: no ksh9 on alice\n", ended.err)
+        self.assertEqual(ended.code, 1)
+        self.assertNothingRan("ed")
+        events = [json.loads(line) for line in self.read("out/journal").splitlines()]
+        found = [(event["event"], event["pid"], event["state"]) for event in events if event["line"] == 2]
+        self.assertEqual(found, [("end", 0, "e")])
+        self.assertNotIn(b"touch never", self.read("joblog"))
+        self.assertNotIn(b"touch never", ended.out.partition(b"executing")[0])
+
+    def test_a_path_that_is_none_and_one_that_is_no_program(self) -> None:
+        self.write("#!/bin/sh\n", "bash")
+        self.script("#!/nowhere/sh\n", "zsh")
+        self.lines("#RUN shell=/nowhere/bash", ". touch never", "#RUN shell=./bash", ". touch never",
+                   "#RUN shell=./zsh", ". touch never", "#RUN shell=runs.txt/bash", ". touch never")
+        ended = self.run_jobs("--name", "alice", stderr=subprocess.PIPE, **self.bound_by_permissions())
+        self.assertComplains(ended, "line 2:", "no /nowhere/bash on alice")
+        self.assertComplains(ended, "line 4:", "./bash: permission denied")
+        self.assertComplains(ended, "line 6:", "./zsh: no such file or directory")
+        self.assertComplains(ended, "line 8:", "no runs.txt/bash on alice")
+        self.assertNothingRan("eeee")
+
+    def test_a_folder_of_path_that_may_not_be_searched_does_not_hide_that(self) -> None:
+        (self.dir / "closed").mkdir(mode=0)
+        self.lines("#RUN shell=ksh9", ". touch never")
+        ended = self.run_jobs("--name", "alice", env=self.path("closed"), stderr=subprocess.PIPE,
+                              **self.bound_by_permissions())
+        self.assertComplains(ended, "line 2:", "no ksh9 on alice")
+        self.assertNothingRan("e")
+
+    def test_a_client_of_a_server_looks_on_its_own_host(self) -> None:
+        self.script('#!/bin/sh\nexec bash "$@"\n', "bin/bash9")
+        self.lines("#RUN shell=bash9 host=bob", ". [[ 1 ]] && echo $JOB_ID >> ran",
+                   "#RUN shell=bash9 host=carol", ". touch never")
+        server = self.start_server()
+        self.assertEqual(self.run_client(server, "--name", "bob", env=self.path("bin")).code, 0)
+        ended = self.run_client(server, "--name", "carol")
+        self.assertIn(b"line 4: cannot be started: no bash9 on carol\n", ended.err)
+        self.assertNothingRan("de")
+        self.assertEqual(self.ran(), [2])
+
+
+class OfAGroup(ShellCase):
+    """A host of a group that does not have the shell is lost to it."""
+
+    def test_nothing_of_it_begins(self) -> None:
+        self.lines("#RUN together=pair host=alice,bob shell=ksh9", ". touch never", ". touch never")
+        server = self.start_server("--exit-when-done")
+        clients = [self.start_client(server, "--name", name) for name in ("alice", "bob")]
+        for client in clients:
+            self.finish(client)
+        self.assertEqual((self.states(), self.exists("never")), ("ee", False))
+
+    def test_a_preview_names_it(self) -> None:
+        self.lines("#RUN host=alice timeout=30s shell=bash", ". a",
+                   "#RUN together=b host=bob shell=zsh", ". c")
+        ended = self.run_script(RUNSERVER, "--dry-run", "runs.txt")
+        self.assertIn("# alice, timeout 30s, shell bash\n", ended.out.decode())
+        self.assertIn(". c, shell zsh\n", ended.out.decode())
+
+
+# -- with --runner -------------------------------------------------------------------------------------------
+
+class WithRunner(ShellCase):
+    """--runner CMD runs CMD SHELL -c JOB; CMD itself is read by /bin/sh, as ever."""
+
+    def test_the_wrapper_gets_the_shell_its_option_and_the_job(self) -> None:
+        self.script(LOGGING_WRAPPER, "wrap")
+        self.lines("#RUN shell=bash", ". [[ a == ? ]] && echo $JOB_ID >> ran",
+                   "#RUN shell=bin/../bin/bash", ". true")
+        (self.dir / "bin").mkdir()
+        (self.dir / "bin/bash").symlink_to(str(shutil.which("bash")))
+        self.assertLeft(self.start(RUNMAKER, "--runner", './wrap env "X=$JOB_ID"', "runs.txt"), 0, "dd")
+        self.assertEqual(self.read("arguments.2").split(b"\0")[2:-2], [b"bash", b"-c"])
+        self.assertEqual(self.read("arguments.4").split(b"\0")[1:-2], [b"X=4", b"bin/../bin/bash", b"-c"])
+        self.assertEqual(self.ran(), [2])
+
+    def test_for_busybox_it_gets_two_words(self) -> None:
+        self.script(LOGGING_WRAPPER.replace('exec "$@"', ""), "wrap")
+        self.lines("#RUN shell=busybox", ". true")
+        self.run_jobs("--runner", "./wrap")
+        self.assertEqual(self.read("arguments.2").split(b"\0"), [b"busybox", b"sh", b"-c", b"true", b""])
+
+    def test_through_ssh_it_is_looked_up_over_there(self) -> None:
+        self.script(SSH, "bin/ssh")
+        self.write("", "hosts")
+        self.lines("#RUN shell=bash", ". [[ 'a  b' == a* ]] && echo \"it's  $JOB_ID\" >> heard",
+                   "#RUN shell=ksh9", ". touch never")
+        ended = self.run_jobs("--runner", "ssh bob", env=self.path("bin"), stderr=subprocess.PIPE)
+        self.assertEqual((ended.code, self.states(), self.read("heard")), (1, "d!", b"it's  2\n"))
+        self.assertFalse(self.exists("never"))
+        self.assertIn(b"exit 127", ended.out)
+
+
+class RunnerThatRunsNothing(RefusalCase):
+    """A --runner that ends in -c would have a shell run /bin/sh, which is told nothing: all jobs are done."""
+    NO = (
+        "bash -c",
+        "-c",
+        "nice -n 19 /bin/bash -c",
+        "bash -o pipefail -c",
+        "bash -lc",
+        "zsh -ic",
+        "ssh bob bash -c",
+    )
+    YES = "nice -n 19", "bash -l", "sync -async", "env -i A=b", "sh -c 'exec \"$@\"' run"
+
+    def test_is_refused_and_the_way_is_named(self) -> None:
+        self.refuse_all([(RUNMAKER, "--runner", "bash -c", "runs.txt"),
+                         (RUNCLIENT, "--runner", "bash -c", "localhost")], "--runner #RUN shell=bash")
+
+    def test_in_whatever_form(self) -> None:
+        for runner in self.NO:
+            with self.subTest(runner=runner), self.assertRaises(argparse.ArgumentTypeError) as raised:
+                runmaker4.runner_words(runner)
+            self.assertIn("#RUN shell=" + ("zsh" if "zsh" in runner else "bash"), str(raised.exception))
+
+    def test_others_are_not(self) -> None:
+        for runner in self.YES:
+            self.assertEqual(runmaker4.runner_words(runner), runner)
+
+
+if __name__ == "__main__":
+    unittest.main()
