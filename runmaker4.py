@@ -4303,8 +4303,11 @@ class FileJobs:
 # have ended, and what they have used.
 #
 # To end a job is to end its tree: the processes of its session, those that carry its mark, and what descends
-# from them, as /proc shows them.  They get TERM, and KILL after the grace; who appears meanwhile gets TERM,
-# too.  It is over when two looks in a row have found nobody.
+# from them, as /proc shows them.  Each gets TERM once, and KILL after the grace.  The tree is looked at again
+# and again, for a process may have been forked while we were at it: that one gets TERM, too.  But what a
+# process starts that had TERM before is how it comes to its end: the commands of a trap that tidies up, or of
+# a loop that goes on.  These are left alone as long as their parent lives; each would see but its first
+# milliseconds.  It is over when two looks in a row have found nobody.
 
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
 # what holds a shell back
@@ -4335,12 +4338,36 @@ class Child(Shell):
         self.deserted = False           # its session was seen without a living process after its end
 
 
+@dataclass(frozen=True)
+class Birth:
+    """What tells a process from another that has its number later, and which of two was started first."""
+    ticks: int          # from the start of the system to its own (proc(5): starttime)
+    pid: int
+
+    @classmethod
+    def latest(cls) -> Birth:
+        """That of the process that was started last, or later: numbers are given in turn (proc(5): loadavg).
+        """
+        try:
+            with open("/proc/loadavg", "rb") as file:
+                pid = int(file.read().split()[4])
+            return cls(int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")), pid)
+        except OSError:                     # no /proc
+            return cls(sys.maxsize, sys.maxsize)
+
+    def is_after(self, other: Birth) -> bool:
+        """Whether it came later for sure.  (After the largest number the next one is small: then not.)"""
+        return self.ticks >= other.ticks and self.pid > other.pid
+
+
 class ProcessTable:
     """All living processes (proc(5)), by parent, by session, and by the job that marked them."""
     MARKED = re.compile(rb"(?:^|\0)" + MARK + rb"=([^\0]*)")
 
     def __init__(self, names: Iterable[str]) -> None:
         """names: the numeric entries of /proc."""
+        self.births: dict[int, Birth] = {}
+        self.parents: dict[int, int] = {}
         self.children: dict[int, list[int]] = {}
         self.sessions: dict[int, list[int]] = {}
         self.marked: dict[bytes, list[int]] = {}
@@ -4361,9 +4388,11 @@ class ProcessTable:
 
     def _add(self, name: str) -> None:
         with open(f"/proc/{name}/stat", "rb") as file:
-            state, parent, _, session = file.read().rpartition(b")")[2].split()[:4]
+            state, parent, _, session, *fields = file.read().rpartition(b")")[2].split()
         if state in (b"Z", b"X"):
             return
+        self.births[int(name)] = Birth(int(fields[15]), int(name))
+        self.parents[int(name)] = int(parent)
         self.children.setdefault(int(parent), []).append(int(name))
         self.sessions.setdefault(int(session), []).append(int(name))
         with contextlib.suppress(PermissionError):  # somebody else's
@@ -4396,6 +4425,29 @@ class ProcessTable:
                 found[pid] = None
                 todo.extendleft(self.children.get(pid, []))
         return list(found)
+
+    def birth(self, pid: int) -> Birth:
+        """That of a process of the table; of a group (-pid), and of what is not there, the first of all."""
+        return self.births.get(pid, Birth(0, pid))
+
+    def untold(self, tree: Iterable[int], told: Mapping[Birth, Birth]) -> list[int]:
+        """The processes of a tree that are to be told to end: not who was told, nor what these have started
+        since.
+
+        told: who was told, and of whom it is known that he was started before that.
+        """
+        found: list[int] = []
+        own: set[int] = set()           # what they have started since
+        for pid in tree:                # parents come before their children
+            parent = self.parents.get(pid, 0)
+            moment = told.get(self.birth(parent))
+            if self.birth(pid) in told:
+                continue
+            if parent in own or (moment and self.birth(pid).is_after(moment)):
+                own.add(pid)
+            else:
+                found.append(pid)
+        return found
 
 
 class Signals:
@@ -4516,7 +4568,7 @@ class Processes:
         new members: so once it was seen empty, its number is not looked for any more.
         """
         start = self.loop.time()
-        asked: set[int] = set()
+        told: dict[Birth, Birth] = {}
         empty = 0
         pause = 0.005
         while True:
@@ -4533,10 +4585,11 @@ class Processes:
             if self.impatient or looked - start > self.grace:
                 self._signal(alive, signal.SIGKILL)
             else:
-                new = [pid for pid in alive if pid not in asked]
+                new = table.untold(alive, told)
                 self._signal(new, signal.SIGTERM)
+                latest = Birth.latest()
                 self._signal(new, signal.SIGCONT)   # not before all have got TERM
-                asked.update(new)
+                told.update((table.birth(pid), latest) for pid in new)
             await asyncio.sleep(0.02 if empty else pause)
             pause = min(2 * pause, 0.1)
 
@@ -4861,7 +4914,7 @@ class Run:
     sinks: Sequence[Sink] = ()          # that take its events
     directory: bytes = b""              # where it runs, if not in ours
     cause: str = ""                     # why it is being ended
-    killer: asyncio.Task[None] | None = None
+    killer: asyncio.Future[None] | None = None
 
     @property
     def slot(self) -> Slot:
@@ -6668,7 +6721,7 @@ class Runner:
         shell = self.shells[run]
         if not run.cause and not shell.ended.done():
             run.cause = cause
-            run.killer = asyncio.ensure_future(self._kill_tree(run, shell))
+            run.killer = watched(self._kill_tree(run, shell))
 
     async def _kill_tree(self, run: Run, shell: Child) -> None:
         undying = await self.processes.end(shell)

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 import unittest
 from collections.abc import Sequence
@@ -46,6 +47,20 @@ DEAF = (
     # starts another one on TERM
     f"trap 'setsid sleep 60 & exit' TERM; {UP}; while :; do sleep 0.1; done",
 )
+
+
+# A job that goes on after TERM, and notes how what it starts ends: one before TERM, two a second later
+GOES_ON = """
+import signal, subprocess, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+for seconds in "60", "0.3", "0.3":
+    child = subprocess.Popen(["sleep", seconds])
+    open("up.1", "w").close()
+    with open("ends", "a") as ends:
+        ends.write(f"{child.wait()}\\n")
+    time.sleep(1)
+time.sleep(60)
+"""
 
 
 class Trees(RunCase):
@@ -105,6 +120,15 @@ class Trees(RunCase):
         self.assertEnded(self.finish(runner), 143, "e" * len(DEAF))
         self.assertGreater(time.monotonic() - start, 9.9)
         self.assertLess(time.monotonic() - start, 20)
+
+    def test_what_a_job_starts_after_its_term_is_left_alone_until_kill(self) -> None:
+        """The commands of a trap that tidies up, or of a loop that goes on."""
+        self.write(GOES_ON, "job.py")
+        self.jobs(f'exec "{sys.executable}" job.py')
+        runner = self.start_jobs("--kill-after", "8")
+        runner.send_signal(signal.SIGINT)
+        self.assertEnded(self.finish(runner), 130, "e")
+        self.assertEqual(self.read("ends").split(), [b"-15", b"0", b"0"])
 
     def test_a_part_without_its_environment_is_ended_because_it_descends_from_the_job(self) -> None:
         self.check_bare("env -i setsid sh -c 'echo $$ > pid; sleep 60; :' &")
