@@ -6215,7 +6215,8 @@ class Runner:
             self.processes.impatient |= number == signal.SIGINT
             return
         self.killed = number
-        self.say(f"{signal.Signals(number).name}: ending {plural(len(self.runs), 'job')}")
+        again = " (Ctrl-C again: kill them)" if number == signal.SIGINT and self.runs else ""
+        self.say(f"{signal.Signals(number).name}: ending {plural(len(self.runs), 'job')}{again}")
         self.end_all()
         watched(self._last_resort())
 
@@ -7208,10 +7209,11 @@ class Program:
         ready = go_into_background() if options.daemon else -1
         if pidfile >= 0:
             write_pid(options.pidfile, pidfile, self.say)
-        if errors >= 0:
-            os.dup2(errors, 2)              # only now: errors at the start go to our parent's stderr
         if ready >= 0:
             self._introduce()
+        if errors >= 0:
+            os.dup2(errors, 2)              # only now: what is said at the start goes to our parent's stderr
+        if ready >= 0:
             detach(ready)
         keep_descriptors_from_jobs()
         try:
@@ -7235,12 +7237,9 @@ class Program:
         pid, kept = os.getpid(), stat.S_ISREG(os.fstat(2).st_mode)
         where = (f"to {self.options.errors}" if self.options.errors else
                  "where stderr goes" if kept else "nowhere (see --errors)")
-        with contextlib.suppress(BrokenPipeError, Problem):  # nobody listens
-            text = (
-                f"{self.prog}: {self.label}: process {pid} (kill {pid} stops it, kill -USR1 {pid} lets its "
-                f"jobs end); messages go {where}"
-            )
-            put(os.fsencode(printable(text) + "\n"))
+        self.say(
+            f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets its jobs end); messages go {where}"
+        )
 
     async def _run(self) -> int:
         """All that happens inside the event loop."""
@@ -7354,6 +7353,8 @@ class RunnerProgram(Program):
         self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
         if options.keep_order and not options.plain:
             raise Problem("-k goes with --plain (see --help)")
+        if options.daemon and options.plain:
+            raise Problem("--plain prints on stdout, and -d prints nothing there (see --outdir)")
         options.quiet |= options.plain
 
     def _slot_names(self) -> Sequence[str]:
@@ -7384,7 +7385,7 @@ class RunnerProgram(Program):
         """What is printed of the jobs."""
         if self.options.plain:
             return [self.plain]
-        if self.options.quiet:
+        if self.options.quiet or self.options.daemon:
             return []
         colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return [Console(self.stdout, with_output, colour)]
@@ -7418,11 +7419,16 @@ class RunnerProgram(Program):
             return "with more --walltime, or a shorter timeout"
         return rerun_command(self.argv, option)
 
+    def hints(self) -> Iterator[str]:
+        """What is said first at a terminal."""
+        yield "Ctrl-C ends the jobs; Ctrl-\\ starts no more, and waits for those that run"
+
     async def run_to_end(self, jobs: Jobs) -> int:
         """Run the jobs, print what there is to print; the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
-            self.say("Ctrl-C ends the jobs; Ctrl-\\ starts no more, and waits for those that run")
+            for hint in self.hints():
+                self.say(hint)
         await runner.run()
         for sink in runner.sinks:
             sink.leaving()
@@ -7459,6 +7465,7 @@ class App(RunnerProgram):
             self.network |= self.slot_file.network
             self.inputs += [self.slot_file.path, self.slot_file.companion]
         self.checked = not options.follow or os.path.lexists(self.path)
+        self.one_by_one = False         # there is more than one job, and nobody has said how many at once
         if self.checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
@@ -7467,18 +7474,15 @@ class App(RunnerProgram):
 
     def _introduce(self) -> None:
         super()._introduce()
-        options, kept = self.options, stat.S_ISREG(os.fstat(1).st_mode)
-        if not (options.quiet or options.outdir or options.logfile or kept):
-            with contextlib.suppress(BrokenPipeError, Problem):
-                text = f"{PROG}: {self.label}: what jobs print is lost (--outdir DIR or -l FILE keeps it)"
-                put(os.fsencode(printable(text) + "\n"))
+        if not (self.options.quiet or self.options.outdir or self.options.logfile):
+            self.say("what jobs print is lost (--outdir DIR or -l FILE keeps it)")
 
     def main(self) -> int:
         """Run, or say what would be run; the exit status."""
         options = self.options
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow it need not be there
-                jobs = dry_run(self._job_file(), self.taker)
+                jobs = dry_run(self._job_file(read_only=True), self.taker)
                 put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if options.one_only else None)))
             return 0
         self.find_wall_time()
@@ -7486,11 +7490,30 @@ class App(RunnerProgram):
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self.stores = self.open_stores(self.network, *self.inputs)
+        if self.checked and not self.options.daemon and os.isatty(2):
+            self.one_by_one = self._is_one_by_one()
         return super().main()
 
-    def _job_file(self) -> JobFile:
+    def _job_file(self, read_only: bool = False) -> JobFile:
         return JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
-                       read_only=self.options.dry_run)
+                       read_only=read_only)
+
+    def _is_one_by_one(self) -> bool:
+        """Whether jobs wait for each other though nobody has asked for that."""
+        options = self.options
+        if options.jobs is not None or options.slots or options.one_only:
+            return False
+        try:
+            # the runner says what is to be said of the file
+            file = JobFile(self.path, say=lambda text: None, mount=self.mount, read_only=True)
+            return len(list(itertools.islice(dry_run(file, self.taker), 2))) > 1
+        except OSError:                 # the runner will say so
+            return False
+
+    def hints(self) -> Iterator[str]:
+        yield from super().hints()
+        if self.one_by_one:
+            yield "one at a time (-j0: as many as CPUs)"
 
     def _cursor(self) -> Cursor:
         return Cursor(

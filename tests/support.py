@@ -511,9 +511,9 @@ class RunCase(Case):
 
     def assertInBackground(self, ended: Ended, messages: str) -> None:
         """A starter has said who runs now, how that is stopped, and where messages go; and nothing else."""
-        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertEqual((ended.code, ended.out), (0, b""))
         self.assertRegex(
-            ended.out,
+            ended.err,
             rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets its jobs "
             rb"end\); messages go %b\n(\S+: \S+: what jobs print is lost [^\n]*\n)?\Z" % messages.encode(),
         )

@@ -186,9 +186,27 @@ class Background(RunCase):
             self.jobs("true")
             ended = self.run_jobs("-d", *options)
             self.assertEqual(
-                (ended.code, b"what jobs print is lost (--outdir" in ended.out), (0, said), options
+                (ended.code, ended.out, b"what jobs print is lost (--outdir" in ended.err),
+                (0, b"", said),
+                options,
             )
             self.wait_states("d")
+
+    def test_nothing_comes_on_stdout_though_that_is_a_file(self) -> None:
+        self.jobs(f"echo said; {WAITING}; echo said")
+        with open(self.dir / "printed", "wb") as printed:
+            ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", stdout=printed)
+        self.assertIn(b"what jobs print is lost", ended.err)
+        self.wait_up(1)
+        pid = int(self.wait_file("pid"))
+        self.open_gate()
+        self.wait_gone(pid)
+        self.assertEqual((self.states(), self.read("printed")), ("d", b""))
+
+    def test_with_plain_it_is_refused(self) -> None:
+        self.jobs("touch never")
+        self.assertRefused(self.run_jobs("-d", "--plain"), "--plain", "--outdir")
+        self.assertEqual(self.states(), ".")
 
     def wait_gone(self, pid: int) -> None:
         wait_until(lambda: not alive(pid), what="the runner in the background has ended")

@@ -398,9 +398,31 @@ class Terminal(Case):
         self.write(self.JOBS)
         piped = self.run_script(RUNMAKER, "--name", "alice", "runs.txt").out
         wanted = self.plain_lines(piped)[:-1]
-        first, *lines = self.plain_lines(shown)
+        first, second, *lines = self.plain_lines(shown)
         self.assertRegex(first, rb"Ctrl-C ends the jobs; Ctrl-\\ starts no more")
+        self.assertEqual(second.rstrip(), b"runmaker4.py: runs.txt: one at a time (-j0: as many as CPUs)")
         self.assertEqual(lines[:len(wanted)], wanted)
+
+    def test_that_jobs_wait_for_each_other_is_said_where_nobody_has_asked_for_it(self) -> None:
+        for states, options, said in (
+            ("..", "", True),
+            ("d.d.", "", True),
+            (".", "", False),
+            ("dd!.", "", False),
+            ("d.!", "-r", True),
+            ("..", "-j1", False),
+            ("..", "-1", False),
+            ("..", "--slots a", False),
+            ("..", "-q", False),
+        ):
+            with self.subTest(states=states, options=options):
+                self.write("".join(f"{state} true\n" for state in states))
+                master, slave = os.openpty()
+                self.addCleanup(os.close, master)
+                runner = self.start(RUNMAKER, *options.split(), "runs.txt", stdout=slave, stderr=slave)
+                os.close(slave)
+                self.assertEqual(b"one at a time (-j0: as many as CPUs)" in read_terminal(master), said)
+                runner.wait(20)
 
     def test_no_color_is_honoured(self) -> None:
         self.assertNotIn(b"\x1b", self.run_in_terminal(NO_COLOR="1"))

@@ -85,7 +85,9 @@ class Interrupted(RunCase):
         wait_until(lambda: self.exists("term.1") and self.exists("term.2"), what="the jobs got TERM")
         start = time.monotonic()
         runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "ee")
+        ended = self.finish(runner)
+        self.assertEnded(ended, 130, "ee")
+        self.assertIn(b": SIGINT: ending 2 jobs (Ctrl-C again: kill them)\n", ended.err)
         self.assertLess(time.monotonic() - start, 6, "KILL did not come before its time, which is after 10 s")
 
     def test_nothing_is_left_running_when_int_comes_amid_short_jobs(self) -> None:
