@@ -28,7 +28,6 @@ import asyncio
 import contextlib
 import functools
 import getpass
-import importlib.util
 import json
 import os
 import random
@@ -43,11 +42,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-if importlib.util.find_spec("runmaker4") is None:
+try:
+    import runmaker4
+except ModuleNotFoundError as missing:
+    if missing.name != "runmaker4":
+        raise
     print("runmaker4-client.py: runmaker4.py is missing (copy it to where this script is)", file=sys.stderr)
     sys.exit(2)
 
-import runmaker4
 from runmaker4 import (
     ERROR,
     HEX,

@@ -71,7 +71,6 @@ import errno
 import fnmatch
 import functools
 import hashlib
-import importlib.util
 import itertools
 import json
 import os
@@ -89,11 +88,14 @@ from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, TypeVar
 
-if importlib.util.find_spec("runmaker4") is None:
+try:
+    import runmaker4
+except ModuleNotFoundError as missing:
+    if missing.name != "runmaker4":
+        raise
     print("runmaker4-server.py: runmaker4.py is missing (copy it to where this script is)", file=sys.stderr)
     sys.exit(2)
 
-import runmaker4
 from runmaker4 import (
     DIRECTIVE,
     DONE,

@@ -4090,8 +4090,8 @@ class Worker:
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
             answer.set_result(function(*args))
-        except Exception as error:
-            answer.set_exception(error)
+        except NotNow as trouble:           # what else is raised is a defect, and ends the program
+            answer.set_exception(trouble)
         return answer
 
     def ask(self, then: Callable[[T], object], function: Callable[..., T], *args: Any) -> None:

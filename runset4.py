@@ -21,7 +21,6 @@ import errno
 import fcntl
 import fnmatch
 import functools
-import importlib.util
 import itertools
 import os
 import re
@@ -35,7 +34,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable, NamedTuple
 
-if importlib.util.find_spec("runmaker4") is None:
+try:
+    import runmaker4  # noqa: F401
+except ModuleNotFoundError as missing:
+    if missing.name != "runmaker4":
+        raise
     print("runset4.py: runmaker4.py is missing (copy it to where this script is)", file=sys.stderr)
     sys.exit(2)
 

@@ -19,7 +19,6 @@ import bisect
 import contextlib
 import errno
 import heapq
-import importlib.util
 import itertools
 import math
 import operator
@@ -37,7 +36,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
-if importlib.util.find_spec("runmaker4") is None:
+try:
+    import runmaker4  # noqa: F401
+except ModuleNotFoundError as missing:
+    if missing.name != "runmaker4":
+        raise
     print("runwait4.py: runmaker4.py is missing (copy it to where this script is)", file=sys.stderr)
     sys.exit(2)
 

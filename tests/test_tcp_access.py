@@ -442,7 +442,7 @@ class RefusedServers(RefusalCase):
         self.assertFalse(self.exists("missing.txt"))
 
     def test_bad_options_and_those_of_others(self) -> None:
-        options = "--port=x", "--port=65536", "--grace=soon", "--grace=none", "-j2", "--follow"
+        options = "--port=x", "--port=65536", "--grace=soon", "--grace=none", "-j=2", "--follow"
         self.assertAllRefused(
             {
                 (): "",
