@@ -6107,11 +6107,11 @@ class Runner:
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: argparse.Namespace, say: Say, tally: Tally,
                  names: Sequence[str], slot_file: SlotFile | None, worker: Worker) -> None:
-        """jobs: a FileJobs, or what has its methods; sinks: for runs that start from now on, it may change.
+        """sinks: for runs that start from now on; the list may change.  writers: the console's, and what
+        writes files (see Pump).  host: this one's name, for the sinks.
 
-        writers: the console's, and what writes files (see Pump).  host: this one, for the sinks.  names: of
-        the slots; slot_file: what they are from, if they may change, and others may use them; worker: makes
-        its calls.
+        names: of the slots; slot_file: the file that has them, if they stand in one: then they may change,
+        and other runners may use them; worker: makes the calls of that file.
         """
         self.jobs = jobs
         self.processes = processes
@@ -6125,7 +6125,7 @@ class Runner:
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
         self.handing_out: asyncio.Future[None] | None = None        # the loop that hands out
         self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
-        self.wait_told = False              # it was said that all are in use by others
+        self.wait_told = False              # it was said that all slots are in use by other runners
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.shells: dict[Run, Child] = {}  # of runs whose shell was started, and has not ended
@@ -6134,16 +6134,17 @@ class Runner:
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
         self.settling: set[Job] = set()     # jobs whose state is being written
-        self.unwanted: dict[Job, str] = {}  # to be ended, and why; some have not begun
+        self.unwanted: dict[Job, str] = {}  # jobs that are to end, also such as have not begun; and why
         self.nothing = Miss()               # what the last claim said, if it got no job
         self.failed = ""                    # why no more jobs can be had
         self.leaving = Leaving.NOT
-        self.stopped: asyncio.Future[None] = self.loop.create_future()      # for who waits: it is not NOT
+        # done when `leaving` is not NOT any more
+        self.stopped: asyncio.Future[None] = self.loop.create_future()
         self.wall_over = False              # it leaves because the wall time is over, or too near
         self.misfit: Job | None = None      # a job that no start with this wall time has room for
-        self.killed = 0                     # by which signal
+        self.killed = 0                     # the signal that told us to end what runs; 0: none did
         self.told_at = -math.inf            # when a signal last told us to stop
-        self.told: asyncio.Future[None] = self.loop.create_future()     # the next one has come
+        self.told: asyncio.Future[None] = self.loop.create_future()     # done when the next such signal comes
         self.began = self.loop.time()
         limit = options.walltime
         self.wall_end = self.began + (limit.left if isinstance(limit, SlurmLimit) else limit or math.inf)
