@@ -897,7 +897,7 @@ class Texts(Case):
         self.assertEqual({name for name in modules - named if not name.startswith("test_real_")}, set())
 
     def test_what_the_architecture_names_exists(self) -> None:
-        """Classes, their methods and functions, by the scripts' syntax trees."""
+        """Classes, their methods and attributes, and functions, by the scripts' syntax trees."""
         known = set()
         for script in SCRIPTS:
             for node in ast.parse((ROOT / script).read_text()).body:
@@ -909,6 +909,12 @@ class Texts(Case):
                     known.update(f"{node.name}.{name}" for name in names)
                     fields = (part.target for part in node.body if isinstance(part, ast.AnnAssign))
                     known.update(f"{node.name}.{field.id}" for field in fields if isinstance(field, ast.Name))
+                    known.update(
+                        f"{node.name}.{place.attr}"
+                        for place in ast.walk(node)
+                        if isinstance(place, ast.Attribute) and isinstance(place.ctx, ast.Store)
+                        and isinstance(place.value, ast.Name) and place.value.id == "self"
+                    )
                 if isinstance(node, ast.Assign):
                     known.update(name.id for name in node.targets if isinstance(name, ast.Name))
         text = (ROOT / "docs/architecture.md").read_text()
