@@ -1071,7 +1071,8 @@ class Client(Taker):
             self.server.leave_if_over()
             if gone is Gone.LEFT:
                 return self._part(begun)
-        self._expire()
+        if not self.server.over.done():
+            self._expire()
 
     async def _next_link(self) -> ClientLink | None:
         """The newest link on which it came; None: it did not come within the grace."""
@@ -2152,7 +2153,8 @@ class Sessions:
         if grant.phase is Phase.OVER:
             return False
         grant.forget()
-        del self.jobs[grant.key]
+        if self.jobs.get(grant.key) is grant:   # else its client is back, and has an equal line for that job
+            del self.jobs[grant.key]
         grant.client.forget(grant)
         self.records.abandon(grant)
         return True
@@ -2485,6 +2487,7 @@ class Recovery:
         sought = [claim for claim in claims if claim.key not in client.grants and claim.key not in others
                   and claim.key not in self._settled]
         inherited = {grant.job: grant for grant in self.absent.grants.values()}
+        had = [claim.key for claim in claims if claim.key in client.grants]
         try:
             answers = await self.worker.call(self._find, sought, list(inherited))
         except OSError as error:
@@ -2499,6 +2502,9 @@ class Recovery:
                 self._give(client, found, found.job, before)
             else:                           # if there was a job, it is another's by now
                 keys[found.otherwise].append(found.claim.key)
+        for key in had:
+            if key not in client.grants:    # it was lost, or its end was written, while others were sought
+                keys[Otherwise.SETTLED if key in self._settled else Otherwise.LOST].append(key)
         return keys
 
     def _is_anothers(self, key: str, client: Client) -> bool:
@@ -2538,13 +2544,19 @@ class Recovery:
             )
         left = [claim.line for claim in claimed if claim.line not in jobs]
         lines = file.by_command({line.command for line in left})               # one search for them all
-        for claim in claimed:
-            line = claim.line
-            expired = self._expired_keys(claim) or line.command in orphans
-            if line not in jobs and (
-                job := file.take_back(line, lines[line.command], ERROR if expired else b"")
-            ):
-                jobs[line] = job
+        try:
+            for claim in claimed:
+                line = claim.line
+                expired = self._expired_keys(claim) or line.command in orphans
+                if line not in jobs and (
+                    job := file.take_back(line, lines[line.command], ERROR if expired else b"")
+                ):
+                    jobs[line] = job
+        except OSError:
+            # its client is told that all are lost
+            for job in set(jobs.values()).difference(inherited):
+                file.give_up(job)
+            raise
         recovered = {claim: jobs[claim.line] for claim in claimed if claim.line in jobs}
         moved_away = self._number(recovered)
         found: list[Recovered] = []
