@@ -272,7 +272,7 @@ class Parser(argparse.ArgumentParser):
         self._words: Sequence[str] = ()         # the command line
 
     def format_help(self) -> str:
-        width = shutil.get_terminal_size().columns - 2
+        width = max(shutil.get_terminal_size().columns - 2, 20)
         ends = [filled(text, width, f"  {status}  ") for status, text in self.statuses.items()]
         notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
         return "\n".join([
@@ -1364,6 +1364,7 @@ SHELL = "/bin/sh"
 # The shells that jobs can have, by name: all that a job is wrapped in (Processes.start) means the same to
 # them.  Other programs must not get `-c JOB`: `true -c JOB` does nothing, and the job would be done.
 POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
+ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 
 
 @dataclass(eq=False, repr=False)
@@ -1568,7 +1569,7 @@ STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
 # What may begin such a line, a directive or a look-alike: the line itself is judged then
 ODD = re.compile(rb"\n((?:[^#/ \t\n](?![ \t])|[ \t]|#[ \t]{0,8}[Rr][Uu][Nn])[^\n]*)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
-DOT_ALONE = re.compile(rb"\.(?![./])")     # ./simulate and ../simulate are commands
+DOT_ALONE = re.compile(rb"\.(?!\.)[^/\s]*(?:\s|\Z)")     # ./simulate, .venv/bin/python are commands
 
 
 def stray_hint(line: bytes) -> str:
@@ -1633,12 +1634,15 @@ def odd_lines(file: Reader) -> OddLines:
 
 def whole_lines(file: Reader, at: int) -> Iterator[bytes]:
     """The file from an offset on, in pieces of whole lines.  Raises OSError."""
-    rest = b""
+    begun: list[bytes] = []                     # of a line that goes on
     while data := file.pread(1 << 20, at):
         at += len(data)
-        lines, newline, rest = (rest + data).rpartition(b"\n")
-        yield lines + newline
-    yield rest
+        lines, newline, rest = data.rpartition(b"\n")
+        if newline:
+            yield b"".join((*begun, lines, newline))
+            begun = []
+        begun.append(rest)
+    yield b"".join(begun)
 
 
 def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> OddLines:
@@ -2334,7 +2338,9 @@ class JobFile:
         """Have what `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
         try:
             read_anew(self.reader, self.mount)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
             raise Shifted from None             # it was replaced, and the daemon has forgotten it
 
     def follow_companion(self) -> None:
@@ -4352,7 +4358,7 @@ class Birth:
             with open("/proc/loadavg", "rb") as file:
                 pid = int(file.read().split()[4])
             return cls(int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")), pid)
-        except OSError:                     # no /proc
+        except (OSError, ValueError, IndexError):       # no /proc, or one that says less
             return cls(sys.maxsize, sys.maxsize)
 
     def is_after(self, other: Birth) -> bool:
@@ -4389,7 +4395,8 @@ class ProcessTable:
     def _add(self, name: str) -> None:
         with open(f"/proc/{name}/stat", "rb") as file:
             state, parent, _, session, *fields = file.read().rpartition(b")")[2].split()
-        if state in (b"Z", b"X"):
+        threads = int(fields[13])       # a process whose first thread has ended is a Z, too, and lives
+        if state in (b"Z", b"X") and threads <= 1:
             return
         self.births[int(name)] = Birth(int(fields[15]), int(name))
         self.parents[int(name)] = int(parent)
@@ -6907,9 +6914,9 @@ def runner_words(text: str) -> str:
         words = shlex.split(text)
     except ValueError:                      # an open quote
         words = []
-    shells = [name for name in map(os.path.basename, words) if POSIX_LIKE.fullmatch(name)]
-    if re.fullmatch("-[a-zA-Z]*c" if shells else "-c", words[-1] if words else ""):
+    if takes_a_command(words):
         # `bash -c /bin/sh -c JOB` runs a /bin/sh that is told nothing, and all is well
+        shells = [name for name in map(os.path.basename, words) if POSIX_LIKE.fullmatch(name)]
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes behind that, so no job "
             f"would run (for another shell write #RUN shell={shells[0] if shells else 'bash'} above the jobs)"
@@ -6917,6 +6924,16 @@ def runner_words(text: str) -> str:
     if words and not re.search(r"[\0\n]", text):
         return text
     raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
+
+
+def takes_a_command(words: Sequence[str]) -> bool:
+    """Whether these words end with a shell that takes its next argument for all of its command, by `-c`."""
+    shells = [index for index, word in enumerate(words) if ANY_SHELL.fullmatch(os.path.basename(word))]
+    if not shells:
+        return words[-1:] == ["-c"]
+    options = words[shells[-1] + 1:]
+    told = [option for option in options if re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", option)]
+    return bool(told) and (told[-1] == options[-1] or all(option.startswith("-") for option in options))
 
 
 def given_name(text: str) -> str:

@@ -1310,7 +1310,8 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
 # becomes the number of its column, and then it is as with other lists.
 
 NAMED_PLACE = re.compile(rb"(\$?)\{([^{}]+)\}")
-NAME = re.compile(rb"[A-Za-z_][\w-]*(?:\.|//?|/\.)?")        # what can only be meant as a place for a column
+# what can only be meant as a place for a column
+NAME = re.compile(rb"[A-Za-z_\x80-\xff][\w\x80-\xff-]*(?:\.|//?|/\.)?")
 PARTS = (b"", b"//", b"/.", b"/", b".")                     # what may follow a name, the longer first
 
 
@@ -1320,7 +1321,7 @@ def numbered(text: bytes, names: Sequence[bytes]) -> bytes:
         dollar, content = place.groups()
         for part in PARTS:
             name = content[:len(content) - len(part)]
-            if content.endswith(part) and name in names:
+            if name and content.endswith(part) and name in names:
                 return b"%b{%d%b}" % (dollar, names.index(name) + 1, part)
         if NAME.fullmatch(content) and not dollar:          # ${HOME} is the shell's
             there = ", ".join(map(show, filter(None, names)))
@@ -1752,6 +1753,10 @@ def command_template(text: str) -> bytes:
             f"not a command: '{printable(text)}' (one line, not empty; columns begin with {{1}})"
         )
     template = os.fsencode(text)
+    if template.startswith(b"#RUN") or is_look_alike(template):
+        raise argparse.ArgumentTypeError(
+            f"is a directive, not a command: '{printable(text)}' (--add takes directives)"
+        )
     if begins_with_state(template):
         raise argparse.ArgumentTypeError(
             f"is the line of a job, not a command: '{printable(text)}' (leave the state out; if it is a "

@@ -2,6 +2,7 @@
 say.
 """
 import os
+import pathlib
 import shlex
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 
 from tests.support import (
     FULL,
+    PYTHON,
     RUNMAKER,
     RUNSET,
     SLEEPING,
@@ -80,6 +82,21 @@ class Trees(RunCase):
         self.assertEnded(self.finish(runner), 130, "e" * len(TREES))
         self.assertLess(time.monotonic() - start, 8)
         self.assertFalse(self.exists("never"))
+
+    def test_a_process_whose_first_thread_has_ended_is_ended_too(self) -> None:
+        """It shows as a zombie (proc(5)), and lives."""
+        leaves = ("import ctypes, os, threading, time; open('left', 'w').write(str(os.getpid())); "
+                  "threading.Thread(target=time.sleep, args=(60,)).start(); "
+                  "ctypes.CDLL(None).pthread_exit(None)")
+        self.jobs(f"setsid {PYTHON} -c \"{leaves}\" & {SLEEPING}")
+        runner = self.start_jobs("--kill-after=1", up=(1,))
+        pid = int(self.wait_file("left"))
+        wait_until(lambda: not alive(pid), what="it looks dead")
+        threads = pathlib.Path(f"/proc/{pid}/task")
+        self.assertEqual(len(list(threads.iterdir())), 2)
+        runner.send_signal(signal.SIGINT)
+        self.assertEnded(self.finish(runner), 130, "e")
+        wait_until(lambda: not threads.exists() or len(list(threads.iterdir())) == 1, what="it is gone")
 
     def test_the_command_after_the_one_that_runs_is_not_begun(self) -> None:
         """A shell gets TERM before its commands, or it sees one end and goes on; one CPU brings that to

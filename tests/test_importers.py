@@ -480,6 +480,15 @@ class Tables(ImportCase):
         self.write(b"a\n\xff\xc3\xa4\n", "table.csv")
         self.assertAdds(b". n '\xff\xc3\xa4'\n", "--add-list", "table.csv", "--csv", "--template", "n {a}")
 
+    def test_a_column_without_a_name_takes_no_place_of_another(self) -> None:
+        self.write("i,,a.b\n0,1,x/y.z\n", "table.csv")
+        self.assertAdds(". n 0 0 1 x/y\n", "--add-list", "table.csv", "--csv", "--template", "n {i} {.}")
+
+    def test_a_template_that_is_a_directive_is_refused(self) -> None:
+        self.write("4\n", "list.txt")
+        call = "--add-list", "list.txt", "--template", "#RUN slots={}"
+        self.assertAllRefused({call: "argument --template: is a directive, not a command: '#RUN slots={}'"})
+
     def test_directives_between_rows_stay_what_they_are(self) -> None:
         self.add_table('#RUN slots=2\na,b\n1,"\n#RUN barrier\n"\n#RUN barrier\n2,\n',
                        "n {a}", "#RUN slots=2", ". n 1", "#RUN barrier", ". n 2")
@@ -487,6 +496,7 @@ class Tables(ImportCase):
     def test_what_is_no_table_or_does_not_fit_the_template_is_refused_whole(self) -> None:
         for text, template, said in (
             ("a,b\n1,2\n", "n {sed}", "line 1: there is no column sed for the template (the columns are a, "),
+            (",a\n1,2\n", "n {a} {größe}", "line 1: there is no column größe for the template"),
             ("a,a\n1,2\n", "n {a}", "line 1: two columns are named a"),
             ("a,b\n1,2\n1\n", "n {a}", "line 3: 1 value, where the first row names 2 columns"),
             ('a\n"1\n', "n {a}", "line 2: unexpected end of data"),

@@ -136,7 +136,9 @@ class StrayLines(MisreadCase):
         return self.run_script(*call).err.splitlines(True)[-1]
 
     def test_a_dot_without_a_blank_is_told_from_a_path(self) -> None:
-        hints = {".echo b": "a blank is missing behind the dot", "./echo b": "a job is '. COMMAND', ",
+        hints = {".echo b": "a blank is missing behind the dot",
+                 ".venv/bin/python b": "a job is '. COMMAND', ",
+                 "./echo b": "a job is '. COMMAND', ",
                  "../echo b": "a job is '. COMMAND', ", ".": "a blank is missing behind the dot"}
         for line, hint in hints.items():
             for text in f"d echo\n{line}\n", f"{line}\n":

@@ -274,6 +274,11 @@ class RunnerThatRunsNothing(RefusalCase):
         "bash -lc",
         "zsh -ic",
         "ssh bob bash -c",
+        "bash -cl",
+        "bash -c --",
+        "bash -c -e",
+        "bash --norc -c",
+        "tcsh -fc",
     )
     YES = "nice -n 19", "bash -l", "sync -async", "env -i A=b", "sh -c 'exec \"$@\"' run"
 
