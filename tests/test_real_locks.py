@@ -26,7 +26,8 @@ SILENCE = 15            # instead of 40 where a host will not answer
 MINUTE = 20             # instead of 60: seconds that a check takes
 SEEN = 6                # columns of the table
 # a patch: reads show what was read before
-CACHED = "os.O_DIRECT = 0\nos.posix_fadvise = lambda *args: None"
+CACHED = ("os.O_DIRECT = 0\nos.posix_fadvise = lambda *args: None\n"
+          "import runmaker4\nrunmaker4.read_anew = lambda file, mount: None")
 
 CHECK = """
 import os, sys
