@@ -4081,6 +4081,7 @@ class Worker:
         self.backlog = 0            # bytes posted and not yet written
         self.files: list[RecordFile] = []       # that may keep records for later
         self.timer: asyncio.TimerHandle | None = None       # when these are tried again
+        self.tries = True           # whether they are; not any more when the program leaves
         self.pending: set[futures.Future[Any]] = set()      # calls made and not yet ended
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -4141,19 +4142,24 @@ class Worker:
 
     def _come_back(self) -> None:
         """Have these tried again in a while."""
-        if self.keeps_records and not self.timer:
+        if self.keeps_records and self.tries and not self.timer:
             pause = self.AGAIN_FAR if self.pool else self.AGAIN
             self.timer = asyncio.get_running_loop().call_later(pause, self._try_again)
 
     def _try_again(self) -> None:
         self.timer = None
-        for file in self.files:
+        for file in self.files if self.tries else ():
             self.post(file.write_kept)
 
-    def answers(self) -> bool:
-        """Whether the file system answers: all calls end within PATIENCE.  Asked when the loop has ended."""
-        from concurrent import futures
-        return not futures.wait(list(self.pending), self.PATIENCE).not_done
+    async def leave(self) -> None:
+        """Try records no more, and wait for the calls that were made, PATIENCE at most.
+
+        It is the last that happens in the loop: an answer that comes when the loop is closed is a traceback
+        on Python 3.9.  What is pending afterwards waits for a file system that does not answer.
+        """
+        self.tries = False
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.call(int), self.PATIENCE)
 
     async def flush(self) -> None:
         """Wait until all calls have ended, their answers have come, and all records are written."""
@@ -7239,12 +7245,11 @@ class Program:
         finally:
             if pidfile >= 0:
                 remove_pid(options.pidfile)
-        answers = self.worker.answers()
         for file in self.worker.files:
             if file.kept:               # only after a signal we leave before all is written
-                why = file.obstacle() if answers else "the file system does not answer"
+                why = "the file system does not answer" if self.worker.pending else file.obstacle()
                 warn(f"{self.prog}: {file.path}: {why} (the {file.kind} is incomplete)")
-        if not answers:
+        if self.worker.pending:
             leave_without_waiting(code)
         return code
 
@@ -7271,6 +7276,7 @@ class Program:
         try:
             return await self.work()
         finally:
+            await self.worker.leave()
             self.signals.ignore_from_now_on()
 
     async def work(self) -> int:
