@@ -2502,9 +2502,8 @@ class Recovery:
                 self._give(client, found, found.job, before)
             else:                           # if there was a job, it is another's by now
                 keys[found.otherwise].append(found.claim.key)
-        for key in had:
-            if key not in client.grants:    # it was lost, or its end was written, while others were sought
-                keys[Otherwise.SETTLED if key in self._settled else Otherwise.LOST].append(key)
+        # while others were sought; those whose end was written meanwhile are among the settled above
+        keys[Otherwise.LOST] += [key for key in had if key not in client.grants and key not in self._settled]
         return keys
 
     def _is_anothers(self, key: str, client: Client) -> bool:
