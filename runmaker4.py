@@ -1543,12 +1543,13 @@ def stopping(bad: Line, check: Line) -> str:
 
 # A directive were it not for blanks, small letters and a colon
 FORGIVEN = re.compile(rb"[ \t]*#[ \t]*run(?:[ \t:]+(.*))?[ \t\r]*", re.IGNORECASE | re.DOTALL)
+DIRECTIVE_BEGINS = b"#RUN"
 NO_DIRECTIVE = "looks like a directive but is a comment (write #RUN ...)"
 
 
 def is_look_alike(line: bytes) -> bool:
     """Whether a comment may be meant as a directive; prose is none."""
-    match = None if line.startswith(b"#RUN") else FORGIVEN.fullmatch(line)
+    match = None if line.startswith(DIRECTIVE_BEGINS) else FORGIVEN.fullmatch(line)
     return match is not None and not _fault(b"RUN " + (match[1] or b"").lower())
 
 
@@ -1608,7 +1609,7 @@ class OddLines:
 
     def judge(self, number: int, line: bytes, newline: bytes) -> None:
         """Take a line whose beginning is odd; newline: b"": it may be written on."""
-        if line.startswith(b"#RUN"):
+        if line.startswith(DIRECTIVE_BEGINS):
             if _fault(line[1:]):
                 self.malformed.note(number, line)
         elif is_look_alike(line):
@@ -7527,12 +7528,14 @@ class App(RunnerProgram):
         options = self.options
         if options.jobs is not None or options.slots or options.one_only:
             return False
+        # the runner says what is to be said of the file
+        file = JobFile(self.path, say=lambda text: None, mount=self.mount, read_only=True)
         try:
-            # the runner says what is to be said of the file
-            file = JobFile(self.path, say=lambda text: None, mount=self.mount, read_only=True)
             return len(list(itertools.islice(dry_run(file, self.taker), 2))) > 1
         except OSError:                 # the runner will say so
             return False
+        finally:
+            file.leave()
 
     def hints(self) -> Iterator[str]:
         yield from super().hints()

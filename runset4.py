@@ -44,6 +44,7 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     APPEND_BYTE,
+    DIRECTIVE_BEGINS,
     DONE,
     ERROR,
     FAILED,
@@ -153,7 +154,6 @@ def begins_with_state(text: bytes) -> bool:
     return text[:1] in KNOWN and text[1:2] in (b" ", b"\t")
 
 
-DIRECTIVE_BEGINS = b"#RUN"
 OTHERS = 30.0                       # seconds to wait for others who append
 
 
@@ -1753,7 +1753,7 @@ def command_template(text: str) -> bytes:
             f"not a command: '{printable(text)}' (one line, not empty; columns begin with {{1}})"
         )
     template = os.fsencode(text)
-    if template.startswith(b"#RUN") or is_look_alike(template):
+    if template.startswith(DIRECTIVE_BEGINS) or is_look_alike(template):
         raise argparse.ArgumentTypeError(
             f"is a directive, not a command: '{printable(text)}' (--add takes directives)"
         )
