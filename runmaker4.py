@@ -1138,20 +1138,20 @@ class Scan:
         until: the offset from where on nothing is of interest; it may still be found.
         """
         self.file = file
-        self.careful = careful
-        self.until = until
+        self._careful = careful
+        self._until = until
         self.pattern = wanted_lines(states, directives)
-        self.few = wanted_lines(RUNNING, directives)
+        self._few = wanted_lines(RUNNING, directives)
         self.rest = 4 if directives else 2          # bytes at the end of a chunk that may begin a match
         # buffer[0] is the byte at offset `base`
-        self.buffer = b"\n"
-        self.base = start - 1
-        self.pos = 0                                # buffer[:pos] is done with, and counted:
+        self._buffer = b"\n"
+        self._base = start - 1
+        self._pos = 0                               # buffer[:pos] is done with, and counted:
         self.lines = 0
         self.seen = seen
         self.size = self.SMALL
         self.last: Line | None = None
-        self.once_more = False                      # the last line is to be found again
+        self._once_more = False                     # the last line is to be found again
         # raise Paused after the first chunk behind this time (monotonic)
         self.pause_at = math.inf
 
@@ -1160,9 +1160,9 @@ class Scan:
 
         few: find no jobs but running ones.
         """
-        pattern = self.few if few else self.pattern
+        pattern = self._few if few else self.pattern
         while True:
-            match = pattern.search(self.buffer, self.pos)
+            match = pattern.search(self._buffer, self._pos)
             if match:
                 return self._line(match.start() + 1)
             if not self._more():
@@ -1174,19 +1174,19 @@ class Scan:
     @property
     def end(self) -> int:
         """How far the file was read: its size, once there is no next line."""
-        return self.base + len(self.buffer)
+        return self._base + len(self._buffer)
 
     def unread(self, line: Line) -> None:
         """Make the last line, which is no job, the next one, too."""
         self.lines -= 1
-        self.once_more = True
+        self._once_more = True
         self.reread(line)
 
     def back_to(self, line: Line) -> bool:
         """Make a job line that was found the next one again; False: it does not stand there any more."""
         self.last = line
         self.lines = line.number - 1
-        self.once_more = True
+        self._once_more = True
         if self.seen is not None:
             self.seen.clear()
             self.seen[NEW] = line.ordinal - 1           # only the sum matters to who goes back
@@ -1200,45 +1200,45 @@ class Scan:
         """
         offset = last.offset
         self.size = self.SMALL
-        self.buffer = b"\n" + (self.file.pread(self.size, offset) if data is None else data)
-        self.base = offset - 1
-        self.pos = 0 if self.once_more else 1
+        self._buffer = b"\n" + (self.file.pread(self.size, offset) if data is None else data)
+        self._base = offset - 1
+        self._pos = 0 if self._once_more else 1
         text = last.text[:self.SMALL - 1]
-        return self.buffer.startswith(text, 2) and self.buffer[2 + len(text):][:1] in (b"\n", b"")
+        return self._buffer.startswith(text, 2) and self._buffer[2 + len(text):][:1] in (b"\n", b"")
 
     def _line(self, begin: int) -> Line:
         """The line whose state is at buffer[begin]."""
-        end = self.buffer.find(b"\n", begin)
+        end = self._buffer.find(b"\n", begin)
         if end < 0:
             self._drop(begin - 1)
             begin = 1
         while end < 0:
-            have = len(self.buffer)
-            self.buffer += self.file.pread(max(self.size, have), self.base + have)
-            if len(self.buffer) == have:
+            have = len(self._buffer)
+            self._buffer += self.file.pread(max(self.size, have), self._base + have)
+            if len(self._buffer) == have:
                 break
-            end = self.buffer.find(b"\n", have)
+            end = self._buffer.find(b"\n", have)
         self._count(begin)
-        self.once_more = False
-        stop = end if end >= 0 else len(self.buffer)
+        self._once_more = False
+        stop = end if end >= 0 else len(self._buffer)
         ordinal = sum(self.seen.values()) if self.seen else 0
-        self.last = Line(self.lines, ordinal, self.base + begin, self.buffer[begin:begin + 1],
-                         self.buffer[begin + 1:stop], end >= 0)
+        self.last = Line(self.lines, ordinal, self._base + begin, self._buffer[begin:begin + 1],
+                         self._buffer[begin + 1:stop], end >= 0)
         return self.last
 
     def _count(self, upto: int) -> None:
         """Count the lines that begin in buffer[pos:upto], and move on to there."""
-        self.lines += self.buffer.count(b"\n", self.pos, upto)
+        self.lines += self._buffer.count(b"\n", self._pos, upto)
         if self.seen is not None:
-            self.seen.update(JOB_LINE.findall(self.buffer, self.pos, upto + 2))
-        self.pos = upto
+            self.seen.update(JOB_LINE.findall(self._buffer, self._pos, upto + 2))
+        self._pos = upto
 
     def _more(self) -> bool:
         """Move on to the next chunk; False if there is none yet."""
-        self._drop(max(self.pos, len(self.buffer) - self.rest))
-        at = self.base + len(self.buffer)
-        data = self.file.pread(self.size, at) if at < self.until else b""
-        self.buffer += data
+        self._drop(max(self._pos, len(self._buffer) - self.rest))
+        at = self._base + len(self._buffer)
+        data = self.file.pread(self.size, at) if at < self._until else b""
+        self._buffer += data
         self.size = min(2 * self.size, self.LARGE)
         if data and time.monotonic() > self.pause_at:
             raise Paused
@@ -1249,14 +1249,14 @@ class Scan:
 
         After an insertion above, the last line does not stand where it stood, and all line numbers are off.
         """
-        if self.careful and self.last:
+        if self._careful and self.last:
             text = self.last.text[:64]
             if self.file.pread(len(text), self.last.offset + 1) != text:
                 raise Shifted
         self._count(upto)
-        self.buffer = self.buffer[upto:]
-        self.base = self.base + upto
-        self.pos = 0
+        self._buffer = self._buffer[upto:]
+        self._base = self._base + upto
+        self._pos = 0
 
 
 @functools.cache
@@ -1753,13 +1753,13 @@ class TriedLines:
 
     def __init__(self) -> None:
         self.lines: Counter[tuple[int, int]] = Counter()    # by number, and hash() of the command
-        self.counts: Counter[int] = Counter()   # how many of a command, by its hash() alone
+        self._counts: Counter[int] = Counter()  # how many of a command, by its hash() alone
         self.inode: tuple[int, int] | None = None           # of the file in which they stand
         # the one that stands last in the file: where that stands as before, none of them has moved
         self.last: Line | None = None
-        self.moved = False                      # lines have moved: numbers mean nothing any more
+        self._moved = False                     # lines have moved: numbers mean nothing any more
         self.round: Round | None = None         # the round that asked last
-        self.to_pass: Counter[int] = Counter()  # how many lines of a command it has still to pass over
+        self._to_pass: Counter[int] = Counter()  # how many lines of a command it has still to pass over
 
     def add(self, line: Line, met: bool = True) -> None:
         """Have a line passed over from now on.
@@ -1768,29 +1768,29 @@ class TriedLines:
         """
         command = hash(line.command)
         self.lines[line.number, command] += 1
-        self.counts[command] += 1
-        self.to_pass[command] += not met
+        self._counts[command] += 1
+        self._to_pass[command] += not met
         if not self.last or line.offset >= self.last.offset:
             self.last = Line(line.number, 0, line.offset, line.state, line.text)
 
     def discard(self, line: Line) -> None:
         """Have a line, that was added, not passed over any more."""
         self.lines[line.number, hash(line.command)] -= 1
-        self.counts[hash(line.command)] -= 1
+        self._counts[hash(line.command)] -= 1
 
     def begin(self, met_by: Round, inode: tuple[int, int], moved: bool) -> None:
         """Another round begins to ask.  inode: of its file; moved: `last` does not stand there as it did."""
-        self.round, self.to_pass = met_by, Counter(self.counts)
-        self.moved |= moved or self.inode not in (None, inode)
+        self.round, self._to_pass = met_by, Counter(self._counts)
+        self._moved |= moved or self.inode not in (None, inode)
         self.inode = inode
 
     def pass_over(self, line: Line) -> bool:
         """Whether a line that the round has met is to be passed over."""
         command = hash(line.command)
-        if not self.moved:
+        if not self._moved:
             return self.lines[line.number, command] > 0
-        passed_over = self.to_pass[command] > 0
-        self.to_pass[command] -= passed_over
+        passed_over = self._to_pass[command] > 0
+        self._to_pass[command] -= passed_over
         return passed_over
 
 
@@ -2029,23 +2029,23 @@ class Companion:
     def __init__(self, place: Place, mount: Mount, *, say: Say, clock: Callable[[], float],
                  interval: float, read_only: bool) -> None:
         """interval: seconds for which it is believed that no lock was lost."""
-        self.place = place
-        self.mount = mount
+        self._place = place
+        self._mount = mount
         self.network = mount.network
         self.say = say
         self.clock = clock
-        self.read_only = read_only
+        self._read_only = read_only
         self.interval = interval
         self.path = ""                          # where it was opened last: to find that out takes many calls
         self.fd = -1                            # -1: it was left, or nobody has made it
         self.inode = (0, 0)                     # its device and inode, also once it was left
         self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
         self.hidden = False                     # we may not read it: nobody knows what is locked
-        self.pulse = 0                          # the byte that `fd` has locked for as long as it has locks
-        self.alive_at = 0.0                     # when `fd` was known to have its locks last (clock)
-        self.counted = False                    # its length counts us, since it was opened last
+        self._pulse = 0                         # the byte that `fd` has locked for as long as it has locks
+        self._alive_at = 0.0                    # when `fd` was known to have its locks last (clock)
+        self._counted = False                   # its length counts us, since it was opened last
         # its length when we were counted first, if nobody else used it then
-        self.alone_at: int | Company = Company.NOT_ASKED
+        self._alone_at: int | Company = Company.NOT_ASKED
 
     # -- which file it is ------------------------------------------------------------------------------------
 
@@ -2068,12 +2068,12 @@ class Companion:
         if self.fd >= 0 and self.is_current():
             return True
         old, before = self.fd, self.inode
-        self.path = companion_of(self.place.real)
+        self.path = companion_of(self._place.real)
         self.fd, self.inode = self._open()
-        self.alive_at = self.clock()
-        self.counted = False
+        self._alive_at = self.clock()
+        self._counted = False
         close_all(old)
-        if self.read_only or before in ((0, 0), self.inode):
+        if self._read_only or before in ((0, 0), self.inode):
             return True
         self.say(f"its companion {self.path} was removed, and is made and locked again (leave it there)")
         for seat in list(self.seats.values()):
@@ -2086,13 +2086,13 @@ class Companion:
 
         Raises OSError.
         """
-        if self.read_only:
+        if self._read_only:
             return self._open_to_look()
-        fd = open_companion(self.place.real, self.network)
+        fd = open_companion(self._place.real, self.network)
         try:
             # Also: an NFS client that holds a lock on a file needs fewer round trips for the next one.
             lock(fd, HERE_BYTE, shared=True)
-            self.pulse = take_probe(fd) if self.network and not self.mount.is_nfs else 0
+            self._pulse = take_probe(fd) if self.network and not self._mount.is_nfs else 0
             return fd, identity_of(fd)
         except OSError:
             os.close(fd)
@@ -2133,10 +2133,10 @@ class Companion:
 
         Others may have been behind a door that we believed to be locked.
         """
-        if self.network and self.fd >= 0 and self.clock() - self.alive_at > self.interval:
-            if not self.read_only and lost_locks(self.fd, [self.pulse], self.mount):
+        if self.network and self.fd >= 0 and self.clock() - self._alive_at > self.interval:
+            if not self._read_only and lost_locks(self.fd, [self._pulse], self._mount):
                 raise OSError(errno.EIO, "its locks were lost")
-            self.alive_at = self.clock()
+            self._alive_at = self.clock()
 
     # -- doors -----------------------------------------------------------------------------------------------
 
@@ -2161,7 +2161,7 @@ class Companion:
             raise Shifted("its companion is not open")
         if not lock(self.fd, at):
             return False
-        self.place.see(self.mount)
+        self._place.see(self._mount)
         if self.is_current():
             return True
         unlock(self.fd, at)
@@ -2225,7 +2225,7 @@ class Companion:
         places: dict[int, list[int]] = {}
         for seat in self.seats.values() if self.network else ():
             places.setdefault(seat.fd, []).append(seat.at)
-        lost = [fd for fd in places if lost_locks(fd, places[fd], self.mount)]
+        lost = [fd for fd in places if lost_locks(fd, places[fd], self._mount)]
         for fd in lost:
             with contextlib.suppress(OSError):
                 unlock(fd, 0, 0)
@@ -2248,16 +2248,16 @@ class Companion:
         claim, which makes the file longer than we remember.  Who comes at this moment locks that byte first:
         either we find it locked, or he finds the companion as long as we have made it.
         """
-        if not self.counted:
+        if not self._counted:
             length = os.fstat(self.fd).st_size + 1
             os.ftruncate(self.fd, length)
-            first = self.alone_at is Company.NOT_ASKED
-            self.alone_at = length if first and is_free(self.fd, HERE_BYTE) else Company.OTHERS
-            self.counted = True
+            first = self._alone_at is Company.NOT_ASKED
+            self._alone_at = length if first and is_free(self.fd, HERE_BYTE) else Company.OTHERS
+            self._counted = True
 
     def is_alone(self) -> bool:
         """Whether nobody else has claimed a line since our first claim.  Behind a door.  Raises OSError."""
-        return self.counted and self.alone_at == os.fstat(self.fd).st_size
+        return self._counted and self._alone_at == os.fstat(self.fd).st_size
 
     def is_appended_to(self) -> bool:
         """Whether somebody appends lines to the job file now."""
@@ -2297,30 +2297,30 @@ class JobFile:
         self.path = path
         self.say = say
         self.clock = clock
-        self.read_only = read_only
+        self._read_only = read_only
         self.place = Place(path)
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self.held: dict[Job, None] = {}         # in the order in which they were claimed
         # jobs "lost" to others, or "cancelled"; told by the next look_after()
-        self.to_end: dict[Job, str] = {}
+        self._to_end: dict[Job, str] = {}
         self.size: tuple[int, float] | None = None          # as it was seen last, and since when
-        self.cut = False                        # whether its last line had no newline then
-        self.full_size = 0                      # the last that was believed; before, as it was opened first
+        self._cut = False                       # whether its last line had no newline then
+        self._full_size = 0                     # the last that was believed; before, as it was opened first
         # when it was first seen to be shorter than that (clock); None: it was not
-        self.short_since: float | None = None
-        self.appended = 0                       # so much of it was there when nobody appended
+        self._short_since: float | None = None
+        self._appended = 0                      # so much of it was there when nobody appended
         self.fd = -1                            # the open file, to lock and to write; see writable()
         self.reader = Reader(-1)                # the open file, to read
-        self.how = Reading.CACHED               # it was read last
+        self._how = Reading.CACHED              # it was read last
         # when ENOTCONN came (clock); None: it could be opened since
-        self.cut_off_since: float | None = None
+        self._cut_off_since: float | None = None
         self.inode = (0, 0)                     # its device and inode
         self.start = 0                          # where its first line begins
         self.companion = self.COMPANION(self.place, mount, say=say, clock=clock, interval=self.interval,
                                         read_only=read_only)
-        self.named = (0, 0)                     # the companion whose number is locked in the job file
+        self._named = (0, 0)                    # the companion whose number is locked in the job file
 
     # -- doors and seats -------------------------------------------------------------------------------------
 
@@ -2344,7 +2344,7 @@ class JobFile:
                 raise
             raise Shifted from None             # it was replaced, and the daemon has forgotten it
 
-    def follow_companion(self) -> None:
+    def _follow_companion(self) -> None:
         """Go on with the companion that stands there now, and take seats on it.  Raises OSError.
 
         EBUSY: somebody uses another one; then all this is done, but for new claims.
@@ -2376,9 +2376,9 @@ class JobFile:
         Raises OSError; EBUSY: another one is.
         """
         fd, inode = self.fd, self.companion.inode
-        if self.read_only or fd < 0 or self.named == inode:
+        if self._read_only or fd < 0 or self._named == inode:
             return
-        self.named = (0, 0)
+        self._named = (0, 0)
         # The pulse tells only of what was locked after it: so the guard is locked once more.
         unlock(fd, 0, self.GUARD)
         try:
@@ -2394,7 +2394,7 @@ class JobFile:
                 holder = locked_by(fd, first, behind - first)
                 raise OSError(errno.EBUSY, f"is in use with another companion, by {holder} (use one name for "
                                            "it; or who may only read it keeps it locked)")
-        self.named = inode
+        self._named = inode
 
     def _sit(self, job: Job) -> None:
         """Take a seat for a job, behind its door.  Raises OSError."""
@@ -2502,20 +2502,20 @@ class JobFile:
         To be asked behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one:
         then the line waits.
         """
-        if line.offset >= self.appended:
+        if line.offset >= self._appended:
             size = os.fstat(self.fd).st_size
-            if self.companion.is_appended_to() or self.size_now() != size:
+            if self.companion.is_appended_to() or self._size_now() != size:
                 return False
-            self.appended = size
-        return line.offset < self.appended
+            self._appended = size
+        return line.offset < self._appended
 
     def is_orphan(self, line: Line) -> bool:
         """Whether a line `r` has neither runner nor job.
 
         To act on that is a claim, which decides behind the door.
         """
-        if self.read_only:
-            self.follow_companion()             # there may have been none when we came
+        if self._read_only:
+            self._follow_companion()            # there may have been none when we came
         companion, first = self.companion, row(line.command)
         if companion.hidden:
             return False
@@ -2556,7 +2556,7 @@ class JobFile:
             return f"the file is gone; its result {show(state)} is not written"
         except OSError as error:
             self.leave_useless(error)
-            if self.is_cut_off():
+            if self._is_cut_off():
                 self.give_up(job)
                 return (f"its file system's client has died ({reason(error)}); its result {show(state)} is "
                         "not written")
@@ -2598,7 +2598,7 @@ class JobFile:
     def give_up(self, job: Job) -> None:
         """Let go of a job's line without writing anything."""
         self.held.pop(job, None)
-        self.to_end.pop(job, None)
+        self._to_end.pop(job, None)
         self._stand_up(job)
 
     # -- looking after held lines ----------------------------------------------------------------------------
@@ -2621,12 +2621,12 @@ class JobFile:
         Returns the jobs to be ended: "lost", others have taken them from us; "cancelled", their state was
         set.
         """
-        if not self.held and not self.to_end:
+        if not self.held and not self._to_end:
             return {}
         try:
             self._drop_lost_seats()
             self.follow_path()
-            self.follow_companion()
+            self._follow_companion()
             now = self.clock()
             astray = {job: state for job in self.held
                       if not job.cancelled and (state := self._state_here(job)) != RUNNING}
@@ -2638,7 +2638,7 @@ class JobFile:
             # not there, or not now: there is another look soon, and finish() says so
             self.leave_useless(error)
         self.check()
-        to_end, self.to_end = self.to_end, {}
+        to_end, self._to_end = self._to_end, {}
         return to_end
 
     def _drop_lost_seats(self) -> None:
@@ -2658,7 +2658,7 @@ class JobFile:
                 self.writable()
                 if opened and not job.seat and not self._sit_again(job):
                     self.give_up(job)
-                    self.to_end[job] = "lost"
+                    self._to_end[job] = "lost"
 
     def _sit_again(self, job: Job) -> bool:
         """Take a seat again, behind the door, for a job whose seat was lost; False: another has taken its
@@ -2775,7 +2775,7 @@ class JobFile:
         A state that is written just when the file is emptied lands behind the new end, and what nobody has
         written reads as zeros.  Raises OSError.
         """
-        return self.full_size > 0 and self.reader.pread(1, self.full_size - 1) in (b"", b"\0")
+        return self._full_size > 0 and self.reader.pread(1, self._full_size - 1) in (b"", b"\0")
 
     def _note_astray(self, job: Job, state: bytes | None) -> None:
         """Steps 3 and 4.  An editor may be about to write more, so the next look must agree that a job is
@@ -2788,7 +2788,7 @@ class JobFile:
             job.search_at = 0.0
             if job.set_once:
                 job.cancelled = True
-                self.to_end[job] = "cancelled"
+                self._to_end[job] = "cancelled"
             job.set_once = not job.cancelled
             return
         pause = max(self._missed_for(job), self.interval)
@@ -2827,21 +2827,21 @@ class JobFile:
         On a network file system it has to stay shorter for HELD_UP seconds.
         """
         now = self.clock()
-        if self.size is None or size != self.size[0] or (cut and not self.cut):
+        if self.size is None or size != self.size[0] or (cut and not self._cut):
             self.size = size, now
-            self.cut = cut
-        short = size < self.full_size or self._is_short()
+            self._cut = cut
+        short = size < self._full_size or self._is_short()
         if not short:
-            self.short_since = None
-        elif self.short_since is None:
-            self.short_since = now
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = now
         believed_at = self.size[1] + self.interval
-        if self.network and self.short_since is not None:
-            believed_at = max(believed_at, self.short_since + self.HELD_UP)
+        if self.network and self._short_since is not None:
+            believed_at = max(believed_at, self._short_since + self.HELD_UP)
         if now < believed_at and (cut or short or not size):
             return min(believed_at - now, self.interval)
-        self.full_size = size
-        self.short_since = None
+        self._full_size = size
+        self._short_since = None
         return 0.0
 
     def account(self, takers: Takers, groups: bool = False) -> Account:
@@ -2922,7 +2922,7 @@ class JobFile:
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
-    def size_now(self) -> int:
+    def _size_now(self) -> int:
         """How long the open file is.  Raises OSError."""
         self.see()
         return os.fstat(self.fd).st_size
@@ -2961,18 +2961,18 @@ class JobFile:
                     raise OSError(errno.EINVAL, "is no regular file any more")
                 return self._open_anew()
         if self.companion.fd < 0 or not self.companion.is_current():
-            self.follow_companion()
+            self._follow_companion()
 
     def _open_anew(self) -> None:
         """Go on with what the path names now.  Raises OSError."""
-        access = os.O_RDONLY if self.read_only else os.O_RDWR
+        access = os.O_RDONLY if self._read_only else os.O_RDWR
         fd = os.open(self.place.real, access | os.O_CLOEXEC | os.O_NOFOLLOW)
         reader = Reader(fd)
         try:
             if self.network:
                 reader = Reader.of(fd, True)
             start = first_line(reader)
-            if not self.read_only:
+            if not self._read_only:
                 self.lock_all(fd)
             info = os.fstat(fd)
         except OSError:
@@ -2983,14 +2983,14 @@ class JobFile:
         self.reader = reader
         self.inode = info.st_dev, info.st_ino
         self.start = start
-        self.full_size = self.full_size or info.st_size
-        self.appended = 0
-        self.named = (0, 0)
+        self._full_size = self._full_size or info.st_size
+        self._appended = 0
+        self._named = (0, 0)
         self._note_reading()
         for job in self.held:
             job.search_at = 0.0                 # they may stand in here
-        self.follow_companion()
-        self.cut_off_since = None
+        self._follow_companion()
+        self._cut_off_since = None
 
     def _leave_place(self) -> None:
         """Leave the file for another one with another companion, where each held line gets a seat anew."""
@@ -3000,8 +3000,8 @@ class JobFile:
 
     def _note_reading(self) -> None:
         """Say once that the file cannot be read with O_DIRECT."""
-        how, self.how = self.how, self.reader.how
-        if self.how is Reading.DROPPED and how is not Reading.DROPPED and not self.read_only:
+        how, self._how = self._how, self.reader.how
+        if self._how is Reading.DROPPED and how is not Reading.DROPPED and not self._read_only:
             self.say(
                 f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read "
                 "late (runwait4.py --check-locks DIR tells)"
@@ -3027,18 +3027,18 @@ class JobFile:
 
         The next follow_path() opens them anew.
         """
-        if error.errno == errno.ENOTCONN and self.cut_off_since is None:
-            self.cut_off_since = self.clock()
+        if error.errno == errno.ENOTCONN and self._cut_off_since is None:
+            self._cut_off_since = self.clock()
         if error.errno in LOST and not isinstance(error, Shifted):
             self.leave()
 
-    def is_cut_off(self) -> bool:
+    def _is_cut_off(self) -> bool:
         """Whether the file system's client on this host must be dead.
 
         Once its process has been killed, FUSE answers ENOTCONN to every call, for ever.  GlusterFS also does
         so while its servers do not answer, and comes back; so this takes a minute.
         """
-        return self.cut_off_since is not None and self.clock() - self.cut_off_since >= self.CUT_OFF
+        return self._cut_off_since is not None and self.clock() - self._cut_off_since >= self.CUT_OFF
 
     def leave(self) -> None:
         """Close the job file and its companion; held lines keep their seats."""
@@ -3046,7 +3046,7 @@ class JobFile:
         self.companion.leave()
         self.fd = -1
         self.reader = Reader(-1)
-        self.inode = self.named = (0, 0)
+        self.inode = self._named = (0, 0)
 
     def read_line(self, line: Line, ahead: int = 1) -> bytes:
         """The file from a line's state on and some way behind it, if the line stands there whole; else b''.
@@ -3176,16 +3176,16 @@ class StallReporter:
         self.say = say
         self.clock = clock
         self.since: dict[Any, float] = {}
-        self.said: set[Any] = set()
+        self._said: set[Any] = set()
 
     def update(self, stalls: Iterable[Stall]) -> None:
         """Take note of all stalls that there are now.  Those from before that are not among them are over."""
         now, by_key = self.clock(), {stall.key: stall for stall in stalls}
         self.since = {key: self.since.get(key, now) for key in by_key}
-        self.said &= self.since.keys()
+        self._said &= self.since.keys()
         for key, since in self.since.items():
-            if key not in self.said and now - since >= min(by_key[key].patience, self.PATIENCE):
-                self.said.add(key)
+            if key not in self._said and now - since >= min(by_key[key].patience, self.PATIENCE):
+                self._said.add(key)
                 self.say(by_key[key].text)
 
 
@@ -3202,24 +3202,24 @@ class Pace:
         self.clock = clock
         self.began = -math.inf          # when the last look did, by the clock
         # what the parts of the look that are over have taken: seconds, and seconds on the CPU
-        self.took = self.worked = 0.0
+        self._took = self._worked = 0.0
         # when the part under way began, by the clock and by this thread's CPU time; None: there is none
-        self.since: tuple[float, float] | None = None
+        self._since: tuple[float, float] | None = None
 
     def begin(self) -> None:
         """Another look begins."""
-        self.took = self.worked = 0.0
+        self._took = self._worked = 0.0
         self.began = self.clock()
-        self.since = self.began, time.thread_time()
+        self._since = self.began, time.thread_time()
 
     def go_on(self) -> None:
         """The look goes on.  To be called in the thread that calls pause(), as each has its CPU time."""
-        self.since = self.clock(), time.thread_time()
+        self._since = self.clock(), time.thread_time()
 
     def pause(self) -> None:
         """The look is interrupted, or over."""
-        self.took, self.worked = self._spent()
-        self.since = None
+        self._took, self._worked = self._spent()
+        self._since = None
 
     __enter__ = begin
 
@@ -3227,9 +3227,9 @@ class Pace:
         self.pause()
 
     def _spent(self) -> tuple[float, float]:
-        if not self.since:
-            return self.took, self.worked
-        return self.took + self.clock() - self.since[0], self.worked + time.thread_time() - self.since[1]
+        if not self._since:
+            return self._took, self._worked
+        return self._took + self.clock() - self._since[0], self._worked + time.thread_time() - self._since[1]
 
     def rest(self, times: float) -> float:
         """Seconds to rest: `times` as long as the look, but see LONGEST."""
@@ -3486,31 +3486,31 @@ class Cursor:
         self.file = file
         self.say = file.say
         self.clock = file.clock
-        self.ordinals = ordinals
-        self.wait_for_file = wait_for_file
-        self.serving = serving
-        self.is_absent = is_absent
-        self.unchecked = unchecked
-        self.groups_named = False               # it was said that groups are left alone
+        self._ordinals = ordinals
+        self._wait_for_file = wait_for_file
+        self._serving = serving
+        self._is_absent = is_absent
+        self._unchecked = unchecked
+        self._groups_named = False              # it was said that groups are left alone
         self.interval = file.interval
         self.orphans: list[int] = []            # line numbers of those met and not taken
         # how the last runs here ended, by their commands
-        self.ends: OrderedDict[bytes, bytes] = OrderedDict()
+        self._ends: OrderedDict[bytes, bytes] = OrderedDict()
         self.orphaned: set[bytes] = set()       # the commands of orphans that were met and not taken
         self.inode = file.inode                 # of the file that the round walks through
         self.scan: Scan | None = None           # the walk of the round under way; None: there is none
         self.round = Round()                    # the round under way, or the last one
         self.miss = Miss(round=self.round)      # the last
         self.takers = Takers(takers)            # of the last claim
-        self.claimed = 0.0                      # when that was
+        self._claimed = 0.0                     # when that was
         # whether the last claim came back in the middle of its walk, to be made again
         self.sliced = False
-        self.pause_at = math.inf                # when the walk of this claim shall pause (monotonic)
-        self.refusals = 0                       # empty rounds in a row that met lines that others held
-        self.quiet: tuple[int, ...] | None = None           # signature at the start of the last empty round
+        self._pause_at = math.inf               # when the walk of this claim shall pause (monotonic)
+        self._refusals = 0                      # empty rounds in a row that met lines that others held
+        self._quiet: tuple[int, ...] | None = None          # signature at the start of the last empty round
         self.pace = Pace(self.clock)            # of rounds, without their pauses
-        self.trouble_since: float | None = None
-        self.waits = StallReporter(self.say, self.clock)
+        self._trouble_since: float | None = None
+        self._waits = StallReporter(self.say, self.clock)
 
     def claim(self, last: bool = False, takers: Takers | None = None) -> Job | Miss:
         """Claim the next job for one of the takers, the first that it fits.
@@ -3521,8 +3521,8 @@ class Cursor:
         found: Job | Miss
         try:
             found = self._claim(last, takers or self.takers)
-            self.trouble_since = None
-            if self.unchecked:
+            self._trouble_since = None
+            if self._unchecked:
                 self._check_late()
         except OSError as error:
             found = self._bear(error)
@@ -3543,9 +3543,9 @@ class Cursor:
             soon = self.round.outdated or self._has_room()
             return replace(self.miss, again=self._until_next()) if soon else self.miss
         self.pace.go_on()
-        is_old = now - self.claimed > self._stale_after()
+        is_old = now - self._claimed > self._stale_after()
         goes_on = self.sliced and scan is not None
-        self.claimed = now
+        self._claimed = now
         self.sliced = False
         try:
             if scan is None or (not goes_on and self.pace.until_due(100, self.interval) == 0):
@@ -3554,8 +3554,8 @@ class Cursor:
             elif scan.last and is_old and not goes_on and not scan.reread(scan.last):
                 # what stands above was edited, and has moved what is below
                 scan = self._start_over()
-            if self.serving:
-                self.pause_at = scan.pause_at = time.monotonic() + self.SLICE
+            if self._serving:
+                self._pause_at = scan.pause_at = time.monotonic() + self.SLICE
             return self._walk(scan)
         except Paused:
             self.sliced = True
@@ -3580,7 +3580,7 @@ class Cursor:
     def _check_late(self) -> None:
         """Name what is not understood in a file that has come only now: at the start it could not be refused.
         """
-        self.unchecked = False
+        self._unchecked = False
         with contextlib.suppress(Problem):      # it is gone again
             check_lines(self.file.path, self.file.network, self.say, refuse=False)
 
@@ -3631,12 +3631,12 @@ class Cursor:
         self.pace.begin()
         file.follow_path()
         self._notice_replaced()
-        self.signature = file.signature()
+        self._signature = file.signature()
         wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
-        seen: Counter[bytes] | None = Counter() if self.ordinals else None
+        seen: Counter[bytes] | None = Counter() if self._ordinals else None
         self.scan = scan = Scan(file.reader, file.start, bytes(sorted(wanted)), seen=seen, careful=True,
                                 directives=True)
-        scan.pause_at = self.pause_at
+        scan.pause_at = self._pause_at
         self.round = Round(frozenset(self.takers.all), self.pace.began)
         return scan
 
@@ -3653,11 +3653,11 @@ class Cursor:
         self.scan = None
         found = self.round
         found.end_group(waits=cut or self._is_being_appended())
-        self.quiet = self.signature
-        self.refusals = self.refusals + 1 if found.refused else 0
+        self._quiet = self._signature
+        self._refusals = self._refusals + 1 if found.refused else 0
         due = [doubt] if doubt else []
         if found.refused:
-            due.append(self.interval / 20 if self.refusals == 1 else self.interval)
+            due.append(self.interval / 20 if self._refusals == 1 else self.interval)
         self._name_stalls()
         again = max(min(due), self.pace.rest(20), 0.01) if due else None
         return Miss(again, round=found, whole=True)
@@ -3668,7 +3668,7 @@ class Cursor:
         The signature is no proof (time stamps are coarse), so after a while a round is made all the same.
         The round says nothing of takers that it was not made for.
         """
-        if not self.quiet:
+        if not self._quiet:
             return False
         asked = self.round.takers.issuperset(self.takers.all)
         if not asked and self.round.missed:
@@ -3679,7 +3679,7 @@ class Cursor:
             return True
         if not asked or self.miss.again is not None or self.round.waiting:
             return False
-        return self.pace.until_due(100, self.interval) > 0 and self.file.signature() == self.quiet
+        return self.pace.until_due(100, self.interval) > 0 and self.file.signature() == self._quiet
 
     def _has_room(self) -> bool:
         """Whether a taker that waits for free slots has more of them than it had."""
@@ -3698,7 +3698,7 @@ class Cursor:
 
     def forget(self) -> None:
         """Have the next claim walk through the file anew: what was met says nothing any more."""
-        self.scan = self.quiet = None
+        self.scan = self._quiet = None
 
     # -- lines that are met ----------------------------------------------------------------------------------
 
@@ -3769,17 +3769,17 @@ class Cursor:
         found, settings = self.round, self.round.scope.settings
         if line.state != NEW:
             return
-        found.few = not settings.together or not self.serving   # a group must be known as a whole
+        found.few = not settings.together or not self._serving  # a group must be known as a whole
         found.missed = True
         if not settings.together:
             found.skip(line)
-        elif self.serving:
+        elif self._serving:
             found.join_group(line)
             self._note_takers(line)
         else:
             found.note_unfinished(line)
-            if not self.groups_named:
-                self.groups_named = True
+            if not self._groups_named:
+                self._groups_named = True
                 self.say(left_alone(line, settings))
 
     def _note_waiting(self, line: Line) -> None:
@@ -3787,7 +3787,7 @@ class Cursor:
         found = self.round
         if line.state == RUNNING:
             return
-        served = self.serving or not found.scope.settings.together
+        served = self._serving or not found.scope.settings.together
         if served and self._note_takers(line) and not found.below:
             found.below = line
         found.few = line.state == NEW or found.waiting.issuperset(self.takers.fitting(found.scope))
@@ -3848,7 +3848,7 @@ class Cursor:
 
         Raises OSError.
         """
-        ended = self.ends.get(line.command, b"") if line.state == RUNNING else b""
+        ended = self._ends.get(line.command, b"") if line.state == RUNNING else b""
         equal = ended and itertools.islice(lines_of(self.file.reader, self.file.start, {line.command}), 2)
         return ended if equal and len(list(equal)) == 1 else b""
 
@@ -3857,14 +3857,14 @@ class Cursor:
 
         Only a person knows whether others have begun to run it since.
         """
-        ended = self.ends.get(line.command)
+        ended = self._ends.get(line.command)
         return (
             f"; an editor may have brought back its r: a run here has ended, {show(ended)}" if ended else ""
         )
 
     def _note_taken(self, job: Job) -> None:
         """A line was claimed."""
-        self.ends.pop(job.command, None)
+        self._ends.pop(job.command, None)
         if job.state == RUNNING:
             self.say(f"line {job.number}: is r, but nobody runs it any more; is run again")
         if job.state != NEW:
@@ -3893,17 +3893,17 @@ class Cursor:
         # asked first: if not, the size is of all of it
         appending = self.file.companion.is_appended_to()
         found.refused |= appending
-        return appending or self.file.signature()[2] != self.signature[2]
+        return appending or self.file.signature()[2] != self._signature[2]
 
     def _name_stalls(self) -> None:
         """Say what waits for something that may never come."""
         following = any(taker.follow for taker in self.takers.all)
 
         def is_missed(settings: JobSettings) -> bool:
-            return (self.serving or settings.slots > 1 or following) and self.is_absent(settings)
+            return (self._serving or settings.slots > 1 or following) and self._is_absent(settings)
 
         waited = any(taker.follow for taker in self.round.waiting)
-        self.waits.update(itertools.chain(self._shut_door(), (
+        self._waits.update(itertools.chain(self._shut_door(), (
             stall for stall in itertools.islice(stalls(self.round, is_missed), self.NAMED)
             if not stall.passes and (waited or not stall.stops))))
 
@@ -3924,11 +3924,11 @@ class Cursor:
         Raises NotNow.
         """
         fault = self.file.finish(job, state)
-        self.ends.pop(job.command, None)        # of an equal line, perhaps: that says nothing any more
+        self._ends.pop(job.command, None)       # of an equal line, perhaps: that says nothing any more
         if state in (DONE, FAILED):
-            self.ends[job.command] = state
-            if len(self.ends) > self.REMEMBERED:
-                self.ends.popitem(last=False)
+            self._ends[job.command] = state
+            if len(self._ends) > self.REMEMBERED:
+                self._ends.popitem(last=False)
         bad = state in (FAILED, ERROR, HELD)
         if job.taker.retry and bad and not job.retried:
             job.taker.tried.add(job, met=False)
@@ -3947,19 +3947,19 @@ class Cursor:
 
     def _bear(self, error: OSError) -> Miss:
         """Put up with an error of the file system for a while, then fail for good."""
-        self.scan = self.quiet = None
+        self.scan = self._quiet = None
         self.file.leave_useless(error)
         now = self.clock()
-        if self.trouble_since is None:
-            self.trouble_since = now
+        if self._trouble_since is None:
+            self._trouble_since = now
             self.say(f"{reason(error)}; " + ("waiting for it" if self._may_come(error) else "trying again"))
         patience = self.TROUBLE if self.file.network else self.file.LOOKS * self.interval
-        if now - self.trouble_since >= patience and not self._may_come(error):
+        if now - self._trouble_since >= patience and not self._may_come(error):
             return Miss(failed=reason(error), round=self.round)
         return Miss(self.interval, round=self.round)
 
     def _may_come(self, error: OSError) -> bool:
-        return self.wait_for_file and error.errno == errno.ENOENT
+        return self._wait_for_file and error.errno == errno.ENOENT
 
 
 # ---- just looking ------------------------------------------------------------------------------------------

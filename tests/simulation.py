@@ -1032,12 +1032,12 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             "count_in",
             lambda self, plain=COMPANIONS.count_in: (
                 plain(self),
-                self.__dict__.update(alone_at=CORE.os.fstat(self.fd).st_size),
+                self.__dict__.update(_alone_at=CORE.os.fstat(self.fd).st_size),
             ),
         )
     ],
     "an equal line's end": lambda: [
-        (CORE.Cursor, "_known_end", lambda self, line: self.ends.get(line.command, b""))
+        (CORE.Cursor, "_known_end", lambda self, line: self._ends.get(line.command, b""))
     ],
     "names and sizes not seen": lambda: [(CORE.Place, "see", lambda self, mount: None)],
     "old pages read": lambda: [

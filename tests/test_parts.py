@@ -492,7 +492,7 @@ class IdleLooks(JobFileCase):
     def test_a_last_look_is_never_spared(self) -> None:
         jobs = self.jobs(b"d a\n")
         self.assertFalse(jobs.claim())
-        jobs.pace.worked = 60.0                         # as if that round had taken a minute
+        jobs.pace._worked = 60.0                        # as if that round had taken a minute
         with open(self.path, "ab") as file:
             file.write(b". b\n")
         self.assertFalse(jobs.claim())
@@ -776,7 +776,7 @@ class ScansInMemory(FileCase):
         self.path.write_bytes(b". echo job\n" * 20_000)
         with mock.patch.multiple(runmaker4.Scan, SMALL=512, LARGE=4096):
             scan = runmaker4.Scan(runmaker4.Reader(self.open()), 0)
-            self.assertLess(max(len(scan.buffer) for _ in scan), 3 * 4096)
+            self.assertLess(max(len(scan._buffer) for _ in scan), 3 * 4096)
 
 
 class RecordsInMemory(FileCase):
