@@ -4077,12 +4077,12 @@ class Worker:
         """relieved: called when bytes were written.  say: takes what is to be said of records that wait."""
         from concurrent import futures  # which asyncio has loaded
         self.pool = futures.ThreadPoolExecutor(1) if threaded else None
-        self.relieved = relieved
+        self._relieved = relieved
         self.say = say
         self.backlog = 0            # bytes posted and not yet written
         self.files: list[RecordFile] = []       # that may keep records for later
-        self.timer: asyncio.TimerHandle | None = None       # when these are tried again
-        self.tries = True           # whether they are; not any more when the program leaves
+        self._timer: asyncio.TimerHandle | None = None      # when these are tried again
+        self._tries = True          # whether they are; not any more when the program leaves
         self.pending: set[futures.Future[Any]] = set()      # calls made and not yet ended
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -4132,7 +4132,7 @@ class Worker:
 
     def _written(self, size: int, done: asyncio.Future[object]) -> None:
         self.backlog -= size
-        self.relieved()
+        self._relieved()
         self._come_back()
         done.result()               # an exception is a defect, for the loop's exception handler
 
@@ -4143,13 +4143,13 @@ class Worker:
 
     def _come_back(self) -> None:
         """Have these tried again in a while."""
-        if self.keeps_records and self.tries and not self.timer:
+        if self.keeps_records and self._tries and not self._timer:
             pause = self.AGAIN_FAR if self.pool else self.AGAIN
-            self.timer = asyncio.get_running_loop().call_later(pause, self._try_again)
+            self._timer = asyncio.get_running_loop().call_later(pause, self._try_again)
 
     def _try_again(self) -> None:
-        self.timer = None
-        for file in self.files if self.tries else ():
+        self._timer = None
+        for file in self.files if self._tries else ():
             self.post(file.write_kept)
 
     async def leave(self) -> None:
@@ -4158,7 +4158,7 @@ class Worker:
         It is the last that happens in the loop: an answer that comes when the loop is closed is a traceback
         on Python 3.9.  What is pending afterwards waits for a file system that does not answer.
         """
-        self.tries = False
+        self._tries = False
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.call(int), self.PATIENCE)
 
@@ -4176,8 +4176,8 @@ class Failures:
     def __init__(self, file: JobFile, worker: Worker) -> None:
         self.file = file
         self.worker = worker
-        self.at_start: int | None = None    # how many were
-        self.pace = Pace()
+        self._at_start: int | None = None   # how many were
+        self._pace = Pace()
 
     async def count(self) -> int:
         """The first call is the start."""
@@ -4185,17 +4185,17 @@ class Failures:
             now = await self.worker.call(self._look)
         except OSError:                     # there is no file yet, or it is away for a moment
             return 0
-        if self.at_start is None:
-            self.at_start = now
-        return now - self.at_start
+        if self._at_start is None:
+            self._at_start = now
+        return now - self._at_start
 
     def _look(self) -> int:
-        with self.pace:
+        with self._pace:
             return sum(1 for _ in self.file.lines(FAILED + ERROR))
 
     async def rest(self) -> None:
         """Wait until it may be counted again."""
-        await asyncio.sleep(max(self.file.interval, self.pace.rest(9)))
+        await asyncio.sleep(max(self.file.interval, self._pace.rest(9)))
 
 
 class Jobs(Protocol):
@@ -4237,10 +4237,10 @@ class FileJobs:
     """The `Jobs` of a runner on the shared file: a cursor and its job file, whose calls a `Worker` makes."""
 
     def __init__(self, cursor: Cursor, worker: Worker, taker: Taker) -> None:
-        self.cursor = cursor
+        self._cursor = cursor
         self.file = cursor.file
         self.worker = worker
-        self.taker = taker
+        self._taker = taker
         self.interval = cursor.interval
         self.orphans = cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
@@ -4252,15 +4252,15 @@ class FileJobs:
         if isinstance(found, Job):
             return found
         met = found.round
-        again = self.poll if found.again is None and met.waits_for(self.taker) else found.again
-        return replace(found, again=again, ended=met.ended, stopped=met.stopped(self.taker))
+        again = self.poll if found.again is None and met.waits_for(self._taker) else found.again
+        return replace(found, again=again, ended=met.ended, stopped=met.stopped(self._taker))
 
     def _claim(self, last: bool, free: int, slots: int) -> Job | Miss:
-        if slots != self.taker.slots:
-            self.taker.slots = slots
-            self.cursor.takers.known.clear()        # other settings may fit now
-        self.taker.free = free
-        return self.cursor.claim(last)
+        if slots != self._taker.slots:
+            self._taker.slots = slots
+            self._cursor.takers.known.clear()       # other settings may fit now
+        self._taker.free = free
+        return self._cursor.claim(last)
 
     async def lend(self, job: Job) -> int:
         """The job's own descriptor is the worker's, which may close or exchange it at any time."""
@@ -4270,10 +4270,10 @@ class FileJobs:
         self.worker.post(self.file.reclaim, fd)
 
     async def finish(self, job: Job, state: bytes) -> str:
-        return await self.worker.call(self.cursor.finish, job, state)
+        return await self.worker.call(self._cursor.finish, job, state)
 
     async def release(self, job: Job) -> str:
-        return await self.worker.call(self.cursor.release, job)
+        return await self.worker.call(self._cursor.release, job)
 
     async def look_after(self) -> dict[Job, str]:
         return await self.worker.call(self.file.look_after)
@@ -4290,13 +4290,13 @@ class FileJobs:
             await self.worker.call(self.file.close)
             await self.worker.flush()
         for look in range(1, self.file.LOOKS + 1):
-            takers = Takers(() if runner.had_one_each else (self.taker,))
+            takers = Takers(() if runner.had_one_each else (self._taker,))
             # what does not fit because slots are out of service is left, too
-            self.taker.slots = runner.size
+            self._taker.slots = runner.size
             try:
                 account = await self.worker.call(self.file.account, takers)
                 # by others that run the file with --resume
-                resumed = account.orphans and RUNNING in self.taker.retry
+                resumed = account.orphans and RUNNING in self._taker.retry
                 if runner.killed or look == self.file.LOOKS or not (account.half_saved or resumed):
                     return account
             except OSError as error:
@@ -4473,7 +4473,7 @@ class Signals:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.handlers: dict[int, Callable[[], None]] = {}
+        self._handlers: dict[int, Callable[[], None]] = {}
         self.pipe, feed = os.pipe()
         os.set_blocking(feed, False)
         # full: it will be read, and reap() misses nothing
@@ -4482,7 +4482,7 @@ class Signals:
         loop.add_reader(self.pipe, self.look)
 
     def handle(self, number: int, handler: Callable[[], None]) -> None:
-        self.handlers[number] = handler
+        self._handlers[number] = handler
         signal.signal(number, lambda *_: None)      # the byte in the pipe is what counts
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, may have blocked it
 
@@ -4492,7 +4492,7 @@ class Signals:
         Python's end would set default actions again, and a late HUP would be our exit status.
         """
         signal.set_wakeup_fd(-1)
-        for number in self.handlers:
+        for number in self._handlers:
             signal.signal(number, signal.SIG_IGN)
 
     def look(self) -> None:
@@ -4501,8 +4501,8 @@ class Signals:
             numbers = set(os.read(self.pipe, 1 << 16))
         except BlockingIOError:             # nothing has
             return
-        for number in numbers & self.handlers.keys():
-            self.handlers[number]()
+        for number in numbers & self._handlers.keys():
+            self._handlers[number]()
 
 
 def shell_words(shell: str) -> list[bytes]:
@@ -4518,16 +4518,16 @@ class Processes:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
-        self.loop = loop
+        self._loop = loop
         self.grace = math.inf if grace is None else grace
         self.running: dict[int, Child] = {}
         self.impatient = False      # KILL now, without grace
-        self.reading: asyncio.Task[ProcessTable] | None = None      # will be, for all that wait for it
-        self.rested = 0.0           # when the next reading may be (event loop's time)
+        self._reading: asyncio.Task[ProcessTable] | None = None     # will be, for all that wait for it
+        self._rested = 0.0          # when the next reading may be (event loop's time)
         unique = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
-        self.marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
-        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self.lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
+        self._marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         self.environ = {key: value for key, value in os.environb.items() if key != b"RUNMAKER4_TOKEN"}
         outer = self.environ.get(MARK)              # we are a job ourselves: our jobs are also that job's
         self.chain = outer + b"/" if outer else b""
@@ -4546,17 +4546,17 @@ class Processes:
         for a command that ends with a backslash, the braces for one that is cut off behind `&&` or `|`:
         `exit` would complete it.
         """
-        mark = next(self.marks)
+        mark = next(self._marks)
         # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C
         # libraries.
-        numbers = (number for number in itertools.count(self.lock_fd, 2) if number not in locks)
-        pairs = [(self.null if gate is None else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
+        numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in locks)
+        pairs = [(self._null if gate is None else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
         command = (b"" if gate is None else GATE) + b"{ :; %s\n\n}\nexit" % command
         environ = {**self.environ, **environ, MARK: self.chain + mark}
         pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", command), environ, file_actions=actions,
                               setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
-        child = self.running[pid] = Child(pid, mark, self.loop.create_future())
+        child = self.running[pid] = Child(pid, mark, self._loop.create_future())
         return child
 
     def reap(self) -> None:
@@ -4581,7 +4581,7 @@ class Processes:
         processes.  After that the kernel may give it to anybody, and a session that nobody is left in gets no
         new members: so once it was seen empty, its number is not looked for any more.
         """
-        start = self.loop.time()
+        start = self._loop.time()
         told: dict[Birth, Birth] = {}
         empty = 0
         pause = 0.005
@@ -4590,7 +4590,7 @@ class Processes:
             table = await self._look()
             shell.deserted |= over and not table.session(shell)
             alive = table.tree(shell)
-            looked = self.loop.time()
+            looked = self._loop.time()
             empty = 0 if alive else empty + 1
             if empty >= self.EMPTY and shell.ended.done():
                 return []
@@ -4609,18 +4609,18 @@ class Processes:
 
     async def _look(self) -> ProcessTable:
         """A table that is read from now on: one for all jobs that are ending and wait for it."""
-        if not self.reading:
-            self.reading = asyncio.ensure_future(self._read())
-        return await asyncio.shield(self.reading)
+        if not self._reading:
+            self._reading = asyncio.ensure_future(self._read())
+        return await asyncio.shield(self._reading)
 
     async def _read(self) -> ProcessTable:
         """Wait until reading takes no more than a third of the time, and read."""
-        await asyncio.sleep(self.rested - self.loop.time())
-        self.reading = None                         # another call needs another reading
-        began = self.loop.time()
+        await asyncio.sleep(self._rested - self._loop.time())
+        self._reading = None                        # another call needs another reading
+        began = self._loop.time()
         table = ProcessTable.read()
-        now = self.loop.time()
-        self.rested = now + 2 * (now - began)
+        now = self._loop.time()
+        self._rested = now + 2 * (now - began)
         return table
 
     @staticmethod
@@ -5184,7 +5184,7 @@ class LogFile(Sink):
     def __init__(self, path: str, lines: int, directory: bytes, worker: Worker, trouble: Say) -> None:
         """lines: of output per record.  directory: where jobs run.  Raises Problem."""
         self.lines = lines
-        self.directory = directory
+        self._directory = directory
         self.worker = worker
         self.size = (1 + lines) * (self.WIDTH + 1)      # of a record
         self.records: dict[Run, Record] = {}
@@ -5238,7 +5238,7 @@ class LogFile(Sink):
 
     def _write(self, run: Run, record: Record) -> None:
         record.changed = False
-        directory = one_line(run.directory or self.directory)
+        directory = one_line(run.directory or self._directory)
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.lines - len(lines))
         if run.job.ordinal:                 # else nobody has counted the jobs above it
@@ -5306,12 +5306,12 @@ class RecordFile:
         self.kind = kind
         self.worker = worker
         self.trouble = trouble
-        self.header = header
+        self._header = header
         self.fd = open_record(path, flags)
         self.network = find_mount(path).network
         self.kept: dict[int, bytearray] = {}        # records by place; at APPEND_BYTE what is to be appended
-        self.refused = math.inf                     # since when (monotonic seconds) a lock is
-        self.told = False                           # it was said who has it
+        self._refused = math.inf                    # since when (monotonic seconds) a lock is
+        self._told = False                          # it was said who has it
         worker.files.append(self)
 
     def append(self, data: bytes) -> None:
@@ -5328,8 +5328,8 @@ class RecordFile:
         """Try again what could not be written."""
         for at in list(self.kept):
             self._try(at)
-        if self.kept and not self.told and time.monotonic() - self.refused > self.TELL:
-            self.told = True
+        if self.kept and not self._told and time.monotonic() - self._refused > self.TELL:
+            self._told = True
             self.worker.say(
                 f"{self.path}: {self.obstacle()} (the {self.kind}'s records are kept until they can "
                 "be written)"
@@ -5355,7 +5355,7 @@ class RecordFile:
         held = waits = False
         try:
             held = self._lock(at, self._length(at, data))
-            waits = not held and (self.network or time.monotonic() - self.refused < self.PATIENCE)
+            waits = not held and (self.network or time.monotonic() - self._refused < self.PATIENCE)
             if not waits:
                 self._write(at, data, held)
         except OSError as error:
@@ -5364,8 +5364,8 @@ class RecordFile:
             if not waits:               # also after a defect, which would come again
                 del self.kept[at]
             if held and not self.kept:
-                self.refused = math.inf
-                self.told = False
+                self._refused = math.inf
+                self._told = False
 
     def _lock(self, at: int, length: int) -> bool:
         """Lock a place if that can be had at once.  Raises OSError."""
@@ -5375,7 +5375,7 @@ class RecordFile:
         except OSError as error:
             if error.errno != errno.ENOLCK:         # the file system, or its server, has no room for one now
                 raise
-        self.refused = min(self.refused, time.monotonic())
+        self._refused = min(self._refused, time.monotonic())
         return False
 
     def _write(self, at: int, data: bytearray, held: bool) -> None:
@@ -5393,9 +5393,9 @@ class RecordFile:
             if self.network:
                 os.fsync(self.fd)
         elif self.network:
-            append_locked(self.fd, (bytes(data),), True, self.header)
+            append_locked(self.fd, (bytes(data),), True, self._header)
         else:
-            write_all(self.fd, end_of(self.fd, self.header)[1] + data)
+            write_all(self.fd, end_of(self.fd, self._header)[1] + data)
 
 
 class OutFile:
@@ -5412,7 +5412,7 @@ class OutFile:
     def __init__(self, name: str, fresh: bool, journal: Journal) -> None:
         """fresh: no such file may be there; else the run began under a server before us, and this goes on."""
         self.name = os.path.join(journal.folder, name)
-        self.fresh = fresh
+        self._fresh = fresh
         self.journal = journal
         self.trouble = journal.trouble
         self.fd = -1
@@ -5449,7 +5449,7 @@ class OutFile:
         """Make the file, under a numbered name if its own cannot be had.  Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         flags |= os.O_NONBLOCK              # a pipe that has taken the name is an error, and not waited for
-        if not self.fresh:
+        if not self._fresh:
             self.fd = os.open(self.name, flags, 0o666)
             return
         try:
@@ -5560,23 +5560,23 @@ class Journal:
         if read_head(self.file.fd, path, 1) not in (b"", b"{"):
             raise Problem(f"{path}: is not a journal (give another --outdir)")
         self.network = bool(worker.pool)
-        self.pause = self.GATHER if self.network else self.AT_ONCE
+        self._pause = self.GATHER if self.network else self.AT_ONCE
         # encoded together, which is four times as fast as one now and then
-        self.waiting: list[dict[str, Any]] = []
-        self.flushed = -math.inf            # when (monotonic seconds)
+        self._waiting: list[dict[str, Any]] = []
+        self._flushed = -math.inf           # when (monotonic seconds)
 
     def add(self, entry: dict[str, Any], end: bool = False) -> None:
-        self.waiting.append(entry)
-        if time.monotonic() - self.flushed > (self.pause if end else self.GATHER):
+        self._waiting.append(entry)
+        if time.monotonic() - self._flushed > (self._pause if end else self.GATHER):
             self.flush()
 
     def flush(self) -> None:
         """Write what has gathered."""
-        if self.waiting:
-            data = "".join(f"{self.encode(entry)}\n" for entry in self.waiting).encode()
-            self.waiting.clear()
+        if self._waiting:
+            data = "".join(f"{self.encode(entry)}\n" for entry in self._waiting).encode()
+            self._waiting.clear()
             self.file.append(data)
-            self.flushed = time.monotonic()
+            self._flushed = time.monotonic()
 
 
 class OutDir(Sink):
@@ -5592,8 +5592,8 @@ class OutDir(Sink):
         incomplete: is told the lines of runs whose output could not be written in full.
         """
         self.worker = worker
-        self.incomplete = incomplete
-        self.files: dict[Stream, OutFile] = {}
+        self._incomplete = incomplete
+        self._files: dict[Stream, OutFile] = {}
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -5611,7 +5611,7 @@ class OutDir(Sink):
         self._end(run, None)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
-        file = self.files.get(stream) or self._file(run, stream, fresh=False)
+        file = self._files.get(stream) or self._file(run, stream, fresh=False)
         self.worker.post(file.store, stream.received - len(data), data, size=len(data))
 
     def ended(self, run: Run, ending: Ending) -> None:
@@ -5619,7 +5619,7 @@ class OutDir(Sink):
 
     def _end(self, run: Run, ending: Ending | None) -> None:
         """Nothing more comes of a run; ending: None if nobody will say how it ended."""
-        files = [self.files.pop(stream) for stream in run.streams if stream in self.files]
+        files = [self._files.pop(stream) for stream in run.streams if stream in self._files]
         for file in files:
             self.worker.post(file.close)
         shell = run.shell
@@ -5663,12 +5663,12 @@ class OutDir(Sink):
         entry["files"] = [os.path.basename(file.name) for file in files if file.size]
         if any(file.broken for file in files):
             entry["incomplete"] = True
-            self.incomplete(entry["line"])
+            self._incomplete(entry["line"])
         self.journal.add(entry, end=True)
 
     def _file(self, run: Run, stream: Stream, fresh: bool) -> OutFile:
         name = f"{run.job.number}{self.SUFFIX[stream.name]}"
-        file = self.files[stream] = OutFile(name, fresh, self.journal)
+        file = self._files[stream] = OutFile(name, fresh, self.journal)
         return file
 
 
@@ -5759,17 +5759,17 @@ class SlotFile:
         self.mount = mount
         self.network = mount.network
         self.say = say
-        self.target = os.path.realpath(path)
+        self._target = os.path.realpath(path)
         self.companion = companion_of(path)
         self.interval = 1.0 if self.network else self.INTERVAL
         self.names: list[str] = []
         # a last line without newline: signature, since when
-        self.last: tuple[tuple[int, ...], float] | None = None
-        self.faults: dict[str, str] = {}                # what was said last, of what
+        self._last: tuple[tuple[int, ...], float] | None = None
+        self._faults: dict[str, str] = {}               # what was said last, of what
         try:
             end = time.monotonic() + 1.0                # an editor that saves in place empties it first
             self.names = self._read()
-            while not self.names and (self.last or time.monotonic() < end):
+            while not self.names and (self._last or time.monotonic() < end):
                 time.sleep(0.05)
                 self.names = self._read()
             if not self.names:
@@ -5781,7 +5781,7 @@ class SlotFile:
     def prepare(self) -> None:
         """Make sure that names can be locked.  Raises Problem."""
         try:
-            os.close(open_companion(self.target))
+            os.close(open_companion(self._target))
         except OSError as error:
             raise Problem(f"{self.companion}: {reason(error)} (it must be a file that can be written: names "
                           "are locked there)") from None
@@ -5810,8 +5810,8 @@ class SlotFile:
     def _read(self) -> list[str]:
         """The names as they stand there now.  Opening a file makes NFS fresh (nfs(5)).  Raises OSError."""
         if self.network:
-            see_anew(self.target, self.mount)
-        fd = os.open(self.target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)   # a FIFO would block
+            see_anew(self._target, self.mount)
+        fd = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
@@ -5824,12 +5824,12 @@ class SlotFile:
             raise OSError(errno.EINVAL, "is no list of names")
         if data and not data.endswith(b"\n"):
             now, sign = time.monotonic(), (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
-            if not self.last or self.last[0] != sign:
-                self.last = sign, now
-            if now - self.last[1] < 1.0:
+            if not self._last or self._last[0] != sign:
+                self._last = sign, now
+            if now - self._last[1] < 1.0:
                 data = data[:data.rfind(b"\n") + 1]     # somebody may be writing it
         else:
-            self.last = None
+            self._last = None
         lines = [line.strip() for line in data.splitlines()]
         return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
 
@@ -5837,7 +5837,7 @@ class SlotFile:
         """Lock a slot's name; False: another runner, or the job of one that has died, has it."""
         assert slot.fd < 0
         try:
-            slot.fd = open_companion(self.target)
+            slot.fd = open_companion(self._target)
             if lock(slot.fd, slot.byte):
                 return True
         except OSError as error:
@@ -5860,9 +5860,9 @@ class SlotFile:
 
     def _complain(self, what: str, fault: str) -> None:
         """Say what is wrong with something, once."""
-        if fault and fault != self.faults.get(what):
+        if fault and fault != self._faults.get(what):
             self.say(f"{self.path}: {fault}")
-        self.faults[what] = fault
+        self._faults[what] = fault
 
 
 # ======== The runner ========================================================================================
@@ -5964,10 +5964,10 @@ class Gate:
     def __init__(self, arrived: Callable[[], None]) -> None:
         """arrived: called when the shell waits here."""
         self.arrived = arrived
-        self.loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self.fd = -1                    # what opens it
         # When it was opened (wall clock, event loop's time); None: it never will be
-        self.settled: asyncio.Future[tuple[float, float] | None] = self.loop.create_future()
+        self.settled: asyncio.Future[tuple[float, float] | None] = self._loop.create_future()
 
     def open(self) -> None:
         """Let the job begin."""
@@ -5975,7 +5975,7 @@ class Gate:
             # somebody has killed the shell, which will be noticed
             with contextlib.suppress(BrokenPipeError):
                 os.write(self.fd, b"\n")
-            self.settled.set_result((time.time(), self.loop.time()))
+            self.settled.set_result((time.time(), self._loop.time()))
             self.refuse()               # which closes it, and is too late for anything else
 
     def refuse(self) -> None:
@@ -6009,23 +6009,23 @@ class Pump:
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  resumed: Callable[[], None]) -> None:
         """resumed: called when jobs are read again."""
-        self.loop = loop
-        self.writers = writers
-        self.resumed = resumed
+        self._loop = loop
+        self._writers = writers
+        self._resumed = resumed
         self.runs: set[Run] = set()         # that have begun, and not ended
-        self.paused = False                 # jobs are not read
-        self.timer: asyncio.TimerHandle | None = None       # the next of them will be old enough
+        self._paused = False                # jobs are not read
+        self._timer: asyncio.TimerHandle | None = None      # the next of them will be old enough
 
     @property
     def backlog(self) -> int:
         """How many bytes the slowest writer is behind."""
-        return max(writer.backlog for writer in self.writers)
+        return max(writer.backlog for writer in self._writers)
 
     def begin(self, run: Run) -> None:
         """A run has begun."""
         self.runs.add(run)
-        if not self.timer:
-            self.timer = self.loop.call_later(self.YOUNG, self._watch_older)
+        if not self._timer:
+            self._timer = self._loop.call_later(self.YOUNG, self._watch_older)
 
     def finish(self, run: Run) -> None:
         """A run has ended: take what its pipes still hold.
@@ -6042,31 +6042,33 @@ class Pump:
 
     def resume(self) -> None:
         """Read again, if no writer is behind any more."""
-        if self.paused and self.backlog < Writer.LOW:
-            self.paused = False
+        if self._paused and self.backlog < Writer.LOW:
+            self._paused = False
             for run in self.runs:
                 self._watch(run)
-            self.resumed()
+            self._resumed()
 
     def _watch_older(self) -> None:
         """Watch runs that did not end at once; one timer serves many short jobs."""
-        now = self.loop.time()
+        now = self._loop.time()
         young = [run.started for run in self.runs if now - run.started < self.YOUNG]
-        self.timer = self.loop.call_later(min(young) + self.YOUNG - now, self._watch_older) if young else None
+        self._timer = None
+        if young:
+            self._timer = self._loop.call_later(min(young) + self.YOUNG - now, self._watch_older)
         for run in self.runs:
             if now - run.started >= self.YOUNG:
                 self._watch(run)
 
     def _watch(self, run: Run) -> None:
         for stream in run.streams:
-            if stream.fd >= 0 and not stream.watched and not self.paused:
+            if stream.fd >= 0 and not stream.watched and not self._paused:
                 stream.watched = True
-                self.loop.add_reader(stream.fd, self._readable, run, stream)
+                self._loop.add_reader(stream.fd, self._readable, run, stream)
 
     def _unwatch(self, stream: Stream) -> None:
         if stream.watched:
             stream.watched = False
-            self.loop.remove_reader(stream.fd)
+            self._loop.remove_reader(stream.fd)
 
     def _readable(self, run: Run, stream: Stream) -> None:
         data = os.read(stream.fd, self.READ)
@@ -6074,7 +6076,7 @@ class Pump:
             return self._close(stream)
         self._feed(run, stream, data)
         if self.backlog > Writer.HIGH:
-            self.paused = True
+            self._paused = True
             for other in itertools.chain.from_iterable(run.streams for run in self.runs):
                 self._unwatch(other)
 
@@ -7186,10 +7188,10 @@ class Program:
         self.prog = prog
         self.label = label
         self.options = options
-        self.loop_runs = False      # there is an event loop, and so what is below
+        self._loop_runs = False     # there is an event loop, and so what is below
         self.worker = Worker(False, self.relieved)
         self.tally = Tally()
-        self.troubles = 0
+        self._troubles = 0
         self.defects = 0            # of our own, that have shown
         try:
             self.directory = os.getcwdb()       # by this name, also when it is gone
@@ -7272,7 +7274,7 @@ class Program:
         same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
         self.stderr = self.stdout if same else Writer(2, self.loop, self._stderr_broken, self.relieved)
         self.signals = Signals(self.loop)
-        self.loop_runs = True
+        self._loop_runs = True
         self.loop.set_exception_handler(self._on_exception)
         try:
             return await self.work()
@@ -7331,7 +7333,7 @@ class Program:
     def say(self, text: str) -> None:
         """Print a message of one line."""
         line = f"{self.label}: {text}"
-        if self.loop_runs:
+        if self._loop_runs:
             self.tell(line)
         else:
             warn(f"{self.prog}: {line}")
@@ -7346,9 +7348,9 @@ class Program:
     def _trouble(self, text: str) -> None:
         """Output or records were lost."""
         self.tally.trouble = True
-        self.troubles += 1
-        if self.troubles <= self.TROUBLES:
-            more = " (more such messages are left out)" if self.troubles == self.TROUBLES else ""
+        self._troubles += 1
+        if self._troubles <= self.TROUBLES:
+            more = " (more such messages are left out)" if self._troubles == self.TROUBLES else ""
             self.tell(text + more)
 
     def tell(self, text: str) -> None:
@@ -7479,22 +7481,22 @@ class App(RunnerProgram):
         super().__init__(PROG, options.file, options, argv)
         self.host = one_line(self.host)         # it stands in lines of records; a client refuses other names
         self.path = options.file
-        self.mount = check_mount(self.path, options.single_host, self.say)
-        self.taker = Taker(
+        self._mount = check_mount(self.path, options.single_host, self.say)
+        self._taker = Taker(
             os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING, len(self.slots)
         )
         # what is used, and whether from elsewhere
-        self.inputs = [self.path]
-        self.network = self.mount.network
+        self._inputs = [self.path]
+        self.network = self._mount.network
         if self.slot_file:
             self.network |= self.slot_file.network
-            self.inputs += [self.slot_file.path, self.slot_file.companion]
-        self.checked = not options.follow or os.path.lexists(self.path)
-        self.one_by_one = False         # there is more than one job, and nobody has said how many at once
-        if self.checked:
+            self._inputs += [self.slot_file.path, self.slot_file.companion]
+        self._checked = not options.follow or os.path.lexists(self.path)
+        self._one_by_one = False        # there is more than one job, and nobody has said how many at once
+        if self._checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             if not options.dry_run:
-                check_companion(self.path, self.mount)
+                check_companion(self.path, self._mount)
             check_job_file(self.path, self.network, self.say)
 
     def _introduce(self) -> None:
@@ -7507,20 +7509,20 @@ class App(RunnerProgram):
         options = self.options
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow it need not be there
-                jobs = dry_run(self._job_file(read_only=True), self.taker)
+                jobs = dry_run(self._job_file(read_only=True), self._taker)
                 put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if options.one_only else None)))
             return 0
         self.find_wall_time()
         if self.slot_file:
             self.slot_file.prepare()
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
-        self.stores = self.open_stores(self.network, *self.inputs)
-        if self.checked and not self.options.daemon and os.isatty(2):
-            self.one_by_one = self._is_one_by_one()
+        self._stores = self.open_stores(self.network, *self._inputs)
+        if self._checked and not self.options.daemon and os.isatty(2):
+            self._one_by_one = self._is_one_by_one()
         return super().main()
 
     def _job_file(self, read_only: bool = False) -> JobFile:
-        return JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
+        return JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount,
                        read_only=read_only)
 
     def _is_one_by_one(self) -> bool:
@@ -7529,9 +7531,9 @@ class App(RunnerProgram):
         if options.jobs is not None or options.slots or options.one_only:
             return False
         # the runner says what is to be said of the file
-        file = JobFile(self.path, say=lambda text: None, mount=self.mount, read_only=True)
+        file = JobFile(self.path, say=lambda text: None, mount=self._mount, read_only=True)
         try:
-            return len(list(itertools.islice(dry_run(file, self.taker), 2))) > 1
+            return len(list(itertools.islice(dry_run(file, self._taker), 2))) > 1
         except OSError:                 # the runner will say so
             return False
         finally:
@@ -7539,22 +7541,22 @@ class App(RunnerProgram):
 
     def hints(self) -> Iterator[str]:
         yield from super().hints()
-        if self.one_by_one:
+        if self._one_by_one:
             yield "one at a time (-j0: as many as CPUs)"
 
     def _cursor(self) -> Cursor:
         return Cursor(
             self._job_file(),
-            [self.taker],
+            [self._taker],
             ordinals=bool(self.options.logfile),
             wait_for_file=self.options.follow,
-            unchecked=not self.checked,
+            unchecked=not self._checked,
         )
 
     async def work(self) -> int:
         """Run the jobs of the file."""
-        sinks = [*self.console(with_output=not self.stores[0]), *filter(None, self.stores)]
-        jobs = FileJobs(self._cursor(), self.worker, self.taker)
+        sinks = [*self.console(with_output=not self._stores[0]), *filter(None, self._stores)]
+        jobs = FileJobs(self._cursor(), self.worker, self._taker)
         self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)
 
@@ -7769,20 +7771,20 @@ class Direction:
     NUMBER = struct.Struct(">Q")
 
     def __init__(self, secret: bytes, name: str) -> None:
-        self.cipher = hmac.digest(secret, f"{name}, cipher".encode("ascii"), "sha256")
-        self.mac = hmac.digest(secret, f"{name}, MAC".encode("ascii"), "sha256")
+        self._cipher = hmac.digest(secret, f"{name}, cipher".encode("ascii"), "sha256")
+        self._mac = hmac.digest(secret, f"{name}, MAC".encode("ascii"), "sha256")
         self.number = 0                 # of the next frame
 
     def seal(self, body: bytes) -> tuple[bytes, bytes]:
         """The MAC and the text of the next frame."""
         number = self._next()
         text = self._xor(number, body)
-        return hmac.digest(self.mac, number + text, "sha256"), text
+        return hmac.digest(self._mac, number + text, "sha256"), text
 
     def open(self, mac: bytes, text: bytes) -> bytes:
         """What is in the next frame.  Raises WireError."""
         number = self._next()
-        if not hmac.compare_digest(hmac.digest(self.mac, number + text, "sha256"), mac):
+        if not hmac.compare_digest(hmac.digest(self._mac, number + text, "sha256"), mac):
             raise WireError("a frame that was altered")
         return self._xor(number, text)
 
@@ -7792,7 +7794,7 @@ class Direction:
 
     def _xor(self, number: bytes, data: bytes) -> bytes:
         """Encrypt; the second time decrypts."""
-        stream = hashlib.shake_256(self.cipher + number).digest(len(data))
+        stream = hashlib.shake_256(self._cipher + number).digest(len(data))
         return (int.from_bytes(data, "little") ^ int.from_bytes(stream, "little")).to_bytes(
             len(data), "little"
         )
@@ -7806,30 +7808,30 @@ class Channel:
     PUBLIC = re.compile(r"[0-9a-f]{512}")
 
     def __init__(self, token: str | bytes, server: bool) -> None:
-        self.token = token.encode() if isinstance(token, str) else token
+        self._token = token.encode() if isinstance(token, str) else token
         self.server = server
         # What deals with the next frame of the handshake; None: both ends have proved that they know the
         # token
-        self.expected: Callable[[Message], None] | None = self._on_answer if server else self._on_greeting
-        self.buffer = bytearray()       # received, and not yet a whole frame
-        self.ready: list[bytes] = []    # to be written
-        self.my_challenge = secrets.token_hex(16)
-        self.their_challenge = ""
-        self.exponent = 0               # secret; 0: not yet, or no more
+        self._expected: Callable[[Message], None] | None = self._on_answer if server else self._on_greeting
+        self._buffer = bytearray()      # received, and not yet a whole frame
+        self._ready: list[bytes] = []   # to be written
+        self._my_challenge = secrets.token_hex(16)
+        self._their_challenge = ""
+        self.exponent = 0              # secret; 0: not yet, or no more
         self.my_public = ""
         self.broken: WireError | None = None
         if server:
-            self._write({"runmaker4": WIRE_VERSION, "nonce": self.my_challenge})
+            self._write({"runmaker4": WIRE_VERSION, "nonce": self._my_challenge})
 
     @property
     def authenticated(self) -> bool:
         """The other end knows the token, and both have the keys."""
-        return self.expected is None
+        return self._expected is None
 
     def outgoing(self) -> bytes:
         """What is to be written, and is forgotten here."""
-        data = b"".join(self.ready)
-        self.ready.clear()
+        data = b"".join(self._ready)
+        self._ready.clear()
         return data
 
     def send(self, message: dict[str, Any]) -> None:
@@ -7837,7 +7839,7 @@ class Channel:
         body = encode(message)
         if not self.authenticated or len(body) > FRAME:
             raise ValueError("a message too early, or too long")
-        self.ready += (self.LENGTH.pack(len(body)), *self.outward.seal(body))
+        self._ready += (self.LENGTH.pack(len(body)), *self._outward.seal(body))
 
     def receive(self, data: bytes) -> list[dict[str, Any]]:
         """The messages that are complete with these bytes.
@@ -7846,13 +7848,13 @@ class Channel:
         """
         if self.broken:
             raise self.broken
-        self.buffer += data
+        self._buffer += data
         messages = []
         try:
             frame = self._frame()
             while frame is not None:
-                if self.expected:
-                    self.expected(Message(decode(frame)))
+                if self._expected:
+                    self._expected(Message(decode(frame)))
                 else:
                     messages.append(decode(frame))
                 frame = self._frame()
@@ -7864,16 +7866,16 @@ class Channel:
     def _frame(self) -> bytes | None:
         """The JSON of the next frame, if it is complete.  Raises WireError."""
         start = self.LENGTH.size + (self.MAC if self.authenticated else 0)
-        if len(self.buffer) < self.LENGTH.size:
+        if len(self._buffer) < self.LENGTH.size:
             return None
-        length, = self.LENGTH.unpack_from(self.buffer)
+        length, = self.LENGTH.unpack_from(self._buffer)
         if length > (FRAME if self.authenticated else UNAUTHENTICATED_FRAME):
             raise WireError("a frame that is too long")
-        if len(self.buffer) < start + length:
+        if len(self._buffer) < start + length:
             return None
-        mac, body = bytes(self.buffer[self.LENGTH.size:start]), bytes(self.buffer[start:start + length])
-        del self.buffer[:start + length]
-        return self.inward.open(mac, body) if self.authenticated else body
+        mac, body = bytes(self._buffer[self.LENGTH.size:start]), bytes(self._buffer[start:start + length])
+        del self._buffer[:start + length]
+        return self._inward.open(mac, body) if self.authenticated else body
 
     # -- the server's steps ----------------------------------------------------------------------------------
 
@@ -7882,13 +7884,13 @@ class Channel:
         if message.whole("runmaker4") != WIRE_VERSION:
             self._write({"error": "version"})
             raise Refused("another version of the protocol")
-        self.their_challenge = self._challenge(message)
+        self._their_challenge = self._challenge(message)
         if not self._is_proved(message, "client"):
             self._write({"error": "token"})
             raise Refused("wrong token")
         self._make_public()
         self._write({"public": self.my_public, "proof": self._proof("server", self.my_public)})
-        self.expected = self._on_agreed
+        self._expected = self._on_agreed
 
     def _on_agreed(self, message: Message) -> None:
         """Step 4: the client has our public number, and has one of its own.  Raises WireError."""
@@ -7905,9 +7907,9 @@ class Channel:
         version = message.whole("runmaker4")
         if version != WIRE_VERSION:
             raise Refused(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
-        self.their_challenge = self._challenge(message)
-        self._write({"runmaker4": WIRE_VERSION, "nonce": self.my_challenge, "proof": self._proof("client")})
-        self.expected = self._on_proof
+        self._their_challenge = self._challenge(message)
+        self._write({"runmaker4": WIRE_VERSION, "nonce": self._my_challenge, "proof": self._proof("client")})
+        self._expected = self._on_proof
 
     def _on_proof(self, message: Message) -> None:
         """Step 3: the server proves that it knows the token.  Raises WireError."""
@@ -7944,13 +7946,13 @@ class Channel:
 
     def _text(self, label: str) -> bytes:
         """T(label)."""
-        mine, theirs = self.my_challenge, self.their_challenge
+        mine, theirs = self._my_challenge, self._their_challenge
         challenges = mine + theirs if self.server else theirs + mine
         return f"runmaker4 {WIRE_VERSION} {label}\n{challenges}".encode("ascii")
 
     def _proof(self, label: str, text: str = "") -> str:
         """H(label, text)."""
-        return hmac.digest(self.token, self._text(label) + text.encode("ascii"), "sha256").hex()
+        return hmac.digest(self._token, self._text(label) + text.encode("ascii"), "sha256").hex()
 
     def _is_proved(self, message: Message, label: str, text: str = "") -> bool:
         """Whether the proof in a message is the right one.  Raises WireError."""
@@ -7965,15 +7967,15 @@ class Channel:
         """Both ends have proved all that they said: from now on frames are sealed."""
         shared = pow(int(public, 16), self.exponent, PRIME).to_bytes(256, "big")
         self.exponent = 0
-        secret = hmac.digest(self.token, self._text("session") + shared, "sha256")
+        secret = hmac.digest(self._token, self._text("session") + shared, "sha256")
         to_server, to_client = (Direction(secret, name) for name in ("client to server", "server to client"))
-        self.outward, self.inward = (to_client, to_server) if self.server else (to_server, to_client)
-        self.expected = None
+        self._outward, self._inward = (to_client, to_server) if self.server else (to_server, to_client)
+        self._expected = None
 
     def _write(self, message: dict[str, Any]) -> None:
         """A frame of the handshake."""
         body = encode(message)
-        self.ready += (self.LENGTH.pack(len(body)), body)
+        self._ready += (self.LENGTH.pack(len(body)), body)
 
 
 class Link:
@@ -7988,8 +7990,8 @@ class Link:
         self.transport: Any = None
         self.heard = boottime()          # when the last frame that counts has come
         self.why = ""                       # it was dropped
-        self.flushing = self.receiving = self.ended = False
-        self.timer: asyncio.TimerHandle | None = None       # until what was posted is sent
+        self._flushing = self._receiving = self.ended = False
+        self._timer: asyncio.TimerHandle | None = None      # until what was posted is sent
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
@@ -8011,9 +8013,9 @@ class Link:
 
     def send(self, **message: Any) -> None:
         """Send a message, together with others of this turn of the loop."""
-        if self.post(message) and not self.flushing:
-            self.flushing = True
-            if not self.receiving:          # else it is done after the last message that came
+        if self.post(message) and not self._flushing:
+            self._flushing = True
+            if not self._receiving:         # else it is done after the last message that came
                 self.loop.call_soon(self.flush)
 
     def post(self, message: dict[str, Any]) -> bool:
@@ -8021,16 +8023,16 @@ class Link:
         if self.ended or self.transport.is_closing():
             return False                    # the connection is being lost, which will be dealt with
         self.channel.send(message)
-        if not self.timer and not self.flushing:
-            self.timer = self.loop.call_later(Writer.DELAY, self.flush)
+        if not self._timer and not self._flushing:
+            self._timer = self.loop.call_later(Writer.DELAY, self.flush)
         return True
 
     def flush(self) -> None:
         """Hand over what is to be written; an end that does not read is dropped."""
-        self.flushing = False
-        if self.timer:
-            self.timer.cancel()
-            self.timer = None
+        self._flushing = False
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         data = self.channel.outgoing()
         # what comes after end() may want an answer
         if data and not self.ended and not self.transport.is_closing():
@@ -8062,7 +8064,7 @@ class Link:
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        known, self.receiving = self.channel.authenticated, True
+        known, self._receiving = self.channel.authenticated, True
         try:
             messages = self.channel.receive(data)
             if self.channel.authenticated and not known:
@@ -8078,8 +8080,8 @@ class Link:
             self.transport.close()          # after what says why
             return
         finally:
-            self.receiving = False
-        if self.flushing or not known:
+            self._receiving = False
+        if self._flushing or not known:
             self.flush()
 
     def eof_received(self) -> None:
