@@ -6099,6 +6099,20 @@ class Leaving(enum.IntEnum):
     HOPELESS = 3        # it waits for no file system any more: its end frees all locks
 
 
+@dataclass(frozen=True)
+class RunnerOptions:
+    """What the command line says of how jobs are run; see --help."""
+    timeout: float | None       # seconds that a job may run, unless a directive says otherwise; None: any
+    walltime: float | SlurmLimit | None     # seconds until all jobs have ended; None: any
+    retries: int                # of a job that has failed
+    runner: str | None          # the command that runs a job instead of a shell of this host
+    one_only: bool              # -1: each slot gets one job
+    follow: bool                # more jobs are waited for
+    max_failed: int             # jobs failed or in error after which no more are started; 0: any
+    slot_errors: int            # jobs in a row that could not reach their host, for a slot; 0: any
+    verbose: bool
+
+
 class Runner:
     """Gives jobs to slots: claims one, runs it, writes down how it ended.
 
@@ -6121,7 +6135,7 @@ class Runner:
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
-                 host: bytes, options: argparse.Namespace, say: Say, tally: Tally,
+                 host: bytes, options: RunnerOptions, say: Say, tally: Tally,
                  names: Sequence[str], slot_file: SlotFile | None, worker: Worker) -> None:
         """sinks: for runs that start from now on; the list may change.  writers: the console's, and what
         writes files (see Pump).  host: this one's name, for the sinks.
@@ -6565,8 +6579,7 @@ class Runner:
 
     def _breaks(self, slot: Slot) -> bool:
         """Whether too many of its last jobs could not reach its host."""
-        limit: int = self.options.slot_errors
-        return 0 < limit <= slot.errors
+        return 0 < self.options.slot_errors <= slot.errors
 
     def _use_after(self, slot: Slot, begun: bool) -> Use:
         """What a slot is for when its job is over; begun: that was started."""
@@ -7424,9 +7437,21 @@ class RunnerProgram(Program):
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
         """The runner, which signals will find.  files: what writes them."""
-        processes = Processes(self.loop, self.signals, self.options.kill_after)
+        options = self.options
+        processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
-        self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, self.options, self.say,
+        runner_options = RunnerOptions(
+            timeout=options.timeout,
+            walltime=options.walltime,
+            retries=options.retries,
+            runner=options.runner,
+            one_only=options.one_only,
+            follow=options.follow,
+            max_failed=options.max_failed,
+            slot_errors=options.slot_errors,
+            verbose=options.verbose,
+        )
+        self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, runner_options, self.say,
                                       self.tally, self.slots, self.slot_file, self.worker)
         self.handle_signals(runner.kill, runner.drain)
         return runner
