@@ -5871,7 +5871,7 @@ class SlotFile:
 # sees it through: it waits for the shell's end, tries again if that is wished, and writes the state.  Chores
 # run beside them: looks after the held lines, the wall time, the slot file, counts of failures.
 #
-# A signal, the wall time, or --max-failed sets `leaving`.  Then nothing more is handed out, jobs that are
+# A signal, the wall time, or --max-failed sets `_leaving`.  Then nothing more is handed out, jobs that are
 # to end are ended as they would be by a timeout, and the tasks come to their end by themselves.  A Pump moves
 # output from pipes to the sinks all the while.
 
@@ -6143,53 +6143,53 @@ class Runner:
         names: of the slots; slot_file: the file that has them, if they stand in one: then they may change,
         and other runners may use them; worker: makes the calls of that file.
         """
-        self.jobs = jobs
+        self._jobs = jobs
         self.processes = processes
         self.sinks = sinks
         self.say = say
-        self.host = host
+        self._host = host
         self.options = options
-        self.names = names
-        self.slot_file = slot_file
+        self._names = names
+        self._slot_file = slot_file
         self.worker = worker
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
-        self.handing_out: asyncio.Future[None] | None = None        # the loop that hands out
+        self._handing_out: asyncio.Future[None] | None = None       # the loop that hands out
         self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
-        self.wait_told = False              # it was said that all slots are in use by other runners
+        self._wait_told = False             # it was said that all slots are in use by other runners
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.shells: dict[Run, Child] = {}  # of runs whose shell was started, and has not ended
-        self.gated: dict[Run, Gate] = {}    # runs whose shell waits at its gate
+        self._gated: dict[Run, Gate] = {}   # runs whose shell waits at its gate
         self.changed = asyncio.Event()      # a reason to look for jobs again
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have begun, and not ended
-        self.settling: set[Job] = set()     # jobs whose state is being written
+        self._settling: set[Job] = set()    # jobs whose state is being written
         self.unwanted: dict[Job, str] = {}  # jobs that are to end, also such as have not begun; and why
-        self.nothing = Miss()               # what the last claim said, if it got no job
+        self._nothing = Miss()              # what the last claim said, if it got no job
         self.failed = ""                    # why no more jobs can be had
-        self.leaving = Leaving.NOT
-        # done when `leaving` is not NOT any more
+        self._leaving = Leaving.NOT
+        # done when `_leaving` is not NOT any more
         self.stopped: asyncio.Future[None] = self.loop.create_future()
         self.wall_over = False              # it leaves because the wall time is over, or too near
         self.misfit: Job | None = None      # a job that no start with this wall time has room for
         self.killed = 0                     # the signal that told us to end what runs; 0: none did
-        self.told_at = -math.inf            # when a signal last told us to stop
-        self.told: asyncio.Future[None] = self.loop.create_future()     # done when the next such signal comes
+        self._told_at = -math.inf           # when a signal last told us to stop
+        self._told: asyncio.Future[None] = self.loop.create_future()    # done when the next such signal comes
         self.began = self.loop.time()
         limit = options.walltime
-        self.wall_end = self.began + (limit.left if isinstance(limit, SlurmLimit) else limit or math.inf)
+        self._wall_end = self.began + (limit.left if isinstance(limit, SlurmLimit) else limit or math.inf)
 
     # -- from start to end -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Run jobs until there is nothing to do."""
-        if self.jobs.failures and self.options.max_failed:
-            await self.jobs.failures.count()
+        if self._jobs.failures and self.options.max_failed:
+            await self._jobs.failures.count()
         chores = [watched(chore) for chore in (
             self._wall(), self._look_after(), self._tick(), self._follow_slots(), self._watch_failures())]
-        self._set_slots(self.names)         # not before: where no wall time is left, nothing is claimed
-        self.handing_out = watched(self._hand_out())
-        await asyncio.wait([self.handing_out])
+        self._set_slots(self._names)        # not before: where no wall time is left, nothing is claimed
+        self._handing_out = watched(self._hand_out())
+        await asyncio.wait([self._handing_out])
         if self.works:
             await asyncio.wait(self.works.values())
         for chore in chores:
@@ -6202,9 +6202,9 @@ class Runner:
         if self.failed:
             self.say(f"{self.failed} (no more jobs were started)")
             self.tally.trouble = True
-        elif self.nothing.stopped:
+        elif self._nothing.stopped:
             if not self.options.follow:         # else it was said when it happened
-                self.say(self.nothing.stopped)
+                self.say(self._nothing.stopped)
         elif not self.stopping and all(
             slot.use is Use.BROKEN for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT
         ):
@@ -6222,7 +6222,7 @@ class Runner:
         """An answer; None where it takes longer than a moment after a signal that kills."""
         answer = asyncio.ensure_future(asked)
         while not answer.done() and not self.killed:
-            first: list[asyncio.Future[Any]] = [answer, self.told]
+            first: list[asyncio.Future[Any]] = [answer, self._told]
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait([answer], timeout=self.LAST_LOOK)
         return answer.result() if answer.done() else None
@@ -6253,9 +6253,9 @@ class Runner:
 
     def _note_signal(self) -> None:
         """A signal tells us to stop: jobs that died of it, too, hear of that (`_was_interrupted`)."""
-        self.told_at = self.loop.time()
-        self.told.set_result(None)
-        self.told = self.loop.create_future()
+        self._told_at = self.loop.time()
+        self._told.set_result(None)
+        self._told = self.loop.create_future()
 
     async def _was_interrupted(self, ending: Ending) -> bool:
         """Whether a job that has just failed did so since somebody (Slurm, Ctrl-C) stops jobs and runners
@@ -6267,12 +6267,12 @@ class Runner:
         """
         if ending.cause or not ending.status:
             return False
-        if self.loop.time() - self.told_at <= self.TOGETHER:
+        if self.loop.time() - self._told_at <= self.TOGETHER:
             return ending.told_to_stop or self.killed != 0
-        return ending.told_to_stop and bool((await asyncio.wait([self.told], timeout=self.TOGETHER))[0])
+        return ending.told_to_stop and bool((await asyncio.wait([self._told], timeout=self.TOGETHER))[0])
 
     async def _wall(self) -> None:
-        await asyncio.sleep(self.wall_end - self.loop.time())
+        await asyncio.sleep(self._wall_end - self.loop.time())
         self.say(f"the wall time is over, ending {plural(len(self.runs), 'job')}")
         self.wall_over = True
         self.end_all()
@@ -6280,15 +6280,15 @@ class Runner:
     @property
     def stopping(self) -> bool:
         """Whether nothing more is to be started."""
-        return self.leaving >= Leaving.DRAINING
+        return self._leaving >= Leaving.DRAINING
 
     def stop(self) -> None:
         """Start nothing more."""
-        self.leaving = max(self.leaving, Leaving.DRAINING)
+        self._leaving = max(self._leaving, Leaving.DRAINING)
         if not self.stopped.done():
             self.stopped.set_result(None)
         self.changed.set()
-        for gate in self.gated.values():
+        for gate in self._gated.values():
             gate.refuse()
 
     def fail(self, why: str) -> None:
@@ -6301,14 +6301,14 @@ class Runner:
         self.unwanted[job] = cause
         if job.gate:
             job.gate.refuse()
-        for run in [*self.runs, *self.gated]:
+        for run in [*self.runs, *self._gated]:
             if run.job is job and (not job.gate or job.gate.settled.result()):      # else it ends by itself
                 self._end(run, cause)
 
     def end_all(self) -> None:
         """Start nothing more, and end what runs."""
         self.stop()
-        self.leaving = max(self.leaving, Leaving.ENDING)
+        self._leaving = max(self._leaving, Leaving.ENDING)
         for run in list(self.runs):
             self._end(run, "stopped")
 
@@ -6317,9 +6317,9 @@ class Runner:
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.LAST_TRIES)
-        self.tally.unwritten += [job.number for job in self.settling]
-        self.leaving = Leaving.HOPELESS
-        for task in filter(None, (self.handing_out, *self.works.values())):
+        self.tally.unwritten += [job.number for job in self._settling]
+        self._leaving = Leaving.HOPELESS
+        for task in filter(None, (self._handing_out, *self.works.values())):
             task.cancel()
 
     async def _look_after(self) -> None:
@@ -6327,8 +6327,8 @@ class Runner:
         set.
         """
         while True:
-            await asyncio.sleep(self.jobs.interval / 2)
-            for job, cause in (await self.jobs.look_after()).items():
+            await asyncio.sleep(self._jobs.interval / 2)
+            for job, cause in (await self._jobs.look_after()).items():
                 if cause == "lost":
                     self.say(f"line {job.number}: was lost to another runner, our copy is stopped")
                 self.end_job(job, cause)
@@ -6341,7 +6341,7 @@ class Runner:
 
     async def _watch_failures(self) -> None:
         """Count failures of the whole file now and then, where there is a limit to them."""
-        failures = self.jobs.failures
+        failures = self._jobs.failures
         while failures and self.options.max_failed:
             await failures.rest()
             self._note_failures(await failures.count())
@@ -6385,10 +6385,10 @@ class Runner:
         """Look now and then which slots there are, and which others do not use any more, where these may
         change.
         """
-        while self.slot_file:
+        while self._slot_file:
             # Others want these names, too, and must not try at the same times.
-            await asyncio.sleep(self.slot_file.interval * (1 + os.urandom(1)[0] / 256))
-            names = await self.worker.call(self.slot_file.look)
+            await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
+            names = await self.worker.call(self._slot_file.look)
             if names is not None and not self.stopping:
                 self._set_slots(names)
             for slot in self.slots.values():
@@ -6422,20 +6422,20 @@ class Runner:
 
     async def _seize(self, slot: Slot) -> bool:
         """Lock a shared slot for a job; False: another runner has a job there."""
-        return not self.slot_file or await self.worker.call(self.slot_file.seize, slot)
+        return not self._slot_file or await self.worker.call(self._slot_file.seize, slot)
 
     async def _free(self, slots: Iterable[Slot], use: Use = Use.IDLE) -> None:
         """Let other runners have these slots; use: what they are for from now on."""
         for slot in slots:
-            if self.slot_file and self.leaving is not Leaving.HOPELESS:
-                await self.worker.call(self.slot_file.free, slot)
+            if self._slot_file and self._leaving is not Leaving.HOPELESS:
+                await self.worker.call(self._slot_file.free, slot)
             slot.use = use
 
     def _note_wait(self) -> None:
         """Say once that there is nothing to do but wait for a slot."""
         elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
-        if elsewhere and not self.wait_told and not self.works:
-            self.wait_told = True
+        if elsewhere and not self._wait_told and not self.works:
+            self._wait_told = True
             self.say("all slots are in use by other runners; waiting for one")
 
     async def _hand_out(self) -> None:
@@ -6453,7 +6453,7 @@ class Runner:
 
     def _is_over(self) -> bool:
         """Whether no slot will get a job any more."""
-        may_get_slots = self.works or (self.slot_file and self.options.follow and not self.options.one_only)
+        may_get_slots = self.works or (self._slot_file and self.options.follow and not self.options.one_only)
         return self.stopping or (not may_get_slots and all(slot.retired for slot in self.slots.values()))
 
     async def _give_job(self) -> float | None:
@@ -6467,11 +6467,11 @@ class Runner:
         if not await self._take(slots, 1):
             self._note_wait()
             return None
-        found = await self.jobs.claim(self._leaves(), 1 + len(self._idle()), self.in_service)
+        found = await self._jobs.claim(self._leaves(), 1 + len(self._idle()), self.in_service)
         if isinstance(found, Miss):
-            job, self.nothing = None, found
+            job, self._nothing = None, found
         else:
-            job, self.nothing = found, Miss(ended=self.nothing.ended)
+            job, self._nothing = found, Miss(ended=self._nothing.ended)
         if job and await self._take(slots, job.settings.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")
@@ -6483,15 +6483,15 @@ class Runner:
         if job:
             await self._settle(job, NEW)
             return 0.0
-        if self.nothing.failed:
-            self.fail(self.nothing.failed)
-        elif self.nothing.again is None and self._leaves():
+        if self._nothing.failed:
+            self.fail(self._nothing.failed)
+        elif self._nothing.again is None and self._leaves():
             self.stop()
-        return self.jobs.poll if self.nothing.again is None else min(self.jobs.poll, self.nothing.again)
+        return self._jobs.poll if self._nothing.again is None else min(self._jobs.poll, self._nothing.again)
 
     def _leaves(self) -> bool:
         """Whether it is time to leave if there is nothing to do."""
-        return not self.works and (not self.options.follow or self.nothing.ended)
+        return not self.works and (not self.options.follow or self._nothing.ended)
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run."""
@@ -6502,7 +6502,7 @@ class Runner:
         """Whether a job may be started: not if one that takes its whole timeout would exceed the wall time.
         """
         limit = self._limit(job) or 0.0
-        rest = self.wall_end - self.loop.time()
+        rest = self._wall_end - self.loop.time()
         if limit > rest and not self.stopping:
             walltime, never = self.options.walltime, ""
             # what Slurm leaves may be more next time
@@ -6519,7 +6519,7 @@ class Runner:
         return not self.stopping
 
     def _new_run(self, job: Job, slots: Sequence[Slot]) -> Run:
-        return Run(job, slots, self.host, sinks=tuple(self.sinks))
+        return Run(job, slots, self._host, sinks=tuple(self.sinks))
 
     async def _work(self, run: Run, fault: bytes) -> None:
         """See a job through to its end, and free its slots.  run: its first one; fault: what _start() said of
@@ -6590,14 +6590,14 @@ class Runner:
 
     async def _settle(self, job: Job, state: bytes) -> None:
         """Write a job's state, however long it takes.  NEW: the one that it had when it was claimed."""
-        self.settling.add(job)
+        self._settling.add(job)
         fault = await persist(
-            lambda: self.jobs.release(job) if state == NEW else self.jobs.finish(job, state),
-            self.jobs.interval,
+            lambda: self._jobs.release(job) if state == NEW else self._jobs.finish(job, state),
+            self._jobs.interval,
             self.say,
             job,
         )
-        self.settling.discard(job)
+        self._settling.discard(job)
         if fault:
             self.say(f"line {job.number}: {fault}")
             self.tally.unwritten.append(job.number)
@@ -6624,7 +6624,7 @@ class Runner:
             sink.started(run)
         limit = self._limit(run.job)
         timer = self.loop.call_later(limit, self._end, run, "timeout") if limit else None
-        if self.leaving >= Leaving.ENDING:
+        if self._leaving >= Leaving.ENDING:
             self._end(run, "stopped")           # the signal came while it was started
         elif run.job in self.unwanted:
             self._end(run, self.unwanted[run.job])
@@ -6657,7 +6657,7 @@ class Runner:
         while True:
             passing, lent = False, -1
             try:
-                lent = await self.jobs.lend(run.job)
+                lent = await self._jobs.lend(run.job)
                 if self.stopping and not run.job.gate:      # the file system took its time to answer
                     return NEW
                 self._spawn(run, lent)
@@ -6670,10 +6670,10 @@ class Runner:
                 if error.errno == errno.E2BIG:
                     fault = "environment, or --runner and command, are too long"
                 elif error.filename and not passing:
-                    fault = shell_fault(error, self.host)
+                    fault = shell_fault(error, self._host)
             finally:
                 if lent >= 0:
-                    self.jobs.reclaim(lent)
+                    self._jobs.reclaim(lent)
             if not passing:
                 return self._fail_to_start(run, fault)
             if pause == 0.1:
@@ -6698,13 +6698,13 @@ class Runner:
         """Wait until a job whose shell waits at its gate may begin; False: it shall not, and its shell has
         ended.
         """
-        self.gated[run] = gate
+        self._gated[run] = gate
         if self.stopping:
             gate.refuse()
         gate.arrived()
         first: list[asyncio.Future[Any]] = [gate.settled, shell.ended]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        del self.gated[run]
+        del self._gated[run]
         gate.refuse()                           # if somebody has killed the shell
         run.job.gate = None
         opened = gate.settled.result()
