@@ -1386,6 +1386,11 @@ class JobSettings:
         return printable(f"{names}{slots} ({self.where})")
 
     @property
+    def suits_all(self) -> bool:
+        """Whether any runner may have the jobs: neither hosts nor slots are asked for."""
+        return not self.hosts and self.slots == 1
+
+    @property
     def where(self) -> str:
         """'#RUN in line 4'"""
         return f"#RUN in line {self.line.number}" if self.line else "no #RUN line"
@@ -1832,7 +1837,34 @@ class Job(Line):
     settings: JobSettings = NO_SETTINGS
     taker: Taker = NOBODY               # who asked for it
     gate: Gate | None = None            # what its shell is held by until it may begin
-    how: str = ""                       # its last run ended: "exit 0", ...
+    how: str = ""                       # how its last run ended: "exit 0", "signal 9"
+
+    def note_found(self) -> None:
+        """Its line is where we know it to be, and `r`."""
+        self.missed_since = None
+        self.gone = False
+        self.set_once = False
+
+    def stand_on(self, line: Line, inode: tuple[int, int]) -> None:
+        """Its line is this one, in the file with this inode."""
+        self.offset = line.offset
+        self.number = line.number
+        self.text = line.text
+        self.inode = inode
+        self.note_found()
+
+    def missed_for(self, now: float) -> float:
+        """Its line is not found: for how many seconds it has not been.  now: by JobFile's clock."""
+        if self.missed_since is None:
+            self.missed_since = now
+        return now - self.missed_since
+
+    def note_set(self) -> bool:
+        """A look finds that somebody has set another state over its `r`: whether two in a row have."""
+        self.search_at = 0.0
+        self.cancelled = self.cancelled or self.set_once
+        self.set_once = not self.cancelled
+        return self.cancelled
 
 
 class NotNow(Exception):
@@ -1888,7 +1920,7 @@ def whose(scope: Scope, groups: bool) -> str:
     settings = scope.settings
     if settings.together and not groups:
         return f"for a group ({settings.where})"
-    return f"for {settings}" if settings.hosts or settings.slots > 1 else "below #RUN end"
+    return "below #RUN end" if settings.suits_all else f"for {settings}"
 
 
 def counts(found: Survey) -> Counts:
@@ -2584,7 +2616,7 @@ class JobFile:
             line = self._find(job, found, last=True)
             found = line.state if line else found
             if line:
-                self._stand_on(job, line)
+                job.stand_on(line, self.inode)
         if found is None and not self._is_gone(job):
             raise NotNow("its line is not where it was")
         if found in (RUNNING, NEW, job.state):
@@ -2631,7 +2663,7 @@ class JobFile:
             astray = {job: state for job in self.held
                       if not job.cancelled and (state := self._state_here(job)) != RUNNING}
             for job in self.held.keys() - astray.keys():
-                self._note_found(job)
+                job.note_found()
             if any(job.search_at <= now for job in astray):
                 self._find_all(astray)
         except OSError as error:
@@ -2704,7 +2736,7 @@ class JobFile:
                     )
                     line.state = RUNNING
                 if line:
-                    self._stand_on(job, line)
+                    job.stand_on(line, self.inode)
                 elif opened:
                     self._note_astray(job, there[0].state if here is None and len(there) == 1 else here)
 
@@ -2734,30 +2766,9 @@ class JobFile:
             saved = [line for line in saved if line.offset == job.offset]
         return saved[0] if saved else mine if last and here is None else None
 
-    def _stand_on(self, job: Job, line: Line) -> None:
-        """A job's line is this one, in the file as it is now."""
-        job.offset = line.offset
-        job.number = line.number
-        job.text = line.text
-        job.inode = self.inode
-        self._note_found(job)
-
-    @staticmethod
-    def _note_found(job: Job) -> None:
-        """A job's line is where we know it to be, and `r`."""
-        job.missed_since = None
-        job.gone = job.set_once = False
-
-    def _missed_for(self, job: Job) -> float:
-        """A job's line is not found: for how many seconds it has not been."""
-        now = self.clock()
-        if job.missed_since is None:
-            job.missed_since = now
-        return now - job.missed_since
-
     def _is_away(self, job: Job) -> bool:
         """A job's line is not found: whether that has been so for longer than it takes to replace a file."""
-        return self._missed_for(job) >= (self.LOOKS - 1) * self.interval
+        return job.missed_for(self.clock()) >= (self.LOOKS - 1) * self.interval
 
     def _is_gone(self, job: Job) -> bool:
         """A job's line is not in the file: whether somebody has taken it out.  Raises OSError.
@@ -2766,7 +2777,7 @@ class JobFile:
         it has not yet written is missing at the end.
         """
         if self.network and self._is_short():
-            return self._missed_for(job) >= self.HELD_UP
+            return job.missed_for(self.clock()) >= self.HELD_UP
         return self._is_away(job)
 
     def _is_short(self) -> bool:
@@ -2785,14 +2796,12 @@ class JobFile:
         less.
         """
         if state not in (None, RUNNING, NEW, job.state):
-            job.search_at = 0.0
-            if job.set_once:
-                job.cancelled = True
+            if job.note_set():
                 self._to_end[job] = "cancelled"
-            job.set_once = not job.cancelled
             return
-        pause = max(self._missed_for(job), self.interval)
-        job.search_at = self.clock() + min(pause, 60 * self.interval)
+        now = self.clock()
+        pause = max(job.missed_for(now), self.interval)
+        job.search_at = now + min(pause, 60 * self.interval)
         if state is None and self._is_gone(job) and not job.gone:
             job.gone = True
             self.say(f"line {job.number}: is not in the file any more; its job runs on")
@@ -2921,6 +2930,14 @@ class JobFile:
     def signature(self) -> tuple[int, ...]:
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+    def is_appended_to(self) -> bool:
+        """Whether somebody appends lines to it now.  Raises OSError."""
+        return self.companion.is_appended_to()
+
+    def who_is_behind(self, command: bytes) -> str:
+        """Who has the door of a command locked, for a message; '' if nobody has.  Raises OSError."""
+        return self.companion.who_is_behind(command)
 
     def _size_now(self) -> int:
         """How long the open file is.  Raises OSError."""
@@ -3149,7 +3166,7 @@ class Takers:
     def fitting(self, scope: Scope) -> Iterator[Taker]:
         """The takers that may have jobs here."""
         settings = scope.settings
-        if not settings.hosts and settings.slots == 1 and not scope.end:
+        if settings.suits_all and not scope.end:
             return iter(self.all)
         # files may have many directives, and servers many clients
         key = scope.whom
@@ -3268,6 +3285,10 @@ class PendingGroup:
     waits: bool = False         # not to be started: jobs of it run, or it may have more than were met
     started: bool = False       # a server has begun to start it
 
+    def begins_above(self, line: Line) -> bool:
+        """Whether a job of it stands above a line."""
+        return bool(self.jobs) and self.jobs[0][0].offset < line.offset
+
 
 @dataclass(eq=False, repr=False)
 class Round:
@@ -3316,6 +3337,55 @@ class Round:
         """Which check keeps jobs from this taker for good, if one does."""
         stops = self.block and self.block.why is Why.STOPPED and taker in self.waiting
         return self.block.text if self.block and stops else ""
+
+    def is_over(self, takers: Mapping[Taker, None]) -> bool:
+        """Whether nothing below can matter to its takers: all must wait, or leave at `#RUN end`."""
+        if not takers:
+            return False
+        if takers.keys() <= self.full.keys():
+            return True
+        if self.ended and all(taker.follow for taker in takers):
+            return True
+        if not self.block and not self.ended:
+            return False
+        if self.block and self.block.why is Why.STOPPED and any(taker.follow for taker in takers):
+            return False                        # `#RUN end` may stand below
+        return self.below is not None and takers.keys() <= self.waiting
+
+    def has_room(self) -> bool:
+        """Whether a taker that waits for free slots has more of them than it had."""
+        return any(taker.free > before for taker, before in self.full.items())
+
+    def note_full(self, taker: Taker) -> None:
+        """A taker has too few free slots for a job, and waits for more."""
+        self.full[taker] = taker.free
+        self.waiting.add(taker)
+
+    def is_outdated(self, file: JobFile, retried: bytes) -> bool:
+        """Whether a barrier that this round cannot pass may let another one pass.  Raises OSError.
+
+        retried: a job that has one of these states by now may be for a taker with --retry or --resume; a
+        round from the top will see.
+        """
+        if self.unfinished and not self.outdated:
+            state = file.state_at(self.unfinished)
+            self.outdated = state is not None and state not in NEW + RUNNING + retried
+        return self.outdated
+
+    def go_back(self, takers: Takers) -> Line | None:
+        """Forget what was met from the first line on that was passed over for want of one of these takers.
+
+        That line; None if there is none, and then nothing is forgotten.
+        """
+        lines = [skipped for skipped in self.skipped.values() if any(takers.fitting(skipped[1]))]
+        if not lines:
+            return None
+        line, self.scope = min(lines, key=lambda skipped: skipped[0].offset)
+        self.block = None
+        self.below = None
+        self.skipped = {key: value for key, value in self.skipped.items() if value[0].offset < line.offset}
+        self.groups = [group for group in self.groups if group.begins_above(line)]
+        return line
 
     def note_unfinished(self, line: Line) -> None:
         """A job has not ended: barriers below it have to wait."""
@@ -3412,7 +3482,7 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
         )
     for line, scope in found.skipped.values():
         settings = scope.settings
-        if (settings.hosts or settings.slots > 1) and not scope.ended and is_absent(settings):
+        if not settings.suits_all and not scope.ended and is_absent(settings):
             yield Stall((settings.hosts, settings.slots), f"line {line.number} waits for {settings}")
 
 
@@ -3429,8 +3499,9 @@ def unfinished(line: Line, settings: JobSettings) -> str:
     if settings.together:
         return (f"line {line.number}, which is of the group {printable(settings.together)} "
                 f"({settings.where})")
-    alone = line.state == RUNNING or (not settings.hosts and settings.slots == 1)
-    return f"line {line.number}" if alone else f"line {line.number}, which waits for {settings}"
+    if line.state == RUNNING or settings.suits_all:
+        return f"line {line.number}"
+    return f"line {line.number}, which waits for {settings}"
 
 
 @dataclass(frozen=True)
@@ -3540,7 +3611,7 @@ class Cursor:
                 self.scan = self._go_back(self.scan)
         now, scan = self.clock(), self.scan
         if scan is None and (not last or self.round.waiting) and self._nothing_new():
-            soon = self.round.outdated or self._has_room()
+            soon = self.round.outdated or self.round.has_room()
             return replace(self.miss, again=self._until_next()) if soon else self.miss
         self.pace.go_on()
         is_old = now - self._claimed > self._stale_after()
@@ -3565,17 +3636,10 @@ class Cursor:
 
     def _go_back(self, scan: Scan) -> Scan:
         """Let the walk go on from the first line that it passed over for want of a taker who has come now."""
-        found = self.round
-        lines = [skipped for skipped in found.skipped.values() if any(self.takers.fitting(skipped[1]))]
-        if not lines:
+        line = self.round.go_back(self.takers)
+        if not line or scan.back_to(line):
             return scan
-        line, found.scope = min(lines, key=lambda skipped: skipped[0].offset)
-        found.block = found.below = None
-        found.skipped = {key: value for key, value in found.skipped.items() if value[0].offset < line.offset}
-        found.groups = [
-            group for group in found.groups if group.jobs and group.jobs[0][0].offset < line.offset
-        ]
-        return scan if scan.back_to(line) else self._start_over()
+        return self._start_over()
 
     def _check_late(self) -> None:
         """Name what is not understood in a file that has come only now: at the start it could not be refused.
@@ -3595,10 +3659,10 @@ class Cursor:
         while True:
             try:
                 line = scan.next(self.round.few)
-                cut = line is not None and not line.whole and not self._is_over()
+                cut = line is not None and not line.whole and not self.round.is_over(self.takers.all)
                 doubt = self.file.doubt(scan.end, cut) if cut or line is None else 0.0
                 # a last line that may be half written is left to the next round
-                if line is None or (cut and doubt) or self._is_over():
+                if line is None or (cut and doubt) or self.round.is_over(self.takers.all):
                     if not self.round.found:
                         return self._end_round(doubt, cut and doubt > 0)
                     scan = self._begin_round()
@@ -3644,7 +3708,7 @@ class Cursor:
         """Seconds until another round may begin: soon if it may pass a barrier, or take a big job."""
         if self.round.outdated:
             return self.pace.until_due(1)
-        return self.pace.until_due(20, 0.0 if self._has_room() else self.interval)
+        return self.pace.until_due(20, 0.0 if self.round.has_room() else self.interval)
 
     def _end_round(self, doubt: float, cut: bool) -> Miss:
         """A whole round found nothing.  doubt: JobFile.doubt(); cut: because of its last line, which may
@@ -3680,10 +3744,6 @@ class Cursor:
         if not asked or self.miss.again is not None or self.round.waiting:
             return False
         return self.pace.until_due(100, self.interval) > 0 and self.file.signature() == self._quiet
-
-    def _has_room(self) -> bool:
-        """Whether a taker that waits for free slots has more of them than it had."""
-        return any(taker.free > before for taker, before in self.round.full.items())
 
     def _notice_replaced(self) -> None:
         """If the path names another file: begin a new round, by what that says."""
@@ -3734,8 +3794,7 @@ class Cursor:
             if taker not in self.round.full:
                 if self.round.scope.settings.slots <= taker.free:
                     return taker
-                self.round.full[taker] = taker.free
-                self.round.waiting.add(taker)
+                self.round.note_full(taker)
         return None
 
     def _able(self, line: Line) -> Iterator[Taker]:
@@ -3752,17 +3811,9 @@ class Cursor:
         return tried.pass_over(line)
 
     def _is_outdated(self) -> bool:
-        """Whether a barrier that this round cannot pass may let another one pass.  Raises OSError.
-
-        A job that is `!` or `e` by now may be for a taker with --retry or --resume; a round from the top will
-        see.
-        """
-        file, found = self.file, self.round
-        if found.unfinished and not found.outdated:
-            state = file.state_at(found.unfinished)
-            retried = b"".join(taker.retry for taker in self.takers.all)
-            found.outdated = state is not None and state not in NEW + RUNNING + retried
-        return found.outdated
+        """Whether another round may pass a barrier that this one cannot.  Raises OSError."""
+        retried = b"".join(taker.retry for taker in self.takers.all)
+        return self.round.is_outdated(self.file, retried)
 
     def _pass_over(self, line: Line) -> None:
         """A job is for none of the takers, or of a group."""
@@ -3797,20 +3848,6 @@ class Cursor:
         takers = set(self._able(line))
         self.round.waiting |= takers
         return bool(takers)
-
-    def _is_over(self) -> bool:
-        """Whether nothing below can matter: all takers must wait, or leave at `#RUN end`."""
-        found, takers = self.round, self.takers.all
-        if takers and takers.keys() <= found.full.keys():
-            return True
-        ended = found.scope.end is not None
-        if not takers or not (found.block or ended):
-            return False
-        if ended and all(taker.follow for taker in takers):
-            return True
-        if found.block and found.block.why is Why.STOPPED and any(taker.follow for taker in takers):
-            return False                        # `#RUN end` may stand below
-        return found.below is not None and takers.keys() <= found.waiting
 
     def _take(self, scan: Scan, line: Line, taker: Taker) -> Job | None:
         """Claim a line.  An orphan that is for nobody here becomes `e`.  Raises Shifted, OSError."""
@@ -3891,7 +3928,7 @@ class Cursor:
         if not found.groups or found.groups[-1].whole:
             return False
         # asked first: if not, the size is of all of it
-        appending = self.file.companion.is_appended_to()
+        appending = self.file.is_appended_to()
         found.refused |= appending
         return appending or self.file.signature()[2] != self._signature[2]
 
@@ -3911,7 +3948,7 @@ class Cursor:
         """Whoever keeps a door locked, which is for a moment only.  Raises OSError."""
         line = self.round.shut
         if line:
-            holder = self.file.companion.who_is_behind(line.command)
+            holder = self.file.who_is_behind(line.command)
             if holder:
                 text = f"line {line.number} waits for {holder}, which keeps its command locked"
                 yield Stall("door", text, patience=5.0)
