@@ -10,8 +10,8 @@ event with a number, kept and sent again after each new connection until the ser
 another server would need to go on with the records of a run is kept for longer.  While the connection is gone
 jobs run on; output that the server wants is held back in their pipes once there are 2 MiB of it.
 
-A job is asked for when a slot is free for it; one that no slot has taken soon goes back.  runmaker4-server.py
-has the protocol.
+A job is asked for when a slot is free for it.  A job that no slot has taken after a second is given back.
+The protocol stands in runmaker4-server.py.
 """
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if __name__ == "__main__":      # as in runmaker4.py
 import argparse
 import asyncio
 import contextlib
+import enum
 import functools
 import getpass
 import json
@@ -40,7 +41,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Callable
 
 try:
     import runmaker4
@@ -111,10 +112,10 @@ DIALS = 4                       # attempts to be told why, where connections are
 UNSTARTED = 1.0                 # seconds after which a job that no slot has taken goes back
 COUNTING = 30.0                 # seconds for a server to count the file: with orphans it looks three times
 STATES = ("new", "running", "done", "failed", "error", "held")
-EVER = 1e9                      # seconds
+EVER = 1e9                      # seconds: not before something happens
 
 
-def patience(text: str) -> float | None:
+def duration_or_zero(text: str) -> float | None:
     """An argparse type: a duration, or 0."""
     return 0.0 if text == "0" else duration(text)
 
@@ -161,7 +162,8 @@ def make_parser() -> Parser:
     add("--token", metavar="X", help="the server's token (others on this host see it), or a file with it "
                                      "[$RUNMAKER4_TOKEN, ~/.runmaker4.token, or asked]")
     add("--port", type=whole_number(1, 65535), metavar="N", help=f"the server's port [{PORT}]")
-    add("--give-up", type=patience, metavar="T", help="end if there is no server for T; 0: at once [never]")
+    add("--give-up", type=duration_or_zero, metavar="T",
+        help="end if there is no server for T; 0: at once [never]")
     add = parser.add_argument_group("output").add_argument
     add_verbosity(add)
     add("--status", action="store_true", help="print what waits, and what all clients do, and exit")
@@ -178,7 +180,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options.  Raises Problem."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
-    options.server, port = options.server
+    host, port = options.server
+    options.server = host
     if port and options.port and options.port != port:
         parser.error(f"--port {options.port} and SERVER:{port} do not go together")
     options.port = options.port or port or PORT
@@ -188,6 +191,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 # ======== The token =========================================================================================
+#
+# The first that is there counts: --token, $RUNMAKER4_TOKEN, the file that a server on this host or a user has
+# written, what a person types.  It is read once, and is shown nowhere: not in messages, and not in the
+# command that we tell to go on with.
 
 
 def find_token(given: str | None) -> str:
@@ -230,54 +237,96 @@ def asked_token() -> str:
 
 def without_token(argv: Sequence[str]) -> list[str]:
     """The arguments as they may be shown."""
-    return [
-        "TOKEN" if HEX.fullmatch(word) else HEX.sub("TOKEN", word) if word.startswith("--token=") else word
-        for word in argv
-    ]
+    return [hide_token(word) for word in argv]
 
 
-# ======== The connection ====================================================================================
+def hide_token(word: str) -> str:
+    """An argument as it may be shown."""
+    if HEX.fullmatch(word):
+        return "TOKEN"
+    return HEX.sub("TOKEN", word) if word.startswith("--token=") else word
 
 
-class Patience:
+# ======== Dialling ==========================================================================================
+#
+# The first connection is made before there is an event loop, and before the program goes into the background:
+# what is wrong with it is told to whoever has typed the command.  --status needs no other.  A blocking socket
+# does for both.
+
+
+class Deadline:
     """Time for several steps of a blocking conversation: each sets the socket's time-out to what is left."""
 
     def __init__(self, seconds: float) -> None:
-        self.end = boottime() + seconds
+        self._end = boottime() + seconds
 
     def receive(self, sock: socket.socket) -> bytes:
         """Some bytes.  Raises OSError, also if the other end has closed the connection."""
-        sock.settimeout(max(self.end - boottime(), 0.01))
+        sock.settimeout(max(self._end - boottime(), 0.01))
         data = sock.recv(1 << 16)
         if not data:
             raise ConnectionResetError("the server has closed the connection")
         return data
 
 
-def dial(options: argparse.Namespace, token: str) -> tuple[socket.socket, Channel]:
-    """Connect, and authenticate both ends.  Raises OSError, WireError."""
-    for _ in range(DIALS - 1):
-        # that may hide why; the next one will tell
-        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-            return dial_once(options, token)
-        time.sleep(random.uniform(0.02, 0.2))
-    return dial_once(options, token)
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the server listens, and what proves to it that we may come."""
+    host: str
+    port: int
+    token: str
+
+    def open_channel(self) -> Channel:
+        """A channel for a new connection, on which nothing was said yet."""
+        return Channel(self.token, server=False)
+
+    def dial(self, seconds: float) -> tuple[socket.socket, Channel]:
+        """Connect, and authenticate both ends; `seconds` for an attempt.  Raises OSError, WireError.
+
+        Where connections are cut off, the reset may overtake the message that says why: then we try again.
+        """
+        for _ in range(DIALS - 1):
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                return self._dial_once(seconds)
+            time.sleep(random.uniform(0.02, 0.2))
+        return self._dial_once(seconds)
+
+    def _dial_once(self, seconds: float) -> tuple[socket.socket, Channel]:
+        """One attempt.  Raises OSError, WireError."""
+        deadline = Deadline(seconds)
+        sock = socket.create_connection((self.host, self.port), timeout=seconds)
+        channel = self.open_channel()
+        try:
+            while not channel.authenticated:
+                channel.receive(deadline.receive(sock))
+                sock.sendall(channel.outgoing())
+        except (OSError, WireError):
+            sock.close()
+            raise
+        return sock, channel
+
+    def refusal(self, error: Exception) -> str:
+        """Why there is no connection, and what is to be done."""
+        number = error.errno if isinstance(error, OSError) else None
+        text = os.strerror(number).lower() if number and number > 0 else "no connection"
+        if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
+            text = "no answer"
+        return f"port {self.port}: {text} (does runmaker4-server.py run there?)"
 
 
-def dial_once(options: argparse.Namespace, token: str) -> tuple[socket.socket, Channel]:
-    """An attempt, within ten seconds, or --give-up.  Raises OSError, WireError."""
-    seconds = min(CONNECT, options.give_up or CONNECT)
-    patience = Patience(seconds)
-    sock = socket.create_connection((options.server, options.port), timeout=seconds)
-    channel = Channel(token, server=False)
-    try:
-        while not channel.authenticated:
-            channel.receive(patience.receive(sock))
-            sock.sendall(channel.outgoing())
-    except (OSError, WireError):
-        sock.close()
-        raise
-    return sock, channel
+# ======== What the server must learn ========================================================================
+#
+# Everything that must not be lost is an event: a run has begun, it has printed, it has ended; a job has its
+# result, or is given back.  Events have numbers, from 1.  An event is
+#
+#     unsent, then in flight,     in the `Outbox`, until the server acknowledges it: what it says is in the
+#                                 files then
+#     told                        in its `RemoteJob`, where another server would need it to go on with the
+#                                 records of a run: the `begin`, and the output of the line that is not yet
+#                                 complete
+#
+# A new connection makes all of them unsent again, in the order of their numbers.  The server says up to which
+# number it has dealt with them; these are left out.
 
 
 @dataclass(eq=False)
@@ -287,40 +336,131 @@ class Event:
     message: dict[str, Any]
     size: int                           # bytes of output
 
+    @property
+    def key(self) -> str:
+        """Of the job that it is about."""
+        return str(self.message["id"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.message["type"])
+
+    @property
+    def stream(self) -> str | None:
+        """Of which it has output; None: of none."""
+        return self.message.get("stream")
+
+    @property
+    def data(self) -> bytes:
+        """The output in it."""
+        return to_bytes(self.message["data"])
+
+    def repeat(self) -> None:
+        """A server has been told that the run has begun; the next one is told so, too."""
+        self.message["again"] = True
+
+    def cut(self, count: int) -> None:
+        """Drop the first bytes of the output in it."""
+        self.message.update(at=self.message["at"] + count, data=to_text(self.data[count:]))
+        self.size -= count
+
 
 @dataclass(eq=False)
 class RemoteJob(Job):
-    """A job of the server's."""
+    """A job that a server has given us."""
     key: str = ""
-    mark: str = ""                      # of its last run that the server was told of
-    result: bytes | None = None         # the server is being told
+    of_group: bool = False              # with together=: its client does not give it back when it is cut off
+    result: bytes | None = None         # of which the server is being told; None: it has not ended
     # why its last run ended: "timeout", "unstarted" (it did not even begin), or "": nothing that we know
     cause: str = "unstarted"
-    # acknowledged ones that another server would have to know
+    mark: str = ""                      # of its last run that the server was told of
+    # events that are acknowledged, and that another server would have to know
     told: list[Event] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, item: Message) -> RemoteJob:
+        """A job in a `jobs` message.  Raises WireError."""
+        return cls(
+            item.whole("number"),
+            item.whole("ordinal"),
+            item.whole("offset"),
+            item.state("state"),
+            item.data("text"),
+            key=item.text("id", 16),
+            settings=JobSettings(
+                timeout=item.timeout("timeout"),
+                slots=item.whole("slots", 100_000),
+                shell=os.fsdecode(item.data("shell")),
+            ),
+            of_group=item.flag("group"),
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has a result, or is given back."""
+        return self.result is not None
+
+    @property
+    def slots(self) -> int:
+        """How many slots it takes."""
+        return self.settings.slots
+
+    def describe(self) -> dict[str, Any]:
+        """What a `have` message says of it."""
+        return dict(
+            id=self.key,
+            number=self.number,
+            ordinal=self.ordinal,
+            offset=self.offset,
+            state=to_text(self.state),
+            text=to_text(self.text),
+            run=self.mark,
+            result=None if self.result is None else to_text(self.result),
+        )
+
+    def hold(self, is_waiting: Callable[[], None]) -> None:
+        """Its shell waits until the job may begin.  is_waiting: called when it does."""
+        self.gate = Gate(is_waiting)
+
+    def refuse(self) -> None:
+        """If its shell waits, nobody can let it begin any more."""
+        if self.gate:
+            self.gate.refuse()
+
+    def begin_run(self, mark: str) -> None:
+        """The server is told of this run of it."""
+        self.mark = mark
+
+    def end_run(self, cause: str) -> None:
+        """Its last run has ended."""
+        self.cause = cause
+
+    def end(self, result: bytes) -> None:
+        """The server is told of this result; what it was before, if it is given back."""
+        self.result = result
 
     def keep(self, event: Event) -> None:
         """An event is acknowledged.
 
         Another server must know of a run that goes on, and of the lines it has begun.
         """
-        message = event.message
-        if message["type"] == "begin":
-            message["again"] = True
+        if event.kind == "begin":
+            event.repeat()
             self.told = [event]
-        elif message["type"] == "output":
-            data = to_bytes(message["data"])
-            whole = data.rfind(b"\n") + 1
-            begun = [other for other in self.told if other.message.get("stream") == message["stream"]]
-            # it is printed without its end
-            if whole or sum(other.size for other in begun) > Lines.LONGEST:
-                self.told = [other for other in self.told if other not in begun]
-            if whole < len(data):
-                message.update(at=message["at"] + whole, data=to_text(data[whole:]))
-                event.size -= whole
-                self.told.append(event)
+        elif event.kind == "output":
+            self._keep_output(event)
         else:
             self.told = []
+
+    def _keep_output(self, event: Event) -> None:
+        """Keep the line that a stream has begun.  One that is too long is printed before it is complete."""
+        whole = event.data.rfind(b"\n") + 1
+        begun = [other for other in self.told if other.stream == event.stream]
+        if whole or sum(other.size for other in begun) > Lines.LONGEST:
+            self.told = [other for other in self.told if other not in begun]
+        if whole < len(event.data):
+            event.cut(whole)
+            self.told.append(event)
 
 
 class Outbox:
@@ -331,69 +471,105 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self.unsent: deque[Event] = deque()
-        self.in_flight: deque[Event] = deque()
-        self.last = 0                               # the number of the last event
-        self.window = runmaker4.PIECE               # bytes of output that may be in flight
-        self.flying = 0                             # bytes that are
-        # those that are unsent; jobs wait for these, not for what flies
+        self._unsent: deque[Event] = deque()
+        self._in_flight: deque[Event] = deque()
+        self._last = 0                              # the number of the last event
+        self._window = runmaker4.PIECE              # bytes of output that may be in flight
+        self._flying = 0                            # bytes of output that are in flight
+        # bytes of output that are unsent: jobs that print wait for these, not for what is in flight
         self.backlog = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether the server has acknowledged all."""
-        return not self.unsent and not self.in_flight
+        return not self._unsent and not self._in_flight
+
+    def set_window(self, size: int) -> None:
+        """The server allows so many bytes of output in flight."""
+        self._window = max(size, 1)
 
     def add(self, message: dict[str, Any], size: int) -> None:
-        """One event more, to be sent.  size: the bytes of output in it."""
-        self.last += 1
-        message["n"] = self.last
-        self.unsent.append(Event(self.last, message, size))
+        """Add an event, to be sent.  size: the bytes of output in it."""
+        self._last += 1
+        message["n"] = self._last
+        self._unsent.append(Event(self._last, message, size))
         self.backlog += size
 
     def send(self, link: ServerLink) -> None:
         """Send what the window allows."""
-        while self.unsent and (self.flying < self.window or not self.unsent[0].size):
-            event = self.unsent.popleft()
-            self.in_flight.append(event)
+        while self._unsent and (self._flying < self._window or not self._unsent[0].size):
+            event = self._unsent.popleft()
+            self._in_flight.append(event)
             self.backlog -= event.size
-            self.flying += event.size
+            self._flying += event.size
             link.post(event.message)
 
     def acknowledge(self, upto: int) -> list[Event]:
-        """The server has dealt with all events up to this one: those that it had not yet."""
+        """The server has dealt with all events up to this one.  Returns those that it had not before."""
         done: list[Event] = []
-        while self.in_flight and self.in_flight[0].number <= upto:
-            event = self.in_flight.popleft()
-            self.flying -= event.size
+        while self._in_flight and self._in_flight[0].number <= upto:
+            event = self._in_flight.popleft()
+            self._flying -= event.size
             done.append(event)
         return done
 
     def begin_anew(self, told: Iterable[Event], seen: int) -> list[Event]:
-        """There is a new connection, whose server has dealt with all events up to `seen`: these.
+        """There is a new connection, whose server has dealt with all events up to `seen`.  Returns these.
 
         All others are to be sent again.  told: events that were acknowledged, and that another server must
         know.
         """
-        self.unsent.extendleft(reversed(self.in_flight))
-        self.unsent.extendleft(sorted(told, key=lambda event: event.number, reverse=True))
-        self.in_flight.clear()
+        self._unsent.extendleft(reversed(self._in_flight))
+        self._unsent.extendleft(sorted(told, key=lambda event: event.number, reverse=True))
+        self._in_flight.clear()
         done: list[Event] = []
-        while self.unsent and self.unsent[0].number <= seen:
-            done.append(self.unsent.popleft())
+        while self._unsent and self._unsent[0].number <= seen:
+            done.append(self._unsent.popleft())
         self._count()
         return done
 
     def drop(self, key: str) -> None:
         """The server is not to learn any more of this job."""
-        self.unsent = deque(event for event in self.unsent if event.message["id"] != key)
-        self.in_flight = deque(event for event in self.in_flight if event.message["id"] != key)
+        self._unsent = deque(event for event in self._unsent if event.key != key)
+        self._in_flight = deque(event for event in self._in_flight if event.key != key)
         self._count()
 
     def _count(self) -> None:
         """Count the bytes anew."""
-        self.flying = sum(event.size for event in self.in_flight)
-        self.backlog = sum(event.size for event in self.unsent)
+        self._flying = sum(event.size for event in self._in_flight)
+        self.backlog = sum(event.size for event in self._unsent)
+
+
+# ======== The connection ====================================================================================
+#
+# A `Connection` is to its `Runner` what a job file is to runmaker4.py's: claim() takes a job that has come,
+# or asks for some; finish() and release() make an event of what has become of it.  Neither waits for the
+# server.  stay_connected() opens one `ServerLink` after the other.  On each it goes like this:
+#
+#     1. We say `have` of each job that we hold, then `hello`.
+#     2. `welcome` says which of these are others' by now (they are ended), which results it has, and up to
+#        which event it has dealt with ours: the `Outbox` sends the rest.  From here on the link counts.
+#     3. Jobs are asked for with a number.  The server answers with `jobs`, or `nothing` if that was the last
+#        question before we leave.  Answers prove that it was alive when the question was sent, and only soon
+#        after that a job is begun: its line may become `e` when we have been silent for the grace.
+#     4. When the link is lost, jobs run on.  Those that no slot has taken are given back: the next server
+#        must know that they were not begun.
+#
+# To leave, we wait until all events are acknowledged, ask what the file holds, and say `bye`.
+
+
+class Standing(enum.Enum):
+    """Whether we want a server."""
+    WANTED = enum.auto()                # it is there, or we try to reach it
+    OVER = enum.auto()                  # it has left for good, or we have
+    GIVEN_UP = enum.auto()              # there was none for --give-up
+
+
+class Told(enum.Enum):
+    """What was said of a server that is not there, so that it is said once."""
+    NOTHING = enum.auto()
+    LOSS = enum.auto()                  # that there is none
+    REFUSAL = enum.auto()               # what somebody says who is there, and does not want us
 
 
 class ServerLink(Link, asyncio.Protocol):
@@ -401,7 +577,7 @@ class ServerLink(Link, asyncio.Protocol):
 
     def __init__(self, connection: Connection, channel: Channel) -> None:
         super().__init__(channel, connection.loop)
-        self.connection = connection
+        self._connection = connection
         self.gone = connection.loop.create_future()         # why it is lost
 
     def connection_made(self, transport: Any) -> None:
@@ -410,10 +586,10 @@ class ServerLink(Link, asyncio.Protocol):
             self.authenticated()
 
     def authenticated(self) -> None:
-        self.connection.greet(self)
+        self._connection.greet(self)
 
     def handle(self, message: Message) -> None:
-        self.connection.handle(self, message)
+        self._connection.handle(self, message)
 
     def lost(self, why: str) -> None:
         if not self.gone.done():
@@ -421,80 +597,84 @@ class ServerLink(Link, asyncio.Protocol):
 
 
 class Connection:
-    """The server, as a `Runner` wants its jobs (see runmaker4.FileJobs); connects again whenever it is lost.
-    """
+    """The server, as a `Runner` wants its jobs (see runmaker4.Jobs); connects again whenever it is lost."""
 
     AHEAD = 10.0                        # seconds: no group is to start later than this after it was said
     LATE = 0.002                        # seconds by which timers may be late
     QUIET = 0.03                        # seconds without us after the start of a group
-    interval = 0.0                      # look_after() comes back when there is something
-    poll = EVER                         # and the runner is woken when there is
+    interval = 0.0                      # look_after() returns when there is something
+    poll = EVER                         # the runner is woken when there is something
 
-    def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, said: str) -> None:
-        """said: why there is no connection, if somebody has said that."""
-        self.program = program
+    def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
+                 give_up: float | None, follow: bool, quiet: bool, told: Told) -> None:
+        """give_up: seconds without a server after which we leave; None: never.  follow: we wait for new jobs.
+
+        quiet: connecting is no news.  told: what was said of the first attempt to connect.
+        """
+        self._program = program
         self.loop = loop
-        self.say = program.say
-        self.options = program.options
-        self.id = secrets.token_hex(8)
-        self.link: ServerLink | None = None         # one on which we are welcome
-        # what the server has said to our last question; EVER: nothing yet
-        self.nothing = Miss(EVER)
-        self.failed = ""
+        self._say = program.say
+        self._endpoint = endpoint
+        self._limit = EVER if give_up is None else give_up
+        self._follow = follow
+        self._quiet = quiet
+        self._told = told
+        self._id = secrets.token_hex(8)
+        self.standing = Standing.WANTED
+        self.was_welcome = False                    # on this link, or one before
+        self.file = ""                              # the server's job file
+        self._link: ServerLink | None = None        # on which we are welcome
+        self._down_since = boottime()               # when the last link was lost
+        self._grace = 60.0                          # seconds for which the server keeps our lines
         self.orphans: list[int] = []
-        self.failures: Failures | None = None                        # the server counts them
-        self.over = False                           # the server has left for good
-        self.ever = False                           # there was a connection once
-        self.file = ""                              # the server's
-        # somebody at the server's port has refused us, which was said
-        self.refused = False
-        self.down_since = boottime()
-        self.grace = 60.0
-        self.jobs: dict[str, RemoteJob] = {}        # that we have, but for the ones that wait:
-        self.queue: deque[RemoteJob] = deque()
-        self.requested = 0                          # jobs asked for that have not come
-        self.told_slots = 0                         # how many the server knows of
-        self.number = 0                             # of the last request
-        self.asked: dict[int, float] = {}           # requests that are not answered: when they were sent
-        self.alive = -EVER                          # when the last answered one was sent
-        self.last_asked = 0                         # the request that said we leave if there is nothing
-        self.outbox = Outbox()
-        # what the server wants to know: of runs, of their output
-        self.wanted: tuple[bool, bool] | None = None
-        self.going: dict[Gate, float] = {}          # of held jobs that may begin, and when
-        # jobs "lost" to others, or "cancelled"; told by look_after()
-        self.to_end: dict[RemoteJob, str] = {}
-        self.something_to_end = asyncio.Event()
-        # the last event was acknowledged, or never will be; or an account
-        self.emptied = asyncio.Event()
-        self.account: Account | None = None         # what the server's file holds; None: it cannot tell
-        self.accounted = False                      # the server has told, or said that it cannot
-        self.said = said                            # why there is no connection
-        self.runner = program.make_runner(self, [], self.outbox)
+        self.failures: Failures | None = None       # the server counts them
+        # Jobs that wait for a slot are in the queue alone, all others of ours here
+        self._jobs: dict[str, RemoteJob] = {}
+        self._queue: deque[RemoteJob] = deque()
+        self._requested = 0                         # slots for which jobs were asked for, and have not come
+        self._told_slots = 0                        # how many slots the server knows of
+        self._number = 0                            # of the last request
+        self._asked: dict[int, float] = {}          # when each request was sent that is not answered
+        self._alive: float | None = None            # when the last answered request was sent; None: none was
+        self._last_asked: int | None = None         # the request that says we leave if there is nothing
+        # why there is no job; `again`: EVER, or None once that request was answered
+        self._nothing = Miss(EVER)
+        self._outbox = Outbox()
+        # what the server wants to know: of runs, of their output; None: there was none yet
+        self._wanted: tuple[bool, bool] | None = None
+        self._going: dict[Gate, float] = {}         # gates that are to be opened, and when (the loop's clock)
+        # jobs "lost" to others, or "cancelled", of which look_after() is to tell
+        self._to_end: dict[RemoteJob, str] = {}
+        self._something_to_end = asyncio.Event()
+        # what leave() waits for may have come: an acknowledgement, or an account
+        self._progress = asyncio.Event()
+        self._account: Account | None = None        # what the server's file holds; None: it cannot tell
+        self._accounted = False                     # the server has told, or said that it cannot
+        self._runner = program.make_runner(self, [], self._outbox)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
     def ours(self, job: Job) -> RemoteJob | None:
-        """A job, unless somebody else has its line now."""
-        found = self.jobs.get(job.key) if isinstance(job, RemoteJob) else None
+        """This job, unless somebody else has its line now."""
+        found = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
         return found if found is job else None
 
     async def claim(self, last: bool, free: int, slots: int) -> RemoteJob | Miss:
-        """A job that has come, if any; else it is asked for, and the runner woken when there is an answer.
+        """A job that has come, if there is one; else one is asked for, and an answer wakes the runner.
 
-        One that needs more slots than are free waits for them, and what has come after it waits, too.
+        A job that needs more slots than are free waits for them, and what has come after it waits, too.
         """
-        if self.queue and self.queue[0].settings.slots > free:
+        if self._queue and self._queue[0].slots > free:
             return Miss(EVER)
-        if self.queue and self._may_start():
-            job = self.queue.popleft()
-            self.jobs[job.key] = job
-            self._may_ask_again()
+        if self._queue and self._may_start():
+            job = self._queue.popleft()
+            self._jobs[job.key] = job
+            self._forget_nothing()
             self._ask()
             return job
-        if self.nothing.again is not None:
-            self._ask(last or (self.options.follow and not self.runner.works))
-        return self.nothing
+        if self._nothing.again is not None:
+            self._ask(last or (self._follow and not self._runner.works))
+        return self._nothing
 
     async def lend(self, job: Job) -> int:
         """The server has the lock."""
@@ -504,185 +684,223 @@ class Connection:
         """Nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """The result goes its way; what is wrong with it will be told when it is known."""
+        """The result is an event.  If the server cannot write it, a `fault` says so later."""
         ours = self.ours(job)
         if not ours:
             return ""
-        cause, how = ours.cause, ours.how
-        if state == ERROR and (self.runner.killed or self.runner.wall_over):
+        cause = ours.cause
+        if state == ERROR and (self._runner.killed or self._runner.wall_over):
             cause = "vanished"                      # we have ended it, for we leave
-        if cause in ("vanished", "unstarted"):
-            how = ""                                # which says nothing of that
+        # How a run has ended says nothing about these two
+        how = "" if cause in ("vanished", "unstarted") else ours.how
         self._end(ours, state, type="finish", state=to_text(state), cause=cause, how=how)
         return ""
 
     async def release(self, job: Job) -> str:
+        """The job is given back, by an event."""
         ours = self.ours(job)
         if ours:
-            self._end(ours, ours.state, type="release")
+            self._give_back(ours)
         return ""
 
+    def _give_back(self, job: RemoteJob) -> None:
+        self._jobs[job.key] = job
+        self._end(job, job.state, type="release")
+
     def _end(self, job: RemoteJob, result: bytes, **message: Any) -> None:
-        job.result = result
+        job.end(result)
         self.event(id=job.key, **message)
 
     async def look_after(self) -> dict[Job, str]:
-        """Wait until jobs are to be ended; these, and why."""
-        await self.something_to_end.wait()
-        self.something_to_end.clear()
-        to_end, self.to_end = self.to_end, {}
-        # else it has just ended
-        return {job: cause for job, cause in to_end.items() if job.result is None}
+        """Wait until jobs are to be ended; these, and why.  What has just ended need not be."""
+        await self._something_to_end.wait()
+        self._something_to_end.clear()
+        to_end = self._to_end
+        self._to_end = {}
+        return {job: cause for job, cause in to_end.items() if not job.has_ended}
 
     async def leave(self, runner: Runner) -> Account | None:
-        """Once no job runs any more: have all results at the server, and part; what its file holds, if it can
-        tell.
+        """Once no job runs any more: bring all results to the server, and part.
+
+        What its file holds; None if it cannot tell.
         """
-        for job in list(self.queue):
+        for job in list(self._queue):
             self._return(job)
-        began = boottime()
-        while not (self.outbox.is_empty or self.failed or self.over):
-            hurried = runner.killed or runner.wall_over or self.program.defects
-            if hurried and (runner.processes.impatient or boottime() - began > runner.LAST_TRIES):
-                break
-            self.emptied.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.emptied.wait(), 0.2)
-        unwritten = [job.number for job in self.jobs.values()]
+        await self._hand_in(runner)
+        unwritten = [job.number for job in self._jobs.values()]
         if unwritten:
-            self.say(f"the server could not be told how {plural(len(unwritten), 'job')} ended")
-            self.program.tally.unwritten += unwritten
+            self._say(f"the server could not be told how {plural(len(unwritten), 'job')} ended")
+            self._program.tally.unwritten += unwritten
         await runner.in_time(self._ask_account())
-        self.over = True
-        if self.link:
-            self.link.send(type="bye")
-            self.link.flush()
-            self.link.transport.close()
-        return self.account
+        self._conclude()
+        if self._link:
+            self._link.send(type="bye")
+            self._link.flush()
+            self._link.transport.close()
+        return self._account
+
+    @property
+    def _wants_server(self) -> bool:
+        return self.standing is Standing.WANTED
+
+    def _conclude(self) -> None:
+        """We want a server no more."""
+        if self.standing is Standing.WANTED:
+            self.standing = Standing.OVER
+
+    async def _hand_in(self, runner: Runner) -> None:
+        """Wait until all events are acknowledged, or nobody will do that; not for long after a signal."""
+        began = boottime()
+        while not self._outbox.is_empty and self._wants_server:
+            hurried = runner.killed or runner.wall_over or self._program.defects
+            if hurried and (runner.processes.impatient or boottime() - began > runner.LAST_TRIES):
+                return
+            await self._wait_for_progress()
+
+    async def _wait_for_progress(self) -> None:
+        """Wait until something has come, 0.2 s at most."""
+        self._progress.clear()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._progress.wait(), 0.2)
 
     async def _ask_account(self) -> None:
-        """Ask what the file holds, each server that we meet; one that leaves for good (`closing`) tells it
-        unasked.
+        """Ask each server that we meet what the file holds.
+
+        One that leaves for good (`closing`) tells it unasked.
         """
-        began, asked = boottime(), None
-        while not (self.accounted or self.over or self.failed):
-            if self.link and self.link is not asked:
-                asked = self.link
-                asked.send(type="account", slots=self.runner.size)
-            coming = self.ever or not self.said         # once more, or for the first time
-            if boottime() - began > (COUNTING if self.link else CONNECT if coming else 0.0):
+        began = boottime()
+        asked = None
+        while not self._accounted and self._wants_server:
+            if self._link and self._link is not asked:
+                asked = self._link
+                asked.send(type="account", slots=self._runner.size)
+            if boottime() - began > self._patience():
                 return
-            self.emptied.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.emptied.wait(), 0.2)
+            await self._wait_for_progress()
+
+    def _patience(self) -> float:
+        """Seconds to wait for an account.  None if no server was ever there, and that was said."""
+        if self._link:
+            return COUNTING
+        return CONNECT if self.was_welcome or self._told is Told.NOTHING else 0.0
 
     # -- asking for jobs -------------------------------------------------------------------------------------
 
     def _may_start(self) -> bool:
-        """Rule 2 of runmaker4-server.py: only soon after something that was answered."""
-        return self.link is not None and boottime() - self.alive < min(self.grace / 2, runmaker4.SILENCE)
+        """Rule 2 of runmaker4-server.py: a job is begun only soon after something that was answered."""
+        if not self._link or self._alive is None:
+            return False
+        return boottime() - self._alive < min(self._grace / 2, runmaker4.SILENCE)
 
     def _slots(self) -> int:
-        """How many slots have jobs, or can have some.  Without slots that others use."""
-        return sum(slot.busy or slot.idle for slot in self.runner.slots.values())
+        """How many slots have jobs, or can have some.  Slots that others use do not count."""
+        return sum(slot.busy or slot.idle for slot in self._runner.slots.values())
 
     def _ask(self, last: bool = False) -> None:
         """Ask for jobs for as many slots as we could use now; tell how many there are, if that has changed.
-        """
-        link = self.link
-        if not link or self.runner.stopping:
-            return
-        running = sum(job.settings.slots for job in self.jobs.values() if job.result is None)
-        due = sum(job.settings.slots for job in self.queue) + self.requested
-        want = max(self._slots() - running - due, 0)
-        if want or (last and not self.last_asked) or self.told_slots != self.runner.in_service:
-            self.requested += want
-            last = last or self.last_asked > 0      # it counts until it is answered
-            self.told_slots = self.runner.in_service
-            number = self._request(link, "claim", want=want, last=last, slots=self.told_slots)
-            if last:
-                self.last_asked = number
 
-    def _may_ask_again(self) -> None:
-        """That there was nothing is no more the last that we know."""
-        self.last_asked, self.nothing = 0, replace(self.nothing, again=EVER)
+        last: we leave if there is nothing.  What was asked so counts until it is answered.
+        """
+        link = self._link
+        if not link or self._runner.stopping:
+            return
+        running = sum(job.slots for job in self._jobs.values() if not job.has_ended)
+        due = sum(job.slots for job in self._queue) + self._requested
+        want = max(self._slots() - running - due, 0)
+        leaves_anew = last and self._last_asked is None
+        if not want and not leaves_anew and self._told_slots == self._runner.in_service:
+            return
+        self._requested += want
+        self._told_slots = self._runner.in_service
+        last = last or self._last_asked is not None
+        number = self._request(link, "claim", want=want, last=last, slots=self._told_slots)
+        if last:
+            self._last_asked = number
+
+    def _forget_nothing(self) -> None:
+        """Forget that the server had no job for us: something has changed, so we may ask again."""
+        self._last_asked = None
+        self._nothing = replace(self._nothing, again=EVER)
 
     def _request(self, link: ServerLink, kind: str, **fields: Any) -> int:
         """Ask something that will be answered; the number of the question."""
-        self.number += 1
-        self.asked[self.number] = boottime()
-        link.send(type=kind, request=self.number, **fields)
-        return self.number
+        self._number += 1
+        self._asked[self._number] = boottime()
+        link.send(type=kind, request=self._number, **fields)
+        return self._number
 
-    def _answered(self, number: int) -> None:
+    def _note_answer(self, number: int) -> None:
         """The server was alive after this request was sent."""
-        if number in self.asked:
-            self.alive = max(self.alive, self.asked[number])
-            for old in [old for old in self.asked if old <= number]:
-                del self.asked[old]
+        if number in self._asked:
+            sent = self._asked[number]
+            self._alive = sent if self._alive is None else max(self._alive, sent)
+            for old in [old for old in self._asked if old <= number]:
+                del self._asked[old]
 
     def _return(self, job: RemoteJob) -> None:
-        """Give a job back that no slot has taken: somebody else may run it."""
-        if job in self.queue:
-            self.queue.remove(job)
+        """Give a job back that still waits for a slot: somebody else may run it."""
+        if job in self._queue:
+            self._queue.remove(job)
             self._give_back(job)
-            # a slot may be free, only not allowed to start what has come
-            self.wake()
+            # a slot may be free, and only not allowed to start what has come
+            self._wake()
 
-    def _give_back(self, job: RemoteJob) -> None:
-        """No slot has taken this job, and none will."""
-        self.jobs[job.key] = job
-        self._end(job, job.state, type="release")
-
-    def wake(self) -> None:
+    def _wake(self) -> None:
         """There is news for the runner."""
-        self.runner.changed.set()
+        self._runner.changed.set()
 
     # -- events ----------------------------------------------------------------------------------------------
 
     def event(self, size: int = 0, **message: Any) -> None:
-        """Tell the server of something, surely; size: the bytes of output in it."""
-        self.outbox.add(message, size)
+        """Tell the server of something that must not be lost.  size: the bytes of output in it."""
+        self._outbox.add(message, size)
         self._send_events()
 
     def _send_events(self) -> None:
-        if self.link:
-            self.outbox.send(self.link)
+        if self._link:
+            self._outbox.send(self._link)
 
     def _acknowledged(self, events: Iterable[Event]) -> None:
         """The server has dealt with these events."""
         for event in events:
-            job = self.jobs.get(event.message["id"])
-            if job and event.message["type"] in ("finish", "release"):
-                del self.jobs[job.key]
+            job = self._jobs.get(event.key)
+            if job and event.kind in ("finish", "release"):
+                del self._jobs[job.key]
             elif job:
                 job.keep(event)
         self._send_events()
-        if self.outbox.is_empty:
-            self.emptied.set()
-        self.runner.pump.resume()
+        if self._outbox.is_empty:
+            self._progress.set()
+        self._runner.pump.resume()
 
     def _drop(self, key: str) -> RemoteJob | None:
-        """A job is none of ours any more: nor is what the server does not know of it yet."""
-        job = self.jobs.pop(key, None)
-        self.queue = deque(waiting for waiting in self.queue if waiting.key != key)
-        self.outbox.drop(key)
-        self.emptied.set()
+        """A job is ours no more, if it was.  What the server does not know of it yet is not sent any more."""
+        job = self._jobs.pop(key, None)
+        self._queue = deque(waiting for waiting in self._queue if waiting.key != key)
+        self._outbox.drop(key)
+        self._progress.set()
         return job
 
     def _lose(self, key: str) -> None:
-        """Somebody else has a job's line now."""
+        """Somebody else has a job's line now.  One that was given back has no result to be lost."""
         job = self._drop(key)
-        if job and job.result is None:
-            self.to_end[job] = "lost"
-            self.something_to_end.set()
-        elif job and job.result != job.state:       # else it was given back
-            self._not_written(job, "was taken by another runner meanwhile")
+        if not job:
+            return
+        if job.result is None:
+            self._end_soon(job, "lost")
+        elif job.result != job.state:
+            self._note_unwritten(job, "was taken by another runner meanwhile; "
+                                      f"its result {show(job.result)} is not written")
 
-    def _not_written(self, job: RemoteJob, fault: str) -> None:
-        result = f"; its result {show(job.result)} is not written" if job.result else ""
-        self.say(f"line {job.number}: {fault}{result}")
-        self.program.tally.unwritten.append(job.number)
+    def _end_soon(self, job: RemoteJob, cause: str) -> None:
+        """Tell the runner to end a job, in look_after()."""
+        self._to_end[job] = cause
+        self._something_to_end.set()
+
+    def _note_unwritten(self, job: RemoteJob, fault: str) -> None:
+        """A result does not stand in its line."""
+        self._say(f"line {job.number}: {fault}")
+        self._program.tally.unwritten.append(job.number)
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -696,49 +914,52 @@ class Connection:
         we never had one.
         """
         pause = 0.1
-        while not self.over and not self.failed:
-            refused = False
+        while self._wants_server:
+            loss = Told.LOSS
             try:
                 link = await self._connect(first)
                 why = await self._use(link)
-                refused = isinstance(link.channel.broken, Refused)
-                if refused and not self.ever:
-                    raise Problem(f"{self.options.server}: {why}")
-                pause = 0.1 if link is self.link else pause
+                if isinstance(link.channel.broken, Refused):
+                    loss = Told.REFUSAL
+                    if not self.was_welcome:
+                        raise Problem(f"{self._endpoint.host}: {why}")
+                if link is self._link:
+                    pause = 0.1
             except (OSError, asyncio.TimeoutError) as error:
-                why = no_server(self.options, error)
+                why = self._endpoint.refusal(error)
             first = None
-            self._note_loss(why, refused)
-            if self.over or self._given_up(why):
+            self._note_loss(why, loss)
+            if self.standing is Standing.OVER or self._gives_up(why):
                 return
-            # or all would come at once
+            # A random part, or all clients of a server would come at once
             await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), self._left()))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _connect(self, first: tuple[socket.socket, Channel] | None) -> ServerLink:
         """A link on which both ends are authenticated, or soon will be."""
-        options = self.options
         if first:
             sock, channel = first
             link = ServerLink(self, channel)
             await self.loop.create_connection(lambda: link, sock=sock)
-        else:
-            link = ServerLink(self, Channel(self.program.token, server=False))
-            await asyncio.wait_for(self.loop.create_connection(
-                lambda: link, options.server, options.port, happy_eyeballs_delay=0.25),
-                min(CONNECT, self._left()))
+            return link
+        where = self._endpoint
+        link = ServerLink(self, where.open_channel())
+        dialling = self.loop.create_connection(
+            lambda: link, where.host, where.port, happy_eyeballs_delay=0.25
+        )
+        await asyncio.wait_for(dialling, min(CONNECT, self._left()))
         return link
 
     async def _use(self, link: ServerLink) -> str:
         """Keep a link alive until it is lost; why it was."""
         made = boottime()
         while not link.gone.done():
-            pause = min(runmaker4.KEEP_ALIVE, self.grace / 8) if link is self.link else 0.2
+            pause = min(runmaker4.KEEP_ALIVE, self._grace / 8) if link is self._link else 0.2
             await asyncio.wait([link.gone], timeout=pause)
             now = boottime()
             if link.gone.done():
                 break
-            if link is self.link:
+            if link is self._link:
                 if now - link.heard > runmaker4.SILENCE:
                     link.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
                 else:
@@ -750,64 +971,58 @@ class Connection:
 
     def greet(self, link: ServerLink) -> None:
         """The server is authenticated: say who we are, and what we have."""
-        for job in self.jobs.values():  # one by one: a command may fill a message
-            link.send(
-                type="have",
-                jobs=[
-                    dict(
-                        id=job.key,
-                        number=job.number,
-                        ordinal=job.ordinal,
-                        offset=job.offset,
-                        state=to_text(job.state),
-                        text=to_text(job.text),
-                        run=job.mark,
-                        result=job.result and to_text(job.result),
-                    )
-                ],
-            )
-        self.told_slots = self.runner.in_service
-        link.send(type="hello", client=self.id, name=to_text(self.program.host), pid=os.getpid(),
-                  slots=self.told_slots, retry=to_text(self.program.retry), follow=self.options.follow,
-                  directory=to_text(self.program.directory))
+        for job in self._jobs.values():             # one by one: a command may fill a message
+            link.send(type="have", jobs=[job.describe()])
+        self._told_slots = self._runner.in_service
+        link.send(
+            type="hello",
+            client=self._id,
+            name=to_text(self._program.host),
+            pid=os.getpid(),
+            slots=self._told_slots,
+            retry=to_text(self._program.retry),
+            follow=self._follow,
+            directory=to_text(self._program.directory),
+        )
 
-    def _note_loss(self, why: str, refused: bool) -> None:
-        """Say once that there is no server; and once what somebody says who is there and does not want us."""
-        if self.link:
-            self.link, self.down_since = None, boottime()
-        if not self.over and (not self.said or (refused and not self.refused)):
-            running = f"; {plural(len(self.jobs), 'job')} not handed in yet" if self.jobs else ""
-            self.say(f"{why}{running}; trying again")
-            self.said = why
-            self.refused = refused
-        for job in self.queue:
-            if not job.settings.together:           # a group's job that we do not name is sent to us again
-                self._give_back(job)                # else a new server would not know that it was not begun
-        self.queue.clear()
-        self.going.clear()
-        for job in self.jobs.values():
-            if job.gate:
-                job.gate.refuse()                   # nobody can let it in any more
-        self.requested = 0
-        self._may_ask_again()
-        self.asked.clear()
+    def _note_loss(self, why: str, loss: Told) -> None:
+        """There is no server: say so once, and bring what we have into a state that the next one understands.
 
-    def _limit(self) -> float:
-        """Seconds without a server after which we give up."""
-        return EVER if self.options.give_up is None else self.options.give_up
+        A refusal is said even if the loss was: it tells what is to be done.
+        """
+        if self._link:
+            self._link = None
+            self._down_since = boottime()
+        is_news = self._told is Told.NOTHING or (loss is Told.REFUSAL and self._told is Told.LOSS)
+        if is_news and self.standing is not Standing.OVER:
+            running = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
+            self._say(f"{why}{running}; trying again")
+            self._told = loss
+        for job in self._queue:
+            # A new server must know that a job was not begun.  A group's is sent again if we do not name it.
+            if not job.of_group:
+                self._give_back(job)
+        self._queue.clear()
+        self._going.clear()
+        for job in self._jobs.values():
+            job.refuse()
+        self._requested = 0
+        self._forget_nothing()
+        self._asked.clear()
 
     def _left(self) -> float:
         """Seconds until we give up; at least enough to try."""
-        return max(self._limit() - (boottime() - self.down_since), 0.5)
+        return max(self._limit - (boottime() - self._down_since), 0.5)
 
-    def _given_up(self, why: str) -> bool:
-        gone = boottime() - self.down_since
-        if gone < self._limit():
+    def _gives_up(self, why: str) -> bool:
+        """Whether there was no server for too long: then we end what runs, and leave."""
+        gone = boottime() - self._down_since
+        if gone < self._limit:
             return False
-        self.failed = f"no server for {human_time(gone)}: {why}"
-        self.emptied.set()
-        self.runner.fail(self.failed)
-        self.runner.end_all()
+        self.standing = Standing.GIVEN_UP
+        self._progress.set()
+        self._runner.fail(f"no server for {human_time(gone)}: {why}")
+        self._runner.end_all()
         return True
 
     # -- messages --------------------------------------------------------------------------------------------
@@ -815,26 +1030,25 @@ class Connection:
     def handle(self, link: ServerLink, message: Message) -> None:
         """Whatever the server says.  Raises WireError."""
         kind = message.text("type", 16)
-        if link is not self.link and kind not in ("welcome", "closing"):
+        if link is not self._link and kind not in ("welcome", "closing"):
             raise WireError("no welcome")
         if kind == "welcome":
             self._on_welcome(link, message)
         elif kind == "jobs":
             self._on_jobs(link, message)
         elif kind == "ack":
-            self.outbox.window = max(message.whole("window"), 1)
-            self._acknowledged(self.outbox.acknowledge(message.whole("n")))
+            self._outbox.set_window(message.whole("window"))
+            self._acknowledged(self._outbox.acknowledge(message.whole("n")))
         elif kind == "nothing":
             self._on_nothing(message)
         elif kind == "pong":
-            self._answered(message.whole("request"))
-            if self.queue:
-                self.wake()
+            self._note_answer(message.whole("request"))
+            if self._queue:
+                self._wake()
         elif kind == "fault":
-            job = self.jobs.get(message.text("id"))
-            if job:                                 # the text says that its result is not written
-                self.say(f"line {job.number}: {printable(message.text('text', 1000))}")
-                self.program.tally.unwritten.append(job.number)
+            job = self._jobs.get(message.text("id"))
+            if job:
+                self._note_unwritten(job, printable(message.text("text", 1000)))
         elif kind == "lost":
             self._lose(message.text("id"))
         elif kind == "sync":
@@ -853,85 +1067,81 @@ class Connection:
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
         """We are known: settle what has changed, send what was not acknowledged, and go on."""
         grace = max(message.seconds("grace"), 0.1)
-        seen, window = message.whole("seen"), message.whole("window")
-        lost, settled = message.items("lost", str), message.items("settled", str)
+        seen = message.whole("seen")
+        window = message.whole("window")
+        lost = message.items("lost", str)
+        settled = message.items("settled", str)
         file = printable(message.text("file", 1000))
         sinks = self._sinks(message)
-        if self.ever and file != self.file:
-            self.say(f"connected again; serving {file}, not {self.file}"
-                     + (f", where {plural(len(lost), 'job')} of ours came from" if lost else ""))
-            self.program.tally.trouble |= bool(lost)    # what is told of that file says nothing of these jobs
-        elif self.ever:
-            self.say("connected again")
-        elif not self.options.quiet:
-            self.say(f"serving {file}")
+        self._say_connected(file, len(lost))
         self.file = file
-        self.link = link
-        self.ever = True
-        self.refused = False
-        self.said = ""
-        self.grace = grace
-        self.outbox.window = max(window, 1)
+        self._link = link
+        self.was_welcome = True
+        self._told = Told.NOTHING
+        self._grace = grace
+        self._outbox.set_window(window)
         for key in lost:
             self._lose(key)
         for key in settled:
             self._drop(key)
-        told = [event for job in self.jobs.values() for event in job.told]
-        self._acknowledged(self.outbox.begin_anew(told, seen))
+        told = [event for job in self._jobs.values() for event in job.told]
+        self._acknowledged(self._outbox.begin_anew(told, seen))
         if sinks:
-            self.runner.sinks[:] = sinks
+            self._runner.sinks[:] = sinks
         self._request(link, "ping")
-        self.wake()
+        self._wake()
+
+    def _say_connected(self, file: str, lost: int) -> None:
+        """Say which file is served.  lost: so many of our jobs are not jobs of this server."""
+        if self.was_welcome and file != self.file:
+            whence = f", where {plural(lost, 'job')} of ours came from" if lost else ""
+            self._say(f"connected again; serving {file}, not {self.file}{whence}")
+            if lost:
+                # what we are told of that file at the end says nothing of these jobs
+                self._program.tally.trouble = True
+        elif self.was_welcome:
+            self._say("connected again")
+        elif not self._quiet:
+            self._say(f"serving {file}")
 
     def _sinks(self, message: Message) -> list[Sink]:
         """The sinks of runs that start from now on: the console, and what tells the server.
 
-        None: all is as it was.
+        An empty list: those that there are go on.
         """
         wanted = message.flag("records"), message.flag("output")
-        if wanted == self.wanted:
+        if wanted == self._wanted:
             return []
-        self.wanted = wanted
-        return [Telling(self, *wanted), *self.program.console(with_output=True)]
+        self._wanted = wanted
+        return [Telling(self, *wanted), *self._program.console(with_output=True)]
 
     def _on_jobs(self, link: ServerLink, message: Message) -> None:
+        """Jobs have come: a slot takes each soon, or it is given back."""
         number = message.whole("request")
         for item in message.objects("jobs"):
-            job = RemoteJob(
-                item.whole("number"),
-                item.whole("ordinal"),
-                item.whole("offset"),
-                item.state("state"),
-                item.data("text"),
-                key=item.text("id", 16),
-                settings=JobSettings(
-                    timeout=item.timeout("timeout"),
-                    together="?" * item.flag("group"),
-                    slots=item.whole("slots", 100_000),
-                    shell=os.fsdecode(item.data("shell")),
-                ),
-            )
+            job = RemoteJob.read(item)
             if item.flag("hold"):
-                job.gate = Gate(functools.partial(self._tell_held, job))
-            self.queue.append(job)
+                job.hold(functools.partial(self._tell_held, job))
+            self._queue.append(job)
             self.loop.call_later(UNSTARTED, self._return, job)
-            self.requested = max(self.requested - job.settings.slots, 0)
-        self._answered(number)
+            self._requested = max(self._requested - job.slots, 0)
+        self._note_answer(number)
         if not self._may_start():
             self._request(link, "ping")
-        self._may_ask_again()
-        self.wake()
+        self._forget_nothing()
+        self._wake()
 
     def _tell_held(self, job: RemoteJob) -> None:
         """The shell of a job waits at its gate."""
-        if self.link and job.key in self.jobs:
-            self.link.send(type="ready", id=job.key)
+        if self._link and job.key in self._jobs:
+            self._link.send(type="ready", id=job.key)
 
     def _on_go(self, message: Message) -> None:
         """A job that is held may begin, at a time of our clock."""
-        job, at = self.jobs.get(message.text("id")), message.seconds("at")
+        job = self._jobs.get(message.text("id"))
+        at = message.seconds("at")
         if job and job.gate:
-            self.going[job.gate] = at
+            self._going[job.gate] = at
             ahead = min(at - self.loop.time(), self.AHEAD)
             self.loop.call_later(max(ahead - self.LATE, 0.0), self._let_in, at)
 
@@ -940,15 +1150,16 @@ class Connection:
 
         The runner hears only of jobs that it has and that have not ended.
         """
-        waiting = next((job for job in self.queue if job.key == key), None)
-        job = self.jobs.get(key)
+        waiting = next((job for job in self._queue if job.key == key), None)
+        job = self._jobs.get(key)
         if waiting:
             self._return(waiting)
-        elif job and job.result is None and cancelled:
-            self.to_end[job] = "cancelled"
-            self.something_to_end.set()
-        elif job and job.result is None:
-            self.runner.end_job(job)
+        elif not job or job.has_ended:
+            return
+        elif cancelled:
+            self._end_soon(job, "cancelled")
+        else:
+            self._runner.end_job(job)
 
     def _let_in(self, at: float) -> None:
         """Let those jobs begin that may at this time: timers are late by up to a millisecond, sleep is not.
@@ -956,8 +1167,8 @@ class Connection:
         Then the processors are theirs for a moment.  Where several clients share a machine, what each has to
         do now would hold up the jobs of clients that are a bit later.
         """
-        due = [gate for gate, when in self.going.items() if when <= at]
-        self.going = {gate: when for gate, when in self.going.items() if when > at}
+        due = [gate for gate, when in self._going.items() if when <= at]
+        self._going = {gate: when for gate, when in self._going.items() if when > at}
         if due:
             time.sleep(min(max(at - self.loop.time(), 0.0), self.LATE))
             for gate in due:
@@ -965,106 +1176,109 @@ class Connection:
             time.sleep(self.QUIET)
 
     def _on_nothing(self, message: Message) -> None:
+        """There is no job for us.  If nothing has changed since we have asked so, the runner may leave."""
         number = message.whole("request")
         self.orphans += message.items("orphans", int)
-        self.nothing = Miss(
-            self.nothing.again, "", message.flag("ended"), printable(message.text("left", 1000))
-        )
-        self._answered(number)
-        if self.last_asked and number >= self.last_asked and not self.queue:
-            self.last_asked, self.nothing = 0, replace(self.nothing, again=None)
-        self.wake()
+        again = self._nothing.again
+        if self._last_asked is not None and number >= self._last_asked and not self._queue:
+            self._last_asked = None
+            again = None
+        ended = message.flag("ended")
+        self._nothing = Miss(again, ended=ended, stopped=printable(message.text("left", 1000)))
+        self._note_answer(number)
+        self._wake()
 
     def _on_account(self, message: Message) -> None:
         """What the file holds, if the server can tell."""
         if message.fields.get("account") is not None:
             account = Message(message.fields["account"])
             now = Message(account.fields.get("now"))
-            self.account = Account(
+            self._account = Account(
                 Counts(*(now.whole(name) for name in STATES)),
                 False,
                 tuple(account.items("bad", int)),
                 account.flag("alone"),
                 tuple(account.items("grouped", int)[:2]),
-                account.flag("left") and not self.runner.had_one_each,
+                account.flag("left") and not self._runner.had_one_each,
                 others="" if account.flag("left") else printable(account.text("others")),
                 strays=printable(account.text("strays", 1000)),
             )
-        self.accounted = True
-        self.emptied.set()
+        self._accounted = True
+        self._progress.set()
 
     def _on_closing(self, link: ServerLink, message: Message) -> None:
         """The server leaves."""
         if message.flag("done"):
             self._on_account(message)
-            self.over = True
-            self.runner.stop()
+            self._conclude()
+            self._runner.stop()
         link.drop("the server was stopped")
 
 
 # ======== What the server is told of runs ===================================================================
+#
+# To a `Runner` the server's records are one more sink.  What they need depends on the server: with --joblog
+# only that runs begin and end, with -l, --outdir or --print all output, too.  Without records the server
+# wants to know a run only to show it in a status: it is not told of a run that is over within DELAY.
 
 
 class Telling(Sink):
-    """Tells the server that runs have begun, what they print, and how they have ended.
-
-    Where it keeps no records the result of a job tells enough of a run that ends at once.
-    """
+    """Tells the server that runs have begun, what they print, and how they have ended."""
     DELAY = 0.05                    # seconds
 
     def __init__(self, connection: Connection, records: bool, output: bool) -> None:
         """records: the server keeps some; output: also of what runs print."""
-        self.connection = connection
-        self.records = records
-        self.wants_output = output
-        self.young: dict[Run, None] = {}        # of which it does not know yet
-        self.timer: asyncio.TimerHandle | None = None
+        self._connection = connection
+        self._records = records
+        self._wants_output = output
+        self._young: dict[Run, None] = {}       # runs of which the server does not know yet
+        self._timer: asyncio.TimerHandle | None = None
 
     def started(self, run: Run) -> None:
-        if self.records:
+        if self._records:
             return self._begin(run)
-        self.young[run] = None
-        if not self.timer:
-            self.timer = self.connection.loop.call_later(self.DELAY, self._begin_young)
+        self._young[run] = None
+        if not self._timer:
+            self._timer = self._connection.loop.call_later(self.DELAY, self._begin_young)
 
     def unstarted(self, run: Run) -> None:
-        self._note_cause(run, "unstarted")
-        if self.records:
+        self._end_run(run, "unstarted")
+        if self._records:
             self._begin(run)
             self._end(run, None)
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         at = stream.received - len(data)
-        for start in range(0, len(data) if self.wants_output else 0, runmaker4.PIECE):
+        for start in range(0, len(data) if self._wants_output else 0, runmaker4.PIECE):
             piece = data[start:start + runmaker4.PIECE]
             self._tell(
                 run, "output", len(piece), stream=to_text(stream.name), at=at + start, data=to_text(piece)
             )
 
     def ended(self, run: Run, ending: Ending) -> None:
-        self._note_cause(run, "timeout" if ending.cause == "timeout" else "")
-        if run in self.young:
-            del self.young[run]
+        self._end_run(run, "timeout" if ending.cause == "timeout" else "")
+        if run in self._young:
+            del self._young[run]
         else:
             self._end(run, ending)
 
-    def _note_cause(self, run: Run, cause: str) -> None:
-        """Why a run has ended, for the result of its job."""
-        job = self.connection.ours(run.job)
+    def _end_run(self, run: Run, cause: str) -> None:
+        """Note why a run has ended, for the result of its job."""
+        job = self._connection.ours(run.job)
         if job:
-            job.cause = cause
+            job.end_run(cause)
 
     def _begin_young(self) -> None:
-        self.timer = None
-        for run in self.young:
+        self._timer = None
+        for run in self._young:
             self._begin(run)
-        self.young.clear()
+        self._young.clear()
 
     def _begin(self, run: Run) -> None:
         pid, mark = (run.shell.pid, to_text(run.shell.mark)) if run.shell else (0, "")
-        job = self.connection.ours(run.job)
+        job = self._connection.ours(run.job)
         if job:
-            job.mark = mark
+            job.begin_run(mark)
         self._tell(
             run,
             "begin",
@@ -1072,7 +1286,7 @@ class Telling(Sink):
             slot=run.slot.name,
             pid=pid,
             mark=mark,
-            output=self.wants_output,
+            output=self._wants_output,
             again=False,
         )
 
@@ -1086,19 +1300,17 @@ class Telling(Sink):
                       for name in (b"stdout", b"stderr")})
 
     def _tell(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
-        """size: of the output in it."""
-        job = self.connection.ours(run.job)
+        """Tell the server of a run, if its job is still ours.  size: the bytes of output in the event."""
+        job = self._connection.ours(run.job)
         if job:
-            self.connection.event(size, type=kind, id=job.key, **fields)
+            self._connection.event(size, type=kind, id=job.key, **fields)
 
 
 def fault_of(name: str) -> str:
     """Why the server's records cannot have a name of a host or slot; "": they can."""
-    return (
-        "a control character in it"
-        if printable(name) != name
-        else "longer than 255 characters" * (len(name) > 255)
-    )
+    if printable(name) != name:
+        return "a control character in it"
+    return "longer than 255 characters" if len(name) > 255 else ""
 
 
 class SlotNames(SlotFile):
@@ -1106,14 +1318,17 @@ class SlotNames(SlotFile):
 
     def _read(self) -> list[str]:
         names = super()._read()
-        bad = next(filter(fault_of, names), "")
-        # else an editor has just emptied the file: nothing new is known
-        if names:
-            self._complain("form", bad and f"'{printable(bad)[:40]}' is left out: {fault_of(bad)}")
+        bad = next(filter(fault_of, names), None)
+        fault = f"'{printable(bad)[:40]}' is left out: {fault_of(bad)}" if bad is not None else ""
+        if names:       # else an editor has just emptied the file, and nothing new is known
+            self._complain("form", fault)
         return [name for name in names if not fault_of(name)]
 
 
 # ======== The program =======================================================================================
+#
+# The first connection is made in the foreground.  Then the loop has two tasks: one runs jobs to the end, the
+# other stays connected.  The first one ends the program, unless no server has ever wanted us.
 
 
 class ClientProgram(RunnerProgram):
@@ -1124,7 +1339,9 @@ class ClientProgram(RunnerProgram):
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises Problem."""
         options = parse(argv)
-        self.token = find_token(options.token)
+        self._endpoint = Endpoint(options.server, options.port, find_token(options.token))
+        # for an attempt to connect before there is an event loop
+        self._attempt = min(CONNECT, options.give_up or CONNECT)
         super().__init__(PROG, options.server, options, without_token(argv))
         named = [("--name", os.fsdecode(self.host)), *(("--slots", name) for name in self.slots)]
         for option, name in named:
@@ -1137,9 +1354,8 @@ class ClientProgram(RunnerProgram):
 
     def main(self) -> int:
         """Print a status, or run jobs; the exit status.  Raises Problem."""
-        options = self.options
-        if options.status:
-            code = print_status(self)
+        if self.options.status:
+            code = print_status(self._endpoint, self._attempt, as_json=self.options.json)
             self._warn_of_token()
             return code
         if self.slot_file:
@@ -1147,7 +1363,7 @@ class ClientProgram(RunnerProgram):
             self.worker = Worker(self.slot_file.network, self.relieved)
         allow_descriptors(32 + 4 * len(self.slots))
         self.find_wall_time()               # squeue may take longer than a server waits for us
-        self.first = self._first_connection()
+        self._first = self._connect_first()
         self._warn_of_token()
         return super().main()
 
@@ -1159,48 +1375,57 @@ class ClientProgram(RunnerProgram):
                 "$RUNMAKER4_TOKEN)"
             )
 
-    def _first_connection(self) -> tuple[socket.socket, Channel] | None:
-        """A connection, or none if one may still come.  Raises Problem."""
-        options = self.options
+    def _connect_first(self) -> tuple[socket.socket, Channel] | None:
+        """A connection; None if there is none, which is said: one may still come.  Raises Problem."""
         try:
-            with telling(options.server):
-                return dial(options, self.token)
+            with telling(self._endpoint.host):
+                return self._endpoint.dial(self._attempt)
         except OSError as error:
-            text = no_server(options, error)
-            if options.give_up == 0:
-                raise Problem(f"{options.server}: {text}") from None
+            text = self._endpoint.refusal(error)
+            if self.options.give_up == 0:
+                raise Problem(f"{self._endpoint.host}: {text}") from None
             self.say(f"{text}; trying again")
             return None
 
     async def work(self) -> int:
         """Run jobs; the exit status."""
-        # As _first_connection() said
-        self.connection = connection = Connection(self, self.loop, "" if self.first else "no server")
-        # first: it makes the slots, which are told
+        options = self.options
+        connection = Connection(
+            self,
+            self.loop,
+            self._endpoint,
+            give_up=options.give_up,
+            follow=options.follow,
+            quiet=options.quiet,
+            told=Told.NOTHING if self._first else Told.LOSS,
+        )
+        self._connection = connection
+        # first, because it makes the slots, which the server is told of
         ending = asyncio.ensure_future(self.run_to_end(connection))
-        self.keeping = asyncio.ensure_future(connection.stay_connected(self.first))
-        await asyncio.wait([self.keeping, ending], return_when=asyncio.FIRST_COMPLETED)
-        if self.keeping.done() and isinstance(self.keeping.exception(), Problem):
-            self.keeping.result()           # we are not wanted, and nothing has begun
-        watched(self.keeping)
+        self._keeping = asyncio.ensure_future(connection.stay_connected(self._first))
+        await asyncio.wait([self._keeping, ending], return_when=asyncio.FIRST_COMPLETED)
+        if self._keeping.done() and isinstance(self._keeping.exception(), Problem):
+            self._keeping.result()           # we are not wanted, and nothing has begun
+        watched(self._keeping)
         code = await ending
-        return 2 if connection.failed and not connection.ever and code == 1 else code
+        never_served = connection.standing is Standing.GIVEN_UP and not connection.was_welcome
+        return 2 if never_served and code == 1 else code
 
     def regroup(self, lines: str) -> str:
         """The command that has jobs of groups in these lines run again, on the server's host."""
-        words = [runmaker4.own_name("runset4"), "--set=.", "--state=!e", self.connection.file, lines]
+        words = [runmaker4.own_name("runset4"), "--set=.", "--state=!e", self._connection.file, lines]
         return f"on {self.label}, {shlex.join(words)}"
 
     def end_for_defect(self) -> None:
         """Without a connection nobody could be told how jobs end: then they are ended."""
         super().end_for_defect()
-        if self.keeping.done():
+        if self._keeping.done():
             self.runner.end_all()
 
 
 @contextlib.contextmanager
 def telling(server: str) -> Iterator[None]:
-    """What no patience mends is told as a Problem: a host that is unknown, a server that does not want us."""
+    """Raise Problem for what no waiting mends: a host that is unknown, a server that does not want us."""
     try:
         yield
     except (socket.gaierror, UnicodeError) as error:
@@ -1219,23 +1444,16 @@ def refusal(error: WireError) -> str:
     return f"no runmaker4-server.py: {error}"
 
 
-def no_server(options: argparse.Namespace, error: Exception) -> str:
-    """Why there is no connection."""
-    number = error.errno if isinstance(error, OSError) else None
-    text = os.strerror(number).lower() if number and number > 0 else "no connection"
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
-        text = "no answer"
-    return f"port {options.port}: {text} (does runmaker4-server.py run there?)"
+# ======== --status ==========================================================================================
+#
+# Without a `hello` the server takes us for no client.  It answers `status` with messages of bounded length:
+# `summary`, for each client a `client` and a `job` for each of its jobs, and `end`.
 
 
-# ---- --status ----------------------------------------------------------------------------------------------
-
-
-def ask_status(program: ClientProgram) -> dict[str, Any]:
+def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
     """The server's status, as --json prints it.  Raises Problem, OSError."""
-    options = program.options
-    with telling(options.server):
-        sock, channel = dial(options, program.token)
+    with telling(endpoint.host):
+        sock, channel = endpoint.dial(seconds)
         channel.send(dict(type="status"))
         sock.sendall(channel.outgoing())
         with sock:
@@ -1245,9 +1463,9 @@ def ask_status(program: ClientProgram) -> dict[str, Any]:
 def gather_status(sock: socket.socket, channel: Channel) -> dict[str, Any]:
     """Put the messages of a status together.  Raises OSError, WireError, Problem."""
     status: dict[str, Any] = {}
-    patience = Patience(CONNECT)
+    deadline = Deadline(CONNECT)
     while True:
-        for message in map(Message, channel.receive(patience.receive(sock))):
+        for message in map(Message, channel.receive(deadline.receive(sock))):
             kind = message.text("type")
             if kind == "summary":
                 status = summary(message)
@@ -1285,13 +1503,13 @@ def summary(message: Message) -> dict[str, Any]:
     )
 
 
-def print_status(program: ClientProgram) -> int:
-    """--status.  Raises Problem."""
+def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
+    """Print the status; the exit status.  seconds: for an attempt to connect.  Raises Problem."""
     try:
-        status = ask_status(program)
+        status = ask_status(endpoint, seconds)
     except OSError as error:
-        raise Problem(f"{program.options.server}: {no_server(program.options, error)}") from None
-    if program.options.json:
+        raise Problem(f"{endpoint.host}: {endpoint.refusal(error)}") from None
+    if as_json:
         put(json.dumps(status).encode() + b"\n")
     else:
         put(b"".join(to_bytes(line) + b"\n" for line in status_lines(status, 80)))
@@ -1312,11 +1530,7 @@ def status_lines(status: dict[str, Any], width: int) -> list[str]:
             lines.append(f"      ... and {status['new'] - len(status['waiting'])} more")
     lines.append("clients:" if status["clients"] else "no clients")
     for client in status["clients"]:
-        seen = (
-            f"lost {human_time(client['seen'])} ago"
-            if client["lost"]
-            else f"seen {human_time(client['seen'])} ago"
-        )
+        seen = f"{'lost' if client['lost'] else 'seen'} {human_time(client['seen'])} ago"
         lines.append(f"  {client['name']} ({client['address']}), {plural(client['slots'], 'slot')}, {seen}")
         for job in client["jobs"]:
             since = "waits" if job["since"] is None else human_time(job["since"])
