@@ -141,6 +141,7 @@ from runmaker4 import (
     Seat,
     Shell,
     Shifted,
+    Sink,
     Slot,
     Stall,
     StallReporter,
@@ -294,48 +295,64 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 # ======== The job file, as a server has it ==================================================================
+#
+# A runner has each seat on an open file description of its own, which its job inherits.  A server's jobs run
+# elsewhere, and its lines must stay locked when it dies.  So it has all seats on one description, which its
+# keeper holds open, too:
+#
+#     1. A line is claimed as a runner claims it, but for the description that its seat is on.
+#     2. Two locks on one description do not exclude each other.  So the server itself remembers which seats
+#        it has, and counts them where a runner would ask the kernel.
+#     3. The next server gets the description from the keeper, and so all seats.  Which these are, it learns
+#        by another description: a seat that this one cannot lock and the old one can is the old one's.
+#     4. A seat tells the command of its line, not whose it is.  Until a client has named its job, or the
+#        grace is over, the line is held for nobody, and a seat whose line is not `r` is `unclaimed`.
 
 
 class SharedCompanion(Companion):
     """A companion with all seats on one description of it, which outlives the server.
 
-    The keeper has it, too, and hands it to the next server.  It is another one only after its lease was lost,
-    or the companion removed.  Locks on it do not refuse itself: `seats` and `unclaimed`, and `fd`, which is
-    another description, tell what is held.
+    It is another description only after its lease was lost, or the companion removed.  What is held on it is
+    in `seats` and `unclaimed`; `fd` is another description, which these locks refuse.
     """
     def __init__(self, place: Place, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  read_only: bool) -> None:
         super().__init__(place, mount, say=say, clock=clock, interval=interval, read_only=read_only)
-        self.shared = -1                        # the description
-        self.shared_inode = (0, 0)              # of which companion it is
-        # seats of the server before, of lines that are not `r` any more
+        self._shared = -1                       # the description; -1: there is none
+        self._shared_inode = (0, 0)             # of which companion it is
+        # seats of the server before that no line has yet
         self.unclaimed: set[int] = set()
         # called with the description, once there is one, and whenever it is another
         self.keep: Callable[[int], None] = lambda fd: None
 
+    @property
+    def _is_shared(self) -> bool:
+        """Whether there is a description of the companion that counts now."""
+        return self._shared >= 0 and self._shared_inode == self.inode
+
     def open_seat(self) -> int:
-        if self.shared < 0 or self.shared_inode != self.inode:
-            self.shared = super().open_seat()
-            self.shared_inode = identity_of(self.shared)
-            self.keep(self.shared)
-        return self.shared
+        if not self._is_shared:
+            self._shared = super().open_seat()
+            self._shared_inode = identity_of(self._shared)
+            self.keep(self._shared)
+        return self._shared
 
     def close_seat(self, fd: int) -> None:
         """Others may have seats on it."""
 
     def discard(self, fd: int) -> None:
         close_all(fd)
-        self.shared = -1
+        self._shared = -1
 
     def count(self, command: bytes) -> int:
-        """As a companion counts them, but ours, of which there may be hundreds, without asking for each."""
+        """How many seats of a command are held.  Ours may be hundreds: the kernel is not asked for each."""
         first = row(command)
-        if self.shared < 0 or self.shared_inode != self.inode:
+        if not self._is_shared:
             return super().count(command)
         if is_free(self.fd, first, SEATS):
             return 0
         ours = sum(first <= at < first + SEATS for at in itertools.chain(self.seats, self.unclaimed))
-        return ours + sum(map(len, all_taken(self.shared, first, SEATS)))
+        return ours + sum(map(len, all_taken(self._shared, first, SEATS)))
 
     def is_ours(self, at: int) -> bool:
         return at in self.seats or at in self.unclaimed
@@ -349,25 +366,29 @@ class SharedCompanion(Companion):
         if identity_of(fd) != self.inode:
             raise OSError(errno.ESTALE, "its companion was removed")
         # Where a door is taken, too, somebody edits the file: that is no seat.
-        ranges = [found for found in all_taken(self.fd, 0, JobFile.GUARD) if found.start | SEATS not in found]
+        ranges = [some for some in all_taken(self.fd, 0, JobFile.GUARD) if some.start | SEATS not in some]
         self.count_in()
-        # by way of a shared lock, for most of them are locked through this description (see lock())
-        self.unclaimed = {at for found in ranges for at in found
-                          if lock(fd, at, shared=True) and lock(fd, at)}
-        self.shared = fd
-        self.shared_inode = self.inode
+        found: set[int] = set()
+        for at in itertools.chain.from_iterable(ranges):
+            # by way of a shared lock, for most of them are locked through this description (see lock())
+            if lock(fd, at, shared=True) and lock(fd, at):
+                found.add(at)
+        self.unclaimed = found
+        self._shared = fd
+        self._shared_inode = self.inode
 
     def adopt(self, at: int) -> Seat:
-        """An unclaimed seat is that of a line that is held now."""
+        """An unclaimed seat is from now on that of a line that is held."""
         self.unclaimed.remove(at)
-        seat = self.seats[at] = Seat(self.shared, at)
+        seat = Seat(self._shared, at)
+        self.seats[at] = seat
         return seat
 
     def drop_unclaimed(self) -> None:
         """Nobody comes for the rest of the seats of the server before."""
         for at in self.unclaimed:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
-                unlock(self.shared, at)
+                unlock(self._shared, at)
         self.unclaimed.clear()
 
 
@@ -385,14 +406,15 @@ class ServedFile(JobFile):
         self.companion.keep = keep
 
     def take_back(self, line: Line, lines: list[Line], states: bytes) -> Job | None:
-        """Hold a line again that a client says it has, of these that are left of its command.  Raises
-        OSError.
+        """Hold a line again that a client says it has; None if there is none for it.  Raises OSError.
 
-        states: in which it may be besides `r`.
+        lines: what is left of its command.  One is taken that is in one of these states, or `r`, and free;
+        best the one of the same number.  An unclaimed seat of the command will do, too: where its line
+        stands, look_after() will find out.
         """
         first = row(line.command)
         at = next((at for at in self.companion.unclaimed if first <= at < first + SEATS), None)
-        if at is not None:                      # where its line stands, look_after() will find out
+        if at is not None:
             return self._adopt(Job(**vars(line)), at)
         free = [there for there in lines if there.state in RUNNING + states]
         for there in sorted(free, key=lambda there: there.number != line.number):
@@ -404,12 +426,11 @@ class ServedFile(JobFile):
         return None
 
     def adopt(self, fd: int) -> list[Job]:
-        """Go on with the seats of a server that has died, on this description of the companion; return its
-        lines, now held here.
+        """Go on with the seats of a server that has died, on this description of the companion.
 
-        Of the lines `r` of its command a seat has its own one, or else any that is nobody's.  Clients know
-        what the lines were before, and whose they are.  Raises OSError, and may be called again then; ESTALE:
-        in vain.
+        Returns its lines, which are held here now.  A seat is given a line `r` of its command: the one that
+        it was taken for, or else any that is nobody's.  What the lines were before, and whose they are, only
+        clients know.  Raises OSError, and may be called again then; not after ESTALE.
         """
         self.follow_path()
         companion = self.companion
@@ -417,7 +438,8 @@ class ServedFile(JobFile):
         lines: dict[int, list[Line]] = {}
         for line in Scan(self.reader, self.start, RUNNING):
             own = own_seat(line)
-            if own in companion.unclaimed or not companion.is_held(own):    # else it is another runner's
+            is_another_runners = own not in companion.unclaimed and companion.is_held(own)
+            if not is_another_runners:
                 lines.setdefault(row(line.command), []).append(line)
         jobs = []
         for at in sorted(companion.unclaimed):
@@ -434,13 +456,13 @@ class ServedFile(JobFile):
         return job
 
     def assign(self, lines: Iterable[Line], jobs: Iterable[Job]) -> dict[Line, Job]:
-        """Which of these held jobs a client means by these lines, as it knows them.
+        """Which of these jobs a client means by these lines, as it knows them; only such as are held.
 
-        Best is the one of the same number; else, for an edit may have moved it, any of its command.
+        Best is the job of the same number.  An edit may have moved it: then any job of its command will do.
         """
         free = {job: None for job in jobs if job in self.held}
-        found = {}
         here = {(job.number, job.command): job for job in free}
+        found = {}
         for line in lines:
             job = here.pop((line.number, line.command), None)
             if job:
@@ -450,23 +472,27 @@ class ServedFile(JobFile):
         for job in free:
             of_command.setdefault(job.command, deque()).append(job)
         for line in lines:
-            if line not in found and of_command.get(line.command):
-                found[line] = of_command[line.command].popleft()
+            others = of_command.get(line.command)
+            if line not in found and others:
+                found[line] = others.popleft()
         return found
 
-    def settled(self, results: dict[Line, bytes], inherited: bool) -> set[Line]:
-        """Of these lines those in which their jobs' results stand already, as far as can be told.  Raises
-        OSError.
+    def lines_with_results(self, results: dict[Line, bytes], *, moved: bool) -> set[Line]:
+        """Those of these lines in which their jobs' results stand already, as far as can be told.
 
-        inherited: an edit while there was no server may have moved them.  Then a line of the same command
-        with this result may be theirs: better that one becomes `e` than that a line gets the result of
-        another's job.
+        moved: an edit while there was no server may have moved them.  Then a line of the same command with
+        this result may be theirs: better that one becomes `e` than that a line gets the result of another's
+        job.  Raises OSError.
         """
         states = {line: self.state_at(line) for line in results}
-        moved = {line.command for line, state in states.items() if state is None} if inherited else set()
-        elsewhere = {(line.command, line.state) for line in lines_of(self.reader, self.start, moved)}
-        return {line for line, state in states.items()
-                if state == results[line] or (state is None and (line.command, results[line]) in elsewhere)}
+        missing = {line.command for line, state in states.items() if state is None} if moved else set()
+        elsewhere = {(line.command, line.state) for line in lines_of(self.reader, self.start, missing)}
+        written: set[Line] = set()
+        for line, state in states.items():
+            was_moved = state is None and (line.command, results[line]) in elsewhere
+            if state == results[line] or was_moved:
+                written.add(line)
+        return written
 
 
 TAKING_BACK = Taker("")             # of a line whose client is not known yet
@@ -474,9 +500,17 @@ TAKING_BACK = Taker("")             # of a line whose client is not known yet
 
 # ======== The keeper ========================================================================================
 #
-# It is told things over a socket pair, whose end tells it that the server has died; then it waits --grace for
-# the next server at an abstract socket (unix(7)), whose name is gone with the keeper.  Both are
-# SOCK_SEQPACKET: a message is a packet, with descriptors in it.
+# A lock on an open file description lasts as long as some process has that open.  The keeper is a process
+# that has it open when the server is dead:
+#
+#     1. The server forks it, and sends it the descriptor over a socket pair.  It closes all else.
+#     2. The end of that socket tells it that the server has died.  Then it waits --grace for the next server,
+#        or leaves at once if nothing is locked.
+#     3. The next server comes to an abstract socket (unix(7)), whose name is made from the place of the job
+#        file, and is gone with the keeper.  It gets the descriptor, and the keeper serves it from then on.
+#     4. A server that comes while the old one lives is told so, and refuses to start.
+#
+# Both sockets are SOCK_SEQPACKET: a message is a packet, with descriptors in it.
 
 
 def same_user(sock: socket.socket) -> bool:
@@ -491,85 +525,86 @@ class Keeper:
 
     def __init__(self, listener: socket.socket, life: socket.socket) -> None:
         """listener: where the next server comes to; life: ends when this one does."""
-        self.listener = listener
-        self.life = life
-        self.locks = -1                 # the descriptor
-        self.grace = 0.0
-        self.server = b""               # its process
-        self.deadline: float | None = None      # None: it lives
+        self._listener = listener
+        self._life = life
+        self._locks = -1                # the descriptor; -1: none was sent yet
+        self._grace = 0.0               # seconds
+        self._server = b""              # the number of its process
+        self._deadline: float | None = None     # when the grace is over; None: the server lives
 
     def run(self) -> None:
-        """Until the server is dead for the grace, or holds nothing then.
+        """Serve until the server is dead for the grace, or has nothing locked when it dies.
 
-        If a defect ends this sooner, a server that lives starts another keeper; else the locks are held to
-        the end all the same, and no next server is let in: jobs that run must not be run by others.
+        If a defect ends this sooner, a server that lives starts another keeper.  If it is dead, the locks are
+        held to the end all the same, and no next server is let in: jobs that run must not be run by others.
         """
         try:
             while self._serve():
                 pass
         finally:
-            if self.deadline is not None:
-                time.sleep(max(0.0, self.deadline - time.monotonic()))
+            if self._deadline is not None:
+                time.sleep(max(0.0, self._deadline - time.monotonic()))
 
     def _serve(self) -> bool:
         """Wait for what comes next; whether there will be more."""
-        dead = self.deadline is not None
-        patience = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-        socks = [self.listener] if dead else [self.listener, self.life]         # its end is known
+        dead = self._deadline is not None
+        patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        socks = [self._listener] if dead else [self._listener, self._life]
         found = wait_ready([sock.fileno() for sock in socks], select.POLLIN, patience)
         if not found and dead:
             return False
-        if self.life.fileno() in found and not self._listen():
-            self.deadline = time.monotonic() + self.grace
+        if self._life.fileno() in found and not self._listen():
+            self._deadline = time.monotonic() + self._grace
             if not self._needed():
-                self.deadline = None
+                self._deadline = None
                 return False
-        if self.listener.fileno() in found:
+        if self._listener.fileno() in found:
             self._receive_visitor()
         return True
 
     def _needed(self) -> bool:
-        """Whether there are seats that may be ours; a runner's are not told from them."""
-        if self.locks < 0:
+        """Whether seats are locked.  A runner's are not told from ours."""
+        if self._locks < 0:
             return False
         try:
-            # another description: locks keep it out
-            with open(f"/proc/self/fd/{self.locks}", "rb") as other:
+            # opened anew it is another description, which our locks refuse
+            with open(f"/proc/self/fd/{self._locks}", "rb") as other:
                 return not is_free(other.fileno(), 0, JobFile.GUARD)
         except OSError:                 # the file system has trouble: better held for nothing than let go
             return True
 
     def _listen(self) -> bool:
-        """Take what the server says, a descriptor or its grace and process; whether it lives."""
+        """Take what the server says: a descriptor, or its grace and process.  Whether it lives."""
         try:
-            data, fds, _, _ = socket.recv_fds(self.life, 64, 1)
+            data, fds, _, _ = socket.recv_fds(self._life, 64, 1)
         except OSError:
             return False
         if fds:
-            if self.locks >= 0:
-                os.close(self.locks)
-            self.locks = fds[0]
+            if self._locks >= 0:
+                os.close(self._locks)
+            self._locks = fds[0]
         elif data:
-            grace, self.server = data.split()
-            self.grace = float(grace)
+            grace, server = data.split()
+            self._grace = float(grace)
+            self._server = server
         return bool(data)
 
     def _receive_visitor(self) -> None:
-        """Hand the descriptor to a new server if the old one is dead: that lives from now on."""
-        visitor, _ = self.listener.accept()
+        """Hand the descriptor to a new server if the old one is dead: the new one is our server then."""
+        visitor, _ = self._listener.accept()
         with contextlib.suppress(OSError):
             if same_user(visitor):
-                if self.deadline is not None and self.locks >= 0:
-                    socket.send_fds(visitor, [self.KEPT], [self.locks])
-                    self.life.close()
-                    self.life = visitor
-                    self.deadline = None
+                if self._deadline is not None and self._locks >= 0:
+                    socket.send_fds(visitor, [self.KEPT], [self._locks])
+                    self._life.close()
+                    self._life = visitor
+                    self._deadline = None
                     return
-                visitor.send(self.BUSY + self.server)
+                visitor.send(self.BUSY + self._server)
         visitor.close()
 
 
-class NoKeeper(Exception):
+class NameTaken(Exception):
     """The name of the keeper's socket is somebody else's: anybody on this host may take an abstract name."""
 
 
@@ -577,7 +612,7 @@ class KeeperLink:
     """The server's end: gives the keeper the descriptor that must outlive us, and fetches that of the server
     before.
     """
-    PATIENCE = 2.0                      # seconds for a server that is about to leave
+    PATIENCE = 2.0                      # seconds to wait for a server that is about to leave
     # seconds for the kernel to close all sockets of a keeper that was killed: the one that tells us of its
     # death may be closed before the one that has its name
     CLOSING = 0.5
@@ -594,15 +629,15 @@ class KeeperLink:
         place = os.stat(folder)
         file = hashlib.sha256(name).hexdigest()
         self.name = f"\0runmaker4.{os.geteuid()}.{place.st_dev:x}.{place.st_ino:x}.{file[:32]}"
-        self.grace = grace
-        self.life: socket.socket | None = None
-        self.since = 0.0                    # when the keeper was started
-        self.locks = -1                     # the descriptor with the seats, once there is one
+        self._grace = grace
+        self.life: socket.socket | None = None      # ends when the keeper does; None: there is none
+        self._since = 0.0                   # when the keeper was started, by time.monotonic()
+        self.locks = -1                     # the descriptor with the seats; -1: there is none yet
 
     def open(self) -> None:
         """Get the seats from the keeper of the server before us, or start one.
 
-        Raises Problem, NoKeeper, OSError.
+        Raises Problem, NameTaken, OSError.
         """
         end = time.monotonic() + self.PATIENCE
         while not self._start():
@@ -611,21 +646,21 @@ class KeeperLink:
                 return self.introduce()
             if time.monotonic() > end:
                 if said is None:
-                    raise NoKeeper
+                    raise NameTaken
                 raise Problem(
                     f"is served already, by process {show(said[1:]) or '?'} (use that one, or stop it)"
                 )
             time.sleep(0.05)
 
     def _visit(self) -> bytes | None:
-        """Ask for the seats whoever has the name; what a keeper of ours says, None: there is none to be
-        reached.
+        """Ask for the seats whoever has the name.
+
+        What a keeper of ours says; None if none answers.
         """
         said = None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(self.PATIENCE)
-        # it is just leaving; or was stopped; or is no keeper at all
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):      # it is leaving, was stopped, or is no keeper at all
             sock.connect(self.name)
             if same_user(sock):
                 said = b""
@@ -639,10 +674,10 @@ class KeeperLink:
         return said
 
     def _start(self) -> bool:
-        """Start a keeper, unless there is one.  Raises OSError."""
+        """Start a keeper, unless there is one.  Whether it was started.  Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            # before it listens visitors are refused, and come again
+            # a visitor that comes before it listens is refused, and comes again
             listener.bind(self.name)
         except OSError as error:
             listener.close()
@@ -650,21 +685,21 @@ class KeeperLink:
                 raise
             return False
         listener.listen(8)
-        self.since = time.monotonic()
-        self.life, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._since = time.monotonic()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if fork_quietly() == 0:
-            self._keep(listener, theirs)
+            self._become_keeper(listener, theirs)
         listener.close()
         theirs.close()
+        self.life = ours
         self.introduce()
         if self.locks >= 0:
             self.keep(self.locks)
         return True
 
-    def _keep(self, listener: socket.socket, life: socket.socket) -> None:
-        """In the child, which must not go on with anything else: be the keeper, with nothing but what is
-        sent.
-        """
+    @staticmethod
+    def _become_keeper(listener: socket.socket, life: socket.socket) -> None:
+        """In the child: be the keeper, with no descriptors but these and what it is sent.  Never returns."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -674,8 +709,9 @@ class KeeperLink:
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
-            for fd in open_descriptors():               # our clients' connections must end with the server
-                if fd > 2 and fd not in (listener.fileno(), life.fileno()):
+            ours = {0, 1, 2, listener.fileno(), life.fileno()}
+            for fd in open_descriptors():               # the clients' connections must end with the server
+                if fd not in ours:
                     with contextlib.suppress(OSError):  # the one that listed them is closed by now
                         os.close(fd)
             Keeper(listener, life).run()
@@ -684,8 +720,8 @@ class KeeperLink:
             os._exit(code)
 
     def introduce(self) -> None:
-        """Tell the keeper how long it is to wait once we are dead, and who we are; after each fork anew."""
-        self._send(b"%f %d" % (self.grace, os.getpid()))
+        """Tell the keeper how long it is to wait once we are dead, and who we are; once more after a fork."""
+        self._send(b"%f %d" % (self._grace, os.getpid()))
 
     def keep(self, fd: int) -> None:
         """Make the keeper hold this descriptor, in place of the one that it has."""
@@ -695,7 +731,7 @@ class KeeperLink:
     def revive(self) -> None:
         """The keeper has died: start another.  Raises OSError."""
         self._close()
-        if time.monotonic() - self.since < 1.0:
+        if time.monotonic() - self._since < 1.0:
             raise OSError(errno.ECHILD, "it dies at once")
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
@@ -707,7 +743,7 @@ class KeeperLink:
 
     def dismiss(self) -> None:
         """Nothing is left that must outlive us: it is not to wait."""
-        self.grace = 0.0
+        self._grace = 0.0
         self.introduce()
         self._close()
 
@@ -720,18 +756,26 @@ class KeeperLink:
     def _send(self, data: bytes, *fds: int) -> None:
         if self.life:
             with contextlib.suppress(OSError):          # it has died, which will be noticed
-                socket.send_fds(self.life, [data], fds) if fds else self.life.send(data)
+                if fds:
+                    socket.send_fds(self.life, [data], fds)
+                else:
+                    self.life.send(data)
 
 
-# ======== Clients and their connections =====================================================================
+# ======== Lines that clients have ===========================================================================
+#
+# A line that was claimed for a client is a `Grant`, until its result is written.  What becomes of it may be
+# said by several at one time: its client says how its job has ended, the grace of that client is over,
+# somebody sets the state in the file, its group is stopped.  The first `Outcome` counts, and Grant.end() is
+# the one place where it may be altered.
 
 
 @dataclass(eq=False)
 class Batch:
     """What became of an attempt to claim lines."""
-    got: list[Grant] = field(default_factory=list)
-    plans: list[Plan] = field(default_factory=list)     # of groups that were met
-    miss: Miss | None = None            # why there are no more; None: it was enough
+    got: list[Grant]
+    plans: list[Plan]                   # of groups that were met
+    miss: Miss | None                   # why there are no more; None: it was enough
 
     @property
     def unfinished(self) -> bool:
@@ -757,7 +801,7 @@ class Batch:
 
 
 class Phase(enum.Enum):
-    """How far a line has come that a client has."""
+    """How far a line has come that was claimed for a client."""
     CLAIMED = enum.auto()
     SENT = enum.auto()
     BEGUN = enum.auto()
@@ -792,7 +836,7 @@ class Outcome:
     end: End
     state: bytes | None                 # that it gets; None: what it was
     how: str = ""                       # how its job ended, to be shown: "exit 0"
-    event: int = 0                      # of the client's, to be acknowledged once the state is written
+    event: int | None = None            # of the client's, to be acknowledged once the state is written
 
     @property
     def shown(self) -> str:
@@ -801,18 +845,19 @@ class Outcome:
 
 @dataclass(eq=False)
 class Grant:
-    """A line that a client has."""
+    """A line that was claimed for a client."""
     key: str
     client: Client
     job: Job
     phase: Phase = Phase.CLAIMED
     handed: float | None = None         # when its client was told of it, or that it may begin
     began: float | None = None          # when it began, as far as we know; wall clock, seconds
-    pid: int = 0
-    member: Member | None = None        # in a group
+    pid: int = 0                        # of its shell; 0: it is not known
+    member: Member | None = None        # of a group: its host there
     run: Run | None = None              # that goes on, as far as records are kept of it
-    record: bytes | None = None         # of a job that a client has brought back: what the log file has of it
-    goes_on: bool = False               # the files of that run in the output directory are still its own
+    # The next two are of a job that a client has brought back
+    record: bytes | None = None         # what the log file has of it
+    keeps_files: bool = False           # the files of its run in the output directory are still its own
 
     @property
     def is_open(self) -> bool:
@@ -823,6 +868,24 @@ class Grant:
         """Whether it may come back unbegun, from a client that is here and was told of it only since then."""
         told = self.handed is not None and self.handed > since
         return told and self.began is None and self.client.link is not None
+
+    def describe(self) -> dict[str, Any]:
+        """What a `jobs` message says of it."""
+        job = self.job
+        settings = job.settings
+        return dict(
+            id=self.key,
+            number=job.number,
+            ordinal=job.ordinal,
+            offset=job.offset,
+            state=to_text(job.state),
+            text=to_text(job.text),
+            timeout=encode_timeout(settings.timeout),
+            slots=settings.slots,
+            shell=to_text(os.fsencode(settings.shell)),
+            group=bool(settings.together),
+            hold=self.member is not None and self.member.group.stage is Stage.PREPARING,
+        )
 
     def hand(self) -> None:
         """Its client is told of it, or that it may begin."""
@@ -844,9 +907,11 @@ class Grant:
         """Say what becomes of it; what does, in fact.  None: that was said before, and the first one counts.
 
         What was decided about the line before has more weight than what ends a job without a result of its
-        own.  When somebody has set its state, that state stays.  That its group was stopped explains why its
-        client, told to end it, has gone or given it back.  And to a group that has begun, a host that gives a
-        line back is lost: the others do not wait for it.
+        own:
+
+        - When somebody has set its state, that state stays.
+        - That its group was stopped explains why its client, told to end it, has gone or given it back.
+        - To a group that has begun, a host that gives a line back is lost: the others do not wait for it.
         """
         if not self.is_open:
             return None
@@ -881,8 +946,18 @@ class Grant:
 
     def end_run(self) -> Run | None:
         """The run of which records were kept, if there is one: it goes on no more."""
-        run, self.run = self.run, None
+        run = self.run
+        self.run = None
         return run
+
+
+# ======== Clients and their connections =====================================================================
+#
+# A `Client` outlives its connections: it is talked with on one `ClientLink` after the other.  What must not
+# be lost comes as events, which have numbers and come again after a new connection.  The `Inbox` drops what
+# it has had, and knows which events are dealt with: what they said is written.  Only then they are
+# acknowledged, in order.  An acknowledgement is also what lets the client send more output: it waits while
+# the disk is behind.
 
 
 class Inbox:
@@ -893,9 +968,10 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self.seen = 0                   # the last event that has come
+        self._seen = 0                  # the last event that has come
         self.acknowledged = 0           # the last that the client was told is dealt with
-        self.posted = 0                 # the first that was just posted to the worker's thread; 0: none was
+        # the first event that was posted to the worker's thread since that was asked last; None: none was
+        self._posted: int | None = None
         self.unacknowledged = 0         # bytes of output in events that are not acknowledged
         self._open: set[int] = set()
         self._sizes: deque[tuple[int, int]] = deque()   # of the output: event, bytes
@@ -908,19 +984,18 @@ class Inbox:
     @property
     def dealt_with(self) -> int:
         """The last event before the first that is open."""
-        return min(self._open) - 1 if self._open else self.seen
+        return min(self._open) - 1 if self._open else self._seen
 
     def take(self, event: int) -> bool:
         """An event has come; whether it is new."""
-        if event <= self.seen:
+        if event <= self._seen:
             return False
-        self.seen = event
+        self._seen = event
         return True
 
     def open(self, event: int) -> None:
-        """An event is not dealt with before it is closed; 0: none."""
-        if event:
-            self._open.add(event)
+        """An event is not dealt with before it is closed."""
+        self._open.add(event)
 
     def close(self, event: int) -> None:
         """All that an event asks for is done."""
@@ -928,17 +1003,18 @@ class Inbox:
 
     def post(self, event: int) -> None:
         """What an event says was posted to the worker's thread, which deals with events in order."""
-        if not self.posted:
-            self.posted = event
+        if self._posted is None:
+            self._posted = event
             self.open(event)
 
-    def take_posted(self) -> int:
-        """The first event that was posted since this was asked last."""
-        event, self.posted = self.posted, 0
+    def take_posted(self) -> int | None:
+        """The first event that was posted since this was asked last; None: none was."""
+        event = self._posted
+        self._posted = None
         return event
 
     def count(self, event: int, size: int) -> None:
-        """There are so many bytes of output in an event.  Raises WireError: more than a client may send."""
+        """There are `size` bytes of output in an event.  Raises WireError: more than a client may send."""
         self.unacknowledged += size
         self._sizes.append((event, size))
         if self.unacknowledged > 4 * WINDOW:
@@ -954,7 +1030,7 @@ class Inbox:
 @dataclass(frozen=True)
 class Hello:
     """Who a client says it is, and what it may take."""
-    client: str                         # drawn by lot when it started
+    client: str                         # its name for itself, drawn by lot when it started
     name: str                           # of its host
     directory: bytes                    # where its jobs run
     retry: bytes                        # the states that it takes besides '.'
@@ -1004,26 +1080,36 @@ class Client(Taker):
         self.address = "?"
         self.pid = 0
         self.directory = b""            # where its jobs run
-        self.newest: ClientLink | None = None   # the last one on which it has said hello
-        self.came = asyncio.Event()     # on that one, with which live() has not dealt yet
-        self.lost_at = boottime()       # when the last link was
+        self._newest: ClientLink | None = None  # the last link on which it has said hello
+        self._came = asyncio.Event()    # it has come on that link, and live() has not dealt with it yet
+        self._lost_at = boottime()      # when the last link was lost
         self.grants: dict[str, Grant] = {}
-        self.memberships = 0            # in groups: it gets nothing else meanwhile
-        self.want = 0                   # jobs that it would take now
-        self.asked = 0                  # the number of its last claim
+        self._memberships = 0           # in groups: it gets nothing else meanwhile
+        self.want = 0                   # the slots for which it would take jobs now
+        self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
-        # how many it was told of or had nothing to do with
-        self.orphans = len(sessions.cursor.orphans)
+        # of the cursor's orphans so many were marked before it came, or it was told of them
+        self._orphans = len(sessions.cursor.orphans)
         self.inbox = Inbox()
-        self.timer: asyncio.TimerHandle | None = None       # until events are acknowledged
+        self._timer: asyncio.TimerHandle | None = None      # until events are acknowledged
 
     # -- what it is ------------------------------------------------------------------------------------------
 
     @property
     def link(self) -> ClientLink | None:
         """The link on which it is welcome, if that is not gone."""
-        return self.newest if self.newest and self.newest.client is self else None
+        return self._newest if self._newest and self._newest.client is self else None
+
+    @property
+    def may_be_served(self) -> bool:
+        """Whether it may get jobs: it is here, and not kept free for the group that it is in."""
+        return self.link is not None and not self._memberships
+
+    @property
+    def silence(self) -> float:
+        """Seconds since something was heard of it."""
+        return boottime() - (self.link.heard if self.link else self._lost_at)
 
     def is_called(self, host: str) -> bool:
         """Whether an entry of host= means it: its name, or its address."""
@@ -1031,8 +1117,9 @@ class Client(Taker):
 
     @property
     def room(self) -> int:
-        """How many more lines it may have: some slots may finish their jobs out of service; lines that are
-        ending count not.
+        """How many more lines it may have.
+
+        That may be more than slots: some may finish their jobs out of service.  What is ending counts not.
         """
         return 2 * self.slots - sum(grant.is_open for grant in self.grants.values())
 
@@ -1044,11 +1131,11 @@ class Client(Taker):
 
     def come(self, link: ClientLink, hello: Hello) -> None:
         """It has said hello on this link: an older one is dead, though we may not have noticed."""
-        if self.newest and self.newest.gone.done():
+        if self._newest and self._newest.gone.done():
             self.server.say(f"client {self.where} came back")
-        elif self.newest:
-            self.newest.leave(Gone.REPLACED)
-            self.newest.drop("it has connected anew")
+        elif self._newest:
+            self._newest.leave(Gone.REPLACED)
+            self._newest.drop("it has connected anew")
         self.name = hello.name
         self.address = link.address
         self.pid = hello.pid
@@ -1056,8 +1143,8 @@ class Client(Taker):
         self.follow = hello.follow
         self.retry = hello.retry
         self.slots = hello.slots
-        self.newest = link
-        self.came.set()
+        self._newest = link
+        self._came.set()
 
     async def live(self) -> None:
         """Talk with it on one link after the other, until it leaves or its grace is over."""
@@ -1077,11 +1164,11 @@ class Client(Taker):
     async def _next_link(self) -> ClientLink | None:
         """The newest link on which it came; None: it did not come within the grace."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.came.wait(), self.server.options.grace)
-        if not self.came.is_set():
+            await asyncio.wait_for(self._came.wait(), self.sessions.grace)
+        if not self._came.is_set():
             return None
-        self.came.clear()
-        return self.newest
+        self._came.clear()
+        return self._newest
 
     async def _talk(self, link: ClientLink) -> Gone:
         """Settle what has changed while it was away, and let it in; why the link is gone."""
@@ -1096,21 +1183,24 @@ class Client(Taker):
         return await link.gone
 
     def _welcome(self, link: ClientLink, others: dict[Otherwise, list[str]]) -> None:
-        """Let it in; tell what is collected, and which jobs are not its own any more: others."""
+        """Let it in; tell what is collected, and which jobs are not its own any more: others.
+
+        A welcome has no more keys than KEYS.  Further lost jobs have messages of their own.  Further settled
+        ones are told once their results come again.
+        """
         link.welcome()
         sessions = self.sessions
         self._note_acknowledged(self.inbox.dealt_with)
         link.send(
             type="welcome",
             file=to_text(os.fsencode(self.server.path))[-NAME:],
-            grace=self.server.options.grace,
+            grace=sessions.grace,
             seen=self.inbox.acknowledged,
             window=runmaker4.PIECE if sessions.records.behind(Writer.HIGH) else sessions.window(),
             lost=others[Otherwise.LOST][:KEYS],
             settled=others[Otherwise.SETTLED][:KEYS],
             **sessions.records.wanted(),
         )
-        # further settled ones are, once their results come again
         for key in others[Otherwise.LOST][KEYS:]:
             link.send(type="lost", id=key)
         for key in others[Otherwise.CANCELLED]:
@@ -1122,11 +1212,11 @@ class Client(Taker):
             member.group.welcome_back(member)
 
     def _release_unknown(self, keys: set[str]) -> None:
-        """Give back the lines that it does not have.  Had it begun one, or its group, that is lost."""
+        """Give back the lines that it does not have.  A line is lost that it has begun, or its group has."""
         for grant in list(self.grants.values()):
             if grant.key in keys or grant.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
-            if grant.member and grant.member.group.take_back(grant.member, grant):
+            if grant.member and grant.member.group.requeue(grant.member, grant):
                 continue
             if grant.member or grant.phase is Phase.BEGUN:
                 self.sessions.settle(grant, Outcome(End.VANISHED, ERROR))
@@ -1146,7 +1236,7 @@ class Client(Taker):
 
     def _note_loss(self, why: str) -> None:
         """Its grace begins."""
-        self.lost_at = boottime()
+        self._lost_at = boottime()
         self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.grants)}")
 
     def _part(self, begun: list[Grant]) -> None:
@@ -1158,12 +1248,11 @@ class Client(Taker):
     def _expire(self) -> None:
         """It did not come back."""
         self.sessions.remove(self)
-        lines = [
-            grant.job.number for grant in self.grants.values() if grant.is_open and not grant.job.cancelled
-        ]
+        unended = [grant for grant in self.grants.values() if grant.is_open]
+        lines = [grant.job.number for grant in unended if not grant.job.cancelled]
         if lines:
             who = f"client {self.where}" if self.id else "clients of the server before"
-            grace = human_time(self.server.options.grace)
+            grace = human_time(self.sessions.grace)
             self.server.say(f"{who} did not come back within {grace}; {name_lines(lines)} marked e (where a "
                             "client was killed its jobs may still run)")
         for grant in list(self.grants.values()):
@@ -1189,7 +1278,7 @@ class Client(Taker):
             self.slots = message.whole("slots", 1_000_000)
 
     def note(self, grant: Grant) -> None:
-        """It has a line."""
+        """A line was claimed for it."""
         self.grants[grant.key] = grant
 
     def forget(self, grant: Grant) -> None:
@@ -1197,29 +1286,29 @@ class Client(Taker):
         del self.grants[grant.key]
 
     def supply(self, slots: int) -> None:
-        """It gets jobs for so many of the slots for which it has asked."""
+        """It gets jobs for `slots` of the slots for which it has asked."""
         self.want -= slots
 
     def offer(self, slots: float) -> None:
-        """A look at the file may find jobs for so many of its slots.  In the worker's thread, perhaps."""
+        """A look at the file may find jobs for `slots` of its slots.  In the worker's thread, perhaps."""
         self.free = slots
 
     def enter_group(self) -> None:
         """It is a host of a group that has begun to prepare."""
-        self.memberships += 1
+        self._memberships += 1
 
     def leave_group(self) -> None:
         """A group is over."""
-        self.memberships -= 1
+        self._memberships -= 1
 
     # -- what it is told -------------------------------------------------------------------------------------
 
     def tell_nothing(self, found: Round) -> None:
         """It may leave, for there is nothing for it: that was found by this round."""
         self.leaving = False
-        # a look in the worker's thread may find another now
-        orphans = self.sessions.cursor.orphans[self.orphans:]
-        self.orphans += len(orphans)
+        # a look in the worker's thread may add to them at this moment
+        orphans = self.sessions.cursor.orphans[self._orphans:]
+        self._orphans += len(orphans)
         self.tell(
             type="nothing",
             request=self.asked,
@@ -1239,22 +1328,20 @@ class Client(Taker):
             self.link.flush()
 
     def acknowledge_soon(self) -> None:
-        """Acknowledge within ten milliseconds, so that many events share a message; at once if it may be
-        waiting for that.
-        """
+        """Acknowledge within 10 ms, so that many events share a message; at once if it may wait for that."""
         if not self.grants or self.inbox.unacknowledged > WINDOW // 8:
             self.acknowledge()
-        elif not self.timer:
-            self.timer = self.sessions.loop.call_later(ACKNOWLEDGE, self.acknowledge)
+        elif not self._timer:
+            self._timer = self.sessions.loop.call_later(ACKNOWLEDGE, self.acknowledge)
 
     def acknowledge(self, leaving: bool = False) -> None:
         """Tell it that its events are dealt with, so that it may send more; not while the disk is behind.
 
-        leaving: the server does, so it is told whatever the disk does.
+        leaving: the server leaves, so it is told whatever the disk does.
         """
-        if self.timer:
-            self.timer.cancel()
-            self.timer = None
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         sessions = self.sessions
         if not leaving and (sessions.records.behind(Writer.HIGH) or self.server.over.done()):
             return
@@ -1265,10 +1352,10 @@ class Client(Taker):
         self.link.send(type="ack", n=upto, window=sessions.window())
 
     def _note_acknowledged(self, upto: int) -> None:
-        """It is told that these events are dealt with: what the journal has gathered of them is written
-        first.
+        """It is told that these events are dealt with.
 
-        Not on a network file system, where each such write costs some six round trips.
+        What the journal has gathered of them is written first; not on a network file system, where each such
+        write costs some six round trips.
         """
         if not self.server.worker.pool:
             self.sessions.records.flush()
@@ -1282,21 +1369,21 @@ class ClientLink(Link, asyncio.Protocol):
         super().__init__(Channel(token, server=True), sessions.loop)
         self.sessions = sessions
         self.server = sessions.server
-        self.guest: Client | None = None        # the client that has said hello
-        self.is_welcome = False                 # that was answered
+        self._guest: Client | None = None       # the client that has said hello
+        self._is_welcome = False                # its hello was answered
         self.gone: asyncio.Future[Gone] = self.loop.create_future()
         self.claims: list[Known] = []           # the jobs that it says it has
-        self.claimed = 0                        # the bytes of these
+        self._claimed = 0                       # bytes of these
         self.clock: Clock | None = None         # the client's, while a group asks for it
 
     @property
     def client(self) -> Client | None:
         """The client that is welcome here."""
-        return self.guest if self.is_welcome and not self.gone.done() else None
+        return self._guest if self._is_welcome and not self.gone.done() else None
 
     def welcome(self) -> None:
         """The client that has said hello is let in."""
-        self.is_welcome = True
+        self._is_welcome = True
 
     def leave(self, gone: Gone) -> None:
         """Nothing counts any more that comes here; the first reason does."""
@@ -1319,7 +1406,8 @@ class ClientLink(Link, asyncio.Protocol):
         if self.server.over.done():
             # we leave; what was not acknowledged is for the next server
             return
-        kind, client = message.text("type", 16), self.client
+        kind = message.text("type", 16)
+        client = self.client
         if client and "n" in message.fields:
             self.sessions.take_event(client, kind, message)
         elif kind == "ping":
@@ -1333,14 +1421,14 @@ class ClientLink(Link, asyncio.Protocol):
             grant = client.grants.get(message.text("id", 16))
             if grant and grant.is_open:                 # else its group was given up meanwhile
                 self._note_ready(grant)
-        elif kind == "have" and not self.guest:
+        elif kind == "have" and not self._guest:
             claims = [Known.read(item) for item in message.objects("jobs")]
             self.claims += claims
-            self.claimed += sum(200 + len(claim.line.text) for claim in claims)
-            if self.claimed > CLAIMED:
+            self._claimed += sum(200 + len(claim.line.text) for claim in claims)
+            if self._claimed > CLAIMED:
                 raise WireError("more jobs than it can have")
-        elif kind == "hello" and not self.guest:
-            self.guest = self.sessions.greet(self, Hello.read(message))
+        elif kind == "hello" and not self._guest:
+            self._guest = self.sessions.greet(self, Hello.read(message))
         elif kind == "account" and client:
             client.note_slots(message)                  # all, spent ones and ones out of service, too
             self.server.accountant.ask(self, leaves=True)
@@ -1362,9 +1450,10 @@ class ClientLink(Link, asyncio.Protocol):
     def handled(self) -> None:
         """All that has come together is dealt with: answer it."""
         client = self.client
-        if client and client.inbox.posted:
-            self.sessions.file_away(client)
         if client:
+            event = client.inbox.take_posted()
+            if event is not None:
+                self.sessions.file_away(client, event)
             client.acknowledge_soon()
         if self.server.dispatcher.wanted:
             self.server.dispatcher.hand_out()
@@ -1373,6 +1462,23 @@ class ClientLink(Link, asyncio.Protocol):
         self.sessions.disconnected(self)
         self.why = why
         self.leave(Gone.LOST)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it does not say who it is, and was not dropped."""
+        return not (self.channel.authenticated or self.why)
+
+    def forgive(self) -> None:
+        """Its silence may be ours: wait for half of SILENCE, at least."""
+        self.heard = max(self.heard, boottime() - runmaker4.SILENCE / 2)
+
+    def drop_if_silent(self) -> None:
+        """Drop it if nothing has come for too long."""
+        silence = boottime() - self.heard
+        if not self.channel.authenticated and silence > runmaker4.HANDSHAKE:
+            self.drop("it does not say who it is")
+        elif silence > runmaker4.SILENCE:
+            self.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
 
 
 @dataclass(frozen=True)
@@ -1395,10 +1501,11 @@ class Known:
 
     @property
     def turn(self) -> int:
-        """Of jobs with one command those with a low one get their lines first, where others have taken some.
+        """Its turn to get a line, among jobs of one command, where others have taken some of its lines.
 
-        What has come to its end is not to be run again.  To stop a job that runs loses what it has done so
-        far.  One that was interrupted, or given back, is to be run anew anyway.
+        First the jobs that have come to their end: they are not to be run again.  Then the ones that run: to
+        stop one loses what it has done so far.  One that was interrupted, or given back, is to be run anew
+        anyway.
         """
         if self.result is None:
             return 1
@@ -1418,7 +1525,7 @@ class Recovered:
     claim: Known
     job: Job | None = None              # held for it again
     record: bytes = b""                 # in the log file
-    goes_on: bool = True                # the files of its run in the output directory are still the run's
+    keeps_files: bool = True            # the files of its run in the output directory are still its own
     otherwise: Otherwise = Otherwise.LOST       # if there is no job
 
 
@@ -1451,31 +1558,60 @@ def find_starts(fd: int, commands: dict[str, bytes]) -> dict[str, int | None]:
     """
     wanted = {json.dumps(mark)[1:-1].encode(): mark for mark in commands}
     found: dict[str, int | None] = {}
-    later: set[int] = set()                     # lines of the starts behind this one
-    ended: set[bytes] = set()
+    later: set[int] = set()                     # lines whose runs started later than this entry's
+    ended: set[bytes] = set()                   # runs
     end = os.fstat(fd).st_size
     for entry in reversed(os.pread(fd, JOURNAL, max(end - JOURNAL, 0)).split(b"\n")):
         match = ENTRY.match(entry)
         if not match or not wanted:
             continue
         event, run, line = match[1], match[2], int(match[3])
-        if event == b"end" and run in wanted and b'"cause": "lost"' not in entry:
-            ended.add(run)
-        if event == b"start" and run in wanted:
+        if event == b"end":
+            if run in wanted and b'"cause": "lost"' not in entry:
+                ended.add(run)
+            continue
+        if run in wanted:
             mark = wanted.pop(run)
             command = b'"command": %s, ' % json.dumps(os.fsdecode(commands[mark])).encode()
             if run not in ended and entry[match.end():].startswith(command):
                 found[mark] = None if line in later else line
-        if event == b"start":
-            later.add(line)
+        later.add(line)
     return found
 
 
 def remember(keys: OrderedDict[str, T], key: str, value: T, most: int) -> None:
-    """Add a key; of more than so many the oldest is forgotten."""
+    """Add a key; of more than `most` the oldest is forgotten.
+
+    A dict, too, is in this order, but would need longer and longer to find its first key.
+    """
     keys[key] = value
     if len(keys) > most:
-        keys.popitem(last=False)            # of a dict that would take longer and longer
+        keys.popitem(last=False)
+
+
+# ======== Records ===========================================================================================
+#
+# What clients tell of their runs goes to the same sinks as a runner's own runs: --print, -l, --outdir,
+# --joblog.  A `Run` is made when its `begin` comes, and given up if nobody will say how it ended.  A run that
+# began under the server before goes on in the files of that one: its `begin` says `again`, and which line and
+# which files it has is found in the journal.
+
+
+class RemoteStream(Stream):
+    """A stream of a client's run."""
+
+    def __init__(self, name: bytes, *, again: bool) -> None:
+        """again: another server was sent what came before, so nobody knows where the first piece stands."""
+        super().__init__(name, -1)              # it has no descriptor here
+        self._next_at: int | None = None if again else 0
+
+    def take(self, at: int, data: bytes) -> None:
+        """A piece has come.  Raises WireError if it is not the next one."""
+        if self._next_at is not None and at != self._next_at:
+            raise WireError("a piece is missing")
+        self._next_at = at + len(data)
+        self.received = self._next_at
+
 
 
 class Records:
@@ -1483,22 +1619,28 @@ class Records:
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  worker: Worker) -> None:
-        self.log, self.outdir, self.joblog = stores
-        self.console = console
-        self.worker = worker
-        self.printed = Console(console, with_output=True, colour=False) if console else None
+        log, outdir, joblog = stores
+        self.log = log
+        self._outdir = outdir
+        self._joblog = joblog
+        self._console = console
+        self._worker = worker
+        self._printed = Console(console, with_output=True, colour=False) if console else None
 
     def wanted(self) -> dict[str, bool]:
         """What clients shall send: that runs begin and end, and what they print."""
-        output = bool(self.log or self.printed or self.outdir)
-        return dict(records=output or bool(self.joblog), output=output)
+        output = bool(self.log or self._printed or self._outdir)
+        return dict(records=output or bool(self._joblog), output=output)
 
     def behind(self, limit: int) -> bool:
         """Whether more bytes than this wait to be written."""
-        return self.worker.backlog > limit or (self.console is not None and self.console.backlog > limit)
+        return self._worker.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def of(self, job: Job) -> bytes:
-        """A job's record in the log file, if that is of its command.  In the worker's thread, perhaps."""
+        """A job's record in the log file; b"" if there is none of its command.
+
+        In the worker's thread, perhaps.
+        """
         record = b""
         with contextlib.suppress(OSError):      # then it begins anew
             record = self.log.get(job) if self.log else b""
@@ -1508,11 +1650,11 @@ class Records:
 
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
         """Lines of runs, as the journal has them (see find_starts()).  In the worker's thread, perhaps."""
-        if not self.outdir or not commands:
+        if not self._outdir or not commands:
             return {}
-        self.outdir.journal.flush()
+        self._outdir.journal.flush()
         with contextlib.suppress(OSError):      # then it says nothing
-            return find_starts(self.outdir.journal.file.fd, commands)
+            return find_starts(self._outdir.journal.file.fd, commands)
         return {}
 
     def take(self, kind: str, client: Client, grant: Grant, message: Message) -> int:
@@ -1528,64 +1670,74 @@ class Records:
         return 0
 
     def _begin(self, client: Client, grant: Grant, message: Message) -> None:
-        """A run has begun, or could not be started (no process); `again`: another server has been told so
-        before.
+        """A run has begun, or could not be started (no process).  again: another server has been told so.
 
-        What goes on where that one has stopped is only a job's that the client has brought back, and its
-        first run.
+        Then it must be the first run of a job that the client has brought back.  Its records go on where that
+        server has stopped, but in the output directory only if the files there are its own.
         """
-        pid, again = message.process("pid"), message.flag("again")
-        # where each stream goes on: that is not known of one that another server was sent
-        size = -1 if again else 0
-        # Of a run that began under a server which wanted no output the next one is not sent any
-        of_output = (self.printed, self.outdir, self.log) if message.flag("output") else ()
+        pid = message.process("pid")
+        again = message.flag("again")
         if grant.run:
             raise WireError("its run goes on")
-        # what the log file has of it, if it goes on where another server has stopped
         before = grant.record if again else None
         if again and before is None:
             raise WireError("it is new here")
         run = Run(
-            grant.job, [Slot(message.text("slot", 255))], to_bytes(printable(client.name)),
+            grant.job,
+            [Slot(message.text("slot", 255))],
+            to_bytes(printable(client.name)),
             began=message.seconds("time"),
             shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
-            streams=(Stream(b"stdout", -1, size), Stream(b"stderr", -1, size)),
-            sinks=[*filter(None, (self.joblog, *of_output))], directory=client.directory)
+            streams=(RemoteStream(b"stdout", again=again), RemoteStream(b"stderr", again=again)),
+            sinks=self._sinks(with_output=message.flag("output")),
+            directory=client.directory,
+        )
         grant.begin_run(run)
         for sink in run.sinks:
-            if before is not None and (sink is not self.outdir or grant.goes_on):
+            if before is not None and (sink is not self._outdir or grant.keeps_files):
                 sink.resumed(run, before)
-            else:
-                sink.starting(run)
-                if run.shell:
-                    sink.started(run)
+                continue
+            sink.starting(run)
+            if run.shell:
+                sink.started(run)
+
+    def _sinks(self, *, with_output: bool) -> list[Sink]:
+        """The sinks of a run.  with_output: its client sends output.
+
+        It does not of a run that began under a server before us which wanted none.
+        """
+        of_output = (self._printed, self._outdir, self.log) if with_output else ()
+        return [*filter(None, (self._joblog, *of_output))]
 
     @staticmethod
     def _output(run: Run | None, message: Message) -> int:
-        """A piece of a stream; of a run that began under another server the first one may stand anywhere."""
-        name, at, data = message.text("stream", 16).encode(), message.whole("at"), message.data("data")
+        """A piece of a stream; its bytes.  Raises WireError."""
+        name = message.text("stream", 16).encode()
+        at = message.whole("at")
+        data = message.data("data")
         if not run or not run.shell:
             raise WireError("output of no run")
         stream = next((stream for stream in run.streams if stream.name == name), None)
-        if not stream or at != stream.received != -1:
-            raise WireError("a piece is missing")
-        stream.received = at + len(data)
+        if not isinstance(stream, RemoteStream):
+            raise WireError("a piece of no stream")
+        stream.take(at, data)
         for sink in run.sinks:
             sink.output(run, stream, data)
         return len(data)
 
     @staticmethod
     def _end(grant: Grant, message: Message) -> None:
-        """A run has ended, or could not be started (no status)."""
+        """A run has ended, or could not be started (no status).  Raises WireError."""
         run = grant.run
         if not run:
             raise WireError("the end of no run")
-        run.took, run.cause = message.seconds("seconds"), message.text("cause", 16)
+        run.took = message.seconds("seconds")
+        run.cause = message.text("cause", 16)
         for stream in run.streams:
             stream.received = message.whole(stream.name.decode())
         has_ended = message.fields.get("status") is not None
         ending = Records._ending(run, message) if has_ended else None
-        # not before all is understood: else nobody would close what it has open
+        # not before all is understood: else nobody would close what the run has open
         grant.end_run()
         for sink in run.sinks:
             if ending:
@@ -1616,8 +1768,8 @@ class Records:
 
     def flush(self) -> None:
         """Write what the journal has gathered."""
-        if self.outdir:
-            self.outdir.tick()
+        if self._outdir:
+            self._outdir.tick()
 
 
 # ======== Groups ============================================================================================
@@ -1630,8 +1782,8 @@ class Records:
 #        it was asked).
 #     2. When all are ready each gets one small frame, `go`, with a time of its own clock a little ahead.
 #     3. A client that is lost before that, or gives its job back, ends the attempt: nobody has begun, and all
-#        lines become `.` again.  What a lost client holds cannot begin: `go` counts only where it was
-#        prepared.
+#        lines become `.` again.  What a lost client holds cannot begin: its shell's gate is shut for good
+#        when the link is lost.
 #
 # After that a client's further jobs follow in order.  The group ends when all have ended, or too many hosts
 # are lost.
@@ -1645,32 +1797,37 @@ class Clock:
 
     def __init__(self, link: ClientLink, known: Callable[[], None]) -> None:
         """known: called when all questions are answered."""
-        self.link = link
-        self.loop = link.loop
-        self.known = known
+        self._link = link
+        self._loop = link.loop
+        self._known = known
         self.trip = float("inf")        # seconds, of the quickest answer
         self.offset = 0.0               # what its clock says when ours says 0
-        self.unanswered = self.QUESTIONS
+        self._unanswered = self.QUESTIONS
         self._ask()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether all questions are answered."""
+        return not self._unanswered
+
     def _ask(self) -> None:
-        self.asked = self.loop.time()
-        self.link.send(type="sync")
-        self.link.flush()
+        self._asked = self._loop.time()
+        self._link.send(type="sync")
+        self._link.flush()
 
     def answer(self, theirs: float) -> None:
         """It has answered."""
-        if not self.unanswered:
+        if not self._unanswered:
             return
-        now = self.loop.time()
-        if now - self.asked < self.trip:
-            self.trip = now - self.asked
-            self.offset = theirs - (self.asked + now) / 2
-        self.unanswered -= 1
-        if self.unanswered:
+        now = self._loop.time()
+        if now - self._asked < self.trip:
+            self.trip = now - self._asked
+            self.offset = theirs - (self._asked + now) / 2
+        self._unanswered -= 1
+        if self._unanswered:
             self._ask()
         else:
-            self.known()
+            self._known()
 
 
 def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
@@ -1703,11 +1860,28 @@ class Plan:
     """A group that waits for its hosts."""
     met: PendingGroup
     hosts: dict[str, Jobs]                      # by entry of host=
-    clients: set[Client] = field(default_factory=set)   # kept free for it, since all its hosts are there
+    reserved: set[Client] = field(default_factory=set)  # kept free for it, since all its hosts are there
 
     @property
     def first(self) -> Line:
         return self.met.jobs[0][0]
+
+    @property
+    def title(self) -> str:
+        """'line 3, of the group NAME,'"""
+        return f"line {self.first.number}, of the group {printable(self.met.name)},"
+
+    def reserve(self, clients: set[Client]) -> None:
+        """These are kept free for it from now on."""
+        self.reserved = clients
+
+    def begin(self) -> None:
+        """Its lines are about to be claimed: it is not met any more."""
+        self.met.started = True
+
+    def call_off(self) -> None:
+        """Its lines could not be claimed: it may be met again."""
+        self.met.started = False
 
 
 @dataclass(eq=False)
@@ -1715,8 +1889,16 @@ class GroupClaim:
     """An attempt to claim all lines of a group."""
     plan: Plan
     clients: dict[str, Client]                  # by entry of host=
-    grants: dict[str, list[Grant]] = field(default_factory=dict)        # by host, too
-    whole: bool = False                         # all lines were claimed
+    grants: dict[str, list[Grant]] = field(default_factory=dict)        # what was claimed, by host, too
+
+    def add(self, host: str, grant: Grant) -> None:
+        """A line was claimed."""
+        self.grants.setdefault(host, []).append(grant)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all lines were claimed."""
+        return sum(map(len, self.grants.values())) == sum(map(len, self.plan.hosts.values()))
 
 
 @dataclass(eq=False)
@@ -1727,15 +1909,59 @@ class Member:
     client: Client
     clock: Clock                                # of the client
     queue: deque[Grant]                         # jobs that the client was not told of
-    current: Grant | None = None
+    current: Grant | None = None                # the job that the client was told of, and that has not ended
     held: Grant | None = None                   # the job whose shell is held, or was
-    lost: bool = False                          # it has timed out, or vanished
+    lost: bool = False                          # a job of it has timed out, or vanished
 
     @property
     def is_ready(self) -> bool:
         """Whether its job can begin: its shell waits, and we know when by its clock; its client is here."""
         holds = self.held is not None and self.held.phase is Phase.SENT
-        return holds and not self.clock.unanswered and self.client.link is not None
+        return holds and self.clock.is_known and self.client.link is not None
+
+    def hold(self, grant: Grant) -> None:
+        """The shell of this job waits."""
+        self.held = grant
+
+    def take_next(self) -> Grant | None:
+        """The next job, which the client is to be told of; None if there is none, or the client is away.
+
+        What was cancelled meanwhile is over: its group will hear of it.
+        """
+        while self.queue and not self.queue[0].is_open:
+            self.queue.popleft()
+        if not self.queue or not self.client.link:
+            return None
+        self.current = self.queue.popleft()
+        return self.current
+
+    def requeue(self, grant: Grant) -> None:
+        """The client was told of a job, but does not know it: it is the next one again."""
+        grant.requeue()
+        self.queue.appendleft(grant)
+        self.current = None
+
+    def forget(self, grant: Grant) -> None:
+        """A job has ended, perhaps before the client was told of it."""
+        if self.current is grant:
+            self.current = None
+        elif grant in self.queue:
+            self.queue.remove(grant)
+
+    def lose(self) -> None:
+        """It counts as lost."""
+        self.lost = True
+
+    def empty_queue(self) -> Sequence[Grant]:
+        """Its client is told of no more jobs; the ones that are left."""
+        left = self.queue
+        self.queue = deque()
+        return left
+
+    def stop(self) -> None:
+        """Tell the client to end its job, or not to begin it."""
+        if self.current:
+            self.client.tell(type="stop", id=self.current.key, cancelled=False)
 
 
 class Stage(enum.Enum):
@@ -1750,52 +1976,53 @@ class Group:
     """A group whose lines are claimed."""
     HOSTS = 500
     PREPARING = 10.0                            # seconds that clients may take
-    # seconds from `go` to the start, besides round trips; and for each host
-    LEAD = 0.01, 0.0005
+    LEAD = 0.01                                 # seconds from `go` to the start, besides round trips
+    LEAD_OF_HOST = 0.0005                       # seconds more for each host
 
-    def __init__(self, dispatcher: Dispatcher, claim: GroupClaim, links: dict[Client, ClientLink]) -> None:
-        """claim: which has all lines.  links: of its clients."""
-        self.dispatcher = dispatcher
-        self.loop = dispatcher.loop
-        self.sessions = dispatcher.server.sessions
-        self.stdout = dispatcher.server.stdout
-        self.name = claim.plan.met.name
+    def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
+                 links: dict[Client, ClientLink]) -> None:
+        """stdout: where the results are printed.  claim: which has all lines.  links: of its clients."""
+        self._dispatcher = dispatcher
+        self._loop = sessions.loop
+        self._sessions = sessions
+        self._stdout = stdout
+        self._name = claim.plan.met.name
         least = claim.plan.met.jobs[0][1].min_hosts
         clocks = {client: link.ask_clock(self._release_if_ready) for client, link in links.items()}
-        self.members: list[Member] = []
+        self._members: list[Member] = []
         for host, grants in claim.grants.items():
             client = claim.clients[host]
             member = Member(self, host, client, clocks[client], deque(grants))
-            self.members.append(member)
+            self._members.append(member)
             for grant in grants:
                 grant.join(member)
-        self.least = len(self.members) if least is None else min(least, len(self.members))
+        self._least = len(self._members) if least is None else min(least, len(self._members))
         self.stage = Stage.PREPARING
-        self.unended = {grant for member in self.members for grant in member.queue}
-        self.results: list[tuple[int, bytes]] = []
+        self._unended = {grant for member in self._members for grant in member.queue}
+        self._results: list[tuple[int, bytes]] = []
 
     def prepare(self) -> None:
         """Send each host its first job, to be held."""
-        self.timer = self.loop.call_later(self.PREPARING, self._give_up)
-        for member in self.members:
+        self._timer = self._loop.call_later(self.PREPARING, self._give_up)
+        for member in self._members:
             member.client.enter_group()
-        for member in self.members:
+        for member in self._members:
             self._send_next(member)
 
     def note_ready(self, member: Member, grant: Grant) -> None:
         """A client says that a shell waits."""
-        member.held = grant
+        member.hold(grant)
         self._release_if_ready()
 
     def _release_if_ready(self) -> None:
-        if self.stage is Stage.PREPARING and all(member.lost or member.is_ready for member in self.members):
+        if self.stage is Stage.PREPARING and all(member.lost or member.is_ready for member in self._members):
             self._release()
 
     def _give_up(self) -> None:
         """Somebody takes too long."""
-        hosts = ", ".join(member.host for member in self.members if not member.is_ready)
-        self.dispatcher.say_once(
-            f"group {printable(self.name)}: not ready within {human_time(self.PREPARING)}: "
+        hosts = ", ".join(member.host for member in self._members if not member.is_ready)
+        self._dispatcher.say_once(
+            f"group {printable(self._name)}: not ready within {human_time(self.PREPARING)}: "
             f"{printable(hosts)}; trying again"
         )
         self.abort()
@@ -1803,10 +2030,12 @@ class Group:
     def _release(self) -> None:
         """Let all begin at one moment."""
         self.stage = Stage.RUNNING
-        self.timer.cancel()
-        held = [(member, member.held) for member in self.members if member.held and not member.lost]
+        self._timer.cancel()
+        here = [member for member in self._members if not member.lost]
+        held = [(member, member.held) for member in here if member.held]
         trips = [member.clock.trip for member, _ in held]
-        at = self.loop.time() + max(trips, default=0.0) + self.LEAD[0] + self.LEAD[1] * len(held)
+        lead = max(trips, default=0.0) + self.LEAD + self.LEAD_OF_HOST * len(held)
+        at = self._loop.time() + lead
         for member, grant in held:
             grant.hand()
             grant.begin()
@@ -1818,110 +2047,102 @@ class Group:
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
-        self.timer.cancel()
-        for member in self.members:
+        self._timer.cancel()
+        for member in self._members:
             member.client.leave_group()
-            if member.current:
-                member.client.tell(type="stop", id=member.current.key, cancelled=False)
-        for grant in self.unended:
+            member.stop()
+        for grant in self._unended:
             grant.leave_group()
-            self.sessions.settle(grant, Outcome(End.RETURNED, None))
-        self.dispatcher.look_again(pause=1.0)
+            self._sessions.settle(grant, Outcome(End.RETURNED, None))
+        self._dispatcher.look_again(pause=1.0)
 
     def welcome_back(self, member: Member) -> None:
         """A client that was away for a while is here again."""
-        if self.stage is Stage.STOPPED and member.current:
-            member.client.tell(type="stop", id=member.current.key, cancelled=False)
-        elif not member.current:
+        if not member.current:
             self._send_next(member)
+        elif self.stage is Stage.STOPPED:
+            member.stop()
 
-    def take_back(self, member: Member, grant: Grant) -> bool:
-        """A client that came back does not know of a job; whether that was lost on its way, and is to be sent
-        again.
-        """
+    def requeue(self, member: Member, grant: Grant) -> bool:
+        """A client that came back does not know a job.  Whether it was lost on its way, and is sent again."""
         if self.stage is not Stage.RUNNING or grant.phase is not Phase.SENT:
             return False
-        grant.requeue()
-        member.queue.appendleft(grant)
-        member.current = None
+        member.requeue(grant)
         return True
 
     def _send_next(self, member: Member) -> None:
         """Send a client its next job, if it is here."""
-        while member.queue and not member.queue[0].is_open:     # cancelled; end() will hear of it
-            member.queue.popleft()
-        if not member.queue or not member.client.link:
+        grant = member.take_next()
+        if not grant:
             return
-        grant = member.queue.popleft()
-        member.current = grant
-        if not self.dispatcher.is_startable(grant):
-            self.sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
+        if not self._dispatcher.is_startable(grant):
+            self._sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
             return
         if self.stage is Stage.PREPARING:                   # later ones come without having been asked for
             member.client.supply(1)
-        self.dispatcher.send_jobs(member.client, [grant])
+        self._dispatcher.send_jobs(member.client, [grant])
 
     def end(self, member: Member, grant: Grant, outcome: Outcome) -> None:
         """A job has ended."""
         preparing = self.stage is Stage.PREPARING
         if preparing and outcome.state != ERROR:
             return self.abort()
-        self.unended.discard(grant)
+        self._unended.discard(grant)
         self._note_result(member, grant, outcome)
-        if member.current is grant:
-            member.current = None
-        elif grant in member.queue:              # its client has gone
-            member.queue.remove(grant)
+        member.forget(grant)
         if preparing or outcome.end.loses_host:
-            member.lost = True
-        if self.stage is not Stage.STOPPED and sum(not member.lost for member in self.members) < self.least:
+            member.lose()
+        if self.stage is not Stage.STOPPED and sum(not member.lost for member in self._members) < self._least:
             self._stop()
         elif preparing:
             self._drop_queue(member)
             self._release_if_ready()
         elif not member.current:
             self._send_next(member)
-        if not self.unended:
+        if not self._unended:
             self._finish()
 
     def _stop(self) -> None:
         """Too many hosts are lost: end what runs, and begin no more."""
         self.stage = Stage.STOPPED
-        self.timer.cancel()
-        for member in self.members:
+        self._timer.cancel()
+        for member in self._members:
             if member.current and member.current.is_open:
-                member.client.tell(type="stop", id=member.current.key, cancelled=False)
-        for member in self.members:
+                member.stop()
+        for member in self._members:
             self._drop_queue(member)
 
     def _drop_queue(self, member: Member) -> None:
         """Jobs that the client was not told of are not begun any more."""
-        queue, member.queue = member.queue, deque()
-        for grant in queue:
-            self.sessions.settle(grant, Outcome(End.STOPPED, ERROR))
+        for grant in member.empty_queue():
+            self._sessions.settle(grant, Outcome(End.STOPPED, ERROR))
 
     def _note_result(self, member: Member, grant: Grant, outcome: Outcome) -> None:
         took = "" if grant.handed is None else human_time(boottime() - grant.handed)
         # as the console has them: a program gets the bytes of a command, a terminal no control characters
-        command = one_line(grant.job.command) if self.stdout.terminal else grant.job.command
-        host, how = os.fsencode(printable(member.host)), os.fsencode(outcome.shown)
+        command = one_line(grant.job.command) if self._stdout.terminal else grant.job.command
+        host = os.fsencode(printable(member.host))
+        how = os.fsencode(outcome.shown)
         text = b"  %-20s %-20s %8s  %s\n" % (host, how, took.encode(), command)
-        self.results.append((grant.job.number, text))
+        self._results.append((grant.job.number, text))
 
     def _finish(self) -> None:
         """All its jobs have ended: print how."""
-        lost = sum(member.lost for member in self.members)
+        lost = sum(member.lost for member in self._members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
-        text = (f"{printable(self.name)}: {verdict}: {lost} of {plural(len(self.members), 'host')} lost "
-                f"(min-hosts {self.least})\n")
-        self.stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self.results)))
-        for member in self.members:
+        text = (f"{printable(self._name)}: {verdict}: {lost} of {plural(len(self._members), 'host')} lost "
+                f"(min-hosts {self._least})\n")
+        self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._results)))
+        for member in self._members:
             member.client.leave_group()
-        self.dispatcher.look_again()
+        self._dispatcher.look_again()
+
+
+# ---- --dry-run ---------------------------------------------------------------------------------------------
 
 
 def preview(file: JobFile) -> Iterator[str]:
-    """What would start where: LINE STATE COMMAND below headings that begin with #.
+    """What would start where: lines as they stand in the file, below headings that begin with #.
 
     Raises OSError, ValueError.
     """
@@ -1958,7 +2179,8 @@ def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
     """The part of a preview for a group.  Raises OSError."""
     if not jobs:
         return
-    hosts, first = jobs_by_host(file, jobs), jobs[0][1]
+    hosts = jobs_by_host(file, jobs)
+    first = jobs[0][1]
     least = "all" if first.min_hosts is None else first.min_hosts
     if len(jobs) > PendingGroup.LONGEST or len(hosts) > Group.HOSTS:
         most = f"{PendingGroup.LONGEST:,} jobs or {Group.HOSTS} hosts"
@@ -1973,26 +2195,38 @@ def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
 
 
 def manner(settings: JobSettings) -> str:
-    """', timeout 30s, shell bash', what there is of it."""
+    """', timeout 30s, shell bash', as far as settings say so."""
     timeout = f", timeout {human_time(settings.timeout)}" if isinstance(settings.timeout, float) else ""
     return timeout + (f", shell {settings.shell}" if settings.shell != SHELL else "")
 
 
 # ======== Counting ==========================================================================================
+#
+# What the file holds is asked for by clients that leave, by who wants a status, and by the server itself,
+# which leaves when all has ended.  Counting a long file takes a while.  So one count answers all that have
+# asked before it began, and the next one begins only after a rest of four times as long.
 
 
 @dataclass(frozen=True)
 class Count:
     """What the file holds."""
-    fault: str = ""
+    fault: str = ""                     # why it cannot be read
     account: Account | None = None      # None: it cannot be read
     # the clients that leave for whom nothing new is left
     for_none: Takers = field(default_factory=lambda: Takers(()))
-    waiting: list[tuple[int, bytes]] = field(default_factory=list)      # line, command
+    waiting: list[tuple[int, bytes]] = field(default_factory=list)      # the first new jobs: line, command
     stopped: str = ""                   # why these will not be started
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all jobs have ended, or no more will be started."""
+        account = self.account
+        if not account or account.half_saved or account.now.running:
+            return False
+        return not account.now.new or bool(self.stopped)
+
     def account_of_all(self) -> Account | None:
-        """What counts for the server: any new job is left."""
+        """What counts for the server: to it any new job is left."""
         return self.account and replace(self.account, left=self.account.now.new > 0)
 
     def account_for(self, client: Client) -> dict[str, Any] | None:
@@ -2004,33 +2238,32 @@ class Count:
 
 
 class Accountant:
-    """Tells how things stand.
-
-    Counting a long file takes a while: one count answers all that ask meanwhile.
-    """
+    """Counts the file for all that ask, and tells them."""
 
     def __init__(self, server: Server) -> None:
-        self.server = server
-        # that want an account (they leave), or a status
-        self.asking: dict[tuple[ClientLink, bool], None] = {}
-        self.counted = 0.0                      # when the file was counted last, by boottime()
-        self.rest = 0.0                         # seconds that it is not to be counted again
+        self._server = server
+        # the links that have asked, and whether for an account, because the client leaves, or for a status
+        self._asking: dict[tuple[ClientLink, bool], None] = {}
+        self._counted = 0.0                     # when the file was counted last, by boottime()
+        self._rest = 0.0                        # seconds for which it is not to be counted again
 
     @property
     def pause(self) -> float:
         """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
-        return max(self.counted + self.rest - boottime(), 0.0)
+        return max(self._counted + self._rest - boottime(), 0.0)
 
     def ask(self, link: ClientLink, leaves: bool) -> None:
         """Somebody wants an account, or a status; a count that has begun already would not do."""
-        if not self.asking:
+        if not self._asking:
             watched(self._answer_all())
-        self.asking[link, leaves] = None
+        self._asking[link, leaves] = None
 
     async def _answer_all(self) -> None:
         await asyncio.sleep(self.pause)
-        asking, self.asking = self.asking, {}
-        leaving = Takers(link.client for link, leaves in asking if leaves and link.client)
+        asking = self._asking
+        self._asking = {}
+        clients = [link.client for link, leaves in asking if leaves]
+        leaving = Takers(filter(None, clients))
         count = await self.count(leaving, surely=bool(leaving.all))
         for link, leaves in asking:
             if link.transport.is_closing():
@@ -2041,14 +2274,15 @@ class Accountant:
                 link.send(type="account", account=count.account_for(link.client))
 
     async def count(self, clients: Takers | None = None, surely: bool = False) -> Count:
-        """Count the file.  clients: that leave.
+        """Count the file.  clients: the ones that leave.
 
-        surely: not of a file that an editor is about to fill, or that is away for a moment.
+        surely: look again if an editor is about to fill the file, or it is away for a moment.
         """
-        server, looks = self.server, 0
+        server = self._server
+        looks = 0
         while True:
             count = await server.worker.call(self._look, Takers(clients.all if clients else ()))
-            self.counted = boottime()
+            self._counted = boottime()
             looks += 1
             unsure = not count.account or count.account.half_saved
             if not surely or not unsure or looks >= server.file.LOOKS or server.over.done():
@@ -2057,23 +2291,24 @@ class Accountant:
 
     def _look(self, clients: Takers) -> Count:
         """What the file holds.  In the worker's thread, perhaps."""
-        file, pace = self.server.file, Pace()
+        file = self._server.file
+        pace = Pace()
         try:
             with pace:
                 account = file.account(clients, groups=True)
-                waiting = [
-                    (line.number, line.command[:COMMAND]) for line in itertools.islice(file.lines(NEW), SHOWN)
-                ]
+                first = itertools.islice(file.lines(NEW), SHOWN)
+                waiting = [(line.number, line.command[:COMMAND]) for line in first]
                 stall = why_stalled(file) if waiting and not account.now.running else None
         except OSError as error:
             return Count(reason(error))
         finally:
-            self.rest = pace.rest(4)
+            self._rest = pace.rest(4)
         return Count("", account, clients, waiting, stall.text if stall and stall.stops else "")
 
     def _report(self, link: ClientLink, count: Count) -> None:
         """Send a status, in messages of bounded length."""
-        server, clock = self.server, time.time()
+        server = self._server
+        clock = time.time()
         now = count.account.now if count.account else None
         link.send(
             type="summary",
@@ -2082,59 +2317,74 @@ class Accountant:
             port=server.port,
             pid=os.getpid(),
             since=round(max(clock - server.began, 0.0), 1),
-            grace=server.options.grace,
+            grace=server.sessions.grace,
             fault=count.fault,
             counts=dict(asdict(now), total=now.all + now.held) if now else {},
             waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting],
         )
         for client in server.sessions.clients.values():
-            if not client.id and not client.grants:
-                # all lines of the server before us have their clients again
-                continue
-            seen = boottime() - (client.link.heard if client.link else client.lost_at)
-            link.send(
-                type="client",
-                name=client.name,
-                address=client.address,
-                pid=client.pid,
-                slots=client.slots,
-                seen=round(max(seen, 0.0), 1),
-                lost=client.link is None,
-            )
-            for grant in client.grants.values():
-                since = None if grant.began is None else round(max(clock - grant.began, 0.0), 1)
-                link.send(type="job", line=grant.job.number, pid=grant.pid, since=since,
-                          command=to_text(grant.job.command[:COMMAND]))
+            # once all lines of the server before us have their clients again, nobody stands for these
+            if client.id or client.grants:
+                self._report_client(link, client, clock)
         link.send(type="end")
+
+    @staticmethod
+    def _report_client(link: ClientLink, client: Client, clock: float) -> None:
+        """The part of a status for a client and its jobs.  clock: what time it is."""
+        link.send(
+            type="client",
+            name=client.name,
+            address=client.address,
+            pid=client.pid,
+            slots=client.slots,
+            seen=round(max(client.silence, 0.0), 1),
+            lost=client.link is None,
+        )
+        for grant in client.grants.values():
+            link.send(
+                type="job",
+                line=grant.job.number,
+                pid=grant.pid,
+                since=None if grant.began is None else round(max(clock - grant.began, 0.0), 1),
+                command=to_text(grant.job.command[:COMMAND]),
+            )
 
 
 # ======== Sessions ==========================================================================================
+#
+# What comes from clients meets here what they have:
+#
+#     greet()         a hello: the client is new, or it is back within its grace
+#     take_event()    an event: settle() for a result, `Records` for what is told of a run
+#     settle()        what becomes of a line is written to the file; once it is, its event is dealt with
+#     look_after()    lines that others have changed in the file: their clients are told
+#     part()          a bye
 
 
 class Sessions:
     """The clients, here or about to come back; the lines that they have, and what they say.
 
-    A line that a client has is in `jobs`, and in its `grants`, by its key, from note() to forget().  So long
-    it is locked.
+    A line that was claimed for a client is in `jobs`, and in the client's `grants`, by its key, from note()
+    to forget().  That long it is locked.
     """
 
-    def __init__(self, server: Server, trouble: Say, crowd: int) -> None:
-        """server: that hands out the jobs; what it has at its start is used here, too.  trouble: told what is
-        lost.
+    def __init__(self, server: Server, trouble: Say, crowd: int, grace: float) -> None:
+        """server: that hands out the jobs; what it has at its start is used here, too.
 
-        crowd: so many connections at the most may be those of strangers.
+        trouble: told what is lost.  crowd: so many connections may be those of strangers, at most.  grace:
+        seconds for which a client that is lost may come back.
         """
         self.server = server
         self.loop = server.loop
-        self.options = server.options
+        self.grace = grace
         self.say = server.say
-        self.trouble = trouble
-        self.crowd = crowd
+        self._trouble = trouble
+        self._crowd = crowd
         self.file = server.file
         self.cursor: Cursor = server.dispatcher.cursor
-        self.worker = server.worker
+        self._worker = server.worker
         self.records = server.records
-        self.tally = server.tally
+        self._tally = server.tally
         self.clients: dict[str, Client] = {}
         self.jobs: dict[str, Grant] = {}
         self.recovery = Recovery(server, self)
@@ -2143,7 +2393,7 @@ class Sessions:
     # -- lines that clients have -----------------------------------------------------------------------------
 
     def note(self, grant: Grant) -> None:
-        """A client has a line."""
+        """A line was claimed for a client."""
         grant.job.taker = grant.client
         grant.client.note(grant)
         self.jobs[grant.key] = grant
@@ -2173,52 +2423,57 @@ class Sessions:
         outcome = grant.end(said)
         if not outcome:
             return
-        grant.client.inbox.open(outcome.event)
-        job, state = grant.job, outcome.state
-        write = (
-            functools.partial(self.cursor.release, job)
-            if state is None
-            else functools.partial(self.cursor.finish, job, state)
-        )
-        written = persist(lambda: self.worker.begin(write), self.file.interval, self.say, job)
+        if outcome.event is not None:
+            grant.client.inbox.open(outcome.event)
+        job = grant.job
+        if outcome.state is None:
+            write = functools.partial(self.cursor.release, job)
+        else:
+            write = functools.partial(self.cursor.finish, job, outcome.state)
+        written = persist(lambda: self._worker.begin(write), self.file.interval, self.say, job)
         watched(self._see_written(grant, outcome, written))
 
     async def _see_written(self, grant: Grant, outcome: Outcome, written: Awaitable[str]) -> None:
-        """A line's state is being written: deal with what follows from that, or from a fault that is for
-        good.
-        """
+        """Once a line's state is written, or cannot be for good: deal with what follows."""
         fault = await written
-        client, number = grant.client, grant.job.number
+        client = grant.client
+        number = grant.job.number
         if outcome.state is not None:
-            self.tally.count(grant.job, outcome.state)
+            self._tally.count(grant.job, outcome.state)
         if fault:
             self.say(f"line {number}: {fault}")
-            self.tally.unwritten.append(number)
+            self._tally.unwritten.append(number)
             client.tell(type="fault", id=grant.key, text=fault[:200])
-        elif outcome.event:
+        elif outcome.event is not None:
             self.recovery.note_settled(grant)
         self._conclude(grant, outcome)
-        self.server.note_failures(self.tally.worse)
-        self._deal_with(client, outcome.event)
+        self.server.note_failures(self._tally.worse)
+        if outcome.event is not None:
+            client.inbox.close(outcome.event)
+        self._note_dealt_with(client)
 
     async def look_after(self) -> None:
         """Follow lines that edits have moved; tell clients of lines that others have taken."""
         while True:
             await asyncio.sleep(self.file.interval / 2)
-            for job, cause in (await self.worker.call(self.file.look_after)).items():
+            for job, cause in (await self._worker.call(self.file.look_after)).items():
                 grant = next((grant for grant in self.jobs.values() if grant.job is job), None)
                 if not grant:
                     continue            # it was settled meanwhile
                 if cause == "cancelled":
                     self.cancel(grant)
-                    continue
-                self.say(f"line {job.number}: was lost to another runner")
-                self.tally.count(job, ERROR)
-                grant.client.tell(type="lost", id=grant.key)
-                self._conclude(grant, Outcome(End.TAKEN, ERROR))
+                else:
+                    self._lose(grant)
+
+    def _lose(self, grant: Grant) -> None:
+        """Somebody else has a line now."""
+        self.say(f"line {grant.job.number}: was lost to another runner")
+        self._tally.count(grant.job, ERROR)
+        grant.client.tell(type="lost", id=grant.key)
+        self._conclude(grant, Outcome(End.TAKEN, ERROR))
 
     def cancel(self, grant: Grant) -> None:
-        """Somebody has set the state of a line: its client is told; if it is away, once it comes back.
+        """Somebody has set the state of a line: its client is told, if it is away once it comes back.
 
         A line of a group that its client was not told of is over at once.
         """
@@ -2239,10 +2494,10 @@ class Sessions:
     def kept(self, jobs: dict[str, Grant]) -> str:
         """'; lines 3, 5 kept for 60s', if there are any."""
         lines = [grant.job.number for grant in jobs.values() if grant.is_open]
-        return f"; {name_lines(lines)} kept for {human_time(self.options.grace)}" if lines else ""
+        return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
-        """A client says who it is, and what it has; this client.  Raises WireError."""
+        """The client that says who it is, and what it has.  Raises WireError."""
         if len({claim.key for claim in link.claims}) < len(link.claims):
             raise WireError("one job twice")
         client = self.clients.get(hello.client)
@@ -2256,7 +2511,7 @@ class Sessions:
         return client
 
     def add(self, client: Client) -> asyncio.Future[None]:
-        """There is a client more; its life."""
+        """There is one client more; its life."""
         self.clients[client.id] = client
         return watched(client.live())
 
@@ -2273,41 +2528,44 @@ class Sessions:
     # -- events ----------------------------------------------------------------------------------------------
 
     def take_event(self, client: Client, kind: str, message: Message) -> None:
-        """Something that has happened at a client, told once or more often.  Raises WireError."""
+        """Something has happened at a client, which is told once or more often.  Raises WireError.
+
+        An event that makes no sense counts as taken: it would make no more sense when it came again.
+        """
         number = message.whole("n")
-        # whatever it is: to be sent it again would mend nothing
         if not client.inbox.take(number):
             return
         try:
             self._note_event(client, kind, message, number)
         except WireError as error:
-            self.trouble(f"client {client.where}: '{printable(kind)}' makes no sense, and is lost: {error}")
+            self._trouble(f"client {client.where}: '{printable(kind)}' makes no sense, and is lost: {error}")
             raise
 
     def _note_event(self, client: Client, kind: str, message: Message, number: int) -> None:
         """What an event says.  Raises WireError."""
         grant = client.grants.get(message.text("id", 16))
         if grant is None or not grant.is_open:
-            # the line has just been lost, which it is told, or was told
+            # the line has just been lost, which the client is told, or was told
             return
-        held = grant.member is not None and grant.member.group.stage is Stage.PREPARING
         if grant.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
         if kind == "finish":
             self.settle(grant, self._result(grant, message, number))
-        elif kind == "release":
+            return
+        if kind == "release":
             self.settle(grant, Outcome(End.RETURNED, None, event=number))
-        else:
-            if kind == "begin" and held:
+            return
+        if kind == "begin":
+            if grant.member and grant.member.group.stage is Stage.PREPARING:
                 raise WireError("it was to hold that job")
-            if kind == "begin":
-                grant.begin(message.process("pid"))
-            self._note_run(client, kind, grant, message, number)
+            grant.begin(message.process("pid"))
+        self._note_run(client, kind, grant, message, number)
 
     @staticmethod
     def _result(grant: Grant, message: Message, event: int) -> Outcome:
         """How a job has ended.  Raises WireError."""
-        state, end = message.state("state"), CAUSES.get(message.text("cause", 16))
+        state = message.state("state")
+        end = CAUSES.get(message.text("cause", 16))
         if state == HELD and grant.job.cancelled:
             end = End.CANCELLED
         elif state not in (DONE, FAILED, ERROR):
@@ -2319,24 +2577,26 @@ class Sessions:
     def _note_run(self, client: Client, kind: str, grant: Grant, message: Message, number: int) -> None:
         """An event that goes to files or console.  Raises WireError."""
         size = self.records.take(kind, client, grant, message)
-        if self.worker.pool:
+        if self._worker.pool:
             client.inbox.post(number)
         client.inbox.count(number, size)
 
-    def file_away(self, client: Client) -> None:
-        """Acknowledge what was posted to the worker's thread once that has come so far."""
-        number = client.inbox.take_posted()
-        self.worker.ask(lambda _: self._deal_with(client, number), int)
+    def file_away(self, client: Client, event: int) -> None:
+        """This event and later ones are posted to the worker's thread: acknowledge them once it is there."""
+        def written(_: object) -> None:
+            client.inbox.close(event)
+            self._note_dealt_with(client)
+        self._worker.ask(written, int)
 
-    def _deal_with(self, client: Client, event: int) -> None:
+    def _note_dealt_with(self, client: Client) -> None:
         """All that an event asks for is done."""
-        client.inbox.close(event)
         client.acknowledge_soon()
         self.server.leave_if_over()
 
     # -- output that comes faster than it goes ---------------------------------------------------------------
 
     def window(self) -> int:
+        """How many bytes of output each client may have in flight."""
         return max(runmaker4.PIECE, min(WINDOW, WINDOWS // (len(self.clients) or 1)))
 
     def tick(self) -> None:
@@ -2346,9 +2606,9 @@ class Sessions:
             self.records.log.tick()
 
     def connected(self, link: ClientLink) -> None:
-        """There is a connection more; who it is will be said."""
+        """There is one connection more.  Who it is will be said on it."""
         self.links[link] = None
-        self.limit_unauthenticated()
+        self._limit_unauthenticated()
 
     def disconnected(self, link: ClientLink) -> None:
         """A connection is gone."""
@@ -2359,29 +2619,29 @@ class Sessions:
 
         slept: we have slept ourselves, and what they sent meanwhile comes now.
         """
-        now = boottime()
         for link in list(self.links):
             if slept:
-                link.heard = max(link.heard, now - runmaker4.SILENCE / 2)
-            elif not link.channel.authenticated and now - link.heard > runmaker4.HANDSHAKE:
-                link.drop("it does not say who it is")
-            elif now - link.heard > runmaker4.SILENCE:
-                link.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
-        self.limit_unauthenticated()
+                link.forgive()
+            else:
+                link.drop_if_silent()
+        self._limit_unauthenticated()
 
-    def limit_unauthenticated(self) -> None:
-        """Drop the oldest of too many that do not say who they are; a crowd may come in one second, though.
+    def _limit_unauthenticated(self) -> None:
+        """Drop the oldest of too many connections that do not say who they are.
+
+        A crowd may come in one second, though: clients that start together.
         """
-        unknown = [link for link in self.links if not link.channel.authenticated and not link.why]
-        for count, oldest in zip(range(len(unknown), min(UNAUTHENTICATED, self.crowd), -1), unknown):
-            if count <= self.crowd and boottime() - oldest.heard < 1.0:
+        unknown = [link for link in self.links if link.is_unknown]
+        for count, oldest in zip(range(len(unknown), min(UNAUTHENTICATED, self._crowd), -1), unknown):
+            if count <= self._crowd and boottime() - oldest.heard < 1.0:
                 return
             oldest.drop("too many that do not say who they are")
 
+
 # ======== Recovery ==========================================================================================
 #
-# A client may have jobs that this server has not given it: those of a server before, and those whose lines
-# became `e` when its grace was over.  It gets their lines again as far as they can be had:
+# A client may have jobs that this server has not given it: a server before has, or their lines became `e`
+# when the grace of the client was over.  It gets their lines again as far as they can be had:
 #
 #     1. A server that takes over has the seats of the one before on the description of the companion that
 #        the keeper hands it: inherit().  Seats say which lines run; whose they are nobody knows.  So these
@@ -2393,6 +2653,8 @@ class Sessions:
 #     3. A job that has ended needs no line if its result stands there already: the server before had no time
 #        to say so.  Of jobs that this server has settled or has given up it remembers the keys.
 #     4. When the grace of `absent` is over, its lines become `e`, and seats that are left are given up.
+#
+# "Settled" is a job whose result is written.
 
 
 class Recovery:
@@ -2400,16 +2662,16 @@ class Recovery:
 
     def __init__(self, server: Server, sessions: Sessions) -> None:
         """server: what it has at its start is used here, too."""
-        self.server = server
-        self.sessions = sessions
-        self.say = server.say
+        self._server = server
+        self._sessions = sessions
+        self._say = server.say
         self.file = server.file
-        self.cursor = server.dispatcher.cursor
-        self.worker = server.worker
+        self._cursor = server.dispatcher.cursor
+        self._worker = server.worker
         self.records = server.records
-        self.tally = server.tally
-        self.absent = Client(sessions, "")      # has lines of the server before us until their clients come
-        self.abandoned = False                  # a signal came before they could be taken over
+        self._tally = server.tally
+        self._absent = Client(sessions, "")     # has lines of the server before us until their clients come
+        self.abandoned = False                  # a signal came before these could be taken over
         self._expired: OrderedDict[str, Past] = OrderedDict()       # what became `e` after its grace, by key
         # the keys of jobs that are over, which a client may not know
         self._settled: OrderedDict[str, None] = OrderedDict()
@@ -2430,68 +2692,70 @@ class Recovery:
     async def inherit(self, locks: int) -> None:
         """Take over the lines that are locked on this descriptor of the server before us, for the grace.
 
-        Where that cannot be, nobody has them any more.
+        If that fails for good, nobody has them any more.
         """
         jobs = await self._adopt(locks)
         if jobs is None:
             return
         for job in jobs:
-            self.sessions.note(Grant(line_key(job), self.absent, job, Phase.SENT))
+            self._sessions.note(Grant(line_key(job), self._absent, job, Phase.SENT))
         if jobs:
-            grace = human_time(self.server.options.grace)
-            self.say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
+            grace = human_time(self._sessions.grace)
+            self._say(f"took over {plural(len(jobs), 'running job')} of the server before; waiting {grace} "
                      "for the clients")
         if jobs or self.file.companion.unclaimed:
             watched(self._await_clients())
 
     async def _adopt(self, locks: int) -> list[Job] | None:
         """The lines that are locked on this descriptor, now held here; None: they cannot be."""
-        said, end = False, self.server.loop.time() + Cursor.TROUBLE
-        while not self.server.over.done():
+        said = False
+        end = self._server.loop.time() + Cursor.TROUBLE
+        while not self._server.over.done():
             try:
-                return await self.worker.call(self.file.adopt, locks)
+                return await self._worker.call(self.file.adopt, locks)
             except OSError as error:
-                if error.errno == errno.ESTALE or self.server.loop.time() > end:
+                if error.errno == errno.ESTALE or self._server.loop.time() > end:
                     with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
                         unlock(locks, 0, JobFile.GUARD)         # also for the keeper, which has a copy
                     os.close(locks)
-                    self.say(f"{reason(error)}; the lines of the server before cannot be taken over")
+                    self._say(f"{reason(error)}; the lines of the server before cannot be taken over")
                     return None
                 if not said:
-                    self.say(f"{reason(error)}; trying again")
-            said = True
+                    said = True
+                    self._say(f"{reason(error)}; trying again")
             await asyncio.sleep(0.1)
         self.abandoned = True
         return None
 
     async def _await_clients(self) -> None:
         """Once the grace is over nobody comes any more, neither for lines nor for seats without lines."""
-        await self.sessions.add(self.absent)
-        self.worker.post(self.file.companion.drop_unclaimed)
+        await self._sessions.add(self._absent)
+        self._worker.post(self.file.companion.drop_unclaimed)
 
     # -- jobs that a client names ----------------------------------------------------------------------------
 
     async def reclaim(self, client: Client, claims: Sequence[Known]) -> dict[Otherwise, list[str]]:
-        """Give a client the lines again of these jobs, as far as it does not have them here.  The keys of all
-        others, by what becomes of them.
+        """Give a client the lines again of these jobs, as far as it does not have them here.
 
-        When this has its answer the client may be away again.
+        Returns the keys of all jobs for which it has none then, by what becomes of them.  By that time the
+        client may be away again.
         """
         async with self._one_by_one:
             return await self._reclaim_next(client, claims)
 
     async def _reclaim_next(self, client: Client, claims: Sequence[Known]) -> dict[Otherwise, list[str]]:
-        # What another client has is no client's to claim, until it is the other's no more: then it may be
-        # this one's, of before its grace was over
+        # What another client has cannot be claimed, until it is the other's no more.  Then it may be this
+        # one's, from before its grace was over.
         others = {claim.key for claim in claims if self._is_anothers(claim.key, client)}
-        sought = [claim for claim in claims if claim.key not in client.grants and claim.key not in others
-                  and claim.key not in self._settled]
-        inherited = {grant.job: grant for grant in self.absent.grants.values()}
+        settled = {claim.key for claim in claims if claim.key in self._settled}
+        known = {*client.grants, *others, *settled}
+        sought = [claim for claim in claims if claim.key not in known]
         had = [claim.key for claim in claims if claim.key in client.grants]
+        inherited = {grant.job: grant for grant in self._absent.grants.values()}
         try:
-            answers = await self.worker.call(self._find, sought, list(inherited))
+            answers = await self._worker.call(self._find, sought, list(inherited))
         except OSError as error:
-            self.say(f"{reason(error)}; {plural(len(sought), 'job')} of a client cannot be taken back")
+            self._say(f"{reason(error)}; {plural(len(sought), 'job')} of a client cannot be taken back")
             answers = [Recovered(claim) for claim in sought]
         keys: dict[Otherwise, list[str]] = {otherwise: [] for otherwise in Otherwise}
         keys[Otherwise.LOST] += others
@@ -2502,60 +2766,50 @@ class Recovery:
                 self._give(client, found, found.job, before)
             else:                           # if there was a job, it is another's by now
                 keys[found.otherwise].append(found.claim.key)
-        # while others were sought; those whose end was written meanwhile are among the settled above
-        keys[Otherwise.LOST] += [key for key in had if key not in client.grants and key not in self._settled]
+        # What it had may be gone since others were sought.  What was settled meanwhile is among those above.
+        keys[Otherwise.LOST] += [key for key in had if not (key in client.grants or key in self._settled)]
         return keys
 
     def _is_anothers(self, key: str, client: Client) -> bool:
-        grant = self.sessions.jobs.get(key)
+        grant = self._sessions.jobs.get(key)
         return grant is not None and grant.client is not client and grant.is_open
 
     def _give(self, client: Client, found: Recovered, job: Job, before: Grant | None) -> None:
         """A line is a client's again.  before: that of `absent`, if it was inherited."""
         claim = found.claim
         if before:
-            self.sessions.forget(before)
+            self._sessions.forget(before)
         else:
             self._note_return(claim, job)
-        self.sessions.note(Grant(claim.key, client, job, Phase.BEGUN, began=time.time(), record=found.record,
-                                 goes_on=found.goes_on))
+        self._sessions.note(
+            Grant(
+                claim.key,
+                client,
+                job,
+                Phase.BEGUN,
+                began=time.time(),
+                record=found.record,
+                keeps_files=found.keeps_files,
+            )
+        )
 
     def _find(self, claims: Sequence[Known], inherited: Sequence[Job]) -> list[Recovered]:
-        """Find the lines that a client thinks it has, though we do not; in the worker's thread, perhaps.
+        """Find the lines that a client thinks it has, though we do not.  In the worker's thread, perhaps.
 
         A line that is free, or inherited, can be its again.  Of two clients that claim one line the first has
         it.  A job whose result stands in its line already (the server before had no time to say so) is no
         claim to another line of the same text.  Of equal lines each will do for any of their jobs: what has
         ended comes first.  Raises OSError.
         """
-        file, orphans = self.file, self.cursor.orphaned
         if claims:
-            file.follow_path()
-        settled = file.settled({claim.line: claim.result for claim in claims if claim.result is not None},
-                               bool(inherited))
+            self.file.follow_path()
+        results = {claim.line: claim.result for claim in claims if claim.result is not None}
+        settled = self.file.lines_with_results(results, moved=bool(inherited))
         claimed = [claim for claim in claims if claim.line not in settled]
         claimed.sort(key=lambda claim: claim.turn)
-        jobs: dict[Line, Job] = {}
-        for _, alike in itertools.groupby(claimed, key=lambda claim: claim.turn):
-            left_over = set(inherited).difference(jobs.values())
-            jobs.update(
-                file.assign([claim.line for claim in alike], [job for job in inherited if job in left_over])
-            )
-        left = [claim.line for claim in claimed if claim.line not in jobs]
-        lines = file.by_command({line.command for line in left})               # one search for them all
-        try:
-            for claim in claimed:
-                line = claim.line
-                expired = self._expired_keys(claim) or line.command in orphans
-                if line not in jobs and (
-                    job := file.take_back(line, lines[line.command], ERROR if expired else b"")
-                ):
-                    jobs[line] = job
-        except OSError:
-            # its client is told that all are lost
-            for job in set(jobs.values()).difference(inherited):
-                file.give_up(job)
-            raise
+        jobs = self._assign(claimed, inherited)
+        left = [claim for claim in claimed if claim.line not in jobs]
+        jobs.update(self._take_back(left))
         recovered = {claim: jobs[claim.line] for claim in claimed if claim.line in jobs}
         moved_away = self._number(recovered)
         found: list[Recovered] = []
@@ -2566,6 +2820,35 @@ class Recovery:
             else:
                 found.append(Recovered(claim, otherwise=self._otherwise(claim, settled)))
         return found
+
+    def _assign(self, claims: Sequence[Known], inherited: Sequence[Job]) -> dict[Line, Job]:
+        """Which inherited jobs are these; claims: in the order of their turns."""
+        jobs: dict[Line, Job] = {}
+        for _, alike in itertools.groupby(claims, key=lambda claim: claim.turn):
+            taken = set(jobs.values())
+            free = [job for job in inherited if job not in taken]
+            jobs.update(self.file.assign([claim.line for claim in alike], free))
+        return jobs
+
+    def _take_back(self, claims: Sequence[Known]) -> dict[Line, Job]:
+        """Hold the lines of these jobs again, as far as they are free.  Raises OSError: then none is held."""
+        lines = self.file.by_command({claim.line.command for claim in claims})      # one search for them all
+        orphans = self._cursor.orphaned
+        jobs: dict[Line, Job] = {}
+        try:
+            for claim in claims:
+                line = claim.line
+                if line in jobs:
+                    continue
+                expired = self._expired_keys(claim) or line.command in orphans
+                job = self.file.take_back(line, lines[line.command], ERROR if expired else b"")
+                if job:
+                    jobs[line] = job
+        except OSError:
+            for job in jobs.values():
+                self.file.give_up(job)
+            raise
+        return jobs
 
     def _otherwise(self, claim: Known, settled: set[Line]) -> Otherwise:
         """What becomes of a job that gets no line again.  settled: lines with their jobs' results.
@@ -2579,11 +2862,10 @@ class Recovery:
         return Otherwise.LOST
 
     def _number(self, jobs: dict[Known, Job]) -> set[Known]:
-        """Give jobs that are taken back the numbers that they had; return those whose files are another run's
-        now.
+        """Give jobs that are taken back the numbers that they had.  In the worker's thread, perhaps.
 
-        A client may lie about these: so they are what we remember, or what the journal says of that run, and
-        else those of the line that the job has now.  In the worker's thread, perhaps.
+        Returns the ones whose files are another run's now.  A client may lie about numbers.  So they are what
+        we remember, or what the journal says of that run, and else those of the line that the job has now.
         """
         commands = {claim.mark: job.command for claim, job in jobs.items() if claim.mark}
         started = self.records.find_starts(commands)
@@ -2596,7 +2878,8 @@ class Recovery:
             job.state = claim.line.state
             job.ordinal = ordinals.get(job.offset, 0)
             if past and past.row == row(job.command):
-                number, job.ordinal = past.number, past.ordinal
+                number = past.number
+                job.ordinal = past.ordinal
             number = started.pop(claim.mark, number)    # of two who name one run the second has not run it
             if number is None:
                 moved_away.add(claim)
@@ -2607,12 +2890,9 @@ class Recovery:
 
     def _ordinals(self) -> dict[int, int]:
         """The ordinals of the lines that run, by their offsets; none if they cannot be counted."""
-        file = self.file
         with contextlib.suppress(OSError):
-            return {
-                line.offset: line.ordinal
-                for line in Scan(file.reader, file.start, RUNNING, seen=Counter())
-            }
+            lines = Scan(self.file.reader, self.file.start, RUNNING, seen=Counter())
+            return {line.offset: line.ordinal for line in lines}
         return {}
 
     def _is_on_hold(self, line: Line) -> bool:
@@ -2622,68 +2902,82 @@ class Recovery:
 
     def _expired_keys(self, claim: Known) -> list[str]:
         """The keys under which it is remembered that this job's line became `e` after its grace."""
-        pasts = ((key, self._expired.get(key)) for key in (claim.key, line_key(claim.line)))
-        return [key for key, past in pasts if past and past.row == row(claim.line.command)]
+        keys: list[str] = []
+        for key in (claim.key, line_key(claim.line)):
+            past = self._expired.get(key)
+            if past and past.row == row(claim.line.command):
+                keys.append(key)
+        return keys
 
     def _note_return(self, claim: Known, job: Job) -> None:
         """A line that nobody had is a client's again."""
         expired = self._expired_keys(claim)
-        self.say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
+        self._say(f"line {job.number}: was taken back" + (" from e" if expired else ""))
         for key in expired:
             del self._expired[key]
-        if expired and job.number in self.tally.bad_lines:
-            self.tally.bad_lines.remove(job.number)
-            self.tally.error -= 1
+        if expired and job.number in self._tally.bad_lines:
+            self._tally.bad_lines.remove(job.number)
+            self._tally.error -= 1
 
 
 # ======== Handing out =======================================================================================
+#
+# Clients that ask for jobs wait here, and get them in turns:
+#
+#     1. hand_out() starts a look at the file when somebody has asked, when jobs have come back, and each
+#        0.1 s while clients wait.  There is one look at a time, for the cursor is the worker's meanwhile.
+#     2. _claim() has the cursor claim lines for all of them, one line for each client in turn, BATCH at most:
+#        then others have their turn with the worker.
+#     3. _claimed() sends what was got.  If there was nothing more, it remembers the round that has found so.
+#     4. A client that would leave is told that there is nothing, by a round that began after it asked; not
+#        while lines may still come back unbegun.
+#     5. A group that a look has met is planned: which host gets what.  Once all its hosts have a free slot,
+#        its lines are claimed, all or none.  If they are there but busy, they get nothing else meanwhile.
 
 
 class Dispatcher:
-    """Looks for lines, and hands them out to the clients that wait for jobs; has groups start.
-
-    The cursor is the worker's while a look is under way (`claiming`): so there is one look at a time.
-    """
+    """Looks for lines, and hands them out to the clients that wait for jobs; has groups start."""
 
     def __init__(self, server: Server) -> None:
         """server: what it has at its start is used here, too."""
-        self.server = server
-        self.loop = server.loop
-        self.say = server.say
+        self._server = server
+        self._loop = server.loop
+        self._say = server.say
         self.file = server.file
-        self.worker = server.worker
-        self.records = server.records
-        self.tally = server.tally
-        self.stalls = StallReporter(self.say, boottime)
+        self._worker = server.worker
+        self._records = server.records
+        self._tally = server.tally
+        self._stalls = StallReporter(self._say, boottime)
         self.cursor = Cursor(self.file, ordinals=bool(server.stores[0]), serving=True,
                              is_absent=lambda settings: not self._is_here(settings))
-        # That nobody guesses, for a client may name its jobs' when it comes; nor do two servers give one key
-        self.keys = iter(lambda: secrets.token_hex(8), "")
+        # A key that nobody can guess, for a client may name its jobs' when it comes, and that no other server
+        # gives
+        self._keys = iter(lambda: secrets.token_hex(8), "")
         self.waiting: dict[Client, None] = {}   # that want jobs; the one that was served last is last
-        self.round = Round()                    # the last whole walk through the file that found nothing
+        self._round = Round()                   # the last whole walk through the file that found nothing
         self.looking = True                     # it is too early to say that there is nothing
-        # when clients that would leave were last looked for (by the worker)
-        self.urgent_at = 0.0
-        self.groups: dict[int, Plan] = {}       # that wait for their hosts, by where their first job stands
-        self.said: set[str] = set()             # what is not to be said again
-        self.pause_until = 0.0                  # no group is started before, by boottime()
+        # when a look was last made with urgency, for clients that would leave (by the worker)
+        self._urgent_at = 0.0
+        self._groups: dict[int, Plan] = {}      # that wait for their hosts, by where their first job stands
+        self._said: set[str] = set()            # what is not to be said again
+        self._pause_until = 0.0                 # no group is started before, by boottime()
         self.wanted = False                     # somebody has just asked for jobs
-        self.claiming = False                   # a look at the file is under way
+        self.claiming = False                   # a look at the file is under way, or a group is being claimed
 
     def _is_here(self, settings: JobSettings) -> bool:
         """Whether a client is here that may take jobs with these settings."""
-        clients = list(self.server.sessions.clients.values())
+        clients = list(self._server.sessions.clients.values())
         return any(client.link and client.fits(settings, False) for client in clients)
 
     async def poll(self) -> None:
-        """While clients wait, look for new lines; a look without news costs a stat."""
+        """While clients wait, look for new lines.  A look without news costs a stat."""
         while True:
             await asyncio.sleep(max(POLL, self.file.interval / 5 if self.file.network else 0))
             if self.waiting:
                 self.hand_out()
 
     def note_asking(self, client: Client) -> None:
-        """A client has asked for jobs, which it gets after all that has come together is dealt with."""
+        """A client has asked for jobs.  It gets them once all that has come together is dealt with."""
         if client.want:
             self.waiting.setdefault(client, None)
         self.wanted = True
@@ -2695,65 +2989,65 @@ class Dispatcher:
     def hand_out(self) -> None:
         """Claim lines for the clients that wait; in turns, so that none gets all."""
         self.wanted = False
-        if self.server.stopping:
+        if self._server.stopping:
             return self.answer_waiting()
-        if self.claiming or not self.waiting or self.records.behind(Writer.HIGH):
+        if self.claiming or not self.waiting or self._records.behind(Writer.HIGH):
             return
         reserved = self._reserved()
         turns: dict[Client, int] = {}
         for client in self.waiting:
             want = min(client.want, client.room)
-            if want > 0 and client.link and not client.memberships and client not in reserved:
+            if want > 0 and client.may_be_served and client not in reserved:
                 turns[client] = want
         self.look(turns)
 
     def _reserved(self) -> set[Client]:
         """Clients that are kept free for groups."""
-        return set().union(*(plan.clients for plan in self.groups.values()))
+        return set().union(*(plan.reserved for plan in self._groups.values()))
 
     def look(self, turns: dict[Client, int]) -> None:
-        """Look for lines, so many for each client."""
+        """Look for lines.  turns: for how many slots of each client."""
         self.claiming = True
-        leaving = any(client.leaving and (self.round.ended or not client.follow) for client in turns)
-        self.worker.ask(self._claimed, self._claim, turns, leaving)
+        leaving = any(client.leaving and (self._round.ended or not client.follow) for client in turns)
+        self._worker.ask(self._claimed, self._claim, turns, leaving)
 
     def _claim(self, turns: dict[Client, int], leaving: bool) -> Batch:
-        """Claim some lines.  In the worker's thread, perhaps: the cursor is its own, all else comes and goes
-        with it.
+        """Claim some lines.  leaving: somebody will leave if there is nothing.
 
-        leaving: somebody will leave if there is nothing.
+        In the worker's thread, perhaps: the cursor is its own meanwhile, all else is in the arguments and in
+        the answer.
         """
-        batch, clients, cursor = Batch(), Takers(turns), self.cursor
+        clients = Takers(turns)
+        cursor = self.cursor
         for client, want in turns.items():
             client.offer(want)
         known: dict[Taker | None, Client] = {client: client for client in turns}
         urgent = leaving and self._may_hurry()
+        got: list[Grant] = []
+        miss: Miss | None = None
         met: dict[int, PendingGroup] = {}
-        while (clients.all or not turns) and len(batch.got) < BATCH:
+        while (clients.all or not turns) and len(got) < BATCH:
             found = cursor.claim(urgent, clients)
             for group in cursor.round.groups:
                 if group.jobs and group.whole and not group.started:
                     met[group.jobs[0][0].offset] = group
             if isinstance(found, Miss):
-                batch.miss = found
+                miss = found
                 break
             client = known[found.taker]
-            batch.got.append(Grant(next(self.keys), client, found))
+            got.append(Grant(next(self._keys), client, found))
             client.offer(client.free - found.settings.slots)
             del clients.all[client]
             if client.free > 0:
-                clients.all[client] = None      # others have their turn first
-        batch.plans = self._plan(met.values()) if met else []
-        return batch
+                clients.all[client] = None      # behind the others, who have their turn first
+        return Batch(got, self._plan(met.values()), miss)
 
     def _may_hurry(self) -> bool:
-        """Whether one may make sure again that there is nothing: not so often that whole rounds fill the
-        time.
-        """
+        """Whether to make sure again that there is nothing: not so often that whole rounds fill the time."""
         now = boottime()
-        if now - self.urgent_at < self.cursor.pace.rest(20):
+        if now - self._urgent_at < self.cursor.pace.rest(20):
             return False
-        self.urgent_at = now
+        self._urgent_at = now
         return True
 
     def _claimed(self, batch: Batch) -> None:
@@ -2761,14 +3055,14 @@ class Dispatcher:
         self.claiming = False
         batches: dict[Client, list[Grant]] = {}
         for grant in batch.got:
-            self.server.sessions.note(grant)
+            self._server.sessions.note(grant)
             client = grant.client
             if not self.is_startable(grant):
-                self.server.sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
-            elif client.link and not self.server.stopping:
+                self._server.sessions.settle(grant, Outcome(End.UNSTARTED, ERROR))
+            elif client.link and not self._server.stopping:
                 batches.setdefault(client, []).append(grant)
             else:
-                self.server.sessions.settle(grant, Outcome(End.RETURNED, None))
+                self._server.sessions.settle(grant, Outcome(End.RETURNED, None))
         for client, some in batches.items():
             client.supply(sum(grant.job.settings.slots for grant in some))
             self.send_jobs(client, some)
@@ -2776,33 +3070,33 @@ class Dispatcher:
             self._note_miss(batch.miss)
         self._arrange(batch)
         self.answer_waiting()
-        self.server.leave_if_over()
+        self._server.leave_if_over()
         if batch.unfinished or (batch.got and self.waiting):
-            self.loop.call_soon(self._look_on)
+            self._loop.call_soon(self._look_on)
 
     def _note_miss(self, miss: Miss) -> None:
         """There was nothing more."""
         if miss.round and miss.whole:
-            self.round = miss.round
+            self._round = miss.round
         if not miss.unfinished:
             self.looking = miss.again is not None
-        if miss.failed and not self.server.stopping:
-            self.say(f"{miss.failed} (no more jobs are handed out)")
-            self.tally.trouble = True
-            self.server.stop()
+        if miss.failed and not self._server.stopping:
+            self._say(f"{miss.failed} (no more jobs are handed out)")
+            self._tally.trouble = True
+            self._server.stop()
 
     def _look_on(self) -> None:
         """Go on looking for lines, also if nobody wants any."""
         if self.waiting:
             self.hand_out()
-        elif not self.claiming and not self.server.stopping:
+        elif not self.claiming and not self._server.stopping:
             self.look({})
 
     def is_startable(self, grant: Grant) -> bool:
         """Whether a client could start a job; else that is said."""
         fault = command_fault(grant.job.command)
         if fault:
-            self.say(f"line {grant.job.number}: cannot be started: {fault}")
+            self._say(f"line {grant.job.number}: cannot be started: {fault}")
         return not fault
 
     def send_jobs(self, client: Client, batch: list[Grant]) -> None:
@@ -2813,40 +3107,37 @@ class Dispatcher:
         jobs: list[dict[str, Any]] = []
         size = 0
         for grant in batch:
-            job, member = grant.job, grant.member
             grant.hand()
-            if jobs and size + len(job.text) > LONGEST:
+            length = len(grant.job.text)
+            if jobs and size + length > LONGEST:
                 client.tell(type="jobs", request=client.asked, jobs=jobs)
-                jobs, size = [], 0
-            jobs.append(dict(id=grant.key, number=job.number, ordinal=job.ordinal, offset=job.offset,
-                             state=to_text(job.state), text=to_text(job.text),
-                             timeout=encode_timeout(job.settings.timeout), slots=job.settings.slots,
-                             shell=to_text(os.fsencode(job.settings.shell)),
-                             group=bool(job.settings.together),
-                             hold=member is not None and member.group.stage is Stage.PREPARING))
-            size += len(job.text)
+                jobs = []
+                size = 0
+            jobs.append(grant.describe())
+            size += length
         client.tell(type="jobs", request=client.asked, jobs=jobs)
 
     def answer_waiting(self) -> None:
-        """Tell clients that would leave that there is nothing for them; not while lines may come back
-        unstarted.
-        """
+        """Tell clients that would leave that there is nothing; not while lines may come back unbegun."""
         leaving = [client for client in self.waiting if client.leaving]
-        soon = boottime() - RETURN
-        jobs = self.server.sessions.jobs.values()
-        if not leaving or (not self.server.stopping and any(grant.may_return(soon) for grant in jobs)):
+        if not leaving:
             return
-        found = self.round
+        stopping = self._server.stopping
+        soon = boottime() - RETURN
+        jobs = self._server.sessions.jobs.values()
+        if not stopping and any(grant.may_return(soon) for grant in jobs):
+            return
+        found = self._round
         for client in leaving:
-            if client.link and not client.memberships and (self.server.stopping or self._may_leave(client)):
+            if client.may_be_served and (stopping or self._may_leave(client)):
                 client.tell_nothing(found)
 
     def _may_leave(self, client: Client) -> bool:
-        """Whether there is nothing for a client, nor will be: by a whole round for it, that began after it
-        asked.
-        """
-        found = self.round
-        if client not in found.takers or found.began < client.asked_at or (client.follow and not found.ended):
+        """Whether there is nothing for a client, nor will be: by a whole round for it since it has asked."""
+        found = self._round
+        if client not in found.takers or found.began < client.asked_at:
+            return False
+        if client.follow and not found.ended:
             return False
         return not self.looking and client not in self._reserved() and not found.waits_for(client)
 
@@ -2862,45 +3153,60 @@ class Dispatcher:
 
     def _arrange(self, batch: Batch) -> None:
         """Start a group whose hosts all have a free slot; keep the hosts of others free, if all are there."""
-        if not (batch.plans or self.groups or self.stalls.since):
+        if not (batch.plans or self._groups or self._stalls.since):
             return
         found = {plan.first.offset: plan for plan in batch.plans}
-        self.groups = found if batch.miss is not None and not batch.unfinished else {**self.groups, **found}
+        has_seen_all = batch.miss is not None and not batch.unfinished
+        self._groups = found if has_seen_all else {**self._groups, **found}
         stalls: list[Stall] = []
         reserved: set[Client] = set()
-        for _, plan in sorted(self.groups.items()):
+        for _, plan in sorted(self._groups.items()):
             if plan.met.waits:
                 continue                                # such as one that the server before us has started
             if len(plan.hosts) > Group.HOSTS:
                 self.say_once(f"line {plan.first.number}: the group {printable(plan.met.name)} has more than "
                               f"{Group.HOSTS} hosts; it waits")
                 continue
-            clients = self._choose(plan, {client: min(client.want, client.room) for client in self.waiting
-                                        if client.link and not client.memberships and client not in reserved})
-            absent = [host for host, client in clients.items()
-                      if not client and not self._is_here(JobSettings(hosts=(host,)))]
-            busy = [host for host, client in clients.items() if not client and host not in absent]
-            if absent or busy:
-                what = f"host {absent[0]}" if absent else f"a free slot of host {busy[0]}"
-                stalls.append(Stall(plan.met.name, f"line {plan.first.number}, of the group "
-                                                   f"{printable(plan.met.name)}, waits for {what}"))
-                plan.clients = self._reserve(plan, reserved)
-                reserved |= plan.clients
-            elif not self.claiming and not self.server.stopping and boottime() >= self.pause_until:
+            clients = self._choose(plan, self._free_slots(reserved))
+            missing = [host for host, client in clients.items() if not client]
+            if missing:
+                what = self._what_is_missing(missing)
+                stalls.append(Stall(plan.met.name, f"{plan.title} waits for {what}"))
+                plan.reserve(self._to_be_kept(plan, reserved))
+                reserved |= plan.reserved
+            elif not self.claiming and not self._server.stopping and boottime() >= self._pause_until:
                 chosen = {host: client for host, client in clients.items() if client}
-                plan.met.started = self.claiming = True
-                del self.groups[plan.first.offset]
-                self.worker.ask(self._start_group, self._claim_group, GroupClaim(plan, chosen))
-        self.stalls.update(stalls)
+                self._begin_group(GroupClaim(plan, chosen))
+        self._stalls.update(stalls)
 
-    def _reserve(self, plan: Plan, reserved: set[Client]) -> set[Client]:
+    def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
+        """The slots for which clients wait that are not reserved."""
+        able = [client for client in self.waiting if client.may_be_served]
+        return {client: min(client.want, client.room) for client in able if client not in reserved}
+
+    def _what_is_missing(self, hosts: list[str]) -> str:
+        """What a group waits for that has no client on these hosts."""
+        for host in hosts:
+            if not self._is_here(JobSettings(hosts=(host,))):
+                return f"host {host}"
+        return f"a free slot of host {hosts[0]}"
+
+    def _to_be_kept(self, plan: Plan, reserved: set[Client]) -> set[Client]:
         """Which clients are to be kept free for a group: all that it needs, if they are here.
 
         reserved: clients that are kept free for groups above.
         """
-        chosen = self._choose(plan, {client: client.slots for client in self.server.sessions.clients.values()
-                                  if client.link and client not in reserved})
-        return {client for client in chosen.values() if client} if all(chosen.values()) else set()
+        here = [client for client in self._server.sessions.clients.values() if client.link]
+        chosen = self._choose(plan, {client: client.slots for client in here if client not in reserved})
+        clients = {client for client in chosen.values() if client}
+        return clients if all(chosen.values()) else set()
+
+    def _begin_group(self, claim: GroupClaim) -> None:
+        """Have all lines of a group claimed; then it starts."""
+        claim.plan.begin()
+        self.claiming = True
+        del self._groups[claim.plan.first.offset]
+        self._worker.ask(self._start_group, self._claim_group, claim)
 
     def _choose(self, plan: Plan, free: dict[Client, int]) -> dict[str, Client | None]:
         """A client for each host of a group, as far as that can be: the hosts with the fewest choices choose
@@ -2908,12 +3214,8 @@ class Dispatcher:
 
         free: how many slots each client may give.
         """
-        able = {
-            host: [
-                client for client in free if client.is_called(host) and not (plan.met.ended and client.follow)
-            ]
-            for host in plan.hosts
-        }
+        clients = [client for client in free if not (plan.met.ended and client.follow)]
+        able = {host: [client for client in clients if client.is_called(host)] for host in plan.hosts}
         left = dict(free)
         chosen: dict[str, Client | None] = dict.fromkeys(plan.hosts)
         for host in sorted(able, key=lambda host: sum(free[client] for client in able[host])):
@@ -2924,15 +3226,14 @@ class Dispatcher:
         return chosen
 
     def _claim_group(self, claim: GroupClaim) -> GroupClaim:
-        """Claim all lines of a group, if that can be done.  In the worker's thread, perhaps."""
+        """Claim all lines of a group, as far as they can be had.  In the worker's thread, perhaps."""
         for host, jobs in claim.plan.hosts.items():
             client = claim.clients[host]
             for line, settings in jobs:
                 job = self._claim_line(client, line, settings)
                 if not job:
                     return claim
-                claim.grants.setdefault(host, []).append(Grant(next(self.keys), client, job))
-        claim.whole = True
+                claim.add(host, Grant(next(self._keys), client, job))
         return claim
 
     def _claim_line(self, client: Client, line: Line, settings: JobSettings) -> Job | None:
@@ -2951,32 +3252,40 @@ class Dispatcher:
         self.claiming = False
         grants = [grant for some in claim.grants.values() for grant in some]
         for grant in grants:
-            self.server.sessions.note(grant)
+            self._server.sessions.note(grant)
         links = {client: client.link for client in claim.clients.values() if client.link}
         all_here = links.keys() == set(claim.clients.values())
-        may_begin = claim.whole and all_here and not self.server.stopping
+        may_begin = claim.is_whole and all_here and not self._server.stopping
         if may_begin:
-            Group(self, claim, links).prepare()
+            Group(self, self._server.sessions, self._server.stdout, claim, links).prepare()
         else:
-            claim.plan.met.started = False
+            claim.plan.call_off()
             for grant in grants:
-                self.server.sessions.settle(grant, Outcome(End.RETURNED, None))
-        self.server.leave_if_over()
+                self._server.sessions.settle(grant, Outcome(End.RETURNED, None))
+        self._server.leave_if_over()
         self.look_again(pause=0.0 if may_begin else 1.0)
 
     def say_once(self, text: str) -> None:
         """Say what may come again and again."""
-        if text not in self.said:
-            self.said.add(text)
-            self.say(text)
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
 
     def look_again(self, pause: float = 0.0) -> None:
         """Look for lines soon; for groups only after a pause."""
-        self.pause_until = max(self.pause_until, boottime() + pause)
-        self.loop.call_soon(self.hand_out)
+        self._pause_until = max(self._pause_until, boottime() + pause)
+        self._loop.call_soon(self.hand_out)
 
 
 # ======== The server ========================================================================================
+#
+# Before there is an event loop: options, files, sockets, token and keeper, so that what is wrong is told to
+# whoever has typed the command.  In the loop: the server first takes over what the one before has left, then
+# lets clients in, and then waits for `over`, a reason to leave:
+#
+#     nothing is handed out any more (`stopping`: a signal that lets jobs end, --exit-when-done, --max-failed,
+#     a file that cannot be used), no line is held, and all that was told is dealt with;
+#     INT or TERM, or a defect: what runs is left to the keeper, and so to the next server.
 
 
 class Server(Program):
@@ -2987,42 +3296,42 @@ class Server(Program):
         options = parse(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
-        self.argv = argv
-        self.mount = check_mount(self.path, options.single_host, self.say)
+        self._argv = argv
+        self._mount = check_mount(self.path, options.single_host, self.say)
         os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
         if not options.dry_run:
-            check_companion(self.path, self.mount)
-        check_job_file(self.path, self.mount.network, self.say)
+            check_companion(self.path, self._mount)
+        check_job_file(self.path, self._mount.network, self.say)
         self.stopping = False                   # nothing more is handed out
-        self.counting = False                   # the file is being counted, before we leave
-        self.account: Account | None = None     # what it held when we left
-        self.code: int | None = None            # of a signal: the exit status
+        self._counting = False                  # the file is being counted, before we leave
+        self._account: Account | None = None    # what the file held when we left; None: nobody knows
+        self._code: int | None = None           # the exit status after a signal or a defect
         self.began = time.time()
-        self.unaccepted = 0                     # connections, since that was said last
-        self.unaccepted_said = -UNACCEPTED      # when that was, by boottime()
+        self._unaccepted = 0                    # connections, since that was said last
+        self._unaccepted_said: float | None = None      # when that was, by boottime(); None: never
 
     # -- from start to end -----------------------------------------------------------------------------------
 
     def main(self) -> int:
         """Check and open everything, then serve; the exit status.  Raises Problem."""
         if self.options.dry_run:
-            put_lines(
-                map(os.fsencode, preview(JobFile(self.path, say=self.say, mount=self.mount, read_only=True)))
-            )
+            file = JobFile(self.path, say=self.say, mount=self._mount, read_only=True)
+            put_lines(map(os.fsencode, preview(file)))
             return 0
-        self.stores = self.open_stores(self.mount.network, self.path)
+        self.stores = self.open_stores(self._mount.network, self.path)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self.sockets = listen(self.options.host, self.options.port)
-        self.port = self.sockets[0].getsockname()[1]
-        self.token, shown = choose_token(self.options.new_token)
+        self._sockets = listen(self.options.host, self.options.port)
+        self.port = self._sockets[0].getsockname()[1]
+        token, shown = choose_token(self.options.new_token)
+        self._token = token
         hold_signals()                          # before there is a keeper, which would outlive us for a while
         try:
-            self.keeper = KeeperLink(self.path, self.options.grace)
-            self.keeper.open()
+            self._keeper = KeeperLink(self.path, self.options.grace)
+            self._keeper.open()
         except Problem as problem:
             raise Problem(f"{self.path}: {problem}") from None
-        except NoKeeper:
+        except NameTaken:
             self._say_unkept(
                 "somebody else has taken the name of its keeper's socket: serving without a keeper"
             )
@@ -3034,34 +3343,31 @@ class Server(Program):
 
     async def work(self) -> int:
         """Serve until there is a reason to leave; the exit status."""
-        self.over = self.loop.create_future()   # a reason to leave
-        self.hurry = self.loop.create_future()  # another signal
-        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self.mount,
-                               keep=self.keeper.keep)
+        self.over = self.loop.create_future()   # there is a reason to leave
+        self._hurry = self.loop.create_future()     # another signal came after that
+        self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount,
+                               keep=self._keeper.keep)
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
         self.dispatcher = Dispatcher(self)
         at_once, crowd = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        self.sessions = Sessions(self, self._trouble, crowd)
+        self.sessions = Sessions(self, self._trouble, crowd, self.options.grace)
         self.accountant = Accountant(self)
         self.failures = Failures(self.file, self.worker)
         if self.options.max_failed:
             await self.failures.count()
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
-        connected = functools.partial(ClientLink, self.sessions, self.token)
+        connected = functools.partial(ClientLink, self.sessions, self._token)
         servers = [
-            await self.loop.create_server(connected, sock=sock, backlog=at_once) for sock in self.sockets
+            await self.loop.create_server(connected, sock=sock, backlog=at_once) for sock in self._sockets
         ]
-        for sock in self.sockets:
-            sock.listen(BACKLOG)  # what asyncio accepts at once is less than may wait
+        for sock in self._sockets:
+            sock.listen(BACKLOG)                # asyncio has set it to what it accepts at once
         chores = [
-            watched(chore)
-            for chore in (
-                self.dispatcher.poll(),
-                self.sessions.look_after(),
-                self._tick(),
-                self._watch_failures(),
-            )
+            watched(self.dispatcher.poll()),
+            watched(self.sessions.look_after()),
+            watched(self._tick()),
+            watched(self._watch_failures()),
         ]
         await self.over
         for chore in chores:
@@ -3069,56 +3375,67 @@ class Server(Program):
         for server in servers:
             server.close()
         await self._close()
-        return self.tally.status(self.account) if self.code is None else self.code
+        return self.tally.status(self._account) if self._code is None else self._code
 
     async def _close(self) -> None:
-        """Sync and send everything, then let the connections go."""
-        seconds = None if self.code is None else runmaker4.Runner.LAST_TRIES        # after a signal
+        """Write and send everything, then let connections and keeper go, and say how it was."""
+        seconds = None if self._code is None else runmaker4.Runner.LAST_TRIES
         self.sessions.tick()
         await self._in_time(self.worker.flush(), seconds)
-        if self.code is not None and not self.defects:
+        if self._was_signalled:
             self._part()
         self.worker.ask(lambda done: None, self.file.close)
+        await self._let_links_go()
+        self._let_keeper_go()
+        await self._in_time(self.worker.flush(), seconds)
+        await self.print_rest(self.stdout, lambda: self._code is not None)
+        if self._was_signalled:
+            # a file system that does not answer is not waited for
+            count = await self._in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
+            self._account = count and count.account_of_all()
+        self._say_summary()
+        await self.print_rest(self.stderr, lambda: self._code is not None)
+
+    @property
+    def _was_signalled(self) -> bool:
+        """Whether a signal makes us leave, and no defect does."""
+        return self._code is not None and not self.defects
+
+    async def _let_links_go(self) -> None:
+        """End all connections.  If one is closed with something unread, what we said on it is lost."""
         for link in list(self.sessions.links):
             link.end()
         end = self.loop.time() + 1.0
-        # if closed with something unread, what we said is lost
         while self.sessions.links and self.loop.time() < end:
             await asyncio.sleep(0.01)
-        # lines may be held of which we know nothing
+
+    def _let_keeper_go(self) -> None:
+        """Let the keeper end, unless lines are held; lines that we do not know of may be, too."""
         unknown = self.defects or self.sessions.recovery.abandoned
-        if self.keeper.life and not self.sessions.jobs and not unknown:
-            self.loop.remove_reader(self.keeper.life)
-            self.keeper.dismiss()
-        await self._in_time(self.worker.flush(), seconds)
-        await self.print_rest(self.stdout, lambda: self.code is not None)
-        # a file system that does not answer is not waited for
-        if self.code is not None and not self.defects:
-            count = await self._in_time(self.accountant.count(), runmaker4.Runner.LAST_LOOK)
-            self.account = count and count.account_of_all()
-        port = "" if self.port == PORT else f"--port {self.port} "
-        host = self.options.host
-        client = f"{port}{os.uname().nodename if host in (None, '0.0.0.0', '::') else host}"
+        if self._keeper.life and not self.sessions.jobs and not unknown:
+            self.loop.remove_reader(self._keeper.life)
+            self._keeper.dismiss()
+
+    def _say_summary(self) -> None:
+        """The closing line."""
         orphans = self.dispatcher.cursor.orphans
-        words = list(self.argv)
-        if self.options.port != self.port:              # the last one counts; behind a -- it would be a file
+        seconds = time.time() - self.began
+        why = why_command(self.options.outdir, self.label)
+        self.say(self.tally.summary(self._account, orphans, seconds, self._again, self.regroup, why))
+
+    def _again(self, option: str) -> str:
+        """The commands that run jobs again, by this option of a client; "": there is none."""
+        if not option:
+            return ""
+        words = list(self._argv)
+        if self.options.port != self.port:      # the last one counts; behind a -- it would be a file
             end = words.index("--") if "--" in words else len(words)
             words[end:end] = ["--port", str(self.port)]
-        # we are about to leave
         server = f"{runmaker4.own_name('runmaker4-server')} {shlex.join(words)}"
-        self.say(
-            self.tally.summary(
-                self.account,
-                orphans,
-                time.time() - self.began,
-                lambda option: (
-                    option and f"{server}, with {runmaker4.own_name('runmaker4-client')} {option} {client}"
-                ),
-                self.regroup,
-                why_command(self.options.outdir, self.label),
-            )
-        )
-        await self.print_rest(self.stderr, lambda: self.code is not None)
+        port = "" if self.port == PORT else f"--port {self.port} "
+        everywhere = self.options.host in (None, "0.0.0.0", "::")
+        host = os.uname().nodename if everywhere else self.options.host
+        return f"{server}, with {runmaker4.own_name('runmaker4-client')} {option} {port}{host}"
 
     def _part(self) -> None:
         """After a signal: acknowledge all that is dealt with by now, and say that the next server is to be
@@ -3134,7 +3451,7 @@ class Server(Program):
     async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
         """The answer to this; None if it does not come in time, or before another signal."""
         task = watched(work)
-        await asyncio.wait([task, self.hurry], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, self._hurry], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not task.exception() else None
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -3147,11 +3464,14 @@ class Server(Program):
 
     def _note_unaccepted(self, error: OSError) -> None:
         """Say it now and then: asyncio tries hundreds of times a second."""
-        self.unaccepted += 1
-        if boottime() - self.unaccepted_said > UNACCEPTED:
-            often = f" ({self.unaccepted} times since that was said last)" if self.unaccepted > 1 else ""
-            self.say(f"a connection was not accepted: {reason(error)}{often}")
-            self.unaccepted, self.unaccepted_said = 0, boottime()
+        self._unaccepted += 1
+        now = boottime()
+        if self._unaccepted_said is not None and now - self._unaccepted_said <= UNACCEPTED:
+            return
+        often = f" ({self._unaccepted} times since that was said last)" if self._unaccepted > 1 else ""
+        self.say(f"a connection was not accepted: {reason(error)}{often}")
+        self._unaccepted = 0
+        self._unaccepted_said = now
 
     def relieved(self) -> None:
         if not self.records.behind(Writer.LOW):
@@ -3161,25 +3481,26 @@ class Server(Program):
     def end_for_defect(self) -> None:
         """Leave at once, as after a signal: what runs is the next server's, and clients wait for that one."""
         if not self.over.done():
-            self.code = 1
+            self._code = 1
             self.stopping = True
             self.over.set_result(None)
 
     def _end(self, number: int) -> None:
         """INT, TERM: leave; what runs is kept for the next server."""
         if self.over.done():
-            if not self.hurry.done():
-                self.hurry.set_result(None)
+            if not self._hurry.done():
+                self._hurry.set_result(None)
             return
-        self.code = 128 + number
+        self._code = 128 + number
         self.stopping = True
-        kept = self.sessions.kept(self.sessions.jobs) if self.keeper.life else ""
+        kept = self.sessions.kept(self.sessions.jobs) if self._keeper.life else ""
         self.say(f"{signal.Signals(number).name}: stopping{kept}" + (", for the next server" if kept else ""))
         self.over.set_result(None)
 
     def _drain(self, number: int) -> None:
         """HUP, USR1, QUIT: hand out nothing more, leave when nothing runs."""
-        name, waiting = signal.Signals(number).name, plural(len(self.sessions.jobs), "job")
+        name = signal.Signals(number).name
+        waiting = plural(len(self.sessions.jobs), "job")
         self.say(f"{name}: handing out no more jobs, waiting for {waiting}")
         self.stop()
 
@@ -3190,7 +3511,7 @@ class Server(Program):
             self.note_failures(await self.failures.count())
 
     def note_failures(self, count: int) -> None:
-        """So many jobs are failed or in error that were not so at the start."""
+        """`count` jobs are failed or in error that were not so at the start."""
         if 0 < self.options.max_failed <= count and not self.stopping:
             waiting = plural(len(self.sessions.jobs), "job")
             self.say(f"{too_many_failures(count)}: handing out no more jobs, waiting for {waiting}")
@@ -3198,6 +3519,7 @@ class Server(Program):
             self.stop()
 
     def stop(self) -> None:
+        """Hand out nothing more; leave when nothing runs."""
         self.stopping = True
         self.sessions.abort_groups(self.sessions.jobs)
         self.dispatcher.answer_waiting()
@@ -3207,29 +3529,29 @@ class Server(Program):
         """Leave if nothing is handed out any more, nothing runs, and all that clients have told is dealt
         with.
         """
-        if not self.counting and self._is_over():
-            self.counting = True
+        if not self._counting and self._is_over():
+            self._counting = True
             watched(self._leave())
 
     def _is_over(self) -> bool:
         """Whether nothing is left for us to do."""
-        return self.stopping and not (
-            self.sessions.jobs
-            or self.dispatcher.claiming
-            or self.over.done()
-            or any(not client.inbox.is_dealt_with for client in self.sessions.clients.values() if client.link)
-        )
+        if not self.stopping or self.over.done():
+            return False
+        if self.sessions.jobs or self.dispatcher.claiming:
+            return False
+        here = [client for client in self.sessions.clients.values() if client.link]
+        return all(client.inbox.is_dealt_with for client in here)
 
     async def _leave(self) -> None:
         """Count the file, then leave: what it holds decides the exit status, ours and that of the clients."""
         clients = Takers(client for client in self.sessions.clients.values() if client.link)
         count = await self.accountant.count(clients, surely=True)
-        self.counting = False
+        self._counting = False
         if not self._is_over():
             # a client came back with a job, or a signal has ended us
             return
         if count.account:
-            self.account = count.account_of_all()
+            self._account = count.account_of_all()
         elif not self.tally.trouble:
             self.say(f"{count.fault}; nobody knows what it holds now")
         for client in self.sessions.clients.values():
@@ -3241,14 +3563,14 @@ class Server(Program):
 
     async def _set_up_keeper(self) -> None:
         """Take over what the server before us left, before clients can come."""
-        self.keeper.introduce()
-        if self.keeper.locks >= 0:
-            await self.sessions.recovery.inherit(self.keeper.locks)
+        self._keeper.introduce()
+        if self._keeper.locks >= 0:
+            await self.sessions.recovery.inherit(self._keeper.locks)
         self._watch_keeper()
 
     def _watch_keeper(self) -> None:
         """Notice when the keeper dies."""
-        life = self.keeper.life
+        life = self._keeper.life
         if life:
             self.loop.add_reader(life, self._keeper_died, life)
 
@@ -3259,7 +3581,7 @@ class Server(Program):
         """Somebody killed it."""
         self.loop.remove_reader(life)
         try:
-            self.keeper.revive()
+            self._keeper.revive()
         except OSError as error:
             self._say_unkept(f"the keeper has died and cannot be started again: {reason(error)}")
             return
@@ -3286,17 +3608,18 @@ class Server(Program):
     async def _stop_if_done(self) -> None:
         """Stop if all jobs have ended, or no more will be started."""
         count = await self.accountant.count()
-        account = count.account
-        over = account and not (
-            account.half_saved or account.now.running or (account.now.new and not count.stopped)
-        )
-        if over and not self.sessions.jobs and not self.stopping and not self.dispatcher.looking:
-            if count.stopped:
-                self.say(count.stopped)
-            self.stop()
+        if not count.is_done or self.sessions.jobs or self.stopping or self.dispatcher.looking:
+            return
+        if count.stopped:
+            self.say(count.stopped)
+        self.stop()
 
 
-# ======== Start =============================================================================================
+# ======== Token and sockets =================================================================================
+#
+# One token serves all servers of a user: it is in a file that only the user can read, unless $RUNMAKER4_TOKEN
+# gives it.  One socket takes IPv6 and IPv4 where the system allows that; else there is one for each family,
+# on one port.
 
 
 def choose_token(new: bool) -> tuple[str, str]:
@@ -3319,12 +3642,11 @@ def choose_token(new: bool) -> tuple[str, str]:
 
 
 def room_for_strangers(descriptors: int) -> tuple[int, int]:
-    """How many connections are accepted at once, and how many strangers may be there: a quarter of all
-    descriptors.
+    """How many connections are accepted at once, and how many strangers may be there.
 
-    The rest is for clients and their output.  Of what asyncio accepts at once it hands us some, and closes
-    what we have dropped, only turns of its loop later: up to four times as many as are accepted in one turn
-    are open besides.
+    Together they use a quarter of the descriptors; the rest is for clients and their output.  asyncio hands
+    us what it accepts, and closes what we drop, some turns of its loop later: up to four times as many as are
+    accepted in one turn are open besides.
     """
     quarter = descriptors // 4
     return min(BACKLOG, quarter // 8), min(CROWD, quarter // 2)
@@ -3336,11 +3658,8 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
     try:
         if not host and socket.has_dualstack_ipv6():
             with contextlib.suppress(PermissionError):
-                return [
-                    socket.create_server(
-                        ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
-                    )
-                ]
+                family = socket.AF_INET6
+                return [socket.create_server(("", port), family=family, dualstack_ipv6=True, backlog=BACKLOG)]
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         sockets: list[socket.socket] = []
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
@@ -3351,11 +3670,8 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
     except UnicodeError:
         raise Problem(f"{where}: no name of a host (see --host)") from None
     except OSError as error:
-        hint = (
-            "is another server running? --port gives another one"
-            if "in use" in str(error)
-            else "see --host, --port"
-        )
+        in_use = error.errno == errno.EADDRINUSE
+        hint = "is another server running? --port gives another one" if in_use else "see --host, --port"
         raise Problem(f"{where}: {reason(error)} ({hint})") from None
 
 

@@ -704,9 +704,9 @@ class LinesOfADeadServer(JobFileCase):
         text = b" echo same"
         file, jobs = self.adopt([b" first", text], b"r first\n# new\nd%s\nr%s\n" % (text, text))
         ended, alone = runmaker4.Line(3, 3, 9, b".", text), runmaker4.Line(2, 2, 99, b".", b" echo alone")
-        self.assertEqual(file.settled({ended: b"d", alone: b"d"}, bool(jobs)), {ended})
-        self.assertEqual(file.settled({ended: b"!"}, bool(jobs)), set())
-        self.assertEqual(file.settled({ended: b"d"}, False), set())
+        self.assertEqual(file.lines_with_results({ended: b"d", alone: b"d"}, moved=bool(jobs)), {ended})
+        self.assertEqual(file.lines_with_results({ended: b"!"}, moved=bool(jobs)), set())
+        self.assertEqual(file.lines_with_results({ended: b"d"}, moved=False), set())
 
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
         text = b" echo"
