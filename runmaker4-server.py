@@ -12,9 +12,9 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
     hello      who it is, and what it may take          welcome    which file is served, which of these are
                                                                    not its jobs any more, what output is
                                                                    collected, the number of the last event
-    claim      so many more jobs for so many slots      jobs       some, as soon as there are any
-               (last: it will leave if there are none)  nothing    in answer to `last`, after another look at
-                                                                   the file
+    claim      for how many slots it wants jobs now,    jobs       some, as soon as there are any
+               and how many it has (last: it will       nothing    in answer to `last`, after another look at
+               leave if there are no jobs)                         the file
     ping       every five seconds                       pong
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
                                                                    clock
@@ -28,7 +28,7 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
                                                         fault      a result could not be written
                                                         lost       somebody else has this line now: stop the
                                                                    job
-    account    what does the file hold?                 account    so many jobs in each state, and whether new
+    account    what does the file hold?                 account    how many jobs in each state; whether new
                                                                    ones are left that it could have run
     bye        it leaves and has no more jobs           closing    the server leaves (done: nothing is handed
                                                                    out any more; with the account)
@@ -44,9 +44,9 @@ What keeps jobs from being lost or run twice:
  3. A client that comes back says which jobs it has.  It keeps a job whose line nobody has taken since;
     of any other it stops its copy.  Jobs that it does not name were not started, and become `.`; so do jobs
     that it gives back because it had not begun them when it lost the server.  Of runs that go on it also
-    sends again what was acknowledged by another server: their `begin`, and the output of the lines that they
-    have begun.  It may lie: a job has the number that the server remembers, or finds in the journal or in the
-    file, and not the one it names.
+    sends again what another server has acknowledged: their `begin`, and the output of the lines that they
+    have begun.  A client may lie: a job has the number that the server remembers, or finds in the journal or
+    in the file, and not the one that the client names.
  4. All locks are on one open file description, shared with a keeper: a small process that does nothing but
     outlive the server by the grace.  The next server gets the description from it, and so the lines that are
     locked on it.  The clients that come back say whose they are; lines that none has named become `e` after
@@ -338,7 +338,7 @@ class SharedCompanion(Companion):
         return self._shared
 
     def close_seat(self, fd: int) -> None:
-        """Others may have seats on it."""
+        """It stays open: other seats may be on it."""
 
     def discard(self, fd: int) -> None:
         close_all(fd)
@@ -385,7 +385,7 @@ class SharedCompanion(Companion):
         return seat
 
     def drop_unclaimed(self) -> None:
-        """Nobody comes for the rest of the seats of the server before."""
+        """Free the rest of the seats of the server before: nobody comes for them any more."""
         for at in self.unclaimed:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and they with it
                 unlock(self._shared, at)
@@ -450,7 +450,7 @@ class ServedFile(JobFile):
         return jobs
 
     def _adopt(self, job: Job, at: int) -> Job:
-        """A job has this seat, which is locked."""
+        """A job holds this seat, which is locked already, from now on."""
         job.seat = self.companion.adopt(at)
         self.held[job] = None
         return job
@@ -495,7 +495,7 @@ class ServedFile(JobFile):
         return written
 
 
-TAKING_BACK = Taker("")             # of a line whose client is not known yet
+TAKING_BACK = Taker("")             # takes a line that is claimed again, until its client is known
 
 
 # ======== The keeper ========================================================================================
@@ -748,7 +748,7 @@ class KeeperLink:
         self._close()
 
     def _close(self) -> None:
-        """Say no more to the keeper."""
+        """Close our end: the keeper hears nothing more from us."""
         if self.life:
             self.life.close()
             self.life = None
@@ -810,7 +810,7 @@ class Phase(enum.Enum):
 
 
 class End(enum.Enum):
-    """Why a client has a line no more, and what is shown where nothing better is known."""
+    """Why a line has left its client, and what is shown where nothing better is known."""
     RAN = "ended"                       # its job has come to its end
     TIMEOUT = "timeout"
     UNSTARTED = "not started"           # its job could not be started
@@ -945,7 +945,7 @@ class Grant:
         self.record = None
 
     def end_run(self) -> Run | None:
-        """The run of which records were kept, if there is one: it goes on no more."""
+        """Records are kept of no run any more; the run of which they were kept, if there was one."""
         run = self.run
         self.run = None
         return run
@@ -1089,7 +1089,7 @@ class Client(Taker):
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
-        # of the cursor's orphans so many were marked before it came, or it was told of them
+        # how many of the cursor's orphans were marked before it came, or it was told of
         self._orphans = len(sessions.cursor.orphans)
         self.inbox = Inbox()
         self._timer: asyncio.TimerHandle | None = None      # until events are acknowledged
@@ -1282,7 +1282,7 @@ class Client(Taker):
         self.grants[grant.key] = grant
 
     def forget(self, grant: Grant) -> None:
-        """It has this line no more."""
+        """This line is not its own any more."""
         del self.grants[grant.key]
 
     def supply(self, slots: int) -> None:
@@ -1792,7 +1792,7 @@ Jobs = list[tuple[Line, JobSettings]]
 
 
 class Clock:
-    """How far a client's clock is from ours, by asking."""
+    """How far a client's clock is from ours.  It is asked several times; the quickest answer tells best."""
     QUESTIONS = 8
 
     def __init__(self, link: ClientLink, known: Callable[[], None]) -> None:
@@ -1816,7 +1816,7 @@ class Clock:
         self._link.flush()
 
     def answer(self, theirs: float) -> None:
-        """It has answered."""
+        """Its clock says `theirs`."""
         if not self._unanswered:
             return
         now = self._loop.time()
@@ -1831,7 +1831,7 @@ class Clock:
 
 
 def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
-    """Which host gets which jobs of a group: those below one directive go to its hosts in turn.
+    """Which host gets which jobs of a group: the jobs below one directive go to its hosts in turn.
 
     Raises OSError.
     """
@@ -1847,7 +1847,7 @@ def jobs_by_host(file: Reader, jobs: Jobs) -> dict[str, Jobs]:
 
 
 def count_below(file: Reader, directive: Line, last: int) -> dict[int, int]:
-    """The job lines below a directive, by their offsets up to the last one: which in order each is.
+    """The job lines below a directive, up to the last one: how many stand above each, by their offsets.
 
     Raises OSError.
     """
@@ -1953,7 +1953,7 @@ class Member:
         self.lost = True
 
     def empty_queue(self) -> Sequence[Grant]:
-        """Its client is told of no more jobs; the ones that are left."""
+        """Its client is told of no further job; the jobs that are left."""
         left = self.queue
         self.queue = deque()
         return left
@@ -2019,7 +2019,7 @@ class Group:
             self._release()
 
     def _give_up(self) -> None:
-        """Somebody takes too long."""
+        """A client takes too long."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.PREPARING)}: "
@@ -2043,7 +2043,7 @@ class Group:
             member.client.flush()
 
     def abort(self) -> None:
-        """Nobody has begun: give all lines back.  Too late for that, it goes on."""
+        """Nobody has begun: give all lines back.  A group that has begun goes on."""
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
@@ -2103,7 +2103,7 @@ class Group:
             self._finish()
 
     def _stop(self) -> None:
-        """Too many hosts are lost: end what runs, and begin no more."""
+        """Too many hosts are lost: end what runs, and begin nothing more."""
         self.stage = Stage.STOPPED
         self._timer.cancel()
         for member in self._members:
@@ -2176,7 +2176,7 @@ def preview(file: JobFile) -> Iterator[str]:
 
 
 def preview_group(file: Reader, jobs: Jobs) -> Iterator[str]:
-    """The part of a preview for a group.  Raises OSError."""
+    """What a preview says of a group.  Raises OSError."""
     if not jobs:
         return
     hosts = jobs_by_host(file, jobs)
@@ -2249,7 +2249,7 @@ class Accountant:
 
     @property
     def pause(self) -> float:
-        """Seconds until the file may be counted again: that shall take no more than a fifth of the time."""
+        """Seconds until the file may be counted again: counting shall take a fifth of the time at most."""
         return max(self._counted + self._rest - boottime(), 0.0)
 
     def ask(self, link: ClientLink, leaves: bool) -> None:
@@ -2371,8 +2371,8 @@ class Sessions:
     def __init__(self, server: Server, trouble: Say, crowd: int, grace: float) -> None:
         """server: that hands out the jobs; what it has at its start is used here, too.
 
-        trouble: told what is lost.  crowd: so many connections may be those of strangers, at most.  grace:
-        seconds for which a client that is lost may come back.
+        trouble: told what is lost.  crowd: how many connections may be those of strangers.  grace: seconds
+        for which a client that is lost may come back.
         """
         self.server = server
         self.loop = server.loop
@@ -2399,7 +2399,7 @@ class Sessions:
         self.jobs[grant.key] = grant
 
     def forget(self, grant: Grant) -> bool:
-        """Nobody has this line any more; whether somebody had it."""
+        """No client has this line any more; whether one had it."""
         if grant.phase is Phase.OVER:
             return False
         grant.forget()
@@ -2410,7 +2410,7 @@ class Sessions:
         return True
 
     def _conclude(self, grant: Grant, outcome: Outcome) -> None:
-        """That has become of a line, which nobody has any more."""
+        """A line has come to this end, and no client has it any more: its group hears of it."""
         if self.forget(grant) and grant.member:
             grant.member.group.end(grant.member, grant, outcome)
 
@@ -2530,7 +2530,7 @@ class Sessions:
     def take_event(self, client: Client, kind: str, message: Message) -> None:
         """Something has happened at a client, which is told once or more often.  Raises WireError.
 
-        An event that makes no sense counts as taken: it would make no more sense when it came again.
+        An event that makes no sense counts as taken: it would make no sense when it came again, either.
         """
         number = message.whole("n")
         if not client.inbox.take(number):
@@ -2593,7 +2593,7 @@ class Sessions:
         client.acknowledge_soon()
         self.server.leave_if_over()
 
-    # -- output that comes faster than it goes ---------------------------------------------------------------
+    # -- output that comes faster than it is written ---------------------------------------------------------
 
     def window(self) -> int:
         """How many bytes of output each client may have in flight."""
@@ -2728,7 +2728,7 @@ class Recovery:
         return None
 
     async def _await_clients(self) -> None:
-        """Once the grace is over nobody comes any more, neither for lines nor for seats without lines."""
+        """Wait until the grace is over: nobody comes any more then, for lines or for seats without lines."""
         await self._sessions.add(self._absent)
         self._worker.post(self.file.companion.drop_unclaimed)
 
@@ -2744,8 +2744,8 @@ class Recovery:
             return await self._reclaim_next(client, claims)
 
     async def _reclaim_next(self, client: Client, claims: Sequence[Known]) -> dict[Otherwise, list[str]]:
-        # What another client has cannot be claimed, until it is the other's no more.  Then it may be this
-        # one's, from before its grace was over.
+        # What another client has cannot be claimed before the other has lost it.  Then it may be this one's,
+        # from before its grace was over.
         others = {claim.key for claim in claims if self._is_anothers(claim.key, client)}
         settled = {claim.key for claim in claims if claim.key in self._settled}
         known = {*client.grants, *others, *settled}
@@ -3075,7 +3075,7 @@ class Dispatcher:
             self._loop.call_soon(self._look_on)
 
     def _note_miss(self, miss: Miss) -> None:
-        """There was nothing more."""
+        """A look has found nothing more."""
         if miss.round and miss.whole:
             self._round = miss.round
         if not miss.unfinished:
@@ -3266,13 +3266,13 @@ class Dispatcher:
         self.look_again(pause=0.0 if may_begin else 1.0)
 
     def say_once(self, text: str) -> None:
-        """Say what may come again and again."""
+        """Say what would else be said again and again."""
         if text not in self._said:
             self._said.add(text)
             self._say(text)
 
     def look_again(self, pause: float = 0.0) -> None:
-        """Look for lines soon; for groups only after a pause."""
+        """Look for lines soon.  pause: seconds in which no group is started."""
         self._pause_until = max(self._pause_until, boottime() + pause)
         self._loop.call_soon(self.hand_out)
 
@@ -3578,7 +3578,7 @@ class Server(Program):
         self.say(f"{why} (the lines of running jobs will not outlive the server)")
 
     def _keeper_died(self, life: socket.socket) -> None:
-        """Somebody killed it."""
+        """The keeper is dead: somebody has killed it.  Start another."""
         self.loop.remove_reader(life)
         try:
             self._keeper.revive()
