@@ -2808,9 +2808,25 @@ class Recovery:
         claimed = [claim for claim in claims if claim.line not in settled]
         claimed.sort(key=lambda claim: claim.turn)
         jobs = self._assign(claimed, inherited)
-        left = [claim for claim in claimed if claim.line not in jobs]
-        jobs.update(self._take_back(left))
-        recovered = {claim: jobs[claim.line] for claim in claimed if claim.line in jobs}
+        taken: dict[Line, Job] = {}
+        try:
+            for line, job in self._take_back([claim for claim in claimed if claim.line not in jobs]):
+                taken[line] = job
+            jobs.update(taken)
+            recovered = {claim: jobs[claim.line] for claim in claimed if claim.line in jobs}
+            return self._tell_found(claims, recovered, settled)
+        except OSError:
+            # the client is told that all are lost
+            for job in taken.values():
+                self.file.give_up(job)
+            raise
+
+    def _tell_found(self, claims: Sequence[Known], recovered: dict[Known, Job],
+                    settled: set[Line]) -> list[Recovered]:
+        """What becomes of each of these jobs.  recovered: what is held for some of them.
+
+        settled: lines with their jobs' results.  Raises OSError.
+        """
         moved_away = self._number(recovered)
         found: list[Recovered] = []
         for claim in claims:
@@ -2830,25 +2846,16 @@ class Recovery:
             jobs.update(self.file.assign([claim.line for claim in alike], free))
         return jobs
 
-    def _take_back(self, claims: Sequence[Known]) -> dict[Line, Job]:
-        """Hold the lines of these jobs again, as far as they are free.  Raises OSError: then none is held."""
+    def _take_back(self, claims: Sequence[Known]) -> Iterator[tuple[Line, Job]]:
+        """Hold the lines of these jobs again, as far as they are free.  Raises OSError."""
         lines = self.file.by_command({claim.line.command for claim in claims})      # one search for them all
         orphans = self._cursor.orphaned
-        jobs: dict[Line, Job] = {}
-        try:
-            for claim in claims:
-                line = claim.line
-                if line in jobs:
-                    continue
-                expired = self._expired_keys(claim) or line.command in orphans
-                job = self.file.take_back(line, lines[line.command], ERROR if expired else b"")
-                if job:
-                    jobs[line] = job
-        except OSError:
-            for job in jobs.values():
-                self.file.give_up(job)
-            raise
-        return jobs
+        for claim in claims:
+            line = claim.line
+            expired = self._expired_keys(claim) or line.command in orphans
+            job = self.file.take_back(line, lines[line.command], ERROR if expired else b"")
+            if job:
+                yield line, job
 
     def _otherwise(self, claim: Known, settled: set[Line]) -> Otherwise:
         """What becomes of a job that gets no line again.  settled: lines with their jobs' results.

@@ -24,7 +24,10 @@ from tests.test_units import FileCase, a_run
 from tests.values import present
 
 server = importlib.import_module(RUNSERVER[:-len(".py")])
-ServedFile = Any        # a class of that module, which only importlib can import: its name has a hyphen
+# Classes of that module, which only importlib can import: its name has a hyphen
+ServedFile = Any
+Sessions = Any
+Known = Any
 
 
 def line(number: int, text: bytes = b" CMD", state: bytes = b"!") -> runmaker4.Line:
@@ -725,6 +728,123 @@ class LinesOfADeadServer(JobFileCase):
         self.assertTrue(runmaker4.lock(other, runmaker4.row(b"echo") + 2))
         file, jobs = self.adopt([b" echo"], b"d echo\nr echo\n")
         self.assertEqual((jobs, len(file.companion.unclaimed)), ([], 1))
+
+
+class LinesOfAClientThatComesBack(JobFileCase):
+    """A server seeks the lines of jobs that it has not given to the client that names them."""
+    LINES = b"r echo one\nr echo two\n"
+
+    def sessions(self) -> Sessions:
+        """Of a server whose file has LINES, which nobody runs.  To be called in an event loop."""
+        self.path.write_bytes(self.LINES)
+        self.served = server.ServedFile(str(self.path), say=lambda text: None)
+        self.addCleanup(self.served.leave)
+        records = mock.Mock(**{"log": None, "of.return_value": b"", "find_starts.return_value": {}})
+        cursor = mock.Mock(orphans=[], orphaned=set())
+        program = mock.Mock(
+            file=self.served,
+            records=records,
+            dispatcher=mock.Mock(cursor=cursor),
+            worker=runmaker4.Worker(threaded=False),
+            tally=runmaker4.Tally(),
+        )
+        return server.Sessions(program, lambda text: None, 10, 60.0)
+
+    def claims(self) -> list[Known]:
+        """What the client says: it has both jobs, and a third one whose line is gone."""
+        texts = b" echo one", b" echo two", b" echo three"
+        lines = [runmaker4.Line(number, number, 11 * number - 11, b".", text)
+                 for number, text in enumerate(texts, 1)]
+        return [server.Known(f"{line.number:016x}", line, None, "") for line in lines]
+
+    def told(self, others: dict[Any, list[str]]) -> dict[str, list[int]]:
+        """Of which jobs the client is told what."""
+        return {what.name: [int(key, 16) for key in keys] for what, keys in others.items() if keys}
+
+    async def reclaim(self, sessions: Sessions) -> dict[str, list[int]]:
+        """The client comes; of which jobs it is told what."""
+        self.client = server.Client(sessions, "c" * 16)
+        return self.told(await sessions.recovery.reclaim(self.client, self.claims()))
+
+    def test_lines_that_nobody_runs_are_held_for_it_again(self) -> None:
+        async def come() -> None:
+            self.assertEqual(await self.reclaim(self.sessions()), {"LOST": [3]})
+            self.assertEqual([grant.job.number for grant in self.client.grants.values()], [1, 2])
+        asyncio.run(come())
+
+    def test_after_an_error_no_line_is_held_of_which_the_client_is_told_that_it_is_lost(self) -> None:
+        """Wherever the error comes: then they become `e`, and are not `r` for as long as the server lives."""
+        async def come(name: str, error_at: int) -> None:
+            sessions = self.sessions()
+            plain = getattr(self.served, name)
+            calls = iter(range(1, 10))
+
+            def failing(*args: Any) -> Any:
+                if next(calls) == error_at:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return plain(*args)
+            with mock.patch.object(self.served, name, failing):
+                self.assertEqual(await self.reclaim(sessions), {"LOST": [1, 2, 3]})
+            self.assertEqual((self.client.grants, dict(self.served.held)), ({}, {}))
+            self.assertEqual([self.served.is_orphan(line) for line in self.served.lines(b"r")], [True, True])
+        for name, error_at in ("take_back", 2), ("take_back", 3), ("state_at", 1):
+            with self.subTest(function=name, call=error_at):
+                asyncio.run(come(name, error_at))
+
+    def test_a_line_that_is_lost_while_the_others_are_sought_is_told(self) -> None:
+        async def come() -> None:
+            sessions = self.sessions()
+            client = server.Client(sessions, "c" * 16)
+            ours, sought, _ = self.claims()
+            job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=ours.line.text)
+            grant = server.Grant(ours.key, client, job, server.Phase.BEGUN)
+            sessions.note(grant)
+            plain = sessions.recovery._find
+
+            def find(*args: Any) -> Any:
+                sessions.forget(grant)              # as when another runner has taken it
+                return plain(*args)
+            with mock.patch.object(sessions.recovery, "_find", find):
+                others = await sessions.recovery.reclaim(client, [ours, sought])
+            self.assertEqual(self.told(others), {"LOST": [1]})
+            self.assertEqual([grant.job.number for grant in client.grants.values()], [2])
+        asyncio.run(come())
+
+    def test_the_end_of_an_old_grant_leaves_the_new_one_of_its_key(self) -> None:
+        """Its client came back with an equal line while what it was to get was not written yet."""
+        async def come() -> None:
+            sessions = self.sessions()
+            jobs = [runmaker4.Job(number=number, ordinal=number, offset=0, state=b".", text=b" echo")
+                    for number in (1, 2)]
+            old, new = (server.Grant("key", server.Client(sessions, name), job, server.Phase.BEGUN)
+                        for name, job in zip("ab", jobs))
+            sessions.note(old)
+            sessions.note(new)
+            self.assertTrue(sessions.forget(old))
+            self.assertIs(sessions.jobs["key"], new)
+            self.assertFalse(sessions.forget(old))
+            self.assertTrue(sessions.forget(new))
+            self.assertEqual(sessions.jobs, {})
+        asyncio.run(come())
+
+
+class StreamsOfAClient(unittest.TestCase):
+    """Output of a run at a client."""
+
+    def test_pieces_follow_each_other(self) -> None:
+        stream = server.RemoteStream(b"stdout", again=False)
+        stream.take(0, b"one")
+        for at in 0, 2, 4:
+            self.assertRaises(runmaker4.WireError, stream.take, at, b"two")
+        stream.take(3, b"two")
+        self.assertEqual(stream.received, 6)
+
+    def test_of_a_run_that_began_under_another_server_the_first_one_may_stand_anywhere(self) -> None:
+        stream = server.RemoteStream(b"stdout", again=True)
+        self.assertEqual(stream.received, 0)            # as the journal has it if nothing comes
+        stream.take(100, b"one")
+        self.assertRaises(runmaker4.WireError, stream.take, 100, b"two")
+        self.assertEqual(stream.received, 103)
 
 
 class RetriesOfMany(EditedCase):
