@@ -770,19 +770,6 @@ class KeeperLink:
 # the one place where it may be altered.
 
 
-@dataclass(eq=False)
-class Batch:
-    """What became of an attempt to claim lines."""
-    got: list[Grant]
-    plans: list[Plan]                   # of groups that were met
-    miss: Miss | None                   # why there are no more; None: it was enough
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the look is to go on."""
-        return self.miss is not None and self.miss.unfinished
-
-
 # A line that a client has is in one of these phases.  Only methods of Grant change it:
 #
 #     phase     what is known of it                              what comes next
@@ -1481,69 +1468,12 @@ class ClientLink(Link, asyncio.Protocol):
             self.drop(f"nothing was heard for {human_time(runmaker4.SILENCE)}")
 
 
-@dataclass(frozen=True)
-class Known:
-    """A job that a client says it has; its result, if it has ended."""
-    key: str
-    line: Line
-    result: bytes | None
-    mark: str                           # of its last run; "": it had none yet, as far as was told
-
-    @classmethod
-    def read(cls, item: Message) -> Known:
-        """Raises WireError."""
-        result = None if item.fields.get("result") is None else item.state("result")
-        key, text, state = item.text("id", 16), item.data("text"), item.state("state")
-        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text or state not in CLAIMABLE:
-            raise WireError("no job")
-        line = Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), state, text)
-        return cls(key, line, result, item.text("run", 512))
-
-    @property
-    def turn(self) -> int:
-        """Its turn to get a line, among jobs of one command, where others have taken some of its lines.
-
-        First the jobs that have come to their end: they are not to be run again.  Then the ones that run: to
-        stop one loses what it has done so far.  One that was interrupted, or given back, is to be run anew
-        anyway.
-        """
-        if self.result is None:
-            return 1
-        return 0 if self.result not in ERROR + self.line.state else 2
-
-
-class Otherwise(enum.Enum):
-    """What becomes of a job that a client says it has, and for which it gets no line again."""
-    LOST = enum.auto()                  # its line is another's, or gone
-    CANCELLED = enum.auto()             # somebody has set a state that is held
-    SETTLED = enum.auto()               # its result stands in its line
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What became of a job that a client says it has, and that its server does not know."""
-    claim: Known
-    job: Job | None = None              # held for it again
-    record: bytes = b""                 # in the log file
-    keeps_files: bool = True            # the files of its run in the output directory are still its own
-    otherwise: Otherwise = Otherwise.LOST       # if there is no job
-
-
-def line_key(line: Line) -> str:
-    """The key of an inherited job until its client names it; on the wire there is none like it."""
-    return f"line {line.number}"
-
-
-@dataclass(frozen=True)
-class Past:
-    """What is remembered of a job whose line became `e` after its grace."""
-    number: int
-    ordinal: int
-    row: int                            # of its command
-
-    @classmethod
-    def of(cls, job: Job) -> Past:
-        return cls(job.number, job.ordinal, row(job.command))
+# ======== Records ===========================================================================================
+#
+# What clients tell of their runs goes to the same sinks as a runner's own runs: --print, -l, --outdir,
+# --joblog.  A `Run` is made when its `begin` comes, and given up if nobody will say how it ended.  A run that
+# began under the server before goes on in the files of that one: its `begin` says `again`, and which line and
+# which files it has is found in the journal.
 
 
 # An entry of the journal about a run, as OutDir writes it: event, run, line
@@ -1579,24 +1509,6 @@ def find_starts(fd: int, commands: dict[str, bytes]) -> dict[str, int | None]:
     return found
 
 
-def remember(keys: OrderedDict[str, T], key: str, value: T, most: int) -> None:
-    """Add a key; of more than `most` the oldest is forgotten.
-
-    A dict, too, is in this order, but would need longer and longer to find its first key.
-    """
-    keys[key] = value
-    if len(keys) > most:
-        keys.popitem(last=False)
-
-
-# ======== Records ===========================================================================================
-#
-# What clients tell of their runs goes to the same sinks as a runner's own runs: --print, -l, --outdir,
-# --joblog.  A `Run` is made when its `begin` comes, and given up if nobody will say how it ended.  A run that
-# began under the server before goes on in the files of that one: its `begin` says `again`, and which line and
-# which files it has is found in the journal.
-
-
 class RemoteStream(Stream):
     """A stream of a client's run."""
 
@@ -1621,7 +1533,7 @@ class Records:
                  worker: Worker) -> None:
         log, outdir, joblog = stores
         self.log = log
-        self._outdir = outdir
+        self.outdir = outdir
         self._joblog = joblog
         self._console = console
         self._worker = worker
@@ -1629,7 +1541,7 @@ class Records:
 
     def wanted(self) -> dict[str, bool]:
         """What clients shall send: that runs begin and end, and what they print."""
-        output = bool(self.log or self._printed or self._outdir)
+        output = bool(self.log or self._printed or self.outdir)
         return dict(records=output or bool(self._joblog), output=output)
 
     def behind(self, limit: int) -> bool:
@@ -1650,11 +1562,11 @@ class Records:
 
     def find_starts(self, commands: dict[str, bytes]) -> dict[str, int | None]:
         """Lines of runs, as the journal has them (see find_starts()).  In the worker's thread, perhaps."""
-        if not self._outdir or not commands:
+        if not self.outdir or not commands:
             return {}
-        self._outdir.journal.flush()
+        self.outdir.journal.flush()
         with contextlib.suppress(OSError):      # then it says nothing
-            return find_starts(self._outdir.journal.file.fd, commands)
+            return find_starts(self.outdir.journal.file.fd, commands)
         return {}
 
     def take(self, kind: str, client: Client, grant: Grant, message: Message) -> int:
@@ -1694,7 +1606,7 @@ class Records:
         )
         grant.begin_run(run)
         for sink in run.sinks:
-            if before is not None and (sink is not self._outdir or grant.keeps_files):
+            if before is not None and (sink is not self.outdir or grant.keeps_files):
                 sink.resumed(run, before)
                 continue
             sink.starting(run)
@@ -1706,7 +1618,7 @@ class Records:
 
         It does not of a run that began under a server before us which wanted none.
         """
-        of_output = (self._printed, self._outdir, self.log) if with_output else ()
+        of_output = (self._printed, self.outdir, self.log) if with_output else ()
         return [*filter(None, (self._joblog, *of_output))]
 
     @staticmethod
@@ -1768,8 +1680,8 @@ class Records:
 
     def flush(self) -> None:
         """Write what the journal has gathered."""
-        if self._outdir:
-            self._outdir.tick()
+        if self.outdir:
+            self.outdir.tick()
 
 
 # ======== Groups ============================================================================================
@@ -2657,6 +2569,81 @@ class Sessions:
 # "Settled" is a job whose result is written.
 
 
+@dataclass(frozen=True)
+class Known:
+    """A job that a client says it has; its result, if it has ended."""
+    key: str
+    line: Line
+    result: bytes | None
+    mark: str                           # of its last run; "": it had none yet, as far as was told
+
+    @classmethod
+    def read(cls, item: Message) -> Known:
+        """Raises WireError."""
+        result = None if item.fields.get("result") is None else item.state("result")
+        key, text, state = item.text("id", 16), item.data("text"), item.state("state")
+        if not KEY.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text or state not in CLAIMABLE:
+            raise WireError("no job")
+        line = Line(item.whole("number"), item.whole("ordinal"), item.whole("offset"), state, text)
+        return cls(key, line, result, item.text("run", 512))
+
+    @property
+    def turn(self) -> int:
+        """Its turn to get a line, among jobs of one command, where others have taken some of its lines.
+
+        First the jobs that have come to their end: they are not to be run again.  Then the ones that run: to
+        stop one loses what it has done so far.  One that was interrupted, or given back, is to be run anew
+        anyway.
+        """
+        if self.result is None:
+            return 1
+        return 0 if self.result not in ERROR + self.line.state else 2
+
+
+class Otherwise(enum.Enum):
+    """What becomes of a job that a client says it has, and for which it gets no line again."""
+    LOST = enum.auto()                  # its line is another's, or gone
+    CANCELLED = enum.auto()             # somebody has set a state that is held
+    SETTLED = enum.auto()               # its result stands in its line
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What became of a job that a client says it has, and that its server does not know."""
+    claim: Known
+    job: Job | None = None              # held for it again
+    record: bytes = b""                 # in the log file
+    keeps_files: bool = True            # the files of its run in the output directory are still its own
+    otherwise: Otherwise = Otherwise.LOST       # if there is no job
+
+
+def line_key(line: Line) -> str:
+    """The key of an inherited job until its client names it; on the wire there is none like it."""
+    return f"line {line.number}"
+
+
+@dataclass(frozen=True)
+class Past:
+    """What is remembered of a job whose line became `e` after its grace."""
+    number: int
+    ordinal: int
+    row: int                            # of its command
+
+    @classmethod
+    def of(cls, job: Job) -> Past:
+        return cls(job.number, job.ordinal, row(job.command))
+
+
+def remember(keys: OrderedDict[str, T], key: str, value: T, most: int) -> None:
+    """Add a key; of more than `most` the oldest is forgotten.
+
+    A dict, too, is in this order, but would need longer and longer to find its first key.
+    """
+    keys[key] = value
+    if len(keys) > most:
+        keys.popitem(last=False)
+
+
 class Recovery:
     """Finds the lines of jobs that clients have, and that this server has not given them."""
 
@@ -2940,6 +2927,19 @@ class Recovery:
 #        while lines may still come back unbegun.
 #     5. A group that a look has met is planned: which host gets what.  Once all its hosts have a free slot,
 #        its lines are claimed, all or none.  If they are there but busy, they get nothing else meanwhile.
+
+
+@dataclass(eq=False)
+class Batch:
+    """What became of an attempt to claim lines."""
+    got: list[Grant]
+    plans: list[Plan]                   # of groups that were met
+    miss: Miss | None                   # why there are no more; None: it was enough
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the look is to go on."""
+        return self.miss is not None and self.miss.unfinished
 
 
 class Dispatcher:
