@@ -847,6 +847,34 @@ class Grant:
     keeps_files: bool = False           # the files of its run in the output directory are still its own
 
     @property
+    def number(self) -> int:
+        """Of the line, as an editor shows it."""
+        return self.job.number
+
+    @property
+    def command(self) -> bytes:
+        return self.job.command
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody has set its state in the file."""
+        return self.job.cancelled
+
+    @property
+    def group(self) -> Group | None:
+        """That it starts with."""
+        return self.member.group if self.member else None
+
+    @property
+    def is_to_be_held(self) -> bool:
+        """Whether its shell is to wait, because its group prepares."""
+        return self.group is not None and self.group.stage is Stage.PREPARING
+
+    def tell(self, type: str, **fields: Any) -> None:
+        """Tell its client something about it, if that is here."""
+        self.client.tell(type=type, id=self.key, **fields)
+
+    @property
     def is_open(self) -> bool:
         """Whether nobody has said yet what becomes of it."""
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
@@ -871,7 +899,7 @@ class Grant:
             slots=settings.slots,
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
-            hold=self.member is not None and self.member.group.stage is Stage.PREPARING,
+            hold=self.is_to_be_held,
         )
 
     def hand(self) -> None:
@@ -903,8 +931,8 @@ class Grant:
         if not self.is_open:
             return None
         self.phase = Phase.ENDING
-        cancelled = self.job.cancelled
-        stage = self.member.group.stage if self.member else None
+        cancelled = self.is_cancelled
+        stage = self.group.stage if self.group else None
         if outcome.end is End.RETURNED and stage in (Stage.RUNNING, Stage.STOPPED) and not cancelled:
             outcome = replace(outcome, end=End.VANISHED, state=ERROR)
         if outcome.state == ERROR and stage is Stage.STOPPED:
@@ -1193,7 +1221,7 @@ class Client(Taker):
         for key in others[Otherwise.CANCELLED]:
             link.send(type="stop", id=key, cancelled=True)
         for grant in list(self.grants.values()):
-            if grant.job.cancelled:
+            if grant.is_cancelled:
                 sessions.cancel(grant)
         for member in {grant.member for grant in self.grants.values() if grant.member}:
             member.group.welcome_back(member)
@@ -1236,7 +1264,7 @@ class Client(Taker):
         """It did not come back."""
         self.sessions.remove(self)
         unended = [grant for grant in self.grants.values() if grant.is_open]
-        lines = [grant.job.number for grant in unended if not grant.job.cancelled]
+        lines = [grant.number for grant in unended if not grant.is_cancelled]
         if lines:
             who = f"client {self.where}" if self.id else "clients of the server before"
             grace = human_time(self.sessions.grace)
@@ -1673,7 +1701,7 @@ class Records:
         """Nobody will say how a run ended that goes on."""
         run = grant.end_run()
         if run:
-            run.cause = "cancelled" if grant.job.cancelled else "lost"
+            run.cause = "cancelled" if grant.is_cancelled else "lost"
             run.took = max(time.time() - run.began, 0.0)
             for sink in run.sinks:
                 sink.unstarted(run)
@@ -1873,7 +1901,7 @@ class Member:
     def stop(self) -> None:
         """Tell the client to end its job, or not to begin it."""
         if self.current:
-            self.client.tell(type="stop", id=self.current.key, cancelled=False)
+            self.current.tell("stop", cancelled=False)
 
 
 class Stage(enum.Enum):
@@ -1951,7 +1979,7 @@ class Group:
         for member, grant in held:
             grant.hand()
             grant.begin()
-            member.client.tell(type="go", id=grant.key, at=at + member.clock.offset)
+            grant.tell("go", at=at + member.clock.offset)
             member.client.flush()
 
     def abort(self) -> None:
@@ -2032,11 +2060,11 @@ class Group:
     def _note_result(self, member: Member, grant: Grant, outcome: Outcome) -> None:
         took = "" if grant.handed is None else human_time(boottime() - grant.handed)
         # as the console has them: a program gets the bytes of a command, a terminal no control characters
-        command = one_line(grant.job.command) if self._stdout.terminal else grant.job.command
+        command = one_line(grant.command) if self._stdout.terminal else grant.command
         host = os.fsencode(printable(member.host))
         how = os.fsencode(outcome.shown)
         text = b"  %-20s %-20s %8s  %s\n" % (host, how, took.encode(), command)
-        self._results.append((grant.job.number, text))
+        self._results.append((grant.number, text))
 
     def _finish(self) -> None:
         """All its jobs have ended: print how."""
@@ -2255,10 +2283,10 @@ class Accountant:
         for grant in client.grants.values():
             link.send(
                 type="job",
-                line=grant.job.number,
+                line=grant.number,
                 pid=grant.pid,
                 since=None if grant.began is None else round(max(clock - grant.began, 0.0), 1),
-                command=to_text(grant.job.command[:COMMAND]),
+                command=to_text(grant.command[:COMMAND]),
             )
 
 
@@ -2349,13 +2377,13 @@ class Sessions:
         """Once a line's state is written, or cannot be for good: deal with what follows."""
         fault = await written
         client = grant.client
-        number = grant.job.number
+        number = grant.number
         if outcome.state is not None:
             self._tally.count(grant.job, outcome.state)
         if fault:
             self.say(f"line {number}: {fault}")
             self._tally.unwritten.append(number)
-            client.tell(type="fault", id=grant.key, text=fault[:200])
+            grant.tell("fault", text=fault[:200])
         elif outcome.event is not None:
             self.recovery.note_settled(grant)
         self._conclude(grant, outcome)
@@ -2379,9 +2407,9 @@ class Sessions:
 
     def _lose(self, grant: Grant) -> None:
         """Somebody else has a line now."""
-        self.say(f"line {grant.job.number}: was lost to another runner")
+        self.say(f"line {grant.number}: was lost to another runner")
         self._tally.count(grant.job, ERROR)
-        grant.client.tell(type="lost", id=grant.key)
+        grant.tell("lost")
         self._conclude(grant, Outcome(End.TAKEN, ERROR))
 
     def cancel(self, grant: Grant) -> None:
@@ -2392,20 +2420,20 @@ class Sessions:
         if grant.phase is Phase.CLAIMED:
             self.settle(grant, Outcome(End.CANCELLED, HELD))
         else:
-            grant.client.tell(type="stop", id=grant.key, cancelled=True)
+            grant.tell("stop", cancelled=True)
 
     # -- clients that go and come back -----------------------------------------------------------------------
 
     @staticmethod
     def abort_groups(jobs: dict[str, Grant]) -> list[Grant]:
         """No group with some of these jobs begins.  Returns the jobs of groups that have begun."""
-        for group in {grant.member.group for grant in jobs.values() if grant.member}:
+        for group in {grant.group for grant in jobs.values() if grant.group}:
             group.abort()
-        return [grant for grant in jobs.values() if grant.member]
+        return [grant for grant in jobs.values() if grant.group]
 
     def kept(self, jobs: dict[str, Grant]) -> str:
         """'; lines 3, 5 kept for 60s', if there are any."""
-        lines = [grant.job.number for grant in jobs.values() if grant.is_open]
+        lines = [grant.number for grant in jobs.values() if grant.is_open]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
@@ -2468,7 +2496,7 @@ class Sessions:
             self.settle(grant, Outcome(End.RETURNED, None, event=number))
             return
         if kind == "begin":
-            if grant.member and grant.member.group.stage is Stage.PREPARING:
+            if grant.is_to_be_held:
                 raise WireError("it was to hold that job")
             grant.begin(message.process("pid"))
         self._note_run(client, kind, grant, message, number)
@@ -2478,7 +2506,7 @@ class Sessions:
         """How a job has ended.  Raises WireError."""
         state = message.state("state")
         end = CAUSES.get(message.text("cause", 16))
-        if state == HELD and grant.job.cancelled:
+        if state == HELD and grant.is_cancelled:
             end = End.CANCELLED
         elif state not in (DONE, FAILED, ERROR):
             end = None
@@ -3101,9 +3129,9 @@ class Dispatcher:
 
     def is_startable(self, grant: Grant) -> bool:
         """Whether a client could start a job; else that is said."""
-        fault = command_fault(grant.job.command)
+        fault = command_fault(grant.command)
         if fault:
-            self._say(f"line {grant.job.number}: cannot be started: {fault}")
+            self._say(f"line {grant.number}: cannot be started: {fault}")
         return not fault
 
     def send_jobs(self, client: Client, batch: list[Grant]) -> None:
