@@ -565,7 +565,7 @@ class Standing(enum.Enum):
     GIVEN_UP = enum.auto()              # there was none for --give-up
 
 
-class Told(enum.Enum):
+class Said(enum.Enum):
     """What was said of a server that is not there, so that it is said once."""
     NOTHING = enum.auto()
     LOSS = enum.auto()                  # that there is none
@@ -606,10 +606,10 @@ class Connection:
     poll = EVER                         # the runner is woken when there is something
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
-                 give_up: float | None, follow: bool, quiet: bool, told: Told) -> None:
+                 give_up: float | None, follow: bool, quiet: bool, said: Said) -> None:
         """give_up: seconds without a server after which we leave; None: never.  follow: we wait for new jobs.
 
-        quiet: connecting is no news.  told: what was said of the first attempt to connect.
+        quiet: connecting is no news.  said: what was said of the first attempt to connect.
         """
         self._program = program
         self.loop = loop
@@ -618,7 +618,7 @@ class Connection:
         self._limit = EVER if give_up is None else give_up
         self._follow = follow
         self._quiet = quiet
-        self._told = told
+        self._said = said
         self._id = secrets.token_hex(8)
         self.standing = Standing.WANTED
         self.was_welcome = False                    # on this link, or one before
@@ -782,7 +782,7 @@ class Connection:
         """Seconds to wait for an account.  None if no server was ever there, and that was said."""
         if self._link:
             return COUNTING
-        return CONNECT if self.was_welcome or self._told is Told.NOTHING else 0.0
+        return CONNECT if self.was_welcome or self._said is Said.NOTHING else 0.0
 
     # -- asking for jobs -------------------------------------------------------------------------------------
 
@@ -915,12 +915,12 @@ class Connection:
         """
         pause = 0.1
         while self._wants_server:
-            loss = Told.LOSS
+            loss = Said.LOSS
             try:
                 link = await self._connect(first)
                 why = await self._use(link)
                 if isinstance(link.channel.broken, Refused):
-                    loss = Told.REFUSAL
+                    loss = Said.REFUSAL
                     if not self.was_welcome:
                         raise Problem(f"{self._endpoint.host}: {why}")
                 if link is self._link:
@@ -985,7 +985,7 @@ class Connection:
             directory=to_text(self._program.directory),
         )
 
-    def _note_loss(self, why: str, loss: Told) -> None:
+    def _note_loss(self, why: str, loss: Said) -> None:
         """There is no server: say so once, and bring what we have into a state that the next one understands.
 
         A refusal is said even if the loss was: it tells what is to be done.
@@ -993,11 +993,11 @@ class Connection:
         if self._link:
             self._link = None
             self._down_since = boottime()
-        is_news = self._told is Told.NOTHING or (loss is Told.REFUSAL and self._told is Told.LOSS)
+        is_news = self._said is Said.NOTHING or (loss is Said.REFUSAL and self._said is Said.LOSS)
         if is_news and self.standing is not Standing.OVER:
             running = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{running}; trying again")
-            self._told = loss
+            self._said = loss
         for job in self._queue:
             # A new server must know that a job was not begun.  A group's is sent again if we do not name it.
             if not job.of_group:
@@ -1077,7 +1077,7 @@ class Connection:
         self.file = file
         self._link = link
         self.was_welcome = True
-        self._told = Told.NOTHING
+        self._said = Said.NOTHING
         self._grace = grace
         self._outbox.set_window(window)
         for key in lost:
@@ -1397,7 +1397,7 @@ class ClientProgram(RunnerProgram):
             give_up=options.give_up,
             follow=options.follow,
             quiet=options.quiet,
-            told=Told.NOTHING if self._first else Told.LOSS,
+            said=Said.NOTHING if self._first else Said.LOSS,
         )
         self._connection = connection
         # first, because it makes the slots, which the server is told of
