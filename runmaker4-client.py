@@ -676,9 +676,9 @@ class Connection:
             self._ask(last or (self._follow and not self._runner.works))
         return self._nothing
 
-    async def lend(self, job: Job) -> int:
+    async def lend(self, job: Job) -> int | None:
         """The server has the lock."""
-        return -1
+        return None
 
     def reclaim(self, fd: int) -> None:
         """Nothing was lent."""

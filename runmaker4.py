@@ -868,6 +868,13 @@ MAKING = 20                     # attempts to open a file that another host is m
 LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOTCONN)
 
 
+def must_be_open(fd: int | None) -> int:
+    """A descriptor that is open.  Raises OSError(EBADF), as each call with it would, if it is None."""
+    if fd is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return fd
+
+
 class Reading(enum.Enum):
     """How a file is read."""
     CACHED = "with pread(2): this host alone uses the file"
@@ -878,11 +885,13 @@ class Reading(enum.Enum):
 class Reader:
     """An open file, to be read as it is now."""
 
-    def __init__(self, fd: int, network: bool = False) -> None:
-        """fd: for which open_fresh() was told the same of the network; it is closed by close()."""
-        self.fd = fd
-        direct = network and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
-        self.how = Reading.DIRECT if direct else Reading.DROPPED if network else Reading.CACHED
+    def __init__(self, fd: int | None, network: bool = False) -> None:
+        """fd: for which open_fresh() was told the same of the network; None: the reader is closed."""
+        self._fd = fd
+        self.how = Reading.CACHED
+        if network:
+            direct = fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_DIRECT
+            self.how = Reading.DIRECT if direct else Reading.DROPPED
 
     @classmethod
     def of(cls, fd: int, network: bool) -> Reader:
@@ -897,16 +906,30 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def fd(self) -> int:
+        """The descriptor.  Raises OSError if it is closed."""
+        return must_be_open(self._fd)
+
+    def detach(self) -> int | None:
+        """Leave the descriptor, which the caller closes, and be closed.  None: it was closed."""
+        fd = self._fd
+        self._fd = None
+        return fd
+
     def close(self) -> None:
         """Raises OSError."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
+        fd = self.detach()
+        if fd is not None:
             os.close(fd)
 
     def renew(self) -> None:
         """Read through a new open file description of the same file.  Raises OSError."""
-        flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECT if self.how is Reading.DIRECT else 0)
-        old, self.fd = self.fd, os.open(f"/proc/self/fd/{self.fd}", flags)
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        if self.how is Reading.DIRECT:
+            flags |= os.O_DIRECT
+        old = self.fd
+        self._fd = os.open(f"/proc/self/fd/{old}", flags)
         os.close(old)
 
     def pread(self, size: int, at: int) -> bytes:
@@ -2010,9 +2033,10 @@ class Place:
                 see_anew(path, mount)
 
 
-def close_all(*fds: int) -> None:
-    """Close those of these descriptors that are open; some may be the same."""
-    for fd in set(fds) - {-1}:
+def close_all(*fds: int | None) -> None:
+    """Close those of these descriptors that are open (not None)."""
+    different = set(fds)                        # some may be the same
+    for fd in {fd for fd in different if fd is not None}:
         # EIO: the lease was lost, and what was written through it and had not reached the server yet
         with contextlib.suppress(OSError):
             os.close(fd)
@@ -2069,7 +2093,7 @@ class Companion:
         self._read_only = read_only
         self.interval = interval
         self.path = ""                          # where it was opened last: to find that out takes many calls
-        self.fd = -1                            # -1: it was left, or nobody has made it
+        self._fd: int | None = None             # None: it was left, or nobody has made it
         self.inode = (0, 0)                     # its device and inode, also once it was left
         self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
         self.hidden = False                     # we may not read it: nobody knows what is locked
@@ -2080,6 +2104,15 @@ class Companion:
         self._alone_at: int | Company = Company.NOT_ASKED
 
     # -- which file it is ------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd is not None
+
+    @property
+    def fd(self) -> int:
+        """This process's own description of it.  Raises OSError if it is not open."""
+        return must_be_open(self._fd)
 
     def is_current(self) -> bool:
         """Whether this is what stands there now.  Raises OSError."""
@@ -2097,11 +2130,11 @@ class Companion:
         False if that is another one than before, because somebody has removed the one that was there: then no
         seat is held any more.  Raises OSError.
         """
-        if self.fd >= 0 and self.is_current():
+        if self.is_open and self.is_current():
             return True
-        old, before = self.fd, self.inode
+        old, before = self._fd, self.inode
         self.path = companion_of(self._place.real)
-        self.fd, self.inode = self._open()
+        self._fd, self.inode = self._open()
         self._alive_at = self.clock()
         self._counted = False
         close_all(old)
@@ -2112,11 +2145,10 @@ class Companion:
             self.stand_up(seat)
         return False
 
-    def _open(self) -> tuple[int, tuple[int, int]]:
-        """The companion, and its identity; -1 for who only looks if there is none: nobody has anything locked
-        then.
+    def _open(self) -> tuple[int | None, tuple[int, int]]:
+        """The companion, and its identity.  Raises OSError.
 
-        Raises OSError.
+        None for who only looks if there is none: nobody has anything locked then.
         """
         if self._read_only:
             return self._open_to_look()
@@ -2130,24 +2162,25 @@ class Companion:
             os.close(fd)
             raise
 
-    def _open_to_look(self) -> tuple[int, tuple[int, int]]:
-        hidden, self.hidden = self.hidden, False
+    def _open_to_look(self) -> tuple[int | None, tuple[int, int]]:
+        was_hidden = self.hidden
+        self.hidden = False
         try:
             fd = open_fresh(self.path, os.O_RDONLY | os.O_CLOEXEC, self.network)
         except FileNotFoundError:
-            return -1, (0, 0)
+            return None, (0, 0)
         except PermissionError:
             self.hidden = True
-            if not hidden:
+            if not was_hidden:
                 self.say("whether a line r still runs cannot be known: only who may write to it may read "
                          f"{self.path}")
-            return -1, (0, 0)
+            return None, (0, 0)
         return fd, identity_of(fd)
 
     def leave(self) -> None:
         """Close it; seats keep their own descriptions."""
-        close_all(self.fd)
-        self.fd = -1
+        close_all(self._fd)
+        self._fd = None
 
     def move(self) -> None:
         """Leave it for the one of another file.
@@ -2165,7 +2198,7 @@ class Companion:
 
         Others may have been behind a door that we believed to be locked.
         """
-        if self.network and self.fd >= 0 and self.clock() - self._alive_at > self.interval:
+        if self.network and self.is_open and self.clock() - self._alive_at > self.interval:
             if not self._read_only and lost_locks(self.fd, [self._pulse], self._mount):
                 raise OSError(errno.EIO, "its locks were lost")
             self._alive_at = self.clock()
@@ -2182,14 +2215,14 @@ class Companion:
         try:
             yield opened
         finally:
-            if opened and self.fd >= 0:                 # else the companion was closed, which unlocks all
+            if opened and self.is_open:                 # else the companion was closed, which unlocks all
                 with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; what was written was synced
                     unlock(self.fd, at)
 
     def _lock(self, at: int) -> bool:
         """Lock a byte; whether that could be had now.  Raises Shifted, OSError."""
         self.must_be_alive()
-        if self.fd < 0:
+        if not self.is_open:
             raise Shifted("its companion is not open")
         if not lock(self.fd, at):
             return False
@@ -2201,13 +2234,13 @@ class Companion:
 
     def who_is_behind(self, command: bytes) -> str:
         """Who has the door of a command locked, as locked_by() says it; '' if nobody has."""
-        return locked_by(self.fd, row(command) + SEATS) if self.fd >= 0 else ""
+        return locked_by(self.fd, row(command) + SEATS) if self.is_open else ""
 
     # -- seats -----------------------------------------------------------------------------------------------
 
     def count(self, command: bytes) -> int:
         """How many seats of a command are held, by whomever."""
-        return sum(map(len, all_taken(self.fd, row(command), SEATS))) if self.fd >= 0 else 0
+        return sum(map(len, all_taken(self.fd, row(command), SEATS))) if self.is_open else 0
 
     def is_held(self, at: int) -> bool:
         """Whether somebody holds a seat, as this process's doors see it."""
@@ -2343,8 +2376,8 @@ class JobFile:
         # when it was first seen to be shorter than that (clock); None: it was not
         self._short_since: float | None = None
         self._appended = 0                      # so much of it was there when nobody appended
-        self.fd = -1                            # the open file, to lock and to write; see writable()
-        self.reader = Reader(-1)                # the open file, to read
+        self._fd: int | None = None             # the open file, to lock and to write; None: it is not open
+        self.reader = Reader(None)              # the open file, to read
         self._how = Reading.CACHED              # it was read last
         # when ENOTCONN came (clock); None: it could be opened since
         self._cut_off_since: float | None = None
@@ -2353,6 +2386,15 @@ class JobFile:
         self.companion = self.COMPANION(self.place, mount, say=say, clock=clock, interval=self.interval,
                                         read_only=read_only)
         self._named = (0, 0)                    # the companion whose number is locked in the job file
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd is not None
+
+    @property
+    def fd(self) -> int:
+        """The open file, to lock and to write; see writable().  Raises OSError if it is not open."""
+        return must_be_open(self._fd)
 
     # -- doors and seats -------------------------------------------------------------------------------------
 
@@ -2407,8 +2449,8 @@ class JobFile:
 
         Raises OSError; EBUSY: another one is.
         """
-        fd, inode = self.fd, self.companion.inode
-        if self._read_only or fd < 0 or self._named == inode:
+        fd, inode = self._fd, self.companion.inode
+        if self._read_only or fd is None or self._named == inode:
             return
         self._named = (0, 0)
         # The pulse tells only of what was locked after it: so the guard is locked once more.
@@ -2444,12 +2486,12 @@ class JobFile:
         assert self.companion.seats == {job.seat.at: job.seat for job in self.held if job.seat}
 
     @staticmethod
-    def lend(job: Job) -> int:
-        """A copy of the descriptor with a held line's seat, for its shell to inherit; -1: none.
+    def lend(job: Job) -> int | None:
+        """A copy of the descriptor with a held line's seat, for its shell to inherit; None: it has no seat.
 
         Raises OSError.
         """
-        return os.dup(job.seat.fd) if job.seat else -1
+        return os.dup(job.seat.fd) if job.seat else None
 
     @staticmethod
     def reclaim(fd: int) -> None:
@@ -2551,7 +2593,7 @@ class JobFile:
         companion, first = self.companion, row(line.command)
         if companion.hidden:
             return False
-        if companion.fd >= 0:
+        if companion.is_open:
             if companion.is_held(own_seat(line)):
                 return False
             seats = 0 if is_free(companion.fd, first, SEATS) else companion.count(line.command)
@@ -2952,12 +2994,12 @@ class JobFile:
         except FileNotFoundError:
             return False                        # an editor is about to put a new one there
 
-    def _is_same(self, fd: int) -> bool:
+    def _is_same(self, fd: int | None) -> bool:
         """Whether the path leads to this open file, as far as this host knows without asking.
 
         Raises OSError.
         """
-        return self.network and fd >= 0 and is_at(self.place.real, fd)
+        return self.network and fd is not None and is_at(self.place.real, fd)
 
     def must_name(self, fd: int) -> None:
         """Raise OSError(ESTALE) if the path leads to another file than this, or to none."""
@@ -2971,13 +3013,13 @@ class JobFile:
         if self.place.has_moved():
             self._leave_place()
             self.place.follow()
-        if not self._is_same(self.fd):
+        if not self._is_same(self._fd):
             info = self._stat()
             if self.inode != (info.st_dev, info.st_ino):
                 if not stat.S_ISREG(info.st_mode):
                     raise OSError(errno.EINVAL, "is no regular file any more")
                 return self._open_anew()
-        if self.companion.fd < 0 or not self.companion.is_current():
+        if not self.companion.is_open or not self.companion.is_current():
             self._follow_companion()
 
     def _open_anew(self) -> None:
@@ -2993,10 +3035,10 @@ class JobFile:
                 self.lock_all(fd)
             info = os.fstat(fd)
         except OSError:
-            close_all(fd, reader.fd)
+            close_all(fd, reader.detach())
             raise
-        close_all(self.fd, self.reader.fd)
-        self.fd = fd
+        close_all(self._fd, self.reader.detach())
+        self._fd = fd
         self.reader = reader
         self.inode = info.st_dev, info.st_ino
         self.start = start
@@ -3029,7 +3071,7 @@ class JobFile:
 
         Raises Shifted if the path names another one; OSError.
         """
-        if self.fd < 0 or self.place.has_moved():
+        if not self.is_open or self.place.has_moved():
             raise Shifted
         try:
             here = self._is_same(self.fd) or self.signature()[:2] == self.inode
@@ -3059,11 +3101,11 @@ class JobFile:
 
     def leave(self) -> None:
         """Close the job file and its companion; held lines keep their seats."""
-        close_all(self.fd, self.reader.fd)
+        close_all(self._fd, self.reader.detach())
         self.companion.leave()
-        self.fd = -1
-        self.reader = Reader(-1)
-        self.inode = self._named = (0, 0)
+        self._fd = None
+        self.inode = (0, 0)
+        self._named = (0, 0)
 
     def read_line(self, line: Line, ahead: int = 1) -> bytes:
         """The file from a line's state on and some way behind it, if the line stands there whole; else b''.
@@ -3090,7 +3132,7 @@ class JobFile:
 
     def close(self) -> None:
         """Sync to disk what was written."""
-        if self.fd >= 0:
+        if self.is_open:
             with contextlib.suppress(OSError):  # each write was checked; this only speeds it to the disk
                 os.fsync(self.fd)
 
@@ -4248,8 +4290,8 @@ class Jobs(Protocol):
         free, slots: of its slots, and in all.
         """
 
-    async def lend(self, job: Job) -> int:
-        """A descriptor with its seat for the job to inherit; -1: it has none.  Raises OSError."""
+    async def lend(self, job: Job) -> int | None:
+        """A descriptor with its seat for the job to inherit; None: it has none.  Raises OSError."""
 
     def reclaim(self, fd: int) -> None:
         """Close what was lent: its shell has its own copy."""
@@ -4299,7 +4341,7 @@ class FileJobs:
         self._taker.free = free
         return self._cursor.claim(last)
 
-    async def lend(self, job: Job) -> int:
+    async def lend(self, job: Job) -> int | None:
         """The job's own descriptor is the worker's, which may close or exchange it at any time."""
         return await self.worker.call(self.file.lend, job)
 
@@ -4337,7 +4379,7 @@ class FileJobs:
                 if runner.killed or look == self.file.LOOKS or not (account.half_saved or resumed):
                     return account
             except OSError as error:
-                if error.errno == errno.ENOENT and runner.options.follow and self.file.fd < 0:
+                if error.errno == errno.ENOENT and runner.options.follow and not self.file.is_open:
                     return Account(Counts(0, 0, 0, 0, 0, 0))        # it never came
                 if runner.killed or runner.failed or look == self.file.LOOKS:
                     runner.say(f"{reason(error)}; nobody knows what it holds now")
@@ -4987,7 +5029,7 @@ class Run:
 class Stream:
     """One of the two pipes that a job writes to."""
     name: bytes
-    fd: int
+    fd: int | None                      # None: it was read to its end
     received: int = 0
     watched: bool = False
 
@@ -5452,7 +5494,7 @@ class OutFile:
         self._fresh = fresh
         self.journal = journal
         self.trouble = journal.trouble
-        self.fd = -1
+        self._fd: int | None = None         # None: there is no file yet
         self.size = 0                       # where it ends, as far as we know
         self.broken = False
 
@@ -5473,34 +5515,34 @@ class OutFile:
         if self.broken:
             return
         try:
-            if self.fd < 0:
-                self._make()
-            if at > self.size and at > os.fstat(self.fd).st_size:
+            if self._fd is None:
+                self._fd = self._make()
+            if at > self.size and at > os.fstat(self._fd).st_size:
                 raise OSError(errno.EINVAL, "a piece is missing")
-            pwrite_all(self.fd, data, at)
+            pwrite_all(self._fd, data, at)
             self.size = at + len(data)
         except OSError as error:            # what comes later would stand behind a hole: the file ends here
             self._give_up(error)
 
-    def _make(self) -> None:
+    def _make(self) -> int:
         """Make the file, under a numbered name if its own cannot be had.  Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         flags |= os.O_NONBLOCK              # a pipe that has taken the name is an error, and not waited for
         if not self._fresh:
-            self.fd = os.open(self.name, flags, 0o666)
-            return
+            return os.open(self.name, flags, 0o666)
         try:
-            self.fd = os.open(self.name, flags | os.O_EXCL, 0o666)
+            return os.open(self.name, flags | os.O_EXCL, 0o666)
         except OSError:                     # what could not be moved away; what another run has made since
-            self.fd, self.name = make_numbered(self.name)
+            fd, self.name = make_numbered(self.name)
+            return fd
 
     def close(self) -> None:
         """The run has ended."""
-        if self.fd < 0:
+        if self._fd is None:
             return
         try:
-            self.name = name_now(self.name, os.fstat(self.fd))
-            os.close(self.fd)
+            self.name = name_now(self.name, os.fstat(self._fd))
+            os.close(self._fd)
         except OSError as error:            # NFS tells on close that the disk is full
             self._give_up(error)
 
@@ -5750,7 +5792,7 @@ class Slot:
     """One of the jobs that a runner runs at once.  Its name tells the job which (a host, a GPU)."""
     name: str
     copy: int = 0                       # among the slots of the same name
-    fd: int = -1                        # has the lock of a shared name while a job runs, which inherits it
+    fd: int | None = None               # has the lock of a shared name while a job runs, which inherits it
     use: Use = Use.IDLE
     listed: bool = True                 # the list of names has it; else it gets no job after the one it has
     errors: int = 0                     # how many of its last jobs in a row ended with exit status 255
@@ -5872,7 +5914,7 @@ class SlotFile:
 
     def seize(self, slot: Slot) -> bool:
         """Lock a slot's name; False: another runner, or the job of one that has died, has it."""
-        assert slot.fd < 0
+        assert slot.fd is None
         try:
             slot.fd = open_companion(self._target)
             if lock(slot.fd, slot.byte):
@@ -5884,16 +5926,16 @@ class SlotFile:
 
     def free(self, slot: Slot) -> None:
         """Give a name back."""
-        if slot.fd >= 0:
+        if slot.fd is not None:
             with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
                 unlock(slot.fd, slot.byte)
             self._close(slot)
 
     @staticmethod
     def _close(slot: Slot) -> None:
-        if slot.fd >= 0:
+        if slot.fd is not None:
             os.close(slot.fd)
-        slot.fd = -1
+        slot.fd = None
 
     def _complain(self, what: str, fault: str) -> None:
         """Say what is wrong with something, once."""
@@ -6002,13 +6044,13 @@ class Gate:
         """arrived: called when the shell waits here."""
         self.arrived = arrived
         self._loop = asyncio.get_running_loop()
-        self.fd = -1                    # what opens it
+        self.fd: int | None = None      # what opens it; None: no shell waits here
         # When it was opened (wall clock, event loop's time); None: it never will be
         self.settled: asyncio.Future[tuple[float, float] | None] = self._loop.create_future()
 
     def open(self) -> None:
         """Let the job begin."""
-        if self.fd >= 0 and not self.settled.done():
+        if self.fd is not None and not self.settled.done():
             # somebody has killed the shell, which will be noticed
             with contextlib.suppress(BrokenPipeError):
                 os.write(self.fd, b"\n")
@@ -6021,9 +6063,9 @@ class Gate:
         """
         if not self.settled.done():
             self.settled.set_result(None)
-        if self.fd >= 0:
+        if self.fd is not None:
             os.close(self.fd)
-            self.fd = -1
+            self.fd = None
 
 
 class Backlogged(Protocol):
@@ -6071,7 +6113,7 @@ class Pump:
         """
         self.runs.discard(run)
         for stream in run.streams:
-            if stream.fd >= 0:
+            if stream.fd is not None:
                 waiting = int.from_bytes(fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
                 if waiting:
                     self._feed(run, stream, os.read(stream.fd, waiting))
@@ -6098,17 +6140,17 @@ class Pump:
 
     def _watch(self, run: Run) -> None:
         for stream in run.streams:
-            if stream.fd >= 0 and not stream.watched and not self._paused:
+            if stream.fd is not None and not stream.watched and not self._paused:
                 stream.watched = True
-                self._loop.add_reader(stream.fd, self._readable, run, stream)
+                self._loop.add_reader(stream.fd, self._readable, run, stream, stream.fd)
 
     def _unwatch(self, stream: Stream) -> None:
-        if stream.watched:
+        if stream.watched and stream.fd is not None:
             stream.watched = False
             self._loop.remove_reader(stream.fd)
 
-    def _readable(self, run: Run, stream: Stream) -> None:
-        data = os.read(stream.fd, self.READ)
+    def _readable(self, run: Run, stream: Stream, fd: int) -> None:
+        data = os.read(fd, self.READ)
         if not data:
             return self._close(stream)
         self._feed(run, stream, data)
@@ -6124,8 +6166,9 @@ class Pump:
 
     def _close(self, stream: Stream) -> None:
         self._unwatch(stream)
-        os.close(stream.fd)
-        stream.fd = -1
+        if stream.fd is not None:
+            os.close(stream.fd)
+            stream.fd = None
 
 
 class Leaving(enum.IntEnum):
@@ -6692,7 +6735,8 @@ class Runner:
             return self._fail_to_start(run, fault)
         pause = 0.1
         while True:
-            passing, lent = False, -1
+            passing = False
+            lent = None
             try:
                 lent = await self._jobs.lend(run.job)
                 if self.stopping and not run.job.gate:      # the file system took its time to answer
@@ -6709,7 +6753,7 @@ class Runner:
                 elif error.filename and not passing:
                     fault = shell_fault(error, self._host)
             finally:
-                if lent >= 0:
+                if lent is not None:
                     self._jobs.reclaim(lent)
             if not passing:
                 return self._fail_to_start(run, fault)
@@ -6753,8 +6797,8 @@ class Runner:
         self.pump.finish(run)
         return False
 
-    def _spawn(self, run: Run, lent: int) -> None:
-        """Make the pipes and start the shell.  lent: what its job's lock is on, or -1.
+    def _spawn(self, run: Run, lent: int | None) -> None:
+        """Make the pipes and start the shell.  lent: what its job's lock is on, if it has one.
 
         Raises OSError, ValueError.
         """
@@ -6767,7 +6811,7 @@ class Runner:
             run.began, run.started = time.time(), self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                        b"RUNMAKER4_SLOTS": b",".join(names)}
-            locks = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd >= 0]
+            locks = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
             shell, command, runner = job.settings.shell, job.command, self.options.runner
             if runner:                  # which the user has written for /bin/sh
                 shell, command = SHELL, wrap(os.fsencode(runner), shell, command)
@@ -7280,23 +7324,27 @@ class Program:
     def main(self) -> int:
         """Go into the background if that is asked for, and work; the exit status.  Raises Problem."""
         options = self.options
-        errors = open_record(options.errors, os.O_WRONLY | os.O_APPEND) if options.errors else -1
-        pidfile = open_pid(options.pidfile) if options.pidfile else -1
+        errors = pidfile = ready = None
+        if options.errors:
+            errors = open_record(options.errors, os.O_WRONLY | os.O_APPEND)
+        if options.pidfile:
+            pidfile = open_pid(options.pidfile)
         hold_signals()
-        ready = go_into_background() if options.daemon else -1
-        if pidfile >= 0:
+        if options.daemon:
+            ready = go_into_background()
+        if pidfile is not None:
             write_pid(options.pidfile, pidfile, self.say)
-        if ready >= 0:
+        if ready is not None:
             self._introduce()
-        if errors >= 0:
+        if errors is not None:
             os.dup2(errors, 2)              # only now: what is said at the start goes to our parent's stderr
-        if ready >= 0:
+        if ready is not None:
             detach(ready)
         keep_descriptors_from_jobs()
         try:
             code = run_loop(self._run())
         finally:
-            if pidfile >= 0:
+            if pidfile is not None:
                 remove_pid(options.pidfile)
         for file in self.worker.files:
             if file.kept:               # only after a signal we leave before all is written

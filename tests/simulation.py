@@ -591,7 +591,7 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
     world.check_runs(run)
     me.runs.append(run)                         # here the shell is started
     world.runs.append(run)
-    if lent >= 0:
+    if lent is not None:
         run.descriptions.append(me.fds[lent])
         me.fds[lent].shares += 1
         product.reclaim(lent)
@@ -955,7 +955,7 @@ def orphan_by_its_own_seat() -> Patches:
         (
             FILE,
             "is_orphan",
-            lambda self, line: self.companion.fd >= 0 and not self.companion.is_held(CORE.own_seat(line)),
+            lambda self, line: self.companion.is_open and not self.companion.is_held(CORE.own_seat(line)),
         )
     ]
 
@@ -984,7 +984,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     ],
     "seat freed before the write": seat_freed_early,
     "seat freed after the claim": row_unlocked,
-    "seat not lent": lambda: [(FILE, "lend", staticmethod(lambda job: -1))],
+    "seat not lent": lambda: [(FILE, "lend", staticmethod(lambda job: None))],
     "path before the door": path_before_the_door,
     "state from before the door": state_from_before_the_door,
     "text not checked": lambda: [
