@@ -319,7 +319,7 @@ class SharedCompanion(Companion):
                  read_only: bool) -> None:
         super().__init__(place, mount, say=say, clock=clock, interval=interval, read_only=read_only)
         self._shared = -1                       # the description; -1: there is none
-        self._shared_inode = (0, 0)             # of which companion it is
+        self._shared_inode: tuple[int, int] | None = None       # of which companion it is
         # seats of the server before that no line has yet
         self.unclaimed: set[int] = set()
         # called with the description, once there is one, and whenever it is another

@@ -146,6 +146,7 @@ HERE_BYTE = REFRESH_BYTE + 2    # of a companion, locked shared by all who use i
 PROBE_BYTES = REFRESH_BYTE + 3  # 2^32 bytes from here: the start-up test, and who is here, one byte each
 
 Say = Callable[[str], None]     # takes a message of one line, without program and file name
+Identity = tuple[int, int]      # of a file: device and inode number
 T = TypeVar("T")
 
 
@@ -1782,7 +1783,7 @@ class TriedLines:
     def __init__(self) -> None:
         self.lines: Counter[tuple[int, int]] = Counter()    # by number, and hash() of the command
         self._counts: Counter[int] = Counter()  # how many of a command, by its hash() alone
-        self.inode: tuple[int, int] | None = None           # of the file in which they stand
+        self.inode: Identity | None = None      # of the file in which they stand; None: nobody has asked yet
         # the one that stands last in the file: where that stands as before, none of them has moved
         self.last: Line | None = None
         self._moved = False                     # lines have moved: numbers mean nothing any more
@@ -1806,7 +1807,7 @@ class TriedLines:
         self.lines[line.number, hash(line.command)] -= 1
         self._counts[hash(line.command)] -= 1
 
-    def begin(self, met_by: Round, inode: tuple[int, int], moved: bool) -> None:
+    def begin(self, met_by: Round, inode: Identity | None, moved: bool) -> None:
         """Another round begins to ask.  inode: of its file; moved: `last` does not stand there as it did."""
         self.round, self._to_pass = met_by, Counter(self._counts)
         self._moved |= moved or self.inode not in (None, inode)
@@ -1850,7 +1851,7 @@ NOBODY = Taker("")              # for whom jobs of groups, and orphans that are 
 class Job(Line):
     """A claimed line; `state` is what it was when it was claimed."""
     seat: Seat | None = None            # which the job inherits; None: it was lost
-    inode: tuple[int, int] = (0, 0)     # device and inode number of the file in which it stood at `offset`
+    inode: Identity | None = None       # of the file in which it stood at `offset`
     missed_since: float | None = None   # since when its line is not found (JobFile's clock); None: it is
     gone: bool = False                  # it was said that the line is not in the file any more
     search_at: float = 0.0              # when to look for it again (JobFile's clock)
@@ -1868,7 +1869,7 @@ class Job(Line):
         self.gone = False
         self.set_once = False
 
-    def stand_on(self, line: Line, inode: tuple[int, int]) -> None:
+    def stand_on(self, line: Line, inode: Identity | None) -> None:
         """Its line is this one, in the file with this inode."""
         self.offset = line.offset
         self.number = line.number
@@ -2042,8 +2043,8 @@ def close_all(*fds: int | None) -> None:
             os.close(fd)
 
 
-def identity_of(fd: int) -> tuple[int, int]:
-    """The device and inode of an open file.  Raises OSError."""
+def identity_of(fd: int) -> Identity:
+    """What tells an open file from all others.  Raises OSError."""
     info = os.fstat(fd)
     return info.st_dev, info.st_ino
 
@@ -2094,7 +2095,7 @@ class Companion:
         self.interval = interval
         self.path = ""                          # where it was opened last: to find that out takes many calls
         self._fd: int | None = None             # None: it was left, or nobody has made it
-        self.inode = (0, 0)                     # its device and inode, also once it was left
+        self.inode: Identity | None = None      # also once it was left; None: there was none
         self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
         self.hidden = False                     # we may not read it: nobody knows what is locked
         self._pulse = 0                         # the byte that `fd` has locked for as long as it has locks
@@ -2138,14 +2139,14 @@ class Companion:
         self._alive_at = self.clock()
         self._counted = False
         close_all(old)
-        if self._read_only or before in ((0, 0), self.inode):
+        if self._read_only or before in (None, self.inode):
             return True
         self.say(f"its companion {self.path} was removed, and is made and locked again (leave it there)")
         for seat in list(self.seats.values()):
             self.stand_up(seat)
         return False
 
-    def _open(self) -> tuple[int | None, tuple[int, int]]:
+    def _open(self) -> tuple[int | None, Identity | None]:
         """The companion, and its identity.  Raises OSError.
 
         None for who only looks if there is none: nobody has anything locked then.
@@ -2162,19 +2163,19 @@ class Companion:
             os.close(fd)
             raise
 
-    def _open_to_look(self) -> tuple[int | None, tuple[int, int]]:
+    def _open_to_look(self) -> tuple[int | None, Identity | None]:
         was_hidden = self.hidden
         self.hidden = False
         try:
             fd = open_fresh(self.path, os.O_RDONLY | os.O_CLOEXEC, self.network)
         except FileNotFoundError:
-            return None, (0, 0)
+            return None, None
         except PermissionError:
             self.hidden = True
             if not was_hidden:
                 self.say("whether a line r still runs cannot be known: only who may write to it may read "
                          f"{self.path}")
-            return None, (0, 0)
+            return None, None
         return fd, identity_of(fd)
 
     def leave(self) -> None:
@@ -2191,7 +2192,7 @@ class Companion:
             self.close_seat(seat.fd)
         self.seats.clear()
         self.leave()
-        self.inode = (0, 0)
+        self.inode = None
 
     def must_be_alive(self) -> None:
         """Raise OSError(EIO) if this host was cut off for so long that it has lost its locks.
@@ -2381,11 +2382,12 @@ class JobFile:
         self._how = Reading.CACHED              # it was read last
         # when ENOTCONN came (clock); None: it could be opened since
         self._cut_off_since: float | None = None
-        self.inode = (0, 0)                     # its device and inode
+        self.inode: Identity | None = None      # None: it is not open
         self.start = 0                          # where its first line begins
         self.companion = self.COMPANION(self.place, mount, say=say, clock=clock, interval=self.interval,
                                         read_only=read_only)
-        self._named = (0, 0)                    # the companion whose number is locked in the job file
+        # the companion whose number is locked in the job file; None: no number is
+        self._named: Identity | None = None
 
     @property
     def is_open(self) -> bool:
@@ -2450,9 +2452,9 @@ class JobFile:
         Raises OSError; EBUSY: another one is.
         """
         fd, inode = self._fd, self.companion.inode
-        if self._read_only or fd is None or self._named == inode:
+        if self._read_only or fd is None or inode is None or self._named == inode:
             return
-        self._named = (0, 0)
+        self._named = None
         # The pulse tells only of what was locked after it: so the guard is locked once more.
         unlock(fd, 0, self.GUARD)
         try:
@@ -3044,7 +3046,7 @@ class JobFile:
         self.start = start
         self._full_size = self._full_size or info.st_size
         self._appended = 0
-        self._named = (0, 0)
+        self._named = None
         self._note_reading()
         for job in self.held:
             job.search_at = 0.0                 # they may stand in here
@@ -3104,8 +3106,8 @@ class JobFile:
         close_all(self._fd, self.reader.detach())
         self.companion.leave()
         self._fd = None
-        self.inode = (0, 0)
-        self._named = (0, 0)
+        self.inode = None
+        self._named = None
 
     def read_line(self, line: Line, ahead: int = 1) -> bytes:
         """The file from a line's state on and some way behind it, if the line stands there whole; else b''.
@@ -3793,9 +3795,9 @@ class Cursor:
         if now != before or (self.scan and self.scan.file is not self.file.reader):
             self.forget()
             # else it is opened anew with the next round, or was, after trouble
-            if now not in (before, (0, 0)):
+            if now is not None and now != before:
                 self.inode = now
-                if before != (0, 0):
+                if before is not None:
                     self.say("was replaced by another file of this name; going on with that")
 
     def forget(self) -> None:
@@ -4766,16 +4768,21 @@ class SlurmLimit:
     PATIENCE = 15.0                     # seconds for squeue: it waits for the controller, which may be busy
     asked: float | None                 # seconds of that margin; None: 30 and --kill-after
     margin: float = 0.0                 # seconds; find() learns it
-    end: float = -math.inf              # when Slurm ends us (seconds since the epoch)
+    end: float | None = None            # when Slurm ends us (seconds since the epoch); None: not known yet
 
     @property
     def left(self) -> float:
-        """Seconds until jobs must have ended."""
+        """Seconds until jobs must have ended; none while nobody knows."""
+        if self.end is None:
+            return 0.0
         return self.end - self.margin - time.time()
 
     def find(self, kill_after: float | None) -> None:
         """Learn when Slurm ends us.  Raises Problem."""
-        self.margin = 30.0 + (kill_after or 0.0) if self.asked is None else self.asked
+        if self.asked is None:
+            self.margin = 30.0 + (kill_after or 0.0)
+        else:
+            self.margin = self.asked
         try:
             told = os.environ.get("SLURM_JOB_END_TIME")
             if told:
@@ -4783,7 +4790,7 @@ class SlurmLimit:
             if self.left <= 0:                          # nobody has said, or the limit was extended since
                 self._take(self._ask())
         except Problem as problem:
-            if self.end < 0:
+            if self.end is None:
                 raise Problem(f"--walltime auto: {problem} (give a time, such as --walltime 2h)") from None
 
     def _take(self, text: str) -> None:
