@@ -455,7 +455,8 @@ def pwrite_all(fd: int, data: bytes | bytearray, at: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, at)
-        view, at = view[written:], at + written
+        view = view[written:]
+        at += written
 
 
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
@@ -488,7 +489,8 @@ def put_lines(lines: Iterable[bytes]) -> int:
 
     A program that reads them gets their bytes; a terminal no control characters.
     """
-    count, rest = 0, map(one_line, lines) if os.isatty(1) else iter(lines)
+    count = 0
+    rest = map(one_line, lines) if os.isatty(1) else iter(lines)
     while some := list(itertools.islice(rest, 1000)):
         put(b"\n".join(some) + b"\n")
         count += len(some)
@@ -537,8 +539,12 @@ def taken(fd: int, at: int, length: int = 1) -> range | None:
         return None                             # for fcntl(2) that is all up to the end
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
     kind, _, start, found, _ = FLOCK.unpack(answer)
+    if kind == fcntl.F_UNLCK:
+        return None
     end = at + length
-    return None if kind == fcntl.F_UNLCK else range(max(start, at), min(start + found, end) if found else end)
+    if found:                                   # 0: up to the end of the file
+        end = min(end, start + found)
+    return range(max(start, at), end)
 
 
 def is_free(fd: int, at: int, length: int = 1) -> bool:
@@ -629,7 +635,8 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
             view = memoryview(piece if written else lead + piece)
             while view:
                 count = os.write(fd, view)
-                view, written = view[count:], written + count
+                view = view[count:]
+                written += count
         if sync:
             os.fsync(fd)
     except OSError as error:
@@ -676,13 +683,15 @@ def open_companion(path: str, network: bool = False) -> int:
     nobody else may read it.  Whoever owns it could remove it while jobs run: so it is not taken from anybody
     but us, root, and the owner of the file.
     """
-    companion, flags = companion_of(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    companion = companion_of(path)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         fd = open_fresh(companion, flags, network)
     except FileNotFoundError:
         fd = open_or_make(companion, flags, 0o600, network)
     try:
-        info, file = os.fstat(fd), stat_or_none(path)
+        info = os.fstat(fd)
+        file = stat_or_none(path)
         if info.st_uid not in (os.geteuid(), 0, file.st_uid if file else 0):
             raise OSError(
                 errno.EPERM,
@@ -707,7 +716,11 @@ def stat_or_none(path: str) -> os.stat_result | None:
 
 def share_companion(fd: int, info: os.stat_result, file: os.stat_result) -> None:
     """Let all who may write to a file read and write its companion, which is ours, and nobody else."""
-    wanted = 0o600 | 0o060 * bool(file.st_mode & 0o020) | 0o006 * bool(file.st_mode & 0o002)
+    wanted = 0o600
+    if file.st_mode & stat.S_IWGRP:
+        wanted |= 0o060
+    if file.st_mode & stat.S_IWOTH:
+        wanted |= 0o006
     if info.st_gid != file.st_gid:
         try:
             os.fchown(fd, -1, file.st_gid)
@@ -781,7 +794,8 @@ def find_mount(path: str) -> Mount:
     Documentation/filesystems/overlayfs.rst).  Where that cannot be seen, as in a container, it counts as
     local: only one host can have it.
     """
-    best, found = -1, LOCAL
+    best = -1
+    found = LOCAL
     try:
         path = os.path.realpath(path)
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
@@ -1058,7 +1072,8 @@ def are_same(one: int, other: int) -> bool:
 
 def mount_fault(mount: Mount) -> str:
     """Why locks on this mount do not exclude other hosts; '' if nothing is known against them."""
-    kind, options = mount.kind, mount.options
+    kind = mount.kind
+    options = mount.options
     if kind == "nfs":                       # version 3 and before: 4 is nfs4, and ignores these options
         for option in ("nolock", "local_lock=posix", "local_lock=all"):
             if option in options:
@@ -1070,8 +1085,9 @@ def mount_fault(mount: Mount) -> str:
     if kind in ("9p", "fuse.sshfs"):
         return f"is on {kind}: its locks do not reach other hosts"
     if kind in ("cifs", "smb3"):
-        return f"is on {kind}: its locks " + ("do not reach other hosts" if "nobrl" in options else
-                                              "keep others from reading, too")
+        if "nobrl" in options:
+            return f"is on {kind}: its locks do not reach other hosts"
+        return f"is on {kind}: its locks keep others from reading, too"
     return ""
 
 
@@ -1279,7 +1295,7 @@ class Scan:
                 raise Shifted
         self._count(upto)
         self._buffer = self._buffer[upto:]
-        self._base = self._base + upto
+        self._base += upto
         self._pos = 0
 
 
@@ -1312,14 +1328,18 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
     wanted = [
         b"\n%b%b%b%b\n" % (state, blank, command, last) for blank in (b" ", b"\t") for last in (b"", b"\r")
     ]
-    found, rest, at, size = 0, b"", start, 4096
+    found = 0
+    rest = b""
+    at = start
+    size = 4096
     while found < enough:
         data = file.pread(int(min(size, end - at)), at)
         lines, _, rest = (rest + data).rpartition(b"\n") if data else (rest, b"", b"")
         found += sum(map((b"\n" + lines.replace(b"\n", b"\n\n") + b"\n").count, wanted))
         if not data:
             break
-        at, size = at + len(data), min(4 * size, 1 << 20)
+        at += len(data)
+        size = min(4 * size, 1 << 20)
     return found
 
 
@@ -1404,8 +1424,13 @@ class JobSettings:
 
     def __str__(self) -> str:
         """'host bob with 4 slots or more (#RUN in line 4)'"""
-        names = ("a runner" if not self.hosts else f"host {self.hosts[0]}" if len(self.hosts) == 1 else
-                 f"one of the hosts {', '.join(self.hosts[:8])}{', ...' if len(self.hosts) > 8 else ''}")
+        if not self.hosts:
+            names = "a runner"
+        elif len(self.hosts) == 1:
+            names = f"host {self.hosts[0]}"
+        else:
+            more = ", ..." if len(self.hosts) > 8 else ""
+            names = f"one of the hosts {', '.join(self.hosts[:8])}{more}"
         slots = f" with {self.slots} slots or more" if self.slots > 1 else ""
         return printable(f"{names}{slots} ({self.where})")
 
@@ -1617,7 +1642,8 @@ class Odd:
     def note(self, number: int, line: bytes) -> None:
         """Another one."""
         if not self.count:
-            self.number, self.line = number, line
+            self.number = number
+            self.line = line
         self.count += 1
 
 
@@ -1630,11 +1656,14 @@ class OddLines:
 
     def __str__(self) -> str:
         """'line 4 is neither a job nor a comment, nor are 2 more'; '' if there is none."""
-        first, more = self.strays.number, self.strays.count - 1
+        first = self.strays.number
+        more = self.strays.count - 1
         if more < 0:
             return ""
-        others = f", nor {'is' if more == 1 else 'are'} {more} more" if more else ""
-        return f"line {first} is neither a job nor a comment{others}"
+        text = f"line {first} is neither a job nor a comment"
+        if more:
+            text += f", nor {'is' if more == 1 else 'are'} {more} more"
+        return text
 
     def judge(self, number: int, line: bytes, newline: bytes) -> None:
         """Take a line whose beginning is odd; newline: b"": it may be written on."""
@@ -1653,7 +1682,8 @@ def odd_lines(file: Reader) -> OddLines:
     before = 0                                  # lines
     for lines in whole_lines(file, first_line(file)):
         text = b"\n" + lines                   # so that each line begins with one, as in a Scan
-        number, counted = before, 0
+        number = before
+        counted = 0
         for match in ODD.finditer(text):
             number += text.count(b"\n", counted, match.start() + 1)
             counted = match.start() + 1
@@ -1700,13 +1730,16 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> OddL
 
 def check_directives(path: str, odd: OddLines, say: Say) -> None:
     """Refuse a job file with a malformed directive; name what only looks like one.  Raises Problem."""
-    bad, alike = odd.malformed, odd.alike
+    bad = odd.malformed
+    alike = odd.alike
     if bad.count:
         raise Problem(f"{path}: line {bad.number}: {_fault(bad.line[1:])}")
     if alike.count:
         more = alike.count - 1
-        others = f", and so {'does' if more == 1 else 'do'} {more} more" if more else ""
-        say(f"line {alike.number} {NO_DIRECTIVE}{others}")
+        text = f"line {alike.number} {NO_DIRECTIVE}"
+        if more:
+            text += f", and so {'does' if more == 1 else 'do'} {more} more"
+        say(text)
 
 
 # ---- lines that are too long -------------------------------------------------------------------------------
@@ -1714,7 +1747,8 @@ def check_directives(path: str, odd: OddLines, say: Say) -> None:
 
 def has_long_line(file: Reader) -> bool:
     """Whether any line, of whatever kind, is longer than one with a command may be.  Raises OSError."""
-    at, least = first_line(file), len(". ") + LONGEST_COMMAND + 1
+    at = first_line(file)
+    least = len(". ") + LONGEST_COMMAND + 1
     while len(piece := file.pread(least, at)) == least:
         newline = piece.rfind(b"\n")
         if newline < 0:
@@ -1798,7 +1832,8 @@ class TriedLines:
         command = hash(line.command)
         self.lines[line.number, command] += 1
         self._counts[command] += 1
-        self._to_pass[command] += not met
+        if not met:
+            self._to_pass[command] += 1
         if not self.last or line.offset >= self.last.offset:
             self.last = Line(line.number, 0, line.offset, line.state, line.text)
 
@@ -1809,8 +1844,10 @@ class TriedLines:
 
     def begin(self, met_by: Round, inode: Identity | None, moved: bool) -> None:
         """Another round begins to ask.  inode: of its file; moved: `last` does not stand there as it did."""
-        self.round, self._to_pass = met_by, Counter(self._counts)
-        self._moved |= moved or self.inode not in (None, inode)
+        self.round = met_by
+        self._to_pass = Counter(self._counts)
+        if moved or self.inode not in (None, inode):
+            self._moved = True
         self.inode = inode
 
     def pass_over(self, line: Line) -> bool:
@@ -1818,9 +1855,10 @@ class TriedLines:
         command = hash(line.command)
         if not self._moved:
             return self.lines[line.number, command] > 0
-        passed_over = self._to_pass[command] > 0
-        self._to_pass[command] -= passed_over
-        return passed_over
+        if self._to_pass[command] <= 0:
+            return False
+        self._to_pass[command] -= 1
+        return True
 
 
 @dataclass(eq=False, repr=False)
@@ -2013,7 +2051,8 @@ class Place:
             self.real = os.path.join(os.path.realpath(folder), name)
         self.known = os.path.exists(self.real)
         if self.known and os.path.islink(self.real):
-            self.link, self.real = self.real, os.path.realpath(self.real)
+            self.link = self.real
+            self.real = os.path.realpath(self.real)
 
     def has_moved(self) -> bool:
         """Whether a file has come in the place of the link."""
@@ -2021,7 +2060,8 @@ class Place:
 
     def follow(self) -> None:
         """Go on with the file that has come in the place of the link."""
-        self.link, self.real = "", self.link
+        self.real = self.link
+        self.link = ""
 
     def see(self, mount: Mount) -> None:
         """Have this host forget what it remembers of the file, its companion and their names.
@@ -2133,7 +2173,8 @@ class Companion:
         """
         if self.is_open and self.is_current():
             return True
-        old, before = self._fd, self.inode
+        old = self._fd
+        before = self.inode
         self.path = companion_of(self._place.real)
         self._fd, self.inode = self._open()
         self._alive_at = self.clock()
@@ -2261,18 +2302,19 @@ class Companion:
 
     def sit(self, line: Line) -> Seat:
         """Take a seat for a line, behind its door: the line's own if it is free.  Raises OSError."""
-        start, own, fd = row(line.command), own_seat(line), self.open_seat()
+        start = row(line.command)
+        own = own_seat(line)
+        fd = self.open_seat()
         try:
-            at = next(at for at in itertools.chain(range(own, start + SEATS), range(start, own))
-                      if not self.is_ours(at) and lock(fd, at))
-        except StopIteration:
-            self.close_seat(fd)
-            raise OSError(errno.ENOLCK, "all seats of this command are taken") from None
+            for at in itertools.chain(range(own, start + SEATS), range(start, own)):
+                if not self.is_ours(at) and lock(fd, at):
+                    seat = Seat(fd, at)
+                    self.seats[at] = seat
+                    return seat
+            raise OSError(errno.ENOLCK, "all seats of this command are taken")
         except OSError:
             self.close_seat(fd)
             raise
-        seat = self.seats[at] = Seat(fd, at)
-        return seat
 
     def stand_up(self, seat: Seat) -> None:
         """Give back a seat; its job's processes may have the description, too."""
@@ -2451,7 +2493,8 @@ class JobFile:
 
         Raises OSError; EBUSY: another one is.
         """
-        fd, inode = self._fd, self.companion.inode
+        fd = self._fd
+        inode = self.companion.inode
         if self._read_only or fd is None or inode is None or self._named == inode:
             return
         self._named = None
@@ -2525,7 +2568,11 @@ class JobFile:
                 return Attempt(data=data)               # somebody with --resume has taken the orphan
             if not settled or not self.has_room(line.command, line.state == RUNNING):
                 return Attempt(data=data, closed=True)
-            ended = known if known and self.companion.is_alone() else ERROR if taker is NOBODY else b""
+            ended = b""
+            if known and self.companion.is_alone():
+                ended = known
+            elif taker is NOBODY:
+                ended = ERROR
             if line.state == RUNNING and ended:
                 self.write(line, ended)
                 return Attempt(data=data, ended=ended)
@@ -2559,18 +2606,18 @@ class JobFile:
 
         The search begins at the line that we have held longest: what runs is mostly near it, or below.
         """
-        ours = next(
-            (job.offset for job in self.held if job.inode == self.inode and job.command == command), 0
-        )
-        first = max(ours, self.start)
+        first = self.start
+        for job in self.held:
+            if job.inode == self.inode and job.command == command:
+                first = max(job.offset, self.start)
+                break
         file = self.reader
         if first > self.start and file.pread(1, first - 1) != b"\n":
             first = self.start                          # it was edited: no line begins there any more
         found = count_lines(file, first, math.inf, RUNNING, command, least)
-        return (
-            found >= least
-            or found + count_lines(file, self.start, first, RUNNING, command, least - found) >= least
-        )
+        if found < least:
+            found += count_lines(file, self.start, first, RUNNING, command, least - found)
+        return found >= least
 
     def is_settled(self, line: Line) -> bool:
         """Whether a line can no more be cut off by the program that has appended it (append_locked()).
@@ -2592,20 +2639,31 @@ class JobFile:
         """
         if self._read_only:
             self._follow_companion()            # there may have been none when we came
-        companion, first = self.companion, row(line.command)
+        companion = self.companion
+        first = row(line.command)
         if companion.hidden:
             return False
         if companion.is_open:
             if companion.is_held(own_seat(line)):
                 return False
-            seats = 0 if is_free(companion.fd, first, SEATS) else companion.count(line.command)
-            if seats and not (self._are_running(line.command, seats + 1)
-                              and self._are_running(line.command, companion.count(line.command) + 1)):
+            if not is_free(companion.fd, first, SEATS) and self._has_seat_for_each(line.command):
                 return False
         self.see()
         self.read_anew()
         # read after the seats were looked at: the job may have ended just before
         return self.state_at(line) == RUNNING
+
+    def _has_seat_for_each(self, command: bytes) -> bool:
+        """Whether as many seats of a command are held as lines of it are `r`, or more.  Raises OSError.
+
+        The seats are counted once more after the lines: a job that was claimed in between has added to both.
+        """
+        seats = self.companion.count(command)
+        if not seats:
+            return False
+        if not self._are_running(command, seats + 1):
+            return True
+        return not self._are_running(command, self.companion.count(command) + 1)
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -2704,8 +2762,7 @@ class JobFile:
             self.follow_path()
             self._follow_companion()
             now = self.clock()
-            astray = {job: state for job in self.held
-                      if not job.cancelled and (state := self._state_here(job)) != RUNNING}
+            astray = self._astray()
             for job in self.held.keys() - astray.keys():
                 job.note_found()
             if any(job.search_at <= now for job in astray):
@@ -2714,8 +2771,20 @@ class JobFile:
             # not there, or not now: there is another look soon, and finish() says so
             self.leave_useless(error)
         self.check()
-        to_end, self._to_end = self._to_end, {}
+        to_end = self._to_end
+        self._to_end = {}
         return to_end
+
+    def _astray(self) -> dict[Job, bytes | None]:
+        """The held lines that do not stand where they stood as `r`, and what stands there.  Raises OSError.
+        """
+        found = {}
+        for job in self.held:
+            if not job.cancelled:
+                state = self._state_here(job)
+                if state != RUNNING:
+                    found[job] = state
+        return found
 
     def _drop_lost_seats(self) -> None:
         """Notice what a network file system has taken from us.  Raises OSError."""
@@ -2801,14 +2870,19 @@ class JobFile:
         at = job.seat.at if job.seat else None
         running = [line for line in free if line.state == RUNNING]
         running.sort(key=lambda line: own_seat(line) != at)
-        mine = next((line for line in running
-                     if own_seat(line) == at or not self.companion.is_held(own_seat(line))), None)
+        mine = None
+        for line in running:
+            if own_seat(line) == at or not self.companion.is_held(own_seat(line)):
+                mine = line
+                break
         if mine and len(running) > others:
             return mine
         saved = [line for line in free if line.state in (NEW, job.state)]
         if here is not None:
             saved = [line for line in saved if line.offset == job.offset]
-        return saved[0] if saved else mine if last and here is None else None
+        if saved:
+            return saved[0]
+        return mine if last and here is None else None
 
     def _is_away(self, job: Job) -> bool:
         """A job's line is not found: whether that has been so for longer than it takes to replace a file."""
@@ -2868,7 +2942,10 @@ class JobFile:
         found = Survey(Counter())
         scan = self.lines(RUNNING, found.states)
         for line in scan:
-            (found.orphans if self.is_orphan(line) else found.running).append(line)
+            if self.is_orphan(line):
+                found.orphans.append(line)
+            else:
+                found.running.append(line)
         found.half_saved = self.doubt(scan.end) > 0
         return found
 
@@ -2905,7 +2982,8 @@ class JobFile:
         found = self.survey()
         now = counts(found)
         numbers = [line.number for line in found.orphans]
-        alone, grouped = bool(numbers), []
+        alone = bool(numbers)
+        grouped = []
 
         def teaches(scope: Scope) -> bool:
             return len(numbers) < self.BAD or bool(scope.settings.together) or not alone
@@ -2915,16 +2993,18 @@ class JobFile:
 
         for line, scope in self._lines_under(FAILED + ERROR, teaches) if now.bad else ():
             numbers.append(line.number)
-            alone |= not scope.settings.together
-            grouped += [line.number] if scope.settings.together else []
-        left, others = False, ""
-        new = (
-            self._lines_under(NEW, lambda scope: not others or fits(scope))
-            if now.new and takers.all
-            else ()
-        )
+            if scope.settings.together:
+                grouped.append(line.number)
+            else:
+                alone = True
+        left = False
+        others = ""
+        new: Iterable[tuple[Line, Scope]] = ()
+        if now.new and takers.all:
+            new = self._lines_under(NEW, lambda scope: not others or fits(scope))
         for _, scope in new:
-            others = others or whose(scope, groups)
+            if not others:
+                others = whose(scope, groups)
             if fits(scope):
                 left = True
                 for taker in list(takers.fitting(scope)):
@@ -3061,7 +3141,8 @@ class JobFile:
 
     def _note_reading(self) -> None:
         """Say once that the file cannot be read with O_DIRECT."""
-        how, self._how = self._how, self.reader.how
+        how = self._how
+        self._how = self.reader.how
         if self._how is Reading.DROPPED and how is not Reading.DROPPED and not self._read_only:
             self.say(
                 f"its file system ({self.mount.kind}) refuses O_DIRECT, so other hosts' results may be read "
@@ -3144,7 +3225,8 @@ def check_companion(path: str, mount: Mount) -> None:
 
     Try the locks before relying on them, too: two descriptors must exclude each other.  Raises Problem.
     """
-    companion, end = companion_of(path), time.monotonic() + 3.0
+    companion = companion_of(path)
+    end = time.monotonic() + 3.0
     if not sys.platform.startswith("linux"):
         raise Problem(
             f"{path}: no open-file-description locks on this system (Linux 3.15 or newer is needed)"
@@ -3160,9 +3242,9 @@ def check_companion(path: str, mount: Mount) -> None:
     try:
         _try_locks(path, companion)
     except OSError as error:
-        hint = ("Linux 3.15 or newer, and a file system with locks, are needed" if error.errno in (
-            errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP) else
-            "jobs are locked there: an empty file of this name that all may write to will do")
+        hint = "jobs are locked there: an empty file of this name that all may write to will do"
+        if error.errno in (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            hint = "Linux 3.15 or newer, and a file system with locks, are needed"
         raise Problem(f"{companion}: {reason(error)} ({hint})") from None
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
@@ -3241,7 +3323,8 @@ class StallReporter:
 
     def update(self, stalls: Iterable[Stall]) -> None:
         """Take note of all stalls that there are now.  Those from before that are not among them are over."""
-        now, by_key = self.clock(), {stall.key: stall for stall in stalls}
+        now = self.clock()
+        by_key = {stall.key: stall for stall in stalls}
         self.since = {key: self.since.get(key, now) for key in by_key}
         self._said &= self.since.keys()
         for key, since in self.since.items():
@@ -3263,13 +3346,15 @@ class Pace:
         self.clock = clock
         self.began = -math.inf          # when the last look did, by the clock
         # what the parts of the look that are over have taken: seconds, and seconds on the CPU
-        self._took = self._worked = 0.0
+        self._took = 0.0
+        self._worked = 0.0
         # when the part under way began, by the clock and by this thread's CPU time; None: there is none
         self._since: tuple[float, float] | None = None
 
     def begin(self) -> None:
         """Another look begins."""
-        self._took = self._worked = 0.0
+        self._took = 0.0
+        self._worked = 0.0
         self.began = self.clock()
         self._since = self.began, time.thread_time()
 
@@ -3379,8 +3464,9 @@ class Round:
 
     def stopped(self, taker: Taker) -> str:
         """Which check keeps jobs from this taker for good, if one does."""
-        stops = self.block and self.block.why is Why.STOPPED and taker in self.waiting
-        return self.block.text if self.block and stops else ""
+        if self.block and self.block.why is Why.STOPPED and taker in self.waiting:
+            return self.block.text
+        return ""
 
     def is_over(self, takers: Mapping[Taker, None]) -> bool:
         """Whether nothing below can matter to its takers: all must wait, or leave at `#RUN end`."""
@@ -3466,7 +3552,8 @@ class Round:
         """Nothing more comes of the group that was met last."""
         if self.groups and not self.groups[-1].whole:
             self.groups[-1].whole = True
-            self.groups[-1].waits |= waits
+            if waits:
+                self.groups[-1].waits = True
 
     def enter(self, line: Line) -> None:
         """What comes is below a directive."""
@@ -3514,7 +3601,8 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
 
     is_absent: whether nobody is here that takes jobs with these settings.
     """
-    block, first = found.block, found.unfinished
+    block = found.block
+    first = found.unfinished
     if block and block.why is not Why.WAITS:
         yield Stall((block.why, block.text), block.text, stops=block.why is Why.STOPPED, patience=0.0)
     elif block and found.below and first:
@@ -3653,7 +3741,8 @@ class Cursor:
                 self.round.few = False
                 self.round.takers = self.round.takers.intersection(takers.all)
                 self.scan = self._go_back(self.scan)
-        now, scan = self.clock(), self.scan
+        now = self.clock()
+        scan = self.scan
         if scan is None and (not last or self.round.waiting) and self._nothing_new():
             soon = self.round.outdated or self.round.has_room()
             return replace(self.miss, again=self._until_next()) if soon else self.miss
@@ -3670,7 +3759,8 @@ class Cursor:
                 # what stands above was edited, and has moved what is below
                 scan = self._start_over()
             if self._serving:
-                self._pause_at = scan.pause_at = time.monotonic() + self.SLICE
+                self._pause_at = time.monotonic() + self.SLICE
+                scan.pause_at = self._pause_at
             return self._walk(scan)
         except Paused:
             self.sliced = True
@@ -3742,9 +3832,9 @@ class Cursor:
         self._signature = file.signature()
         wanted = {*NEW, *RUNNING, *b"".join(taker.retry for taker in self.takers.all)}
         seen: Counter[bytes] | None = Counter() if self._ordinals else None
-        self.scan = scan = Scan(file.reader, file.start, bytes(sorted(wanted)), seen=seen, careful=True,
-                                directives=True)
+        scan = Scan(file.reader, file.start, bytes(sorted(wanted)), seen=seen, careful=True, directives=True)
         scan.pause_at = self._pause_at
+        self.scan = scan
         self.round = Round(frozenset(self.takers.all), self.pace.began)
         return scan
 
@@ -3791,7 +3881,8 @@ class Cursor:
 
     def _notice_replaced(self) -> None:
         """If the path names another file: begin a new round, by what that says."""
-        before, now = self.inode, self.file.inode
+        before = self.inode
+        now = self.file.inode
         if now != before or (self.scan and self.scan.file is not self.file.reader):
             self.forget()
             # else it is opened anew with the next round, or was, after trouble
@@ -3802,7 +3893,8 @@ class Cursor:
 
     def forget(self) -> None:
         """Have the next claim walk through the file anew: what was met says nothing any more."""
-        self.scan = self._quiet = None
+        self.scan = None
+        self._quiet = None
 
     # -- lines that are met ----------------------------------------------------------------------------------
 
@@ -3850,7 +3942,8 @@ class Cursor:
     def _was_tried(self, tried: TriedLines, line: Line) -> bool:
         """Whether a line is one that its taker may not take again.  Raises OSError."""
         if tried.round is not self.round:       # the file may have been edited while its taker was busy
-            file, last = self.file, tried.last
+            file = self.file
+            last = tried.last
             tried.begin(self.round, file.inode, last is not None and file.state_at(last) is None)
         return tried.pass_over(line)
 
@@ -3861,7 +3954,8 @@ class Cursor:
 
     def _pass_over(self, line: Line) -> None:
         """A job is for none of the takers, or of a group."""
-        found, settings = self.round, self.round.scope.settings
+        found = self.round
+        settings = self.round.scope.settings
         if line.state != NEW:
             return
         found.few = not settings.together or not self._serving  # a group must be known as a whole
@@ -3920,8 +4014,8 @@ class Cursor:
             found.refused = True
             if attempt.closed:
                 found.closed.add(line.command)
-            if not attempt.data:
-                found.shut = found.shut or line
+            if not attempt.data and not found.shut:
+                found.shut = line
         return attempt.job
 
     def _known_end(self, line: Line) -> bytes:
@@ -3929,9 +4023,13 @@ class Cursor:
 
         Raises OSError.
         """
-        ended = self._ends.get(line.command, b"") if line.state == RUNNING else b""
-        equal = ended and itertools.islice(lines_of(self.file.reader, self.file.start, {line.command}), 2)
-        return ended if equal and len(list(equal)) == 1 else b""
+        if line.state != RUNNING:
+            return b""
+        ended = self._ends.get(line.command)
+        if not ended:
+            return b""
+        equal = itertools.islice(lines_of(self.file.reader, self.file.start, {line.command}), 2)
+        return ended if len(list(equal)) == 1 else b""
 
     def _hint(self, line: Line) -> str:
         """What we know of an orphan's command.
@@ -3939,9 +4037,9 @@ class Cursor:
         Only a person knows whether others have begun to run it since.
         """
         ended = self._ends.get(line.command)
-        return (
-            f"; an editor may have brought back its r: a run here has ended, {show(ended)}" if ended else ""
-        )
+        if not ended:
+            return ""
+        return f"; an editor may have brought back its r: a run here has ended, {show(ended)}"
 
     def _note_taken(self, job: Job) -> None:
         """A line was claimed."""
@@ -3972,9 +4070,10 @@ class Cursor:
         if not found.groups or found.groups[-1].whole:
             return False
         # asked first: if not, the size is of all of it
-        appending = self.file.is_appended_to()
-        found.refused |= appending
-        return appending or self.file.signature()[2] != self._signature[2]
+        if self.file.is_appended_to():
+            found.refused = True
+            return True
+        return self.file.signature()[2] != self._signature[2]
 
     def _name_stalls(self) -> None:
         """Say what waits for something that may never come."""
@@ -3984,9 +4083,11 @@ class Cursor:
             return (self._serving or settings.slots > 1 or following) and self._is_absent(settings)
 
         waited = any(taker.follow for taker in self.round.waiting)
-        self._waits.update(itertools.chain(self._shut_door(), (
-            stall for stall in itertools.islice(stalls(self.round, is_missed), self.NAMED)
-            if not stall.passes and (waited or not stall.stops))))
+        found = list(self._shut_door())
+        for stall in itertools.islice(stalls(self.round, is_missed), self.NAMED):
+            if not stall.passes and (waited or not stall.stops):
+                found.append(stall)
+        self._waits.update(found)
 
     def _shut_door(self) -> Iterator[Stall]:
         """Whoever keeps a door locked, which is for a moment only.  Raises OSError."""
@@ -4019,7 +4120,12 @@ class Cursor:
 
     def release(self, job: Job) -> str:
         """Put a claimed job that was not started back to what it was.  Raises NotNow."""
-        fault = self.finish(job, HELD if job.cancelled else ERROR if job.state == RUNNING else job.state)
+        state = job.state
+        if job.cancelled:
+            state = HELD
+        elif state == RUNNING:
+            state = ERROR
+        fault = self.finish(job, state)
         if job.retried:
             job.taker.tried.discard(job)
         return fault
@@ -4028,7 +4134,8 @@ class Cursor:
 
     def _bear(self, error: OSError) -> Miss:
         """Put up with an error of the file system for a while, then fail for good."""
-        self.scan = self._quiet = None
+        self.scan = None
+        self._quiet = None
         self.file.leave_useless(error)
         now = self.clock()
         if self._trouble_since is None:
@@ -4051,7 +4158,8 @@ ANYBODY = Taker("", slots=1)    # who has any name that a pattern may stand for
 
 def why_stalled(file: JobFile) -> Stall | None:
     """What keeps new jobs from any runner, if something does.  Raises OSError."""
-    found, group = Round(), None
+    found = Round()
+    group = None
     scan = file.lines(NEW + RUNNING, directives=True)
     while line := scan.next(found.few):
         settings = found.scope.settings
@@ -4084,7 +4192,9 @@ def why_stalled(file: JobFile) -> Stall | None:
 
 def dry_run(file: JobFile, taker: Taker) -> Iterator[Line]:
     """What a cursor would find for this taker, in time, without touching anything.  Raises OSError."""
-    found, fits, groups_named = Round(), taker.fits(NO_SETTINGS, False), False
+    found = Round()
+    fits = taker.fits(NO_SETTINGS, False)
+    groups_named = False
     for line in file.lines(NEW + taker.retry, directives=True):
         if line.state == DIRECTIVE:
             # all that is above a barrier has ended when its time comes: nothing is noted as unfinished
@@ -4112,8 +4222,12 @@ def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
     """A task that nobody awaits: what it raises is a defect, of which the loop's exception handler hears at
     once.
     """
+    def pass_on(task: asyncio.Future[Any]) -> None:
+        if not task.cancelled():
+            task.result()                       # raises what the task has raised
+
     task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda task: task.cancelled() or task.result())
+    task.add_done_callback(pass_on)
     return task
 
 
@@ -4589,7 +4703,9 @@ class Signals:
 def shell_words(shell: str) -> list[bytes]:
     """The words that start a shell: busybox has one beside other programs."""
     words = [os.fsencode(shell)]
-    return words + [b"sh"] * os.path.basename(shell).startswith("busybox")
+    if os.path.basename(shell).startswith("busybox"):
+        words.append(b"sh")
+    return words
 
 
 class Processes:
@@ -4669,7 +4785,8 @@ class Processes:
         while True:
             over = shell.ended.done()               # before the look, which takes a while
             table = await self._look()
-            shell.deserted |= over and not table.session(shell)
+            if over and not table.session(shell):
+                shell.deserted = True
             alive = table.tree(shell)
             looked = self._loop.time()
             empty = 0 if alive else empty + 1
@@ -4731,7 +4848,8 @@ def cgroup_cpus() -> float:
             group = "".join(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
     except OSError:
         return math.inf
-    names, limits = [name for name in group.split("/") if name not in ("", "..")], [math.inf]
+    names = [name for name in group.split("/") if name not in ("", "..")]
+    limits = [math.inf]
     for depth in range(len(names) + 1):
         path = os.path.join(CGROUP_ROOT, *names[:depth], "cpu.max")
         with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
@@ -5567,9 +5685,11 @@ def free_number(name: str) -> int:
     """A number that no older file has, where one has the number below; found in few looks, also among
     thousands.
     """
-    used, free = 0, 1
+    used = 0
+    free = 1
     while os.path.lexists(numbered(name, free)):
-        used, free = free, 2 * free
+        used = free
+        free = 2 * free
     while free - used > 1:
         middle = (used + free) // 2
         used, free = (middle, free) if os.path.lexists(numbered(name, middle)) else (used, middle)
@@ -5878,7 +5998,8 @@ class SlotFile:
             names = self._read()
             fault = "" if names else "is empty"
         except OSError as error:
-            names, fault = [], reason(error)
+            names = []
+            fault = reason(error)
         self._complain("names", fault and f"{fault}; going on with the slots known so far")
         if not names or names == self.names:
             return None
@@ -5890,7 +6011,8 @@ class SlotFile:
         """Raise the soft limit of open files, which jobs inherit, to what the names may need, as far as that
         goes.
         """
-        hard, wanted = resource.getrlimit(resource.RLIMIT_NOFILE)[1], 32 + len(self.names) * self.DESCRIPTORS
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        wanted = 32 + len(self.names) * self.DESCRIPTORS
         allow_descriptors(wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
 
     def _read(self) -> list[str]:
@@ -5909,7 +6031,8 @@ class SlotFile:
         if len(data) > self.LONGEST or b"\0" in data:
             raise OSError(errno.EINVAL, "is no list of names")
         if data and not data.endswith(b"\n"):
-            now, sign = time.monotonic(), (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+            now = time.monotonic()
+            sign = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
             if not self._last or self._last[0] != sign:
                 self._last = sign, now
             if now - self._last[1] < 1.0:
@@ -6292,11 +6415,14 @@ class Runner:
         elif self._nothing.stopped:
             if not self.options.follow:         # else it was said when it happened
                 self.say(self._nothing.stopped)
-        elif not self.stopping and all(
-            slot.use is Use.BROKEN for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT
-        ):
+        elif not self.stopping and self._is_broken():
             self.say("no slot is left in service (no more jobs were started)")
             self.tally.trouble = True
+
+    def _is_broken(self) -> bool:
+        """Whether all slots are out of service, but for those that were taken out of the list unused."""
+        there = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
+        return all(slot.use is Use.BROKEN for slot in there)
 
     @property
     def had_one_each(self) -> bool:
@@ -6330,7 +6456,8 @@ class Runner:
         """
         self._note_signal()
         if self.killed:
-            self.processes.impatient |= number == signal.SIGINT
+            if number == signal.SIGINT:
+                self.processes.impatient = True
             return
         self.killed = number
         again = " (Ctrl-C again: kill them)" if number == signal.SIGINT and self.runs else ""
@@ -6455,11 +6582,9 @@ class Runner:
             if slot.use is Use.BROKEN and not stays:
                 # put back into the file it is in service again, but for -1: it has had its job
                 slot.use = self._use_after_a_job()
-        self.slots = {
-            key: slot
-            for key, slot in self.slots.items()
-            if slot.listed or slot.use in (Use.BUSY, Use.SPENT)
-        }
+        for key, slot in list(self.slots.items()):
+            if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
+                del self.slots[key]
         for key in listed:
             self.slots.setdefault(key, Slot(*key))
         self.changed.set()
@@ -6556,9 +6681,11 @@ class Runner:
             return None
         found = await self._jobs.claim(self._leaves(), 1 + len(self._idle()), self.in_service)
         if isinstance(found, Miss):
-            job, self._nothing = None, found
+            job = None
+            self._nothing = found
         else:
-            job, self._nothing = found, Miss(ended=self._nothing.ended)
+            job = found
+            self._nothing = Miss(ended=self._nothing.ended)
         if job and await self._take(slots, job.settings.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")
@@ -6582,7 +6709,8 @@ class Runner:
 
     def _limit(self, job: Job) -> float | None:
         """How many seconds a job may run."""
-        own, common = job.settings.timeout, self.options.timeout
+        own = job.settings.timeout
+        common = self.options.timeout
         return common if own is Unsaid.UNSAID else own
 
     def _fits(self, job: Job) -> bool:
@@ -6591,7 +6719,8 @@ class Runner:
         limit = self._limit(job) or 0.0
         rest = self._wall_end - self.loop.time()
         if limit > rest and not self.stopping:
-            walltime, never = self.options.walltime, ""
+            walltime = self.options.walltime
+            never = ""
             # what Slurm leaves may be more next time
             if isinstance(walltime, float) and limit >= walltime:
                 self.misfit = job
@@ -6810,16 +6939,20 @@ class Runner:
         Raises OSError, ValueError.
         """
         fds: list[int] = []
-        job, names = run.job, [os.fsencode(slot.name) for slot in run.slots]
+        job = run.job
+        names = [os.fsencode(slot.name) for slot in run.slots]
         try:
             for _ in range(3 if job.gate else 2):
                 fds += os.pipe()
             entrance = fds[4] if job.gate else None     # what its shell reads from
-            run.began, run.started = time.time(), self.loop.time()
+            run.began = time.time()
+            run.started = self.loop.time()
             environ = {b"JOB_ID": b"%d" % job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                        b"RUNMAKER4_SLOTS": b",".join(names)}
             locks = [fd for fd in (lent, *(slot.fd for slot in run.slots)) if fd is not None]
-            shell, command, runner = job.settings.shell, job.command, self.options.runner
+            shell = job.settings.shell
+            command = job.command
+            runner = self.options.runner
             if runner:                  # which the user has written for /bin/sh
                 shell, command = SHELL, wrap(os.fsencode(runner), shell, command)
             child = self.processes.start(shell, command, environ, fds[1], fds[3], locks, entrance)
@@ -7319,10 +7452,14 @@ class Program:
         )
         trouble = functools.partial(self.in_loop, self._trouble)
         incomplete = functools.partial(self.in_loop, self.tally.incomplete.add)
-        return (LogFile(options.logfile, options.loglines, self.directory, self.worker, trouble)
-                if options.logfile else None,
-                OutDir(options.outdir, self.worker, trouble, incomplete) if options.outdir else None,
-                JobLog(options.joblog, self.worker, trouble) if options.joblog else None)
+        logfile = outdir = joblog = None
+        if options.logfile:
+            logfile = LogFile(options.logfile, options.loglines, self.directory, self.worker, trouble)
+        if options.outdir:
+            outdir = OutDir(options.outdir, self.worker, trouble, incomplete)
+        if options.joblog:
+            joblog = JobLog(options.joblog, self.worker, trouble)
+        return logfile, outdir, joblog
 
     def regroup(self, lines: str) -> str:
         """The command that has failed jobs of groups run again, as groups; lines: '7', '3-7'."""
@@ -7365,9 +7502,13 @@ class Program:
         """Say which process runs in the background, how to stop it, and where its messages go."""
         if getattr(self.options, "quiet", False):       # a server has no -q
             return
-        pid, kept = os.getpid(), stat.S_ISREG(os.fstat(2).st_mode)
-        where = (f"to {self.options.errors}" if self.options.errors else
-                 "where stderr goes" if kept else "nowhere (see --errors)")
+        pid = os.getpid()
+        kept = stat.S_ISREG(os.fstat(2).st_mode)
+        where = "nowhere (see --errors)"
+        if self.options.errors:
+            where = f"to {self.options.errors}"
+        elif kept:
+            where = "where stderr goes"
         self.say(
             f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets its jobs end); messages go {where}"
         )
@@ -7482,7 +7623,11 @@ class RunnerProgram(Program):
         self.slot_file: SlotFile | None = None
         self.slots = self._slot_names()
         self.host = os.fsencode(options.name or os.uname().nodename)
-        self.retry = FAILED + ERROR if options.retry else ERROR if options.resume else b""
+        self.retry = b""                        # the states that are run again, but for orphans
+        if options.retry:
+            self.retry = FAILED + ERROR
+        elif options.resume:
+            self.retry = ERROR
         if options.keep_order and not options.plain:
             raise Problem("-k goes with --plain (see --help)")
         if options.daemon and options.plain:
@@ -7491,7 +7636,8 @@ class RunnerProgram(Program):
 
     def _slot_names(self) -> Sequence[str]:
         """What -j or --slots asks for.  Raises Problem."""
-        count, names = self.options.jobs, self.options.slots
+        count = self.options.jobs
+        names = self.options.slots
         if not names:
             return [str(slot + 1) for slot in range(1 if count is None else count or available_cpus())]
         if count is not None:
@@ -7990,7 +8136,8 @@ class Channel:
             raise WireError("a frame that is too long")
         if len(self._buffer) < start + length:
             return None
-        mac, body = bytes(self._buffer[self.LENGTH.size:start]), bytes(self._buffer[start:start + length])
+        mac = bytes(self._buffer[self.LENGTH.size:start])
+        body = bytes(self._buffer[start:start + length])
         del self._buffer[:start + length]
         return self._inward.open(mac, body) if self.authenticated else body
 
@@ -8063,7 +8210,8 @@ class Channel:
 
     def _text(self, label: str) -> bytes:
         """T(label)."""
-        mine, theirs = self._my_challenge, self._their_challenge
+        mine = self._my_challenge
+        theirs = self._their_challenge
         challenges = mine + theirs if self.server else theirs + mine
         return f"runmaker4 {WIRE_VERSION} {label}\n{challenges}".encode("ascii")
 
@@ -8107,7 +8255,9 @@ class Link:
         self.transport: Any = None
         self.heard = boottime()          # when the last frame that counts has come
         self.why = ""                       # it was dropped
-        self._flushing = self._receiving = self.ended = False
+        self._flushing = False
+        self._receiving = False
+        self.ended = False
         self._timer: asyncio.TimerHandle | None = None      # until what was posted is sent
 
     # -- for subclasses --------------------------------------------------------------------------------------
@@ -8181,7 +8331,8 @@ class Link:
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        known, self._receiving = self.channel.authenticated, True
+        known = self.channel.authenticated
+        self._receiving = True
         try:
             messages = self.channel.receive(data)
             if self.channel.authenticated and not known:
