@@ -125,7 +125,7 @@ def when_used(name: str) -> Any:
     return module
 
 
-# They take a third of the time that all this takes to load, and runset4.py never needs them.
+# To load these takes a third of the time that it takes to load this file, and runset4.py never needs them.
 if TYPE_CHECKING:
     import asyncio
     import queue
@@ -152,8 +152,15 @@ T = TypeVar("T")
 
 # ======== Basics ============================================================================================
 #
-# What every script needs: one line for what went wrong, the command line, durations, text that is fit to be
-# shown, and writing all of some bytes to a descriptor.
+# What every script needs.  A script is a function main(), which run_main() calls:
+#
+# - Errors.  What the user can mend is raised as a Problem, wherever it is found.  run_main() prints it as one
+#   line on stderr, and the exit status is 2.
+# - Signals.  They are blocked from the first line of a script on, so that none can end it half-way by a
+#   traceback.  run_main() unblocks INT and TERM, which simply end us until there are handlers.
+# - Bytes.  Job files and output are bytes, which need not be text.  They are kept as they are.  On their way
+#   to a terminal or a message they pass show(), so that they command no terminal and begin no line.
+# - Writing.  write(2) may write a part of what it is given.  write_all() goes on until all is written.
 
 
 class Problem(Exception):
@@ -180,12 +187,15 @@ def printable(text: str) -> str:
 
 
 def show(data: bytes) -> str:
-    """Bytes as text for a message; other invalid UTF-8 survives the way to the terminal."""
+    """Bytes as printable text for a message.
+
+    Bytes that are no UTF-8 become the same bytes again when the text is written, except those of C1.
+    """
     return printable(os.fsdecode(data))
 
 
 def one_line(data: bytes) -> bytes:
-    """Bytes for a terminal, or for a line."""
+    """Bytes that are fit for a terminal, or for one line of a file."""
     return os.fsencode(show(data))
 
 
@@ -245,13 +255,13 @@ def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {text}"
 
 
-# In the order in which they are asked whose an option is
+# An unknown option may be one of another program: these are asked, in this order
 PROGRAMS = ("runmaker4.py", "runset4.py", "runwait4.py", "runmaker4-server.py", "runmaker4-client.py")
-NEGATIVE = re.compile(r"-\.?\d")        # what begins so is a number rather than an option
+NEGATIVE = re.compile(r"-\.?\d")        # a word that begins so is a number, not an option
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose help says first what the program is, and whose errors are one line that helps on."""
+    """An argparse parser whose help begins with what the program is, and whose errors are a Problem."""
 
     def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
                  notes: Mapping[str, str], other_end: str = "") -> None:
@@ -303,14 +313,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """Refuse the command line.  Raises Problem.
 
-        argparse may miss FILE, or a value, where in truth another word of the line is wrong: that is said.
+        argparse may say that FILE or a value is missing where another word of the line is the mistake.  Then
+        that mistake is what is said.
         """
         self._check_words()
         raise Problem(f"{message} (see --help)")
 
     def _check_words(self) -> None:
-        """Refuse what is no option, and a negative number behind an option that wants another value, which
-        argparse takes for an option.  Raises Problem.
+        """Refuse the first word that looks like an option and is none.  Raises Problem.
+
+        argparse takes a negative number for an option.  So the number behind an option is checked as the
+        value of that option.
         """
         words = list(itertools.takewhile("--".__ne__, self._words))
         for word, following in zip(words, [*words[1:], ""]):
@@ -340,7 +353,7 @@ class Parser(argparse.ArgumentParser):
             raise Problem(f"one {name} only, and '{printable(rest[-1])}' is one more (see --help)")
 
     def _no_option(self, name: str) -> Problem:
-        """What is said of an option that this program lacks."""
+        """The message for an option that this program does not have."""
         for program in (self.other_end, *PROGRAMS):
             if program not in ("", self.prog) and name in options_of(program):
                 return Problem(f"{name} is an option of {program} (see {program} --help)")
@@ -350,7 +363,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """argparse's, with `-j, --jobs N` for `-j N, --jobs N`, as Python has it from 3.13 on."""
+    """Writes `-j, --jobs N` where argparse before Python 3.13 writes `-j N, --jobs N`."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         text = super()._format_action_invocation(action)
@@ -366,9 +379,9 @@ def option_name(word: str) -> str:
 
 
 def options_of(program: str) -> Collection[str]:
-    """The names of the options of another of our programs: its parser is asked.
+    """The names of the options of another of our programs, from its parser.
 
-    There are none if it is not there, or is of another version.
+    There are none if that program is not installed, or is of a version without make_parser().
     """
     with contextlib.suppress(ImportError, AttributeError):
         return set(importlib.import_module(program.removesuffix(".py")).make_parser().options())
@@ -376,7 +389,7 @@ def options_of(program: str) -> Collection[str]:
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
-    """A paragraph in lines of so many characters, the first behind `indent`, the others as far right."""
+    """A paragraph in lines of at most `width` characters, with a hanging indent of the width of `indent`."""
     text = " ".join(text.split())
     lines: str = when_used("textwrap").fill(
         text, width, initial_indent=indent, subsequent_indent=" " * len(indent), break_on_hyphens=False
@@ -385,11 +398,13 @@ def filled(text: str, width: int, indent: str = "") -> str:
 
 
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run a script's body: its Problem becomes one line on stderr and exit status 2, Ctrl-C 130, a closed
-    pipe 0.
+    """Run the main() of a script; returns the exit status.
 
-    Signals were blocked from the first line on.  Until there are handlers INT and TERM simply end us: no job
-    runs yet, and a file system or a server may not answer.  HUP, USR1 and QUIT wait.
+    A Problem becomes one line on stderr and status 2.  Ctrl-C gives 130, and a closed pipe 0.
+
+    Signals were blocked from the first line on.  Until there are handlers INT and TERM simply end us, because
+    no job runs yet, and a file system or a server may not answer.  HUP, USR1 and QUIT stay blocked until they
+    have a handler.
     """
     open_standard_descriptors()
     for number in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
@@ -408,18 +423,16 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
 
 
 def exit_on(*numbers: int) -> None:
-    """From now on these signals end the process by SystemExit, 128 + n; a signal that is ignored (nohup)
-    stays so.
-    """
+    """Make these signals raise SystemExit with status 128 + n, except those that are ignored (nohup)."""
     for number in numbers:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def leave(code: int) -> None:
-    """End the process.
+    """End the process at once.
 
-    Python's tear-down would take as long as twenty short jobs, and nothing is unflushed.
+    Python's tear-down would take as long as twenty short jobs, and there is nothing to flush.
     """
     os._exit(code)
 
@@ -431,7 +444,10 @@ def warn(text: str) -> None:
 
 
 def open_standard_descriptors() -> None:
-    """Where 0, 1 or 2 is closed, the next file would get its number and be written to by mistake."""
+    """Open /dev/null for each of descriptors 0, 1 and 2 that is closed.
+
+    The next file that we open would get that number, and what is printed would be written into it.
+    """
     while True:
         fd = os.open(os.devnull, os.O_RDWR)
         if fd > 2:
@@ -446,7 +462,7 @@ def write_all(fd: int, data: bytes) -> None:
     while view:
         try:
             view = view[os.write(fd, view):]
-        except BlockingIOError:             # somebody who shares it has made it so
+        except BlockingIOError:             # a process that shares it has set O_NONBLOCK
             wait_ready([fd], select.POLLOUT, None)
 
 
@@ -460,14 +476,16 @@ def pwrite_all(fd: int, data: bytes | bytearray, at: int) -> None:
 
 
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
-    """Wait for one of these descriptors (select.POLLIN, POLLOUT); returns the ready ones.  select(2) ends at
-    1,023.
+    """Wait until one of these descriptors is ready; returns the ready ones, none after so many seconds.
+
+    event: select.POLLIN or POLLOUT.  seconds: None: for ever.  It uses poll(2), as select(2) takes no
+    descriptor above 1,023.
     """
     poller = select.poll()
     for fd in fds:
         poller.register(fd, event)
     day = UNITS["d"]
-    while True:                         # poll(2) takes no more than 24 days
+    while True:                         # poll(2) takes at most 24 days at once
         found = [fd for fd, _ in poller.poll(None if seconds is None else 1000 * min(seconds, day))]
         if found or seconds is None or seconds <= day:
             return found
@@ -487,7 +505,7 @@ def put(data: bytes) -> None:
 def put_lines(lines: Iterable[bytes]) -> int:
     """Print many lines, 1,000 at a time; returns how many there were.  Raises BrokenPipeError, Problem.
 
-    A program that reads them gets their bytes; a terminal no control characters.
+    A program that reads them gets them as they are, a terminal without control characters.
     """
     count = 0
     rest = map(one_line, lines) if os.isatty(1) else iter(lines)
@@ -499,23 +517,33 @@ def put_lines(lines: Iterable[bytes]) -> int:
 
 # ======== Record locks ======================================================================================
 #
-# fcntl(2), "Open file description locks": owned by what open() made, not by the process.  So they exclude two
-# opens of one process, survive the close of another descriptor of the file, and are inherited.  struct flock
-# is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has them since
-# 3.15.
+# All that runners say to each other they say by locks on bytes.  A byte can be locked by one, or shared by
+# many; it need not exist in the file.  Nobody waits for a lock: lock() tells at once whether it could be had,
+# and whoever wants it tries again (keep_trying()).
+#
+# The locks are open-file-description locks (fcntl(2)).  What open() made owns them, not the process.  So two
+# opens of one process exclude each other; the close of another descriptor of the file frees nothing; and a
+# child that inherits the descriptor holds the lock, too, until both have closed it or one has unlocked it.
+# The kernel frees the locks of whoever dies, however he dies: that makes them life signs.
+#
+# Two questions change nothing: taken() finds a lock that others hold, all_taken() finds all of them.  A lock
+# never refuses its own description; so only another description can ask about it.
+#
+# struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has
+# these locks since 3.15.
 
 FLOCK = struct.Struct("hhqqi4x")
 OFD_GETLK, OFD_SETLK = getattr(fcntl, "F_OFD_GETLK", 36), getattr(fcntl, "F_OFD_SETLK", 37)
 
 
 def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
-    """Lock bytes if nobody else has them, without waiting.
+    """Lock bytes if nobody else has them locked; whether they are ours now.  It does not wait.
 
-    Not to be called for bytes that this description has locked the same way already: CephFS's server makes
-    that one lock with an end of 32 bits (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of
+    Do not call it for bytes that this description has locked in the same way already.  CephFS's server joins
+    the two to one lock, whose end has 32 bits (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of
     [0, 2^62) all became locked, of [0, 2^32 + 5) the first five bytes remained.
 
-    Raises OSError for anything but 'somebody has it'.
+    Raises OSError for whatever else goes wrong.
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
@@ -528,15 +556,17 @@ def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
 
 
 def unlock(fd: int, at: int, length: int = 1) -> None:
-    """Give bytes back, also for children that inherited the descriptor."""
+    """Unlock bytes, also for children that have inherited the descriptor.  Raises OSError."""
     fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, length, 0))
 
 
 def taken(fd: int, at: int, length: int = 1) -> range | None:
-    """A lock that others have on some of these bytes, not always the first; a descriptor for reading will do.
+    """The bytes of these that one lock of others covers, not always the first such lock; None: there is none.
+
+    A descriptor for reading suffices.  Raises OSError.
     """
     if not length:
-        return None                             # for fcntl(2) that is all up to the end
+        return None                             # to fcntl(2) a length of 0 means all up to the end
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
     kind, _, start, found, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
@@ -548,12 +578,15 @@ def taken(fd: int, at: int, length: int = 1) -> range | None:
 
 
 def is_free(fd: int, at: int, length: int = 1) -> bool:
-    """Whether nobody else has a byte of these locked."""
+    """Whether no other description has any of these bytes locked.  Raises OSError."""
     return taken(fd, at, length) is None
 
 
 def all_taken(fd: int, at: int, length: int) -> Iterator[range]:
-    """The bytes of these that others have locked, in no order."""
+    """The bytes of these that others have locked, in no order.  Raises OSError.
+
+    The kernel tells one lock at a time.  Left and right of it is asked again.
+    """
     todo = [(at, at + length)]
     while todo:
         first, end = todo.pop()
@@ -564,7 +597,10 @@ def all_taken(fd: int, at: int, length: int) -> Iterator[range]:
 
 
 def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
-    """Whether an attempt succeeds within so many seconds; it is made less and less often."""
+    """Whether an attempt succeeds within `patience` seconds.
+
+    pause: seconds before the second one; each pause is twice as long as the last, up to 0.02.
+    """
     end = time.monotonic() + patience
     while not (done := attempt()) and time.monotonic() < end:
         time.sleep(pause)
@@ -580,8 +616,8 @@ def locked_by(fd: int, at: int, length: int = 1) -> str:
     """Who has some of these bytes locked, for a message; '' if nobody has.  Raises OSError.
 
     F_OFD_GETLK names the process of a classic record lock; for an open-file-description lock it says -1
-    (fcntl(2)).  Whose that is stands in the fdinfo of its holders, which we may read of our own processes.
-    /proc/locks has what all users of this host hold, and nothing that other hosts do.
+    (fcntl(2)).  Such a lock stands in the fdinfo of each process that holds it.  Of our own processes we may
+    read that.  /proc/locks has the locks of all users of this host, and none of other hosts.
     """
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, length, 0))
     kind, _, _, _, pid = FLOCK.unpack(answer)
@@ -607,8 +643,8 @@ def locked_by(fd: int, at: int, length: int = 1) -> str:
 def end_of(fd: int, header: bytes = b"", network: bool = False) -> tuple[int, bytes]:
     """The size of a file, and what must precede a line that is appended to it.  Raises OSError.
 
-    That is the newline that its last line lacks; or, where it is empty, what it begins with.  FUSE may know
-    an older size: that is where an earlier line ended, which had its newline.
+    An empty file gets `header` first.  A file whose last line has no newline gets that newline first.  FUSE
+    may tell an older size; an earlier line ended there, with its newline, so nothing is added.
     """
     info = os.fstat(fd)
     if not info.st_nlink:
@@ -620,13 +656,13 @@ def end_of(fd: int, header: bytes = b"", network: bool = False) -> tuple[int, by
 
 
 def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = b"") -> None:
-    """Append lines, in pieces that end where it suits, all or nothing, after a last line's missing newline if
-    need be.
+    """Append lines to a file: all of them, or none.  Raises OSError.
 
-    fd is open with O_RDWR | O_APPEND, and the caller has the append lock of the file.  What was written
-    before an error is cut off again, but only where it surely is the end of the file.  `sync`: not before it
-    is on disk (a network file system tells errors only then).  `header`: what an empty file begins with.
-    Raises OSError.
+    fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  pieces: the lines; a piece
+    may end in the middle of one.  sync: return when they are on disk, because a network file system tells
+    errors only then.  header: what an empty file begins with.
+
+    After an error what was written is cut off again, if it surely is the end of the file still.
     """
     size, lead = end_of(fd, header, sync)
     written = 0
@@ -640,14 +676,17 @@ def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = 
         if sync:
             os.fsync(fd)
     except OSError as error:
-        # if the append lock is lost, too, it may be others' lines by now
+        # If the locks were lost, others may have appended lines by now: then nothing is cut off.
         if written and error.errno not in LOST and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
 
 
 def take_probe(fd: int) -> int:
-    """Lock a byte that nobody else has, at a place drawn by chance; which.  Raises OSError."""
+    """Lock one of the PROBE_BYTES, drawn at random, that nobody else has locked; returns its place.
+
+    Raises OSError.
+    """
     while not lock(fd, at := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
         pass
     return at
@@ -655,15 +694,21 @@ def take_probe(fd: int) -> int:
 
 # ---- companions --------------------------------------------------------------------------------------------
 #
-# A companion is a file `.NAME.lock` beside the real file NAME, which no editor knows, writes or replaces.
-# Nothing is written there: its bytes are locked, and its length counts who has claimed lines.  A job file's
-# has a row of 2^16 bytes for each command, at a place made from the command's text.
+# A file that editors replace or rewrite is no place for locks: they would stay with the old file.  So they
+# are taken in its companion, a file `.NAME.lock` beside the real file NAME, which no editor knows.  Nothing
+# is written there.  Its bytes are locked, and its length counts who has claimed lines.
+#
+# The companion of a job file has a row of 2^16 bytes for each command, at a place made from the command's
+# text: its seats, and behind them its door.  So a command finds its row again wherever its line stands.
 
 SEATS = (1 << 16) - 1               # seats of a row; the byte behind them is its door
 
 
 def row(command: bytes) -> int:
-    """Where the row of a command begins; two commands in 2^46 share one, and then wait for each other."""
+    """Where the row of a command begins.
+
+    There are 2^46 rows.  Two commands that share one by chance wait for each other, and are safe.
+    """
     return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
 
 
@@ -677,11 +722,11 @@ def companion_of(path: str) -> str:
 
 
 def open_companion(path: str, network: bool = False) -> int:
-    """The companion of the file at this path, made if need be for all who may write to that.  Raises OSError.
+    """Open the companion of the file at this path, and make it if there is none.  Raises OSError.
 
-    Whoever may open it for reading can have a shared lock on any of its bytes, and so stop all runners.  So
-    nobody else may read it.  Whoever owns it could remove it while jobs run: so it is not taken from anybody
-    but us, root, and the owner of the file.
+    All who may write to the file may open its companion, and nobody else: whoever may read it can lock any
+    of its bytes, shared, and so stop all runners.  Its owner could remove it while jobs run.  So one that
+    belongs to anybody but us, root, or the owner of the file is refused.
     """
     companion = companion_of(path)
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -715,7 +760,7 @@ def stat_or_none(path: str) -> os.stat_result | None:
 
 
 def share_companion(fd: int, info: os.stat_result, file: os.stat_result) -> None:
-    """Let all who may write to a file read and write its companion, which is ours, and nobody else."""
+    """Set the modes of a companion that is ours: all who may write to the file may open it, nobody else."""
     wanted = 0o600
     if file.st_mode & stat.S_IWGRP:
         wanted |= 0o060
@@ -724,7 +769,7 @@ def share_companion(fd: int, info: os.stat_result, file: os.stat_result) -> None
     if info.st_gid != file.st_gid:
         try:
             os.fchown(fd, -1, file.st_gid)
-        except OSError:                         # a group that we are not in: ours gets nothing
+        except OSError:                         # we are not in that group, and our own group gets nothing
             wanted &= ~0o060
     if info.st_mode & 0o777 != wanted:
         with contextlib.suppress(OSError):      # it was removed, or is on a file system without modes
@@ -732,7 +777,7 @@ def share_companion(fd: int, info: os.stat_result, file: os.stat_result) -> None
 
 
 def user_name(uid: int) -> str:
-    """A user's name, or else the number."""
+    """A user's name; 'user 1000' where the number has none."""
     import pwd  # few need it
     try:
         return pwd.getpwuid(uid).pw_name
@@ -764,7 +809,7 @@ TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse
 
 @dataclass(frozen=True)
 class Mount:
-    """What a file is on: the type of its file system ('ext4'), its mount options, and where it is mounted."""
+    """The mount that a file is on: its kind of file system ('ext4'), its options, and its mount point."""
     kind: str
     options: frozenset[str]
     point: str = "/"
@@ -780,7 +825,7 @@ class Mount:
 
     @property
     def is_fuse(self) -> bool:
-        """Whether a daemon of this host answers; it has a memory of its own (see_anew(), read_anew())."""
+        """Whether a daemon of this host answers, which has a cache of its own (see_anew(), read_anew())."""
         return self.kind.partition(".")[0] == "fuse"
 
 
@@ -790,9 +835,9 @@ LOCAL = Mount("", frozenset())
 def find_mount(path: str) -> Mount:
     """The mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL where that does not exist.
 
-    What an overlay holds is on the mount of its upper directory (kernel:
-    Documentation/filesystems/overlayfs.rst).  Where that cannot be seen, as in a container, it counts as
-    local: only one host can have it.
+    The files of an overlay are on the mount of its upper directory (kernel:
+    Documentation/filesystems/overlayfs.rst).  Where that directory cannot be seen, as in a container, the
+    overlay counts as local, because only one host can have it.
     """
     best = -1
     found = LOCAL
@@ -810,8 +855,7 @@ def find_mount(path: str) -> Mount:
                     best = len(point)
                     found = Mount(kind, frozenset(options.split(",") + ours.split()[5].split(",")), point)
     except OSError:
-        # not Linux, no current directory: nothing is known, nothing refused
-        pass
+        pass                            # not Linux, or no current directory: then nothing is refused
     return below_overlay(found) if found.kind == "overlay" else found
 
 
@@ -833,17 +877,17 @@ def below_overlay(overlay: Mount) -> Mount:
 
 
 def see_names(path: str) -> None:
-    """Make NFS ask the server for the names beside this one; else it answers from what it knows, right or
-    wrong.
+    """Make NFS ask the server for the names in this folder.  Otherwise it answers from its cache, right or
+    wrong.  Raises OSError.
     """
     with contextlib.suppress(PermissionError):      # a folder whose names we may use, and not list
         os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def see_anew(path: str, mount: Mount) -> None:
-    """Have this host forget what it remembers of this file and those beside it.  Raises OSError.
+    """Drop what this host has cached of this file and those beside it.  Raises OSError.
 
-    What a name leads to, how long a file is, and what small files hold is true afterwards as of now or later:
+    Afterwards these are as of now or later: what a name leads to, how long a file is, what small files hold.
 
     - NFS asks the server for names when their directory is opened, and for a size at each lock.
     - FUSE keeps names and sizes for as long as its daemon allows (GlusterFS: 1 s).  A listing brings them
@@ -879,7 +923,7 @@ def see_anew(path: str, mount: Mount) -> None:
 BLOCK = 4096                    # bytes
 MAKING = 20                     # attempts to open a file that another host is making
 
-# what descriptors say whose locks may be lost
+# errors of descriptors whose locks may be lost
 LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOTCONN)
 
 
@@ -980,12 +1024,12 @@ class Reader:
 
 
 def read_anew(file: Reader, mount: Mount) -> None:
-    """Have what is read of a file from now on be as of now or later, after see_anew().  Raises OSError.
+    """Make what is read of a file from now on be as of now or later; see_anew() comes first.  Raises OSError.
 
-    A FUSE daemon may keep what was read through an open file description, also with O_DIRECT, and forget it
-    too late.  MooseFS does, for up to 60 s: that a file has changed is told to one thread of its daemon, and
-    that a lock is granted to another, which may be first (mfsclient/extrapackets.c, readdata.c; seen on
-    3.0.117 with the first one stopped).  It has nothing for a description that was opened just now.
+    A FUSE daemon may cache what was read through an open file description, also with O_DIRECT, and drop it
+    too late.  MooseFS does, for up to 60 s.  One thread of its daemon hears that a file has changed, another
+    that a lock is granted, and the second may be first (mfsclient/extrapackets.c, readdata.c; seen on 3.0.117
+    with the first one stopped).  For a description that was opened just now it has nothing cached.
     """
     if mount.is_fuse:
         file.renew()
@@ -1005,8 +1049,8 @@ def open_fresh(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
 def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
     """Open a file that other hosts may be making at this moment, or make it.  Raises OSError.
 
-    MooseFS tells one of two hosts that do so at once that the file exists, although nothing said O_EXCL.  So
-    it is there now, or will be in a moment, and is opened.
+    If two hosts make it at once, MooseFS tells one of them that it exists, although neither has said O_EXCL.
+    So the file is there now, or will be in a moment, and is opened.
     """
     for _ in range(MAKING):
         with contextlib.suppress(FileExistsError):
@@ -1016,15 +1060,19 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
 
 
 # ---- which file is it --------------------------------------------------------------------------------------
+#
+# A path may lead to another file at any time, and a host that was cut off loses its locks without being told.
+# So both are asked again and again: is_at() compares what the path leads to with an open file, and
+# lost_locks() tells whether locks are still there.  On NFS neither may cost a round trip more than it must.
 
 
 def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
-    """Which of these bytes, that were locked through a descriptor on a network file system, are not any more.
+    """Which of these bytes, once locked through this descriptor, are locked no more.  Raises OSError.
 
-    A host that was cut off for too long loses its locks.  NFS answers EIO to a read through their descriptor
-    then, if it asks the server, while a lock on it may seem to succeed.  Elsewhere nothing may tell but the
-    locks (seen on GlusterFS): another description finds the byte free, or the descriptor itself finds it
-    taken, by somebody else.  Raises OSError.
+    A host that was cut off for too long loses its locks.  NFS then answers EIO to a read through their
+    descriptor if the read asks the server, while a lock on it may seem to succeed.  On other network file
+    systems only the locks may tell (seen on GlusterFS): another description finds the byte free, or the
+    descriptor itself finds that somebody else has locked it.
     """
     if mount.is_nfs:
         try:
@@ -1042,10 +1090,9 @@ def lost_locks(fd: int, places: Iterable[int], mount: Mount) -> set[int]:
 
 
 def inode_of(fd: int) -> list[bytes]:
-    """What tells an open file from others: its mount and inode (proc_pid_fdinfo(5), since Linux 5.14); [] if
-    unknown.
+    """What tells an open file from others: its mount and its inode; [] before Linux 5.14.
 
-    fstat(2) says more, and asks an NFS server for it after each lock.
+    They stand in proc_pid_fdinfo(5).  fstat(2) would ask an NFS server, after each lock.
     """
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         found = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
@@ -1053,10 +1100,7 @@ def inode_of(fd: int) -> list[bytes]:
 
 
 def is_at(path: str, fd: int) -> bool:
-    """Whether a path leads to this open file, as far as this host knows; NFS is not asked for more.
-
-    Raises OSError.
-    """
+    """Whether a path leads to this open file, as far as this host knows without asking.  Raises OSError."""
     named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return are_same(named, fd)
@@ -1065,7 +1109,7 @@ def is_at(path: str, fd: int) -> bool:
 
 
 def are_same(one: int, other: int) -> bool:
-    """Whether two descriptors are of the same file, without asking an NFS server where that can be had."""
+    """Whether two descriptors are of one file.  No NFS server is asked, unless Linux is older than 5.14."""
     known = inode_of(one)
     return known == inode_of(other) if known else os.path.sameopenfile(one, other)
 
