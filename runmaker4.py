@@ -1151,10 +1151,10 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
 
 # ======== Job lines and directives ==========================================================================
 #
-# A job file is read by a Scan: one regular expression finds the next line in a wanted state, in chunks, and
-# nothing else is parsed.  So a million lines that are done cost a search.  Line numbers are counted on the
-# way.  A `#RUN` line is found the same way, as a line in the state DIRECTIVE; parse_settings() says what it
-# means.
+# A job file is read by a Scan, in chunks.  One regular expression finds the next line in a wanted state, and
+# nothing else is parsed; so a million lines that are done cost a search.  Line numbers are counted on the
+# way.  A `#RUN` line is found in that way, too, as a line in the state DIRECTIVE.  parse_settings() says what
+# it means.
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
@@ -1163,12 +1163,12 @@ DIRECTIVE = b"#"                # the "state" of a Line that is a directive
 
 @dataclass(eq=False, repr=False)
 class Line:
-    """A job line as it was read: `text` is all after the state byte, up to the newline."""
+    """A job line as it was read."""
     number: int             # what an editor shows, from 1; of a held line it is kept up to date
     ordinal: int            # counts job lines only, from 1; 0 where nobody asked for it
     offset: int             # of the state byte
     state: bytes
-    text: bytes             # separator, command, perhaps \r
+    text: bytes             # all between the state and the newline: separator, command, perhaps \r
     whole: bool = True      # it ends with a newline
 
     @property
@@ -1176,23 +1176,23 @@ class Line:
         return self.text[1:-1] if self.text.endswith(b"\r") else self.text[1:]
 
     def __bytes__(self) -> bytes:
-        """As it is listed: b'7 . COMMAND'."""
+        """What --dry-run prints of it: b'7 . COMMAND'."""
         return b"%d %s %s" % (self.number, self.state, self.command)
 
 
-# bytes: execve(2) takes so much in b"{ :; COMMAND\n\n}\nexit\0", one argument
+# bytes: execve(2) takes an argument of 128 KiB, which is b"{ :; COMMAND\n\n}\nexit\0" (Processes.start)
 LONGEST_COMMAND = (128 << 10) - 14
 
 
 def command_fault(command: bytes) -> str:
-    """Why no runner can start a command, or ''."""
+    """Why no runner can start a command; '' if nothing is wrong with it."""
     if len(command) > LONGEST_COMMAND:
         return "the command is longer than 128 KiB (put it into a script)"
     return "" if command.strip() else "there is no command behind the state"
 
 
 class Shifted(OSError):
-    """The file was edited or replaced, so that a line is not where it was found; or its companion was."""
+    """A line is not where it was found, or the companion is another one: the file was edited or replaced."""
 
     def __init__(self, what: str = "was replaced by another file meanwhile") -> None:
         super().__init__(errno.ESTALE, what)
@@ -1206,20 +1206,21 @@ class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
     It sees the file as if a newline stood before it, so that every line begins with one.  What lies between
-    wanted lines is searched and counted, never parsed; of the file it holds one chunk.  Chunks are small
-    where it just found something, so that the next line is judged by a fresh read, and grow to 1 MiB where it
-    finds nothing.
+    wanted lines is searched and counted, never parsed.  Of the file it holds one chunk.  Chunks are small
+    where it has just found something, so that the next line is judged by a fresh read.  Where it finds
+    nothing they grow to 1 MiB.
     """
     SMALL, LARGE = 4096, 1 << 20
 
     def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
                  seen: Counter[bytes] | None = None, careful: bool = False, directives: bool = False,
                  until: float = math.inf) -> None:
-        """states: the wanted ones; None: every job line.  start: where the first line begins (after a mark).
+        """start: the offset at which the first line begins.  states: the wanted ones; None: all of them.
 
-        seen: counts how many job lines are in which state, which gives ordinals, too.
-        careful: raise Shifted when line numbers are found to be off.  directives: they are wanted, too.
-        until: the offset from where on nothing is of interest; it may still be found.
+        seen: gets the number of job lines in each state; from it lines get their ordinals.
+        careful: raise Shifted if line numbers are found to be wrong.
+        directives: whether these are wanted, too.
+        until: an offset; lines behind it are not wanted, but may be found all the same.
         """
         self.file = file
         self._careful = careful
@@ -1230,8 +1231,8 @@ class Scan:
         # buffer[0] is the byte at offset `base`
         self._buffer = b"\n"
         self._base = start - 1
-        self._pos = 0                               # buffer[:pos] is done with, and counted:
-        self.lines = 0
+        self._pos = 0                               # buffer[:pos] is searched, and its lines are counted
+        self.lines = 0                              # how many lines begin before buffer[pos]
         self.seen = seen
         self.size = self.SMALL
         self.last: Line | None = None
@@ -1261,26 +1262,25 @@ class Scan:
         return self._base + len(self._buffer)
 
     def unread(self, line: Line) -> None:
-        """Make the last line, which is no job, the next one, too."""
+        """Find the last line once more; it is a directive."""
         self.lines -= 1
         self._once_more = True
         self.reread(line)
 
     def back_to(self, line: Line) -> bool:
-        """Make a job line that was found the next one again; False: it does not stand there any more."""
+        """Find a job line once more, and go on from there; False: it does not stand there any more."""
         self.last = line
         self.lines = line.number - 1
         self._once_more = True
         if self.seen is not None:
             self.seen.clear()
-            self.seen[NEW] = line.ordinal - 1           # only the sum matters to who goes back
+            self.seen[NEW] = line.ordinal - 1           # only the sum is used from here on, for ordinals
         return self.reread(line)
 
     def reread(self, last: Line, data: bytes | None = None) -> bool:
-        """Read on behind the state of the last line with fresh bytes: `data` from its offset on, or a new
-        read.
+        """Drop the chunk, and read on from the last line; False: that line stands there no more.
 
-        False: it does not stand there any more.
+        data: the file from the offset of that line on, if it was read just now.
         """
         offset = last.offset
         self.size = self.SMALL
@@ -1345,7 +1345,7 @@ class Scan:
 
 @functools.cache
 def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
-    """What finds the beginnings of job lines in some states (None: all), and of directives."""
+    """The expression that finds job lines in some states (None: all), and directives if these are wanted."""
     first = rb"[^#/ \t\n]" if states is None else rb"[" + re.escape(states) + rb"]"
     wanted = ([first + rb"[ \t]"] if states != b"" else []) + ([rb"#RUN"] if directives else [])
     return re.compile(rb"\n(" + rb"|".join(wanted) + rb")")
@@ -1354,7 +1354,7 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
 def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """The job lines with these commands, from an offset on.  Raises OSError."""
     scan = Scan(file, start)
-    # then what finds their heads is faster, though it may find more
+    # To search for the first 200 bytes of a few commands is faster than to parse each line.
     if len(commands) <= 50:
         heads = rb"|".join(re.escape(command[:200]) for command in commands)
         scan.pattern = re.compile(rb"\n([^#/ \t\n])[ \t](?:%b)" % heads)
@@ -1365,9 +1365,10 @@ def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[
 
 
 def count_lines(file: Reader, start: int, end: float, state: bytes, command: bytes, enough: int) -> int:
-    """How many lines of a command are in a state, of those that begin between two places where lines begin.
+    """How many lines of a command in a state begin between two offsets, at both of which lines begin.
 
-    It reads on until it has found enough.  Hundreds may run: so none is parsed.  Raises OSError.
+    It stops when it has found enough.  Lines are searched, not parsed, for hundreds may be `r`.
+    Raises OSError.
     """
     wanted = [
         b"\n%b%b%b%b\n" % (state, blank, command, last) for blank in (b" ", b"\t") for last in (b"", b"\r")
@@ -1388,8 +1389,9 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
 
 
 def is_utf16(head: bytes) -> bool:
-    """Whether a text is UTF-16: it begins with a mark of that, or most second bytes are NUL, and none between
-    them.
+    """Whether a text is UTF-16.
+
+    It begins with a byte-order mark of UTF-16; or most second bytes are NUL, and no other byte is.
     """
     fewer, more = sorted(half.count(0) for half in (head[::2], head[1::2]))
     return head[:2] in (b"\xff\xfe", b"\xfe\xff") or (not fewer and 4 * more > len(head) > 3)
@@ -1441,16 +1443,20 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 
 
 # ---- directives --------------------------------------------------------------------------------------------
+#
+# A line `#RUN ...` holds for all jobs below it, up to the next one of its kind.  parse_settings() reads one
+# line.  What all lines above a place say together is the Scope there: who reads a file begins with TOP, and
+# asks Scope.below() at each directive.  Nothing else interprets directives.
 
 
 class Unsaid(enum.Enum):
-    """What a directive does not say."""
-    UNSAID = "what the runner was told counts"
+    """The value of a setting that no directive gives."""
+    UNSAID = "the option of the runner counts"
 
 
 SHELL = "/bin/sh"
-# The shells that jobs can have, by name: all that a job is wrapped in (Processes.start) means the same to
-# them.  Other programs must not get `-c JOB`: `true -c JOB` does nothing, and the job would be done.
+# The names of shells that jobs can have: these understand what a job is wrapped in (Processes.start).  Other
+# programs must not get `-c JOB`: `true -c JOB` does nothing, and the job would be done.
 POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
 ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 
@@ -1529,14 +1535,14 @@ class Scope(NamedTuple):
 
     @property
     def whom(self) -> tuple[tuple[str, ...], int, bool]:
-        """What decides who may take jobs here, but for groups; to be a key."""
+        """What decides who may take jobs here, except together=.  It is a key of dictionaries."""
         return self.settings.hosts, self.settings.slots, self.end is not None
 
     def below(self, line: Line) -> Scope:
         """What holds below a line that is a directive.
 
-        Whom jobs are for is not known below one that nobody understands: so they are for anybody, who has to
-        wait.
+        Below a directive that nobody understands, nobody knows whom jobs are for.  So they count as jobs for
+        anybody, who has to wait.
         """
         try:
             directive = parse_settings(line.text)
@@ -1550,7 +1556,7 @@ class Scope(NamedTuple):
         return self._replace(barrier=line, check=directive.kind == "barrier check")
 
     def has_same_group(self, above: Scope) -> bool:
-        """Whether jobs of a group that stand on both sides of a directive belong together; above: it."""
+        """Whether jobs on both sides of a directive are of one group.  above: the scope above it."""
         return (
             self.settings.together == above.settings.together
             and self.barrier is above.barrier
@@ -1632,14 +1638,14 @@ def says(line: Line, kind: str) -> bool:
 
 
 def stopping(bad: Line, check: Line) -> str:
-    """What is said when a barrier check stops what is below it."""
+    """The message when a barrier check stops what is below it.  bad: the job that has not ended well."""
     how = "failed" if bad.state == FAILED else "ended in error"
     return (
         f"line {bad.number} {how}, and the #RUN barrier check in line {check.number} stops what is below it"
     )
 
 
-# A directive were it not for blanks, small letters and a colon
+# What would be a directive without blanks around the #, small letters, or a colon
 FORGIVEN = re.compile(rb"[ \t]*#[ \t]*run(?:[ \t:]+(.*))?[ \t\r]*", re.IGNORECASE | re.DOTALL)
 DIRECTIVE_BEGINS = b"#RUN"
 NO_DIRECTIVE = "looks like a directive but is a comment (write #RUN ...)"
@@ -1652,7 +1658,7 @@ def is_look_alike(line: bytes) -> bool:
 
 
 def _fault(text: bytes) -> str:
-    """What is wrong with a directive; ''."""
+    """What is wrong with a directive; '' if nothing is.  text: from `RUN` on."""
     try:
         parse_settings(text)
         return ""
@@ -1661,11 +1667,15 @@ def _fault(text: bytes) -> str:
 
 
 # ---- lines that are no jobs --------------------------------------------------------------------------------
+#
+# Whoever forgets the blank behind the dot, or writes `# RUN`, has a line that nobody runs or obeys.  So the
+# file is searched once, before anything runs, for lines that are odd: strays, which are neither jobs nor
+# comments; comments that look like directives; and directives that make no sense, which are refused.
 
 
 # Neither a job, nor a comment, nor blank; and not the first byte of a line that is being written
 STRAY = re.compile(rb"(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:#|$)|.\Z)")
-# What may begin such a line, a directive or a look-alike: the line itself is judged then
+# The beginning of a line that may be odd; OddLines.judge() then looks at all of it
 ODD = re.compile(rb"\n((?:[^#/ \t\n](?![ \t])|[ \t]|#[ \t]{0,8}[Rr][Uu][Nn])[^\n]*)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 DOT_ALONE = re.compile(rb"\.(?!\.)[^/\s]*(?:\s|\Z)")     # ./simulate, .venv/bin/python are commands
@@ -1684,7 +1694,7 @@ class Odd:
     count: int = 0
 
     def note(self, number: int, line: bytes) -> None:
-        """Another one."""
+        """Count one more line."""
         if not self.count:
             self.number = number
             self.line = line
@@ -1710,7 +1720,7 @@ class OddLines:
         return text
 
     def judge(self, number: int, line: bytes, newline: bytes) -> None:
-        """Take a line whose beginning is odd; newline: b"": it may be written on."""
+        """Count a line that ODD has found, by its kind.  newline: b"" if somebody may still be writing it."""
         if line.startswith(DIRECTIVE_BEGINS):
             if _fault(line[1:]):
                 self.malformed.note(number, line)
@@ -1787,6 +1797,9 @@ def check_directives(path: str, odd: OddLines, say: Say) -> None:
 
 
 # ---- lines that are too long -------------------------------------------------------------------------------
+#
+# No shell can be started with a command that is longer than LONGEST_COMMAND.  Such a file is refused before
+# anything runs.  Few files have a long line of any kind, and whether one has is known soon.
 
 
 def has_long_line(file: Reader) -> bool:
@@ -1807,7 +1820,7 @@ def check_lengths(path: str, network: bool) -> None:
     Raises Problem.
     """
     with job_file(path, network) as file:
-        # which is known soon; one by one a million lines take a second
+        # to look at a million lines one by one takes a second
         if not has_long_line(file):
             return
         for line in Scan(file, first_line(file), NEW + RUNNING + FAILED + ERROR):
