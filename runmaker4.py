@@ -1861,14 +1861,24 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # A line's own seat is its number modulo 65,535.  It is taken if it is free, so seats tell equal lines apart
 # until an edit moves them: which one is an orphan, and which one a cancel means.  Safety does not depend on
 # it.
+#
+# Who does what: a Place knows which file the path means; a Companion has doors and seats; a JobFile has the
+# open file, and the jobs that are held here.  Each change of a state goes one way: open the command's door,
+# which makes this host forget what it has cached; check that the path still names this file (writable()), and
+# that the line stands there (read_line()); write; unlock the door.  Nothing is followed behind a door.  If
+# the file or its companion is another one by then, Shifted is raised, the door is left, and follow_path()
+# goes on with what is there now.
+#
+# A held line may be moved, overwritten or taken out at any time.  So look_after() looks at all of them each
+# second, and says which jobs are to end.
 
 
 class TriedLines:
-    """The lines that --retry and --resume may not take (again): this runner has tried them, or has left them
-    `!` or `e`.
+    """The lines that --retry and --resume may not take (again).
 
-    They are known by number and command, until lines have moved.  Then lines of one command cannot be told
-    apart: in each round as many of them are passed over as there are in here.
+    This runner has tried them, or has left them `!` or `e`.  They are known by number and command until lines
+    have moved.  From then on lines of one command cannot be told apart.  So in each round as many lines of a
+    command are passed over as there are in here.
     """
 
     def __init__(self) -> None:
@@ -1882,9 +1892,9 @@ class TriedLines:
         self._to_pass: Counter[int] = Counter()  # how many lines of a command it has still to pass over
 
     def add(self, line: Line, met: bool = True) -> None:
-        """Have a line passed over from now on.
+        """From now on a line is passed over.
 
-        met: the round has just met it, and will not meet it again.
+        met: the round under way has met it already, and will not meet it again.
         """
         command = hash(line.command)
         self.lines[line.number, command] += 1
@@ -1895,12 +1905,12 @@ class TriedLines:
             self.last = Line(line.number, 0, line.offset, line.state, line.text)
 
     def discard(self, line: Line) -> None:
-        """Have a line, that was added, not passed over any more."""
+        """A line that was added is not passed over any more."""
         self.lines[line.number, hash(line.command)] -= 1
         self._counts[hash(line.command)] -= 1
 
     def begin(self, met_by: Round, inode: Identity | None, moved: bool) -> None:
-        """Another round begins to ask.  inode: of its file; moved: `last` does not stand there as it did."""
+        """Another round begins to ask.  inode: of its file.  moved: `last` does not stand where it stood."""
         self.round = met_by
         self._to_pass = Counter(self._counts)
         if moved or self.inode not in (None, inode):
@@ -1929,7 +1939,7 @@ class Taker:
     tried: TriedLines = field(default_factory=TriedLines)
 
     def is_called(self, host: str) -> bool:
-        """Whether an entry of host= means it."""
+        """Whether an entry of host=, a name or a pattern, means its host."""
         name = self.name.lower()
         return any(fnmatch.fnmatchcase(known, host) for known in (name, name.partition(".")[0]))
 
@@ -1939,7 +1949,7 @@ class Taker:
                 and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
 
-NOBODY = Taker("")              # for whom jobs of groups, and orphans that are not to run, are claimed
+NOBODY = Taker("")              # jobs of groups, and orphans that are not to run, are claimed for it
 
 
 @dataclass(eq=False, repr=False)
@@ -2035,7 +2045,7 @@ class Counts:
 
 
 def whose(scope: Scope, groups: bool) -> str:
-    """Whom jobs here are for, if not for one who leaves; groups: that one runs groups, too."""
+    """Whom the jobs here are for, as they are not for one who leaves.  groups: that one runs groups, too."""
     settings = scope.settings
     if settings.together and not groups:
         return f"for a group ({settings.where})"
@@ -2070,8 +2080,9 @@ class Account:
     strays: str = ""            # which lines are neither jobs nor comments
 
     def describe(self, with_lines: bool) -> str:
-        """'31 done, 2 failed (lines 3, 5), 9 new, the first for host bob (#RUN in line 7)', as in a closing
-        line.
+        """What a closing line says of it.
+
+        '31 done, 2 failed (lines 3, 5), 9 new, the first for host bob (#RUN in line 7)'
         """
         now = self.now
         bad, rest = ([f"{count} {word}" for count, word in some if count] for some in (
@@ -2085,13 +2096,16 @@ class Account:
 
 
 class Place:
-    """Where a job file is: the path that was given, and the file that it led to when that was opened first.
+    """Where a job file is: the path that was given, and the file that it led to at the first look.
 
-    The companion stands beside the real file.  So who opens a file by a symbolic link, and who opens it by
-    its own name, must go on with the same file, whatever becomes of the link.  If the link leads elsewhere,
-    we stay with our file.  If a file comes in its place (`sed -i` does that), that is what all users of the
-    link mean, and we follow.  A link that comes in the place of our file leads to a file with other locks: it
-    is refused until it is gone.
+    The companion stands beside the real file.  So a runner that has opened the file by a symbolic link, and
+    one that has opened it by its own name, must go on with one file, whatever becomes of the link:
+
+    - The link leads elsewhere: we stay with our file.
+    - A file comes in the place of the link (`sed -i` does that): all users of the link mean that file from
+      now on, and we follow.
+    - A link comes in the place of our file: it leads to a file with other locks.  It is refused until it is
+      gone.
     """
 
     def __init__(self, path: str) -> None:
@@ -2121,10 +2135,10 @@ class Place:
         self.link = ""
 
     def see(self, mount: Mount) -> None:
-        """Have this host forget what it remembers of the file, its companion and their names.
+        """Drop what this host has cached of the file, its companion and their names.  Raises OSError.
 
-        So NFS, which answers from the directory's cached attributes for up to a minute, sees that another
-        host has renamed a new file to this place (seen on v4.2: 23 s, then 0).  Raises OSError.
+        NFS answers from the directory's cached attributes for up to a minute.  Without this it would see that
+        late that another host has renamed a new file to this place (seen on v4.2: 23 s, then 0).
         """
         if mount.network:
             for path in (self.link, self.real) if self.link else (self.real,):
@@ -2135,7 +2149,7 @@ def close_all(*fds: int | None) -> None:
     """Close those of these descriptors that are open (not None)."""
     different = set(fds)                        # some may be the same
     for fd in {fd for fd in different if fd is not None}:
-        # EIO: the lease was lost, and what was written through it and had not reached the server yet
+        # EIO: the lease was lost, and with it what had not reached the server yet
         with contextlib.suppress(OSError):
             os.close(fd)
 
@@ -2147,7 +2161,7 @@ def identity_of(fd: int) -> Identity:
 
 
 def own_seat(line: Line) -> int:
-    """The seat that a line's job takes if it is free: it tells equal lines apart."""
+    """The seat that a line's job takes if that is free.  It tells equal lines apart."""
     return row(line.command) + line.number % SEATS
 
 
@@ -2253,7 +2267,7 @@ class Companion:
             return self._open_to_look()
         fd = open_companion(self._place.real, self.network)
         try:
-            # Also: an NFS client that holds a lock on a file needs fewer round trips for the next one.
+            # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
             lock(fd, HERE_BYTE, shared=True)
             self._pulse = take_probe(fd) if self.network and not self._mount.is_nfs else 0
             return fd, identity_of(fd)
@@ -2358,7 +2372,10 @@ class Companion:
         close_all(fd)
 
     def sit(self, line: Line) -> Seat:
-        """Take a seat for a line, behind its door: the line's own if it is free.  Raises OSError."""
+        """Take a seat for a line: the line's own if that is free.  To be called behind its door.
+
+        Raises OSError.
+        """
         start = row(line.command)
         own = own_seat(line)
         fd = self.open_seat()
@@ -2381,11 +2398,11 @@ class Companion:
         self.close_seat(seat.fd)
 
     def drop_lost(self) -> bool:
-        """Give up the seats that a network file system has taken from us; whether there were any.
+        """Give up the seats whose locks a network file system has dropped; whether there were any.
 
-        A description whose locks were lost stays useless, even where a lock on it seems to succeed.  Its job
-        has a copy, so it is not closed by us alone, and this host remembers its locks: these would refuse our
-        own new ones.  So they are all unlocked first (seen on NFS v4.2).  Raises OSError.
+        A description whose locks were lost stays useless, even where a lock on it seems to succeed.  To close
+        it here is not enough: its job has a copy, and this host remembers the locks of that, which would
+        refuse our own new ones.  So they are all unlocked first (seen on NFS v4.2).  Raises OSError.
         """
         places: dict[int, list[int]] = {}
         for seat in self.seats.values() if self.network else ():
@@ -2408,10 +2425,11 @@ class Companion:
     def count_in(self) -> None:
         """Before our first claim: make the companion a byte longer, which outlives us.  Raises OSError.
 
-        Whoever comes later, dead or not, has made it longer still.  A runner that came before us either still
-        holds HERE_BYTE, and we see that; or has lost it, and then must call count_in() again before its next
-        claim, which makes the file longer than we remember.  Who comes at this moment locks that byte first:
-        either we find it locked, or he finds the companion as long as we have made it.
+        Each runner that comes later makes it longer still, and it stays so when that runner dies.  A runner
+        that came before us either still holds HERE_BYTE, and we see that; or has lost it, and then must call
+        count_in() again before its next claim, which makes the file longer than we remember.  A runner that
+        comes at this moment locks HERE_BYTE first.  So either we find that byte locked, or it finds the
+        companion as long as we have made it.
         """
         if not self._counted:
             length = os.fstat(self.fd).st_size + 1
@@ -2430,14 +2448,14 @@ class Companion:
 
 
 class JobFile:
-    """A job file and the lines of it that are held here: verifies, writes, looks after them.
+    """A job file and the lines of it that are held here: it verifies and writes them, and looks after them.
 
-    For one thread at a time.  It does not wait for jobs, and which line comes next is a `Cursor`'s business.
-    On a network file system any call may take long, and its caller runs it in a thread of its own.
+    It is for one thread at a time.  On a network file system any call may take long, so its caller has a
+    thread for it.  It does not wait for jobs, and which line comes next is a `Cursor`'s business.
 
-    Who may write the job file has all of it locked, shared (the guard): so programs that lock places in it
-    are kept away, an NFS client writes no neighbours back, and a write that comes after the lease was lost
-    fails.
+    Who may write the job file has all of it locked, shared (the guard).  That keeps away programs that lock
+    places in it.  It keeps an NFS client from writing neighbours back.  And a write that comes after the
+    lease was lost fails.
 
     Doors and seats are the companion's.  A door makes true what this host remembers of files on a network
     file system.  Behind it the path is checked, by writable(), and what is read then, through `reader`, is no
@@ -2446,7 +2464,7 @@ class JobFile:
     A job is held from claim() to give_up().
     """
     COMPANION = Companion
-    LOOKS = 3                   # in a row, so many miss what is gone
+    LOOKS = 3                   # so many in a row must miss a file before it counts as gone
     # seconds for which a network file system may hold up an editor that saves a file in place: MooseFS takes
     # 30 where two hosts write to one file
     HELD_UP = 60.0
@@ -2501,7 +2519,7 @@ class JobFile:
 
     @contextlib.contextmanager
     def door(self, command: bytes, patience: float = LONG) -> Iterator[bool]:
-        """Be behind the door of a command for a moment; whether it could be locked within so many seconds.
+        """Lock the door of a command for a moment; whether that was possible within `patience` seconds.
 
         Raises Shifted if the companion, or the file, is another one now; OSError.
         """
@@ -2511,7 +2529,7 @@ class JobFile:
             yield opened
 
     def read_anew(self) -> None:
-        """Have what `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
+        """Make what `reader` reads from now on be as of now or later.  Raises Shifted, OSError."""
         try:
             read_anew(self.reader, self.mount)
         except OSError as error:
@@ -2520,9 +2538,10 @@ class JobFile:
             raise Shifted from None             # it was replaced, and the daemon has forgotten it
 
     def _follow_companion(self) -> None:
-        """Go on with the companion that stands there now, and take seats on it.  Raises OSError.
+        """Go on with the companion that stands there now, and take seats on it.
 
-        EBUSY: somebody uses another one; then all this is done, but for new claims.
+        Raises OSError; EBUSY: somebody uses another companion for this file.  Then the seats are taken
+        nevertheless, but no new line may be claimed.
         """
         if not self.companion.renew():
             self._forget_seats()
@@ -2537,9 +2556,9 @@ class JobFile:
 
     @classmethod
     def lock_all(cls, fd: int) -> None:
-        """Lock all of a job file, shared, as all who write it; once granted, NFS asks for its size anew.
+        """Lock all of a job file, shared, as everybody does who writes it.  Raises OSError.
 
-        Raises OSError.
+        Once the lock is granted, NFS asks the server for the size.
         """
         if not lock(fd, 0, cls.GUARD, shared=True):
             holder = locked_by(fd, 0, cls.GUARD)
@@ -2555,7 +2574,7 @@ class JobFile:
         if self._read_only or fd is None or inode is None or self._named == inode:
             return
         self._named = None
-        # The pulse tells only of what was locked after it: so the guard is locked once more.
+        # The pulse tells whether what was locked after it is lost.  So the guard is locked once more.
         unlock(fd, 0, self.GUARD)
         try:
             self.lock_all(fd)
@@ -2677,10 +2696,10 @@ class JobFile:
         return found >= least
 
     def is_settled(self, line: Line) -> bool:
-        """Whether a line can no more be cut off by the program that has appended it (append_locked()).
+        """Whether a line is in the file for good: append_locked() will not cut it off any more.
 
-        To be asked behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one:
-        then the line waits.
+        To be asked behind a door, where FUSE knows the size as of now.  NFS may know an older, smaller one.
+        Then the line waits.
         """
         if line.offset >= self._appended:
             size = os.fstat(self.fd).st_size
@@ -2809,8 +2828,8 @@ class JobFile:
     def look_after(self) -> dict[Job, str]:
         """Find the lines that edits have moved, put right what they have overwritten, take back lost seats.
 
-        Returns the jobs to be ended: "lost", others have taken them from us; "cancelled", their state was
-        set.
+        Returns the jobs that are to end: "lost" if another runner has taken the line, "cancelled" if somebody
+        has set its state.
         """
         if not self.held and not self._to_end:
             return {}
@@ -2825,7 +2844,7 @@ class JobFile:
             if any(job.search_at <= now for job in astray):
                 self._find_all(astray)
         except OSError as error:
-            # not there, or not now: there is another look soon, and finish() says so
+            # The file is not there, or cannot be read now.  There is another look soon, and finish() says so.
             self.leave_useless(error)
         self.check()
         to_end = self._to_end
@@ -2863,8 +2882,9 @@ class JobFile:
                     self._to_end[job] = "lost"
 
     def _sit_again(self, job: Job) -> bool:
-        """Take a seat again, behind the door, for a job whose seat was lost; False: another has taken its
-        line.
+        """Take a seat again for a job whose seat was lost; False: another runner has taken its line.
+
+        To be called behind the door.  Raises OSError.
         """
         state = self._state_here(job)
         seats = self.companion.count(job.command)
@@ -2913,16 +2933,17 @@ class JobFile:
     def _find(
         self, job: Job, here: bytes | None, lines: list[Line] | None = None, last: bool = False
     ) -> Line | None:
-        """Which line is an astray job's, behind its door: one that is `r`, or that is to be (steps 1 and 2).
+        """The line of an astray job, behind its door: one that is `r`, or that becomes `r` (steps 1 and 2).
 
-        lines: all of its command; last: it has ended, and any line `r` that seems to be nobody's will do.
+        here: the state in the line's old place; None: the command does not stand there.  lines: all of its
+        command.  last: the job has ended, and any line `r` that seems to be nobody's suffices.
         """
         if lines is None:
             lines = list(lines_of(self.reader, self.start, {job.command}))
         ours = [other for other in self.held if other.command == job.command]
         stands = {other.offset for other in ours if other is not job and other.inode == self.inode}
         free = [line for line in lines if line.offset not in stands]
-        # life signs of others
+        # how many seats others hold
         others = self.companion.count(job.command) - sum(other.seat is not None for other in ours)
         at = job.seat.at if job.seat else None
         running = [line for line in free if line.state == RUNNING]
@@ -2964,11 +2985,11 @@ class JobFile:
         return self._full_size > 0 and self.reader.pread(1, self._full_size - 1) in (b"", b"\0")
 
     def _note_astray(self, job: Job, state: bytes | None) -> None:
-        """Steps 3 and 4.  An editor may be about to write more, so the next look must agree that a job is
-        cancelled.
+        """Note that a job's line was not found (steps 3 and 4).
 
-        To search a long file each second would cost half a core; so a line that is gone is searched less and
-        less.
+        state: what stands in its place.  A job counts as cancelled when two looks in a row find it so,
+        because an editor may be about to write more.  A line that is gone is searched less and less often,
+        because to search a long file each second would cost half a core.
         """
         if state not in (None, RUNNING, NEW, job.state):
             if job.note_set():
@@ -3032,9 +3053,10 @@ class JobFile:
         return 0.0
 
     def account(self, takers: Takers, groups: bool = False) -> Account:
-        """What the file holds.  Raises OSError.
+        """What the file holds when some takers leave it.  Raises OSError.
 
-        takers: they leave; the ones for whom no new job is left stay in there.  groups: they run groups, too.
+        takers: the ones that leave.  Those for whom a new job is left are taken out of there.  groups: they
+        run groups, too.
         """
         found = self.survey()
         now = counts(found)
@@ -3083,10 +3105,7 @@ class JobFile:
     # -- small steps -----------------------------------------------------------------------------------------
 
     def see(self) -> None:
-        """Have this host forget what it remembers of the file, its companion and their names.
-
-        Raises OSError.
-        """
+        """Drop what this host has cached of the file, its companion and their names.  Raises OSError."""
         self.place.see(self.mount)
 
     def _stat(self) -> os.stat_result:
@@ -3134,14 +3153,14 @@ class JobFile:
             return False                        # an editor is about to put a new one there
 
     def _is_same(self, fd: int | None) -> bool:
-        """Whether the path leads to this open file, as far as this host knows without asking.
+        """Whether the path leads to this open file, as far as this host knows without asking the server.
 
-        Raises OSError.
+        False on a local file system.  Raises OSError.
         """
         return self.network and fd is not None and is_at(self.place.real, fd)
 
     def must_name(self, fd: int) -> None:
-        """Raise OSError(ESTALE) if the path leads to another file than this, or to none."""
+        """Raise Shifted if the path leads to another file than this one, or to none."""
         if not self.names(fd):
             raise Shifted
 
@@ -3278,9 +3297,9 @@ class JobFile:
 
 
 def check_companion(path: str, mount: Mount) -> None:
-    """Before anything runs: refuse a job file of which not all users would meet in one companion.
+    """Before anything runs: refuse a job file whose users would not all meet in one companion.
 
-    Try the locks before relying on them, too: two descriptors must exclude each other.  Raises Problem.
+    Locks that do not work are refused, too: two descriptors must exclude each other.  Raises Problem.
     """
     companion = companion_of(path)
     end = time.monotonic() + 3.0
