@@ -4288,15 +4288,21 @@ def dry_run(file: JobFile, taker: Taker) -> Iterator[Line]:
 
 # ======== The worker ========================================================================================
 #
-# An event loop must not wait for a file system.  So whatever touches a file goes through a Worker: on a local
-# file system it makes the call at once, on a network file system in one thread of its own.  Calls are made in
-# the order in which they come, so a job's start stands in a record before its end.  FileJobs is a JobFile and
-# its Cursor behind a worker, as the Runner wants its jobs.
+# An event loop must not wait for a file system.  So whatever touches a file goes through a Worker.  On a
+# local file system the worker makes a call at once; on a network file system one thread makes all calls.
+# They are made in the order in which they come, so a job's start stands in a record before its end.  Who
+# needs the answer uses call(), begin() or ask(); who does not, post().
+#
+# A record that cannot be written yet, because somebody has a lock, stays in its RecordFile.  While there are
+# such records, the worker tries them again every AGAIN seconds.
+#
+# FileJobs is a JobFile and its Cursor behind a worker.  It is what a Runner asks for jobs: see Jobs.
 
 
 def watched(work: Awaitable[Any]) -> asyncio.Future[Any]:
-    """A task that nobody awaits: what it raises is a defect, of which the loop's exception handler hears at
-    once.
+    """A task that nobody awaits.
+
+    What it raises is a defect, which the loop's exception handler gets at once.
     """
     def pass_on(task: asyncio.Future[Any]) -> None:
         if not task.cancelled():
@@ -4311,11 +4317,10 @@ LONGEST_PAUSE = 30.0            # seconds from one attempt to write a result to 
 
 
 def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
-    """Write a job's result again and again, for as long as that raises NotNow; what went wrong for good, or
-    ''.
+    """Try to write a job's result until that does not raise NotNow; what went wrong for good, or ''.
 
-    write: makes an attempt.  The first one is made before this returns, if write() does not wait for that.
-    interval: seconds from the first to the second; from then on twice as many each time.
+    write: makes an attempt.  It is called for the first time before this returns.  interval: seconds from the
+    first attempt to the second.  Each further pause is twice as long, up to LONGEST_PAUSE.
     """
     return _persist(write(), write, interval, say, job)
 
@@ -4337,15 +4342,19 @@ async def _persist(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
 class Worker:
     """Makes file operations in the order they come: at once, or in one thread where a file system may block.
 
-    An NFS server that does not answer blocks every call for as long as it pleases.  Output, timeouts and
-    signals must go on meanwhile; claims, results and records wait.
+    An NFS server that does not answer blocks every call until it does.  Output, timeouts and signals go on
+    meanwhile; claims, results and records wait.
     """
-    AGAIN, AGAIN_FAR = 0.02, 0.5    # seconds until records are tried again; where each try is a round trip
+    AGAIN = 0.02                    # seconds until records are tried again
+    AGAIN_FAR = 0.5                 # as AGAIN, where each attempt is a round trip
     PATIENCE = 1.0                  # seconds for calls that have not ended when the program leaves
 
     def __init__(self, threaded: bool, relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """relieved: called when bytes were written.  say: takes what is to be said of records that wait."""
+        """threaded: a file system may block.  relieved: called when bytes that were posted are written.
+
+        say: takes messages about records that wait.
+        """
         from concurrent import futures  # which asyncio has loaded
         self.pool = futures.ThreadPoolExecutor(1) if threaded else None
         self._relieved = relieved
@@ -4363,7 +4372,7 @@ class Worker:
         return await asyncio.wrap_future(self._submit(self.pool, function, *args))
 
     def begin(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        """Make a call; its answer.  The call is made, or has its turn, before this returns."""
+        """Make a call, or put it into the queue, before this returns.  Returns its answer to come."""
         if self.pool:
             return asyncio.wrap_future(self._submit(self.pool, function, *args))
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -4374,9 +4383,9 @@ class Worker:
         return answer
 
     def ask(self, then: Callable[[T], object], function: Callable[..., T], *args: Any) -> None:
-        """Make a call, and another one with its answer, later, in the event loop.
+        """Make a call, and later, in the event loop, call `then` with its answer.
 
-        What either raises is a defect, of which the loop's exception handler hears: nobody awaits it.
+        What either raises is a defect, which the loop's exception handler gets.
         """
         if not self.pool:
             asyncio.get_running_loop().call_soon(then, function(*args))
@@ -4385,7 +4394,10 @@ class Worker:
         done.add_done_callback(lambda future: then(future.result()))
 
     def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
-        """Make a call without waiting; `size`: the bytes it holds on to.  It deals with its errors itself."""
+        """Make a call whose answer nobody needs, and which deals with its errors itself.
+
+        size: bytes that count as backlog until the call is made.
+        """
         if not self.pool:
             function(*args)
             self._come_back()
@@ -4413,7 +4425,7 @@ class Worker:
         return any(file.kept for file in self.files)
 
     def _come_back(self) -> None:
-        """Have these tried again in a while."""
+        """See to it that records that are kept are tried again."""
         if self.keeps_records and self._tries and not self._timer:
             pause = self.AGAIN_FAR if self.pool else self.AGAIN
             self._timer = asyncio.get_running_loop().call_later(pause, self._try_again)
@@ -4424,10 +4436,10 @@ class Worker:
             self.post(file.write_kept)
 
     async def leave(self) -> None:
-        """Try records no more, and wait for the calls that were made, PATIENCE at most.
+        """Try records no more, and wait for the calls that were made, for PATIENCE seconds at most.
 
-        It is the last that happens in the loop: an answer that comes when the loop is closed is a traceback
-        on Python 3.9.  What is pending afterwards waits for a file system that does not answer.
+        This is the last thing that happens in the loop.  On Python 3.9 an answer that comes to a closed loop
+        is a traceback.  A call that is pending after this waits for a file system that does not answer.
         """
         self._tries = False
         with contextlib.suppress(asyncio.TimeoutError):
@@ -4442,7 +4454,7 @@ class Worker:
 
 
 class Failures:
-    """How many jobs of a file are failed or in error that were not so at the start, whoever ran them."""
+    """Counts how many more jobs of a file are failed or in error than at the start, whoever ran them."""
 
     def __init__(self, file: JobFile, worker: Worker) -> None:
         self.file = file
@@ -4451,7 +4463,7 @@ class Failures:
         self._pace = Pace()
 
     async def count(self) -> int:
-        """The first call is the start."""
+        """How many more there are now.  The first call is the start."""
         try:
             now = await self.worker.call(self._look)
         except OSError:                     # there is no file yet, or it is away for a moment
@@ -4534,7 +4546,7 @@ class FileJobs:
         return self._cursor.claim(last)
 
     async def lend(self, job: Job) -> int | None:
-        """The job's own descriptor is the worker's, which may close or exchange it at any time."""
+        """A copy: the worker may close or exchange the descriptor of the seat at any time."""
         return await self.worker.call(self.file.lend, job)
 
     def reclaim(self, fd: int) -> None:
@@ -4562,11 +4574,11 @@ class FileJobs:
             await self.worker.flush()
         for look in range(1, self.file.LOOKS + 1):
             takers = Takers(() if runner.had_one_each else (self._taker,))
-            # what does not fit because slots are out of service is left, too
+            # A job that does not fit only because slots are out of service counts as left.
             self._taker.slots = runner.size
             try:
                 account = await self.worker.call(self.file.account, takers)
-                # by others that run the file with --resume
+                # Others that run the file with --resume may be about to take these orphans.
                 resumed = account.orphans and RUNNING in self._taker.retry
                 if runner.killed or look == self.file.LOOKS or not (account.half_saved or resumed):
                     return account
@@ -4586,15 +4598,16 @@ class FileJobs:
 # with a mark in its environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then says which shells
 # have ended, and what they have used.
 #
-# To end a job is to end its tree: the processes of its session, those that carry its mark, and what descends
-# from them, as /proc shows them.  Each gets TERM once, and KILL after the grace.  The tree is looked at again
-# and again, for a process may have been forked while we were at it: that one gets TERM, too.  But what a
-# process starts that had TERM before is how it comes to its end: the commands of a trap that tidies up, or of
-# a loop that goes on.  These are left alone as long as their parent lives; each would see but its first
-# milliseconds.  It is over when two looks in a row have found nobody.
+# To end a job is to end its tree: the processes of its session, all that carry its mark, and what descends
+# from these, as /proc shows it.  Each process gets TERM once, and KILL after the grace.
+#
+# The tree is looked at again and again, for a process may have been forked during a look: that one gets TERM,
+# too.  But what a process starts after it has got TERM is how it comes to its end: the commands of a trap
+# that tidies up, or of a loop that goes on.  These get no TERM as long as their parent lives; otherwise none
+# of them would run for more than some milliseconds.  All is over when two looks in a row have found nobody.
 
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
-# what holds a shell back
+# what a shell begins with that is to wait at its gate: it reads a line first
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
 GRACE = 10.0                        # seconds from TERM to KILL, unless --kill-after says otherwise
 MARK = b"RUNMAKER4_JOB"             # the variable that marks all processes of a job, wherever they hide
@@ -4624,14 +4637,13 @@ class Child(Shell):
 
 @dataclass(frozen=True)
 class Birth:
-    """What tells a process from another that has its number later, and which of two was started first."""
+    """When a process was started.  It tells two processes of one number apart, and which came first."""
     ticks: int          # from the start of the system to its own (proc(5): starttime)
     pid: int
 
     @classmethod
     def latest(cls) -> Birth:
-        """That of the process that was started last, or later: numbers are given in turn (proc(5): loadavg).
-        """
+        """A birth that no process of now has after it: numbers are given in turn (proc(5): loadavg)."""
         try:
             with open("/proc/loadavg", "rb") as file:
                 pid = int(file.read().split()[4])
@@ -4640,7 +4652,7 @@ class Birth:
             return cls(sys.maxsize, sys.maxsize)
 
     def is_after(self, other: Birth) -> bool:
-        """Whether it came later for sure.  (After the largest number the next one is small: then not.)"""
+        """Whether it came later for sure.  It is not sure once numbers have begun again at small ones."""
         return self.ticks >= other.ticks and self.pid > other.pid
 
 
@@ -4661,7 +4673,7 @@ class ProcessTable:
 
     @classmethod
     def read(cls) -> ProcessTable:
-        """Today's table; empty, and so false, where there is no /proc."""
+        """The table of now; empty, and so false, where there is no /proc."""
         try:
             return cls(filter(str.isdigit, os.listdir("/proc")))
         except OSError:
@@ -4687,7 +4699,7 @@ class ProcessTable:
                 self.marked.setdefault(part, []).append(int(name))
 
     def session(self, shell: Shell) -> list[int]:
-        """The living processes of the session that has its number."""
+        """The living processes of the session whose number is the shell's."""
         if self:
             return self.sessions.get(shell.pid, [])
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -4698,8 +4710,8 @@ class ProcessTable:
     def tree(self, shell: Child) -> list[int]:
         """The living processes of a job: its session, what carries its mark, and what descends from these.
 
-        The shell comes first, and parents before their children: were a command ended before its shell, the
-        shell would begin the next one.
+        The shell comes first, and each parent before its children.  If a command were ended before its shell,
+        the shell would begin the next one.
         """
         session = [] if shell.deserted else self.session(shell)
         todo = deque(sorted(session, key=lambda pid: pid != shell.pid) + self.marked.get(shell.mark, []))
@@ -4712,17 +4724,16 @@ class ProcessTable:
         return list(found)
 
     def birth(self, pid: int) -> Birth:
-        """That of a process of the table; of a group (-pid), and of what is not there, the first of all."""
+        """The birth of a process; one before all others for a group (-pid), and for what is not there."""
         return self.births.get(pid, Birth(0, pid))
 
     def untold(self, tree: Iterable[int], told: Mapping[Birth, Birth]) -> list[int]:
-        """The processes of a tree that are to be told to end: not who was told, nor what these have started
-        since.
+        """The processes of a tree that are to get TERM: none of `told`, nor what these have started since.
 
-        told: who was told, and of whom it is known that he was started before that.
+        told: the processes that have got TERM, each with Birth.latest() of that moment.
         """
         found: list[int] = []
-        own: set[int] = set()           # what they have started since
+        own: set[int] = set()           # what processes have started after they got TERM
         for pid in tree:                # parents come before their children
             parent = self.parents.get(pid, 0)
             moment = told.get(self.birth(parent))
@@ -4758,16 +4769,16 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, may have blocked it
 
     def ignore_from_now_on(self) -> None:
-        """We are leaving.
+        """Ignore all signals, because we are leaving.
 
-        Python's end would set default actions again, and a late HUP would be our exit status.
+        At its end Python sets default actions again, and a late HUP would become our exit status.
         """
         signal.set_wakeup_fd(-1)
         for number in self._handlers:
             signal.signal(number, signal.SIG_IGN)
 
     def look(self) -> None:
-        """Call the handlers of what has come."""
+        """Call the handlers of the signals that have come."""
         try:
             numbers = set(os.read(self.pipe, 1 << 16))
         except BlockingIOError:             # nothing has
@@ -4786,7 +4797,7 @@ def shell_words(shell: str) -> list[bytes]:
 
 class Processes:
     """Starts jobs, reaps them, ends whole trees.  The one place that knows SIGCHLD and wait4."""
-    # looks that must find nothing of a job: within execve(2) a process shows no environment, no mark
+    # so many looks in a row must find nothing of a job: within execve(2) a process shows no mark
     EMPTY = 2
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
@@ -4795,14 +4806,15 @@ class Processes:
         self.grace = math.inf if grace is None else grace
         self.running: dict[int, Child] = {}
         self.impatient = False      # KILL now, without grace
-        self._reading: asyncio.Task[ProcessTable] | None = None     # will be, for all that wait for it
+        # the next reading of the table, which all that wait share; None: nobody waits for one
+        self._reading: asyncio.Task[ProcessTable] | None = None
         self._rested = 0.0          # when the next reading may be (event loop's time)
         unique = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
         self._marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         self.environ = {key: value for key, value in os.environb.items() if key != b"RUNMAKER4_TOKEN"}
-        outer = self.environ.get(MARK)              # we are a job ourselves: our jobs are also that job's
+        outer = self.environ.get(MARK)              # if we are a job ourselves, our jobs are also that job's
         self.chain = outer + b"/" if outer else b""
         signals.handle(signal.SIGCHLD, self.reap)
 
@@ -4810,14 +4822,14 @@ class Processes:
               locks: Sequence[int], gate: int | None = None) -> Child:
         """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name that is looked up in our own PATH.  locks: the descriptors that it shall hold
-        as long as it lives.  gate: what it reads a line from before it does anything else; at its end it
-        ends, too.
+        shell: a path, or a name that is looked up in our own PATH.  locks: the descriptors that it holds as
+        long as it lives.  gate: a descriptor from which it reads a line before it does anything else; if it
+        reads the end instead, it ends.
 
-        The `exit` at the end keeps the shell around the last command: shells exec that otherwise, and with a
-        command that closes all descriptors above 2, as ssh does, the lock would be gone.  The empty line is
-        for a command that ends with a backslash, the braces for one that is cut off behind `&&` or `|`:
-        `exit` would complete it.
+        The `exit` at the end keeps the shell alive around the last command.  Without it shells exec that
+        command; and if the command closes all descriptors above 2, as ssh does, the lock would be gone.  The
+        empty line is for a command that ends with a backslash.  The braces are for one that is cut off behind
+        `&&` or `|`, which `exit` would complete.
         """
         mark = next(self._marks)
         # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C
@@ -4838,11 +4850,11 @@ class Processes:
             while (ended := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = ended
                 shell = self.running.pop(pid, None)
-                # else: a child of what this process was before execve(2)
+                # None: a child of what this process was before execve(2)
                 if shell and not shell.ended.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                    # else it may be ours: execve(2) counts what was there before
+                    # A smaller peak may be ours: execve(2) counts what was there before.
                     if usage.ru_maxrss > own:
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
                     shell.ended.set_result(status)
@@ -4850,9 +4862,9 @@ class Processes:
     async def end(self, shell: Child) -> list[int]:
         """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die.
 
-        The number of its session is its own as long as the shell is not waited for, or the session has
-        processes.  After that the kernel may give it to anybody, and a session that nobody is left in gets no
-        new members: so once it was seen empty, its number is not looked for any more.
+        The number of the session is the job's own until the shell was waited for and the session is empty.
+        After that the kernel may give the number to anybody.  An empty session gets no new members.  So once
+        the session was seen empty, its number is not looked for any more.
         """
         start = self._loop.time()
         told: dict[Birth, Birth] = {}
@@ -4882,13 +4894,13 @@ class Processes:
             pause = min(2 * pause, 0.1)
 
     async def _look(self) -> ProcessTable:
-        """A table that is read from now on: one for all jobs that are ending and wait for it."""
+        """A table that is read after this call.  All jobs that are ending and wait for one share it."""
         if not self._reading:
             self._reading = asyncio.ensure_future(self._read())
         return await asyncio.shield(self._reading)
 
     async def _read(self) -> ProcessTable:
-        """Wait until reading takes no more than a third of the time, and read."""
+        """Read the table, after a rest twice as long as the last reading took."""
         await asyncio.sleep(self._rested - self._loop.time())
         self._reading = None                        # another call needs another reading
         began = self._loop.time()
@@ -4905,20 +4917,24 @@ class Processes:
 
 
 # ---- how many at once --------------------------------------------------------------------------------------
+#
+# -j0 runs as many jobs as there are CPUs for us.  Three may limit them: the CPUs that we may be scheduled on,
+# the quota of a control group, and what Slurm has given this task.  The least of them counts.
 
 CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 def available_cpus() -> int:
-    """How many CPUs this process may use: the least of affinity, cgroup limit and what Slurm gives; at least
-    1.
-    """
+    """How many CPUs this process may use: the least of affinity, cgroup limit and Slurm's; at least 1."""
     affinity = len(os.sched_getaffinity(0))
     return max(1, int(min(affinity, cgroup_cpus(), slurm_cpus(os.environ))))
 
 
 def cgroup_cpus() -> float:
-    """The least limit of this process's control group and of those above it (cgroups(7), version 2)."""
+    """The least limit of this process's control group and the groups above it (cgroups(7), version 2).
+
+    Infinite where there is none.
+    """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
             group = "".join(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
@@ -4929,19 +4945,18 @@ def cgroup_cpus() -> float:
     for depth in range(len(names) + 1):
         path = os.path.join(CGROUP_ROOT, *names[:depth], "cpu.max")
         with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
-            limit = re.match("([0-9]+) ([1-9][0-9]*)", file.read())     # else `max`, and the period
+            limit = re.match("([0-9]+) ([1-9][0-9]*)", file.read())     # quota and period; or `max`, period
             if limit:
                 limits.append(int(limit[1]) / int(limit[2]))
     return min(limits)
 
 
 def slurm_cpus(environ: Mapping[str, str]) -> float:
-    """What Slurm gives a task: what -c says, or its share of the CPUs on this node, which the tasks of a step
-    share.
+    """How many CPUs Slurm gives a task; infinite where it says nothing.
 
-    A batch script has them for itself.  Where nodes have different numbers of tasks, the largest counts on
-    all.  Unless tasks are bound to their CPUs nothing but these variables tells.  What is no number there
-    does not count.
+    That is what -c says.  Without it the tasks of a step share the CPUs of their node, and a batch script has
+    them for itself.  Where nodes have different numbers of tasks, the largest number counts on all.  Unless
+    tasks are bound to their CPUs, nothing but these variables tells.  A value that is no number is ignored.
     """
     each, here = (re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
                   for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"))
@@ -4954,6 +4969,9 @@ def slurm_cpus(environ: Mapping[str, str]) -> float:
 
 
 # ---- until when --------------------------------------------------------------------------------------------
+#
+# With --walltime auto jobs end a margin before Slurm ends us.  SLURM_JOB_END_TIME says when that is.  Where
+# it is not set, or lies in the past because the limit was extended, squeue is asked.
 
 
 @dataclass
