@@ -402,7 +402,7 @@ class Writing(ReportCase):
         self.assertFalse((self.dir / "out.html").exists())
 
 
-@unittest.skipUnless(CHROMIUM, "chromium is not installed")
+@unittest.skipUnless(CHROMIUM, "chromium is not installed (`python3 -m tests.rigs tools` does that)")
 class InABrowser(ReportCase):
     """What a browser makes of the page."""
 

@@ -16,6 +16,7 @@ TOOLS = {
     "mpirun": "openmpi-bin",
     "rsync": "rsync",
     "parallel": "parallel",
+    "chromium": "chromium",
     "tc": "iproute2",
     "nft": "nftables",
 }
