@@ -292,6 +292,11 @@ class Watcher:
         """The lines in these states.  Raises Problem."""
         return self._patiently(lambda: list(self.file.lines(states)))
 
+    def held_lines(self, found: Survey, most: int) -> list[Line]:
+        """The first lines that are held, no more than so many.  Raises Problem."""
+        held = b"".join(state for state in found.states if state not in WORDS)
+        return self._patiently(lambda: list(itertools.islice(self.file.lines(held), most))) if held else []
+
     def states_now(self, runs: Collection[Run]) -> dict[Run, str]:
         """The states of the lines of these runs, in a word: of the same command, the nearest.
 
@@ -1281,15 +1286,18 @@ class Spans:
         # by host and slot, "" where nobody knows the slot
         self.runs_of: dict[tuple[str, str], array[int]] = {}
 
-    def add(self, run: Run, seconds: float) -> None:
-        self.runs_of.setdefault((run.host, run.slot), array("q")).append(len(self.began))
+    def add(self, run: Run, seconds: float, on_track: bool = True) -> None:
+        """Here is the next run.  on_track: it is one of the runs of its slot, which follow each other."""
+        runs = self.runs_of.setdefault((run.host, run.slot), array("q"))
+        if on_track:
+            runs.append(len(self.began))
         self.began.append(round(run.began * 1e6))
         self.took.append(round(seconds * 1e6) or 1)
 
     def slots(self) -> Iterator[tuple[str, str, array[int]]]:
-        """Host, name and runs of each slot, in order."""
+        """Host, name and runs of each track, in order; a slot has at least one."""
         for host, slot in sorted(self.runs_of, key=lambda names: [natural(name) for name in names]):
-            for number, runs in enumerate(self._tracks(self.runs_of[host, slot]), 1):
+            for number, runs in enumerate(self._tracks(self.runs_of[host, slot]) or [array("q")], 1):
                 yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
 
     def _tracks(self, runs: Sequence[int]) -> list[array[int]]:
@@ -1464,19 +1472,27 @@ def draw(log: Log, out_path: str) -> None:
 
 # ======== The report ========================================================================================
 #
-# One page: PAGE, at the end of this file, with its figures and tables, and with what the pictures need as
-# compressed JSON.  Of all runs only what is counted is kept; whole ones for the tables, and the last ones for
-# the pictures.
+# The report is one page: PAGE, at the end of this file, with its figures and tables as HTML, and with what
+# its script draws and searches as compressed JSON.  One pass through the log counts all runs (Gathered).
+# Whole runs are kept only for the tables, and for the pictures the last ones.  What failed runs printed last
+# is read from their files, for a bounded number of them (Outputs, Failures).
+#
+# A run whose end is unknown is drawn until the log has last heard of its runner, and hatched.  Its slot may
+# have run others by then.  So it is in no track, and they are drawn over it.
+#
+# Nothing that comes from jobs becomes markup: tag() and escaped() quote it here, textContent there.
 
 STATES = "".join(STATE_NAMES)   # as the page numbers them
 # of jobs
 COLOURS = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}
+END_UNKNOWN = {"e": "lost", "?": "unknown"}     # what the legend calls runs that are drawn without their end
 
 
 class Gathered:
     """What the page tells of runs."""
     DRAWN = 60_000              # runs in the pictures: the last that ended, and all that have not
     SHOWN = 200                 # runs in a table
+    FAILURES = 2000             # failed runs whose output is read
     BATCH = 10_000
 
     def __init__(self, runs: Iterator[Run], until: float | None) -> None:
@@ -1485,6 +1501,7 @@ class Gathered:
         """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
+        self.signs: dict[str, float] = {}       # by runner: when the log heard of it last
         self.stats = HostStats()
         self.first = math.inf
         self.last = until or 0.0
@@ -1502,55 +1519,132 @@ class Gathered:
         ended = [run for run in batch if run.ended is not None]
         for run in ended:
             self.stats.add(run)
+        for run in batch:
+            sign = run.ended or run.began
+            runner = runner_of(run)
+            if sign > self.signs.get(runner, 0.0):
+                self.signs[runner] = sign
         self.states.update(map(operator.attrgetter("state"), batch))
         self.slots.update(map(operator.attrgetter("host", "slot"), batch))
         self.first = min(self.first, *map(operator.attrgetter("began"), batch))
         self.last = max(self.last, *(run.ended or run.began for run in batch))
-        for found, some, key in (
-            (self.slowest, ended, operator.attrgetter("seconds")),
-            (self.largest, [run for run in ended if run.memory], operator.attrgetter("memory")),
-            (self.failed, [run for run in batch if run.state in "!e"], lambda run: run.ended or run.began),
+        failed = [run for run in batch if run.state in "!e"]
+        for found, most, some, key in (
+            (self.slowest, self.SHOWN, ended, operator.attrgetter("seconds")),
+            (self.largest, self.SHOWN, [run for run in ended if run.memory], operator.attrgetter("memory")),
+            (self.failed, self.FAILURES, failed, lambda run: run.ended or run.began),
         ):
-            found[:] = heapq.nlargest(self.SHOWN, found + some, key)
+            found[:] = heapq.nlargest(most, found + some, key)
         self.drawn += ended[:max(self.DRAWN - len(self.drawn), 0)]
         self.drawn += [run for run in batch if run.ended is None]
 
+    def drawn_seconds(self, run: Run) -> float:
+        """How long a run is drawn."""
+        if run.seconds is not None:
+            return run.seconds
+        until = self.last if run.state == "r" else self.signs[runner_of(run)]
+        return max(0.0, until - run.began)
+
+
+def runner_of(run: Run) -> str:
+    """What the names of a runner's runs begin with; a job log has none."""
+    return run.run.rpartition("-")[0]
+
+
+def end_unknown(run: Run) -> bool:
+    """Whether a run is over, and nobody knows since when."""
+    return run.seconds is None and run.state != "r"
+
+
+class Outputs:
+    """What runs printed last, read once; and where the page can link to it."""
+
+    def __init__(self, outdir: str | None, page: str) -> None:
+        self.outdir = outdir
+        self.output = LastOutput(outdir) if outdir is not None else None
+        self.base = way_down(os.path.dirname(os.path.realpath(page)), outdir) if outdir is not None else None
+        self.known: dict[Run, list[str]] = {}
+
+    def of(self, run: Run | None) -> list[str]:
+        """The last lines that a run printed, or why they cannot be read."""
+        if self.output is None or run is None:
+            return []
+        if run not in self.known:
+            self.known[run] = self.output.of(run)
+        return self.known[run]
+
+    def names(self, run: Run | None) -> list[str]:
+        """The output files of a run that the page can link to: regular files in the output directory."""
+        if self.outdir is None or self.base is None or run is None:
+            return []
+        return [name for name in sorted(run.files) if self._is_regular(os.path.join(self.outdir, name))
+                and os.path.basename(name) == name]
+
+    @staticmethod
+    def _is_regular(path: str) -> bool:
+        try:
+            return stat.S_ISREG(os.lstat(path).st_mode)
+        except (OSError, ValueError):                   # ValueError: no file can have this name
+            return False
+
+    def links(self, run: Run | None) -> str:
+        """Links to the output files of a run."""
+        return " ".join(
+            tag("a", escaped(f".{name.rpartition('.')[2]}"), href=f"{self.base}{url_quoted(name)}")
+            for name in self.names(run)
+        )
+
+
+def way_down(above: str, directory: str) -> str | None:
+    """A relative link to what is in a directory, for a page in one above it or in it; else None."""
+    way = os.path.relpath(os.path.realpath(directory), above)
+    if way.split(os.sep)[0] == os.pardir:
+        return None
+    return f"./{url_quoted(way)}/" if way != os.curdir else "./"
+
+
+def url_quoted(name: str) -> str:
+    """A relative path as a part of a URL."""
+    return re.sub("[^A-Za-z0-9_.~/-]",
+                  lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match[0])), name)
+
 
 class Pictures:
-    """What the page draws: the last runs, slot by slot, and how many ran at a time."""
+    """What the page draws and searches: the last runs, slot by slot, and how many ran at a time."""
     BINS = 1000
     LONG = 1000                 # characters of a command
     SHORT = 100                 # characters of a command where there are more than MANY runs
     MANY = 5000
 
-    def __init__(self, runs: Sequence[Run], last: float) -> None:
-        """last: seconds since 1970, until when what runs is drawn."""
-        self.runs = runs
+    def __init__(self, found: Gathered) -> None:
+        self.runs = found.drawn
         self.spans = Spans()
-        for run in runs:
-            if run.seconds is not None:
-                seconds = run.seconds
-            elif run.state == "r":
-                seconds = max(0.0, last - run.began)
-            else:
-                seconds = 0.0
-            self.spans.add(run, seconds)
+        for run in self.runs:
+            self.spans.add(run, found.drawn_seconds(run), on_track=not end_unknown(run))
         self.slots = list(self.spans.slots())
-        self.first = min(self.spans.began, default=round(last * 1e6))
+        # in no track
+        self.loose = [number for number, run in enumerate(self.runs) if end_unknown(run)]
+        self.loose.sort(key=self.spans.began.__getitem__)
+        self.first = min(self.spans.began, default=round(found.last * 1e6))
         self.span = max(1, max(map(operator.add, self.spans.began, self.spans.took), default=0) - self.first)
 
-    def page(self) -> dict[str, Any]:
+    def page(self, failures: Failures, outputs: Outputs) -> dict[str, Any]:
         """For the page: times in ticks of `tick` microseconds, beginnings since the one before in the slot.
+
+        The runs of all tracks come first, one track after the other, then those whose end is unknown.
         """
         tick = max(1000, self.span >> 30)
-        in_order = [run for *_, runs in self.slots for run in runs]
+        in_order = [run for *_, runs in self.slots for run in runs] + self.loose
         starts: list[int] = []
-        for *_, runs in self.slots:
+        for runs in [*(runs for *_, runs in self.slots), self.loose]:
             ticks = [(self.spans.began[run] - self.first) // tick for run in runs]
             starts += map(operator.sub, ticks, [0, *ticks])
         ways: dict[tuple[int, str], int] = {}
         hows = [ways.setdefault((STATES.index(run.state), how_ended(run)), len(ways)) for run in self.runs]
         longest = self.LONG if len(self.runs) <= self.MANY else self.SHORT
+        tracks = {(host, slot): number for number, (host, slot, _) in enumerate(self.slots)}
+        failed = [(place, self.runs[run]) for place, run in enumerate(in_order)
+                  if self.runs[run] in failures.group_of]
         return {
             "first": self.first / 1e6,
             "span": self.span / 1e6,
@@ -1561,11 +1655,17 @@ class Pictures:
             "tick": tick / 1e6,
             "rows": [[host[:80], slot[:80]] for host, slot, _ in self.slots],
             "sizes": [len(runs) for *_, runs in self.slots],
+            "loose": [tracks[self.runs[run].host, self.runs[run].slot or "1"] for run in self.loose],
             "began": starts,
             "took": [max(1, self.spans.took[run] // tick) for run in in_order],
             "line": [self.runs[run].line for run in in_order],
             "how": [hows[run] for run in in_order],
             "commands": [cut(readable(self.runs[run].command), longest) for run in in_order],
+            "groups": [readable(os.fsencode(group.words)) for group in failures.groups],
+            "group": {place: failures.group_of[run] for place, run in failed},
+            "base": outputs.base,
+            "files": {place: names for place, run in failed
+                      if (names := list(map(url_quoted, outputs.names(run))))},
         }
 
     def _busy(self) -> list[float]:
@@ -1604,17 +1704,19 @@ def escaped(text: str) -> str:
     return safe
 
 
+def legend(entries: Iterable[tuple[str, int, str]], head: str = "") -> str:
+    """What colours stand for.  entries: names, numbers, classes of the colours; of nothing there is no entry.
+    """
+    items = [tag("li", tag("i", class_=f"fill {colour}") + f"<b>{count:,}</b> {name}")
+             for name, count, colour in entries if count]
+    return tag("ul", head + "".join(items), class_="legend")
+
+
 def bar_of(whole: str, counted: Sequence[tuple[str, int, str]]) -> str:
-    """A bar and its legend.  counted: names, numbers, colours."""
-    parts = [
-        tag("span", style=f"flex: {count}; background: var(--{colour})")
-        for _, count, colour in counted
-        if count
-    ]
-    items = [tag("li", f'{tag("i", style=f"background: var(--{colour})")}<b>{count:,}</b> {name}')
-             for name, count, colour in counted if count]
-    return tag("div", "".join(parts), id="bar") + tag("ul", f"<li>{whole}:</li>" + "".join(items),
-                                                                       id="legend")
+    """A bar and its legend.  counted: names, numbers, classes of the colours."""
+    parts = [tag("span", style=f"flex: {count}", class_=f"fill {colour}")
+             for _, count, colour in counted if count]
+    return tag("div", "".join(parts), id="bar") + legend(counted, f"<li>{whole}:</li>")
 
 
 class Histogram:
@@ -1647,8 +1749,7 @@ class Histogram:
                  for count in range(0, self.top + 1, step)]
         marks = [tag("span", name, style=f"left: {at:.2f}%") for at, name in self._marks()]
         bars = tag("div", "".join(map(self._bar, range(self.low, self.high))), id="times")
-        head = '<div class="head"><h2>Run times</h2><p class="hint">How many runs took how long</p></div>'
-        return tag("section", head
+        return tag("section", head_of("Run times", "How many runs took how long")
                    + tag("div", tag("div", "".join(scale), id="scale") + bars, id="histogram")
                    + tag("div", "".join(marks), id="ticks"), class_="chart")
 
@@ -1688,65 +1789,152 @@ class Row:
     line: int
     command: bytes
     run: Run | None
-    state: str                  # of what is told: a key of STATE_NAMES
-    now: str = ""
+    state: str                  # of what is told: a name in STATE_NAMES, or held
+    now: str = ""               # the state of the line, where that is another one
 
 
-NO_CELL: tuple[str, float] = "", -1
+def row_of(run: Run, now: str = "") -> Row:
+    """The line of a table that is about a run."""
+    return Row(run.line, run.command, run, STATE_NAMES[run.state], now)
+
+
+@dataclass
+class Group:
+    """Failures with the same last words."""
+    words: str
+    rows: list[Row]
+
+
+class Failures:
+    """Failures by their last words: the last line that each printed, or how it ended.
+
+    Lines that differ in numbers alone are the same words: `step 341: no convergence`.
+    """
+    NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+    LONGEST = 200               # characters of a line that count
+    SHOWN = 20                  # groups
+
+    def __init__(self, rows: Sequence[Row], outputs: Outputs) -> None:
+        self.total = len(rows)
+        self.known = rows[:Gathered.FAILURES]
+        said: dict[str, Group] = {}
+        for row in self.known:
+            words = self._words(row, outputs)[:self.LONGEST]
+            alike = self.NUMBER.sub("…", words)
+            group = said.setdefault(alike, Group(words, []))
+            if group.words != words:
+                group.words = alike
+            group.rows.append(row)
+        self.groups = sorted(said.values(), key=lambda group: -len(group.rows))
+        self.group_of = {row.run: number for number, group in enumerate(self.groups) for row in group.rows}
+
+    @staticmethod
+    def _words(row: Row, outputs: Outputs) -> str:
+        if row.run is None:
+            return "(no run of it is known)"
+        printed = outputs.of(row.run)
+        return printed[-1].strip() if printed else f"({how_ended(row.run)}, printed nothing)"
+
+    def html(self, unit: str) -> str:
+        """The largest groups; nothing if there are none.  unit: what is counted."""
+        if not self.groups:
+            return ""
+        note = plural(len(self.groups), "group")
+        if len(self.groups) > self.SHOWN:
+            note = f"{self.SHOWN} of {note}"
+        if self.total > len(self.known):
+            note += f", of {len(self.known):,} of {plural(self.total, unit)}"
+        items = [self._item(number, group, unit) for number, group in enumerate(self.groups[:self.SHOWN])]
+        return tag("section", head_of("Failures by their last words", note)
+                   + tag("ul", "".join(items), class_="groups"), id="groups")
+
+    def _item(self, number: int, group: Group, unit: str) -> str:
+        """A group: its size, its words, and where it stands."""
+        hosts = {row.run.host for row in group.rows if row.run}
+        where = name_lines({row.line for row in group.rows}) + (
+            f", on {cut(min(hosts), 80)}" if len(hosts) == 1 else f", on {len(hosts)} hosts" if hosts else "")
+        return tag("li", tag("b", plural(len(group.rows), unit))
+                   + tag("button", escaped(group.words), type="button", data_group=number)
+                   + tag("span", escaped(where), class_="hint"))
+
+
+def head_of(title: str, note: str) -> str:
+    """The heading of a section, and what stands beside it."""
+    return tag("div", tag("h2", title) + tag("p", note, class_="hint"), class_="head")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page."""
+    title: str
+    rows: Sequence[Row]
+    total: int                  # rows that there would be without a limit
+
+
+Cell = tuple[str, object]       # content, and what it is sorted by
+NO_CELL: Cell = "", -1
 
 
 class Tables:
-    """The tables of the page."""
+    """The tables of the page, which have the same columns: those that something is known for."""
 
     HEAD = (
-        ("Line", ""),
-        ("Ended", "left"),
-        ("Host", "left"),
-        ("Slot", "left wide"),
-        ("Began", ""),
-        ("Time", ""),
-        ("CPU", "wide"),
-        ("Memory", "wide"),
-        ("Printed", "wide"),
+        ("Line", "line"),
+        ("Ended", "left ended"),
+        ("Host", "left host"),
+        ("Slot", "left slot wide"),
+        ("Began", "began"),
+        ("Time", "time"),
+        ("CPU", "cpu wide"),
+        ("Memory", "memory wide"),
+        ("Printed", "printed wide"),
+        ("Output", "left output"),
     )
 
-    def __init__(self, outdir: str | None) -> None:
-        self.output = LastOutput(outdir) if outdir is not None else None
+    def __init__(self, outputs: Outputs, failures: Failures) -> None:
+        self.outputs = outputs
+        self.failures = failures
 
-    def html(self, title: str, rows: Sequence[Row], total: int) -> str:
-        """A table; nothing if it has no rows."""
-        if not rows:
-            return ""
-        note = f"{len(rows):,} of {total:,}" if total > len(rows) == Gathered.SHOWN else f"{len(rows):,}"
-        cells = [self._cells(row) for row in rows]
-        known = [index for index, _ in enumerate(self.HEAD) if any(row[index][0] for row in cells)]
+    def html(self, tables: Iterable[Table]) -> str:
+        """Those of the tables that have rows."""
+        cells = [(table, list(map(self._cells, table.rows))) for table in tables if table.rows]
+        known = [index for index, _ in enumerate(self.HEAD)
+                 if any(row[index][0] for _, rows in cells for row in rows)]
+        return "".join(self._table(table, rows, known) for table, rows in cells)
+
+    def _table(self, table: Table, cells: Sequence[Sequence[Cell]], known: Sequence[int]) -> str:
+        count = len(table.rows)
+        note = f"{count:,} of {table.total:,}" if table.total > count == Gathered.SHOWN else f"{count:,}"
         head = "".join(tag("th", name, class_=kind) for name, kind in (self.HEAD[index] for index in known))
         bodies = [self._body(row, [(*all_cells[index], self.HEAD[index][1]) for index in known])
-                  for row, all_cells in zip(rows, cells)]
-        return tag(
-            "section",
-            tag("div", tag("h2", title) + tag("p", note, class_="hint"), class_="head")
-            + tag("div", tag("table", tag("thead", tag("tr", head)) + "".join(bodies)), class_="scroll"),
-            class_="runs",
-        )
+                  for row, all_cells in zip(table.rows, cells)]
+        content = tag("table", tag("thead", tag("tr", head)) + "".join(bodies))
+        parts = head_of(table.title, note) + tag("div", content, class_="scroll")
+        return tag("section", parts, class_="runs")
 
     def _body(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
         """The cells that are known: content, what it is sorted by, class; below them what ran, and its last
         output.
         """
         first = "".join(tag("td", text, class_=kind, data_key=key) for text, key, kind in cells)
-        printed = "\n".join(self.output.of(row.run)) if self.output and row.run else ""
+        printed = "\n".join(self.outputs.of(row.run))
         below = escaped(cut(readable(row.command), 500)) + (tag("q", escaped(printed)) if printed else "")
-        return tag("tbody", tag("tr", first) + tag("tr", tag("td", below, class_="what", colspan=len(cells))))
+        return tag(
+            "tbody",
+            tag("tr", first) + tag("tr", tag("td", below, class_="what", colspan=len(cells))),
+            data_state=row.state,
+            data_host=row.run.host[:80] if row.run else "",
+            data_group=self.failures.group_of.get(row.run, ""),
+        )
 
-    @staticmethod
-    def _cells(row: Row) -> list[tuple[str, object]]:
+    def _cells(self, row: Row) -> list[Cell]:
         """Of each column the content, and what it is sorted by."""
         run = row.run
         if run is None:
-            name = STATE_NAMES[row.state]
-            state = (f"<b class=s{STATES.index(row.state)}>{name}</b>", name)
-            return [(f"{row.line}", row.line), state, *itertools.repeat(NO_CELL, 7)]
+            state = tag("b", row.state, class_=COLOURS[row.state])
+            if row.now:
+                state += f" ({escaped(row.now)})"
+            return [(f"{row.line}", row.line), (state, row.state), *itertools.repeat(NO_CELL, 8)]
         how = how_ended(run)
         ended = tag("b", escaped(how), class_=f"s{STATES.index(run.state)}")
         if row.now:
@@ -1756,6 +1944,7 @@ class Tables:
             cpu = f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds
         if run.memory is not None:
             memory = human_size(run.memory), run.memory
+        links = self.outputs.links(run)
         return [
             (f"{row.line}", row.line),
             (ended, how),
@@ -1766,6 +1955,7 @@ class Tables:
             cpu,
             memory,
             (human_size(run.bytes), run.bytes),
+            (links, len(links)),
         ]
 
 
@@ -1774,9 +1964,11 @@ class Reporter:
     LEAST = 10.0                # seconds between two pages
     KIND = "report", b"<!DOCTYPE html>"         # and how a page begins
 
-    def __init__(self, options: argparse.Namespace, watcher: Watcher | None) -> None:
-        """Raises Problem."""
+    def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
+        """argv: the options, as they were given.  Raises Problem."""
         self.options = options
+        self.place = f"{os.uname().nodename}:{os.getcwd()}"
+        self.command = shlex.join([PROG, *argv])
         self.title = options.file or options.outdir or options.joblog
         self.watcher = watcher
         self.source = source = options.joblog or os.path.join(options.outdir, "journal")
@@ -1799,11 +1991,16 @@ class Reporter:
         start = time.monotonic()
         if start >= self.next and os.path.exists(self.source):
             self.write(found, live=True)
-            self.pause = max(self.LEAST, 20 * (time.monotonic() - start))
+            self.pause = self._pause_after(start)
             self.next = start + self.pause
+
+    def _pause_after(self, start: float) -> float:
+        """Seconds between two pages, if one that was begun then (monotonic) is written now."""
+        return max(self.LEAST, 20 * (time.monotonic() - start))
 
     def write(self, found: Survey | None = None, live: bool = False) -> None:
         """Write the page.  found: what the job file holds, if there is one.  Raises Problem."""
+        start = time.monotonic()
         said: list[str] = []
         log = open_log(self.options, said.append)
         left = left_lines(self.watcher, found) if self.watcher and found else []
@@ -1813,6 +2010,8 @@ class Reporter:
             runs = Gathered(self._judged(log, found, last), time.time() if still_runs else None)
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
+        if live:                            # what is left to do takes little beside reading the log
+            self.pause = self._pause_after(start)
         page = self._page(runs, found, left, last, live, said)
         with replacing(self.options.report, *self.KIND) as file:
             file.write(page.encode())
@@ -1859,29 +2058,57 @@ class Reporter:
     def _page(self, runs: Gathered, found: Survey | None, left: Sequence[Line], last: LastRuns, live: bool,
               said: Sequence[str]) -> str:
         """All of it."""
-        pictures = Pictures(runs.drawn, runs.last)
-        data = json.dumps(pictures.page(), separators=(",", ":")).encode()
+        outputs = Outputs(self.options.outdir, self.options.report)
+        to_fix = [Row(line.number, line.command, last.found.get(line.number),
+                      "failed" if line.state == FAILED else "error") for line in left]
+        failures = Failures(to_fix if found else list(map(row_of, runs.failed)), outputs)
+        pictures = Pictures(runs)
+        data = {**pictures.page(failures, outputs), "made": time.time(), "pause": self.pause if live else 0}
         if len(runs.drawn) < sum(runs.states.values()):
             said = [
                 *said,
                 f"the pictures show the last {len(runs.drawn):,} runs of {sum(runs.states.values()):,}",
             ]
-        parts = {"TITLE": escaped(self.title), "DATA": base64.b64encode(zlib.compress(data, 6)).decode(),
-                 "REFRESH": f'<meta http-equiv="refresh" content="{math.ceil(self.pause)}">' if live else "",
-                 "WHEN": " · ".join(map(escaped, [*self._when(runs, live), *said])),
-                 "FIGURES": self._figures(runs, counts(found) if found else None),
-                 "TIMES": Histogram(runs.drawn).html(), "TABLES": self._tables(runs, found, left, last)}
+        packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 6)
+        parts = {
+            "TITLE": escaped(self.title),
+            "PLACE": escaped(self.place),
+            "COMMAND": escaped(self.command),
+            "DATA": base64.b64encode(packed).decode(),
+            "REFRESH": self._refresh() if live else "",
+            "WHEN": " · ".join([*self._when(runs, live), *map(escaped, said)]),
+            "FIGURES": self._figures(runs, counts(found) if found else None),
+            "KEY": self._key(runs),
+            "TIMES": Histogram(runs.drawn).html(),
+            "GROUPS": failures.html("line" if found else "run"),
+            "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, last)),
+        }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
+    def _refresh(self) -> str:
+        """Without scripts the browser loads the page anew; the script does that when nobody types."""
+        seconds = math.ceil(self.pause)
+        return f'<noscript><meta http-equiv="refresh" content="{seconds}"></noscript>'
+
     def _when(self, runs: Gathered, live: bool) -> Iterator[str]:
-        """What the page says of itself, in a few words each."""
+        """What the page says of itself, in a few words each, as HTML."""
         day = "%Y-%m-%d %H:%M:%S"
         if runs.states:
             yield " – ".join(time.strftime(day, time.localtime(when)) for when in (runs.first, runs.last))
         hosts = len({host for host, _ in runs.slots})
         yield f"{plural(len(runs.slots), 'slot')} on {plural(hosts, 'host')}" if runs.slots else "no runs yet"
         again = f", anew every {human_time(self.pause)} while jobs run" if live else ""
-        yield f"made {time.strftime(day)}{again}"
+        yield f"made {time.strftime(day)}" + (tag("span", again, id="live") if live else "")
+
+    @staticmethod
+    def _key(runs: Gathered) -> str:
+        """What the colours of the pictures stand for."""
+        drawn = Counter((run.state, end_unknown(run)) for run in runs.drawn)
+        return legend(
+            (END_UNKNOWN.get(state, name) if hatched else name, drawn[state, hatched],
+             f"s{number} hatched" if hatched else f"s{number}")
+            for number, (state, name) in enumerate(STATE_NAMES.items()) for hatched in (False, True)
+        )
 
     @staticmethod
     def _figures(runs: Gathered, now: Counts | None) -> str:
@@ -1912,37 +2139,26 @@ class Reporter:
         pairs = [tag("div", tag("dt", name) + tag("dd", value)) for name, value in figures]
         return bar + tag("dl", "".join(pairs), id="facts")
 
-    def _tables(self, runs: Gathered, found: Survey | None, left: Sequence[Line], last: LastRuns) -> str:
+    def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row],
+                last: LastRuns) -> Iterator[Table]:
         """What is left to fix comes first."""
-        tables = Tables(self.options.outdir)
-        to_fix = [Row(line.number, line.command, last.found.get(line.number),
-                      "!" if line.state == FAILED else "e") for line in left]
-        known = set(last.found.values())
-        others = [run for run in runs.failed if run not in known]
-        now = self.watcher.states_now(others) if self.watcher and found else {}
-        failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
         shown = Gathered.SHOWN
-        title = "Other runs that failed or ended in error" if found else "Runs that failed or ended in error"
-        return "".join(
-            (
-                tables.html("Left to fix", to_fix[:shown], len(to_fix)),
-                tables.html(
-                    title,
-                    [Row(run.line, run.command, run, run.state, now.get(run, "")) for run in others],
-                    failed,
-                ),
-                tables.html(
-                    "Slowest runs",
-                    [Row(run.line, run.command, run, run.state) for run in runs.slowest],
-                    len(runs.stats.seconds),
-                ),
-                tables.html(
-                    "Largest runs",
-                    [Row(run.line, run.command, run, run.state) for run in runs.largest],
-                    len(runs.stats.seconds),
-                ),
-            )
-        )
+        known = set(last.found.values())
+        others = [run for run in runs.failed if run not in known][:shown]
+        failed = runs.states["!"] + runs.states["e"] - sum(run.state in "!e" for run in known)
+        ended = len(runs.stats.seconds)
+        if self.watcher and found:
+            now = self.watcher.states_now(others)
+            held = self.watcher.held_lines(found, shown)
+            yield Table("Left to fix", to_fix[:shown], len(to_fix))
+            yield Table("Other runs that failed or ended in error",
+                        [row_of(run, now.get(run, "")) for run in others], failed)
+            rows = [Row(line.number, line.command, None, "held", show(line.state)) for line in held]
+            yield Table("Held lines", rows, counts(found).held)
+        else:
+            yield Table("Runs that failed or ended in error", list(map(row_of, others)), failed)
+        yield Table("Slowest runs", list(map(row_of, runs.slowest)), ended)
+        yield Table("Largest runs", list(map(row_of, runs.largest)), ended)
 
 
 # ======== Checking a directory's locks ======================================================================
@@ -2415,14 +2631,14 @@ def tell_stopped(watcher: Watcher) -> bool:
     return bool(watcher.stopped)
 
 
-def report(options: argparse.Namespace) -> int:
+def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Write the report; with --progress also while the jobs run.  Returns the exit status.
 
     Raises Problem.
     """
     exit_on(signal.SIGINT, signal.SIGTERM)
     watcher = Watcher(options.file) if options.file is not None else None
-    reporter = Reporter(options, watcher)
+    reporter = Reporter(options, watcher, argv)
     if watcher is None:
         reporter.write()
         return 0
@@ -2447,7 +2663,7 @@ def watch(argv: Sequence[str]) -> int:
             options.file, find_mount(options.file).network, lambda text: say(f"{options.file}: {text}")
         )
     if options.report is not None:
-        code = report(options)
+        code = report(options, argv)
         if options.stats:
             tell_stats(options.outdir, options.file)
         return code
@@ -2503,8 +2719,8 @@ PAGE = r"""<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-@REFRESH@<title>@TITLE@</title>
+  content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+@REFRESH@<title>@TITLE@ – @PLACE@</title>
 <style>
 :root { color-scheme: light dark; --page: #fff; --text: #1c2127; --dim: #5f6b76; --line: #dde2e7; --shade: #f5f7f9;
   --s0: #3a7ab8; --s1: #d9480f; --s2: #8a3a9c; --s3: #9aa4ae; --s4: #7fc4e8; --s5: #b8992a;
@@ -2513,22 +2729,41 @@ PAGE = r"""<!DOCTYPE html>
   --line: #2e363e; --shade: #1d2329; --s0: #4c8fd0; --s1: #ff7a3d; --s2: #c77ddb; --s3: #7b8691; --s4: #a9dcf5;
   --s5: #d9c45a; --s6: #b0b0b0; } }
 * { box-sizing: border-box; }
+[hidden] { display: none !important; }
 body { margin: 0 auto; padding: 1.5rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 110rem; background: var(--page);
   color: var(--text); font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
   font-variant-numeric: tabular-nums; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin: 0; font-size: 1.05rem; }
 section { margin-top: 2.2rem; }
+.place { font-family: ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 header p, .hint { margin: .2rem 0 0; color: var(--dim); font-size: .87rem; }
 .head { display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; margin-bottom: .6rem; }
 .head .hint { flex: 1; margin: 0; }
-button, select { font: inherit; font-size: .87rem; color: inherit; background: var(--shade); min-width: 2.1rem;
+button, select, input { font: inherit; font-size: .87rem; color: inherit; background: var(--shade); min-width: 2.1rem;
   border: 1px solid var(--line); border-radius: 5px; padding: .2rem .55rem; max-width: 12rem; }
 button { cursor: pointer; }
 #bar { display: flex; gap: 1px; height: .8rem; margin: 1.2rem 0 .6rem; border-radius: 4px; overflow: hidden;
   background: var(--line); }
-#legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: 0; padding: 0; list-style: none; }
-#legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .4rem; }
+.legend, .groups { margin: 0; padding: 0; list-style: none; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; }
+.legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .4rem; }
+#main .legend { margin-bottom: .5rem; font-size: .87rem; }
+.fill { background: var(--of); }
+.fill.hatched { background: repeating-linear-gradient(135deg, var(--of) 0 1.5px, transparent 1.5px 4px); }
+.s0 { --of: var(--s0); } .s1 { --of: var(--s1); } .s2 { --of: var(--s2); } .s3 { --of: var(--s3); }
+.s4 { --of: var(--s4); } .s5 { --of: var(--s5); } .s6 { --of: var(--s6); } .fill.line { --of: var(--line); }
+#search { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin-top: 1.6rem; }
+#search input { flex: 1 1 14rem; max-width: 26rem; }
+#hits { flex: 1 1 8rem; margin: 0; overflow-wrap: anywhere; }
+.gone { color: var(--s1); font-weight: 600; }
+.groups li { display: grid; grid-template-columns: 6rem minmax(0, 1fr) minmax(0, 20rem); gap: .6rem; align-items: baseline;
+  padding: .25rem 0; border-bottom: 1px solid var(--line); }
+.groups button { max-width: none; text-align: left; overflow-wrap: anywhere; background: none; border: 0; padding: 0;
+  font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
+.groups button:hover { text-decoration: underline; }
+.groups .hint { overflow-wrap: anywhere; }
+a { color: var(--s0); }
 #facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.2rem, 1fr)); gap: 1rem; margin: 1.4rem 0 0; }
 #facts dt { color: var(--dim); font-size: .82rem; }
 #facts dd { margin: 0; font-size: 1.3rem; white-space: nowrap; }
@@ -2549,39 +2784,51 @@ canvas:focus-visible { outline: 2px solid var(--s0); outline-offset: 2px; }
 #ticks { position: relative; height: 1.4rem; margin: 0 1rem 0 3.5rem; color: var(--dim); font-size: .8rem; }
 #ticks span { position: absolute; transform: translateX(-50%); padding-top: .15rem; white-space: nowrap; }
 .scroll { overflow-x: auto; }
-table { width: 100%; border-collapse: collapse; font-size: .87rem; }
-th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; }
+table { width: 100%; border-collapse: collapse; font-size: .87rem; table-layout: fixed; }
+th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+th.line { width: 6%; } th.ended { width: 20%; } th.host { width: 14%; } th.slot { width: 8%; } th.began { width: 12%; }
+th.time { width: 8%; } th.cpu { width: 7%; } th.memory { width: 9%; } th.printed { width: 8%; } th.output { width: 8%; }
 th { border-bottom: 1px solid var(--dim); font-weight: 600; }
 .sorted th { cursor: pointer; user-select: none; }
 th[aria-sort=descending]::after { content: " ▾"; } th[aria-sort=ascending]::after { content: " ▴"; }
 .left { text-align: left; }
 tbody { border-bottom: 1px solid var(--line); break-inside: avoid; }
-@media screen { table.short tbody:nth-of-type(n + 11) { display: none; } }
+@media screen { :not(.filtered) > .runs table.short tbody:nth-of-type(n + 11), .filtered > .runs > button { display: none; } }
 td.what { padding-top: 0; text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
   font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
 td.what q { display: block; quotes: none; margin-top: .15rem; padding-left: .6rem; border-left: 2px solid var(--line);
   color: var(--dim); }
-th:first-child { width: 3.5rem; } th.left { width: 10%; }
 b.s1 { color: var(--s1); } b.s2 { color: var(--s2); } td b { font-weight: 600; }
-@media (max-width: 700px) { .wide, #hint { display: none; } th, td { padding: .3rem .3rem; } body { padding-top: 1rem; }
-  #facts dd { font-size: 1.1rem; } .head h2 { flex: 1; } th.left { width: auto; } }
-@media print { button, select, #hint { display: none; } body { padding: 0; font-size: 10pt; }
+@media (max-width: 700px) { .wide, #hint { display: none; } th, td { padding: .3rem .2rem; } body { padding-top: 1rem; }
+  #facts dd { font-size: 1.1rem; } .groups li { grid-template-columns: 4.5rem minmax(0, 1fr); }
+  .groups .hint { grid-column: 2; } #search input { flex-basis: 100%; max-width: none; }
+  table { font-size: .8rem; } td.ended, td.output { white-space: normal; } #ticks span:nth-child(even) { display: none; }
+  th.line { width: 12%; } th.ended { width: 21%; } th.host { width: 15%; } th.began { width: 21%; } th.time { width: 15%; }
+  th.output { width: 16%; } }
+@media print { #search, .head button, .head select, .runs > button, #hint { display: none; } body { padding: 0; font-size: 10pt; }
   .chart { break-inside: avoid; } .head { break-after: avoid; } }
 </style>
 </head>
 <body>
-<header><h1 id="title">@TITLE@</h1><p id="when">@WHEN@</p></header>
+<header><h1 id="title">@TITLE@</h1><p class="place">@PLACE@$ @COMMAND@</p><p id="when">@WHEN@</p></header>
 <main>
 @FIGURES@
+<div id="search" role="search" hidden>
+<input id="text" type="search" placeholder="Command, line, last words" aria-label="Text to look for">
+<select id="state" aria-label="State"></select>
+<select id="host" aria-label="Host"></select>
+<button id="clear" type="button">Clear</button><p class="hint" id="hits" aria-live="polite"></p></div>
+<section class="runs" id="found" hidden></section>
 <section class="chart" id="main" hidden><div class="head"><h2>Over time</h2>
 <p class="hint" id="hint">Running jobs; below, the runs of each slot.
 Drag to move, Ctrl + wheel or double click to zoom.</p>
-<select id="host" aria-label="Host"></select>
 <button id="out" aria-label="Zoom out">−</button><button id="in" aria-label="Zoom in">+</button>
 <button id="all">All</button></div>
+@KEY@
 <canvas id="busy" role="img" aria-label="Running jobs over time"></canvas>
 <canvas id="slots" tabindex="0" role="img" aria-label="Runs by slot and time"></canvas></section>
 @TIMES@
+@GROUPS@
 <div id="tables">@TABLES@</div>
 </main>
 <div id="tip"></div>
@@ -2604,30 +2851,48 @@ function clock(t, step = 1, day = data.span > 86400) {          // as the clocks
 }
 
 let data, view, colours;
+let hits = null;                    // by run: 1 if it is found; null: nothing is looked for
+let typed = -Infinity;              // when something was typed last
 
 async function start() {
-  document.querySelectorAll(".runs").forEach(sortable);
+  document.querySelectorAll("#tables .runs").forEach(sortable);
   const packed = Uint8Array.from(atob(get("data").textContent), c => c.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   data = JSON.parse(await new Response(stream).text());
-  get("main").hidden = false;
-  unpack(); controls(); draw();
+  get("main").hidden = get("search").hidden = false;
+  unpack(); controls(); searching(); search(); draw(); goOn();
 }
 
 function unpack() {
+  const count = data.began.length;
   data.start = Float64Array.from(data.began);
   data.took = Float64Array.from(data.took, t => t * data.tick);
+  data.row = new Uint32Array(count);
   data.at = [0];
   let at = 0;
-  for (const size of data.sizes) {
+  data.sizes.forEach((size, row) => {
+    data.row.fill(row, at, at + size);
     for (let i = at, t = 0; i < at + size; i++) data.start[i] = (t += data.began[i]) * data.tick;
     data.at.push(at += size);
+  });
+  for (let i = at, t = 0; i < count; i++) {         // in no track: their ends are unknown
+    data.start[i] = (t += data.began[i]) * data.tick;
+    data.row[i] = data.loose[i - at];
   }
-  view = {from: 0, to: data.span, host: ""};
-  try { Object.assign(view, JSON.parse(sessionStorage.getItem(location.pathname) || "{}")); } catch { }
+  view = {from: 0, to: data.span, host: "", state: "", text: "", words: ""};
+  Object.assign(view, kept("view"));
   if (view.to > data.span || view.whole) view.to = data.span;
 }
 
+function kept(name) {
+  try { return JSON.parse(sessionStorage.getItem(`${location.pathname} ${name}`)) || {}; } catch { return {}; }
+}
+function keep(name, value) {
+  try { sessionStorage.setItem(`${location.pathname} ${name}`, JSON.stringify(value)); } catch { }
+}
+
+const stateOf = i => data.endings[data.how[i]][0];
+const isLoose = i => i >= data.at[data.rows.length];
 const rows = () => data.rows.map((row, i) => i).filter(i => !view.host || data.rows[i][0] == view.host);
 const LEFT = () => innerWidth < 700 ? 52 : 110;
 
@@ -2649,7 +2914,7 @@ function draw() {
     style.getPropertyValue(`--${n}`)]));
   drawBusy(); drawSlots();
   view.whole = view.to >= data.span && view.from <= 0;
-  try { sessionStorage.setItem(location.pathname, JSON.stringify(view)); } catch { }
+  keep("view", view);
 }
 
 function drawBusy() {
@@ -2687,35 +2952,52 @@ function drawSlots() {
   rowHeight = Math.min(18, room / Math.max(1, shown.length));
   const body = shown.length * rowHeight, [c, width] = canvas("slots", body + 26), left = LEFT(), W = width - left;
   const scale = W / (view.to - view.from), gap = rowHeight > 4 ? 1 : 0, thick = rowHeight - gap;
-  const fills = data.names.map(() => []), order = [...fills.keys()];
+  const x = time => left + (time - view.from) * scale, DIM = data.names.length;
+  const fills = [...data.names, "dim"].map(() => []), place = new Map(shown.map((row, position) => [row, position]));
+  const kind = i => hits && !hits[i] ? DIM : stateOf(i), colour = state => state == DIM ? colours.line : colours[`s${state}`];
   shown.forEach((row, position) => {
     const y = position * rowHeight, last = data.at[row + 1];
-    let i = seek(row, view.from), x = -1, end = -1, count = 0, bad = 0, state = 0;
-    const flush = () => {               // what shares a pixel
-      if (!count) return;
-      const share = bad && bad < count ? Math.max(.2, bad / count) : 1, w = Math.max(end - x, 1);
-      if (share < 1) fills[0].push(x, y, w, thick);
-      fills[state].push(x, y + thick * (1 - share), w, thick * share);
-      count = bad = 0;
+    let column = -1, short = [];                    // how many runs of less than a pixel begin in one, by kind
+    const flush = () => {
+      const total = short.reduce((sum, count) => sum + count, 0), bad = (short[1] || 0) + (short[2] || 0);
+      const share = bad && bad < total ? Math.max(.2, bad / total) : bad ? 1 : 0;
+      const most = short.reduce((best, count, state) => state != 1 && state != 2 && count > (short[best] || 0) ? state : best, DIM);
+      if (share < 1 && total) fills[most].push(column, y, 1, thick);
+      if (bad) fills[short[1] ? 1 : 2].push(column, y + thick * (1 - share), 1, thick * share);
+      short = [];
     };
-    for (; i < last && data.start[i] < view.to; i++) {
-      const x0 = left + (data.start[i] - view.from) * scale, x1 = x0 + data.took[i] * scale,
-        s = data.endings[data.how[i]][0];
-      if (!count || x0 >= x + 1) { flush(); x = x0; end = 0; state = s; }
-      if (s == 1 || s == 2) state = s == 2 && state != 1 ? 2 : s == 1 || state == 0 ? 1 : state;
-      end = Math.max(end, x1 - (x1 - x0 > 4 ? .6 : 0)); count++; bad += s == 1 || s == 2;
+    for (let i = seek(row, view.from); i < last && data.start[i] < view.to; i++) {
+      const at = x(data.start[i]), w = data.took[i] * scale;
+      if (w >= 1) { fills[kind(i)].push(at, y, w > 4 ? w - .6 : w, thick); continue; }
+      if (Math.floor(at) != column) { flush(); column = Math.floor(at); }
+      short[kind(i)] = (short[kind(i)] || 0) + 1;
     }
     flush();
   });
   c.fillStyle = colours.shade; c.fillRect(left, 0, W, body);
   c.save(); c.beginPath(); c.rect(left, 0, W, body); c.clip();
-  order.push(...order.splice(1, 2).reverse());      // error and failed come last, on top
-  order.forEach(state => {
-    c.fillStyle = colours[`s${state}`];
-    for (let f = fills[state], k = 0; k < f.length; k += 4) c.fillRect(f[k], f[k + 1], f[k + 2], f[k + 3]);
+  data.loose.forEach((row, k) => {                  // below all others, which may have had their slots since
+    const i = data.at[data.rows.length] + k;
+    if (!place.has(row)) return;
+    c.fillStyle = hatch(c, colour(kind(i)));
+    c.fillRect(x(data.start[i]), place.get(row) * rowHeight, Math.max(data.took[i] * scale, 4), thick);
   });
+  for (const state of [DIM, 0, ...data.names.keys()].filter((s, k) => k < 2 || s > 2).concat(2, 1)) {
+    c.fillStyle = colour(state);                    // error and failed come last, on top
+    for (let f = fills[state], k = 0; k < f.length; k += 4) c.fillRect(f[k], f[k + 1], f[k + 2], f[k + 3]);
+  }
   c.restore();
   labels(c, left, body, width); axis(c, left, W, body);
+}
+
+function hatch(c, colour) {
+  const tile = document.createElement("canvas"), t = tile.getContext("2d");
+  tile.width = tile.height = 6;
+  t.strokeStyle = colour; t.lineWidth = 1.6;
+  t.beginPath();
+  for (const x of [-6, 0, 6]) { t.moveTo(x, 6); t.lineTo(x + 6, 0); }
+  t.stroke();
+  return c.createPattern(tile, "repeat");
 }
 
 function labels(c, left, body, width) {
@@ -2767,12 +3049,7 @@ function move(from, span = view.to - view.from) {
 }
 
 function controls() {
-  const node = get("slots"), hosts = [...new Set(data.rows.map(row => row[0]))];
-  get("host").append(...["", ...hosts].map(host => Object.assign(make("option", host || "All hosts"), {value: host})));
-  get("host").hidden = hosts.length < 2;
-  if (!hosts.includes(view.host)) view.host = "";
-  get("host").value = view.host;
-  get("host").onchange = () => { view.host = get("host").value; draw(); };
+  const node = get("slots");
   get("in").onclick = () => zoom(.5); get("out").onclick = () => zoom(2); get("all").onclick = () => move(0, data.span);
   const time = e => view.from + (e.offsetX - LEFT()) / (node.clientWidth - LEFT()) * (view.to - view.from);
   let held = null;
@@ -2805,16 +3082,125 @@ function point(e, time) {           // tell what is under the pointer
   if (row !== undefined) for (let i = seek(row, time - near);
     i < data.at[row + 1] && data.start[i] <= time + near; i++)
     if (data.start[i] + data.took[i] >= time - near && (best < 0 || data.start[i] <= time)) best = i;
+  const loose = best < 0 ? data.loose.findLastIndex((other, k) => other === row && touches(data.at[data.rows.length] + k)) : -1;
+  if (loose >= 0) best = data.at[data.rows.length] + loose;
+  function touches(i) { return data.start[i] <= time + near && data.start[i] + data.took[i] >= time - near; }
   tip.style.display = best < 0 ? "none" : "block";
   if (best < 0) return;
-  const [host, slot] = data.rows[row], [state, how] = data.endings[data.how[best]];
+  const [host, slot] = data.rows[row], [state, how] = data.endings[data.how[best]], words = data.groups[data.group[best]];
   tip.replaceChildren(make("b", `line ${data.line[best]}: ${data.names[state]}`, `s${state}`),
     how == data.names[state] ? "" : ` (${how})`,
-    `\n${host}, slot ${slot} · ${clock(data.first + data.start[best])} · ${duration(data.took[best])}`,
-    `\n${data.commands[best].slice(0, 400)}`);
+    `\n${host}, slot ${slot} · ${clock(data.first + data.start[best])} · ${
+      isLoose(best) ? `end unknown, last heard of at ${clock(data.first + data.start[best] + data.took[best])}`
+        : duration(data.took[best])}`,
+    `\n${data.commands[best].slice(0, 400)}`, words ? `\n${words}` : "");
   tip.style.left = `${Math.max(4, Math.min(e.clientX + 14, innerWidth - tip.offsetWidth - 8))}px`;
   const below = e.clientY + 18, fits = below + tip.offsetHeight < innerHeight;
   tip.style.top = `${fits ? below : e.clientY - tip.offsetHeight - 10}px`;
+}
+
+function searching() {
+  const options = (id, all, values) => {
+    get(id).append(...["", ...values].map(value => Object.assign(make("option", value || all), {value})));
+    get(id).hidden = values.length < 2;
+    if (!values.includes(view[id])) view[id] = "";
+    get(id).value = view[id];
+    get(id).onchange = () => { view[id] = get(id).value; changed(); };
+  };
+  const changed = () => { search(); requestAnimationFrame(draw); };
+  const bodies = [...document.querySelectorAll("#tables tbody")], states = new Set(bodies.map(body => body.dataset.state));
+  for (const [state] of data.endings) states.add(data.names[state]);
+  options("state", "All states", [...states]);
+  options("host", "All hosts", [...new Set(data.rows.map(row => row[0]))]);
+  get("text").value = view.text;
+  if (view.typing) get("text").focus();
+  get("text").oninput = () => { view.text = get("text").value; typed = performance.now(); changed(); };
+  get("text").onfocus = get("text").onblur = () => { view.typing = document.activeElement == get("text"); keep("view", view); };
+  get("clear").onclick = () => {
+    Object.assign(view, {text: "", state: "", host: "", words: ""});
+    for (const id of ["text", "state", "host"]) get(id).value = "";
+    changed();
+  };
+  for (const button of document.querySelectorAll(".groups button")) button.onclick = () => {
+    view.words = data.groups[button.dataset.group]; changed(); get("search").scrollIntoView();
+  };
+}
+
+function search() {                 // find runs by text, state, host and group; dim and hide all others
+  const texts = view.text.toLowerCase().split(/\s+/).filter(Boolean), group = data.groups.indexOf(view.words);
+  const wanted = texts.length || view.state || view.host || group >= 0;
+  const fits = text => texts.every(part => text.includes(part));
+  get("clear").hidden = get("found").hidden = !wanted;
+  get("tables").className = wanted ? "filtered" : "";
+  for (const section of document.querySelectorAll("#tables .runs")) {
+    let any = false;
+    for (const body of section.querySelectorAll("tbody")) {
+      const {state, host, group: its} = body.dataset;
+      body.hidden = wanted && !((!view.state || state == view.state) && (!view.host || host == view.host)
+        && (group < 0 || its === String(group)) && fits(body.textContent.toLowerCase()));
+      any ||= !body.hidden;
+    }
+    section.hidden = !any;
+  }
+  hits = wanted ? new Uint8Array(data.how.length) : null;
+  get("hits").textContent = "";
+  if (!wanted) return;
+  const found = [];
+  for (let i = 0; i < hits.length; i++) {
+    const host = data.rows[data.row[i]][0];
+    if ((view.state && data.names[stateOf(i)] != view.state) || (view.host && host != view.host)) continue;
+    if ((group >= 0 && data.group[i] !== group) || (texts.length && !fits(textOf(i)))) continue;
+    hits[i] = 1; found.push(i);
+  }
+  get("hits").textContent = `${number(found.length)} of ${number(hits.length)} runs${group < 0 ? "" : `: ${view.words}`}`;
+  tell(found.sort((a, b) => data.start[b] - data.start[a]).slice(0, 200), found.length);
+}
+
+function textOf(i) {
+  data.texts ||= [];
+  return data.texts[i] ||= `${data.line[i]} ${data.endings[data.how[i]][1]} ${data.rows[data.row[i]].join(" ")} ${
+    data.groups[data.group[i]] || ""} ${data.commands[i]}`.toLowerCase();
+}
+
+function tell(runs, total) {        // the table of the runs that were found
+  const part = (name, nodes, kind = "") => { const node = make(name, "", kind); node.append(...nodes); return node; };
+  const heads = [["Line", "line"], ["Ended", "left ended"], ["Host", "left host"], ["Slot", "left slot wide"],
+    ["Began", "began"], ["Time", "time"], ["Output", "left output"]].slice(0, Object.keys(data.files).length ? 7 : 6);
+  const body = i => {
+    const [state, how] = data.endings[data.how[i]], [host, slot] = data.rows[data.row[i]];
+    const took = isLoose(i) ? -1 : data.took[i], links = (data.files[i] || []).flatMap(name =>
+      [Object.assign(make("a", name.slice(name.lastIndexOf("."))), {href: data.base + name}), " "]);
+    const cells = [[data.line[i]], [make("b", how, `s${state}`), how], [host], [slot],
+      [clock(data.first + data.start[i]), data.start[i]], [took < 0 ? "" : duration(took), took], [links, links.length]];
+    const first = part("tr", heads.map(([, kind], k) => {
+      const [content, key = content] = cells[k], cell = part("td", [].concat(content), kind);
+      cell.dataset.key = key;
+      return cell;
+    }));
+    const what = make("td", data.commands[i].slice(0, 500), "what");
+    what.colSpan = heads.length;
+    if (i in data.group) what.append(make("q", data.groups[data.group[i]]));
+    return part("tbody", [first, part("tr", [what])]);
+  };
+  const table = part("table", [part("thead", [part("tr", heads.map(([name, kind]) => make("th", name, kind)))]),
+    ...runs.map(body)]);
+  const count = total > runs.length ? `${number(runs.length)} of ${number(total)}` : number(total);
+  get("found").replaceChildren(part("div", [make("h2", "Runs found"), make("p", count, "hint")], "head"),
+    part("div", [table], "scroll"));
+  sortable(get("found"));
+}
+
+function goOn() {                   // load the page that is written next; say so when none is written
+  if (!data.pause) return;
+  const now = Date.now() / 1000, before = kept("made");
+  // the clock of the host that writes may be another one: it counts only when a page is seen for the first time
+  const since = before.made == data.made ? before.since : before.made ? now : Math.min(now, data.made);
+  keep("made", {made: data.made, since});
+  if (now - since > 3 * data.pause + 20) {
+    get("live").textContent = `; nothing new for ${duration(now - since)}: the program that wrote it is gone`;
+    get("live").className = "gone";
+  }
+  setInterval(() => { if (performance.now() - typed > 5000) location.reload(); }, data.pause * 1000);
 }
 
 function sortable(section) {

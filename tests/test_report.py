@@ -25,6 +25,7 @@ def at_once(self):
     self.watcher.patience = 0
 runwait4.Reporter.settle = at_once
 """
+HERE = os.uname().nodename
 FAILED_RUNS = "Runs that failed or ended in error"
 OTHERS = "Other runs that failed or ended in error"
 VOID = {"meta", "br", "img", "link", "input"}
@@ -55,7 +56,9 @@ class Page(html.parser.HTMLParser):
         self.figures = {
             words(name): words(value) for name, value in re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", shown)
         }
-        self.bar = " ".join(map(words, re.findall("<li>(.*?)</li>", shown)))
+        self.bar, self.key = (" ".join(map(words, re.findall("<li>(.*?)</li>", found)))
+                              for found in re.findall('<ul class="legend">(.*?)</ul>', shown))
+        self.groups = [words(item) for item in re.findall('<li>(<b>.*?)</li>', shown)]
         self.runs = words("".join(re.findall('</ul><p class="hint">(.*?)</p>', shown)))
         self.bars = [words(title) for title in re.findall(r'<div title="(.*?)"', shown)]
         self.marks, self.scale = (re.findall("<span[^>]*>(.*?)</span>", found) for name in ("ticks", "scale")
@@ -71,7 +74,7 @@ class Page(html.parser.HTMLParser):
         """What a table has in these columns; below each row stands what ran, and what it printed last."""
         heads = [*self.heads(title), "what"]
         found = [list(map(words, re.findall("<td[^>]*>(.*?)</td>", body, re.DOTALL)))
-                 for body in re.findall("<tbody>(.*?)</tbody>", self.tables.get(title, ""), re.DOTALL)]
+                 for body in re.findall("<tbody[^>]*>(.*?)</tbody>", self.tables.get(title, ""), re.DOTALL)]
         return [[row[heads.index(column)] for column in columns] for row in found]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, Optional[str]]]) -> None:
@@ -177,8 +180,9 @@ class Content(ReportCase):
         self.write("! x\n", name)
         self.assertEqual(self.report("--outdir", "out", name).code, 0)
         page = self.page()
-        self.assertEqual((page.tags.count("script"), page.tags.count("img"), page.links), (2, 0, []))
-        self.assertEqual(page.title, name)
+        self.assertEqual((page.tags.count("script"), page.tags.count("img")), (2, 0))
+        self.assertEqual(set(page.links), {"./out/1.err"})
+        self.assertEqual(page.title, f"{name} – {HERE}:{os.path.realpath(self.dir)}")
         self.assertEqual(page.rows(OTHERS, "Ended", "Host", "what"), [[EVIL, EVIL[:80], f"{EVIL}|{EVIL}"]])
 
     def test_each_state_has_a_name_and_a_colour_by_day_and_by_night(self) -> None:
@@ -409,7 +413,7 @@ class InABrowser(ReportCase):
     def test_the_page_is_drawn_and_a_hostile_command_stays_text(self) -> None:
         self.journal(journal_end(1, command=EVIL, state="!", exit=1), *map(journal_end, range(2, 2000)))
         text = self.shown()
-        self.assertIn("<title>out</title>", text)
+        self.assertIn(f"<title>out – {HERE}:", text)
         self.assertIn(">Slowest runs</h2>", text)
         self.assertIn("&lt;/script&gt;&lt;img src=x", text)
         self.assertNotIn("<img", text)
