@@ -18,6 +18,7 @@ import argparse
 import bisect
 import contextlib
 import errno
+import gc
 import heapq
 import itertools
 import math
@@ -1556,6 +1557,20 @@ def end_unknown(run: Run) -> bool:
     return run.seconds is None and run.state != "r"
 
 
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Let no cyclic garbage be looked for.
+
+    A log makes none, but each of its runs is an object: the collector would walk all that are kept, again and
+    again, and take a quarter of the time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class Outputs:
     """What runs printed last, read once; and where the page can link to it."""
 
@@ -2006,7 +2021,7 @@ class Reporter:
         left = left_lines(self.watcher, found) if self.watcher and found else []
         last = LastRuns(left)
         still_runs = live or (found is not None and bool(found.running))
-        with log.file:
+        with log.file, without_collector():
             runs = Gathered(self._judged(log, found, last), time.time() if still_runs else None)
         if not runs.states and not live:
             raise Problem(f"{self.source}: tells of no run (a {log.KIND} is wanted)")
@@ -2786,26 +2801,29 @@ canvas:focus-visible { outline: 2px solid var(--s0); outline-offset: 2px; }
 .scroll { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .87rem; table-layout: fixed; }
 th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-th.line { width: 6%; } th.ended { width: 20%; } th.host { width: 14%; } th.slot { width: 8%; } th.began { width: 12%; }
-th.time { width: 8%; } th.cpu { width: 7%; } th.memory { width: 9%; } th.printed { width: 8%; } th.output { width: 8%; }
+th.line { width: 6%; } th.ended { width: 18%; } th.host { width: 14%; } th.slot { width: 8%; } th.began { width: 12%; }
+th.time { width: 8%; } th.cpu { width: 7%; } th.memory { width: 9%; } th.printed { width: 9%; } th.output { width: 9%; }
+td.output { white-space: normal; }
 th { border-bottom: 1px solid var(--dim); font-weight: 600; }
 .sorted th { cursor: pointer; user-select: none; }
 th[aria-sort=descending]::after { content: " ▾"; } th[aria-sort=ascending]::after { content: " ▴"; }
 .left { text-align: left; }
 tbody { border-bottom: 1px solid var(--line); break-inside: avoid; }
-@media screen { :not(.filtered) > .runs table.short tbody:nth-of-type(n + 11), .filtered > .runs > button { display: none; } }
+:not(.filtered) > .runs table.short tbody:nth-of-type(n + 11), .filtered > .runs > button { display: none; }
+@media print { :not(.filtered) > .runs:first-child table.short tbody:nth-of-type(n) { display: table-row-group; } }
 td.what { padding-top: 0; text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
   font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
 td.what q { display: block; quotes: none; margin-top: .15rem; padding-left: .6rem; border-left: 2px solid var(--line);
   color: var(--dim); }
 b.s1 { color: var(--s1); } b.s2 { color: var(--s2); } td b { font-weight: 600; }
+@media (max-width: 1000px), print { table { font-size: .8rem; } th, td { padding: .3rem .25rem; } }
 @media (max-width: 700px) { .wide, #hint { display: none; } th, td { padding: .3rem .2rem; } body { padding-top: 1rem; }
-  #facts dd { font-size: 1.1rem; } .groups li { grid-template-columns: 4.5rem minmax(0, 1fr); }
+  #facts dd { font-size: 1.1rem; } .groups li { grid-template-columns: 4.5rem minmax(0, 1fr); gap: 0 .6rem; }
   .groups .hint { grid-column: 2; } #search input { flex-basis: 100%; max-width: none; }
-  table { font-size: .8rem; } td.ended, td.output { white-space: normal; } #ticks span:nth-child(even) { display: none; }
-  th.line { width: 12%; } th.ended { width: 21%; } th.host { width: 15%; } th.began { width: 21%; } th.time { width: 15%; }
+  td.ended { white-space: normal; } #out { margin-left: auto; } #ticks span:nth-child(even) { display: none; }
+  th.line { width: 12%; } th.ended { width: 20%; } th.host { width: 14%; } th.began { width: 21%; } th.time { width: 17%; }
   th.output { width: 16%; } }
-@media print { #search, .head button, .head select, .runs > button, #hint { display: none; } body { padding: 0; font-size: 10pt; }
+@media print { #search, .head button, .runs > button, #hint { display: none; } body { padding: 0; font-size: 10pt; }
   .chart { break-inside: avoid; } .head { break-after: avoid; } }
 </style>
 </head>
@@ -3127,9 +3145,8 @@ function searching() {
 }
 
 function search() {                 // find runs by text, state, host and group; dim and hide all others
-  const texts = view.text.toLowerCase().split(/\s+/).filter(Boolean), group = data.groups.indexOf(view.words);
-  const wanted = texts.length || view.state || view.host || group >= 0;
-  const fits = text => texts.every(part => text.includes(part));
+  const text = view.text.trim().toLowerCase(), group = data.groups.indexOf(view.words);
+  const wanted = text || view.state || view.host || group >= 0;
   get("clear").hidden = get("found").hidden = !wanted;
   get("tables").className = wanted ? "filtered" : "";
   for (const section of document.querySelectorAll("#tables .runs")) {
@@ -3137,19 +3154,20 @@ function search() {                 // find runs by text, state, host and group;
     for (const body of section.querySelectorAll("tbody")) {
       const {state, host, group: its} = body.dataset;
       body.hidden = wanted && !((!view.state || state == view.state) && (!view.host || host == view.host)
-        && (group < 0 || its === String(group)) && fits(body.textContent.toLowerCase()));
+        && (group < 0 || its === String(group)) && textOfRow(body).includes(text));
       any ||= !body.hidden;
     }
     section.hidden = !any;
   }
   hits = wanted ? new Uint8Array(data.how.length) : null;
   get("hits").textContent = "";
+  get("found").replaceChildren();
   if (!wanted) return;
   const found = [];
   for (let i = 0; i < hits.length; i++) {
     const host = data.rows[data.row[i]][0];
     if ((view.state && data.names[stateOf(i)] != view.state) || (view.host && host != view.host)) continue;
-    if ((group >= 0 && data.group[i] !== group) || (texts.length && !fits(textOf(i)))) continue;
+    if ((group >= 0 && data.group[i] !== group) || !textOf(i).includes(text)) continue;
     hits[i] = 1; found.push(i);
   }
   get("hits").textContent = `${number(found.length)} of ${number(hits.length)} runs${group < 0 ? "" : `: ${view.words}`}`;
@@ -3158,9 +3176,10 @@ function search() {                 // find runs by text, state, host and group;
 
 function textOf(i) {
   data.texts ||= [];
-  return data.texts[i] ||= `${data.line[i]} ${data.endings[data.how[i]][1]} ${data.rows[data.row[i]].join(" ")} ${
-    data.groups[data.group[i]] || ""} ${data.commands[i]}`.toLowerCase();
+  return data.texts[i] ||= [data.line[i], data.endings[data.how[i]][1], ...data.rows[data.row[i]], data.commands[i],
+    data.groups[data.group[i]] || ""].join("\n").toLowerCase();
 }
+const textOfRow = body => body.text ||= [...body.querySelectorAll("td")].map(cell => cell.textContent).join("\n").toLowerCase();
 
 function tell(runs, total) {        // the table of the runs that were found
   const part = (name, nodes, kind = "") => { const node = make(name, "", kind); node.append(...nodes); return node; };

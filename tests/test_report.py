@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import unittest
 import zlib
 from typing import Any, Optional
@@ -53,6 +54,7 @@ class Page(html.parser.HTMLParser):
         shown = text.partition("<script")[0]
         self.when = words(present(re.search('<p id="when">(.*?)</p>', shown))[1])
         self.refresh = re.findall('http-equiv="refresh" content="([0-9]+)"', shown)
+        self.place = words(present(re.search('<p class="place">(.*?)</p>', shown))[1])
         self.figures = {
             words(name): words(value) for name, value in re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", shown)
         }
@@ -217,6 +219,79 @@ class Content(ReportCase):
             ["3", "exit 3 (now done)"], ["4", "exit 3 (now new)"], ["3", "exit 3 (now done)"],
             ["1", "exit 3 (now done)"]])
         self.assertEqual(list(page.tables), ["Left to fix", OTHERS, "Slowest runs", "Largest runs"])
+
+    def test_a_run_without_an_end_is_drawn_until_its_runner_was_heard_of_last_below_all_others(self) -> None:
+        self.write("! a\nd b\nd c\nr o\n")
+        self.journal(start("1", 1, "a", BEGAN), start("o", 4, "o", BEGAN + 2, slot="2"),
+                     *(end(number, number, command, BEGAN + 10 * number)
+                       for number, command in ((2, "b"), (3, "c"))),
+                     start("late", 9, "z", BEGAN + 500, host="node2").replace(b"node1-", b"node2-"))
+        ended = self.finish(self.start_patched(IMPATIENT, "--report", "out.html", "--outdir", "out",
+                                               "runs.txt", script=RUNWAIT))
+        self.assertEqual(ended.code, 0, ended.err)
+        page = self.page()
+        data = page.data
+        self.assertEqual(data["rows"], [["node1", "1"], ["node1", "2"], ["node2", "1"]])
+        self.assertEqual((data["sizes"], data["line"]), ([2, 0, 0], [2, 3, 1, 4, 9]))
+        self.assertEqual(data["loose"], [0, 1, 2])
+        self.assertEqual([round(took * data["tick"], 1) for took in data["took"][2:4]], [31.5, 29.5])
+        self.assertEqual(page.key, "2 done 1 lost 2 unknown")
+
+    def test_failures_are_grouped_by_their_last_words_whatever_their_numbers(self) -> None:
+        count = 45
+        self.write("".join(f"! run {number}\n" for number in range(1, count + 1)))
+        ends = []
+        for number in range(1, count + 1):
+            words = "ValueError: singular matrix" if number <= 41 else f"step {number}: {EVIL}"
+            self.write(f"Traceback:\n{words}\n", f"out/{number}.err")
+            names = [f"{number}.err"] if number < count else []
+            ends.append(end(number, number, f"run {number}", BEGAN + number, state="!", files=names))
+        self.journal(*ends)
+        self.assertEqual(self.report("--outdir", "out", "runs.txt").code, 0)
+        page = self.page()
+        self.assertEqual(page.groups, [
+            "41 linesValueError: singular matrixlines 1, 2, 3, 4, 5, 6, 7, 8, ..., on node1",
+            f"3 linesstep …: {EVIL}lines 42, 43, 44, on node1",
+            "1 line(exit 3, printed nothing)line 45, on node1"])
+        self.report("--outdir", "out")                  # without the job file: runs
+        self.assertEqual(self.page().groups[0].partition("matrix")[0], "41 runsValueError: singular ")
+
+    def test_output_is_linked_where_it_lies_below_the_page_and_nowhere_else(self) -> None:
+        odd = "a \"'><img src=x>?%#\udcff.out"
+        names = ["1.err", "1.out", odd, "gone.err", "link.out", "../runs.txt", ".."]
+        for name in names[:3]:
+            self.write("words\n", os.path.join("out", name))
+        self.write("! true\n")
+        (self.dir / "out/link.out").symlink_to(self.dir / "runs.txt")
+        self.journal(end(1, 1, state="!", files=names))
+        (self.dir / "beside").mkdir()
+        there = ["1.err", "1.out", "a%20%22%27%3E%3Cimg%20src%3Dx%3E%3F%25%23%FF.out"]
+        for page, base in ("page.html", "./out/"), ("out/page.html", "./"), ("beside/page.html", None):
+            with self.subTest(page):
+                self.assertEqual(
+                    self.run_script(RUNWAIT, "--report", page, "--outdir", "out", "runs.txt").code, 0
+                )
+                self.assertEqual(set(self.page(page).links), {f"{base}{name}" for name in there if base})
+                self.assertEqual(self.page(page).data["files"], {"0": there} if base else {})
+
+    def test_held_lines_and_where_and_how_the_page_was_made_are_told(self) -> None:
+        self.write("x cancelled\nd b\nh later\n. new\n")
+        self.journal(end(1, 2, "b"))
+        self.report("--outdir", "out", "runs.txt")
+        page = self.page()
+        self.assertEqual(page.rows("Held lines", "Line", "Ended", "what"),
+                         [["1", "held (x)", "cancelled"], ["3", "held (h)", "later"]])
+        place = f"{HERE}:{os.path.realpath(self.dir)}"
+        self.assertEqual(page.title, f"runs.txt – {place}")
+        self.assertEqual(page.place, f"{place}$ runwait4.py --report out.html --outdir out runs.txt")
+
+    def test_all_tables_have_the_same_columns(self) -> None:
+        self.write("d a\n! b\nx c\n")
+        self.journal(end(1, 1, "a"), end(2, 2, "b", state="!", memory=None))
+        self.report("--outdir", "out", "runs.txt")
+        page = self.page()
+        self.assertEqual(list(page.tables), ["Left to fix", "Held lines", "Slowest runs", "Largest runs"])
+        self.assertEqual(len({tuple(page.heads(title)) for title in page.tables}), 1)
 
     def test_a_column_that_nothing_is_known_for_is_not_there(self) -> None:
         self.journal(journal_end(1, memory=None))
@@ -423,25 +498,166 @@ class InABrowser(ReportCase):
         text = self.shown()
         self.assertIn("<b>1</b> cancelled</li>", text)
         self.assertRegex(text, r'<b class="s5">cancelled</b>')
-        self.assertNotIn("cannot draw", re.sub("<script>.*?</script>", "", text, flags=re.DOTALL))
+        self.assertNotIn("cannot draw", text)
 
-    def shown(self) -> str:
-        """The elements that the report of out/journal has in a browser."""
-        self.report("--outdir", "out")
+    def test_runs_are_found_by_text_state_host_and_last_words(self) -> None:
+        self.campaign()
+        acts = {                                        # runs found, and of what is left to fix
+            'type("SEED 1")': (11, 4),                  # 1, 10 to 19
+            'type("singular")': (6, 6),
+            'choose("state", "failed")': (10, 10),
+            'choose("host", "node2")': (20, 6),
+            'choose("host", "node2"); choose("state", "failed"); type("seed 15")': (1, 1),
+            'document.querySelector(".groups button").click()': (6, 6),
+            'type("nothing")': (0, 0),
+        }
+        told = """
+            const told = [];
+            const count = selector => document.querySelectorAll(selector).length;
+            for (const act of [%s]) {
+              act();
+              told.push([get("hits").textContent, count("#found tbody"), count(
+                "#tables section:first-child tbody:not([hidden])"), get("clear").hidden]);
+              get("clear").click();
+            }
+            told.push([get("hits").textContent, count("#found tbody"), count(
+              "#tables section:first-child tbody:not([hidden])"), get("clear").hidden]);
+            choose("state", "failed");
+            document.title = JSON.stringify(told);""" % ", ".join(f"() => {{ {act} }}" for act in acts)
+        text = self.shown(told)
+        *found, cleared = json.loads(html.unescape(present(re.search("<title>(.*?)</title>", text))[1]))
+        for act, (hits, rows, left, no_clear) in zip(acts, found):
+            with self.subTest(act):
+                self.assertEqual((hits.partition(":")[0], rows), (f"{acts[act][0]} of 40 runs", acts[act][0]))
+                self.assertEqual((left, no_clear), (acts[act][1], False))
+        self.assertEqual(cleared, ["", 0, 10, True])
+        found = present(re.search('id="found"(.*?)</section>', text, re.DOTALL))
+        self.assertRegex(found[1], '<a [^>]*href="./out/12.err"[^>]*>.err</a>')
+
+    def test_what_is_found_stays_text(self) -> None:
+        self.write(f"! {EVIL}\n")
+        self.write(EVIL, "out/1.err")
+        self.journal(end(1, 1, EVIL, state="!", host=EVIL, slot=EVIL, cause=EVIL, files=["1.err"]))
+        text = self.shown('type("img")', "runs.txt")
+        self.assertIn("1 of 1 runs", text)
+        self.assertNotIn("<img", text)
+        self.assertIn(f"<title>runs.txt – {HERE}:", text)
+
+    def test_no_colour_is_wider_than_what_it_stands_for(self) -> None:
+        long = [end(f"d{number}", 1, "long", BEGAN + 1.3 * number + 0.033, 1.25) for number in range(500)]
+        bad = [end(f"f{number}", 2, "short", BEGAN + 1.3 * number, 0.033, state="!")
+               for number in range(500) if number % 100 == 50]
+        self.journal(*long, *bad)
+        failed, done = self.pixels("--s1", "--s0")
+        self.assertLessEqual(len(failed), 5)            # columns of a pixel
+        self.assertGreaterEqual(len(failed), 4)
+        self.assertGreater(len(done), 100)
+
+    def test_a_run_without_an_end_is_hatched_and_a_legend_names_it(self) -> None:
+        self.journal(start("open", 1), end("last", 2, began=BEGAN + 50, slot="2"),
+                     end("over", 3, began=BEGAN + 10, took=20.0))
+        unknown, = self.pixels("--s6")
+        self.assertGreater(len(unknown), 200)           # of 520 or so, less those below the other run
+        self.assertGreater(max(unknown) - min(unknown), 0.9 * 600)
+        self.assertRegex(self.shown(), r'<i class="fill s6 hatched"></i><b>1</b> unknown</li>')
+
+    def test_counts_stand_beside_their_headings_on_a_telephone(self) -> None:
+        self.campaign()
+        told = self.shown("""
+            const boxes = [...document.querySelectorAll(".head")].map(head => [head.querySelector("h2"),
+              head.querySelector("p")].map(node => node.getBoundingClientRect())).filter(([, p]) => p.width);
+            document.title = [boxes.length, boxes.every(([h, p]) => p.left - h.right < 20 && p.left >= h.right
+              && Math.abs(p.top + p.bottom - h.top - h.bottom) < 12),
+              document.documentElement.scrollWidth <= innerWidth].join();
+            """, width=390)
+        self.assertRegex(told, "<title>[4-9],true,true</title>")
+
+    def test_a_page_whose_writer_is_gone_says_so(self) -> None:
+        self.write(f". {GATE}\n")
+        runner = self.start(RUNMAKER, "--outdir", "out", "runs.txt")
+        self.wait_file("out/journal")
+        waiter = self.start(RUNWAIT, "--progress", "--report", "out.html", "--outdir", "out", "runs.txt")
+        self.wait_file("out.html")
+        waiter.kill()
+        self.finish(waiter)
+        self.open_gate()
+        self.finish(runner)
+        text = self.read("out.html").decode()
+        self.assertIn(", anew every 10s while jobs run</span>", text)
+        data = self.page().data
+        for age, gone in (0, False), (3600, True):
+            told = json.dumps({**data, "made": time.time() - age}).encode()
+            packed = base64.b64encode(zlib.compress(told)).decode()
+            self.write(re.sub('(<script id="data" [^>]*>)[^<]*', rf"\g<1>{packed}", text), "out.html")
+            shown = self.browse("")
+            live = words(present(re.search('<span id="live"[^>]*>(.*?)</span>', shown))[1])
+            self.assertRegex(live, "^; nothing new for 1:00:.*the program that wrote it is gone$" if gone
+                             else "^, anew every 10s while jobs run$")
+
+    def campaign(self) -> None:
+        """40 runs on two hosts, of which 10 have failed: 6 for one reason, 4 for another."""
+        ends, lines = [], []
+        for seed in range(1, 41):
+            bad = seed in (1, 5, 10, 12, 15, 25, 30, 31, 35, 40)
+            command = f"./simulate --seed {seed}"
+            lines.append(f"{'!' if bad else 'd'} {command}\n")
+            if bad:
+                self.write("singular matrix\n" if seed < 26 else "no memory\n", f"out/{seed}.err")
+            ends.append(end(seed, seed, command, BEGAN + seed, state="!" if bad else "d",
+                            host=f"node{1 + seed % 2}", files=[f"{seed}.err"] if bad else []))
+        self.write("".join(lines))
+        self.journal(*ends)
+
+    def pixels(self, *colours: str) -> list[list[int]]:
+        """In which columns of the picture of the slots there are pixels of these colours."""
+        text = self.shown("""
+            const node = get("slots"), c = node.getContext("2d"), image = c.getImageData(0, 0, node.width,
+              node.height).data;
+            const style = getComputedStyle(document.documentElement);
+            document.title = JSON.stringify(%s.map(name => {
+              const digits = style.getPropertyValue(name).trim().slice(1);
+              const colour = digits.match(/../g).map(part => parseInt(part, 16));
+              const found = new Set();
+              for (let k = 0; k < image.length; k += 4)
+                if (colour.reduce((sum, part, i) => sum + Math.abs(image[k + i] - part), 0) < 9
+                  && image[k + 3] == 255) found.add(k / 4 %% node.width);
+              return [...found].sort((a, b) => a - b);
+            }));""" % json.dumps(colours))
+        found: list[list[int]] = json.loads(present(re.search("<title>(.*?)</title>", text))[1])
+        return found
+
+    def shown(self, act: str = "", *more: object, width: int = 800) -> str:
+        """The elements that the report of out/journal has in a browser, after a script has acted on it."""
+        file = ["runs.txt"] if (self.dir / "runs.txt").exists() else []
+        self.assertEqual(self.report("--outdir", "out", *file).code, 0)
+        return self.browse(act, width)
+
+    def browse(self, act: str, width: int = 800) -> str:
+        """The elements that out.html has in a browser."""
+        script = """<script>
+            const type = text => { get("text").value = text; get("text").oninput(); };
+            const choose = (id, value) => { get(id).value = value; get(id).onchange(); };
+            function act() { %s }
+            function ready() { if (get("main").hidden) setTimeout(ready, 20); else act(); }
+            ready();
+            </script></body>""" % act
+        page = self.read("out.html").decode()
+        self.write(page.replace("</body>", script), "acted.html")
         command = [
             present(CHROMIUM),
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
             f"--user-data-dir={self.dir}/profile",
+            f"--window-size={width},900",
             "--virtual-time-budget=5000",
             "--dump-dom",
-            f"file://{self.dir}/out.html",
+            f"file://{self.dir}/acted.html",
         ]
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
         )
-        return done.stdout.decode()
+        return re.sub("<script>.*?</script>", "", done.stdout.decode(), flags=re.DOTALL)
 
 
 if __name__ == "__main__":
