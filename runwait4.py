@@ -1267,18 +1267,20 @@ class JobLogReader(Log):
 
 # ======== The timeline ======================================================================================
 #
-# Trace events (Trace Event Format, JSON object form), for Perfetto and chrome://tracing.  The journal tells
-# on which slot a job ran; the job log does not, so that GNU parallel can read it: any track that was free
-# will do.  Where two runners of a host have slots of one name, there are more tracks of this name.  Times are
-# in microseconds.
+# The timeline is a file of trace events (Trace Event Format, JSON object form), for Perfetto and
+# chrome://tracing.  The log is read twice: first for the times, from which tracks are made (Spans), then for
+# the events.  A track has runs that follow each other.  A slot of the journal is one track, or several where
+# two runners of a host have slots of this name.  A job log names no slots, because GNU parallel has to read
+# it, too: there a run is on the first track of its host that is free.  Times are in microseconds.
 
 # microseconds by which neighbours may overlap: job logs have whole milliseconds
 ROUNDING = 1500
 
 
 class Spans:
-    """When runs began and what they took, in microseconds: at least one, or viewers take the next one for
-    nested.
+    """When runs began and what they took, in microseconds.
+
+    Each takes at least one: viewers would take the next run for nested in one that takes none.
     """
 
     def __init__(self) -> None:
@@ -1302,11 +1304,10 @@ class Spans:
                 yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
 
     def _tracks(self, runs: Sequence[int]) -> list[array[int]]:
-        """Runs, by number, on tracks, each on the first that is free when it begins; in the order of their
-        beginning.
+        """Put each run on the first track that is free when it begins; the runs of each, the first first.
 
-        runs: the last of the log first.  Of two that overlap by rounding, the earlier one is cut short, by
-        less than half.
+        runs: their numbers, the last of the log first.  Of two that overlap by rounding, the earlier one is
+        cut short, by less than half.
         """
         began, took = self.began, self.took
         found: list[array[int]] = []
@@ -1829,11 +1830,12 @@ class Failures:
     LONGEST = 200               # characters of a line that count
     SHOWN = 20                  # groups
 
-    def __init__(self, rows: Sequence[Row], outputs: Outputs) -> None:
-        self.total = len(rows)
-        self.known = rows[:Gathered.FAILURES]
+    def __init__(self, rows: Sequence[Row], total: int, outputs: Outputs) -> None:
+        """rows: some of the failures; total: how many there are."""
+        self.count = len(rows)
+        self.total = total
         said: dict[str, Group] = {}
-        for row in self.known:
+        for row in rows:
             words = self._words(row, outputs)[:self.LONGEST]
             alike = self.NUMBER.sub("…", words)
             group = said.setdefault(alike, Group(words, []))
@@ -1857,8 +1859,8 @@ class Failures:
         note = plural(len(self.groups), "group")
         if len(self.groups) > self.SHOWN:
             note = f"{self.SHOWN} of {note}"
-        if self.total > len(self.known):
-            note += f", of {len(self.known):,} of {plural(self.total, unit)}"
+        if self.total > self.count:
+            note += f", of {self.count:,} of {self.total:,} {unit}s"
         items = [self._item(number, group, unit) for number, group in enumerate(self.groups[:self.SHOWN])]
         return tag("section", head_of("Failures by their last words", note)
                    + tag("ul", "".join(items), class_="groups"), id="groups")
@@ -2072,11 +2074,17 @@ class Reporter:
 
     def _page(self, runs: Gathered, found: Survey | None, left: Sequence[Line], last: LastRuns, live: bool,
               said: Sequence[str]) -> str:
-        """All of it."""
+        """The page, as HTML."""
         outputs = Outputs(self.options.outdir, self.options.report)
-        to_fix = [Row(line.number, line.command, last.found.get(line.number),
-                      "failed" if line.state == FAILED else "error") for line in left]
-        failures = Failures(to_fix if found else list(map(row_of, runs.failed)), outputs)
+        to_fix = [
+            Row(line.number, line.command, last.found.get(line.number),
+                "failed" if line.state == FAILED else "error")
+            for line in left[:Gathered.FAILURES]
+        ]
+        if found:
+            failures = Failures(to_fix, len(left), outputs)
+        else:
+            failures = Failures(list(map(row_of, runs.failed)), runs.states["!"] + runs.states["e"], outputs)
         pictures = Pictures(runs)
         data = {**pictures.page(failures, outputs), "made": time.time(), "pause": self.pause if live else 0}
         if len(runs.drawn) < sum(runs.states.values()):
@@ -2096,7 +2104,7 @@ class Reporter:
             "KEY": self._key(runs),
             "TIMES": Histogram(runs.drawn).html(),
             "GROUPS": failures.html("line" if found else "run"),
-            "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, last)),
+            "TABLES": Tables(outputs, failures).html(self._tables(runs, found, to_fix, len(left), last)),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
@@ -2154,9 +2162,9 @@ class Reporter:
         pairs = [tag("div", tag("dt", name) + tag("dd", value)) for name, value in figures]
         return bar + tag("dl", "".join(pairs), id="facts")
 
-    def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row],
+    def _tables(self, runs: Gathered, found: Survey | None, to_fix: Sequence[Row], left: int,
                 last: LastRuns) -> Iterator[Table]:
-        """What is left to fix comes first."""
+        """The tables; what is left to fix comes first.  left: how many lines these are."""
         shown = Gathered.SHOWN
         known = set(last.found.values())
         others = [run for run in runs.failed if run not in known][:shown]
@@ -2165,7 +2173,7 @@ class Reporter:
         if self.watcher and found:
             now = self.watcher.states_now(others)
             held = self.watcher.held_lines(found, shown)
-            yield Table("Left to fix", to_fix[:shown], len(to_fix))
+            yield Table("Left to fix", to_fix[:shown], left)
             yield Table("Other runs that failed or ended in error",
                         [row_of(run, now.get(run, "")) for run in others], failed)
             rows = [Row(line.number, line.command, None, "held", show(line.state)) for line in held]
@@ -2246,7 +2254,10 @@ def reopen(fd: int, flags: int) -> int:
 
 
 def is_held(fd: int, at: int) -> bool:
-    """Whether nobody is granted a byte.  Shared, so that hosts which try it do not refuse each other."""
+    """Whether somebody else has locked a byte.
+
+    That is tried with a shared lock: hosts that try it at the same time do not refuse each other then.
+    """
     if lock(fd, at, shared=True):
         unlock(fd, at)
         return False
@@ -2347,8 +2358,9 @@ class LockCheck:
                 self.blame(error)
 
     def run(self) -> None:
-        """Do it once a second, for a minute.  Who has no locks goes on, too: the others shall know.
+        """Visit all hosts and write our next number, once a second, for a minute.
 
+        A host that gets no locks goes on, too, so that the others see it.
         A host that is slow takes longer than a minute for the numbers which tell something about itself.
         """
         try:
@@ -2502,7 +2514,9 @@ class LockCheck:
                 self.faults.append(f"{what}: not so of {', '.join(bad)} ({text})")
 
     def report(self) -> int:
-        """Print what was seen; the exit status: 0 all was tried, with others if there can be some, and holds.
+        """Print what was seen.  Returns the exit status.
+
+        It is 0 if all was tried and holds, and others have come where others can.
         """
         hosts = sorted(self.hosts.values(), key=lambda host: (host.name, host.key))
         here = [host for host in hosts if host.boot == boot_id()]
@@ -2586,7 +2600,7 @@ def boot_id() -> str:
 def check_locks(folder: str) -> int:
     """Check the locks of a directory; the exit status.  Raises Problem.
 
-    In a thread: a file system that is away answers no call.
+    A thread does it, because a file system that is away answers no call; this one sees how long that takes.
     """
     if not os.path.isdir(folder):
         raise Problem(f"{folder}: is no directory (--check-locks tries the one that a job file is to be in)")
@@ -2727,6 +2741,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 # ======== The page of the report ============================================================================
+#
+# PAGE is a template: Reporter puts texts in place of its @NAMES@.  The page loads nothing, and its
+# Content-Security-Policy forbids that.
+#
+# Its script unpacks the data and draws on two canvases: how many jobs ran at a time, and below that a row
+# for each track.  A run that is as wide as a pixel is a rectangle.  Shorter ones that begin in one pixel
+# share its column; those that failed have a fifth of the height at least, so that none is lost among many
+# others.  Runs whose ends are unknown stand behind those of all tracks, and are drawn before them.
+#
+# A search marks the runs that it finds in `hits`.  The picture dims all others, and the tables hide them.
+# What is to outlast a reload is kept in the session's storage: the search, the time that is shown, and when
+# another page was met for the last time.
 
 PAGE = r"""<!DOCTYPE html>
 <html lang="en">
