@@ -655,7 +655,7 @@ class InABrowser(ReportCase):
             f"file://{self.dir}/acted.html",
         ]
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=300, check=True
         )
         return re.sub("<script>.*?</script>", "", done.stdout.decode(), flags=re.DOTALL)
 
