@@ -4,8 +4,9 @@ ran.
 
 It never writes to the file.  A line `r` that nobody holds locked is an orphan, and counts as error.
 
-The file reads top-down: the command line, waiting, progress, the journal, what runs, what failed, statistics,
-the job log, the timeline, the report, checking a directory's locks, the program, the page of the report.
+The file reads top-down: the command line, waiting, progress, the journal, what runs, what failed, what became
+of a line, statistics, the job log, the timeline, the report, checking a directory's locks, the program, the
+page of the report.
 """
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ import argparse
 import bisect
 import contextlib
 import errno
+import fnmatch
 import gc
 import heapq
 import itertools
@@ -34,7 +36,7 @@ import zlib
 from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
 try:
@@ -56,6 +58,7 @@ from runmaker4 import (
     JobFile,
     JobLog,
     Line,
+    Lines,
     Mount,
     Pace,
     Parser,
@@ -74,10 +77,12 @@ from runmaker4 import (
     counts,
     exit_on,
     file_of_jobs,
+    filled,
     find_mount,
     first_line,
     given_name,
     human_time,
+    identity_of,
     is_free,
     job_file,
     keep_trying,
@@ -89,6 +94,7 @@ from runmaker4 import (
     name_lines,
     open_fresh,
     open_job_file,
+    own_seat,
     plural,
     printable,
     put,
@@ -99,6 +105,7 @@ from runmaker4 import (
     see_anew,
     show,
     unlock,
+    wait_ready,
     warn,
     when_used,
     why_stalled,
@@ -147,10 +154,15 @@ def make_parser() -> Parser:
     add("--status", action="store_true",
         help="print how many jobs are in which state, what runs, and what new jobs wait for,\n"
              "and exit; with --outdir also where, since when, jobs per hour and the time left")
-    add("--json", action="store_true", help="with --status: as JSON")
+    add("--json", action="store_true", help="with --status or --show: as JSON")
     add("--failed", action="store_true",
         help="print each line that is failed or in error, and exit; with --outdir also how and\n"
              "where it ended, and what it printed last")
+    add("--show", type=given_name, metavar="LINE",
+        help="with --outdir: print all runs of a line, and what the last one printed last, and\n"
+             "exit; LINE is its number, its whole command, or a shell pattern for that")
+    add("--follow", action="store_true",
+        help="with --show: go on with what the line prints, also in further runs, until it has\nended")
     add("--stats", action="store_true",
         help="with --outdir, also beside --report: print run times, CPU use and memory per\nhost, and exit "
              "(FILE may be left out)")
@@ -199,7 +211,15 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
         return
     if options.report is not None:
         check_report_options(options, parser)
-        return
+    else:
+        check_other_options(options, parser, outdir_named)
+    for name in "stats", "show":
+        if vars(options)[name] and options.outdir is None:
+            parser.error(f"--{name} needs --outdir")
+
+
+def check_other_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
+    """Refuse what does not go together where no report is asked for.  Raises Problem."""
     if options.joblog is not None and options.timeline is None:
         parser.error("--joblog goes with --timeline or --report")
     if options.timeline is not None and (options.joblog is None) == (options.outdir is None):
@@ -212,35 +232,37 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
         or options.use_exit_status
         or options.status
         or options.failed
+        or options.show
         or options.stats
     ):
         parser.error("--timeline goes with --joblog or --outdir only")
-    if options.json and not options.status:
-        parser.error("--json goes with --status")
-    told = [name for name in ("progress", "status", "failed", "stats") if vars(options)[name]]
+    if options.json and not options.status and not options.show:
+        parser.error("--json goes with --status or --show")
+    if options.follow and not options.show:
+        parser.error("--follow goes with --show")
+    if options.follow and options.json:
+        parser.error("--follow and --json do not go together")
+    told = [name for name in ("progress", "status", "failed", "show", "stats") if vars(options)[name]]
     if len(told) > 1:
         parser.error(f"--{told[0]} and --{told[1]} do not go together")
-    if options.stats and options.use_exit_status:
-        parser.error("--stats and -e do not go together")
-    if options.outdir is None and options.stats:
-        parser.error("--stats needs --outdir")
+    for name in "show", "stats":
+        if vars(options)[name] and options.use_exit_status:
+            parser.error(f"--{name} and -e do not go together")
     if outdir_named and not told and options.timeline is None:
-        parser.error("--outdir goes with --status, --failed, --stats, --timeline or --report")
+        parser.error("--outdir goes with --status, --show, --failed, --stats, --timeline or --report")
 
 
 def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
     """Refuse what does not go with --report.  Raises Problem."""
     if (options.joblog is None) == (options.outdir is None):
         parser.error("--report needs --outdir or --joblog, one of them")
-    for name in "timeline", "status", "json", "use_exit_status", "failed":
+    for name in "timeline", "status", "json", "use_exit_status", "failed", "show", "follow":
         if vars(options)[name]:
             parser.error(f"--report and --{name.replace('_', '-')} do not go together")
     if options.progress and options.file is None:
         parser.error("--report --progress needs FILE")
     if options.stats and options.progress:
         parser.error("--progress and --stats do not go together")
-    if options.stats and options.outdir is None:
-        parser.error("--stats needs --outdir")
 
 
 # ======== Waiting ===========================================================================================
@@ -311,6 +333,43 @@ class Watcher:
     def _by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
         self.file.follow_path()
         return self.file.by_command(commands)
+
+    def pick(self, choose: Callable[[Iterable[Line]], T]) -> T:
+        """What this chooses of all job lines.  Raises Problem."""
+        return self._patiently(lambda: choose(self.file.lines()))
+
+    def lines_with(self, command: bytes) -> list[Line]:
+        """The lines with this command.  Raises Problem."""
+        return self._patiently(lambda: self._by_command({command})[command])
+
+    def find_again(self, line: Line) -> Line | None:
+        """A line as it is now, where it stood, or else the nearest of its command; None: it is gone.
+
+        Raises Problem.
+        """
+        return self._patiently(lambda: self._find_again(line))
+
+    def _find_again(self, line: Line) -> Line | None:
+        self.file.follow_path()
+        self.file.read_anew()
+        if state := self.file.state_at(line):
+            return replace(line, state=state)
+        lines = self._by_command({line.command})[line.command]
+        return min(lines, key=lambda found: abs(found.number - line.number), default=None)
+
+    def is_orphan(self, line: Line) -> bool:
+        """Whether a line `r` has neither runner nor job.  Raises Problem."""
+        return self._patiently(lambda: self.file.is_orphan(line))
+
+    def has_seat(self, line: Line, alone: bool) -> bool:
+        """Whether a line that is not `r` has a runner or a job all the same: it was cancelled, or saved over.
+
+        alone: no other line has its command; then it has its seat wherever it stood.  Raises Problem.
+        """
+        companion = self.file.companion
+        if alone:
+            return self._patiently(lambda: companion.count(line.command)) > 0
+        return companion.fd >= 0 and self._patiently(lambda: companion.is_held(own_seat(line)))
 
     def sure_look(self) -> Survey:
         """What the file holds, once no editor is about to fill it.  Raises Problem."""
@@ -534,6 +593,8 @@ class Log:
         self.path = path
         self.say = say
         self.told = False                   # it was said which lines make no sense
+        self.begin = 0                      # the offset of the first line that a pass reads
+        self.behind = 0                     # the offset behind the last whole line that a pass has read
         try:
             self.file = self._open()
             self.size = self._size()
@@ -558,6 +619,22 @@ class Log:
             size += len(found)
         return size
 
+    def go_on(self) -> None:
+        """Make further passes read only what was added behind the last one.  Raises Problem.
+
+        A line that was being added then is read again, so what makes no sense is not said any more.
+        """
+        self.told = True
+        self.begin = self.behind
+        try:
+            mount = find_mount(self.path)
+            if mount.network:
+                see_anew(self.path, mount)
+                read_anew(self.file, mount)
+            self.size = self._size()
+        except OSError as error:
+            raise Problem(f"{self.path}: {reason(error)}") from None
+
     def runs(self, wanted: Callable[[bytes], bool] = any_line) -> Iterator[Run]:
         """Each run once: those that have ended, the last first, and then those that have not.
 
@@ -572,7 +649,9 @@ class Log:
         """
         lines = self._lines()
         try:
-            odd = int(next(lines) != b"")
+            rest = next(lines)
+            self.behind = self.size - len(rest)
+            odd = int(rest != b"")
             first_odd = deque(range(odd), self.NAMED)       # counted from the end, which is 0
             count = 0
             for count, line in enumerate(lines, 1):
@@ -598,8 +677,8 @@ class Log:
         at = self.size
         rest = b""
         dropped = False                         # a line is too long, and what was read of it is forgotten
-        while at:
-            step = min(self.BLOCK, at)
+        while at > self.begin:
+            step = min(self.BLOCK, at - self.begin)
             at -= step
             rest, *lines = (self.file.pread(step, at) + rest).split(b"\n")
             if dropped and lines:
@@ -1015,7 +1094,23 @@ class LastOutput:
         return trouble
 
     def _tail(self, name: str) -> list[bytes]:
-        """Its last lines that are not blank.  Raises OSError, ValueError.
+        """Its last lines that are not blank.  Raises OSError, ValueError."""
+        with self.open(name) as file:
+            lines = file.pread(self.BYTES, max(0, os.fstat(file.fd).st_size - self.BYTES)).split(b"\n")
+        return [line for line in lines if line.strip()][-self.LINES:]
+
+    def printed(self, run: Run) -> tuple[int, list[str]]:
+        """How much a run has printed, and the names of its files; of one that has not ended what is there."""
+        if run.ended is not None:
+            return run.bytes, run.files
+        sizes: dict[str, int] = {}
+        for name in run.files:
+            with contextlib.suppress(OSError, ValueError), self.open(name) as file:
+                sizes[name] = os.fstat(file.fd).st_size
+        return sum(sizes.values()), list(sizes)
+
+    def open(self, name: str) -> Reader:
+        """A file that a run has printed to.  Raises OSError; ValueError: no run has printed to that.
 
         Its size is known as of when the journal was opened: that has seen the names and sizes beside it anew.
         """
@@ -1023,12 +1118,11 @@ class LastOutput:
             raise ValueError
         path = os.path.join(self.directory, name)
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        with Reader(open_fresh(path, flags, self.network), self.network) as file:
-            info = os.fstat(file.fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise ValueError
-            lines = file.pread(self.BYTES, max(0, info.st_size - self.BYTES)).split(b"\n")
-        return [line for line in lines if line.strip()][-self.LINES:]
+        file = Reader(open_fresh(path, flags, self.network), self.network)
+        if not stat.S_ISREG(os.fstat(file.fd).st_mode):
+            file.close()
+            raise ValueError
+        return file
 
 
 def explain(line: Line, run: Run | None, output: LastOutput | None) -> Iterator[str]:
@@ -1153,6 +1247,570 @@ def put_fitted(texts: Iterable[str]) -> None:
     """Print lines, no wider than the terminal."""
     columns = width()
     put(os.fsencode("".join(f"{fitted(text, columns)}\n" for text in texts)))
+
+
+# ======== What became of a line =============================================================================
+#
+# The line is found in the job file, and its runs in the journal: they have its command, and no other line of
+# this command is nearer to the number that they had.  The end of a run names the files that it has printed
+# to.  A run that has not ended prints to LINE.out and LINE.err, or to what these are called since.
+#
+# To follow a line is to look again and again: first at the line, then at what was added to the journal, then
+# at what was added to the files of the run that is under way.  A file that is open may be renamed.  But a
+# run begins, and renames the files of the run before, up to a second before the journal says so.  So a file
+# may be opened too early, and turn out to be that of the next run: it is set aside for that, with what was
+# read of it.  The files of a run that has ended unseen are opened at once, and printed when no news of them
+# can come any more.  All is over when neither the job nor its runner lives, and the journal tells of the last
+# run's end, or its host has had time to write that.
+
+
+def find_line(watcher: Watcher, wanted: str) -> Line:
+    """The job line that is meant: by its number, its command, or a shell pattern.  Raises Problem."""
+    if re.fullmatch("[0-9]{1,15}", wanted):
+        number = int(wanted)
+        line = watcher.pick(lambda lines: next((line for line in lines if line.number >= number), None))
+        if line is None or line.number != number:
+            raise Problem(f"{watcher.path}: line {number} is no job (`runset4.py --list "
+                          f"{shlex.quote(as_argument(watcher.path))}` prints the jobs with their numbers)")
+        return line
+    found = watcher.pick(lambda lines: matching(lines, os.fsencode(wanted)))
+    if not found:
+        raise Problem(f"{watcher.path}: no job is '{printable(wanted)}' (a line's number, its whole command, "
+                      "or a shell pattern for that is wanted)")
+    if len(found) > 1:
+        raise Problem(f"{watcher.path}: '{printable(wanted)}' is {name_lines(line.number for line in found)} "
+                      "(give the number of one)")
+    return found[0]
+
+
+def matching(lines: Iterable[Line], pattern: bytes) -> list[Line]:
+    """The first nine lines with this command; if there are none, whose commands match it as a pattern."""
+    equal: list[Line] = []
+    alike: list[Line] = []
+    for line in lines:
+        if line.command == pattern:
+            equal.append(line)
+        elif len(alike) < 9 and fnmatch.fnmatchcase(line.command, pattern):
+            alike.append(line)
+        if len(equal) == 9:
+            break
+    return equal or alike
+
+
+class History:
+    """A line and its runs, as of the last look."""
+    OUTPUTS = ".out", ".err"
+
+    def __init__(self, watcher: Watcher, line: Line, outdir: str) -> None:
+        """Raises Problem."""
+        self.watcher = watcher
+        self.line = line                        # as it was when it was last there
+        self.is_there = True
+        self.is_alive = False                   # its job or its runner lives
+        # when (monotonic) it was first seen to be neither new nor alive
+        self.ended: float | None = None
+        # when it was asked for: its number, and those of all lines with its command, in order
+        self.number = line.number
+        self.numbers = [other.number for other in watcher.lines_with(line.command)]
+        # what the journal's lines have that may be about it
+        self.marks = json.dumps(os.fsdecode(line.command)).encode(), b'"line": %d,' % line.number
+        self.runs: dict[str, Run] = {}
+        self.others: set[str] = set()           # runs under its number that had other commands
+        self.output = LastOutput(outdir)
+        self.journal = Journal(outdir, say)
+        check_journal(self.journal, watcher.path)
+
+    def look(self) -> None:
+        """See what has become of it.  Raises Problem."""
+        with self.watcher.pace:
+            self._look_at_line()
+            self._read_journal()
+
+    def _look_at_line(self) -> None:
+        found = self.watcher.find_again(self.line)
+        self.line = found or self.line
+        self.is_there = found is not None
+        if found and found.state == RUNNING:
+            self.is_alive = not self.watcher.is_orphan(found)
+        else:
+            self.is_alive = self.watcher.has_seat(self.line, alone=len(self.numbers) < 2)
+        if self.is_alive or (found and found.state == NEW):
+            self.ended = None
+        elif self.ended is None:
+            self.ended = time.monotonic()
+
+    def _read_journal(self) -> None:
+        known = list(self.runs.values())
+        for run in self.journal.entries(self._wanted):
+            self._take(run)
+        for run in known:
+            run.files = self._names_now(run.files)
+        self.journal.go_on()
+
+    def _wanted(self, line: bytes) -> bool:
+        """Whether a line of the journal may be about a run of it, or under its number, or about a file."""
+        command, number = self.marks
+        return command in line or number in line or b'"command"' not in line
+
+    def _take(self, run: Run) -> None:
+        """Here is what an entry of the journal tells of a run, perhaps of this line; the last comes first."""
+        if run.command != self.line.command:
+            if run.line == self.number:
+                self.others.add(run.run)
+            return
+        known = self.runs.get(run.run)
+        if known is None and not self._is_nearest(run.line):
+            return
+        if run.ended is None:
+            run.files = self._names_now(f"{run.line}{suffix}" for suffix in self.OUTPUTS)
+        if known is None or (known.ended is None and run.ended is not None):
+            self.runs[run.run] = run
+
+    def _is_nearest(self, number: int) -> bool:
+        """Whether no other line of its command is nearer to this number."""
+        above = bisect.bisect_left(self.numbers, number)
+        nearest = self.numbers[max(above - 1, 0):above + 1]
+        return all(abs(self.number - number) <= abs(other - number) for other in nearest)
+
+    def _names_now(self, names: Iterable[str]) -> list[str]:
+        """What files are called that had these names at the place to which the journal was read back."""
+        return [self.journal.names.get(name, name) for name in names]
+
+    def in_order(self) -> list[Run]:
+        """All runs, the first first; of those without an end it is noted in them what is known."""
+        runs = sorted(self.runs.values(), key=lambda run: (run.began, run.ended or math.inf))
+        for run in runs:
+            if run.ended is not None:
+                continue
+            if run is runs[-1] and self.is_alive:
+                run.state = "r"
+                run.cause = ""
+            else:
+                judge_lost(run, lost=run is not runs[-1] or self.line.state in (ERROR, RUNNING))
+        return runs
+
+    @property
+    def awaits_end(self) -> bool:
+        """Whether the line has ended, and the end of its last run may still come into the journal.
+
+        That of an orphan does not come: its runner is dead.
+        """
+        runs = self.in_order()
+        if self.ended is None or not runs or runs[-1].ended is not None or self.line.state == RUNNING:
+            return False
+        return time.monotonic() - self.ended < self.watcher.patience
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether nothing more comes, unless the line is run once more.
+
+        seconds: so long ago it must have ended, for the journal tells of the last runs later than the line.
+        A line that is gone for a moment, an editor may bring back.
+        """
+        if self.ended is None or self.awaits_end:
+            return False
+        if not self.is_there:
+            seconds = max(seconds, self.watcher.PATIENCE)
+        return time.monotonic() - self.ended >= seconds
+
+    @property
+    def state(self) -> str:
+        """The state of the line, in a word; an orphan is in error."""
+        if self.line.state == RUNNING and not self.is_alive:
+            return WORDS[ERROR]
+        return WORDS.get(self.line.state, "held")
+
+    def heading(self) -> str:
+        """'line 17: failed, 2 runs'"""
+        state = self.state
+        if not self.is_there:
+            state = "is not in the file any more"
+        elif self.line.state == RUNNING and not self.is_alive:
+            state += " (r, but nobody runs it any more)"
+        elif self.line.state != RUNNING and self.is_alive:
+            state = f"{'cancelled' if state == 'held' else state}, still running"
+        runs = plural(len(self.runs), "run") if self.runs else "no run of it is in the journal"
+        return f"line {self.line.number}: {state}, {runs}"
+
+    def json(self) -> str:
+        """All of it."""
+        runs = [self._run_json(number, run) for number, run in enumerate(self.in_order(), 1)]
+        text: str = json.dumps({"line": self.line.number, "command": os.fsdecode(self.line.command),
+                                "state": self.state, "runs": runs})
+        return text
+
+    def _run_json(self, number: int, run: Run) -> dict[str, Any]:
+        """What is not known is null."""
+        size, names = self.output.printed(run)
+        seconds = so_far(run)
+        return {
+            "run": number,
+            "line": run.line,
+            "host": run.host,
+            "slot": run.slot,
+            "pid": run.pid or None,
+            "start": round(run.began, 3),
+            "end": run.ended,
+            "state": STATE_NAMES[run.state],
+            "exit": run.exit if run.exit >= 0 else None,
+            "signal": run.signal or None,
+            "cause": run.cause,
+            "seconds": round(seconds, 3) if seconds is not None else None,
+            "cpu": run.cpu,
+            "memory": run.memory,
+            "bytes": size,
+            "files": names,
+        }
+
+    def describe(self, number: int, run: Run) -> Iterator[str]:
+        """A run in three paragraphs: what became of it, where and when it ran, and what it printed."""
+        yield f"run {number}: {outcome(run)}"
+        where = [place(run)]
+        if run.ended is not None:
+            where.append(f"{clock(run.began)} to {clock(run.ended)}")
+        else:
+            where.append(f"since {clock(run.began)}")
+        if run.cpu is not None:
+            where.append(f"CPU {took(run.cpu)}")
+        if run.memory is not None:
+            where.append(f"memory {human_size(run.memory)}")
+        yield "    " + ", ".join(where)
+        size, names = self.output.printed(run)
+        printed = f"printed {human_size(size)}" if size else "printed nothing"
+        if run.ended is None:
+            printed += " so far" if run.state == "r" else ""
+        if run.incomplete:
+            printed += " (not all of it could be written)"
+        if names:
+            printed += ": " + ", ".join(os.path.join(self.output.directory, name) for name in names)
+        yield f"    {printed}"
+
+
+def place(run: Run) -> str:
+    """'on alice, slot 2, process 4712'"""
+    return f"on {run.host}, slot {run.slot}" + (f", process {run.pid}" if run.pid else "")
+
+
+def outcome(run: Run) -> str:
+    """'running for 12s', 'exit 3 after 3.6s', 'signal 11 (SIGSEGV) after 49 ms', 'timeout (SIGKILL)'."""
+    text = how_ended(run)
+    if run.signal:
+        with contextlib.suppress(ValueError):           # it has no name
+            text += f" ({signal.Signals(run.signal).name})"
+    if run.state == ".":
+        text = f"put back: {text}"
+    seconds = so_far(run)
+    if seconds is None or not run.pid:
+        return text
+    return f"{text} {'for' if run.state == 'r' else 'after'} {took(seconds)}"
+
+
+def so_far(run: Run) -> float | None:
+    """Seconds that a run has taken, or takes as yet; None: nobody knows."""
+    return max(time.time() - run.began, 0.0) if run.state == "r" else run.seconds
+
+
+def last_lines(data: bytes, count: int) -> bytes:
+    """So many lines at the end of a text; the last may lack its newline."""
+    at = len(data) - data.endswith(b"\n")
+    for _ in range(count):
+        at = data.rfind(b"\n", 0, at)
+        if at < 0:
+            return data
+    return data[at + 1:]
+
+
+class PrintedFile:
+    """A file that a run has printed to, or prints to."""
+    LINES, BYTES = 10, 1 << 16      # what is shown of its end: so many lines, of so many bytes in all
+    BLOCK = 1 << 18                 # bytes that are read at a time
+
+    def __init__(self, name: str, output: LastOutput) -> None:
+        """Raises OSError; ValueError: it is no file of output."""
+        self.mark = "  ! " if is_stderr(name) else "  | "
+        self.file = output.open(name)
+        self.mount = find_mount(output.directory)
+        self.identity = identity_of(self.file.fd)
+        self.opened = time.monotonic()
+        self.at = 0                         # up to where it was read
+        self.lines = Lines()
+
+    def end(self) -> tuple[int, list[str]]:
+        """Its size, and its last lines, but one that lacks its newline.  Reading goes on there.
+
+        Raises OSError.
+        """
+        size = os.fstat(self.file.fd).st_size
+        first = max(0, size - self.BYTES)
+        data = self.file.pread(size - first, first)
+        self.at = first + len(data)
+        return self.at, self._shown(self.lines.feed(last_lines(data, self.LINES)))
+
+    def added(self) -> list[str]:
+        """Lines that were added since; none: there is no more for now.  Raises OSError."""
+        found = b""
+        while not found:
+            if self.mount.network:
+                read_anew(self.file, self.mount)
+            data = self.file.pread(self.BLOCK, self.at)
+            if not data:
+                break
+            self.at += len(data)
+            found = self.lines.feed(data)
+        return self._shown(found)
+
+    def rest(self) -> list[str]:
+        """The last line, if it lacks its newline."""
+        return self._shown(self.lines.end())
+
+    def _shown(self, lines: bytes) -> list[str]:
+        """Whole lines, fit to be shown.  What stands before a \\r was written over."""
+        return [self.mark + show(line.rstrip(b"\r").rpartition(b"\r")[2]) for line in lines.split(b"\n")[:-1]]
+
+
+class Printer:
+    """Prints what the runs of a line have printed, one run after the other.
+
+    All that prints raises Problem and BrokenPipeError.
+    """
+    SURE, SURE_ON_NETWORK = 2.0, 5.0        # seconds within which the journal tells that a file was renamed
+
+    def __init__(self, output: LastOutput) -> None:
+        self.output = output
+        self.sure = self.SURE_ON_NETWORK if output.network else self.SURE
+        self.files: dict[str, PrintedFile] = {}     # of the run, as far as they are open, by stream
+        self.troubles: dict[str, str] = {}          # why others of its files are not read, by stream
+        self.ended: float | None = None             # when (monotonic) it was first seen that the run ended
+        # what was opened too early, and is of a later run
+        self.early: dict[tuple[int, int], PrintedFile] = {}
+
+    def show_end(self, run: Run, whole: bool) -> None:
+        """Print the last lines that a run has printed; whole: also one that lacks its newline."""
+        self._open(run)
+        for stream, file in [*self.files.items()]:
+            try:
+                size, lines = file.end()
+            except OSError as error:
+                self._give_up(stream, reason(error))
+                continue
+            lines += file.rest() if whole else []
+            put_fitted([f"{stream}, {human_size(size)}:"])
+            put_fitted(fitted(text, LastOutput.WIDTH) for text in lines)
+
+    def go_on(self, run: Run) -> bool:
+        """Print what was added to its files; whether there was something."""
+        self._open(run)
+        some = False
+        for stream, file in [*self.files.items()]:
+            try:
+                lines = file.added()
+            except OSError as error:
+                self._give_up(stream, reason(error))
+                continue
+            put_texts(lines)
+            some |= bool(lines)
+        return some
+
+    def knows_files(self, run: Run) -> bool:
+        """Whether it is known which files a run that has ended has printed to.
+
+        What has a numbered name keeps it.  Another file may have been renamed just now, and its name be that
+        of the next run's; the journal tells that soon.
+        """
+        if self.ended is None:
+            self.ended = time.monotonic()
+        self._open(run)
+        latest = -math.inf
+        for stream, name in streams(run):
+            if not is_numbered(name):
+                file = self.files.get(stream)
+                latest = max(latest, file.opened if file else self.ended)
+        return time.monotonic() - latest > self.sure
+
+    def finish(self, run: Run) -> None:
+        """Print what is left of a run that has ended, or is lost: then its files may be those of another."""
+        while self.go_on(run):
+            pass
+        for file in self.files.values():
+            put_texts(file.rest())
+        self.tell_troubles(run)
+        for stream, file in [*self.files.items()]:
+            if run.ended is None:
+                self._set_aside(stream)
+            else:
+                file.file.close()
+        self.files = {}
+        self.troubles = {}
+        self.ended = None
+
+    def tell_troubles(self, run: Run) -> None:
+        """Print why something cannot be shown."""
+        for stream, name in streams(run):
+            if run.ended is not None and stream not in self.files:
+                self.troubles.setdefault(stream, "is not there any more")
+            if stream in self.troubles:
+                path = os.path.join(self.output.directory, name)
+                put_fitted([f"({stream}: {path}: {self.troubles[stream]})"])
+
+    def _open(self, run: Run) -> None:
+        """Open the files of a run, as far as they are there; of one that has ended they are known."""
+        names = dict(streams(run))
+        for stream in [*self.files]:
+            if stream not in names:
+                self._set_aside(stream)
+        for stream, name in names.items():
+            if stream not in self.troubles and (stream not in self.files or is_numbered(name)):
+                self._open_file(stream, name)
+
+    def _open_file(self, stream: str, name: str) -> None:
+        try:
+            file = PrintedFile(name, self.output)
+        except FileNotFoundError:
+            return                          # it is made when there is something to write; or it was renamed
+        except OSError as error:
+            return self._give_up(stream, reason(error))
+        except ValueError:
+            return self._give_up(stream, "is no file of output")
+        known = self.files.get(stream)
+        if known and known.identity != file.identity:
+            self._set_aside(stream)
+            known = None
+        known = known or self.early.pop(file.identity, None)
+        if known:
+            file.file.close()
+        self.files[stream] = known or file
+
+    def _set_aside(self, stream: str) -> None:
+        """A file turns out to be that of a later run, or may be."""
+        file = self.files.pop(stream)
+        self.early[file.identity] = file
+
+    def _give_up(self, stream: str, trouble: str) -> None:
+        """A file cannot be read."""
+        self.troubles[stream] = trouble
+        file = self.files.pop(stream, None)
+        if file:
+            file.file.close()
+
+
+def is_stderr(name: str) -> bool:
+    """Whether an output file is of stderr."""
+    return ".err" in name
+
+
+def is_numbered(name: str) -> bool:
+    """Whether an output file has the name of an older one, which it keeps."""
+    return re.search(r"\.~\d+~$", name) is not None
+
+
+def streams(run: Run) -> Iterator[tuple[str, str]]:
+    """The streams that a run has printed to, or may print to, and the names of their files."""
+    for name in sorted(run.files, key=is_stderr):
+        yield "stderr" if is_stderr(name) else "stdout", name
+
+
+def put_texts(texts: Sequence[str]) -> None:
+    """Print lines as they are."""
+    if texts:
+        put(os.fsencode("\n".join(texts) + "\n"))
+
+
+def put_paragraphs(texts: Iterable[str]) -> None:
+    """Print paragraphs, on a terminal in lines that fit; all lines of one are indented like its first."""
+    columns = width()
+    for text in map(printable, texts):
+        indent = text[:len(text) - len(text.lstrip())]
+        put_texts([filled(text, max(int(columns), 20), indent) if columns < math.inf else text])
+
+
+def show_line(options: argparse.Namespace) -> None:
+    """Print what became of a line.  Raises Problem, BrokenPipeError."""
+    exit_on(signal.SIGINT, signal.SIGTERM)
+    watcher = Watcher(options.file)
+    watcher.sure_look()
+    history = History(watcher, find_line(watcher, options.show), options.outdir)
+    with history.journal.file:
+        history.look()
+        while history.awaits_end:
+            time.sleep(watcher.pause)
+            history.look()
+        if options.json:
+            put_texts([history.json()])
+        else:
+            show_history(history, options.follow)
+    if history.others:
+        say(f"{watcher.path}: {plural(len(history.others), 'run')} of other commands, which line "
+            f"{history.line.number} had before, left out")
+
+
+def show_history(history: History, go_on: bool) -> None:
+    """Print what is known of a line, and what comes until it has ended if it shall go on.
+
+    Raises Problem, BrokenPipeError.
+    """
+    put_fitted([history.heading(), f"    {show(history.line.command)}"])
+    runs = history.in_order()
+    for number, run in enumerate(runs, 1):
+        put_paragraphs(history.describe(number, run))
+    printer = Printer(history.output)
+    go_on = go_on and not history.is_over(0.0)
+    if runs:
+        printer.show_end(runs[-1], whole=not go_on or runs[-1].state != "r")
+    if runs and not go_on:
+        printer.tell_troubles(runs[-1])
+    if go_on:
+        Follower(history, printer).run()
+        put_fitted([history.heading()])
+
+
+class Follower:
+    """Prints what comes of a line until it has ended; what is known of it now was printed."""
+    PAUSE, PAUSE_ON_NETWORK = 0.2, 1.0      # seconds from look to look
+
+    def __init__(self, history: History, printer: Printer) -> None:
+        """Raises Problem, BrokenPipeError."""
+        self.history = history
+        self.printer = printer
+        self.pause = self.PAUSE_ON_NETWORK if history.output.network else self.PAUSE
+        runs = history.in_order()
+        # the runs of which it was printed that they began, and how they ended
+        self.begun = {run.run for run in runs}
+        self.ended = {run.run for run in runs if run.state != "r"}
+        if runs and runs[-1].run in self.ended:
+            printer.finish(runs[-1])
+
+    def run(self) -> None:
+        """Raises Problem, BrokenPipeError."""
+        over = False
+        while not over:
+            over = self.history.is_over(self.printer.sure)
+            if not self._print_news(over) and not over:
+                self._rest()
+            self.history.look()
+
+    def _rest(self) -> None:
+        """Raises BrokenPipeError once nobody reads any more what we print."""
+        if wait_ready([1], 0, max(self.pause, self.history.watcher.pace.rest(20))):
+            raise BrokenPipeError
+
+    def _print_news(self, over: bool) -> bool:
+        """Print what came since the last look; whether there may be more at once.
+
+        over: no run is under way, and none will end late.
+        """
+        for number, run in enumerate(self.history.in_order(), 1):
+            if run.run in self.ended:
+                continue
+            if run.run not in self.begun:
+                self.begun.add(run.run)
+                put_paragraphs([f"run {number}: began {clock(run.began)} {place(run)}"])
+            if run.state == "r" or (self.history.awaits_end and run.ended is None):
+                return self.printer.go_on(run)
+            if run.ended is not None and not over and not self.printer.knows_files(run):
+                return False
+            self.printer.finish(run)
+            put_paragraphs(self.history.describe(number, run))
+            self.ended.add(run.run)
+        return False
 
 
 # ======== Statistics ========================================================================================
@@ -2705,6 +3363,9 @@ def watch(argv: Sequence[str]) -> int:
         return 0
     if options.stats:
         tell_stats(options.outdir, options.file)
+        return 0
+    if options.show is not None:
+        show_line(options)
         return 0
     try:
         return watch_file(options)

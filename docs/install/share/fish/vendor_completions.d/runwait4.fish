@@ -4,9 +4,13 @@ complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is don
 now: new and running jobs are not done'
 complete -c runwait4 -l status -d 'print how many jobs are in which state, what runs, and what new jobs wait for,
 and exit; with --outdir also where, since when, jobs per hour and the time left'
-complete -c runwait4 -l json -d 'with --status: as JSON'
+complete -c runwait4 -l json -d 'with --status or --show: as JSON'
 complete -c runwait4 -l failed -d 'print each line that is failed or in error, and exit; with --outdir also how and
 where it ended, and what it printed last'
+complete -c runwait4 -l show -x -d 'with --outdir: print all runs of a line, and what the last one printed last, and
+exit; LINE is its number, its whole command, or a shell pattern for that'
+complete -c runwait4 -l follow -d 'with --show: go on with what the line prints, also in further runs, until it has
+ended'
 complete -c runwait4 -l stats -d 'with --outdir, also beside --report: print run times, CPU use and memory per
 host, and exit (FILE may be left out)'
 complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]'
