@@ -221,6 +221,7 @@ UNITTEST = "python3 -m unittest discover -s tests -t ."
 # One test instead of all, and nothing compiled for it
 ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs"}
 JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q --outdir out runs.txt || true", states="dddd")
+LINE_17 = replace(JOURNAL, jobs=jobs("d" * 16 + "."), states="d" * 17)
 WAITS = Recipe(jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py --end runs.txt; {GONE}", states="dd")
 # In a batch job of Slurm's, with its variables
 BATCH = Recipe(
@@ -277,6 +278,9 @@ RECIPES = {
     "runwait4.py --status --outdir out runs.txt": JOURNAL,
     "runwait4.py --failed --outdir out runs.txt": JOURNAL,
     "runwait4.py --stats --outdir out runs.txt": JOURNAL,
+    "runwait4.py --show 17 --outdir out runs.txt": LINE_17,
+    "runwait4.py --show 17 --json --outdir out runs.txt": LINE_17,
+    "runwait4.py --show 17 --follow --outdir out runs.txt": LINE_17,
     "kill -USR1 $(cat pid)": Recipe(jobs("..."), before=WORKER, after=f"rm hold; {GONE}", states="dd."),
     "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
     f"{QUICK_START}runmaker4-server.py runs.txt": Recipe(until="grep -q 'serving on' .printed"),
@@ -423,7 +427,6 @@ RECIPES = {
     "runwait4.py --report page.html --outdir out runs.txt": JOURNAL,
     "runwait4.py --outdir out --timeline timeline.json": JOURNAL,
     "tail -f jobs.log": Recipe(until="grep simulate .printed"),
-    "tail -F out/7.out": Recipe(until="grep seed .printed"),
     "runmaker4-client.py -j2 alice": Recipe(QUICK_JOBS, before=SERVER, states="dddd"),
     "runmaker4-client.py --status --json alice": Recipe(jobs(".."), before=SERVER),
     "runmaker4-server.py --dry-run runs.txt": Recipe(jobs("..")),
@@ -527,6 +530,8 @@ TEXTS = {  # of several words, and no commands for our users
     "line command",
     "line command pid since",
     "host slot pid start",
+    "line command state",
+    "run line host slot pid start end state exit signal cause seconds cpu memory bytes files",
     "new running done failed error held total",
     "file host port pid since grace",
     "name address pid slots seen lost jobs",
