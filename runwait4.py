@@ -508,18 +508,25 @@ class TerminalProgress:
 # ======== The journal =======================================================================================
 #
 # `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and
-# when an output file of an earlier run gets another name.  It is read from its end: what is asked for is
-# mostly of late, and what became of a file stands behind the run that wrote it.  A start may stand behind its
-# own end.
+# when an output file of an earlier run gets another name.
+#
+# It is read backwards, block by block.  Most questions are about the last runs, so reading can stop early;
+# and when the end of a run is met, it is known already what its files are called now, because they were
+# renamed later.  Each run comes once.  Its end has all that its start has, so a start is dropped when the end
+# was met before.  As a start may stand behind its own end, starts without an end are kept until all is read.
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
 
 
 def refuse_special(path: str, hint: str) -> None:
-    """Refuse a directory, and what to open would wait for somebody.  Raises Problem."""
+    """Refuse what is no regular file: a directory, or a pipe, whose opening may wait for ever.
+
+    Raises Problem.
+    """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise Problem(f"{path}: is {'a directory' if os.path.isdir(path) else 'not a regular file'} ({hint})")
+        kind = "a directory" if os.path.isdir(path) else "not a regular file"
+        raise Problem(f"{path}: is {kind} ({hint})")
 
 
 @dataclass(eq=False)
@@ -575,14 +582,15 @@ def any_line(line: bytes) -> bool:
 
 
 def no_start(line: bytes) -> bool:
-    """Whether a line of a journal may tell of an end; no command looks like this, for its quotes have
-    backslashes.
+    """Whether a line of a journal may tell of an end.
+
+    No command in it contains this text, since JSON puts backslashes before its quotes.
     """
     return b'"event": "start"' not in line
 
 
 class Log:
-    """A file whose lines tell of runs, read from its end; what is added to it after it was opened is left."""
+    """A file whose lines tell of runs, read backwards.  What is added to it is read after go_on() only."""
     KIND = ""
     LONGEST = 1 << 23           # bytes of a line: no command is so long
     BLOCK = 1 << 17             # bytes that are read at a time
@@ -610,7 +618,7 @@ class Log:
         return Reader(open_fresh(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
     def _size(self) -> int:
-        """How long it is.  NFS may know an old size, and reads what stands behind that all the same.
+        """Its size.  NFS may report an old one; then it still reads what stands behind that.
 
         Raises OSError.
         """
@@ -719,7 +727,7 @@ class Journal(Log):
             raise Problem(f"{directory}: {missing} (the --outdir of runmaker4.py is wanted)")
         super().__init__(os.path.join(directory, "journal"), say)
         self.decode = json.JSONDecoder().scan_once
-        # by the name that an output file had before this place in the journal: what it is called now
+        # what an output file is called now, by the name that it had at the place where the reading is
         self.names: dict[str, str] = {}
         self.ended: set[str] = set()        # runs whose end was met, and whose start may still come
         self.whole: deque[str] = deque()    # the latest of these whose start was met, too, in order
@@ -752,7 +760,7 @@ class Journal(Log):
         return super().entries(wanted)
 
     def _forget(self, run: str) -> None:
-        """The start of a run that has ended is met: it is remembered for a while."""
+        """Start and end of a run were met: it is forgotten when so many others were, too."""
         self.whole.append(run)
         if len(self.whole) > self.RECENT:
             self.ended.discard(self.whole.popleft())
@@ -1039,9 +1047,9 @@ def look(watcher: Watcher, outdir: str | None) -> Status:
 
 # ======== What failed =======================================================================================
 #
-# The job file says which lines are failed or in error; the journal says how their last runs ended, and the
-# output files what they printed last.  A host writes the end of a run some seconds after the line's state,
-# so a run that seems not to have ended is looked for once more.
+# The job file says which lines are failed or in error, the journal how their last runs ended, and the output
+# files what these printed last.  A host may write the end of a run some seconds after the state of its line.
+# So where an end is missing, the journal is read once more after that time.
 
 
 def how_ended(run: Run) -> str:
@@ -1087,10 +1095,10 @@ class LastOutput:
             try:
                 if lines := self._tail(name):
                     return [show(line[:4 * self.WIDTH]) for line in lines]
-            except (OSError, ValueError) as error:  # ValueError: no file can have this name
-                trouble.append(
-                    f"({name}: {reason(error) if isinstance(error, OSError) else 'no name of a file'})"
-                )
+            except OSError as error:
+                trouble.append(f"({name}: {reason(error)})")
+            except ValueError:
+                trouble.append(f"({name}: no name of a file)")
         return trouble
 
     def _tail(self, name: str) -> list[bytes]:
@@ -1160,10 +1168,10 @@ def may_be_incomplete(line: bytes) -> bool:
 
 
 def incomplete_outputs(outdir: str) -> list[Run]:
-    """The runs whose output could not be written in full, but where a line was run again; the first first.
+    """The runs whose output could not be written in full, if they are the last of their lines; in order.
 
-    As a rule there are none: then the journal's lines are searched for the word, and not one is parsed.
-    Which lines make no sense last_runs() has said.  Raises Problem.
+    As a rule there are none.  Then the lines of the journal are searched for the word, and none is parsed.
+    It does not say which lines make no sense, as last_runs() has said that.  Raises Problem.
     """
     journal = Journal(outdir, lambda text: None)
     with journal.file:
@@ -1815,13 +1823,16 @@ class Follower:
 
 # ======== Statistics ========================================================================================
 #
-# The ends in the journal are counted by host, in one pass.  One number a run is kept, for the quantiles.
+# The ends in the journal are counted by host, in one pass.  Of each run one number is kept, its time, because
+# a quantile needs all of them.
 
 
 def quantiles(times: Iterable[float]) -> list[float]:
     """The median, the 90th percentile and the longest of some times; nothing if there are none."""
     in_order = sorted(times)
-    return [in_order[math.ceil(len(in_order) * share) - 1] for share in (0.5, 0.9, 1)] if in_order else []
+    if not in_order:
+        return []
+    return [in_order[math.ceil(len(in_order) * share) - 1] for share in (0.5, 0.9, 1)]
 
 
 class HostStats:
@@ -1870,6 +1881,10 @@ def tell_stats(outdir: str, path: str | None) -> None:
 
 
 # ======== The job log =======================================================================================
+#
+# `runmaker4.py --joblog LOG`, as GNU parallel, writes a line for each run that has ended: nine fields with
+# tabs between them.  It is read as a journal is.  It knows neither slots nor memory nor files, and of the end
+# of a run its exit status and signal only; so the state of the run's line follows from these.
 
 
 class JobLogReader(Log):
@@ -1881,7 +1896,7 @@ class JobLogReader(Log):
     LATEST = 9 * 10 ** 9        # seconds since 1970: viewers count nanoseconds in 64 bits
 
     def _read(self, line: bytes) -> Run | None:
-        """-1 as exit status is a timeout, or none."""
+        """The run of a line.  An exit status of -1 is a timeout, as GNU parallel writes it."""
         if line == JobLog.HEADER[:-1]:
             return None
         match = self.LINE.fullmatch(line)
@@ -1917,7 +1932,10 @@ class JobLogReader(Log):
 
     @staticmethod
     def _state(exit_status: int, signal_number: int) -> str:
-        """What became of the job's line; jobs that are stopped die of these signals, others of others."""
+        """The state that the job's line got.
+
+        A job that died of a signal by which runners are told to stop was stopped: its line is in error.
+        """
         if signal_number in TOLD and exit_status != -1:
             return "e"
         return "!" if exit_status or signal_number else "d"
