@@ -32,9 +32,10 @@ The protocol, which is all there is to know about how runners share a file:
  4. When the job has ended: lock the door, verify the line, write its new state over the `r`, free the seat.
  5. A line `r` is an orphan if its own seat is free and h < R.  One look tells.  An `r` that an editor has
     overwritten with what it had read before, its runner puts right within a second; nobody can claim that
-    line meanwhile.  An `r` that an editor has saved over a result looks like an orphan.  It gets the result
-    again from the runner that wrote it, if the companion is as long as when that runner began: each who
-    claims lines makes it a byte longer.
+    line meanwhile.  If its runner is dead, and a `.` stands there, whoever wants to claim it writes the `r`
+    again after half a minute.  An `r` that an editor has saved over a result looks like an orphan.  It gets
+    the result again from the runner that wrote it, if the companion is as long as when that runner began:
+    each who claims lines makes it a byte longer.
  6. Appending (runset4.py --add) holds byte 2^62+1 of the companion; --edit that and every door.
  7. Who may write the job file has all of it locked, shared, and one byte more of it that names the companion.
  8. On a network file system a host remembers what it has read, and that may be old.  So behind each door it
@@ -1862,6 +1863,30 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # until an edit moves them: which one is an orphan, and which one a cancel means.  Safety does not depend on
 # it.
 #
+# Whose `.` is made `r` again.  If h > R, no line of the command can be claimed, and a living runner sees to
+# it: its look_after() writes `r` again, or ends a job that was cancelled.  A dead one does not, and then
+# nobody would ever claim that line, nor say why.  So restore() does it for the dead: it writes `r` over as
+# many `.` as there are seats too many.
+#
+#     It is safe: a repair adds to R alone, and the theorem counts lines and seats, whatever is written in
+#     the lines.  No job is started by it.
+#
+#     It is true only if the copy that lives is this line's.  Else a job that nobody has begun would become an
+#     orphan, and `e`.  Who else may hold a seat without an `r`, seen from behind the door?
+#      - Nobody who is about to claim or to write a result: both take or free the seat and write behind the
+#        door (2 and 4 of the protocol).
+#      - A living runner whose `r` was overwritten: it would write the same.  It has had half a minute
+#        (Cursor.LEFT_ALONE), which is many of its looks.
+#      - A job that was cancelled, as long as it does not end: some other state stands over its `r`, while an
+#        equal line is new.  The same half minute is more than KILL takes by default; and a line counts as
+#        alive only if its own seat is held, and is no `r` line's own; or if as many seats are held as there
+#        are lines of the command, in whatever state: then each of them has a copy.
+#      - A job whose line was set to `d`, say, by force, or was taken out; a command with the same hash; lines
+#        65,535 apart: the two conditions tell them from this line, or the line waits.
+#     Where neither holds, the line waits as before, and the runner says so.  If a `.` was meant as "run it
+#     once more", and was set over a job that was cancelled and takes longer than that to end, the line
+#     becomes `r`, and `e` in the end; that is said, too.
+#
 # Who does what: a Place knows which file the path means; a Companion has doors and seats; a JobFile has the
 # open file, and the jobs that are held here.  Each change of a state goes one way: open the command's door,
 # which makes this host forget what it has cached; check that the path still names this file (writable()), and
@@ -2000,14 +2025,18 @@ class NotNow(Exception):
     """A result cannot be written at this moment; try again."""
 
 
+class Closed(enum.Enum):
+    """Why no line of a command can be claimed now."""
+    BUSY = "another runner is changing one at this moment, or this line is still being appended"
+    ALIVE = "more copies of it live than the file has lines `r`: an editor has saved an old state over one"
+
+
 @dataclass(eq=False, repr=False)
 class Attempt:
     """What became of an attempt to claim a line."""
     job: Job | None = None
     data: bytes = b""           # the file from the state of the line on, some way; b"": it was not read
-    # No line of this command can be claimed now.  Either another runner is changing one at this moment, or
-    # more copies of it live than the file has lines `r`: an editor has saved an old state over one.
-    closed: bool = False
+    closed: Closed | None = None
     ended: bytes = b""          # the line was an orphan, and has got this state
 
 
@@ -2631,7 +2660,7 @@ class JobFile:
         """
         with self.door(line.command, self.SHORT) as opened:
             if not opened:
-                return Attempt(closed=True)
+                return Attempt(closed=Closed.BUSY)
             self.writable()
             self._name_companion()
             settled = self.is_settled(line)
@@ -2642,8 +2671,10 @@ class JobFile:
                 return Attempt(data=data)               # somebody has taken it since it was found
             if line.state == RUNNING and self.companion.is_held(own_seat(line)):
                 return Attempt(data=data)               # somebody with --resume has taken the orphan
-            if not settled or not self.has_room(line.command, line.state == RUNNING):
-                return Attempt(data=data, closed=True)
+            if not settled:
+                return Attempt(data=data, closed=Closed.BUSY)
+            if not self.has_room(line.command, line.state == RUNNING):
+                return Attempt(data=data, closed=Closed.ALIVE)
             ended = b""
             if known and self.companion.is_alone():
                 ended = known
@@ -2694,6 +2725,36 @@ class JobFile:
         if found < least:
             found += count_lines(file, self.start, first, RUNNING, command, least - found)
         return found >= least
+
+    def restore(self, command: bytes) -> list[Line]:
+        """Write `r` again over the new lines of a command that live already; which.
+
+        They are those of jobs whose runners are dead (see "Whose `.` is made `r` again").  Raises Shifted,
+        OSError.
+        """
+        with self.door(command, self.SHORT) as opened:
+            if not opened:
+                return []
+            self.writable()
+            self._name_companion()
+            restored = self._alive_as_new(command)
+            for line in restored:
+                self.write(line, RUNNING)
+            return restored
+
+    def _alive_as_new(self, command: bytes) -> list[Line]:
+        """The new lines of a command of which a copy lives, behind its door."""
+        if any(job.cancelled and job.command == command for job in self.held):
+            return []                           # that one is being ended
+        lines = list(lines_of(self.reader, self.start, {command}))
+        new = [line for line in lines if line.state == NEW and line.whole and self.is_settled(line)]
+        running = {own_seat(line) for line in lines if line.state == RUNNING}
+        seats = self.companion.count(command)
+        missing = seats - sum(line.state == RUNNING for line in lines)
+        if seats < len(lines):                  # else each of them has a copy
+            new = [line for line in new
+                   if own_seat(line) not in running and self.companion.is_held(own_seat(line))]
+        return new[:max(missing, 0)]
 
     def is_settled(self, line: Line) -> bool:
         """Whether a line is in the file for good: append_locked() will not cut it off any more.
@@ -3515,6 +3576,8 @@ class Round:
     refused: bool = False
     shut: Line | None = None                # the first line whose door was locked by somebody
     closed: set[bytes] = field(default_factory=set)     # commands of which no line can be claimed for now
+    # those of them that live without an `r`, each with the first line that could not be claimed
+    alive: dict[bytes, Line] = field(default_factory=dict)
     missed: bool = False                    # it passed over new jobs that are for other takers than its own
     # the first new job that was passed over for each Scope.whom, and its scope
     skipped: dict[tuple[tuple[str, ...], int, bool], tuple[Line, Scope]] = field(default_factory=dict)
@@ -3750,6 +3813,8 @@ class Cursor:
     REMEMBERED = 100_000        # ends of runs
     STALE = 0.002, 1.0          # seconds: see _stale_after()
     PAUSE = 0.25                # seconds from look to look at a barrier
+    # seconds for which the runner of a job whose `r` was overwritten has time to see to it
+    LEFT_ALONE = 30.0
     # seconds after which a server's claim comes back: it wants to hear its clients, too
     SLICE = 0.05
 
@@ -3789,6 +3854,8 @@ class Cursor:
         self._quiet: tuple[int, ...] | None = None          # signature at the start of the last empty round
         self.pace = Pace(self.clock)            # of rounds, without their pauses
         self._trouble_since: float | None = None
+        # since when (clock) commands live without an `r`, or when that was tried to be put right last
+        self._alive_since: dict[bytes, float] = {}
         self._waits = StallReporter(self.say, self.clock)
 
     def claim(self, last: bool = False, takers: Takers | None = None) -> Job | Miss:
@@ -3873,6 +3940,10 @@ class Cursor:
                 doubt = self.file.doubt(scan.end, cut) if cut or line is None else 0.0
                 # a last line that may be half written is left to the next round
                 if line is None or (cut and doubt) or self.round.is_over(self.takers.all):
+                    self._alive_since = {
+                        command: since for command, since in self._alive_since.items()
+                        if command in self.round.alive
+                    }
                     if not self.round.found:
                         return self._end_round(doubt, cut and doubt > 0)
                     scan = self._begin_round()
@@ -4090,9 +4161,30 @@ class Cursor:
             found.refused = True
             if attempt.closed:
                 found.closed.add(line.command)
+            if attempt.closed is Closed.ALIVE:
+                self._note_alive(line)
             if not attempt.data and not found.shut:
                 found.shut = line
         return attempt.job
+
+    def _note_alive(self, line: Line) -> None:
+        """No line of a command can be claimed, because a copy lives whose line is not `r`.
+
+        If that stays so, nobody sees to it: make its line `r` again.  Raises Shifted, OSError.
+        """
+        now = self.clock()
+        if now - self._alive_since.setdefault(line.command, now) < self.LEFT_ALONE:
+            self.round.alive[line.command] = line
+            return
+        self._alive_since[line.command] = now    # this reads the whole file
+        restored = self.file.restore(line.command)
+        for other in restored:
+            self.say(
+                f"line {other.number}: its job runs, though its runner is dead, so the . that was saved over "
+                "its r is r again (runset4.py --edit keeps states)"
+            )
+        if not restored:
+            self.round.alive[line.command] = line
 
     def _known_end(self, line: Line) -> bytes:
         """How the last run here of an orphan's command has ended, if it can be of no other line.
@@ -4159,7 +4251,7 @@ class Cursor:
             return (self._serving or settings.slots > 1 or following) and self._is_absent(settings)
 
         waited = any(taker.follow for taker in self.round.waiting)
-        found = list(self._shut_door())
+        found = [*self._shut_door(), *self._alive_elsewhere()]
         for stall in itertools.islice(stalls(self.round, is_missed), self.NAMED):
             if not stall.passes and (waited or not stall.stops):
                 found.append(stall)
@@ -4173,6 +4265,15 @@ class Cursor:
             if holder:
                 text = f"line {line.number} waits for {holder}, which keeps its command locked"
                 yield Stall("door", text, patience=5.0)
+
+    def _alive_elsewhere(self) -> Iterator[Stall]:
+        """Lines that cannot be claimed, because a copy of their command lives that has no line `r`."""
+        for command, line in itertools.islice(self.round.alive.items(), self.NAMED):
+            text = (
+                f"line {line.number} waits until a copy of its command has ended that runs already, and has "
+                "no line r"
+            )
+            yield Stall(("alive", command), text)
 
     # -- results ---------------------------------------------------------------------------------------------
 

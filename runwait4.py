@@ -408,7 +408,19 @@ class Watcher:
             found = None                        # the host, or the runner with so many slots, may be at work
         if found or now.running or time.time() - self._patiently(self.file.signature)[3] / 1e9 < self.IDLE:
             return found                        # each claim and each result changes the file
-        return Stall("idle", f"{now.new} new, and nobody runs them (start runmaker4.py)", patience=0.0)
+        alive = self._patiently(self._alive_as_new)
+        text = (f"{now.new} new, and nobody runs them (start runmaker4.py)" if not alive else
+                f"{now.new} new; the command of line {alive.number} runs already, without its runner (start "
+                "runmaker4.py: it makes the line r again)")
+        return Stall("idle", text, patience=0.0)
+
+    def _alive_as_new(self) -> Line | None:
+        """The first new line of which a copy lives though it is not `r`, among the first hundred.
+
+        Raises OSError.
+        """
+        new = itertools.islice(self.file.lines(NEW), 100)
+        return next((line for line in new if not self.file.has_room(line.command)), None)
 
 
 # ======== Progress ==========================================================================================

@@ -103,6 +103,8 @@ class Process(Actor):
         self.doors: dict[bytes, int] = {}
         self.by_force = False
         self.idle_since = 0.0       # since when it has left a job alone that it might take
+        # since when it has left lines new whose commands live: by number of the inode, offset, and text
+        self.untold: dict[tuple[int, int, bytes], float] = {}
 
 
 def process(actor: Actor) -> Process:
@@ -135,6 +137,7 @@ class History(World):
         # doors locked: since when, the balance
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the companion
+        self.set_new: set[int] = set()              # places where somebody has set a line to be new
 
     # -- doors and seats -------------------------------------------------------------------------------------
 
@@ -220,17 +223,20 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r}, and has read {text!r} behind its door")
         if me.by_force:
             self.disturbed = max(self.disturbed, self.steps)
-        self.check_state(me, line, data, back)
+        self.check_state(me, line, data, back, at)
         return command
 
-    def check_state(self, me: Process, line: bytes, data: bytes, back: bool) -> None:
-        """Check that this state is what became of this line."""
+    def check_state(self, me: Process, line: bytes, data: bytes, back: bool, at: int) -> None:
+        """Check that this state is what became of this line, which stands at this offset."""
         command = command_of(line)
         mine = [run for run in me.runs if run.command == command]
         if data == b"r":
             if line[:1] in b"dx":
                 self.fail(f"claims {line!r}")
             me.claimed, me.claimed_state, me.claimed_at = command, line[:1], self.steps
+            self.check_restored(me, line, at)
+        if not me.runs_jobs and data == b".":
+            self.set_new.add(at)
         if not me.runs_jobs:
             if (line[:1] == b"r" and not me.by_force and self.balance(command) >= 0) or data == b"r":
                 self.fail(f"writes {data!r} over {line!r}, and is no runner")
@@ -254,6 +260,20 @@ class History(World):
             self.fail(f"writes {data!r} over {line!r} without a seat")          # I1
         for run in ended:
             run.written = True
+
+    def check_restored(self, me: Process, line: bytes, at: int) -> None:
+        """Check an `r` of who has no seat for it: a copy lives that has no `r`, and it is this line's.
+
+        A job of a dead runner may end at any moment: so it counts if it lived when the door was locked.
+        """
+        command, door = command_of(line), self.door(me, command_of(line))
+        if not door or self.seats(command, me.fds.values()) or any(run.command == command for run in me.runs):
+            return
+        _, before = self.entered.get((door.owner, command), (0, 0))
+        if max(before, self.balance(command)) <= 0:
+            self.fail(f"writes b'r' over {line!r}, and nobody runs it")
+        if not self.edits and at not in self.set_new:
+            self.fail(f"writes b'r' over {line!r}, over which nobody has saved anything")
 
     def is_brought_back(self, me: Process, line: bytes, data: bytes) -> bool:
         """Whether an editor has saved an `r` over this state.
@@ -359,6 +379,50 @@ class History(World):
         if left and self.now - me.idle_since > 3 * self.pace:
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
 
+    def check_told(self, me: Process) -> None:
+        """Check that a runner with a free slot leaves no line new whose command lives without an `r`.
+
+        So once nobody changes the file any more, no such line is left.
+        """
+        if (
+            self.fates & {"cut"}
+            or self.errors
+            or self.erred
+            or self.fills
+            or self.removed > 0
+            or b"#RUN" in self.last.data
+            or PATH not in self.names
+        ):
+            me.untold.clear()
+            return
+        inode = self.names[PATH]
+        left = {
+            (inode.number, at, line): self.now for at, line in lines_of(inode.data)
+            if line[:1] == b"." and self.is_alive_as_new(inode, at, line)
+        }
+        me.untold = {key: me.untold.get(key, now) for key, now in left.items()}
+        for (_, _, line), since in me.untold.items():
+            stopped = max((end for _, end in me.stops), default=0.0)
+            if self.now - max(since, stopped) > 2 * left_alone(self) + 4 * self.pace:
+                self.fail(f"has a free slot, and leaves {line!r} new, of which a copy lives")
+
+    def is_alive_as_new(self, inode: Inode, at: int, line: bytes) -> bool:
+        """Whether a copy of this new line lives, as far as seats can tell, and no line `r` is that copy's."""
+        command, lines = command_of(line), bytes(inode.data).split(b"\n")
+        if self.balance(command) <= 0:
+            return False
+        mine = bytes(inode.data).count(b"\n", 0, at) + 1
+        running = {number for number, other in enumerate(lines, 1) if other == b"r" + command}
+        equal = sum(command_of(other) == command and other != command for other in lines if other)
+        return self.seats(command) >= equal or (mine not in running and self.is_seat_held(command, mine))
+
+    def is_seat_held(self, command: bytes, number: int) -> bool:
+        """Whether this seat of a command is held."""
+        companion = self.names.get(COMPANION)
+        at = row_of(command) + number
+        return any(lock.start == at and lock.end == at + 1 and lock.real
+                   for lock in (companion.locks if companion else ()))
+
     def check_barrier(self, job: Any) -> None:
         """Check that nothing above a barrier is unfinished, where nobody edits, sets states, or runs jobs
         again.
@@ -452,6 +516,11 @@ def own(host: Host) -> int:
     return 3 if host.network else 2
 
 
+def left_alone(world: World) -> float:
+    """Seconds for which a runner leaves a command alone that lives without an `r`; really 30."""
+    return 3 * world.pace
+
+
 def row_of(command: bytes) -> int:
     """Where the row of a command begins."""
     row: int = CORE.row(command[1:])
@@ -464,6 +533,7 @@ class Product:
     def __init__(self, host: Host, retry: bytes) -> None:
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         self.cursor = CORE.Cursor(self.file, [CORE.Taker(host.name, retry=retry)])
+        self.cursor.LEFT_ALONE = left_alone(MACHINE.world)
         self.taker = next(iter(self.cursor.takers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.claim, self.lend, self.reclaim = self.cursor.claim, self.file.lend, self.file.reclaim
@@ -541,6 +611,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                 me.idle_since = 0.0
                 continue
             world.check_idle(me)
+            world.check_told(me)
             again = product.again
             leaving = bool(product.failed) or (again is None and not me.runs)
             look_for_more = world.now + min(product.poll, again or product.poll)
@@ -676,29 +747,62 @@ def edit(world: History, host: Host, saves: int) -> Iterator[float]:
         lines = [line for _, line in lines_of(world.view(host, inode))]
         yield draws.choice((0.0, 0.1, 0.8, 2.5)) * world.pace
         new = b"".join(line + b"\n" for line in changed(draws, lines, count))
-        way = draws.choice(("in place", "in place", "rename", "away", "link"))
-        if way == "in place":
-            for data in b"", new:
-                while any(actor.shielded for actor in world.actors):    # not between a check and its write
-                    yield world.tick
-                world.note_save(data, way)
-                inode.data[:] = data
-                world.note_content(inode)
-                host.pages.pop(inode, None)
+        yield from save(world, host, inode, new)
+
+
+def save(world: History, host: Host, inode: Inode, new: bytes) -> Iterator[float]:
+    """Save this, in place of what is in the file, or as another file."""
+    way = world.draws.choice(("in place", "in place", "rename", "away", "link"))
+    if way == "in place":
+        for data in b"", new:
+            while any(actor.shielded for actor in world.actors):    # not between a check and its write
                 yield world.tick
-            continue
-        if way == "away":
-            world.name(PATH + "~", inode)
-            world.name(PATH, None)
-            world.disturbed = max(world.disturbed, world.steps)
+            world.note_save(data, way)
+            inode.data[:] = data
+            world.note_content(inode)
+            host.pages.pop(inode, None)
             yield world.tick
-        elif way == "link":
-            world.name(PATH + "~", inode)
-            yield world.tick
-        world.note_save(new, way)
-        world.name(PATH, world.make_file(new))
+        return
+    if way == "away":
+        world.name(PATH + "~", inode)
+        world.name(PATH, None)
+        world.disturbed = max(world.disturbed, world.steps)
         yield world.tick
-        world.name(PATH + "~", None)
+    elif way == "link":
+        world.name(PATH + "~", inode)
+        yield world.tick
+    world.note_save(new, way)
+    world.name(PATH, world.make_file(new))
+    yield world.tick
+    world.name(PATH + "~", None)
+
+
+def save_old(world: History, host: Host, runner: Process) -> Iterator[float]:
+    """An editor saves what it has read at the beginning, once this runner was killed."""
+    inode = world.names[PATH]
+    old = bytes(inode.data)
+    while not runner.killed and runner in world.actors:
+        yield 0.1 * world.pace
+    yield world.draws.choice((0.0, 0.5, 2.0)) * world.pace
+    yield from save(world, host, world.names[PATH], old)
+
+
+def cancel_left(world: History, me: Process, runner: Process) -> None:
+    """runset4.py cancels a line that runs, once this runner was killed; perhaps it is to run once more."""
+    setter = Setter(me.host)
+    while not runner.killed and runner in world.actors:
+        world.sleep(me, 0.1 * world.pace)
+    line = world.draws.choice([*setter.lines(b"r")] or [None])
+    if not line:
+        return
+    me.by_force = True
+    world.forced.add(line.text)
+    setter.set_state(line, b"x", True)
+    me.by_force = False
+    if world.draws.random() < 0.3:
+        world.sleep(me, world.draws.choice((0.0, 1.0)) * world.pace)
+        line.state = b"x"
+        setter.set_state(line, b".", False)
 
 
 def changed(draws: random.Random, lines: list[bytes], count: int, again: bool = True) -> list[bytes]:
@@ -739,6 +843,8 @@ def fate(world: History, runners: list[Process], blows: list[str]) -> Iterator[f
                 if run.until <= world.now or draws.random() < 0.4:
                     end_run(world, run)
                 else:
+                    if draws.random() < 0.3:            # long enough for others to see to its line
+                        run.until += 20 * world.pace
                     world.actors.append(Actor("job", actor.host, script=live_on(world, run)))
             world.disturbed = max(world.disturbed, world.steps)
             world.close_all(actor)
@@ -784,6 +890,9 @@ def make_world(seed: int) -> History:
     world.known.update(world.last.commands)
     local = Host("one", "")
     hosts = [Host(name, world.kind) if world.kind else local for name in ("one", "two", "three")]
+    if random.Random(f"left? {seed}").random() < 0.1:
+        leave_alive(world, hosts)
+        return world
     if world.kind and draws.random() < 0.3:
         runners, blows = make_runners(world, hosts[:2], (b"er",), (2.0, 5.0)), ["cut"]
     else:
@@ -819,6 +928,20 @@ def make_world(seed: int) -> History:
     if not world.kind and draws.random() < 0.05:       # else NFS goes on seeing its name for a while
         world.actors.append(Actor("remover", hosts[2], script=remove_companion(world)))
     return world
+
+
+def leave_alive(world: History, hosts: list[Host]) -> None:
+    """A runner is killed, its job perhaps lives on; then its `r` is overwritten."""
+    runners = make_runners(world, hosts[:2], (b"", b"er"), (0.0, 0.5, 4.0))
+    world.actors += runners
+    world.fates = {"kill"}
+    world.actors.append(Actor("fate", hosts[0], script=fate(world, runners[:1], ["kill"])))
+    if world.draws.random() < 0.5:
+        world.edits = True
+        world.actors.append(Actor("editor", hosts[2], script=save_old(world, hosts[2], runners[0])))
+        return
+    world.hand_set = True
+    world.actors.append(Process("setter", hosts[2], lambda me: cancel_left(world, me, runners[0])))
 
 
 def make_lines(draws: random.Random) -> list[bytes]:
@@ -969,6 +1092,25 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     return lambda: [(FILE, "has_room", has_room)]
 
 
+def new_lines(file: Any, command: bytes) -> list[Any]:
+    return [line for line in CORE.lines_of(file.reader, file.start, {command}) if line.state == b"."]
+
+
+def missing(file: Any, command: bytes) -> int:
+    """How many copies of a command live that have no line `r`."""
+    lines = CORE.lines_of(file.reader, file.start, {command})
+    count: int = file.companion.count(command) - sum(line.state == b"r" for line in lines)
+    return max(count, 0)
+
+
+def restore_without_door(self: Any, command: bytes) -> list[Any]:
+    self.writable()
+    lines: list[Any] = self._alive_as_new(command)
+    for line in lines:
+        self.write(line, b"r")
+    return lines
+
+
 PLANTED: dict[str, Callable[[], Patches]] = {
     "no door": lambda: [
         (COMPANIONS, "_lock", lambda self, at, plain=COMPANIONS._lock: at % ROW == ROW - 1 or plain(self, at))
@@ -1052,6 +1194,12 @@ PLANTED: dict[str, Callable[[], Patches]] = {
                 plain(fd, places, mount) if mount.is_nfs else set()
             ),
         )
+    ],
+    "left new though it lives": lambda: [(FILE, "restore", lambda self, command: [])],
+    "restored without the door": lambda: [(FILE, "restore", restore_without_door)],
+    "restored though none is missing": lambda: [(FILE, "_alive_as_new", new_lines)],
+    "restored for another line's copy": lambda: [
+        (FILE, "_alive_as_new", lambda self, command: new_lines(self, command)[:missing(self, command)])
     ],
     "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
 }
