@@ -2737,19 +2737,19 @@ class JobFile:
                 return []
             self.writable()
             self._name_companion()
-            restored = self._alive_as_new(command)
+            restored = self.alive_as_new(command)
             for line in restored:
                 self.write(line, RUNNING)
             return restored
 
-    def _alive_as_new(self, command: bytes) -> list[Line]:
+    def alive_as_new(self, command: bytes) -> list[Line]:
         """The new lines of a command of which a copy lives, behind its door."""
         if any(job.cancelled and job.command == command for job in self.held):
             return []                           # that one is being ended
-        lines = list(lines_of(self.reader, self.start, {command}))
+        seats = self.companion.count(command)
+        lines = list(lines_of(self.reader, self.start, {command})) if seats else []
         new = [line for line in lines if line.state == NEW and line.whole and self.is_settled(line)]
         running = {own_seat(line) for line in lines if line.state == RUNNING}
-        seats = self.companion.count(command)
         missing = seats - sum(line.state == RUNNING for line in lines)
         if seats < len(lines):                  # else each of them has a copy
             new = [line for line in new
@@ -4706,6 +4706,9 @@ class FileJobs:
 # too.  But what a process starts after it has got TERM is how it comes to its end: the commands of a trap
 # that tidies up, or of a loop that goes on.  These get no TERM as long as their parent lives; otherwise none
 # of them would run for more than some milliseconds.  All is over when two looks in a row have found nobody.
+#
+# A job whose runner is dead is ended in this way, too, by runset4.py --cancel on its host.  Which processes
+# these are its seat tells: whoever has inherited the description that locks it (Holders).
 
 LOCK_FD = 64                        # where a job finds its lock: out of the way of `exec 3>file`
 # what a shell begins with that is to wait at its gate: it reads a line first
@@ -4720,7 +4723,7 @@ DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {sign
 @dataclass(eq=False, repr=False)
 class Shell:
     """The shell of a running job, as records know it."""
-    pid: int
+    pid: int                        # also the number of its session
     mark: bytes
     # seconds that it and all that it waited for have used, user and system; None: not known, or not yet
     cpu: float | None = None
@@ -4783,6 +4786,15 @@ class ProcessTable:
     def __bool__(self) -> bool:
         return bool(self.children)
 
+    @classmethod
+    def marks_of(cls, name: str) -> list[bytes]:
+        """The jobs that a process is of, the outermost first.  Raises OSError; PermissionError: it is
+        somebody else's.
+        """
+        with open(f"/proc/{name}/environ", "rb") as file:
+            mark = cls.MARKED.search(file.read())
+        return mark[1].split(b"/") if mark else []
+
     def _add(self, name: str) -> None:
         with open(f"/proc/{name}/stat", "rb") as file:
             state, parent, _, session, *fields = file.read().rpartition(b")")[2].split()
@@ -4793,10 +4805,8 @@ class ProcessTable:
         self.parents[int(name)] = int(parent)
         self.children.setdefault(int(parent), []).append(int(name))
         self.sessions.setdefault(int(session), []).append(int(name))
-        with contextlib.suppress(PermissionError):  # somebody else's
-            with open(f"/proc/{name}/environ", "rb") as file:
-                mark = self.MARKED.search(file.read())
-            for part in mark[1].split(b"/") if mark else ():
+        with contextlib.suppress(PermissionError):
+            for part in self.marks_of(name):
                 self.marked.setdefault(part, []).append(int(name))
 
     def session(self, shell: Shell) -> list[int]:
@@ -4896,69 +4906,19 @@ def shell_words(shell: str) -> list[bytes]:
     return words
 
 
-class Processes:
-    """Starts jobs, reaps them, ends whole trees.  The one place that knows SIGCHLD and wait4."""
+class TreeEnder:
+    """Ends whole trees of processes."""
     # so many looks in a row must find nothing of a job: within execve(2) a process shows no mark
     EMPTY = 2
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
         self._loop = loop
         self.grace = math.inf if grace is None else grace
-        self.running: dict[int, Child] = {}
         self.impatient = False      # KILL now, without grace
         # the next reading of the table, which all that wait share; None: nobody waits for one
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._rested = 0.0          # when the next reading may be (event loop's time)
-        unique = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
-        self._marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
-        self.environ = {key: value for key, value in os.environb.items() if key != b"RUNMAKER4_TOKEN"}
-        outer = self.environ.get(MARK)              # if we are a job ourselves, our jobs are also that job's
-        self.chain = outer + b"/" if outer else b""
-        signals.handle(signal.SIGCHLD, self.reap)
-
-    def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out: int, err: int,
-              locks: Sequence[int], gate: int | None = None) -> Child:
-        """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
-
-        shell: a path, or a name that is looked up in our own PATH.  locks: the descriptors that it holds as
-        long as it lives.  gate: a descriptor from which it reads a line before it does anything else; if it
-        reads the end instead, it ends.
-
-        The `exit` at the end keeps the shell alive around the last command.  Without it shells exec that
-        command; and if the command closes all descriptors above 2, as ssh does, the lock would be gone.  The
-        empty line is for a command that ends with a backslash.  The braces are for one that is cut off behind
-        `&&` or `|`, which `exit` would complete.
-        """
-        mark = next(self._marks)
-        # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C
-        # libraries.
-        numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in locks)
-        pairs = [(self._null if gate is None else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
-        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
-        command = (b"" if gate is None else GATE) + b"{ :; %s\n\n}\nexit" % command
-        environ = {**self.environ, **environ, MARK: self.chain + mark}
-        pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", command), environ, file_actions=actions,
-                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
-        child = self.running[pid] = Child(pid, mark, self._loop.create_future())
-        return child
-
-    def reap(self) -> None:
-        """Collect what has ended."""
-        with contextlib.suppress(ChildProcessError):
-            while (ended := os.wait4(-1, os.WNOHANG))[0]:
-                pid, status, usage = ended
-                shell = self.running.pop(pid, None)
-                # None: a child of what this process was before execve(2)
-                if shell and not shell.ended.done():
-                    shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
-                    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                    # A smaller peak may be ours: execve(2) counts what was there before.
-                    if usage.ru_maxrss > own:
-                        shell.memory = usage.ru_maxrss * MAXRSS_UNIT
-                    shell.ended.set_result(status)
 
     async def end(self, shell: Child) -> list[int]:
         """End a job and all that came of it: TERM and CONT, after the grace KILL.  Returns what does not die.
@@ -5015,6 +4975,195 @@ class Processes:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
+
+
+class Processes(TreeEnder):
+    """Starts jobs, reaps them, ends them.  The one place that knows SIGCHLD and wait4."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
+        super().__init__(loop, grace)
+        self.running: dict[int, Child] = {}
+        unique = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
+        self._marks = (b"%s-%d-%d-%d" % (*unique, number) for number in itertools.count(1))
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
+        self.environ = {key: value for key, value in os.environb.items() if key != b"RUNMAKER4_TOKEN"}
+        outer = self.environ.get(MARK)              # if we are a job ourselves, our jobs are also that job's
+        self.chain = outer + b"/" if outer else b""
+        signals.handle(signal.SIGCHLD, self.reap)
+
+    def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out: int, err: int,
+              locks: Sequence[int], gate: int | None = None) -> Child:
+        """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
+
+        shell: a path, or a name that is looked up in our own PATH.  locks: the descriptors that it holds as
+        long as it lives.  gate: a descriptor from which it reads a line before it does anything else; if it
+        reads the end instead, it ends.
+
+        The `exit` at the end keeps the shell alive around the last command.  Without it shells exec that
+        command; and if the command closes all descriptors above 2, as ssh does, the lock would be gone.  The
+        empty line is for a command that ends with a backslash.  The braces are for one that is cut off behind
+        `&&` or `|`, which `exit` would complete.
+        """
+        mark = next(self._marks)
+        # Numbers that are none of these: dup2 of one onto itself would leave close-on-exec set in some C
+        # libraries.
+        numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in locks)
+        pairs = [(self._null if gate is None else gate, 0), (out, 1), (err, 2), *zip(locks, numbers)]
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in pairs]
+        command = (b"" if gate is None else GATE) + b"{ :; %s\n\n}\nexit" % command
+        environ = {**self.environ, **environ, MARK: self.chain + mark}
+        pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", command), environ, file_actions=actions,
+                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        child = self.running[pid] = Child(pid, mark, self._loop.create_future())
+        return child
+
+    def reap(self) -> None:
+        """Collect what has ended."""
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.wait4(-1, os.WNOHANG))[0]:
+                pid, status, usage = ended
+                shell = self.running.pop(pid, None)
+                # None: a child of what this process was before execve(2)
+                if shell and not shell.ended.done():
+                    shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
+                    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                    # A smaller peak may be ours: execve(2) counts what was there before.
+                    if usage.ru_maxrss > own:
+                        shell.memory = usage.ru_maxrss * MAXRSS_UNIT
+                    shell.ended.set_result(status)
+
+
+# ---- jobs whose runners are dead ---------------------------------------------------------------------------
+#
+# /proc/PID/fdinfo/FD names the locks of a process's open file description (proc(5)), and /proc/PID/fd/FD the
+# file.  So the processes of this host that hold a seat are known exactly, as far as we may look: our own, or
+# all for root.  A signal must reach a job and nobody else:
+#
+#  - A job's processes have the description by inheritance alone: by a descriptor that execve(2) leaves open,
+#    from LOCK_FD on.  Those of a runner close; a server may have one that does not, but whoever uses a
+#    companion has HERE_BYTE of it locked, and a keeper has no descriptors but the first few.  Whoever has
+#    inherited it descends from the job's shell, and so do all of his session, whoever carries his mark, and
+#    their children.  One of them at least must carry a mark, which no other job ever has.
+#  - Where anybody else has this description, too, and does not carry that mark, it is the runner, or a server
+#    or its keeper: they live, and the job is theirs to end.  A runner holds a seat for as long as it holds
+#    the line.
+#  - Each look is followed at once by the signals that it calls for.  In between a process may end, and its
+#    number be given to another only after all others were given (32,768 at least).
+
+
+class Hold(NamedTuple):
+    """A descriptor by which a process has seats locked."""
+    pid: int
+    seats: list[range]
+    inherited: bool         # as jobs inherit it
+
+    def touches(self, seats: range) -> bool:
+        """Whether some of these are among them."""
+        return any(own.start < seats.stop and seats.start < own.stop for own in self.seats)
+
+
+class Holders:
+    """Who on this host holds seats of a companion at this moment, as far as we may see."""
+    FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
+
+    def __init__(self, companion: tuple[int, int]) -> None:
+        """companion: its device and inode."""
+        self.companion = companion
+        self.by_jobs = [hold for hold in self._holds(LOCK_FD) if hold.inherited]
+
+    @functools.cached_property
+    def all(self) -> list[Hold]:
+        return list(self._holds(0))
+
+    def _holds(self, least: int) -> Iterator[Hold]:
+        """What is held by descriptors from this number on."""
+        with contextlib.suppress(OSError):                  # no /proc
+            for name in filter(str.isdigit, os.listdir("/proc")):
+                with contextlib.suppress(OSError):          # it has ended meanwhile, or is another user's
+                    numbers = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
+                    yield from self._holds_of(int(name), numbers, least)
+
+    def _holds_of(self, pid: int, numbers: Iterable[int], least: int) -> Iterator[Hold]:
+        for number in numbers:
+            locked, stays = self._locks(pid, number) if number >= least else ([], False)
+            seats = [span for span in locked if span.start < REFRESH_BYTE]
+            if seats:
+                inherited = stays and number >= LOCK_FD and not self._is_ours(pid, numbers)
+                yield Hold(pid, seats, inherited)
+
+    def _is_ours(self, pid: int, numbers: Iterable[int]) -> bool:
+        """Whether a process with these descriptors uses the companion itself, as runners and servers do."""
+        return any(HERE_BYTE in span for number in numbers for span in self._locks(pid, number)[0])
+
+    def _locks(self, pid: int, number: int) -> tuple[list[range], bool]:
+        """The bytes of the companion that a descriptor has locked, and whether execve(2) leaves it open."""
+        try:
+            info = os.stat(f"/proc/{pid}/fd/{number}")
+            if (info.st_dev, info.st_ino) != self.companion:
+                return [], False
+            with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
+                text = file.read()
+        except OSError:                                     # it was closed meanwhile
+            return [], False
+        flags = self.FLAGS.search(text)
+        locked = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
+                  if last != b"EOF"]
+        return locked, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
+
+    def left(self, command: bytes) -> dict[int, Shell]:
+        """The jobs without a runner that hold seats of a command, by their seats."""
+        first = row(command)
+        spans = [span for hold in self.by_jobs for span in hold.seats]
+        seats = {at for span in spans for at in span if first <= at < first + SEATS}
+        jobs = {at: self._left(at) for at in seats}
+        return {at: job for at, job in jobs.items() if job}
+
+    def _left(self, at: int) -> Shell | None:
+        """The job that holds a seat, if nobody else does who is not of it."""
+        holds = [hold for hold in self.all if hold.touches(range(at, at + 1))]
+        marks = {hold.pid: self._marks(hold.pid) for hold in holds}
+        members = [hold.pid for hold in holds if hold.inherited and marks[hold.pid]]
+        if not members:
+            return None
+        # a job may run our programs, whose jobs have a longer chain of marks
+        mark = min((marks[pid] for pid in members), key=len)[-1]
+        if any(mark not in marks[hold.pid] for hold in holds if not hold.inherited):
+            return None
+        sessions = sorted((session != pid, session) for pid in members if (session := self._session(pid)))
+        return Shell(sessions[0][1], mark) if sessions else None
+
+    @staticmethod
+    def _marks(pid: int) -> list[bytes]:
+        try:
+            return ProcessTable.marks_of(str(pid))
+        except OSError:                                     # it has ended
+            return []
+
+    @staticmethod
+    def _session(pid: int) -> int:
+        """The session of a process; 0: it has ended."""
+        try:
+            return os.getsid(pid)
+        except OSError:
+            return 0
+
+    def pids(self, command: bytes, jobs: bool) -> list[int]:
+        """The processes that hold seats of a command: jobs', or all others."""
+        seats = range(row(command), row(command) + SEATS)
+        return sorted({hold.pid for hold in self.all if hold.inherited == jobs and hold.touches(seats)})
+
+
+def end_left(jobs: Iterable[Shell], grace: float | None) -> None:
+    """End these jobs, which have no runner, as a runner would; grace: seconds from TERM to KILL."""
+    async def end_all() -> None:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        ended.set_result(0)             # whoever waits for them: their sessions count while somebody is in
+        ender = TreeEnder(loop, grace)
+        await asyncio.gather(*(ender.end(Child(job.pid, job.mark, ended)) for job in jobs))
+
+    asyncio.run(end_all())
 
 
 # ---- how many at once --------------------------------------------------------------------------------------

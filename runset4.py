@@ -30,9 +30,9 @@ import stat
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 try:
     import runmaker4  # noqa: F401
@@ -48,6 +48,7 @@ from runmaker4 import (
     DONE,
     ERROR,
     FAILED,
+    GRACE,
     HELD,
     LONGEST_COMMAND,
     NEW,
@@ -57,12 +58,14 @@ from runmaker4 import (
     SEATS,
     STRAY,
     UTF8_MARK,
+    Holders,
     JobFile,
     Line,
     Parser,
     Problem,
     Reader,
     Scan,
+    Shell,
     Shifted,
     add_help,
     append_locked,
@@ -71,6 +74,7 @@ from runmaker4 import (
     check_mount,
     command_fault,
     duration,
+    end_left,
     file_of_jobs,
     first_line,
     is_look_alike,
@@ -82,6 +86,7 @@ from runmaker4 import (
     name_lines,
     open_job_file,
     open_or_make,
+    own_seat,
     parse_settings,
     plural,
     printable,
@@ -103,6 +108,8 @@ from runmaker4 import (
 configparser, csv, difflib, subprocess, tempfile = map(
     when_used, ("configparser", "csv", "difflib", "subprocess", "tempfile")
 )
+if TYPE_CHECKING:
+    import runwait4
 
 PROG = "runset4.py"
 
@@ -332,7 +339,9 @@ class Source:
 #
 # A state is changed as runners change it: behind the door of the line's command, after the line was read
 # again.  A line `r` is left alone while anybody holds a seat of its command.  To cancel a job is to write x
-# over its `r`: its runner sees that at its next look, and ends the job.
+# over its `r`: its runner sees that at its next look, and ends the job.  Where the runner is dead and the job
+# runs on this host, we end it ourselves; which processes hold its seat says whether that is so (Holders).
+# Elsewhere somebody must do this on the host where it runs, which a journal may name.
 
 WORDS = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
 KNOWN = b"".join(WORDS.values())
@@ -426,7 +435,7 @@ STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
 
 def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
     """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether somebody
-    runs it.
+    runs it, which may be so though it is `.`, too: an editor has saved that over its `r`.
 
     running: the lines `r` of its command.  Of these orphans become e first: else its job would be taken for
     theirs.  Raises OSError; ESTALE: the file was replaced.
@@ -437,7 +446,10 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
         if not opened or not is_whole(file, line):
             raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
         found = file.state_at(line)
-        runs = found == RUNNING and not file.is_orphan(line)
+        if found == NEW:
+            runs = any(alive.offset == line.offset for alive in file.alive_as_new(line.command))
+        else:
+            runs = found == RUNNING and not file.is_orphan(line)
         for other in running if runs else ():
             if other.offset != line.offset and file.is_orphan(other):
                 file.write(other, ERROR)
@@ -495,7 +507,11 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
     `r` or `.` over its x: then it is cancelled once more.
     """
     end = time.monotonic() + STOPPING
+    look_at = 0.0                       # when to look for jobs without runners
     while waiting and time.monotonic() < end:
+        if time.monotonic() >= look_at:
+            end_left_jobs(file, waiting)
+            look_at = time.monotonic() + 1.0
         time.sleep(0.05)
         file.follow_path()
         still = []
@@ -509,13 +525,81 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
                 outcome.done[line.state] -= 1
                 outcome.refuse(file, line.number, "has moved or changed meanwhile (look, and run this again)")
         waiting = still
+    holders = Holders(file.companion.inode)
     for line in waiting:
-        outcome.refuse(
-            file,
-            line.number,
-            f"is x, but still runs after {STOPPING:.0f} s (its job does not end, its "
-            "runner does not answer, or its host is dead)",
-        )
+        outcome.refuse(file, line.number,
+                       f"is x, but still runs after {STOPPING:.0f} s ({where_it_runs(line, holders)})")
+
+
+def end_left_jobs(file: JobFile, lines: Sequence[Line]) -> None:
+    """End the jobs of these cancelled lines that run on this host, and whose runners are dead.
+
+    Raises OSError.
+    """
+    holders = Holders(file.companion.inode)
+    if not holders.by_jobs:
+        return
+    by_command: defaultdict[bytes, list[Line]] = defaultdict(list)
+    for line in lines:
+        by_command[line.command].append(line)
+    jobs: list[Shell] = []
+    for command, equal in by_command.items():
+        left = holders.left(command)
+        for line, job in left_jobs(file, equal, left) if left else ():
+            file.say(f"line {line.number}: its runner is dead, so its job is ended here (process {job.pid})")
+            jobs.append(job)
+    end_left(jobs, GRACE)
+
+
+def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -> list[tuple[Line, Shell]]:
+    """Which of these jobs without runners are those of equal lines that were cancelled.  Raises OSError.
+
+    left: by their seats.  A line's job is the one on its own seat.  Where an edit has moved lines it may be
+    any other whose seat is no running line's own; but no more jobs are ended than live without an `r`.
+    """
+    command = lines[0].command
+    with file.door(command) as opened:
+        if not opened:
+            return []
+        file.writable()
+        running = [line for line in file.by_command({command})[command] if line.state == RUNNING]
+        spare = file.companion.count(command) - len(running)
+    kept = {own_seat(line) for line in running}
+    free = {at: job for at, job in left.items() if at not in kept}
+    found = [(line, free.pop(own_seat(line))) for line in lines if own_seat(line) in free]
+    rest = [line for line in lines if line not in [own for own, _ in found]]
+    return [*found, *zip(rest, free.values())][:max(spare, 0)]
+
+
+def where_it_runs(line: Line, holders: Holders) -> str:
+    """Why a cancelled job has not ended, as far as this host and a journal know."""
+    for pid in holders.pids(line.command, jobs=False)[:1]:
+        return f"process {pid} of this host is to end it, and does not"
+    for pid in holders.pids(line.command, jobs=True)[:1]:
+        return f"process {pid} of this host runs on"
+    run = run_by_journal(line)
+    if run and run.host != os.uname().nodename:
+        return (f"it runs on {printable(run.host)} as process {run.pid}, by the journal: use {PROG} --cancel "
+                "there")
+    return f"no process that can be seen on this host runs it: use {PROG} --cancel where it runs"
+
+
+def run_by_journal(line: Line) -> runwait4.Run | None:
+    """The run of a line that has not ended, as the journal in $RUNMAKER4_OUTDIR tells it; None: it does not.
+    """
+    outdir = os.environ.get("RUNMAKER4_OUTDIR")
+    if not outdir:
+        return None
+    try:
+        import runwait4  # few need it
+        last = runwait4.LastRuns([line])
+        journal = runwait4.Journal(outdir, lambda text: None)
+        with journal.file:
+            last.read_running(journal)
+    except (ImportError, Problem):              # these scripts were not copied all; there is no journal
+        return None
+    found: runwait4.Run | None = last.found.get(line.number)
+    return found
 
 
 # ======== Editing ===========================================================================================

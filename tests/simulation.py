@@ -1105,7 +1105,7 @@ def missing(file: Any, command: bytes) -> int:
 
 def restore_without_door(self: Any, command: bytes) -> list[Any]:
     self.writable()
-    lines: list[Any] = self._alive_as_new(command)
+    lines: list[Any] = self.alive_as_new(command)
     for line in lines:
         self.write(line, b"r")
     return lines
@@ -1197,9 +1197,9 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     ],
     "left new though it lives": lambda: [(FILE, "restore", lambda self, command: [])],
     "restored without the door": lambda: [(FILE, "restore", restore_without_door)],
-    "restored though none is missing": lambda: [(FILE, "_alive_as_new", new_lines)],
+    "restored though none is missing": lambda: [(FILE, "alive_as_new", new_lines)],
     "restored for another line's copy": lambda: [
-        (FILE, "_alive_as_new", lambda self, command: new_lines(self, command)[:missing(self, command)])
+        (FILE, "alive_as_new", lambda self, command: new_lines(self, command)[:missing(self, command)])
     ],
     "half a line left": lambda: [(MACHINE, "ftruncate", lambda fd, size: None)],
 }

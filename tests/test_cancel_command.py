@@ -1,11 +1,28 @@
 """runset4.py --cancel: x over the state, and a wait for the lock; each line that cannot be stopped is named.
 """
+import os
+import re
+import signal
+import sys
 import threading
 import time
 import unittest
+from collections.abc import Sequence
+from typing import Any
 
 import runmaker4
-from tests.support import GATE, RUNSET, SLEEPING, RunCase, alive, wait_until
+from tests.support import (
+    GATE,
+    ROOT,
+    RUNMAKER,
+    RUNSET,
+    SLEEPING,
+    WAITING,
+    RunCase,
+    alive,
+    wait_until,
+)
+from tests.test_life_sign import LifeSign
 
 
 class Cancel(RunCase):
@@ -83,6 +100,155 @@ class Cancel(RunCase):
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.states(), "xd")
         self.assertNobodyLeft()
+
+
+class WithoutRunner(LifeSign):
+    """The runner is dead, and its job lives on, on this host."""
+
+    def start_and_lose(self, *jobs: str, options: Sequence[object] = ()) -> None:
+        """Let a runner die while all of these jobs run."""
+        self.write("".join(f". {job}\n" for job in jobs))
+        runner = self.start(RUNMAKER, f"-j{len(jobs)}", *options, "runs.txt", start_new_session=True)
+        self.wait_up(*range(1, len(jobs) + 1), runner=runner)
+        self.kill(runner)
+
+    def cancel(self, *args: object, code: int = 0, patch: str = "", **settings: Any) -> str:
+        """What runset4.py says when it cancels these lines; it must not take them for orphans."""
+        words = ("-q", "--cancel", "runs.txt", *args)
+        cancelling = (self.start_patched(patch, *words, script=RUNSET, **settings) if patch else
+                      self.start(RUNSET, *words, **settings))
+        ended = self.finish(cancelling)
+        self.assertEqual((ended.code, ended.out), (code, b""), ended.err)
+        self.assertNotIn(b"nobody runs it", ended.err)
+        return ended.err.decode()
+
+    def assertEndedHere(self, said: str, *lines: int) -> None:
+        """The jobs of these lines, and no other, were ended by runset4.py."""
+        named = re.findall(r"line (\d+): its runner is dead, so its job is ended here \(process \d+\)", said)
+        self.assertEqual([int(number) for number in named], [*lines], said)
+
+    def test_its_job_is_ended_with_all_that_it_has_started_and_others_go_on(self) -> None:
+        self.start_and_lose(f"sleep 61 & setsid sleep 62 & (sleep 63 & sleep 64) & {SLEEPING}", WAITING)
+        self.assertEndedHere(self.cancel(1), 1)
+        self.assertEqual((self.states(), self.locked_lines()), ("xr", [2]))
+        self.open_gate()
+        self.assertNobodyLeft()
+
+    def test_children_that_have_closed_the_descriptor_are_ended_too(self) -> None:
+        self.start_and_lose(f"(exec 64>&-; exec sleep 61) & {SLEEPING}")
+        self.assertEndedHere(self.cancel(1), 1)
+        self.assertNobodyLeft()
+
+    def test_a_job_that_ignores_term_is_killed(self) -> None:
+        self.start_and_lose("trap '' TERM; : >up.$JOB_ID; while :; do sleep 0.1; done")
+        self.assertEndedHere(self.cancel(1, patch="import runset4\nrunset4.GRACE = 0.5"), 1)
+        self.assertEqual(self.states(), "x")
+        self.assertNobodyLeft()
+
+    def test_a_job_that_tidies_up_has_the_time_for_it(self) -> None:
+        """Its shell may say of what was ended, and nobody reads that any more."""
+        trap = "trap 'sleep 0.3; echo tidy >tidied; exit' TERM; : >up.1"
+        self.start_and_lose(f"exec 2>/dev/null; {trap}; while :; do sleep 0.1; done")
+        self.assertEndedHere(self.cancel(1), 1)
+        self.assertEqual(self.read("tidied"), b"tidy\n")
+
+    def test_of_equal_lines_the_one_that_is_meant(self) -> None:
+        job = "echo $$ >pid.$JOB_ID; " + SLEEPING
+        self.start_and_lose(job, job, job)
+        pids = [int(self.read(f"pid.{line}")) for line in (1, 2, 3)]
+        self.assertEndedHere(self.cancel(2), 2)
+        self.assertEqual(self.states(), "rxr")
+        self.assertEqual([alive(pid) for pid in pids], [True, False, True])
+
+    def test_a_line_that_has_moved(self) -> None:
+        self.start_and_lose(SLEEPING)
+        self.write(b"# a note\n" + self.read())
+        self.assertEndedHere(self.cancel(2), 2)
+        self.assertNobodyLeft()
+
+    def test_a_line_over_whose_r_an_editor_has_saved(self) -> None:
+        self.start_and_lose(SLEEPING)
+        self.write(f". {SLEEPING}\n")
+        self.assertEndedHere(self.cancel(1), 1)
+        self.assertEqual(self.states(), "x")
+        self.assertNobodyLeft()
+
+    def test_a_job_that_is_a_runner_itself(self) -> None:
+        self.write(f". {SLEEPING}\n", "inner.txt")
+        self.start_and_lose(f"{' '.join(self.command(RUNMAKER, '-q', 'inner.txt'))}")
+        self.assertEndedHere(self.cancel(1), 1)
+        self.assertNobodyLeft()
+
+    def test_jobs_whose_runner_lives_are_left_to_it(self) -> None:
+        """It is stopped, and does nothing: so its job goes on, and is named."""
+        self.jobs(SLEEPING)
+        runner = self.start_jobs()
+        runner.send_signal(signal.SIGSTOP)
+        said = self.cancel(1, code=1, patch="import runset4\nrunset4.STOPPING = 1.5")
+        self.assertEndedHere(said)
+        why = f"process {runner.pid} of this host is to end it, and does not"
+        self.assertIn(f"is x, but still runs after 2 s ({why})\n", said)
+        self.assertEqual(self.locked_lines(), [1])
+        runner.send_signal(signal.SIGCONT)
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertNobodyLeft()
+
+    def test_a_runner_that_is_a_job_is_not_taken_for_one_of_its_jobs(self) -> None:
+        """Both work on one file, so the inner one holds seats of one companion; the outer one is dead."""
+        inner = " ".join(self.command(RUNMAKER, "-q", "runs.txt"))
+        self.write(f". {inner}\n. {SLEEPING}\n")
+        runner = self.start(RUNMAKER, "runs.txt", start_new_session=True)
+        self.wait_up(2, runner=runner)
+        self.kill(runner)
+        self.assertEndedHere(self.cancel(2))
+        self.wait_states("rx")
+        wait_until(lambda: not self.locked_lines(), what="the inner runner has ended")
+
+    def check_is_spared(self, environ: dict[str, str], uses: bool) -> None:
+        """Another process has the seat as a job has it, in this environment; uses: and the companion, too."""
+        self.write("r echo a\n")
+        holds = (
+            "import os, runmaker4, time\n"
+            "fd = runmaker4.open_companion('runs.txt')\n"
+            "other = runmaker4.open_companion('runs.txt')\n"
+            f"{uses} and runmaker4.lock(other, runmaker4.HERE_BYTE, shared=True)\n"
+            "os.dup2(fd, 64)\n"
+            "assert runmaker4.lock(64, runmaker4.row(b'echo a') + 1)\n"
+            "open('ready', 'w').close()\n"
+            "time.sleep(60)"
+        )
+        holder = self.start(sys.executable, "-c", holds, env={"PYTHONPATH": str(ROOT), **environ})
+        wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the seat")
+        said = self.cancel(1, code=1, patch="import runset4\nrunset4.STOPPING = 1.5")
+        self.assertEndedHere(said)
+        self.assertIn(f"is x, but still runs after 2 s (process {holder.pid} of this host ", said)
+        self.assertIsNone(holder.poll())
+
+    def test_a_server_is_never_taken_for_a_job(self) -> None:
+        """It may have been started with many open descriptors, and as a job."""
+        self.check_is_spared({"RUNMAKER4_JOB": "host-1-2-3"}, uses=True)
+
+    def test_a_process_without_the_mark_of_a_job_is_never_taken_for_one(self) -> None:
+        self.check_is_spared({}, uses=False)
+
+    def test_a_job_elsewhere_is_named_by_the_journal(self) -> None:
+        self.write("r echo a\n")
+        self.hold_line(1)
+        os.mkdir(self.dir / "out")
+        self.write('{"event": "start", "run": "1", "time": 1.0, "line": 1, "command": "echo a", '
+                   '"host": "far", "slot": "1", "pid": 17}\n', "out/journal")
+        patch = ("import runset4\nrunset4.STOPPING = 0.3\n"
+                 "runset4.Holders._holds = lambda self, least: iter(())")
+        self.assertIn(
+            "line 1: is x, but still runs after 0 s (it runs on far as process 17, by the journal: use "
+            "runset4.py --cancel there)\n",
+            self.cancel(1, code=1, patch=patch, env={"RUNMAKER4_OUTDIR": "out"}),
+        )
+        self.write("r echo a\n")
+        self.assertIn(
+            "(no process that can be seen on this host runs it: use runset4.py --cancel where it runs)\n",
+            self.cancel(1, code=1, patch=patch),
+        )
 
 
 if __name__ == "__main__":

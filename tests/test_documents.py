@@ -518,7 +518,6 @@ TEXTS = {  # of several words, and no commands for our users
     "tail -f",
     "less +F",
     "kill -9",
-    "fuser -v .runs.txt.lock",
     # words in the job file, or in what is printed
     "#RUN slots=2",
     "#RUN slots=4",
