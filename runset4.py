@@ -32,7 +32,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
 
 try:
     import runmaker4  # noqa: F401
@@ -651,8 +651,11 @@ def equal_pairs(a: Iterable[bytes], b: Iterable[bytes]) -> int:
     return sum(counts[line] for line in a)
 
 
-def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
-    """For each new line the old one that it was, wherever that stood; -1: it is new.
+Origins = list[Optional[int]]       # for each line which line of another file it was; None: it is new
+
+
+def align(old: Sequence[bytes], new: Sequence[bytes]) -> Origins:
+    """For each new line the old one that it was, wherever that stood.
 
     Which of equal ones it was is found with care only where that is fast: all lines are locked meanwhile.
     Elsewhere they are taken in order.  That is right, too, for lines of one text are interchangeable: it may
@@ -666,7 +669,7 @@ def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
     last = 0
     while last < least - first and a[-1 - last] == b[-1 - last]:
         last += 1
-    found = [*range(first), *[-1] * (len(b) - first - last), *range(len(a) - last, len(a))]
+    found: Origins = [*range(first), *[None] * (len(b) - first - last), *range(len(a) - last, len(a))]
     middle_a, middle_b = a[first:len(a) - last], b[first:len(b) - last]
     if max(len(middle_a), len(middle_b)) <= COPY_LINES and equal_pairs(middle_a, middle_b) <= COPY_PAIRS:
         for i, j, size in difflib.SequenceMatcher(None, middle_a, middle_b, False).get_matching_blocks():
@@ -677,22 +680,24 @@ def align(old: Sequence[bytes], new: Sequence[bytes]) -> list[int]:
         if index not in known:
             rest[a[index]].append(index)
     for index in range(first, len(b) - last):
-        if found[index] < 0 and rest.get(b[index]):
+        if found[index] is None and rest.get(b[index]):
             found[index] = rest[b[index]].popleft()
     return found
 
 
-def pair_states(old: Sequence[bytes], new: Sequence[bytes], found: Sequence[int]) -> list[int]:
+def pair_states(old: Sequence[bytes], new: Sequence[bytes], found: Origins) -> Origins:
     """An alignment in which a person who has swapped equal lines of different states has set neither.
 
     Where a new line has another state than its old one, and an equal old line of that state is in the same
     case, it was that one.
     """
     paired = [*found]
-    changed = [index for index, at in enumerate(found) if at >= 0 and new[index] != old[at]]
+    changed: list[int] = []
     free: defaultdict[bytes, deque[int]] = defaultdict(deque)
-    for index in changed:
-        free[old[found[index]]].append(found[index])
+    for index, at in enumerate(found):
+        if at is not None and new[index] != old[at]:
+            changed.append(index)
+            free[old[at]].append(at)
     rest = []
     for index in changed:
         same = free[new[index]]
@@ -710,25 +715,23 @@ def pair_states(old: Sequence[bytes], new: Sequence[bytes], found: Sequence[int]
 
 @dataclass
 class Merge:
-    """What becomes of a file: its lines, which line of the live file each of them is (-1: new), what is
-    refused.
-    """
+    """What becomes of a file: its lines, which line of the live file each of them is, what is refused."""
     lines: list[bytes] = field(default_factory=list)
-    origin: list[int] = field(default_factory=list)
+    origin: Origins = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     done: str = ""              # what was written, in words
 
     def in_place(self, live: Sequence[bytes]) -> bool:
         """Whether only states changed and lines were added at the end."""
         return self.origin[: len(live)] == [*range(len(live))] and all(
-            at < 0 for at in self.origin[len(live) :]
+            at is None for at in self.origin[len(live) :]
         )
 
     def text(self, live: Sequence[bytes]) -> str:
         """'2 states set, 1 line changed, 3 lines added'; live: the lines before."""
-        new = self.origin.count(-1)
+        new = self.origin.count(None)
         gone = len(live) - (len(self.origin) - new)
-        states = sum(at >= 0 and line != live[at] for line, at in zip(self.lines, self.origin))
+        states = sum(at is not None and line != live[at] for line, at in zip(self.lines, self.origin))
         changed = min(new, gone)
         counts = ((states, "state", "set"), (changed, "line", "changed"), (new - changed, "line", "added"),
                   (gone - changed, "line", "taken out"))
@@ -769,10 +772,10 @@ def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes])
     """Three ways: what they were given, what they made of it, what the file is now."""
     made = pair_states(base, theirs, align(base, theirs))
     now = align(base, live)
-    there = {at: index for index, at in enumerate(now) if at >= 0}
+    there = {at: index for index, at in enumerate(now) if at is not None}
     merged = Merge()
     kept = set(made)
-    adds = -1 in made
+    adds = None in made
     for at, line in enumerate(base):
         if at in kept or not is_job(line):
             continue
@@ -785,22 +788,22 @@ def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes])
             merged.faults.append(
                 f"line {there.get(at, at) + 1}: {fault}; '{show(line[2:80])}' was changed or deleted"
             )
-    for number, (line, at) in enumerate(zip(theirs, made), 1):
+    for number, (line, was) in enumerate(zip(theirs, made), 1):
         fault = ""
         becomes = line
-        origin = there.get(at, -1)
-        if at < 0:
+        origin = None if was is None else there.get(was)
+        if was is None:
             fault = new_fault(line)
-        elif origin < 0 and line == base[at]:
+        elif origin is None and line == base[was]:
             continue                                    # somebody else has deleted it
-        elif origin < 0:
+        elif origin is None:
             fault = "somebody else has changed or deleted it, too"
-        elif line[:1] == base[at][:1] or line[:1] == live[origin][:1]:
+        elif line[:1] == base[was][:1] or line[:1] == live[origin][:1]:
             becomes = live[origin]
         elif line[:1] == RUNNING:
             fault = "r is for runners"
         else:
-            fault = refusal(base[at], live[origin])
+            fault = refusal(base[was], live[origin])
         if fault:
             merged.faults.append(f"line {number} of the copy: {fault}")
         merged.lines.append(becomes)
@@ -808,20 +811,20 @@ def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes])
     return with_others(merged, now, live)
 
 
-def with_others(merged: Merge, now: Sequence[int], live: Sequence[bytes]) -> Merge:
+def with_others(merged: Merge, now: Origins, live: Sequence[bytes]) -> Merge:
     """A merge with the lines that others have added meanwhile, each behind the line that it stands behind."""
     placed = set(merged.origin)
-    behind: defaultdict[int, list[int]] = defaultdict(list)     # by the line above them; -1: they come first
-    last = -1
+    behind: defaultdict[int | None, list[int]] = defaultdict(list)     # by the line above; None: the first
+    last: int | None = None
     for index, at in enumerate(now):
         if index in placed:
             last = index
-        elif at < 0:
+        elif at is None:
             behind[last].append(index)
-    origin = list(behind[-1])
-    lines = [live[index] for index in origin]
+    origin: Origins = [*behind[None]]
+    lines = [live[index] for index in behind[None]]
     for line, at in zip(merged.lines, merged.origin):
-        more = behind[at] if at >= 0 else []
+        more = [] if at is None else behind[at]
         origin += [at, *more]
         lines += [line, *(live[index] for index in more)]
     return Merge(lines, origin, merged.faults)
@@ -912,7 +915,7 @@ def say_doubts(file: JobFile, merged: Merge) -> None:
         return
     doubts = []
     for number, (line, origin) in enumerate(zip(merged.lines, merged.origin), 1):
-        fault = doubt(line) if origin < 0 else ""
+        fault = doubt(line) if origin is None else ""
         if fault:
             doubts.append(f"line {number} {fault}")
     for text in doubts[:SHOWN]:
@@ -1618,6 +1621,9 @@ def add_jobs(file: JobFile, names: Sequence[str]) -> int:
 #     TARGET: "COMMAND"             any number of commands, of the same target in order
 #     -timeout: T                   for the command above
 #     end                           ends the test
+#
+# A test becomes a group below a barrier: its commands are jobs, each under a `#RUN` line that names the
+# group, the target as host, and the timeout.  A fault names its line, and nothing is added.
 
 LABEL = re.compile(rb"([^:]+):")
 FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
@@ -1793,6 +1799,10 @@ def reopen(file: JobFile) -> int:
 
 
 # ======== Command line ======================================================================================
+#
+# A call does one thing: to change states, to edit, to list, to append, or to take ends back; check_usage()
+# refuses what does not go with it.  Which lines are meant is asked of the file, line by line, when it is
+# done.  What was refused is said line by line, and the exit status is 1 then; 2 if nothing was begun.
 
 
 def state(text: str) -> bytes:

@@ -79,7 +79,7 @@ class Merging(EditCase):
                          "text = '. a\\n# note\\nd a\\n! a\\n'",
                          "d a\n# note\nd a\n! a\n", "lines were moved")
         self.assertEqual(runset4.pair_states([b"d a", b". a", b"! a"], [b". a", b"x a", b"d a", b". b"],
-                                             [0, 1, 2, -1]), [1, 2, 0, -1])
+                                             [0, 1, 2, None]), [1, 2, 0, None])
 
     def test_what_somebody_else_changed_too_is_refused(self) -> None:
         self.write(". a\n. b\n")
@@ -142,7 +142,7 @@ class Merging(EditCase):
         new = [line.replace(b"old", b"new") for line in old]
         with mock.patch.object(runset4.difflib, "SequenceMatcher", side_effect=AssertionError):
             self.assertEqual(
-                runset4.align(old, new), [at for number in range(950) for at in (2 * number, -1)]
+                runset4.align(old, new), [at for number in range(950) for at in (2 * number, None)]
             )
 
     def test_what_an_editor_leaves_beside_the_copy_is_removed_with_it(self) -> None:
