@@ -5067,8 +5067,8 @@ class Holders:
     """Who on this host holds seats of a companion at this moment, as far as we may see."""
     FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
 
-    def __init__(self, companion: tuple[int, int]) -> None:
-        """companion: its device and inode."""
+    def __init__(self, companion: Identity | None) -> None:
+        """companion: its device and inode; None: there is none, and nobody holds anything."""
         self.companion = companion
         self.by_jobs = [hold for hold in self._holds(LOCK_FD) if hold.inherited]
 
