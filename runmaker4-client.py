@@ -1296,6 +1296,7 @@ class Telling(Sink):
         self._tell(run, "end", seconds=run.took, cause=run.cause, status=ending.status if ending else None,
                    limit=ending.limit if ending else 0.0, cpu=shell.cpu if shell else None,
                    memory=shell.memory if shell else None,
+                   memory_below=shell.memory_below if shell else None,
                    **{to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
                       for name in (b"stdout", b"stderr")})
 

@@ -1692,9 +1692,13 @@ class Records:
             raise WireError("the exit status of no process")
         ending = Ending(message.whole("status", 0xFFFF), run.cause, message.seconds("limit"))
         run.shell.cpu = message.seconds_or_none("cpu")
-        known = message.fields.get("memory") is not None
-        run.shell.memory = message.whole("memory") if known else None
+        run.shell.memory = Records._bytes_or_none(message, "memory")
+        run.shell.memory_below = Records._bytes_or_none(message, "memory_below")
         return ending
+
+    @staticmethod
+    def _bytes_or_none(message: Message, name: str) -> int | None:
+        return message.whole(name) if message.fields.get(name) is not None else None
 
     @staticmethod
     def abandon(grant: Grant) -> None:

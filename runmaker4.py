@@ -4728,6 +4728,7 @@ class Shell:
     # seconds that it and all that it waited for have used, user and system; None: not known, or not yet
     cpu: float | None = None
     memory: int | None = None       # their peak, in bytes; None: not known, or not yet
+    memory_below: int | None = None         # bytes that the peak is below, where it is not known
 
 
 class Child(Shell):
@@ -5031,6 +5032,8 @@ class Processes(TreeEnder):
                     # A smaller peak may be ours: execve(2) counts what was there before.
                     if usage.ru_maxrss > own:
                         shell.memory = usage.ru_maxrss * MAXRSS_UNIT
+                    else:
+                        shell.memory_below = own * MAXRSS_UNIT
                     shell.ended.set_result(status)
 
 
@@ -6185,6 +6188,7 @@ class OutDir(Sink):
                 "seconds": round(run.took, 3),
                 "cpu": shell.cpu if shell else None,
                 "memory": shell.memory if shell else None,
+                "memory_below": shell.memory_below if shell else None,
                 "bytes": sum(stream.received for stream in run.streams),
             },
             files,

@@ -561,6 +561,7 @@ class Run:
         "incomplete",
         "line",
         "memory",
+        "memory_below",
         "pid",
         "run",
         "seconds",
@@ -586,6 +587,12 @@ class Run:
     bytes: int                  # printed
     files: list[str]            # what it printed: names in DIR, as they are now
     incomplete: bool            # not all of it could be written
+    memory_below: int | None    # bytes that the peak is below, where it could not be measured
+
+    @property
+    def peak(self) -> str:
+        """'12 MB', '<30 MB'; '' if nobody knows."""
+        return peak_memory(self.memory, self.memory_below)
 
 
 def any_line(line: bytes) -> bool:
@@ -806,10 +813,12 @@ class Journal(Log):
         end = self.OPEN_END
         spent = 0.0
         incomplete = False
+        below = None
         if ended:
             end = self.END(event)
             spent = end[4]
             incomplete = event.get("incomplete", False)
+            below = event.get("memory_below")
         state, code, number, cause, took, cpu, memory, printed, files = end
         if not type(name) is type(command) is type(host) is type(slot) is type(cause) is str:
             raise ValueError
@@ -825,8 +834,9 @@ class Journal(Log):
             raise ValueError
         if cpu is not None and not (type(cpu) in self.NUMBERS and 0 <= cpu <= self.LATEST):
             raise ValueError
-        if memory is not None and not (type(memory) is int and 0 <= memory < 1 << 63):
-            raise ValueError
+        for size in memory, below:
+            if size is not None and not (type(size) is int and 0 <= size < 1 << 63):
+                raise ValueError
         if not plain:
             os.fsencode("".join((host, slot, cause, *files)))
         names = self.names
@@ -842,6 +852,7 @@ class Journal(Log):
             state, code, number, cause, took, cpu, memory, printed,
             [names.get(file, file) for file in files],
             incomplete,
+            below,
         )
 
 
@@ -942,7 +953,7 @@ class Status:
     def text(self, columns: float) -> Iterator[str]:
         """Line by line; the table is no wider than that."""
         now = counts(self.found)
-        yield f"{now.all + now.held} jobs: " + ", ".join(
+        yield f"{plural(now.all + now.held, 'job')}: " + ", ".join(
             f"{count} {name}" for name, count in asdict(now).items()
         )
         if self.per_hour:
@@ -1072,7 +1083,15 @@ def how_ended(run: Run) -> str:
         return "running"
     if run.signal:
         return f"signal {run.signal}"
-    return f"exit {run.exit}" if run.exit >= 0 else "could not be started"
+    return f"exit {exit_status(run.exit)}" if run.exit >= 0 else "could not be started"
+
+
+def exit_status(code: int) -> str:
+    """'3', '139 (SIGSEGV)': a shell ends so where its last command has died of a signal."""
+    try:
+        return f"{code} ({signal.Signals(code - 128).name})"
+    except ValueError:
+        return str(code)
 
 
 def took(seconds: float) -> str:
@@ -1089,6 +1108,13 @@ def human_size(size: float) -> str:
     while size >= 999.5 and unit != "TB":
         size, unit = size / 1000, next(units)
     return f"{size:.{1 if size < 9.95 and unit != 'B' else 0}f} {unit}"
+
+
+def peak_memory(known: int | None, below: int | None) -> str:
+    """'12 MB', '<30 MB' where only that could be measured; '' if nobody knows."""
+    if known is not None:
+        return human_size(known)
+    return f"<{human_size(below)}" if below is not None else ""
 
 
 class LastOutput:
@@ -1166,8 +1192,8 @@ def end_of_run(run: Run, word: str) -> str:
         when = [clock(run.ended), f"after {took(run.seconds)}"]
     else:
         when = [f"began {clock(run.began)}"]
-    if run.memory is not None:
-        when.append(human_size(run.memory))
+    if run.peak:
+        when.append(run.peak)
     text = f"{how_ended(run)} on {run.host}, {', '.join(when)}"
     if run.state in "!e":
         return text
@@ -1855,6 +1881,7 @@ class HostStats:
         # of the runs of which CPU time is known: this, and how long they took
         self.cpu = self.cpu_seconds = 0.0
         self.memory: int | None = None
+        self.memory_below: int | None = None    # of the runs whose peak could not be measured
 
     def add(self, run: Run) -> None:
         """Count a run, if it has ended."""
@@ -1866,11 +1893,13 @@ class HostStats:
             self.cpu_seconds += run.seconds
         if run.memory is not None and (self.memory is None or run.memory > self.memory):
             self.memory = run.memory
+        if run.memory_below is not None:
+            self.memory_below = max(self.memory_below or 0, run.memory_below)
 
     def row(self, name: str) -> tuple[str, ...]:
         return (name, str(len(self.seconds)), *map(took, quantiles(self.seconds)),
                 f"{100 * self.cpu / self.cpu_seconds:.0f}%" if self.cpu_seconds else "-",
-                human_size(self.memory) if self.memory is not None else "-")
+                peak_memory(self.memory, self.memory_below) or "-")
 
 
 def tell_stats(outdir: str, path: str | None) -> None:
@@ -1940,6 +1969,7 @@ class JobLogReader(Log):
             0,
             [],
             False,
+            None,
         )
 
     @staticmethod

@@ -9,7 +9,8 @@ from tests.support import RUNMAKER, RUNWAIT, SLEEPING, wait_until
 from tests.tcp import TcpCase
 
 START = {"time", "event", "run", "line", "command", "host", "slot", "pid"}
-END = START | {"state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"}
+END = START | {"state", "exit", "signal", "cause", "seconds", "cpu", "memory", "memory_below", "bytes",
+               "files"}
 
 
 class JournalCase(TcpCase):
@@ -70,6 +71,8 @@ class Runs(JournalCase):
         busy, idle = self.ends()[1], self.ends()[2]
         self.assertGreater(busy["memory"], size)
         self.assertIsNone(idle["memory"], "it had less than the runner, of whom it was born")
+        self.assertIsNone(busy["memory_below"])
+        self.assertIn(idle["memory_below"], range(1 << 20, 1 << 28))
         self.assertGreaterEqual(busy["cpu"], 0.3)
         self.assertGreaterEqual(idle["seconds"], 0.3)
         self.assertLess(idle["cpu"], idle["seconds"])

@@ -67,6 +67,7 @@ class Runs(JournalCase):
                 bytes=4,
                 files=["17.out", "17.err"],
                 incomplete=False,
+                memory_below=None,
             ),
         )
         self.assertEqual(said, [])
@@ -168,6 +169,8 @@ class Trouble(JournalCase):
             ("seconds", 10**400),
             ("cpu", "1"),
             ("memory", -5),
+            ("memory_below", "30"),
+            ("memory_below", -1),
             ("bytes", 1.0),
             ("files", None),
             ("files", [7]),

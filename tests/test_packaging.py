@@ -27,7 +27,7 @@ class AnywhereCase(Case):
         output(RUNMAKER, "runs.txt")
         self.assertEqual(self.read("marks"), b"a\n")
         self.assertEqual(output(RUNSET, "--list", "runs.txt"), b"1 d echo a >>marks\n")
-        self.assertRegex(output(RUNWAIT, "--status", "runs.txt"), rb"^1 jobs: .*1 done")
+        self.assertRegex(output(RUNWAIT, "--status", "runs.txt"), rb"^1 job: .*1 done")
 
 
 class Copied(AnywhereCase):

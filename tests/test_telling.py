@@ -238,6 +238,19 @@ class Failed(TellingCase):
             "line 8: could not be started on node1, WHEN, after 1.5s",
             "line 9: failed; no run of it is in the journal"])
 
+    def test_a_signal_that_a_shell_tells_of_is_named_and_little_memory_is_told_as_a_bound(self) -> None:
+        self.write("! a\n! b\n! c\n! d\n")
+        self.journal(
+            *[end(line, line, command, state="!", exit=code, memory=None, memory_below=29_900_000)
+              for line, (command, code) in enumerate((("a", 139), ("b", 128), ("c", 255), ("d", 143)), 1)]
+        )
+        tail = "on node1, WHEN, after 1.5s, <30 MB"
+        self.assertEqual(
+            [line for line in self.failed().splitlines() if line.startswith("line")],
+            [f"line 1: exit 139 (SIGSEGV) {tail}", f"line 2: exit 128 {tail}", f"line 3: exit 255 {tail}",
+             f"line 4: exit 143 (SIGTERM) {tail}"],
+        )
+
     def test_the_last_lines_of_stderr_or_else_of_stdout(self) -> None:
         self.write("! a\n! b\n! c\n")
         self.journal(*[end(line, line, command, state="!") for line, command in enumerate("abc", 1)],
@@ -354,6 +367,14 @@ class Stats(TellingCase):
                 ["in all", "11", "6.0s", "10s", "1m 40s", "50%", "10 MB"],
             ],
         )
+
+    def test_memory_that_was_too_little_to_be_measured_is_a_bound(self) -> None:
+        little = [end(number, number, memory=None, memory_below=number * 10 ** 7, host=host)
+                  for number, host in ((1, "alice"), (3, "alice"), (2, "bob"))]
+        self.journal(*little, end(4, 4, memory=5 * 10 ** 7, host="bob"))
+        rows = self.told("--stats", "--outdir", "out").splitlines()
+        shown = [row.split("  ")[-1].strip() for row in rows]
+        self.assertEqual(shown, ["memory", "<30 MB", "50 MB", "50 MB"])
 
     def test_on_a_terminal_it_is_no_wider_than_80_columns_elsewhere_names_are_whole(self) -> None:
         self.journal(end(1, 1, took=9e8, cpu=9e9, memory=10 ** 15, host="h" * 99))
