@@ -1094,6 +1094,7 @@ class Client(Taker):
         self.id = id
         self.address = "?"
         self.pid = 0
+        self.began = round(time.time(), 3)      # when it came first
         self.directory = b""            # where its jobs run
         self._newest: ClientLink | None = None  # the last link on which it has said hello
         self._came = asyncio.Event()    # it has come on that link, and live() has not dealt with it yet
@@ -1160,6 +1161,7 @@ class Client(Taker):
         self.slots = hello.slots
         self._newest = link
         self._came.set()
+        self.sessions.tell_of(self, "here")
 
     async def live(self) -> None:
         """Talk with it on one link after the other, until it leaves or its grace is over."""
@@ -1252,6 +1254,7 @@ class Client(Taker):
     def _note_loss(self, why: str) -> None:
         """Its grace begins."""
         self._lost_at = boottime()
+        self.sessions.tell_of(self, "lost")
         self.server.say(f"client {self.where} is lost: {why}{self.sessions.kept(self.grants)}")
 
     def _part(self, begun: list[Grant]) -> None:
@@ -1289,8 +1292,11 @@ class Client(Taker):
 
     def note_slots(self, message: Message) -> None:
         """How many slots it has now, if it says so.  Raises WireError."""
+        before = self.slots
         if "slots" in message.fields:
             self.slots = message.whole("slots", 1_000_000)
+        if self.slots != before:
+            self.sessions.tell_of(self, "here")
 
     def note(self, grant: Grant) -> None:
         """A line was claimed for it."""
@@ -2462,6 +2468,14 @@ class Sessions:
     def remove(self, client: Client) -> None:
         """A client has left, or its grace is over: if it comes again, it is another one."""
         del self.clients[client.id]
+        self.tell_of(client, "left")
+
+    def tell_of(self, client: Client, state: str) -> None:
+        """Have the journal tell that a client is here, lost, or has left."""
+        outdir = self.records.outdir
+        if outdir:
+            outdir.note("client", client=client.id, host=client.name, pid=client.pid, slots=client.slots,
+                        since=client.began, state=state)
 
     def part(self, client: Client, link: ClientLink) -> None:
         """A client leaves."""
@@ -3386,6 +3400,7 @@ class Server(Program):
         self._hurry = self.loop.create_future()     # another signal came after that
         self.file = ServedFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount,
                                keep=self._keeper.keep)
+        self.show_badge(self.file, self.stores[1], "server", host=os.uname().nodename, slots=0)
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.worker)
         self.dispatcher = Dispatcher(self)
         at_once, crowd = room_for_strangers(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -3396,6 +3411,7 @@ class Server(Program):
             await self.failures.count()
         self.handle_signals(self._end, self._drain)
         await self._set_up_keeper()
+        self.worker.post(self._show_badge)
         connected = functools.partial(ClientLink, self.sessions, self._token)
         servers = [
             await self.loop.create_server(connected, sock=sock, backlog=at_once) for sock in self._sockets
@@ -3415,6 +3431,11 @@ class Server(Program):
             server.close()
         await self._close()
         return self.tally.status(self._account) if self._code is None else self._code
+
+    def _show_badge(self) -> None:
+        """Be seen to be there before the first client comes.  In the worker's thread."""
+        with contextlib.suppress(OSError):              # who claims the first line will say so
+            self.file.follow_path()
 
     async def _close(self) -> None:
         """Write and send everything, then let connections and keeper go, and say how it was."""

@@ -144,7 +144,8 @@ HELD = b"x"                     # by convention; here it stands for any other st
 REFRESH_BYTE = 1 << 62
 APPEND_BYTE = REFRESH_BYTE + 1  # locked exclusively to append
 HERE_BYTE = REFRESH_BYTE + 2    # of a companion, locked shared by all who use it
-PROBE_BYTES = REFRESH_BYTE + 3  # 2^32 bytes from here: the start-up test, and who is here, one byte each
+PROBE_BYTES = REFRESH_BYTE + 3  # 2^32 bytes from here: the start-up test, and pulses, one byte each
+BADGE_BYTES = PROBE_BYTES + (1 << 32)   # 2^32 bytes from here: badges of runners, and then of servers
 
 Say = Callable[[str], None]     # takes a message of one line, without program and file name
 Identity = tuple[int, int]      # of a file: device and inode number
@@ -2201,6 +2202,42 @@ class Seat:
     at: int
 
 
+class Badge:
+    """What tells others that a runner or a server is there: a byte of the companion that it has locked.
+
+    It is on the description of the doors, which no job inherits, and so free once the program is dead; jobs
+    that outlive it hold seats only.  It is taken with each companion that is opened, and again after a lease
+    was lost; it costs jobs nothing.  Which byte it is, is drawn by lot.  The first one drawn is also the
+    number by which the journal knows the program, and the journal tells when another byte had to do.
+    """
+    COUNT = 1 << 32             # badges that can be told apart
+    SERVERS = 1 << 31           # from here on they are servers'
+    TRIES = 9                   # at a time: somebody may have them all locked
+
+    def __init__(self, of_server: bool, taken: Callable[[int], None]) -> None:
+        """taken: is told the number of the byte, in the thread that opens the companion."""
+        self._of_server = of_server
+        self._taken = taken
+        self.number = self._draw()
+        self.at = self.number               # the byte, counted from BADGE_BYTES
+        self._told_of: int | None = None     # the byte that `taken` knows
+        self.is_held = False                # on the description that it was wanted on last
+
+    def _draw(self) -> int:
+        return int.from_bytes(os.urandom(4), "big") % self.SERVERS + self._of_server * self.SERVERS
+
+    def take(self, fd: int) -> None:
+        """Lock it on this description of a companion, if it can be had now.  Raises OSError."""
+        for _ in range(self.TRIES):
+            self.is_held = lock(fd, BADGE_BYTES + self.at)
+            if self.is_held:
+                break
+            self.at = self._draw()
+        if self.is_held and self.at != self._told_of:
+            self._told_of = self.at
+            self._taken(self.at)
+
+
 class Company(enum.Enum):
     """Whether others use a companion, where its length does not tell."""
     NOT_ASKED = "we have claimed no line yet"
@@ -2238,6 +2275,7 @@ class Companion:
         self.inode: Identity | None = None      # also once it was left; None: there was none
         self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
         self.hidden = False                     # we may not read it: nobody knows what is locked
+        self.badge: Badge | None = None         # who is at work has it locked on `fd`
         self._pulse = 0                         # the byte that `fd` has locked for as long as it has locks
         self._alive_at = 0.0                    # when `fd` was known to have its locks last (clock)
         self._counted = False                   # its length counts us, since it was opened last
@@ -2272,6 +2310,8 @@ class Companion:
         seat is held any more.  Raises OSError.
         """
         if self.is_open and self.is_current():
+            if self.badge and not self.badge.is_held:
+                self.badge.take(self.fd)
             return True
         old = self._fd
         before = self.inode
@@ -2299,6 +2339,8 @@ class Companion:
             # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
             lock(fd, HERE_BYTE, shared=True)
             self._pulse = take_probe(fd) if self.network and not self._mount.is_nfs else 0
+            if self.badge:
+                self.badge.take(fd)
             return fd, identity_of(fd)
         except OSError:
             os.close(fd)
@@ -2474,6 +2516,13 @@ class Companion:
     def is_appended_to(self) -> bool:
         """Whether somebody appends lines to the job file now."""
         return not is_free(self.fd, APPEND_BYTE)
+
+    def badges(self) -> set[int] | None:
+        """The badges of others, by their bytes (Badge.at); None: we may not know.  Raises OSError."""
+        if self.hidden:
+            return None
+        found = all_taken(self.fd, BADGE_BYTES, Badge.COUNT) if self.is_open else ()
+        return {at - BADGE_BYTES for some in found for at in some}
 
 
 class JobFile:
@@ -6147,6 +6196,7 @@ class OutDir(Sink):
         self.worker = worker
         self._incomplete = incomplete
         self._files: dict[Stream, OutFile] = {}
+        self.runner: int | None = None      # the number of our badge
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -6199,8 +6249,12 @@ class OutDir(Sink):
 
     leaving = tick                          # what has gathered is written
 
-    @staticmethod
-    def _entry(run: Run, event: str) -> dict[str, Any]:
+    def note(self, event: str, **about: object) -> None:
+        """Write into the journal who is at work."""
+        entry = {"time": round(time.time(), 3), "event": event, "runner": self.runner, **about}
+        self.worker.post(self.journal.add, entry)
+
+    def _entry(self, run: Run, event: str) -> dict[str, Any]:
         """What begins the journal's lines on a run."""
         return {
             "time": round(run.began + run.took, 3),
@@ -6211,6 +6265,7 @@ class OutDir(Sink):
             "host": os.fsdecode(run.host),
             "slot": run.slot.name,
             "pid": run.pid,
+            "runner": self.runner,
         }
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
@@ -7809,6 +7864,22 @@ class Program:
             joblog = JobLog(options.joblog, self.worker, trouble)
         return logfile, outdir, joblog
 
+    def show_badge(self, file: JobFile, outdir: OutDir | None, kind: str, **about: object) -> None:
+        """Lock a badge wherever this file's companion is opened, and have the journal tell whose it is.
+
+        kind: "runner" or "server".
+        """
+        began = round(time.time(), 3)
+
+        def note(at: int) -> None:
+            if outdir:
+                outdir.note(kind, byte=at, pid=os.getpid(), since=began, **about)
+
+        badge = Badge(kind == "server", functools.partial(self.in_loop, note))
+        file.companion.badge = badge
+        if outdir:
+            outdir.runner = badge.number
+
     def regroup(self, lines: str) -> str:
         """The command that has failed jobs of groups run again, as groups; lines: '7', '3-7'."""
         return own_command(["--set=.", "--state=!e", as_argument(self.label), lines], "runset4")
@@ -8168,6 +8239,8 @@ class App(RunnerProgram):
         """Run the jobs of the file."""
         sinks = [*self.console(with_output=not self._stores[0]), *filter(None, self._stores)]
         jobs = FileJobs(self._cursor(), self.worker, self._taker)
+        outdir = self._stores[1]
+        self.show_badge(jobs.file, outdir, "runner", host=os.fsdecode(self.host), slots=len(self.slots))
         self.make_runner(jobs, sinks, self.worker)
         return await self.run_to_end(jobs)
 

@@ -8,7 +8,7 @@ from typing import Any
 from tests.support import RUNMAKER, RUNWAIT, SLEEPING, wait_until
 from tests.tcp import TcpCase
 
-START = {"time", "event", "run", "line", "command", "host", "slot", "pid"}
+START = {"time", "event", "run", "line", "command", "host", "slot", "pid", "runner"}
 END = START | {"state", "exit", "signal", "cause", "seconds", "cpu", "memory", "memory_below", "bytes",
                "files"}
 
@@ -39,10 +39,14 @@ class Runs(JournalCase):
     def test_a_run_is_told_from_its_start_to_its_end(self) -> None:
         self.write("# comment\n. echo one; echo two >&2; exit 3\n")
         self.run_jobs("--outdir", "out", "--name", "alice", "--slots", "gpu0")
-        start, end = self.entries()
+        runner, start, end = self.entries()
+        self.assertEqual({**runner, "byte": 0, "runner": 0, "time": 0, "since": 0, "pid": 0}, {
+            "time": 0, "event": "runner", "runner": 0, "byte": 0, "pid": 0, "since": 0, "host": "alice",
+            "slots": 1})
+        self.assertEqual((runner["byte"], runner["runner"]), (start["runner"], start["runner"]))
         command = "echo one; echo two >&2; exit 3"
         self.assertEqual(
-            {**start, "run": "", "time": 0, "pid": 0},
+            {**start, "run": "", "time": 0, "pid": 0, "runner": 0},
             {
                 "time": 0,
                 "event": "start",
@@ -52,6 +56,7 @@ class Runs(JournalCase):
                 "host": "alice",
                 "slot": "gpu0",
                 "pid": 0,
+                "runner": 0,
             },
         )
         self.assertEqual({**end, "event": "start", "time": start["time"]}, {
@@ -154,7 +159,7 @@ class Runs(JournalCase):
     def test_any_bytes_of_a_command_survive(self) -> None:
         self.write(b". : \xff\xe2\x82\xac\t'\"\\\r\n")
         self.run_jobs("--outdir", "out")
-        commands = [os.fsencode(entry["command"]) for entry in self.entries()]
+        commands = [os.fsencode(entry["command"]) for entry in self.entries() if "run" in entry]
         self.assertEqual(commands, [b": \xff\xe2\x82\xac\t'\"\\"] * 2)
 
     def test_a_cut_last_line_stays_alone(self) -> None:
@@ -163,9 +168,8 @@ class Runs(JournalCase):
         self.write('{"time": 1, "eve', "out/journal")
         self.assertEqual(self.run_jobs("--outdir", "out").code, 0)
         cut, *lines = self.read("out/journal").splitlines()
-        self.assertEqual(
-            (cut, [json.loads(line)["event"] for line in lines]), (b'{"time": 1, "eve', ["start", "end"])
-        )
+        self.assertEqual(cut, b'{"time": 1, "eve')
+        self.assertEqual([json.loads(line)["event"] for line in lines], ["runner", "start", "end"])
 
 
 class Trouble(JournalCase):
