@@ -53,7 +53,9 @@ from runmaker4 import (
     FAILED,
     NEW,
     RUNNING,
+    SEATS,
     TOLD,
+    Badge,
     Counts,
     JobFile,
     JobLog,
@@ -147,13 +149,16 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", nargs="?", type=file_of_jobs, help="the job file")
     add("-p", "--progress", action="store_true",
-        help="a bar: redrawn in place with the time left on a terminal, a line per change elsewhere")
+        help="a bar: redrawn in place with the time left on a terminal, a line per change\n"
+             "elsewhere; = done, e error (did not run to its end, or could not be started),\n"
+             "! failed, > running")
     add("-e", "--use-exit-status", action="store_true",
         help="exit 0 only if every job is done, or held; with --status that is judged\n"
              "now: new and running jobs are not done")
     add("--status", action="store_true",
         help="print how many jobs are in which state, what runs, and what new jobs wait for,\n"
-             "and exit; with --outdir also where, since when, jobs per hour and the time left")
+             "and exit; with --outdir also where, since when, which runners and clients are at\n"
+             "work, jobs per hour and the time left")
     add("--json", action="store_true", help="with --status or --show: as JSON")
     add("--failed", action="store_true",
         help="print each line that is failed or in error, and exit; with --outdir also how and\n"
@@ -294,6 +299,7 @@ class Watcher:
         self.seen: Callable[[Survey], None] = lambda found: None    # called with each look of wait()
         self.stopped = ""       # why what is new will not be run, if nobody runs it
         self.stall: Stall | None = None         # what keeps it from being run, as of the last look of wait()
+        self.deserted = False   # jobs run, and no runner is there, as of that look
 
     def look(self) -> Survey:
         """What the file holds now.  Raises Problem."""
@@ -319,6 +325,41 @@ class Watcher:
         """The first lines that are held, no more than so many.  Raises Problem."""
         held = b"".join(state for state in found.states if state not in WORDS)
         return self._patiently(lambda: list(itertools.islice(self.file.lines(held), most))) if held else []
+
+    def badges(self) -> set[int] | None:
+        """Of the runners and servers that are there; None: that cannot be known.  Raises Problem."""
+        return self._patiently(self._badges)
+
+    def _badges(self) -> set[int] | None:
+        self.file.follow_path()
+        return self.file.companion.badges()
+
+    def cancelled(self, found: Survey) -> list[Line]:
+        """The held lines whose jobs still run: more copies of their commands live than there are lines `r`.
+
+        found: as of just now.  Raises Problem.
+        """
+        held = b"".join(found.states.keys() - WORDS.keys())
+        return self._patiently(lambda: self._cancelled(held, found)) if held else []
+
+    def _cancelled(self, held: bytes, found: Survey) -> list[Line]:
+        companion = self.file.companion
+        if not companion.is_open:
+            return []
+        # Where a door is taken, too, somebody edits the file: that is no seat.
+        rows = {some.start & ~SEATS for some in all_taken(companion.fd, 0, JobFile.GUARD)
+                if some.start | SEATS not in some}
+        lines: dict[bytes, list[Line]] = {}
+        for line in self.file.lines(held) if rows else ():
+            if own_seat(line) & ~SEATS in rows:
+                lines.setdefault(line.command, []).append(line)
+        running = Counter(line.command for line in found.running + found.orphans)
+        still = []
+        for command, there in lines.items():
+            spare = companion.count(command) - running[command]
+            there.sort(key=lambda line: not companion.is_held(own_seat(line)))
+            still += there[:max(spare, 0)]
+        return sorted(still, key=lambda line: line.number)
 
     def states_now(self, runs: Collection[Run]) -> dict[Run, str]:
         """The states of the lines of these runs, in a word: of the same command, the nearest.
@@ -385,6 +426,7 @@ class Watcher:
             found = self.look()
             now = counts(found)
             self.stall = self.why(now) if not now.running else None
+            self.deserted = now.running > 0 and self.badges() == set()
             show(now)
             self.seen(found)
             before = self.stopped
@@ -517,6 +559,25 @@ class TerminalProgress:
         self.put(b"\n")
 
 
+class WatchedProgress(TerminalProgress):
+    """One that says nothing of the time left where no runner is there."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        super().__init__()
+        self.watcher = watcher
+
+    def estimate(self, now: Counts) -> str:
+        return "" if self.watcher.deserted else super().estimate(now)
+
+
+def desertion(now: Counts) -> Stall:
+    """What is said where jobs run on without a runner."""
+    text = f"no runner is there; what runs ({plural(now.running, 'job')}) goes on without it"
+    if now.new:
+        text += f", and nobody starts the {now.new} new (start runmaker4.py)"
+    return Stall("deserted", text)
+
+
 # ======== The journal =======================================================================================
 #
 # `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and
@@ -564,6 +625,7 @@ class Run:
         "memory_below",
         "pid",
         "run",
+        "runner",
         "seconds",
         "signal",
         "slot",
@@ -588,6 +650,7 @@ class Run:
     files: list[str]            # what it printed: names in DIR, as they are now
     incomplete: bool            # not all of it could be written
     memory_below: int | None    # bytes that the peak is below, where it could not be measured
+    runner: int | None          # who has started it, or handed it out (Notice.runner); None: nobody knows
 
     @property
     def peak(self) -> str:
@@ -810,6 +873,7 @@ class Journal(Log):
         characters in it; else one may be half a surrogate pair, a ValueError.
         """
         when, name, line, command, host, slot, pid = self.BOTH(event)
+        runner = event.get("runner")
         end = self.OPEN_END
         spent = 0.0
         incomplete = False
@@ -837,6 +901,8 @@ class Journal(Log):
         for size in memory, below:
             if size is not None and not (type(size) is int and 0 <= size < 1 << 63):
                 raise ValueError
+        if runner is not None and type(runner) is not int:
+            raise ValueError
         if not plain:
             os.fsencode("".join((host, slot, cause, *files)))
         names = self.names
@@ -853,7 +919,145 @@ class Journal(Log):
             [names.get(file, file) for file in files],
             incomplete,
             below,
+            # by its name: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
+            runner=runner,
         )
+
+    def notices(self) -> Iterator[Notice]:
+        """What it tells of who came and went, the last first.  Raises Problem."""
+        try:
+            for line in self._lines():
+                if NOTICE.match(line):
+                    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+                        yield Notice.read(json.loads(line))
+        except OSError as error:
+            raise Problem(f"{self.path}: {reason(error)}") from None
+
+
+# ======== Who is at work ====================================================================================
+#
+# Each runner and each server has a badge in the companion of the job file, which its death takes away
+# (Badge in runmaker4.py).  The journal tells whose it is, and which clients a server has.
+
+NOTICE = re.compile(rb'\{"time": [^"]*"event": "(?:runner|server|client)"')
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a journal tells of a runner, a server, or a server's client."""
+    kind: str                   # "runner", "server" or "client"
+    runner: int                 # the number of the runner, or of the server
+    byte: int                   # its badge
+    client: str                 # of a client: unique; else ""
+    state: str                  # of a client: "here", "lost" or "left"; else ""
+    host: str
+    pid: int
+    slots: int                  # 0 of a server
+    since: float                # seconds since 1970, by the clock of its host; a client's by its server's
+
+    @classmethod
+    def read(cls, event: dict[str, Any]) -> Notice:
+        """Raises ValueError, LookupError, TypeError."""
+        kind, runner, host, pid, slots, since = operator.itemgetter(
+            "event", "runner", "host", "pid", "slots", "since")(event)
+        client, state, byte = "", "", event.get("byte", -1)
+        if kind == "client":
+            client, state = event["client"], event["state"]
+        if not all(type(number) is int and number >= -1 for number in (runner, byte, pid, slots)):
+            raise ValueError
+        if type(since) not in Journal.NUMBERS or not 0 <= since <= Journal.LATEST:
+            raise ValueError
+        os.fsencode("".join((host, client, state)))
+        return cls(kind, runner, byte, client, state, host, pid, slots, since)
+
+    @property
+    def name(self) -> str:
+        """'node1', 'alice (server)', 'bob (client, lost)'."""
+        mark = f"{self.kind}, lost" if self.state == "lost" else self.kind
+        return self.host if self.kind == "runner" else f"{self.host} ({mark})"
+
+    def facts(self) -> dict[str, Any]:
+        """It, for --json."""
+        lost = {"lost": self.state == "lost"} if self.kind == "client" else {}
+        return {"kind": self.kind, "host": self.host, "pid": self.pid, "slots": self.slots,
+                "start": self.since, **lost}
+
+
+class Crew:
+    """Who is at work on a job file."""
+
+    def __init__(self, badges: Collection[int] | None) -> None:
+        """badges: the badges that there are; None: that cannot be known."""
+        self.badges = badges
+        # who is there and known to the journal; clients behind their server
+        self.named: list[Notice] = []
+        # by their numbers, the badges of those that the journal knows
+        self.bytes: dict[int, int] = {}
+
+    def read(self, journal: Journal, runs: Iterable[Run]) -> None:
+        """Learn their names, and whether those who have started these runs are there.  Raises Problem."""
+        unknown = {*(self.badges or ())}
+        sought = {run.runner for run in runs if run.runner is not None} - unknown
+        here: list[Notice] = []
+        clients: dict[tuple[int, str], Notice] = {}
+        for notice in journal.notices() if unknown or sought else ():
+            number = notice.runner
+            if notice.kind == "client":
+                clients.setdefault((number, notice.client), notice)
+                continue
+            if number not in self.bytes:
+                self.bytes[number] = notice.byte
+                if notice.byte in unknown:
+                    here.append(notice)
+                    sought |= {number}              # where it began: a server's clients stand behind that
+            unknown.discard(notice.byte)
+            sought -= {number} if notice.byte == number else set()
+            if not unknown and not sought:
+                break
+        for notice in sorted(here, key=lambda notice: (natural(notice.host), notice.since)):
+            of_it = [client for client in clients.values()
+                     if client.runner == notice.runner and client.state != "left"]
+            self.named += [notice, *sorted(of_it, key=lambda client: (natural(client.host), client.since))]
+
+    def is_gone(self, run: Run) -> bool:
+        """Whether who has started a run, or handed it out, is surely not there any more."""
+        return (self.badges is not None and run.runner is not None
+                and self.bytes.get(run.runner, run.runner) not in self.badges)
+
+    @property
+    def is_nobody(self) -> bool:
+        """Whether surely nobody is there."""
+        return self.badges is not None and not self.badges
+
+    @property
+    def runs_nothing(self) -> bool:
+        """Whether surely nobody is there who runs jobs: nobody, or servers without clients."""
+        servers = {notice.byte for notice in self.named if notice.kind == "server"}
+        clients = any(notice.state == "here" for notice in self.named)
+        return self.badges is not None and servers.issuperset(self.badges) and not clients
+
+    def rest(self) -> str:
+        """'2 runners and 1 server', of those that are there and have no name; '' if there are none."""
+        nameless = {*(self.badges or ())} - {notice.byte for notice in self.named}
+        servers = sum(badge >= Badge.SERVERS for badge in nameless)
+        counted = (len(nameless) - servers, "runner"), (servers, "server")
+        return " and ".join(plural(count, word) for count, word in counted if count)
+
+    def text(self, columns: float) -> Iterator[str]:
+        """Who is there, line by line."""
+        if self.badges is None:
+            yield "who is at work cannot be known: their locks may not be read"
+        if self.named:
+            rows = [("runner", "slots", "since", "for")]
+            rows += [(one.name, str(one.slots or "-"), *since_when(one.since)) for one in self.named]
+            yield from table(rows, columns, right=[1, 3])
+        if rest := self.rest():
+            yield f"{rest} more at work, not in this journal" if self.named else f"{rest} at work"
+
+
+def since_when(when: float) -> tuple[str, str]:
+    """'14:03:22', and for how long that has been: '5m 03s'."""
+    return clock(when), human_time(max(0.0, time.time() - when))
 
 
 # ======== What runs =========================================================================================
@@ -939,16 +1143,37 @@ class LastRuns:
 @dataclass
 class Status:
     """How it is going."""
+    NARROW = 60                 # columns: where there are less, it is told for how long, and in short
     found: Survey
+    cancelled: list[Line]       # held lines whose jobs still run
     stall: Stall | None         # what keeps new jobs from being started
+    crew: Crew
     runs: dict[int, Run]        # of the lines that run, by their number, as far as known
     per_hour: float | None = None
 
     @property
     def left(self) -> float | None:
-        """Seconds until all is done, if it goes on as lately."""
+        """Seconds until all is done, if it goes on as lately; None also where nobody is there to go on."""
         now = counts(self.found)
-        return (now.new + now.running) * 3600 / self.per_hour if self.per_hour and now.running else None
+        if not self.per_hour or not now.running or self.crew.runs_nothing:
+            return None
+        return (now.new + now.running) * 3600 / self.per_hour
+
+    def is_deserted(self, line: Line) -> bool:
+        """Whether a job that runs has surely outlived its runner."""
+        run = self.runs.get(line.number)
+        return self.crew.is_nobody or (run is not None and self.crew.is_gone(run))
+
+    def _mark(self, line: Line, narrow: bool) -> str:
+        """What is to be said of a line that runs before its command."""
+        if not self.is_deserted(line):
+            return ""
+        return "(no runner) " if narrow else "(runs on without its runner) "
+
+    def _mark_cancelled(self, line: Line, narrow: bool) -> str:
+        if narrow:
+            return "(cancelled) "
+        return f"(cancelled, still running{' without its runner' if self.is_deserted(line) else ''}) "
 
     def text(self, columns: float) -> Iterator[str]:
         """Line by line; the table is no wider than that."""
@@ -961,16 +1186,21 @@ class Status:
                 f", {human_time(self.left)} left" if self.left is not None else "")
         if self.stall:
             yield self.stall.text
-        rows = [["line", "host", "slot", "since", "command"]]
-        for mark, lines in ("", self.found.running), ("(orphan) ", self.found.orphans):
-            for line in lines:
-                run = self.runs.get(line.number)
-                where = [run.host, run.slot, clock(run.began)] if run else ["-", "-", "-"]
-                rows.append([str(line.number), *where, mark + show(line.command)])
+        yield from self.crew.text(columns)
+        rows = [["line", "host", "slot", "since", "for", "command"]]
+        narrow = columns < self.NARROW
+        running = [(self._mark(line, narrow), line) for line in self.found.running]
+        cancelled = [(self._mark_cancelled(line, narrow), line) for line in self.cancelled]
+        for mark, line in [*running, *cancelled, *(("(orphan) ", line) for line in self.found.orphans)]:
+            run = self.runs.get(line.number)
+            where = [run.host, run.slot, *since_when(run.began)] if run else ["-", "-", "-", "-"]
+            rows.append([str(line.number), *where, mark + show(line.command)])
         if not self.runs:
             rows = [[row[0], row[-1]] for row in rows]
+        elif narrow:
+            rows = [row[:3] + row[4:] for row in rows]
         if len(rows) > 1:
-            yield from table(rows, columns, right=[0])
+            yield from table(rows, columns, right=[0, len(rows[0]) - 2] if self.runs else [0])
 
     def json(self) -> str:
         """All of it."""
@@ -979,8 +1209,11 @@ class Status:
             {
                 **asdict(now),
                 "total": now.all + now.held,
-                "jobs": list(map(self._job, self.found.running)),
+                "jobs": list(map(self._living, self.found.running)),
                 "orphans": list(map(self._job, self.found.orphans)),
+                "cancelled": list(map(self._living, self.cancelled)),
+                "runners": None if self.crew.badges is None else len(self.crew.badges),
+                "at_work": [notice.facts() for notice in self.crew.named],
                 "per_hour": self.per_hour,
                 "seconds_left": self.left,
                 "trouble": self.stall.text if self.stall and not self.stall.passes else "",
@@ -992,6 +1225,11 @@ class Status:
         run = self.runs.get(line.number)
         where = {"host": run.host, "slot": run.slot, "pid": run.pid, "start": run.began} if run else {}
         return {"line": line.number, "command": line.command.decode(errors="surrogateescape"), **where}
+
+    def _living(self, line: Line) -> dict[str, Any]:
+        run = self.runs.get(line.number)
+        more = {"seconds": round(max(0.0, time.time() - run.began), 1)} if run else {}
+        return {**self._job(line), **more, **({"without_runner": True} if self.is_deserted(line) else {})}
 
 
 def clock(when: float) -> str:
@@ -1053,17 +1291,22 @@ def check_journal(journal: Journal, path: str, say: Callable[[str], None] = say)
 
 def look(watcher: Watcher, outdir: str | None) -> Status:
     """How it is going now.  Raises Problem."""
+    before = watcher.badges()           # of whom has left since, lines are not `r` any more
     found = watcher.sure_look()
     now = counts(found)
-    status = Status(found, watcher.why(now), {})
+    cancelled = watcher.cancelled(found)
+    badges = watcher.badges()           # of whom has come since, too
+    crew = Crew(None if badges is None else badges | (before or set()))
+    status = Status(found, cancelled, watcher.why(now), crew, {})
     if outdir is not None:
-        journal, last = Journal(outdir, say), LastRuns(found.running + found.orphans)
+        journal, last = Journal(outdir, say), LastRuns(found.running + found.orphans + cancelled)
         with journal.file:
             check_journal(journal, watcher.path)
             if last.numbers:
                 ends = last.read_running(journal)
                 if now.running:                             # else it says nothing of today
                     status.per_hour = rate_per_hour(ends, time.time())
+            crew.read(journal, last.found.values())
         status.runs = last.found
     return status
 
@@ -1969,6 +2212,7 @@ class JobLogReader(Log):
             0,
             [],
             False,
+            None,
             None,
         )
 
@@ -3354,7 +3598,7 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
     if not with_progress:
         return watcher.wait(lambda now: None)
     exit_on(signal.SIGINT, signal.SIGTERM)
-    progress = TerminalProgress() if os.isatty(1) else PipeProgress()
+    progress = WatchedProgress(watcher) if os.isatty(1) else PipeProgress()
 
     def tell(text: str) -> None:
         progress.close()
@@ -3362,7 +3606,10 @@ def wait(watcher: Watcher, with_progress: bool) -> Counts:
 
     def show_all(now: Counts) -> None:
         progress.show(now)
-        stalled.update([watcher.stall] if watcher.stall and not watcher.stall.stops else [])
+        stalls = [desertion(now)] if watcher.deserted else []
+        if watcher.stall and not watcher.stall.stops:
+            stalls.append(watcher.stall)
+        stalled.update(stalls)
 
     stalled = StallReporter(tell, time.monotonic)
     try:

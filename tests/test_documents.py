@@ -461,7 +461,8 @@ JOB_FILES = {
         f"runmaker4-server.py --dry-run runs.txt\n{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
 }
-PICTURES = {"   at the start            two runners -j2          a little later           at the end",
+PICTURES = {"5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
+            "   at the start            two runners -j2          a little later           at the end",
             "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
             "/shared: alice has seen:",                                         # tests/test_real_locks.py
             # docs/architecture.md
@@ -528,9 +529,9 @@ TEXTS = {  # of several words, and no commands for our users
     "# RUN barrier",
     "line command",
     "line command pid since",
-    "host slot pid start",
     "line command state",
     "run line host slot pid start end state exit signal cause seconds cpu memory bytes files",
+    "host slot pid start seconds",
     "new running done failed error held total",
     "file host port pid since grace",
     "name address pid slots seen lost jobs",

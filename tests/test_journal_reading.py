@@ -68,6 +68,7 @@ class Runs(JournalCase):
                 files=["17.out", "17.err"],
                 incomplete=False,
                 memory_below=None,
+                runner=None,
             ),
         )
         self.assertEqual(said, [])
@@ -171,6 +172,8 @@ class Trouble(JournalCase):
             ("memory", -5),
             ("memory_below", "30"),
             ("memory_below", -1),
+            ("runner", "7"),
+            ("runner", True),
             ("bytes", 1.0),
             ("files", None),
             ("files", [7]),

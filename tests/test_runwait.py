@@ -206,14 +206,17 @@ class Status(RunwaitCase):
         b"(a job is '. COMMAND', a comment begins with #)\n"
     )
 
-    def counts(self, err: bytes = b"") -> dict[str, Any]:
+    def counts(self, err: bytes = b"", runners: int = 0) -> dict[str, Any]:
         """What --status --json prints, after a look at its form."""
         ended = self.runwait("--status", "--json")
         self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, err, 1))
         found: dict[str, Any] = json.loads(ended.out)
-        told = {key: found.pop(key) for key in ("orphans", "per_hour", "seconds_left", "trouble")}
+        keys = "orphans", "cancelled", "at_work", "per_hour", "seconds_left", "trouble"
+        told = {key: found.pop(key) for key in keys}
+        self.assertEqual(found.pop("runners"), runners)
         self.assertEqual(set(found), {*COUNTS, "total", "jobs"})
-        self.assertEqual(told, {"orphans": [], "per_hour": None, "seconds_left": None, "trouble": ""})
+        self.assertEqual(told, {"orphans": [], "cancelled": [], "at_work": [], "per_hour": None,
+                                "seconds_left": None, "trouble": ""})
         return found
 
     def test_the_counts_are_one_line(self) -> None:
@@ -236,7 +239,7 @@ class Status(RunwaitCase):
 
     def test_what_runs_is_told_with_line_and_command(self) -> None:
         runner = self.runner_at_gate(f". {GATE}", ". echo b")
-        found = self.counts()
+        found = self.counts(runners=1)
         self.assertEqual((found["running"], found["new"], found["total"]), (1, 1, 2))
         (job,) = found["jobs"]
         self.assertEqual((job["line"], job["command"]), (1, GATE))
@@ -247,7 +250,7 @@ class Status(RunwaitCase):
     def test_a_command_that_is_not_text_is_valid_json(self) -> None:
         command = f"{GATE}; : ".encode() + b"'\xff\xc3\xa9\x01\"'"
         runner = self.start_to_gate(b". " + command + b"\n")
-        (job,) = self.counts()["jobs"]
+        (job,) = self.counts(runners=1)["jobs"]
         self.assertEqual(job["command"].encode("utf-8", "surrogateescape"), command)
         self.open_gate()
         self.finish(runner)

@@ -52,6 +52,7 @@ class Status(TellingCase):
         self.running(". second", "d third")
         self.assertEqual(self.told("--status", "runs.txt"),
                          "3 jobs: 1 new, 1 running, 1 done, 0 failed, 0 error, 0 held\n"
+                         "1 runner at work\n"
                          f"line  command\n   1  {GATE}\n")
 
     def test_where_and_since_when_each_line_runs(self) -> None:
@@ -62,11 +63,13 @@ class Status(TellingCase):
         since = time.strftime("%H:%M:%S", time.localtime(began))
         shown = self.told("--status", "--outdir", "out", "runs.txt")
         if since < "23:58":
-            self.assertIn(
-                f"line  host   slot   since     command\n   1  node1  gpu 2  {since}  {GATE}\n", shown
+            self.assertRegex(
+                shown, r"\nline  host   slot   since        for  command\n"
+                       rf"   1  node1  gpu 2  {since}  1m 4\ds  {re.escape(GATE)}\n",
             )
         (job,) = self.status("--outdir", "out")["jobs"]
         self.assertAlmostEqual(job.pop("start"), began, 2)
+        self.assertGreaterEqual(job.pop("seconds"), 100)
         self.assertEqual(job, {"line": 1, "command": GATE, "host": "node1", "slot": "gpu 2", "pid": 4712})
 
     def test_names_of_hosts_are_whole_where_it_does_not_go_to_a_terminal(self) -> None:
@@ -107,7 +110,8 @@ class Status(TellingCase):
         self.journal(start("a", 1, "lost"), *pair("b", 2, "b"))
         self.assertRegex(
             self.told("--status", "--outdir", "out", "runs.txt"),
-            r"1 error, .*\n(.*\n)?line .*\n   1  node1  1     ... \d\d \d\d:\d\d  \(orphan\) lost\n$",
+            r"1 error, .*\n(.*\n)?line .*\n"
+            r"   1  node1  1     ... \d\d \d\d:\d\d  +\S+ \S+  \(orphan\) lost\n$",
         )
         found = self.status("--outdir", "out")
         self.assertEqual((found["jobs"], [job["line"] for job in found["orphans"]]), ([], [1]))

@@ -1,9 +1,12 @@
 # fish completion for runwait4, made by docs/install/make.py
-complete -c runwait4 -s p -l progress -d 'a bar: redrawn in place with the time left on a terminal, a line per change elsewhere'
+complete -c runwait4 -s p -l progress -d 'a bar: redrawn in place with the time left on a terminal, a line per change
+elsewhere; = done, e error (did not run to its end, or could not be started),
+! failed, > running'
 complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is done, or held; with --status that is judged
 now: new and running jobs are not done'
 complete -c runwait4 -l status -d 'print how many jobs are in which state, what runs, and what new jobs wait for,
-and exit; with --outdir also where, since when, jobs per hour and the time left'
+and exit; with --outdir also where, since when, which runners and clients are at
+work, jobs per hour and the time left'
 complete -c runwait4 -l json -d 'with --status or --show: as JSON'
 complete -c runwait4 -l failed -d 'print each line that is failed or in error, and exit; with --outdir also how and
 where it ended, and what it printed last'

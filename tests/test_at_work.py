@@ -1,0 +1,323 @@
+"""Promise: runwait4.py --status names who is at work, by badges that death takes away."""
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+import unittest
+from typing import Any
+
+import runmaker4
+from tests.journal import pair, start
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, RunCase, companion, wait_until
+from tests.tcp import TcpCase
+from tests.test_journal_reading import JournalCase
+from tests.test_runwait import Terminal
+
+
+class AtWorkCase(JournalCase, RunCase):
+    """Steps that the tests below share."""
+
+    def told(self, *args: object) -> str:
+        """What --status prints; it has nothing to complain about."""
+        ended = self.run_script(RUNWAIT, "--status", *args, "runs.txt")
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        return os.fsdecode(ended.out)
+
+    def status(self, *args: object) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.told("--json", *args))
+        return found
+
+    def runners(self, count: int) -> dict[str, Any]:
+        """Wait until so many are at work; what --status says then."""
+        def seen() -> dict[str, Any]:
+            found = self.status()
+            return found if found["runners"] == count else {}
+        return wait_until(seen, what=f"{count} at work")
+
+    def gated(self, *more: str, options: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        """A runner of line 1, which waits for the gate; more lines follow."""
+        runner = self.start_to_gate("".join(f"{line}\n" for line in (f". {GATE}", *more)), *options)
+        self.addCleanup(self.open_gate)
+        return runner
+
+    def kill(self, runner: subprocess.Popen[bytes]) -> None:
+        runner.kill()
+        runner.wait()
+
+
+class Runners(AtWorkCase):
+    """Runners are there as long as they live, with their names where the journal has them."""
+
+    def test_those_of_the_journal_have_names_and_others_are_counted(self) -> None:
+        first = self.gated(options=("--outdir", "out", "--name", "alice", "-j3"))
+        second = self.start(RUNMAKER, "-q", "--follow", "--outdir", "out", "--name", "bob", "runs.txt")
+        third = self.start(RUNMAKER, "-q", "--follow", "--name", "carol", "runs.txt")
+        self.runners(3)
+        self.assertRegex(self.told(), r"\n3 runners at work\nline  command\n")
+        found = wait_until(lambda: (now := self.status("--outdir", "out"))["at_work"][1:] and now)
+        self.assertEqual(
+            [(one["kind"], one["host"], one["slots"], one["pid"]) for one in found["at_work"]],
+            [("runner", "alice", 3, first.pid), ("runner", "bob", 1, second.pid)],
+        )
+        self.assertLessEqual(found["at_work"][0]["start"], time.time())
+        self.assertRegex(
+            self.told("--outdir", "out"),
+            r"\nrunner  slots  since +for\nalice       3  \S+  +\S+\nbob         1  \S+  +\S+\n"
+            r"1 runner more at work, not in this journal\nline ",
+        )
+        self.kill(third)
+        self.kill(second)
+        (left,) = self.status("--outdir", "out")["at_work"]
+        self.assertEqual(left["host"], "alice")
+        self.open_gate()
+        self.finish(first)
+        self.assertEqual((self.status()["runners"], self.status("--outdir", "out")["at_work"]), (0, []))
+        self.assertEqual(self.told(), "1 job: 0 new, 0 running, 1 done, 0 failed, 0 error, 0 held\n")
+
+    def test_many_that_start_at_once_are_all_there(self) -> None:
+        self.write("d nothing\n")
+        started = [self.start(RUNMAKER, "-q", "--follow", "runs.txt") for _ in range(4)]
+        self.runners(4)
+        for runner in started:
+            runner.terminate()
+        for runner in started:
+            self.finish(runner)
+        self.assertEqual(self.status()["runners"], 0)
+
+    def test_a_byte_that_somebody_has_is_left_to_him_and_the_journal_tells_of_the_other(self) -> None:
+        self.write(f". {GATE}\n")
+        patch = """
+import runmaker4
+drawn = iter([7, 7, 9])
+runmaker4.Badge._draw = lambda self: next(drawn)
+"""
+        with open(companion(self.dir / "runs.txt"), "wb") as file:
+            self.assertTrue(runmaker4.lock(file.fileno(), runmaker4.BADGE_BYTES + 7))
+            runner = self.start_patched(patch, "-q", "--outdir", "out", "--name", "alice", "runs.txt")
+            self.addCleanup(self.open_gate)
+            self.wait_states("r")
+            self.assertEqual(self.runners(2)["runners"], 2)
+        found = wait_until(lambda: (now := self.status("--outdir", "out"))["jobs"][0].get("host") and now)
+        self.assertEqual([one["host"] for one in found["at_work"]], ["alice"])
+        self.assertNotIn("without_runner", found["jobs"][0])
+        self.kill(runner)
+        self.assertTrue(self.status("--outdir", "out")["jobs"][0]["without_runner"])
+
+    def test_one_that_finds_all_locked_is_there_once_that_is_over(self) -> None:
+        self.write(f". {GATE}\n. b\n")
+        with open(companion(self.dir / "runs.txt"), "wb") as file:
+            fd, all_badges = file.fileno(), (runmaker4.BADGE_BYTES, runmaker4.Badge.COUNT)
+            self.assertTrue(runmaker4.lock(fd, *all_badges))
+            self.start(RUNMAKER, "-q", "runs.txt")
+            self.addCleanup(self.open_gate)
+            self.wait_states("r.")
+            runmaker4.unlock(fd, *all_badges)
+            self.runners(1)
+
+    def test_one_whose_companion_was_removed_is_there_again(self) -> None:
+        self.gated()
+        companion(self.dir / "runs.txt").unlink()
+        self.runners(1)
+
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_one_whose_file_was_replaced_stays_there(self) -> None:
+        self.gated(". second")
+        self.write(self.read(), "new")
+        os.rename(self.dir / "new", self.dir / "runs.txt")
+        self.assertEqual(self.status()["runners"], 1)
+        time.sleep(2)
+        self.assertEqual(self.status()["runners"], 1)
+
+    def test_who_only_adds_or_sets_is_no_runner(self) -> None:
+        self.write("x a\n")
+        patch = """
+import runset4, time
+runset4.uninterrupted = lambda: open("adding", "w").close() or time.sleep(99)
+"""
+        adder = self.start_patched(patch, "runs.txt", "--add", "b", script=RUNSET)
+        wait_until(lambda: self.exists("adding"))
+        self.assertEqual(self.status()["runners"], 0)
+        self.kill(adder)
+
+    def test_where_the_companion_may_not_be_read_nothing_is_claimed_to_be_known(self) -> None:
+        bound = self.bound_by_permissions()
+        self.write("r true\n")
+        (self.dir / "runs.txt").chmod(0o644)
+        companion(self.dir / "runs.txt").touch()
+        companion(self.dir / "runs.txt").chmod(0o000)
+        self.dir.chmod(0o755)
+        ended = self.run_script(RUNWAIT, "--status", "runs.txt", **bound)
+        self.assertIn(b"\nwho is at work cannot be known: their locks may not be read\n", ended.out)
+        self.assertNotIn(b"without", ended.out)
+        ended = self.run_script(RUNWAIT, "--status", "--json", "runs.txt", **bound)
+        self.assertIsNone(json.loads(ended.out)["runners"])
+
+
+class Outlived(AtWorkCase):
+    """A job that has outlived its runner is told as such, and looks like no runner."""
+
+    def test_where_no_runner_is_left(self) -> None:
+        runner = self.gated(". second")
+        self.assertNotIn("without_runner", self.status()["jobs"][0])
+        self.kill(runner)
+        found = self.status()
+        self.assertEqual((found["runners"], found["running"]), (0, 1))
+        self.assertTrue(found["jobs"][0]["without_runner"])
+        self.assertIn("\n   1  (runs on without its runner) : >at.gate", self.told())
+
+    def test_where_another_runner_is_there_the_journal_tells_whose_it_was(self) -> None:
+        first = self.gated(f". {GATE}; : 2", options=("--outdir", "out"))
+        second = self.start(RUNMAKER, "-q", "--outdir", "out", "runs.txt")
+        self.wait_states("rr")
+        wait_until(lambda: all("pid" in job for job in self.status("--outdir", "out")["jobs"]))
+        self.kill(first)
+        jobs = self.status("--outdir", "out")["jobs"]
+        self.assertEqual([job.get("without_runner") for job in jobs], [True, None])
+        self.assertEqual([job.get("without_runner") for job in self.status()["jobs"]], [None, None])
+        self.open_gate()
+        self.finish(second)
+
+    def test_no_time_left_is_told_where_nobody_is_there_to_go_on(self) -> None:
+        runner = self.gated(*[f". {number}" for number in range(9)])
+        now = time.time()
+        self.journal(*(line for number in range(24)
+                       for line in pair(number, 5, "d", now - 241 + 10 * number, took=1)),
+                     start("a", 1, GATE, now))
+        self.assertIsNotNone(self.status("--outdir", "out")["seconds_left"])
+        self.kill(runner)
+        found = self.status("--outdir", "out")
+        self.assertIsNone(found["seconds_left"])
+        self.assertIsNotNone(found["per_hour"])
+        self.assertRegex(self.told("--outdir", "out"), r"\n\d+ jobs/h lately\n")
+
+    def test_the_bar_tells_no_time_left_and_that_no_runner_is_there(self) -> None:
+        runner = self.gated(". second")
+        terminal = Terminal(100)
+        self.addCleanup(terminal.close)
+        patch = """
+import runwait4
+runwait4.StallReporter.PATIENCE = 0.0
+runwait4.TerminalProgress.estimate = lambda self, now: " 1.0/s, 2.0s left"
+"""
+        watcher = self.start_patched(patch, "-p", "runs.txt", script=RUNWAIT, stdout=terminal.slave,
+                                     stderr=terminal.slave)
+        wait_until(lambda: any("2.0s left" in line for line in terminal.look()))
+        self.kill(runner)
+        said = ("runwait4.py: runs.txt: no runner is there; what runs (1 job) goes on without it, and nobody "
+                "starts the 1 new (start runmaker4.py)")
+        wait_until(lambda: said in "".join(terminal.look()))
+        wait_until(lambda: re.search(r"0 of   2 jobs processed, 0 errors \[[> ]*\]$", terminal.look()[-1]))
+        watcher.terminate()
+        watcher.wait()
+
+
+class Cancelled(AtWorkCase):
+    """A job that was cancelled and still runs is told, with its runner and without."""
+
+    def test_until_it_has_ended(self) -> None:
+        self.gated("x other", f"x {GATE}")
+        self.assertEqual(self.status()["cancelled"], [])
+        stubborn = "trap '' TERM; : >up; until [ -e go ]; do sleep 0.05; done"
+        self.append(f". {stubborn}")
+        runner = self.start(RUNMAKER, "-q", "--kill-after", "none", "runs.txt")
+        wait_until(lambda: self.exists("up"))
+        self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 4).code, 0)
+        (job,) = self.status()["cancelled"]
+        self.assertEqual((job["line"], job["command"]), (4, stubborn))
+        self.assertNotIn("without_runner", job)
+        self.assertIn("\n   4  (cancelled, still running) trap", self.told())
+        self.open_gate()
+        self.finish(runner)
+        self.assertEqual((self.states()[1:], self.status()["cancelled"]), ("xxx", []))
+
+    def test_where_its_runner_is_dead(self) -> None:
+        self.kill(self.gated())
+        self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 1)
+        self.assertIn("\n   1  (cancelled, still running without its runner) : >at", self.told())
+        found = self.status()
+        self.assertEqual(([job["line"] for job in found["cancelled"]], found["held"]), ([1], 1))
+
+    def test_where_its_line_was_moved_and_equal_lines_run(self) -> None:
+        runner = self.gated(f". {GATE}", "d a", "d b", options=("-j2",))
+        self.wait_states("rrdd")
+        self.kill(runner)
+        self.write(f"d a\nx {GATE}\nd b\nr {GATE}\nx other\n")
+        found = self.status()
+        self.assertEqual(([job["line"] for job in found["cancelled"]], found["running"]), ([2], 1))
+
+
+class Shown(AtWorkCase):
+    """It fits a terminal, and an old start has its date."""
+
+    def shown(self, terminal: Terminal) -> list[str]:
+        """What --status prints there."""
+        process = self.start(RUNWAIT, "--status", "--outdir", "out", "runs.txt", stdout=terminal.slave)
+        wait_until(lambda: process.poll() is not None)
+        return terminal.look()
+
+    def test_40_columns_have_room_for_the_command_of_a_job_that_runs_on(self) -> None:
+        self.kill(self.gated("x other", options=("--outdir", "out", "--name", "alice")))
+        for columns, word in (80, "runs on without its runner"), (40, "no runner"):
+            terminal = Terminal(columns)
+            self.addCleanup(terminal.close)
+            self.assertIn(f"   1  ({word}) : >at", f"   1  {self.shown(terminal)[-1].rpartition('  ')[2]}")
+
+    def test_at_80_and_40_columns(self) -> None:
+        self.gated(options=("--outdir", "out", "--name", "alice"))
+        began = time.time() - 3 * 86400
+        wait_until(lambda: self.read("out/journal").count(b"\n") == 2)
+        runner, *_ = self.read("out/journal").splitlines(keepends=True)
+        self.journal(runner, start("a", 1, GATE, began))
+        for columns in (80, 40):
+            terminal = Terminal(columns)
+            self.addCleanup(terminal.close)
+            lines = self.shown(terminal)
+            self.assertLess(max(map(len, lines[1:])), columns)
+            date = time.strftime("%b %d %H:%M", time.localtime(began))
+            self.assertEqual(any(date in line for line in lines), columns == 80)
+            self.assertRegex(lines[-1], r"^   1  node1  1  .*   ?3d 0\dh  : >at")
+
+
+class Servers(TcpCase):
+    """A server has a badge, too; its clients stand behind it, as the journal knows them."""
+
+    def told(self) -> list[tuple[str, str, int, object]]:
+        ended = self.run_script(RUNWAIT, "--status", "--json", "--outdir", "out", "runs.txt")
+        return [(one["kind"], one["host"], one["slots"], one.get("lost"))
+                for one in json.loads(ended.out)["at_work"]]
+
+    def wait_told(self, *wanted: tuple[str, str, int, object]) -> None:
+        server = "server", os.uname().nodename, 0, None
+        wait_until(lambda: self.told() == [server, *wanted], what=str(wanted))
+
+    def test_clients_come_are_lost_and_leave(self) -> None:
+        self.write(f". {GATE}\n. {GATE}; : 2\n")
+        server = self.start_server("--outdir", "out", "--grace", "60")
+        self.wait_told()
+        here = self.start_client(server, "-j1", host="")
+        self.wait_states("r.")
+        name = os.uname().nodename
+        self.wait_told(("client", name, 1, False))
+        other = self.start_client(server, "-j2", "--name", "bob")
+        self.wait_states("rr")
+        wait_until(lambda: ("client", "bob", 2, False) in self.told())
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        wait_until(lambda: ("client", "bob", 2, True) in self.told())
+        shown = self.run_script(RUNWAIT, "--status", "--outdir", "out", "runs.txt").out
+        table = rb"\nrunner +slots  since +for\n\S+ \(server\) +-  .*\n(.*\n)*bob \(client, lost\) "
+        self.assertRegex(shown, table)
+        self.open_gate()
+        self.finish(here)
+        wait_until(lambda: name not in [host for kind, host, *_ in self.told() if kind == "client"])
+        counted = self.run_script(RUNWAIT, "--status", "runs.txt").out
+        self.assertIn(b"\n1 server at work\n", counted)
+        server.kill()
+        server.wait()
+        self.assertEqual(self.told(), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
