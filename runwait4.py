@@ -483,7 +483,8 @@ def bar(now: Counts, width: int) -> str:
 
 def progress_line(now: Counts, width: int = 16) -> str:
     """'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'"""
-    return f"progress: {now.processed:3} of {now.all:3} jobs processed, {now.bad} errors [{bar(now, width)}]"
+    counted = f"{now.processed:3} of {now.all:3} jobs processed, {now.error} errors"
+    return f"progress: {counted} [{bar(now, width)}]"
 
 
 class PipeProgress:
@@ -537,7 +538,7 @@ class TerminalProgress:
     def fitted(self, now: Counts, columns: int) -> str:
         """The fullest text that fits, with a bar that fills the rest."""
         texts = (progress_line(now, 0) + self.estimate(now), progress_line(now, 0),
-                 f"{now.processed}/{now.all}, {now.bad} errors []")
+                 f"{now.processed}/{now.all}, {now.error} errors []")
         text = next((text for text in texts if len(text) + 8 < columns), texts[-1])
         width = min(columns - 1 - len(text), self.WIDEST)
         return text.replace("[]", f"[{bar(now, width)}]" if width > 0 else "")[:columns - 1]
