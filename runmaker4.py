@@ -5587,6 +5587,79 @@ class Sink:
         """All runs have ended, and no more will begin."""
 
 
+# ---- how far it is -----------------------------------------------------------------------------------------
+#
+# The time left follows from what was processed in the last five minutes, or in the last 20 changes if that is
+# longer.
+
+
+def bar(now: Counts, width: int) -> str:
+    """'========>>>>    ': done =, error e, failed !, running >."""
+    text, seen = "", 0
+    for count, mark in ((now.done, "="), (now.error, "e"), (now.failed, "!"), (now.running, ">")):
+        seen += count
+        text += mark * (seen * width // max(now.all, 1) - len(text))
+    return text.ljust(width)
+
+
+def progress_line(now: Counts, width: int = 16) -> str:
+    """'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'"""
+    counted = f"{now.processed:3} of {now.all:3} jobs processed, {now.error} errors"
+    return f"progress: {counted} [{bar(now, width)}]"
+
+
+def columns_of(fd: int) -> int:
+    """How wide a terminal is; 80 where it does not tell (ssh -tt, serial lines).  Raises OSError."""
+    return os.get_terminal_size(fd).columns or 80
+
+
+class ProgressBar:
+    """A line as wide as fits, with rate and time left by what was seen lately; in the end the time that it
+    took.
+    """
+    WINDOW = 300.0              # seconds at least that the rate is made of, if there were so many
+    CHANGES = 20                # changes at least that the rate is made of, if there were so many
+    WIDEST = 60                 # characters of the bar
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        # when how many were processed; an entry per change
+        self.seen: deque[tuple[float, int]] = deque()
+        self.start = clock()
+
+    def line(self, now: Counts, columns: int) -> str:
+        """What a terminal of so many columns shows of this look."""
+        clock = self.clock()
+        if not self.seen or now.processed != self.seen[-1][1]:
+            self.seen.append((clock, now.processed))
+        while len(self.seen) > self.CHANGES and clock - self.seen[0][0] > self.WINDOW:
+            self.seen.popleft()
+        return self.fitted(now, columns)
+
+    def fitted(self, now: Counts, columns: int) -> str:
+        """The fullest text that fits, with a bar that fills the rest."""
+        texts = (progress_line(now, 0) + self.estimate(now), progress_line(now, 0),
+                 f"{now.processed}/{now.all}, {now.error} errors []")
+        text = next((text for text in texts if len(text) + 8 < columns), texts[-1])
+        width = min(columns - 1 - len(text), self.WIDEST)
+        return text.replace("[]", f"[{bar(now, width)}]" if width > 0 else "")[:columns - 1]
+
+    def estimate(self, now: Counts) -> str:
+        """' 1.2/s, 3m 20s left'; in the end ' took 4m 07s'"""
+        if now.processed == now.all and len(self.seen) > 1:
+            return f" took {human_time(self.clock() - self.start)}"
+        first, before = self.seen[0]
+        seconds = self.clock() - first
+        if now.processed <= before or seconds <= 0:
+            return ""
+        rate = (now.processed - before) / seconds
+        pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
+        return f" {pace}, {human_time((now.all - now.processed) / rate)} left"
+
+
+# ---- the console -------------------------------------------------------------------------------------------
+
+
 class Lines:
     """Cuts a stream into pieces that end with a newline; a line over 1 MiB is cut into several."""
     LONGEST = 1 << 20

@@ -65,6 +65,7 @@ from runmaker4 import (
     Pace,
     Parser,
     Problem,
+    ProgressBar,
     Reader,
     Stall,
     StallReporter,
@@ -76,6 +77,7 @@ from runmaker4 import (
     check_lines,
     check_mount,
     close_all,
+    columns_of,
     counts,
     exit_on,
     file_of_jobs,
@@ -99,6 +101,7 @@ from runmaker4 import (
     own_seat,
     plural,
     printable,
+    progress_line,
     put,
     pwrite_all,
     read_anew,
@@ -467,24 +470,7 @@ class Watcher:
 
 # ======== Progress ==========================================================================================
 #
-# Each look is shown at once.  A pipe gets a line for each change, a terminal has one line redrawn.  The
-# time left follows from what was processed in the last five minutes, or in the last 20 changes if that is
-# longer.
-
-
-def bar(now: Counts, width: int) -> str:
-    """'========>>>>    ': done =, error e, failed !, running >."""
-    text, seen = "", 0
-    for count, mark in ((now.done, "="), (now.error, "e"), (now.failed, "!"), (now.running, ">")):
-        seen += count
-        text += mark * (seen * width // max(now.all, 1) - len(text))
-    return text.ljust(width)
-
-
-def progress_line(now: Counts, width: int = 16) -> str:
-    """'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'"""
-    counted = f"{now.processed:3} of {now.all:3} jobs processed, {now.error} errors"
-    return f"progress: {counted} [{bar(now, width)}]"
+# Each look is shown at once.  A pipe gets a line for each change, a terminal has one line redrawn.
 
 
 class PipeProgress:
@@ -508,52 +494,18 @@ class PipeProgress:
             self.when = time.monotonic()
 
 
-class TerminalProgress:
-    """One line, redrawn in place, as wide as fits, with rate and time left by what was seen lately; then the
-    time.
-    """
+class TerminalProgress(ProgressBar):
+    """One line, redrawn in place, as wide as fits."""
     CLEAR = "\r\x1b[K"
-    WINDOW = 300.0              # seconds at least that the rate is made of, if there were so many
-    CHANGES = 20                # changes at least that the rate is made of, if there were so many
-    WIDEST = 60                 # characters of the bar
 
     def __init__(
         self, put: Callable[[bytes], None] = put, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        super().__init__(clock)
         self.put = put
-        self.clock = clock
-        # when how many were processed; an entry per change
-        self.seen: deque[tuple[float, int]] = deque()
-        self.start = clock()
 
     def show(self, now: Counts) -> None:
-        clock = self.clock()
-        if not self.seen or now.processed != self.seen[-1][1]:
-            self.seen.append((clock, now.processed))
-        while len(self.seen) > self.CHANGES and clock - self.seen[0][0] > self.WINDOW:
-            self.seen.popleft()
-        columns = os.get_terminal_size(1).columns or 80     # 0: it does not tell (ssh -tt, serial lines)
-        self.put((self.CLEAR + self.fitted(now, columns)).encode())
-
-    def fitted(self, now: Counts, columns: int) -> str:
-        """The fullest text that fits, with a bar that fills the rest."""
-        texts = (progress_line(now, 0) + self.estimate(now), progress_line(now, 0),
-                 f"{now.processed}/{now.all}, {now.error} errors []")
-        text = next((text for text in texts if len(text) + 8 < columns), texts[-1])
-        width = min(columns - 1 - len(text), self.WIDEST)
-        return text.replace("[]", f"[{bar(now, width)}]" if width > 0 else "")[:columns - 1]
-
-    def estimate(self, now: Counts) -> str:
-        """' 1.2/s, 3m 20s left'; in the end ' took 4m 07s'"""
-        if now.processed == now.all and len(self.seen) > 1:
-            return f" took {took(self.clock() - self.start)}"
-        first, before = self.seen[0]
-        seconds = self.clock() - first
-        if now.processed <= before or seconds <= 0:
-            return ""
-        rate = (now.processed - before) / seconds
-        pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
-        return f" {pace}, {human_time((now.all - now.processed) / rate)} left"
+        self.put((self.CLEAR + self.line(now, columns_of(1))).encode())
 
     def close(self) -> None:
         """Leave the last line where it is."""
@@ -1241,7 +1193,7 @@ def clock(when: float) -> str:
 
 def width() -> float:
     """Columns that a line on stdout may have."""
-    return (os.get_terminal_size(1).columns or 80) - 1 if os.isatty(1) else math.inf
+    return columns_of(1) - 1 if os.isatty(1) else math.inf
 
 
 def fitted(text: str, columns: float) -> str:

@@ -658,7 +658,7 @@ class ProgressLines(unittest.TestCase):
         for _ in range(300):
             numbers = [random_.choice([0, 1, 2, 50, 4000]) for _ in range(5)]
             width = random_.choice([1, 16, 60])
-            bar = runwait4.bar(self.counts(*numbers), width)
+            bar = runmaker4.bar(self.counts(*numbers), width)
             self.assertRegex(bar, "^=*e*!*>* *$")
             self.assertEqual(len(bar), width)
             for number, mark in zip(numbers, "=e!> "):
