@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.journal import BEGAN, end, moved, pair, start
 from tests.support import GATE, RUNMAKER, RUNWAIT, Ended, wait_until
+from tests.terminal import Terminal
 from tests.test_journal_reading import JournalCase
-from tests.test_runwait import Terminal
 from tests.test_timeline import read_trace
 
 
