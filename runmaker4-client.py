@@ -1113,7 +1113,7 @@ class Connection:
         if wanted == self._wanted:
             return []
         self._wanted = wanted
-        return [Telling(self, *wanted), *self._program.console(with_output=True)]
+        return [Telling(self, *wanted), *self._program.shown]
 
     def _on_jobs(self, link: ServerLink, message: Message) -> None:
         """Jobs have come: a slot takes each soon, or it is given back."""
@@ -1391,6 +1391,7 @@ class ClientProgram(RunnerProgram):
     async def work(self) -> int:
         """Run jobs; the exit status."""
         options = self.options
+        self.shown = self.console(None, with_output=True)       # one console, whatever a server wants to know
         connection = Connection(
             self,
             self.loop,

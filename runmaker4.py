@@ -2082,17 +2082,21 @@ def whose(scope: Scope, groups: bool) -> str:
     return "below #RUN end" if settings.suits_all else f"for {settings}"
 
 
+def held_in(states: Counter[bytes]) -> int:
+    """How many lines are in states that nobody runs."""
+    return sum(states.values()) - sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
+
+
 def counts(found: Survey) -> Counts:
     """How many jobs a survey has found in which state; orphans count as error."""
     states = found.states
-    held = sum(states.values()) - sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return Counts(
         states[NEW],
         len(found.running),
         states[DONE],
         states[FAILED],
         states[ERROR] + len(found.orphans),
-        held,
+        held_in(states),
     )
 
 
@@ -4631,6 +4635,62 @@ class Failures:
         await asyncio.sleep(max(self.file.interval, self._pace.rest(9)))
 
 
+class Census:
+    """How many lines of a job file are in which state: by a count now and then, and by what becomes of our
+    own jobs meanwhile.
+
+    Where there is no file to count (the server has it) it knows of our own jobs only.  A number may be wrong
+    by some jobs that begin or end while the file is counted, until it is counted again.
+    """
+    TIMES = 50                          # a count takes no more than this part of the time
+    LEAST, LEAST_FAR = 2.0, 15.0        # seconds from one to the next; where others have the disk
+
+    def __init__(self, file: JobFile | None, worker: Worker) -> None:
+        self._file = file
+        self._worker = worker
+        self.counted: Counter[bytes] | None = None      # what the last count has found; None: there was none
+        self._moved: Counter[bytes] = Counter()         # what our jobs have changed since; may be negative
+        self._asked: Counter[bytes] | None = None       # that, when the count under way was asked for
+        self._pace = Pace()
+
+    def look(self) -> None:
+        """Have the file counted if that is due."""
+        least = self.LEAST_FAR if self._file and self._file.network else self.LEAST
+        if self._file and self._asked is None and not self._pace.until_due(self.TIMES, least):
+            self._asked = Counter(self._moved)
+            self._worker.ask(self._take, self._count, self._file)
+
+    def _count(self, file: JobFile) -> Counter[bytes] | None:
+        """How many lines are in which state; None: there is no file yet, or it is away for a moment."""
+        seen: Counter[bytes] = Counter()
+        with self._pace, contextlib.suppress(OSError):
+            for _ in file.lines(RUNNING, seen):
+                pass                    # what it passes over is counted, too
+            return seen
+        return None
+
+    def _take(self, found: Counter[bytes] | None) -> None:
+        if found is not None and self._asked is not None:
+            self.counted = found
+            self._moved.subtract(self._asked)
+        self._asked = None
+
+    def move(self, before: bytes, after: bytes) -> None:
+        """The line of a job of ours goes from one state to another."""
+        self._moved[before] -= 1
+        self._moved[after] += 1
+
+    @property
+    def now(self) -> Counts:
+        """Without a file: of our own jobs."""
+        states = Counter(self.counted)
+        states.update(self._moved)
+        states = +states
+        return Counts(
+            states[NEW], states[RUNNING], states[DONE], states[FAILED], states[ERROR], held_in(states)
+        )
+
+
 class Jobs(Protocol):
     """Where a Runner's jobs come from: a job file, or a connection to a server."""
     interval: float                     # seconds between looks after the held lines
@@ -5359,6 +5419,10 @@ def allow_descriptors(needed: int) -> None:
 # console by a Writer, which has a thread for a terminal or a pipe, the others by the Worker.  A record that
 # cannot be written because somebody holds a lock is kept and tried again.  How much is waiting to be written
 # is the backlog; jobs are not read while it is long, so they wait in their pipes.
+#
+# The console has three kinds.  Console prints all events for programs, Plain the output alone (--plain), and
+# TerminalConsole what people want to see on a terminal, with a status line that its Writer, a Terminal, keeps
+# below all else.
 
 
 class Writer:
@@ -5408,19 +5472,28 @@ class Writer:
         self.size += len(data)
         self.backlog += len(data)
         if not self.timer:
-            self.timer = self.loop.call_later(self.DELAY, self.flush)
+            self.timer = self.loop.call_later(self._delay(), self.flush)
         if self.size > self.AT_ONCE:
             self.flush()
+
+    def _delay(self) -> float:
+        """Seconds for which lines are gathered from now on."""
+        return self.DELAY
 
     def flush(self) -> None:
         """Write what has gathered, as soon as that can be."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
-        data = b"".join(self.gathered)
+        data = self._framed(b"".join(self.gathered))
         self.gathered.clear()
+        self.backlog += len(data) - self.size
         self.size = 0
         self._post(len(data), [data])
+
+    def _framed(self, data: bytes) -> bytes:
+        """What is written when this has gathered."""
+        return data
 
     def write_pieces(self, size: int, pieces: Iterable[bytes]) -> None:
         """Write pieces, which are made only when their turn has come; size: of all of them."""
@@ -5469,6 +5542,86 @@ class Writer:
         if self.backlog:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.drained.wait(), patience)
+
+
+def no_status(columns: int) -> str:
+    """There is no status line."""
+    return ""
+
+
+class Terminal(Writer):
+    """A terminal with a status line below all that is printed there.
+
+    What jobs print and what we say go through the same Terminal, so nothing comes into the middle of that
+    line.  It is erased, and drawn anew below what has gathered, in one write(2).  A terminal that is behind
+    (Ctrl-S) is given no more of it.
+
+    The cursor waits at the beginning of the line.  What a narrower window makes of it (two lines) is behind
+    the cursor, and is erased with it; `^C` that somebody types is written over it.  In the background, where
+    the cursor stands in a line of the shell's, nothing is erased or drawn.
+    """
+    PAUSE = 0.1                         # seconds from one drawing of the line to the next
+    ERASE = b"\r\x1b[J"                 # from the beginning of this line to the end of the screen
+
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
+                 relieved: Callable[[], None] = lambda: None) -> None:
+        super().__init__(fd, loop, broken, relieved)
+        self.status: Callable[[int], str] = no_status       # the line for so many columns; "": there is none
+        self._drawn = False             # it stands there
+        self._drawn_at = -math.inf      # when it was drawn last (event loop's time)
+
+    def redraw(self) -> None:
+        """Draw the status line anew, unless that is to be soon anyhow, or is too early."""
+        if not self.closed and not self.backlog and self._until_due() <= 0:
+            self.flush()
+
+    def erase(self) -> None:
+        """Erase the status line; it is drawn anew with what is printed next."""
+        status, self.status = self.status, no_status
+        self.flush()
+        self.status = status
+
+    def end_status(self) -> None:
+        """From now on there is no status line."""
+        self.status = no_status
+        self.flush()
+
+    def _until_due(self) -> float:
+        """Seconds until the status line may be drawn again."""
+        return self._drawn_at + self.PAUSE - self.loop.time()
+
+    def _delay(self) -> float:
+        return max(self.DELAY, self._until_due())
+
+    def _framed(self, data: bytes) -> bytes:
+        """Data above the status line, if that may be drawn now."""
+        is_ours = in_foreground(self.fd)
+        is_behind = self.backlog > self.size
+        is_early = bool(data) and self._until_due() > 0
+        line = b""
+        if is_ours and not is_behind and not is_early:
+            line = os.fsencode(self.status(self._columns()))
+        if self._drawn and is_ours:
+            data = self.ERASE + data
+        self._drawn = bool(line)
+        if not line:
+            return data
+        self._drawn_at = self.loop.time()
+        return data + line + b"\r"
+
+    def _columns(self) -> int:
+        try:
+            return columns_of(self.fd)
+        except OSError:                 # it has just gone
+            return 80
+
+
+def in_foreground(fd: int) -> bool:
+    """Whether a terminal is ours to draw on: the shell has not put us into the background."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:                     # it is not the one that controls us, so no shell does that
+        return True
 
 
 TO_END, TO_DRAIN = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
@@ -5622,34 +5775,34 @@ class ProgressBar:
     WIDEST = 60                 # characters of the bar
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+        self._clock = clock
         # when how many were processed; an entry per change
-        self.seen: deque[tuple[float, int]] = deque()
-        self.start = clock()
+        self._seen: deque[tuple[float, int]] = deque()
+        self._start = clock()
 
     def line(self, now: Counts, columns: int) -> str:
         """What a terminal of so many columns shows of this look."""
-        clock = self.clock()
-        if not self.seen or now.processed != self.seen[-1][1]:
-            self.seen.append((clock, now.processed))
-        while len(self.seen) > self.CHANGES and clock - self.seen[0][0] > self.WINDOW:
-            self.seen.popleft()
-        return self.fitted(now, columns)
+        clock = self._clock()
+        if not self._seen or now.processed != self._seen[-1][1]:
+            self._seen.append((clock, now.processed))
+        while len(self._seen) > self.CHANGES and clock - self._seen[0][0] > self.WINDOW:
+            self._seen.popleft()
+        return self._fitted(now, columns)
 
-    def fitted(self, now: Counts, columns: int) -> str:
+    def _fitted(self, now: Counts, columns: int) -> str:
         """The fullest text that fits, with a bar that fills the rest."""
-        texts = (progress_line(now, 0) + self.estimate(now), progress_line(now, 0),
+        texts = (progress_line(now, 0) + self._estimate(now), progress_line(now, 0),
                  f"{now.processed}/{now.all}, {now.error} errors []")
         text = next((text for text in texts if len(text) + 8 < columns), texts[-1])
         width = min(columns - 1 - len(text), self.WIDEST)
         return text.replace("[]", f"[{bar(now, width)}]" if width > 0 else "")[:columns - 1]
 
-    def estimate(self, now: Counts) -> str:
+    def _estimate(self, now: Counts) -> str:
         """' 1.2/s, 3m 20s left'; in the end ' took 4m 07s'"""
-        if now.processed == now.all and len(self.seen) > 1:
-            return f" took {human_time(self.clock() - self.start)}"
-        first, before = self.seen[0]
-        seconds = self.clock() - first
+        if now.processed == now.all and len(self._seen) > 1:
+            return f" took {human_time(self._clock() - self._start)}"
+        first, before = self._seen[0]
+        seconds = self._clock() - first
         if now.processed <= before or seconds <= 0:
             return ""
         rate = (now.processed - before) / seconds
@@ -5731,6 +5884,109 @@ class Console(Sink):
         if lines:
             prefix = b"%s %s: " % (stream.name, run.where)
             self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
+
+
+@dataclass(eq=False, repr=False)
+class Course:
+    """How far a job has come that a terminal shows."""
+    tries: int
+    state: bytes            # that its line gets if no other run follows
+
+
+class TerminalConsole(Sink):
+    """What a person sees on a terminal: what jobs print, each line behind the number of the job's line, how
+    each run has ended, and below all that how far the file is.
+    """
+    RED, MAGENTA, PLAIN = b"\x1b[31m", b"\x1b[35m", b"\x1b[0m"
+    # What a line shows is what stands behind its last carriage return, unless that is its end.
+    OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
+
+    def __init__(self, terminal: Terminal, census: Census, bar: ProgressBar | None, colour: bool,
+                 tries: int) -> None:
+        """bar: None: without a status line.  tries: how many runs a job gets if each fails."""
+        self._terminal = terminal
+        self._census = census
+        self._bar = bar
+        self._colour = colour
+        self._tries = tries
+        self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
+        self._jobs: dict[Job, Course] = {}      # that have begun, and are not over
+        if bar:
+            terminal.status = self._status
+        census.look()
+
+    def _status(self, columns: int) -> str:
+        """The status line: of the file; where that is not known, of our own jobs; "": none has begun yet."""
+        now = self._census.now
+        if self._bar and self._census.counted is not None:
+            return self._bar.line(now, columns)
+        ends = (now.done, "done"), (now.failed, "failed"), (now.error, "error"), (now.running, "running")
+        text = ", ".join(f"{count} {word}" for count, word in ends if count)
+        return f"progress: {text}"[:columns - 1] if text else ""
+
+    def starting(self, run: Run) -> None:
+        self._course(run.job).tries += 1
+
+    def output(self, run: Run, stream: Stream, data: bytes) -> None:
+        self._print(run, stream, self._lines[stream].feed(data))
+
+    def unstarted(self, run: Run) -> None:
+        """The runner says why."""
+        self._end_lines(run)
+        self._course(run.job).state = ERROR
+
+    def ended(self, run: Run, ending: Ending) -> None:
+        self._end_lines(run)
+        course = self._course(run.job)
+        course.state = ending.state
+        good = ending.state == DONE
+        how = "done" if good else str(ending)
+        if ending.cause != "timeout":
+            how += f" in {human_time(run.took)}"
+        if course.tries > 1 or not (good or self._tries == 1):
+            how += f", try {course.tries} of {self._tries}"
+        line = b"[%d] %s: %s\n" % (run.job.number, how.encode(), one_line(run.job.command))
+        self._terminal.write(line if good else self._in_colour(self.RED, line))
+
+    def over(self, job: Job) -> None:
+        course = self._jobs.pop(job, None)
+        if course:                          # else it was not even started
+            self._census.move(RUNNING, course.state)
+
+    def tick(self) -> None:
+        self._census.look()
+        if self._bar:
+            self._terminal.redraw()          # the window may have changed, or we were stopped (Ctrl-Z)
+
+    def leaving(self) -> None:
+        self._terminal.end_status()
+
+    def _course(self, job: Job) -> Course:
+        """That of a job, which begins now if it has not yet."""
+        if job not in self._jobs:
+            self._jobs[job] = Course(0, job.state)
+            self._census.move(job.state, RUNNING)
+        return self._jobs[job]
+
+    def _end_lines(self, run: Run) -> None:
+        """Print begun lines."""
+        for stream in run.streams:
+            self._print(run, stream, self._lines.pop(stream, Lines()).end())
+
+    def _print(self, run: Run, stream: Stream, lines: bytes) -> None:
+        """Lines of a job.  None leaves the terminal in a colour."""
+        if b"\r" in lines:
+            lines = self.OVERWRITTEN.sub(b"", lines)
+        begin, end = b"[%d] " % run.job.number, b"\n"
+        if self._colour and stream.name == b"stderr":
+            begin = self.MAGENTA + begin
+        if b"\x1b" in begin or b"\x1b" in lines:
+            end = self.PLAIN + end
+        if lines:
+            self._terminal.write(begin + lines[:-1].replace(b"\n", end + begin) + end)
+
+    def _in_colour(self, colour: bytes, line: bytes) -> bytes:
+        return colour + line[:-1] + self.PLAIN + b"\n" if self._colour else line
 
 
 class Spool:
@@ -8008,7 +8264,8 @@ class Program:
     async def _run(self) -> int:
         """All that happens inside the event loop."""
         self.loop = asyncio.get_running_loop()
-        self.stdout = Writer(1, self.loop, self._stdout_broken, self.relieved)
+        kind = Terminal if os.isatty(1) else Writer
+        self.stdout = kind(1, self.loop, self._stdout_broken, self.relieved)
         same = os.path.sameopenfile(1, 2)       # then one must not overtake the other in the middle of a line
         self.stderr = self.stdout if same else Writer(2, self.loop, self._stderr_broken, self.relieved)
         self.signals = Signals(self.loop)
@@ -8107,6 +8364,7 @@ class Program:
 
 class RunnerProgram(Program):
     """What runmaker4.py and runmaker4-client.py have in common: a Runner, wherever its jobs come from."""
+    CLEANING = 0.2              # seconds for a terminal to take what makes it clean
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace, argv: Sequence[str]) -> None:
         """argv: as it may be printed in a command that runs jobs again.  Raises Problem."""
@@ -8151,19 +8409,20 @@ class RunnerProgram(Program):
                     f"is {human_time(limit.margin)}: no job is started"
                 )
 
-    def console(self, with_output: bool) -> list[Sink]:
-        """What is printed of the jobs."""
-        if self.options.plain:
-            return [self.plain]
-        if self.options.quiet or self.options.daemon:
+    def console(self, file: JobFile | None, with_output: bool) -> list[Sink]:
+        """What is printed of the jobs.  file: theirs; None: the server has it."""
+        options, dumb = self.options, os.environ.get("TERM") == "dumb"
+        if options.plain:
+            writers = {b"stdout": self.stdout, b"stderr": self.stderr}
+            return [Plain(writers, options.keep_order, self._trouble)]
+        if options.quiet or options.daemon:
             return []
-        colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and not dumb
+        if isinstance(self.stdout, Terminal) and with_output:
+            bar = None if dumb else ProgressBar(self.loop.time)
+            census = Census(file, self.worker)
+            return [TerminalConsole(self.stdout, census, bar, colour, tries=1 + options.retries)]
         return [Console(self.stdout, with_output, colour)]
-
-    @functools.cached_property
-    def plain(self) -> Plain:
-        """The console of --plain, one as long as we run."""
-        return Plain({b"stdout": self.stdout, b"stderr": self.stderr}, self.options.keep_order, self._trouble)
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
         """The runner, which signals will find.  files: what writes them."""
@@ -8184,7 +8443,28 @@ class RunnerProgram(Program):
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, runner_options, self.say,
                                       self.tally, self.slots, self.slot_file, self.worker)
         self.handle_signals(runner.kill, runner.drain)
+        self._handle_stop()
         return runner
+
+    def _handle_stop(self) -> None:
+        """Have Ctrl-Z leave a clean terminal where there is a status line."""
+        terminal, ignored = self.stdout, signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
+        if isinstance(terminal, Terminal) and terminal.status is not no_status and not ignored:
+            self.signals.handle(signal.SIGTSTP, functools.partial(self._stop, terminal))
+
+    def _stop(self, terminal: Terminal) -> None:
+        watched(self._stop_at(terminal))
+
+    async def _stop_at(self, terminal: Terminal) -> None:
+        """Stop, as Ctrl-Z has any process do, but without the status line; go on after `fg`."""
+        import threading
+        terminal.erase()
+        await terminal.drain(self.CLEANING)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        # not os.kill(): a signal to this thread has stopped us before the call returns
+        signal.pthread_kill(threading.get_ident(), signal.SIGTSTP)
+        self._handle_stop()
+        terminal.redraw()
 
     def relieved(self) -> None:
         self.runner.pump.resume()
@@ -8310,8 +8590,8 @@ class App(RunnerProgram):
 
     async def work(self) -> int:
         """Run the jobs of the file."""
-        sinks = [*self.console(with_output=not self._stores[0]), *filter(None, self._stores)]
         jobs = FileJobs(self._cursor(), self.worker, self._taker)
+        sinks = [*self.console(jobs.file, with_output=not self._stores[0]), *filter(None, self._stores)]
         outdir = self._stores[1]
         self.show_badge(jobs.file, outdir, "runner", host=os.fsdecode(self.host), slots=len(self.slots))
         self.make_runner(jobs, sinks, self.worker)

@@ -487,6 +487,8 @@ TEXTS = {  # of several words, and no commands for our users
     "set -o pipefail",
     "server &",
     "[[ ]]",
+    # what a terminal shows
+    "[1] a",
     "conda activate",
     "conda init",
     "busybox sh",

@@ -34,6 +34,7 @@ from tests.support import (
 from tests.values import present
 
 ESCAPE = re.compile(rb"\x1b\[[0-9;]*m")
+STATUS = re.compile(rb"progress:[^\r\n]*\r(?:\r\x1b\[J)?")     # a status line, and what erases it
 
 
 def read_terminal(master: int) -> bytes:
@@ -318,8 +319,12 @@ class SharedDescriptor(Case):
     def assertWholeLines(self, out: bytes) -> None:
         """Every line of the job is there and whole, and so are the messages."""
         lines = re.sub(rb"^runmaker4\.py: [^\n]*\n", b"", out, flags=re.MULTILINE)
+        self.assertAll(printed(console_lines(lines)), out)
+
+    def assertAll(self, lines: list[bytes], out: bytes) -> None:
+        """These are the lines of the job, and the messages are in what was printed."""
         expected = [b"%d" % number for number in range(1_000_001, 1_000_001 + self.LINES)]
-        self.assertTrue(printed(console_lines(lines)) == expected, "not the lines of the job")
+        self.assertTrue(lines == expected, "not the lines of the job")
         self.assertEqual(
             len(re.findall(rb"^runmaker4\.py: runs\.txt: line \d+: [^\n]*\n", out, re.MULTILINE)), 40
         )
@@ -341,9 +346,14 @@ class SharedDescriptor(Case):
     def test_messages_on_the_same_terminal_split_no_line(self) -> None:
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
-        self.start_noisy(stdout=slave, stderr=slave, env={"NO_COLOR": "1"})
+        self.start_noisy(stdout=slave, stderr=slave, env={"NO_COLOR": "1", "TERM": "xterm"})
         os.close(slave)
-        self.assertWholeLines(read_terminal(master))
+        shown = read_terminal(master)
+        self.assertIn(b"progress: ", shown)
+        out = STATUS.sub(b"", shown)
+        self.assertAll(re.findall(rb"^\[1\] (\d+)\n", out, re.MULTILINE), out)
+        self.assertNotIn(b"progress: ", out)
+        self.assertNotIn(b"\x1b", out)
 
     def test_a_file_gets_all_lines(self) -> None:
         with open(self.dir / "console", "wb") as console:
@@ -359,17 +369,18 @@ class SharedDescriptor(Case):
 
 
 class Terminal(Case):
-    """On a terminal failures stand out in colour; a pipe, a file and NO_COLOR get the plain lines."""
+    """On a terminal failures stand out in colour; a pipe, a file and NO_COLOR get none."""
 
     JOBS = ". echo a\n. echo b; exit 3\n. kill -9 $$\n"
 
-    def run_in_terminal(self, **env: str) -> bytes:
+    def run_in_terminal(self, *options: str, **env: str) -> bytes:
         """Run the jobs with stdout and stderr on a pseudo-terminal; what the terminal got."""
         self.write(self.JOBS)
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
         settings = {"NO_COLOR": "", "TERM": "xterm-256color", **env}
-        runner = self.start(RUNMAKER, "--name", "alice", "runs.txt", env=settings, stdout=slave, stderr=slave)
+        words = "--name", "alice", *options, "runs.txt"
+        runner = self.start(RUNMAKER, *words, env=settings, stdout=slave, stderr=slave)
         os.close(slave)
         shown = read_terminal(master)
         self.assertEqual(runner.wait(20), 1)
@@ -386,17 +397,17 @@ class Terminal(Case):
     def test_failures_are_coloured_and_successes_are_not(self) -> None:
         shown = self.run_in_terminal()
         for text in b"exit 3", b"signal 9":
-            self.assertRegex(self.line_of(shown, text + b' "'), rb"\x1b\[[0-9;]+m")
-        for text in b"): forked", b"): a", b"exit 0":
-            self.assertNotIn(b"\x1b", self.line_of(shown, text))
+            self.assertRegex(self.line_of(shown, text + b" in "), ESCAPE)
+        for text in b"[1] a", b"[1] done in ", b"[2] b":
+            self.assertNotRegex(self.line_of(shown, text), ESCAPE)
         self.assertTrue(
             ESCAPE.findall(shown)[-1] in (b"\x1b[0m", b"\x1b[m"), "the colour is switched off again"
         )
 
-    def test_but_for_the_colours_the_lines_are_those_of_a_pipe(self) -> None:
-        shown = self.run_in_terminal()
+    def test_with_a_log_file_the_lines_are_those_of_a_pipe_but_for_the_colours(self) -> None:
+        shown = self.run_in_terminal("-l", "log")
         self.write(self.JOBS)
-        piped = self.run_script(RUNMAKER, "--name", "alice", "runs.txt").out
+        piped = self.run_script(RUNMAKER, "--name", "alice", "-l", "log", "runs.txt").out
         wanted = self.plain_lines(piped)[:-1]
         first, second, *lines = self.plain_lines(shown)
         self.assertRegex(first, rb"Ctrl-C ends the jobs; Ctrl-\\ starts no more")
@@ -425,7 +436,13 @@ class Terminal(Case):
                 runner.wait(20)
 
     def test_no_color_is_honoured(self) -> None:
-        self.assertNotIn(b"\x1b", self.run_in_terminal(NO_COLOR="1"))
+        self.assertNotRegex(self.run_in_terminal(NO_COLOR="1"), ESCAPE)
+
+    def test_a_dumb_terminal_gets_lines_only(self) -> None:
+        shown = self.run_in_terminal(TERM="dumb")
+        self.assertNotIn(b"\x1b", shown)
+        self.assertNotIn(b"progress", shown)
+        self.assertIn(b"[1] a\n[1] done in ", shown)
 
     def test_a_pipe_and_a_file_get_no_colour(self) -> None:
         self.write(self.JOBS)

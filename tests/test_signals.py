@@ -372,7 +372,7 @@ class StuckConsole(RunCase):
         self.assertEnded(self.finish(runner), 1, "d!d")
         shown = os.read(master, 100_000)
         os.close(slave)
-        for text in b": a\r\n", b"timeout after 0.3s", b": c\r\n", b'exit 0 "echo c"':
+        for text in b"[1] a\r\n", b"timeout after 0.3s", b"[3] c\r\n", b"[3] done in ":
             self.assertIn(text, shown)
 
     def test_int_ends_the_jobs_while_nobody_reads_the_pipe(self) -> None:
@@ -408,7 +408,7 @@ class StoppedAtTerminal(RunCase):
             shown += os.read(master, 10_000) if select.select([master], [], [], 0)[0] else b""
             return text in shown
 
-        wait_until(lambda: has_shown(b"forked") and self.exists("up.1"), what="the job runs")
+        wait_until(lambda: has_shown(b"progress: ") and self.exists("up.1"), what="the job runs")
         self.assertRegex(
             shown, rb"\Arunmaker4\S*\.py: \S+: Ctrl-C ends the jobs; Ctrl-\\ starts no more, and waits"
         )

@@ -1,0 +1,267 @@
+"""Promise: on a terminal people see what their jobs print, how each has ended, and below that how far it all
+is; the terminal is left clean.
+"""
+import asyncio
+import os
+import re
+import subprocess
+import tempfile
+import unittest
+from unittest import mock
+
+import runmaker4
+from tests.support import RUNCLIENT, RUNMAKER, RUNSET, SLEEPING, WAITING, wait_until
+from tests.tcp import TcpCase
+from tests.terminal import Terminal, TerminalCase
+from tests.values import present
+
+BAR = r"^progress: +%d of +%d jobs processed, %d errors \[[=!e> ]*\]"
+NO_HINT = "-j1"             # without it the terminal is told that jobs run one at a time
+
+
+class ConsoleCase(TerminalCase):
+    """Runs on a terminal."""
+
+    def lines_of(self, terminal: Terminal, process: subprocess.Popen[bytes]) -> list[str]:
+        """What is on the screen once a runner has ended, without its hint and its closing line, times as T.
+
+        It has left the terminal clean.
+        """
+        lines: list[str] = []
+        while process.poll() is None:
+            lines = terminal.look()         # else the terminal is full, and it waits
+        lines = terminal.look()
+        self.assertLeftClean(terminal)
+        self.assertNotIn("progress", "".join(lines))
+        return [re.sub(r" in \d+\.\ds", " in T", line)
+                for line in lines if not line.startswith("runmaker4") and "those that run" not in line]
+
+
+class Lines(ConsoleCase):
+    """What jobs print, and how they end."""
+
+    def shown(self, *options: str, **env: str) -> list[str]:
+        terminal = self.terminal(200)
+        runner = self.start_at(terminal, RUNMAKER, NO_HINT, *options, "runs.txt", **env)
+        return self.lines_of(terminal, runner)
+
+    def raw(self, **env: str) -> str:
+        """The bytes that a terminal gets for the jobs."""
+        terminal = self.terminal(200)
+        process, shown = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt", **env), ""
+        while process.poll() is None:
+            shown += terminal.unread()
+        return (shown + terminal.unread()).replace("\r\n", "\n")
+
+    def test_each_line_is_behind_the_number_of_its_job_and_each_end_is_a_line(self) -> None:
+        self.write("# a comment\n. printf 'a\\nb'\n. exit 3\n. kill -9 $$\n. true\n")
+        self.assertEqual(self.shown(), [
+            "[2] a",
+            "[2] b",
+            "[2] done in T: printf 'a\\nb'",
+            "[3] exit 3 in T: exit 3",
+            "[4] signal 9 in T: kill -9 $$",
+            "[5] done in T: true",
+        ])
+
+    def test_tries_are_counted(self) -> None:
+        self.jobs("test -e again || { touch again; exit 1; }", "false", "true")
+        self.assertEqual([line.partition(":")[0] for line in self.shown("--retries", "2")], [
+            "[1] exit 1 in T, try 1 of 3",
+            "[1] done in T, try 2 of 3",
+            "[2] exit 1 in T, try 1 of 3",
+            "[2] exit 1 in T, try 2 of 3",
+            "[2] exit 1 in T, try 3 of 3",
+            "[3] done in T",
+        ])
+
+    def test_a_timeout_says_its_limit(self) -> None:
+        self.jobs(SLEEPING)
+        self.assertEqual(self.shown("--timeout", "0.3"), [f"[1] timeout after 0.3s: {SLEEPING}"])
+
+    def test_what_stands_before_a_carriage_return_is_dropped(self) -> None:
+        self.jobs(r"printf '10%%\r20%%\rready\nwindows\r\nboth\r\r\n\r\n\rlast\r'")
+        self.assertEqual(self.shown()[:-1], ["[1] ready", "[1] windows", "[1] both", "[1]", "[1] last"])
+
+    def test_stderr_has_a_colour_of_its_own_and_no_line_leaves_one(self) -> None:
+        self.jobs(r"printf 'a\n'", r"printf 'b\nc' >&2", r"printf '\033[32mgreen\nplain\n'")
+        shown = self.raw()
+        colour = present(re.search(r"(\x1b\[\d+m)\[2\] b", shown))[1]
+        for line in "[1] a\n", f"{colour}[2] b\x1b[0m\n", f"{colour}[2] c\x1b[0m\n", "\x1b[32mgreen\x1b[0m\n":
+            self.assertIn(line, shown)
+        without = self.raw(NO_COLOR="1")
+        self.assertEqual(re.findall(r"\x1b\[[\d;]*m", without), [])
+
+    def test_no_color_lets_the_colours_of_jobs_pass(self) -> None:
+        self.jobs(r"printf '\033[32mgreen\n'")
+        self.assertIn("[1] \x1b[32mgreen\x1b[0m\n", self.raw(NO_COLOR="1"))
+
+    def test_a_job_that_cannot_be_started_is_said_once(self) -> None:
+        self.before = self.write(b". true\0\n. true\n").read_bytes()
+        self.assertEqual(self.shown(), ["[2] done in T: true"])
+        self.assertEqual(self.states(), "ed")
+
+
+class StatusLine(ConsoleCase):
+    """Below all that is printed stands how far the file is."""
+
+    def assertCounted(self, columns: int, wanted: str) -> None:
+        """The line is so on a terminal of so many columns, and fits."""
+        self.write(f"d true\n! false\n. echo a\n. {WAITING}\n. true\nx held\n")
+        terminal = self.terminal(columns)
+        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        self.assertLess(len(self.wait_shown(terminal, wanted)), columns)
+        self.open_gate()
+        lines = self.lines_of(terminal, runner)
+        self.assertIn("[3] a", lines)
+        self.assertIn("[5] done in T: true", lines)
+
+    def test_it_counts_the_whole_file_and_is_gone_in_the_end(self) -> None:
+        self.assertCounted(80, BAR % (3, 5, 1))
+
+    def test_on_40_columns_it_is_shorter(self) -> None:
+        self.assertCounted(40, r"^3/5, 1 errors \[=+!+>+ +\]$")
+
+    def test_what_others_do_is_counted_soon(self) -> None:
+        self.jobs(WAITING, "true", "true")
+        terminal = self.terminal()
+        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        self.wait_shown(terminal, BAR % (0, 3, 0))
+        self.run_script(RUNSET, "--set=!", "runs.txt", 2)
+        self.wait_shown(terminal, BAR % (1, 3, 1))
+        self.append(". true")
+        self.wait_shown(terminal, BAR % (1, 4, 1))
+        self.open_gate()
+        self.lines_of(terminal, runner)
+
+    def test_a_window_made_narrower_or_wider_is_followed(self) -> None:
+        self.jobs("true", WAITING, "true")
+        terminal = self.terminal(120)
+        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        self.wait_shown(terminal, BAR % (1, 3, 0))
+        terminal.resize(40)
+        self.assertLess(len(self.wait_shown(terminal, r"^1/3, 0 errors \[=+>+ +\]$")), 40)
+        terminal.resize(100)
+        self.wait_shown(terminal, BAR % (1, 3, 0))
+        self.open_gate()
+        self.assertEqual(self.lines_of(terminal, runner)[-1], "[3] done in T: true")
+
+    def test_the_cursor_waits_at_its_beginning(self) -> None:
+        """So what a narrower window makes of it is behind the cursor, and is erased with it."""
+        self.jobs(WAITING)
+        terminal = self.terminal()
+        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        self.wait_shown(terminal, BAR % (0, 1, 0))
+        self.assertEqual(terminal.screen.column, 0)
+        self.open_gate()
+        self.lines_of(terminal, runner)
+
+    def test_ctrl_c_leaves_whole_lines_only(self) -> None:
+        self.jobs(SLEEPING, "true")
+        terminal = self.terminal(200)
+        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        self.wait_shown(terminal, BAR % (0, 2, 0))
+        os.write(terminal.master, b"\x03")
+        self.assertEqual(self.lines_of(terminal, runner), [f"[1] signal 15 in T: {SLEEPING}"])
+        lines = terminal.screen.lines()
+        self.assertEqual(lines[1], "runmaker4.py: runs.txt: SIGINT: ending 1 job (Ctrl-C again: kill them)")
+        self.assertTrue(lines[-1].startswith("runmaker4.py: runs.txt: 0 done, 1 error in "), lines)
+
+    def test_it_comes_back_after_ctrl_z_and_fg_and_not_in_the_background(self) -> None:
+        self.jobs(WAITING, "true")
+        terminal = self.terminal(100)
+        shell = self.start_at(terminal, "sh", "-i", PS1="ready> ", ENV="")
+        self.wait_shown(terminal, "ready>")
+        words = " ".join(self.command(RUNMAKER, NO_HINT, "runs.txt"))
+        os.write(terminal.master, f"{words}\n".encode())
+        self.wait_shown(terminal, BAR % (0, 2, 0))
+        os.write(terminal.master, b"\x1a")
+        self.wait_shown(terminal, "^ready>$")
+        self.assertNotRegex("".join(terminal.look()), r"progress|\]$")
+        os.write(terminal.master, b"fg\n")
+        self.wait_shown(terminal, BAR % (0, 2, 0))
+        os.write(terminal.master, b"\x1a")
+        self.wait_shown(terminal, "^ready>$")
+        os.write(terminal.master, b"bg\n")
+        wait_until(lambda: "ready> bg" in terminal.look(), what="bg")
+        self.wait_shown(terminal, "^ready>$")
+        os.write(terminal.master, b"typed")
+        self.wait_shown(terminal, "^ready> typed$")
+        self.open_gate()
+        self.wait_shown(terminal, "runs.txt: 2 done in ")
+        self.assertIn("ready> typed[1] done in ", "\n".join(terminal.look()))
+        os.write(terminal.master, b"\x15exit\n\nexit\n")
+        shell.wait(20)
+
+
+class AtAClient(TcpCase, ConsoleCase):
+    """A client does not know the file: it shows what it has done itself."""
+
+    def test_a_client_shows_its_own_jobs(self) -> None:
+        self.jobs("echo a", "false", WAITING, "true")
+        server = self.start_server()
+        terminal = self.terminal()
+        client = self.start_at(terminal, RUNCLIENT, NO_HINT, *self.client_words(server))
+        self.wait_shown(terminal, "^progress: 1 done, 1 failed, 1 running$")
+        self.open_gate()
+        lines = self.lines_of(terminal, client)
+        self.assertEqual(lines[:3], ["[1] a", "[1] done in T: echo a", "[2] exit 1 in T: false"])
+
+
+class Drawing(unittest.TestCase):
+    """The status line is drawn at most ten times a second, and not for a terminal that is behind."""
+
+    def setUp(self) -> None:
+        self.now = 100.0
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        fd, path = tempfile.mkstemp()
+        os.unlink(path)
+        self.addCleanup(os.close, fd)
+        clock = mock.patch.object(loop, "time", lambda: self.now)
+        clock.start()
+        self.addCleanup(clock.stop)
+        self.terminal = runmaker4.Terminal(fd, loop, self.fail)
+        self.terminal.status = lambda columns: f"{columns} columns at {self.now:.2f}"
+
+    def written(self) -> bytes:
+        """What was written since the last call."""
+        data = os.pread(self.terminal.fd, 1 << 20, 0)
+        os.lseek(self.terminal.fd, 0, os.SEEK_SET)
+        os.truncate(self.terminal.fd, 0)
+        return data
+
+    def test_it_is_erased_and_drawn_anew_below_what_is_printed(self) -> None:
+        self.terminal.write(b"a\n")
+        self.terminal.flush()
+        self.assertEqual(self.written(), b"a\n80 columns at 100.00\r")
+        self.now += 1
+        self.terminal.write(b"b\n")
+        self.terminal.flush()
+        self.assertEqual(self.written(), b"\r\x1b[Jb\n80 columns at 101.00\r")
+        self.terminal.end_status()
+        self.assertEqual(self.written(), b"\r\x1b[J")
+
+    def test_no_more_than_ten_times_a_second(self) -> None:
+        self.terminal.redraw()
+        self.terminal.redraw()
+        self.assertEqual(self.written(), b"80 columns at 100.00\r")
+        self.now += 0.03
+        self.terminal.write(b"a\n")
+        self.assertAlmostEqual(present(self.terminal.timer).when(), 100.1)
+        self.terminal.write(b"x" * (1 << 17) + b"\n")       # this does not wait
+        self.assertEqual(self.written(), b"\r\x1b[Ja\n" + b"x" * (1 << 17) + b"\n")
+        self.now += 0.08
+        self.terminal.redraw()
+        self.assertEqual(self.written(), b"80 columns at 100.11\r")
+
+    def test_a_terminal_that_is_behind_gets_no_more_of_it(self) -> None:
+        self.terminal.backlog = 5
+        self.terminal.redraw()
+        self.terminal.write(b"a\n")
+        self.terminal.flush()
+        self.assertEqual(self.written(), b"a\n")
+
+
+if __name__ == "__main__":
+    unittest.main()
