@@ -5791,13 +5791,13 @@ class ProgressBar:
 
     def _fitted(self, now: Counts, columns: int) -> str:
         """The fullest text that fits, with a bar that fills the rest."""
-        texts = (progress_line(now, 0) + self._estimate(now), progress_line(now, 0),
+        texts = (progress_line(now, 0) + self.estimate(now), progress_line(now, 0),
                  f"{now.processed}/{now.all}, {now.error} errors []")
         text = next((text for text in texts if len(text) + 8 < columns), texts[-1])
         width = min(columns - 1 - len(text), self.WIDEST)
         return text.replace("[]", f"[{bar(now, width)}]" if width > 0 else "")[:columns - 1]
 
-    def _estimate(self, now: Counts) -> str:
+    def estimate(self, now: Counts) -> str:
         """' 1.2/s, 3m 20s left'; in the end ' took 4m 07s'"""
         if now.processed == now.all and len(self._seen) > 1:
             return f" took {human_time(self._clock() - self._start)}"

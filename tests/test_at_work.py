@@ -13,7 +13,7 @@ from tests.journal import pair, start
 from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, RunCase, companion, wait_until
 from tests.tcp import TcpCase
 from tests.test_journal_reading import JournalCase
-from tests.test_runwait import Terminal
+from tests.terminal import Terminal
 
 
 class AtWorkCase(JournalCase, RunCase):
