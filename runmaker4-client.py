@@ -680,6 +680,10 @@ class Connection:
         """The server has the lock."""
         return None
 
+    async def still_has(self, job: Job) -> bool:
+        """As for a job's first run: while there is no server, its line may become another's."""
+        return self.ours(job) is not None and self._may_start()
+
     def reclaim(self, fd: int) -> None:
         """Nothing was lent."""
 
@@ -804,7 +808,8 @@ class Connection:
         link = self._link
         if not link or self._runner.stopping:
             return
-        running = sum(job.slots for job in self._jobs.values() if not job.has_ended)
+        waiting = self._runner.next_runs
+        running = sum(job.slots for job in self._jobs.values() if not job.has_ended and job not in waiting)
         due = sum(job.slots for job in self._queue) + self._requested
         want = max(self._slots() - running - due, 0)
         leaves_anew = last and self._last_asked is None
@@ -813,7 +818,8 @@ class Connection:
         self._requested += want
         self._told_slots = self._runner.in_service
         last = last or self._last_asked is not None
-        number = self._request(link, "claim", want=want, last=last, slots=self._told_slots)
+        number = self._request(link, "claim", want=want, last=last, slots=self._told_slots,
+                               waiting=len(waiting))
         if last:
             self._last_asked = number
 

@@ -13,8 +13,9 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
                                                                    not its jobs any more, what output is
                                                                    collected, the number of the last event
     claim      for how many slots it wants jobs now,    jobs       some, as soon as there are any
-               and how many it has (last: it will       nothing    in answer to `last`, after another look at
-               leave if there are no jobs)                         the file
+               how many it has, how many of its jobs    nothing    in answer to `last`, after another look at
+               wait to run again (last: it will leave              the file
+               if there are no jobs)
     ping       every five seconds                       pong
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
                                                                    clock
@@ -1102,6 +1103,7 @@ class Client(Taker):
         self.grants: dict[str, Grant] = {}
         self._memberships = 0           # in groups: it gets nothing else meanwhile
         self.want = 0                   # the slots for which it would take jobs now
+        self._between_runs = 0          # jobs that it has, and that have no slots until they run again
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
@@ -1137,7 +1139,7 @@ class Client(Taker):
 
         That may be more than slots: some may finish their jobs out of service.  What is ending counts not.
         """
-        return 2 * self.slots - sum(grant.is_open for grant in self.grants.values())
+        return 2 * self.slots + self._between_runs - sum(grant.is_open for grant in self.grants.values())
 
     @property
     def where(self) -> str:
@@ -1284,6 +1286,8 @@ class Client(Taker):
         self.note_slots(message)
         # it gets what it has room for
         self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
+        if "waiting" in message.fields:
+            self._between_runs = message.whole("waiting", 1_000_000)
         self.asked = message.whole("request")
         self.asked_at = self.sessions.file.clock()
         self.leaving = message.flag("last")

@@ -2696,6 +2696,18 @@ class JobFile:
         """
         return os.dup(job.seat.fd) if job.seat else None
 
+    def still_has(self, job: Job) -> bool:
+        """Whether the seat of a held line is locked here for sure; it may be lost if this host was cut off.
+
+        Nothing is done about that: look_after() will.
+        """
+        if not job.seat:
+            return False
+        try:
+            return not (self.network and lost_locks(job.seat.fd, [job.seat.at], self.mount))
+        except OSError:
+            return False
+
     @staticmethod
     def reclaim(fd: int) -> None:
         """Close what was lent, once the shell has its own copy."""
@@ -4707,6 +4719,12 @@ class Jobs(Protocol):
     async def lend(self, job: Job) -> int | None:
         """A descriptor with its seat for the job to inherit; None: it has none.  Raises OSError."""
 
+    async def still_has(self, job: Job) -> bool:
+        """Whether a job that has not run for a while may run here again: nobody can have taken its line.
+
+        If somebody has, look_after() says so soon.
+        """
+
     def reclaim(self, fd: int) -> None:
         """Close what was lent: its shell has its own copy."""
 
@@ -4758,6 +4776,9 @@ class FileJobs:
     async def lend(self, job: Job) -> int | None:
         """A copy: the worker may close or exchange the descriptor of the seat at any time."""
         return await self.worker.call(self.file.lend, job)
+
+    async def still_has(self, job: Job) -> bool:
+        return await self.worker.call(self.file.still_has, job)
 
     def reclaim(self, fd: int) -> None:
         self.worker.post(self.file.reclaim, fd)
@@ -6812,6 +6833,10 @@ class SlotFile:
 # sees it through: it waits for the shell's end, tries again if that is wished, and writes the state.  Chores
 # run beside them: looks after the held lines, the wall time, the slot file, counts of failures.
 #
+# With --retry-delay a job that has failed gives its slots back, and its task waits, first for its time, then
+# for slots, which the one that hands out gives to it before it claims another job.  Its line stays `r`, and
+# the runner holds its seat: so nobody else takes it, and if the runner dies, it is an orphan.
+#
 # A signal, the wall time, or --max-failed sets `_leaving`.  Then nothing more is handed out, jobs that are
 # to end are ended as they would be by a timeout, and the tasks come to their end by themselves.  A Pump moves
 # output from pipes to the sinks all the while.
@@ -7033,6 +7058,14 @@ class Pump:
             stream.fd = None
 
 
+@dataclass(eq=False, repr=False)
+class NextRun:
+    """A job that has failed, and waits until it may run again."""
+    job: Job
+    kept: Sequence[Slot]                # slots that it has not given back, or none
+    slots: asyncio.Future[Sequence[Slot]]       # those of its next run; none: it does not run again
+
+
 class Leaving(enum.IntEnum):
     """How far a runner is on its way out.  It never goes back."""
     NOT = 0             # it starts jobs
@@ -7047,6 +7080,7 @@ class RunnerOptions:
     timeout: float | None       # seconds that a job may run, unless a directive says otherwise; None: any
     walltime: float | SlurmLimit | None     # seconds until all jobs have ended; None: any
     retries: int                # of a job that has failed
+    retry_delay: float | None   # seconds until the first of them; None: at once
     runner: str | None          # the command that runs a job instead of a shell of this host
     one_only: bool              # -1: each slot gets one job
     follow: bool                # more jobs are waited for
@@ -7075,6 +7109,7 @@ class Runner:
     LAST_LOOK = 2.0                     # seconds after that for what the file holds
     TOGETHER = 1.0                      # seconds between signals that somebody sent to jobs and runner alike
     PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)      # the machine is full, for now
+    WAITING = 500                       # jobs that may wait for their next runs: each has a descriptor
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: RunnerOptions, say: Say, tally: Tally,
@@ -7097,7 +7132,10 @@ class Runner:
         self.slots: dict[tuple[str, int], Slot] = {}        # by name, and which of that name
         self._handing_out: asyncio.Future[None] | None = None       # the loop that hands out
         self.works: dict[Job, asyncio.Future[None]] = {}    # jobs that have begun, and what sees them through
+        self.next_runs: dict[Job, NextRun] = {}     # of those in `works` that wait to run again
+        self._due: list[NextRun] = []       # of these, those whose time has come, in that order
         self._wait_told = False             # it was said that all slots are in use by other runners
+        self._many_told = False             # it was said that too many jobs wait to run again
         self.loop = asyncio.get_running_loop()
         self.tally = tally
         self.shells: dict[Run, Child] = {}  # of runs whose shell was started, and has not ended
@@ -7177,7 +7215,7 @@ class Runner:
         self._note_signal()
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
-            f"{plural(len(self.works), 'job')}"
+            f"{plural(len(self.works) - len(self.next_runs), 'job')}"
         )
         self.stop()
 
@@ -7193,7 +7231,7 @@ class Runner:
             return
         self.killed = number
         again = " (Ctrl-C again: kill them)" if number == signal.SIGINT and self.runs else ""
-        self.say(f"{signal.Signals(number).name}: ending {plural(len(self.runs), 'job')}{again}")
+        self.say(f"{signal.Signals(number).name}: ending {plural(self._running, 'job')}{again}")
         self.end_all()
         watched(self._last_resort())
 
@@ -7219,9 +7257,14 @@ class Runner:
 
     async def _wall(self) -> None:
         await asyncio.sleep(self._wall_end - self.loop.time())
-        self.say(f"the wall time is over, ending {plural(len(self.runs), 'job')}")
+        self.say(f"the wall time is over, ending {plural(self._running, 'job')}")
         self.wall_over = True
         self.end_all()
+
+    @property
+    def _running(self) -> int:
+        """How many jobs run, or wait to run again."""
+        return len(self.runs) + len(self.next_runs)
 
     @property
     def stopping(self) -> bool:
@@ -7236,6 +7279,8 @@ class Runner:
         self.changed.set()
         for gate in self._gated.values():
             gate.refuse()
+        for waiting in list(self.next_runs.values()):
+            self._decide(waiting)
 
     def fail(self, why: str) -> None:
         """Start nothing more, for no more jobs can be had."""
@@ -7247,6 +7292,8 @@ class Runner:
         self.unwanted[job] = cause
         if job.gate:
             job.gate.refuse()
+        if job in self.next_runs:
+            self._decide(self.next_runs[job])
         for run in [*self.runs, *self._gated]:
             if run.job is job and (not job.gate or job.gate.settled.result()):      # else it ends by itself
                 self._end(run, cause)
@@ -7378,7 +7425,7 @@ class Runner:
     def _note_wait(self) -> None:
         """Say once that there is nothing to do but wait for a slot."""
         elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
-        if elsewhere and not self._wait_told and not self.works:
+        if elsewhere and not self._wait_told and len(self.works) == len(self.next_runs):
             self._wait_told = True
             self.say("all slots are in use by other runners; waiting for one")
 
@@ -7408,6 +7455,12 @@ class Runner:
         slots: list[Slot] = []
         if self.pump.backlog > self.HOLD:
             return 1.0
+        self._drop_too_big()
+        if self._due:
+            return await self._give_slots(self._due[0])
+        if len(self.next_runs) >= self.WAITING:
+            self._note_many()
+            return None
         if not await self._take(slots, 1):
             self._note_wait()
             return None
@@ -7475,31 +7528,38 @@ class Runner:
 
         Slots that a defect breaks are not freed: the loop might hand out once more before all is stopped.
         """
-        begun = await self._run_job(run, fault)
-        for slot in run.slots:
-            await self._free([slot], self._use_after(slot, begun))
+        slots, begun = await self._run_job(run, fault)
+        await self._leave_slots(slots, begun)
         del self.works[run.job]
         self.changed.set()
 
-    async def _run_job(self, run: Run, fault: bytes) -> bool:
-        """Run a job, again if it fails and that is wished, and write down its state; whether it was begun."""
-        job, state, ending = run.job, fault, None
-        for more in range(self.options.retries, -1, -1):
+    async def _leave_slots(self, slots: Sequence[Slot], begun: bool) -> None:
+        """A job has no use for these slots any more; begun: it was started."""
+        for slot in slots:
+            await self._free([slot], self._use_after(slot, begun))
+
+    async def _run_job(self, run: Run, fault: bytes) -> tuple[Sequence[Slot], bool]:
+        """Run a job, again if it fails and that is wished, and write down its state.
+
+        Returns the slots that it has at its end, and whether it was begun.
+        """
+        job, state, slots, ending = run.job, fault, run.slots, None
+        for count in itertools.count(1):
             if not fault:
                 ending = await self._run(run, self.shells[run])
                 state = ending.state if ending else NEW
-            if (
-                state in (DONE, NEW)
-                or self.stopping
-                or run.cause not in ("", "timeout")
-                or job in self.unwanted
-                or not run.shell
-                or not more
-                or not self._fits(job)
-            ):
+            if not self._is_repeated(run, state, count):
                 break
-            run = self._new_run(job, run.slots)
-            fault = await self._start(run)
+            if self.options.retry_delay:
+                slots = await self._wait_to_run(run, ending, count)
+            if slots:
+                run, ending = self._new_run(job, slots), None
+                fault = await self._start(run)
+            if not slots or fault == NEW:
+                # It was to run again.  Who ends what runs has ended it, too; else its last result stands.
+                if self._leaving >= Leaving.ENDING or job in self.unwanted:
+                    state = ERROR
+                break
         for sink in run.sinks:
             sink.over(job)
         cause = self.unwanted.pop(job, run.cause)
@@ -7513,8 +7573,102 @@ class Runner:
         if state != NEW:
             self.tally.count(job, state)
             self._note_failures(self.tally.worse)
+            if slots:
+                self._note_errors(run, ending)
+        return slots, state != NEW
+
+    def _is_repeated(self, run: Run, state: bytes, count: int) -> bool:
+        """Whether a job whose run has ended so is to run again.  count: how often it has run."""
+        if (
+            state in (DONE, NEW)
+            or self.stopping
+            or run.cause not in ("", "timeout")
+            or run.job in self.unwanted
+            or not run.shell
+            or count > self.options.retries
+        ):
+            return False
+        if not self.options.retry_delay:
+            return self._fits(run.job)
+        delay, rest = self._delay(count), self._wall_end - self.loop.time()
+        if delay + (self._limit(run.job) or 0.0) <= rest:
+            return True
+        self.say(f"line {run.job.number}: does not run again in {human_time(delay)}, for that may not fit "
+                 "into the wall time")
+        return False
+
+    # -- jobs that wait to run again -------------------------------------------------------------------------
+
+    def _delay(self, count: int) -> float:
+        """Seconds until a job that has run so often, and failed, may run again."""
+        first = self.options.retry_delay or 0.0
+        return min(math.ldexp(first, min(count - 1, 60)), LONGEST_RETRY_DELAY)
+
+    async def _wait_to_run(self, run: Run, ending: Ending | None, count: int) -> Sequence[Slot]:
+        """Let other jobs have a job's slots until it may run again; the slots that it has then, or none if it
+        shall not run again.
+
+        With -1 no other job may have them: it keeps them.  ending: of its last run, `run`; count: how often
+        it has run.
+        """
+        job, delay = run.job, self._delay(count)
+        kept = run.slots if self.options.one_only else ()
+        waiting = NextRun(job, kept, self.loop.create_future())
+        self.next_runs[job] = waiting
+        if self.options.verbose:
+            self.say(f"line {job.number}: again in {human_time(delay)}")
+        due_at = self.loop.time() + delay
+        if not kept:
             self._note_errors(run, ending)
-        return state != NEW
+            await self._leave_slots(run.slots, True)
+            self.changed.set()
+        await asyncio.wait([waiting.slots], timeout=due_at - self.loop.time())
+        if not waiting.slots.done():
+            self._due.append(waiting)
+            self.changed.set()
+        slots = await waiting.slots
+        if not slots:
+            await self._leave_slots(kept, True)
+        return slots
+
+    def _decide(self, waiting: NextRun, slots: Sequence[Slot] = ()) -> None:
+        """A job that waits runs again, on these slots; none: it does not."""
+        del self.next_runs[waiting.job]
+        if waiting in self._due:
+            self._due.remove(waiting)
+        waiting.slots.set_result(slots)
+
+    async def _give_slots(self, waiting: NextRun) -> float | None:
+        """Give a job whose time has come its slots, if they are free.  Returns as _give_job()."""
+        job, slots = waiting.job, list(waiting.kept)
+        if len(slots) + len(self._idle()) < job.settings.slots:
+            self._note_wait()
+            return None
+        if not await self._jobs.still_has(job):
+            return 1.0
+        if await self._take(slots, job.settings.slots) and waiting in self._due and self._fits(job):
+            self._decide(waiting, slots)
+            return 0.0
+        if not waiting.kept:
+            await self._free(slots)
+        self._note_wait()
+        return None if waiting in self._due else 0.0
+
+    def _drop_too_big(self) -> None:
+        """Have no job wait for more slots than are left in service."""
+        in_service = self.in_service if self.next_runs else 0
+        for waiting in list(self.next_runs.values()):
+            if not waiting.kept and waiting.job.settings.slots > in_service:
+                self.say(f"line {waiting.job.number}: does not run again, for too few slots are in service")
+                self._decide(waiting)
+
+    def _note_many(self) -> None:
+        """Say once that nothing more is started for now."""
+        if not self._many_told:
+            self._many_told = True
+            self.say(f"{self.WAITING} jobs have failed and wait to run again; starting no others meanwhile")
+
+    # -- what comes of a job ---------------------------------------------------------------------------------
 
     def _note_errors(self, run: Run, ending: Ending | None) -> None:
         """Count the jobs of a slot that fail as they do when its host cannot be reached (ssh(1): 255)."""
@@ -7918,6 +8072,18 @@ def given_name(text: str) -> str:
     return text
 
 
+LONGEST_RETRY_DELAY = 3600.0            # seconds
+
+
+def retry_delay(text: str) -> float | None:
+    """An argparse type: a duration of at most an hour."""
+    seconds = duration(text)
+    if seconds and seconds > LONGEST_RETRY_DELAY:
+        longest = human_time(LONGEST_RETRY_DELAY)
+        raise argparse.ArgumentTypeError(f"longer than {longest}: '{printable(text)}'")
+    return seconds
+
+
 def wall_time(text: str) -> float | SlurmLimit | None:
     """An argparse type: a duration; auto, or auto- and a margin."""
     if text == "auto":
@@ -7963,13 +8129,14 @@ def add_running_options(add: Add) -> None:
         metavar="N",
         help="run a failing job up to N more times, at once",
     )
+    add("--retry-delay", type=retry_delay, metavar="T",
+        help="... after T, 2T, 4T, ... (up to 1h); others use its slot")
     add("--follow", action="store_true", help="wait for more jobs, and for a file not there yet")
     add(
         "--slots",
         type=slot_names,
         metavar="A,B",
-        help="instead of -j: a slot per name (hosts, GPUs, ...), or @FILE: one per line, followed while "
-             "running",
+        help="instead of -j: a slot per name (@FILE: a line, followed)",
     )
 
 
@@ -8380,6 +8547,8 @@ class RunnerProgram(Program):
             self.retry = ERROR
         if options.keep_order and not options.plain:
             raise Problem("-k goes with --plain (see --help)")
+        if options.retry_delay and not options.retries:
+            raise Problem("--retry-delay goes with --retries N (see --help)")
         if options.daemon and options.plain:
             raise Problem("--plain prints on stdout, and -d prints nothing there (see --outdir)")
         options.quiet |= options.plain
@@ -8433,6 +8602,7 @@ class RunnerProgram(Program):
             timeout=options.timeout,
             walltime=options.walltime,
             retries=options.retries,
+            retry_delay=options.retry_delay,
             runner=options.runner,
             one_only=options.one_only,
             follow=options.follow,
@@ -8550,7 +8720,8 @@ class App(RunnerProgram):
         self.find_wall_time()
         if self.slot_file:
             self.slot_file.prepare()
-        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
+        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6)
+                          + Runner.WAITING * bool(options.retry_delay))
         self._stores = self.open_stores(self.network, *self._inputs)
         if self._checked and not self.options.daemon and os.isatty(2):
             self._one_by_one = self._is_one_by_one()

@@ -12,8 +12,8 @@ import runmaker4
 from tests.journal import pair, start
 from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, RunCase, companion, wait_until
 from tests.tcp import TcpCase
-from tests.test_journal_reading import JournalCase
 from tests.terminal import Terminal
+from tests.test_journal_reading import JournalCase
 
 
 class AtWorkCase(JournalCase, RunCase):

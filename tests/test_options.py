@@ -416,8 +416,8 @@ class Help(RunCase):
     """--help of each script: what it is, usage, examples, groups, exit statuses, all on a screen or two."""
 
     NAMED = {
-        RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow "
-        "-l --logfile -n --loglines --outdir --joblog -d --daemon --pidfile --errors --name "
+        RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --retry-delay --timeout --walltime "
+        "--follow -l --logfile -n --loglines --outdir --joblog -d --daemon --pidfile --errors --name "
         "--single-host --dry-run -q -v",
         RUNSET: "-s --set -l --list -a --all --state --match --add --force",
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",

@@ -342,6 +342,29 @@ class DeadClients(JobFileCase):
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
 
+class LostSeats(JobFileCase):
+    """Whether a host that was cut off still has a line, whose job has not run for a while."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.lines = self.file(b". a\n. b\n", mount=runmaker4.Mount("fuse.new", frozenset()))
+        self.job = job_of(runmaker4.Cursor(self.lines, [runmaker4.Taker("")]).claim())
+
+    def test_it_has_it_while_the_seat_is_locked(self) -> None:
+        self.assertTrue(self.lines.still_has(self.job))
+
+    def test_it_has_it_no_more_once_the_lock_is_lost(self) -> None:
+        self.assertIsNotNone(self.job.seat)
+        if self.job.seat:
+            runmaker4.unlock(self.job.seat.fd, self.job.seat.at)
+        self.assertFalse(self.lines.still_has(self.job))
+        self.assertEqual(self.lines.held, {self.job: None})
+
+    def test_it_does_not_know_while_the_file_system_does_not_answer(self) -> None:
+        with mock.patch.object(os, "open", side_effect=OSError(errno.EIO, "Input/output error")):
+            self.assertFalse(self.lines.still_has(self.job))
+
+
 class HeldUp(JobFileCase):
     """An editor that saves in place is stopped by the file system, with a part of the file written, or
     nothing.

@@ -683,8 +683,8 @@ class Help(TcpCase):
     OPTIONS = {
         RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
         "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
-        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime --follow "
-        "--slots -d --daemon --pidfile --errors --name --single-host -q -v --port --token "
+        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --retry-delay --timeout --walltime "
+        "--follow --slots -d --daemon --pidfile --errors --name --single-host -q -v --port --token "
         "--give-up --status --json -h --help",
     }
 

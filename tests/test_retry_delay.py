@@ -1,0 +1,309 @@
+"""Promise: with --retry-delay a job that has failed waits before it runs again: its slot is for other jobs,
+its line is nobody else's, and it is ended as a job that runs.
+"""
+import json
+import os
+import signal
+import subprocess
+import time
+import unittest
+from typing import Any
+
+from tests.support import (
+    RUNMAKER,
+    RUNSET,
+    SLEEPING,
+    WAITING,
+    Ended,
+    RunCase,
+    wait_until,
+    without,
+)
+from tests.tcp import OverTcp, TcpCase
+
+FAILING = "echo >>runs.$JOB_ID; exit 3"
+
+
+class DelayCase(RunCase):
+    """A test of jobs that wait to run again; what their runner says goes to the file `messages`."""
+
+    def start_delayed(self, *options: object, delay: str = "1h", patch: str = "",
+                      **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a runner with this delay, and three retries unless the options say otherwise."""
+        words = ["-v", "--retries", 3, "--retry-delay", delay, *options, "runs.txt"]
+        with open(self.dir / "messages", "wb") as messages:
+            if patch:
+                return self.start_patched(patch, *words, stderr=messages, **settings)
+            return self.start(RUNMAKER, *words, stderr=messages, **settings)
+
+    def wait_word(self, *words: str) -> None:
+        """Wait until the runner has said these, each in a line."""
+        wait_until(lambda: all(word.encode() in self.read("messages") for word in words),
+                   what=f"it says: {', '.join(words)}")
+
+    def wait_waiting(self, *lines: int) -> None:
+        """Wait until the jobs of these lines wait to run again."""
+        self.wait_word(*(f"line {line}: again in" for line in lines))
+
+    def end(self, runner: subprocess.Popen[bytes]) -> Ended:
+        """Wait for its end, and for nobody to be left; what it has said is `err`."""
+        ended = self.finish(runner)
+        self.assertNobodyLeft()
+        return Ended(ended.code, ended.out, self.read("messages"))
+
+    def runs(self, line: int = 1) -> int:
+        """How often the job of a line has run."""
+        return len(self.read(f"runs.{line}").splitlines())
+
+
+class Delays(DelayCase):
+    """How long a job waits."""
+
+    def delays(self, **settings: Any) -> list[bytes]:
+        self.jobs(FAILING)
+        ended = self.end(self.start_delayed("--retries", 4, delay="0.1", **settings))
+        self.assertEnded(ended, 1, "!")
+        self.assertEqual(self.runs(), 5)
+        return [line.rpartition(b" ")[2] for line in ended.err.splitlines() if b"line 1: again in " in line]
+
+    def test_it_waits_twice_as_long_each_time(self) -> None:
+        self.assertEqual(self.delays(), [b"0.1s", b"0.2s", b"0.4s", b"0.8s"])
+
+    def test_it_waits_no_longer_than_the_longest_delay(self) -> None:
+        self.assertEqual(self.delays(patch="import runmaker4; runmaker4.LONGEST_RETRY_DELAY = 0.3"),
+                         [b"0.1s", b"0.2s", b"0.3s", b"0.3s"])
+
+    def test_each_run_has_its_records(self) -> None:
+        self.jobs(FAILING)
+        self.end(self.start_delayed("--retries", 1, "--outdir", "out", "--joblog", "joblog", delay="0.1"))
+        events = [json.loads(line)["event"] for line in self.read("out/journal").splitlines()]
+        self.assertEqual(events, ["start", "end"] * 2)
+        self.assertEqual(len(self.read("joblog").splitlines()), 1 + 2)
+
+    def test_a_delay_without_retries_is_refused_as_is_one_over_an_hour(self) -> None:
+        self.jobs("true")
+        self.assertRefused(self.run_jobs("--retry-delay", "30s"), "--retry-delay goes with --retries")
+        self.assertRefused(self.run_jobs("--retries", 1, "--retry-delay", "61m"), "longer than 1h")
+
+
+class Meanwhile(DelayCase):
+    """What others do while a job waits."""
+
+    def test_its_slot_is_used_by_the_next_job_while_its_line_stays_running(self) -> None:
+        self.jobs("echo >>runs.1; [ -e second ]", "head -c1 runs.txt >second")
+        ended = self.end(self.start_delayed("--retries", 9, delay="0.2"))
+        self.assertEnded(ended, 0, "dd")
+        self.assertEqual(self.read("second"), b"r")
+
+    def test_more_jobs_wait_than_there_are_slots(self) -> None:
+        """A server does not take them for jobs that its client runs."""
+        self.jobs(*[FAILING] * 4, "true")
+        runner = self.start_delayed()
+        self.wait_states("rrrrd")
+        runner.send_signal(signal.SIGHUP)
+        self.assertEnded(self.end(runner), 1, "!!!!d")
+
+    def test_with_one_only_it_keeps_its_slot(self) -> None:
+        self.jobs("echo >>runs.1; [ $(wc -l <runs.1) -gt 2 ]", "touch never")
+        self.assertEnded(self.end(self.start_delayed("-1", delay="0.1")), 0, "d.")
+        self.assertEqual(self.runs(), 3)
+
+    def test_it_runs_again_on_as_many_slots_as_it_needs_and_before_what_is_below(self) -> None:
+        self.before = self.write("#RUN slots=2\n. echo $RUNMAKER4_SLOTS >>runs.2; [ -e up.4 ]\n#RUN\n"
+                                 f". {WAITING}\n. [ $(wc -l <runs.2) -gt 1 ]\n").read_bytes()
+        runner = self.start_delayed("-j2", "--retries", 9, delay="0.1")
+        self.wait_up(4, runner=runner)
+        self.open_gate()
+        self.assertEnded(self.end(runner), 0, "ddd")
+        self.assertEqual(set(self.read("runs.2").splitlines()), {b"1,2"})
+
+
+class WaitingCase(DelayCase):
+    """A test of a job that waits for a long time."""
+
+    def start_waiting(self, *others: str, options: tuple[object, ...] = (),
+                      **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a runner, and return it when the job of line 1 has failed, and waits for an hour."""
+        self.jobs(FAILING, *others)
+        runner = self.start_delayed(*options, **settings)
+        self.wait_waiting(1)
+        return runner
+
+    def assertWasEnded(self, runner: subprocess.Popen[bytes], code: int, states: str, *words: str) -> None:
+        """How the runner ended, and what it said; the job of line 1 has run once."""
+        ended = self.end(runner)
+        self.assertEnded(ended, code, states)
+        self.assertEqual(self.runs(), 1)
+        for word in words:
+            self.assertIn(word.encode(), ended.err)
+
+
+class Ends(WaitingCase):
+    """What ends a job that waits."""
+
+    def test_it_is_cancelled(self) -> None:
+        runner = self.start_waiting("true")
+        with open(self.dir / "runs.txt", "r+b") as file:
+            file.write(b"x")
+        ended = self.end(runner)
+        self.assertEqual((ended.code, self.states(), self.runs()), (0, "xd", 1), ended.err)
+        self.assertIn(b"1 done, 1 cancelled", ended.err)
+
+    def test_int_and_term_make_it_an_error(self) -> None:
+        for number, code in (signal.SIGINT, 130), (signal.SIGTERM, 143):
+            with self.subTest(number):
+                (self.dir / "runs.1").unlink(missing_ok=True)
+                runner = self.start_waiting()
+                runner.send_signal(number)
+                self.assertWasEnded(runner, code, "e", "ending 1 job")
+
+    def test_hup_usr1_and_quit_leave_it_as_failed_and_wait_for_what_runs(self) -> None:
+        runner = self.start_waiting(WAITING, "touch never")
+        self.wait_up(2, runner=runner)
+        for number in signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT:
+            runner.send_signal(number)
+        self.wait_states("!r.")
+        self.open_gate()
+        self.assertWasEnded(runner, 1, "!d.", "waiting for 1 job")
+
+    def test_int_after_that_is_too_late_for_it(self) -> None:
+        runner = self.start_waiting(SLEEPING)
+        self.wait_up(2, runner=runner)
+        runner.send_signal(signal.SIGHUP)
+        self.wait_states("!r")
+        runner.send_signal(signal.SIGINT)
+        self.assertWasEnded(runner, 130, "!e")
+
+    def test_the_wall_time_ends_it_while_it_waits_for_a_slot(self) -> None:
+        self.jobs(FAILING, SLEEPING)
+        runner = self.start_delayed("--walltime", "3", delay="0.1")
+        self.assertWasEnded(runner, 1, "ee", "the wall time is over, ending 2 jobs")
+
+    def test_it_has_failed_for_good_if_its_next_run_does_not_fit_into_the_wall_time(self) -> None:
+        self.jobs(FAILING, "true")
+        runner = self.start_delayed("--walltime", "50m", "--timeout", "30m", delay="40m")
+        self.assertWasEnded(runner, 1, "!d", "line 1: does not run again in 40m 00s")
+
+    def test_follow_does_not_end_it(self) -> None:
+        self.jobs("echo >>runs.1; [ $(wc -l <runs.1) -gt 2 ]")
+        self.append("#RUN end")
+        self.assertEnded(self.end(self.start_delayed("--follow", delay="0.1")), 0, "d")
+
+
+class OnFile(WaitingCase):
+    """What ends a job that waits, at a runner on the file."""
+
+    def test_what_killed_its_runner_leaves_it_as_an_orphan_that_is_run_again(self) -> None:
+        runner = self.start_waiting()
+        self.assertEqual(self.locked_lines(), [1])
+        runner.kill()
+        runner.wait()
+        wait_until(lambda: not self.locked_lines(), what="its seat is free")
+        self.assertEqual(self.states(), "r")
+        self.assertEnded(self.run_jobs("--resume"), 1, "!")
+        self.assertEqual(self.runs(), 2)
+
+    def test_too_many_failures_leave_it_as_failed(self) -> None:
+        runner = self.start_waiting("true", WAITING, "touch never", options=("--max-failed", 1))
+        self.wait_up(3, runner=runner)
+        self.run_script(RUNSET, "--set=!", "runs.txt", "2")
+        self.wait_states("!!r.")
+        self.open_gate()
+        self.assertWasEnded(runner, 1, "!!d.", "--max-failed")
+
+    def test_it_has_failed_for_good_once_no_slot_is_left_in_service(self) -> None:
+        self.jobs("echo >>runs.1; exit 255", "touch never")
+        runner = self.start_delayed("--slot-errors", 1)
+        self.assertWasEnded(runner, 1, "!.", "line 1: does not run again", "no slot is left in service")
+
+    def test_nothing_more_is_started_while_too_many_wait(self) -> None:
+        patch = "import runmaker4; runmaker4.Runner.WAITING = 2"
+        runner = self.start_waiting(FAILING, "touch never", patch=patch)
+        self.wait_word("2 jobs have failed and wait to run again")
+        runner.send_signal(signal.SIGHUP)
+        self.assertWasEnded(runner, 1, "!!.")
+
+    def test_a_runner_that_may_have_lost_its_line_does_not_run_it_again(self) -> None:
+        patch = ("import os, runmaker4\ndef still_has(file, job):\n    open('asked', 'w').close()\n"
+                 "    return os.path.exists('mine')\nrunmaker4.JobFile.still_has = still_has")
+        self.jobs("echo >>runs.1; [ -e mine ]")
+        runner = self.start_delayed("--retries", 1, delay="0.1", patch=patch)
+        wait_until(lambda: self.exists("asked"), what="it is asked")
+        self.assertEqual((self.states(), self.runs()), ("r", 1))
+        self.write("", "mine")
+        self.assertEnded(self.end(runner), 0, "d")
+
+    def test_a_name_that_runners_share_is_for_others_meanwhile(self) -> None:
+        self.write("gpu\n", "names")
+        self.write(f". {WAITING.replace('up.', 'other.')}\n", "other.txt")
+        self.jobs("echo >>runs.1; [ -e go ]")
+        runner = self.start_delayed("--slots", "@names", "--retries", 12, delay="0.1")
+        other = self.start(RUNMAKER, "--slots", "@names", "other.txt")
+        wait_until(lambda: self.exists("other.1"), what="the other one has the name")
+        self.wait_word("all slots are in use by other runners")
+        self.assertEqual(self.states(), "r")
+        self.open_gate()
+        self.assertEqual(self.finish(other).code, 0)
+        self.assertEnded(self.end(runner), 0, "d")
+
+
+@without("test_each_run_has_its_records", "test_it_waits_no_longer_than_the_longest_delay",
+         "test_a_delay_without_retries_is_refused_as_is_one_over_an_hour")
+class DelaysOverTcp(OverTcp, Delays):
+    """How long a client's job waits."""
+
+
+class MeanwhileOverTcp(OverTcp, Meanwhile):
+    """What others do while a client's job waits."""
+
+
+class EndsOverTcp(OverTcp, Ends):
+    """What ends a client's job that waits."""
+
+
+class ServerLost(TcpCase):
+    """A client's job waits while there is no server."""
+
+    def test_it_runs_again_once_there_is_a_server(self) -> None:
+        self.jobs("echo >>runs.1; wc -l <runs.1; [ -e back ]", "true")
+        options = ("--outdir", "out", "-l", "log")
+        server = self.start_server(*options)
+        client = self.start_client(server, "-v", "--retries", 1, "--retry-delay", "2s")
+        self.wait_said(client, "line 1: again in 2.0s")
+        self.wait_states("rd")
+        server.kill()
+        self.wait_said(client, "trying again")
+        time.sleep(3)                           # its time comes, and there is no server
+        self.assertEqual(self.read("runs.1"), b"\n")
+        self.write("", "back")
+        again = self.start_server(*options, "--port", server.port)
+        self.assertClientEnded(self.finish(client), 0, "dd")
+        self.stop(again)
+        events = [json.loads(line) for line in self.read("out/journal").splitlines()]
+        self.assertEqual(
+            [event["event"] for event in events if event.get("line") == 1], ["start", "end"] * 2
+        )
+        self.assertEqual((self.read("out/1.out.~1~"), self.read("out/1.out")), (b"1\n", b"2\n"))
+        self.assertIn(b": 2  ", self.read("log"))
+
+    def test_it_is_an_error_if_the_client_gives_up(self) -> None:
+        self.jobs(FAILING)
+        server = self.start_server()
+        client = self.start_client(server, "-v", "--retries", 1, "--retry-delay", "1h", "--give-up", "1s")
+        self.wait_said(client, "line 1: again in")
+        server.kill()
+        self.assertEqual(self.finish(client).code, 1)
+        self.assertEqual(self.read("runs.1"), b"\n")
+
+    def test_it_is_an_error_if_the_client_does_not_come_back(self) -> None:
+        self.jobs(FAILING)
+        server = self.start_server("--grace", 1)
+        client = self.start_client(server, "-v", "--retries", 1, "--retry-delay", "1h")
+        self.wait_said(client, "line 1: again in")
+        os.kill(client.pid, signal.SIGKILL)
+        client.wait()
+        self.wait_states("e")
+
+
+if __name__ == "__main__":
+    unittest.main()
