@@ -2899,7 +2899,9 @@ class Reporter:
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
         """argv: the options, as they were given.  Raises Problem."""
         self.options = options
-        self.place = f"{os.uname().nodename}:{os.getcwd()}"
+        self.place = os.uname().nodename
+        with contextlib.suppress(OSError):          # the directory may have been removed under us
+            self.place += f":{os.getcwd()}"
         self.command = shlex.join([PROG, *argv])
         self.title = options.file or options.outdir or options.joblog
         self.watcher = watcher

@@ -9,13 +9,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import unittest
 import zlib
 from typing import Any, Optional
 
 from tests.journal import BEGAN, end, start
-from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes
+from tests.support import FULL, GATE, ROOT, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes
 from tests.values import present
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -284,6 +285,18 @@ class Content(ReportCase):
         place = f"{HERE}:{os.path.realpath(self.dir)}"
         self.assertEqual(page.title, f"runs.txt – {place}")
         self.assertEqual(page.place, f"{place}$ runwait4.py --report out.html --outdir out runs.txt")
+
+    def test_a_directory_that_was_removed_is_not_named(self) -> None:
+        self.journal(end(1, 1))
+        gone = self.dir / "gone"
+        gone.mkdir()
+        outdir, page = self.dir / "out", self.dir / "out.html"
+        command = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", sys.executable, str(ROOT / RUNWAIT),
+                   "--report", str(page), "--outdir", str(outdir)]
+        done = subprocess.run(command, cwd=gone, stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
+                              check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        self.assertRegex(self.page().place, rf"^{re.escape(HERE)}\$ runwait4\.py --report ")
 
     def test_all_tables_have_the_same_columns(self) -> None:
         self.write("d a\n! b\nx c\n")
