@@ -234,7 +234,7 @@ def make_parser() -> Parser:
         usage="[options] FILE",
         examples=f"Serve the jobs in runs.txt from one host, run them on another:\n"
                  f"    alice$ {PROG} runs.txt\n"
-                 f"    bob$   runmaker4-client.py -j4 alice     (asks for the token printed here)",
+                 f"    bob$   runmaker4-client.py -j4 alice    (asks for the token printed here)",
         notes={
             "Signals": "INT and TERM stop the server; what runs is kept for --grace, for the next server on "
                        "this file.  HUP, USR1 and QUIT (Ctrl-\\) hand out nothing more and wait for what "

@@ -262,6 +262,20 @@ PROGRAMS = ("runmaker4.py", "runset4.py", "runwait4.py", "runmaker4-server.py", 
 NEGATIVE = re.compile(r"-\.?\d")        # a word that begins so is a number, not an option
 
 
+def readme() -> str:
+    """The path of README.md, which leads to all else: beside this script as in a checkout, or where an
+    installer has put it; '' where the scripts alone were copied.
+    """
+    sysconfig = when_used("sysconfig")
+    schemes = sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")
+    here = os.path.dirname(os.path.realpath(__file__))
+    for place in (here, *(os.path.join(data, "share/doc/runmaker4") for data in schemes)):
+        # Any project has a README.md; ours stands beside this document
+        if os.path.exists(os.path.join(place, "docs/how-it-works.md")):
+            return os.path.join(place, "README.md")
+    return ""
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose help begins with what the program is, and whose errors are a Problem."""
 
@@ -290,7 +304,7 @@ class Parser(argparse.ArgumentParser):
         notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
         return "\n".join([
             filled(self.purpose, width), "", super().format_help(), *notes,
-            "Exit status:", *ends, "More: README.md and docs/ of runmaker4.", "",
+            "Exit status:", *ends, *(f"More: {path}" for path in [readme()] if path), "",
         ])
 
     def print_help(self, file: Any = None) -> None:

@@ -30,6 +30,7 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/coming-from.md",
     "docs/clusters.md",
+    "docs/faq.md",
     "docs/file-systems.md",
     "docs/how-it-works.md",
     "docs/more.md",
@@ -115,6 +116,8 @@ STUBS.update({
     "shifter": "shift 2; exec \"$@\"",
     # a host, which has a shell read the command
     "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",
+    # a mail that says something
+    "mail": "grep -q '1 done'",
     "scp": "test -s .runmaker4.token",                                  # a host: its file is here already
     # --query-gpu=index: a host with two GPUs
     "nvidia-smi": "seq 0 1",
@@ -287,7 +290,27 @@ RECIPES = {
     "python3 runmaker4-client.py -j2 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     "python3 runmaker4-client.py -j2 localhost": Recipe(jobs(".."), before=SERVER, states="dd"),
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
+    'runwait4.py runs.txt && runwait4.py --status runs.txt | mail -s "runs.txt is over" "$USER"': Recipe(
+        jobs("d")
+    ),
+    "ls *.in | runset4.py runs.txt --add-list - --template 'make {.}.dat'": Recipe(
+        files={"a b.in": ""}, after="grep -x \". make 'a b.dat'\" runs.txt"
+    ),
+    "runmaker4.py -d --follow -j1 --pidfile pid --errors errors --outdir out runs.txt": WAITS,
+    "runwait4.py --show 7 --follow --outdir out runs.txt": replace(
+        JOURNAL, jobs=jobs("." * 7), states="d" * 7
+    ),
+    "runwait4.py --report night.html --outdir out runs.txt": replace(JOURNAL, after="test -s night.html"),
     # coming from other tools
+    "printf 'all: a.dat b.dat c.dat\\n%%.dat:\\n\\techo $* > $@\\n' > Makefile": Recipe(
+        after="[ $(cat b.dat) = b ]", states="ddd"
+    ),
+    "python3 runmaker4.py -d --follow -j2 --pidfile pid --errors errors --outdir out runs.txt": Recipe(
+        after=f"{GONE}; grep -x one out/1.out && grep -x two out/2.out", states="dd"
+    ),
+    "printf 'echo a\\necho b\\n#DISBATCH BARRIER CHECK\\necho c\\n' > tasks": Recipe(
+        after="sed -n 3p runs.txt | grep -x '#RUN barrier check'", states="ddd"
+    ),
     "runset4.py runs.txt --add-list list --colsep , --template 'simulate --a {1} --b {2}'": Recipe(
         files={"list": "1,0.1\n2,0.2\n"}, after="grep -x '[.] simulate --a 2 --b 0.2' runs.txt", states=".."
     ),
@@ -462,7 +485,7 @@ JOB_FILES = {
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
 }
 PICTURES = {"5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
-            "   at the start            two runners -j2          a little later           at the end",
+            "at the start      two runners -j2   a little later    at the end",
             "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
             "/shared: alice has seen:",                                         # tests/test_real_locks.py
             # docs/architecture.md
@@ -476,6 +499,34 @@ ELSEWHERE = {           # commands that others run
     ".ci/run all": "nobody: it takes hours",
 }
 TEXTS = {  # of several words, and no commands for our users
+    # what users of other tools type
+    "make -j4 all",
+    "make -n",
+    "make -k",
+    "make -O",
+    "make -l 8",
+    "nq simulate 1",
+    "nq -w",
+    "nq -t",
+    "sh ,1a2084aebb8.5117",
+    "tsp simulate 1",
+    "tsp -S 4",
+    "tsp -t 7",
+    "tsp -c 7",
+    "tsp -w",
+    "tsp -r 7",
+    "tsp -k 7",
+    "tsp -u 7",
+    "tsp -d",
+    "tsp -N 2",
+    "tsp -m",
+    "tsp -K",
+    "disBatch -s localhost:4 tasks",
+    "-s alice:4,bob:4",
+    "#DISBATCH REPEAT 100 start 1 simulate",
+    "#DISBATCH PREFIX ulimit -c 0;",
+    "-c 2",
+    "-r STATUSFILE",
     # what the project's rules name
     "PROGRAM: what is wrong (what to do)",
     "mypy --strict",
@@ -494,6 +545,8 @@ TEXTS = {  # of several words, and no commands for our users
     "busybox sh",
     "CMD bash -c JOB",
     "--runner CMD",
+    "--runner 'bash -c'",
+    "echo \"a  b\"",
     "set -e",
     "--slots @FILE",
     "--slots @NAMES",
@@ -880,9 +933,9 @@ class Texts(Case):
             self.assertEqual(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - known, set(), document)
 
     def test_help_names_the_documents_and_the_variables(self) -> None:
-        for (script, _), ended in self.run_all((script, "--help") for script in SCRIPTS):
-            text = ended.out.decode()
-            names = ["README.md", "docs/"]
+        for (path, _), ended in self.run_all((str(ROOT / script), "--help") for script in SCRIPTS):
+            text, script = ended.out.decode(), os.path.basename(path)
+            names = [f"More: {ROOT / 'README.md'}"]
             if script in (RUNMAKER, RUNCLIENT):
                 names += ["JOB_ID", "RUNMAKER4_SLOT", "SLAVE_IP", "RUNMAKER4_JOB", "NO_COLOR"]
             if script in (RUNSERVER, RUNCLIENT):

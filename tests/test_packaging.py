@@ -135,6 +135,27 @@ class Made(Case):
                 text = (make.HERE / "share" / name).read_text().replace("\\-", "-").replace(" -l ", " --")
                 self.assertEqual(set(options) - set(re.findall(r"--[a-z][\w-]*", text)), set(), name)
 
+    def test_what_a_manual_page_shows_as_it_is_fits_into_80_columns(self) -> None:
+        for name, text in make.made().items():
+            for shown in re.findall(r"^\.nf\n(.*?)^\.fi$", text, re.MULTILINE | re.DOTALL):
+                lines = re.sub(r"\\\(..|\\e", "?", shown).replace("\\-", "-").replace("\\&", "").splitlines()
+                for line in lines:
+                    # man indents by 7
+                    self.assertLessEqual(len(line), 80 - 7, f"{name}: {line}")
+
+    def test_each_page_is_found_under_the_name_of_the_script_too(self) -> None:
+        for script in SCRIPTS:
+            found = make.made()[f"man/man1/{script}.1"].splitlines()[-1]
+            self.assertEqual(found, f".so man1/{script[:-3]}.1")
+
+    def test_the_help_ends_with_a_document_that_exists(self) -> None:
+        """In a checkout.  Scripts that were copied alone name none."""
+        said = self.run_script(str(ROOT / RUNSET), "--help").out.decode().splitlines()[-1]
+        self.assertEqual(said, f"More: {ROOT / 'README.md'}")
+        for script in "runset4.py", "runmaker4.py":
+            shutil.copy(ROOT / script, self.dir)
+        said = self.run_script(str(self.dir / "runset4.py"), "--help").out.decode()
+        self.assertNotIn("More:", said)
 
     def test_bash_completes_job_files_and_not_where_their_commands_are_locked(self) -> None:
         stubs = "_init_completion() { cur=; prev=runset4; split=false; }; _filedir() { COMPREPLY=(.* *); }"

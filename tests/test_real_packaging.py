@@ -110,6 +110,8 @@ class Installed(PackagingCase):
         for command in COMMANDS:
             self.assertTrue((self.home / programs / command).exists(), command)
             self.assertIn(b" 4.", self.call("env", command, "--version", env=path).out)
+            more = self.call("env", command, "--help", env=path).out.decode().splitlines()[-1]
+            self.assertTrue(pathlib.Path(more.removeprefix("More: ")).is_file(), more)
         self.assertWork(lambda script, *args: self.run_script("env", script[:-3], *args, env=path))
         names = {path.name for path in self.files()}
         self.assertLessEqual(
@@ -179,9 +181,14 @@ class Built(PackagingCase):
                 for name in archive.namelist()
                 if ".dist-info" not in name
             }
-        share = self.project / "docs/install"
-        self.assertEqual(names, {*SCRIPTS, "runmaker4_commands.py", *(
-            str(path.relative_to(share)) for path in (share / "share").rglob("*") if path.is_file())})
+        install = self.project / "docs/install"
+        shared = {str(path.relative_to(install)) for path in (install / "share").rglob("*") if path.is_file()}
+        documents = {
+            f"share/doc/runmaker4/{path.relative_to(self.project)}"
+            for path in (self.project / "README.md", self.project / "CHANGELOG.md", *install.parent.iterdir())
+            if path.is_file()
+        }
+        self.assertEqual(names, {*SCRIPTS, "runmaker4_commands.py", *shared, *documents})
         source, = (self.project / "dist").glob("*.tar.gz")
         with tarfile.open(source) as archive:
             held = {name.partition("/")[2] for name in archive.getnames()} - {"PKG-INFO"}
@@ -202,13 +209,19 @@ class Shown(PackagingCase):
             self.skipTest(why)
 
     def test_the_pages(self) -> None:
-        for page in map(str, sorted(self.SHARE.glob("man/*/*"))):
+        pages = self.SHARE.glob("man/*/*")
+        for page in map(str, sorted(path for path in pages if not path.name.endswith(".py.1"))):
             for words in (["groff", "-ww", "-man", "-Tutf8", page], ["mandoc", "-Tlint", page],
                           ["man", "--warnings", "-l", page]):
                 ended = self.call(*words)
                 self.assertEqual(ended.err, b"", words)
                 if words[0] == "mandoc":
                     self.assertEqual(ended.out, b"", words)
+
+    def test_a_page_is_found_under_the_name_of_the_script(self) -> None:
+        env = {"MANPATH": str(self.SHARE / "man"), "MANWIDTH": "80"}
+        pages = {self.call("man", name, env=env).out for name in ("runmaker4.py", "runmaker4")}
+        self.assertEqual([b"\nSYNOPSIS\n" in page for page in pages], [True])
 
     def test_options_words_files_and_directories_are_completed(self) -> None:
         (self.dir / "directory").mkdir()

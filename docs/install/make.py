@@ -27,6 +27,19 @@ STATES = "new running done failed error held"
 WORDS = {"S": STATES, "STATE": STATES.replace("running ", "")}
 KINDS = {"DIR": "directory", "HOST": "host", "SERVER": "host",
          **dict.fromkeys(("N", "T", "NAME", "TEXT", "RE", "CMD", "A,B", "LINE"), "nothing")}
+# Files beside those that are named on the command line, for the pages of the scripts that use them
+FILES = {
+    ".FILE.lock": (("runmaker4", "runmaker4-server", "runset4", "runwait4"),
+                   "beside FILE: where its commands are locked, and nothing is written; leave it there"),
+    ".NAMES.lock": (("runmaker4", "runmaker4-client"),
+                    "beside the NAMES of `--slots @NAMES`: where the names in use are locked"),
+    "DIR/ID.out, DIR/ID.err": (("runmaker4", "runmaker4-server", "runwait4"),
+                               "with `--outdir DIR`: what the job printed whose line was ID when it started;"
+                               " older ones are ID.out.~1~, ID.out.~2~ and so on"),
+    "DIR/journal": (("runmaker4", "runmaker4-server", "runwait4"),
+                    "with `--outdir DIR`: each start and each end of a run, JSON Lines"),
+    "~/.runmaker4.token": (("runmaker4-server", "runmaker4-client"), "the token, for its owner alone"),
+}
 CHAPTERS = "The file", "Directives"         # of README.md, for the page of the job file
 MADE = "made by docs/install/make.py"
 
@@ -218,7 +231,8 @@ def command_page(script: Script) -> str:
         "OPTIONS": options(parser),
         **{title.upper(): prose(text) for title, text in parser.notes.items()},
         "EXIT STATUS": listed(parser.statuses),
-        "EXAMPLES": verbatim(str(parser.description)),
+        "FILES": listed({path: text for path, (users, text) in FILES.items() if script.name in users}),
+        "EXAMPLES": examples(str(parser.description)),
     }
     return page(script.name, 1, script.purpose, parts)
 
@@ -234,6 +248,16 @@ def options(parser: Parser) -> str:
             names = [f"\\fB{literal(name)}\\fR" + (value and f" {value}") for name in action.option_strings]
             text += [".TP", ", ".join(names) or value, prose(str(action.help))]
     return "\n".join(text)
+
+
+def examples(text: str) -> str:
+    """Commands, indented in the help, and between them what they are for."""
+    lines = textwrap.dedent(text).strip("\n").splitlines()
+    parts = itertools.groupby(lines, lambda line: line.startswith(" "))
+    return "\n".join(
+        ".PP\n" + (verbatim(textwrap.dedent("\n".join(some))) if commands else prose(" ".join(some)))
+        for commands, some in parts
+    ).removeprefix(".PP\n")
 
 
 def listed(texts: Mapping[str, str]) -> str:
@@ -276,6 +300,7 @@ def made() -> dict[str, str]:
     for script in map(read_script, SCRIPTS):
         name = script.name
         files[f"man/man1/{name}.1"] = command_page(script)
+        files[f"man/man1/{name}.py.1"] = f'.\\" {MADE}\n.so man1/{name}.1\n'
         files[f"bash-completion/completions/{name}"] = bash(script)
         files[f"bash-completion/completions/{name}.py"] = f'. "${{BASH_SOURCE[0]%.py}}"     # {MADE}\n'
         files[f"zsh/site-functions/_{name}"] = zsh(script)
