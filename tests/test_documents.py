@@ -592,7 +592,6 @@ TEXTS = {  # of several words, and no commands for our users
     "name address pid slots seen lost jobs",
     # commands of other tools, which ours replace or are compared with
     "xargs -P",
-    "xargs -P2",
     "xargs -P2 -n1 sh -c",
     "xargs -P4 -n1 sh -c",
     "python3 -c 'import asyncio, argparse'",
