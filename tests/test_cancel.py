@@ -123,7 +123,7 @@ class Clients(CancelCase):
         self.jobs(SLEEPING, SLEEPING)
         server = self.start_server("--grace", 1.5, "--exit-when-done", "--outdir", "out", patch=HASTY)
         client = self.start_client(server, "-j2", up=[1, 2])
-        wait_until(lambda: self.exists("out/journal") and len(self.read("out/journal").splitlines()) == 2,
+        wait_until(lambda: self.exists("out/journal") and self.read("out/journal").count(b'"start"') == 2,
                    what="the server knows that they have started")
         client.kill()
         self.wait_said(server, "is lost")

@@ -175,7 +175,7 @@ class Missing(ShellCase):
         self.assertEqual(ended.code, 1)
         self.assertNothingRan("ed")
         events = [json.loads(line) for line in self.read("out/journal").splitlines()]
-        found = [(event["event"], event["pid"], event["state"]) for event in events if event["line"] == 2]
+        found = [(event["event"], event["pid"], event["state"]) for event in events if event.get("line") == 2]
         self.assertEqual(found, [("end", 0, "e")])
         self.assertNotIn(b"touch never", self.read("joblog"))
         self.assertNotIn(b"touch never", ended.out.partition(b"executing")[0])
