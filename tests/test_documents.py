@@ -294,7 +294,7 @@ RECIPES = {
         jobs("d")
     ),
     "ls *.in | runset4.py runs.txt --add-list - --template 'make {.}.dat'": Recipe(
-        files={"a b.in": ""}, after="grep -x \". make 'a b.dat'\" runs.txt"
+        files={"a b.in": ""}, after="grep -x \". make 'a b'.dat\" runs.txt"
     ),
     "runmaker4.py -d --follow -j1 --pidfile pid --errors errors --outdir out runs.txt": WAITS,
     "runwait4.py --show 7 --follow --outdir out runs.txt": replace(
