@@ -152,27 +152,25 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", nargs="?", type=file_of_jobs, help="the job file")
     add("-p", "--progress", action="store_true",
-        help="a bar: redrawn in place with the time left on a terminal, a line per change\n"
-             "elsewhere; = done, e error (did not run to its end, or could not be started),\n"
-             "! failed, > running")
+        help="a bar: one line redrawn on a terminal, a line per change elsewhere; = done,\n"
+             "! failed, e error (interrupted, lost, not started), > running")
     add("-e", "--use-exit-status", action="store_true",
         help="exit 0 only if every job is done, or held; with --status that is judged\n"
              "now: new and running jobs are not done")
     add("--status", action="store_true",
-        help="print how many jobs are in which state, what runs, and what new jobs wait for,\n"
-             "and exit; with --outdir also where, since when, which runners and clients are at\n"
-             "work, jobs per hour and the time left")
+        help="print how many jobs are in which state, what runs, what new jobs wait for, and\n"
+             "exit; with --outdir also where, since when, who is at work, and the time left")
     add("--json", action="store_true", help="with --status or --show: as JSON")
     add("--failed", action="store_true",
         help="print each line that is failed or in error, and exit; with --outdir also how and\n"
              "where it ended, and what it printed last")
     add("--show", type=given_name, metavar="LINE",
-        help="with --outdir: print all runs of a line, and what the last one printed last, and\n"
-             "exit; LINE is its number, its whole command, or a shell pattern for that")
+        help="with --outdir: print all runs of a line and what the last has printed last, and\n"
+             "exit; LINE: its number, its whole command, or a shell pattern for that")
     add("--follow", action="store_true",
         help="with --show: go on with what the line prints, also in further runs, until it has\nended")
     add("--stats", action="store_true",
-        help="with --outdir, also beside --report: print run times, CPU use and memory per\nhost, and exit "
+        help="with --outdir, also beside --report: print run times, CPU use and memory per\nhost "
              "(FILE may be left out)")
     add("--outdir", type=given_name, metavar="DIR",
         help="the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]")
@@ -413,7 +411,7 @@ class Watcher:
         companion = self.file.companion
         if alone:
             return self._patiently(lambda: companion.count(line.command)) > 0
-        return companion.fd >= 0 and self._patiently(lambda: companion.is_held(own_seat(line)))
+        return companion.is_open and self._patiently(lambda: companion.is_held(own_seat(line)))
 
     def sure_look(self) -> Survey:
         """What the file holds, once no editor is about to fill it.  Raises Problem."""

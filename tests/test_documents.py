@@ -545,6 +545,7 @@ TEXTS = {  # of several words, and no commands for our users
     "busybox sh",
     "CMD bash -c JOB",
     "--runner CMD",
+    "--show LINE",
     "--runner 'bash -c'",
     "echo \"a  b\"",
     "set -e",

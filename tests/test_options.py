@@ -443,7 +443,7 @@ class Help(RunCase):
     def test_it_lists_the_exit_statuses(self) -> None:
         for script, lines in self.help(scripts=SCRIPTS):
             with self.subTest(script=script):
-                listed = lines[lines.index("Exit status:") + 1:-1]
+                listed = lines[lines.index("Exit status:") + 1:]
                 found = [line.split()[0] for line in listed if re.match("  [0-9]", line)]
                 self.assertEqual(found[:3], ["0", "1", "2"])
 

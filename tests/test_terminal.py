@@ -107,7 +107,7 @@ class StatusLine(ConsoleCase):
 
     def assertCounted(self, columns: int, wanted: str) -> None:
         """The line is so on a terminal of so many columns, and fits."""
-        self.write(f"d true\n! false\n. echo a\n. {WAITING}\n. true\nx held\n")
+        self.write(f"d true\ne false\n. echo a\n. {WAITING}\n. true\nx held\n")
         terminal = self.terminal(columns)
         runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
         self.assertLess(len(self.wait_shown(terminal, wanted)), columns)
@@ -120,14 +120,14 @@ class StatusLine(ConsoleCase):
         self.assertCounted(80, BAR % (3, 5, 1))
 
     def test_on_40_columns_it_is_shorter(self) -> None:
-        self.assertCounted(40, r"^3/5, 1 errors \[=+!+>+ +\]$")
+        self.assertCounted(40, r"^3/5, 1 errors \[=+e+>+ +\]$")
 
     def test_what_others_do_is_counted_soon(self) -> None:
         self.jobs(WAITING, "true", "true")
         terminal = self.terminal()
         runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
         self.wait_shown(terminal, BAR % (0, 3, 0))
-        self.run_script(RUNSET, "--set=!", "runs.txt", 2)
+        self.run_script(RUNSET, "--set=e", "runs.txt", 2)
         self.wait_shown(terminal, BAR % (1, 3, 1))
         self.append(". true")
         self.wait_shown(terminal, BAR % (1, 4, 1))

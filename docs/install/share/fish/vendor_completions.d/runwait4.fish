@@ -1,21 +1,19 @@
 # fish completion for runwait4, made by docs/install/make.py
-complete -c runwait4 -s p -l progress -d 'a bar: redrawn in place with the time left on a terminal, a line per change
-elsewhere; = done, e error (did not run to its end, or could not be started),
-! failed, > running'
+complete -c runwait4 -s p -l progress -d 'a bar: one line redrawn on a terminal, a line per change elsewhere; = done,
+! failed, e error (interrupted, lost, not started), > running'
 complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is done, or held; with --status that is judged
 now: new and running jobs are not done'
-complete -c runwait4 -l status -d 'print how many jobs are in which state, what runs, and what new jobs wait for,
-and exit; with --outdir also where, since when, which runners and clients are at
-work, jobs per hour and the time left'
+complete -c runwait4 -l status -d 'print how many jobs are in which state, what runs, what new jobs wait for, and
+exit; with --outdir also where, since when, who is at work, and the time left'
 complete -c runwait4 -l json -d 'with --status or --show: as JSON'
 complete -c runwait4 -l failed -d 'print each line that is failed or in error, and exit; with --outdir also how and
 where it ended, and what it printed last'
-complete -c runwait4 -l show -x -d 'with --outdir: print all runs of a line, and what the last one printed last, and
-exit; LINE is its number, its whole command, or a shell pattern for that'
+complete -c runwait4 -l show -x -d 'with --outdir: print all runs of a line and what the last has printed last, and
+exit; LINE: its number, its whole command, or a shell pattern for that'
 complete -c runwait4 -l follow -d 'with --show: go on with what the line prints, also in further runs, until it has
 ended'
 complete -c runwait4 -l stats -d 'with --outdir, also beside --report: print run times, CPU use and memory per
-host, and exit (FILE may be left out)'
+host (FILE may be left out)'
 complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, for what its journal tells [$RUNMAKER4_OUTDIR]'
 complete -c runwait4 -l version -d 'print the version'
 complete -c runwait4 -s h -l help -d 'print this help'
