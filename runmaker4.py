@@ -8667,7 +8667,7 @@ class RunnerProgram(Program):
 
     def hints(self) -> Iterator[str]:
         """What is said first at a terminal."""
-        yield "Ctrl-C ends the jobs; Ctrl-\\ starts no more, and waits for those that run"
+        yield "Ctrl-C ends the jobs; Ctrl-\\ starts no more"
 
     async def run_to_end(self, jobs: Jobs) -> int:
         """Run the jobs, print what there is to print; the exit status."""

@@ -203,6 +203,7 @@ class Recipe:
     files: dict[str, str] = field(default_factory=dict)         # besides FILES
     # what is replaced in it: it may take too long here
     instead: dict[str, str] = field(default_factory=dict)
+    typed: bool = False                 # at a terminal, though one without a bar
 
 
 BY_SCRIPT = {                           # for commands that are not in RECIPES
@@ -218,6 +219,8 @@ WORKER = "touch hold; runmaker4.py -d --follow -j2 --pidfile pid --errors errors
 # the worker in the background has left
 GONE = "while kill -0 $(cat pid*) 2> gone; do sleep 0.05; done"
 QUICK_START = "printf '. echo %s; sleep 1s; echo %s\\n' a A b B c C d D > runs.txt && python3 "
+# sh -c on a terminal, whose screen goes to stdout
+TYPED = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(['sh', '-c', sys.argv[1]])))"
 QUICK_JOBS = "".join(f". echo {letter}; sleep 1s; echo {letter.upper()}\n" for letter in "abcd")
 CHECKOUT = f"export RUNMAKER4_TEST_FULL=1; cd {ROOT}"
 UNITTEST = "python3 -m unittest discover -s tests -t ."
@@ -238,7 +241,7 @@ BATCH = Recipe(
 # be here
 RECIPES = {
     # the README
-    f"{QUICK_START}runmaker4.py -j2 runs.txt; cat runs.txt": Recipe(states="dddd"),
+    f"{QUICK_START}runmaker4.py -j2 runs.txt; cat runs.txt": Recipe(states="dddd", typed=True),
     "cat > simulate << 'END'": Recipe(
         instead={"4000": "20"},
         status=None,
@@ -484,7 +487,8 @@ JOB_FILES = {
         f"runmaker4-server.py --dry-run runs.txt\n{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
 }
-PICTURES = {"5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
+PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claiming.py
+            "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
             "at the start      two runners -j2   a little later    at the end",
             "8 jobs: 4 new, 4 running, 0 done, 0 failed, 0 error, 0 held",      # tests/test_real_hosts.py
             "/shared: alice has seen:",                                         # tests/test_real_locks.py
@@ -539,7 +543,6 @@ TEXTS = {  # of several words, and no commands for our users
     "server &",
     "[[ ]]",
     # what a terminal shows
-    "[1] a",
     "conda activate",
     "conda init",
     "busybox sh",
@@ -853,8 +856,9 @@ class Commands(Case):
         home = self.make_home(f"{number}", recipe)
         with open(home / ".printed", "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
             command = shell_text(piece.text, recipe)
-            process = self.start("sh", "-c", command, cwd=home, stdout=out, stderr=out,
-                                 start_new_session=True, env={"HOME": str(home)})
+            words = ("python3", "-c", TYPED) if recipe.typed else ("sh", "-c")
+            process = self.start(*words, command, cwd=home, stdout=out, stderr=out,
+                                 start_new_session=True, env={"HOME": str(home), "TERM": "dumb"})
         wrong = self.await_end(process, recipe.until, home)
         printed = (home / ".printed").read_text(errors="replace")
         if recipe.until and not wrong:

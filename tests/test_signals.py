@@ -410,7 +410,7 @@ class StoppedAtTerminal(RunCase):
 
         wait_until(lambda: has_shown(b"progress: ") and self.exists("up.1"), what="the job runs")
         self.assertRegex(
-            shown, rb"\Arunmaker4\S*\.py: \S+: Ctrl-C ends the jobs; Ctrl-\\ starts no more, and waits"
+            shown, rb"\Arunmaker4\S*\.py: \S+: Ctrl-C ends the jobs; Ctrl-\\ starts no more"
         )
         os.write(master, key)
         wait_until(
