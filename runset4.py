@@ -434,8 +434,10 @@ STOPPING = 10.0                     # seconds to wait for cancelled jobs to end
 
 
 def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
-    """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether somebody
-    runs it, which may be so though it is `.`, too: an editor has saved that over its `r`.
+    """Write x over a line's `r` or `.`: the state that stood there (None: it moved), and whether it runs.
+
+    It may run whatever its state is: an editor has saved `.` over its `r`, or it was cancelled before, and
+    nobody has ended it.  Then more copies of its command live than lines are `r`.
 
     running: the lines `r` of its command.  Of these orphans become e first: else its job would be taken for
     theirs.  Raises OSError; ESTALE: the file was replaced.
@@ -448,8 +450,10 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
         found = file.state_at(line)
         if found == NEW:
             runs = any(alive.offset == line.offset for alive in file.alive_as_new(line.command))
+        elif found == RUNNING:
+            runs = not file.is_orphan(line)
         else:
-            runs = found == RUNNING and not file.is_orphan(line)
+            runs = found is not None and not file.has_room(line.command)
         for other in running if runs else ():
             if other.offset != line.offset and file.is_orphan(other):
                 file.write(other, ERROR)
@@ -464,6 +468,8 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
 def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
     """Stop the selected jobs: x over `r` and `.`, which ends what runs; wait until it has.
 
+    A line in another state, which is named, is waited for, too, if its job lives.
+
     A job that ends at this moment may have its result first: then that stands, and is said.  Raises OSError.
     """
     met: set[int] = set()
@@ -475,7 +481,7 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
         met.add(line.number)
         found: bytes | None = line.state
         runs = False
-        if line.state in (NEW, RUNNING):
+        if line.state in (NEW, RUNNING) or options.lines or options.match is not None:
             found, runs = cancel_line(file, line, running.get(line.command, ()))
         if found is not None and found in (NEW, RUNNING):
             if found == RUNNING and not runs:
@@ -484,6 +490,11 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
             outcome.note(file, stopped, "")
             if runs:
                 waiting.append(stopped)
+        elif found is not None and runs:
+            file.say(f"line {line.number}: is {show(found)}, but its job runs")
+            living = replace(line, state=found)
+            outcome.note(file, living, "")
+            waiting.append(living)
         elif options.lines or line.state in (NEW, RUNNING):
             outcome.note(file, line, why_not_cancelled(found))
     no_job = "is no job" if options.match is None else "is no job that matches"
@@ -521,14 +532,15 @@ def await_stop(file: JobFile, waiting: Sequence[Line], outcome: Outcome) -> None
                 cancel_line(file, line)
             if state in (NEW, RUNNING) or not file.has_room(line.command):
                 still.append(line)
-            elif state != HELD:
+            elif state not in (HELD, line.state):
                 outcome.done[line.state] -= 1
                 outcome.refuse(file, line.number, "has moved or changed meanwhile (look, and run this again)")
         waiting = still
     holders = Holders(file.companion.inode)
     for line in waiting:
-        outcome.refuse(file, line.number,
-                       f"is x, but still runs after {STOPPING:.0f} s ({where_it_runs(line, holders)})")
+        shown = show(HELD if line.state in (NEW, RUNNING) else line.state)
+        why = where_it_runs(line, holders, file.mount.is_fuse)
+        outcome.refuse(file, line.number, f"is {shown}, but still runs after {STOPPING:.0f} s ({why})")
 
 
 def end_left_jobs(file: JobFile, lines: Sequence[Line]) -> None:
@@ -555,7 +567,8 @@ def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -
     """Which of these jobs without runners are those of equal lines that were cancelled.  Raises OSError.
 
     left: by their seats.  A line's job is the one on its own seat.  Where an edit has moved lines it may be
-    any other whose seat is no running line's own; but no more jobs are ended than live without an `r`.
+    any other whose seat is no running line's own; but no more jobs are ended than live without an `r`, and
+    only if no copy has a living runner: that one may be what is meant, and its runner ends it soon.
     """
     command = lines[0].command
     with file.door(command) as opened:
@@ -563,17 +576,27 @@ def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -
             return []
         file.writable()
         running = [line for line in file.by_command({command})[command] if line.state == RUNNING]
-        spare = file.companion.count(command) - len(running)
+        alive = file.companion.count(command)
     kept = {own_seat(line) for line in running}
     free = {at: job for at, job in left.items() if at not in kept}
     found = [(line, free.pop(own_seat(line))) for line in lines if own_seat(line) in free]
-    rest = [line for line in lines if line not in [own for own, _ in found]]
-    return [*found, *zip(rest, free.values())][:max(spare, 0)]
+    if alive == len(left):
+        rest = [line for line in lines if line not in [own for own, _ in found]]
+        found += zip(rest, free.values())
+    return found[:max(alive - len(running), 0)]
 
 
-def where_it_runs(line: Line, holders: Holders) -> str:
-    """Why a cancelled job has not ended, as far as this host and a journal know."""
+def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
+    """Why a cancelled job has not ended, as far as this host and a journal know.
+
+    on_fuse: the job file is on FUSE, whose locks are its daemon's: the kernel names nobody who holds one.
+    """
+    left = holders.left(line.command)
     for pid in holders.pids(line.command, jobs=False)[:1]:
+        if left:
+            pids = ", ".join(str(job.pid) for job in left.values())
+            return (f"an edit has moved equal lines, so nobody knows which job is meant: process {pids} of "
+                    f"this host has no runner, and process {pid} runs another")
         return f"process {pid} of this host is to end it, and does not"
     for pid in holders.pids(line.command, jobs=True)[:1]:
         return f"process {pid} of this host runs on"
@@ -581,6 +604,8 @@ def where_it_runs(line: Line, holders: Holders) -> str:
     if run and run.host != os.uname().nodename:
         return (f"it runs on {printable(run.host)} as process {run.pid}, by the journal: use {PROG} --cancel "
                 "there")
+    if on_fuse:
+        return "this file system does not tell which process has its lock: end it by hand, on its host"
     return f"no process that can be seen on this host runs it: use {PROG} --cancel where it runs"
 
 

@@ -160,6 +160,27 @@ class WithoutRunner(LifeSign):
         self.assertEqual(self.states(), "rxr")
         self.assertEqual([alive(pid) for pid in pids], [True, False, True])
 
+    def test_a_line_that_was_cancelled_before_and_that_nobody_has_ended(self) -> None:
+        self.start_and_lose(SLEEPING, WAITING)
+        self.run_script(RUNSET, "-q", "--force", "--set=x", "runs.txt", 1)
+        said = self.cancel(1)
+        self.assertIn("line 1: is x, but its job runs", said)
+        self.assertEndedHere(said, 1)
+        self.assertEqual(self.states(), "xr")
+        self.assertIn("does not run: its state is x", self.cancel(1, code=1))
+
+    def test_which_of_equal_jobs_is_meant_is_not_guessed_where_one_has_a_runner(self) -> None:
+        """Both lines have moved.  What has a runner is ended by it, and the other is not."""
+        job = f"echo $$ >pid.$JOB_ID; : >up.$JOB_ID; {SLEEPING}"
+        self.start_and_lose(job)
+        self.append(f". {job}")
+        self.wait_up(2, runner=self.start(RUNMAKER, "runs.txt", start_new_session=True))
+        lost, kept = (int(self.read(f"pid.{line}")) for line in (1, 2))
+        self.write(b"# a note\n" + self.read())
+        said = self.cancel(2, code=1)
+        self.assertIn(f"process {lost} of this host has no runner", said)
+        self.assertEqual((self.states(), alive(lost), alive(kept)), ("xr", True, True))
+
     def test_a_line_that_has_moved(self) -> None:
         self.start_and_lose(SLEEPING)
         self.write(b"# a note\n" + self.read())
