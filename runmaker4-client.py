@@ -808,7 +808,7 @@ class Connection:
         link = self._link
         if not link or self._runner.stopping:
             return
-        waiting = self._runner.next_runs
+        waiting = self._runner.slotless
         running = sum(job.slots for job in self._jobs.values() if not job.has_ended and job not in waiting)
         due = sum(job.slots for job in self._queue) + self._requested
         want = max(self._slots() - running - due, 0)

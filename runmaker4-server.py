@@ -1163,7 +1163,6 @@ class Client(Taker):
         self.slots = hello.slots
         self._newest = link
         self._came.set()
-        self.sessions.tell_of(self, "here")
 
     async def live(self) -> None:
         """Talk with it on one link after the other, until it leaves or its grace is over."""
@@ -1209,6 +1208,7 @@ class Client(Taker):
         """
         link.welcome()
         sessions = self.sessions
+        sessions.tell_of(self, "here")
         self._note_acknowledged(self.inbox.dealt_with)
         link.send(
             type="welcome",
@@ -2475,9 +2475,12 @@ class Sessions:
         self.tell_of(client, "left")
 
     def tell_of(self, client: Client, state: str) -> None:
-        """Have the journal tell that a client is here, lost, or has left."""
+        """Have the journal tell that a client is here, lost, or has left.
+
+        Whoever has the lines of the server before has no name until it comes, and is not told of.
+        """
         outdir = self.records.outdir
-        if outdir:
+        if outdir and client.id:
             outdir.note("client", client=client.id, host=client.name, pid=client.pid, slots=client.slots,
                         since=client.began, state=state)
 

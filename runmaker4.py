@@ -2825,8 +2825,10 @@ class JobFile:
         """The new lines of a command of which a copy lives, behind its door."""
         if any(job.cancelled and job.command == command for job in self.held):
             return []                           # that one is being ended
+        if self.has_room(command):
+            return []                           # no copy is without its `r`: the rest reads the whole file
         seats = self.companion.count(command)
-        lines = list(lines_of(self.reader, self.start, {command})) if seats else []
+        lines = list(lines_of(self.reader, self.start, {command}))
         new = [line for line in lines if line.state == NEW and line.whole and self.is_settled(line)]
         running = {own_seat(line) for line in lines if line.state == RUNNING}
         missing = seats - sum(line.state == RUNNING for line in lines)
@@ -4668,7 +4670,7 @@ class Census:
     Where there is no file to count (the server has it) it knows of our own jobs only.  A number may be wrong
     by some jobs that begin or end while the file is counted, until it is counted again.
     """
-    TIMES = 50                          # a count takes no more than this part of the time
+    TIMES = 50                          # a count takes no more than this part of the CPU's time
     LEAST, LEAST_FAR = 2.0, 15.0        # seconds from one to the next; where others have the disk
 
     def __init__(self, file: JobFile | None, worker: Worker) -> None:
@@ -4701,9 +4703,15 @@ class Census:
             self._moved.subtract(self._asked)
         self._asked = None
 
-    def move(self, before: bytes, after: bytes) -> None:
-        """The line of a job of ours goes from one state to another."""
-        self._moved[before] -= 1
+    def begin(self, before: bytes) -> None:
+        """A job of ours runs; its line was in this state."""
+        self._moved[RUNNING] += 1
+        if self._file:
+            self._moved[before] -= 1
+
+    def end(self, after: bytes) -> None:
+        """A job of ours is over; its line is in this state."""
+        self._moved[RUNNING] -= 1
         self._moved[after] += 1
 
     @property
@@ -5765,8 +5773,8 @@ class Sink:
     def ended(self, run: Run, ending: Ending) -> None:
         """It has ended, and all its output came before."""
 
-    def over(self, job: Job) -> None:
-        """The job gets no more runs from us."""
+    def over(self, job: Job, state: bytes) -> None:
+        """The job gets no more runs from us; its line gets this state."""
 
     def tick(self) -> None:
         """A second has passed."""
@@ -5835,7 +5843,7 @@ class ProgressBar:
     def estimate(self, now: Counts) -> str:
         """' 1.2/s, 3m 20s left'; in the end ' took 4m 07s'"""
         if now.processed == now.all and len(self._seen) > 1:
-            return f" took {human_time(self._clock() - self._start)}"
+            return f" took {human_time(self._seen[-1][0] - self._start)}"
         first, before = self._seen[0]
         seconds = self._clock() - first
         if now.processed <= before or seconds <= 0:
@@ -5921,13 +5929,6 @@ class Console(Sink):
             self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
 
 
-@dataclass(eq=False, repr=False)
-class Course:
-    """How far a job has come that a terminal shows."""
-    tries: int
-    state: bytes            # that its line gets if no other run follows
-
-
 class TerminalConsole(Sink):
     """What a person sees on a terminal: what jobs print, each line behind the number of the job's line, how
     each run has ended, and below all that how far the file is.
@@ -5945,10 +5946,9 @@ class TerminalConsole(Sink):
         self._colour = colour
         self._tries = tries
         self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
-        self._jobs: dict[Job, Course] = {}      # that have begun, and are not over
+        self._begun: Counter[Job] = Counter()   # how many runs of jobs that are not over have begun
         if bar:
             terminal.status = self._status
-        census.look()
 
     def _status(self, columns: int) -> str:
         """The status line: of the file; where that is not known, of our own jobs; "": none has begun yet."""
@@ -5960,33 +5960,34 @@ class TerminalConsole(Sink):
         return f"progress: {text}"[:columns - 1] if text else ""
 
     def starting(self, run: Run) -> None:
-        self._course(run.job).tries += 1
+        self._begin(run.job)
+        self._begun[run.job] += 1
+        self._census.look()
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         self._print(run, stream, self._lines[stream].feed(data))
 
     def unstarted(self, run: Run) -> None:
         """The runner says why."""
+        self._begin(run.job)
         self._end_lines(run)
-        self._course(run.job).state = ERROR
 
     def ended(self, run: Run, ending: Ending) -> None:
         self._end_lines(run)
-        course = self._course(run.job)
-        course.state = ending.state
+        tries = self._begun[run.job]
         good = ending.state == DONE
         how = "done" if good else str(ending)
         if ending.cause != "timeout":
             how += f" in {human_time(run.took)}"
-        if course.tries > 1 or not (good or self._tries == 1):
-            how += f", try {course.tries} of {self._tries}"
+        if tries > 1 or not (good or self._tries == 1):
+            how += f", try {tries} of {self._tries}"
         line = b"[%d] %s: %s\n" % (run.job.number, how.encode(), one_line(run.job.command))
         self._terminal.write(line if good else self._in_colour(self.RED, line))
 
-    def over(self, job: Job) -> None:
-        course = self._jobs.pop(job, None)
-        if course:                          # else it was not even started
-            self._census.move(RUNNING, course.state)
+    def over(self, job: Job, state: bytes) -> None:
+        if job in self._begun:
+            del self._begun[job]
+            self._census.end(state)
 
     def tick(self) -> None:
         self._census.look()
@@ -5996,12 +5997,11 @@ class TerminalConsole(Sink):
     def leaving(self) -> None:
         self._terminal.end_status()
 
-    def _course(self, job: Job) -> Course:
-        """That of a job, which begins now if it has not yet."""
-        if job not in self._jobs:
-            self._jobs[job] = Course(0, job.state)
-            self._census.move(job.state, RUNNING)
-        return self._jobs[job]
+    def _begin(self, job: Job) -> None:
+        """A job begins, unless it has."""
+        if job not in self._begun:
+            self._begun[job] = 0
+            self._census.begin(job.state)
 
     def _end_lines(self, run: Run) -> None:
         """Print begun lines."""
@@ -6111,7 +6111,7 @@ class Plain(Sink):
                 "jobs go on)"
             )
 
-    def over(self, job: Job) -> None:
+    def over(self, job: Job, state: bytes) -> None:
         if job in self.kept:                # else it was not started
             self.ready.add(job)
         for first in (
@@ -6531,6 +6531,12 @@ class Journal:
         self._waiting: list[dict[str, Any]] = []
         self._flushed = -math.inf           # when (monotonic seconds)
 
+    def gather(self, entry: dict[str, Any]) -> None:
+        """An entry that is written with the next.  It delays no start behind it: who takes over the runs of a
+        server that was killed looks for their starts.
+        """
+        self._waiting.append(entry)
+
     def add(self, entry: dict[str, Any], end: bool = False) -> None:
         self._waiting.append(entry)
         if time.monotonic() - self._flushed > (self._pause if end else self.GATHER):
@@ -6616,7 +6622,7 @@ class OutDir(Sink):
     def note(self, event: str, **about: object) -> None:
         """Write into the journal who is at work."""
         entry = {"time": round(time.time(), 3), "event": event, "runner": self.runner, **about}
-        self.worker.post(self.journal.add, entry)
+        self.worker.post(self.journal.gather, entry)
 
     def _entry(self, run: Run, event: str) -> dict[str, Any]:
         """What begins the journal's lines on a run."""
@@ -7276,6 +7282,11 @@ class Runner:
         self.end_all()
 
     @property
+    def slotless(self) -> set[Job]:
+        """The jobs that wait to run again, and have no slots meanwhile."""
+        return {job for job, waiting in self.next_runs.items() if not waiting.kept}
+
+    @property
     def _running(self) -> int:
         """How many jobs run, or wait to run again."""
         return len(self.runs) + len(self.next_runs)
@@ -7574,15 +7585,15 @@ class Runner:
                 if self._leaving >= Leaving.ENDING or job in self.unwanted:
                     state = ERROR
                 break
-        for sink in run.sinks:
-            sink.over(job)
         cause = self.unwanted.pop(job, run.cause)
         if cause == "cancelled" and state != DONE:
             # also if it has just failed by itself, or was between two retries
             state = HELD
         if cause == "lost":
             state = ERROR                       # its line is another's now
-        else:
+        for sink in run.sinks:
+            sink.over(job, state)
+        if cause != "lost":
             await self._settle(job, state)
         if state != NEW:
             self.tally.count(job, state)

@@ -182,9 +182,9 @@ class Trees(RunCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_other_jobs_are_not_touched_when_one_is_ended(self) -> None:
-        self.jobs("setsid sleep 60", "sleep 0.5",
-                  "setsid sh -c 'until grep -q \"^!\" runs.txt; do sleep 0.05; done; touch lived'")
-        self.assertEnded(self.run_jobs("-j2", "--timeout", "0.9"), 1, "!dd")
+        self.write("#RUN timeout=0.9\n. setsid sleep 60\n#RUN\n. sleep 0.5\n"
+                   ". setsid sh -c 'until grep -q \"^!\" runs.txt; do sleep 0.05; done; touch lived'\n")
+        self.assertEnded(self.run_jobs("-j2"), 1, "!dd")
         self.assertTrue(self.exists("lived"))
 
 

@@ -10,7 +10,7 @@ import unittest
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNCLIENT, RUNMAKER, RUNSET, SLEEPING, WAITING, wait_until
+from tests.support import RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, wait_until
 from tests.tcp import TcpCase
 from tests.terminal import Terminal, TerminalCase
 from tests.values import present
@@ -118,6 +118,21 @@ class StatusLine(ConsoleCase):
 
     def test_it_counts_the_whole_file_and_is_gone_in_the_end(self) -> None:
         self.assertCounted(80, BAR % (3, 5, 1))
+
+    def test_a_runner_that_only_waits_is_at_work_too(self) -> None:
+        self.write("d true\n")
+        self.start_at(self.terminal(), RUNMAKER, NO_HINT, "--follow", "runs.txt")
+        wait_until(lambda: b"\n1 runner at work\n" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
+
+    def test_without_a_file_all_are_counted_whatever_their_lines_were(self) -> None:
+        """As a client has it, with --retry and --resume."""
+        census = runmaker4.Census(None, mock.Mock())
+        for before, after in (b"!", b"!"), (b"!", b"d"), (b"r", b"e"):
+            census.begin(before)
+            self.assertEqual(census.now.running, 1)
+            census.end(after)
+        now = census.now
+        self.assertEqual((now.done, now.failed, now.error, now.running), (1, 1, 1, 0))
 
     def test_on_40_columns_it_is_shorter(self) -> None:
         self.assertCounted(40, r"^3/5, 1 errors \[=+e+>+ +\]$")
