@@ -523,7 +523,7 @@ class WatchedProgress(TerminalProgress):
 
 def desertion(now: Counts) -> Stall:
     """What is said where jobs run on without a runner."""
-    text = f"no runner is there; what runs ({plural(now.running, 'job')}) goes on without it"
+    text = f"neither runner nor server is there; what runs ({plural(now.running, 'job')}) goes on without it"
     if now.new:
         text += f", and nobody starts the {now.new} new (start runmaker4.py)"
     return Stall("deserted", text)
@@ -971,9 +971,16 @@ class Crew:
             self.named += [notice, *sorted(of_it, key=lambda client: (natural(client.host), client.since))]
 
     def is_gone(self, run: Run) -> bool:
-        """Whether who has started a run, or handed it out, is surely not there any more."""
-        return (self.badges is not None and run.runner is not None
-                and self.bytes.get(run.runner, run.runner) not in self.badges)
+        """Whether who has started a run, or handed it out, is surely not there any more.
+
+        A server takes over the runs of the one before, so any will do.
+        """
+        if self.badges is None or run.runner is None:
+            return False
+        badge = self.bytes.get(run.runner, run.runner)
+        if badge >= Badge.SERVERS:
+            return max(self.badges, default=0) < Badge.SERVERS
+        return badge not in self.badges
 
     @property
     def is_nobody(self) -> bool:
@@ -1094,7 +1101,7 @@ class LastRuns:
 @dataclass
 class Status:
     """How it is going."""
-    NARROW = 60                 # columns: where there are less, it is told for how long, and in short
+    NARROW = 60                 # columns: where there are less, neither slot nor start is told
     found: Survey
     cancelled: list[Line]       # held lines whose jobs still run
     stall: Stall | None         # what keeps new jobs from being started
@@ -1149,7 +1156,7 @@ class Status:
         if not self.runs:
             rows = [[row[0], row[-1]] for row in rows]
         elif narrow:
-            rows = [row[:3] + row[4:] for row in rows]
+            rows = [row[:2] + row[4:] for row in rows]
         if len(rows) > 1:
             yield from table(rows, columns, right=[0, len(rows[0]) - 2] if self.runs else [0])
 
@@ -1619,14 +1626,17 @@ class History:
     def in_order(self) -> list[Run]:
         """All runs, the first first; of those without an end it is noted in them what is known."""
         runs = sorted(self.runs.values(), key=lambda run: (run.began, run.ended or math.inf))
-        for run in runs:
+        now = time.time()
+        for run, following in itertools.zip_longest(runs, runs[1:]):
             if run.ended is not None:
                 continue
-            if run is runs[-1] and self.is_alive:
+            if following is None and self.is_alive:
                 run.state = "r"
                 run.cause = ""
-            else:
-                judge_lost(run, lost=run is not runs[-1] or self.line.state in (ERROR, RUNNING))
+            elif following is None:
+                judge_lost(run, lost=self.line.state in (ERROR, RUNNING))
+            else:                                   # its end may be on its way: another host has run it again
+                judge_lost(run, lost=now - following.began > self.watcher.patience)
         return runs
 
     @property
@@ -1697,6 +1707,7 @@ class History:
             "seconds": round(seconds, 3) if seconds is not None else None,
             "cpu": run.cpu,
             "memory": run.memory,
+            "memory_below": run.memory_below,
             "bytes": size,
             "files": names,
         }
@@ -1711,8 +1722,8 @@ class History:
             where.append(f"since {clock(run.began)}")
         if run.cpu is not None:
             where.append(f"CPU {took(run.cpu)}")
-        if run.memory is not None:
-            where.append(f"memory {human_size(run.memory)}")
+        if run.peak:
+            where.append(f"memory {run.peak}")
         yield "    " + ", ".join(where)
         size, names = self.output.printed(run)
         printed = f"printed {human_size(size)}" if size else "printed nothing"
@@ -2330,6 +2341,11 @@ def readable(data: bytes) -> str:
     return data.decode(errors="replace").replace("\0", "\n")
 
 
+def well_formed(text: str) -> str:
+    """Text that any reader takes, whatever the locale: bytes that were not UTF-8 are replaced."""
+    return readable(text.encode("utf-8", "surrogateescape"))
+
+
 def refuse_foreign(path: str, what: str, head: bytes) -> None:
     """Refuse to replace a file that is not ours: ours begin with `head`, empty ones have nothing to lose.
 
@@ -2457,7 +2473,7 @@ class Gathered:
         """How long a run is drawn."""
         if run.seconds is not None:
             return run.seconds
-        until = self.last if run.state == "r" else self.signs[runner_of(run)]
+        until = self.last if run.state == "r" else self.signs.get(runner_of(run), 0.0)
         return max(0.0, until - run.began)
 
 
@@ -2590,7 +2606,7 @@ class Pictures:
             "line": [self.runs[run].line for run in in_order],
             "how": [hows[run] for run in in_order],
             "commands": [cut(readable(self.runs[run].command), longest) for run in in_order],
-            "groups": [readable(os.fsencode(group.words)) for group in failures.groups],
+            "groups": [well_formed(group.words) for group in failures.groups],
             "group": {place: failures.group_of[run] for place, run in failed},
             "base": outputs.base,
             "files": {place: names for place, run in failed
@@ -2623,13 +2639,13 @@ def tag(name: str, content: str = "", **attributes: object) -> str:
     words = ""
     for key, value in attributes.items():
         name_of_it = key.rstrip("_").replace("_", "-")
-        words += f' {name_of_it}="{html.escape(str(value))}"'
+        words += f' {name_of_it}="{escaped(str(value))}"'
     return f"<{name}{words}>{content}</{name}>"
 
 
 def escaped(text: str) -> str:
     """Text for a page."""
-    safe: str = html.escape(readable(os.fsencode(text)))
+    safe: str = html.escape(well_formed(text))
     return safe
 
 
@@ -2696,7 +2712,7 @@ class Histogram:
         """Where the axis has marks, in percent, and their texts."""
         places = [(10 * (6 + math.log10(mark)) - self.low) / (self.high - self.low) for mark in self.MARKS]
         marks = [(100 * place, mark) for place, mark in zip(places, self.MARKS) if 0 <= place <= 1]
-        for at, mark in marks[::math.ceil(len(marks) / self.MOST)]:
+        for at, mark in marks[::max(1, math.ceil(len(marks) / self.MOST))]:
             size, unit = next(
                 (pair for pair in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if mark >= pair[0]),
                 (0.001, "ms"),
@@ -2763,7 +2779,11 @@ class Failures:
         if row.run is None:
             return "(no run of it is known)"
         printed = outputs.of(row.run)
-        return printed[-1].strip() if printed else f"({how_ended(row.run)}, printed nothing)"
+        if printed:
+            return printed[-1].strip()
+        # A job log tells of no output, nor does the start of a run without an end
+        nothing = ", printed nothing" if outputs.output and row.run.ended is not None else ""
+        return f"({how_ended(row.run)}{nothing})"
 
     def html(self, unit: str) -> str:
         """The largest groups; nothing if there are none.  unit: what is counted."""
@@ -2872,8 +2892,8 @@ class Tables:
         cpu = memory = NO_CELL
         if run.cpu and run.seconds:
             cpu = f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds
-        if run.memory is not None:
-            memory = human_size(run.memory), run.memory
+        if run.peak:
+            memory = escaped(run.peak), run.memory or 0
         links = self.outputs.links(run)
         return [
             (f"{row.line}", row.line),
@@ -3072,8 +3092,8 @@ class Reporter:
         figures += zip(("Median time of a run", "90th percentile", "Longest"), times)
         if stats.cpu_seconds:
             figures.append(("CPU use", f"{100 * stats.cpu / stats.cpu_seconds:.0f} %"))
-        if stats.memory is not None:
-            figures.append(("Peak memory", human_size(stats.memory)))
+        if peak := peak_memory(stats.memory, stats.memory_below):
+            figures.append(("Peak memory", escaped(peak)))
         pairs = [tag("div", tag("dt", name) + tag("dd", value)) for name, value in figures]
         return bar + tag("dl", "".join(pairs), id="facts")
 

@@ -145,6 +145,17 @@ class ReportCase(RunCase):
 class Content(ReportCase):
     """What stands in the page."""
 
+    def test_names_that_are_no_utf8_are_shown_as_well_as_can_be_in_any_locale(self) -> None:
+        self.write(". echo 1 >&2; exit 3\n. echo 2 >&2; exit 3\n")
+        self.run_script(RUNMAKER, "--outdir", "out", "--name", os.fsdecode(b"caf\xe9"), "runs.txt")
+        for locale in {}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}:
+            self.assertEqual(self.report("--outdir", "out", "runs.txt", env=locale).code, 0)
+            self.assertIn("caf\ufffd", self.read("out.html").decode())
+
+    def test_runs_that_took_years_have_a_histogram(self) -> None:
+        self.journal(start("a", 1, "true", 1e9), end("a", 1, "true", 1e9, 4e8))
+        self.assertEqual(self.report("--outdir", "out").code, 0)
+
     def test_it_tells_of_what_runners_ran_with_commands_and_last_output(self) -> None:
         self.write(". echo hello\n. echo one; echo two >&2; exit 3\n. kill -9 $$\nx true\n")
         self.run_script(RUNMAKER, "--outdir", "out", "--name", "alice", "runs.txt")
