@@ -182,8 +182,9 @@ class Trees(RunCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_other_jobs_are_not_touched_when_one_is_ended(self) -> None:
-        self.write("#RUN timeout=0.9\n. setsid sleep 60\n#RUN\n. sleep 0.5\n"
-                   ". setsid sh -c 'until grep -q \"^!\" runs.txt; do sleep 0.05; done; touch lived'\n")
+        text = ("#RUN timeout=0.9\n. setsid sleep 60\n#RUN\n. sleep 0.5\n"
+                ". setsid sh -c 'until grep -q \"^!\" runs.txt; do sleep 0.05; done; touch lived'\n")
+        self.before = self.write(text).read_bytes()
         self.assertEnded(self.run_jobs("-j2"), 1, "!dd")
         self.assertTrue(self.exists("lived"))
 
