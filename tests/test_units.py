@@ -701,8 +701,11 @@ class ProgressLines(unittest.TestCase):
         self.assertRegex(found, r"\b1\.0/s\b.*\b(49|50|51)s left")
 
     def test_in_the_end_it_says_how_long_it_took(self) -> None:
-        done = [(1.0, self.counts(done=number, new=4 - number)) for number in range(5)]
-        self.assertRegex(self.drawn([*done, (242.0, self.counts(done=4))]), r"\] took 4m 07s$")
+        done = [(1.0, self.counts(done=number, new=4 - number)) for number in range(4)]
+        done.append((243.0, self.counts(done=4)))
+        self.assertRegex(self.drawn(done), r"\] took 4m 07s$")
+        # A runner with --follow stays, and looks again
+        self.assertRegex(self.drawn([*done, (3600.0, self.counts(done=4))]), r"\] took 4m 07s$")
         self.assertRegex(self.drawn([(1.0, self.counts(done=4))]), r"errors \[=+\]$")
 
     def test_nothing_is_estimated_before_a_job_has_ended(self) -> None:
