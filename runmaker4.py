@@ -6531,11 +6531,11 @@ class Journal:
         self._waiting: list[dict[str, Any]] = []
         self._flushed = -math.inf           # when (monotonic seconds)
 
-    def gather(self, entry: dict[str, Any]) -> None:
-        """An entry that is written with the next.  It delays no start behind it: who takes over the runs of a
-        server that was killed looks for their starts.
+    def tell(self, entry: dict[str, Any]) -> None:
+        """Write who is at work, now.  No start waits for that: who takes over the runs of a server that was
+        killed looks for their starts.
         """
-        self._waiting.append(entry)
+        self.file.append(f"{self.encode(entry)}\n".encode())
 
     def add(self, entry: dict[str, Any], end: bool = False) -> None:
         self._waiting.append(entry)
@@ -6622,7 +6622,7 @@ class OutDir(Sink):
     def note(self, event: str, **about: object) -> None:
         """Write into the journal who is at work."""
         entry = {"time": round(time.time(), 3), "event": event, "runner": self.runner, **about}
-        self.worker.post(self.journal.gather, entry)
+        self.worker.post(self.journal.tell, entry)
 
     def _entry(self, run: Run, event: str) -> dict[str, Any]:
         """What begins the journal's lines on a run."""

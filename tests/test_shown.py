@@ -54,7 +54,7 @@ class Commands(RunCase):
         """What a terminal gets."""
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
-        process = self.start(script, *args, stdout=slave, stderr=slave, env={"NO_COLOR": "1"})
+        process = self.start(script, *args, stdout=slave, stderr=slave, env={"NO_COLOR": "1", "TERM": "dumb"})
         os.close(slave)
         shown = read_terminal(master)
         self.assertEqual(process.wait(), 0, shown)

@@ -173,7 +173,7 @@ class StatusLine(ConsoleCase):
 
     def test_ctrl_c_leaves_whole_lines_only(self) -> None:
         self.jobs(SLEEPING, "true")
-        terminal = self.terminal(200)
+        terminal = self.terminal(500)
         runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
         self.wait_shown(terminal, BAR % (0, 2, 0))
         os.write(terminal.master, b"\x03")
