@@ -426,13 +426,16 @@ runmaker4.find_mount, runmaker4.see_anew = mount, see
                 self.assertGreater(self.read(f"seen.{kind}").count(b"out/journal\n"), 2)
 
     def test_much_output_comes_whole(self) -> None:
-        self.at_work(f". {GATE}; seq 300000; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end")
+        much = "seq 300000; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end"
+        self.at_work(f". echo first; {GATE}; {much}")
         self.wait_journal(b'"start"')
         follower = self.follow()
-        self.until(follower, b"so far\n")
+        self.until(follower, b"  | first\n")            # it goes on from there
         self.open_gate()
-        out = self.finish(follower).out
-        self.assertEqual(len(re.findall(rb"^  \| ", out, re.MULTILINE)), 300_000 + 3 + 1)
+        ended = self.finish(follower)
+        out = ended.out
+        self.assertEqual((ended.code, ended.err), (0, b""), out[-500:])
+        self.assertEqual(len(re.findall(rb"^  \| ", out, re.MULTILINE)), 300_000 + 3 + 1, out[-500:])
         self.assertEqual(out.count(b"x"), 3_000_000 + out.count(b"exit"))
 
 
