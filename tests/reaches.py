@@ -20,6 +20,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from tests.shape import Assigned, assigned, is_self
+
 WORST = 10
 OPTIONS = "Namespace"
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
@@ -268,24 +270,14 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, as
     return {argument.arg: argument.annotation for argument in every if argument.annotation}
 
 
-def assignments(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr | None]]:
-    """What a statement assigns, and to what; of tuples each element."""
-    if isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
+def assignments(node: ast.AST) -> Iterator[Assigned]:
+    """What an assignment assigns, also one within an expression or by `with`."""
+    if isinstance(node, ast.NamedExpr):
         yield node.target, node.value
     elif isinstance(node, ast.withitem) and node.optional_vars:
         yield node.optional_vars, node.context_expr
-    elif isinstance(node, ast.Assign):
-        for target in node.targets:
-            if not isinstance(target, ast.Tuple):
-                yield target, node.value
-            elif isinstance(node.value, ast.Tuple) and len(node.value.elts) == len(target.elts):
-                yield from zip(target.elts, node.value.elts)
-            else:
-                yield from ((each, None) for each in target.elts)
-
-
-def is_self(value: ast.expr) -> bool:
-    return isinstance(value, ast.Name) and value.id == "self"
+    else:
+        yield from assigned(node)
 
 
 def read(names: list[str]) -> Program:
