@@ -943,11 +943,20 @@ MAKING = 20                     # attempts to open a file that another host is m
 LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOTCONN)
 
 
-def must_be_open(fd: int | None) -> int:
-    """A descriptor that is open.  Raises OSError(EBADF), as each call with it would, if it is None."""
-    if fd is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    return fd
+class Opened:
+    """What has a file open, or has not."""
+    _fd: int | None                     # None: it is not open
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd is not None
+
+    @property
+    def fd(self) -> int:
+        """The descriptor.  Raises OSError(EBADF), as each call with it would, if the file is not open."""
+        if self._fd is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._fd
 
 
 class Reading(enum.Enum):
@@ -957,7 +966,7 @@ class Reading(enum.Enum):
     DROPPED = "with pread(2), once the kernel was asked to drop the pages: its file system refuses O_DIRECT"
 
 
-class Reader:
+class Reader(Opened):
     """An open file, to be read as it is now."""
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
@@ -980,11 +989,6 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def fd(self) -> int:
-        """The descriptor.  Raises OSError if it is closed."""
-        return must_be_open(self._fd)
 
     def detach(self) -> int | None:
         """Leave the descriptor, which the caller closes, and be closed.  None: it was closed."""
@@ -2262,7 +2266,7 @@ class Company(enum.Enum):
     OTHERS = "they do, or we had to open it anew, and they may"
 
 
-class Companion:
+class Companion(Opened):
     """The companion of a job file, open: doors, seats, and who else claims lines.
 
     `fd` is this process's own description of it, for doors alone: a lock does not exclude its own
@@ -2289,7 +2293,7 @@ class Companion:
         self._read_only = read_only
         self.interval = interval
         self.path = ""                          # where it was opened last: to find that out takes many calls
-        self._fd: int | None = None             # None: it was left, or nobody has made it
+        self._fd = None                         # this process's own; None also: nobody has made the file
         self.inode: Identity | None = None      # also once it was left; None: there was none
         self.seats: dict[int, Seat] = {}        # that are held here, by their bytes
         self.hidden = False                     # we may not read it: nobody knows what is locked
@@ -2301,15 +2305,6 @@ class Companion:
         self._alone_at: int | Company = Company.NOT_ASKED
 
     # -- which file it is ------------------------------------------------------------------------------------
-
-    @property
-    def is_open(self) -> bool:
-        return self._fd is not None
-
-    @property
-    def fd(self) -> int:
-        """This process's own description of it.  Raises OSError if it is not open."""
-        return must_be_open(self._fd)
 
     def is_current(self) -> bool:
         """Whether this is what stands there now.  Raises OSError."""
@@ -2543,7 +2538,7 @@ class Companion:
         return {at - BADGE_BYTES for some in found for at in some}
 
 
-class JobFile:
+class JobFile(Opened):
     """A job file and the lines of it that are held here: it verifies and writes them, and looks after them.
 
     It is for one thread at a time.  On a network file system any call may take long, so its caller has a
@@ -2590,7 +2585,7 @@ class JobFile:
         # when it was first seen to be shorter than that (clock); None: it was not
         self._short_since: float | None = None
         self._appended = 0                      # so much of it was there when nobody appended
-        self._fd: int | None = None             # the open file, to lock and to write; None: it is not open
+        self._fd = None                         # the open file, to lock and to write; see writable()
         self.reader = Reader(None)              # the open file, to read
         self._how = Reading.CACHED              # it was read last
         # when ENOTCONN came (clock); None: it could be opened since
@@ -2601,15 +2596,6 @@ class JobFile:
                                         read_only=read_only)
         # the companion whose number is locked in the job file; None: no number is
         self._named: Identity | None = None
-
-    @property
-    def is_open(self) -> bool:
-        return self._fd is not None
-
-    @property
-    def fd(self) -> int:
-        """The open file, to lock and to write; see writable().  Raises OSError if it is not open."""
-        return must_be_open(self._fd)
 
     # -- doors and seats -------------------------------------------------------------------------------------
 
