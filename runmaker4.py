@@ -5948,7 +5948,8 @@ class TerminalConsole(Sink):
     def starting(self, run: Run) -> None:
         self._begin(run.job)
         self._begun[run.job] += 1
-        self._census.look()
+        if self._bar:
+            self._census.look()
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         self._print(run, stream, self._lines[stream].feed(data))
@@ -5976,8 +5977,8 @@ class TerminalConsole(Sink):
             self._census.end(state)
 
     def tick(self) -> None:
-        self._census.look()
         if self._bar:
+            self._census.look()
             self._terminal.redraw()          # the window may have changed, or we were stopped (Ctrl-Z)
 
     def leaving(self) -> None:
