@@ -5,7 +5,6 @@
 import html
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,8 @@ import time
 
 from tests.support import ROOT, RUNMAKER, RUNWAIT
 from tests.terminal import Screen, Terminal
+from tests.test_report import CHROMIUM
+from tests.values import present
 
 SIMULATE = """\
 #!/usr/bin/env python3
@@ -39,10 +40,9 @@ def run(directory: pathlib.Path, *words: str) -> subprocess.Popen[bytes]:
 
 def shot(page: pathlib.Path, name: str, width: int, height: int) -> None:
     """A picture of a page, docs/NAME, with windows of this size in pixels."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     subprocess.run(
         [
-            chromium,
+            present(CHROMIUM),
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
