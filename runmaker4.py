@@ -659,16 +659,34 @@ def locked_by(fd: int, at: int, length: int = 1) -> str:
 def end_of(fd: int, header: bytes = b"", network: bool = False) -> tuple[int, bytes]:
     """The size of a file, and what must precede a line that is appended to it.  Raises OSError.
 
-    An empty file gets `header` first.  A file whose last line has no newline gets that newline first.  FUSE
-    may tell an older size; an earlier line ended there, with its newline, so nothing is added.
+    An empty file gets `header` first.  A file whose last line has no newline gets that newline first.
+
+    Other hosts append, and see_anew() says what this one may have kept.  If it tells an older size, an
+    earlier line ended there, with its newline, so nothing is added.  If the file seems to be empty, or ends
+    before its size for a reader, what was kept is too old to tell, and the file is looked at anew.
+    """
+    size, last = _size_and_last(fd, network)
+    if network and not last:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        see_anew(path, find_mount(path))
+        size, last = _size_and_last(fd, network)
+    if not size:
+        return 0, header
+    return size, b"" if last == b"\n" else b"\n"
+
+
+def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
+    """The size of a file that still has a name, and its last byte as read; b"" if nothing is there.
+
+    Raises OSError.
     """
     info = os.fstat(fd)
     if not info.st_nlink:
         raise OSError(errno.ENOENT, "was removed meanwhile")
     if not info.st_size:
-        return 0, header
+        return 0, b""
     with Reader.of(fd, network) as reader:
-        return info.st_size, b"" if reader.pread(1, info.st_size - 1) == b"\n" else b"\n"
+        return info.st_size, reader.pread(1, info.st_size - 1)
 
 
 def append_locked(fd: int, pieces: Iterable[bytes], sync: bool, header: bytes = b"") -> None:

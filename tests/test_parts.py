@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import signal
+import stat
 import subprocess
 import time
 import unittest
@@ -300,6 +301,48 @@ class PastTheCache(JobFileCase):
             os.replace(self.path.with_name("new"), self.path)
             with open(self.path, "rb") as new:
                 self.assertNotEqual(runmaker4.inode_of(old.fileno()), runmaker4.inode_of(new.fileno()))
+
+
+class OldEnds(FileCase):
+    """A line is appended at the end of a file though this host kept an older size or older contents of it."""
+
+    HEADER = b"Seq\tHost\n"
+    WHOLE = HEADER + b"1\tB\n2\tB\n"
+
+    def append(self, size: int, contents: bytes) -> bytes:
+        """The file after a line was appended by a host that kept this size and these contents of it."""
+        fstat, pread = os.fstat, runmaker4.Reader.pread
+        kept = [True]
+
+        def old_size(fd: int) -> os.stat_result:
+            fields = list(fstat(fd))
+            if kept:
+                fields[stat.ST_SIZE] = size
+            return os.stat_result(fields)
+
+        def old_contents(reader: runmaker4.Reader, count: int, at: int) -> bytes:
+            return contents[at:at + count] if kept else pread(reader, count, at)
+
+        self.path.write_bytes(self.WHOLE)
+        fd = os.open(self.path, os.O_RDWR | os.O_APPEND)
+        try:
+            with mock.patch.object(os, "fstat", old_size), \
+                    mock.patch.object(runmaker4.Reader, "pread", old_contents), \
+                    mock.patch.object(runmaker4, "see_anew", lambda path, mount: kept.clear()):
+                runmaker4.append_locked(fd, [b"3\tA\n"], True, self.HEADER)
+        finally:
+            os.close(fd)
+        return self.path.read_bytes()
+
+    def test_a_size_that_was_kept_adds_no_newline(self) -> None:
+        self.assertEqual(self.append(len(self.HEADER), self.HEADER), self.WHOLE + b"3\tA\n")
+        self.assertEqual(self.append(len(self.HEADER), self.WHOLE), self.WHOLE + b"3\tA\n")
+
+    def test_contents_that_were_kept_add_no_newline(self) -> None:
+        self.assertEqual(self.append(len(self.WHOLE), self.HEADER), self.WHOLE + b"3\tA\n")
+
+    def test_a_file_that_was_empty_gets_no_second_header(self) -> None:
+        self.assertEqual(self.append(0, b""), self.WHOLE + b"3\tA\n")
 
 
 class DeadClients(JobFileCase):
