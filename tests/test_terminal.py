@@ -230,6 +230,8 @@ class Drawing(unittest.TestCase):
         self.now = 100.0
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
+        asyncio.set_event_loop(loop)            # Python 3.9: an Event belongs to the thread's loop
+        self.addCleanup(asyncio.set_event_loop, None)
         fd, path = tempfile.mkstemp()
         os.unlink(path)
         self.addCleanup(os.close, fd)
