@@ -134,10 +134,16 @@ if TYPE_CHECKING:
     import subprocess
     from concurrent import futures
 else:
-    asyncio, socket, subprocess = map(when_used, ("asyncio", "socket", "subprocess"))
+    asyncio = when_used("asyncio")
+    socket = when_used("socket")
+    subprocess = when_used("subprocess")
 
 VERSION = "4.1"
-NEW, RUNNING, DONE, FAILED, ERROR = b".", b"r", b"d", b"!", b"e"
+NEW = b"."
+RUNNING = b"r"
+DONE = b"d"
+FAILED = b"!"
+ERROR = b"e"
 HELD = b"x"                     # by convention; here it stands for any other state
 
 # Bytes of a companion behind all rows.  The first is not used any more: older versions lock it in journals.
@@ -215,12 +221,13 @@ def duration(text: str) -> float | None:
     if text == "none":
         return None
     match = DURATION.fullmatch(text)
-    seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
-    if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(
-            f"not a duration: '{printable(text)}' (such as 90, 90s, 5m, 2h, 1d or none)"
-        )
-    return seconds
+    if match:
+        seconds = float(match[1]) * UNITS[match[2]]
+        if 0 < seconds < 1e9:
+            return seconds
+    raise argparse.ArgumentTypeError(
+        f"not a duration: '{printable(text)}' (such as 90, 90s, 5m, 2h, 1d or none)"
+    )
 
 
 def whole_number(least: int, most: int = 1_000_000) -> Callable[[str], int]:
@@ -253,8 +260,11 @@ def plural(count: int, word: str) -> str:
 def name_lines(numbers: Iterable[int], shown: int = 8) -> str:
     """'line 3', 'lines 3, 5, 7, ...'."""
     lines = sorted(numbers)
-    text = ", ".join(map(str, lines[:shown])) + (", ..." if len(lines) > shown else "")
-    return f"line{'s' if len(lines) > 1 else ''} {text}"
+    names = [str(line) for line in lines[:shown]]
+    if len(lines) > shown:
+        names.append("...")
+    word = "lines" if len(lines) > 1 else "line"
+    return f"{word} {', '.join(names)}"
 
 
 # An unknown option may be one of another program: these are asked, in this order
@@ -267,9 +277,10 @@ def readme() -> str:
     installer has put it; '' where the scripts alone were copied.
     """
     sysconfig = when_used("sysconfig")
-    schemes = sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")
-    here = os.path.dirname(os.path.realpath(__file__))
-    for place in (here, *(os.path.join(data, "share/doc/runmaker4") for data in schemes)):
+    places = [os.path.dirname(os.path.realpath(__file__))]
+    for data in (sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")):
+        places.append(os.path.join(data, "share/doc/runmaker4"))
+    for place in places:
         # Any project has a README.md; ours stands beside this document
         if os.path.exists(os.path.join(place, "docs/how-it-works.md")):
             return os.path.join(place, "README.md")
@@ -300,12 +311,16 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         width = max(shutil.get_terminal_size().columns - 2, 20)
-        ends = [filled(text, width, f"  {status}  ") for status, text in self.statuses.items()]
-        notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
-        return "\n".join([
-            filled(self.purpose, width), "", super().format_help(), *notes,
-            "Exit status:", *ends, *(f"More: {path}" for path in [readme()] if path), "",
-        ])
+        parts = [filled(self.purpose, width), "", super().format_help()]
+        for title, text in self.notes.items():
+            parts.append(filled(f"{title}: {text}", width))
+        parts.append("Exit status:")
+        for status, text in self.statuses.items():
+            parts.append(filled(text, width, f"  {status}  "))
+        more = readme()
+        if more:
+            parts.append(f"More: {more}")
+        return "\n".join(parts) + "\n"
 
     def print_help(self, file: Any = None) -> None:
         put(self.format_help().encode())
@@ -342,12 +357,16 @@ class Parser(argparse.ArgumentParser):
         value of that option.
         """
         words = list(itertools.takewhile("--".__ne__, self._words))
-        for word, following in zip(words, [*words[1:], ""]):
-            action = self.options().get(option_name(word))
+        followers = [*words[1:], ""]
+        for word, following in zip(words, followers):
+            name = option_name(word)
+            action = self.options().get(name)
             if action is None:
-                if len(word) > 1 and word.startswith("-") and " " not in word and not NEGATIVE.match(word):
-                    raise self._no_option(option_name(word))
-            elif action.nargs is None and word in action.option_strings and NEGATIVE.match(following):
+                if is_option_like(word):
+                    raise self._no_option(name)
+                continue
+            takes_following = action.nargs is None and word in action.option_strings
+            if takes_following and NEGATIVE.match(following):
                 self._check_number(action, following)
 
     @staticmethod
@@ -361,17 +380,21 @@ class Parser(argparse.ArgumentParser):
 
     def _refuse_rest(self, rest: Sequence[str]) -> None:
         """Refuse words that are left.  Raises Problem."""
-        if rest:
-            self._check_words()
-            if rest[0].startswith("-") and rest[0] != "--":
-                raise self._no_option(option_name(rest[0]))
-            name = next(action.metavar for action in self._actions if not action.option_strings)
-            raise Problem(f"one {name} only, and '{printable(rest[-1])}' is one more (see --help)")
+        if not rest:
+            return
+        self._check_words()
+        first = rest[0]
+        if first.startswith("-") and first != "--":
+            raise self._no_option(option_name(first))
+        name = next(action.metavar for action in self._actions if not action.option_strings)
+        raise Problem(f"one {name} only, and '{printable(rest[-1])}' is one more (see --help)")
 
     def _no_option(self, name: str) -> Problem:
         """The message for an option that this program does not have."""
         for program in (self.other_end, *PROGRAMS):
-            if program not in ("", self.prog) and name in options_of(program):
+            if program in ("", self.prog):
+                continue
+            if name in options_of(program):
                 return Problem(f"{name} is an option of {program} (see {program} --help)")
         near = when_used("difflib").get_close_matches(name, self.options(), 1, 0.7)
         hint = f"did you mean {near[0]}?" if near else "see --help"
@@ -394,13 +417,21 @@ def option_name(word: str) -> str:
     return word.partition("=")[0] if word.startswith("--") else word[:2]
 
 
+def is_option_like(word: str) -> bool:
+    """Whether a word of a command line is meant as an option: '-', '-5' and '- a text' are not."""
+    if word == "-" or NEGATIVE.match(word):
+        return False
+    return word.startswith("-") and " " not in word
+
+
 def options_of(program: str) -> Collection[str]:
     """The names of the options of another of our programs, from its parser.
 
     There are none if that program is not installed, or is of a version without make_parser().
     """
     with contextlib.suppress(ImportError, AttributeError):
-        return set(importlib.import_module(program.removesuffix(".py")).make_parser().options())
+        module = importlib.import_module(program.removesuffix(".py"))
+        return set(module.make_parser().options())
     return ()
 
 
@@ -501,8 +532,10 @@ def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[in
     for fd in fds:
         poller.register(fd, event)
     day = UNITS["d"]
-    while True:                         # poll(2) takes at most 24 days at once
-        found = [fd for fd, _ in poller.poll(None if seconds is None else 1000 * min(seconds, day))]
+    while True:
+        # poll(2) takes milliseconds, and at most 24 days at once
+        limit = None if seconds is None else 1000 * min(seconds, day)
+        found = [fd for fd, _ in poller.poll(limit)]
         if found or seconds is None or seconds <= day:
             return found
         seconds -= day
