@@ -582,7 +582,8 @@ def put_lines(lines: Iterable[bytes]) -> int:
 # these locks since 3.15.
 
 FLOCK = struct.Struct("hhqqi4x")
-OFD_GETLK, OFD_SETLK = getattr(fcntl, "F_OFD_GETLK", 36), getattr(fcntl, "F_OFD_SETLK", 37)
+OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
+OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
 
 
 def lock(fd: int, at: int, length: int = 1, shared: bool = False) -> bool:
@@ -639,10 +640,13 @@ def all_taken(fd: int, at: int, length: int) -> Iterator[range]:
     todo = [(at, at + length)]
     while todo:
         first, end = todo.pop()
-        found = taken(fd, first, end - first) if first < end else None
+        if first >= end:
+            continue
+        found = taken(fd, first, end - first)
         if found:
             yield found
-            todo += [(first, found.start), (found.stop, end)]
+            todo.append((first, found.start))
+            todo.append((found.stop, end))
 
 
 def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
@@ -673,20 +677,34 @@ def locked_by(fd: int, at: int, length: int = 1) -> str:
     if kind == fcntl.F_UNLCK:
         return ""
     inode = os.fstat(fd).st_ino
-
-    def has_it(path: str) -> bool:
-        with open(path, "rb") as file:
-            locks = LOCK_LINE.findall(file.read())
-        return any(int(where) == inode and int(first) < at + length and (last == b"EOF" or int(last) >= at)
-                   for where, first, last in locks)
-
-    for holder in [str(pid)] if pid > 0 else filter(str.isdigit, os.listdir("/proc")):
+    end = at + length
+    holders = [str(pid)] if pid > 0 else filter(str.isdigit, os.listdir("/proc"))
+    for holder in holders:
         with contextlib.suppress(OSError):          # it has ended meanwhile, or is another user's
-            folder = f"/proc/{holder}/fdinfo"
-            if pid > 0 or any(has_it(f"{folder}/{number}") for number in os.listdir(folder)):
+            if pid > 0 or _holds_lock(holder, inode, at, end):
                 with open(f"/proc/{holder}/comm", "rb") as name:
                     return f"process {holder} ({show(name.read().strip())})"
-    return "a process of another user" if has_it("/proc/locks") else "a process on another host"
+    if _lists_lock("/proc/locks", inode, at, end):
+        return "a process of another user"
+    return "a process on another host"
+
+
+def _holds_lock(process: str, inode: int, at: int, end: int) -> bool:
+    """Whether a process holds a lock of a file on bytes from `at` to before `end`.  Raises OSError."""
+    folder = f"/proc/{process}/fdinfo"
+    return any(_lists_lock(f"{folder}/{fd}", inode, at, end) for fd in os.listdir(folder))
+
+
+def _lists_lock(path: str, inode: int, at: int, end: int) -> bool:
+    """Whether such a lock stands in a file of /proc.  Raises OSError."""
+    with open(path, "rb") as file:
+        locks = LOCK_LINE.findall(file.read())
+    for where, first, last in locks:
+        if int(where) != inode or int(first) >= end:
+            continue
+        if last == b"EOF" or int(last) >= at:
+            return True
+    return False
 
 
 def end_of(fd: int, header: bytes = b"", network: bool = False) -> tuple[int, bytes]:
