@@ -924,24 +924,30 @@ def find_mount(path: str) -> Mount:
     Documentation/filesystems/overlayfs.rst).  Where that directory cannot be seen, as in a container, the
     overlay counts as local, because only one host can have it.
     """
-    best = -1
     found = LOCAL
     try:
-        path = os.path.realpath(path)
+        path = os.path.realpath(path) + "/"
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
-                ours, _, theirs = line.partition(" - ")
-                point = unescaped(ours.split()[4])
-                if len(point) >= best and (path + "/").startswith(point.rstrip("/") + "/"):
-                    kind, source, options = theirs.rstrip("\n").split(" ")[:3]  # the middle one may be empty
-                    # as mfsmount does: mfs#10.0.0.1:9421
-                    if kind == "fuse" and "#" in unescaped(source):
-                        kind = f"fuse.{unescaped(source).partition('#')[0]}"
-                    best = len(point)
-                    found = Mount(kind, frozenset(options.split(",") + ours.split()[5].split(",")), point)
+                point = unescaped(line.split()[4])
+                # The longest mount point counts, and of mounts on the same one the last
+                if len(point) >= len(found.point) and path.startswith(point.rstrip("/") + "/"):
+                    found = described_mount(line)
     except OSError:
         pass                            # not Linux, or no current directory: then nothing is refused
     return below_overlay(found) if found.kind == "overlay" else found
+
+
+def described_mount(line: str) -> Mount:
+    """The mount that a line of /proc/self/mountinfo describes."""
+    mount, _, system = line.rstrip("\n").partition(" - ")
+    point, options = mount.split()[4:6]
+    kind, source, super_options = system.split(" ")[:3]         # the source may be empty
+    source = unescaped(source)
+    if kind == "fuse" and "#" in source:                        # as mfsmount does: mfs#10.0.0.1:9421
+        kind = f"fuse.{source.partition('#')[0]}"
+    every_option = {*options.split(","), *super_options.split(",")}
+    return Mount(kind, frozenset(every_option), unescaped(point))
 
 
 def unescaped(field: str) -> str:
@@ -951,14 +957,17 @@ def unescaped(field: str) -> str:
 
 def below_overlay(overlay: Mount) -> Mount:
     """The mount of an overlay's upper directory; LOCAL where that cannot be seen."""
-    upper = next(
-        (option.partition("=")[2] for option in overlay.options if option.startswith("upperdir=")), ""
-    )
-    upper = unescaped(upper)
+    upper = ""
+    for option in overlay.options:
+        name, _, value = option.partition("=")
+        if name == "upperdir":
+            upper = unescaped(value)
     if not upper.startswith("/") or not os.path.isdir(upper):
         return LOCAL
     mount = find_mount(upper)
-    return LOCAL if mount.point == overlay.point else replace(mount, point=overlay.point)
+    if mount.point == overlay.point:
+        return LOCAL
+    return replace(mount, point=overlay.point)
 
 
 def see_names(path: str) -> None:
@@ -966,7 +975,12 @@ def see_names(path: str) -> None:
     wrong.  Raises OSError.
     """
     with contextlib.suppress(PermissionError):      # a folder whose names we may use, and not list
-        os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        os.close(open_folder_of(path))
+
+
+def open_folder_of(path: str) -> int:
+    """Open the directory that this file is in.  Raises OSError."""
+    return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def see_anew(path: str, mount: Mount) -> None:
@@ -985,7 +999,7 @@ def see_anew(path: str, mount: Mount) -> None:
     if not mount.is_fuse:
         return see_names(path)
     try:
-        fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = open_folder_of(path)
     except PermissionError:
         raise OSError(
             errno.EACCES,
@@ -1088,7 +1102,8 @@ class Reader(Opened):
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-            fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+            flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
             self.how = Reading.DROPPED
         if self.how is Reading.DROPPED:
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -1099,8 +1114,10 @@ class Reader(Opened):
 
         Raises OSError.
         """
-        first = at - at % BLOCK
-        wanted = -(-(at + size - first) // BLOCK) * BLOCK
+        skipped = at % BLOCK
+        first = at - skipped
+        blocks = -(-(skipped + size) // BLOCK)          # rounded up
+        wanted = blocks * BLOCK
         with mmap.mmap(-1, max(wanted, BLOCK)) as memory, memoryview(memory) as view:
             have = 0
             while have < wanted:
@@ -1109,7 +1126,8 @@ class Reader(Opened):
                 have += count
                 if not count or count % BLOCK:          # the end of the file
                     break
-            return bytes(view[at - first:min(at - first + size, have)])
+            end = min(skipped + size, have)
+            return bytes(view[skipped:end])
 
 
 def read_anew(file: Reader, mount: Mount) -> None:
@@ -1200,7 +1218,9 @@ def is_at(path: str, fd: int) -> bool:
 def are_same(one: int, other: int) -> bool:
     """Whether two descriptors are of one file.  No NFS server is asked, unless Linux is older than 5.14."""
     known = inode_of(one)
-    return known == inode_of(other) if known else os.path.sameopenfile(one, other)
+    if not known:
+        return os.path.sameopenfile(one, other)
+    return known == inode_of(other)
 
 
 def mount_fault(mount: Mount) -> str:
@@ -1232,7 +1252,8 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
         raise Problem(
             f"{path}: {fault} (use another file system, or --single-host if no other host uses the file)"
         )
-    if mount.network and mount.kind not in TESTED_KINDS and not single_host:
+    untested = mount.network and mount.kind not in TESTED_KINDS
+    if untested and not single_host:
         say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
             "whether locks and reads are right there; or use --single-host)")
     return mount
