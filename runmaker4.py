@@ -1320,7 +1320,8 @@ class Scan:
     where it has just found something, so that the next line is judged by a fresh read.  Where it finds
     nothing they grow to 1 MiB.
     """
-    SMALL, LARGE = 4096, 1 << 20
+    SMALL = 4096                # bytes of a chunk
+    LARGE = 1 << 20             # as SMALL, where nothing is found
 
     def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
                  seen: Counter[bytes] | None = None, careful: bool = False, directives: bool = False,
@@ -1392,13 +1393,16 @@ class Scan:
 
         data: the file from the offset of that line on, if it was read just now.
         """
-        offset = last.offset
         self.size = self.SMALL
-        self._buffer = b"\n" + (self.file.pread(self.size, offset) if data is None else data)
-        self._base = offset - 1
+        if data is None:
+            data = self.file.pread(self.size, last.offset)
+        self._buffer = b"\n" + data
+        self._base = last.offset - 1
         self._pos = 0 if self._once_more else 1
         text = last.text[:self.SMALL - 1]
-        return self._buffer.startswith(text, 2) and self._buffer[2 + len(text):][:1] in (b"\n", b"")
+        end = 2 + len(text)
+        behind = self._buffer[end:end + 1]
+        return self._buffer.startswith(text, 2) and behind in (b"\n", b"")
 
     def _line(self, begin: int) -> Line:
         """The line whose state is at buffer[begin]."""
@@ -1416,8 +1420,9 @@ class Scan:
         self._once_more = False
         stop = end if end >= 0 else len(self._buffer)
         ordinal = sum(self.seen.values()) if self.seen else 0
-        self.last = Line(self.lines, ordinal, self._base + begin, self._buffer[begin:begin + 1],
-                         self._buffer[begin + 1:stop], end >= 0)
+        state = self._buffer[begin:begin + 1]
+        text = self._buffer[begin + 1:stop]
+        self.last = Line(self.lines, ordinal, self._base + begin, state, text, end >= 0)
         return self.last
 
     def _count(self, upto: int) -> None:
@@ -1456,20 +1461,27 @@ class Scan:
 @functools.cache
 def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
     """The expression that finds job lines in some states (None: all), and directives if these are wanted."""
-    first = rb"[^#/ \t\n]" if states is None else rb"[" + re.escape(states) + rb"]"
-    wanted = ([first + rb"[ \t]"] if states != b"" else []) + ([rb"#RUN"] if directives else [])
-    return re.compile(rb"\n(" + rb"|".join(wanted) + rb")")
+    beginnings = []
+    if states is None:
+        beginnings.append(rb"[^#/ \t\n][ \t]")
+    elif states:
+        beginnings.append(rb"[" + re.escape(states) + rb"][ \t]")
+    if directives:
+        beginnings.append(rb"#RUN")
+    return re.compile(rb"\n(" + rb"|".join(beginnings) + rb")")
 
 
 def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """The job lines with these commands, from an offset on.  Raises OSError."""
+    if not commands:
+        return
     scan = Scan(file, start)
     # To search for the first 200 bytes of a few commands is faster than to parse each line.
     if len(commands) <= 50:
         heads = rb"|".join(re.escape(command[:200]) for command in commands)
         scan.pattern = re.compile(rb"\n([^#/ \t\n])[ \t](?:%b)" % heads)
         scan.rest = 2 + 200
-    for line in scan if commands else ():
+    for line in scan:
         if line.command in commands:
             yield line
 
@@ -1480,17 +1492,23 @@ def count_lines(file: Reader, start: int, end: float, state: bytes, command: byt
     It stops when it has found enough.  Lines are searched, not parsed, for hundreds may be `r`.
     Raises OSError.
     """
-    wanted = [
-        b"\n%b%b%b%b\n" % (state, blank, command, last) for blank in (b" ", b"\t") for last in (b"", b"\r")
-    ]
+    wanted = []
+    for blank in (b" ", b"\t"):
+        line = b"\n%b%b%b" % (state, blank, command)
+        wanted += [line + b"\n", line + b"\r\n"]
     found = 0
     rest = b""
     at = start
     size = 4096
     while found < enough:
         data = file.pread(int(min(size, end - at)), at)
-        lines, _, rest = (rest + data).rpartition(b"\n") if data else (rest, b"", b"")
-        found += sum(map((b"\n" + lines.replace(b"\n", b"\n\n") + b"\n").count, wanted))
+        if data:
+            lines, _, rest = (rest + data).rpartition(b"\n")
+        else:
+            lines = rest                        # the last line, which has no newline
+        # So that each line has two newlines of its own: count() finds nothing that overlaps
+        text = b"\n" + lines.replace(b"\n", b"\n\n") + b"\n"
+        found += sum(map(text.count, wanted))
         if not data:
             break
         at += len(data)
@@ -1503,8 +1521,10 @@ def is_utf16(head: bytes) -> bool:
 
     It begins with a byte-order mark of UTF-16; or most second bytes are NUL, and no other byte is.
     """
-    fewer, more = sorted(half.count(0) for half in (head[::2], head[1::2]))
-    return head[:2] in (b"\xff\xfe", b"\xfe\xff") or (not fewer and 4 * more > len(head) > 3)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    fewer, more = sorted([head[::2].count(0), head[1::2].count(0)])
+    return len(head) > 3 and not fewer and 4 * more > len(head)
 
 
 def first_line(file: Reader) -> int:
@@ -1533,10 +1553,14 @@ def open_job_file(path: str, flags: int) -> int:
             raise
         return fd
     except OSError as error:
-        hint = {errno.ENOENT: "make it, with a line '. COMMAND' for each job",
-                errno.EACCES: "it must be readable" + (" and writable" if flags & os.O_RDWR else ""),
-                errno.EROFS: "jobs are claimed by writing to it"}.get(error.errno or 0, "")
-        raise Problem(f"{path}: {reason(error)}" + (f" ({hint})" if hint else "")) from None
+        rights = "readable and writable" if flags & os.O_RDWR else "readable"
+        hints = {
+            errno.ENOENT: " (make it, with a line '. COMMAND' for each job)",
+            errno.EACCES: f" (it must be {rights})",
+            errno.EROFS: " (jobs are claimed by writing to it)",
+        }
+        hint = hints.get(error.errno or 0, "")
+        raise Problem(f"{path}: {reason(error)}{hint}") from None
 
 
 @contextlib.contextmanager
@@ -1657,7 +1681,8 @@ class Scope(NamedTuple):
         try:
             directive = parse_settings(line.text)
         except ValueError as fault:
-            return self._replace(settings=NO_SETTINGS, fault=self.fault or f"line {line.number}: {fault}")
+            first_fault = self.fault or f"line {line.number}: {fault}"
+            return self._replace(settings=NO_SETTINGS, fault=first_fault)
         if directive.kind == "settings":
             # as in JobSettings.at()
             return Scope(directive.settings.at(line), self.barrier, self.check, self.end, self.fault)
@@ -1763,8 +1788,13 @@ NO_DIRECTIVE = "looks like a directive but is a comment (write #RUN ...)"
 
 def is_look_alike(line: bytes) -> bool:
     """Whether a comment may be meant as a directive; prose is none."""
-    match = None if line.startswith(DIRECTIVE_BEGINS) else FORGIVEN.fullmatch(line)
-    return match is not None and not _fault(b"RUN " + (match[1] or b"").lower())
+    if line.startswith(DIRECTIVE_BEGINS):
+        return False
+    match = FORGIVEN.fullmatch(line)
+    if not match:
+        return False
+    words = match[1] or b""
+    return not _fault(b"RUN " + words.lower())
 
 
 def _fault(text: bytes) -> str:
