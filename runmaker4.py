@@ -2222,7 +2222,13 @@ def whose(scope: Scope, groups: bool) -> str:
 
 def held_in(states: Counter[bytes]) -> int:
     """How many lines are in states that nobody runs."""
-    return sum(states.values()) - sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
+    ours = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
+    return sum(states.values()) - ours
+
+
+def name_counts(**numbers: int) -> list[str]:
+    """'31 done', '2 failed': what there is some of."""
+    return [f"{number} {word}" for word, number in numbers.items() if number]
 
 
 def counts(found: Survey) -> Counts:
@@ -2257,14 +2263,13 @@ class Account:
         '31 done, 2 failed (lines 3, 5), 9 new, the first for host bob (#RUN in line 7)'
         """
         now = self.now
-        bad, rest = ([f"{count} {word}" for count, word in some if count] for some in (
-            ((now.done, "done"), (now.failed, "failed"), (now.error, "error")),
-            ((now.running, "running"), (now.new, "new"), (now.held, "held"))))
+        processed = name_counts(done=now.done, failed=now.failed, error=now.error)
         if self.bad and with_lines:
-            bad[-1] += f" ({name_lines(self.bad)})"
+            processed[-1] += f" ({name_lines(self.bad)})"
+        rest = name_counts(running=now.running, new=now.new, held=now.held)
         if self.others and not self.left:
             rest.append(self.others if now.new == 1 else f"the first {self.others}")
-        return ", ".join(bad + rest) or "no jobs"
+        return ", ".join(processed + rest) or "no jobs"
 
 
 class Place:
@@ -2290,8 +2295,9 @@ class Place:
         if self.known:
             return
         folder, name = os.path.split(self.real)
-        if os.path.realpath(folder or ".") != os.path.abspath(folder or "."):
-            self.real = os.path.join(os.path.realpath(folder), name)
+        real_folder = os.path.realpath(folder or ".")
+        if real_folder != os.path.abspath(folder or "."):
+            self.real = os.path.join(real_folder, name)
         self.known = os.path.exists(self.real)
         if self.known and os.path.islink(self.real):
             self.link = self.real
@@ -2299,7 +2305,9 @@ class Place:
 
     def has_moved(self) -> bool:
         """Whether a file has come in the place of the link."""
-        return self.link != "" and os.path.lexists(self.link) and not os.path.islink(self.link)
+        if not self.link:
+            return False
+        return os.path.lexists(self.link) and not os.path.islink(self.link)
 
     def follow(self) -> None:
         """Go on with the file that has come in the place of the link."""
@@ -2312,9 +2320,11 @@ class Place:
         NFS answers from the directory's cached attributes for up to a minute.  Without this it would see that
         late that another host has renamed a new file to this place (seen on v4.2: 23 s, then 0).
         """
-        if mount.network:
-            for path in (self.link, self.real) if self.link else (self.real,):
-                see_anew(path, mount)
+        if not mount.network:
+            return
+        if self.link:
+            see_anew(self.link, mount)
+        see_anew(self.real, mount)
 
 
 def close_all(*fds: int | None) -> None:
@@ -2366,7 +2376,8 @@ class Badge:
         self.is_held = False                # on the description that it was wanted on last
 
     def _draw(self) -> int:
-        return int.from_bytes(os.urandom(4), "big") % self.SERVERS + self._of_server * self.SERVERS
+        drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
+        return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
         """Lock it on this description of a companion, if it can be had now.  Raises OSError."""
@@ -2471,7 +2482,9 @@ class Companion(Opened):
         try:
             # An NFS client that holds a lock on a file needs fewer round trips for the next one, too.
             lock(fd, HERE_BYTE, shared=True)
-            self._pulse = take_probe(fd) if self.network and not self._mount.is_nfs else 0
+            self._pulse = 0
+            if self.network and not self._mount.is_nfs:
+                self._pulse = take_probe(fd)
             if self.badge:
                 self.badge.take(fd)
             return fd, identity_of(fd)
@@ -2515,10 +2528,13 @@ class Companion(Opened):
 
         Others may have been behind a door that we believed to be locked.
         """
-        if self.network and self.is_open and self.clock() - self._alive_at > self.interval:
-            if not self._read_only and lost_locks(self.fd, [self._pulse], self._mount):
-                raise OSError(errno.EIO, "its locks were lost")
-            self._alive_at = self.clock()
+        if not self.network or not self.is_open:
+            return
+        if self.clock() - self._alive_at <= self.interval:
+            return
+        if not self._read_only and lost_locks(self.fd, [self._pulse], self._mount):
+            raise OSError(errno.EIO, "its locks were lost")
+        self._alive_at = self.clock()
 
     # -- doors -----------------------------------------------------------------------------------------------
 
@@ -2528,7 +2544,8 @@ class Companion(Opened):
 
         Raises Shifted if this is not the companion any more; OSError.
         """
-        opened = keep_trying(lambda: self._lock(at), patience, 0.01 if self.network else 0.0005)
+        pause = 0.01 if self.network else 0.0005
+        opened = keep_trying(lambda: self._lock(at), patience, pause)
         try:
             yield opened
         finally:
@@ -2557,7 +2574,10 @@ class Companion(Opened):
 
     def count(self, command: bytes) -> int:
         """How many seats of a command are held, by whomever."""
-        return sum(map(len, all_taken(self.fd, row(command), SEATS))) if self.is_open else 0
+        if not self.is_open:
+            return 0
+        held = all_taken(self.fd, row(command), SEATS)
+        return sum(map(len, held))
 
     def is_held(self, at: int) -> bool:
         """Whether somebody holds a seat, as this process's doors see it."""
@@ -2608,9 +2628,11 @@ class Companion(Opened):
         it here is not enough: its job has a copy, and this host remembers the locks of that, which would
         refuse our own new ones.  So they are all unlocked first (seen on NFS v4.2).  Raises OSError.
         """
-        places: dict[int, list[int]] = {}
-        for seat in self.seats.values() if self.network else ():
-            places.setdefault(seat.fd, []).append(seat.at)
+        if not self.network:
+            return False
+        places = defaultdict(list)              # of seats, by their descriptions
+        for seat in self.seats.values():
+            places[seat.fd].append(seat.at)
         lost = [fd for fd in places if lost_locks(fd, places[fd], self._mount)]
         for fd in lost:
             with contextlib.suppress(OSError):
@@ -2635,12 +2657,15 @@ class Companion(Opened):
         comes at this moment locks HERE_BYTE first.  So either we find that byte locked, or it finds the
         companion as long as we have made it.
         """
-        if not self._counted:
-            length = os.fstat(self.fd).st_size + 1
-            os.ftruncate(self.fd, length)
-            first = self._alone_at is Company.NOT_ASKED
-            self._alone_at = length if first and is_free(self.fd, HERE_BYTE) else Company.OTHERS
-            self._counted = True
+        if self._counted:
+            return
+        length = os.fstat(self.fd).st_size + 1
+        os.ftruncate(self.fd, length)
+        if self._alone_at is Company.NOT_ASKED and is_free(self.fd, HERE_BYTE):
+            self._alone_at = length
+        else:
+            self._alone_at = Company.OTHERS
+        self._counted = True
 
     def is_alone(self) -> bool:
         """Whether nobody else has claimed a line since our first claim.  Behind a door.  Raises OSError."""
@@ -2654,7 +2679,9 @@ class Companion(Opened):
         """The badges of others, by their bytes (Badge.at); None: we may not know.  Raises OSError."""
         if self.hidden:
             return None
-        found = all_taken(self.fd, BADGE_BYTES, Badge.COUNT) if self.is_open else ()
+        if not self.is_open:
+            return set()
+        found = all_taken(self.fd, BADGE_BYTES, Badge.COUNT)
         return {at - BADGE_BYTES for some in found for at in some}
 
 
@@ -2680,7 +2707,8 @@ class JobFile(Opened):
     # 30 where two hosts write to one file
     HELD_UP = 60.0
     BAD = 9                     # lines that an account names
-    SHORT, LONG = 0.2, 2.0      # seconds to wait at a door: for a claim, which has other lines; for a result
+    SHORT = 0.2                 # seconds to wait at a door for a claim, which has other lines
+    LONG = 2.0                  # seconds to wait at a door for a result
     CUT_OFF = 60.0              # seconds of ENOTCONN after which the file system's client is taken for dead
     GUARD = 1 << 62             # bytes of the job file that are locked shared
     USER = GUARD + 2            # behind these: a shared byte of it for the number of the companion in use
@@ -2773,7 +2801,9 @@ class JobFile(Opened):
         """
         fd = self._fd
         inode = self.companion.inode
-        if self._read_only or fd is None or inode is None or self._named == inode:
+        if self._read_only or fd is None or inode is None:
+            return
+        if self._named == inode:
             return
         self._named = None
         # The pulse tells whether what was locked after it is lost.  So the guard is locked once more.
@@ -2786,11 +2816,16 @@ class JobFile(Opened):
         unlock(fd, self.USER, self.USERS)
         mine = self.USER + inode[1] % self.USERS
         lock(fd, mine, shared=True)
-        for first, behind in (self.USER, mine), (mine + 1, self.USER + self.USERS):
-            if not is_free(fd, first, behind - first):
-                holder = locked_by(fd, first, behind - first)
-                raise OSError(errno.EBUSY, f"is in use with another companion, by {holder} (use one name for "
-                                           "it; or who may only read it keeps it locked)")
+        below = range(self.USER, mine)
+        above = range(mine + 1, self.USER + self.USERS)
+        for others in (below, above):
+            if not is_free(fd, others.start, len(others)):
+                holder = locked_by(fd, others.start, len(others))
+                raise OSError(
+                    errno.EBUSY,
+                    f"is in use with another companion, by {holder} (use one name for it; or who may only "
+                    "read it keeps it locked)",
+                )
         self._named = inode
 
     def _sit(self, job: Job) -> None:
@@ -2850,8 +2885,10 @@ class JobFile(Opened):
             self._name_companion()
             settled = self.is_settled(line)
             data = self.read_line(line, Scan.SMALL)
-            if not data or (settings.line and self.state_at(settings.line) is None):
+            if not data:
                 raise Shifted
+            if settings.line and self.state_at(settings.line) is None:
+                raise Shifted                           # the directive above it has changed, or has moved
             if data[:1] != line.state:
                 return Attempt(data=data)               # somebody has taken it since it was found
             if line.state == RUNNING and self.companion.is_held(own_seat(line)):
@@ -2898,18 +2935,21 @@ class JobFile(Opened):
 
         The search begins at the line that we have held longest: what runs is mostly near it, or below.
         """
-        first = self.start
+        first = self._held_longest(command)
+        found = count_lines(self.reader, first, math.inf, RUNNING, command, least)
+        if found < least:
+            found += count_lines(self.reader, self.start, first, RUNNING, command, least - found)
+        return found >= least
+
+    def _held_longest(self, command: bytes) -> int:
+        """Where the line of a command begins that we have held longest; the start of the file if none does.
+        """
         for job in self.held:
             if job.inode == self.inode and job.command == command:
-                first = max(job.offset, self.start)
-                break
-        file = self.reader
-        if first > self.start and file.pread(1, first - 1) != b"\n":
-            first = self.start                          # it was edited: no line begins there any more
-        found = count_lines(file, first, math.inf, RUNNING, command, least)
-        if found < least:
-            found += count_lines(file, self.start, first, RUNNING, command, least - found)
-        return found >= least
+                if job.offset > self.start and self.reader.pread(1, job.offset - 1) == b"\n":
+                    return job.offset
+                break                               # it was edited: no line begins there any more
+        return self.start
 
     def restore(self, command: bytes) -> list[Line]:
         """Write `r` again over the new lines of a command that live already; which.
@@ -2935,13 +2975,15 @@ class JobFile(Opened):
             return []                           # no copy is without its `r`: the rest reads the whole file
         seats = self.companion.count(command)
         lines = list(lines_of(self.reader, self.start, {command}))
-        new = [line for line in lines if line.state == NEW and line.whole and self.is_settled(line)]
-        running = {own_seat(line) for line in lines if line.state == RUNNING}
-        missing = seats - sum(line.state == RUNNING for line in lines)
+        running = [line for line in lines if line.state == RUNNING]
+        new = [line for line in lines if line.state == NEW and line.whole]
+        new = [line for line in new if self.is_settled(line)]
         if seats < len(lines):                  # else each of them has a copy
-            new = [line for line in new
-                   if own_seat(line) not in running and self.companion.is_held(own_seat(line))]
-        return new[:max(missing, 0)]
+            seats_of_others = {own_seat(line) for line in running}
+            new = [line for line in new if own_seat(line) not in seats_of_others]
+            new = [line for line in new if self.companion.is_held(own_seat(line))]
+        missing = max(seats - len(running), 0)
+        return new[:missing]
 
     def is_settled(self, line: Line) -> bool:
         """Whether a line is in the file for good: append_locked() will not cut it off any more.
@@ -3040,8 +3082,8 @@ class JobFile(Opened):
         found = self._state_here(job)
         if found != RUNNING:
             line = self._find(job, found, last=True)
-            found = line.state if line else found
             if line:
+                found = line.state
                 job.stand_on(line, self.inode)
         if found is None and not self._is_gone(job):
             raise NotNow("its line is not where it was")
@@ -3122,7 +3164,8 @@ class JobFile(Opened):
 
         Raises OSError.
         """
-        for job in [job for job in self.held if not job.seat]:
+        seatless = [job for job in self.held if not job.seat]
+        for job in seatless:
             with self.door(job.command) as opened:
                 self.writable()
                 if opened and not job.seat and not self._sit_again(job):
@@ -3137,7 +3180,8 @@ class JobFile(Opened):
         state = self._state_here(job)
         seats = self.companion.count(job.command)
         new = state in (NEW, job.state)                 # an editor has saved over it
-        if seats and not self._are_running(job.command, seats + (not new)):
+        needed = seats if new else seats + 1            # so many lines `r`, if one of them is ours
+        if seats and not self._are_running(job.command, needed):
             return False
         if not new and not self._are_running(job.command, 1) and state in (None, DONE, FAILED):
             return False                                # taken, and ended since
@@ -3158,25 +3202,33 @@ class JobFile(Opened):
         astray: with the states that stand in their places, None if their commands do not.  Raises OSError.
         """
         lines = self.by_command({job.command for job in astray})
-        for job, here in sorted(astray.items(), key=lambda item: item[0].number):
+        for job in sorted(astray, key=lambda job: job.number):
+            here = astray[job]
             there = lines[job.command]
             with self.door(job.command) as opened:
-                line = self._find(job, here, there) if opened else None
-                if line and self.state_at(line) != line.state:
-                    # it has changed since it was read: there is another look
+                if not opened:
                     continue
-                if line and line.state != RUNNING:
-                    self.writable()
-                    self.write(line, RUNNING)
-                    self.say(
-                        f"line {line.number}: its job runs, so the {show(line.state)} that was saved over "
-                        "its r is r again (runset4.py --edit keeps states)"
-                    )
-                    line.state = RUNNING
+                line = self._find(job, here, there)
                 if line:
-                    job.stand_on(line, self.inode)
-                elif opened:
-                    self._note_astray(job, there[0].state if here is None and len(there) == 1 else here)
+                    self._put_right(job, line)
+                elif here is None and len(there) == 1:
+                    self._note_astray(job, there[0].state)
+                else:
+                    self._note_astray(job, here)
+
+    def _put_right(self, job: Job, line: Line) -> None:
+        """An astray job is on this line now, which becomes `r` if it is not.  Raises OSError."""
+        if self.state_at(line) != line.state:
+            return                              # it has changed since it was read: there is another look
+        if line.state != RUNNING:
+            self.writable()
+            self.write(line, RUNNING)
+            self.say(
+                f"line {line.number}: its job runs, so the {show(line.state)} that was saved over its r is r "
+                "again (runset4.py --edit keeps states)"
+            )
+            line.state = RUNNING
+        job.stand_on(line, self.inode)
 
     def _find(
         self, job: Job, here: bytes | None, lines: list[Line] | None = None, last: bool = False
@@ -3189,19 +3241,14 @@ class JobFile(Opened):
         if lines is None:
             lines = list(lines_of(self.reader, self.start, {job.command}))
         ours = [other for other in self.held if other.command == job.command]
-        stands = {other.offset for other in ours if other is not job and other.inode == self.inode}
-        free = [line for line in lines if line.offset not in stands]
-        # how many seats others hold
-        others = self.companion.count(job.command) - sum(other.seat is not None for other in ours)
-        at = job.seat.at if job.seat else None
+        others = [other for other in ours if other is not job]
+        others_stand = {other.offset for other in others if other.inode == self.inode}
+        free = [line for line in lines if line.offset not in others_stand]
+        our_seats = sum(other.seat is not None for other in ours)
+        seats_of_others = self.companion.count(job.command) - our_seats
         running = [line for line in free if line.state == RUNNING]
-        running.sort(key=lambda line: own_seat(line) != at)
-        mine = None
-        for line in running:
-            if own_seat(line) == at or not self.companion.is_held(own_seat(line)):
-                mine = line
-                break
-        if mine and len(running) > others:
+        mine = self._find_running(job, running)
+        if mine and len(running) > seats_of_others:
             return mine
         saved = [line for line in free if line.state in (NEW, job.state)]
         if here is not None:
@@ -3209,6 +3256,17 @@ class JobFile(Opened):
         if saved:
             return saved[0]
         return mine if last and here is None else None
+
+    def _find_running(self, job: Job, running: Sequence[Line]) -> Line | None:
+        """Which of these lines `r` may be a job's: its seat's own one, or else one whose own seat is free."""
+        if job.seat:
+            for line in running:
+                if own_seat(line) == job.seat.at:
+                    return line
+        for line in running:
+            if not self.companion.is_held(own_seat(line)):
+                return line
+        return None
 
     def _is_away(self, job: Job) -> bool:
         """A job's line is not found: whether that has been so for longer than it takes to replace a file."""
@@ -3283,7 +3341,8 @@ class JobFile(Opened):
         On a network file system it has to stay shorter for HELD_UP seconds.
         """
         now = self.clock()
-        if self.size is None or size != self.size[0] or (cut and not self._cut):
+        newly_cut = cut and not self._cut
+        if self.size is None or size != self.size[0] or newly_cut:
             self.size = size, now
             self._cut = cut
         short = size < self._full_size or self._is_short()
@@ -3294,7 +3353,8 @@ class JobFile(Opened):
         believed_at = self.size[1] + self.interval
         if self.network and self._short_since is not None:
             believed_at = max(believed_at, self._short_since + self.HELD_UP)
-        if now < believed_at and (cut or short or not size):
+        doubtful = cut or short or not size
+        if doubtful and now < believed_at:
             return min(believed_at - now, self.interval)
         self._full_size = size
         self._short_since = None
@@ -3315,30 +3375,48 @@ class JobFile(Opened):
         def teaches(scope: Scope) -> bool:
             return len(numbers) < self.BAD or bool(scope.settings.together) or not alone
 
-        def fits(scope: Scope) -> bool:
-            return (groups or not scope.settings.together) and any(True for _ in takers.fitting(scope))
-
-        for line, scope in self._lines_under(FAILED + ERROR, teaches) if now.bad else ():
-            numbers.append(line.number)
-            if scope.settings.together:
-                grouped.append(line.number)
-            else:
-                alone = True
-        left = False
+        if now.bad:
+            for line, scope in self._lines_under(FAILED + ERROR, teaches):
+                numbers.append(line.number)
+                if scope.settings.together:
+                    grouped.append(line.number)
+                else:
+                    alone = True
+        everybody = len(takers.all)
         others = ""
-        new: Iterable[tuple[Line, Scope]] = ()
         if now.new and takers.all:
-            new = self._lines_under(NEW, lambda scope: not others or fits(scope))
-        for _, scope in new:
+            others = self._take_out(takers, groups)
+        return Account(
+            now,
+            half_saved=found.half_saved,
+            bad=tuple(sorted(numbers)[:self.BAD]),
+            alone=alone,
+            grouped=(grouped[0], grouped[-1]) if grouped else (),
+            left=len(takers.all) < everybody,
+            orphans=len(found.orphans),
+            others=others,
+            strays=str(odd_lines(self.reader)),
+        )
+
+    def _take_out(self, takers: Takers, groups: bool) -> str:
+        """Take out the takers for whom a new job is left; whom the first new job is for.  Raises OSError."""
+        others = ""
+
+        def fits(scope: Scope) -> bool:
+            if scope.settings.together and not groups:
+                return False
+            return any(True for _ in takers.fitting(scope))
+
+        def teaches(scope: Scope) -> bool:
+            return not others or fits(scope)
+
+        for _, scope in self._lines_under(NEW, teaches):
             if not others:
                 others = whose(scope, groups)
             if fits(scope):
-                left = True
                 for taker in list(takers.fitting(scope)):
                     del takers.all[taker]
-        return Account(now, found.half_saved, tuple(sorted(numbers)[:self.BAD]), alone,
-                       (grouped[0], grouped[-1]) if grouped else (), left, len(found.orphans), others,
-                       str(odd_lines(self.reader)))
+        return others
 
     def _lines_under(self, states: bytes, wanted: Callable[[Scope], bool]) -> Iterator[tuple[Line, Scope]]:
         """Lines in some states, each with its scope, where these are wanted.  Raises OSError."""
@@ -3523,7 +3601,9 @@ class JobFile(Opened):
         if before and data[:1] != b"\n":
             return b""
         data = data[before:]
-        return data if data[1:end] == line.text and data[end:end + 1] in (b"\n", b"") else b""
+        if data[1:end] != line.text or data[end:end + 1] not in (b"\n", b""):
+            return b""
+        return data
 
     def state_at(self, line: Line) -> bytes | None:
         """The state of a line that stands where it stood; None if it does not."""
