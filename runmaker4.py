@@ -4800,8 +4800,9 @@ class Worker:
 
     def _try_again(self) -> None:
         self._timer = None
-        for file in self.files if self._tries else ():
-            self.post(file.write_kept)
+        if self._tries:
+            for file in self.files:
+                self.post(file.write_kept)
 
     async def leave(self) -> None:
         """Try records no more, and wait for the calls that were made, for PATIENCE seconds at most.
@@ -4857,7 +4858,8 @@ class Census:
     by some jobs that begin or end while the file is counted, until it is counted again.
     """
     TIMES = 50                          # a count takes no more than this part of the CPU's time
-    LEAST, LEAST_FAR = 2.0, 15.0        # seconds from one to the next; where others have the disk
+    LEAST = 2.0                         # seconds from one to the next
+    LEAST_FAR = 15.0                    # as LEAST, where others have the disk
 
     def __init__(self, file: JobFile | None, worker: Worker) -> None:
         self._file = file
@@ -4869,8 +4871,10 @@ class Census:
 
     def look(self) -> None:
         """Have the file counted if that is due."""
-        least = self.LEAST_FAR if self._file and self._file.network else self.LEAST
-        if self._file and self._asked is None and not self._pace.until_due(self.TIMES, least):
+        if not self._file or self._asked is not None:
+            return
+        least = self.LEAST_FAR if self._file.network else self.LEAST
+        if not self._pace.until_due(self.TIMES, least):
             self._asked = Counter(self._moved)
             self._worker.ask(self._take, self._count, self._file)
 
