@@ -5664,9 +5664,10 @@ class Writer:
     O_NONBLOCK would be seen by all who share it.  So a thread writes what is in a queue, and may wait for a
     reader as long as it has to.  A regular file needs no thread.
     """
-    LOW, HIGH = 1 << 18, 1 << 20        # bytes waiting: below, jobs are read again; above, no more
-    # seconds for which lines are gathered, bytes that do not wait for that
-    DELAY, AT_ONCE = 0.02, 1 << 16
+    LOW = 1 << 18                       # bytes waiting: below, jobs are read again
+    HIGH = 1 << 20                      # bytes waiting: above, no more
+    DELAY = 0.02                        # seconds for which lines are gathered
+    AT_ONCE = 1 << 16                   # bytes that do not wait for that
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, broken: Callable[[OSError], None],
                  relieved: Callable[[], None] = lambda: None) -> None:
@@ -5685,7 +5686,8 @@ class Writer:
         self.closed = False
         self.drained = asyncio.Event()
         self.timer: asyncio.TimerHandle | None = None
-        self.queue = None if stat.S_ISREG(os.fstat(fd).st_mode) else self._start_thread()
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        self.queue = None if is_file else self._start_thread()
 
     def _start_thread(self) -> queue.SimpleQueue[tuple[int, Iterable[bytes]]]:
         """The queue of what a thread writes; nobody waits for the thread at our end."""
@@ -5810,7 +5812,8 @@ class Terminal(Writer):
 
     def erase(self) -> None:
         """Erase the status line; it is drawn anew with what is printed next."""
-        status, self.status = self.status, no_status
+        status = self.status
+        self.status = no_status
         self.flush()
         self.status = status
 
@@ -5981,10 +5984,12 @@ class Sink:
 
 def bar(now: Counts, width: int) -> str:
     """'========>>>>    ': done =, error e, failed !, running >."""
-    text, seen = "", 0
+    text = ""
+    seen = 0
     for count, mark in ((now.done, "="), (now.error, "e"), (now.failed, "!"), (now.running, ">")):
         seen += count
-        text += mark * (seen * width // max(now.all, 1) - len(text))
+        end = seen * width // max(now.all, 1)
+        text += mark * (end - len(text))
     return text.ljust(width)
 
 
@@ -6016,7 +6021,8 @@ class ProgressBar:
     def line(self, now: Counts, columns: int) -> str:
         """What a terminal of so many columns shows of this look."""
         clock = self._clock()
-        if not self._seen or now.processed != self._seen[-1][1]:
+        before = self._seen[-1][1] if self._seen else None
+        if now.processed != before:
             self._seen.append((clock, now.processed))
         while len(self._seen) > self.CHANGES and clock - self._seen[0][0] > self.WINDOW:
             self._seen.popleft()
@@ -6024,23 +6030,28 @@ class ProgressBar:
 
     def _fitted(self, now: Counts, columns: int) -> str:
         """The fullest text that fits, with a bar that fills the rest."""
-        texts = (progress_line(now, 0) + self.estimate(now), progress_line(now, 0),
-                 f"{now.processed}/{now.all}, {now.error} errors []")
-        text = next((text for text in texts if len(text) + 8 < columns), texts[-1])
+        without_rate = progress_line(now, 0)
+        shortest = f"{now.processed}/{now.all}, {now.error} errors []"
+        texts = (without_rate + self.estimate(now), without_rate)
+        text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.WIDEST)
-        return text.replace("[]", f"[{bar(now, width)}]" if width > 0 else "")[:columns - 1]
+        drawn = f"[{bar(now, width)}]" if width > 0 else ""
+        return text.replace("[]", drawn)[:columns - 1]
 
     def estimate(self, now: Counts) -> str:
         """' 1.2/s, 3m 20s left'; in the end ' took 4m 07s'"""
         if now.processed == now.all and len(self._seen) > 1:
-            return f" took {human_time(self._seen[-1][0] - self._start)}"
+            ended, _ = self._seen[-1]
+            return f" took {human_time(ended - self._start)}"
         first, before = self._seen[0]
         seconds = self._clock() - first
-        if now.processed <= before or seconds <= 0:
+        processed = now.processed - before
+        if processed <= 0 or seconds <= 0:
             return ""
-        rate = (now.processed - before) / seconds
+        rate = processed / seconds
         pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
-        return f" {pace}, {human_time((now.all - now.processed) / rate)} left"
+        left = human_time((now.all - now.processed) / rate)
+        return f" {pace}, {left} left"
 
 
 # ---- the console -------------------------------------------------------------------------------------------
@@ -6080,7 +6091,8 @@ class Console(Sink):
     """What a person sees: every line of every job, whole, after the name of the stream, the host and the
     process.
     """
-    RED, PLAIN = b"\x1b[31m", b"\x1b[0m"
+    RED = b"\x1b[31m"
+    PLAIN = b"\x1b[0m"
 
     def __init__(self, writer: Writer, with_output: bool, colour: bool) -> None:
         self.writer = writer
@@ -6108,7 +6120,8 @@ class Console(Sink):
 
     def ended(self, run: Run, ending: Ending) -> None:
         self.unstarted(run)                     # begun lines
-        line = b'status %s: %s "%s"' % (run.where, str(ending).encode(), self._command(run))
+        how = str(ending).encode()
+        line = b'status %s: %s "%s"' % (run.where, how, self._command(run))
         if self.colour and ending.state != DONE:
             line = self.RED + line + self.PLAIN
         self.writer.write(line + b"\n")
@@ -6116,14 +6129,17 @@ class Console(Sink):
     def _print(self, run: Run, stream: Stream, lines: bytes) -> None:
         if lines:
             prefix = b"%s %s: " % (stream.name, run.where)
-            self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
+            body = lines[:-1].replace(b"\n", b"\n" + prefix)
+            self.writer.write(prefix + body + b"\n")
 
 
 class TerminalConsole(Sink):
     """What a person sees on a terminal: what jobs print, each line behind the number of the job's line, how
     each run has ended, and below all that how far the file is.
     """
-    RED, MAGENTA, PLAIN = b"\x1b[31m", b"\x1b[35m", b"\x1b[0m"
+    RED = b"\x1b[31m"
+    MAGENTA = b"\x1b[35m"
+    PLAIN = b"\x1b[0m"
     # What a line shows is what stands behind its last carriage return, unless that is its end.
     OVERWRITTEN = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
 
@@ -6145,9 +6161,11 @@ class TerminalConsole(Sink):
         now = self._census.now
         if self._bar and self._census.counted is not None:
             return self._bar.line(now, columns)
-        ends = (now.done, "done"), (now.failed, "failed"), (now.error, "error"), (now.running, "running")
-        text = ", ".join(f"{count} {word}" for count, word in ends if count)
-        return f"progress: {text}"[:columns - 1] if text else ""
+        ours = name_counts(done=now.done, failed=now.failed, error=now.error, running=now.running)
+        if not ours:
+            return ""
+        text = f"progress: {', '.join(ours)}"
+        return text[:columns - 1]
 
     def starting(self, run: Run) -> None:
         self._begin(run.job)
@@ -6201,18 +6219,24 @@ class TerminalConsole(Sink):
 
     def _print(self, run: Run, stream: Stream, lines: bytes) -> None:
         """Lines of a job.  None leaves the terminal in a colour."""
+        if not lines:
+            return
         if b"\r" in lines:
             lines = self.OVERWRITTEN.sub(b"", lines)
-        begin, end = b"[%d] " % run.job.number, b"\n"
+        begin = b"[%d] " % run.job.number
         if self._colour and stream.name == b"stderr":
             begin = self.MAGENTA + begin
+        end = b"\n"
         if b"\x1b" in begin or b"\x1b" in lines:
-            end = self.PLAIN + end
-        if lines:
-            self._terminal.write(begin + lines[:-1].replace(b"\n", end + begin) + end)
+            end = self.PLAIN + b"\n"
+        body = lines[:-1].replace(b"\n", end + begin)
+        self._terminal.write(begin + body + end)
 
     def _in_colour(self, colour: bytes, line: bytes) -> bytes:
-        return colour + line[:-1] + self.PLAIN + b"\n" if self._colour else line
+        """A line, which ends with a newline, in this colour if colours are wanted."""
+        if not self._colour:
+            return line
+        return colour + line[:-1] + self.PLAIN + b"\n"
 
 
 class Spool:
@@ -6305,10 +6329,12 @@ class Plain(Sink):
     def over(self, job: Job, state: bytes) -> None:
         if job in self.kept:                # else it was not started
             self.ready.add(job)
-        for first in (
-            list(itertools.takewhile(self.ready.__contains__, self.kept)) if self.in_order else [job]
-        ):
-            self._print(first)
+        if not self.in_order:
+            self._print(job)
+            return
+        turns = list(itertools.takewhile(self.ready.__contains__, self.kept))
+        for turn in turns:
+            self._print(turn)
 
     def leaving(self) -> None:
         for job in list(self.kept):
@@ -6344,8 +6370,8 @@ class LogFile(Sink):
         self.size = (1 + lines) * (self.WIDTH + 1)      # of a record
         self.records: dict[Run, Record] = {}
         self.file = RecordFile(path, "log file", os.O_RDWR, worker, trouble)
-        # NULs: the first record is yet to come
-        if read_head(self.file.fd, path, 4) not in (b"", b".-> ", bytes(4)):
+        head = read_head(self.file.fd, path, 4)
+        if head not in (b"", b".-> ", bytes(4)):        # NULs: the first record is yet to come
             raise Problem(f"{path}: is not a log file (give another name)")
 
     def started(self, run: Run) -> None:
@@ -6364,15 +6390,16 @@ class LogFile(Sink):
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         record = self.records[run]
         record.changed = True
+        begun = record.rests.get(stream, b"")
         *lines, rest = data.rsplit(b"\n", self.lines + 1)
         if lines:
             # the first of these goes on where the last one stopped
             if len(lines) <= self.lines:
-                lines[0] = record.rests.get(stream, b"") + lines[0]
+                lines[0] = begun + lines[0]
             for line in lines[-self.lines:]:
                 self._line(run, record, stream.name, line)
         else:
-            rest = record.rests.get(stream, b"") + rest
+            rest = begun + rest
         record.rests[stream] = rest[:self.WIDTH + 4]            # no more of it can be shown
 
     def ended(self, run: Run, ending: Ending) -> None:
@@ -6389,29 +6416,39 @@ class LogFile(Sink):
                 self._write(run, record)
 
     def _line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
-        record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, text[:self.WIDTH + 4]))
+        shown = text[:self.WIDTH + 4]
+        record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.where, shown))
 
     def _write(self, run: Run, record: Record) -> None:
         record.changed = False
+        if not run.job.ordinal:
+            return                          # nobody has counted the jobs above it
         directory = one_line(run.directory or self._directory)
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.lines - len(lines))
-        if run.job.ordinal:                 # else nobody has counted the jobs above it
-            data = b"".join(fit(line, self.WIDTH) + b"\n" for line in lines)
-            self.worker.post(self.file.write, (run.job.ordinal - 1) * self.size, data, size=self.size)
+        data = b"".join(fit(line, self.WIDTH) + b"\n" for line in lines)
+        self.worker.post(self.file.write, self._place(run.job), data, size=self.size)
+
+    def _place(self, job: Job) -> int:
+        """Where the record of a job with an ordinal begins."""
+        return (job.ordinal - 1) * self.size
 
     def get(self, job: Job) -> bytes:
         """A job's record.  Raises OSError.  In the worker's thread."""
-        return os.pread(self.file.fd, self.size, (job.ordinal - 1) * self.size) if job.ordinal else b""
+        if not job.ordinal:
+            return b""
+        return os.pread(self.file.fd, self.size, self._place(job))
 
 
 def fit(line: bytes, width: int) -> bytes:
     """A line cut to whole UTF-8 characters, or padded, to exactly `width` bytes."""
-    if len(line) > width:
-        cuts = range(width, width - 5, -1)
-        # no continuation byte behind it
-        line = line[:next((cut for cut in cuts if line[cut] & 0xC0 != 0x80), width)]
-    return line.ljust(width)
+    if len(line) <= width:
+        return line.ljust(width)
+    for cut in range(width, width - 5, -1):
+        is_continuation = line[cut] & 0xC0 == 0x80
+        if not is_continuation:
+            return line[:cut].ljust(width)
+    return line[:width]                         # this is no UTF-8
 
 
 def open_record(path: str, flags: int) -> int:
@@ -6507,7 +6544,8 @@ class RecordFile:
     def _try(self, at: int) -> None:
         """Write what is kept for a place, if that can be now."""
         data = self.kept[at]
-        held = waits = False
+        held = False
+        waits = False
         try:
             held = self._lock(at, self._length(at, data))
             waits = not held and (self.network or time.monotonic() - self._refused < self.PATIENCE)
@@ -6550,7 +6588,8 @@ class RecordFile:
         elif self.network:
             append_locked(self.fd, (bytes(data),), True, self._header)
         else:
-            write_all(self.fd, end_of(self.fd, self._header)[1] + data)
+            _, lead = end_of(self.fd, self._header)
+            write_all(self.fd, lead + data)
 
 
 class OutFile:
@@ -6578,7 +6617,8 @@ class OutFile:
         """Move an older run's file away, and write down where it is now."""
         try:
             # Few names are taken, and only on a network file system is there more to ask for than this one.
-            kept = keep_older(self.name) if self.journal.network or os.path.lexists(self.name) else ""
+            may_be_taken = self.journal.network or os.path.lexists(self.name)
+            kept = keep_older(self.name) if may_be_taken else ""
         except OSError as error:            # what we write will find another name, if there is room at all
             self.trouble(f"{self.name}: {reason(error)} (this older file stays; the jobs go on)")
             return
@@ -6643,7 +6683,10 @@ def free_number(name: str) -> int:
         free = 2 * free
     while free - used > 1:
         middle = (used + free) // 2
-        used, free = (middle, free) if os.path.lexists(numbered(name, middle)) else (used, middle)
+        if os.path.lexists(numbered(name, middle)):
+            used = middle
+        else:
+            free = middle
     return free
 
 
@@ -6651,9 +6694,9 @@ def make_numbered(name: str) -> tuple[int, str]:
     """Make an empty file under the next numbered name: its descriptor and name.  Raises OSError."""
     number = free_number(name)
     while True:
+        kept = numbered(name, number)
         with contextlib.suppress(FileExistsError):      # another has been faster
-            fd = os.open(numbered(name, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            return fd, numbered(name, number)
+            return os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), kept
         number += 1
 
 
@@ -6684,9 +6727,11 @@ def name_now(name: str, info: os.stat_result) -> str:
     """The name of a file that had this one, and may have got a numbered one since.  Raises OSError."""
     if is_file(name, info):
         return name
-    older = (numbered(name, number) for number in range(free_number(name) - 1, 0, -1))      # the latest first
-    # else somebody has removed or renamed it
-    return next((kept for kept in older if is_file(kept, info)), name)
+    for number in range(free_number(name) - 1, 0, -1):      # the latest first
+        kept = numbered(name, number)
+        if is_file(kept, info):
+            return kept
+    return name                                 # somebody has removed or renamed it
 
 
 def is_file(name: str, info: os.stat_result) -> bool:
@@ -6704,7 +6749,8 @@ class Journal:
     times a second, and on a network file system an append costs some six round trips.  Starts and moves,
     which only inform, and what is left then wait for the next, or for a second at most.
     """
-    GATHER, AT_ONCE = 1.0, 0.05         # seconds
+    GATHER = 1.0                        # seconds for which entries are gathered
+    AT_ONCE = 0.05                      # as GATHER, for an end on a file system of one host
 
     def __init__(self, folder: str, worker: Worker, trouble: Say) -> None:
         """Raises Problem."""
@@ -6776,7 +6822,8 @@ class OutDir(Sink):
 
     def output(self, run: Run, stream: Stream, data: bytes) -> None:
         file = self._files.get(stream) or self._file(run, stream, fresh=False)
-        self.worker.post(file.store, stream.received - len(data), data, size=len(data))
+        at = stream.received - len(data)
+        self.worker.post(file.store, at, data, size=len(data))
 
     def ended(self, run: Run, ending: Ending) -> None:
         self._end(run, ending)
@@ -6850,14 +6897,22 @@ class JobLog(Sink):
         """Raises Problem."""
         self.worker = worker
         self.file = RecordFile(path, "job log", os.O_RDWR | os.O_APPEND, worker, trouble, self.HEADER)
-        if read_head(self.file.fd, path, len(self.HEADER)) not in (b"", self.HEADER):
+        head = read_head(self.file.fd, path, len(self.HEADER))
+        if head not in (b"", self.HEADER):
             raise Problem(f"{path}: is not a job log (give another name)")
 
     def ended(self, run: Run, ending: Ending) -> None:
         code = -1 if ending.cause == "timeout" else ending.code         # as GNU parallel has it
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
-            run.job.number, run.host, run.began, run.took, run.streams[0].received, code, ending.signal,
-            run.job.command)
+            run.job.number,
+            run.host,
+            run.began,
+            run.took,
+            run.streams[0].received,
+            code,
+            ending.signal,
+            run.job.command,
+        )
         self.worker.post(self.file.append, line, size=len(line))
 
 
