@@ -6960,9 +6960,8 @@ class Slot:
     @property
     def byte(self) -> int:
         """Where its lock is, in the companion of a file of names."""
-        return int.from_bytes(
-            blake2b(b"%d %s" % (self.copy, os.fsencode(self.name)), digest_size=7).digest(), "big"
-        )
+        key = b"%d %s" % (self.copy, os.fsencode(self.name))
+        return int.from_bytes(blake2b(key, digest_size=7).digest(), "big")
 
 
 class SlotFile:
@@ -7032,7 +7031,9 @@ class SlotFile:
         """
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         wanted = 32 + len(self.names) * self.DESCRIPTORS
-        allow_descriptors(wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        allow_descriptors(wanted)
 
     def _read(self) -> list[str]:
         """The names as they stand there now.  Opening a file makes NFS fresh (nfs(5)).  Raises OSError."""
@@ -7049,17 +7050,22 @@ class SlotFile:
             os.close(fd)
         if len(data) > self.LONGEST or b"\0" in data:
             raise OSError(errno.EINVAL, "is no list of names")
-        if data and not data.endswith(b"\n"):
-            now = time.monotonic()
-            sign = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
-            if not self._last or self._last[0] != sign:
-                self._last = sign, now
-            if now - self._last[1] < 1.0:
-                data = data[:data.rfind(b"\n") + 1]     # somebody may be writing it
-        else:
-            self._last = None
-        lines = [line.strip() for line in data.splitlines()]
+        whole = self._whole_lines(data, info)
+        lines = [line.strip() for line in whole.splitlines()]
         return [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
+
+    def _whole_lines(self, data: bytes, info: os.stat_result) -> bytes:
+        """The file without a last line that has no newline, until that has stood there for a second."""
+        if not data or data.endswith(b"\n"):
+            self._last = None
+            return data
+        now = time.monotonic()
+        signature = info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+        if not self._last or self._last[0] != signature:
+            self._last = signature, now
+        if now - self._last[1] < 1.0:
+            return data[:data.rfind(b"\n") + 1]         # somebody may be writing it
+        return data
 
     def seize(self, slot: Slot) -> bool:
         """Lock a slot's name; False: another runner, or the job of one that has died, has it."""
