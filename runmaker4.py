@@ -8272,7 +8272,8 @@ def remove_pid(path: str) -> None:
     """Remove the pid file, unless another has written its own number there while we waited for the last jobs.
     """
     with contextlib.suppress(OSError):
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
             ours = file.read(20) == b"%d\n" % os.getpid()
         if ours:
             os.unlink(path)
@@ -9091,7 +9092,10 @@ if TYPE_CHECKING:
     import json
     import secrets
 else:
-    hashlib, hmac, json, secrets = map(when_used, ("hashlib", "hmac", "json", "secrets"))
+    hashlib = when_used("hashlib")
+    hmac = when_used("hmac")
+    json = when_used("json")
+    secrets = when_used("secrets")
 
 WIRE_VERSION = 8
 # The modulus of RFC 3526, group 14, whose generator is 2.  It has the strength of keys of some 110 bits.
@@ -9102,8 +9106,8 @@ PRIME = int("ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020
             "e39e772c180e86039b2783a2ec07a28fb5c55df06f4c52c9de2bcbf6955817183995497cea956ae515d2261898fa0510"
             "15728e5a8aacaa68ffffffffffffffff", 16)
 PORT = 9998
-# bytes of JSON: until the other end is authenticated, and then
-UNAUTHENTICATED_FRAME, FRAME = 1 << 10, 1 << 20
+UNAUTHENTICATED_FRAME = 1 << 10             # bytes of JSON until the other end is authenticated
+FRAME = 1 << 20                             # and then
 PIECE = 1 << 16                             # bytes of output in a message; JSON may need six for one
 # seconds: a client lets hear from itself so often, and is answered
 KEEP_ALIVE = 5.0
@@ -9126,7 +9130,9 @@ class Refused(WireError):
 
 def boottime() -> float:
     """Seconds of a clock that goes on while the machine sleeps (clock_gettime(2), CLOCK_BOOTTIME)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 def to_text(data: bytes) -> str:
@@ -9324,7 +9330,8 @@ class Channel:
         body = encode(message)
         if not self.authenticated or len(body) > FRAME:
             raise ValueError("a message too early, or too long")
-        self._ready += (self.LENGTH.pack(len(body)), *self._outward.seal(body))
+        mac, text = self._outward.seal(body)
+        self._ready += (self.LENGTH.pack(len(body)), mac, text)
 
     def receive(self, data: bytes) -> list[dict[str, Any]]:
         """The messages that are complete with these bytes.
@@ -9350,18 +9357,25 @@ class Channel:
 
     def _frame(self) -> bytes | None:
         """The JSON of the next frame, if it is complete.  Raises WireError."""
-        start = self.LENGTH.size + (self.MAC if self.authenticated else 0)
         if len(self._buffer) < self.LENGTH.size:
             return None
+        start = self.LENGTH.size                # of the JSON
+        longest = UNAUTHENTICATED_FRAME
+        if self.authenticated:
+            start += self.MAC
+            longest = FRAME
         length, = self.LENGTH.unpack_from(self._buffer)
-        if length > (FRAME if self.authenticated else UNAUTHENTICATED_FRAME):
+        if length > longest:
             raise WireError("a frame that is too long")
-        if len(self._buffer) < start + length:
+        end = start + length
+        if len(self._buffer) < end:
             return None
         mac = bytes(self._buffer[self.LENGTH.size:start])
-        body = bytes(self._buffer[start:start + length])
-        del self._buffer[:start + length]
-        return self._inward.open(mac, body) if self.authenticated else body
+        body = bytes(self._buffer[start:end])
+        del self._buffer[:end]
+        if not self.authenticated:
+            return body
+        return self._inward.open(mac, body)
 
     # -- the server's steps ----------------------------------------------------------------------------------
 
@@ -9410,8 +9424,8 @@ class Channel:
     @staticmethod
     def _check_refusal(message: Message) -> None:
         if "error" in message.fields:
-            raise Refused({"token": "wrong token", "version": "another version of the protocol"}.get(
-                message.text("error", 64), "refused"))
+            known = {"token": "wrong token", "version": "another version of the protocol"}
+            raise Refused(known.get(message.text("error", 64), "refused"))
 
     # -- proofs and keys -------------------------------------------------------------------------------------
 
@@ -9447,7 +9461,8 @@ class Channel:
 
     def _make_public(self) -> None:
         """Draw a secret exponent.  The other end must have proved that it knows the token."""
-        self.exponent = secrets.randbits(self.EXPONENT) | 1 << self.EXPONENT - 1
+        highest = 1 << (self.EXPONENT - 1)
+        self.exponent = secrets.randbits(self.EXPONENT) | highest
         self.my_public = f"{pow(2, self.exponent, PRIME):0512x}"
 
     def _agree(self, public: str) -> None:
@@ -9455,8 +9470,10 @@ class Channel:
         shared = pow(int(public, 16), self.exponent, PRIME).to_bytes(256, "big")
         self.exponent = 0
         secret = hmac.digest(self._token, self._text("session") + shared, "sha256")
-        to_server, to_client = (Direction(secret, name) for name in ("client to server", "server to client"))
-        self._outward, self._inward = (to_client, to_server) if self.server else (to_server, to_client)
+        to_server = Direction(secret, "client to server")
+        to_client = Direction(secret, "server to client")
+        self._outward = to_client if self.server else to_server
+        self._inward = to_server if self.server else to_client
         self._expected = None
 
     def _write(self, message: dict[str, Any]) -> None:
@@ -9583,8 +9600,8 @@ class Link:
     resume_writing = pause_writing
 
     def connection_lost(self, error: Exception | None) -> None:
-        why = self.why or (reason(error) if isinstance(error, OSError) else "the connection was closed")
-        self.lost(why)
+        why = reason(error) if isinstance(error, OSError) else "the connection was closed"
+        self.lost(self.why or why)
 
 
 # ---- the token ---------------------------------------------------------------------------------------------
@@ -9600,7 +9617,10 @@ def read_token(path: str, follow: bool = True) -> str:
 
     Raises Problem, OSError.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    if not follow:
+        flags |= os.O_NOFOLLOW
+    fd = os.open(path, flags)
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
@@ -9653,7 +9673,8 @@ def _write_token(path: str, place: Callable[[str, str], None]) -> str:
     """
     token = secrets.token_hex(16)
     draft = f"{path}.{secrets.token_hex(4)}"
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(draft, flags, 0o600)
     try:
         os.fchmod(fd, 0o600)                # whatever the umask left of it
         write_all(fd, token.encode() + b"\n")
