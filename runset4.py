@@ -30,7 +30,7 @@ import stat
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
 
@@ -348,18 +348,51 @@ KNOWN = b"".join(WORDS.values())
 LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")        # several of these in a word, each once: `err` is none
 
 
-def selected(options: argparse.Namespace, file: JobFile) -> Iterator[Line]:
-    """The job lines that are meant.
+@dataclass(frozen=True)
+class Selection:
+    """Which jobs somebody means: all that is given must fit."""
+    numbers: Sequence[range]    # of lines; empty: none are given
+    states: bytes               # b"": none are given
+    pattern: bytes | None       # a whole command, or a shell pattern for one; None: none is given
 
-    `I have a list` is a job line, too, a held one.  Lines in such states are changed only by number or by
-    --state.
-    """
-    pattern = None if options.match is None else os.fsencode(options.match)
-    for line in file.lines(options.state or (None if options.list or options.lines else KNOWN)):
-        if options.lines and not any(line.number in span for span in options.lines):
-            continue
-        if pattern is None or line.command == pattern or fnmatch.fnmatchcase(line.command, pattern):
-            yield line
+    @property
+    def is_given(self) -> bool:
+        """Whether anything is."""
+        return self.states != b"" or self.names_jobs
+
+    @property
+    def names_jobs(self) -> bool:
+        """Whether it says which jobs are meant, and not only in which states."""
+        return bool(self.numbers) or self.pattern is not None
+
+    def lines(self, file: JobFile, otherwise: bytes | None = KNOWN) -> Iterator[Line]:
+        """The job lines that are meant.  otherwise: in which states, if nothing says that; None: in any.
+
+        `I have a list` is a job line, too, a held one.  Lines in such states are changed only by number or by
+        --state.
+        """
+        states = otherwise
+        if self.states:
+            states = self.states
+        elif self.numbers:
+            states = None
+        return filter(self._means, file.lines(states))
+
+    def _means(self, line: Line) -> bool:
+        """Whether a line in one of the states is meant."""
+        if self.numbers and not any(line.number in span for span in self.numbers):
+            return False
+        if self.pattern is None or line.command == self.pattern:
+            return True
+        return fnmatch.fnmatchcase(line.command, self.pattern)
+
+    def missing(self, met: Collection[int]) -> Iterator[tuple[int, str]]:
+        """The numbers of lines that are given one by one and were not met, each with what is wrong with it.
+        """
+        fault = "is no job" if self.pattern is None else "is no job that matches"
+        for span in self.numbers:
+            if span[0] == span[-1] and span[0] not in met:
+                yield span[0], fault
 
 
 def is_whole(file: JobFile, line: Line) -> bool:
@@ -414,16 +447,16 @@ class Outcome:
                          for old, count in self.done.items() if count)
 
 
-def set_states(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
+def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, outcome: Outcome) -> None:
     """Set the states of the selected jobs.
 
     Raises OSError; ESTALE: the file was replaced, and lines may have moved.
     """
     file.follow_path()
     fd = file.writable()
-    for line in selected(options, file):
-        done = outcome.note(file, line, set_state(file, line, options.set, options.force))
-        if done and options.force and line.state == RUNNING and file.companion.count(line.command):
+    for line in selection.lines(file):
+        done = outcome.note(file, line, set_state(file, line, state, force))
+        if done and force and line.state == RUNNING and file.companion.count(line.command):
             outcome.alive.append(line.number)
     if outcome.done:
         file.must_name(fd)
@@ -465,7 +498,7 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
     return found, runs
 
 
-def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None:
+def cancel(file: JobFile, selection: Selection, outcome: Outcome) -> None:
     """Stop the selected jobs: x over `r` and `.`, which ends what runs; wait until it has.
 
     A line in another state, which is named, is waited for, too, if its job lives.
@@ -477,11 +510,11 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
     running: defaultdict[bytes, list[Line]] = defaultdict(list)
     for line in file.lines(RUNNING):
         running[line.command].append(line)
-    for line in selected(options, file):
+    for line in selection.lines(file):
         met.add(line.number)
         found: bytes | None = line.state
         runs = False
-        if line.state in (NEW, RUNNING) or options.lines or options.match is not None:
+        if line.state in (NEW, RUNNING) or selection.names_jobs:
             found, runs = cancel_line(file, line, running.get(line.command, ()))
         if found is not None and found in (NEW, RUNNING):
             if found == RUNNING and not runs:
@@ -495,12 +528,10 @@ def cancel(options: argparse.Namespace, file: JobFile, outcome: Outcome) -> None
             living = replace(line, state=found)
             outcome.note(file, living, "")
             waiting.append(living)
-        elif options.lines or line.state in (NEW, RUNNING):
+        elif selection.numbers or line.state in (NEW, RUNNING):
             outcome.note(file, line, why_not_cancelled(found))
-    no_job = "is no job" if options.match is None else "is no job that matches"
-    for span in options.lines:
-        if span[0] == span[-1] and span[0] not in met:
-            outcome.refuse(file, span[0], no_job)
+    for number, fault in selection.missing(met):
+        outcome.refuse(file, number, fault)
     await_stop(file, waiting, outcome)
 
 
@@ -1997,13 +2028,14 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options; `action` is the one thing to do.  Raises Problem."""
+    """The options; `action` is the one thing to do, `selection` which jobs are meant.  Raises Problem."""
     parser = make_parser()
-    values = next((number for number, word in enumerate(argv) if word in SWEEPS), len(argv))
-    options: argparse.Namespace = parser.parse_intermixed_args(argv[:values])
-    options.sweep = sweep(argv[values:])
-    options.state = b"".join(options.state or ())
-    options.lines = [*itertools.chain.from_iterable(options.lines)]
+    end = next((number for number, word in enumerate(argv) if word in SWEEPS), len(argv))
+    options: argparse.Namespace = parser.parse_intermixed_args(argv[:end])
+    options.sweep = sweep(argv[end:])
+    numbers = [*itertools.chain.from_iterable(options.lines)]
+    pattern = None if options.match is None else os.fsencode(options.match)
+    options.selection = Selection(numbers, b"".join(options.state or ()), pattern)
     if options.file is None:
         parser.error("FILE is wanted, before options that take several values")
     check_usage(parser, options)
@@ -2020,23 +2052,32 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
                      "--end and --reopen is wanted")
     if len(actions) > 1:
         parser.error(f"{names[0]} and {names[1]} do not go together: one of the two is wanted")
-    options.action, name = actions[0], names[0]
-    options.selective = bool(options.lines or options.state or options.match is not None)
-    if options.action in CHANGING and not (options.selective or options.all):
-        parser.error(f"{name} needs to know which jobs: lines, --state, --match or --all")
-    if options.action in (*ADDING, "edit", "reopen") and (options.selective or options.all):
-        parser.error(f"{name} takes no selection of lines")
-    if options.sweep and (options.action != "add" or options.add or not options.template):
+    action = actions[0]
+    selects = options.selection.is_given or options.all
+    if action in CHANGING and not selects:
+        parser.error(f"{names[0]} needs to know which jobs: lines, --state, --match or --all")
+    if action in (*ADDING, "edit", "reopen") and selects:
+        parser.error(f"{names[0]} takes no selection of lines")
+    check_adding(parser, options, action)
+    options.action = action
+
+
+def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
+    """Refuse what does not go together of the options that say what is appended.  Raises Problem."""
+    template = options.template
+    commands = options.add
+    sweep = options.sweep
+    if sweep and (action != "add" or commands or not template):
         parser.error("::: stands behind --add --template T")
-    if options.action == "add" and not (options.add or options.sweep):
+    if action == "add" and not (commands or sweep):
         parser.error("--add: a command is wanted, or --template T ::: VALUE ...")
-    if options.template and not (options.sweep or options.action == "add_list"):
+    if template and not (sweep or action == "add_list"):
         parser.error("--template is for --add-list, and for --add with ::: behind it")
-    if options.colsep and not (options.template and options.action == "add_list"):
-        parser.error("--colsep is for --add-list with --template")
-    if options.csv and not (options.template and options.action == "add_list"):
-        parser.error("--csv is for --add-list with --template")
-    if options.csv and options.colsep:
+    fills_list = template and action == "add_list"
+    columns = [f"--{name}" for name in ("colsep", "csv") if getattr(options, name)]
+    if columns and not fills_list:
+        parser.error(f"{columns[0]} is for --add-list with --template")
+    if len(columns) > 1:
         parser.error("--csv and --colsep do not go together")
 
 
@@ -2046,15 +2087,23 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> str:
         return add_end(file)
     if options.add_jobs:
         return str(Added(add_jobs(file, options.add_jobs), 0))
-    if options.sweep:
-        return str(append_lines(file, sweep_jobs(options.template, options.sweep)))
-    if options.add:
-        return str(append_lines(file, given_lines(options.add)))
+    if options.add_tests is not None:
+        return str(append_lines(file, test_lines(options.add_tests))._replace(directives=0))
+    return str(append_lines(file, asked_lines(options)))
+
+
+def asked_lines(options: argparse.Namespace) -> Iterator[bytes]:
+    """The lines that --add and --add-list mean.  Raises Problem."""
+    template = options.template
+    sources = options.sweep
+    path = options.add_list
+    if sources:
+        return sweep_jobs(template, sources)
+    if path is None:
+        return given_lines(options.add)
     if options.csv:
-        return str(append_lines(file, table_jobs(options.add_list, options.template)))
-    if options.add_list is not None:
-        return str(append_lines(file, list_jobs(options.add_list, options.template, options.colsep)))
-    return str(append_lines(file, test_lines(options.add_tests))._replace(directives=0))
+        return table_jobs(path, template)
+    return list_jobs(path, template, options.colsep)
 
 
 def still_alive(lines: Sequence[int], state: bytes) -> str:
@@ -2067,11 +2116,14 @@ def still_alive(lines: Sequence[int], state: bytes) -> str:
     )
 
 
-def change_states(options: argparse.Namespace, file: JobFile) -> int:
-    """Do what is asked to the selected jobs; the exit status.  Raises Problem, OSError."""
+def change_states(file: JobFile, change: Callable[[Outcome], None], state: bytes, quiet: bool) -> int:
+    """Change lines, and say what was done; the exit status.  Raises Problem, OSError.
+
+    change: sets their states, and counts them; state: the one that it sets.
+    """
     outcome = Outcome()
     try:
-        {"set": set_states, "cancel": cancel}[options.action](options, file, outcome)
+        change(outcome)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
@@ -2081,31 +2133,43 @@ def change_states(options: argparse.Namespace, file: JobFile) -> int:
             "look, and run this again"
         )
         return 1
-    text = outcome.text(options.set or HELD)
-    if text and not options.quiet:
+    text = outcome.text(state)
+    if text and not quiet:
         file.say(text)
-    if outcome.alive and not options.quiet:
-        file.say(still_alive(outcome.alive, options.set))
+    if outcome.alive and not quiet:
+        file.say(still_alive(outcome.alive, state))
     if not text and not outcome.refused:
         file.say(NOTHING)
     return 0 if text and not outcome.refused else 1
 
 
-def use_lines(options: argparse.Namespace, file: JobFile) -> int:
-    """List or change lines; the exit status.  Raises Problem, OSError."""
-    os.close(open_job_file(file.path, os.O_RDONLY if options.list else os.O_RDWR))
-    check_lines(file.path, file.network, file.say)
-    if options.edit:
-        return edit(file, options.quiet)
-    if options.action in CHANGING:
-        return change_states(options, file)
-    if options.reopen:
-        return reopen_file(file, options.quiet)
-    count = put_lines(map(bytes, selected(options, file)))
-    if not count and options.selective:
+def list_lines(file: JobFile, selection: Selection) -> int:
+    """Print the selected jobs; the exit status.  Raises OSError."""
+    count = put_lines(map(bytes, selection.lines(file, otherwise=None)))
+    if not count and selection.is_given:
         file.say(NOTHING)
         return 1
     return 0
+
+
+def use_lines(options: argparse.Namespace, file: JobFile) -> int:
+    """List or change lines; the exit status.  Raises Problem, OSError."""
+    lists: bool = options.list
+    quiet: bool = options.quiet
+    selection: Selection = options.selection
+    os.close(open_job_file(file.path, os.O_RDONLY if lists else os.O_RDWR))
+    check_lines(file.path, file.network, file.say)
+    if options.edit:
+        return edit(file, quiet)
+    if options.reopen:
+        return reopen_file(file, quiet)
+    if lists:
+        return list_lines(file, selection)
+    if options.cancel:
+        return change_states(file, functools.partial(cancel, file, selection), HELD, quiet)
+    state: bytes = options.set
+    change = functools.partial(set_states, file, selection, state, options.force)
+    return change_states(file, change, state, quiet)
 
 
 def reopen_file(file: JobFile, quiet: bool) -> int:
@@ -2122,26 +2186,27 @@ def reopen_file(file: JobFile, quiet: bool) -> int:
 def change_file(argv: Sequence[str]) -> int:
     """The body of runset4.py.  Raises Problem."""
     options = parse(argv)
-    path = options.file
+    path: str = options.file
+    lists: bool = options.list
 
     def say(text: str) -> None:
         warn(f"{PROG}: {path}: {text}")
 
     try:
-        mount = check_mount(path, options.single_host or options.list, say)
-        file = JobFile(path, say=say, mount=mount, read_only=options.list)
-        if not options.list and os.path.lexists(path):
+        mount = check_mount(path, options.single_host or lists, say)
+        file = JobFile(path, say=say, mount=mount, read_only=lists)
+        if not lists and os.path.lexists(path):
             os.close(open_job_file(path, os.O_RDWR))
             check_companion(path, mount)
-        if options.action in ADDING:
-            if os.path.lexists(path):
-                check_lines(path, mount.network, say, refuse=False)
-            done = add_lines(options, file)
-            if not options.quiet:
-                say(done)
-            say_below_end(file)
-            return 0
-        return use_lines(options, file)
+        if options.action not in ADDING:
+            return use_lines(options, file)
+        if os.path.lexists(path):
+            check_lines(path, mount.network, say, refuse=False)
+        done = add_lines(options, file)
+        if not options.quiet:
+            say(done)
+        say_below_end(file)
+        return 0
     except BrokenPipeError:
         raise
     except OSError as error:
