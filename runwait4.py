@@ -226,36 +226,38 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
 
 def check_other_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
     """Refuse what does not go together where no report is asked for.  Raises Problem."""
-    if options.joblog is not None and options.timeline is None:
-        parser.error("--joblog goes with --timeline or --report")
-    if options.timeline is not None and (options.joblog is None) == (options.outdir is None):
-        parser.error("--timeline goes with --joblog, or with --outdir")
-    if options.timeline is None and options.file is None and not options.stats:
-        parser.error("the following arguments are required: FILE")
-    if options.timeline is not None and (
-        options.file is not None
-        or options.progress
-        or options.use_exit_status
-        or options.status
-        or options.failed
-        or options.show
-        or options.stats
-    ):
-        parser.error("--timeline goes with --joblog or --outdir only")
-    if options.json and not options.status and not options.show:
-        parser.error("--json goes with --status or --show")
-    if options.follow and not options.show:
-        parser.error("--follow goes with --show")
-    if options.follow and options.json:
-        parser.error("--follow and --json do not go together")
+    file = options.file
+    by_exit_status = options.use_exit_status
     told = [name for name in ("progress", "status", "failed", "show", "stats") if vars(options)[name]]
+    if options.timeline is None:
+        if options.joblog is not None:
+            parser.error("--joblog goes with --timeline or --report")
+        if file is None and "stats" not in told:
+            parser.error("the following arguments are required: FILE")
+    else:
+        if (options.joblog is None) == (options.outdir is None):
+            parser.error("--timeline goes with --joblog, or with --outdir")
+        if file is not None or told or by_exit_status:
+            parser.error("--timeline goes with --joblog or --outdir only")
+    check_json_and_follow(parser, told, options.json, options.follow)
     if len(told) > 1:
         parser.error(f"--{told[0]} and --{told[1]} do not go together")
     for name in "show", "stats":
-        if vars(options)[name] and options.use_exit_status:
+        if name in told and by_exit_status:
             parser.error(f"--{name} and -e do not go together")
     if outdir_named and not told and options.timeline is None:
         parser.error("--outdir goes with --status, --show, --failed, --stats, --timeline or --report")
+
+
+def check_json_and_follow(parser: Parser, told: Collection[str], as_json: bool, follow: bool) -> None:
+    """Refuse --json and --follow beside what they do not go with.  told: what is asked for.  Raises Problem.
+    """
+    if as_json and "status" not in told and "show" not in told:
+        parser.error("--json goes with --status or --show")
+    if follow and "show" not in told:
+        parser.error("--follow goes with --show")
+    if follow and as_json:
+        parser.error("--follow and --json do not go together")
 
 
 def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
@@ -265,10 +267,11 @@ def check_report_options(options: argparse.Namespace, parser: Parser) -> None:
     for name in "timeline", "status", "json", "use_exit_status", "failed", "show", "follow":
         if vars(options)[name]:
             parser.error(f"--report and --{name.replace('_', '-')} do not go together")
-    if options.progress and options.file is None:
-        parser.error("--report --progress needs FILE")
-    if options.stats and options.progress:
-        parser.error("--progress and --stats do not go together")
+    if options.progress:
+        if options.file is None:
+            parser.error("--report --progress needs FILE")
+        if options.stats:
+            parser.error("--progress and --stats do not go together")
 
 
 # ======== Waiting ===========================================================================================
@@ -3625,10 +3628,9 @@ def watch(argv: Sequence[str]) -> int:
     options = parse(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
-    if options.file is not None:
-        check_lines(
-            options.file, find_mount(options.file).network, lambda text: say(f"{options.file}: {text}")
-        )
+    path = options.file
+    if path is not None:
+        check_lines(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
     if options.report is not None:
         code = report(options, argv)
         if options.stats:
@@ -3661,19 +3663,26 @@ def watch_file(options: argparse.Namespace) -> int:
     Raises BrokenPipeError, Problem.
     """
     watcher = Watcher(options.file)
+    outdir: str | None = options.outdir
     if options.status:
-        status = look(watcher, options.outdir)
-        now = counts(status.found)
-        text = status.json() if options.json else "\n".join(map(printable, status.text(width())))
-        with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status counts all the same
-            put(os.fsencode(f"{text}\n"))
+        now = tell_status(watcher, outdir, as_json=options.json)
     elif options.failed:
-        now = tell_failed(watcher, options.outdir)
+        now = tell_failed(watcher, outdir)
     else:
         now = wait(watcher, options.progress)
         if tell_stopped(watcher):
             return 1
     return 1 if options.use_exit_status and now.done < now.all else 0
+
+
+def tell_status(watcher: Watcher, outdir: str | None, as_json: bool) -> Counts:
+    """Print how the jobs are going; how many are in which state.  Raises Problem."""
+    status = look(watcher, outdir)
+    now = counts(status.found)
+    text = status.json() if as_json else "\n".join(map(printable, status.text(width())))
+    with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status counts all the same
+        put(os.fsencode(f"{text}\n"))
+    return now
 
 
 def main(argv: Sequence[str] | None = None) -> int:
