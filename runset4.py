@@ -710,6 +710,31 @@ def equal_pairs(a: Iterable[bytes], b: Iterable[bytes]) -> int:
 Origins = list[Optional[int]]       # for each line which line of another file it was; None: it is new
 
 
+def equal_until(a: Iterable[bytes], b: Iterable[bytes]) -> int:
+    """How many lines at the start of both are equal."""
+    count = 0
+    for one, other in zip(a, b):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def matched(a: Sequence[bytes], b: Sequence[bytes], start: int) -> Origins:
+    """For each line of `b` which one of `a` it was, found with care; None for all where that is not fast.
+
+    start: the number of the first line of `a`.
+    """
+    found: Origins = [None] * len(b)
+    if max(len(a), len(b)) > COPY_LINES or equal_pairs(a, b) > COPY_PAIRS:
+        return found
+    matcher = difflib.SequenceMatcher(None, a, b, False)
+    for at_a, at_b, size in matcher.get_matching_blocks():
+        first = start + at_a
+        found[at_b:at_b + size] = range(first, first + size)
+    return found
+
+
 def align(old: Sequence[bytes], new: Sequence[bytes]) -> Origins:
     """For each new line the old one that it was, wherever that stood.
 
@@ -717,25 +742,21 @@ def align(old: Sequence[bytes], new: Sequence[bytes]) -> Origins:
     Elsewhere they are taken in order.  That is right, too, for lines of one text are interchangeable: it may
     take an edit for a larger one, and so refuse more, but what is written is the same.
     """
-    a, b = [key(line) for line in old], [key(line) for line in new]
-    first = 0
-    least = min(len(a), len(b))
-    while first < least and a[first] == b[first]:
-        first += 1
-    last = 0
-    while last < least - first and a[-1 - last] == b[-1 - last]:
-        last += 1
-    found: Origins = [*range(first), *[None] * (len(b) - first - last), *range(len(a) - last, len(a))]
-    middle_a, middle_b = a[first:len(a) - last], b[first:len(b) - last]
-    if max(len(middle_a), len(middle_b)) <= COPY_LINES and equal_pairs(middle_a, middle_b) <= COPY_PAIRS:
-        for i, j, size in difflib.SequenceMatcher(None, middle_a, middle_b, False).get_matching_blocks():
-            found[first + j:first + j + size] = range(first + i, first + i + size)
+    a = [key(line) for line in old]
+    b = [key(line) for line in new]
+    first = equal_until(a, b)
+    last = equal_until(reversed(a[first:]), reversed(b[first:]))
+    end_a = len(a) - last
+    end_b = len(b) - last
+    found: Origins = [*range(first)]
+    found += matched(a[first:end_a], b[first:end_b], first)
+    found += range(end_a, len(a))
     known = set(found)
     rest: defaultdict[bytes, deque[int]] = defaultdict(deque)
-    for index in range(first, len(a) - last):
+    for index in range(first, end_a):
         if index not in known:
             rest[a[index]].append(index)
-    for index in range(first, len(b) - last):
+    for index in range(first, end_b):
         if found[index] is None and rest.get(b[index]):
             found[index] = rest[b[index]].popleft()
     return found
@@ -762,7 +783,8 @@ def pair_states(old: Sequence[bytes], new: Sequence[bytes], found: Origins) -> O
         else:
             rest.append(index)
     left: defaultdict[bytes, deque[int]] = defaultdict(deque)
-    for at in sorted(at for places in free.values() for at in places):
+    unused = [at for places in free.values() for at in places]
+    for at in sorted(unused):
         left[key(old[at])].append(at)
     for index in rest:
         paired[index] = left[key(new[index])].popleft()
@@ -779,22 +801,29 @@ class Merge:
 
     def in_place(self, live: Sequence[bytes]) -> bool:
         """Whether only states changed and lines were added at the end."""
-        return self.origin[: len(live)] == [*range(len(live))] and all(
-            at is None for at in self.origin[len(live) :]
-        )
+        before = len(live)
+        if self.origin[:before] != [*range(before)]:
+            return False
+        return all(at is None for at in self.origin[before:])
 
     def text(self, live: Sequence[bytes]) -> str:
         """'2 states set, 1 line changed, 3 lines added'; live: the lines before."""
+        states = 0
+        for line, at in zip(self.lines, self.origin):
+            if at is not None and line != live[at]:
+                states += 1
         new = self.origin.count(None)
-        gone = len(live) - (len(self.origin) - new)
-        states = sum(at is not None and line != live[at] for line, at in zip(self.lines, self.origin))
+        kept = len(self.origin) - new
+        gone = len(live) - kept
         changed = min(new, gone)
-        counts = ((states, "state", "set"), (changed, "line", "changed"), (new - changed, "line", "added"),
-                  (gone - changed, "line", "taken out"))
-        return (
-            ", ".join(f"{plural(count, word)} {verb}" for count, word, verb in counts if count)
-            or "lines were moved"
+        counts = (
+            (states, "state", "set"),
+            (changed, "line", "changed"),
+            (new - changed, "line", "added"),
+            (gone - changed, "line", "taken out"),
         )
+        said = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
+        return ", ".join(said) or "lines were moved"
 
 
 def refusal(before: bytes, now: bytes) -> str:
@@ -881,8 +910,10 @@ def with_others(merged: Merge, now: Origins, live: Sequence[bytes]) -> Merge:
     lines = [live[index] for index in behind[None]]
     for line, at in zip(merged.lines, merged.origin):
         more = [] if at is None else behind[at]
-        origin += [at, *more]
-        lines += [line, *(live[index] for index in more)]
+        origin.append(at)
+        origin += more
+        lines.append(line)
+        lines += [live[index] for index in more]
     return Merge(lines, origin, merged.faults)
 
 
@@ -897,7 +928,8 @@ def read_all(file: Reader, start: int = 0) -> bytes:
 def offsets(data: bytes) -> list[int]:
     """Where the lines of a job file begin, and where the last one ends."""
     start = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
-    return list(itertools.accumulate((len(line) + 1 for line in split_lines(data)), initial=start))
+    sizes = [len(line) + 1 for line in split_lines(data)]
+    return list(itertools.accumulate(sizes, initial=start))
 
 
 @contextlib.contextmanager
@@ -997,7 +1029,8 @@ def _write_in_place(
     file: JobFile, fd: int, merged: Merge, live: Sequence[bytes], places: Sequence[int]
 ) -> None:
     """Add lines at the end, then write the states that changed.  Raises Problem, OSError."""
-    added = b"".join(line + b"\n" for line in merged.lines[len(live):])
+    new = merged.lines[len(live):]
+    added = b"".join(line + b"\n" for line in new)
     if added:
         with open_to_append(file.place.real) as end:
             file.must_name(end)
@@ -1014,7 +1047,8 @@ def _replace(file: JobFile, fd: int, locks: int, merged: Merge, data: bytes) -> 
 
     Raises Problem, OSError.
     """
-    info, target = os.fstat(fd), file.place.real
+    info = os.fstat(fd)
+    target = file.place.real
     text = b"".join(line + b"\n" for line in merged.lines)
     mark = UTF8_MARK if data.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(target)
