@@ -1250,7 +1250,15 @@ def directory(path: bytes) -> bytes:
 
 def with_place(text: bytes) -> bytes:
     """A template that has no place for a value gets one at its end."""
-    return text if any(found[2] is not None for found in PLACEHOLDER.finditer(text)) else text + b" {}"
+    for place in PLACEHOLDER.finditer(text):
+        if not is_number(place):
+            return text
+    return text + b" {}"
+
+
+def is_number(place: re.Match[bytes]) -> bool:
+    """Whether a place of a template is {#}."""
+    return place[2] is None
 
 
 def in_columns(columns: Iterable[int], place: re.Match[bytes]) -> bytes:
@@ -1278,20 +1286,33 @@ class Template:
         """
         text = with_place(text)
         if count:
-            text = PLACEHOLDER.sub(functools.partial(in_columns, range(1, count + 1)), text)
-        places = [found.groups() for found in PLACEHOLDER.finditer(text)]
-        self.places = [(int(column or 0), self.PARTS.get(part)) for column, part in places]
+            columns = range(1, count + 1)
+            text = PLACEHOLDER.sub(functools.partial(in_columns, columns), text)
+        # for each place the column (0: the line), and what makes its part of that (None: it is {#})
+        self.places: list[tuple[int, Callable[[bytes], bytes] | None]] = []
+        for place in PLACEHOLDER.finditer(text):
+            column = int(place[1] or 0)
+            self.places.append((column, self.PARTS.get(place[2])))
         self.width = max(column for column, _ in self.places)
-        self.format = PLACEHOLDER.sub(
-            lambda found: b"%d" if found[2] is None else b"%b", text.replace(b"%", b"%%")
-        )
+        self.format = PLACEHOLDER.sub(self._conversion, text.replace(b"%", b"%%"))
+
+    @staticmethod
+    def _conversion(place: re.Match[bytes]) -> bytes:
+        """What stands for a place in `format`."""
+        return b"%d" if is_number(place) else b"%b"
 
     def fill(self, number: int, line: bytes, columns: Sequence[bytes] = ()) -> bytes:
         """The command for a line and its columns.  Raises ValueError: these are too few."""
         if len(columns) < self.width:
             raise ValueError(f"there is no value for {{{self.width}}} ({plural(len(columns), 'column')})")
-        return self.format % tuple([quote(part(columns[column - 1] if column else line)) if part else number
-                                    for column, part in self.places])
+        values: list[bytes | int] = []
+        for column, part in self.places:
+            if part:
+                value = columns[column - 1] if column else line
+                values.append(quote(part(value)))
+            else:
+                values.append(number)
+        return self.format % tuple(values)
 
 
 # ---- places within quotes ----------------------------------------------------------------------------------
@@ -1324,8 +1345,15 @@ class Quoting:
 
         In $(...) quoting begins anew, in backquotes it does not: one in the value would end them.
         """
-        inner = next((one for one in reversed(self.open) if one[0] != b"("), (b"", 0))
-        return next((one for one in self.open if one[0] == b"`"), (b"", 0) if inner[0] == b"$(" else inner)
+        for opened in self.open:
+            if opened[0] == b"`":
+                return opened
+        for opened in reversed(self.open):
+            if opened[0] == b"$(":
+                break
+            if opened[0] != b"(":
+                return opened
+        return b"", 0
 
     def read(self, text: bytes, at: int) -> int:
         """Take what stands here; where it ends."""
@@ -1373,13 +1401,15 @@ class Unsafe:
 def unsafe_places(text: bytes) -> tuple[list[Unsafe], Quoting]:
     """The places of a template where the shell would read what is in a value; and where quotes end."""
     found: list[Unsafe] = []
-    quoting, at = Quoting(), 0
-    places = {place.start(): place.end() for place in PLACEHOLDER.finditer(text) if place[2] is not None}
+    quoting = Quoting()
+    places = {place.start(): place.end() for place in PLACEHOLDER.finditer(text) if not is_number(place)}
+    at = 0
     while at < len(text):
         within, opened = quoting.hazard()
         if at + 1 in places and text[at:at + 1] in (b"\\", b"$"):
             if not within:
-                within, opened = text[at:at + 1], at
+                within = text[at:at + 1]
+                opened = at
             at += 1
         if at in places:
             if within:
@@ -1390,30 +1420,55 @@ def unsafe_places(text: bytes) -> tuple[list[Unsafe], Quoting]:
     return found, quoting
 
 
-def mended(text: bytes, places: Sequence[Unsafe], closed: dict[int, int]) -> bytes:
+def mended(text: bytes, places: Sequence[Unsafe], closed: Mapping[int, int]) -> bytes:
     """A template that does what this one was meant to do; b'' if nobody can know.  closed: where quotes end.
 
     What sh -c runs gets its values as arguments; other quotes are closed before a place and opened behind it.
     What other programs would run (awk, ssh) has to be thought about.
     """
     quotes = {place.opened: place.within for place in places}
-    if not set(quotes.values()) <= {b"'", b'"'} or not quotes.keys() <= closed.keys():
+    if not set(quotes.values()) <= {b"'", b'"'}:
         return b""
-    first, last = min(quotes), max(map(closed.__getitem__, quotes)) + 1
-    if any(OTHER_CODE.search(text, 0, opened) for opened in quotes):
-        if len(quotes) > 1 or not SHELL_CODE.search(text, 0, first) or not COMMAND_END.match(text, last):
-            return b""
-        words = itertools.count(1)
-        dollar = b'"$%d"' if quotes[first] == b"'" else b'\\"\\$%d\\"'
-        code = PLACEHOLDER.sub(lambda place: place[0] if place[2] is None else dollar % next(words),
-                               text[first:last])
-        values = b" ".join(text[place.start:place.end] for place in places)
-        return b"%b%b sh %b%b" % (text[:first], code, values, text[last:])
-    for place in reversed(places):
-        before, after = text[:place.start] + place.within, place.within + text[place.end:]
-        before = before[:-2] if place.start == place.opened + 1 else before
-        text = before + text[place.start:place.end] + (after[2:] if after[:2] == 2 * place.within else after)
-    return text
+    if not quotes.keys() <= closed.keys():
+        return b""
+    if not any(OTHER_CODE.search(text, 0, opened) for opened in quotes):
+        for place in reversed(places):
+            text = out_of_quotes(text, place)
+        return text
+    if len(quotes) > 1:
+        return b""
+    first, mark = quotes.popitem()
+    return with_arguments(text, places, first, closed[first] + 1, mark)
+
+
+def with_arguments(text: bytes, places: Sequence[Unsafe], first: int, last: int, mark: bytes) -> bytes:
+    """A template whose values are arguments of the code within these quotes; b'' if sh -c does not run it.
+
+    first, last: where the quotes begin and end; mark: what they are.
+    """
+    if not SHELL_CODE.search(text, 0, first) or not COMMAND_END.match(text, last):
+        return b""
+    dollar = b'"$%d"' if mark == b"'" else b'\\"\\$%d\\"'
+    words = itertools.count(1)
+
+    def argument(place: re.Match[bytes]) -> bytes:
+        return place[0] if is_number(place) else dollar % next(words)
+
+    code = PLACEHOLDER.sub(argument, text[first:last])
+    values = b" ".join(text[place.start:place.end] for place in places)
+    return b"%b%b sh %b%b" % (text[:first], code, values, text[last:])
+
+
+def out_of_quotes(text: bytes, place: Unsafe) -> bytes:
+    """A template whose quotes are closed before a place and opened again behind it; empty ones are left out.
+    """
+    mark = place.within
+    before = text[:place.start]
+    value = text[place.start:place.end]
+    after = text[place.end:]
+    before = before[:-1] if place.start == place.opened + 1 else before + mark
+    after = after[1:] if after.startswith(mark) else mark + after
+    return before + value + after
 
 
 # By what such a place stands in: how that is said, and what to do
@@ -1447,7 +1502,9 @@ def check_template(text: bytes) -> None:
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
     """The columns of a list line.  colsep: what separates them, if not blanks."""
-    return [column.strip() for column in colsep.split(line)] if colsep else line.split()
+    if not colsep:
+        return line.split()
+    return [column.strip() for column in colsep.split(line)]
 
 
 def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = None) -> Iterator[bytes]:
@@ -1456,8 +1513,10 @@ def list_jobs(path: str, text: bytes | None, colsep: re.Pattern[bytes] | None = 
 
     text: of the template.  Raises Problem.
     """
-    source, number, directives = Source(path), 0, 0
+    source = Source(path)
     template = Template(text) if text else None
+    number = 0
+    directives = 0
     for line in source:
         try:
             if line.startswith(DIRECTIVE_BEGINS):
@@ -1501,7 +1560,7 @@ def numbered(text: bytes, names: Sequence[bytes]) -> bytes:
             if name and content.endswith(part) and name in names:
                 return b"%b{%d%b}" % (dollar, names.index(name) + 1, part)
         if NAME.fullmatch(content) and not dollar:          # ${HOME} is the shell's
-            there = ", ".join(map(show, filter(None, names)))
+            there = ", ".join(show(name) for name in names if name)
             raise ValueError(f"there is no column {show(content)} for the template (the columns are {there})")
         return place[0]
     return NAMED_PLACE.sub(number, text)
@@ -1510,9 +1569,9 @@ def numbered(text: bytes, names: Sequence[bytes]) -> bytes:
 def table_template(text: bytes, row: Sequence[bytes]) -> Template:
     """A template for the rows of a table; row: the first, with the columns' names.  Raises ValueError."""
     names = [name.strip() for name in row]
-    twice = next((name for name, count in Counter(filter(None, names)).items() if count > 1), None)
-    if twice is not None:
-        raise ValueError(f"two columns are named {show(twice)}")
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise ValueError(f"two columns are named {show(name)}")
     text = numbered(text, names)
     try:
         check_template(with_place(text))
@@ -1544,14 +1603,17 @@ def table_jobs(path: str, text: bytes) -> Iterator[bytes]:
 
     text: of the template.  Raises Problem.
     """
-    source, number = Source(path), 0
-    template, width = None, 0
+    source = Source(path)
+    template = None
+    width = 0
+    number = 0
     for row in table_rows(source):
         try:
             if isinstance(row, bytes):
                 yield directive(row)
             elif template is None:
-                template, width = table_template(text, row), len(row)
+                template = table_template(text, row)
+                width = len(row)
             elif len(row) != width:
                 raise ValueError(f"{plural(len(row), 'value')}, where the first row names {width} columns")
             else:
@@ -1582,10 +1644,12 @@ def sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
 
 def sweep_jobs(text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
     """A job for each combination of values for a template, the last ones changing first.  Raises Problem."""
-    template = Template(text, sum(len(linked[0]) for linked in sources))
+    count = sum(len(linked[0]) for linked in sources)
+    template = Template(text, count)
     for number, combination in enumerate(itertools.product(*sources), 1):
+        values = [*itertools.chain.from_iterable(combination)]
         try:
-            yield job(template.fill(number, b"", [*itertools.chain.from_iterable(combination)]))
+            yield job(template.fill(number, b"", values))
         except ValueError as fault:
             raise Problem(f"{fault}; nothing was added") from None
 
