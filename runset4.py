@@ -249,9 +249,12 @@ class Added(NamedTuple):
 
     def __str__(self) -> str:
         """'2 jobs added', '1 directive added', '2 jobs and 1 directive added'"""
-        jobs = [plural(self.jobs, "job")] if self.jobs or not self.directives else []
-        directives = [plural(self.directives, "directive")] if self.directives else []
-        return f"{' and '.join(jobs + directives)} added"
+        parts: list[str] = []
+        if self.jobs or not self.directives:
+            parts.append(plural(self.jobs, "job"))
+        if self.directives:
+            parts.append(plural(self.directives, "directive"))
+        return f"{' and '.join(parts)} added"
 
 
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
@@ -259,7 +262,8 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
 
     Raises Problem, OSError.
     """
-    count = jobs = 0
+    count = 0
+    jobs = 0
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
         try:
             rest = iter(lines)
@@ -443,8 +447,11 @@ class Outcome:
 
     def text(self, state: bytes) -> str:
         """'2 lines: ! -> ., 1 line: e -> .'; state: the one that was set."""
-        return ", ".join(f"{plural(count, 'line')}: {show(old)} -> {show(state)}"
-                         for old, count in self.done.items() if count)
+        parts: list[str] = []
+        for old, count in self.done.items():
+            if count:
+                parts.append(f"{plural(count, 'line')}: {show(old)} -> {show(state)}")
+        return ", ".join(parts)
 
 
 def set_states(file: JobFile, selection: Selection, state: bytes, force: bool, outcome: Outcome) -> None:
@@ -481,21 +488,49 @@ def cancel_line(file: JobFile, line: Line, running: Iterable[Line] = ()) -> tupl
         if not opened or not is_whole(file, line):
             raise OSError(errno.EAGAIN, f"line {line.number} is being added, claimed or edited all the time")
         found = file.state_at(line)
-        if found == NEW:
-            runs = any(alive.offset == line.offset for alive in file.alive_as_new(line.command))
-        elif found == RUNNING:
-            runs = not file.is_orphan(line)
-        else:
-            runs = found is not None and not file.has_room(line.command)
-        for other in running if runs else ():
-            if other.offset != line.offset and file.is_orphan(other):
-                file.write(other, ERROR)
-                orphans.append(other)
+        runs = job_runs(file, line, found)
+        if runs:
+            orphans = mark_orphans(file, [other for other in running if other.offset != line.offset])
         if found in (NEW, RUNNING):
             file.write(line, HELD)
     for orphan in orphans:
         file.say(f"line {orphan.number}: {LEFT_BEHIND}; it is e now")
     return found, runs
+
+
+def job_runs(file: JobFile, line: Line, found: bytes | None) -> bool:
+    """Whether the job of a line runs that stands there in this state (None: it moved), behind its door.
+
+    Raises OSError.
+    """
+    if found is None:
+        return False
+    if found == NEW:
+        return any(alive.offset == line.offset for alive in file.alive_as_new(line.command))
+    if found == RUNNING:
+        return not file.is_orphan(line)
+    return not file.has_room(line.command)
+
+
+def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
+    """Write e over the orphans among lines `r` of a command, behind its door; which these are.
+
+    Raises OSError.
+    """
+    orphans: list[Line] = []
+    for line in lines:
+        if file.is_orphan(line):
+            file.write(line, ERROR)
+            orphans.append(line)
+    return orphans
+
+
+def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
+    """These lines by their commands."""
+    found: defaultdict[bytes, list[Line]] = defaultdict(list)
+    for line in lines:
+        found[line.command].append(line)
+    return found
 
 
 def cancel(file: JobFile, selection: Selection, outcome: Outcome) -> None:
@@ -507,29 +542,25 @@ def cancel(file: JobFile, selection: Selection, outcome: Outcome) -> None:
     """
     met: set[int] = set()
     waiting: list[Line] = []
-    running: defaultdict[bytes, list[Line]] = defaultdict(list)
-    for line in file.lines(RUNNING):
-        running[line.command].append(line)
+    running = lines_by_command(file.lines(RUNNING))
     for line in selection.lines(file):
         met.add(line.number)
         found: bytes | None = line.state
         runs = False
         if line.state in (NEW, RUNNING) or selection.names_jobs:
             found, runs = cancel_line(file, line, running.get(line.command, ()))
-        if found is not None and found in (NEW, RUNNING):
-            if found == RUNNING and not runs:
-                file.say(f"line {line.number}: {LEFT_BEHIND}; it is x now")
-            stopped = replace(line, state=found)
-            outcome.note(file, stopped, "")
-            if runs:
-                waiting.append(stopped)
-        elif found is not None and runs:
+        if found is None or not (runs or found in (NEW, RUNNING)):
+            if selection.numbers or line.state in (NEW, RUNNING):
+                outcome.note(file, line, why_not_cancelled(found))
+            continue
+        if found == RUNNING and not runs:
+            file.say(f"line {line.number}: {LEFT_BEHIND}; it is x now")
+        elif found not in (NEW, RUNNING):
             file.say(f"line {line.number}: is {show(found)}, but its job runs")
-            living = replace(line, state=found)
-            outcome.note(file, living, "")
-            waiting.append(living)
-        elif selection.numbers or line.state in (NEW, RUNNING):
-            outcome.note(file, line, why_not_cancelled(found))
+        stopped = replace(line, state=found)
+        outcome.note(file, stopped, "")
+        if runs:
+            waiting.append(stopped)
     for number, fault in selection.missing(met):
         outcome.refuse(file, number, fault)
     await_stop(file, waiting, outcome)
@@ -582,13 +613,12 @@ def end_left_jobs(file: JobFile, lines: Sequence[Line]) -> None:
     holders = Holders(file.companion.inode)
     if not holders.by_jobs:
         return
-    by_command: defaultdict[bytes, list[Line]] = defaultdict(list)
-    for line in lines:
-        by_command[line.command].append(line)
     jobs: list[Shell] = []
-    for command, equal in by_command.items():
+    for command, equal in lines_by_command(lines).items():
         left = holders.left(command)
-        for line, job in left_jobs(file, equal, left) if left else ():
+        if not left:
+            continue
+        for line, job in left_jobs(file, equal, left):
             file.say(f"line {line.number}: its runner is dead, so its job is ended here (process {job.pid})")
             jobs.append(job)
     end_left(jobs, GRACE)
@@ -610,11 +640,18 @@ def left_jobs(file: JobFile, lines: Sequence[Line], left: Mapping[int, Shell]) -
         alive = file.companion.count(command)
     kept = {own_seat(line) for line in running}
     free = {at: job for at, job in left.items() if at not in kept}
-    found = [(line, free.pop(own_seat(line))) for line in lines if own_seat(line) in free]
+    found: list[tuple[Line, Shell]] = []
+    rest: list[Line] = []
+    for line in lines:
+        own = free.pop(own_seat(line), None)
+        if own:
+            found.append((line, own))
+        else:
+            rest.append(line)
     if alive == len(left):
-        rest = [line for line in lines if line not in [own for own, _ in found]]
         found += zip(rest, free.values())
-    return found[:max(alive - len(running), 0)]
+    most = max(alive - len(running), 0)
+    return found[:most]
 
 
 def where_it_runs(line: Line, holders: Holders, on_fuse: bool) -> str:
@@ -1678,10 +1715,10 @@ def read_job_file(path: str) -> bytes:
         if isinstance(error, configparser.MissingSectionHeaderError):
             raise source.problem("stands in no [section]") from None
         raise source.problem("is neither 'NAME = VALUE' nor a comment") from None
-    executable = next((config[section]["executable"] for section in SECTIONS
-                       if config.has_option(section, "executable")), None)
-    if executable is None:
+    sections = [section for section in SECTIONS if config.has_option(section, "executable")]
+    if not sections:
         raise Problem(f"{source.name}: there is no executable= in [{'] or ['.join(SECTIONS)}]")
+    executable = config[sections[0]]["executable"]
     if not executable:
         raise Problem(f"{source.name}: its executable= is empty")
     try:
@@ -1729,12 +1766,16 @@ def find_added(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
     paths: absolute.  The file is searched in one go for what begins like one of their directories.
     """
     words = {quote(path): path for path in paths}
-    folders = {os.path.dirname(path).rstrip(b"/").replace(b"'", b"'\"'\"'") for path in words.values()}
-    pattern = re.compile(
-        rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % b"|".join(map(re.escape, folders)), re.MULTILINE
-    )
+    if not words:
+        return set()
+    folders: set[bytes] = set()
+    for path in words.values():
+        folder = os.path.dirname(path).rstrip(b"/")
+        folders.add(folder.replace(b"'", b"'\"'\"'"))         # as quote() has it
+    begins = b"|".join(map(re.escape, folders))
+    pattern = re.compile(rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % begins, re.MULTILINE)
     found: set[bytes] = set()
-    for lines in whole_lines(file, first_line(file)) if words else ():
+    for lines in whole_lines(file, first_line(file)):
         found |= words.keys() & set(pattern.findall(lines))
     return {words[word] for word in found}
 
@@ -1804,11 +1845,13 @@ class Test:
 
     def read(self, line: bytes) -> None:
         """Take a line of the test.  Raises ValueError: what is wrong with it."""
-        flag, command = FLAG.fullmatch(line), COMMAND.fullmatch(line)
+        flag = FLAG.fullmatch(line)
+        command = COMMAND.fullmatch(line)
         if flag:
             self._read_flag(flag[1].decode(), flag[2])
         elif command:
-            self._read_command(command[1], command[3] if command[2] is None else command[2])
+            target, quoted, plain = command.groups()
+            self._read_command(target, plain if quoted is None else quoted)
         else:
             raise ValueError(
                 f"cannot be understood: '{show(line[:80])}' (TARGET: COMMAND, -timeout: T or end)"
@@ -1880,7 +1923,8 @@ def read_tests(path: str) -> Iterator[Test]:
             continue
         if line == b"end" and test and test.targets:
             yield test
-            test, count = None, count + 1
+            test = None
+            count += 1
         elif line == b"end" and test:
             raise source.problem(f"the test '{show(test.label)}' has no targets")
         elif test:
@@ -1892,7 +1936,8 @@ def read_tests(path: str) -> Iterator[Test]:
             match = LABEL.fullmatch(line)
             if not match or not match[1].strip():
                 raise source.problem(f"not the label of a test: '{show(line[:80])}' (such as 'LABEL:')")
-            test, began = Test(match[1].strip()), source.number
+            test = Test(match[1].strip())
+            began = source.number
     if test:
         source.number = began
         raise source.problem(f"the test '{show(test.label)}' has no end")
@@ -1916,7 +1961,8 @@ def test_lines(path: str) -> Iterator[bytes]:
 def find_ends(file: JobFile, fd: int) -> list[Line]:
     """The lines `#RUN end` of the open file that is appended to.  Raises OSError."""
     with Reader.of(fd, file.network) as now:
-        return [line for line in Scan(now, first_line(now), b"", directives=True) if says(line, "end")]
+        lines = Scan(now, first_line(now), b"", directives=True)
+        return [line for line in lines if says(line, "end")]
 
 
 def add_end(file: JobFile) -> str:
@@ -1945,11 +1991,13 @@ def say_below_end(file: JobFile) -> None:
 
 def reopen(file: JobFile) -> int:
     """Make comments of the lines `#RUN end`, in place; how many there were.  Raises Problem, OSError."""
+    count = 0
     with appending(file, make=False):
         file.follow_path()
-        return sum(
-            not set_state(file, line, b"#off", force=False) for line in find_ends(file, file.writable())
-        )
+        for line in find_ends(file, file.writable()):
+            if not set_state(file, line, b"#off", force=False):
+                count += 1
+    return count
 
 
 # ======== Command line ======================================================================================
@@ -1977,17 +2025,29 @@ def new_state(text: str) -> bytes:
 
 def states(text: str) -> bytes:
     """An argparse type: states by their words or bytes, with commas between them."""
-    return b"".join(os.fsencode(word) if LETTERS.fullmatch(word) else state(word) for word in text.split(","))
+    found = b""
+    for word in text.split(","):
+        found += os.fsencode(word) if LETTERS.fullmatch(word) else state(word)
+    return found
 
 
 LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
+def line_range(text: str) -> range:
+    """The line numbers that are meant by N or FROM-TO; none, if that makes no sense."""
+    found = LINES.fullmatch(text)
+    if not found:
+        return range(0)
+    first = int(found[1])
+    last = int(found[2] or first)
+    return range(first, last + 1) if first > 0 else range(0)
+
+
 def line_ranges(text: str) -> list[range]:
     """An argparse type: line numbers and FROM-TO, with commas between them."""
-    found = [LINES.fullmatch(word) for word in text.split(",")]
-    ranges = [range(int(word[1]), int(word[2] or word[1]) + 1) for word in found if word]
-    if len(ranges) < len(found) or not all(ranges) or any(numbers.start < 1 for numbers in ranges):
+    ranges = [line_range(word) for word in text.split(",")]
+    if not all(ranges):
         raise argparse.ArgumentTypeError(
             f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; one FILE only)"
         )
