@@ -836,6 +836,13 @@ class Merge:
     faults: list[str] = field(default_factory=list)
     done: str = ""              # what was written, in words
 
+    def add(self, number: int, line: bytes, origin: int | None, fault: str) -> None:
+        """Go on with a line.  number: of it in the copy; fault: why it is refused; ''."""
+        if fault:
+            self.faults.append(f"line {number} of the copy: {fault}")
+        self.lines.append(line)
+        self.origin.append(origin)
+
     def in_place(self, live: Sequence[bytes]) -> bool:
         """Whether only states changed and lines were added at the end."""
         before = len(live)
@@ -907,30 +914,28 @@ def merge(base: Sequence[bytes], theirs: Sequence[bytes], live: Sequence[bytes])
         elif adds:
             fault = "somebody else has changed it, too"
         if fault:
-            merged.faults.append(
-                f"line {there.get(at, at) + 1}: {fault}; '{show(line[2:80])}' was changed or deleted"
-            )
+            number = there.get(at, at) + 1
+            merged.faults.append(f"line {number}: {fault}; '{show(line[2:80])}' was changed or deleted")
     for number, (line, was) in enumerate(zip(theirs, made), 1):
-        fault = ""
-        becomes = line
-        origin = None if was is None else there.get(was)
         if was is None:
-            fault = new_fault(line)
-        elif origin is None and line == base[was]:
-            continue                                    # somebody else has deleted it
-        elif origin is None:
-            fault = "somebody else has changed or deleted it, too"
-        elif line[:1] == base[was][:1] or line[:1] == live[origin][:1]:
-            becomes = live[origin]
-        elif line[:1] == RUNNING:
-            fault = "r is for runners"
-        else:
-            fault = refusal(base[was], live[origin])
-        if fault:
-            merged.faults.append(f"line {number} of the copy: {fault}")
-        merged.lines.append(becomes)
-        merged.origin.append(origin)
+            merged.add(number, line, None, new_fault(line))
+            continue
+        origin = there.get(was)
+        if origin is not None:
+            becomes, fault = changed_line(base[was], line, live[origin])
+            merged.add(number, becomes, origin, fault)
+        elif line != base[was]:                         # else somebody else has deleted it
+            merged.add(number, line, None, "somebody else has changed or deleted it, too")
     return with_others(merged, now, live)
+
+
+def changed_line(given: bytes, made: bytes, live: bytes) -> tuple[bytes, str]:
+    """What becomes of a line, and why that is refused (''): as it was given, is wished to be, and is now."""
+    if made[:1] in (given[:1], live[:1]):
+        return live, ""
+    if made[:1] == RUNNING:
+        return made, "r is for runners"
+    return made, refusal(given, live)
 
 
 def with_others(merged: Merge, now: Origins, live: Sequence[bytes]) -> Merge:
@@ -1401,26 +1406,33 @@ class Quoting:
         within = self.within
         if within == b"$'\\'":                     # bash goes on behind this quote, for dash it is the last
             return at + 1
-        if within == b"$'" and token == b"\\'":
-            self.open[-1] = b"$'\\'", self.open[-1][1]
         if within in (b"'", b"$'"):
-            if token == b"'":
-                self._close(at)
-            return at + (2 if within == b"$'" and token[:1] == b"\\" else 1)
+            return self._read_literal(token, at)
         if token == b"`" and any(one[0] == b"`" for one in self.open):
-            while self.open and self.within != b"`":
+            while self.within != b"`":
                 self._close(at)
-            self._close(at)
-        elif (token == b")" and within in (b"(", b"$(")) or token == b'"' == within:
             self._close(at)
         elif within == b"$((" and text.startswith(b"))", at):
             self._close(at)
             return at + 2
+        elif (token == b")" and within in (b"(", b"$(")) or token == b'"' == within:
+            self._close(at)
         elif token in (b"$((", b"$(", b"`", b'"') or (token in (b"(", b"'", b"$'") and within != b'"'):
             self.open.append((token, at))
         elif token == b"#" and within in (b"", b"(", b"$(") and re.search(rb"(?:^|[ \t;&|(])$", text[:at]):
             return len(text)                        # a comment
         return at + len(token)
+
+    def _read_literal(self, token: bytes, at: int) -> int:
+        """Take what stands here within ' or $'; where it ends."""
+        within, began = self.open[-1]
+        if within == b"$'" and token[:1] == b"\\":
+            if token == b"\\'":
+                self.open[-1] = b"$'\\'", began
+            return at + 2
+        if token == b"'":
+            self._close(at)
+        return at + 1
 
     def _close(self, at: int) -> None:
         self.closed[self.open.pop()[1]] = at
