@@ -72,6 +72,7 @@ from runmaker4 import (
     Parser,
     Problem,
     Refused,
+    Resources,
     Run,
     Runner,
     RunnerProgram,
@@ -389,7 +390,7 @@ class RemoteJob(Job):
             key=item.text("id", 16),
             settings=JobSettings(
                 timeout=item.timeout("timeout"),
-                slots=item.whole("slots", 100_000),
+                needs=Resources(item.whole("slots", 100_000)),
                 shell=os.fsdecode(item.data("shell")),
             ),
             of_group=item.flag("group"),
@@ -403,7 +404,7 @@ class RemoteJob(Job):
     @property
     def slots(self) -> int:
         """How many slots it takes."""
-        return self.settings.slots
+        return int(self.settings.needs.slots)
 
     def describe(self) -> dict[str, Any]:
         """What a `have` message says of it."""
@@ -659,12 +660,12 @@ class Connection:
         found = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
         return found if found is job else None
 
-    async def claim(self, last: bool, free: int, slots: int) -> RemoteJob | Miss:
+    async def claim(self, last: bool, free: Resources, has: Resources) -> RemoteJob | Miss:
         """A job that has come, if there is one; else one is asked for, and an answer wakes the runner.
 
-        A job that needs more slots than are free waits for them, and what has come after it waits, too.
+        A job that needs more than is free waits for that, and what has come after it waits, too.
         """
-        if self._queue and self._queue[0].slots > free:
+        if self._queue and not free.holds(self._queue[0].settings.needs):
             return Miss(EVER)
         if self._queue and self._may_start():
             job = self._queue.popleft()

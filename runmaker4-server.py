@@ -135,6 +135,7 @@ from runmaker4 import (
     Problem,
     Program,
     Reader,
+    Resources,
     Round,
     Run,
     Say,
@@ -897,7 +898,7 @@ class Grant:
             state=to_text(job.state),
             text=to_text(job.text),
             timeout=encode_timeout(settings.timeout),
-            slots=settings.slots,
+            slots=settings.needs.slots,
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
             hold=self.is_to_be_held,
@@ -1086,10 +1087,9 @@ class Client(Taker):
     or was away for the grace.  A link tells what happens to it in `gone`, and `link` looks there: the
     coroutine has its turn a little later.
     """
-    slots: int
 
     def __init__(self, sessions: Sessions, id: str) -> None:
-        super().__init__("?", slots=0)
+        super().__init__("?", has=Resources(0))
         self.sessions = sessions
         self.server = sessions.server
         self.id = id
@@ -1113,6 +1113,11 @@ class Client(Taker):
         self._timer: asyncio.TimerHandle | None = None      # until events are acknowledged
 
     # -- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def slots(self) -> int:
+        """How many slots it has."""
+        return int(self.has.slots)
 
     @property
     def link(self) -> ClientLink | None:
@@ -1160,7 +1165,7 @@ class Client(Taker):
         self.directory = hello.directory
         self.follow = hello.follow
         self.retry = hello.retry
-        self.slots = hello.slots
+        self.has = Resources(hello.slots)
         self._newest = link
         self._came.set()
 
@@ -1296,10 +1301,10 @@ class Client(Taker):
 
     def note_slots(self, message: Message) -> None:
         """How many slots it has now, if it says so.  Raises WireError."""
-        before = self.slots
+        before = self.has
         if "slots" in message.fields:
-            self.slots = message.whole("slots", 1_000_000)
-        if self.slots != before:
+            self.has = Resources(message.whole("slots", 1_000_000))
+        if self.has != before:
             self.sessions.tell_of(self, "here")
 
     def note(self, grant: Grant) -> None:
@@ -1314,9 +1319,9 @@ class Client(Taker):
         """It gets jobs for `slots` of the slots for which it has asked."""
         self.want -= slots
 
-    def offer(self, slots: float) -> None:
-        """A look at the file may find jobs for `slots` of its slots.  In the worker's thread, perhaps."""
-        self.free = slots
+    def offer(self, free: Resources) -> None:
+        """A look at the file may find jobs for so much of it.  In the worker's thread, perhaps."""
+        self.free = free
 
     def enter_group(self) -> None:
         """It is a host of a group that has begun to prepare."""
@@ -3080,7 +3085,7 @@ class Dispatcher:
         clients = Takers(turns)
         cursor = self.cursor
         for client, want in turns.items():
-            client.offer(want)
+            client.offer(Resources(want))
         known: dict[Taker | None, Client] = {client: client for client in turns}
         urgent = leaving and self._may_hurry()
         got: list[Grant] = []
@@ -3096,9 +3101,9 @@ class Dispatcher:
                 break
             client = known[found.taker]
             got.append(Grant(next(self._keys), client, found))
-            client.offer(client.free - found.settings.slots)
+            client.offer(client.free - found.settings.needs)
             del clients.all[client]
-            if client.free > 0:
+            if client.free.slots > 0:
                 clients.all[client] = None      # behind the others, who have their turn first
         return Batch(got, self._plan(met.values()), miss)
 
@@ -3124,7 +3129,7 @@ class Dispatcher:
             else:
                 self._server.sessions.settle(grant, Outcome(End.RETURNED, None))
         for client, some in batches.items():
-            client.supply(sum(grant.job.settings.slots for grant in some))
+            client.supply(sum(int(grant.job.settings.needs.slots) for grant in some))
             self.send_jobs(client, some)
         if batch.miss is not None:
             self._note_miss(batch.miss)

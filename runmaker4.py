@@ -1595,6 +1595,27 @@ POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.
 ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a job needs, what a runner has in all, or what of that is free: docs/memory.md."""
+    slots: float
+
+    def __str__(self) -> str:
+        """'4 slots'"""
+        return f"{self.slots:.0f} slots"
+
+    def __sub__(self, taken: Resources) -> Resources:
+        return Resources(self.slots - taken.slots)
+
+    def holds(self, needs: Resources) -> bool:
+        """Whether there is enough of everything."""
+        return needs.slots <= self.slots
+
+
+ONE_SLOT = Resources(1)                 # what a job needs of which nothing is said
+UNBOUNDED = Resources(math.inf)
+
+
 @dataclass(eq=False, repr=False)
 class JobSettings:
     """What a settings directive says of the jobs below it."""
@@ -1603,7 +1624,7 @@ class JobSettings:
     hosts: tuple[str, ...] = ()         # names and patterns, in small letters; (): any host
     together: str = ""                  # the name of a group
     min_hosts: int | None = None        # of the group; None: all
-    slots: int = 1                      # that each job takes
+    needs: Resources = ONE_SLOT         # what each job takes of its runner's
     shell: str = SHELL                  # a name or path of the shell that runs each job
 
     def __str__(self) -> str:
@@ -1615,13 +1636,13 @@ class JobSettings:
         else:
             more = ", ..." if len(self.hosts) > 8 else ""
             names = f"one of the hosts {', '.join(self.hosts[:8])}{more}"
-        slots = f" with {self.slots} slots or more" if self.slots > 1 else ""
-        return printable(f"{names}{slots} ({self.where})")
+        needs = "" if self.needs == ONE_SLOT else f" with {self.needs} or more"
+        return printable(f"{names}{needs} ({self.where})")
 
     @property
     def suits_all(self) -> bool:
-        """Whether any runner may have the jobs: neither hosts nor slots are asked for."""
-        return not self.hosts and self.slots == 1
+        """Whether any runner may have the jobs: neither hosts nor more than a slot are asked for."""
+        return not self.hosts and self.needs == ONE_SLOT
 
     @property
     def where(self) -> str:
@@ -1631,7 +1652,7 @@ class JobSettings:
     def at(self, line: Line) -> JobSettings:
         """These settings, of the directive in this line."""
         # replace() would take three times as long, and files may have many of these
-        return JobSettings(line, self.timeout, self.hosts, self.together, self.min_hosts, self.slots,
+        return JobSettings(line, self.timeout, self.hosts, self.together, self.min_hosts, self.needs,
                            self.shell)
 
 
@@ -1647,6 +1668,9 @@ class Directive:
 
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
 KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots", "shell")
+
+
+Whom = tuple[tuple[str, ...], Resources, bool]
 
 
 class Scope(NamedTuple):
@@ -1668,9 +1692,9 @@ class Scope(NamedTuple):
         return self.end is not None
 
     @property
-    def whom(self) -> tuple[tuple[str, ...], int, bool]:
+    def whom(self) -> Whom:
         """What decides who may take jobs here, except together=.  It is a key of dictionaries."""
-        return self.settings.hosts, self.settings.slots, self.end is not None
+        return self.settings.hosts, self.settings.needs, self.end is not None
 
     def below(self, line: Line) -> Scope:
         """What holds below a line that is a directive.
@@ -1754,9 +1778,16 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
         hosts,
         found.get("together", ""),
         _value(found, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None),
-        _value(found, "slots", whole_number(1, 100_000), NO_SETTINGS.slots),
+        _needs(found),
         shell,
     )
+
+
+def _needs(found: Mapping[str, str]) -> Resources:
+    """What each job of a settings directive takes.  Raises ValueError."""
+    if "slots" not in found:
+        return ONE_SLOT
+    return Resources(_value(found, "slots", whole_number(1, 100_000), 1))
 
 
 def _value(found: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
@@ -2098,8 +2129,8 @@ class Taker:
     name: str                   # of its host
     follow: bool = False        # it waits for more jobs, and leaves at `#RUN end`
     retry: bytes = b""          # the states that it takes besides '.'; r: orphans
-    slots: float = math.inf     # how many slots it has
-    free: float = math.inf      # how many of them are free now
+    has: Resources = UNBOUNDED
+    free: Resources = UNBOUNDED         # of what it has
     tried: TriedLines = field(default_factory=TriedLines)
 
     def is_called(self, host: str) -> bool:
@@ -2109,7 +2140,7 @@ class Taker:
 
     def fits(self, settings: JobSettings, ended: bool) -> bool:
         """Whether it may take jobs with these settings; ended: below `#RUN end`."""
-        return (not (ended and self.follow) and settings.slots <= self.slots
+        return (not (ended and self.follow) and self.has.holds(settings.needs)
                 and (not settings.hosts or any(map(self.is_called, settings.hosts))))
 
 
@@ -3690,8 +3721,7 @@ class Takers:
 
     def __init__(self, takers: Iterable[Taker]) -> None:
         self.all = dict.fromkeys(takers)
-        # by Scope.whom
-        self.known: dict[tuple[tuple[str, ...], int, bool], set[Taker]] = {}
+        self.known: dict[Whom, set[Taker]] = {}         # by Scope.whom
 
     def fitting(self, scope: Scope) -> Iterator[Taker]:
         """The takers that may have jobs here."""
@@ -3847,12 +3877,12 @@ class Round:
     alive: dict[bytes, Line] = field(default_factory=dict)
     missed: bool = False                    # it passed over new jobs that are for other takers than its own
     # the first new job that was passed over for each Scope.whom, and its scope
-    skipped: dict[tuple[tuple[str, ...], int, bool], tuple[Line, Scope]] = field(default_factory=dict)
+    skipped: dict[Whom, tuple[Line, Scope]] = field(default_factory=dict)
     # takers for whom it met jobs that they cannot have now, and may have later
     waiting: set[Taker] = field(default_factory=set)
     below: Line | None = None               # the first job below the block that a taker waits for
-    # takers that had too few free slots for a job, and how many they had
-    full: dict[Taker, float] = field(default_factory=dict)
+    # takers that had too little free for a job, and what that needs
+    full: dict[Taker, Resources] = field(default_factory=dict)
     groups: list[PendingGroup] = field(default_factory=list)
     checked: int = 0                        # no line before this offset keeps a barrier check from passing
 
@@ -3889,12 +3919,12 @@ class Round:
         return self.below is not None and takers.keys() <= self.waiting
 
     def has_room(self) -> bool:
-        """Whether a taker that waits for free slots has more of them than it had."""
-        return any(taker.free > before for taker, before in self.full.items())
+        """Whether a taker that waits for what a job needs has that free by now."""
+        return any(taker.free.holds(needs) for taker, needs in self.full.items())
 
     def note_full(self, taker: Taker) -> None:
-        """A taker has too few free slots for a job, and waits for more."""
-        self.full[taker] = taker.free
+        """A taker has too little free for a job here, and waits for more."""
+        self.full[taker] = self.scope.settings.needs
         self.waiting.add(taker)
 
     def is_outdated(self, file: JobFile, retried: bytes) -> bool:
@@ -4021,7 +4051,7 @@ def stalls(found: Round, is_absent: Callable[[JobSettings], bool]) -> Iterator[S
     for line, scope in found.skipped.values():
         settings = scope.settings
         if not settings.suits_all and not scope.ended and is_absent(settings):
-            yield Stall((settings.hosts, settings.slots), f"line {line.number} waits for {settings}")
+            yield Stall((settings.hosts, settings.needs), f"line {line.number} waits for {settings}")
 
 
 def left_alone(line: Line, settings: JobSettings) -> str:
@@ -4335,14 +4365,14 @@ class Cursor:
         return self._take(scan, line, NOBODY if taker is None or settings.together else taker)
 
     def _taker(self, line: Line) -> Taker | None:
-        """The taker that gets a line: the first that may have it, and has enough free slots.
+        """The taker that gets a line: the first that may have it, and has enough free.
 
-        One with too few free slots waits for more, and takes nothing below meanwhile: else small jobs would
+        One with too little free waits for more, and takes nothing below meanwhile: else small jobs would
         keep a big one from its turn for ever.
         """
         for taker in self._able(line):
             if taker not in self.round.full:
-                if self.round.scope.settings.slots <= taker.free:
+                if taker.free.holds(self.round.scope.settings.needs):
                     return taker
                 self.round.note_full(taker)
         return None
@@ -4515,7 +4545,8 @@ class Cursor:
         following = any(taker.follow for taker in self.takers.all)
 
         def is_missed(settings: JobSettings) -> bool:
-            return (self._serving or settings.slots > 1 or following) and self._is_absent(settings)
+            is_big = settings.needs != ONE_SLOT
+            return (self._serving or is_big or following) and self._is_absent(settings)
 
         waited = any(taker.follow for taker in self.round.waiting)
         found = [*self._shut_door(), *self._alive_elsewhere()]
@@ -4597,7 +4628,7 @@ class Cursor:
 # ---- just looking ------------------------------------------------------------------------------------------
 
 
-ANYBODY = Taker("", slots=1)    # who has any name that a pattern may stand for
+ANYBODY = Taker("", has=ONE_SLOT)       # who has any name that a pattern may stand for
 
 
 def why_stalled(file: JobFile) -> Stall | None:
@@ -4922,10 +4953,10 @@ class Jobs(Protocol):
     orphans: list[int]                  # the line numbers of orphans that were marked `e`
     failures: Failures | None           # counts those of the whole file; None: the server does
 
-    async def claim(self, last: bool, free: int, slots: int) -> Job | Miss:
+    async def claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
         """A job, if there is one.  last: the runner leaves if there is none.
 
-        free, slots: of its slots, and in all.
+        free: of what it has in all.
         """
 
     async def lend(self, job: Job) -> int | None:
@@ -4969,18 +5000,18 @@ class FileJobs:
         self.poll = 5.0 if cursor.file.network else 0.25
         self.failures: Failures | None = Failures(cursor.file, worker)
 
-    async def claim(self, last: bool, free: int, slots: int) -> Job | Miss:
+    async def claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
         """A job, if there is one; see Jobs."""
-        found = await self.worker.call(self._claim, last, free, slots)
+        found = await self.worker.call(self._claim, last, free, has)
         if isinstance(found, Job):
             return found
         met = found.round
         again = self.poll if found.again is None and met.waits_for(self._taker) else found.again
         return replace(found, again=again, ended=met.ended, stopped=met.stopped(self._taker))
 
-    def _claim(self, last: bool, free: int, slots: int) -> Job | Miss:
-        if slots != self._taker.slots:
-            self._taker.slots = slots
+    def _claim(self, last: bool, free: Resources, has: Resources) -> Job | Miss:
+        if has != self._taker.has:
+            self._taker.has = has
             self._cursor.takers.known.clear()       # other settings may fit now
         self._taker.free = free
         return self._cursor.claim(last)
@@ -5018,7 +5049,7 @@ class FileJobs:
         for look in range(1, self.file.LOOKS + 1):
             takers = Takers(() if runner.had_one_each else (self._taker,))
             # A job that does not fit only because slots are out of service counts as left.
-            self._taker.slots = runner.size
+            self._taker.has = runner.had
             try:
                 account = await self.worker.call(self.file.account, takers)
                 # Others that run the file with --resume may be about to take these orphans.
@@ -7670,6 +7701,16 @@ class Runner:
         return sum(slot.listed for slot in self.slots.values())
 
     @property
+    def had(self) -> Resources:
+        """What it had, were all slots in service."""
+        return Resources(self.size)
+
+    @property
+    def has(self) -> Resources:
+        """What jobs can have, now or when others leave it."""
+        return Resources(self.in_service)
+
+    @property
     def in_service(self) -> int:
         """How many slots get jobs, now or when others leave them."""
         return sum(not slot.retired for slot in self.slots.values())
@@ -7677,7 +7718,11 @@ class Runner:
     def _idle(self) -> list[Slot]:
         return [slot for slot in self.slots.values() if slot.idle]
 
-    async def _take(self, slots: list[Slot], count: int) -> bool:
+    def _free_for(self, taken: Sequence[Slot]) -> Resources:
+        """What a job could have that these slots were taken for."""
+        return Resources(len(taken) + len(self._idle()))
+
+    async def _take(self, slots: list[Slot], count: float) -> bool:
         """Take idle slots until there are so many; False: other runners use slots that seemed idle."""
         while len(slots) < count and (idle := self._idle()):
             slot = idle[0]
@@ -7741,14 +7786,14 @@ class Runner:
         if not await self._take(slots, 1):
             self._note_wait()
             return None
-        found = await self._jobs.claim(self._leaves(), 1 + len(self._idle()), self.in_service)
+        found = await self._jobs.claim(self._leaves(), self._free_for(slots), self.has)
         if isinstance(found, Miss):
             job = None
             self._nothing = found
         else:
             job = found
             self._nothing = Miss(ended=self._nothing.ended)
-        if job and await self._take(slots, job.settings.slots) and self._fits(job):
+        if job and await self._take(slots, job.settings.needs.slots) and self._fits(job):
             if self.options.verbose:
                 self.say(f"line {job.number}: claimed")
             run = self._new_run(job, slots)
@@ -7918,12 +7963,13 @@ class Runner:
     async def _give_slots(self, waiting: NextRun) -> float | None:
         """Give a job whose time has come its slots, if they are free.  Returns as _give_job()."""
         job, slots = waiting.job, list(waiting.kept)
-        if len(slots) + len(self._idle()) < job.settings.slots:
+        if not self._free_for(slots).holds(job.settings.needs):
             self._note_wait()
             return None
         if not await self._jobs.still_has(job):
             return 1.0
-        if await self._take(slots, job.settings.slots) and waiting in self._due and self._fits(job):
+        is_taken = await self._take(slots, job.settings.needs.slots)
+        if is_taken and waiting in self._due and self._fits(job):
             self._decide(waiting, slots)
             return 0.0
         if not waiting.kept:
@@ -7933,9 +7979,11 @@ class Runner:
 
     def _drop_too_big(self) -> None:
         """Have no job wait for more slots than are left in service."""
-        in_service = self.in_service if self.next_runs else 0
+        if not self.next_runs:
+            return
+        has = self.has
         for waiting in list(self.next_runs.values()):
-            if not waiting.kept and waiting.job.settings.slots > in_service:
+            if not waiting.kept and not has.holds(waiting.job.settings.needs):
                 self.say(f"line {waiting.job.number}: does not run again, for too few slots are in service")
                 self._decide(waiting)
 
@@ -8966,7 +9014,8 @@ class App(RunnerProgram):
         self.path = options.file
         self._mount = check_mount(self.path, options.single_host, self.say)
         self._taker = Taker(
-            os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING, len(self.slots)
+            os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING,
+            Resources(len(self.slots)),
         )
         # what is used, and whether from elsewhere
         self._inputs = [self.path]
