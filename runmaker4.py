@@ -241,6 +241,33 @@ def whole_number(least: int, most: int = 1_000_000) -> Callable[[str], int]:
     return parse
 
 
+SIZE = re.compile(r"([0-9]{1,15}|[0-9]{0,15}\.[0-9]{1,15})([KMGT])", re.ASCII)
+SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def memory_size(text: str) -> int:
+    """Bytes in '512M', '4G' or '1.5T'.  Raises argparse.ArgumentTypeError."""
+    match = SIZE.fullmatch(text)
+    size = int(float(match[1]) * SIZE_UNITS[match[2]]) if match else 0
+    if not 0 < size < 1 << 60:
+        raise argparse.ArgumentTypeError(f"not a size: '{printable(text)}' (such as 512M, 4G, 1.5T)")
+    return size
+
+
+def growing_sizes(text: str) -> tuple[int, ...]:
+    """Bytes in '4G,16G,64G'.  Raises argparse.ArgumentTypeError."""
+    sizes = tuple(map(memory_size, text.split(",")))
+    if any(size <= before for before, size in zip(sizes, sizes[1:])):
+        raise argparse.ArgumentTypeError(f"not growing: '{printable(text)}' (such as 4G,16G,64G)")
+    return sizes
+
+
+def show_size(size: float) -> str:
+    """'512M', '4G', '1.5G'; less than a K is '0K'."""
+    unit = next((unit for unit in "TGM" if size >= SIZE_UNITS[unit]), "K")
+    return f"{size / SIZE_UNITS[unit]:.1f}".removesuffix(".0") + unit
+
+
 def human_time(seconds: float) -> str:
     """'0.4s', '12s', '5m 03s', '3h 12m', '2d 4h'."""
     if seconds < 9.95:
@@ -1599,21 +1626,26 @@ ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 class Resources:
     """What a job needs, what a runner has in all, or what of that is free: docs/memory.md."""
     slots: float
+    memory: float = 0           # bytes
 
     def __str__(self) -> str:
-        """'4 slots'"""
-        return f"{self.slots:.0f} slots"
+        """'4 slots', '16G of memory', '4 slots and 16G of memory'"""
+        slots = f"{self.slots:.0f} slots"
+        memory = f"{show_size(self.memory)} of memory"
+        if not self.memory:
+            return slots
+        return memory if self.slots == 1 else f"{slots} and {memory}"
 
     def __sub__(self, taken: Resources) -> Resources:
-        return Resources(self.slots - taken.slots)
+        return Resources(self.slots - taken.slots, self.memory - taken.memory)
 
     def holds(self, needs: Resources) -> bool:
         """Whether there is enough of everything."""
-        return needs.slots <= self.slots
+        return needs.slots <= self.slots and needs.memory <= self.memory
 
 
 ONE_SLOT = Resources(1)                 # what a job needs of which nothing is said
-UNBOUNDED = Resources(math.inf)
+UNBOUNDED = Resources(math.inf, math.inf)
 
 
 @dataclass(eq=False, repr=False)
@@ -1625,6 +1657,8 @@ class JobSettings:
     together: str = ""                  # the name of a group
     min_hosts: int | None = None        # of the group; None: all
     needs: Resources = ONE_SLOT         # what each job takes of its runner's
+    # what it may take in further runs, one after the other, where the memory was not enough
+    more: tuple[Resources, ...] = ()
     shell: str = SHELL                  # a name or path of the shell that runs each job
 
     def __str__(self) -> str:
@@ -1653,7 +1687,7 @@ class JobSettings:
         """These settings, of the directive in this line."""
         # replace() would take three times as long, and files may have many of these
         return JobSettings(line, self.timeout, self.hosts, self.together, self.min_hosts, self.needs,
-                           self.shell)
+                           self.more, self.shell)
 
 
 NO_SETTINGS = JobSettings()
@@ -1667,7 +1701,7 @@ class Directive:
 
 
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
-KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots", "shell")
+KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots", "memory", "shell")
 
 
 Whom = tuple[tuple[str, ...], Resources, bool]
@@ -1744,8 +1778,10 @@ def parse_settings(text: bytes) -> Directive:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
             fault = printable(word if equals else " ".join(words))
-            raise ValueError(f"'{fault}' makes no sense here (settings are timeout= host= slots= "
-                             "shell= together= min-hosts=; barrier, barrier check and end stand alone)")
+            raise ValueError(
+                f"'{fault}' makes no sense here (settings are timeout= host= slots= memory= shell= together= "
+                "min-hosts=; barrier, barrier check and end stand alone)"
+            )
         if name in found:
             raise ValueError(f"{name}= stands there twice")
         if "" in (value.split(",") if name == "host" else [value]):
@@ -1766,8 +1802,10 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
         raise ValueError("together= needs host=")
     if "min-hosts" in found and "together" not in found:
         raise ValueError("min-hosts= needs together=")
-    if "slots" in found and "together" in found:
-        raise ValueError("slots= and together= do not go together")
+    for name in "slots", "memory":
+        if name in found and "together" in found:
+            raise ValueError(f"{name}= and together= do not go together")
+    needs = _needs(found)
     shell = found.get("shell", SHELL)
     if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
         raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, busybox "
@@ -1778,16 +1816,18 @@ def _job_settings(found: dict[str, str]) -> JobSettings:
         hosts,
         found.get("together", ""),
         _value(found, "min-hosts", lambda text: None if text == "all" else whole_number(0)(text), None),
-        _needs(found),
+        needs[0],
+        needs[1:],
         shell,
     )
 
 
-def _needs(found: Mapping[str, str]) -> Resources:
-    """What each job of a settings directive takes.  Raises ValueError."""
-    if "slots" not in found:
-        return ONE_SLOT
-    return Resources(_value(found, "slots", whole_number(1, 100_000), 1))
+def _needs(found: Mapping[str, str]) -> tuple[Resources, ...]:
+    """What each job of a settings directive takes, and what when that was not enough.  Raises ValueError."""
+    slots = _value(found, "slots", whole_number(1, 100_000), 1)
+    no_memory: tuple[int, ...] = (0,)
+    sizes = _value(found, "memory", growing_sizes, no_memory)
+    return tuple(Resources(slots, size) for size in sizes)
 
 
 def _value(found: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
@@ -4628,7 +4668,8 @@ class Cursor:
 # ---- just looking ------------------------------------------------------------------------------------------
 
 
-ANYBODY = Taker("", has=ONE_SLOT)       # who has any name that a pattern may stand for
+# who has any name that a pattern may stand for, and nobody knows how much memory
+ANYBODY = Taker("", has=Resources(1, math.inf))
 
 
 def why_stalled(file: JobFile) -> Stall | None:
