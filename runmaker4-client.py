@@ -145,7 +145,7 @@ def make_parser() -> Parser:
                  f"    {PROG} -j4 alice          (where runmaker4-server.py runs)\n"
                  f"    {PROG} --status alice",
         notes={"Signals": SIGNALS,
-               "Variables": f"{JOB_VARIABLES}; of the client: NO_COLOR, RUNMAKER4_TOKEN."},
+               "Variables": f"{JOB_VARIABLES}; the client's: NO_COLOR, RUNMAKER4_TOKEN."},
         statuses={
             "0": "nothing in the file is !, e, r without a runner, or left for this client",
             "1": "something is, whoever ran it; results are not written",

@@ -4706,9 +4706,13 @@ def why_stalled(file: JobFile) -> Stall | None:
     return next(stalls(found, lambda settings: True), group)
 
 
-def dry_run(file: JobFile, taker: Taker) -> Iterator[Line]:
-    """What a cursor would find for this taker, in time, without touching anything.  Raises OSError."""
+def dry_run(file: JobFile, taker: Taker, meet_memory: Callable[[], None] = lambda: None) -> Iterator[Line]:
+    """What a cursor would find for this taker, in time, without touching anything.  Raises OSError.
+
+    meet_memory: called when the first directive is met that has memory=.
+    """
     found = Round()
+    memory_met = False
     fits = taker.fits(NO_SETTINGS, False)
     groups_named = False
     for line in file.lines(NEW + taker.retry, directives=True):
@@ -4718,6 +4722,9 @@ def dry_run(file: JobFile, taker: Taker) -> Iterator[Line]:
             if found.block_at(line, file):
                 return
             fits = taker.fits(found.scope.settings, found.ended)
+            if found.scope.settings.needs.memory and not memory_met:
+                memory_met = True
+                meet_memory()
         elif found.scope.settings.together:
             if line.state == NEW and not groups_named:
                 groups_named = True
@@ -5597,25 +5604,25 @@ def available_cpus() -> int:
     return max(1, int(min(affinity, cgroup_cpus(), slurm_cpus(os.environ))))
 
 
-def cgroup_cpus() -> float:
-    """The least limit of this process's control group and the groups above it (cgroups(7), version 2).
-
-    Infinite where there is none.
-    """
+def cgroup_limits(name: str) -> Iterator[str]:
+    """What these files say of this process's control group and of those above it (cgroups(7), version 2)."""
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
             group = "".join(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
     except OSError:
-        return math.inf
+        return
     names = [name for name in group.split("/") if name not in ("", "..")]
-    limits = [math.inf]
     for depth in range(len(names) + 1):
-        path = os.path.join(CGROUP_ROOT, *names[:depth], "cpu.max")
+        path = os.path.join(CGROUP_ROOT, *names[:depth], name)
         with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
-            limit = re.match("([0-9]+) ([1-9][0-9]*)", file.read())     # quota and period; or `max`, period
-            if limit:
-                limits.append(int(limit[1]) / int(limit[2]))
-    return min(limits)
+            yield file.read()
+
+
+def cgroup_cpus() -> float:
+    """The least limit of the control groups; infinite where there is none."""
+    # quota and period; or `max`, period
+    found = (re.match("([0-9]+) ([1-9][0-9]*)", text) for text in cgroup_limits("cpu.max"))
+    return min([math.inf, *(int(limit[1]) / int(limit[2]) for limit in found if limit)])
 
 
 def slurm_cpus(environ: Mapping[str, str]) -> float:
@@ -5625,14 +5632,68 @@ def slurm_cpus(environ: Mapping[str, str]) -> float:
     them for itself.  Where nodes have different numbers of tasks, the largest number counts on all.  Unless
     tasks are bound to their CPUs, nothing but these variables tells.  A value that is no number is ignored.
     """
-    each, here = (re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
-                  for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"))
-    if each or not here:
-        return int(each[0]) if each else math.inf
+    each = slurm_number(environ, "SLURM_CPUS_PER_TASK")
+    return each if each < math.inf else slurm_number(environ, "SLURM_CPUS_ON_NODE") / slurm_tasks(environ)
+
+
+def slurm_number(environ: Mapping[str, str], name: str) -> float:
+    """A number above 0 in a variable of Slurm's; infinite where there is none."""
+    number = re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
+    return int(number[0]) if number else math.inf
+
+
+def slurm_tasks(environ: Mapping[str, str]) -> int:
+    """How many tasks share what Slurm gives on this node, as far as it says."""
     per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
     # `2(x3),1`: two on each of three nodes, one on the last
     tasks = re.findall(r"\b[0-9]+", per_node, re.ASCII)
-    return int(here[0]) / max([1, *map(int, tasks)])
+    return max([1, *map(int, tasks)])
+
+
+# ---- how much memory ---------------------------------------------------------------------------------------
+
+
+class Memory(NamedTuple):
+    """What the jobs of a runner may take together that say what they take."""
+    size: float                 # bytes
+    whence: str                 # what says so
+
+    def __str__(self) -> str:
+        """'60G of memory for jobs with memory= (--memory)'"""
+        return f"{show_size(self.size)} of memory for jobs with memory= ({self.whence})"
+
+
+def available_memory() -> Memory:
+    """How much memory this process may use: the least of the host's, the cgroup limit and Slurm's."""
+    return min(
+        Memory(host_memory(), "all of this host's"),
+        Memory(cgroup_memory(), "the limit of its control group"),
+        Memory(slurm_memory(os.environ), "the limit of Slurm"),
+        key=lambda memory: memory.size,
+    )
+
+
+def host_memory() -> float:
+    """The memory of this host; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError):
+        return math.inf
+
+
+def cgroup_memory() -> float:
+    """The least limit of the control groups; infinite where there is none."""
+    return min([math.inf, *(int(text) for text in cgroup_limits("memory.max") if text.strip().isdigit())])
+
+
+def slurm_memory(environ: Mapping[str, str]) -> float:
+    """The memory that Slurm gives a task; infinite where it says nothing.  0 stands for all of a node's.
+
+    The tasks of a step share that of their node, as they share its CPUs.
+    """
+    per_node = slurm_number(environ, "SLURM_MEM_PER_NODE") / slurm_tasks(environ)
+    per_cpu = slurm_number(environ, "SLURM_MEM_PER_CPU") * slurm_cpus(environ)
+    return min(per_node, per_cpu) * SIZE_UNITS["M"]
 
 
 # ---- until when --------------------------------------------------------------------------------------------
@@ -7430,6 +7491,7 @@ class RunnerOptions:
     follow: bool                # more jobs are waited for
     max_failed: int             # jobs failed or in error after which no more are started; 0: any
     slot_errors: int            # jobs in a row that could not reach their host, for a slot; 0: any
+    memory: float               # bytes that the jobs with memory= may take together
     verbose: bool
 
 
@@ -7744,12 +7806,12 @@ class Runner:
     @property
     def had(self) -> Resources:
         """What it had, were all slots in service."""
-        return Resources(self.size)
+        return Resources(self.size, self.options.memory)
 
     @property
     def has(self) -> Resources:
         """What jobs can have, now or when others leave it."""
-        return Resources(self.in_service)
+        return Resources(self.in_service, self.options.memory)
 
     @property
     def in_service(self) -> int:
@@ -7761,7 +7823,8 @@ class Runner:
 
     def _free_for(self, taken: Sequence[Slot]) -> Resources:
         """What a job could have that these slots were taken for."""
-        return Resources(len(taken) + len(self._idle()))
+        promised = sum(job.settings.needs.memory for job in self.works if job not in self.next_runs)
+        return Resources(len(taken) + len(self._idle()), self.options.memory - promised)
 
     async def _take(self, slots: list[Slot], count: float) -> bool:
         """Take idle slots until there are so many; False: other runners use slots that seemed idle."""
@@ -8476,8 +8539,8 @@ def slot_names(text: str) -> str:
 
 # What runner and client say in their help
 SIGNALS = "INT, TERM end the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
-JOB_VARIABLES = ("of a job: JOB_ID (its line), RUNMAKER4_SLOT and SLAVE_IP (its slot), RUNMAKER4_SLOTS (with "
-                 "`#RUN slots=N` all of them), RUNMAKER4_JOB (marks its processes)")
+JOB_VARIABLES = ("of a job: JOB_ID (its line), RUNMAKER4_SLOT, SLAVE_IP (its slot), RUNMAKER4_SLOTS (all), "
+                 "RUNMAKER4_JOB")
 
 
 def add_running_options(add: Add) -> None:
@@ -8505,6 +8568,7 @@ def add_running_options(add: Add) -> None:
         metavar="A,B",
         help="instead of -j: a slot per name (@FILE: a line, followed)",
     )
+    add("--memory", type=memory_size, metavar="SIZE", help="for jobs with memory= (60G) [what there is]")
 
 
 def add_limits(add: Add) -> None:
@@ -8906,6 +8970,8 @@ class RunnerProgram(Program):
         self.argv = argv
         self.slot_file: SlotFile | None = None
         self.slots = self._slot_names()
+        given = options.memory
+        self.memory = Memory(given, "--memory") if given else available_memory()
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = b""                        # the states that are run again, but for orphans
         if options.retry:
@@ -8975,6 +9041,7 @@ class RunnerProgram(Program):
             follow=options.follow,
             max_failed=options.max_failed,
             slot_errors=options.slot_errors,
+            memory=self.memory.size,
             verbose=options.verbose,
         )
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, runner_options, self.say,
@@ -9028,6 +9095,8 @@ class RunnerProgram(Program):
         if self.stderr.terminal and not self.options.quiet:
             for hint in self.hints():
                 self.say(hint)
+        if self.options.verbose:
+            self.say(str(self.memory))
         await runner.run()
         for sink in runner.sinks:
             sink.leaving()
@@ -9056,7 +9125,7 @@ class App(RunnerProgram):
         self._mount = check_mount(self.path, options.single_host, self.say)
         self._taker = Taker(
             os.fsdecode(self.host), options.follow, self.retry and self.retry + RUNNING,
-            Resources(len(self.slots)),
+            Resources(len(self.slots), self.memory.size),
         )
         # what is used, and whether from elsewhere
         self._inputs = [self.path]
@@ -9082,7 +9151,7 @@ class App(RunnerProgram):
         options = self.options
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow it need not be there
-                jobs = dry_run(self._job_file(read_only=True), self._taker)
+                jobs = dry_run(self._job_file(read_only=True), self._taker, self._tell_memory)
                 put_lines(map(bytes, itertools.islice(jobs, len(self.slots) if options.one_only else None)))
             return 0
         self.find_wall_time()
@@ -9098,6 +9167,10 @@ class App(RunnerProgram):
     def _job_file(self, read_only: bool = False) -> JobFile:
         return JobFile(self.path, say=lambda text: self.in_loop(self.say, text), mount=self._mount,
                        read_only=read_only)
+
+    def _tell_memory(self) -> None:
+        """Say what jobs with memory= may take here, for there are some."""
+        self.say(str(self.memory))
 
     def _is_one_by_one(self) -> bool:
         """Whether jobs wait for each other though nobody has asked for that."""

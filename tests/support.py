@@ -22,9 +22,10 @@ import threading
 import time
 import unittest
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Callable, Optional, Protocol, TypeVar, Union
+from unittest import mock
 
 import runmaker4
 
@@ -435,6 +436,20 @@ class RunCase(Case):
     def jobs(self, *commands: str) -> None:
         """Make runs.txt of these commands, all new."""
         self.before = self.write("".join(f". {command}\n" for command in commands)).read_bytes()
+
+    @contextlib.contextmanager
+    def limited(self, groups: str, limits: Optional[Mapping[str, str]],
+                env: Optional[dict[str, str]]) -> Iterator[None]:
+        """Have this text in /proc/self/cgroup, these files in /sys/fs/cgroup, and these variables."""
+        root = self.dir / "cgroup"
+        for name, text in (limits or {}).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text + "\n")
+        own = self.write(groups, "self")
+        groups_of_ours = mock.patch.multiple(runmaker4, CGROUP_ROOT=str(root), PROC_CGROUP=str(own))
+        with groups_of_ours, mock.patch.dict(os.environ, self.environ(env), clear=True):
+            yield
+        shutil.rmtree(root, ignore_errors=True)
 
     def append(self, *lines: str) -> None:
         """Append lines in one write."""

@@ -581,6 +581,8 @@ TEXTS = {  # of several words, and no commands for our users
     # words in the job file, or in what is printed
     "#RUN slots=2",
     "#RUN slots=4",
+    "#RUN memory=16G",
+    "--memory 60G",
     "--report page.html",
     ". r d ! e x",
     "#off end",

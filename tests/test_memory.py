@@ -1,8 +1,12 @@
 """Promise: what the jobs of a runner are promised by `#RUN memory=` never is more than the runner has."""
+import itertools
 import unittest
+from typing import Optional
+from unittest import mock
 
 import runmaker4
-from tests.support import RunCase
+from tests.support import UP, RunCase
+from tests.tcp import TcpCase
 
 GIB = 1 << 30
 
@@ -64,6 +68,89 @@ class Directives(RunCase):
     def test_dry_runs_leave_it_out(self) -> None:
         self.write("#RUN memory=900000T\n. true\n#RUN\n. false\n")
         self.assertEqual(self.run_jobs("--dry-run").out, b"4 . false\n")
+
+
+class Available(RunCase):
+    """What a runner has that is not told by --memory: the least of the host's, the cgroups' and Slurm's."""
+
+    def memory(self, groups: str = "", limits: Optional[dict[str, str]] = None,
+               env: Optional[dict[str, str]] = None) -> tuple[float, str]:
+        """available_memory() in GiB on a host that has 64, and what says so."""
+        host = mock.patch.object(runmaker4, "host_memory", lambda: 64.0 * GIB)
+        with host, self.limited(groups, limits, env):
+            found = runmaker4.available_memory()
+        return found.size / GIB, found.whence
+
+    def test_all_of_the_host(self) -> None:
+        self.assertEqual(self.memory(), (64, "all of this host's"))
+
+    def test_cgroup_v2_limits_of_the_group_and_of_those_above(self) -> None:
+        group, whence = "0::/user.slice/job.scope\n", "the limit of its control group"
+        for limits, size in (
+            ({"user.slice/job.scope/memory.max": str(3 * GIB)}, 3),
+            ({"user.slice/job.scope/memory.max": "max", "user.slice/memory.max": str(2 * GIB)}, 2),
+            ({"user.slice/job.scope/memory.max": str(GIB), "user.slice/memory.max": str(2 * GIB)}, 1),
+            ({"memory.max": str(GIB)}, 1),
+        ):
+            with self.subTest(limits=limits):
+                self.assertEqual(self.memory(group, limits), (size, whence))
+        self.assertEqual(self.memory(group, {"user.slice/memory.max": "max"})[0], 64)
+
+    def test_slurm_variables(self) -> None:
+        step = {"SLURM_STEP_ID": "0", "SLURM_STEP_TASKS_PER_NODE": "4"}
+        for env, size in (
+            ({"SLURM_MEM_PER_NODE": "8192"}, 8),
+            ({"SLURM_MEM_PER_NODE": "8192", **step}, 2),
+            ({"SLURM_MEM_PER_NODE": "0"}, 64),
+            ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "6"}, 6),
+            ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "6"}, 2),
+            ({"SLURM_MEM_PER_CPU": "1024"}, 64),
+            ({"SLURM_MEM_PER_NODE": "much"}, 64),
+        ):
+            with self.subTest(env=env):
+                self.assertEqual(self.memory(env=env)[0], size)
+
+    def test_it_is_said_when_it_is_asked_for(self) -> None:
+        text = b"1.5G of memory for jobs with memory= (--memory)"
+        self.jobs("true")
+        self.assertIn(text, self.run_jobs("-v", "--memory", "1.5G").err)
+        self.assertEqual(self.run_jobs("--dry-run", "-r", "--memory", "1.5G").err, b"")
+        self.write("#RUN memory=1G\n. true\n#RUN memory=2G\n. false\n")
+        ended = self.run_jobs("--dry-run", "--memory", "1.5G")
+        self.assertEqual((ended.out, ended.err.count(b"\n")), (b"2 . true\n", 1))
+        self.assertIn(text, ended.err)
+
+
+class Promises(TcpCase):
+    """Jobs with memory= on a runner that has some."""
+
+    def test_no_more_is_promised_than_there_is_and_nothing_below_begins_meanwhile(self) -> None:
+        job = f". {UP}; until [ -e go.$JOB_ID ]; do sleep 0.02; done\n"
+        self.write(f"#RUN memory=400M\n{job}{job}{job}#RUN\n{job}")
+        runner = self.start_jobs("-j4", "--memory", "1G", up=[2, 3])
+        self.assertEqual(self.states(), "rr..")
+        self.write("", "go.2")
+        self.wait_up(4, 6, runner=runner)
+        self.assertEqual(self.states(), "drrr")
+        for line in 3, 4, 6:
+            self.write("", f"go.{line}")
+        self.assertEqual((self.finish(runner).code, self.states()), (0, "dddd"))
+
+    def test_never_more_is_promised_at_once(self) -> None:
+        """Each job writes down its size while it runs, and takes it off again."""
+        sizes = [1, 3, 2, 6, 1, 4, 5, 2, 1, 3, 3, 2, 1, 6, 1]
+        job = "#RUN memory=%d00M\n. echo %d >>sizes; sleep 0.02; echo -%d >>sizes\n"
+        self.write("".join(job % (size, size, size) for size in sizes))
+        self.assertEqual(self.run_jobs("-q", "-j6", "--memory", "600M").code, 0)
+        taken = list(itertools.accumulate(map(int, self.read("sizes").split())))
+        self.assertEqual((self.states(), len(taken), taken[-1]), ("d" * len(sizes), 2 * len(sizes), 0))
+        self.assertLessEqual(max(taken), 6)
+
+    def test_what_waits_to_run_again_is_promised_nothing_meanwhile(self) -> None:
+        first = "echo >>runs; [ $(wc -l <runs) = 2 ] && [ -e second ]"
+        self.write(f"#RUN memory=400M\n. {first}\n. : >second\n")
+        ended = self.run_jobs("-j2", "--memory", "500M", "--retries", 1, "--retry-delay", "1")
+        self.assertEqual((ended.code, self.states()), (0, "dd"))
 
 
 if __name__ == "__main__":

@@ -315,18 +315,10 @@ class CpuCount(RunCase):
         affinity: int = 64,
     ) -> int:
         """available_cpus() with this text in /proc/self/cgroup, and these files in /sys/fs/cgroup."""
-        root = self.dir / "cgroup"
-        for name, text in (limits or {}).items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text + "\n")
-        own = self.write(groups, "self")
         machine = mock.patch.multiple(os, create=True, sched_getaffinity=lambda pid: set(range(affinity)),
                                       cpu_count=lambda: 64, process_cpu_count=lambda: 64)
-        groups_of_ours = mock.patch.multiple(runmaker4, CGROUP_ROOT=str(root), PROC_CGROUP=str(own))
-        with machine, groups_of_ours, mock.patch.dict(os.environ, self.environ(env), clear=True):
-            found = runmaker4.available_cpus()
-        shutil.rmtree(root, ignore_errors=True)
-        return found
+        with machine, self.limited(groups, limits, env):
+            return runmaker4.available_cpus()
 
     def test_affinity(self) -> None:
         self.assertEqual(self.cpus(), 64)

@@ -9,6 +9,7 @@ complete -c runmaker4-client -l retries -x -d 'run a failing job up to N more ti
 complete -c runmaker4-client -l retry-delay -x -d '... after T, 2T, 4T, ... (up to 1h); others use its slot'
 complete -c runmaker4-client -l follow -d 'wait for more jobs, and for a file not there yet'
 complete -c runmaker4-client -l slots -x -d 'instead of -j: a slot per name (@FILE: a line, followed)'
+complete -c runmaker4-client -l memory -x -d 'for jobs with memory= (60G) [what there is]'
 complete -c runmaker4-client -l timeout -x -d 'kill a job that runs longer (90, 90s, 5m, 2h, 1d): !'
 complete -c runmaker4-client -l walltime -x -d 'after T (auto, auto-5m: before Slurm ends us) kill what runs, and exit; start no job that may not fit'
 complete -c runmaker4-client -l kill-after -x -d 'from TERM to KILL when jobs are ended [10s]'

@@ -8,6 +8,7 @@ complete -c runmaker4 -l retries -x -d 'run a failing job up to N more times, at
 complete -c runmaker4 -l retry-delay -x -d '... after T, 2T, 4T, ... (up to 1h); others use its slot'
 complete -c runmaker4 -l follow -d 'wait for more jobs, and for a file not there yet'
 complete -c runmaker4 -l slots -x -d 'instead of -j: a slot per name (@FILE: a line, followed)'
+complete -c runmaker4 -l memory -x -d 'for jobs with memory= (60G) [what there is]'
 complete -c runmaker4 -l slot-errors -x -d 'retire a slot after N jobs in a row with status 255'
 complete -c runmaker4 -l dry-run -d 'print what would be run, touch nothing'
 complete -c runmaker4 -l timeout -x -d 'kill a job that runs longer (90, 90s, 5m, 2h, 1d): !'
