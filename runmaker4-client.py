@@ -390,7 +390,7 @@ class RemoteJob(Job):
             key=item.text("id", 16),
             settings=JobSettings(
                 timeout=item.timeout("timeout"),
-                needs=Resources(item.whole("slots", 100_000)),
+                needs=Resources(item.whole("slots", 100_000), item.whole("memory")),
                 shell=os.fsdecode(item.data("shell")),
             ),
             of_group=item.flag("group"),
@@ -820,7 +820,8 @@ class Connection:
         self._told_slots = self._runner.in_service
         last = last or self._last_asked is not None
         number = self._request(link, "claim", want=want, last=last, slots=self._told_slots,
-                               waiting=len(waiting))
+                               waiting=len(waiting),
+                               unused=sum(int(job.settings.needs.memory) for job in waiting))
         if last:
             self._last_asked = number
 
@@ -987,6 +988,7 @@ class Connection:
             name=to_text(self._program.host),
             pid=os.getpid(),
             slots=self._told_slots,
+            memory=int(min(self._program.memory.size, runmaker4.WHOLE)),
             retry=to_text(self._program.retry),
             follow=self._follow,
             directory=to_text(self._program.directory),

@@ -14,8 +14,9 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  What is said o
                                                                    collected, the number of the last event
     claim      for how many slots it wants jobs now,    jobs       some, as soon as there are any
                how many it has, how many of its jobs    nothing    in answer to `last`, after another look at
-               wait to run again (last: it will leave              the file
-               if there are no jobs)
+               wait to run again, and what memory                  the file
+               these do not use meanwhile (last: it
+               will leave if there are no jobs)
     ping       every five seconds                       pong
     ready      the shell of a job to be held waits      go         it may begin, at this time of the client's
                                                                    clock
@@ -899,6 +900,7 @@ class Grant:
             text=to_text(job.text),
             timeout=encode_timeout(settings.timeout),
             slots=settings.needs.slots,
+            memory=settings.needs.memory,
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
             hold=self.is_to_be_held,
@@ -1053,7 +1055,7 @@ class Hello:
     retry: bytes                        # the states that it takes besides '.'
     follow: bool
     pid: int
-    slots: int
+    has: Resources
 
     @classmethod
     def read(cls, message: Message) -> Hello:
@@ -1069,7 +1071,7 @@ class Hello:
             retry,
             message.flag("follow"),
             message.process("pid"),
-            message.whole("slots", 1_000_000),
+            Resources(message.whole("slots", 1_000_000), message.whole("memory")),
         )
 
 
@@ -1103,7 +1105,9 @@ class Client(Taker):
         self.grants: dict[str, Grant] = {}
         self._memberships = 0           # in groups: it gets nothing else meanwhile
         self.want = 0                   # the slots for which it would take jobs now
-        self._between_runs = 0          # jobs that it has, and that have no slots until they run again
+        # jobs that it has, and that have no slots until they run again; and what memory these were promised
+        self._between_runs = 0
+        self._unused_memory = 0
         self.asked = 0                  # the number of its last claim, which answers repeat
         self.asked_at = 0.0             # when that came, by the job file's clock
         self.leaving = False            # its last claim said that it will leave if there is nothing
@@ -1147,6 +1151,12 @@ class Client(Taker):
         return 2 * self.slots + self._between_runs - sum(grant.is_open for grant in self.grants.values())
 
     @property
+    def free_memory(self) -> float:
+        """How much of its memory its lines were not promised."""
+        promised = (grant.job.settings.needs.memory for grant in self.grants.values() if grant.is_open)
+        return self.has.memory - sum(promised) + self._unused_memory
+
+    @property
     def where(self) -> str:
         return f"{printable(self.name)} ({self.address})"
 
@@ -1165,7 +1175,7 @@ class Client(Taker):
         self.directory = hello.directory
         self.follow = hello.follow
         self.retry = hello.retry
-        self.has = Resources(hello.slots)
+        self.has = hello.has
         self._newest = link
         self._came.set()
 
@@ -1293,6 +1303,7 @@ class Client(Taker):
         self.want = min(self.want + message.whole("want", 1_000_000), 1_000_000)
         if "waiting" in message.fields:
             self._between_runs = message.whole("waiting", 1_000_000)
+            self._unused_memory = message.whole("unused")
         self.asked = message.whole("request")
         self.asked_at = self.sessions.file.clock()
         self.leaving = message.flag("last")
@@ -1303,7 +1314,7 @@ class Client(Taker):
         """How many slots it has now, if it says so.  Raises WireError."""
         before = self.has
         if "slots" in message.fields:
-            self.has = Resources(message.whole("slots", 1_000_000))
+            self.has = replace(before, slots=message.whole("slots", 1_000_000))
         if self.has != before:
             self.sessions.tell_of(self, "here")
 
@@ -3059,24 +3070,24 @@ class Dispatcher:
         if self.claiming or not self.waiting or self._records.behind(Writer.HIGH):
             return
         reserved = self._reserved()
-        turns: dict[Client, int] = {}
+        turns: dict[Client, Resources] = {}
         for client in self.waiting:
             want = min(client.want, client.room)
             if want > 0 and client.may_be_served and client not in reserved:
-                turns[client] = want
+                turns[client] = Resources(want, client.free_memory)
         self.look(turns)
 
     def _reserved(self) -> set[Client]:
         """Clients that are kept free for groups."""
         return set().union(*(plan.reserved for plan in self._groups.values()))
 
-    def look(self, turns: dict[Client, int]) -> None:
-        """Look for lines.  turns: for how many slots of each client."""
+    def look(self, turns: dict[Client, Resources]) -> None:
+        """Look for lines.  turns: for how much of what each client has."""
         self.claiming = True
         leaving = any(client.leaving and (self._round.ended or not client.follow) for client in turns)
         self._worker.ask(self._claimed, self._claim, turns, leaving)
 
-    def _claim(self, turns: dict[Client, int], leaving: bool) -> Batch:
+    def _claim(self, turns: dict[Client, Resources], leaving: bool) -> Batch:
         """Claim some lines.  leaving: somebody will leave if there is nothing.
 
         In the worker's thread, perhaps: the cursor is its own meanwhile, all else is in the arguments and in
@@ -3084,8 +3095,8 @@ class Dispatcher:
         """
         clients = Takers(turns)
         cursor = self.cursor
-        for client, want in turns.items():
-            client.offer(Resources(want))
+        for client, free in turns.items():
+            client.offer(free)
         known: dict[Taker | None, Client] = {client: client for client in turns}
         urgent = leaving and self._may_hurry()
         got: list[Grant] = []

@@ -9221,20 +9221,20 @@ if __name__ == "__main__":
 
 # ======== The wire ==========================================================================================
 #
-# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 8.  Both know a token of 128 random
+# Between runmaker4-server.py (S) and runmaker4-client.py (C), version 9.  Both know a token of 128 random
 # bits, which never crosses the wire: each answers a challenge of the other end with it.  Then both agree on
 # keys (ephemeral Diffie-Hellman), which nobody can find out who learns the token later.  Every frame is
 # encrypted, and has a MAC.
 #
-#     1. S   {"runmaker4": 8, "nonce": S's challenge}                     the version, and 128 random bits
-#     2. C   {"runmaker4": 8, "nonce": C's challenge, "proof": H("client")}       this authenticates C
+#     1. S   {"runmaker4": 9, "nonce": S's challenge}                     the version, and 128 random bits
+#     2. C   {"runmaker4": 9, "nonce": C's challenge, "proof": H("client")}       this authenticates C
 #     3. S   {"public": A, "proof": H("server", A)}                       this authenticates S, and A
 #            {"error": "token"}, {"error": "version"}                     or this, and the connection ends
 #     4. C   {"public": B, "proof": H("agreed", A + B)}                   this authenticates B
 #     5. C, S   messages, each {"type": ...}, as said in the two scripts
 #
 #     H(label, text) = HMAC-SHA256(token, T(label) + text), in hexadecimal
-#     T(label)       = "runmaker4 8 " + label + newline + S's challenge + C's challenge
+#     T(label)       = "runmaker4 9 " + label + newline + S's challenge + C's challenge
 #     A, B           = 2^a, 2^b modulo PRIME, 512 hexadecimal digits; a and b are random, for one connection
 #     Z              = 2^(a b) modulo PRIME, 256 bytes, big-endian
 #     key(label)     = HMAC-SHA256(HMAC-SHA256(token, T("session") + Z), label); the labels are "client to
@@ -9260,7 +9260,7 @@ else:
     json = when_used("json")
     secrets = when_used("secrets")
 
-WIRE_VERSION = 8
+WIRE_VERSION = 9
 # The modulus of RFC 3526, group 14, whose generator is 2.  It has the strength of keys of some 110 bits.
 PRIME = int("ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020bbea63b139b22514a08798e3404dd"
             "ef9519b3cd3a431b302b0a6df25f14374fe1356d6d51c245e485b576625e7ec6f44c42e9a637ed6b0bff5cb6f406b7ed"

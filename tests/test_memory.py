@@ -1,12 +1,13 @@
 """Promise: what the jobs of a runner are promised by `#RUN memory=` never is more than the runner has."""
 import itertools
+import signal
 import unittest
 from typing import Optional
 from unittest import mock
 
 import runmaker4
 from tests.support import UP, RunCase
-from tests.tcp import TcpCase
+from tests.tcp import OverTcp, TcpCase
 
 GIB = 1 << 30
 
@@ -151,6 +152,41 @@ class Promises(TcpCase):
         self.write(f"#RUN memory=400M\n. {first}\n. : >second\n")
         ended = self.run_jobs("-j2", "--memory", "500M", "--retries", 1, "--retry-delay", "1")
         self.assertEqual((ended.code, self.states()), (0, "dd"))
+
+
+class PromisesOverTcp(OverTcp, Promises):
+    """The same with a server and a client, of which the server knows what it has."""
+
+
+class Clients(TcpCase):
+    """Clients have their own memory each, and the server hands out by it."""
+
+    def test_a_job_goes_to_the_client_that_has_enough(self) -> None:
+        self.write("#RUN memory=500M\n" + ". echo $RUNMAKER4_SLOT >>taken\n" * 3)
+        server = self.start_server()
+        small = self.start_client(server, "--slots=small", "--memory=400M", "--follow")
+        big = self.start_client(server, "--slots=big", "--memory=600M")
+        self.assertEqual((self.finish(big).code, self.states()), (0, "ddd"))
+        self.assertEqual(self.read("taken"), b"big\n" * 3)
+        small.send_signal(signal.SIGTERM)
+        self.finish(small)
+
+    def test_that_no_client_has_so_much_is_said(self) -> None:
+        self.write("#RUN memory=500M\n. true\n")
+        server = self.start_server()
+        ended = self.finish(self.start_client(server, "-j2", "--memory=400M"))
+        self.assertEqual((ended.code, self.states()), (0, "."))
+        self.assertIn(b"1 new, for a runner with 500M of memory or more (#RUN in line 1)", ended.err)
+
+    def test_what_one_client_is_promised_is_free_for_another(self) -> None:
+        job = f". {UP}; until [ -e go ]; do sleep 0.02; done\n"
+        self.write(f"#RUN memory=500M\n{job}{job}{job}")
+        server = self.start_server()
+        first = self.start_client(server, "-j3", "--memory=700M", up=[2])
+        second = self.start_client(server, "-j3", "--memory=1G", up=[3, 4])
+        self.assertEqual(self.states(), "rrr")
+        self.write("", "go")
+        self.assertEqual([self.finish(client).code for client in (first, second)], [0, 0])
 
 
 if __name__ == "__main__":

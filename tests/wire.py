@@ -120,7 +120,7 @@ class Forger:
                  token: str = TOKEN) -> None:
         """greeting, answer: as they were sent; shared: what the ends have agreed on."""
         nonces = "".join(read_plain(flight)["nonce"] for flight in (greeting, answer))
-        text = b"runmaker4 8 session\n" + nonces.encode() + shared.to_bytes(256, "big")
+        text = b"runmaker4 9 session\n" + nonces.encode() + shared.to_bytes(256, "big")
         secret = hmac.new(token.encode(), text, hashlib.sha256).digest()
         label = b"server to client" if from_server else b"client to server"
         self.cipher = hmac.new(secret, label + b", cipher", hashlib.sha256).digest()
@@ -198,7 +198,15 @@ BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, outp
 END = dict(type="end", status=0, cause="", limit=0.0, seconds=1.5, cpu=0.5, memory=4096, stdout=0, stderr=0)
 FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(
-        type="hello", client="f" * 16, name="insider", pid=1, slots=1, retry="", follow=False, directory="/"
+        type="hello",
+        client="f" * 16,
+        name="insider",
+        pid=1,
+        slots=1,
+        memory=0,
+        retry="",
+        follow=False,
+        directory="/",
     ),
     dict(
         type="have",
@@ -242,6 +250,7 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
                 text=" true",
                 timeout=0.0,
                 slots=1,
+                memory=0,
                 shell="/bin/sh",
                 group=False,
                 hold=False,
